@@ -1,0 +1,98 @@
+"""What every Noisy Student recipe shares: the paper's values (Xie et al. 2020, Section 3.1), each with its meaning.
+
+A recipe imports this, overrides what differs, and says why.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def train_section(**overrides: Any) -> ConfigDict:
+    """One training: a teacher, a student, or a fine-tuning."""
+    config = ConfigDict()
+    # A row of efficientnet/architectures.py and further arguments of efficientnet.EfficientNet; None is its default.
+    config.model = ConfigDict(
+        {
+            "name": "b0",
+            "width": placeholder(float),
+            "depth": placeholder(float),
+            "dropout": placeholder(float),
+            "survival_probability": 0.8,
+            "stem_stride": 2,
+            "strides": placeholder(tuple),
+            "batch_norm_momentum": 0.99,
+        }
+    )
+    config.epochs = placeholder(float)  # of the labelled images; or
+    config.steps = placeholder(int)  # optimizer steps: exactly one of the two
+    config.min_steps = 0  # with epochs: at least so many steps
+    config.batch_size = placeholder(int)  # labelled images a step, over all replicas; None: from their number
+    config.unlabeled_ratio = 0  # unlabelled images a step, in labelled batches (the paper: 1 to 28)
+    config.optimizer = ConfigDict({"name": "rmsprop", "momentum": 0.9, "clip_norm": 0.0})
+    # `base` is the rate per 256 labelled images of a step.
+    config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
+    config.loss_normalization = "joint"  # or algorithm_1, release
+    config.pseudo_labels = "soft"  # or hard
+    config.temperature = 1.0  # of soft pseudo-labels
+    config.label_smoothing = 0.1
+    config.weight_decay = 1e-5
+    config.ema_decay = 0.9999
+    config.precision = "float32"  # or mixed_bfloat16, mixed_float16
+    config.sync_batch_norm = True  # with more than one replica
+    config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
+    config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
+    config.evaluate_every = placeholder(int)  # steps, on the validation split; None: never
+    config.keep_checkpoints = 2
+    config.update(overrides)
+    return config
+
+
+def get_config() -> ConfigDict:
+    """The shared recipe."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict(
+        {
+            "source": "image_folder",
+            "labeled": placeholder(str),  # DIR/<class>/*; the flag --labeled
+            "unlabeled": placeholder(str),  # the flag --unlabeled
+            "test": placeholder(str),  # the flag --test; None: test_fraction of the labelled images is held out
+            "test_fraction": 0.2,
+            "validation_size": 0,  # labelled images set aside for choosing hyper-parameters
+            "on_error": "fail",  # what an unreadable image does: fail, or skip (and be counted)
+            "num_shards": placeholder(int),  # None: one for 2,000 images
+            "label_offset": 0,  # stored label minus class
+            # digits only:
+            "labeled_per_class": placeholder(int),
+            "test_size": 400,
+            "test_seed": 0,
+            "out_of_domain": 0,
+        }
+    )
+    config.preprocessing = ConfigDict(
+        {
+            "image_size": placeholder(int),  # None: from the median size of the images
+            "style": "imagenet",  # or small
+            "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
+            "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
+            "flip": True,
+            "pad": 0,
+            "randaugment_layers": 2,
+            "randaugment_magnitude": 27.0,
+            "randaugment_ops": (),  # () is all 16
+            "randaugment_mode": "reference",
+            "translate_const": 100.0,
+            "cutout_const": 40.0,
+            "extra_cutout": 0,
+        }
+    )
+    config.teacher = train_section()
+    config.student = train_section(unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
+    config.iterations = 3
+    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
+    # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
+    config.balance = ConfigDict({"threshold": 0.3, "images_per_class": placeholder(int), "balance": True})
+    config.evaluate = ConfigDict({"batch_size": 128})
+    return config

@@ -1,0 +1,49 @@
+"""Noisy Student on scikit-learn's handwritten digits: 50 labelled images, the job of the quick start.
+
+    ./run_noisy_student.sh --config=configs/noisy_student/digits.py --workdir=runs/digits
+
+1,797 real images of 8x8 pixels: 400 for the test (the same whatever the seed), 5 a class labelled, the others unlabelled
+together with 400 crops of two photographs, which the confidence threshold is there to keep out.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.noisy_student import base
+
+# What survives being drawn by another hand: position, slant, thickness. No flip, no inversion, no colour.
+OPS = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "Contrast", "Brightness", "Sharpness")
+
+
+def get_config() -> ConfigDict:
+    """The recipe."""
+    config = base.get_config()
+    config.iterations = 2
+    config.data.update({"source": "digits", "labeled_per_class": 5, "out_of_domain": 400})
+    config.preprocessing.update(
+        {
+            "image_size": 16,
+            "style": "small",
+            "mean": (78.0, 78.0, 78.0),
+            "std": (96.0, 96.0, 96.0),
+            "flip": False,
+            "pad": 2,
+            "randaugment_magnitude": 6.0,
+            "randaugment_ops": OPS,
+            "randaugment_mode": "monotone",
+            "translate_const": 4.0,
+            "cutout_const": 4.0,
+        }
+    )
+    for section in ("teacher", "student"):
+        train = config[section]
+        train.model.update(
+            {"width": 0.35, "depth": 0.35, "dropout": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1), "batch_norm_momentum": 0.95}
+        )
+        train.steps = 400
+        train.batch_size = 50
+        train.schedule.update({"name": "cosine", "base": 0.05, "warmup_epochs": 20.0})
+        train.ema_decay = 0.99
+    config.student.unlabeled_ratio = 4
+    config.pseudo_label.batch_size = 256
+    config.evaluate.batch_size = 200
+    return config

@@ -1,0 +1,32 @@
+"""Noisy Student on a person's own folders of images.
+
+    ./run_noisy_student.sh --config=configs/noisy_student/image_folder.py \
+        --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
+
+DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
+from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 images a step, `EPOCHS` passes over the
+labelled images, but no fewer than `MIN_STEPS` steps. Any value can be given: `--config.preprocessing.image_size=128`.
+`:b1` ... `:b7` picks a larger network for teacher and students.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.noisy_student import base
+
+
+def get_config(name: str = "b0") -> ConfigDict:
+    """The recipe; `name`: the EfficientNet."""
+    config = base.get_config()
+    config.iterations = 2
+    config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
+    config.preprocessing.randaugment_mode = "monotone"
+    for section in ("teacher", "student"):
+        train = config[section]
+        train.model.name = name
+        train.min_steps = 600
+        train.epochs = 60.0
+        train.schedule.update({"name": "cosine", "warmup_epochs": 5.0})
+        train.ema_decay = 0.999
+        train.optimizer.clip_norm = 1.0  # the batches are small
+    config.student.unlabeled_ratio = 3
+    return config

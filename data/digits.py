@@ -1,0 +1,148 @@
+"""The embedded data set: scikit-learn's 1,797 handwritten digits (8×8), with crops of its two photographs as out-of-domain images.
+
+    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+
+Small enough for a full run in minutes on two cores, yet real: the labelled split is a handful of images per class, and the unlabelled pool
+has images of no class, which filtering by confidence has to remove.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+import PIL.Image
+from sklearn import datasets
+
+from data.sources import Image, by_class, even_counts, generator, mixed
+from stages.errors import InputError
+
+NUM_CLASSES = 10
+SIZE = 8
+"""Pixels a side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """See `digits`."""
+
+    label_names: tuple[str, ...]
+    facts: Mapping[str, Any]
+    images: Mapping[str, tuple[Image, ...]]
+
+    def splits(self) -> Mapping[str, tuple[Image, ...]]:
+        """The splits by name."""
+        return self.images
+
+
+def digits(config: ml_collections.ConfigDict) -> Digits:
+    """Splits the digits.
+
+    The test images are drawn by `config.data.test_seed` and are therefore the same ones for every `config.seed`: whoever tunes on the
+    validation images of other seeds never sees them. `config.seed` draws the rest: `labeled_per_class` labelled images of each class (where
+    it is None, all that are not for validation), `validation_size` validation images, and the unlabelled ones, whose labels are dropped
+    here. The labelled images don't depend on how many validation images there are.
+
+    Raises:
+      InputError: the digits are too few for what `config.data` asks for.
+    """
+    data = config.data
+    _check(data)
+    loaded = datasets.load_digits()
+    labels = [int(label) for label in loaded.target]
+    everything = by_class(labels, NUM_CLASSES)  # indices of each class
+    wanted = even_counts(data.test_size, NUM_CLASSES, generator(data.test_seed, "digits test counts"))
+    test, rest = _draw(everything, wanted, data.test_seed, "digits test", "test_size")
+    if data.labeled_per_class is None:
+        wanted = even_counts(data.validation_size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
+        validation, labeled = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
+        rest = [[] for _ in labeled]
+    else:
+        labeled, rest = _draw(rest, [data.labeled_per_class] * NUM_CLASSES, config.seed, "digits labeled", "labeled_per_class")
+        wanted = even_counts(data.validation_size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
+        validation, rest = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
+
+    def images(indices: list[list[int]], with_labels: bool) -> list[Image]:
+        return [
+            Image(f"digits/{i:05d}", _png(_to_uint8(loaded.images[i])), labels[i] if with_labels else None)
+            for i in sorted(index for of_class in indices for index in of_class)
+        ]
+
+    splits = {
+        "labeled": images(labeled, True),
+        "unlabeled": images(rest, False) + photograph_crops(data.out_of_domain, config.seed),
+        "test": images(test, True),
+        "validation": images(validation, True),
+    }
+    return Digits(
+        label_names=tuple(str(digit) for digit in range(NUM_CLASSES)),
+        facts={"median_height": SIZE, "median_width": SIZE, "out_of_domain": data.out_of_domain, "skipped": []},
+        images={
+            name: tuple(mixed(split, data.test_seed if name == "test" else config.seed, f"digits order {name}"))
+            for name, split in splits.items()
+            if split
+        },
+    )
+
+
+def _check(data: ml_collections.ConfigDict) -> None:
+    for name in ("labeled", "unlabeled", "test"):
+        if data.get(name) is not None:
+            raise InputError(f"--{name} goes with config.data.source=image_folder; the digits are embedded")
+    for name, least in (("labeled_per_class", 1), ("test_size", 1), ("validation_size", 0), ("out_of_domain", 0)):
+        if data[name] is not None and data[name] < least:
+            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
+
+
+def _draw(pool: list[list[int]], counts: list[int], seed: int, purpose: str, name: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Draws `counts[c]` indices of each class c; returns them and what is left.
+
+    Raises:
+      InputError: a class has too few; `name` is the config key to blame.
+    """
+    drawn, left = [], []
+    for label, (indices, count) in enumerate(zip(pool, counts)):
+        if count > len(indices):
+            raise InputError(f"config.data.{name} asks for {count} images of digit {label}, of which {len(indices)} are left; choose fewer")
+        order = generator(seed, purpose, label).permutation(len(indices))
+        drawn.append([indices[i] for i in order[:count]])
+        left.append([indices[i] for i in order[count:]])
+    return drawn, left
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    """A digit's 17 gray levels 0–16 on the scale 0–255."""
+    return np.rint(image * (255 / 16)).astype(np.uint8)
+
+
+def _png(gray: np.ndarray) -> bytes:
+    """A uint8 image [H, W] as a PNG file with one channel; decoding gives it three equal ones."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(gray, mode="L").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photograph_crops(count: int, seed: int) -> list[Image]:
+    """`count` random square regions of scikit-learn's two photographs (china.jpg, flower.jpg), scaled down to 8×8.
+
+    Crop i is a function of (seed, i). The side is log-uniform between 8 pixels and the whole height, so that they range from plain texture
+    to a tiny picture of the scene.
+    """
+    photographs = datasets.load_sample_images()
+    crops = []
+    for i in range(count):
+        which = i % len(photographs.images)
+        # Gray like the digits: colour alone would give these away, and filtering would be no work for the teacher.
+        photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
+        rng = generator(seed, "photograph crop", i)
+        largest = min(photograph.size)
+        side = int(np.clip(round(np.exp(rng.uniform(np.log(SIZE), np.log(largest)))), SIZE, largest))
+        left, top = (int(rng.integers(extent - side + 1)) for extent in photograph.size)
+        crop = photograph.resize((SIZE, SIZE), PIL.Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        name = photographs.filenames[which].replace("\\", "/").rsplit("/", 1)[-1]
+        crops.append(Image(f"{name}/{i:06d}", _png(np.asarray(crop)), None))
+    return crops

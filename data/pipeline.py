@@ -1,0 +1,177 @@
+"""From shards to batches, as a function of (seed, step).
+
+The order of the training examples is a permutation per epoch that is computed, not drawn from a shuffle buffer, so that
+a run which starts again at step s gets exactly the batches from s on and nothing has to be saved:
+
+1. the shards of an epoch are permuted by (seed, epoch) and cut into windows of about `SHUFFLE_WINDOW` records;
+2. a window is read whole, sequentially, as encoded records, and permuted by (seed, epoch, window);
+3. example number i of the endless stream that results is augmented with the random key (seed, i).
+
+So every example comes exactly once an epoch, reading stays sequential, and memory is one window of encoded images (two
+while the next one is read). A batch may span two epochs; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from data import records
+from data.preprocessing import Preprocessing, eval_image, train_image
+from data.records import Manifest
+from stages.errors import InputError
+
+SHUFFLE_WINDOW = 20_000
+"""Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """The order of a split's examples: pure integer functions of (seed, epoch, window)."""
+
+    paths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    seed: int
+    shards_per_window: int
+    windows: int
+
+    @classmethod
+    def create(cls, manifest: Manifest, seed: int, window: int) -> _Order:
+        filled = [(path, size) for path, size in zip(manifest.paths, manifest.records) if size]
+        if not filled:
+            raise InputError(f"{manifest.directory} holds no records; nothing to train on")
+        paths, sizes = zip(*filled)
+        per_shard = sum(sizes) / len(sizes)
+        shards_per_window = int(np.clip(round(window / per_shard), 1, len(sizes)))
+        return cls(paths, sizes, seed, shards_per_window, -(-len(sizes) // shards_per_window))
+
+    def shard_ids(self, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        """Indices of the shards of a window, int64 (n,)."""
+        shards = len(self.sizes)
+        first = window * self.shards_per_window
+        places = tf.range(first, tf.minimum(first + self.shards_per_window, shards))
+        return tf.random.experimental.index_shuffle(places, self._key(epoch, -1), shards - 1)
+
+    def shuffle(self, examples: tf.Tensor, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        """Permutes the records (n,) of a window."""
+        n = tf.shape(examples, tf.int64)[0]
+        places = tf.random.experimental.index_shuffle(tf.range(n), self._key(epoch, window), n - 1)
+        return tf.gather(examples, places)
+
+    def _key(self, epoch: tf.Tensor, window: tf.Tensor | int) -> tf.Tensor:
+        number = tf.cast(epoch, tf.int64) * (self.windows + 1) + tf.cast(window, tf.int64) + 1
+        return tf.stack([tf.constant(self.seed, tf.int64), number])
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Endless position -> (endless window number, position in that window)."""
+        epoch, rest = divmod(position, sum(self.sizes))
+        sizes = np.asarray(self.sizes)
+        for window in range(self.windows):
+            ids = self.shard_ids(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64)).numpy()
+            size = int(sizes[ids].sum())
+            if rest < size:
+                return epoch * self.windows + window, rest
+            rest -= size
+        raise AssertionError("the windows hold fewer records than the manifest")
+
+
+def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = SHUFFLE_WINDOW) -> tf.data.Dataset:
+    """The endless shuffled stream of a split from example `start` on: (position int64, serialized record string)."""
+    order = _Order.create(manifest, seed, window)
+    first_window, skip = order.locate(start)
+    paths, sizes = tf.constant(order.paths), tf.constant(order.sizes, tf.int64)
+
+    def read(number: tf.Tensor) -> tf.Tensor:
+        epoch, window_in_epoch = number // order.windows, number % order.windows
+        ids = order.shard_ids(epoch, window_in_epoch)
+        whole = tf.data.TFRecordDataset(tf.gather(paths, ids), buffer_size=1 << 20)
+        examples = whole.batch(tf.reduce_sum(tf.gather(sizes, ids))).get_single_element()
+        return order.shuffle(examples, epoch, window_in_epoch)
+
+    stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()
+    return stream.skip(skip).enumerate(start)
+
+
+def train_batches(
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    targets: str = "label",
+    stream_id: int = 0,
+    pipelines: tuple[int, int] = (1, 0),
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """Endless augmented batches from step `start_step` on.
+
+    Args:
+      manifest: of a split directory.
+      preprocessing: size and noise of the images.
+      batch_size: images a step over all replicas.
+      seed: of order and augmentation.
+      start_step: number of finished steps.
+      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K).
+      stream_id: keeps the random keys of two streams of one run apart.
+      pipelines: (number of input pipelines, index of this one), one a worker.
+      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
+
+    Returns:
+      Dataset of (images float32 (b, S, S, 3) in 0–255, targets).
+    """
+    number, index = pipelines
+    local = batch_size // number
+    stream = example_stream(manifest, seed * 2 + stream_id, start_step * batch_size)
+    if number > 1:  # every worker reads the records of the global batch and decodes its own part
+        part = slice(index * local, (index + 1) * local)
+        stream = stream.batch(batch_size, drop_remainder=True).map(lambda i, r: (i[part], r[part])).unbatch()
+    num_classes = manifest.num_classes
+
+    def prepare(position: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = records.parse_example(serialized, manifest.label_offset)
+        key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
+        image = train_image(example["image/encoded"], key, preprocessing)
+        if targets == "label":
+            return image, example["label"]
+        return image, tf.ensure_shape(example["probabilities"], [num_classes])
+
+    batches = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.batch(batch_size // replicas, drop_remainder=True).prefetch(2)
+
+
+def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:
+    """One pass over a split in its stored order, unaugmented, in batches of one fixed shape.
+
+    Returns:
+      Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string (b,), `weight` float32 (b,),
+      which is 0 for the rows that fill up the last batch.
+    """
+
+    def prepare(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = records.parse_example(serialized, manifest.label_offset)
+        image = eval_image(example["image/encoded"], preprocessing)
+        return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
+
+    padding = -manifest.num_records % batch_size
+    examples = tf.data.TFRecordDataset(list(manifest.paths)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if padding:
+        shape = [preprocessing.image_size, preprocessing.image_size, 3]
+        blank = {"image": tf.zeros(shape), "label": tf.zeros([], tf.int64), "key": tf.constant(""), "weight": tf.zeros([])}
+        examples = examples.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
+    return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def distribute(
+    strategy: tf.distribute.Strategy, make: Callable[[tuple[int, int], int], tf.data.Dataset]
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Hands `make((pipelines, index), replicas)`, a dataset of per-replica batches, to the strategy.
+
+    Replica r of a step gets the r-th batch, so the global batch is the same examples in the same order whatever the strategy.
+    """
+    return strategy.distribute_datasets_from_function(
+        lambda context: make((context.num_input_pipelines, context.input_pipeline_id), strategy.num_replicas_in_sync)
+    )

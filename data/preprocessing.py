@@ -1,0 +1,267 @@
+"""From an encoded image to the pixels a network reads, for training and for evaluation.
+
+Two styles:
+
+- ``imagenet``: the pipeline of EfficientNet and Noisy Student. Training takes a random crop (Szegedy et al. 2015), evaluation the
+  central square; both are resized to S×S.
+- ``small``: the pipeline for images of the network's own size (digits, SVHN, CIFAR): no crop but that of a padded image.
+
+Pixels stay in 0–255; the network subtracts its mean and divides by its standard deviation itself. Everything random is a function of the
+example's seed, so that a run that starts again sees the same pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from data import randaugment
+from stages.errors import InputError
+
+STYLES = ("small", "imagenet")
+CROP_PADDING = 32  # evaluation keeps S / (S + 32) of the short side; every released checkpoint was measured so
+
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+# One seed for each kind of noise. The order is part of what a seed means: add at the end.
+_CROP, _FLIP, _RANDAUGMENT, _CUTOUT, _NUM_SEEDS = range(5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images become pixels; stored with a model, so that it is always fed as it was trained.
+
+    Attributes:
+        image_size: S, side of the square that the network reads, in pixels.
+        style: "small" or "imagenet".
+        mean, std: of the three channels in 0–255 units; applied inside the network.
+        flip: mirror left-right with probability 0.5.
+        pad: pixels of mirrored border from which a random S×S crop is taken (small style; 0 = off).
+        randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode, translate_const, cutout_const: see
+            ``randaugment.rand_augment``.
+        extra_cutout: half of the side of a square that is cut out of every image, in pixels (small style; 0 = off).
+    """
+
+    image_size: int
+    style: str = "small"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    flip: bool = False
+    pad: int = 0
+    randaugment_layers: int = 0
+    randaugment_magnitude: float = 0.0
+    randaugment_ops: tuple[str, ...] = ()
+    randaugment_mode: str = "reference"
+    translate_const: float = 100.0
+    cutout_const: float = 40.0
+    extra_cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise InputError(f"preprocessing.image_size is {self.image_size!r}; it must be a positive number of pixels")
+        if self.style not in STYLES:
+            raise InputError(f"preprocessing.style is {self.style!r}; it must be one of {', '.join(STYLES)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError("preprocessing.mean and .std must have 3 values each, and those of std must be positive")
+        if self.style != "small" and (self.pad or self.extra_cutout):
+            raise InputError("preprocessing.pad and .extra_cutout belong to the small style; set them to 0")
+        if not 0 <= self.pad < self.image_size or self.extra_cutout < 0:
+            raise InputError(
+                f"preprocessing: pad {self.pad}, extra_cutout {self.extra_cutout}; needed are 0 ≤ pad < image_size and 0 ≤ extra_cutout"
+            )
+        randaugment.check(self.randaugment_layers, self.randaugment_magnitude, self.randaugment_ops, self.randaugment_mode)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], image_size: int | None = None) -> Preprocessing:
+        """From ``config.preprocessing``; ``image_size`` (the network's own) stands in where the config has None.
+
+        Raises:
+            InputError: an unknown key or an impossible value.
+        """
+        values = dict(config)
+        if values.get("image_size") is None:
+            values["image_size"] = image_size
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of ``to_dict``. Raises InputError for an unknown key or an impossible value."""
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise InputError(f"preprocessing: unknown {', '.join(sorted(unknown))}")
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()}
+        if fields.get("image_size") is None:
+            raise InputError("preprocessing.image_size is not set")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP or the first frame of a GIF.
+
+    Args:
+        encoded: string scalar.
+
+    Returns:
+        uint8 [H, W, 3]. Grey images get three equal channels, transparency is dropped, 16-bit values keep their upper 8 bits. TensorFlow
+        does not follow the palette of an 8-bit BMP: such a file is read as if its indices were grey levels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: not an image of these formats, or a damaged one.
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Bicubic to float32 [S, S, 3]; values may pass 0 and 255 a little. An image of that size keeps its values exactly.
+
+    The sampling is TensorFlow 1's (pixel corners, not centres), which the released checkpoints were trained with; ``tf.image.resize``
+    has none like it.
+    """
+    resized = tf.raw_ops.ResizeBicubic(images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False)
+    return tf.reshape(resized, [image_size, image_size, 3])
+
+
+def central_box(shape: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The square that evaluation looks at: side int(S / (S + 32) · short side).
+
+    Args:
+        shape: int32 [≥ 2], height and width first.
+        image_size: S.
+
+    Returns:
+        int32 [4]: top, left, height, width.
+    """
+    height, width = shape[0], shape[1]
+    side = tf.maximum(tf.minimum(height, width) * image_size // (image_size + CROP_PADDING), 1)
+    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+
+
+def random_box(shape: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+    """A box of 8–100 % of the image's area, of aspect 3/4–4/3; the central box where 10 attempts find none.
+
+    Args:
+        shape: int32 [3].
+        image_size: S, for the central box.
+        seed: [2].
+
+    Returns:
+        int32 [4]: top, left, height, width.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.1,
+        aspect_ratio_range=(3.0 / 4.0, 4.0 / 3.0),
+        area_range=(0.08, 1.0),
+        max_attempts=10,
+    )
+    box = tf.concat([begin[:2], size[:2]], axis=0)
+    # The sampler returns the whole image when it gives up.
+    whole = tf.reduce_all(size[:2] == shape[:2])
+    return tf.where(whole, central_box(shape, image_size), box)
+
+
+def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    return image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+
+
+def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """The pixels of an image without any noise.
+
+    Args:
+        encoded: string scalar, see ``decode``.
+        preprocessing: the settings; those of noise are ignored.
+
+    Returns:
+        float32 [S, S, 3] in 0–255 (bicubic resizing may pass both ends a little).
+    """
+    image = decode(encoded)
+    if preprocessing.style == "imagenet":
+        image = _crop(image, central_box(tf.shape(image), preprocessing.image_size))
+    return resize(image, preprocessing.image_size)
+
+
+def _decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Decodes a random box: uint8 [h, w, 3]."""
+
+    def jpeg() -> tf.Tensor:
+        # A quarter faster than decoding everything. The outermost pixels may differ a little: their colour is interpolated without
+        # the neighbours outside the box. Evaluation therefore does not do this.
+        box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed)
+        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
+
+    def other() -> tf.Tensor:
+        image = decode(encoded)
+        return _crop(image, random_box(tf.shape(image), image_size, seed))
+
+    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    mirror = tf.random.stateless_uniform([], seed) < 0.5
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, mirror, False]))
+
+
+def _rand_augment(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """RandAugment of float pixels: clipped and truncated to uint8 first, as in the release. Float32 again after."""
+    if preprocessing.randaugment_layers == 0:
+        return image
+    image = tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
+    image = randaugment.rand_augment(
+        image,
+        seed,
+        preprocessing.randaugment_layers,
+        preprocessing.randaugment_magnitude,
+        ops=preprocessing.randaugment_ops,
+        mode=preprocessing.randaugment_mode,
+        translate_const=preprocessing.translate_const,
+        cutout_const=preprocessing.cutout_const,
+    )
+    return tf.cast(image, tf.float32)
+
+
+def _pad_and_crop(image: tf.Tensor, seed: tf.Tensor, pad: int) -> tf.Tensor:
+    size = image.shape[0]
+    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], "REFLECT")
+    offset = tf.cast(tf.random.stateless_uniform([2], seed) * (2 * pad + 1), tf.int32)  # 0 … 2 pad
+    return tf.slice(padded, tf.concat([offset, [0]], axis=0), [size, size, 3])
+
+
+def train_image(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """The pixels of an image with the noise of training.
+
+    Args:
+        encoded: string scalar, see ``decode``.
+        seed: int32 or int64 [2], of this example in this epoch; all noise follows from it.
+        preprocessing: the settings. In the small style with all noise off the result is ``eval_image``'s.
+
+    Returns:
+        float32 [S, S, 3] in 0–255 (without RandAugment, bicubic resizing may pass both ends a little).
+    """
+    p = preprocessing
+    seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
+    if p.style == "imagenet":
+        image = resize(_decode_random_box(encoded, p.image_size, seeds[_CROP]), p.image_size)
+        if p.flip:
+            image = _flip(image, seeds[_FLIP])
+        return _rand_augment(image, seeds[_RANDAUGMENT], p)
+    image = resize(decode(encoded), p.image_size)
+    image = _rand_augment(image, seeds[_RANDAUGMENT], p)
+    if p.extra_cutout:
+        image = randaugment.cutout(image, p.extra_cutout, tf.random.stateless_uniform([2], seeds[_CUTOUT]))
+    if p.pad:
+        image = _pad_and_crop(image, seeds[_CROP], p.pad)
+    if p.flip:
+        image = _flip(image, seeds[_FLIP])
+    return image

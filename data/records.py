@@ -1,0 +1,475 @@
+"""Training records: `tf.train.Example`s in TFRecord shards, and the manifest that vouches for them.
+
+A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
+is whole. The features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled ones, so those are read as they are:
+
+    image/encoded        bytes    the image file
+    image/key            bytes    stable name of the image (ours); predictions join images by it, never by position
+    image/class/label    int64    the stored label = class + `label_offset` (1 in ImageNet's shards)
+    probabilities        float[K] a pseudo-label's distribution
+    label                int64    its most probable class, from 0
+    prob                 float    and that class's probability
+
+Every record carries two CRC-32C sums, which are checked on every read; the manifest has each shard's number of records and SHA-256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from stages.errors import InputError
+from stages.files import atomic_path, read_json, write_json
+
+MANIFEST = "manifest.json"
+KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")
+RECORDS_PER_SHARD = 2000
+MAX_SHARDS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a split directory holds.
+
+    Attributes:
+      directory: where the shards are.
+      name: of the split; the shards' file names begin with it.
+      files: the shards' file names, in order.
+      records: number of records in each.
+      label_names: name of each class, in order; empty where unknown (unlabelled images).
+      label_offset: stored `image/class/label` minus the class counted from 0.
+      kind: one of `KINDS`.
+      extra: whatever else the writer wants known (JSON).
+      digests: SHA-256 of each file, hexadecimal.
+    """
+
+    directory: Path
+    name: str
+    files: tuple[str, ...]
+    records: tuple[int, ...]
+    label_names: tuple[str, ...]
+    label_offset: int
+    kind: str
+    extra: dict[str, Any]
+    digests: tuple[str, ...]
+
+    @property
+    def num_records(self) -> int:
+        """Over all shards."""
+        return sum(self.records)
+
+    @property
+    def num_classes(self) -> int:
+        """0 where the classes are unknown."""
+        return len(self.label_names)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The shards' full paths, in order."""
+        return tuple(str(self.directory / name) for name in self.files)
+
+
+def num_shards_for(num_records: int) -> int:
+    """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 1,024."""
+    return max(1, min(MAX_SHARDS, -(-num_records // RECORDS_PER_SHARD)))
+
+
+def shard_name(name: str, index: int, num_shards: int) -> str:
+    """File name of one shard of split `name`."""
+    return f"{name}-{index:05d}-of-{num_shards:05d}"
+
+
+# Manifest
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Writes `manifest.json` into the manifest's directory, atomically; call it when every shard is in place."""
+    if manifest.kind not in KINDS:
+        raise ValueError(f"kind {manifest.kind!r} is none of {KINDS}")
+    if not len(manifest.files) == len(manifest.records) == len(manifest.digests):
+        raise ValueError("files, records and digests differ in length")
+    write_json(
+        manifest.directory / MANIFEST,
+        {
+            "name": manifest.name,
+            "kind": manifest.kind,
+            "num_records": manifest.num_records,
+            "label_names": list(manifest.label_names),
+            "label_offset": manifest.label_offset,
+            "extra": manifest.extra,
+            "files": [{"name": f, "records": n, "sha256": d} for f, n, d in zip(manifest.files, manifest.records, manifest.digests)],
+        },
+    )
+
+
+def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
+    """Reads a split directory's manifest and sees that its shards are there.
+
+    Args:
+      directory: the split directory.
+      expect: the kind that the caller can use, one of `KINDS`; None takes any.
+
+    Raises:
+      InputError: no such directory, no manifest, an unreadable one, another kind, or a shard is missing.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise InputError(f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}")
+    if not path.is_file():
+        raise InputError(f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished")
+    try:
+        value = read_json(path)
+        manifest = Manifest(
+            directory=directory,
+            name=str(value["name"]),
+            files=tuple(str(f["name"]) for f in value["files"]),
+            records=tuple(int(f["records"]) for f in value["files"]),
+            label_names=tuple(value["label_names"]),
+            label_offset=int(value["label_offset"]),
+            kind=value["kind"],
+            extra=dict(value["extra"]),
+            digests=tuple(str(f["sha256"]) for f in value["files"]),
+        )
+        whole = manifest.num_records == value["num_records"] and manifest.kind in KINDS
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {_one_line(error)}); make the directory again") from error
+    if not whole:
+        raise InputError(f"{path} contradicts itself; make the directory again")
+    if expect is not None and manifest.kind != expect:
+        raise InputError(f"{directory} holds {manifest.kind} records; {expect} ones are needed here")
+    missing = [name for name in manifest.files if not (directory / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
+        )
+    return manifest
+
+
+# Examples
+
+
+def _bytes(*values: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+
+def _ints(values: Iterable[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _floats(values: Iterable[float]) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)  # a map has no order of its own, and the same images must give the same bytes
+
+
+def make_example(encoded: bytes, key: str, label: int | None = None, probabilities: np.ndarray | None = None) -> bytes:
+    """One image as a serialized `tf.train.Example`.
+
+    Args:
+      encoded: the image file.
+      key: stable name of the image.
+      label: the label to store, `label_offset` included; None where unknown.
+      probabilities: a pseudo-label's distribution, float [K]; its top class and probability are stored beside it.
+    """
+    features = {"image/encoded": _bytes(encoded), "image/key": _bytes(key.encode("utf-8"))}
+    if label is not None:
+        features["image/class/label"] = _ints([int(label)])
+    if probabilities is not None:
+        probabilities = _distribution(probabilities)  # (K,)
+        top = int(np.argmax(probabilities))
+        features["probabilities"] = _floats(probabilities)
+        features["label"] = _ints([top])
+        features["prob"] = _floats([probabilities[top]])
+    return _serialize(features)
+
+
+def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.Tensor]:
+    """Parses one record, in a graph or eagerly.
+
+    Args:
+      serialized: string scalar.
+      label_offset: the manifest's; taken off `image/class/label` (a pseudo-label has none).
+
+    Returns:
+      `image/encoded` and `image/key` (string scalars; "" where there is no key), `label` (int64 scalar: the pseudo-label where there is
+      one, else the class counted from 0, −1 where unknown), `probabilities` (float32, [K], or [0] where there are none).
+    """
+    parsed = tf.io.parse_single_example(
+        serialized,
+        {
+            "image/encoded": tf.io.FixedLenFeature([], tf.string),
+            "image/key": tf.io.FixedLenFeature([], tf.string, ""),
+            "image/class/label": tf.io.VarLenFeature(tf.int64),
+            "label": tf.io.VarLenFeature(tf.int64),
+            "probabilities": tf.io.VarLenFeature(tf.float32),
+        },
+    )
+    unknown = tf.constant([-1], tf.int64)
+    labels = tf.concat([parsed["label"].values, parsed["image/class/label"].values - label_offset, unknown], 0)
+    return {
+        "image/encoded": parsed["image/encoded"],
+        "image/key": parsed["image/key"],
+        "label": labels[0],
+        "probabilities": parsed["probabilities"].values,
+    }
+
+
+# Predictions
+
+
+def _distribution(probabilities: np.ndarray) -> np.ndarray:
+    """`probabilities` as float32 [K]. Raises ValueError where they are no distribution (that is a bug or a broken model, not bad input)."""
+    values = np.asarray(probabilities, np.float32)
+    if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or abs(float(values.sum()) - 1.0) > 1e-2:
+        raise ValueError(f"no distribution over classes: shape {values.shape}, sum {values.sum():.4f}")
+    return values
+
+
+def make_prediction(key: str, probabilities: np.ndarray, top_k: int) -> bytes:
+    """A model's prediction for one image, as a serialized `tf.train.Example`.
+
+    Args:
+      key: the image's.
+      probabilities: float [K], summing to 1.
+      top_k: how many classes to store, the most probable ones; what they leave of 1 is spread evenly over the others when read.
+        0 (or K and more) stores all as float16, 2·K bytes.
+    """
+    values = _distribution(probabilities)  # (K,)
+    features = {"image/key": _bytes(key.encode("utf-8"))}
+    if top_k <= 0 or top_k >= len(values):
+        features["probabilities_float16"] = _bytes(values.astype("<f2").tobytes())
+    else:
+        classes = np.argsort(-values, kind="stable")[:top_k]  # ties go to the lower class
+        features["top_k/classes"] = _ints(classes)
+        features["top_k/probabilities"] = _floats(values[classes])
+    return _serialize(features)
+
+
+def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarray]:
+    """Reads what `make_prediction` wrote, in either form.
+
+    Returns:
+      The image's key, and its distribution, float32 [num_classes], normalised to sum 1.
+
+    Raises:
+      InputError: the record is no prediction, or is one over other classes.
+    """
+    try:
+        example = tf.train.Example.FromString(serialized)
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise InputError("a record is no tf.train.Example; make the predictions again") from error
+    features = example.features.feature
+    if "image/key" not in features or not features["image/key"].bytes_list.value:
+        raise InputError("a record has no image/key; make the predictions again")
+    key = features["image/key"].bytes_list.value[0].decode("utf-8")
+    if "probabilities_float16" in features:
+        stored = features["probabilities_float16"].bytes_list.value
+        values = np.frombuffer(stored[0] if stored else b"", "<f2").astype(np.float32)  # (K,)
+        if len(values) != num_classes:
+            raise InputError(f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make the predictions again")
+    elif "top_k/classes" in features:
+        classes = np.asarray(features["top_k/classes"].int64_list.value, np.int64)  # (k,)
+        top = np.asarray(features["top_k/probabilities"].float_list.value, np.float32)  # (k,)
+        if len(classes) != len(top) or len(classes) >= num_classes or np.any(classes < 0) or np.any(classes >= num_classes):
+            raise InputError(f"the prediction for {key} does not fit {num_classes} classes; make the predictions again")
+        remainder = max(0.0, 1.0 - float(top.sum(dtype=np.float64)))
+        values = np.full([num_classes], remainder / (num_classes - len(classes)), np.float32)  # (K,)
+        values[classes] = top
+    else:
+        raise InputError(f"the record of {key} is no prediction; make the predictions again")
+    total = float(values.sum(dtype=np.float64))
+    if not np.isfinite(total) or total <= 0:
+        raise InputError(f"the prediction for {key} is no distribution (sum {total}); make the predictions again")
+    return key, values / np.float32(total)
+
+
+# Shards
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def write_shard(path: str | Path, records: Iterable[bytes]) -> tuple[int, str]:
+    """Writes one TFRecord file, atomically: under a temporary name, fsynced, renamed.
+
+    Returns:
+      The number of records and the file's SHA-256 (hexadecimal).
+    """
+    count = 0
+    with atomic_path(path) as temporary:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for record in records:
+                writer.write(record)
+                count += 1
+        digest = file_digest(temporary)
+    return count, digest
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_shard(
+    path: str | Path, on_error: str = "fail", problems: list[str] | None = None, num_records: int | None = None
+) -> Iterator[bytes]:
+    """Yields a TFRecord file's records, with their CRCs checked.
+
+    Args:
+      path: the file.
+      on_error: "fail" raises at the first bad record; "skip" leaves out the rest of the file, since past a bad record nothing tells where
+        the next one begins.
+      problems: where "skip" notes what it left out.
+      num_records: how many the manifest promises. Only so is a file that was cut between two records noticed.
+
+    Raises:
+      InputError: no such file; or, with "fail", a truncated or corrupt record, or not `num_records` of them.
+    """
+    if on_error not in ("fail", "skip"):
+        raise InputError(f"on_error is {on_error!r}; it can be fail or skip")
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; make the directory again")
+    count = position = 0
+    problem = None
+    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    while problem is None:
+        try:
+            record = next(records)
+        except StopIteration:
+            # TensorFlow's reader takes a tail shorter than a record's 12-byte header for the end of the file.
+            if position != Path(path).stat().st_size:
+                problem = f"{path}: record {count} (counting from 0) is truncated"
+            break
+        except tf.errors.DataLossError as error:
+            what = "truncated" if "truncated" in str(error) else "corrupt"
+            problem = f"{path}: record {count} (counting from 0) is {what}"
+        else:
+            yield record
+            count += 1
+            position += len(record) + 16  # length, its CRC, the record's CRC
+    if problem is None and num_records is not None and count != num_records:
+        problem = f"{path}: {count} records, where its {MANIFEST} says {num_records}"
+    if problem is None:
+        return
+    if on_error == "fail":
+        raise InputError(f"{problem}; make the file again, or leave out what cannot be read with --config.data.on_error=skip")
+    if problems is not None:
+        problems.append(problem)
+
+
+def write_split(
+    directory: str | Path,
+    name: str,
+    examples: Iterable[bytes],
+    num_shards: int,
+    num_records: int,
+    *,
+    kind: str,
+    label_names: Iterable[str] = (),
+    label_offset: int = 0,
+    extra: dict[str, Any] | None = None,
+) -> Manifest:
+    """Writes a split directory: shard i of S gets the records [i·N/S, (i+1)·N/S), in order, and the manifest comes last.
+
+    Shards of an unfinished earlier run are written again, not trusted: nothing in them proves that they hold these very examples.
+
+    Args:
+      directory: made where missing; files of an earlier attempt at the same split are removed.
+      name: of the split.
+      examples: serialized examples, read once, one at a time.
+      num_shards: S.
+      num_records: N, how many `examples` there are.
+      kind: one of `KINDS`; goes to the manifest, as do the next three.
+      label_names: of the classes, in order; empty where unknown.
+      label_offset: stored label minus class.
+      extra: whatever else is to be known.
+
+    Raises:
+      ValueError: `examples` are more or fewer than `num_records`.
+    """
+    directory = Path(directory)
+    files = tuple(shard_name(name, i, num_shards) for i in range(num_shards))
+    _clear(directory, name)
+    iterator = iter(examples)
+    written = []
+    for i, file in enumerate(files):
+        size = (i + 1) * num_records // num_shards - i * num_records // num_shards
+        count, digest = write_shard(directory / file, itertools.islice(iterator, size))
+        if count != size:
+            raise ValueError(f"{directory}: the examples end {size - count} short of {file}'s end; {num_records} were announced")
+        written.append((count, digest))
+    if next(iterator, None) is not None:
+        raise ValueError(f"{directory}: more examples than the {num_records} announced")
+    manifest = Manifest(
+        directory=directory,
+        name=name,
+        files=files,
+        records=tuple(count for count, _ in written),
+        label_names=tuple(label_names),
+        label_offset=label_offset,
+        kind=kind,
+        extra=dict(extra or {}),
+        digests=tuple(digest for _, digest in written),
+    )
+    write_manifest(manifest)
+    return manifest
+
+
+def _clear(directory: Path, name: str) -> None:
+    """Removes split `name`'s manifest (first, so that the split counts as unfinished at once), shards and temporary files."""
+    if not directory.is_dir():
+        return
+    (directory / MANIFEST).unlink(missing_ok=True)
+    ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}")
+    for path in sorted(directory.iterdir()):
+        if ours.fullmatch(path.name):
+            path.unlink()
+    remove_temporaries(directory)
+
+
+def remove_temporaries(directory: str | Path) -> None:
+    """Removes the temporary files that a killed run left in `directory`. Only for its one writer: another's would go as well."""
+    for path in Path(directory).glob(".*.tmp-*"):
+        path.unlink()
+
+
+def verify_split(manifest: Manifest) -> None:
+    """Reads every record of a split and checks what the manifest says: CRCs, counts, digests, and that labels are in range.
+
+    Raises:
+      InputError: naming the file, and the record where it is one record's fault.
+    """
+    for path, count, digest in zip(manifest.paths, manifest.records, manifest.digests):
+        for number, record in enumerate(read_shard(path, num_records=count)):
+            if manifest.kind in ("labeled", "pseudo_labeled"):
+                _check_label(path, number, record, manifest)
+        if file_digest(path) != digest:
+            raise InputError(f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the directory again")
+
+
+def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> None:
+    features = tf.train.Example.FromString(record).features.feature
+    name, offset = ("label", 0) if manifest.kind == "pseudo_labeled" else ("image/class/label", manifest.label_offset)
+    stored = list(features[name].int64_list.value) if name in features else []
+    if len(stored) != 1 or not 0 <= stored[0] - offset < manifest.num_classes:
+        found = f"label {stored[0]}" if stored else "no label"
+        where = f"{offset}..{offset + manifest.num_classes - 1}"
+        raise InputError(f"{path}: record {number} (counting from 0) has {found}; the labels of this split are {where}")

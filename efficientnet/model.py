@@ -1,0 +1,254 @@
+"""EfficientNet as a functional Keras model.
+
+The arithmetic and the layer names are those of ``tf.keras.applications.EfficientNetB0`` to ``B7``, so that weights travel by
+layer name; what differs is what semi-supervised training needs: every variant up to L2, noise that belongs to the
+example (:mod:`efficientnet.noise`), synchronised batch normalisation that survives saving, initial weights that are a
+function of a seed, small-image strides, logits as the output, and normalisation without weights of its own.
+
+Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu, models/official/efficientnet).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from efficientnet.architectures import (
+    ARCHITECTURES,
+    BASELINE_STRIDES,
+    HEAD_FILTERS,
+    SMALL_IMAGE_STRIDES,
+    STEM_FILTERS,
+    Block,
+    blocks,
+    round_filters,
+)
+from efficientnet.noise import Dropout, StochasticDepth
+from stages.errors import InputError
+
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+"""Per RGB channel, in units of 0-255. Source: the authors' code, ``efficientnet_builder.py``."""
+
+BATCH_NORM_EPSILON = 1e-3
+
+
+def EfficientNet(
+    name: str = "b0",
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    width: float | None = None,
+    depth: float | None = None,
+    dropout: float | None = None,
+    survival_probability: float = 0.8,
+    stem_stride: int = 2,
+    strides: Sequence[int] | None = None,
+    small_images: bool = False,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    sync_batch_norm: bool = False,
+    batch_norm_momentum: float = 0.99,
+    include_top: bool = True,
+    seed: int | None = None,
+) -> tf.keras.Model:
+    """Builds one variant.
+
+    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a mixed-precision policy (the
+    global one at the time of the call). Its layer ``avg_pool`` gives the pooled features (B, C), its layer
+    ``top_activation`` the last feature map.
+
+    For images of about 32 pixels ``small_images=True`` leaves a 4x4 map, as in the Noisy Student release's SVHN model. For 8 to 16
+    pixels give the strides yourself: ``stem_stride=1, strides=(1, 1, 1, 2, 1, 2, 1)`` takes 16 pixels to a 4x4 map,
+    ``stem_stride=1, strides=(1, 1, 1, 2, 1, 1, 1)`` 8 pixels. ``width`` and ``depth`` below 1 make the network small enough for
+    a data set of a few thousand images.
+
+    Args:
+        name: a key of :data:`efficientnet.architectures.ARCHITECTURES`.
+        num_classes: K; needed unless ``include_top`` is off.
+        image_size: side of the square input in pixels; None: any height and width.
+        width: in place of the variant's width coefficient; above 0.
+        depth: in place of the variant's depth coefficient; above 0.
+        dropout: in place of the variant's dropout rate; in [0, 1).
+        survival_probability: of the residual branch at the depth's far end, in (0, 1]; 1 turns stochastic depth off. 0.8 for
+            every variant in both papers.
+        stem_stride: 1 or 2.
+        strides: stride of each of the seven stages, 1 or 2; None: the baseline's.
+        small_images: takes :data:`efficientnet.architectures.SMALL_IMAGE_STRIDES` for ``strides``.
+        mean: subtracted from the input, a number a channel, in 0-255.
+        std: then divides it.
+        sync_batch_norm: batch statistics over all replicas instead of each replica's own.
+        batch_norm_momentum: of the moving averages, in [0, 1). 0.99 is the authors'; a training of a few hundred steps wants 0.9.
+        include_top: off: the output is the pooled features (B, C), without dropout and classifier.
+        seed: makes the initial weights a function of (seed, layer name); None: random ones.
+
+    Returns:
+        The model, named ``efficientnet_`` and the variant's name.
+
+    Raises:
+        InputError: an unknown variant or an argument out of its range; the message says which.
+    """
+    if name not in ARCHITECTURES:
+        raise InputError(f"no EfficientNet variant {name!r}; there are {', '.join(ARCHITECTURES)}")
+    if small_images and strides is not None:
+        raise InputError("EfficientNet takes either small_images or strides, not both")
+    if include_top and (num_classes is None or num_classes < 1):
+        raise InputError(f"EfficientNet needs num_classes of at least 1, not {num_classes}")
+    if stem_stride not in (1, 2):
+        raise InputError(f"EfficientNet stem_stride must be 1 or 2, not {stem_stride}")
+
+    architecture = ARCHITECTURES[name]
+    width = architecture.width if width is None else width
+    depth = architecture.depth if depth is None else depth
+    dropout = architecture.dropout if dropout is None else dropout
+    if strides is None:
+        strides = SMALL_IMAGE_STRIDES if small_images else BASELINE_STRIDES
+    layout = blocks(width, depth, strides, survival_probability)
+    make = _Layers(sync_batch_norm, batch_norm_momentum, seed)
+
+    inputs = tf.keras.Input((image_size, image_size, 3), name="images")
+    x = Normalize(mean, std, name="normalize")(inputs)
+    x = make.conv("stem_conv", round_filters(STEM_FILTERS, width), kernel=3, stride=stem_stride)(x)
+    x = make.batch_norm("stem_bn")(x)
+    x = make.swish("stem_activation")(x)
+    for block in layout:
+        x = _inverted_residual(x, block, make)
+    x = make.conv("top_conv", round_filters(HEAD_FILTERS, width))(x)
+    x = make.batch_norm("top_bn")(x)
+    x = make.swish("top_activation")(x)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (B, C)
+    if include_top and num_classes is not None:
+        if dropout != 0:
+            x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)
+        x = make.classifier("predictions", num_classes)(x)  # (B, K)
+    return tf.keras.Model(inputs, x, name=f"efficientnet_{name}")
+
+
+def _inverted_residual(inputs: tf.Tensor, block: Block, make: _Layers) -> tf.Tensor:
+    """Expand, convolve each channel, gate the channels, project back, and add the input where the shapes allow it."""
+    name = block.name
+    filters = block.filters_in * block.expand
+    x = inputs
+    if block.expand != 1:
+        x = make.conv(f"{name}_expand_conv", filters)(x)
+        x = make.batch_norm(f"{name}_expand_bn")(x)
+        x = make.swish(f"{name}_expand_activation")(x)
+    x = make.depthwise(f"{name}_dwconv", block.kernel, block.stride)(x)
+    x = make.batch_norm(f"{name}_bn")(x)
+    x = make.swish(f"{name}_activation")(x)
+
+    gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)  # (B, 1, 1, filters)
+    gate = make.conv(f"{name}_se_reduce", block.squeeze, bias=True, activation="swish")(gate)
+    gate = make.conv(f"{name}_se_expand", filters, bias=True, activation="sigmoid")(gate)
+    x = tf.keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
+
+    x = make.conv(f"{name}_project_conv", block.filters_out)(x)
+    x = make.batch_norm(f"{name}_project_bn")(x)
+    if block.has_skip:
+        if block.survival_probability < 1:
+            x = StochasticDepth(block.survival_probability, noise_id=f"{name}_drop", name=f"{name}_drop")(x)
+        x = tf.keras.layers.Add(name=f"{name}_add")([x, inputs])
+    return x
+
+
+class _Layers(NamedTuple):
+    """Makes the layers that have weights, with the choices that hold for the whole model."""
+
+    sync_batch_norm: bool
+    batch_norm_momentum: float
+    seed: int | None
+
+    def conv(
+        self, name: str, filters: int, kernel: int = 1, stride: int = 1, bias: bool = False, activation: str | None = None
+    ) -> tf.keras.layers.Layer:
+        return tf.keras.layers.Conv2D(
+            filters,
+            kernel,
+            stride,
+            padding="same",
+            use_bias=bias,
+            activation=activation,
+            kernel_initializer=self._normal(name, fan_out=kernel * kernel * filters),
+            name=name,
+        )
+
+    def depthwise(self, name: str, kernel: int, stride: int) -> tf.keras.layers.Layer:
+        return tf.keras.layers.DepthwiseConv2D(
+            kernel,
+            stride,
+            padding="same",
+            use_bias=False,
+            # The authors' fan-out counts the kernel's last axis, which is 1 here and not the number of channels.
+            depthwise_initializer=self._normal(name, fan_out=kernel * kernel),
+            name=name,
+        )
+
+    def batch_norm(self, name: str) -> tf.keras.layers.Layer:
+        return BatchNormalization(
+            momentum=self.batch_norm_momentum, epsilon=BATCH_NORM_EPSILON, synchronized=self.sync_batch_norm, name=name
+        )
+
+    def swish(self, name: str) -> tf.keras.layers.Layer:
+        return tf.keras.layers.Activation("swish", name=name)
+
+    def classifier(self, name: str, num_classes: int) -> tf.keras.layers.Layer:
+        limit = 1.0 / math.sqrt(num_classes)
+        return tf.keras.layers.Dense(
+            num_classes,
+            kernel_initializer=tf.keras.initializers.RandomUniform(-limit, limit, seed=self._layer_seed(name)),
+            dtype="float32",  # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor teacher
+            name=name,
+        )
+
+    def _normal(self, name: str, fan_out: int) -> tf.keras.initializers.Initializer:
+        # Not truncated, unlike keras.applications; the variance 2 / fan_out is the same.
+        return tf.keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_out), seed=self._layer_seed(name))
+
+    def _layer_seed(self, name: str) -> int | None:
+        """A seed of the layer's own, from its name: two processes agree, and a deeper variant shifts nobody's numbers."""
+        return None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+@tf.keras.utils.register_keras_serializable(package="efficientnet")
+class Normalize(tf.keras.layers.Layer):
+    """(x - mean) / std, channel by channel, with constants: no weights to load, lose, or average.
+
+    Always computes in float32: bfloat16 has 8 bits of mantissa, too few for interpolated pixels in 0-255. The next layer casts.
+
+    Args:
+        mean: one number a channel, in the input's units.
+        std: one number a channel, above 0.
+
+    Input: (..., C). Output: the same shape, float32.
+
+    Raises:
+        InputError: lengths that differ, or a standard deviation that is not above 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if len(mean) != len(std) or any(not deviation > 0 for deviation in std):
+            raise InputError(f"mean and std need a number a channel, std above 0; got {tuple(mean)} and {tuple(std)}")
+        self.mean = tuple(float(number) for number in mean)
+        self.std = tuple(float(number) for number in std)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Gives the normalised image."""
+        return (inputs - tf.constant(self.mean)) / tf.constant(self.std)
+
+    def get_config(self) -> dict[str, Any]:
+        """What rebuilds the layer."""
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+@tf.keras.utils.register_keras_serializable(package="efficientnet")
+class BatchNormalization(tf.keras.layers.BatchNormalization):
+    """Keras's layer, which in 2.15 leaves ``synchronized`` out of its config and so loses it in a clone or a saved model."""
+
+    def get_config(self) -> dict[str, Any]:
+        """What rebuilds the layer."""
+        return {**super().get_config(), "synchronized": self.synchronized}

@@ -1,0 +1,173 @@
+"""Pictures of an evaluation, as PNG files: reliability diagram, confusion matrix, and both beside the accuracies.
+
+Drawn on figure objects of their own (no pyplot, no global state, no display). Colours are the eight of Okabe and Ito
+("Color Universal Design", 2008), told apart with any colour vision; lines differ in marker as well.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from evaluation.metrics import Evaluation
+from stages.files import atomic_path
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe–Ito without the yellow, which is too pale for lines on white."""
+MARKERS = "osD^vPX*"
+
+_MOST_COUNTS = 20  # classes up to which the counts are legible in the cells
+_MOST_NAMES = 40  # classes up to which the names are legible on the axes
+_LONGEST_NAME = 18  # characters
+
+
+def reliability(evaluations: Sequence[Evaluation], path: str | os.PathLike[str]) -> None:
+    """Reliability diagram with one curve a model, and below it how many examples each confidence holds."""
+    figure = _figure(6.0, 6.5)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    _draw_reliability(top, evaluations)
+    top.set_xlabel("")
+    for i, evaluation in enumerate(evaluations):
+        share = evaluation.bins.count / evaluation.examples
+        bottom.stairs(100 * share, evaluation.bins.edges, color=_color(i), linewidth=1.5)
+    bottom.set(xlabel="confidence (probability of the answer)", ylabel="examples (%)", ylim=(0, None))
+    _save(figure, path)
+
+
+def confusion(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
+    """Confusion matrix of one model: rows are the true classes, columns the answers."""
+    classes = len(evaluation.label_names)
+    side = float(np.clip(0.42 * classes, 3.5, 10.0))
+    figure = _figure(side + 2.0, side + 1.2)
+    _draw_confusion(figure.subplots(), evaluation)
+    _save(figure, path)
+
+
+def summary_figure(rows: Sequence[Evaluation], path: str | os.PathLike[str]) -> None:
+    """One picture of a whole run: accuracies of teacher and students, their calibration, the last student's confusions.
+
+    Args:
+      rows: the models in the order of their making; the last one is the final student.
+      path: PNG to write.
+
+    Raises:
+      ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no models to draw")
+    figure = _figure(17.0, 5.4)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
+    _draw_accuracies(left, rows)
+    _draw_reliability(middle, rows)
+    _draw_confusion(right, rows[-1])
+    _save(figure, path)
+
+
+def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
+    places = np.arange(len(rows))
+    top1 = np.array([100 * row.top1 for row in rows])
+    interval = 100 * np.array([row.top1_interval for row in rows])  # (rows, 2)
+    axes.bar(places, top1, color=[_color(i) for i in places], width=0.65, alpha=0.85)
+    reach = np.stack([top1 - interval[:, 0], interval[:, 1] - top1]).clip(min=0)
+    axes.errorbar(places, top1, yerr=reach, fmt="none", ecolor="black", elinewidth=1.3, capsize=5)
+    # From the lowest interval, not from 0: a few points between 90 and 100 % are the news. The axis says so.
+    floor = max(0.0, 10 * np.floor((interval[:, 0].min() - 5) / 10))
+    axes.set_ylim(floor, 100 + 0.09 * (100 - floor))
+    for place, value, high in zip(places, top1, interval[:, 1]):
+        axes.annotate(f"{value:.1f}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center", fontweight="bold")
+    turned = len(rows) > 4 or max(len(row.name) for row in rows) > 12
+    axes.set_xticks(
+        places, [_text(row.name) for row in rows], parse_math=False, rotation=30 if turned else 0, ha="right" if turned else "center"
+    )
+    axes.set_yticks(np.arange(floor, 101, 10 if floor < 60 else 5))
+    axes.set_ylabel("top-1 (%)" + (f", axis from {floor:.0f}" if floor else ""))
+    _title(axes, f"Top-1 of {rows[-1].name}: {top1[-1]:.1f} %", f"{rows[-1].examples:,} test examples, 95 % Wilson intervals")
+
+
+def _draw_reliability(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
+    axes.plot([0, 1], [0, 1], color="#808080", linestyle="--", linewidth=1, label="perfect")
+    for i, evaluation in enumerate(evaluations):
+        filled = evaluation.bins.count > 0
+        axes.plot(
+            evaluation.bins.confidence[filled],
+            evaluation.bins.accuracy[filled],
+            color=_color(i),
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5,
+            linewidth=1.6,
+            label=f"{_text(evaluation.name)} (ECE {evaluation.ece:.3f})",
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence (probability of the answer)", ylabel="accuracy")
+    for text in axes.legend(loc="best", fontsize=9).get_texts():
+        text.set_parse_math(False)
+    axes.grid(alpha=0.3)
+    last = evaluations[-1]
+    _title(
+        axes,
+        f"Calibration of {last.name}: ECE {last.ece:.3f}",
+        f"{len(last.bins.count)} bins; above the diagonal: too modest, below: too sure",
+    )
+
+
+def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
+    counts = evaluation.confusion  # (K, K)
+    classes = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # The square root lifts the rare mistakes, which are what one looks for, off the white.
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if classes <= _MOST_COUNTS:
+        size = 10 if classes <= 12 else 7
+        for i, j in zip(*np.nonzero(counts)):
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color="white" if shares[i, j] > 0.35 else "black")
+    if classes <= _MOST_NAMES:
+        names = [_text(name, fallback=f"#{i}") for i, name in enumerate(evaluation.label_names)]
+        turned = max(map(len, names)) > 3
+        axes.set_xticks(range(classes), names, parse_math=False, rotation=90 if turned else 0, fontsize=9 if classes <= 20 else 7)
+        axes.set_yticks(range(classes), names, parse_math=False, fontsize=9 if classes <= 20 else 7)
+    axes.set(xlabel="answer", ylabel="true class")
+    wrong = int(counts.sum() - np.trace(counts))
+    _title(
+        axes,
+        f"Mistakes of {evaluation.name}: {wrong:,} of {int(counts.sum()):,}",
+        "examples; colour: share of the true class (square root)",
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` × `height` inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _color(i: int) -> str:
+    return COLORS[i % len(COLORS)]
+
+
+def _title(axes: Axes, title: str, subtitle: str) -> None:
+    axes.set_title(_text(title, longest=60), fontweight="bold", fontsize=11, parse_math=False, pad=19)
+    axes.annotate(subtitle, (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", va="bottom", fontsize=9, color="#404040")
+
+
+def _text(name: str, fallback: str | None = None, longest: int = _LONGEST_NAME) -> str:
+    """`name`, shortened to `longest` characters; `fallback` where the font lacks one of them (an empty box names nobody)."""
+    if fallback is not None:
+        font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+        if not name.strip() or any(font.get_char_index(ord(character)) == 0 for character in name):
+            return fallback
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a model's directory may be named in any script
+        figure.savefig(temporary, format="png", dpi=120)

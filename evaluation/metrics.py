@@ -1,0 +1,180 @@
+"""Accuracy and calibration of class probabilities: small pure functions of numpy arrays.
+
+Everywhere: N examples, K classes, `probabilities` [N, K] in 0–1 with rows that sum to 1, `labels` [N] integers in
+0–K−1. Sums run in float64 whatever the dtype of the input. Wrong shapes or labels raise ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The arguments as arrays [N, K] and [N], N ≥ 1. Raises ValueError where they do not fit each other."""
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
+        raise ValueError(f"need probabilities [N, K] and labels [N], N >= 1; got {probabilities.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(f"labels must be integers in 0..{probabilities.shape[1] - 1}")
+    return probabilities, labels
+
+
+def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of the examples whose label is among the k most probable classes, in 0–1.
+
+    With fewer than k classes it is the accuracy within min(k, K): 1 by definition. Equal probabilities rank by class
+    number, as in `np.argmax` and `tf.math.top_k`, so a model that answers the same for every class is not called right
+    (`tf.math.in_top_k`, which lets every tied class in, would do so).
+
+    Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", section 4.1 (1 − error).
+    """
+    probabilities, labels = _check(probabilities, labels)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
+    ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None]))  # (N, K)
+    return float(np.mean(ahead.sum(axis=1) < min(k, probabilities.shape[1])))
+
+
+def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log likelihood −(1/N) Σ ln p(label), in nats, ≥ 0.
+
+    A probability that underflowed to 0 counts as the smallest normal float32 (87.3 nats), so that one example does not
+    make the mean infinite.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, NLL.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny)))) + 0.0
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The table behind a reliability diagram: one entry a confidence bin.
+
+    Attributes:
+      edges: float64 [bins + 1], ascending in 0–1; bin i holds edges[i] < confidence ≤ edges[i + 1].
+      confidence: float64 [bins], mean top-label probability; NaN where the bin is empty.
+      accuracy: float64 [bins], share of right answers; NaN where the bin is empty.
+      count: int64 [bins], examples.
+    """
+
+    edges: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[float, Bins]:
+    """Expected calibration error of the top label over equal-width bins, in 0–1, and its table.
+
+    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|, where B_m holds the examples whose highest probability lies in
+    ((m − 1)/M, m/M], M = `bins`; conf and acc are the bin's mean highest probability and its share of right answers.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M = 15 as there.
+    """
+    probabilities, labels = _check(probabilities, labels)
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    confidence = probabilities.max(axis=1).astype(np.float64)  # (N,)
+    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)  # (N,)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    index = np.digitize(confidence, edges[1:-1], right=True)  # (N,) right=True: an edge belongs to the bin below it
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0/0 of an empty bin is the NaN of its entry
+        mean_confidence = np.bincount(index, confidence, minlength=bins) / count
+        accuracy = np.bincount(index, correct, minlength=bins) / count
+    filled = count > 0
+    value = np.sum(count[filled] / labels.size * np.abs(accuracy[filled] - mean_confidence[filled]))
+    return float(value), Bins(edges, mean_confidence, accuracy, count)
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts int64 [K, K]: entry (i, j) is how many examples of class i were called class j.
+
+    Source: the usual definition, rows true and columns predicted as in `sklearn.metrics.confusion_matrix`.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ValueError(f"need labels [N] and predictions [N]; got {labels.shape} and {predictions.shape}")
+    for values in (labels, predictions):
+        if values.size and (values.min() < 0 or values.max() >= num_classes):
+            raise ValueError(f"classes must be integers in 0..{num_classes - 1}")
+    flat = np.bincount(labels.astype(np.int64) * num_classes + predictions.astype(np.int64), minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval (low, high) in 0–1 for a share of `successes` in `n` independent trials.
+
+    (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) / (1 + z²/n), with p = successes/n and z the normal quantile of
+    (1 + confidence)/2: 1.96 for 95 %.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; method 3 of Newcombe 1998,
+    "Two-sided confidence intervals for the single proportion".
+    """
+    if not 0 <= successes <= n or n < 1 or not 0 < confidence < 1:
+        raise ValueError(f"need 0 <= successes <= n, n >= 1 and 0 < confidence < 1; got {successes}, {n}, {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    center = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # The formula gives exactly 0 and 1 at the ends; rounding would leave 1e-17 there.
+    low = 0.0 if successes == 0 else (center - half) / (1 + z * z / n)
+    high = 1.0 if successes == n else (center + half) / (1 + z * z / n)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model did on one split.
+
+    Attributes:
+      name: of the model, for tables and figures.
+      examples: N.
+      top1: accuracy, 0–1; `top1_interval` its 95 % Wilson interval.
+      top5: accuracy within min(5, K) classes, 0–1.
+      ece: expected calibration error, 15 equal-width bins, 0–1; `bins` its table.
+      nll: mean negative log likelihood, nats.
+      confusion: int64 [K, K], rows true, columns predicted.
+      label_names: K names.
+    """
+
+    name: str
+    examples: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float
+    ece: float
+    bins: Bins
+    nll: float
+    confusion: np.ndarray
+    label_names: tuple[str, ...]
+
+
+def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> Evaluation:
+    """All of the above for one model's `probabilities` [N, K] of examples with `labels` [N]."""
+    probabilities, labels = _check(probabilities, labels)
+    if len(label_names) != probabilities.shape[1]:
+        raise ValueError(f"{len(label_names)} label names for {probabilities.shape[1]} classes")
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(label_names))
+    error, bins = ece(probabilities, labels)
+    right = int(np.trace(confusion))
+    return Evaluation(
+        name=name,
+        examples=len(labels),
+        top1=right / len(labels),
+        top1_interval=wilson_interval(right, len(labels)),
+        top5=top_k_accuracy(probabilities, labels, 5),
+        ece=error,
+        bins=bins,
+        nll=nll(probabilities, labels),
+        confusion=confusion,
+        label_names=tuple(label_names),
+    )

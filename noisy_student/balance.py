@@ -1,0 +1,368 @@
+"""Stage: filter and balance the pseudo-labelled images (Noisy Student, section 3.1, "Unlabeled dataset").
+
+    python -m noisy_student.balance --config=… --workdir=… --data=… --predictions=…
+
+Images of a confidence above `threshold` are kept, of each class the `images_per_class` most confident; classes with fewer are filled up
+with copies of random ones. What is kept is written as training records, image and distribution together:
+
+    WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
+
+Two passes over the shards, both Beam jobs (`shard_jobs`), with the selection between them:
+
+1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
+2. `selection`: exact cuts per class, in memory bounded by classes × bins;
+3. predictions and images, joined by key, -> the images kept, with their copies.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from data.records import Manifest, make_example, read_manifest, read_prediction, read_shard, shard_name, write_manifest, write_shard
+from noisy_student import selection, shard_jobs
+from noisy_student.join import join_by_key, read_images
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+from stages.files import atomic_path
+
+
+def image_hash(seed: int, key: str) -> int:
+    """64 pseudo-random bits, a function of seed and key; the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8, key=str(seed).encode()).digest(), "little")
+
+
+# Pass 1
+
+
+@dataclasses.dataclass
+class ScoreShards:
+    """The job: one shard of predictions -> its columns for the selection.
+
+    Attributes:
+      predictions: their manifest.
+      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images above the threshold, and
+        `NAME.npy` with every image's hash, sorted.
+      threshold: least confidence, exclusive, as the paper's "higher than 0.3".
+      seed: of the hashes.
+    """
+
+    predictions: Manifest
+    directory: Path
+    threshold: float
+    seed: int
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def columns_path(self, shard: int) -> Path:
+        """Of the images above the threshold."""
+        return self.directory / f"{self.predictions.files[shard]}.npz"
+
+    def hashes_path(self, shard: int) -> Path:
+        """Of all images."""
+        return self.directory / f"{self.predictions.files[shard]}.npy"
+
+    def outputs(self, shard: int) -> list[str]:
+        """The two files of the shard."""
+        return [str(self.columns_path(shard)), str(self.hashes_path(shard))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Reads one shard of predictions. Raises InputError where it cannot be read."""
+        num_classes, num_records = self.predictions.num_classes, self.predictions.records[shard]
+        classes = np.zeros(num_records, np.int32)
+        confidence = np.zeros(num_records, np.float32)
+        hashes = np.zeros(num_records, np.uint64)
+        for position, (key, probabilities) in enumerate(_read_predictions(self.predictions, shard)):
+            classes[position] = np.argmax(probabilities)
+            confidence[position] = probabilities[classes[position]]
+            hashes[position] = image_hash(self.seed, key)
+        above = confidence > np.float32(self.threshold)
+        _save(self.hashes_path(shard), np.sort(hashes))
+        _save(
+            self.columns_path(shard),
+            classes=classes[above],
+            confidence=np.minimum(confidence[above], np.float32(1.0)),
+            hash=hashes[above],
+            position=np.flatnonzero(above),
+        )
+        return {
+            "images": num_records,
+            "above": np.bincount(classes[above], minlength=num_classes).tolist(),
+            "below": np.bincount(classes[~above], minlength=num_classes).tolist(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The shards of pass 1 as `selection` reads them, one at a time, each column when it is asked for."""
+
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[selection.Shard]:
+        for path in self.paths:
+            with np.load(path) as shard:
+                yield shard
+
+
+def _save(path: Path, array: np.ndarray | None = None, **columns: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        if array is not None:
+            np.save(f, array)
+        else:
+            np.savez(f, **columns)
+
+
+def _read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, probabilities float32 [K]) of each record; errors name the file and the record."""
+    path = predictions.paths[shard]
+    for position, serialized in enumerate(read_shard(path, num_records=predictions.records[shard])):
+        try:
+            yield read_prediction(serialized, predictions.num_classes)
+        except InputError as error:
+            raise InputError(f"{path}, record {position} (counting from 0): {error}") from error
+
+
+def require_unique_keys(job: ScoreShards) -> None:
+    """Sees that no key occurs twice in the whole corpus; memory does not grow with it.
+
+    Raises:
+      InputError: one does.
+    """
+    hashes = [np.load(job.hashes_path(shard), mmap_mode="r") for shard in range(len(job.predictions.files))]
+    for value in selection.shared_values(hashes):
+        found: dict[str, str] = {}
+        for shard, values in enumerate(hashes):
+            if np.searchsorted(values, np.uint64(value)) == np.searchsorted(values, np.uint64(value), side="right"):
+                continue
+            for key, _ in _read_predictions(job.predictions, shard):
+                if image_hash(job.seed, key) == value:
+                    if key in found:
+                        files = sorted({found[key], job.predictions.paths[shard]})
+                        raise InputError(f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again")
+                    found[key] = job.predictions.paths[shard]
+
+
+# Pass 2
+
+
+@dataclasses.dataclass
+class WriteShards:
+    """The job: one shard of images and one of predictions -> one of training records.
+
+    Attributes:
+      images: manifest of the unlabelled split.
+      scores: pass 1.
+      chosen: the selection.
+      directory: where the records go.
+    """
+
+    images: Manifest
+    scores: ScoreShards
+    chosen: selection.Selection
+    directory: Path
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def outputs(self, shard: int) -> list[str]:
+        """The shard's training records."""
+        return [str(self.directory / shard_name("pseudo_labeled", shard, len(self.images.files)))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Writes one shard. Raises InputError where images and predictions do not match."""
+        with np.load(self.scores.columns_path(shard)) as columns:
+            copies = np.zeros(self.images.records[shard], np.int64)
+            copies[columns["position"]] = self.chosen.copies(columns)
+        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies))
+        if count != copies.sum():
+            raise AssertionError(f"{count} records written, {copies.sum()} selected")
+        return {"images": self.images.records[shard], "records": count, "unique": int(np.count_nonzero(copies)), "sha256": digest}
+
+    def _records(self, shard: int, copies: np.ndarray) -> Iterator[bytes]:
+        """The images kept, in the images' order, copies side by side (the training reader shuffles)."""
+        image_file, prediction_file = self.images.paths[shard], self.scores.predictions.paths[shard]
+        images = read_images(self.images, shard)
+        for key, encoded, (position, probabilities) in join_by_key(
+            images, self._keyed_predictions(shard, copies), image_file, prediction_file
+        ):
+            if probabilities is not None:
+                record = make_example(encoded, key, probabilities=probabilities)
+                for _ in range(copies[position]):
+                    yield record
+
+    def _keyed_predictions(self, shard: int, copies: np.ndarray) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
+        """(key, (position, probabilities)); None for what is dropped, so that no memory is held for it while it waits for its image."""
+        for position, (key, probabilities) in enumerate(_read_predictions(self.scores.predictions, shard)):
+            yield key, (position, probabilities if copies[position] else None)
+
+
+# The stage
+
+
+def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: int | None) -> int | None:
+    """The number of images that each class is to have; None for no balancing.
+
+    Args:
+      above: int [K], images above the threshold.
+      balance: False only filters.
+      images_per_class: the config's; None takes the median (rounded down) of the classes that have any.
+    """
+    if not balance:
+        return None
+    return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
+
+
+def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) -> bytes:
+    """A PNG of images per class before and after balancing.
+
+    Args:
+      above: int [K], above the threshold.
+      totals: int [K], written, copies included.
+      label_names: of length K.
+    """
+    plot = Figure(figsize=(8, 4), layout="constrained")
+    axes = plot.subplots()
+    many = len(above) > 40
+    order = np.argsort(-above, kind="stable") if many else np.arange(len(above))
+    x = np.arange(len(above))
+    if many:  # bars would be thinner than a pixel
+        axes.step(x, above[order], where="mid", label="above the threshold")
+        axes.step(x, totals[order], where="mid", label="after balancing")
+        axes.set_xlabel("class, by images above the threshold")
+    else:
+        axes.bar(x - 0.2, above, 0.4, label="above the threshold")
+        axes.bar(x + 0.2, totals, 0.4, label="after balancing")
+        axes.set_xticks(x, label_names, rotation=90 if max(map(len, label_names)) > 3 else 0)
+    axes.set_ylabel("pseudo-labelled images")
+    axes.legend()
+    buffer = io.BytesIO()
+    plot.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _check_settings(settings: ConfigDict) -> None:
+    if not 0.0 <= settings.threshold < 1.0:
+        raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
+    if settings.images_per_class is not None and settings.images_per_class < 1:
+        raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
+
+
+def _check_partition(images: Manifest, predictions: Manifest) -> None:
+    if images.records != predictions.records:
+        raise InputError(
+            f"{predictions.directory} was not made from {images.directory}: {predictions.num_records} predictions in "
+            f"{len(predictions.files)} shards for {images.num_records} images in {len(images.files)}; run run_pseudo_label.sh on this data"
+        )
+
+
+def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: float) -> list[str]:
+    """Logs and returns the names of the classes with no image above the threshold."""
+    empty = [name for name, count in zip(label_names, above) if count == 0]
+    if len(empty) == len(label_names):
+        raise InputError(f"no image above threshold {threshold}; lower config.balance.threshold")
+    if empty:
+        shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        logging.warning("no image above threshold %s for %d of %d classes: %s", threshold, len(empty), len(label_names), shown)
+    return empty
+
+
+def main(
+    config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> None:
+    """Runs the stage; see the module's text. Raises InputError."""
+    shard_jobs.require_no_arguments(arguments)
+    settings = config.balance
+    _check_settings(settings)
+    workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
+    images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
+    _check_partition(images, labels)
+    directory, progress = Path(workdir), Path(workdir) / "progress"
+    resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
+    if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
+        shard_jobs.forget(progress)
+        logging.info("%s: pseudo-labels are balanced already", workdir)
+        return
+
+    num_shards = len(images.files)
+    scores = ScoreShards(labels, progress / "columns", settings.threshold, config.seed)
+    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options)
+    require_unique_keys(scores)
+    above = np.sum([result["above"] for result in results], axis=0)  # (K,)
+    below = np.sum([result["below"] for result in results], axis=0)  # (K,)
+    if above.sum() + below.sum() != images.num_records:
+        raise AssertionError(f"{above.sum()} + {below.sum()} predictions for {images.num_records} images")
+    empty = _warn_of_empty(above, labels.label_names, settings.threshold)
+
+    images_per_class = choose_images_per_class(above, settings.balance, settings.images_per_class)
+    chosen = selection.select(Columns(tuple(map(scores.columns_path, range(num_shards)))), above, images_per_class, settings.threshold)
+    job = WriteShards(images, scores, chosen, directory)
+    results = shard_jobs.run(job, num_shards, progress / "records", beam_options)
+
+    records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
+    if records != chosen.totals.sum() or unique != chosen.kept.sum():
+        raise AssertionError(f"{records} records of {unique} images written, {chosen.totals.sum()} of {chosen.kept.sum()} selected")
+    write_manifest(
+        Manifest(
+            directory=directory,
+            name="pseudo_labeled",
+            files=tuple(Path(path).name for shard in range(num_shards) for path in job.outputs(shard)),
+            records=tuple(result["records"] for result in results),
+            label_names=labels.label_names,
+            label_offset=0,
+            kind="pseudo_labeled",
+            extra={"threshold": settings.threshold, "images_per_class": images_per_class},
+            digests=tuple(result["sha256"] for result in results),
+        )
+    )
+    with atomic_path(directory / "pseudo_labels.png") as temporary:
+        temporary.write_bytes(figure(above, chosen.totals, labels.label_names))
+    workdirs.finish(
+        directory,
+        {
+            "images": images.num_records,
+            "threshold": settings.threshold,
+            "images_per_class": images_per_class,
+            "label_names": list(labels.label_names),
+            "below_threshold": below.tolist(),
+            "above_threshold": above.tolist(),
+            "unique": chosen.kept.tolist(),
+            "total": chosen.totals.tolist(),
+            "num_unique": unique,
+            "num_records": records,
+            "classes_without_images": empty,
+        },
+    )
+    shard_jobs.forget(progress)
+    logging.info(
+        "%d records of %d images kept, of %d; %s a class", records, unique, images.num_records, images_per_class or "no fixed number"
+    )
+
+
+if __name__ == "__main__":
+    from noisy_student import balance  # workers unpickle the jobs by their module's name, and "__main__" is another program there
+
+    app.run(
+        balance.main,
+        {
+            "workdir": "where the training records go",
+            "data": "finished directory of run_prepare_data.sh",
+            "predictions": "finished directory of run_pseudo_label.sh",
+        },
+        beam=True,
+    )

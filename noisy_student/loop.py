@@ -1,0 +1,150 @@
+"""The whole of Algorithm 1 (Xie et al. 2020), from images to an exported student: `run_noisy_student.sh`.
+
+Runs the stage scripts one after another, each in a process of its own, and prints each command, so that any of them can be
+repeated by hand. Each stage resumes by itself; this module only knows their order.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+from stages.files import read_json, write_json
+
+FLAGS = {
+    "workdir": "Directory for everything: data, teacher, students, evaluation, export.",
+    "labeled": "Labelled images, DIR/<class>/*.jpg (image_folder configs).",
+    "unlabeled": "Unlabelled images, any nesting (image_folder configs).",
+    "test": "Test images, DIR/<class>/*.jpg; without it a part of the labelled ones is held out.",
+    "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
+}
+OPTIONAL = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto"}
+
+
+class Stage(NamedTuple):
+    """One script and the directory that it finishes."""
+
+    name: str
+    script: str
+    directory: Path
+    arguments: dict[str, Any]
+    beam: bool = False
+
+
+def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+    """The stages of a recipe, in order. `folders`: source directories by flag name."""
+    data, teacher = workdir / "data", workdir / "teacher"
+    stages = [
+        Stage("prepare", "run_prepare_data.sh", data, folders),
+        Stage("teacher", "run_teacher.sh", teacher, {"data": data, "strategy": strategy}),
+    ]
+    models = [teacher]
+    for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
+        predictions, pseudo_labeled, student = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled", "student"))
+        section = f"student_{i}" if f"student_{i}" in config else "student"
+        stages += [
+            Stage(f"pseudo_label_{i}", "run_pseudo_label.sh", predictions, {"data": data, "teacher": models[-1]}, beam=True),
+            Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
+            Stage(
+                f"student_{i}",
+                "run_student.sh",
+                student,
+                {"section": section, "data": data, "pseudo_labeled": pseudo_labeled, "strategy": strategy},
+            ),
+        ]
+        models.append(student)
+    names = ",".join(str(model) for model in models)
+    stages.append(Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names}))
+    stages.append(Stage("export", "run_export.sh", workdir / "export", {"model": models[-1]}))
+    return stages
+
+
+def main(
+    config: ConfigDict,
+    workdir: str,
+    labeled: str | None,
+    unlabeled: str | None,
+    test: str | None,
+    strategy: str,
+    beam_options: list[str],
+    arguments: list[str],
+) -> None:
+    """Runs the stages that are not done, prints the table and writes `summary.json`."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    if config.iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {config.iterations}")
+    given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    folders = {name: str(Path(path).expanduser().resolve()) for name, path in given.items() if path}
+    directory = Path(workdir).expanduser().resolve()
+    created = not directory.exists()
+    done = workdirs.start(directory, {**config.to_dict(), "folders": folders})
+    if done:
+        print(table(done))
+        print(f"{directory} is done; delete it, or name another --workdir, to run again")
+        return
+    config_flags = [a for a in sys.argv[1:] if a.startswith("--config")]
+    for stage in plan(config, directory, folders, strategy):
+        _run(stage, directory, config_flags, beam_options, created)
+    summary = summarize(directory, config.iterations)
+    workdirs.finish(directory, summary)
+    print(table(summary))
+    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nsummary: {directory / 'summary.json'}")
+
+
+def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+    """Runs one stage unless it is finished; leaves with its exit code where it fails."""
+    if (stage.directory / "summary.json").exists():
+        print(f"== {stage.name}: done before ({stage.directory})", flush=True)
+        return
+    flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
+    flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
+    print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
+    began = time.time()
+    code = subprocess.call([str(app.ROOT / stage.script), *flags])
+    if code:
+        if created and stage.name == "prepare":  # bad input: nothing half-written stays
+            (workdir / "config.json").unlink(missing_ok=True)
+            workdir.rmdir()
+        print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+    path = workdir / "seconds.json"
+    seconds = read_json(path) if path.exists() else {}
+    write_json(path, {**seconds, stage.name: round(time.time() - began, 1)})
+
+
+def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
+    """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
+    evaluation = workdirs.require_finished(workdir / "evaluation", "evaluation", "run_evaluate.sh")
+    export = workdirs.require_finished(workdir / "export", "export", "run_export.sh")
+    models = evaluation["models"]
+    return {
+        "teacher": models["teacher"],
+        "students": [models[f"student_{i}"] for i in range(1, iterations + 1)],
+        "export": export["export"],
+        "figure": evaluation["figures"]["summary"],
+        "seconds": read_json(workdir / "seconds.json"),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Stage, top-1, ECE, seconds, a line each."""
+    results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
+    rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
+    for name, seconds in summary["seconds"].items():
+        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if name in results else ("", "")
+        rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
+    rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, OPTIONAL, beam=True)

@@ -1,0 +1,183 @@
+"""Noisy Student's training step (Xie et al. 2020, Algorithm 1) as a Keras model over any Keras classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from efficientnet import model_noise
+from training.ema import ExponentialMovingAverage
+from training.losses import cross_entropy, l2, one_hot, smooth
+
+LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
+
+
+def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str) -> tf.Tensor:
+    """One loss from the mean labelled and the mean unlabelled cross entropy (scalars).
+
+    Args:
+      labeled: mean over the labelled batch, B examples.
+      unlabeled: mean over the unlabelled batch, μB examples.
+      ratio: μ.
+      normalization: "joint", the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the paper, Section 3.1);
+        "algorithm_1", L_l + L_u (the paper, Algorithm 1, step 3); "release", L_l + μ·L_u (the released code: a sum over
+        both batches divided by the labelled batch).
+
+    Raises:
+      ValueError: unknown normalization.
+    """
+    if normalization == "joint":
+        return (labeled + ratio * unlabeled) / (1.0 + ratio)
+    if normalization == "algorithm_1":
+        return labeled + unlabeled
+    if normalization == "release":
+        return labeled + ratio * unlabeled
+    raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {normalization!r}")
+
+
+def pseudo_targets(probabilities: tf.Tensor, kind: str, temperature: float, label_smoothing: float) -> tf.Tensor:
+    """The student's targets from the teacher's distribution, float32 (μB, K).
+
+    Args:
+      probabilities: the teacher's softmax, float (μB, K).
+      kind: "soft" (the paper's default, Section 2) or "hard" (one-hot at the maximum, smoothed like a label, as released).
+      temperature: T of soft targets, q^(1/T) renormalised; 1 leaves them.
+      label_smoothing: of hard targets.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    probabilities = tf.cast(probabilities, tf.float32)
+    if kind == "hard":
+        return smooth(tf.one_hot(tf.argmax(probabilities, -1), probabilities.shape[-1]), label_smoothing)
+    if kind != "soft":
+        raise ValueError(f"pseudo_labels must be 'soft' or 'hard', got {kind!r}")
+    if temperature != 1.0:
+        probabilities = tf.nn.softmax(tf.math.log(tf.maximum(probabilities, 1e-30)) / temperature)
+    return probabilities
+
+
+class NoisyStudent(tf.keras.Model):
+    """Trains a classifier on labelled and pseudo-labelled images together, with noise.
+
+    Elements of the data set given to `fit`:
+      `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions (B, K), and augmented unlabelled
+        images (μB, H, W, 3) with the teacher's probabilities (μB, K). With `teacher`, the second pair is `(x_u, x_clean)` and
+        the teacher, unnoised, labels the clean images within the step.
+      `(x, y)`: no unlabelled images, which is how the teacher is trained (Algorithm 1, step 1).
+
+    Input noise (RandAugment) is the data's, model noise (dropout, stochastic depth) the classifier's. `ema` holds the
+    averaged weights: use them with `with student.ema.swapped(): student.evaluate(...)`.
+
+    Args:
+      model: a built Keras classifier, images -> logits (B, K).
+      teacher: a Keras classifier, images -> logits, for labels made on the fly; None where the data bring them.
+      loss_normalization: see `combine_losses`.
+      pseudo_labels: "soft" or "hard"; see `pseudo_targets`.
+      temperature: of soft pseudo-labels.
+      label_smoothing: of labelled examples (and of hard pseudo-labels).
+      weight_decay: λ in λ·Σ½‖v‖², part of the loss.
+      ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      seed: of the model noise of `efficientnet`'s layers, which is a function of (seed, step, example).
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        teacher: tf.keras.Model | None = None,
+        loss_normalization: str = "joint",
+        pseudo_labels: str = "soft",
+        temperature: float = 1.0,
+        label_smoothing: float = 0.1,
+        weight_decay: float = 1e-5,
+        ema_decay: float = 0.9999,
+        seed: int = 0,
+    ):
+        super().__init__(name="noisy_student")
+        if not model.built:
+            raise ValueError("NoisyStudent needs a built model: call it on one batch, or build it, first")
+        combine_losses(tf.zeros([]), tf.zeros([]), 1.0, loss_normalization)
+        self.model = model
+        self.teacher = teacher
+        self.loss_normalization = loss_normalization
+        self.pseudo_labels = pseudo_labels
+        self.temperature = temperature
+        self.label_smoothing = label_smoothing
+        self.weight_decay = weight_decay
+        self.seed = seed
+        if teacher is not None:
+            teacher.trainable = False
+        self.ema = ExponentialMovingAverage(model.variables, ema_decay)
+        self.logged = {name: tf.keras.metrics.Mean(name) for name in ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1")}
+        self.examples = tf.keras.metrics.Sum("examples")
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """The metrics that Keras resets."""
+        return [*self.logged.values(), self.examples]
+
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Logits (B, K)."""
+        return self.model(images, training=training)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of Algorithm 1, step 3 (or of step 1 where there are no unlabelled images)."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        (x, y), (x_u, q) = data if isinstance(data[0], tuple) else (data, (None, None))
+        batch, ratio = tf.shape(x)[0], 0.0
+        images, rows = x, _global_rows(batch, 0)  # (B, H, W, 3), (B,)
+        if x_u is not None:
+            if self.teacher is not None:  # step 2, within the step: the second of the pair is the clean image
+                q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
+            images = tf.concat([x, tf.cast(x_u, x.dtype)], axis=0)  # (B + μB, H, W, 3)
+            rows = tf.concat([rows, _global_rows(tf.shape(x_u)[0], batch * replicas)], axis=0)  # (B + μB,)
+            ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
+
+        with tf.GradientTape() as tape:
+            # One forward pass over both batches: they share their BatchNorm statistics.
+            with model_noise(self.seed, self.optimizer.iterations, rows, tf.shape(images)[0] * replicas):
+                logits = tf.cast(self.model(images, training=True), tf.float32)  # (B + μB, K)
+            targets = one_hot(y, logits.shape[-1])  # (B, K)
+            labeled_losses = cross_entropy(smooth(targets, self.label_smoothing), logits[:batch])  # (B,)
+            labeled_loss = tf.reduce_mean(labeled_losses)
+            if x_u is not None:
+                pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)
+                unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
+                loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
+                self.logged["unlabeled_loss"].update_state(unlabeled_loss)
+            else:
+                loss = labeled_loss
+            decay = self.weight_decay * l2(self.model.trainable_variables)
+            # Every replica has the same number of examples and the optimizer sums over replicas: this is sum / global batch.
+            objective = (loss + decay) / replicas
+        self.optimizer.minimize(objective, self.model.trainable_variables, tape=tape)
+        self.ema.update(self.optimizer.iterations)
+
+        self.logged["loss"].update_state(loss + decay)
+        self.logged["labeled_loss"].update_state(labeled_loss)
+        self.logged["l2"].update_state(decay)
+        self.logged["top1"].update_state(_hits(targets, logits[:batch]))
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Top-1 and cross entropy of the current weights; `(x, y)` or `(x, y, weight)` with weight 0 for padding."""
+        x, y, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
+        targets = one_hot(y, logits.shape[-1])
+        self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
+        self.logged["top1"].update_state(_hits(targets, logits), sample_weight=weight)
+        self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
+        return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
+
+
+def _global_rows(size: tf.Tensor, first: tf.Tensor | int) -> tf.Tensor:
+    """Where this replica's examples (size,) stand in the global batch, so that noise does not depend on the replicas."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return first + replica * size + tf.range(size)
+
+
+def _hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """1 where the largest logit is the largest target, float32 (B,)."""
+    return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)

@@ -1,0 +1,247 @@
+"""Stage: the teacher labels the unlabelled images (Noisy Student, algorithm 1, step 2).
+
+    python -m noisy_student.pseudo_label --config=… --workdir=… --data=… --teacher=…
+
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. Every image of `DATA/unlabeled` gets one prediction
+record (its key and the distribution over the classes) in a shard of the same number as its own:
+
+    WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
+
+The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the runner. Batches are filled from the start of
+each shard and the last one is padded, so a prediction does not depend on which worker made it, or when.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from ml_collections import ConfigDict
+
+from data.preprocessing import Preprocessing, eval_image
+from data.records import Manifest, make_prediction, parse_example, read_manifest, read_shard, shard_name, write_manifest, write_shard
+from noisy_student import shard_jobs
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+from training import model_dir
+
+CONFIDENCE_BINS = 20
+"""Of the histogram in the summary; equal bins over [0, 1]."""
+
+
+@dataclasses.dataclass
+class LabelShards:
+    """The job: one shard of images -> one shard of predictions.
+
+    Attributes:
+      images: manifest of the unlabelled split.
+      teacher: directory of the teacher.
+      directory: where the predictions go.
+      batch_size: images in a forward pass.
+      top_k: probabilities stored per image; 0 = all.
+    """
+
+    images: Manifest
+    teacher: str
+    directory: Path
+    batch_size: int
+    top_k: int
+
+    def setup(self) -> None:
+        """Loads the teacher. Raises InputError where it cannot be used."""
+        model, self._spec = model_dir.load(self.teacher)
+        if model.output_shape[-1] != self._spec.num_classes:
+            raise InputError(
+                f"teacher {self.teacher}: {model.output_shape[-1]} outputs for {self._spec.num_classes} label names; train it again"
+            )
+        size = self._spec.preprocessing.image_size
+
+        @tf.function(input_signature=[tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)])
+        def predict(images: tf.Tensor) -> tf.Tensor:
+            return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
+
+        self._predict = predict
+
+    def outputs(self, shard: int) -> list[str]:
+        """The shard's predictions."""
+        return [str(self.directory / shard_name("predictions", shard, len(self.images.files)))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Labels one shard. Raises InputError where it cannot be read or the teacher gives no probabilities."""
+        started = time.monotonic()
+        statistics = _Statistics(self._spec.num_classes)
+        count, digest = write_shard(self.outputs(shard)[0], self._predictions(shard, statistics))
+        _require_count(count, self.images, shard)
+        return {"images": count, "sha256": digest, "seconds": time.monotonic() - started, **statistics.to_dict()}
+
+    def _predictions(self, shard: int, statistics: _Statistics) -> Iterator[bytes]:
+        path, expected = self.images.paths[shard], self.images.records[shard]
+        done = 0
+        try:
+            for keys, images in image_batches(path, self._spec.preprocessing, self.batch_size):
+                probabilities = self._forward(images)  # (b, K)
+                bad = ~np.isfinite(probabilities).all(axis=1)
+                if bad.any():
+                    key = keys[int(np.argmax(bad))].decode("utf-8")
+                    raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
+                statistics.add(probabilities)
+                for key, row in zip(keys, probabilities):
+                    if not key:
+                        raise InputError(
+                            f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh"
+                        )
+                    yield make_prediction(key.decode("utf-8"), row, self.top_k)
+                    done += 1
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+            _raise_precisely(path, self._spec.preprocessing, expected, error)
+        if done != expected:  # tell a cut file from a wrong manifest
+            for _ in read_shard(path, num_records=expected):
+                pass
+
+    def _forward(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for."""
+        num_images = len(images)
+        if num_images < self.batch_size:
+            images = np.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
+        return self._predict(tf.constant(images)).numpy()[:num_images]
+
+
+def image_batches(path: str, preprocessing: Preprocessing, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (keys, bytes [b]; images, float32 [b, S, S, 3] in 0–255) of a shard, in order; only the last b is below `batch_size`."""
+
+    def load(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = parse_example(serialized)
+        return example["image/key"], eval_image(example["image/encoded"], preprocessing)
+
+    records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return iter(records.batch(batch_size).prefetch(2).as_numpy_iterator())
+
+
+def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:
+    """Turns TensorFlow's error about some record of a shard into one that names it; a shard without fault re-raises `error`."""
+    for position, serialized in enumerate(read_shard(path, num_records=num_records)):
+        key = ""
+        try:
+            example = parse_example(tf.constant(serialized))
+            key = example["image/key"].numpy().decode("utf-8")
+            eval_image(example["image/encoded"], preprocessing)
+        except tf.errors.InvalidArgumentError as found:
+            what = f"image {key} cannot be decoded" if key else "no image can be read from it"
+            raise InputError(f"{path}: record {position} (counting from 0): {what}; make the data again") from found
+    raise error
+
+
+def _require_count(count: int, images: Manifest, shard: int) -> None:
+    if count != images.records[shard]:
+        raise InputError(f"{images.paths[shard]}: {count} records, where its manifest says {images.records[shard]}; make the data again")
+
+
+class _Statistics:
+    """What the summary says about the predictions, summed over a shard."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.predicted = np.zeros(num_classes, np.int64)
+        self.confidence_sum = 0.0
+        self.histogram = np.zeros(CONFIDENCE_BINS, np.int64)
+
+    def add(self, probabilities: np.ndarray) -> None:
+        """Args: probabilities, float32 [b, K]."""
+        confidence = probabilities.max(axis=1)
+        self.predicted += np.bincount(probabilities.argmax(axis=1), minlength=len(self.predicted))
+        self.confidence_sum += float(confidence.sum(dtype=np.float64))
+        self.histogram += np.histogram(np.minimum(confidence, 1.0), CONFIDENCE_BINS, (0.0, 1.0))[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"predicted": self.predicted.tolist(), "confidence_sum": self.confidence_sum, "histogram": self.histogram.tolist()}
+
+
+def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> dict[str, Any]:
+    """The stage's summary from its shards' results; seconds are the workers' together."""
+    images = sum(result["images"] for result in results)
+    seconds = sum(result["seconds"] for result in results)
+    return {
+        "images": images,
+        "label_names": list(label_names),
+        "predicted_per_class": np.sum([result["predicted"] for result in results], axis=0).tolist(),
+        "mean_confidence": sum(result["confidence_sum"] for result in results) / max(images, 1),
+        "confidence_histogram": {
+            "edges": np.linspace(0.0, 1.0, CONFIDENCE_BINS + 1).round(6).tolist(),
+            "images": np.sum([result["histogram"] for result in results], axis=0).tolist(),
+        },
+        "seconds": seconds,
+        "images_per_second": images / max(seconds, 1e-9),
+    }
+
+
+def main(
+    config: ConfigDict, workdir: str, data: str, teacher: str, beam_options: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> None:
+    """Runs the stage; see the module's text. Raises InputError."""
+    shard_jobs.require_no_arguments(arguments)
+    settings = config.pseudo_label
+    if settings.batch_size < 1 or settings.top_k < 0:
+        raise InputError("config.pseudo_label: batch_size must be at least 1 and top_k at least 0")
+    workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
+    images = read_manifest(Path(data) / "unlabeled", "unlabeled")
+    spec = model_dir.read_spec(teacher)
+    directory, progress = Path(workdir), Path(workdir) / "progress"
+    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict()}
+    if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
+        shard_jobs.forget(progress)
+        logging.info("%s: pseudo-labels are finished already", workdir)
+        return
+
+    logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
+    job = LabelShards(images, str(teacher), directory, settings.batch_size, settings.top_k)
+    results = shard_jobs.run(job, len(images.files), progress, beam_options)
+
+    predictions = Manifest(
+        directory=directory,
+        name="predictions",
+        files=tuple(Path(path).name for shard in range(len(results)) for path in job.outputs(shard)),
+        records=tuple(result["images"] for result in results),
+        label_names=spec.label_names,
+        label_offset=0,
+        kind="predictions",
+        extra={"top_k": settings.top_k},
+        digests=tuple(result["sha256"] for result in results),
+    )
+    if predictions.records != images.records:
+        raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
+    write_manifest(predictions)
+    summary = summarize(results, spec.label_names)
+    workdirs.finish(directory, summary)
+    shard_jobs.forget(progress)
+    logging.info(
+        "%d images labelled, mean confidence %.3f, %.0f images/s",
+        summary["images"],
+        summary["mean_confidence"],
+        summary["images_per_second"],
+    )
+
+
+if __name__ == "__main__":
+    from noisy_student import pseudo_label  # workers unpickle the job by its module's name, and "__main__" is another program there
+
+    app.run(
+        pseudo_label.main,
+        {
+            "workdir": "where the predictions go",
+            "data": "finished directory of run_prepare_data.sh",
+            "teacher": "finished directory of run_teacher.sh or run_student.sh",
+        },
+        beam=True,
+    )

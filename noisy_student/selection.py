@@ -1,0 +1,219 @@
+"""Which pseudo-labelled images to keep, and how often: exact counts from a streamed corpus.
+
+The corpus is a sequence of shards, each a mapping with the columns
+
+    classes     int   [n]  predicted class, 0-based
+    confidence  float32 [n]  probability of that class, in (threshold, 1]
+    hash        uint64 [n]  pseudo-random number of the image, a function of (seed, key)
+
+which is read several times over and never held as a whole: memory is classes × bins. The result depends on the set of
+images only, not on their order or on how they are cut into shards.
+
+Method: a radix selection. To find the n-th smallest of the b-bit numbers of each class, count them by their leading digit,
+find the digit in which the n-th falls, and go on with the numbers that share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+Shard = Mapping[str, np.ndarray]
+Words = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
+"""Each call starts a new pass over (classes [n], values uint64 [n]) of every shard."""
+
+HISTOGRAM_ENTRIES = 2**22
+"""Bound on classes × bins; 32 MB of int64."""
+
+_ONE = np.float32(1.0).view(np.uint32)  # non-negative floats are ordered like their bit patterns
+
+
+def confidence_rank(confidence: np.ndarray) -> np.ndarray:
+    """float32 [n] in [0, 1] -> uint32 [n]: 0 for confidence 1, larger for less, equal only for the same float."""
+    return _ONE - confidence.view(np.uint32)
+
+
+def smallest(words: Words, wanted: np.ndarray, bits: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the values below which the `wanted` smallest ones of each class lie.
+
+    Args:
+      words: the values of all shards, each below 2**bits.
+      wanted: int [K], how many of each class; 0 to leave a class out.
+      bits: 1 to 64.
+      total: about how many values there are; few need no large histogram.
+
+    Returns:
+      cut: uint64 [K]. The values <= cut are the `wanted` smallest, except where there are ties.
+      ties: int64 [K]. Where not 0, more values equal the cut than are wanted: take all values < cut and `ties` of those == cut.
+
+    Raises:
+      ValueError: a class has fewer values than wanted.
+    """
+    cut, ties = np.zeros(len(wanted), np.uint64), np.zeros(len(wanted), np.int64)
+    rows = np.flatnonzero(wanted)  # the classes still searched; (R,)
+    need = np.asarray(wanted, np.int64)[rows]  # of the values that share the prefix; (R,)
+    prefix = np.zeros(len(rows), np.uint64)  # the leading bits of the cut; (R,)
+    remaining = bits
+    while len(rows) and remaining:
+        digit = min(remaining, _digit_bits(len(rows), total))
+        histogram = _digit_histogram(words, len(wanted), rows, None if remaining == bits else prefix, remaining, digit)
+        up_to = np.cumsum(histogram, axis=1)  # (R, bins)
+        if np.any(up_to[:, -1] < need):
+            raise ValueError("more values wanted than there are")
+        bins = np.argmax(up_to >= need[:, None], axis=1)  # the first bin that completes the wanted number; (R,)
+        inside = histogram[np.arange(len(rows)), bins]
+        need = need - (up_to[np.arange(len(rows)), bins] - inside)
+        prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
+        remaining -= digit
+        whole = inside == need  # all of that bin is wanted: cut at its upper end
+        cut[rows[whole]] = ((prefix[whole] + np.uint64(1)) << np.uint64(remaining)) - np.uint64(1)
+        rows, need, prefix = rows[~whole], need[~whole], prefix[~whole]
+    cut[rows], ties[rows] = prefix, need
+    return cut, ties
+
+
+def _digit_bits(num_rows: int, total: int) -> int:
+    """How many bits to look at in one pass, so that the histogram is neither large in itself nor beside the values counted."""
+    entries = min(HISTOGRAM_ENTRIES, max(total, 2**12))
+    return min(16, max(1, (entries // num_rows).bit_length() - 1))
+
+
+def _digit_histogram(words: Words, num_classes: int, rows: np.ndarray, prefix: np.ndarray | None, remaining: int, digit: int) -> np.ndarray:
+    """Counts, for the classes `rows`, the next `digit` bits of the values that begin with the class's prefix; int64 (R, 2**digit)."""
+    row_of = np.full(num_classes, -1, np.int64)
+    row_of[rows] = np.arange(len(rows))
+    histogram = np.zeros(len(rows) << digit, np.int64)
+    for classes, values in words():
+        kind = values.dtype.type  # shifts of a narrow type are cheaper, and mixed types would end as float
+        row = row_of[classes]
+        inside = row >= 0
+        if prefix is not None:
+            inside &= (values >> kind(remaining)) == prefix.astype(kind)[row]
+        index = row[inside] << digit
+        index += ((values[inside] >> kind(remaining - digit)) & kind((1 << digit) - 1)).astype(np.int64)
+        if len(index) * 8 > len(histogram):
+            histogram += np.bincount(index, minlength=len(histogram))
+        else:  # a small shard must not pay for a pass over all the bins
+            np.add.at(histogram, index, 1)
+    return histogram.reshape(len(rows), 1 << digit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """How often each image is used, as a function of its class, confidence and hash.
+
+    Attributes:
+      rank_cut: uint32 [K], confidence rank of the last image kept.
+      tie_cut: uint64 [K], largest hash kept among the images of exactly that rank.
+      kept: int64 [K], images kept.
+      repeats: int64 [K], copies of each image kept.
+      extra: int64 [K], how many of them get one copy more.
+      extra_cut: uint64 [K], the largest hash of those.
+    """
+
+    rank_cut: np.ndarray
+    tie_cut: np.ndarray
+    kept: np.ndarray
+    repeats: np.ndarray
+    extra: np.ndarray
+    extra_cut: np.ndarray
+
+    @property
+    def totals(self) -> np.ndarray:
+        """int64 [K], images with their copies."""
+        return self.kept * self.repeats + self.extra
+
+    def copies(self, shard: Shard) -> np.ndarray:
+        """int64 [n]: how often each image of the shard is used; 0 where it is dropped."""
+        classes, hashes = shard["classes"], shard["hash"]
+        rank = confidence_rank(shard["confidence"])
+        rank_cut = self.rank_cut[classes]
+        kept = (rank < rank_cut) | ((rank == rank_cut) & (hashes <= self.tie_cut[classes]))
+        once_more = (self.extra[classes] > 0) & (hashes <= self.extra_cut[classes])
+        return np.where(kept, self.repeats[classes] + once_more, 0)
+
+
+def select(shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | None, threshold: float = 0.0) -> Selection:
+    """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").
+
+    Of a class with more than `images_per_class` images the most confident are kept, and of equally confident ones those
+    of the smallest hash. A class of n < images_per_class keeps all, floor(images_per_class / n) times each, and
+    images_per_class mod n of them, those of the smallest hash, once more: exact where the release draws.
+
+    Args:
+      shards: iterated over anew in every pass; columns are read only where needed.
+      counts: int [K], images of each class in all the shards.
+      images_per_class: target for every class that has any image; None keeps each image once.
+      threshold: no confidence is below it; a good bound saves a pass.
+
+    Raises:
+      ValueError: two images of a class have the same hash (and, where that matters, the same confidence) at a cut, so that
+        the counts cannot be exact.
+    """
+    counts = np.asarray(counts, np.int64)
+    num_classes = len(counts)
+    rank_cut, tie_cut = np.full(num_classes, 2**32 - 1, np.uint32), np.full(num_classes, 2**64 - 1, np.uint64)  # keep everything
+    extra_cut = np.zeros(num_classes, np.uint64)
+    kept, repeats, extra = counts.copy(), np.ones(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    if images_per_class is None:
+        return Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
+
+    capped = counts > images_per_class
+    kept[capped] = images_per_class
+    wanted = np.where(capped, images_per_class, 0)
+    bits = max(1, int(confidence_rank(np.array([threshold], np.float32))[0]).bit_length())
+    cut, ties = smallest(lambda: _ranks(shards), wanted, bits, int(counts.sum()))
+    rank_cut[capped] = cut[capped]
+    tied = ties > 0
+    if tied.any():
+        cut, ties = smallest(lambda: _hashes(shards, tied, rank_cut), ties, 64, int(counts[tied].sum()))
+        _require_no_ties(ties)
+        tie_cut[tied] = cut[tied]
+
+    few = (counts > 0) & ~capped
+    repeats[few], extra[few] = np.divmod(images_per_class, counts[few])
+    if extra.any():
+        extra_cut, ties = smallest(lambda: _hashes(shards, extra > 0), extra, 64, int(counts[extra > 0].sum()))
+        _require_no_ties(ties)
+    return Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
+
+
+def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for shard in shards:
+        yield shard["classes"], confidence_rank(shard["confidence"])
+
+
+def _hashes(shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The hashes of the chosen classes' images; with `rank`, of those with exactly that confidence rank."""
+    for shard in shards:
+        classes = shard["classes"]
+        wanted = chosen[classes]
+        if rank is not None:
+            wanted &= confidence_rank(shard["confidence"]) == rank[classes]
+        if wanted.any():
+            yield classes[wanted], shard["hash"][wanted]
+
+
+def _require_no_ties(ties: np.ndarray) -> None:
+    if ties.any():
+        raise ValueError(f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another seed")
+
+
+def shared_values(sorted_shards: Sequence[np.ndarray], window: int = 2**22) -> Iterator[int]:
+    """Yields the values that occur more than once, in or across shards; memory is about `window` values.
+
+    Args:
+      sorted_shards: uint64 [n], ascending, evenly spread as hashes are; memory-mapped arrays will do.
+      window: how many values to look at together.
+    """
+    total = sum(len(values) for values in sorted_shards)
+    parts = max(1, -(-total // window))
+    starts = [0] * len(sorted_shards)
+    for part in range(1, parts + 1):
+        below = (part << 64) // parts  # the last part ends at 2**64, past uint64
+        ends = [len(values) if part == parts else int(np.searchsorted(values, np.uint64(below))) for values in sorted_shards]
+        values = np.sort(np.concatenate([v[s:e] for v, s, e in zip(sorted_shards, starts, ends)]))
+        yield from np.unique(values[1:][values[1:] == values[:-1]]).tolist()
+        starts = ends

@@ -1,0 +1,180 @@
+"""Data jobs whose unit of work is one shard, run by Apache Beam.
+
+A job turns shard i into files of its own, atomically, and nothing else; so a shard may be done twice, by a retry or by the run after a
+SIGKILL, and comes out the same. What a finished shard had to report is noted in a small JSON file beside the others in a progress
+directory, after the shard's files are in place; a shard with a note is not done again. The driver reads the notes, so no data flows back
+through Beam, and any runner will do whose workers see the same file system.
+
+A worker leaves an InputError in the progress directory too, rather than raise it: runners retry what raises, in vain here, and wrap it
+beyond recognition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging as standard_logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from absl import logging
+
+from stages.errors import InputError
+from stages.files import read_json, write_json
+
+# Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
+standard_logging.disable(standard_logging.WARNING)
+import apache_beam as beam  # noqa: E402
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions  # noqa: E402
+
+standard_logging.disable(standard_logging.NOTSET)
+standard_logging.getLogger("apache_beam").setLevel(standard_logging.WARNING)
+
+
+class Job(Protocol):
+    """What is done to each shard. Pickled to the workers before `setup`; a dataclass of paths and numbers is best."""
+
+    def setup(self) -> None:
+        """Once per worker: load what all shards need."""
+
+    def outputs(self, shard: int) -> list[str]:
+        """Paths of the files that `run` makes."""
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Makes them, each atomically; returns what the driver must know, as JSON.
+
+        Raises:
+          InputError: the shard cannot be used.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """The progress directory of one job."""
+
+    directory: Path
+
+    def path(self, shard: int) -> Path:
+        """Note of a finished shard."""
+        return self.directory / f"{shard:05d}.json"
+
+    def error_path(self, shard: int) -> Path:
+        """Note of a shard that failed."""
+        return self.directory / f"{shard:05d}.error.json"
+
+    def errors(self) -> list[Path]:
+        """Those that are there, in the shards' order."""
+        return sorted(self.directory.glob("*.error.json"))
+
+
+def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Runs `job` on the shards that are not done yet.
+
+    Args:
+      job: what to do.
+      num_shards: shards are numbered from 0.
+      progress: the job's own progress directory.
+      beam_options: Beam's command-line options, `--name=value`.
+
+    Returns:
+      What `job.run` returned for each shard, in order, in this run or in an earlier one.
+
+    Raises:
+      InputError: an unknown Beam option, or the first shard's that had one.
+      KeyboardInterrupt: there was one.
+    """
+    options = _pipeline_options(beam_options)
+    notes = Notes(progress)
+    notes.directory.mkdir(parents=True, exist_ok=True)
+    for path in notes.errors():  # an earlier run's; what was wrong may have been mended since
+        path.unlink()
+    for directory in {notes.directory, *(Path(path).parent for path in job.outputs(0))}:
+        for path in directory.glob(".*.tmp-*"):  # what a SIGKILL left of `atomic_path`
+            path.unlink()
+    pending = [shard for shard in range(num_shards) if not _is_done(job, notes, shard)]
+    if len(pending) < num_shards:
+        logging.info("%d of %d shards are done already", num_shards - len(pending), num_shards)
+    if pending:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(job, notes, num_shards))
+    errors = notes.errors()
+    if errors:
+        message = read_json(errors[0])["error"]
+        if message is None:
+            raise KeyboardInterrupt
+        raise InputError(message)
+    return [read_json(notes.path(shard))["result"] for shard in range(num_shards)]
+
+
+def require_no_arguments(arguments: Sequence[str]) -> None:
+    """Raises InputError where a command line has words that are no flags, such as the value in `--runner DirectRunner`."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; write options as --name=value")
+
+
+def forget(progress: Path) -> None:
+    """Removes a progress directory, when the stage's summary has taken its place."""
+    shutil.rmtree(progress, ignore_errors=True)
+
+
+def _is_done(job: Job, notes: Notes, shard: int) -> bool:
+    """Whether the shard has a note and its files have the sizes noted (somebody may have deleted or cut one)."""
+    if not notes.path(shard).exists():
+        return False
+    return read_json(notes.path(shard))["bytes"] == _sizes(job.outputs(shard))
+
+
+def _sizes(paths: list[str]) -> list[int | None]:
+    return [Path(path).stat().st_size if Path(path).exists() else None for path in paths]
+
+
+def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+    options = PipelineOptions(list(flags))
+    try:
+        known = options.get_all_options()
+        everything = options.get_all_options(retain_unknown_options=True)
+    except SystemExit as error:  # argparse's way of saying so, after a line on stderr
+        raise InputError(f"Beam does not take {' '.join(flags)}") from error
+    unknown = [f"--{name}" for name in everything if name not in known]
+    if unknown:
+        raise InputError(f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam")
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
+        # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.
+        standard.runner = "FnApiRunner"
+    return options
+
+
+class _RunShard(beam.DoFn):
+    """Shard number -> nothing; the effect is the shard's files and its note."""
+
+    def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
+        super().__init__()
+        self._job, self._notes, self._num_shards = job, notes, num_shards
+        self._setup_error: BaseException | None = None
+
+    def setup(self) -> None:
+        try:
+            self._job.setup()
+        except (InputError, KeyboardInterrupt) as error:
+            self._setup_error = error
+
+    def process(self, shard: int) -> None:
+        if self._notes.errors():
+            return  # the job has failed; what is done now would only delay saying so
+        started = time.monotonic()
+        try:
+            if self._setup_error is not None:
+                raise self._setup_error
+            result = self._job.run(shard)
+        except InputError as error:
+            write_json(self._notes.error_path(shard), {"error": str(error)})
+            return
+        except KeyboardInterrupt:  # it reaches workers in this process only, and Beam would turn it into a RuntimeError
+            write_json(self._notes.error_path(shard), {"error": None})
+            return
+        write_json(self._notes.path(shard), {"bytes": _sizes(self._job.outputs(shard)), "result": result})
+        seconds = max(time.monotonic() - started, 1e-6)
+        logging.info("shard %d of %d: %d images, %.0f images/s", shard + 1, self._num_shards, result["images"], result["images"] / seconds)

@@ -1,0 +1,207 @@
+"""Trains a teacher or a student: `run_teacher.sh`, `run_student.sh` and `run_finetune.sh`.
+
+The three are one program on different sections of a recipe: a teacher is a student without unlabelled images, and
+fine-tuning starts from trained weights.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+
+FLAGS = {
+    "workdir": "Directory for checkpoints, logs and the trained model.",
+    "data": "Directory made by run_prepare_data.sh.",
+    "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
+    "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
+    "init": "Trained model (work directory) whose weights to start from.",
+    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
+    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
+    "tpu": "Name or address of the TPU.",
+}
+OPTIONAL = {"section": "teacher", "pseudo_labeled": None, "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": ""}
+
+
+def resolve(config: ConfigDict, section: str, data: str, has_unlabeled: bool) -> dict[str, Any]:
+    """The resolved config of one training: seed, section and preprocessing, with nothing left open. Raises InputError."""
+    from data import records
+    from training import resolve as resolving
+
+    if section not in config:
+        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    data_summary = workdirs.require_finished(data, "data directory", "run_prepare_data.sh")
+    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
+    preprocessing = {**config.preprocessing.to_dict(), **config[section].get("preprocessing", ConfigDict()).to_dict()}
+    if preprocessing["image_size"] is None:
+        preprocessing["image_size"] = resolving.image_size(data_summary["median_height"], data_summary["median_width"])
+    train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=has_unlabeled)
+    return {"seed": config.seed, "preprocessing": preprocessing, "train": train}
+
+
+def main(
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    section: str,
+    pseudo_labeled: str | None,
+    init: str | None,
+    strategy: str,
+    cpu_devices: str,
+    tpu: str,
+    arguments: list[str],
+) -> None:
+    """Trains the section, or goes on with it, or says that it is done."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    if section.startswith("student") and not pseudo_labeled:
+        raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
+    resolved = resolve(config, section, data, bool(pseudo_labeled))
+    inputs = {"data": data, **({"pseudo_labeled": pseudo_labeled} if pseudo_labeled else {}), **({"init": init} if init else {})}
+    for name, path in inputs.items():
+        workdirs.require_finished(path, f"--{name}", "the stage that makes it")
+    done = workdirs.start(workdir, resolved, inputs)
+    if done:
+        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
+        return
+    train(Path(workdir), resolved, data, pseudo_labeled, init, strategy=strategy, cpu_devices=int(cpu_devices), tpu=tpu)
+
+
+def train(
+    workdir: Path,
+    resolved: dict[str, Any],
+    data: str,
+    pseudo_labeled: str | None,
+    init: str | None,
+    *,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+) -> None:
+    """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`."""
+    import tensorflow as tf
+
+    from data import pipeline, records
+    from data.preprocessing import Preprocessing
+    from noisy_student.model import NoisyStudent
+    from training import model_dir, optimizers, schedules
+    from training.fit import fit
+    from training.strategy import create
+
+    began = time.time()
+    seed, section = resolved["seed"], ConfigDict(resolved["train"])
+    where = create(strategy, cpu_devices, tpu)
+    tf.keras.utils.set_random_seed(seed % 2**32)
+    tf.config.experimental.enable_op_determinism()
+    tf.keras.mixed_precision.set_global_policy(section.precision)
+    preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
+    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
+    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled else None
+    if unlabeled and unlabeled.label_names != labeled.label_names:
+        raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
+    replicas, batch, ratio = where.num_replicas_in_sync, section.batch_size, section.unlabeled_ratio
+    if batch % replicas or batch * ratio % replicas:
+        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
+
+    spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, labeled.label_names)
+    with where.scope():
+        model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and replicas > 1)
+        if init:
+            teacher, _ = model_dir.load(init)
+            model.set_weights(teacher.get_weights())
+        steps_per_epoch = labeled.num_records / batch
+        schedule = schedules.build(section.schedule, batch_size=batch, steps=section.steps, steps_per_epoch=steps_per_epoch)
+        trainer = NoisyStudent(
+            model,
+            loss_normalization=section.loss_normalization,
+            pseudo_labels=section.pseudo_labels,
+            temperature=section.temperature,
+            label_smoothing=section.label_smoothing,
+            weight_decay=section.weight_decay,
+            ema_decay=section.ema_decay,
+            seed=seed,
+        )
+        trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
+
+    def make_dataset(start: int) -> tf.data.Dataset:
+        def per_pipeline(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
+            common = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
+            images = pipeline.train_batches(labeled, preprocessing, batch_size=batch, **common)
+            if not unlabeled:
+                return images
+            extra = pipeline.train_batches(
+                unlabeled, preprocessing, batch_size=batch * ratio, targets="probabilities", stream_id=1, **common
+            )
+            return tf.data.Dataset.zip((images, extra))
+
+        return pipeline.distribute(where, per_pipeline)
+
+    parameters = model.count_params()
+    images_seen = section.steps * batch * (1 + ratio)
+    print(
+        f"{section.model.name}: {parameters:,} parameters, {preprocessing.image_size} px, {labeled.num_records} labelled images"
+        + (f", {unlabeled.num_records} pseudo-labelled" if unlabeled else "")
+        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        flush=True,
+    )
+    validation = Path(data) / "validation"
+    evaluate = _evaluator(trainer, validation, preprocessing, batch) if section.evaluate_every and validation.is_dir() else None
+    fit(
+        trainer,
+        make_dataset,
+        workdir,
+        steps=section.steps,
+        images_per_step=batch * (1 + ratio),
+        log_every=section.log_every,
+        checkpoint_every=section.checkpoint_every,
+        evaluate_every=section.evaluate_every,
+        evaluate=evaluate,
+        keep=section.keep_checkpoints,
+        manifests=(labeled, unlabeled) if unlabeled else (labeled,),
+    )
+    with trainer.ema.swapped():
+        model_dir.save(workdir / "model", model, spec)
+    summary = {
+        "steps": section.steps,
+        "parameters": parameters,
+        "images_seen": images_seen,
+        "replicas": replicas,
+        "seconds": round(time.time() - began, 1),
+        "last": read_last_metrics(workdir),
+    }
+    workdirs.finish(workdir, summary)
+    print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
+
+
+def _evaluator(trainer: Any, split: Path, preprocessing: Any, batch_size: int) -> Any:
+    """A function that measures the averaged weights on a split, every example once."""
+    from data import pipeline, records
+
+    manifest = records.read_manifest(split, "labeled")
+    batches = pipeline.eval_batches(manifest, batch_size, preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    def evaluate() -> dict[str, float]:
+        with trainer.ema.swapped():
+            values = trainer.evaluate(batches, verbose=0, return_dict=True)
+        assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
+        return values
+
+    return evaluate
+
+
+def read_last_metrics(workdir: Path) -> dict[str, float]:
+    """The last line of `metrics.jsonl`."""
+    import json
+
+    return json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, OPTIONAL)

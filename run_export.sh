@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Model -> SavedModel for TF Serving, preprocessing inside: --workdir --model=DIR
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
+exec "$PYTHON" -m serving.export "$@"

@@ -1,0 +1,9 @@
+"""What every command shares: flags, configs, work directories, exit codes.
+
+The bottom room of the house: it imports no other package of the project, and every other package may import it.
+"""
+
+import os
+
+# Before TensorFlow is first imported: its start-up chatter (missing CUDA and the like) would bury the one line that matters to the user.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

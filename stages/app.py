@@ -1,0 +1,105 @@
+"""From a command line to a call: the flags and exit codes that every stage shares.
+
+Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import logging as standard_logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from stages.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout; `configs/...` is looked up here when the current directory has none."""
+
+
+def _find_config(argument: str) -> str:
+    """`--config=PATH[:argument]` with PATH made absolute. Raises InputError where there is no such file."""
+    path, colon, rest = argument.partition(":")
+    for candidate in (Path(path), ROOT / path):
+        if candidate.is_file():
+            return f"{candidate.resolve()}{colon}{rest}"
+    raise InputError(f"--config: no file {path}; the recipes are in configs/")
+
+
+def parse(
+    argv: Sequence[str],
+    flag_help: Mapping[str, str],
+    optional: Mapping[str, str | None] | None = None,
+    *,
+    config: bool = True,
+    beam: bool = False,
+) -> dict[str, Any]:
+    """Parses a stage's command line.
+
+    Args:
+      argv: program name and arguments.
+      flag_help: name -> help of each string flag; `workdir` is one of them where a stage has it.
+      optional: name -> default of those flags that may be left out; every other one is required.
+      config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
+      beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
+
+    Returns:
+      The values by name, `config` a locked ConfigDict, positional arguments as the list `arguments`.
+
+    Raises:
+      InputError: a missing, unknown or malformed flag, or an unknown config key.
+    """
+    optional = dict(optional or {})
+    values = flags.FlagValues()
+    for name, text in flag_help.items():
+        flags.DEFINE_string(name, optional.get(name), text, flag_values=values)
+    flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
+    if config:
+        if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
+            raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+        argv = [f"--config={_find_config(a.partition('=')[2])}" if a.startswith("--config=") else a for a in argv]
+        config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values, sys_argv=list(argv))
+    try:
+        rest = values(argv, known_only=beam)[1:]
+    except (AttributeError, KeyError) as error:  # ml_collections' answer to an unknown key: nothing but its name
+        key = str(error).strip("\"'")
+        raise InputError(f"--config: the recipe has no key {key!r}; --config.KEY=VALUE overrides the keys that are in its file") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if values.help:
+        print(values.main_module_help() or values.get_help())
+        raise SystemExit(0)
+    missing = [f"--{name}" for name in flag_help if name not in optional and not values[name].value]
+    if missing:
+        raise InputError(f"{', '.join(missing)} missing; --help lists the flags")
+    parsed = {name: values[name].value for name in flag_help}
+    if config:
+        recipe: Any = values["config"].value
+        parsed["config"] = recipe.lock()
+    if beam:
+        parsed["beam_options"] = [a for a in rest if a.startswith("--")]
+        rest = [a for a in rest if not a.startswith("--")]
+    parsed["arguments"] = rest
+    return parsed
+
+
+def run(main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | None] | None = None, **options: bool) -> None:
+    """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
+    flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
+    standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
+    started = time.time()
+    try:
+        main(**parse(sys.argv, flag_help, optional, **options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"interrupted after {time.time() - started:.0f} s; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

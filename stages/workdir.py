@@ -1,0 +1,89 @@
+"""The life of a work directory: `config.json` first, `summary.json` last.
+
+A stage trusts only a directory with `summary.json`; the same command on a finished directory says so and does nothing;
+another config on a started directory is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.errors import InputError
+from stages.files import read_json, write_json
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        rows = []
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            if key not in old or key not in new:
+                rows.append(f"{name} {'added' if key in new else 'removed'}")
+            else:
+                rows += _differences(old[key], new[key], name)
+        return rows
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, str | Path] | None = None) -> dict[str, Any] | None:
+    """Claims `workdir` for a run of `config`, or recognises that it was done.
+
+    Args:
+      workdir: created where missing.
+      config: the resolved config of the stage, JSON-serialisable.
+      inputs: finished directories that the stage reads, by name. Their fingerprints become part of the config, so that
+        a new teacher in the same place is noticed.
+
+    Returns:
+      The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
+
+    Raises:
+      InputError: `workdir` belongs to another config, or an input is not a finished directory.
+    """
+    workdir = Path(workdir)
+    resolved = json.loads(json.dumps(dict(config)))
+    if inputs:
+        resolved["inputs"] = {name: fingerprint(path) for name, path in inputs.items()}
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir: {workdir} is a file; name a directory")
+    if path.exists():
+        differences = _differences(read_json(path), resolved)
+        if differences:
+            shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
+            raise InputError(f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one")
+    else:
+        write_json(path, resolved)
+    summary = workdir / "summary.json"
+    return read_json(summary) if summary.exists() else None
+
+
+def finish(workdir: str | Path, summary: Mapping[str, Any]) -> None:
+    """Writes `summary.json`, the mark of a finished directory. Call it last."""
+    write_json(Path(workdir) / "summary.json", dict(summary))
+
+
+def require_finished(directory: str | Path, what: str, made_by: str) -> dict[str, Any]:
+    """Returns the summary of a finished directory.
+
+    Raises:
+      InputError: there is no such directory, or the stage that makes it has not finished.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{what} {directory} does not exist; make it with {made_by}")
+    if not (directory / "summary.json").exists():
+        raise InputError(f"{what} {directory} is not finished (no summary.json); finish it with {made_by}")
+    return read_json(directory / "summary.json")
+
+
+def fingerprint(directory: str | Path) -> str:
+    """A short digest of a finished directory's summary."""
+    path = Path(directory) / "summary.json"
+    if not path.exists():
+        raise InputError(f"{directory} is not a finished work directory (no summary.json)")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

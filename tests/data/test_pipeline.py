@@ -1,0 +1,116 @@
+"""The order of the examples: every one once an epoch, the same after a restart, in parts that make up the whole."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from data import pipeline, records
+from data.preprocessing import Preprocessing
+from stages.errors import InputError
+
+SIZE = 6
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """23 images in 4 shards; image i has the gray level i everywhere and the label i % 3."""
+
+    def png(level):
+        buffer = io.BytesIO()
+        PIL.Image.new("L", (SIZE, SIZE), level).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    examples = [records.make_example(png(i), f"image/{i}", label=i % 3) for i in range(23)]
+    directory = tmp_path_factory.mktemp("split")
+    return records.write_split(directory, "labeled", examples, 4, 23, kind="labeled", label_names=("a", "b", "c"))
+
+
+def positions_and_records(split, start, count, **options):
+    return [(int(p), r.numpy()) for p, r in pipeline.example_stream(split, 5, start, **options).take(count)]
+
+
+@pytest.mark.parametrize("window", [5, 10, 1000])  # one shard, two shards, everything
+def test_each_epoch_is_a_permutation_and_they_differ(split, window):
+    stream = positions_and_records(split, 0, 69, window=window)
+    assert [p for p, _ in stream] == list(range(69))
+    epochs = [[r for _, r in stream[i : i + 23]] for i in (0, 23, 46)]
+    assert all(len(set(epoch)) == 23 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("window", [5, 10, 1000])
+@pytest.mark.parametrize("start", [1, 22, 23, 50])
+def test_a_later_start_gives_the_same_stream(split, window, start):
+    whole = positions_and_records(split, 0, 70, window=window)
+    assert positions_and_records(split, start, 70 - start, window=window) == whole[start:]
+
+
+def test_seeds_differ(split):
+    first, second = (list(pipeline.example_stream(split, seed).take(23)) for seed in (0, 1))
+    assert [r.numpy() for _, r in first] != [r.numpy() for _, r in second]
+
+
+def test_empty_shards_are_passed_over(tmp_path, split):
+    directory = tmp_path / "sparse"
+    sparse = records.write_split(
+        directory, "labeled", [records.make_example(b"x", "a", label=0)], 1, 1, kind="labeled", label_names=("a", "b")
+    )
+    (directory / "empty").write_bytes(b"")
+    sparse = records.Manifest(directory, "labeled", ("empty", *sparse.files), (0, 1), ("a", "b"), 0, "labeled", {}, ("", *sparse.digests))
+    assert len(positions_and_records(sparse, 0, 3)) == 3
+    nothing = records.Manifest(directory, "labeled", ("empty",), (0,), ("a", "b"), 0, "labeled", {}, ("",))
+    with pytest.raises(InputError, match="no records"):
+        pipeline.example_stream(nothing, 0)
+
+
+def levels(dataset, steps):
+    return [[(float(image[0, 0, 0]), int(label)) for image, label in zip(*map(np.asarray, batch))] for batch in dataset.take(steps)]
+
+
+PLAIN = Preprocessing(image_size=SIZE)
+NOISY = Preprocessing(
+    image_size=SIZE, pad=2, randaugment_layers=2, randaugment_magnitude=6.0, randaugment_mode="monotone", translate_const=4.0
+)
+
+
+def test_labels_stay_with_their_images(split):
+    for batch in levels(pipeline.train_batches(split, PLAIN, batch_size=7, seed=0), 5):
+        assert all(int(level) % 3 == label for level, label in batch)
+
+
+def test_batches_restart_at_a_step_with_the_same_augmentation(split):
+    def batches(start, steps):
+        data = pipeline.train_batches(split, NOISY, batch_size=4, seed=0, start_step=start)
+        return [image.numpy() for image, _ in data.take(steps)]
+
+    whole, rest = batches(0, 8), batches(5, 3)
+    for a, b in zip(whole[5:], rest):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(whole, batches(1, 7)))
+
+
+def test_replicas_and_workers_share_out_the_global_batch(split):
+    whole = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3), 3)
+    replicas = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, replicas=2), 6)
+    assert [replicas[2 * i] + replicas[2 * i + 1] for i in range(3)] == whole
+    workers = [levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, pipelines=(2, i), replicas=2), 3) for i in range(2)]
+    assert [workers[0][i] + workers[1][i] for i in range(3)] == whole
+
+
+def test_the_two_streams_of_a_run_are_not_the_same(split):
+    labeled, unlabeled = (levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, stream_id=i), 3) for i in (0, 1))
+    assert labeled != unlabeled
+
+
+@pytest.mark.parametrize("batch_size", [5, 23, 64])
+def test_evaluation_sees_every_image_once(split, batch_size):
+    seen = []
+    for batch in pipeline.eval_batches(split, batch_size, PLAIN):
+        assert batch["image"].shape == (batch_size, SIZE, SIZE, 3)
+        real = batch["weight"].numpy() == 1
+        seen += [key.decode() for key in batch["key"].numpy()[real]]
+        np.testing.assert_array_equal(batch["image"].numpy()[real][:, 0, 0, 0].astype(int) % 3, batch["label"].numpy()[real])
+    assert sorted(seen) == sorted(f"image/{i}" for i in range(23))

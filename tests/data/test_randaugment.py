@@ -1,0 +1,305 @@
+"""RandAugment: each operation against PIL or plain numpy, what M means in both modes, and how operations are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_image
+
+from data import randaugment
+from data.randaugment import FILL, MODES, OPS, arguments, rand_augment
+from stages.errors import InputError
+
+RANDOM = np.random.Generator(np.random.PCG64(0)).integers(0, 256, [24, 31, 3], dtype=np.uint8)
+PHOTO = np.asarray(Image.fromarray(load_sample_image("china.jpg")).resize((80, 53)))
+DARK = (PHOTO // 3 + 20).astype(np.uint8)
+FLAT = np.full([9, 9, 3], (0, 77, 255), np.uint8)
+IMAGES = {"random": RANDOM, "photo": PHOTO, "dark": DARK, "flat": FLAT}
+FACTORS = (0.0, 0.1, 0.55, 1.0, 1.45, 1.9, 4.96)
+
+
+def ours(name, image, *values):
+    return OPS[name](tf.constant(image), *values).numpy()
+
+
+def enhanced(enhancer, image, factor):
+    return np.asarray(getattr(ImageEnhance, enhancer)(Image.fromarray(image)).enhance(factor))
+
+
+@pytest.fixture(params=IMAGES)
+def image(request):
+    return IMAGES[request.param]
+
+
+# Operations against PIL
+
+
+def test_operations_without_argument_are_pils(image):
+    pil = Image.fromarray(image)
+    np.testing.assert_array_equal(ours("Equalize", image), np.asarray(ImageOps.equalize(pil)))
+    np.testing.assert_array_equal(ours("Invert", image), np.asarray(ImageOps.invert(pil)))
+    # PIL's table is in float64, the release's arithmetic in float32: a value that is a whole number may be truncated to the one below.
+    difference = ours("AutoContrast", image).astype(int) - np.asarray(ImageOps.autocontrast(pil))
+    assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_posterize_is_pils(image, bits):
+    np.testing.assert_array_equal(ours("Posterize", image, bits), np.asarray(ImageOps.posterize(Image.fromarray(image), bits)))
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 100, 128, 255, 256])
+def test_solarize_is_pils(image, threshold):
+    np.testing.assert_array_equal(ours("Solarize", image, threshold), np.asarray(ImageOps.solarize(Image.fromarray(image), threshold)))
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
+def test_enhancing_is_pils(image, name, factor):
+    np.testing.assert_array_equal(ours(name, image, factor), enhanced(name, image, factor))
+
+
+@pytest.mark.parametrize("addition", [0, 1, 110, 128, 297])
+def test_solarize_add(image, addition):
+    expected = np.where(image < 128, np.minimum(image.astype(int) + addition, 255), image)
+    np.testing.assert_array_equal(ours("SolarizeAdd", image, addition), expected)
+
+
+def pil_affine(image, a, b, c, d, e, f):
+    # PIL's coordinates count from pixel corners: its (0.5, 0.5) is the centre that ours calls (0, 0).
+    matrix = (a, b, c + 0.5 - 0.5 * a - 0.5 * b, d, e, f + 0.5 - 0.5 * d - 0.5 * e)
+    pil = Image.fromarray(image)
+    return np.asarray(pil.transform(pil.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(FILL,) * 3))
+
+
+@pytest.mark.parametrize("level", [-0.8137, -0.1037, 0.0, 0.3019])
+def test_geometry_is_pils(image, level):
+    for name, matrix in {
+        "ShearX": (1, level, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, level, 1, 0),
+        "TranslateX": (1, 0, 20 * level, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, 20 * level),
+    }.items():
+        value = 20 * level if name.startswith("Translate") else level
+        np.testing.assert_array_equal(ours(name, image, value), pil_affine(image, *matrix), name)
+
+
+@pytest.mark.parametrize("degrees", [-81.0, -15.0, 0.0, 7.3, 90.0, 180.0])
+def test_rotate_turns_about_the_centre_as_pil_does(image, degrees):
+    side = min(image.shape[:2])
+    image = image[:side, :side] if degrees == 90.0 else image  # else every point of a 24×31 image falls half-way between two pixels
+    expected = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.NEAREST, fillcolor=(FILL,) * 3))
+    differs = (ours("Rotate", image, degrees) != expected).any(axis=-1)
+    assert differs.mean() < 0.02  # half-way between two pixels, float32 and PIL's fixed point may choose differently
+
+
+def test_nearest_rounds_half_away_from_zero():
+    row = np.tile(np.arange(10, 60, 10, dtype=np.uint8)[None, :, None], [1, 1, 3])
+    assert ours("TranslateX", row, 0.5)[0, :, 0].tolist() == [20, 30, 40, 50, FILL]
+    assert ours("TranslateX", row, -0.5)[0, :, 0].tolist() == [FILL, 20, 30, 40, 50]  # −0.5 is outside, 0.5 is pixel 1
+
+
+@pytest.mark.parametrize("half_size, center", [(0, (0.5, 0.5)), (3, (0.5, 0.5)), (5, (0.0, 0.99)), (40, (0.3, 0.3))])
+def test_cutout_fills_a_clipped_square(image, half_size, center):
+    row, column = int(center[0] * image.shape[0]), int(center[1] * image.shape[1])
+    expected = image.copy()
+    expected[max(row - half_size, 0) : row + half_size, max(column - half_size, 0) : column + half_size] = FILL
+    np.testing.assert_array_equal(ours("Cutout", image, half_size, tf.constant(center)), expected)
+    floats = randaugment.cutout(tf.constant(image, tf.float32), half_size, tf.constant(center))
+    np.testing.assert_array_equal(floats, expected)
+
+
+# The release's arithmetic
+
+
+@pytest.mark.parametrize(
+    "magnitude, rotate, bits, threshold, addition, factor, shear, translate, half_size",
+    [
+        (5, 15, 2, 128, 55, 1.00, 0.15, 50, 20),
+        (6, 18, 2, 153, 66, 1.18, 0.18, 60, 24),
+        (12, 36, 4, 307 - 256, 132, 2.26, 0.36, 120, 48),
+        (15, 45, 6, 384 - 256, 165, 2.80, 0.45, 150, 60),
+        (18, 54, 7, 460 - 256, 198, 3.34, 0.54, 180, 72),
+        (24, 72, 1, 614 - 512, 264, 4.42, 0.72, 240, 96),  # 9 bits: wraps, and leaves the top one
+        (27, 81, 1, 691 - 512, 297, 4.96, 0.81, 270, 108),
+    ],
+)
+def test_reference_magnitudes(magnitude, rotate, bits, threshold, addition, factor, shear, translate, half_size):
+    expected = {
+        **dict.fromkeys(["AutoContrast", "Equalize", "Invert"], ()),
+        **dict.fromkeys(["Color", "Contrast", "Brightness", "Sharpness"], (factor,)),
+        **dict.fromkeys(["ShearX", "ShearY"], (shear, -shear)),
+        **dict.fromkeys(["TranslateX", "TranslateY"], (translate, -translate)),
+        "Rotate": (rotate, -rotate),
+        "Posterize": (bits,),
+        "Solarize": (threshold,),
+        "SolarizeAdd": (addition,),
+        "Cutout": (half_size,),
+    }
+    values = arguments(magnitude, "reference")
+    assert values.keys() == OPS.keys()
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value), name
+
+
+def one(name, image, magnitude, mode="reference", seed=(1, 2), **options):
+    return rand_augment(tf.constant(image), tf.constant(seed), 1, magnitude, ops=(name,), mode=mode, **options).numpy()
+
+
+@pytest.mark.parametrize("magnitude, threshold", [(5, 128), (10, 0), (20, 0), (27, 179)])
+def test_reference_solarize_wraps_around(magnitude, threshold):
+    np.testing.assert_array_equal(one("Solarize", PHOTO, magnitude), np.where(threshold <= PHOTO, 255 - PHOTO, PHOTO))
+
+
+@pytest.mark.parametrize("magnitude, bits", [(0, 1), (2.5, 1), (5, 2), (10, 4), (20, 8), (22, 8), (23, 1), (27, 1)])
+def test_reference_posterize_collapses_out_of_range(magnitude, bits):
+    np.testing.assert_array_equal(one("Posterize", PHOTO, magnitude), PHOTO >> (8 - bits) << (8 - bits))
+
+
+@pytest.mark.parametrize("side, mean", [(16, 1), (32, 4), (224, 196), (256, 255), (300, 255)])
+def test_reference_contrast_blends_with_the_area(side, mean):
+    image = np.resize(PHOTO, [side, side, 3])
+    factor = np.float32(0.15 * 1.8 + 0.1)
+    expected = (mean + factor * (image.astype(np.float32) - mean)).astype(np.uint8)
+    np.testing.assert_array_equal(one("Contrast", image, 1.5), expected)
+
+
+def test_reference_color_and_sharpness_truncate():
+    values = PHOTO.astype(np.float64)
+    grey = np.floor(values @ [0.2989, 0.587, 0.114] * 255.5 / 255)[..., None]
+    for magnitude in (0, 3, 9, 27):
+        expected = np.clip(grey + (0.18 * magnitude + 0.1) * (values - grey), 0, 255)
+        difference = one("Color", PHOTO, magnitude) - expected
+        assert difference.min() > -1 and difference.max() < 1e-3 and difference.mean() < -0.1
+
+    smooth = values.copy()
+    smooth[1:-1, 1:-1] = sum(values[i : i + 51, j : j + 78] for i in range(3) for j in range(3)) + 4 * values[1:-1, 1:-1]
+    smooth[1:-1, 1:-1] //= 13
+    for magnitude in (0, 3, 9, 27):
+        expected = np.clip(smooth + (0.18 * magnitude + 0.1) * (values - smooth), 0, 255)
+        difference = one("Sharpness", PHOTO, magnitude) - expected
+        assert difference.min() > -1 and difference.max() < 1e-3 and difference.mean() < -0.1
+
+
+# The monotone mode
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_monotone_zero_is_the_identity(name):
+    for image in (RANDOM, PHOTO):
+        np.testing.assert_array_equal(one(name, image, 0, "monotone"), image)
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if not name.startswith(("Rotate", "Shear", "Translate"))])
+@pytest.mark.parametrize("seed", [(0, 0), (1, 0), (2, 0), (3, 0)])
+def test_monotone_severity_never_falls(name, seed):
+    magnitudes = (0, 1, 2, 4, 6, 8, 10, 12, 15, 18, 22, 27, 30)
+    change = [np.abs(one(name, PHOTO, m, "monotone", seed).astype(int) - PHOTO).mean() for m in magnitudes]
+    assert (np.diff(change) >= 0).all(), change
+    assert change[-1] > 0
+
+
+def test_monotone_arguments_grow_and_stop_at_sensible_ends():
+    values = [arguments(m, "monotone") for m in range(0, 41)]
+    for name in ("Rotate", "ShearX", "TranslateY", "Cutout", "SolarizeAdd", "Color"):
+        assert (np.diff([v[name][0] for v in values]) >= 0).all(), name
+    assert [v["Posterize"][0] for v in values[::5]] == [8, 6, 4, 2, 1, 1, 1, 1, 1]
+    assert [v["Solarize"][0] for v in values[::5]] == [256, 128, 0, 0, 0, 0, 0, 0, 0]
+    assert values[5]["Brightness"] == pytest.approx((1.45, 0.55)) and values[27]["Brightness"] == pytest.approx((3.43, 0.1))
+    assert max(v["SolarizeAdd"][0] for v in values) == 128
+
+
+def test_monotone_never_erases_the_image():
+    for seed in range(20):
+        for name, kept in (("TranslateX", 0.5), ("TranslateY", 0.5), ("Cutout", 0.7)):
+            image = np.full([32, 48, 3], 200, np.uint8)
+            assert (one(name, image, 30, "monotone", (seed, 0)) == 200).mean() >= kept
+
+
+# Drawing
+
+
+def stubbed(monkeypatch, stub, count, layers, mode="reference", ops=()):
+    """Runs ``stub(name index, image, arguments…)`` in place of the operations, for the seeds 0 … count − 1."""
+    table = {name: lambda image, *rest, index=index: stub(index, image, *rest) for index, name in enumerate(OPS)}
+    monkeypatch.setitem(randaugment._MODE_OPS, mode, table)
+
+    def draw(index):
+        return rand_augment(tf.zeros([1, 1, 3], tf.uint8), tf.stack([index, 5]), layers, 10, ops=ops, mode=mode)[0, 0, 0]
+
+    return np.array(list(tf.data.Dataset.range(count).map(draw).as_numpy_iterator()))
+
+
+def chi_square(counts):
+    expected = counts.sum() / counts.size
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+def test_operations_of_two_layers_are_uniform_and_independent(monkeypatch):
+    drawn = stubbed(monkeypatch, lambda index, image, *_: image * 16 + index, 8000, 2)
+    pairs = np.bincount(drawn, minlength=256).reshape(16, 16)
+    assert chi_square(pairs.sum(axis=0)) < 37.7 and chi_square(pairs.sum(axis=1)) < 37.7  # 15 degrees of freedom, p = 0.001
+    assert chi_square(pairs) < 330.5  # 255 degrees of freedom, p = 0.001
+
+
+def test_only_the_named_operations_are_drawn(monkeypatch):
+    names = list(OPS)
+    drawn = stubbed(monkeypatch, lambda index, image, *_: image + index, 600, 1, ops=("Rotate", "Color", "Cutout"))
+    counts = np.bincount(drawn, minlength=16)
+    assert {names[i] for i in np.flatnonzero(counts)} == {"Rotate", "Color", "Cutout"}
+    assert chi_square(counts[counts > 0]) < 13.8  # 2 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("mode, middle", [("reference", 0.0), ("monotone", 1.0)])
+def test_directions_are_drawn_evenly_and_apart_from_the_operation(monkeypatch, mode, middle):
+    two_sided = [i for i, name in enumerate(OPS) if len(arguments(10, mode)[name]) == 2]
+
+    def stub(index, image, *rest):
+        if index not in two_sided:
+            return image
+        limit = middle if list(OPS)[index] in ("Color", "Contrast", "Brightness", "Sharpness") else 0.0
+        return image + tf.cast(2 * index + 100 + tf.cast(rest[0] > limit, tf.int32), tf.uint8)
+
+    drawn = stubbed(monkeypatch, stub, 4000, 1, mode)
+    for index in two_sided:
+        up, down = (drawn == 2 * index + 101).sum(), (drawn == 2 * index + 100).sum()
+        assert abs(up - down) < 4 * np.sqrt(up + down), index  # 4 standard deviations
+        assert up + down > 150
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eager_and_dataset_agree_and_seeds_differ(mode):
+    def augment(index):
+        return rand_augment(tf.constant(PHOTO), tf.stack([index, 3]), 2, 9, mode=mode, translate_const=20, cutout_const=10)
+
+    graph = np.stack(list(tf.data.Dataset.range(48).map(augment, num_parallel_calls=2).as_numpy_iterator()))
+    eager = np.stack([augment(tf.constant(index, tf.int64)) for index in range(48)])
+    np.testing.assert_array_equal(graph, eager)
+    assert graph.dtype == np.uint8
+    assert len({image.tobytes() for image in graph}) > 40
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unknown_sizes(mode):
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)])
+    def augment(image, seed):
+        return rand_augment(image, seed, 3, 8, mode=mode)
+
+    for seed in range(10):
+        for image in (RANDOM, PHOTO[:8, :8]):
+            expected = rand_augment(tf.constant(image), tf.constant([seed, 0]), 3, 8, mode=mode)
+            np.testing.assert_array_equal(augment(image, tf.constant([seed, 0])), expected)
+
+
+def test_no_layers_is_the_identity():
+    np.testing.assert_array_equal(rand_augment(tf.constant(PHOTO), tf.constant([0, 0]), 0, 27), PHOTO)
+
+
+@pytest.mark.parametrize(
+    "change, words", [({"ops": ("Rotat",)}, "Rotat"), ({"mode": "sane"}, "sane"), ({"num_layers": -1}, "-1"), ({"magnitude": -2}, "-2")]
+)
+def test_impossible_settings(change, words):
+    with pytest.raises(InputError, match=words):
+        rand_augment(tf.constant(PHOTO), tf.constant([0, 0]), **{"num_layers": 1, "magnitude": 1, **change})

@@ -1,0 +1,370 @@
+"""The two sources: which images end up in which split, and what is said of folders that cannot be used."""
+
+from __future__ import annotations
+
+import io
+import os
+import unicodedata
+from collections import Counter
+
+import ml_collections
+import numpy as np
+import PIL.Image
+import pytest
+from sklearn.datasets import load_digits
+
+from data import image_folder, sources
+from stages.errors import InputError
+
+
+def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
+    defaults = {
+        "source": source,
+        "labeled_per_class": 5 if source == "digits" else None,
+        "test_size": 400,
+        "test_seed": 0,
+        "validation_size": 0,
+        "out_of_domain": 20,
+        "labeled": None,
+        "unlabeled": None,
+        "test": None,
+        "test_fraction": 0.2,
+        "on_error": "fail",
+    }
+    return ml_collections.ConfigDict({"seed": seed, "data": {**defaults, **data}})
+
+
+def digits(seed: int = 0, **data) -> dict[str, list[sources.Image]]:
+    return {name: list(split) for name, split in sources.open_source(config("digits", seed, **data)).splits().items()}
+
+
+def keys(images) -> set[str]:
+    return {image.key for image in images}
+
+
+# Digits
+
+
+def test_digits_are_all_there_once():
+    splits = digits(validation_size=100, out_of_domain=30)
+    assert {name: len(split) for name, split in splits.items()} == {"labeled": 50, "unlabeled": 1247 + 30, "test": 400, "validation": 100}
+    everything = [image.key for split in splits.values() for image in split]
+    assert len(set(everything)) == len(everything)
+    assert {key for key in everything if key.startswith("digits/")} == {f"digits/{i:05d}" for i in range(1797)}
+    assert Counter(image.label for image in splits["labeled"]) == dict.fromkeys(range(10), 5)
+    assert Counter(image.label for image in splits["test"]) == dict.fromkeys(range(10), 40)
+    assert Counter(image.label for image in splits["validation"]) == dict.fromkeys(range(10), 10)
+    assert {image.label for image in splits["unlabeled"]} == {None}
+
+
+def test_digits_have_their_own_pixels_and_labels():
+    loaded = load_digits()
+    for image in digits()["test"]:
+        index = int(image.key.split("/")[1])
+        pixels = np.asarray(PIL.Image.open(io.BytesIO(image.encoded)))
+        np.testing.assert_array_equal(pixels, np.rint(loaded.images[index] * 255 / 16))
+        assert image.label == loaded.target[index]
+
+
+def test_digits_are_a_function_of_the_seed_and_the_test_images_are_not():
+    one, again, other = digits(0, validation_size=50), digits(0, validation_size=50), digits(1, validation_size=50)
+    assert one == again
+    assert one["test"] == other["test"]
+    for name in ("labeled", "validation", "unlabeled"):
+        assert keys(one[name]) != keys(other[name])
+    assert keys(digits(0, test_seed=1)["test"]) != keys(one["test"])
+    assert keys(digits(0, validation_size=0)["labeled"]) == keys(one["labeled"])
+
+
+def test_uneven_counts_differ_by_one():
+    counts = Counter(image.label for image in digits(test_size=403)["test"])
+    assert sorted(counts.values()) == [40] * 7 + [41] * 3
+
+
+def test_all_digits_labeled():
+    splits = digits(labeled_per_class=None, validation_size=100)
+    assert len(splits["labeled"]) == 1797 - 400 - 100
+    assert len(splits["unlabeled"]) == 20
+
+
+def test_out_of_domain_crops():
+    pool = digits(out_of_domain=40)["unlabeled"]
+    crops = [image for image in pool if not image.key.startswith("digits/")]
+    assert keys(crops) == {f"{name}/{i:06d}" for i in range(40) for name in [("china.jpg", "flower.jpg")[i % 2]]}
+    # Size and colour type do not give them away: byte 25 of a PNG is its colour type, 0 for gray.
+    assert {(image.encoded[16:24], image.encoded[25]) for image in pool} == {(b"\0\0\0\x08\0\0\0\x08", 0)}
+    assert len({image.encoded for image in crops}) == 40
+    places = [i for i, image in enumerate(pool) if not image.key.startswith("digits/")]
+    assert min(places) < len(pool) / 4
+    assert max(places) > len(pool) * 3 / 4  # mixed in, not appended
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"labeled_per_class": 200}, "labeled_per_class asks for 200 images of digit"),
+        ({"test_size": 1790}, "test_size asks for 179 images of digit"),
+        ({"validation_size": 1400}, "validation_size asks for"),
+        ({"test_size": 0}, "test_size is 0"),
+        ({"labeled": "/somewhere"}, "--labeled goes with"),
+    ],
+)
+def test_digits_errors(data, message):
+    with pytest.raises(InputError, match=message):
+        digits(**data)
+
+
+def test_unknown_source():
+    with pytest.raises(InputError, match="it can be digits, image_folder"):
+        sources.open_source(config("cifar11"))
+
+
+# Image folder
+
+
+def save(path, shade: int = 0, size=(12, 10)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.Generator(np.random.PCG64([shade])).integers(0, 256, (*size, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes of 5 and 10 images, 6 unlabelled images."""
+    for name, count in (("cat", 5), ("dog", 10)):
+        for i in range(count):
+            save(tmp_path / "labeled" / name / f"{i}.png", i)
+    for i in range(6):
+        save(tmp_path / "unlabeled" / f"{i}.jpg", i)
+    return tmp_path
+
+
+def opened(folders, seed: int = 0, **data) -> image_folder.ImageFolder:
+    data = {"labeled": str(folders / "labeled"), "unlabeled": str(folders / "unlabeled"), **data}
+    return image_folder.image_folder(config("image_folder", seed, **data))
+
+
+def split_keys(source: image_folder.ImageFolder) -> dict[str, list[str]]:
+    return {name: sorted(image.key for image in split) for name, split in source.splits().items()}
+
+
+def test_hold_out(folders):
+    source = opened(folders, validation_size=3)
+    assert source.label_names == ("cat", "dog")
+    splits = {name: list(split) for name, split in source.splits().items()}
+    counts = {name: Counter(image.label for image in split) for name, split in splits.items()}
+    assert counts["test"] == {0: 1, 1: 2}  # a fifth of each
+    assert counts["validation"] == {0: 1, 1: 2}  # 3 spread over 3 : 7 that can be spared
+    assert counts["labeled"] == {0: 3, 1: 6}
+    assert counts["unlabeled"] == {None: 6}
+    everything = [image.key for name in ("labeled", "test", "validation") for image in splits[name]]
+    assert len(set(everything)) == len(everything) == 15
+    for image in splits["labeled"]:
+        assert image.encoded == (folders / "labeled" / image.key).read_bytes()
+        assert source.label_names[image.label] == image.key.split("/")[0]
+
+
+def test_hold_out_is_the_same_for_every_seed(folders):
+    one, again, other = opened(folders, 0), opened(folders, 0), opened(folders, 1)
+    assert list(one.splits()["labeled"]) == list(again.splits()["labeled"])
+    assert list(one.splits()["test"]) == list(other.splits()["test"])
+    assert list(one.splits()["labeled"]) != list(other.splits()["labeled"])  # in another order
+    assert split_keys(one) != split_keys(opened(folders, 0, test_seed=1))
+
+
+def test_every_class_keeps_an_image_and_gives_one(folders):
+    splits = {name: list(split) for name, split in opened(folders, test_fraction=0.999).splits().items()}
+    assert Counter(image.label for image in splits["labeled"]) == {0: 1, 1: 1}
+    splits = {name: list(split) for name, split in opened(folders, test_fraction=0.001).splits().items()}
+    assert Counter(image.label for image in splits["test"]) == {0: 1, 1: 1}
+
+
+def test_own_test_folder(folders):
+    save(folders / "test" / "dog" / "a.png")  # no cat: fine
+    source = opened(folders, test=str(folders / "test"))
+    assert [(image.key, image.label) for image in source.splits()["test"]] == [("dog/a.png", 1)]
+    assert len(source.splits()["labeled"]) == 15
+
+
+def test_all_formats_nested_and_in_any_case(folders):
+    names = ["a.JPG", "b.JPEG", "c/d.gif", "c/e/f.BMP", "c/e/g.Png"]
+    for name in names:
+        save(folders / "labeled" / "cat" / name)
+    assert {f"cat/{name}" for name in names} <= {file.key for files in opened(folders).files.values() for file in files}
+
+
+def test_other_files_are_ignored_and_counted(folders, caplog):
+    for name in ("labeled/cat/notes.txt", "labeled/cat/Thumbs.db", "labeled/cat/x/README", "labeled/classes.csv"):
+        (folders / name).parent.mkdir(exist_ok=True)
+        (folders / name).write_text("x")
+    save(folders / "labeled" / ".trash" / "a.png")
+    save(folders / "labeled" / "cat" / ".hidden.png")
+    with caplog.at_level("INFO"):
+        source = opened(folders)
+    assert source.label_names == ("cat", "dog")
+    assert sum(len(source.splits()[name]) for name in ("labeled", "test")) == 15
+    assert source.facts["ignored"]["--labeled"] == {".txt": 1, ".db": 1, "(no ending)": 1, "(outside the class folders)": 1}
+    assert "--labeled: files that are no images by name or place, and ignored: 4" in caplog.text
+
+
+def test_unicode_names(folders):
+    decomposed = unicodedata.normalize("NFD", "größe")
+    save(folders / "labeled" / decomposed / f"{decomposed} 1.png")
+    save(folders / "labeled" / decomposed / "日本.png")
+    source = opened(folders)
+    assert source.label_names == ("cat", "dog", "größe")
+    found = {file.key for files in source.files.values() for file in files}
+    assert {"größe/größe 1.png", "größe/日本.png"} <= found
+    save(folders / "labeled" / decomposed / "größe 1.png")
+    with pytest.raises(InputError, match="different Unicode forms"):
+        opened(folders)
+
+
+def test_symbolic_links_are_followed_but_not_in_circles(folders):
+    save(folders / "elsewhere" / "z.png")
+    os.symlink(folders / "elsewhere", folders / "labeled" / "cat" / "link")
+    os.symlink(folders / "labeled" / "cat", folders / "labeled" / "cat" / "link2")
+    os.symlink(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / "same.png")
+    found = {file.key for files in opened(folders).files.values() for file in files}
+    assert {key for key in found if key.startswith("cat/")} == {f"cat/{name}.png" for name in ["0", "1", "2", "3", "4", "link/z", "same"]}
+
+
+def test_median_size(folders):
+    for i in range(20):
+        save(folders / "labeled" / "cat" / f"large{i}.png", size=(30, 50))
+    source = opened(folders)
+    assert (source.facts["median_height"], source.facts["median_width"]) == (30, 50)
+
+
+def test_held_out_images_leave_an_overlapping_pool(folders):
+    source = opened(folders, unlabeled=str(folders))
+    test = {f"labeled/{key}" for key in split_keys(source)["test"]}
+    assert len(test) == 3
+    assert (
+        set(split_keys(source)["unlabeled"]) == {path.relative_to(folders).as_posix() for path in folders.rglob("*.*g")} - test
+    )  # every image but the test's
+    assert source.facts["test_images_left_out_of_unlabeled"] == 3
+
+
+def broken_files(folders) -> list[tuple[str, str]]:
+    """Makes three files that are no images; returns (path, why)."""
+    whole = (folders / "unlabeled" / "0.jpg").read_bytes()
+    contents = {
+        "labeled/cat/text.jpg": (b"not an image", "it is no JPEG, PNG, GIF or BMP"),
+        "labeled/dog/cut.jpg": (whole[: len(whole) * 2 // 3], "the image is damaged or cut off"),
+        "unlabeled/empty.png": (b"", "the file is empty"),
+    }
+    for name, (content, _) in contents.items():
+        (folders / name).write_bytes(content)
+    return [(str(folders / name), why) for name, (_, why) in contents.items()]
+
+
+def test_broken_files_are_errors(folders):
+    for path, why in broken_files(folders):
+        with pytest.raises(InputError) as caught:
+            opened(folders)
+        assert str(caught.value).startswith(f"{path}: {why}")
+        assert "on_error=skip" in str(caught.value)
+        os.unlink(path)
+    opened(folders)
+
+
+def test_broken_files_are_skipped_and_listed(folders):
+    broken = broken_files(folders)
+    source = opened(folders, on_error="skip")
+    assert [entry["file"] for entry in source.facts["skipped"]] == [path for path, _ in broken]
+    assert all(entry["why"].startswith(why) for entry, (_, why) in zip(source.facts["skipped"], broken))
+    assert {name: len(split) for name, split in source.splits().items()} == {"labeled": 12, "unlabeled": 6, "test": 3}
+
+
+def test_a_class_of_broken_files_is_an_error_even_when_they_are_skipped(folders):
+    (folders / "labeled" / "ant").mkdir()
+    (folders / "labeled" / "ant" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match="ant has no image that can be decoded"):
+        opened(folders, on_error="skip")
+
+
+def test_dangling_link_and_bytes_that_are_no_text(folders):
+    os.symlink(folders / "nowhere", folders / "labeled" / "cat" / "gone.png")
+    save(folders / "labeled" / "cat" / "x.png")
+    os.rename(folders / "labeled" / "cat" / "x.png", os.fsencode(folders / "labeled" / "cat") + b"/\xff.png")
+    why = {entry["file"].rsplit("/", 1)[1]: entry["why"] for entry in opened(folders, on_error="skip").facts["skipped"]}
+    assert why == {"gone.png": "it cannot be read: No such file or directory", "\\xff.png": "its name is not plain UTF-8"}
+
+
+def remove(path) -> None:
+    for child in sorted(path.rglob("*"), reverse=True):
+        child.rmdir() if child.is_dir() else child.unlink()
+    path.rmdir()
+
+
+def keep_one(folder) -> None:
+    for path in sorted(folder.iterdir())[1:]:
+        path.unlink()
+
+
+BAD = {
+    "no --labeled": (lambda f: {"labeled": None}, "--labeled is missing"),
+    "no --unlabeled": (lambda f: {"unlabeled": None}, "--unlabeled is missing"),
+    "missing folder": (lambda f: {"labeled": str(f / "nowhere")}, "--labeled: no folder .*/nowhere"),
+    "missing pool": (lambda f: {"unlabeled": str(f / "nowhere")}, "--unlabeled: no folder .*/nowhere"),
+    "missing test": (lambda f: {"test": str(f / "nowhere")}, "--test: no folder .*/nowhere"),
+    "a file": (lambda f: {"labeled": str(f / "unlabeled" / "0.jpg")}, "0.jpg is a file"),
+    "no classes": (lambda f: {"labeled": str(f / "unlabeled")}, "no class folders"),
+    "one class": (lambda f: remove(f / "labeled" / "dog"), r"one class folder only \(cat\)"),
+    "empty class": (lambda f: (f / "labeled" / "ant").mkdir(), "the class folder .*/ant holds no images"),
+    "empty pool": (lambda f: remove(f / "unlabeled") or (f / "unlabeled").mkdir(), "unlabeled holds no images"),
+    "pool of another type": (
+        lambda f: [path.rename(path.with_suffix(".webp")) for path in (f / "unlabeled").iterdir()] and None,
+        r"holds no images .*only other files \(.webp 6\)",
+    ),
+    "single image": (lambda f: keep_one(f / "labeled" / "cat"), "cat has one usable image, none to spare for testing"),
+    "unknown test class": (
+        lambda f: save(f / "test" / "cow" / "a.png") or {"test": str(f / "test")},
+        "class folder cow that --labeled lacks",
+    ),
+    "empty test": (lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")}, "--test: .* holds no images"),
+    "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is the folder of --labeled"),
+    "much validation": (lambda f: {"validation_size": 11}, "validation_size is 11; 10 labelled images can be spared"),
+    "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
+    "per class": (lambda f: {"labeled_per_class": 5}, "labeled_per_class goes with the digits"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_folders(folders, case):
+    spoil, message = BAD[case]
+    data = spoil(folders) or {}
+    with pytest.raises(InputError, match=message) as caught:
+        opened(folders, **data)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_without_permission(folders, monkeypatch):
+    """By a stand-in for the system call, since the tests may run as root, whom nothing is forbidden."""
+    scandir = os.scandir
+
+    def forbidden(folder):
+        if str(folder).endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(InputError, match=r"dog cannot be read .Permission denied.; check its permissions"):
+        opened(folders)
+
+
+# The thread pool
+
+
+def test_ordered_map_keeps_order_and_holds_few_results():
+    started = []
+
+    def square(x: int) -> int:
+        started.append(x)
+        return x * x
+
+    results = sources.ordered_map(square, range(1000), threads=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert len(started) <= 3 + 4 * 2
+    assert list(results) == [x * x for x in range(3, 1000)]

@@ -1,0 +1,243 @@
+"""The models: arithmetic and names against keras.applications, and what is this project's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientnet import Dropout, EfficientNet, StochasticDepth, model_noise
+from efficientnet.architectures import ARCHITECTURES, count_parameters
+from stages.errors import InputError
+
+TINY = {"width": 0.25, "depth": 0.25, "num_classes": 5}
+
+
+@pytest.fixture
+def mixed_bfloat16() -> Iterator[None]:
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def images(count: int, size: int) -> tf.Tensor:
+    """Coarse coloured patches: fine noise would look the same to the network in every image."""
+    patches = tf.random.stateless_uniform([count, 4, 4, 3], [1, 2], 0.0, 255.0)
+    return tf.image.resize(patches, [size, size])
+
+
+def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
+    """Random scales and shifts, and moving averages that fit the activations. The model's momentum must be 0.
+
+    A fresh model's batch normalisation is the identity, which would hide mistakes in it and lets the activations of the deep
+    variants explode. Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic enough to
+    turn a last bit at the input into half a logit.
+    """
+    generator = np.random.Generator(np.random.PCG64(0))
+    layers = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    for layer in layers:
+        layer.gamma.assign(generator.uniform(0.5, 1.5, layer.gamma.shape))
+        layer.beta.assign(generator.normal(0, 0.2, layer.beta.shape))
+    with model_noise(1, 1):
+        model(inputs, training=True)
+    for layer in layers:
+        variance = layer.moving_variance.numpy()
+        layer.moving_variance.assign(np.maximum(variance, 0.3 * variance.mean()))
+
+
+def carry(model: tf.keras.Model, reference: tf.keras.Model) -> None:
+    """Gives the keras.applications model the numbers of ours, by layer name; every layer must find its partner."""
+    waiting = {layer.name for layer in model.layers if layer.weights}
+    for layer in reference.layers:
+        if layer.weights and not isinstance(layer, tf.keras.layers.Normalization):
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+            waiting.remove(layer.name)
+    assert not waiting
+
+
+def numbers_in(weights: list[tf.Variable]) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+# The larger ones take a minute more: EFFICIENTNET_PARITY=all asks for them.
+larger = pytest.mark.skipif(os.environ.get("EFFICIENTNET_PARITY") != "all", reason="EFFICIENTNET_PARITY=all runs it")
+VARIANTS = ["b0", "b1", "b2", "b3", *(pytest.param(name, marks=larger) for name in ("b4", "b5", "b6", "b7"))]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_keras_applications(name: str) -> None:
+    """From the normalised image on; the normalisation itself is the next test's.
+
+    A random-weight keras.applications model only divides by 255. Doing that outside our model gives both the same bits to work on.
+    """
+    size = 75 if name == "b0" else 64  # 75 for the padding of odd maps
+    model = EfficientNet(name, num_classes=1000, mean=(0, 0, 0), std=(1, 1, 1), batch_norm_momentum=0.0, seed=1)
+    build = getattr(tf.keras.applications, "EfficientNet" + name.upper())
+    reference = build(weights=None, input_shape=(size, size, 3), classifier_activation=None)
+    pixels = images(16, size)
+    settle_batch_norm(model, pixels * (1 / 255))
+    carry(model, reference)
+
+    expected = reference(pixels[:3], training=False).numpy()
+    logits = model(pixels[:3] * (1 / 255), training=False).numpy()
+    scale = np.abs(expected).max()
+    deviation = np.abs(logits - expected).max() / scale
+    print(f"{name}: largest deviation {deviation:.1e} of the largest logit, spread {np.ptp(expected, 0).max() / scale:.2f}")
+    assert deviation < 1e-5
+    assert np.ptp(expected, 0).max() > 0.02 * scale  # the logits do depend on the image
+
+    counted = count_parameters(ARCHITECTURES[name].width, ARCHITECTURES[name].depth, num_classes=1000)
+    assert (numbers_in(model.trainable_weights), numbers_in(model.non_trainable_weights)) == counted
+    drops = {layer.name: 1 - layer.survival_probability for layer in model.layers if isinstance(layer, StochasticDepth)}
+    drops["top_dropout"] = model.get_layer("top_dropout").rate
+    assert drops == pytest.approx({layer.name: layer.rate for layer in reference.layers if isinstance(layer, tf.keras.layers.Dropout)})
+
+
+def test_initial_weights_have_the_spread_of_the_authors() -> None:
+    model = EfficientNet("b0", num_classes=1000, seed=1)
+    for name, fan_out in {"top_conv": 1280, "stem_conv": 9 * 32, "block6a_expand_conv": 672, "block7a_se_expand": 1152}.items():
+        kernel = model.get_layer(name).kernel.numpy()
+        deviation = np.sqrt(2 / fan_out)
+        assert kernel.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * kernel.size))
+        assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size)
+    kernel = model.get_layer("top_conv").kernel.numpy()
+    assert np.abs(kernel).max() > 4 * kernel.std()  # not truncated
+    assert model.get_layer("block6b_dwconv").depthwise_kernel.numpy().std() == pytest.approx(np.sqrt(2 / 25), rel=0.02)
+    classifier = model.get_layer("predictions").kernel.numpy()
+    assert 0.99 / np.sqrt(1000) < np.abs(classifier).max() <= 1 / np.sqrt(1000)
+    assert all(not np.any(layer.bias) for layer in model.layers if getattr(layer, "bias", None) is not None)
+
+
+def test_seed_decides_the_initial_weights() -> None:
+    first = EfficientNet("b0", seed=3, **TINY).get_weights()
+    EfficientNet("b0", **TINY)  # what else was built does not matter
+    again, other = EfficientNet("b0", seed=3, **TINY).get_weights(), EfficientNet("b0", seed=4, **TINY)
+    assert all(np.array_equal(one, two) for one, two in zip(first, again))
+    kernels = {layer.name: layer.weights[0].numpy() for layer in other.layers if layer.weights and not layer.name.endswith("bn")}
+    assert not any(np.array_equal(kernel, weight) for kernel in kernels.values() for weight in first)
+    assert len({kernel.flat[0] for kernel in kernels.values()}) == len(kernels)  # nor do two layers share theirs
+
+
+def test_seeded_weights_are_pinned() -> None:
+    """Two processes, and two versions of the project, build the same network."""
+    kernel = EfficientNet("b0", seed=3, **TINY).get_layer("stem_conv").kernel.numpy()
+    np.testing.assert_allclose(kernel[0, 0, 0, :4], [0.044447266, 0.029405382, 0.27029049, 0.12901513], rtol=1e-6)
+
+
+def test_normalization_equals_keras() -> None:
+    scaled = tf.keras.layers.Rescaling(1 / 255)(images(2, 32))
+    keras = tf.keras.layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2])
+    np.testing.assert_allclose(EfficientNet("b0", **TINY).layers[1](images(2, 32)), keras(scaled), atol=1e-6)
+
+
+def test_normalization_comes_first_and_has_no_weights() -> None:
+    model = EfficientNet("b0", mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0), **TINY)
+    layer = model.layers[1]
+    np.testing.assert_allclose(layer(tf.constant([[11.0, 16.0, 30.0]])), [[1.0, -2.0, 0.0]])
+    assert not layer.weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "expected"),
+    [
+        ({}, 64, 2),
+        ({"small_images": True}, 32, 4),
+        ({"stem_stride": 1, "strides": (1, 1, 1, 2, 1, 2, 1)}, 16, 4),
+        ({"stem_stride": 1, "strides": (1, 1, 1, 2, 1, 1, 1)}, 8, 4),
+    ],
+)
+def test_final_map(arguments: dict, size: int, expected: int) -> None:
+    model = EfficientNet("b0", image_size=size, **arguments, **TINY)
+    assert model.input_shape == (None, size, size, 3)
+    assert model.get_layer("top_activation").output_shape[1:3] == (expected, expected)
+
+
+def test_any_input_size_and_features() -> None:
+    model = EfficientNet("b0", width=0.25, depth=0.25, include_top=False)
+    assert model.input_shape == (None, None, None, 3)
+    assert model(tf.zeros([2, 40, 33, 3])).shape == (2, 320)
+    assert model.layers[-1].name == "avg_pool"
+
+
+def test_mixed_precision_ends_in_float32(mixed_bfloat16: None) -> None:
+    model = EfficientNet("b0", seed=1, small_images=True, **TINY)
+    assert model.get_layer("block1a_dwconv").compute_dtype == "bfloat16"
+    assert model.get_layer("normalize").compute_dtype == "float32"
+    assert all(weight.dtype == tf.float32 for weight in model.weights)
+    with model_noise(1, 2, tf.range(4), 4):
+        logits = model(images(4, 32), training=True)
+    assert logits.dtype == tf.float32
+    assert np.any(logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy())  # not merely cast at the end
+
+
+def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
+    model = EfficientNet("b0", width=0.25, depth=0.5, num_classes=5, small_images=True, survival_probability=0.2, seed=1)
+    for layer in model.layers:  # frozen, it normalises each example by itself, and a batch may be split
+        layer.trainable = not isinstance(layer, tf.keras.layers.BatchNormalization)
+
+    def logits(rows: list[int], step: int = 1) -> np.ndarray:
+        with model_noise(7, step, tf.constant(rows), 6):
+            return model(tf.gather(images(6, 32), rows), training=True).numpy()
+
+    whole = logits([0, 1, 2, 3, 4, 5])
+    np.testing.assert_allclose(np.concatenate([logits([0, 1]), logits([2, 3, 4, 5])]), whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
+    assert np.abs(logits([0, 1, 2, 3, 4, 5], step=2) - whole).max() > 0.01 * np.abs(whole).max()
+
+
+def test_noise_can_be_turned_off() -> None:
+    model = EfficientNet("b0", dropout=0, survival_probability=1, **TINY)
+    assert not any(isinstance(layer, (Dropout, StochasticDepth)) for layer in model.layers)
+
+
+def test_trains_under_plain_keras() -> None:
+    model = EfficientNet("b0", seed=1, batch_norm_momentum=0.9, small_images=True, **TINY)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(images(8, 32), tf.range(8) % 5, batch_size=4, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    unmoved = [weight.name for weight, old in zip(model.trainable_weights, before) if np.array_equal(weight, old)]
+    assert not unmoved  # every weight gets a gradient
+
+
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_synchronized_survives_the_config(synchronized: bool) -> None:
+    model = EfficientNet("b0", sync_batch_norm=synchronized, batch_norm_momentum=0.9, **TINY)
+    again = tf.keras.Model.from_config(model.get_config())
+    layers = [layer for layer in again.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    assert len(layers) == 2 + 3 * 7 - 1
+    assert all((layer.synchronized, layer.momentum, layer.epsilon) == (synchronized, 0.9, 1e-3) for layer in layers)
+
+
+def test_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
+    model = EfficientNet("b0", seed=1, sync_batch_norm=True, batch_norm_momentum=0.0, mean=(1.0, 2.0, 3.0), small_images=True, **TINY)
+    settle_batch_norm(model, images(16, 32))
+    model.save(tmp_path / "model.keras")
+    again = tf.keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(images(4, 32)), model(images(4, 32)))
+    assert [layer.get_config() for layer in again.layers] == [layer.get_config() for layer in model.layers]
+    assert again.get_layer("stem_bn").synchronized
+    with model_noise(1, 2, tf.range(4), 4):
+        np.testing.assert_array_equal(again(images(4, 32), training=True), model(images(4, 32), training=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "b9"}, "no EfficientNet variant 'b9'.*b0"),
+        ({"num_classes": None}, "num_classes"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"small_images": True, "strides": (1,) * 7}, "not both"),
+        ({"stem_stride": 4}, "stem_stride"),
+        ({"strides": (2, 2)}, "strides"),
+        ({"dropout": 1.5}, "dropout rate"),
+        ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+        ({"mean": (1.0,)}, "a number a channel"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EfficientNet(**{**TINY, **arguments})

@@ -1,0 +1,162 @@
+"""The training stage as a command: killed and continued, on two replicas, and with unusable input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import prepare, records
+from noisy_student import train
+from stages import app
+from stages.errors import InputError
+from stages.workdir import finish
+from training import model_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 40
+SMALL = [
+    "--config=configs/noisy_student/digits.py",
+    "--config.data.out_of_domain=20",
+    "--config.student.model.width=0.25",
+    "--config.student.model.depth=0.2",
+    f"--config.student.steps={STEPS}",
+    "--config.student.batch_size=8",
+    "--config.student.unlabeled_ratio=2",
+    "--config.student.log_every=1",
+    "--config.student.checkpoint_every=5",
+]
+
+
+def config(*overrides):
+    return app.parse(["train", *SMALL, *overrides], {})["config"]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """A data directory of digits and a pseudo-labelled one made of its unlabelled images."""
+    root = tmp_path_factory.mktemp("train")
+    data, pseudo_labeled = root / "data", root / "pseudo_labeled"
+    prepare.main(config(), str(data))
+    unlabeled, labeled = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled")
+    rng = np.random.default_rng(0)
+
+    def examples():
+        for serialized in records.read_shard(unlabeled.paths[0]):
+            feature = tf.train.Example.FromString(serialized).features.feature
+            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
+            yield records.make_example(encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32"))
+
+    records.write_split(
+        pseudo_labeled, "pseudo_labeled", examples(), 2, unlabeled.num_records, kind="pseudo_labeled", label_names=labeled.label_names
+    )
+    finish(pseudo_labeled, {"total": unlabeled.num_records})
+    return {"data": str(data), "pseudo_labeled": str(pseudo_labeled)}
+
+
+def command(workdir, directories, *extra):
+    flags = [f"--workdir={workdir}", "--section=student", *(f"--{name}={path}" for name, path in directories.items()), *extra]
+    return [sys.executable, "-m", "noisy_student.train", *SMALL, *flags]
+
+
+def start(*arguments):
+    return subprocess.Popen(command(*arguments), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+
+
+def metrics(workdir):
+    path = Path(workdir) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(directories, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "student"
+    process = start(workdir, directories)
+    process.communicate()
+    assert process.returncode == 0
+    return workdir
+
+
+def weights(workdir):
+    return model_dir.load(workdir)[0].get_weights()
+
+
+def test_sigkill_and_the_same_command_again_end_bit_identical(directories, uninterrupted, tmp_path):
+    workdir = tmp_path / "student"
+    process = start(workdir, directories)
+    while process.poll() is None and len(metrics(workdir)) < 12:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (workdir / "summary.json").exists()
+    again = start(workdir, directories)
+    output, _ = again.communicate()
+    assert again.returncode == 0
+    assert "continuing at step" in output
+    expected, actual = weights(uninterrupted), weights(workdir)
+    assert len(expected) > 50
+    for a, b in zip(expected, actual):
+        np.testing.assert_array_equal(a, b)
+    assert [row["loss"] for row in metrics(workdir)] == [row["loss"] for row in metrics(uninterrupted)]
+
+
+def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
+    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica."""
+    process = start(tmp_path / "student", directories, "--strategy=mirrored", "--cpu_devices=2")
+    process.communicate()
+    assert process.returncode == 0
+    one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]
+    for name in ("loss", "labeled_loss", "unlabeled_loss", "l2"):
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4)
+    assert json.loads((tmp_path / "student" / "summary.json").read_text())["replicas"] == 2
+
+
+def test_a_finished_run_says_so(directories, uninterrupted, capsys):
+    main(uninterrupted, directories)
+    assert f"is done: {STEPS} steps" in capsys.readouterr().out
+
+
+def main(workdir, directories, *overrides, section="student", **flags):
+    values = {"init": None, "strategy": "auto", "cpu_devices": "1", "tpu": "", "arguments": [], "pseudo_labeled": None}
+    train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
+
+
+def test_another_config_is_refused(directories, uninterrupted):
+    with pytest.raises(InputError, match=r"another config \(train.batch_size: 8 -> 10\)"):
+        main(uninterrupted, directories, "--config.student.batch_size=10")
+
+
+def test_a_student_needs_pseudo_labels(directories, tmp_path):
+    with pytest.raises(InputError, match=r"run_balance.sh"):
+        main(tmp_path / "w", {"data": directories["data"]})
+
+
+def test_missing_data_and_unknown_section(directories, tmp_path):
+    with pytest.raises(InputError, match=r"run_prepare_data.sh"):
+        main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
+    with pytest.raises(InputError, match="no section 'student_9'"):
+        main(tmp_path / "w", directories, section="student_9")
+    assert not (tmp_path / "w").exists()
+
+
+def test_an_unfinished_input_is_refused(directories, tmp_path):
+    unfinished = tmp_path / "pseudo_labeled"
+    unfinished.mkdir()
+    with pytest.raises(InputError, match=r"no summary.json"):
+        main(tmp_path / "w", {**directories, "pseudo_labeled": str(unfinished)})
+
+
+def test_a_truncated_shard_is_named(directories, tmp_path):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", directories["data"], data], check=True)
+    shard = next((data / "labeled").glob("labeled-*"))
+    shard.write_bytes(shard.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")

@@ -1,0 +1,139 @@
+"""`serving.predict`: its lines, and what it says where it cannot answer. The model is a few operations, not a network."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from serving import predict
+from serving.versions import resolve
+from stages.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+COLORS = ("red", "green", "blue", "$x_1$")
+
+
+class MeanColor(tf.Module):
+    """Calls an image red, green or blue by its mean channels."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(self, image_bytes):
+        def mean(encoded):
+            return tf.reduce_mean(tf.cast(tf.io.decode_image(encoded, 3, expand_animations=False), tf.float32), axis=[0, 1])
+
+        means = tf.map_fn(mean, image_bytes, fn_output_signature=tf.TensorSpec([3], tf.float32))
+        probabilities = tf.nn.softmax(tf.pad(means, [[0, 0], [0, 1]]) / 50)
+        classes = tf.math.top_k(probabilities, 4).indices
+        return {"probabilities": probabilities, "classes": classes, "labels": tf.gather(tf.constant(COLORS), classes)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with versions 2 and 10, and something that is no version."""
+    folder = tmp_path_factory.mktemp("models")
+    module = MeanColor()
+    for version in ("2", "10"):
+        tf.saved_model.save(module, str(folder / version), signatures={"serving_default": module.serve})
+    (folder / "11").mkdir()
+    (folder / ".export.tmp").mkdir()
+    return folder
+
+
+def write_image(path, color):
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (9, 7), color).save(file, "PNG")
+    path.write_bytes(file.getvalue())
+    return str(path)
+
+
+def test_highest_version_is_taken(model):
+    assert resolve(model) == model / "10"
+    assert resolve(model / "2") == model / "2"
+
+
+def test_a_line_for_each_image(model, tmp_path, capsys):
+    files = [write_image(tmp_path / f"{color}.png", color) for color in ("red", "lime", "blue")]
+    predict.main(str(model), "text", files)
+    lines = capsys.readouterr().out.splitlines()
+    probability = np.exp(255 / 50) / (np.exp(255 / 50) + 3)
+    for line, file, label in zip(lines, files, COLORS):
+        assert line.startswith(f"{file}: {label} {100 * probability:.1f} %")
+        assert line.count(",") == 2  # the top 3
+    assert len(lines) == 3
+
+
+def test_batches_keep_the_order(model, tmp_path):
+    files = [write_image(tmp_path / f"{i}.png", ("red", "lime", "blue")[i % 3]) for i in range(7)]
+    predictions = list(predict.predict(predict.load(model), files, batch_size=3))
+    assert [p.file for p in predictions] == files
+    assert [p.top[0][0] for p in predictions] == [COLORS[i % 3] for i in range(7)]
+
+
+def test_a_file_that_is_no_image_is_named(model, tmp_path):
+    good = [write_image(tmp_path / f"{i}.png", "red") for i in range(2)]
+    serve = predict.load(model)
+    for name, content in {"text.jpg": b"hello", "empty.png": b"", "cut.png": Path(good[0]).read_bytes()[:40]}.items():
+        (tmp_path / name).write_bytes(content)
+        answered: list[predict.Prediction] = []
+        with pytest.raises(InputError, match=f"{name} is not an image"):
+            answered.extend(predict.predict(serve, [good[0], str(tmp_path / name), good[1]]))
+        assert [prediction.file for prediction in answered] == good[:1]  # the one before it is answered
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "files", "match"),
+    [
+        ("", "text", ["missing.png"], "missing.png does not exist"),
+        ("", "text", ["."], "is a directory"),
+        ("", "text", [], "no images"),
+        ("", "yaml", ["red.png"], "--format"),
+        ("nowhere", "text", ["red.png"], "does not exist"),
+        ("11", "text", ["red.png"], "no exported model"),
+        ("broken", "text", ["red.png"], "cannot be loaded"),
+        ("other", "text", ["red.png"], "takes no image_bytes"),
+    ],
+)
+def test_wrong_usage(model, tmp_path, name, format, files, match):
+    write_image(tmp_path / "red.png", "red")
+    if name == "broken":
+        (model / name).mkdir()
+        (model / name / "saved_model.pb").write_bytes(b"not a model")
+    if name == "other":
+        tf.saved_model.save(tf.Module(), str(model / name))
+    with pytest.raises(InputError, match=match) as caught:
+        predict.main(str(model / name), format, [str(tmp_path / file) for file in files])
+    assert "\n" not in str(caught.value)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_exit_code_and_one_line(model, tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    for name in ("text.jpg", "missing.png"):
+        done = run("-m", "serving.predict", f"--model={model}", str(tmp_path / name))
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_needs_no_training_code(model, tmp_path):
+    """A prediction on the command line imports TensorFlow and nothing heavy beside it, and wrong usage not even that."""
+    file = write_image(tmp_path / "red.png", "red")
+    heavy = "{'apache_beam', 'tensorflow_addons', 'keras_cv', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'training', 'data'}"
+    code = f"""
+import sys
+from serving import predict
+assert "tensorflow" not in sys.modules
+predict.main({str(model)!r}, "text", [{file!r}])
+assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
+"""
+    done = run("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")

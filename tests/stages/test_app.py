@@ -1,0 +1,65 @@
+"""Command lines: what is accepted, and the one line for what is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import app
+from stages.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "--config=configs/noisy_student/digits.py"
+FLAGS = {"workdir": "Where.", "data": "From where."}
+
+
+def parse(*argv, **options):
+    return app.parse(["stage", *argv], FLAGS, {"data": None}, **options)
+
+
+def test_values_and_overrides():
+    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png")
+    assert values["workdir"] == "w"
+    assert values["data"] is None
+    assert values["config"].seed == 7
+    assert values["config"].student.model.width == 0.5
+    assert values["arguments"] == ["image.png"]
+
+
+def test_a_recipe_is_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(CONFIG, "--workdir=w")["config"].seed == 0
+
+
+def test_a_recipes_argument():
+    assert parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")["config"].student.model.name == "b1"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        ([CONFIG], "--workdir missing"),
+        ([CONFIG, "--workdir=w", "--config.student.model.widht=1"], "no key 'widht'"),
+        ([CONFIG, "--workdir=w", "--config.seed=one"], "config.seed=one"),
+        ([CONFIG, "--workdir=w", "--dta=d"], "dta"),
+        (["--config=configs/nothing.py", "--workdir=w"], "no file configs/nothing.py"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(*argv)
+    assert "\n" not in str(error.value)
+
+
+def test_beams_options_are_passed_on():
+    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
+    assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
+
+
+def test_exit_code_two_without_a_traceback():
+    program = "from stages import app; app.run(lambda **_: None, {'workdir': 'w'})"
+    result = subprocess.run([sys.executable, "-c", program, CONFIG], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: --workdir missing; --help lists the flags\n"

@@ -1,0 +1,57 @@
+"""The life of a work directory."""
+
+import os
+
+import pytest
+
+from stages import files, workdir
+from stages.errors import InputError
+
+
+def test_start_finish_and_again(tmp_path):
+    directory = tmp_path / "w"
+    assert workdir.start(directory, {"seed": 1}) is None
+    assert workdir.start(directory, {"seed": 1}) is None  # interrupted: goes on
+    workdir.finish(directory, {"top1": 0.5})
+    assert workdir.start(directory, {"seed": 1}) == {"top1": 0.5}
+
+
+def test_another_config_is_named(tmp_path):
+    workdir.start(tmp_path / "w", {"model": {"width": 1.0}, "seed": 1})
+    with pytest.raises(InputError, match=r"model.width: 1.0 -> 2.0"):
+        workdir.start(tmp_path / "w", {"model": {"width": 2.0}, "seed": 1})
+
+
+def test_another_input_in_the_same_place_is_noticed(tmp_path):
+    teacher = tmp_path / "teacher"
+    workdir.finish(teacher, {"steps": 1})
+    workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+    workdir.finish(teacher, {"steps": 2})
+    with pytest.raises(InputError, match=r"inputs.teacher"):
+        workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+
+
+def test_unfinished_and_missing_directories(tmp_path):
+    (tmp_path / "half").mkdir()
+    with pytest.raises(InputError, match=r"not finished \(no summary.json\); finish it with run_teacher.sh"):
+        workdir.require_finished(tmp_path / "half", "teacher", "run_teacher.sh")
+    with pytest.raises(InputError, match="does not exist"):
+        workdir.require_finished(tmp_path / "none", "teacher", "run_teacher.sh")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        workdir.start(tmp_path / "file", {})
+
+
+def test_an_atomic_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "deep" / "value.json"
+    files.write_json(path, {"ä": 1})
+
+    def cut() -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("power")
+
+    with pytest.raises(RuntimeError, match="power"):
+        cut()
+    assert files.read_json(path) == {"ä": 1}
+    assert os.listdir(path.parent) == ["value.json"]

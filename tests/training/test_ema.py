@@ -1,0 +1,40 @@
+"""The moving average against its recurrence."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.ema import ExponentialMovingAverage
+
+
+def test_follows_the_ramp():
+    variable = tf.Variable([1.0, 2.0])
+    ema = ExponentialMovingAverage([variable], 0.9)
+    expected = np.array([1.0, 2.0])
+    for step in range(1, 200):
+        variable.assign_add([0.5, -0.25])
+        ema.update(tf.constant(step))
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * variable.numpy()
+    np.testing.assert_allclose(ema.shadows[0].numpy(), expected, rtol=1e-4)
+
+
+def test_covers_batch_norm_statistics_and_swaps_back_exactly():
+    model = tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(4,)), tf.keras.layers.BatchNormalization()])
+    ema = ExponentialMovingAverage(model.variables, 0.5)
+    assert len(ema.shadows) == 6
+    for variable in model.variables:
+        variable.assign_add(tf.random.stateless_normal(variable.shape, [1, 2]))
+    ema.update(tf.constant(5))
+    before = model.get_weights()
+    with ema.swapped():
+        inside = model.get_weights()
+        np.testing.assert_array_equal(inside[-1], ema.shadows[-1].numpy())
+        assert any((a != b).any() for a, b in zip(before, inside))
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_refuses_a_decay_of_one():
+    with pytest.raises(ValueError, match="decay"):
+        ExponentialMovingAverage([], 1.0)

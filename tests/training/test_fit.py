@@ -1,0 +1,107 @@
+"""The loop: exact continuation, logs, and a loss that is not finite."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientnet import Dropout
+from noisy_student.model import NoisyStudent
+from stages.errors import InputError
+from training.fit import fit
+from training.optimizers import RMSProp
+
+
+def trainer(learning_rate=0.05):
+    layers = tf.keras.layers
+    inputs = tf.keras.Input([8, 8, 3])
+    hidden = layers.Conv2D(4, 3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(inputs)
+    hidden = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(hidden))
+    hidden = Dropout(0.5, noise_id="dropout")(hidden)  # its noise must be repeated, too
+    model = tf.keras.Model(inputs, layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=2))(hidden))
+    student = NoisyStudent(model, ema_decay=0.9, seed=1)
+    student.compile(optimizer=RMSProp(learning_rate))
+    return student
+
+
+def batches(start):
+    """A function of the step, as `data.pipeline`'s batches are."""
+
+    def batch(step):
+        images = tf.random.stateless_uniform([6, 8, 8, 3], [7, step], maxval=255.0)
+        return images, tf.cast(tf.reduce_mean(images, [1, 2, 3]) * 10, tf.int64) % 3
+
+    return tf.data.Dataset.range(start, 2**62).map(batch)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step):
+    """Batches that end the run before it gets to `step`."""
+
+    def make(start):
+        def fuse(i):
+            if i >= step:
+                raise Killed
+            return i
+
+        return batches(start).enumerate(start).map(lambda i, b: (tf.numpy_function(fuse, [i], tf.int64), b)).map(lambda _, b: b)
+
+    return make
+
+
+SIZES = {"steps": 13, "images_per_step": 6, "log_every": 2, "checkpoint_every": 4}
+
+
+def run(directory, make=batches):
+    student = trainer()
+    fit(student, make, directory, **SIZES)
+    return student.model.get_weights() + [shadow.numpy() for shadow in student.ema.shadows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    return run(directory), directory
+
+
+@pytest.mark.parametrize("step", [3, 9])  # before the first checkpoint; between two
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
+    weights, whole = uninterrupted
+    with pytest.raises((Killed, tf.errors.OpError)):
+        run(tmp_path, killed_at(step))
+    again = run(tmp_path)
+    assert len(again) == len(weights)
+    for a, b in zip(weights, again):
+        np.testing.assert_array_equal(a, b)
+    lines = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (whole, tmp_path)]
+    assert [row["step"] for row in lines[0]] == [2, 4, 6, 8, 10, 12, 13]
+    assert [[row["step"], row["loss"]] for row in lines[0]] == [[row["step"], row["loss"]] for row in lines[1]]
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    weights, directory = uninterrupted
+    for a, b in zip(weights, run(directory)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(tmp_path):
+    student = trainer(learning_rate=1e30)
+    with pytest.raises(InputError, match=r"not finite between steps \d+ and \d+ .*learning rate"):
+        fit(student, batches, tmp_path, **SIZES)
+
+
+def test_evaluations_are_logged(tmp_path):
+    student = trainer()
+    fit(student, batches, tmp_path, **SIZES, evaluate_every=4, evaluate=lambda: {"top1": 0.5})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval_top1" in row] == [4, 8, 12, 13]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_steps_must_fit_together(tmp_path):
+    with pytest.raises(InputError, match="must divide"):
+        fit(trainer(), batches, tmp_path, steps=4, images_per_step=6, log_every=3, checkpoint_every=4)

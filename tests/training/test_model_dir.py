@@ -1,0 +1,64 @@
+"""The directory that a training leaves and every later stage reads."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data.preprocessing import Preprocessing
+from stages.errors import InputError
+from training import model_dir, models
+
+SPEC = model_dir.ModelSpec(
+    architecture={"name": "b0", "width": 0.25, "depth": 0.2, "dropout": None, "strides": [1, 1, 1, 1, 1, 1, 1]},
+    preprocessing=Preprocessing(image_size=8, mean=(10.0, 20.0, 30.0)),
+    label_names=("cat", "dög"),
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    model = SPEC.build(seed=4)
+    for variable in model.variables:  # moving statistics too must survive
+        variable.assign_add(0.1 * tf.random.stateless_uniform(variable.shape, [1, 2]))
+    directory = tmp_path_factory.mktemp("run") / "model"
+    model_dir.save(directory, model, SPEC)
+    return model, directory
+
+
+def test_round_trip_is_exact(saved):
+    model, directory = saved
+    loaded, spec = model_dir.load(directory)
+    assert spec == SPEC
+    assert spec.num_classes == 2
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    images = tf.random.stateless_uniform([3, 8, 8, 3], [0, 0], maxval=255.0)
+    np.testing.assert_array_equal(model(images), loaded(images))
+    assert sorted(path.name for path in directory.iterdir()) == ["model.json", "model.weights.h5"]
+
+
+def test_an_unfinished_run_is_refused(saved):
+    _, directory = saved
+    with pytest.raises(InputError, match=r"no summary.json.*run_teacher.sh"):
+        model_dir.load(directory.parent)
+    (directory.parent / "summary.json").write_text("{}")
+    model_dir.load(directory.parent)
+
+
+def test_a_missing_directory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        model_dir.load(tmp_path / "nothing")
+
+
+def test_damaged_weights_are_refused(saved, tmp_path):
+    _, directory = saved
+    for name in ("model.json", "model.weights.h5"):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    (tmp_path / "model.weights.h5").write_bytes((directory / "model.weights.h5").read_bytes()[:5000])
+    with pytest.raises(InputError, match="does not hold the weights"):
+        model_dir.load(tmp_path)
+
+
+def test_unknown_architecture():
+    with pytest.raises(InputError, match="b0, b1"):
+        models.build({"name": "vgg"}, 2, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)

@@ -1,0 +1,46 @@
+"""Epochs to steps, open values to numbers."""
+
+import pytest
+
+from configs.noisy_student.base import train_section
+from stages.errors import InputError
+from training import resolve
+
+
+def section(**overrides):
+    return train_section(**overrides).to_dict()
+
+
+def test_epochs_of_the_labelled_set_become_steps():
+    # 350 epochs of ImageNet at batch 4096: 109,474 steps in the release; ours rounds up.
+    resolved = resolve.section(section(epochs=350.0, batch_size=4096), labeled_examples=1_281_167, unlabeled=False)
+    assert resolved["steps"] == 109_475
+    assert "epochs" not in resolved
+
+
+@pytest.mark.parametrize("durations", [{}, {"epochs": 1.0, "steps": 5}])
+def test_needs_exactly_one_duration(durations):
+    with pytest.raises(InputError, match="either steps or epochs"):
+        resolve.section(section(**durations), labeled_examples=10, unlabeled=False)
+
+
+def test_checkpoints_fall_on_log_steps():
+    resolved = resolve.section(
+        section(steps=777, log_every=30, checkpoint_every=100, evaluate_every=50), labeled_examples=100, unlabeled=True
+    )
+    assert resolved["checkpoint_every"] == 120
+    assert resolved["evaluate_every"] == 60
+
+
+def test_no_unlabelled_stream_no_ratio():
+    assert resolve.section(section(steps=5, unlabeled_ratio=7), labeled_examples=10, unlabeled=False)["unlabeled_ratio"] == 0
+
+
+@pytest.mark.parametrize(("examples", "expected"), [(10, 8), (1000, 64), (10**6, 256)])
+def test_batch_size_from_the_data(examples, expected):
+    assert resolve.batch_size(examples) == expected
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
+def test_image_size_from_the_data(height, width, expected):
+    assert resolve.image_size(height, width) == expected

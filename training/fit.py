@@ -1,0 +1,175 @@
+"""The one training loop: `Model.fit` in optimizer steps, with logs, evaluations and checkpoints at step multiples.
+
+A run continues from its newest checkpoint. Since data, augmentation and model noise are functions of (seed, step), the
+continued run ends with the weights of an uninterrupted one, bit for bit, on the same kind and number of devices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from data import records
+from data.records import Manifest
+from stages.errors import InputError
+from stages.files import atomic_path
+
+
+def fit(
+    trainer: tf.keras.Model,
+    make_dataset: Callable[[int], tf.data.Dataset],
+    workdir: str | Path,
+    *,
+    steps: int,
+    images_per_step: int,
+    log_every: int,
+    checkpoint_every: int,
+    evaluate_every: int = 0,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    keep: int = 2,
+    manifests: tuple[Manifest, ...] = (),
+) -> None:
+    """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
+
+    Args:
+      trainer: a compiled Keras model with an optimizer; everything trackable in it is checkpointed.
+      make_dataset: finished steps -> endless data from there on.
+      workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
+      steps: optimizer steps in all.
+      images_per_step: images of a step over all streams and replicas, for the images/s.
+      log_every: steps between lines of `metrics.jsonl`; divides `checkpoint_every`.
+      checkpoint_every: steps between checkpoints.
+      evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
+      evaluate: returns metrics by name, logged as `eval_NAME`.
+      keep: checkpoints kept.
+      manifests: of the data, to name the broken shard where reading fails.
+
+    Raises:
+      InputError: steps that don't fit together, a loss that is not finite, or a corrupt record.
+    """
+    if checkpoint_every % log_every or evaluate_every % log_every:
+        raise InputError(f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}")
+    workdir = Path(workdir)
+    strategy = trainer.distribute_strategy
+    with strategy.scope():
+        trainer.optimizer.build(trainer.model.trainable_variables)  # before restoring: the slots must exist
+        checkpoint = tf.train.Checkpoint(trainer=trainer)
+        manager = tf.train.CheckpointManager(checkpoint, str(workdir / "checkpoints"), max_to_keep=keep)
+        if manager.latest_checkpoint:
+            checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+    start = int(trainer.optimizer.iterations.numpy())
+    _truncate_metrics(workdir / "metrics.jsonl", start)
+    if start:
+        print(f"continuing at step {start} of {steps}", flush=True)
+    if start >= steps:
+        return
+    callback = _Steps(workdir, manager, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate)
+    try:
+        trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=[callback])
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        for manifest in manifests:  # TensorFlow does not say which file or record it was
+            for path in manifest.paths:
+                for _ in records.read_shard(path):
+                    pass
+        raise error
+    finally:
+        callback.close()
+
+
+def _truncate_metrics(path: Path, step: int) -> None:
+    """Drops the lines after `step`, which the continued run writes again."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+class _Steps(tf.keras.callbacks.Callback):
+    """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        manager: tf.train.CheckpointManager,
+        start: int,
+        steps: int,
+        images_per_step: int,
+        log_every: int,
+        checkpoint_every: int,
+        evaluate_every: int,
+        evaluate: Callable[[], dict[str, float]] | None,
+    ):
+        super().__init__()
+        self._supports_tf_logs = True  # Keras then leaves the step's outputs on the device
+        self.workdir, self.manager = workdir, manager
+        self.start, self.steps, self.images_per_step = start, steps, images_per_step
+        self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.evaluate_every, self.evaluate = evaluate_every, evaluate
+        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.last_step, self.last_time, self.began, self.last_line = start, time.perf_counter(), time.perf_counter(), 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Keras's hook; `batch` counts from 0 in this call of fit."""
+        step = self.start + batch + 1
+        self.bar.update(step - self.bar.n)
+        if step % self.log_every and step != self.steps:
+            return
+        values = {metric.name: float(metric.result()) for metric in self.model.logged.values()}
+        self._stop_if_not_finite(step, values)
+        now = time.perf_counter()
+        rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)
+        row = {"step": step, "seconds": round(now - self.began, 3), "images_per_second": round(rate, 1)}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
+        row.update(values)
+        if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):
+            row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
+        self._write(row)
+        self._show(row)
+        if step % self.checkpoint_every == 0 or step == self.steps:
+            self.manager.save(checkpoint_number=step)
+        self.model.reset_metrics()
+        self.last_step, self.last_time = step, time.perf_counter()
+
+    def _stop_if_not_finite(self, step: int, values: dict[str, float]) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            newest = self.manager.latest_checkpoint
+            kept = f"the last good checkpoint is {Path(newest).name}" if newest else "there is no checkpoint yet"
+            raise InputError(
+                f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} ({self.workdir}); {kept}. Lower the learning "
+                "rate (schedule.base) or set optimizer.clip_norm"
+            )
+
+    def _write(self, row: dict[str, float]) -> None:
+        with open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        with self.writer.as_default(step=int(row["step"])):
+            for name, value in row.items():
+                if name != "step":
+                    tf.summary.scalar(name, value)
+
+    def _show(self, row: dict[str, float]) -> None:
+        shown = {key: f"{row[key]:.4g}" for key in ("loss", "top1", "eval_top1", "images_per_second") if key in row}
+        self.bar.set_postfix(shown)
+        now = time.perf_counter()
+        if self.bar.disable and (now - self.last_line > 10 or row["step"] == self.steps):
+            done = int(row["step"]) - self.start
+            left = (now - self.began) / done * (self.steps - int(row["step"]))
+            text = " ".join(f"{key}={value}" for key, value in shown.items())
+            print(f"step {row['step']}/{self.steps} {text} left={left:.0f}s", flush=True)
+            self.last_line = now
+
+    def close(self) -> None:
+        """Ends the bar and the summary file."""
+        self.bar.close()
+        self.writer.close()

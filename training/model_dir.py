@@ -1,0 +1,112 @@
+"""The `model/` directory: what one stage leaves for the next.
+
+`model.json` says how to build the model and how to prepare its images; `model.weights.h5` holds the weights to use, the
+averaged ones where the run kept an average.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from data.preprocessing import Preprocessing
+from stages.errors import InputError
+from stages.files import atomic_path, read_json, write_json
+from stages.workdir import require_finished
+from training import models
+
+WEIGHTS = "model.weights.h5"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to use a trained classifier, but its weights."""
+
+    architecture: dict[str, Any]
+    preprocessing: Preprocessing
+    label_names: tuple[str, ...]
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.label_names)
+
+    def build(self, seed: int = 0, sync_batch_norm: bool = False) -> tf.keras.Model:
+        """The model with fresh weights: float32 (B, S, S, 3) in 0–255 -> logits (B, K)."""
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        return models.build(self.architecture, self.num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm)
+
+
+def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
+    """Writes `directory`; `model.json` last, so that a directory with it is complete."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_path(directory / WEIGHTS) as temporary:
+        named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
+        model.save_weights(named)
+        named.rename(temporary)
+    description = {
+        "architecture": spec.architecture,
+        "preprocessing": spec.preprocessing.to_dict(),
+        "label_names": list(spec.label_names),
+        "metadata": spec.metadata,
+    }
+    write_json(directory / "model.json", description)
+
+
+def read_spec(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh") -> ModelSpec:
+    """The spec of a finished training directory, or of a `model/` directory.
+
+    Raises:
+      InputError: missing or unfinished.
+    """
+    description = read_json(_locate(Path(directory), made_by) / "model.json")
+    return ModelSpec(
+        architecture=description["architecture"],
+        preprocessing=Preprocessing.from_dict(description["preprocessing"]),
+        label_names=tuple(description["label_names"]),
+        metadata=description["metadata"],
+    )
+
+
+def load(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh") -> tuple[tf.keras.Model, ModelSpec]:
+    """Builds the model and loads its weights.
+
+    Args:
+      directory: work directory of a training stage (finished), or its `model/`.
+      made_by: the stage to name where it is missing.
+
+    Returns:
+      (model mapping float32 (B, S, S, 3) in 0–255 to logits (B, K), its spec).
+
+    Raises:
+      InputError: missing, unfinished, or weights that do not fit.
+    """
+    spec = read_spec(directory, made_by)
+    model = spec.build()
+    path = _locate(Path(directory), made_by) / WEIGHTS
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} does not hold the weights of model.json ({str(error).splitlines()[0]}); make it again") from error
+    return model, spec
+
+
+def run_directory(directory: str | Path) -> Path:
+    """The training run's directory, given it or its `model/`."""
+    directory = Path(directory)
+    own = directory.name == "model" and not (directory / "summary.json").exists()
+    return directory.parent if own else directory
+
+
+def _locate(directory: Path, made_by: str) -> Path:
+    if (directory / "model.json").exists():
+        return directory
+    require_finished(directory, "model directory", made_by)
+    if not (directory / "model" / "model.json").exists():
+        raise InputError(f"{directory} holds no model/model.json; make it with {made_by}")
+    return directory / "model"

@@ -1,0 +1,52 @@
+"""From a recipe to a run: every open value is filled in once, from the data, and every duration is turned into steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stages.errors import InputError
+
+
+def image_size(height: float, width: float) -> int:
+    """A resolution for images of this median size: the shorter side, as a multiple of 32 between 32 and 224."""
+    return int(min(224, max(32, round(min(height, width) / 32) * 32)))
+
+
+def batch_size(labeled_examples: int) -> int:
+    """A labelled batch for so many labelled images: a power of two between 8 and 256, at least 8 steps an epoch if possible."""
+    return int(2 ** min(8, max(3, math.floor(math.log2(max(labeled_examples / 8, 1))))))
+
+
+def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) -> dict[str, Any]:
+    """Resolves a train section.
+
+    Args:
+      train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled set) is set.
+      labeled_examples: images in the labelled split.
+      unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
+
+    Returns:
+      The section with `batch_size`, `steps`, `log_every`, `checkpoint_every` and `evaluate_every` as numbers, without `epochs` and
+      `min_steps`.
+
+    Raises:
+      InputError: both or neither of `steps` and `epochs`, or a number out of its range.
+    """
+    resolved = dict(train)
+    epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
+    if (epochs is None) == (resolved["steps"] is None):
+        raise InputError("a train section needs either steps or epochs (of the labelled images), not both")
+    resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
+    if resolved["steps"] is None:
+        resolved["steps"] = max(min_steps, math.ceil(epochs * labeled_examples / resolved["batch_size"]))
+    if not unlabeled:
+        resolved["unlabeled_ratio"] = 0
+    for name in ("steps", "batch_size"):
+        if resolved[name] < 1:
+            raise InputError(f"{name} must be at least 1, got {resolved[name]}")
+    resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
+    every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
+    resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]
+    resolved["evaluate_every"] = math.ceil((resolved["evaluate_every"] or 0) / resolved["log_every"]) * resolved["log_every"]
+    return resolved

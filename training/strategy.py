@@ -1,0 +1,43 @@
+"""Where a run computes: one device, all GPUs of a machine, several machines, or a TPU."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from stages.errors import InputError
+
+NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+
+
+def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distribute.Strategy:
+    """Makes the strategy. Call before anything else touches TensorFlow's devices.
+
+    Args:
+      name: "auto" is "mirrored" with two or more GPUs, else "one_device".
+      cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to try out distribution.
+      tpu: the TPU's name or address; "" finds the local one.
+
+    Raises:
+      InputError: unknown name, or no such hardware.
+    """
+    if name not in NAMES:
+        raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
+    if cpu_devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(None if gpus else [f"CPU:{i}" for i in range(cpu_devices)])
+    if name == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError(f"--strategy=tpu: no TPU answers ({str(error).splitlines()[0]}); name it with --tpu") from error
+    return tf.distribute.TPUStrategy(resolver)
