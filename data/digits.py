@@ -122,7 +122,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 def _png(gray: np.ndarray) -> bytes:
     """A uint8 image [H, W] as a PNG file with one channel; decoding gives it three equal ones."""
     buffer = io.BytesIO()
-    PIL.Image.fromarray(gray, mode="L").save(buffer, "PNG")
+    PIL.Image.fromarray(gray).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -135,8 +135,8 @@ def train_batches(
         example = records.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         image = train_image(example["image/encoded"], key, preprocessing)
-        if targets == "label":
-            return image, example["label"]
+        if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
+            return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
     batches = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

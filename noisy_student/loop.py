@@ -57,7 +57,7 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
                 f"student_{i}",
                 "run_student.sh",
                 student,
-                {"section": section, "data": data, "pseudo_labeled": pseudo_labeled, "strategy": strategy},
+                {"section": section, "iteration": i, "data": data, "pseudo_labeled": pseudo_labeled, "strategy": strategy},
             ),
         ]
         models.append(student)

@@ -20,18 +20,22 @@ FLAGS = {
     "workdir": "Directory for checkpoints, logs and the trained model.",
     "data": "Directory made by run_prepare_data.sh.",
     "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
+    "iteration": "Which student this is, from 1; those of one recipe differ in initial weights, order and noise.",
     "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
-    "init": "Trained model (work directory) whose weights to start from.",
+    "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
     "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
     "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
     "tpu": "Name or address of the TPU.",
 }
-OPTIONAL = {"section": "teacher", "pseudo_labeled": None, "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": ""}
+OPTIONAL = {"section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": ""}
 
 
-def resolve(config: ConfigDict, section: str, data: str, has_unlabeled: bool) -> dict[str, Any]:
+def resolve(
+    config: ConfigDict, section: str, data: str, has_unlabeled: bool, init: str | None = None, iteration: int = 0
+) -> dict[str, Any]:
     """The resolved config of one training: seed, section and preprocessing, with nothing left open. Raises InputError."""
     from data import records
+    from training import model_dir
     from training import resolve as resolving
 
     if section not in config:
@@ -42,8 +46,10 @@ def resolve(config: ConfigDict, section: str, data: str, has_unlabeled: bool) ->
     if preprocessing["image_size"] is None:
         preprocessing["image_size"] = resolving.image_size(data_summary["median_height"], data_summary["median_width"])
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    if init:
+        train["model"] = model_dir.read_spec(init).architecture
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=has_unlabeled)
-    return {"seed": config.seed, "preprocessing": preprocessing, "train": train}
+    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
 
 
 def main(
@@ -51,6 +57,7 @@ def main(
     workdir: str,
     data: str,
     section: str,
+    iteration: str,
     pseudo_labeled: str | None,
     init: str | None,
     strategy: str,
@@ -61,12 +68,17 @@ def main(
     """Trains the section, or goes on with it, or says that it is done."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    for name, value in (("iteration", iteration), ("cpu_devices", cpu_devices)):
+        if not value.isdigit():
+            raise InputError(f"--{name}={value}: a whole number is needed")
     if section.startswith("student") and not pseudo_labeled:
         raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
-    resolved = resolve(config, section, data, bool(pseudo_labeled))
-    inputs = {"data": data, **({"pseudo_labeled": pseudo_labeled} if pseudo_labeled else {}), **({"init": init} if init else {})}
+    if section.startswith("finetune") and not init:
+        raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
+    inputs = {name: path for name, path in (("data", data), ("pseudo_labeled", pseudo_labeled), ("init", init)) if path}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", "the stage that makes it")
+    resolved = resolve(config, section, data, bool(pseudo_labeled), init, int(iteration))
     done = workdirs.start(workdir, resolved, inputs)
     if done:
         print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
@@ -114,8 +126,10 @@ def train(
     with where.scope():
         model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and replicas > 1)
         if init:
-            teacher, _ = model_dir.load(init)
-            model.set_weights(teacher.get_weights())
+            trained, trained_spec = model_dir.load(init)
+            if trained_spec.label_names != labeled.label_names:
+                raise InputError(f"--init: {init} knows other classes than {data}; train on data of its own classes")
+            model.set_weights(trained.get_weights())
         steps_per_epoch = labeled.num_records / batch
         schedule = schedules.build(section.schedule, batch_size=batch, steps=section.steps, steps_per_epoch=steps_per_epoch)
         trainer = NoisyStudent(

@@ -62,14 +62,24 @@ def parse(
         if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
             raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
         argv = [f"--config={_find_config(a.partition('=')[2])}" if a.startswith("--config=") else a for a in argv]
-        config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values, sys_argv=list(argv))
+        config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values)
+    # ml_collections looks for the overrides in sys.argv (its release for Python 3.9 takes no argument for it) and refuses one given twice:
+    # the last one counts, as with any other flag.
+    last = {a.partition("=")[0]: i for i, a in enumerate(argv)}
+    argv = [a for i, a in enumerate(argv) if not a.startswith("--config.") or last[a.partition("=")[0]] == i]
+    actual, sys.argv = sys.argv, list(argv)
     try:
         rest = values(argv, known_only=beam)[1:]
     except (AttributeError, KeyError) as error:  # ml_collections' answer to an unknown key: nothing but its name
-        key = str(error).strip("\"'")
+        cause: Exception = error
+        while cause.args and isinstance(cause.args[0], Exception):  # one release wraps the KeyError
+            cause = cause.args[0]
+        key = str(cause.args[0]).splitlines()[0].strip("\"'")
         raise InputError(f"--config: the recipe has no key {key!r}; --config.KEY=VALUE overrides the keys that are in its file") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from error
+    finally:
+        sys.argv = actual
     if values.help:
         print(values.main_module_help() or values.get_help())
         raise SystemExit(0)

@@ -76,9 +76,7 @@ def fit(
         trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=[callback])
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for manifest in manifests:  # TensorFlow does not say which file or record it was
-            for path in manifest.paths:
-                for _ in records.read_shard(path):
-                    pass
+            records.verify_split(manifest)
         raise error
     finally:
         callback.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from data import records
 from data.preprocessing import Preprocessing
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
@@ -45,6 +46,7 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
     """Writes `directory`; `model.json` last, so that a directory with it is complete."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    records.remove_temporaries(directory)
     with atomic_path(directory / WEIGHTS) as temporary:
         named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
         model.save_weights(named)

@@ -90,6 +90,10 @@ def get_config() -> ConfigDict:
     )
     config.teacher = train_section()
     config.student = train_section(unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
+    # On labelled images without RandAugment, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
+    config.finetune = train_section(epochs=1.5, label_smoothing=0.1)
+    config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
+    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0})
     config.iterations = 3
     config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.

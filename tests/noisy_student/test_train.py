@@ -124,7 +124,7 @@ def test_a_finished_run_says_so(directories, uninterrupted, capsys):
 
 
 def main(workdir, directories, *overrides, section="student", **flags):
-    values = {"init": None, "strategy": "auto", "cpu_devices": "1", "tpu": "", "arguments": [], "pseudo_labeled": None}
+    values = {"iteration": "0", "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": "", "arguments": [], "pseudo_labeled": None}
     train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
 
 
@@ -144,6 +144,19 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
     with pytest.raises(InputError, match="no section 'student_9'"):
         main(tmp_path / "w", directories, section="student_9")
     assert not (tmp_path / "w").exists()
+
+
+def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
+    with pytest.raises(InputError, match="--init is missing"):
+        main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
+    data = {"data": directories["data"]}
+    # A rate of 0 and no decay of the statistics' momentum: the weights must come out as they went in.
+    still = ["--config.finetune.epochs=1", "--config.finetune.schedule.base=0.0"]
+    main(tmp_path / "w", data, *still, section="finetune", init=str(uninterrupted))
+    before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
+    for a, b in zip(before.trainable_variables, after.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["preprocessing"]["randaugment_layers"] == 0
 
 
 def test_an_unfinished_input_is_refused(directories, tmp_path):
