@@ -14,6 +14,7 @@ while the next one is read). A batch may span two epochs; nothing is dropped.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,20 @@ from stages.errors import InputError
 
 SHUFFLE_WINDOW = 20_000
 """Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
+
+PARALLEL_CALLS = os.cpu_count() or 1
+"""Images prepared at the same time."""
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The data set without tf.data's autotuning; give it numbers of parallel calls and not `tf.data.AUTOTUNE`.
+
+    Autotuning runs in a thread that sleeps for up to a minute, and in TF 2.15 the iterator's destructor may miss waking it: now and
+    then a training would hang for that minute after its last step.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +154,8 @@ def train_batches(
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
-    batches = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.batch(batch_size // replicas, drop_remainder=True).prefetch(2)
+    batches = stream.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    return untuned(batches.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
 
 def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:
@@ -157,12 +172,12 @@ def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessi
         return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
 
     padding = -manifest.num_records % batch_size
-    examples = tf.data.TFRecordDataset(list(manifest.paths)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    examples = tf.data.TFRecordDataset(list(manifest.paths)).map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]
         blank = {"image": tf.zeros(shape), "label": tf.zeros([], tf.int64), "key": tf.constant(""), "weight": tf.zeros([])}
         examples = examples.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
-    return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    return untuned(examples.batch(batch_size, drop_remainder=True).prefetch(2))
 
 
 def distribute(

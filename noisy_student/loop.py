@@ -6,6 +6,7 @@ repeated by hand. Each stage resumes by itself; this module only knows their ord
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -111,8 +112,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
     began = time.time()
     code = subprocess.call([str(app.ROOT / stage.script), *flags])
     if code:
-        if created and stage.name == "prepare":  # bad input: nothing half-written stays
-            (workdir / "config.json").unlink(missing_ok=True)
+        if created and stage.name == "prepare" and os.listdir(workdir) == ["config.json"]:  # bad input: nothing half-written stays
+            (workdir / "config.json").unlink()
             workdir.rmdir()
         print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)

@@ -28,6 +28,7 @@ import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
 
+from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, make_prediction, parse_example, read_manifest, read_shard, shard_name, write_manifest, write_shard
 from noisy_student import shard_jobs
@@ -124,8 +125,8 @@ def image_batches(path: str, preprocessing: Preprocessing, batch_size: int) -> I
         example = parse_example(serialized)
         return example["image/key"], eval_image(example["image/encoded"], preprocessing)
 
-    records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return iter(records.batch(batch_size).prefetch(2).as_numpy_iterator())
+    records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    return iter(untuned(records.batch(batch_size).prefetch(2)).as_numpy_iterator())
 
 
 def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:

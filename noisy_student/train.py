@@ -6,15 +6,30 @@ fine-tuning starts from trained weights.
 
 from __future__ import annotations
 
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from ml_collections import ConfigDict
 
+from data import pipeline, records
+from data.preprocessing import Preprocessing
+from data.records import Manifest
+from noisy_student.model import NoisyStudent
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
+from training import model_dir, optimizers, schedules
+from training import resolve as resolving
+from training.fit import fit
+from training.strategy import create
 
 FLAGS = {
     "workdir": "Directory for checkpoints, logs and the trained model.",
@@ -34,17 +49,13 @@ def resolve(
     config: ConfigDict, section: str, data: str, has_unlabeled: bool, init: str | None = None, iteration: int = 0
 ) -> dict[str, Any]:
     """The resolved config of one training: seed, section and preprocessing, with nothing left open. Raises InputError."""
-    from data import records
-    from training import model_dir
-    from training import resolve as resolving
-
     if section not in config:
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     data_summary = workdirs.require_finished(data, "data directory", "run_prepare_data.sh")
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     preprocessing = {**config.preprocessing.to_dict(), **config[section].get("preprocessing", ConfigDict()).to_dict()}
-    if preprocessing["image_size"] is None:
-        preprocessing["image_size"] = resolving.image_size(data_summary["median_height"], data_summary["median_width"])
+    medians = {name: data_summary[name] for name in ("median_height", "median_width")}
+    preprocessing = resolving.preprocessing(preprocessing, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     if init:
         train["model"] = model_dir.read_spec(init).architecture
@@ -98,75 +109,37 @@ def train(
     tpu: str = "",
 ) -> None:
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`."""
-    import tensorflow as tf
-
-    from data import pipeline, records
-    from data.preprocessing import Preprocessing
-    from noisy_student.model import NoisyStudent
-    from training import model_dir, optimizers, schedules
-    from training.fit import fit
-    from training.strategy import create
-
     began = time.time()
     seed, section = resolved["seed"], ConfigDict(resolved["train"])
+    batch, ratio = section.batch_size, section.unlabeled_ratio
     where = create(strategy, cpu_devices, tpu)
+    replicas = where.num_replicas_in_sync
+    if batch % replicas or batch * ratio % replicas:
+        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
     tf.keras.utils.set_random_seed(seed % 2**32)
     tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)
-    preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
+
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled else None
+    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and ratio else None
     if unlabeled and unlabeled.label_names != labeled.label_names:
         raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
-    replicas, batch, ratio = where.num_replicas_in_sync, section.batch_size, section.unlabeled_ratio
-    if batch % replicas or batch * ratio % replicas:
-        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
-
-    spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, labeled.label_names)
-    with where.scope():
-        model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and replicas > 1)
-        if init:
-            trained, trained_spec = model_dir.load(init)
-            if trained_spec.label_names != labeled.label_names:
-                raise InputError(f"--init: {init} knows other classes than {data}; train on data of its own classes")
-            model.set_weights(trained.get_weights())
-        steps_per_epoch = labeled.num_records / batch
-        schedule = schedules.build(section.schedule, batch_size=batch, steps=section.steps, steps_per_epoch=steps_per_epoch)
-        trainer = NoisyStudent(
-            model,
-            loss_normalization=section.loss_normalization,
-            pseudo_labels=section.pseudo_labels,
-            temperature=section.temperature,
-            label_smoothing=section.label_smoothing,
-            weight_decay=section.weight_decay,
-            ema_decay=section.ema_decay,
-            seed=seed,
-        )
-        trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
+    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names)
+    steps_per_epoch = labeled.num_records / batch
+    with where.scope():  # everything that owns variables
+        trainer = build_trainer(section, spec, steps_per_epoch=steps_per_epoch, seed=seed, sync=replicas > 1, init=init)
 
     def make_dataset(start: int) -> tf.data.Dataset:
-        def per_pipeline(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
-            common = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-            images = pipeline.train_batches(labeled, preprocessing, batch_size=batch, **common)
-            if not unlabeled:
-                return images
-            extra = pipeline.train_batches(
-                unlabeled, preprocessing, batch_size=batch * ratio, targets="probabilities", stream_id=1, **common
-            )
-            return tf.data.Dataset.zip((images, extra))
+        return pipeline.distribute(where, lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, seed, start, *share))
 
-        return pipeline.distribute(where, per_pipeline)
-
-    parameters = model.count_params()
-    images_seen = section.steps * batch * (1 + ratio)
+    parameters = trainer.model.count_params()
     print(
-        f"{section.model.name}: {parameters:,} parameters, {preprocessing.image_size} px, {labeled.num_records} labelled images"
+        f"{section.model.name}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} pseudo-labelled" if unlabeled else "")
         + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
         flush=True,
     )
     validation = Path(data) / "validation"
-    evaluate = _evaluator(trainer, validation, preprocessing, batch) if section.evaluate_every and validation.is_dir() else None
     fit(
         trainer,
         make_dataset,
@@ -176,45 +149,81 @@ def train(
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
-        evaluate=evaluate,
+        evaluate=_evaluator(trainer, validation, spec, batch) if section.evaluate_every and validation.is_dir() else None,
         keep=section.keep_checkpoints,
         manifests=(labeled, unlabeled) if unlabeled else (labeled,),
     )
     with trainer.ema.swapped():
-        model_dir.save(workdir / "model", model, spec)
+        model_dir.save(workdir / "model", trainer.model, spec)
     summary = {
         "steps": section.steps,
         "parameters": parameters,
-        "images_seen": images_seen,
+        "images_seen": section.steps * batch * (1 + ratio),
         "replicas": replicas,
         "seconds": round(time.time() - began, 1),
-        "last": read_last_metrics(workdir),
+        "last": json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]),
     }
     workdirs.finish(workdir, summary)
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 
-def _evaluator(trainer: Any, split: Path, preprocessing: Any, batch_size: int) -> Any:
-    """A function that measures the averaged weights on a split, every example once."""
-    from data import pipeline, records
+def build_trainer(
+    section: ConfigDict, spec: model_dir.ModelSpec, *, steps_per_epoch: float, seed: int, sync: bool, init: str | None
+) -> NoisyStudent:
+    """The compiled `NoisyStudent` of a resolved section; call inside the strategy's scope. Raises InputError for an unfit `init`."""
+    model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and sync)
+    if init:
+        trained, trained_spec = model_dir.load(init)
+        if trained_spec.label_names != spec.label_names:
+            raise InputError(f"--init: {init} knows other classes than the data; train on data of its own classes")
+        model.set_weights(trained.get_weights())
+    trainer = NoisyStudent(
+        model,
+        loss_normalization=section.loss_normalization,
+        pseudo_labels=section.pseudo_labels,
+        temperature=section.temperature,
+        label_smoothing=section.label_smoothing,
+        weight_decay=section.weight_decay,
+        ema_decay=section.ema_decay,
+        seed=seed,
+    )
+    schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)
+    trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
+    return trainer
 
+
+def batches(
+    labeled: Manifest,
+    unlabeled: Manifest | None,
+    preprocessing: Preprocessing,
+    section: ConfigDict,
+    seed: int,
+    start: int,
+    pipelines: tuple[int, int],
+    replicas: int,
+) -> tf.data.Dataset:
+    """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images."""
+    common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
+    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **common)
+    if not unlabeled:
+        return images
+    size = section.batch_size * section.unlabeled_ratio
+    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", stream_id=1, **common)
+    return tf.data.Dataset.zip((images, extra))
+
+
+def _evaluator(trainer: NoisyStudent, split: Path, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
+    """A function that measures the averaged weights on a split, every example once."""
     manifest = records.read_manifest(split, "labeled")
-    batches = pipeline.eval_batches(manifest, batch_size, preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
 
     def evaluate() -> dict[str, float]:
         with trainer.ema.swapped():
-            values = trainer.evaluate(batches, verbose=0, return_dict=True)
+            values = trainer.evaluate(data, verbose=0, return_dict=True)
         assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
         return values
 
     return evaluate
-
-
-def read_last_metrics(workdir: Path) -> dict[str, float]:
-    """The last line of `metrics.jsonl`."""
-    import json
-
-    return json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
 
 
 if __name__ == "__main__":

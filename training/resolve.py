@@ -13,6 +13,23 @@ def image_size(height: float, width: float) -> int:
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
 
 
+def preprocessing(values: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
+    """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
+
+    Args:
+      values: the recipe's `preprocessing`; `image_size`, `translate_const` and `cutout_const` may be None.
+      median_height: of the labelled images, pixels.
+      median_width: of the labelled images, pixels.
+
+    Returns:
+      The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half side 40/224 of it (the release's
+      40 pixels at its 224).
+    """
+    size = values["image_size"] or image_size(median_height, median_width)
+    defaults = {"image_size": size, "translate_const": round(size / 3, 1), "cutout_const": round(size * 40 / 224, 1)}
+    return {**values, **{name: value for name, value in defaults.items() if values[name] is None}}
+
+
 def batch_size(labeled_examples: int) -> int:
     """A labelled batch for so many labelled images: a power of two between 8 and 256, at least 8 steps an epoch if possible."""
     return int(2 ** min(8, max(3, math.floor(math.log2(max(labeled_examples / 8, 1))))))

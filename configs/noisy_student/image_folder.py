@@ -4,12 +4,13 @@
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
 DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
-from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 images a step, `EPOCHS` passes over the
-labelled images, but no fewer than `MIN_STEPS` steps. Any value can be given: `--config.preprocessing.image_size=128`.
+from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 labelled images a step, 60 passes over the labelled
+images, but no fewer than 600 steps. Any value can be given: `--config.preprocessing.image_size=128`.
 `:b1` ... `:b7` picks a larger network for teacher and students.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs.noisy_student import base
 
@@ -20,6 +21,9 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.iterations = 2
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
+    for constant in ("translate_const", "cutout_const"):  # pixels at magnitude 10; None: parts of the image size
+        del config.preprocessing[constant]
+        config.preprocessing[constant] = placeholder(float)
     for section in ("teacher", "student"):
         train = config[section]
         train.model.name = name

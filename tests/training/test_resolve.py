@@ -41,6 +41,14 @@ def test_batch_size_from_the_data(examples, expected):
     assert resolve.batch_size(examples) == expected
 
 
+def test_distances_follow_the_image_size():
+    open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "flip": True}
+    resolved = resolve.preprocessing(open_values, median_height=100, median_width=150)
+    assert resolved == {"image_size": 96, "translate_const": 32.0, "cutout_const": 17.1, "flip": True}
+    given = {"image_size": 16, "translate_const": 4.0, "cutout_const": 4.0}
+    assert resolve.preprocessing(given, median_height=8, median_width=8) == given
+
+
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
 def test_image_size_from_the_data(height, width, expected):
     assert resolve.image_size(height, width) == expected
