@@ -26,6 +26,7 @@ from noisy_student.model import NoisyStudent
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
+from stages.files import read_json
 from training import model_dir, optimizers, schedules
 from training import resolve as resolving
 from training.fit import fit
@@ -51,7 +52,7 @@ def resolve(
     """The resolved config of one training: seed, section and preprocessing, with nothing left open. Raises InputError."""
     if section not in config:
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
-    data_summary = workdirs.require_finished(data, "data directory", "run_prepare_data.sh")
+    data_summary = read_json(Path(data) / "summary.json")
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     preprocessing = {**config.preprocessing.to_dict(), **config[section].get("preprocessing", ConfigDict()).to_dict()}
     medians = {name: data_summary[name] for name in ("median_height", "median_width")}
@@ -87,8 +88,9 @@ def main(
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
     inputs = {name: path for name, path in (("data", data), ("pseudo_labeled", pseudo_labeled), ("init", init)) if path}
+    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "init": "run_teacher.sh or run_student.sh"}
     for name, path in inputs.items():
-        workdirs.require_finished(path, f"--{name}", "the stage that makes it")
+        workdirs.require_finished(path, f"--{name}", made_by[name])
     resolved = resolve(config, section, data, bool(pseudo_labeled), init, int(iteration))
     done = workdirs.start(workdir, resolved, inputs)
     if done:

@@ -29,7 +29,8 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
     if name == "one_device":
-        return tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
+        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
+        return tf.distribute.get_strategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(None if gpus else [f"CPU:{i}" for i in range(cpu_devices)])
     if name == "multi_worker":
