@@ -370,7 +370,7 @@ def read_shard(
     if problem is None:
         return
     if on_error == "fail":
-        raise InputError(f"{problem}; make the file again, or leave out what cannot be read with --config.data.on_error=skip")
+        raise InputError(f"{problem}; make the file again")
     if problems is not None:
         problems.append(problem)
 

@@ -115,7 +115,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         if created and stage.name == "prepare" and os.listdir(workdir) == ["config.json"]:  # bad input: nothing half-written stays
             (workdir / "config.json").unlink()
             workdir.rmdir()
-        print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
+        if code != 2:  # the stage itself has said in one line what is wrong
+            print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
     path = workdir / "seconds.json"
     seconds = read_json(path) if path.exists() else {}
