@@ -63,7 +63,9 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
         ]
         models.append(student)
     names = ",".join(str(model) for model in models)
-    stages.append(Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names}))
+    stages.append(
+        Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names, "split": config.evaluate.split})
+    )
     stages.append(Stage("export", "run_export.sh", workdir / "export", {"model": models[-1]}))
     return stages
 

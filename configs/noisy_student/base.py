@@ -98,5 +98,5 @@ def get_config() -> ConfigDict:
     config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
     config.balance = ConfigDict({"threshold": 0.3, "images_per_class": placeholder(int), "balance": True})
-    config.evaluate = ConfigDict({"batch_size": 128})
+    config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
     return config
