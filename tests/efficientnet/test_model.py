@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,9 +62,7 @@ def numbers_in(weights: list[tf.Variable]) -> int:
     return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
-# The larger ones take a minute more: EFFICIENTNET_PARITY=all asks for them.
-larger = pytest.mark.skipif(os.environ.get("EFFICIENTNET_PARITY") != "all", reason="EFFICIENTNET_PARITY=all runs it")
-VARIANTS = ["b0", "b1", "b2", "b3", *(pytest.param(name, marks=larger) for name in ("b4", "b5", "b6", "b7"))]
+VARIANTS = [f"b{i}" for i in range(8)]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
