@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from noisy_student.dry_run import describe
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -28,6 +29,7 @@ FLAGS = {
     "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
 }
 OPTIONAL = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto"}
+SWITCHES = {"dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing."}
 
 
 class Stage(NamedTuple):
@@ -62,6 +64,16 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
             ),
         ]
         models.append(student)
+    if config.finetune_last:
+        models.append(workdir / "finetuned")
+        stages.append(
+            Stage(
+                "finetune",
+                "run_finetune.sh",
+                models[-1],
+                {"section": "finetune", "init": models[-2], "data": data, "strategy": strategy},
+            )
+        )
     names = ",".join(str(model) for model in models)
     stages.append(
         Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names, "split": config.evaluate.split})
@@ -77,6 +89,7 @@ def main(
     unlabeled: str | None,
     test: str | None,
     strategy: str,
+    dry_run: bool,
     beam_options: list[str],
     arguments: list[str],
 ) -> None:
@@ -88,6 +101,10 @@ def main(
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: str(Path(path).expanduser().resolve()) for name, path in given.items() if path}
     directory = Path(workdir).expanduser().resolve()
+    stages = plan(config, directory, folders, strategy)
+    if dry_run:
+        print(describe(config, directory, folders, stages))
+        return
     created = not directory.exists()
     done = workdirs.start(directory, {**config.to_dict(), "folders": folders})
     if done:
@@ -95,7 +112,7 @@ def main(
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
         return
     config_flags = [a for a in sys.argv[1:] if a.startswith("--config")]
-    for stage in plan(config, directory, folders, strategy):
+    for stage in stages:
         _run(stage, directory, config_flags, beam_options, created)
     summary = summarize(directory, config.iterations)
     workdirs.finish(directory, summary)
@@ -104,10 +121,8 @@ def main(
 
 
 def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
-    """Runs one stage unless it is finished; leaves with its exit code where it fails."""
-    if (stage.directory / "summary.json").exists():
-        print(f"== {stage.name}: done before ({stage.directory})", flush=True)
-        return
+    """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
+    done_before = (stage.directory / "summary.json").exists()
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
     flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
@@ -120,6 +135,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         if code != 2:  # the stage itself has said in one line what is wrong
             print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
+    if done_before:
+        return
     path = workdir / "seconds.json"
     seconds = read_json(path) if path.exists() else {}
     write_json(path, {**seconds, stage.name: round(time.time() - began, 1)})
@@ -133,6 +150,7 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     return {
         "teacher": models["teacher"],
         "students": [models[f"student_{i}"] for i in range(1, iterations + 1)],
+        **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
         "export": export["export"],
         "figure": evaluation["figures"]["summary"],
         "seconds": read_json(workdir / "seconds.json"),
@@ -142,13 +160,14 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> str:
     """Stage, top-1, ECE, seconds, a line each."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
+    results["finetune"] = summary.get("finetuned")
     rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
     for name, seconds in summary["seconds"].items():
-        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if name in results else ("", "")
+        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
         rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
     rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, beam=True)
+    app.run(main, FLAGS, OPTIONAL, SWITCHES, beam=True)

@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
+from configs.smoke import reduced
 from stages.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,7 @@ def parse(
     argv: Sequence[str],
     flag_help: Mapping[str, str],
     optional: Mapping[str, str | None] | None = None,
+    switches: Mapping[str, str] | None = None,
     *,
     config: bool = True,
     beam: bool = False,
@@ -44,6 +46,7 @@ def parse(
       argv: program name and arguments.
       flag_help: name -> help of each string flag; `workdir` is one of them where a stage has it.
       optional: name -> default of those flags that may be left out; every other one is required.
+      switches: name -> help of each flag without a value, false if left out.
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
 
@@ -57,6 +60,8 @@ def parse(
     values = flags.FlagValues()
     for name, text in flag_help.items():
         flags.DEFINE_string(name, optional.get(name), text, flag_values=values)
+    for name, text in (switches or {}).items():
+        flags.DEFINE_boolean(name, False, text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     if config:
         if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
@@ -86,10 +91,10 @@ def parse(
     missing = [f"--{name}" for name in flag_help if name not in optional and not values[name].value]
     if missing:
         raise InputError(f"{', '.join(missing)} missing; --help lists the flags")
-    parsed = {name: values[name].value for name in flag_help}
+    parsed = {name: values[name].value for name in (*flag_help, *(switches or {}))}
     if config:
         recipe: Any = values["config"].value
-        parsed["config"] = recipe.lock()
+        parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]
         rest = [a for a in rest if not a.startswith("--")]
@@ -97,7 +102,13 @@ def parse(
     return parsed
 
 
-def run(main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | None] | None = None, **options: bool) -> None:
+def run(
+    main: Callable[..., None],
+    flag_help: Mapping[str, str],
+    optional: Mapping[str, str | None] | None = None,
+    switches: Mapping[str, str] | None = None,
+    **options: bool,
+) -> None:
     """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
     flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
     logging.use_absl_handler()
@@ -106,7 +117,7 @@ def run(main: Callable[..., None], flag_help: Mapping[str, str], optional: Mappi
     standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
     started = time.time()
     try:
-        main(**parse(sys.argv, flag_help, optional, **options))
+        main(**parse(sys.argv, flag_help, optional, switches, **options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
+    config.smoke = False  # True: one tiny step of every training; see configs/smoke.py
     config.data = ConfigDict(
         {
             "source": "image_folder",
@@ -69,6 +70,10 @@ def get_config() -> ConfigDict:
             "test_size": 400,
             "test_seed": 0,
             "out_of_domain": 0,
+            # what a full copy of the data holds; says how long a --dry_run is where the data are not there
+            "expected_labeled": placeholder(int),
+            "expected_unlabeled": placeholder(int),
+            "expected_classes": placeholder(int),
         }
     )
     config.preprocessing = ConfigDict(
@@ -94,6 +99,7 @@ def get_config() -> ConfigDict:
     config.finetune = train_section(epochs=1.5, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0})
+    config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3
     config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
