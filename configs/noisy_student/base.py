@@ -101,7 +101,9 @@ def get_config() -> ConfigDict:
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0})
     config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
+    # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
+    # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper.
+    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0})
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
     config.balance = ConfigDict({"threshold": 0.3, "images_per_class": placeholder(int), "balance": True})
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
