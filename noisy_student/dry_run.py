@@ -103,7 +103,7 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<16}{done:<7}{stage.directory}")
-        if "section" in stage.arguments or stage.name == "teacher":
+        if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh"):
             section = stage.arguments.get("section", "teacher")
             model = previous if "init" in stage.arguments else section  # fine-tuning keeps its student's network
             trainings.append((stage.name, training(config, section, counts, model)))

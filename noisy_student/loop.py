@@ -52,9 +52,15 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
     models = [teacher]
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
         predictions, pseudo_labeled, student = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled", "student"))
-        section = f"student_{i}" if f"student_{i}" in config else "student"
+        section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
         stages += [
-            Stage(f"pseudo_label_{i}", "run_pseudo_label.sh", predictions, {"data": data, "teacher": models[-1]}, beam=True),
+            Stage(
+                f"pseudo_label_{i}",
+                "run_pseudo_label.sh",
+                predictions,
+                {"section": labels, "data": data, "teacher": models[-1]},
+                beam=True,
+            ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
             Stage(
                 f"student_{i}",

@@ -212,15 +212,23 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
 
 
 def main(
-    config: ConfigDict, workdir: str, data: str, teacher: str, beam_options: Sequence[str] = (), arguments: Sequence[str] = ()
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    teacher: str,
+    section: str = "pseudo_label",
+    beam_options: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
     shard_jobs.require_no_arguments(arguments)
-    settings = config.pseudo_label
+    if section not in config:
+        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    settings = config[section]
     if settings.batch_size < 1 or settings.top_k < 0:
-        raise InputError("config.pseudo_label: batch_size must be at least 1 and top_k at least 0")
+        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
     if not 0 <= settings.views <= settings.batch_size:
-        raise InputError(f"config.pseudo_label.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
+        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
@@ -270,6 +278,8 @@ if __name__ == "__main__":
             "workdir": "where the predictions go",
             "data": "finished directory of run_prepare_data.sh",
             "teacher": "finished directory of run_teacher.sh or run_student.sh",
+            "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
         },
+        {"section": "pseudo_label"},
         beam=True,
     )
