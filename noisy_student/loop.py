@@ -27,9 +27,9 @@ FLAGS = {
     "unlabeled": "Unlabelled images, any nesting (image_folder configs).",
     "test": "Test images, DIR/<class>/*.jpg; without it a part of the labelled ones is held out.",
     "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
+    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
 }
-OPTIONAL = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto"}
-SWITCHES = {"dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing."}
+OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "dry_run": False}
 
 
 class Stage(NamedTuple):
@@ -176,4 +176,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, SWITCHES, beam=True)
+    app.run(main, FLAGS, OPTIONAL, beam=True)

@@ -34,8 +34,7 @@ def _find_config(argument: str) -> str:
 def parse(
     argv: Sequence[str],
     flag_help: Mapping[str, str],
-    optional: Mapping[str, str | None] | None = None,
-    switches: Mapping[str, str] | None = None,
+    optional: Mapping[str, str | bool | None] | None = None,
     *,
     config: bool = True,
     beam: bool = False,
@@ -44,9 +43,9 @@ def parse(
 
     Args:
       argv: program name and arguments.
-      flag_help: name -> help of each string flag; `workdir` is one of them where a stage has it.
-      optional: name -> default of those flags that may be left out; every other one is required.
-      switches: name -> help of each flag without a value, false if left out.
+      flag_help: name -> help of each flag; `workdir` is one of them where a stage has it.
+      optional: name -> default of those flags that may be left out; every other one is required. False makes a switch (`--name`), all
+        others are strings.
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
 
@@ -59,9 +58,8 @@ def parse(
     optional = dict(optional or {})
     values = flags.FlagValues()
     for name, text in flag_help.items():
-        flags.DEFINE_string(name, optional.get(name), text, flag_values=values)
-    for name, text in (switches or {}).items():
-        flags.DEFINE_boolean(name, False, text, flag_values=values)
+        define = flags.DEFINE_boolean if optional.get(name) is False else flags.DEFINE_string
+        define(name, optional.get(name), text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     if config:
         if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
@@ -91,7 +89,7 @@ def parse(
     missing = [f"--{name}" for name in flag_help if name not in optional and not values[name].value]
     if missing:
         raise InputError(f"{', '.join(missing)} missing; --help lists the flags")
-    parsed = {name: values[name].value for name in (*flag_help, *(switches or {}))}
+    parsed = {name: values[name].value for name in flag_help}
     if config:
         recipe: Any = values["config"].value
         parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
@@ -103,11 +101,7 @@ def parse(
 
 
 def run(
-    main: Callable[..., None],
-    flag_help: Mapping[str, str],
-    optional: Mapping[str, str | None] | None = None,
-    switches: Mapping[str, str] | None = None,
-    **options: bool,
+    main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | bool | None] | None = None, **options: bool
 ) -> None:
     """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
     flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
@@ -117,7 +111,7 @@ def run(
     standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
     started = time.time()
     try:
-        main(**parse(sys.argv, flag_help, optional, switches, **options))
+        main(**parse(sys.argv, flag_help, optional, **options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
