@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from efficientnet import Dropout, EfficientNet, StochasticDepth, model_noise
-from efficientnet.architectures import ARCHITECTURES, count_parameters
+from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES, count_activations, count_parameters
 from stages.errors import InputError
 
 TINY = {"width": 0.25, "depth": 0.25, "num_classes": 5}
@@ -238,3 +238,13 @@ def test_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         EfficientNet(**{**TINY, **arguments})
+
+
+@pytest.mark.parametrize(("name", "size", "stem_stride", "strides"), [("b0", 64, 2, None), ("b1", 32, 1, (1, 2, 2, 1, 1, 1, 1))])
+def test_activations_are_the_maps_of_the_built_network(name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None) -> None:
+    """Against the output shapes of the convolutions, normalisations, swishes and gates of the Keras model."""
+    model = EfficientNet(name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides)
+    kept = ("_conv", "_bn", "_dwconv", "_activation", "_se_excite")
+    expected = sum(int(np.prod(layer.output_shape[1:])) for layer in model.layers if layer.name.endswith(kept))
+    row = ARCHITECTURES[name]
+    assert count_activations(row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES) == expected
