@@ -203,7 +203,7 @@ def blocks(
             survives = 1.0 - (1.0 - survival_probability) * len(laid_out) / total if has_skip else 1.0
             laid_out.append(
                 Block(
-                    name=f"block{number}{_letter(repeat)}",
+                    name=f"block{number}{repeat_letter(repeat)}",
                     kernel=stage.kernel,
                     stride=stride,
                     expand=stage.expand,
@@ -245,7 +245,7 @@ def count_parameters(width: float, depth: float, num_classes: int) -> tuple[int,
     return weights + 2 * normalized, 2 * normalized
 
 
-def _letter(repeat: int) -> str:
+def repeat_letter(repeat: int) -> str:
     """Names the repeats a … z, then aa, ab …: l2 needs 22 letters, but depth is anyone's to choose."""
     letter = chr(ord("a") + repeat % 26)
-    return letter if repeat < 26 else _letter(repeat // 26 - 1) + letter
+    return letter if repeat < 26 else repeat_letter(repeat // 26 - 1) + letter

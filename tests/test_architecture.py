@@ -18,7 +18,7 @@ ALLOWED = {
     "configs": set(),
     "data": {"stages"},
     "efficientnet": {"stages"},
-    "resnet": {"stages"},
+    "resnet": {"stages", "efficientnet"},  # for the layers that both families are made of
     "training": LEAVES,
     "noisy_student": LEAVES | {"training"},
     "meta_pseudo_labels": LEAVES | {"training"},

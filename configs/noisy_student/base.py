@@ -12,15 +12,16 @@ from ml_collections.config_dict import placeholder
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
-    # A row of efficientnet/architectures.py and further arguments of efficientnet.EfficientNet; None is its default.
+    # A row of efficientnet/architectures.py, resnet50 or wrn_28_2 and its like, and further arguments of its builder
+    # (efficientnet.EfficientNet, resnet.ResNet50, resnet.WideResNet); None is its default.
     config.model = ConfigDict(
         {
             "name": "b0",
             "width": placeholder(float),
             "depth": placeholder(float),
             "dropout": placeholder(float),
-            "survival_probability": 0.8,
-            "stem_stride": 2,
+            "survival_probability": placeholder(float),  # EfficientNet: 0.8 (the paper)
+            "stem_stride": placeholder(int),
             "strides": placeholder(tuple),
             "batch_norm_momentum": 0.99,
         }
