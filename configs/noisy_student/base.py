@@ -40,6 +40,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.label_smoothing = 0.1
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
+    config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
@@ -94,7 +95,8 @@ def get_config() -> ConfigDict:
     # On labelled images without RandAugment, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
     config.finetune = train_section(epochs=1.5, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
-    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0})
+    # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
+    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
     config.iterations = 3
     config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
