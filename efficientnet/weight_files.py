@@ -73,10 +73,7 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     """
     path = Path(source)
     if path.is_dir():
-        for candidate in (path / "model.safetensors", tf.train.latest_checkpoint(str(path))):
-            if candidate and (Path(candidate).exists() or Path(f"{candidate}.index").exists()):
-                return open_weights(candidate, average=average)
-        raise InputError(f"--source: {path} holds neither model.safetensors nor a TensorFlow 1 checkpoint with its `checkpoint` file")
+        path = _in_directory(path)
     if Path(f"{path}.index").exists():
         return TensorFlow1(path, average)
     if not path.is_file():
@@ -86,6 +83,19 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     if path.suffix in (".h5", ".hdf5", ".keras"):
         return KerasFile(path)
     raise InputError(f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt), .h5, .keras, .safetensors")
+
+
+def _in_directory(directory: Path) -> Path:
+    """The weights in a directory; a release's `checkpoint` file may name a path on the machine where it was written."""
+    if (directory / "model.safetensors").exists():
+        return directory / "model.safetensors"
+    found = [index.with_suffix("") for index in directory.glob("*.index")]
+    latest = tf.train.latest_checkpoint(str(directory))
+    if len(found) > 1 and latest:
+        found = [Path(latest)]
+    if len(found) != 1:
+        raise InputError(f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix")
+    return found[0]
 
 
 def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool) -> None:
@@ -106,7 +116,7 @@ def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_cla
     listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
     if listed:
         fitting = [name for name in ARCHITECTURES if name != model and _fits(source, name)]
-        hint = f"it fits --model={fitting[0]}" if fitting else f"give weights of {model}"
+        hint = f"it fits --model={fitting[0]}" if fitting else "nor any other variant"
         raise InputError(f"--source: the {source.form} {source.files[0]} does not fit {model} ({hint}): {listed}")
 
 

@@ -19,7 +19,7 @@ from efficientnet.architectures import ARCHITECTURES, round_repeats
 from stages.errors import InputError
 from training import model_dir
 
-SMALL = {"name": "b0", "width": 0.25, "depth": 0.5}  # 9 blocks, two of them in stage 6
+SMALL = {"name": "b0", "width": 0.25, "depth": 0.5}  # 10 blocks, two of them in stage 6
 CLASSES = 5
 
 
@@ -155,6 +155,7 @@ def test_tf1_checkpoint(checkpoint: Path, release: dict[str, np.ndarray], averag
 def test_tf1_directory_and_lars_names(release: dict[str, np.ndarray], tmp_path: Path) -> None:
     plain = {name.replace("tpu_batch", "batch"): value for name, value in release.items()}
     write_checkpoint(tmp_path / "model.ckpt", plain)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/somewhere/else/model.ckpt"\n')
     values = imported(tmp_path)
     np.testing.assert_array_equal(values["stem_bn/gamma"], release["stem/tpu_batch_normalization/gamma"])
 
