@@ -245,6 +245,32 @@ def count_parameters(width: float, depth: float, num_classes: int) -> tuple[int,
     return weights + 2 * normalized, 2 * normalized
 
 
+def count_activations(width: float, depth: float, image_size: int, stem_stride: int = 2, strides: Sequence[int] = BASELINE_STRIDES) -> int:
+    """Counts what a training step keeps of one image for the backward pass: the maps before and after each normalisation and swish.
+
+    Args:
+        width: width coefficient, above 0.
+        depth: depth coefficient, above 0.
+        image_size: side of the square input in pixels.
+        stem_stride: 1 or 2.
+        strides: one stride (1 or 2) a stage.
+
+    Returns:
+        Numbers (not bytes): three for each entry of a map that is normalised and activated, two for one that is only normalised, one more
+        for each gated by squeeze and excitation.
+    """
+    side = -(-image_size // stem_stride)
+    total = 3 * side**2 * round_filters(STEM_FILTERS, width)
+    layout = blocks(width, depth, strides)
+    for block in layout:
+        inner = block.filters_in * block.expand
+        if block.expand != 1:
+            total += 3 * side**2 * inner
+        side = -(-side // block.stride)
+        total += 4 * side**2 * inner + 2 * side**2 * block.filters_out
+    return total + 3 * side**2 * round_filters(HEAD_FILTERS, width)
+
+
 def repeat_letter(repeat: int) -> str:
     """Names the repeats a … z, then aa, ab …: l2 needs 22 letters, but depth is anyone's to choose."""
     letter = chr(ord("a") + repeat % 26)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from noisy_student.dry_run import describe
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -26,8 +27,9 @@ FLAGS = {
     "unlabeled": "Unlabelled images, any nesting (image_folder configs).",
     "test": "Test images, DIR/<class>/*.jpg; without it a part of the labelled ones is held out.",
     "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
+    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
 }
-OPTIONAL = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto"}
+OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "dry_run": False}
 
 
 class Stage(NamedTuple):
@@ -50,9 +52,15 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
     models = [teacher]
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
         predictions, pseudo_labeled, student = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled", "student"))
-        section = f"student_{i}" if f"student_{i}" in config else "student"
+        section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
         stages += [
-            Stage(f"pseudo_label_{i}", "run_pseudo_label.sh", predictions, {"data": data, "teacher": models[-1]}, beam=True),
+            Stage(
+                f"pseudo_label_{i}",
+                "run_pseudo_label.sh",
+                predictions,
+                {"section": labels, "data": data, "teacher": models[-1]},
+                beam=True,
+            ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
             Stage(
                 f"student_{i}",
@@ -62,6 +70,16 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
             ),
         ]
         models.append(student)
+    if config.finetune_last:
+        models.append(workdir / "finetuned")
+        stages.append(
+            Stage(
+                "finetune",
+                "run_finetune.sh",
+                models[-1],
+                {"section": "finetune", "init": models[-2], "data": data, "strategy": strategy},
+            )
+        )
     names = ",".join(str(model) for model in models)
     stages.append(
         Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names, "split": config.evaluate.split})
@@ -77,6 +95,7 @@ def main(
     unlabeled: str | None,
     test: str | None,
     strategy: str,
+    dry_run: bool,
     beam_options: list[str],
     arguments: list[str],
 ) -> None:
@@ -88,6 +107,10 @@ def main(
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: str(Path(path).expanduser().resolve()) for name, path in given.items() if path}
     directory = Path(workdir).expanduser().resolve()
+    stages = plan(config, directory, folders, strategy)
+    if dry_run:
+        print(describe(config, directory, folders, stages))
+        return
     created = not directory.exists()
     done = workdirs.start(directory, {**config.to_dict(), "folders": folders})
     if done:
@@ -95,7 +118,7 @@ def main(
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
         return
     config_flags = [a for a in sys.argv[1:] if a.startswith("--config")]
-    for stage in plan(config, directory, folders, strategy):
+    for stage in stages:
         _run(stage, directory, config_flags, beam_options, created)
     summary = summarize(directory, config.iterations)
     workdirs.finish(directory, summary)
@@ -104,10 +127,8 @@ def main(
 
 
 def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
-    """Runs one stage unless it is finished; leaves with its exit code where it fails."""
-    if (stage.directory / "summary.json").exists():
-        print(f"== {stage.name}: done before ({stage.directory})", flush=True)
-        return
+    """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
+    done_before = (stage.directory / "summary.json").exists()
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
     flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
@@ -120,6 +141,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         if code != 2:  # the stage itself has said in one line what is wrong
             print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
+    if done_before:
+        return
     path = workdir / "seconds.json"
     seconds = read_json(path) if path.exists() else {}
     write_json(path, {**seconds, stage.name: round(time.time() - began, 1)})
@@ -133,6 +156,7 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     return {
         "teacher": models["teacher"],
         "students": [models[f"student_{i}"] for i in range(1, iterations + 1)],
+        **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
         "export": export["export"],
         "figure": evaluation["figures"]["summary"],
         "seconds": read_json(workdir / "seconds.json"),
@@ -142,9 +166,10 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> str:
     """Stage, top-1, ECE, seconds, a line each."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
+    results["finetune"] = summary.get("finetuned")
     rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
     for name, seconds in summary["seconds"].items():
-        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if name in results else ("", "")
+        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
         rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
     rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)

@@ -2,7 +2,8 @@
 
     python -m noisy_student.pseudo_label --config=… --workdir=… --data=… --teacher=…
 
-The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. Every image of `DATA/unlabeled` gets one prediction
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing (with `views`, beyond the paper, the mean over noised
+copies of the image: a teacher that is an ensemble over its input noise). Every image of `DATA/unlabeled` gets one prediction
 record (its key and the distribution over the classes) in a shard of the same number as its own:
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
@@ -29,7 +30,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data.pipeline import PARALLEL_CALLS, untuned
-from data.preprocessing import Preprocessing, eval_image
+from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import Manifest, make_prediction, parse_example, read_manifest, read_shard, shard_name, write_manifest, write_shard
 from noisy_student import shard_jobs
 from stages import app
@@ -51,6 +52,8 @@ class LabelShards:
       directory: where the predictions go.
       batch_size: images in a forward pass.
       top_k: probabilities stored per image; 0 = all.
+      views: noised copies of an image over which its probabilities are averaged; 0 = the image itself.
+      seed: of the copies' noise.
     """
 
     images: Manifest
@@ -58,6 +61,8 @@ class LabelShards:
     directory: Path
     batch_size: int
     top_k: int
+    views: int = 0
+    seed: int = 0
 
     def setup(self) -> None:
         """Loads the teacher. Raises InputError where it cannot be used."""
@@ -90,8 +95,9 @@ class LabelShards:
         path, expected = self.images.paths[shard], self.images.records[shard]
         done = 0
         try:
-            for keys, images in image_batches(path, self._spec.preprocessing, self.batch_size):
-                probabilities = self._forward(images)  # (b, K)
+            for keys, images in image_batches(path, self._spec.preprocessing, self.batch_size, self.views, self.seed):
+                probabilities = self._forward(images.reshape(-1, *images.shape[2:]))  # (b·V, K)
+                probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
                 bad = ~np.isfinite(probabilities).all(axis=1)
                 if bad.any():
                     key = keys[int(np.argmax(bad))].decode("utf-8")
@@ -118,15 +124,34 @@ class LabelShards:
         return self._predict(tf.constant(images)).numpy()[:num_images]
 
 
-def image_batches(path: str, preprocessing: Preprocessing, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (keys, bytes [b]; images, float32 [b, S, S, 3] in 0–255) of a shard, in order; only the last b is below `batch_size`."""
+def image_batches(
+    path: str, preprocessing: Preprocessing, batch_size: int, views: int = 0, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields a shard's images in order, in batches of at most `batch_size` copies; only the last may be smaller than the others.
+
+    Args:
+      path: the shard.
+      preprocessing: the teacher's.
+      batch_size: most images in a batch, counting each copy; at least `views`.
+      views: copies of each image with the noise of training, a function of (seed, key, copy); 0: one, without noise.
+      seed: of that noise.
+
+    Yields:
+      (keys, bytes [b]; images, float32 [b, max(views, 1), S, S, 3] in 0–255).
+    """
 
     def load(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = parse_example(serialized)
-        return example["image/key"], eval_image(example["image/encoded"], preprocessing)
+        key, encoded = example["image/key"], example["image/encoded"]
+        if not views:
+            return key, eval_image(encoded, preprocessing)[tf.newaxis]
+        name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
+        return key, tf.stack(
+            [train_image(encoded, tf.stack([name, tf.constant(seed * 1000 + v, tf.int64)]), preprocessing) for v in range(views)]
+        )
 
     records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-    return iter(untuned(records.batch(batch_size).prefetch(2)).as_numpy_iterator())
+    return iter(untuned(records.batch(batch_size // max(views, 1)).prefetch(2)).as_numpy_iterator())
 
 
 def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:
@@ -187,26 +212,36 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
 
 
 def main(
-    config: ConfigDict, workdir: str, data: str, teacher: str, beam_options: Sequence[str] = (), arguments: Sequence[str] = ()
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    teacher: str,
+    section: str = "pseudo_label",
+    beam_options: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
     shard_jobs.require_no_arguments(arguments)
-    settings = config.pseudo_label
+    if section not in config:
+        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    settings = config[section]
     if settings.batch_size < 1 or settings.top_k < 0:
-        raise InputError("config.pseudo_label: batch_size must be at least 1 and top_k at least 0")
+        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
+    if not 0 <= settings.views <= settings.batch_size:
+        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     spec = model_dir.read_spec(teacher)
     directory, progress = Path(workdir), Path(workdir) / "progress"
-    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict()}
+    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if settings.views else {})}
     if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
         shard_jobs.forget(progress)
         logging.info("%s: pseudo-labels are finished already", workdir)
         return
 
     logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
-    job = LabelShards(images, str(teacher), directory, settings.batch_size, settings.top_k)
+    job = LabelShards(images, str(teacher), directory, settings.batch_size, settings.top_k, settings.views, config.seed)
     results = shard_jobs.run(job, len(images.files), progress, beam_options)
 
     predictions = Manifest(
@@ -243,6 +278,8 @@ if __name__ == "__main__":
             "workdir": "where the predictions go",
             "data": "finished directory of run_prepare_data.sh",
             "teacher": "finished directory of run_teacher.sh or run_student.sh",
+            "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
         },
+        {"section": "pseudo_label"},
         beam=True,
     )

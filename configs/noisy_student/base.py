@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
+    config.smoke = False  # True: one tiny step of every training; see configs/smoke.py
     config.data = ConfigDict(
         {
             "source": "image_folder",
@@ -71,6 +72,10 @@ def get_config() -> ConfigDict:
             "test_size": 400,
             "test_seed": 0,
             "out_of_domain": 0,
+            # what a full copy of the data holds; says how long a --dry_run is where the data are not there
+            "expected_labeled": placeholder(int),
+            "expected_unlabeled": placeholder(int),
+            "expected_classes": placeholder(int),
         }
     )
     config.preprocessing = ConfigDict(
@@ -97,8 +102,11 @@ def get_config() -> ConfigDict:
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
     # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
+    config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0})  # 0: the whole distribution, as float16
+    # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
+    # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper.
+    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0})
     # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
     config.balance = ConfigDict({"threshold": 0.3, "images_per_class": placeholder(int), "balance": True})
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters

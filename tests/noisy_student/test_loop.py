@@ -7,6 +7,7 @@ import pytest
 from noisy_student import loop, quickstart
 from stages import app
 from stages.errors import InputError
+from stages.files import read_json
 
 CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py"], {})["config"]
 
@@ -29,8 +30,12 @@ def test_each_student_teaches_the_next():
 
 
 def test_an_iterations_own_section_is_used():
-    sections = [stage.arguments["section"] for stage in loop.plan(CONFIG, Path("w"), {}, "auto") if "section" in stage.arguments]
-    assert sections == ["student_1", "student", "student"]
+    config = CONFIG.copy_and_resolve_references()
+    with config.unlocked():
+        config.student_1 = config.student.copy_and_resolve_references()
+    by_name = {stage.name: stage.arguments for stage in loop.plan(config, Path("w"), {}, "auto")}
+    assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == ["student_1", "student", "student"]
+    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
 
 
 def test_every_stage_has_its_script():
@@ -39,7 +44,7 @@ def test_every_stage_has_its_script():
 
 
 def main(**flags):
-    values = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "beam_options": [], "arguments": []}
+    values = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "dry_run": False, "beam_options": [], "arguments": []}
     loop.main(config=CONFIG, **{**values, **flags})
 
 
@@ -51,12 +56,13 @@ def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatc
     assert not (tmp_path / "w").exists()
 
 
-def test_finished_stages_are_not_started_again(tmp_path, monkeypatch):
+def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path, monkeypatch):
+    codes = {"run_prepare_data.sh": 0, "run_teacher.sh": 0, "run_pseudo_label.sh": 1}
     started = []
 
     def call(command):
         started.append(Path(command[0]).name)
-        return 1
+        return codes[started[-1]]
 
     monkeypatch.setattr(loop.subprocess, "call", call)
     (tmp_path / "w" / "data").mkdir(parents=True)
@@ -64,7 +70,16 @@ def test_finished_stages_are_not_started_again(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"))
     assert stop.value.code == 1
-    assert started == ["run_teacher.sh"]
+    assert started == list(codes)
+    assert list(read_json(tmp_path / "w" / "seconds.json")) == ["teacher"]
+
+
+def test_fine_tuning_comes_last_and_is_what_is_served():
+    config = CONFIG.copy_and_resolve_references()
+    config.finetune_last = True
+    by_name = {stage.name: stage for stage in loop.plan(config, Path("w"), {}, "auto")}
+    assert by_name["finetune"].arguments["init"] == Path("w/student_3")
+    assert by_name["export"].arguments["model"] == Path("w/finetuned")
 
 
 def test_a_stray_argument_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.preprocessing import Preprocessing, eval_image
+from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import make_example, read_manifest, read_prediction, read_shard, write_split
 from noisy_student import pseudo_label
 from stages.errors import InputError
@@ -61,7 +61,7 @@ def _use_teacher(monkeypatch: pytest.MonkeyPatch, model: tf.keras.Model) -> None
 
 
 def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
-    config = ConfigDict({"pseudo_label": {"batch_size": BATCH, "top_k": 0, **settings}})
+    config = ConfigDict({"seed": 3, "pseudo_label": {"batch_size": BATCH, "top_k": 0, "views": 0, **settings}})
     pseudo_label.main(config, str(root / workdir), str(root / "data"), str(root / "teacher"))
     return root / workdir
 
@@ -95,6 +95,27 @@ def test_top_k(root: Path) -> None:
         top = int(np.argmax(expected[key]))
         rest = (1 - expected[key][top]) / 2
         np.testing.assert_allclose(probabilities, [expected[key][top] if k == top else rest for k in range(3)], atol=1e-5)
+
+
+def test_views_are_averaged_whatever_the_batch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the mean over the noised copies, each made by itself."""
+    preprocessing = Preprocessing(**{**PREPROCESSING.to_dict(), "style": "small", "pad": 2, "flip": True, "randaugment_layers": 0})
+    model, spec = _teacher(), ModelSpec(architecture={}, preprocessing=preprocessing, label_names=LABEL_NAMES)
+    monkeypatch.setattr(pseudo_label.model_dir, "load", lambda directory: (model, spec))
+    found = _predictions(_run(root, views=2))  # two images of two copies fill a batch of five but one
+    for key, encoded in _images().items():
+        name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
+        copies = [train_image(tf.constant(encoded), tf.stack([name, tf.constant(3000 + v, tf.int64)]), preprocessing) for v in range(2)]
+        assert not np.array_equal(copies[0], copies[1])
+        np.testing.assert_allclose(found[key], tf.reduce_mean(tf.nn.softmax(model(tf.stack(copies))), 0), atol=1e-3)
+    again = _predictions(_run(root, "other", views=2, batch_size=64))
+    for key, probabilities in found.items():
+        np.testing.assert_allclose(again[key], probabilities, atol=1e-3)
+
+
+def test_more_views_than_a_batch_are_refused(root: Path) -> None:
+    with pytest.raises(InputError, match="views is 6"):
+        _run(root, views=6)
 
 
 def test_batch_size_changes_nothing(root: Path) -> None:

@@ -1,0 +1,30 @@
+"""What every study's config holds; `evaluation/study.py` runs it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def study(title: str, description: str, **values: Any) -> ConfigDict:
+    """A study on the digits, on validation images of seeds that no reported result uses; one iteration unless it says otherwise.
+
+    Its keys, besides the ones given here:
+      runs: (name, flags of the recipe's script). The first run makes what is shared.
+      readings: (name, run, dotted path into the run's summary.json).
+      claims: (reading, reading, finding): the finding says that the first is higher than the second.
+    """
+    config = ConfigDict()
+    config.title, config.description = title, description
+    config.script, config.recipe = "run_noisy_student.sh", "configs/noisy_student/digits.py"
+    config.flags = ("--config.data.validation_size=400", "--config.evaluate.split=validation")  # of every run
+    config.iterations = 1
+    config.shared = ("data", "teacher")  # stage directories that do not depend on the run
+    config.first_seed, config.seeds = 100, 5
+    config.update(values)
+    return config
+
+
+def one_student(**runs: tuple[str, ...]) -> dict[str, Any]:
+    """`runs` and `readings` of a study that compares the top-1 of single students with each other and with their teacher."""
+    teacher = ("teacher", next(iter(runs)), "teacher.top1")
+    return {"runs": tuple(runs.items()), "readings": (teacher, *((name, name, "students.-1.top1") for name in runs))}

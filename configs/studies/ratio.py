@@ -1,0 +1,26 @@
+"""How many unlabelled images to a labelled one in a batch? (Xie et al. 2020, Section 3.1: 14 to 28 for L2, 1 to 3 for the others)
+
+./run_studies.sh --config=configs/studies/ratio.py --workdir=runs/studies/ratio
+"""
+
+from ml_collections import ConfigDict
+
+from configs.studies import base
+
+
+def get_config() -> ConfigDict:
+    """The study."""
+    return base.study(
+        "Unlabelled batch",
+        "Unlabelled images to a labelled one in a batch; the number of steps stays.",
+        claims=(
+            ("ratio_4", "ratio_1", "a larger unlabelled batch helps"),
+            ("ratio_8", "ratio_4", "a yet larger one helps"),
+        ),
+        **base.one_student(
+            ratio_4=("--config.student.unlabeled_ratio=4",),
+            ratio_1=("--config.student.unlabeled_ratio=1",),
+            ratio_2=("--config.student.unlabeled_ratio=2",),
+            ratio_8=("--config.student.unlabeled_ratio=8",),
+        ),
+    )

@@ -1,0 +1,172 @@
+"""A study: one recipe under several conditions and seeds, compared pairwise: `run_studies.sh --config=configs/studies/....py --workdir=W`.
+
+Each condition ("run") and seed is a call of the recipe's own script in its own directory; a study that was interrupted goes on with the run
+that was not finished. What the runs have in common (the data, the teacher) is made once a seed: the first run makes it, the others get
+a link, and the stage itself refuses the link where their configs differ in what it depends on. `configs/studies/base.py` says what a
+study's config holds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+from stages.files import atomic_path, read_json, write_json
+
+
+def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
+    """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    check(config)
+    directory = Path(workdir).expanduser().resolve()
+    done = workdirs.start(directory, config.to_dict())
+    if not done:
+        runs = [(name, seed) for seed in seeds(config) for name, _ in config.runs]
+        began, new = time.monotonic(), 0
+        for done_before, (name, seed) in enumerate(runs):
+            left = f", {(time.monotonic() - began) / new * (len(runs) - done_before) / 60:.0f} min left" if new else ""
+            print(f"run {done_before + 1} of {len(runs)}: {name}, seed {seed}{left}", flush=True)
+            new += run(config, directory, name, seed)
+        done = results(config, directory)
+        write_json(directory / "results.json", done)
+        with atomic_path(directory / "results.md") as temporary:
+            temporary.write_text(markdown(config, done), encoding="utf-8")
+        figure(config, done, directory / "results.png")
+        workdirs.finish(directory, done)
+    print(markdown(config, done))
+    print(f"results: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the study cannot be run as it stands."""
+    if config.seeds < 2:
+        raise InputError(f"config.seeds is {config.seeds}; a comparison needs at least 2")
+    runs, readings = [name for name, _ in config.runs], [name for name, _, _ in config.readings]
+    for name, origin, _ in config.readings:
+        if origin not in runs:
+            raise InputError(f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}")
+    for better, worse, _ in config.claims:
+        for name in (better, worse):
+            if name not in readings:
+                raise InputError(f"config.claims: no reading {name!r}; there are {', '.join(readings)}")
+
+
+def seeds(config: ConfigDict) -> range:
+    """The study's seeds."""
+    return range(config.first_seed, config.first_seed + config.seeds)
+
+
+def run_directory(workdir: Path, name: str, seed: int) -> Path:
+    """Where one run lives."""
+    return workdir / name / f"seed_{seed}"
+
+
+def run(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
+    """One run of the recipe, unless it is finished; says whether there was anything to do."""
+    directory = run_directory(workdir, name, seed)
+    if (directory / "summary.json").exists():
+        return False
+    first = config.runs[0][0]
+    if name != first:
+        directory.mkdir(parents=True, exist_ok=True)
+        for part in config.shared:
+            if not (directory / part).exists():
+                (directory / part).symlink_to(run_directory(workdir, first, seed) / part)
+    command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
+    command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
+        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT)
+    if code:
+        print(f"{' '.join(command)} failed with exit code {code}; see {log.name}", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+    return True
+
+
+def value(summary: Any, path: str) -> float:
+    """The number at a dotted path of a run's summary, in percent: "students.-1.top1"."""
+    for key in path.split("."):
+        summary = summary[int(key)] if isinstance(summary, list) else summary[key]
+    return 100.0 * float(summary)
+
+
+def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
+    """Paired comparison over seeds.
+
+    Args:
+      better: what is claimed to be the higher one, a number a seed, in percent.
+      worse: the other, for the same seeds.
+
+    Returns:
+      `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's t), `p` (two-sided paired t test), and
+      `verdict`: "holds" or "opposite" where the interval leaves out 0, else "not decided".
+    """
+    differences = np.asarray(better) - np.asarray(worse)
+    mean, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    margin = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    p = float(stats.ttest_rel(better, worse).pvalue) if error else float(mean == 0)
+    low, high = mean - margin, mean + margin
+    verdict = "holds" if low > 0 else "opposite" if high < 0 else "not decided"
+    return {"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict}
+
+
+def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Every reading, a number a seed, and each claim's comparison."""
+    readings = {}
+    for name, origin, path in config.readings:
+        readings[name] = [value(read_json(run_directory(workdir, origin, seed) / "summary.json"), path) for seed in seeds(config)]
+    claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
+    return {"readings": readings, "claims": claims}
+
+
+def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
+    """A table of the readings and a line for each claim."""
+    lines = [f"## {config.title}", "", config.description, ""]
+    lines += ["| | mean | std | seeds |", "|---|---|---|---|"]
+    for name, numbers in found["readings"].items():
+        each = " ".join(f"{number:.2f}" for number in numbers)
+        lines.append(f"| {name} | {np.mean(numbers):.2f} | {np.std(numbers, ddof=1):.2f} | {each} |")
+    lines.append("")
+    for claim in found["claims"]:
+        lines.append(
+            f"- {claim['finding']}: **{claim['verdict']}** ({claim['difference']:+.2f} points, 95 % interval {claim['low']:+.2f} to "
+            f"{claim['high']:+.2f}, p = {claim['p']:.2g}, {config.seeds} seeds)"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
+    """A bar a reading, with its seeds as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(found["readings"])
+    fig, axes = plt.subplots(figsize=(1.5 + 1.1 * len(names), 3.6), layout="constrained")
+    for x, name in enumerate(names):
+        numbers = found["readings"][name]
+        axes.bar(x, np.mean(numbers), yerr=np.std(numbers, ddof=1), color="0.8", capsize=4)
+        axes.plot(np.linspace(x - 0.2, x + 0.2, len(numbers)), numbers, "o", color="C0", markersize=4)
+    low = min(min(numbers) for numbers in found["readings"].values())
+    axes.set(title=config.title, ylabel="top-1 %", ylim=(max(0.0, low - 3), None))
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, format="png", dpi=120)
+    plt.close(fig)
+
+
+if __name__ == "__main__":
+    app.run(main, {"workdir": "Directory for all runs and the results."})

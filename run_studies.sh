@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# A study of a method, every condition over several seeds: --config=configs/studies/....py --workdir
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
+exec "$PYTHON" -m evaluation.study "$@"

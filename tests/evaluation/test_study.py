@@ -1,0 +1,109 @@
+"""A study's runs, links, comparisons and tables; the recipe's script is a stand-in that writes a summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation import study
+from stages import app
+from stages.errors import InputError
+from stages.files import read_json
+
+STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
+
+
+def config(name: str = "labels.py", *overrides: str):
+    return app.parse(["study", f"--config=configs/studies/{name}", *overrides], {})["config"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_s_flags_are_the_recipe_s(name):
+    loaded = config(name)
+    study.check(loaded)
+    for _, flags in loaded.runs:
+        app.parse(["loop", f"--config={loaded.recipe}", *loaded.flags, *flags], {})
+    assert name in Path(app.ROOT / "configs" / "studies" / name).read_text()
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Calls of the recipe's script; each leaves data, a teacher and a summary whose top-1 follows from its flags and seed."""
+    calls = []
+
+    def call(command, **_):
+        calls.append(command)
+        directory = Path(command[-1].partition("=")[2])
+        seed = int(command[-2].partition("=")[2])
+        for part in ("data", "teacher"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        gain = {"soft": 0.02, "sharpened": 0.03, "hard": 0.01}[directory.parent.name]
+        summary = {"teacher": {"top1": 0.9 + seed / 1e4}, "students": [{"top1": 0.9 + gain + seed / 1e4 + 1e-3 * (seed % 2)}]}
+        (directory / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(study.subprocess, "call", call)
+    return calls
+
+
+def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
+    study.main(config(), str(tmp_path / "s"), [])
+    assert len(scripts) == 15
+    assert (tmp_path / "s" / "hard" / "seed_101" / "teacher").resolve() == tmp_path / "s" / "soft" / "seed_101" / "teacher"
+    found = read_json(tmp_path / "s" / "results.json")
+    assert found["readings"]["hard"] == pytest.approx([92.0, 92.11, 92.02, 92.13, 92.04])
+    soft, sharpened = found["claims"]
+    assert soft["verdict"] == "holds" and soft["difference"] == pytest.approx(1.0)
+    assert sharpened["verdict"] == "holds"
+    assert (tmp_path / "s" / "results.png").stat().st_size > 5000
+    assert "| hard | 92.06 |" in (tmp_path / "s" / "results.md").read_text()
+    study.main(config(), str(tmp_path / "s"), [])
+    assert len(scripts) == 15, "a finished study was run again"
+    with pytest.raises(InputError, match="another config"):
+        study.main(config("labels.py", "--config.seeds=3"), str(tmp_path / "s"), [])
+
+
+def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
+    whole = study.subprocess.call
+
+    def call(command, **options):
+        return 137 if len(scripts) == 4 else whole(command, **options)
+
+    monkeypatch.setattr(study.subprocess, "call", call)
+    with pytest.raises(SystemExit) as stop:
+        study.main(config(), str(tmp_path / "s"), [])
+    assert stop.value.code == 137
+    monkeypatch.setattr(study.subprocess, "call", whole)
+    study.main(config(), str(tmp_path / "s"), [])
+    assert len(scripts) == 15
+
+
+def test_the_interval_is_student_s(tmp_path):
+    """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
+    differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    found = study.compare(90 + differences, np.full(5, 90.0))
+    assert found["difference"] == pytest.approx(3.0)
+    assert found["high"] - found["difference"] == pytest.approx(2.776 * np.sqrt(2.5 / 5), rel=1e-3)
+    assert found["verdict"] == "holds"
+    assert study.compare(np.full(5, 90.0), 90 + differences)["verdict"] == "opposite"
+    assert study.compare([1.0, -1.0, 0.5], [0.0, 0.0, 0.0])["verdict"] == "not decided"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 1}, "at least 2"),
+        ({"claims": (("soft", "nothing", "?"),)}, "no reading 'nothing'"),
+        ({"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()}, "read from run 'nothing'"),
+    ],
+)
+def test_a_study_that_cannot_be_run(change, message):
+    broken = config().copy_and_resolve_references()
+    with broken.unlocked():
+        for key, value in change.items():
+            broken[key] = value
+    with pytest.raises(InputError, match=message):
+        study.check(broken)

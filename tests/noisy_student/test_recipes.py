@@ -1,0 +1,68 @@
+"""Every recipe, at any size: it resolves, tells its plan, and takes a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data import prepare
+from noisy_student import dry_run, loop, train
+from stages import app
+
+RECIPES = [
+    "image_folder.py",
+    "digits.py",
+    "svhn.py",
+    "cifar10.py",
+    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1")),
+]
+
+
+def recipe(name: str, *overrides: str):
+    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {})["config"]
+
+
+def trainings(config):
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    return [stage for stage in stages if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh")]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_dry_run_tells_the_plan(name, tmp_path):
+    expected = ["--config.data.expected_labeled=1000", "--config.data.expected_unlabeled=5000", "--config.data.expected_classes=7"]
+    config = recipe(name, *(expected if name == "image_folder.py" else ()))
+    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert text.count("learning rate:") == len(trainings(config))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_paper_s_numbers_of_l2():
+    """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
+    config = recipe("imagenet.py:l2")
+    counts = {"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000}
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
+    assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
+    students = [dry_run.training(config, section, counts, section) for section in sections[1:4]]
+    assert [s["unlabeled_batch"] // s["batch"] for s in students] == [14, 14, 28]
+    assert all(s["parameters"] == 480_309_308 and s["image_size"] == 475 and s["steps"] == 218_950 for s in students)
+    warm = 5 * 1_281_167 / 2048
+    step, rate = students[0]["learning_rate"][1]
+    assert step > warm
+    assert rate == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=1e-5)
+
+
+def test_the_chain_of_the_first_version_grows():
+    config = recipe("imagenet.py:v1")
+    names = [config[stage.arguments.get("section", "teacher")].model.name for stage in trainings(config)[:-1]]
+    assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]
+
+
+@pytest.mark.parametrize("name", ["imagenet.py:l2", "svhn.py"])
+def test_a_smoke_run_takes_a_step(name, tmp_path):
+    config = recipe(name, "--config.smoke=True")
+    prepare.main(config, str(tmp_path / "data"))
+    section = "student_1" if "student_1" in config else "student"
+    resolved = train.resolve(config, section, str(tmp_path / "data"), has_unlabeled=False)
+    train.train(tmp_path / "run", resolved, str(tmp_path / "data"), None, None, strategy="one_device")
+    assert (tmp_path / "run" / "summary.json").exists()
