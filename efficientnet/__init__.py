@@ -1,8 +1,8 @@
 """EfficientNet as Keras models: the networks of Noisy Student and of Meta Pseudo Labels' large runs.
 
 What lives here: the table of variants and the rules that scale them (:mod:`efficientnet.architectures`), the model
-builder (:mod:`efficientnet.model`) and the two layers of model noise, whose random numbers belong to an example and
-not to the device that happens to compute it (:mod:`efficientnet.noise`).
+builder (:mod:`efficientnet.model`), the layers that it is made of (:mod:`efficientnet.layers`) and the two layers of model
+noise, whose random numbers belong to an example and not to the device that happens to compute it (:mod:`efficientnet.noise`).
 
 What it may import: TensorFlow, and ``stages`` for the user's errors. No other package of the project.
 """

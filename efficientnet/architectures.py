@@ -203,7 +203,7 @@ def blocks(
             survives = 1.0 - (1.0 - survival_probability) * len(laid_out) / total if has_skip else 1.0
             laid_out.append(
                 Block(
-                    name=f"block{number}{_letter(repeat)}",
+                    name=f"block{number}{repeat_letter(repeat)}",
                     kernel=stage.kernel,
                     stride=stride,
                     expand=stage.expand,
@@ -271,7 +271,7 @@ def count_activations(width: float, depth: float, image_size: int, stem_stride: 
     return total + 3 * side**2 * round_filters(HEAD_FILTERS, width)
 
 
-def _letter(repeat: int) -> str:
+def repeat_letter(repeat: int) -> str:
     """Names the repeats a … z, then aa, ab …: l2 needs 22 letters, but depth is anyone's to choose."""
     letter = chr(ord("a") + repeat % 26)
-    return letter if repeat < 26 else _letter(repeat // 26 - 1) + letter
+    return letter if repeat < 26 else repeat_letter(repeat // 26 - 1) + letter

@@ -10,10 +10,7 @@ Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -27,14 +24,13 @@ from efficientnet.architectures import (
     blocks,
     round_filters,
 )
+from efficientnet.layers import Layers, Normalize
 from efficientnet.noise import Dropout, StochasticDepth
 from stages.errors import InputError
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 """Per RGB channel, in units of 0-255. Source: the authors' code, ``efficientnet_builder.py``."""
-
-BATCH_NORM_EPSILON = 1e-3
 
 
 def EfficientNet(
@@ -108,7 +104,7 @@ def EfficientNet(
     if strides is None:
         strides = SMALL_IMAGE_STRIDES if small_images else BASELINE_STRIDES
     layout = blocks(width, depth, strides, survival_probability)
-    make = _Layers(sync_batch_norm, batch_norm_momentum, seed)
+    make = Layers(sync_batch_norm, batch_norm_momentum, seed)
 
     inputs = tf.keras.Input((image_size, image_size, 3), name="images")
     x = Normalize(mean, std, name="normalize")(inputs)
@@ -128,7 +124,7 @@ def EfficientNet(
     return tf.keras.Model(inputs, x, name=f"efficientnet_{name}")
 
 
-def _inverted_residual(inputs: tf.Tensor, block: Block, make: _Layers) -> tf.Tensor:
+def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers) -> tf.Tensor:
     """Expand, convolve each channel, gate the channels, project back, and add the input where the shapes allow it."""
     name = block.name
     filters = block.filters_in * block.expand
@@ -153,102 +149,3 @@ def _inverted_residual(inputs: tf.Tensor, block: Block, make: _Layers) -> tf.Ten
             x = StochasticDepth(block.survival_probability, noise_id=f"{name}_drop", name=f"{name}_drop")(x)
         x = tf.keras.layers.Add(name=f"{name}_add")([x, inputs])
     return x
-
-
-class _Layers(NamedTuple):
-    """Makes the layers that have weights, with the choices that hold for the whole model."""
-
-    sync_batch_norm: bool
-    batch_norm_momentum: float
-    seed: int | None
-
-    def conv(
-        self, name: str, filters: int, kernel: int = 1, stride: int = 1, bias: bool = False, activation: str | None = None
-    ) -> tf.keras.layers.Layer:
-        return tf.keras.layers.Conv2D(
-            filters,
-            kernel,
-            stride,
-            padding="same",
-            use_bias=bias,
-            activation=activation,
-            kernel_initializer=self._normal(name, fan_out=kernel * kernel * filters),
-            name=name,
-        )
-
-    def depthwise(self, name: str, kernel: int, stride: int) -> tf.keras.layers.Layer:
-        return tf.keras.layers.DepthwiseConv2D(
-            kernel,
-            stride,
-            padding="same",
-            use_bias=False,
-            # The authors' fan-out counts the kernel's last axis, which is 1 here and not the number of channels.
-            depthwise_initializer=self._normal(name, fan_out=kernel * kernel),
-            name=name,
-        )
-
-    def batch_norm(self, name: str) -> tf.keras.layers.Layer:
-        return BatchNormalization(
-            momentum=self.batch_norm_momentum, epsilon=BATCH_NORM_EPSILON, synchronized=self.sync_batch_norm, name=name
-        )
-
-    def swish(self, name: str) -> tf.keras.layers.Layer:
-        return tf.keras.layers.Activation("swish", name=name)
-
-    def classifier(self, name: str, num_classes: int) -> tf.keras.layers.Layer:
-        limit = 1.0 / math.sqrt(num_classes)
-        return tf.keras.layers.Dense(
-            num_classes,
-            kernel_initializer=tf.keras.initializers.RandomUniform(-limit, limit, seed=self._layer_seed(name)),
-            dtype="float32",  # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor teacher
-            name=name,
-        )
-
-    def _normal(self, name: str, fan_out: int) -> tf.keras.initializers.Initializer:
-        # Not truncated, unlike keras.applications; the variance 2 / fan_out is the same.
-        return tf.keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_out), seed=self._layer_seed(name))
-
-    def _layer_seed(self, name: str) -> int | None:
-        """A seed of the layer's own, from its name: two processes agree, and a deeper variant shifts nobody's numbers."""
-        return None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode()) & 0x7FFFFFFF
-
-
-@tf.keras.utils.register_keras_serializable(package="efficientnet")
-class Normalize(tf.keras.layers.Layer):
-    """(x - mean) / std, channel by channel, with constants: no weights to load, lose, or average.
-
-    Always computes in float32: bfloat16 has 8 bits of mantissa, too few for interpolated pixels in 0-255. The next layer casts.
-
-    Args:
-        mean: one number a channel, in the input's units.
-        std: one number a channel, above 0.
-
-    Input: (..., C). Output: the same shape, float32.
-
-    Raises:
-        InputError: lengths that differ, or a standard deviation that is not above 0.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        if len(mean) != len(std) or any(not deviation > 0 for deviation in std):
-            raise InputError(f"mean and std need a number a channel, std above 0; got {tuple(mean)} and {tuple(std)}")
-        self.mean = tuple(float(number) for number in mean)
-        self.std = tuple(float(number) for number in std)
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Gives the normalised image."""
-        return (inputs - tf.constant(self.mean)) / tf.constant(self.std)
-
-    def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
-        return {**super().get_config(), "mean": self.mean, "std": self.std}
-
-
-@tf.keras.utils.register_keras_serializable(package="efficientnet")
-class BatchNormalization(tf.keras.layers.BatchNormalization):
-    """Keras's layer, which in 2.15 leaves ``synchronized`` out of its config and so loses it in a clone or a saved model."""
-
-    def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
-        return {**super().get_config(), "synchronized": self.synchronized}

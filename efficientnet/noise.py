@@ -150,7 +150,9 @@ class _NoiseLayer(tf.keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-        """Gives the noised input while training, else the input itself."""
+        """Gives the noised input while training, else the input itself. A frozen layer (`trainable` off) makes no noise."""
+        if not self.trainable:
+            return inputs
         if isinstance(training, tf.Tensor):  # TF1-style graphs have the learning phase as a placeholder
             return tf.cond(tf.cast(training, tf.bool), lambda: self._noised(inputs), lambda: tf.identity(inputs))
         return self._noised(inputs) if training else inputs

@@ -27,7 +27,7 @@ from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json
-from training import model_dir, optimizers, schedules
+from training import fixres, model_dir, optimizers, schedules
 from training import resolve as resolving
 from training.fit import fit
 from training.strategy import create
@@ -54,12 +54,18 @@ def resolve(
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     data_summary = read_json(Path(data) / "summary.json")
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    preprocessing = {**config.preprocessing.to_dict(), **config[section].get("preprocessing", ConfigDict()).to_dict()}
+    own = config[section].get("preprocessing", ConfigDict()).to_dict()
+    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
     medians = {name: data_summary[name] for name in ("median_height", "median_width")}
     preprocessing = resolving.preprocessing(preprocessing, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     if init:
-        train["model"] = model_dir.read_spec(init).architecture
+        # The weights were trained on pixels normalised so: other numbers would be another network.
+        spec = model_dir.read_spec(init)
+        preprocessing.update({"mean": spec.preprocessing.mean, "std": spec.preprocessing.std})
+        train["model"] = spec.architecture
+    elif train["frozen_blocks"]:
+        raise InputError(f"{section}.frozen_blocks={train['frozen_blocks']} needs --init: random weights must not be frozen")
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=has_unlabeled)
     return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
 
@@ -179,6 +185,7 @@ def build_trainer(
         if trained_spec.label_names != spec.label_names:
             raise InputError(f"--init: {init} knows other classes than the data; train on data of its own classes")
         model.set_weights(trained.get_weights())
+        fixres.freeze_blocks(model, section.frozen_blocks)
     trainer = NoisyStudent(
         model,
         loss_normalization=section.loss_normalization,

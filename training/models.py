@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from efficientnet import ARCHITECTURES, EfficientNet
+from resnet import ResNet50, WideResNet, is_wide_resnet
 from stages.errors import InputError
 
 
@@ -22,7 +25,8 @@ def build(
     """Builds a classifier: images float32 (B, H, W, 3) in 0–255 -> logits float32 (B, num_classes).
 
     Args:
-      architecture: `name` (a row of `efficientnet.ARCHITECTURES`) and any other argument of `EfficientNet`; None means its default.
+      architecture: `name` (a row of `efficientnet.ARCHITECTURES`, `resnet50`, or `wrn_28_2` and its like) and any other argument of its
+        builder: `efficientnet.EfficientNet`, `resnet.ResNet50` or `resnet.WideResNet`; None means its default.
       num_classes: K.
       mean: per-channel mean, in 0–255 units.
       std: per-channel standard deviation, in 0–255 units.
@@ -30,9 +34,21 @@ def build(
       sync_batch_norm: BatchNorm statistics over all replicas.
 
     Raises:
-      InputError: no such architecture.
+      InputError: no such architecture, or one without a setting that is given.
     """
     arguments = {key: value for key, value in architecture.items() if value is not None}
-    if arguments["name"] not in ARCHITECTURES:
-        raise InputError(f"model.name: no architecture {arguments['name']!r}; known: {', '.join(ARCHITECTURES)}")
-    return EfficientNet(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)
+    name = arguments["name"]
+    if name in ARCHITECTURES:
+        builder: Callable[..., tf.keras.Model] = EfficientNet
+    elif name == "resnet50":
+        builder = ResNet50
+    elif is_wide_resnet(name):
+        builder = WideResNet
+    else:
+        known = ", ".join(ARCHITECTURES)
+        raise InputError(f"model.name: no architecture {name!r}; known: {known}, resnet50, wrn_28_2 (or another depth and width)")
+    known_settings = set(inspect.signature(builder).parameters)
+    unknown = sorted(set(arguments) - known_settings)
+    if unknown:
+        raise InputError(f"model.{unknown[0]}: {name} has no such setting; leave it None")
+    return builder(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)

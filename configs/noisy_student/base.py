@@ -12,15 +12,16 @@ from ml_collections.config_dict import placeholder
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
-    # A row of efficientnet/architectures.py and further arguments of efficientnet.EfficientNet; None is its default.
+    # A row of efficientnet/architectures.py, resnet50 or wrn_28_2 and its like, and further arguments of its builder
+    # (efficientnet.EfficientNet, resnet.ResNet50, resnet.WideResNet); None is its default.
     config.model = ConfigDict(
         {
             "name": "b0",
             "width": placeholder(float),
             "depth": placeholder(float),
             "dropout": placeholder(float),
-            "survival_probability": 0.8,
-            "stem_stride": 2,
+            "survival_probability": placeholder(float),  # EfficientNet: 0.8 (the paper)
+            "stem_stride": placeholder(int),
             "strides": placeholder(tuple),
             "batch_norm_momentum": 0.99,
         }
@@ -39,6 +40,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.label_smoothing = 0.1
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
+    config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
     config.precision = "float32"  # or mixed_bfloat16, mixed_float16
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
@@ -98,7 +100,8 @@ def get_config() -> ConfigDict:
     # On labelled images without RandAugment, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
     config.finetune = train_section(epochs=1.5, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
-    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0})
+    # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
+    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
     config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's

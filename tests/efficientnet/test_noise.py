@@ -45,6 +45,26 @@ def test_keep_rate_and_mean(make: Make, keep: float) -> None:
     assert np.abs(noised.mean(0) - 1.5).max() < 4 * np.sqrt((7 / 3 / keep - 2.25) / 20_000)
 
 
+def test_keep_rates_of_every_block_of_b0() -> None:
+    draws, deviations = 20_000, {}
+    for block in blocks(1.0, 1.0):
+        p = block.survival_probability
+        is_kept = kept(StochasticDepth(p, noise_id=f"{block.name}_drop"), draws)[:, 0]
+        if p == 1:
+            assert is_kept.all()
+        else:
+            deviations[block.name] = (is_kept.mean() - p) / np.sqrt(p * (1 - p) / draws)
+    assert len(deviations) == 9  # b0's blocks with a skip
+    assert max(map(abs, deviations.values())) < 4
+    assert sum(z * z for z in deviations.values()) < 27.9  # chi-square of 9 degrees of freedom, 0.1 %
+
+
+def test_a_frozen_layer_makes_no_noise() -> None:
+    for layer in (StochasticDepth(0.5, noise_id="a"), Dropout(0.5, noise_id="a")):
+        layer.trainable = False
+        assert kept(layer).all()
+
+
 def test_stochastic_depth_drops_whole_examples() -> None:
     is_kept = kept(StochasticDepth(0.5, noise_id="a"))
     assert set(is_kept.sum(1)) == {0, 3}

@@ -1,5 +1,6 @@
 """The training stage as a command: killed and continued, on two replicas, and with unusable input."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from data import prepare, records
 from noisy_student import train
@@ -157,6 +159,25 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
     for a, b in zip(before.trainable_variables, after.trainable_variables):
         np.testing.assert_array_equal(a, b)
     assert json.loads((tmp_path / "w" / "config.json").read_text())["preprocessing"]["randaugment_layers"] == 0
+
+
+def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(directories, uninterrupted, tmp_path):
+    other = tmp_path / "other"
+    model, spec = model_dir.load(uninterrupted)
+    spec = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)))
+    model_dir.save(other / "model", model, spec)
+    finish(other, {})
+    frozen = config("--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24")
+    resolved = train.resolve(frozen, "finetune", directories["data"], False, str(other))
+    prepared = resolved["preprocessing"]
+    assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
+    section = ConfigDict(resolved["train"])
+    trainer = train.build_trainer(section, spec, steps_per_epoch=1.0, seed=0, sync=False, init=str(other))
+    for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random
+        np.testing.assert_array_equal(a, b)
+    assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
+    with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
+        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], False)
 
 
 def test_an_unfinished_input_is_refused(directories, tmp_path):

@@ -1,0 +1,87 @@
+"""What fine-tuning at a larger resolution needs: shallow blocks that stay as they are, and a trained model at another resolution.
+
+Noisy Student's last step is 1.5 epochs on unaugmented labelled images at a larger resolution with the shallow layers fixed
+(Xie et al. 2020, Section 3.1), after Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019.
+
+    python -m training.fixres --model=DIR --output=DIR --image_size=600
+
+leaves the same weights, fed at the other resolution: what a network trained at a smaller one does without fine-tuning.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from stages import app
+from stages import workdir as workdirs
+from stages.errors import InputError
+from training import model_dir
+
+
+def freeze_blocks(model: tf.keras.Model, count: int) -> None:
+    """Fixes the stem and the first `count` blocks: their weights, their BatchNorm statistics, and no noise in them.
+
+    A frozen BatchNorm normalises with its moving averages, in training too, and a frozen layer of noise passes its input on
+    (Keras's meaning of `trainable` for the one, `efficientnet.noise`'s for the other). What follows, the head's BatchNorm
+    included, trains as usual. Their weights are whatever the model holds: load it first. Call before compiling.
+
+    Args:
+      model: an EfficientNet or ResNet of this project.
+      count: blocks; 0 leaves the whole model as it is, the stem included.
+
+    Raises:
+      InputError: fewer blocks in the model.
+    """
+    blocks: list[str] = []
+    for layer in model.layers:
+        match = re.match(r"block\d+[a-z]+(?=_)", layer.name)
+        if match and match.group() not in blocks:
+            blocks.append(match.group())
+    if not 0 <= count <= len(blocks):
+        raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks")
+    if count:
+        for layer in model.layers:
+            if layer.name.partition("_")[0] in ("stem", *blocks[:count]):
+                layer.trainable = False
+
+
+def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.ModelSpec:
+    """The spec of the same model fed with squares of `image_size` pixels; its networks take any size. Raises InputError."""
+    fixed = {key: value for key, value in spec.architecture.items() if key != "image_size"}
+    return dataclasses.replace(spec, architecture=fixed, preprocessing=dataclasses.replace(spec.preprocessing, image_size=image_size))
+
+
+def main(model: str, output: str, image_size: str, arguments: Sequence[str] = ()) -> None:
+    """Writes `output`; see the module. Raises InputError."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    if not image_size.isdigit():
+        raise InputError(f"--image_size={image_size}: a whole number of pixels is needed")
+    network, spec = model_dir.load(model)
+    before = spec.preprocessing.image_size
+    spec = at_resolution(spec, int(image_size))
+    settings = {"stage": "fixres", "preprocessing": spec.preprocessing.to_dict()}
+    if workdirs.start(output, settings, {"model": model_dir.run_directory(model)}):
+        print(f"{output} is done: {model} at {image_size} px")
+        return
+    model_dir.save(Path(output) / "model", network, spec)
+    workdirs.finish(output, {"image_size": spec.preprocessing.image_size, "parameters": network.count_params()})
+    print(f"{model}, trained at {before} px, in {output}, fed at {image_size} px")
+
+
+if __name__ == "__main__":
+    flags = {
+        "model": "Finished directory of a training or an import, or its model/.",
+        "output": "Directory to write.",
+        "image_size": "Side of the image that the network is to read, in pixels.",
+    }
+    app.run(main, flags, config=False)
