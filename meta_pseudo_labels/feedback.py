@@ -133,8 +133,7 @@ def label_feedback(
 
     a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the derivative of the gradient
     with respect to the labels, along ∇L_l(θ_S'), on the tape of the student's own backward pass: so at θ_S, although the variables
-    have moved on, and for the price of about one more pass over the unlabelled batch. BatchNorm's coupling of the
-    examples is in it.
+    have moved on, with one more pass through what that tape recorded. BatchNorm's coupling of the examples is in it.
 
     Args:
       tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with `soft_cross_entropy`.

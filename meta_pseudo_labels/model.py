@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -12,6 +12,28 @@ from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
 from training.losses import cross_entropy, decayed, l2, one_hot, smooth
 from training.trainer import Trainer, global_rows, hits
+
+
+class _Step(NamedTuple):
+    """Which step it is, and the sizes of its batches."""
+
+    number: tf.Tensor
+    labeled: tf.Tensor  # this replica's part of B
+    unlabeled: tf.Tensor  # this replica's part of B_u
+    replicas: int
+
+    @property
+    def rows(self) -> tf.Tensor:
+        """Rows of the student's noise: unlabelled images first, then labelled ones."""
+        return (self.labeled + self.unlabeled) * self.replicas
+
+
+class _StudentGradient(NamedTuple):
+    """∇L_u(θ_S): of the global batch, this replica's share of it, and the tape that knows how that depends on the labels."""
+
+    gradients: list[tf.Tensor]
+    own: list[tf.Tensor]
+    label_tape: tf.GradientTape
 
 
 class MetaPseudoLabels(Trainer):
@@ -31,8 +53,8 @@ class MetaPseudoLabels(Trainer):
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
       student: another one, with weights of its own.
-      feedback: the estimator of h, a name of `feedback.ESTIMATORS`. Under mixed_bfloat16 use one that takes gradients: the difference
-        of two rounded losses is mostly rounding.
+      feedback: the estimator of h, a name of `feedback.ESTIMATORS`; the default has the least noise (`run_feedback_study.sh`). Under
+        mixed_bfloat16 use one that takes gradients: the difference of two rounded losses is mostly rounding.
       pseudo_labels: "sampled" (the paper), "argmax" or "soft".
       feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
         beside the teacher's other losses.
@@ -58,7 +80,7 @@ class MetaPseudoLabels(Trainer):
         teacher: tf.keras.Model,
         student: tf.keras.Model,
         *,
-        feedback: str = "per_example",
+        feedback: str = "soft",
         pseudo_labels: str = "sampled",
         feedback_weight: float = 1.0,
         batch_factor: float | None = None,
@@ -112,107 +134,117 @@ class MetaPseudoLabels(Trainer):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1: student, feedback, teacher."""
         (x, y), (x_weak, x_strong) = data
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        b, b_u = tf.shape(x)[0], tf.shape(x_strong)[0]  # B and B_u, this replica's parts of them
-        step = self.teacher_optimizer.iterations
         x_weak, x_strong = tf.cast(x_weak, x.dtype), tf.cast(x_strong, x.dtype)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        step = _Step(self.teacher_optimizer.iterations, tf.shape(x)[0], tf.shape(x_strong)[0], replicas)
+        b, b_u = step.labeled, step.unlabeled  # this replica's parts of B and B_u
 
         with tf.GradientTape() as teacher_tape:
             # T(x_l), T(x_u): one pass over the three batches, which share their BatchNorm statistics.
             rows = [global_rows(b, 0), global_rows(b_u, b * replicas), global_rows(b_u, (b + b_u) * replicas)]
-            with model_noise(2 * self.seed, step, tf.concat(rows, 0), (b + 2 * b_u) * replicas):
+            with model_noise(2 * self.seed, step.number, tf.concat(rows, 0), (b + 2 * b_u) * replicas):
                 logits = self.teacher(tf.concat([x, x_weak, x_strong], 0), training=True)  # (B + 2 B_u, K)
             z_l, z_weak, z_strong = tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u])
             targets = one_hot(y, z_l.shape[-1])  # (B, K)
 
             with teacher_tape.stop_recording():
-                pseudo = self._draw(z_strong, b_u, replicas, step)  # ŷ_u ~ T(x_u; θ_T), (B_u, K)
-                # θ_S' = θ_S − η_S ∇CE(ŷ_u, S(x_u; θ_S)), and what that did to the labelled loss (eq. 12)
-                h, h_mean = self._step_student(x, targets, x_strong, pseudo, replicas)
+                # ŷ_u ~ T(x_u; θ_T)
+                pseudo = self._draw(z_strong, step)  # (B_u, K)
+                old = self._labeled_loss(x, targets, step) if self.feedback in ("finite_difference", "release") else None
+                # θ_S' = θ_S − η_S ∇ CE(ŷ_u, S(x_u; θ_S))
+                gradients = self._step_student(x_strong, pseudo, step)
+                # h = η_S ⟨∇ CE(y_l, S(x_l; θ_S')), ∇ CE(ŷ_u, S(x_u; θ_S))⟩ (eq. 12), or another estimate of it
+                h = self._measure(x, targets, pseudo, old, gradients, step)
 
-            # g_T = h ∇CE(ŷ_u, T(x_u; θ_T)): the feedback's gradient
+            # g_T = h ∇ CE(ŷ_u, T(x_u; θ_T))
             feedback_loss = self._feedback_loss(h, pseudo, z_strong, b_u * replicas)
-            # g_T,supervised = ∇CE(y_l, T(x_l; θ_T))
+            # g_T,supervised = ∇ CE(y_l, T(x_l; θ_T))
             labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), z_l))
-            # g_T,UDA = ∇CE(T(x_weak), T(x_strong)), the target without gradient
+            # g_T,UDA = ∇ CE(T(x_weak), T(x_strong)), the target without gradient
             uda, confident = uda_loss(z_weak, z_strong, self.uda_temperature, self.uda_threshold)
-            ramp = tf.minimum(1.0, tf.cast(step, tf.float32) / max(self.uda_ramp_steps, 1)) if self.uda_ramp_steps else 1.0
+            ramp = tf.minimum(1.0, tf.cast(step.number, tf.float32) / self.uda_ramp_steps) if self.uda_ramp_steps else 1.0
             loss = self.feedback_weight * feedback_loss + self.supervised_weight * labeled_loss + ramp * self.uda_weight * uda
             loss += self.weight_decay * l2(self.teacher.trainable_variables)
             objective = loss / replicas  # the optimizer sums over replicas, and each has the same number of examples
         # θ_T' = θ_T − η_T (g_T + g_T,supervised + g_T,UDA)
         self.teacher_optimizer.minimize(objective, self.teacher.trainable_variables, tape=teacher_tape)
 
-        values = {"teacher_loss": loss, "labeled_loss": labeled_loss, "uda_loss": uda, "uda_confident": confident}
-        for name, value in {**values, "feedback": h_mean, "top1": hits(targets, z_l)}.items():
+        values = {
+            "teacher_loss": loss,
+            "labeled_loss": labeled_loss,
+            "uda_loss": uda,
+            "uda_confident": confident,
+            "top1": hits(targets, z_l),
+        }
+        for name, value in values.items():
             self.logged[name].update_state(value)
         return {name: metric.result() for name, metric in self.logged.items()}
 
-    def _draw(self, logits: tf.Tensor, b_u: tf.Tensor, replicas: int, step: tf.Tensor) -> tf.Tensor:
+    def _draw(self, logits: tf.Tensor, step: _Step) -> tf.Tensor:
         """Pseudo-labels (B_u, K) of this replica's examples, whose draws belong to the example's row in the global batch."""
-        key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)])
-        uniform = tf.random.stateless_uniform([b_u * replicas, logits.shape[-1]], key, alg="philox")
-        return feedbacks.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, global_rows(b_u, 0)))
+        key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
+        uniform = tf.random.stateless_uniform([step.unlabeled * step.replicas, logits.shape[-1]], key, alg="philox")
+        return feedbacks.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, global_rows(step.unlabeled, 0)))
 
-    def _step_student(
-        self, x: tf.Tensor, targets: tf.Tensor, x_u: tf.Tensor, pseudo: tf.Tensor, replicas: int
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Moves the student, and gives h of the move less its baseline, and h itself averaged over the global batch.
+    def _labeled_loss(self, x: tf.Tensor, targets: tf.Tensor, step: _Step) -> tf.Tensor:
+        """The student's L_l, this replica's share; before and after its move with the same noise, and both without a trace."""
+        rows = global_rows(step.labeled, step.unlabeled * step.replicas)
+        with _statistics_kept(self.student), model_noise(2 * self.seed + 1, step.number, rows, step.rows):
+            logits = tf.cast(self.student(x, training=True), tf.float32)  # (B, K)
+        return tf.reduce_mean(cross_entropy(targets, logits)) / step.replicas
 
-        h is () for a scalar estimator, (B_u,) for `per_example`, (B_u, K) for `soft`; gradients and losses are those of the global
-        batch, so a scalar h is the same number on every replica.
-        """
+    def _step_student(self, x_u: tf.Tensor, pseudo: tf.Tensor, step: _Step) -> _StudentGradient:
+        """Moves the student, and gives the gradient that it moved by."""
         variables = self.student.trainable_variables
-        b, b_u = tf.shape(x)[0], tf.shape(x_u)[0]
-        step = tf.identity(self.optimizer.iterations)  # of this step, also after the optimizer has counted on
-        num_rows = (b + b_u) * replicas
-        in_labels = self.feedback in ("per_example", "soft")
-
-        def labeled_loss() -> tf.Tensor:
-            """L_l on this replica's share; before and after the move with the same noise, and both without a trace."""
-            with _statistics_kept(self.student), model_noise(2 * self.seed + 1, step, global_rows(b, b_u * replicas), num_rows):
-                logits = tf.cast(self.student(x, training=True), tf.float32)  # (B, K)
-            return tf.reduce_mean(cross_entropy(targets, logits)) / replicas
-
-        old = labeled_loss() if self.feedback in ("finite_difference", "release") else None
-        # Records how the gradient below depends on the labels: costs nothing where it watches nothing.
+        # Records how the gradient depends on the labels; where it watches nothing it costs nothing.
         with tf.GradientTape(watch_accessed_variables=False) as label_tape:
-            if in_labels:
+            if self.feedback in ("per_example", "soft"):
                 label_tape.watch(pseudo)
             with tf.GradientTape() as tape:
-                with model_noise(2 * self.seed + 1, step, global_rows(b_u, 0), num_rows):
+                with model_noise(2 * self.seed + 1, step.number, global_rows(step.unlabeled, 0), step.rows):
                     logits = tf.cast(self.student(x_u, training=True), tf.float32)  # (B_u, K)
-                loss = tf.reduce_mean(feedbacks.soft_cross_entropy(pseudo, logits)) / replicas
-            own = tape.gradient(loss, variables)
-        unlabeled = _all_reduce(own)
+                loss = tf.reduce_mean(feedbacks.soft_cross_entropy(pseudo, logits))
+                share = loss / step.replicas
+            own = tape.gradient(share, variables)
+        gradients = _all_reduce(own)
         # Weight decay is no part of ∇L_u, which the feedback is about.
         weights = {id(v) for v in decayed(variables)}
-        moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(unlabeled, variables) if g is not None]
+        moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(gradients, variables) if g is not None]
         self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
         self.ema.update(self.optimizer.iterations)
-        self.logged["loss"].update_state(loss * replicas)
+        self.logged["loss"].update_state(loss)
         self.logged["agreement"].update_state(hits(pseudo, logits))
+        return _StudentGradient(gradients, own, label_tape)
 
+    def _measure(
+        self, x: tf.Tensor, targets: tf.Tensor, pseudo: tf.Tensor, old: tf.Tensor | None, student: _StudentGradient, step: _Step
+    ) -> tf.Tensor:
+        """The student's step in h, less the baseline: () for a scalar estimator, (B_u,) for `per_example`, (B_u, K) for `soft`.
+
+        Losses and gradients are those of the global batch, so a scalar h is the same number on every replica.
+        """
         if self.feedback == "none":
-            return tf.zeros([]), tf.zeros([])
-        if old is not None:
-            old, new = _all_reduce([old, labeled_loss()])
-            h = feedbacks.finite_difference(old, new) if self.feedback == "finite_difference" else feedbacks.released(old, new)
-            return self._center(h, h), h
-        with tf.GradientTape() as tape:
-            new = labeled_loss()
-        labeled = _all_reduce(tape.gradient(new, variables))
+            return tf.zeros([])
         rate = self.optimizer.learning_rate  # of the step just made
-        if in_labels:
-            h = feedbacks.label_feedback(label_tape, pseudo, own, labeled, rate, b_u * replicas)  # (B_u, K)
-            drawn = tf.reduce_sum(h * pseudo, -1)  # (B_u,)
-            mean = _all_reduce([tf.reduce_mean(drawn) / replicas])[0]
-            return (h if self.feedback == "soft" else self._center(drawn, mean)), mean
-        if self.feedback == "cosine":
-            h = feedbacks.cosine(labeled, unlabeled)
+        if old is not None:
+            old, new = _all_reduce([old, self._labeled_loss(x, targets, step)])
+            h = mean = feedbacks.finite_difference(old, new) if self.feedback == "finite_difference" else feedbacks.released(old, new)
         else:
-            h = feedbacks.dot_product(labeled, unlabeled, rate)
-        return self._center(h, h), h
+            with tf.GradientTape() as tape:
+                new = self._labeled_loss(x, targets, step)
+            labeled = _all_reduce(tape.gradient(new, self.student.trainable_variables))
+            if self.feedback == "dot_product":
+                h = mean = feedbacks.dot_product(labeled, student.gradients, rate)
+            elif self.feedback == "cosine":
+                h = mean = feedbacks.cosine(labeled, student.gradients)
+            else:
+                batch_size = step.unlabeled * step.replicas
+                h = feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)  # (B_u, K)
+                drawn = tf.reduce_sum(h * pseudo, -1)  # (B_u,)
+                mean = _all_reduce([tf.reduce_mean(drawn) / step.replicas])[0]
+                h = drawn if self.feedback == "per_example" else h
+        self.logged["feedback"].update_state(mean)
+        return h if self.feedback == "soft" else self._center(h, mean)
 
     def _center(self, h: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
         """Subtracts the baseline and moves it on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import tensorflow as tf
 
 from efficientnet import Dropout
 from meta_pseudo_labels import feedback
-from meta_pseudo_labels.model import MetaPseudoLabels, uda_loss
+from meta_pseudo_labels.model import MetaPseudoLabels, _Step, uda_loss
 
 K, B, B_U = 3, 5, 3
 ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 1.0}
@@ -246,7 +247,7 @@ def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
 
 def test_draws_are_a_function_of_seed_and_step():
     def draw(seed, step):
-        return trainer(seed=seed)._draw(tf.zeros([50, K]), tf.constant(50), 1, tf.constant(step, tf.int64)).numpy()
+        return trainer(seed=seed)._draw(tf.zeros([50, K]), _Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1)).numpy()
 
     np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
     for other in (draw(1, 0), draw(0, 2), draw(1, 1)):
@@ -276,6 +277,20 @@ def test_any_two_classifiers_by_keras_fit():
         result = mpl.evaluate(tf.data.Dataset.from_tensor_slices((x_u, y_u)).batch(50), verbose=0, return_dict=True)
     assert result["examples"] == 300
     assert result["top1"] > 0.9
+
+
+def test_the_readmes_lines_run(tmp_path, monkeypatch):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "MetaPseudoLabels" in block]
+    lines = [line for line in code.splitlines() if " = ..." not in line]
+    assert len([line for line in code.splitlines() if line]) < 16
+    images = tf.data.Dataset.from_tensors(tf.random.stateless_uniform([4, 32, 32, 3], [0, 1]))
+    labeled = tf.data.Dataset.zip((images, tf.data.Dataset.from_tensors([1, 2, 3, 4]))).repeat()
+    unlabeled = tf.data.Dataset.zip((images, images)).repeat()
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(lines).replace("epochs=10, steps_per_epoch=1000", "steps_per_epoch=2, verbose=0")
+    exec(code, {"labeled": labeled, "unlabeled": unlabeled, "test": labeled.take(1)})
+    assert tf.keras.models.load_model(tmp_path / "student.keras").output_shape == (None, 10)
 
 
 def test_what_cannot_be_trained_is_refused():
@@ -323,17 +338,17 @@ def replicas() -> None:
             before = flat(v.numpy() for v in one.trainable_variables)
             feedbacks = {}  # by thread: each replica is traced in one of its own
 
-            def record(*arguments, original=one._step_student, to=feedbacks):
+            def record(*arguments, original=one._measure, to=feedbacks):
                 to[threading.get_ident()] = original(*arguments)
                 return to[threading.get_ident()]
 
-            one._step_student = record
+            one._measure = record
 
             def step(one=one, n=n, feedbacks=feedbacks):
                 r = tf.distribute.get_replica_context().replica_id_in_sync_group
                 part = [tf.gather(v, r * (len(v) // n) + tf.range(len(v) // n)) for v in (x, y, weak, strong)]
                 one.train_step(((part[0], part[1]), (part[2], part[3])))
-                return feedbacks[threading.get_ident()][0]
+                return feedbacks[threading.get_ident()]
 
             run = tf.function(lambda strategy=strategy, step=step: strategy.run(step))
             run()
