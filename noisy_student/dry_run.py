@@ -51,7 +51,8 @@ def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of:
     """
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=section.startswith("student"))
-    preprocessing = {**config.preprocessing.to_dict(), **config[section].get("preprocessing", ConfigDict()).to_dict()}
+    own = config[section].get("preprocessing", ConfigDict()).to_dict()
+    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
     model = config[model_of].model.to_dict()
     architecture = architectures.ARCHITECTURES[model["name"]]
     width, depth = model["width"] or architecture.width, model["depth"] or architecture.depth

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from efficientnet import model_noise
-from training.ema import ExponentialMovingAverage
 from training.losses import cross_entropy, l2, one_hot, smooth
+from training.trainer import Trainer, global_rows, hits
 
 LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
 
@@ -58,7 +58,7 @@ def pseudo_targets(probabilities: tf.Tensor, kind: str, temperature: float, labe
     return probabilities
 
 
-class NoisyStudent(tf.keras.Model):
+class NoisyStudent(Trainer):
     """Trains a classifier on labelled and pseudo-labelled images together, with noise.
 
     Elements of the data set given to `fit`:
@@ -95,11 +95,9 @@ class NoisyStudent(tf.keras.Model):
         ema_decay: float = 0.9999,
         seed: int = 0,
     ):
-        super().__init__(name="noisy_student")
-        if not model.built:
-            raise ValueError("NoisyStudent needs a built model: call it on one batch, or build it, first")
         combine_losses(tf.zeros([]), tf.zeros([]), 1.0, loss_normalization)
-        self.model = model
+        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1")
+        super().__init__(model, ema_decay=ema_decay, logged=logged, name="noisy_student")
         self.teacher = teacher
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
@@ -109,30 +107,18 @@ class NoisyStudent(tf.keras.Model):
         self.seed = seed
         if teacher is not None:
             teacher.trainable = False
-        self.ema = ExponentialMovingAverage(model.variables, ema_decay)
-        self.logged = {name: tf.keras.metrics.Mean(name) for name in ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1")}
-        self.examples = tf.keras.metrics.Sum("examples")
-
-    @property
-    def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """The metrics that Keras resets."""
-        return [*self.logged.values(), self.examples]
-
-    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Logits (B, K)."""
-        return self.model(images, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1, step 3 (or of step 1 where there are no unlabelled images)."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         (x, y), (x_u, q) = data if isinstance(data[0], tuple) else (data, (None, None))
         batch, ratio = tf.shape(x)[0], 0.0
-        images, rows = x, _global_rows(batch, 0)  # (B, H, W, 3), (B,)
+        images, rows = x, global_rows(batch, 0)  # (B, H, W, 3), (B,)
         if x_u is not None:
             if self.teacher is not None:  # step 2, within the step: the second of the pair is the clean image
                 q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
             images = tf.concat([x, tf.cast(x_u, x.dtype)], axis=0)  # (B + μB, H, W, 3)
-            rows = tf.concat([rows, _global_rows(tf.shape(x_u)[0], batch * replicas)], axis=0)  # (B + μB,)
+            rows = tf.concat([rows, global_rows(tf.shape(x_u)[0], batch * replicas)], axis=0)  # (B + μB,)
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
 
         with tf.GradientTape() as tape:
@@ -158,26 +144,5 @@ class NoisyStudent(tf.keras.Model):
         self.logged["loss"].update_state(loss + decay)
         self.logged["labeled_loss"].update_state(labeled_loss)
         self.logged["l2"].update_state(decay)
-        self.logged["top1"].update_state(_hits(targets, logits[:batch]))
+        self.logged["top1"].update_state(hits(targets, logits[:batch]))
         return {name: metric.result() for name, metric in self.logged.items()}
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Top-1 and cross entropy of the current weights; `(x, y)` or `(x, y, weight)` with weight 0 for padding."""
-        x, y, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
-        targets = one_hot(y, logits.shape[-1])
-        self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
-        self.logged["top1"].update_state(_hits(targets, logits), sample_weight=weight)
-        self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
-        return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
-
-
-def _global_rows(size: tf.Tensor, first: tf.Tensor | int) -> tf.Tensor:
-    """Where this replica's examples (size,) stand in the global batch, so that noise does not depend on the replicas."""
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return first + replica * size + tf.range(size)
-
-
-def _hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """1 where the largest logit is the largest target, float32 (B,)."""
-    return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)

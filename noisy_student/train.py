@@ -10,9 +10,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +23,29 @@ from noisy_student.model import NoisyStudent
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import read_json
-from training import fixres, model_dir, optimizers, schedules
-from training import resolve as resolving
-from training.fit import fit
-from training.strategy import create
+from training import fixres, model_dir, optimizers, schedules, stage
 
 FLAGS = {
-    "workdir": "Directory for checkpoints, logs and the trained model.",
-    "data": "Directory made by run_prepare_data.sh.",
+    **stage.FLAGS,
     "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
     "iteration": "Which student this is, from 1; those of one recipe differ in initial weights, order and noise.",
     "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
     "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
-    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
-    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
-    "tpu": "Name or address of the TPU.",
 }
-OPTIONAL = {"section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": ""}
+OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None}
 
 
-def resolve(
-    config: ConfigDict, section: str, data: str, has_unlabeled: bool, init: str | None = None, iteration: int = 0
-) -> dict[str, Any]:
-    """The resolved config of one training: seed, section and preprocessing, with nothing left open. Raises InputError."""
-    if section not in config:
-        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
-    data_summary = read_json(Path(data) / "summary.json")
-    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    own = config[section].get("preprocessing", ConfigDict()).to_dict()
-    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
-    medians = {name: data_summary[name] for name in ("median_height", "median_width")}
-    preprocessing = resolving.preprocessing(preprocessing, **medians)
-    train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
+    """`stage.resolve`, for a start from the trained model in `init` if given: its network and its normalisation replace the recipe's."""
+    resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         spec = model_dir.read_spec(init)
-        preprocessing.update({"mean": spec.preprocessing.mean, "std": spec.preprocessing.std})
-        train["model"] = spec.architecture
-    elif train["frozen_blocks"]:
-        raise InputError(f"{section}.frozen_blocks={train['frozen_blocks']} needs --init: random weights must not be frozen")
-    train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=has_unlabeled)
-    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
+        resolved["preprocessing"].update({"mean": spec.preprocessing.mean, "std": spec.preprocessing.std})
+        resolved["train"]["model"] = spec.architecture
+    elif resolved["train"]["frozen_blocks"]:
+        raise InputError(f"{section}.frozen_blocks={resolved['train']['frozen_blocks']} needs --init: random weights must not be frozen")
+    return resolved
 
 
 def main(
@@ -84,11 +62,7 @@ def main(
     arguments: list[str],
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
-    for name, value in (("iteration", iteration), ("cpu_devices", cpu_devices)):
-        if not value.isdigit():
-            raise InputError(f"--{name}={value}: a whole number is needed")
+    stage.check_arguments(arguments, iteration=iteration, cpu_devices=cpu_devices)
     if section.startswith("student") and not pseudo_labeled:
         raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
     if section.startswith("finetune") and not init:
@@ -97,82 +71,30 @@ def main(
     made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "init": "run_teacher.sh or run_student.sh"}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", made_by[name])
-    resolved = resolve(config, section, data, bool(pseudo_labeled), init, int(iteration))
-    done = workdirs.start(workdir, resolved, inputs)
-    if done:
-        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
-        return
-    train(Path(workdir), resolved, data, pseudo_labeled, init, strategy=strategy, cpu_devices=int(cpu_devices), tpu=tpu)
+    resolved = resolve(config, section, data, unlabeled=bool(pseudo_labeled), init=init, iteration=int(iteration))
+    if stage.start(workdir, resolved, inputs):
+        train(Path(workdir), resolved, data, pseudo_labeled, init, strategy_name=strategy, cpu_devices=int(cpu_devices), tpu=tpu)
 
 
-def train(
-    workdir: Path,
-    resolved: dict[str, Any],
-    data: str,
-    pseudo_labeled: str | None,
-    init: str | None,
-    *,
-    strategy: str = "auto",
-    cpu_devices: int = 1,
-    tpu: str = "",
-) -> None:
-    """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`."""
-    began = time.time()
-    seed, section = resolved["seed"], ConfigDict(resolved["train"])
-    batch, ratio = section.batch_size, section.unlabeled_ratio
-    where = create(strategy, cpu_devices, tpu)
-    replicas = where.num_replicas_in_sync
-    if batch % replicas or batch * ratio % replicas:
-        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
-    tf.keras.utils.set_random_seed(seed % 2**32)
-    tf.config.experimental.enable_op_determinism()
-    tf.keras.mixed_precision.set_global_policy(section.precision)
-
+def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: str | None, init: str | None, **where: Any) -> None:
+    """Runs one resolved training; `where`: strategy, CPU devices and TPU, see `stage.train`."""
+    section = ConfigDict(resolved["train"])
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and ratio else None
+    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and section.unlabeled_ratio else None
     if unlabeled and unlabeled.label_names != labeled.label_names:
         raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names)
-    steps_per_epoch = labeled.num_records / batch
-    with where.scope():  # everything that owns variables
-        trainer = build_trainer(section, spec, steps_per_epoch=steps_per_epoch, seed=seed, sync=replicas > 1, init=init)
-
-    def make_dataset(start: int) -> tf.data.Dataset:
-        return pipeline.distribute(where, lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, seed, start, *share))
-
-    parameters = trainer.model.count_params()
-    print(
-        f"{section.model.name}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
-        + (f", {unlabeled.num_records} pseudo-labelled" if unlabeled else "")
-        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
-        flush=True,
-    )
-    validation = Path(data) / "validation"
-    fit(
-        trainer,
-        make_dataset,
+    stage.train(
         workdir,
-        steps=section.steps,
-        images_per_step=batch * (1 + ratio),
-        log_every=section.log_every,
-        checkpoint_every=section.checkpoint_every,
-        evaluate_every=section.evaluate_every,
-        evaluate=_evaluator(trainer, validation, spec, batch) if section.evaluate_every and validation.is_dir() else None,
-        keep=section.keep_checkpoints,
-        manifests=(labeled, unlabeled) if unlabeled else (labeled,),
+        resolved,
+        spec,
+        lambda **run: build_trainer(section, spec, init=init, **run),
+        lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, resolved["seed"], *share),
+        data=Path(data),
+        labeled=labeled,
+        unlabeled=unlabeled,
+        **where,
     )
-    with trainer.ema.swapped():
-        model_dir.save(workdir / "model", trainer.model, spec)
-    summary = {
-        "steps": section.steps,
-        "parameters": parameters,
-        "images_seen": section.steps * batch * (1 + ratio),
-        "replicas": replicas,
-        "seconds": round(time.time() - began, 1),
-        "last": json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]),
-    }
-    workdirs.finish(workdir, summary)
-    print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 
 def build_trainer(
@@ -219,20 +141,6 @@ def batches(
     size = section.batch_size * section.unlabeled_ratio
     extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", stream_id=1, **common)
     return tf.data.Dataset.zip((images, extra))
-
-
-def _evaluator(trainer: NoisyStudent, split: Path, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
-    """A function that measures the averaged weights on a split, every example once."""
-    manifest = records.read_manifest(split, "labeled")
-    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
-
-    def evaluate() -> dict[str, float]:
-        with trainer.ema.swapped():
-            values = trainer.evaluate(data, verbose=0, return_dict=True)
-        assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
-        return values
-
-    return evaluate
 
 
 if __name__ == "__main__":

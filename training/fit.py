@@ -21,10 +21,11 @@ from data import records
 from data.records import Manifest
 from stages.errors import InputError
 from stages.files import atomic_path
+from training.trainer import Trainer
 
 
 def fit(
-    trainer: tf.keras.Model,
+    trainer: Trainer,
     make_dataset: Callable[[int], tf.data.Dataset],
     workdir: str | Path,
     *,
@@ -40,7 +41,7 @@ def fit(
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
     Args:
-      trainer: a compiled Keras model with an optimizer; everything trackable in it is checkpointed.
+      trainer: compiled; everything trackable in it is checkpointed.
       make_dataset: finished steps -> endless data from there on.
       workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
       steps: optimizer steps in all.
@@ -60,7 +61,7 @@ def fit(
     workdir = Path(workdir)
     strategy = trainer.distribute_strategy
     with strategy.scope():
-        trainer.optimizer.build(trainer.model.trainable_variables)  # before restoring: the slots must exist
+        trainer.build_optimizers()  # before restoring: the slots must exist
         checkpoint = tf.train.Checkpoint(trainer=trainer)
         manager = tf.train.CheckpointManager(checkpoint, str(workdir / "checkpoints"), max_to_keep=keep)
         if manager.latest_checkpoint:

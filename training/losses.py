@@ -26,7 +26,11 @@ def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.softmax_cross_entropy_with_logits(labels=tf.stop_gradient(targets), logits=tf.cast(logits, tf.float32))
 
 
+def decayed(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
+    """What the papers decay: every trainable variable but BatchNorm's gamma and beta, biases included."""
+    return [v for v in variables if v.name.rpartition("/")[2].partition(":")[0] not in ("gamma", "beta")]
+
+
 def l2(variables: Sequence[tf.Variable]) -> tf.Tensor:
-    """Σ ½‖v‖² over what the papers decay: every trainable variable but BatchNorm's gamma and beta, biases included."""
-    decayed = [v for v in variables if v.name.rpartition("/")[2].partition(":")[0] not in ("gamma", "beta")]
-    return tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in decayed])
+    """Σ ½‖v‖² over the `decayed` ones of the variables."""
+    return tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in decayed(variables)])

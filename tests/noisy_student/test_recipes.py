@@ -63,6 +63,6 @@ def test_a_smoke_run_takes_a_step(name, tmp_path):
     config = recipe(name, "--config.smoke=True")
     prepare.main(config, str(tmp_path / "data"))
     section = "student_1" if "student_1" in config else "student"
-    resolved = train.resolve(config, section, str(tmp_path / "data"), has_unlabeled=False)
-    train.train(tmp_path / "run", resolved, str(tmp_path / "data"), None, None, strategy="one_device")
+    resolved = train.resolve(config, section, str(tmp_path / "data"), unlabeled=False)
+    train.train(tmp_path / "run", resolved, str(tmp_path / "data"), None, None, strategy_name="one_device")
     assert (tmp_path / "run" / "summary.json").exists()

@@ -2,12 +2,7 @@
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +14,10 @@ from noisy_student import train
 from stages import app
 from stages.errors import InputError
 from stages.workdir import finish
+from tests import training_runs
+from tests.training_runs import kill_after, metrics
 from training import model_dir
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 40
 SMALL = [
     "--config=configs/noisy_student/digits.py",
@@ -62,18 +58,9 @@ def directories(tmp_path_factory):
     return {"data": str(data), "pseudo_labeled": str(pseudo_labeled)}
 
 
-def command(workdir, directories, *extra):
-    flags = [f"--workdir={workdir}", "--section=student", *(f"--{name}={path}" for name, path in directories.items()), *extra]
-    return [sys.executable, "-m", "noisy_student.train", *SMALL, *flags]
-
-
-def start(*arguments):
-    return subprocess.Popen(command(*arguments), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
-
-
-def metrics(workdir):
-    path = Path(workdir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+def start(workdir, directories, *extra):
+    inputs = [f"--{name}={path}" for name, path in directories.items()]
+    return training_runs.start("noisy_student.train", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +78,7 @@ def weights(workdir):
 
 def test_sigkill_and_the_same_command_again_end_bit_identical(directories, uninterrupted, tmp_path):
     workdir = tmp_path / "student"
-    process = start(workdir, directories)
-    while process.poll() is None and len(metrics(workdir)) < 12:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (workdir / "summary.json").exists()
+    kill_after(12, start(workdir, directories), workdir)
     again = start(workdir, directories)
     output, _ = again.communicate()
     assert again.returncode == 0
@@ -168,7 +149,7 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     model_dir.save(other / "model", model, spec)
     finish(other, {})
     frozen = config("--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24")
-    resolved = train.resolve(frozen, "finetune", directories["data"], False, str(other))
+    resolved = train.resolve(frozen, "finetune", directories["data"], unlabeled=False, init=str(other))
     prepared = resolved["preprocessing"]
     assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
     section = ConfigDict(resolved["train"])
@@ -177,7 +158,7 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
         np.testing.assert_array_equal(a, b)
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
-        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], False)
+        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], unlabeled=False)
 
 
 def test_an_unfinished_input_is_refused(directories, tmp_path):

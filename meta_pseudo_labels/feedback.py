@@ -1,0 +1,220 @@
+"""The feedback of Meta Pseudo Labels (Pham et al. 2021, Section 2): what the teacher learns from the student's step.
+
+The student moves by one step on pseudo-labels that the teacher drew, and the teacher is to lower what it finds there:
+
+    θ_S' = θ_S − η_S ∇ L_u,   L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently      (the step under eq. 2)
+    J(θ_T) = E_ŷ [L_l(θ_S')]                                                                              (eq. 3, hard labels)
+
+with L_l the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score function, and
+∇ log T(ŷ_i) = −∇CE(ŷ_i, T_i):
+
+    ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)] = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]                            (A)
+
+The second form is allowed because E[∇ log T(ŷ_i)] = 0: any number that the labels do not influence may be added to the reward. It
+says: where the labelled loss went *down*, make these labels more likely. Three consequences that implementations got wrong:
+
+1. *Sign.* The factor is old − new.
+2. *Batch factor.* The sum over the batch stands there, not its mean. With one scalar for the whole batch, h · mean CE is 1/B_u of the
+   gradient; `batch_factor` gives the B_u back. Where every example has its own h_i, the mean is right (see `label_feedback`).
+3. *Independent draws.* The cross terms E[r_i ∇ log T(ŷ_j)], i ≠ j, vanish because the ŷ are drawn from T. With the most probable
+   class in their place they do not, and the result is no gradient of J.
+
+To the first order in η_S the reward is an inner product of gradients (eq. 12 in Appendix A):
+
+    L_l(θ_S) − L_l(θ_S') ≈ η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ = 1/B_u Σ_i h_i,   h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩    (B)
+
+The functions here are pure: they take what was measured and give the feedback, or the loss whose gradient the teacher follows. What
+they return for a distributed step is right if the losses and gradients given are already those of the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+PSEUDO_LABELS = ("sampled", "argmax", "soft")
+
+ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft", "release", "none")
+"""What `MetaPseudoLabels` can take for h; "none" is h = 0: the teacher learns from its other losses only."""
+
+
+def check(estimator: str, pseudo_labels: str) -> None:
+    """Raises ValueError for an unknown name, or for a pair that has no gradient."""
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"feedback must be one of {ESTIMATORS}, got {estimator!r}")
+    if pseudo_labels not in PSEUDO_LABELS:
+        raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
+    if pseudo_labels == "soft" and estimator not in ("soft", "release", "none"):
+        raise ValueError(f"feedback {estimator!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels")
+
+
+# Pseudo-labels
+
+
+def draw_pseudo_labels(kind: str, logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """The labels that the teacher gives, as distributions (B, K) without a gradient.
+
+    Args:
+      kind: "sampled" (the paper: ŷ ~ T), "argmax" (the most probable class; biased, consequence 3 above), or "soft" (T itself).
+      logits: the teacher's, (B, K).
+      uniform: numbers in [0, 1), (B, K), which the draw is a function of (Gumbel's method: argmax_k z_k − log(−log u_k) ~ softmax z).
+    """
+    if kind == "soft":
+        return tf.stop_gradient(tf.nn.softmax(logits))
+    if kind == "sampled":
+        tiny = uniform.dtype.as_numpy_dtype(1e-20)
+        logits = logits - tf.math.log(tiny - tf.math.log(uniform + tiny))
+    return tf.one_hot(tf.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
+
+
+def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """−Σ_k q_k log softmax(z)_k of each example, (B,); differentiable, also twice, in both arguments.
+
+    TensorFlow's own op forgets the targets in its second derivative, and `label_feedback` is made of that one.
+    """
+    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1)
+
+
+# Estimators of h
+
+
+def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
+    """The reward of (A) itself, h = L_l(θ_S) − L_l(θ_S'), without any approximation.
+
+    Unbiased for whatever the student's optimizer does with the gradient: what momentum, weight decay and earlier steps
+    contribute to the move does not depend on the labels just drawn. It is noise, though, which the other estimators lack.
+
+    Args:
+      old_loss: mean cross entropy of the labelled batch before the student's step.
+      new_loss: the same after it: same examples, same noise, BatchNorm in the same mode, or the difference of the modes is in h.
+    """
+    return old_loss - new_loss
+
+
+def dot_product(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor], learning_rate: tf.Tensor | float) -> tf.Tensor:
+    """The paper's eq. 12, h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩: the first order of `finite_difference`.
+
+    Off by O(η_S²). Of the optimizer it knows the learning rate alone: for plain SGD and for SGD with momentum, where the
+    gradient of this step enters the move as −η_S ∇L_u. Nesterov's variant moves (1 + μ) times that; clipping scales it.
+
+    Args:
+      labeled: gradient of the labelled loss at the *new* weights, variable by variable.
+      unlabeled: gradient of the student's loss at the *old* weights.
+      learning_rate: η_S of this step.
+    """
+    return tf.cast(learning_rate, labeled[0].dtype) * _inner(labeled, unlabeled)
+
+
+def cosine(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The normalised product, h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1] (Appendix C.3); 0 where either gradient is 0.
+
+    Of the gradient of J it keeps the sign but not the size: ‖∇L_u‖ depends on the labels drawn, so after dividing by it
+    the expectation is no longer ∇J times a constant.
+    """
+    norms = tf.sqrt(_inner(labeled, labeled) * _inner(unlabeled, unlabeled))
+    return tf.math.divide_no_nan(_inner(labeled, unlabeled), norms)
+
+
+def label_feedback(
+    tape: tf.GradientTape,
+    pseudo_labels: tf.Tensor,
+    unlabeled: Sequence[tf.Tensor],
+    labeled: Sequence[tf.Tensor],
+    learning_rate: tf.Tensor | float,
+    batch_size: tf.Tensor | int,
+) -> tf.Tensor:
+    """Feedback h_ik = η_S ⟨∇L_l(θ_S'), ∇CE(k, S(x_i; θ_S))⟩ of every example and *every* class, (B_u, K).
+
+    In other words h_ik = −B_u ∂L_l(θ_S')/∂ŷ_ik: what the labelled loss would lose if example i had been a little more of
+    class k. Since ∇L_u is linear in ŷ, that is a directional derivative of the student's log-probabilities,
+
+        h_ik = −η_S d/dε log S_k(x_i; θ_S + ε ∇L_l(θ_S')) at ε = 0,
+
+    a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the derivative of the gradient
+    with respect to the labels, along ∇L_l(θ_S'), on the tape of the student's own backward pass: so at θ_S, although the variables
+    have moved on, with one more pass through what that tape recorded. BatchNorm's coupling of the examples is in it.
+
+    Args:
+      tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with `soft_cross_entropy`.
+      pseudo_labels: ŷ (B_u, K).
+      unlabeled: ∇L_u(θ_S).
+      labeled: ∇L_l(θ_S').
+      learning_rate: η_S of this step.
+      batch_size: B_u, over all replicas.
+    """
+    # A variable that the unlabelled loss does not reach has no gradient.
+    pairs = [(u, v) for u, v in zip(unlabeled, labeled) if u is not None and v is not None]
+    gradients, directions = zip(*pairs)
+    slope = tape.gradient(list(gradients), pseudo_labels, output_gradients=list(directions))  # (B_u, K)
+    return tf.cast(learning_rate, slope.dtype) * tf.cast(batch_size, slope.dtype) * slope
+
+
+def released(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
+    """The released code's h = new − old, whose sign is opposite to (A); `released_loss` has no gradient in any case."""
+    return new_loss - old_loss
+
+
+# Baseline
+
+
+def center(feedback: tf.Tensor, mean: tf.Tensor, baseline: tf.Tensor, decay: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Subtracts a moving average from h (Appendix C.3), for less variance.
+
+    The average that is subtracted is that of the *earlier* steps, so it does not depend on this step's labels and (A) stays
+    unbiased. The release updates it first and starts it at a random number.
+
+    Args:
+      feedback: h (), or h_i (B,).
+      mean: h, averaged over the global batch.
+      baseline: b, the average so far.
+      decay: of the average.
+
+    Returns:
+      (h − b, the next b = decay·b + (1 − decay)·h).
+    """
+    return feedback - baseline, decay * baseline + (1.0 - decay) * mean
+
+
+# The teacher's loss
+
+
+def hard_loss(feedback: tf.Tensor, pseudo_labels: tf.Tensor, logits: tf.Tensor, batch_factor: tf.Tensor | float = 1.0) -> tf.Tensor:
+    """Gives factor · mean_i h_i CE(ŷ_i, T(x_i; θ_T)), whose expected gradient is ∇J.
+
+    Args:
+      feedback: h (), with factor B_u for ∇J itself and 1 for ∇J/B_u (eq. 12 read with CE as the average that Section 2 defines); or
+        h_i (B,) of the labels drawn, with factor 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3, so leaving out the
+        other examples' terms takes their variance away and nothing else.
+      pseudo_labels: ŷ, one-hot (B, K).
+      logits: the teacher's, those that ŷ was drawn from, (B, K).
+      batch_factor: of the whole.
+    """
+    feedback, pseudo_labels = tf.stop_gradient(feedback), tf.stop_gradient(pseudo_labels)
+    return tf.cast(batch_factor, logits.dtype) * tf.reduce_mean(feedback * soft_cross_entropy(pseudo_labels, logits))
+
+
+def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """−mean_i Σ_k h_ik T_k(x_i; θ_T): no draw, so no score function.
+
+    With soft pseudo-labels J = L_l(θ_S') is differentiable (Section 2) and this has its exact gradient,
+    Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is the expectation of `hard_loss` over ŷ_i given the other labels.
+
+    Args:
+      label_feedback: h_ik (B, K).
+      logits: the teacher's (B, K).
+    """
+    return -tf.reduce_mean(tf.reduce_sum(tf.stop_gradient(label_feedback) * tf.nn.softmax(logits), -1))
+
+
+def released_loss(feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The released h · mean CE(T, T) with the target's gradient stopped.
+
+    ∂CE(sg[T], T)/∂z = T − sg[T] = 0: whatever h is, the teacher does not feel it.
+    """
+    return hard_loss(feedback, tf.nn.softmax(logits), logits)
+
+
+def _inner(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor]) -> tf.Tensor:
+    """⟨a, b⟩ over all variables; None is 0."""
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b) if x is not None and y is not None])

@@ -1,0 +1,376 @@
+"""MetaPseudoLabels' step: its teacher gradient against the true one, statistics, losses, replicas, and use as a library."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientnet import Dropout
+from meta_pseudo_labels import feedback
+from meta_pseudo_labels.model import MetaPseudoLabels, _Step, uda_loss
+
+K, B, B_U = 3, 5, 3
+ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 1.0}
+
+
+def classifier(seed, dropout=0.0):
+    """Four features -> K logits, with BatchNorm and our dropout."""
+    dense = lambda units, i: tf.keras.layers.Dense(  # noqa: E731
+        units, kernel_initializer=tf.keras.initializers.RandomNormal(0, 0.7, seed=10 * seed + i)
+    )
+    inputs = tf.keras.Input([4])
+    hidden = tf.nn.tanh(tf.keras.layers.BatchNormalization()(dense(5, 1)(inputs)))
+    return tf.keras.Model(inputs, dense(K, 2)(Dropout(dropout, noise_id="dropout")(hidden)))
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    x, weak, strong = (rng.normal(size=(n, 4)).astype("float32") for n in (B, B_U, B_U))
+    return (tf.constant(x), tf.constant(rng.integers(0, K, B))), (tf.constant(weak), tf.constant(strong))
+
+
+def trainer(student_optimizer=None, **options):
+    result = MetaPseudoLabels(classifier(1), classifier(2), **{"weight_decay": 0.0, **options})
+    result.compile(student_optimizer or tf.keras.optimizers.SGD(0.5), tf.keras.optimizers.SGD(1.0))
+    result.build_optimizers()
+    return result
+
+
+class Forced:
+    """A trainer whose pseudo-labels are given; each call is one step from the same start and gives the teacher's gradient."""
+
+    def __init__(self, monkeypatch, **options):
+        self.labels = tf.Variable(tf.zeros([B_U, K]))
+        monkeypatch.setattr(feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.identity(self.labels))
+        self.trainer = trainer(**options)
+        optimizer = self.trainer.optimizer
+        for i, v in enumerate(optimizer.variables[2:]):  # an earlier life: momentum that has nothing to do with these labels
+            v.assign(tf.random.stateless_normal(v.shape, [i, 5]) * 0.01)
+        self.state = [*self.trainer.variables, *optimizer.variables, *self.trainer.teacher_optimizer.variables]
+        self.start = [v.numpy() for v in self.state]
+        self.step = tf.function(lambda: self.trainer.train_step(batch()))
+
+    def reset(self):
+        for v, value in zip(self.state, self.start):
+            v.assign(value)
+
+    def __call__(self, labels):
+        self.reset()
+        self.labels.assign(labels)
+        before = [v.numpy() for v in self.trainer.teacher.trainable_variables]
+        self.step()
+        return flat(before) - flat(v.numpy() for v in self.trainer.teacher.trainable_variables)
+
+    def expected_and_true(self):
+        """E of the teacher's gradient, and ∇ Σ_ŷ p(ŷ) L_l(θ_S'(ŷ)) with the student as the step left it."""
+        (x, y), (weak, strong) = batch()
+        t, s = self.trainer.teacher, self.trainer.student
+        combinations = [np.eye(K, dtype="float32")[list(c)] for c in itertools.product(range(K), repeat=B_U)]
+        gradients, losses = [], []
+        for labels in combinations:
+            gradients.append(self(labels))
+            losses.append(tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(y, s(x, training=True), from_logits=True)))
+        self.reset()
+        with tf.GradientTape() as tape:
+            log_q = tf.nn.log_softmax(t(tf.concat([x, weak, strong], 0), training=True)[B + B_U :])
+            p = tf.exp(tf.stack([tf.reduce_sum(log_q * labels) for labels in combinations]))
+            j = tf.reduce_sum(p * tf.stop_gradient(tf.stack(losses)))
+        return sum(pi * g for pi, g in zip(p.numpy(), gradients)), flat(tape.gradient(j, t.trainable_variables))
+
+
+def flat(arrays):
+    return np.concatenate([np.asarray(a).ravel() for a in arrays])
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"learning_rate": 0.5}, {"learning_rate": 0.3, "momentum": 0.9, "nesterov": True, "global_clipnorm": 0.1}]
+)
+def test_the_steps_teacher_gradient_is_the_true_one(monkeypatch, optimizer):
+    """`finite_difference`, in value, whatever the student's optimizer does with the gradient."""
+    student_optimizer = tf.keras.optimizers.SGD(**optimizer)
+    forced = Forced(monkeypatch, student_optimizer=student_optimizer, feedback="finite_difference", **ONLY_FEEDBACK)
+    expected, truth = forced.expected_and_true()
+    assert cosine(expected, truth) >= 0.9999
+    assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("estimator", ["dot_product", "per_example", "soft"])
+def test_first_order_estimators_in_the_step(monkeypatch, estimator):
+    optimizer = tf.keras.optimizers.SGD(0.02, 0.9)
+    expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK).expected_and_true()
+    assert cosine(expected, truth) >= 0.999
+    assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.02)
+
+
+def test_soft_pseudo_labels_in_the_step():
+    """Exact for a large student step: against a derivative through the whole of it by TensorFlow's nested tapes."""
+    soft = trainer(tf.keras.optimizers.SGD(0.5), feedback="soft", pseudo_labels="soft", **ONLY_FEEDBACK)
+    (x, y), (weak, strong) = batch()
+    teacher, student = classifier(1), classifier(2)
+    w1, b1, _, _, w2, b2 = (tf.identity(v) for v in student.trainable_variables)  # gamma is 1, beta is 0
+
+    def net(parameters, images):
+        w1, b1, w2, b2 = parameters
+        hidden = images @ w1 + b1
+        mean, variance = tf.nn.moments(hidden, [0])
+        return tf.tanh((hidden - mean) / tf.sqrt(variance + 1e-3) * gamma + beta) @ w2 + b2
+
+    gamma, beta = tf.ones([5]), tf.zeros([5])
+    with tf.GradientTape() as outer:
+        q = tf.nn.softmax(teacher(tf.concat([x, weak, strong], 0), training=True)[B + B_U :])
+        with tf.GradientTape() as inner:
+            start = [w1, b1, w2, b2, gamma, beta]
+            inner.watch(start)
+            loss = -tf.reduce_mean(tf.reduce_sum(q * tf.nn.log_softmax(net(start[:4], strong)), -1))
+        moved = [p - 0.5 * g for p, g in zip(start, inner.gradient(loss, start))]
+        gamma, beta = moved[4:]
+        j = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(y, net(moved[:4], x), from_logits=True))
+    truth = flat(outer.gradient(j, teacher.trainable_variables))
+    before = flat(v.numpy() for v in soft.teacher.trainable_variables)
+    soft.train_step(batch())
+    moved = before - flat(v.numpy() for v in soft.teacher.trainable_variables)
+    np.testing.assert_allclose(moved, truth, rtol=0.01, atol=1e-6)
+
+
+def test_release_and_none_leave_the_teacher_alone():
+    for options in ({"feedback": "release", "pseudo_labels": "soft"}, {"feedback": "none"}):
+        still = trainer(**options, **ONLY_FEEDBACK)
+        before = flat(v.numpy() for v in still.teacher.trainable_variables)
+        student = flat(v.numpy() for v in still.student.trainable_variables)
+        still.train_step(batch())
+        np.testing.assert_allclose(flat(v.numpy() for v in still.teacher.trainable_variables), before, atol=1e-8)
+        assert np.abs(flat(v.numpy() for v in still.student.trainable_variables) - student).max() > 1e-3
+
+
+@pytest.mark.parametrize("estimator", ["finite_difference", "per_example", "none"])
+def test_moving_statistics_are_updated_once_in_each_network(estimator):
+    one = trainer(feedback=estimator)
+    (x, _), (weak, strong) = batch()
+    expected = []
+    for model, images in ((one.teacher, tf.concat([x, weak, strong], 0)), (one.student, strong)):
+        hidden = model.layers[1](images).numpy()
+        expected.append((0.01 * hidden.mean(0), 0.99 + 0.01 * hidden.var(0)))
+    tf.function(one.train_step)(batch())
+    for model, (mean, variance) in zip((one.teacher, one.student), expected):
+        np.testing.assert_allclose(model.layers[2].moving_mean, mean, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(model.layers[2].moving_variance, variance, rtol=1e-4)
+
+
+def test_a_student_that_stands_still_gives_no_feedback():
+    """Old and new are measured alike: same noise, same statistics. So their difference is 0 and not the noise of two measurements."""
+    options = {"feedback": "finite_difference", "baseline_decay": 1.0}
+    one = MetaPseudoLabels(classifier(1, dropout=0.5), classifier(2, dropout=0.5), **options)
+    one.compile(tf.keras.optimizers.SGD(0.0), tf.keras.optimizers.SGD(0.1))
+    for _ in range(3):
+        assert float(one.train_step(batch())["feedback"]) == 0.0
+    one.optimizer.learning_rate = 0.5
+    assert float(one.train_step(batch())["feedback"]) != 0.0
+
+
+def test_the_teachers_loss_is_the_sum_of_its_terms():
+    one = trainer(
+        feedback="finite_difference",
+        feedback_weight=3.0,
+        baseline_decay=0.9,
+        uda_weight=2.0,
+        uda_temperature=0.5,
+        uda_threshold=0.5,
+        uda_ramp_steps=4,
+        label_smoothing=0.2,
+        weight_decay=0.01,
+    )
+    one.teacher_optimizer.iterations.assign(1)
+    one.baseline.assign(0.25)
+    (x, y), (weak, strong) = batch()
+    z = log_softmax(one.teacher(tf.concat([x, weak, strong], 0), training=True).numpy())
+    decay = sum((v.numpy() ** 2).sum() / 2 for v in one.teacher.trainable_variables if "gamma" not in v.name and "beta" not in v.name)
+    drawn = []
+    draw = feedback.draw_pseudo_labels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feedback, "draw_pseudo_labels", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+        values = {name: float(value) for name, value in one.train_step(batch()).items()}
+    z_l, z_weak, z_strong = z[:B], z[B : B + B_U], z[B + B_U :]
+    labeled = -((np.eye(K)[y] * 0.8 + 0.2 / K) * z_l).sum(1).mean()
+    q = np.exp(z_weak * 2)
+    q /= q.sum(1, keepdims=True)
+    uda = ((q.max(1) >= 0.5) * -(q * z_strong).sum(1)).mean()
+    mpl = (values["feedback"] - 0.25) * B_U * -(drawn[0].numpy() * z_strong).sum(1).mean()
+    assert values["labeled_loss"] == pytest.approx(labeled, rel=1e-4)
+    assert values["uda_loss"] == pytest.approx(uda, rel=1e-4)
+    assert values["teacher_loss"] == pytest.approx(3 * mpl + labeled + 0.25 * 2 * uda + 0.01 * decay, rel=1e-3)
+    assert float(one.baseline) == pytest.approx(0.9 * 0.25 + 0.1 * values["feedback"], rel=1e-5)
+
+
+def log_softmax(z):
+    z = z - z.max(1, keepdims=True)
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+def test_uda_counts_confident_examples_and_stops_the_weak_gradient():
+    weak, strong = tf.Variable([[4.0, 0.0], [0.1, 0.0]]), tf.Variable([[1.0, 0.0], [2.0, 0.0]])
+    with tf.GradientTape() as tape:
+        loss, confident = uda_loss(weak, strong, 1.0, 0.9)
+    q, log_p = tf.nn.softmax(weak[:1]).numpy(), log_softmax(strong[:1].numpy())
+    assert float(loss) == pytest.approx(-(q * log_p).sum() / 2, rel=1e-5)
+    assert float(confident) == 0.5
+    weak_gradient, strong_gradient = tape.gradient(loss, [weak, strong])
+    assert weak_gradient is None
+    assert np.abs(strong_gradient.numpy()).sum(1).astype(bool).tolist() == [True, False]
+
+
+def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
+    """The gradient of ½λ‖θ‖² is added to the move only: gamma and beta stay undecayed, h of the first order is the same."""
+    values = []
+    for decay in (0.0, 0.1):
+        one = trainer(feedback="dot_product", weight_decay=decay, **ONLY_FEEDBACK)
+        before = [v.numpy() for v in one.student.trainable_variables]
+        one.train_step(batch())
+        values.append([v.numpy() for v in one.student.trainable_variables])
+    for start, plain, decayed_, v in zip(before, *values, one.student.trainable_variables):
+        share = 0.0 if ("gamma" in v.name or "beta" in v.name) else 0.1
+        np.testing.assert_allclose(decayed_, plain - 0.5 * share * start, atol=1e-6)
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    def draw(seed, step):
+        return trainer(seed=seed)._draw(tf.zeros([50, K]), _Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1)).numpy()
+
+    np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
+    for other in (draw(1, 0), draw(0, 2), draw(1, 1)):
+        assert 0.1 < (draw(0, 1).argmax(1) == other.argmax(1)).mean() < 0.7  # by chance a third
+
+
+def blobs():
+    """Two blobs a class; the labelled examples lie in one of them only, but a strong view moves each towards the other."""
+    rng = np.random.default_rng(0)
+    centers = 2 * rng.normal(size=(3, 8)).astype("float32")
+    y, y_u = np.repeat(np.arange(3), 4), rng.integers(0, 3, 300)
+    x, x_u = (centers[labels] + 0.7 * rng.normal(size=(len(labels), 8)).astype("float32") for labels in (y, y_u))
+    return (x, y), (x_u, x_u + 0.5 * rng.normal(size=x_u.shape).astype("float32")), y_u
+
+
+def test_any_two_classifiers_by_keras_fit():
+    (x, y), (x_u, x_strong), y_u = blobs()
+    layers = tf.keras.layers
+    teacher = tf.keras.Sequential([layers.Dense(16, "relu", input_shape=(8,)), layers.Dropout(0.1), layers.Dense(3)])
+    student = tf.keras.Sequential([layers.Dense(8, "relu", input_shape=(8,)), layers.BatchNormalization(), layers.Dense(3)])
+    mpl = MetaPseudoLabels(teacher, student, uda_ramp_steps=20, ema_decay=0.9)
+    mpl.compile(student_optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9), teacher_optimizer="adam")
+    labeled = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(12)
+    unlabeled = tf.data.Dataset.from_tensor_slices((x_u, x_strong)).repeat().batch(60)
+    mpl.fit(tf.data.Dataset.zip((labeled, unlabeled)), steps_per_epoch=200, verbose=0)
+    with mpl.ema.swapped():
+        result = mpl.evaluate(tf.data.Dataset.from_tensor_slices((x_u, y_u)).batch(50), verbose=0, return_dict=True)
+    assert result["examples"] == 300
+    assert result["top1"] > 0.9
+
+
+def test_the_readmes_lines_run(tmp_path, monkeypatch):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "MetaPseudoLabels" in block]
+    lines = [line for line in code.splitlines() if " = ..." not in line]
+    assert len([line for line in code.splitlines() if line]) < 16
+    images = tf.data.Dataset.from_tensors(tf.random.stateless_uniform([4, 32, 32, 3], [0, 1]))
+    labeled = tf.data.Dataset.zip((images, tf.data.Dataset.from_tensors([1, 2, 3, 4]))).repeat()
+    unlabeled = tf.data.Dataset.zip((images, images)).repeat()
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(lines).replace("epochs=10, steps_per_epoch=1000", "steps_per_epoch=2, verbose=0")
+    exec(code, {"labeled": labeled, "unlabeled": unlabeled, "test": labeled.take(1)})
+    assert tf.keras.models.load_model(tmp_path / "student.keras").output_shape == (None, 10)
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(ValueError, match="same object"):
+        MetaPseudoLabels(*[classifier(1)] * 2)
+    with pytest.raises(ValueError, match="no gradient with soft"):
+        MetaPseudoLabels(classifier(1), classifier(2), feedback="cosine", pseudo_labels="soft")
+    with pytest.raises(ValueError, match="built"):
+        MetaPseudoLabels(tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2))
+
+
+def test_two_replicas_have_the_same_feedback_and_the_same_step():
+    """In a process of its own, because TensorFlow splits the CPU into devices only before its first use."""
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    result = subprocess.run([sys.executable, __file__], cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for estimator, values in json.loads(result.stdout.splitlines()[-1]).items():
+        np.testing.assert_allclose(values["two"], values["one"], rtol=2e-3, atol=2e-6, err_msg=estimator)
+        h = values["h"]
+        if np.ndim(h[0]) == 0:
+            assert h[1] == h[2], "the two replicas' h must be the same number"
+            assert h[1] == pytest.approx(h[0], rel=1e-3), estimator
+        else:
+            np.testing.assert_allclose(h[1] + h[2], h[0], rtol=1e-3, atol=1e-7, err_msg=estimator)
+
+
+def replicas() -> None:
+    """Prints, for each estimator, how both networks moved in two steps on one device and on two, and h on each replica."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    rng = np.random.default_rng(0)
+    x, weak, strong = (rng.normal(size=(n, 4)).astype("float32") for n in (6, 8, 8))
+    y = rng.integers(0, K, 6)
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # one only: a second one's collectives collide with the first one's
+    results = {}
+    for estimator in ("finite_difference", "dot_product", "per_example"):
+        moved, seen = [], []
+        for strategy in (tf.distribute.get_strategy(), mirrored):
+            n = strategy.num_replicas_in_sync
+            with strategy.scope():
+                one = MetaPseudoLabels(*synchronized(), feedback=estimator, seed=3)
+                one.compile(tf.keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=1.0), tf.keras.optimizers.SGD(0.1))
+                one.build_optimizers()
+            before = flat(v.numpy() for v in one.trainable_variables)
+            feedbacks = {}  # by thread: each replica is traced in one of its own
+
+            def record(*arguments, original=one._measure, to=feedbacks):
+                to[threading.get_ident()] = original(*arguments)
+                return to[threading.get_ident()]
+
+            one._measure = record
+
+            def step(one=one, n=n, feedbacks=feedbacks):
+                r = tf.distribute.get_replica_context().replica_id_in_sync_group
+                part = [tf.gather(v, r * (len(v) // n) + tf.range(len(v) // n)) for v in (x, y, weak, strong)]
+                one.train_step(((part[0], part[1]), (part[2], part[3])))
+                return feedbacks[threading.get_ident()]
+
+            run = tf.function(lambda strategy=strategy, step=step: strategy.run(step))
+            run()
+            seen += [v.numpy().tolist() for v in strategy.experimental_local_results(run())]
+            moved.append((flat(v.numpy() for v in one.trainable_variables) - before).tolist())
+        results[estimator] = {"one": moved[0], "two": moved[1], "h": seen}
+    print(json.dumps(results))
+
+
+def synchronized():
+    """Two classifiers whose BatchNorm sees the global batch, with noise that belongs to the example."""
+    result = []
+    for seed in (1, 2):
+        inputs = tf.keras.Input([4])
+        initializer = tf.keras.initializers.RandomNormal(0, 0.7, seed=seed)
+        hidden = tf.keras.layers.Dense(5, kernel_initializer=initializer)(inputs)
+        hidden = tf.nn.tanh(tf.keras.layers.BatchNormalization(synchronized=True)(hidden))
+        initializer = tf.keras.initializers.RandomNormal(0, 0.7, seed=seed + 10)
+        outputs = tf.keras.layers.Dense(K, kernel_initializer=initializer)(Dropout(0.3, noise_id="d")(hidden))
+        result.append(tf.keras.Model(inputs, outputs))
+    return result
+
+
+if __name__ == "__main__":
+    replicas()

@@ -1,0 +1,36 @@
+"""Training stages as commands, for their tests: start one, read its log, kill it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Starts `python -m module`, with its standard output in a pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's `metrics.jsonl` so far."""
+    path = Path(workdir) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def kill_after(lines: int, process: subprocess.Popen[str], workdir: str | Path) -> None:
+    """Sends SIGKILL when so many lines are logged; asserts that the run was still under way."""
+    while process.poll() is None and len(metrics(workdir)) < lines:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (Path(workdir) / "summary.json").exists()

@@ -1,0 +1,175 @@
+"""What a training stage does around its method: flags, checks, the run itself, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from data import pipeline, records
+from data.records import Manifest
+from stages import workdir as workdirs
+from stages.errors import InputError
+from stages.files import read_json
+from training import model_dir, strategy
+from training import resolve as resolving
+from training.fit import fit
+from training.trainer import Trainer
+
+FLAGS = {
+    "workdir": "Directory for checkpoints, logs and the trained model.",
+    "data": "Directory made by run_prepare_data.sh.",
+    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
+    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
+    "tpu": "Name or address of the TPU.",
+}
+OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": ""}
+
+Build = Callable[..., Trainer]
+"""(steps_per_epoch, seed, sync) -> the compiled trainer; called in the strategy's scope."""
+
+Batches = Callable[[int, tuple[int, int], int], tf.data.Dataset]
+"""(finished steps, (input pipelines, index), replicas) -> what the trainer eats from there on."""
+
+
+def check_arguments(arguments: list[str], **numbers: str) -> None:
+    """Raises InputError for positional arguments and for flags that are no whole number."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    for name, value in numbers.items():
+        if not value.isdigit():
+            raise InputError(f"--{name}={value}: a whole number is needed")
+
+
+def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, iteration: int = 0) -> dict[str, Any]:
+    """The resolved config of one training: seed, preprocessing and section (`train`), with nothing left open.
+
+    Args:
+      config: the recipe.
+      section: the name of its train section; `preprocessing` in it overrides the recipe's.
+      data: a finished data directory.
+      unlabeled: whether the run has an unlabelled stream.
+      iteration: tells trainings of one recipe apart, in their seeds.
+
+    Raises:
+      InputError: no such section, or values that don't fit.
+    """
+    if section not in config:
+        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    data_summary = read_json(Path(data) / "summary.json")
+    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
+    own = config[section].get("preprocessing", ConfigDict()).to_dict()
+    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
+    medians = {name: data_summary[name] for name in ("median_height", "median_width")}
+    preprocessing = resolving.preprocessing(preprocessing, **medians)
+    train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
+    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
+
+
+def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Claims the work directory; False, after saying so, where the training is done."""
+    done = workdirs.start(workdir, resolved, inputs)
+    if done:
+        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
+    return not done
+
+
+def train(
+    workdir: Path,
+    resolved: dict[str, Any],
+    spec: model_dir.ModelSpec,
+    build: Build,
+    batches: Batches,
+    *,
+    data: Path,
+    labeled: Manifest,
+    unlabeled: Manifest | None,
+    strategy_name: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+) -> None:
+    """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
+
+    Args:
+      workdir: claimed with `start`.
+      resolved: see `resolve`; the section has `steps`, `batch_size`, `unlabeled_ratio`, `precision` and the `..._every`s.
+      spec: of the model that is kept.
+      build: makes the trainer.
+      batches: makes its data.
+      data: the data directory, for its validation split.
+      labeled: the labelled split.
+      unlabeled: the unlabelled split, if the run has one.
+      strategy_name: see `training.strategy.create`.
+      cpu_devices: the same.
+      tpu: the same.
+
+    Raises:
+      InputError: the batch does not divide among the replicas, and whatever `fit` and `build` raise.
+    """
+    began = time.time()
+    section = ConfigDict(resolved["train"])
+    batch, ratio = section.batch_size, section.unlabeled_ratio
+    where = strategy.create(strategy_name, cpu_devices, tpu)
+    replicas = where.num_replicas_in_sync
+    if batch % replicas or batch * ratio % replicas:
+        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
+    tf.keras.utils.set_random_seed(resolved["seed"] % 2**32)
+    tf.config.experimental.enable_op_determinism()
+    tf.keras.mixed_precision.set_global_policy(section.precision)
+    steps_per_epoch = labeled.num_records / batch
+    with where.scope():  # everything that owns variables
+        trainer = build(steps_per_epoch=steps_per_epoch, seed=resolved["seed"], sync=replicas > 1)
+
+    parameters = trainer.model.count_params()
+    print(
+        f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
+        + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
+        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        flush=True,
+    )
+    validation = data / "validation"
+    fit(
+        trainer,
+        lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
+        workdir,
+        steps=section.steps,
+        images_per_step=batch * (1 + ratio),
+        log_every=section.log_every,
+        checkpoint_every=section.checkpoint_every,
+        evaluate_every=section.evaluate_every,
+        evaluate=_evaluator(trainer, validation, spec, batch) if section.evaluate_every and validation.is_dir() else None,
+        keep=section.keep_checkpoints,
+        manifests=(labeled, unlabeled) if unlabeled else (labeled,),
+    )
+    with trainer.ema.swapped():
+        model_dir.save(workdir / "model", trainer.model, spec)
+    summary = {
+        "steps": section.steps,
+        "parameters": parameters,
+        "images_seen": section.steps * batch * (1 + ratio),
+        "replicas": replicas,
+        "seconds": round(time.time() - began, 1),
+        "last": json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]),
+    }
+    workdirs.finish(workdir, summary)
+    print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
+
+
+def _evaluator(trainer: Trainer, split: Path, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
+    """A function that measures the averaged weights on a split, every example once."""
+    manifest = records.read_manifest(split, "labeled")
+    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    def evaluate() -> dict[str, float]:
+        with trainer.ema.swapped():
+            values = trainer.evaluate(data, verbose=0, return_dict=True)
+        assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
+        return values
+
+    return evaluate

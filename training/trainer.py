@@ -1,0 +1,75 @@
+"""What the two methods' Keras models have in common: the classifier that is kept, its average, its metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from training.ema import ExponentialMovingAverage
+from training.losses import cross_entropy, one_hot
+
+
+class Trainer(tf.keras.Model):
+    """A Keras model around the classifier that it trains; evaluation is that of the classifier.
+
+    Attributes:
+      model: the classifier.
+      ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass updates it.
+      logged: metrics by name, updated by the subclass's `train_step`.
+      examples: number of examples evaluated.
+
+    Args:
+      model: a built Keras classifier, images -> logits (B, K).
+      ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      logged: names of the metrics of a training step; with "loss" and "top1".
+      name: of the Keras model.
+    """
+
+    def __init__(self, model: tf.keras.Model, *, ema_decay: float, logged: tuple[str, ...], name: str):
+        super().__init__(name=name)
+        if not model.built:
+            raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
+        self.model = model
+        self.ema = ExponentialMovingAverage(model.variables, ema_decay)
+        self.logged = {name: tf.keras.metrics.Mean(name) for name in logged}
+        self.examples = tf.keras.metrics.Sum("examples")
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """The metrics that Keras resets."""
+        return [*self.logged.values(), self.examples]
+
+    def build_optimizers(self) -> None:
+        """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
+        self.optimizer.build(self.model.trainable_variables)
+
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Logits (B, K)."""
+        return self.model(images, training=training)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Top-1 and cross entropy of the current weights; `(x, y)` or `(x, y, weight)` with weight 0 for padding."""
+        x, y, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
+        targets = one_hot(y, logits.shape[-1])
+        self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
+        self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
+        self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
+        return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
+
+
+def global_rows(size: tf.Tensor, first: tf.Tensor | int) -> tf.Tensor:
+    """Where this replica's examples (size,) stand in the global batch, so that noise does not depend on the replicas.
+
+    Args:
+      size: examples on each replica.
+      first: the row of the first replica's first example.
+    """
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return first + replica * size + tf.range(size)
+
+
+def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """1 where the largest logit is the largest target, float32 (B,)."""
+    return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)
