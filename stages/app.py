@@ -33,7 +33,7 @@ def _find_config(argument: str) -> str:
 def parse(
     argv: Sequence[str],
     flag_help: Mapping[str, str],
-    optional: Mapping[str, str | None] | None = None,
+    optional: Mapping[str, str | bool | None] | None = None,
     *,
     config: bool = True,
     beam: bool = False,
@@ -42,8 +42,9 @@ def parse(
 
     Args:
       argv: program name and arguments.
-      flag_help: name -> help of each string flag; `workdir` is one of them where a stage has it.
-      optional: name -> default of those flags that may be left out; every other one is required.
+      flag_help: name -> help of each flag; `workdir` is one of them where a stage has it.
+      optional: name -> default of those flags that may be left out; every other one is required. False makes a switch (`--name`), all
+        others are strings.
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
 
@@ -56,7 +57,8 @@ def parse(
     optional = dict(optional or {})
     values = flags.FlagValues()
     for name, text in flag_help.items():
-        flags.DEFINE_string(name, optional.get(name), text, flag_values=values)
+        define = flags.DEFINE_boolean if optional.get(name) is False else flags.DEFINE_string
+        define(name, optional.get(name), text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     if config:
         if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
@@ -97,7 +99,9 @@ def parse(
     return parsed
 
 
-def run(main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | None] | None = None, **options: bool) -> None:
+def run(
+    main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | bool | None] | None = None, **options: bool
+) -> None:
     """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
     flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
     logging.use_absl_handler()
