@@ -105,10 +105,16 @@ def rate(call: Callable[[], Any], images: int, seconds: float = 2.0) -> float:
 def decoding(name: str, image: bytes) -> None:
     """`serving.images.prepare` against the same preprocessing that fails with its first bad image."""
     preprocessing = Preprocessing(image_size=32, style="imagenet")
-    spec = [tf.TensorSpec([None], tf.string)]
-    out = tf.TensorSpec([32, 32, 3], tf.float32)
-    plain = tf.function(lambda b: tf.map_fn(lambda e: eval_image(e, preprocessing), b, fn_output_signature=out), input_signature=spec)
-    forgiving = tf.function(lambda b: prepare(b, preprocessing), input_signature=spec)
+    spec, pixels = [tf.TensorSpec([None], tf.string)], tf.TensorSpec([32, 32, 3], tf.float32)
+
+    @tf.function(input_signature=spec, autograph=False)
+    def plain(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda one: eval_image(one, preprocessing), encoded, fn_output_signature=pixels)
+
+    @tf.function(input_signature=spec, autograph=False)
+    def forgiving(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return prepare(encoded, preprocessing)
+
     batch = tf.constant([image] * BATCH)
     line(name, rate(lambda: forgiving(batch), BATCH), rate(lambda: plain(batch), BATCH), "tf.map_fn of eval_image", 0.9)
 

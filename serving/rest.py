@@ -18,6 +18,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -159,6 +160,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(error.http or HTTP_CODES.get(error.code, 500), json.dumps({"error": str(error)}, ensure_ascii=False))
         except socket.timeout:
             self._late()
+        except OSError:  # the client is gone
+            raise
+        except Exception:  # a bug of ours ends neither the server nor in silence
+            traceback.print_exc()
+            self._send(500, json.dumps({"error": "internal error; the server's stderr says more"}))
 
     def _late(self) -> None:
         self.close_connection = True

@@ -29,8 +29,8 @@ def message(name, fields):
     pool = descriptor_pool.DescriptorPool()
     wrappers = descriptor_pb2.FileDescriptorProto()
     wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
-    pool.Add(wrappers)
-    pool.Add(file)
+    for one in (wrappers, file):
+        pool.AddSerializedFile(one.SerializeToString())
     descriptor = pool.FindMessageTypeByName(f"test.{name}")
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
