@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Model -> SavedModel for TF Serving, preprocessing inside: --workdir --model=DIR
+# Model -> SavedModel for TF Serving, preprocessing inside, and its settings: --workdir=SERVING_DIR --model=DIR
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 exec "$PYTHON" -m serving.export "$@"

@@ -84,7 +84,7 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
     stages.append(
         Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names, "split": config.evaluate.split})
     )
-    stages.append(Stage("export", "run_export.sh", workdir / "export", {"model": models[-1]}))
+    stages.append(Stage("export", "run_export.sh", workdir / "export", {"model": models[-1], "evaluation": workdir / "evaluation"}))
     return stages
 
 

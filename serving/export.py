@@ -1,45 +1,77 @@
 """The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
-    python -m serving.export --workdir=W --model=TRAINING_DIRECTORY
+    python -m serving.export --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
+        [--weights=float32|bfloat16|float16] [--optimize] [--license="…"]
 
-leaves in W
+leaves in SERVING_DIR
 
-    1/                 the SavedModel; a later version gets the next number, and TF Serving takes the highest
-    1/assets.extra/    labels.txt (a class a line), export.json (which model this is)
-    summary.json       last: `export` (path of the version), `version`, `label_names`, `signatures`
+    NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model gets the next number
+    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is), requests to warm it up
+    models.config, …        TF Serving's settings, see `serving.settings`
+    summary.json            last: `export` (path of the version), `name`, `version`, `label_names`, `signatures`, `deviation`
 
-A version is written under a name that is no number and renamed when it is whole, so a server that watches W never sees half
-of one. The weights are those that `training.model_dir.load` returns (averaged where the run kept an average), and images
-are prepared inside the graph by the very functions that evaluation uses.
+A version is written under a name that is no number and renamed when it is whole, so a server that watches the folder never
+sees half of one. The weights are those that `training.model_dir.load` returns (averaged where the run kept an average), and
+images are prepared inside the graph by the very functions that evaluation uses. Before the rename the written model answers
+a few images, and its answers are compared with the trained model's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
-from data.preprocessing import Preprocessing, central_box, eval_image, resize
+from data.preprocessing import eval_image
+from serving import card, settings
+from serving.optimize import WEIGHTS
+from serving.signatures import Classifier
 from serving.versions import SAVED_MODEL, versions
 from stages import app
 from stages.errors import InputError
 from stages.files import read_json, write_json
-from stages.workdir import fingerprint, finish, start
+from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
 from training.model_dir import ModelSpec
 
-TOP_K = 5
+NAME = "classifier"
+LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"
+SAME = 1e-5  # probabilities of one and the same function differ by less, whatever the order of its sums
+PROBES = 16
+
+FLAGS = {
+    "workdir": "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it.",
+    "model": "Finished training directory, or its model/.",
+    "name": "Name of the model, by which clients ask for it.",
+    "evaluation": "Finished directory of run_evaluate.sh, whose metrics of this model go into the card.",
+    "weights": "Type of the weights on disk: float32, bfloat16 or float16. Sums stay float32.",
+    "optimize": "Fold BatchNorm into the convolutions and compute what is constant.",
+    "license": "The line about the licence in the card.",
+}
+OPTIONAL = {"name": NAME, "evaluation": None, "weights": "float32", "optimize": False, "license": LICENSE}
+
 _TEMPORARY = ".export.tmp"  # TF Serving looks at numbers only
 
 
-def main(workdir: str, model: str, arguments: Sequence[str] = ()) -> None:
+def main(
+    workdir: str,
+    model: str,
+    name: str = NAME,
+    evaluation: str | None = None,
+    weights: str = "float32",
+    optimize: bool = False,
+    license: str = LICENSE,
+    arguments: Sequence[str] = (),
+) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
     Raises:
@@ -47,96 +79,91 @@ def main(workdir: str, model: str, arguments: Sequence[str] = ()) -> None:
     """
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; name the model with --model=DIR")
-    spec = model_dir.read_spec(model)
-    run = model_dir.run_directory(Path(model))
-    done = start(workdir, {"stage": "export"}, {"model": run})
-    if done is not None:
-        print(f"{workdir} is done: the model is in {done['export']}")
+    if weights not in WEIGHTS:
+        raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"--name is {name!r}; it becomes part of a URL: letters, digits, '_', '-' and '.'")
+    if Path(workdir).exists() and not Path(workdir).is_dir():
+        raise InputError(f"--workdir: {workdir} is a file; name a directory")
+    spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
+    origin = {"model": fingerprint(run), "preprocessing": spec.preprocessing.to_dict(), "weights": weights, "optimize": optimize}
+    metrics = _evaluation(evaluation, run) if evaluation else None
+
+    serving_dir, folder = Path(workdir), Path(workdir) / name
+    version = _find_version(folder, origin)
+    summary = serving_dir / "summary.json"
+    if version is not None and summary.exists() and read_json(summary)["export"] == str(folder / str(version)):
+        print(f"{workdir} is done: the model is in {folder / str(version)}")
         return
-    origin = {"model": fingerprint(run), "preprocessing": spec.preprocessing.to_dict()}
-    version = _find_version(Path(workdir), origin)
     if version is None:
-        version = 1 + max((int(path.name) for path in Path(workdir).iterdir() if path.name.isdecimal()), default=0)
-        _write_version(Path(workdir), version, model, origin)
-    path = Path(workdir) / str(version)
-    summary = {"export": str(path), "version": version, "label_names": list(spec.label_names), "signatures": describe(path)}
-    finish(workdir, summary)
-    print(f"exported {model} to {path}")
+        version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_version(folder, version, model, origin, metrics, license)
+    path = folder / str(version)
+    settings.write(serving_dir, name)
+    deviation = read_json(path / "assets.extra" / "export.json")["deviation"]
+    finish(
+        serving_dir,
+        {
+            "export": str(path),
+            "name": name,
+            "version": version,
+            "label_names": list(spec.label_names),
+            "signatures": describe(path),
+            "deviation": deviation,
+        },
+    )
+    print(f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}")
 
 
-class Classifier(tf.Module):
-    """What is saved: the two signatures and the variables that they read.
-
-    Holds the model's variables, not the Keras model: saving would trace every one of its layers for a second time, to no
-    use for a server.
-
-    Attributes:
-      functions: signature name -> tf.function. Each returns `probabilities` float32 [N, K], `classes` int32 [N, k] (the k = min(5, K)
-        most probable classes, best first) and `labels` string [N, k] (their names).
-    """
-
-    def __init__(self, model: tf.keras.Model, spec: ModelSpec):
-        """Takes the built `model` and how its images are prepared and its classes named."""
-        super().__init__(name="classifier")
-        self.model_variables = list(model.variables)
-        self.functions = _signatures(model, spec)
+def _evaluation(directory: str, run: Path) -> dict[str, Any]:
+    """What an evaluation says of the model of `run`, for the card."""
+    summary = require_finished(directory, "evaluation", "run_evaluate.sh")
+    name = run.resolve().name
+    if name not in summary.get("models", {}):
+        raise InputError(
+            f"--evaluation: {directory} holds no evaluation of {name!r}; it has {', '.join(summary.get('models', {})) or 'none'}"
+        )
+    return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 
 
-def _signatures(model: tf.keras.Model, spec: ModelSpec) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
-    preprocessing, size = spec.preprocessing, spec.preprocessing.image_size
-    pixels = tf.TensorSpec([size, size, 3], tf.float32)
-
-    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = model(images, training=False)  # (N, K)
-        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))  # (N, K)
-        classes = tf.math.top_k(probabilities, min(TOP_K, spec.num_classes)).indices  # (N, k)
-        labels = tf.gather(tf.constant(spec.label_names), classes)  # (N, k)
-        return {"probabilities": probabilities, "classes": classes, "labels": labels}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(tf.map_fn(lambda encoded: eval_image(encoded, preprocessing), image_bytes, fn_output_signature=pixels))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="images")])
-    def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(tf.map_fn(lambda image: eval_pixels(image, preprocessing), images, fn_output_signature=pixels))
-
-    return {"serving_default": serving_default, "predict_images": predict_images}
-
-
-def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """`data.preprocessing.eval_image` of an image that is decoded already.
-
-    Args:
-      image: float32 [H, W, 3] in 0–255, any H and W.
-      preprocessing: the model's.
-
-    Returns:
-      float32 [S, S, 3], cropped and resized as in evaluation.
-    """
-    size = preprocessing.image_size
-    if preprocessing.style == "imagenet":
-        top, left, height, width = tf.unstack(central_box(tf.shape(image), size))
-        image = image[top : top + height, left : left + width]
-    return resize(image, size)
-
-
-def _write_version(workdir: Path, version: int, model: str, origin: dict[str, Any]) -> None:
-    """Writes `workdir`/`version`: beside it first, then renamed."""
-    temporary = workdir / _TEMPORARY
+def _write_version(folder: Path, version: int, model: str, origin: dict[str, Any], metrics: Mapping[str, Any] | None, license: str) -> None:
+    """Writes `folder`/`version`: beside it first, then renamed."""
+    temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
-    module = Classifier(network, spec)
+    module = Classifier(network, spec, fold=origin["optimize"], weights=origin["weights"])
     with _quiet():
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
+    stored = {**origin, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
+    if origin["weights"] == "float32" and not stored["deviation"] <= SAME:
+        raise RuntimeError(f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's")
+    settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
-    extra.mkdir()
     (extra / "labels.txt").write_text("".join(f"{name}\n" for name in spec.label_names), encoding="utf-8")
-    write_json(extra / "export.json", origin)
+    write_json(extra / "export.json", stored)
+    training = read_json(model_dir.run_directory(Path(model)) / "summary.json")
+    described = card.text(folder.name, version, spec, training, metrics, stored, license)
+    (temporary / "MODEL_CARD.md").write_text(described, encoding="utf-8")
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
             os.fsync(f.fileno())  # the name must not survive a power cut without the content
-    os.replace(temporary, workdir / str(version))
+    os.replace(temporary, folder / str(version))
+
+
+def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
+    """The largest difference of a probability between a SavedModel and the trained model, on synthetic images of its size."""
+    size = spec.preprocessing.image_size
+    encoded = []
+    for i in range(PROBES):
+        colors = np.random.Generator(np.random.PCG64([i])).uniform(0, 255, (4, 4, 3))
+        picture = tf.clip_by_value(tf.image.resize(colors, [size + size // 4, size + size // 3], "bicubic"), 0, 255)
+        encoded.append(tf.io.encode_png(tf.cast(picture, tf.uint8)))
+    images = tf.stack([eval_image(image, spec.preprocessing) for image in encoded])
+    expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
+    loaded = tf.saved_model.load(str(path))
+    actual = loaded.signatures["serving_default"](image_bytes=tf.stack(encoded))["probabilities"]
+    return float(tf.reduce_max(tf.abs(actual - expected)))
 
 
 @contextlib.contextmanager
@@ -152,13 +179,13 @@ def _quiet() -> Iterator[None]:
         tf.get_logger().setLevel(level)
 
 
-def _find_version(workdir: Path, origin: dict[str, Any]) -> int | None:
-    """The newest version, if it is of `origin` already: a run was killed between the rename and `summary.json`."""
-    newest = max(versions(workdir), default=None)
+def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
+    """The newest version, if it is of `origin` already: a run that was done, or killed between the rename and `summary.json`."""
+    newest = max(versions(folder), default=None) if folder.is_dir() else None
     if newest is None:
         return None
-    path = workdir / str(newest) / "assets.extra" / "export.json"
-    return newest if path.exists() and read_json(path) == origin else None
+    path = folder / str(newest) / "assets.extra" / "export.json"
+    return newest if path.exists() and origin.items() <= read_json(path).items() else None
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -180,8 +207,4 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        {"workdir": "Directory to write; TF Serving's model_base_path.", "model": "Finished training directory, or its model/."},
-        config=False,
-    )
+    app.run(main, FLAGS, OPTIONAL, config=False)

@@ -1,4 +1,4 @@
-"""The folder layout of TF Serving: `MODEL/1/saved_model.pb`, `MODEL/2/…`; the highest number is served.
+"""The folder layout of TF Serving: `SERVING_DIR/NAME/1/saved_model.pb`, `SERVING_DIR/NAME/2/…`; the highest number is the newest.
 
 Imports nothing but `stages`, so that commands which only look for a model start fast.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from stages.errors import InputError
 
 SAVED_MODEL = "saved_model.pb"
+MODELS_CONFIG = "models.config"
 
 
 def versions(directory: str | Path) -> list[int]:
@@ -18,17 +19,20 @@ def versions(directory: str | Path) -> list[int]:
 
 
 def resolve(directory: str | Path) -> Path:
-    """The directory of one SavedModel, given it or the folder with its versions (then the highest).
+    """The directory of one SavedModel, given it, the folder with its versions (then the newest), or a SERVING_DIR with one model.
 
     Raises:
-      InputError: there is none.
+      InputError: there is none, or there are several models.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")
     if (directory / SAVED_MODEL).is_file():
         return directory
-    numbers = versions(directory)
-    if not numbers:
+    folders = [directory, *(path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))]
+    found = [folder for folder in folders if versions(folder)]
+    if not found:
         raise InputError(f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory")
-    return directory / str(numbers[-1])
+    if len(found) > 1:
+        raise InputError(f"--model: {directory} holds several models; name one: {', '.join(str(folder) for folder in found)}")
+    return found[0] / str(versions(found[0])[-1])

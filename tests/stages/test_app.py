@@ -36,6 +36,12 @@ def test_a_recipes_argument():
     assert parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")["config"].student.model.name == "b1"
 
 
+def test_a_default_of_false_makes_a_switch():
+    flags = {"workdir": "Where.", "fast": "Hurry."}
+    for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False):
+        assert app.parse(["stage", "--workdir=w", *argv], flags, {"fast": False}, config=False)["fast"] is expected
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Model -> TFLite files (float16, int8) and a table of their accuracy: --workdir --model=DIR --data=DIR
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
+exec "$PYTHON" -m serving.lite "$@"

@@ -1,0 +1,79 @@
+"""`MODEL_CARD.md` of an exported version: what it is, what it was measured to do, what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serving.answers import REASONS
+from training.model_dir import ModelSpec
+
+_SHOWN_CLASSES = 20
+
+
+def text(
+    name: str,
+    version: int,
+    spec: ModelSpec,
+    training: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    stored: Mapping[str, Any],
+    license: str,
+) -> str:
+    """The card.
+
+    Args:
+      name: of the model.
+      version: of the model.
+      spec: the model's.
+      training: `summary.json` of the training.
+      evaluation: None, or `split`, `examples` and `metrics` (name -> number) of this model.
+      stored: what the export did: `weights`, `optimize`, `deviation` (largest difference of a probability) and `deviation_images`.
+      license: a line about the licence.
+    """
+    preprocessing, network = spec.preprocessing, spec.architecture.get("name", "a Keras model")
+    names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
+    if spec.num_classes > _SHOWN_CLASSES:
+        names += f", … (all of them in `assets.extra/labels.txt`; {spec.num_classes - _SHOWN_CLASSES} more)"
+    trained = ", ".join(f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training)
+    parts = [
+        f"# {name}, version {version}",
+        f"An image classifier with {spec.num_classes} classes: {names}.",
+        "## Model",
+        f"EfficientNet {network}, {preprocessing.image_size} × {preprocessing.image_size} pixels, averaged weights where the training kept"
+        f" an average. Weights on disk: {stored['weights']}{', BatchNorm folded, weights as constants' if stored['optimize'] else ''}. Its"
+        f" probabilities differ by at most {stored['deviation']:.2g} from those of the trained model ({stored['deviation_images']}"
+        " synthetic images, float32).",
+        "## Data",
+        f"Trained with {trained or 'nothing on record'}. Images reach the network as in evaluation: style `{preprocessing.style}`, bicubic"
+        " to the size above, mean and deviation inside the network. The data themselves are described by the `manifest.json` files of the"
+        " training's data directory.",
+        "## Metrics",
+        _metrics(training, evaluation),
+        "## Intended use",
+        "Sorting images of the kind it was trained on into the classes above. It names one of these classes for every image, also for one"
+        " that shows none of them, and its probabilities are as good as the calibration (ECE) above on data like that of the measurement;"
+        " elsewhere they are not known. It has not been examined for decisions about people.",
+        "An image with a `status` other than 0 has no answer: "
+        + "; ".join(f"{status}: {words}" for status, words in enumerate(REASONS) if status)
+        + ".",
+        "## Licence",
+        license,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_TRAINING = {"steps": "optimizer steps", "images_seen": "images seen", "parameters": "parameters"}
+
+
+def _metrics(training: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is not None:
+        title = f"On the {evaluation['examples']:,} images of the split `{evaluation['split']}`:"
+        numbers = evaluation["metrics"]
+    else:
+        title = (
+            "At the last step of the training, on its own batches (not on held-out images; name `--evaluation` at the export for those):"
+        )
+        numbers = training.get("last", {})
+    rows = [f"| {key} | {value:.4g} |" for key, value in numbers.items() if isinstance(value, (int, float))]
+    return "\n".join([title, "", "| metric | value |", "|---|---|", *rows]) if rows else "None on record."

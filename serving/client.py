@@ -1,0 +1,345 @@
+"""A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
+
+    python -m serving.client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
+        [--format=text|json|table] [--batch_size=32] [--timeout=10] [--retries=3] IMAGE…
+
+IMAGE is a file, a glob in quotes ('photos/**/*.jpg'), or - for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
+Over REST the client imports nothing but Python's own library.
+
+    with Client("http://127.0.0.1:8501") as client:
+        for answer in client.predict([Path("dog.jpg").read_bytes()]):
+            print(answer["labels"][0], answer["probabilities"][answer["classes"][0]], answer["status"])
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import glob
+import http.client
+import json
+import random
+import socket
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from serving.answers import FORMATS, OK, Answer
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.2  # seconds; doubled at each retry
+_TRANSIENT_HTTP = (429, 502, 503, 504)
+
+
+class ServingError(Exception):
+    """The server has not answered, or has refused; one line.
+
+    Attributes:
+      transient: whether the same request may succeed a little later.
+    """
+
+    def __init__(self, message: str, transient: bool = False):
+        super().__init__(message)
+        self.transient = transient
+
+
+class Client:
+    """Asks one model of a server, over REST or gRPC.
+
+    Args:
+      url: `http://HOST:PORT`, `https://…` or `grpc://HOST:PORT`.
+      model: its name on the server.
+      version: its version; None: the newest one.
+      label: in place of a version, such as `stable`.
+      timeout: seconds for each attempt.
+      retries: attempts after the first, where it failed for a reason that may pass (no connection, no answer in time, a full queue).
+      batch_size: images in one request, at most.
+
+    Raises:
+      ServingError: a URL of another form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str = "classifier",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        batch_size: int = 32,
+    ):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
+            raise ServingError(f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
+        if version is not None and label is not None:
+            raise ServingError("name either a version or a label, not both")
+        self.retries, self.batch_size = retries, batch_size
+        transport = _Grpc if parts.scheme == "grpc" else _Rest
+        self._transport: _Grpc | _Rest = transport(url, model, version, label, timeout)
+
+    def predict(self, images: Sequence[bytes]) -> Iterator[Row]:
+        """Yields for each encoded image `probabilities` [K], `classes` [k], `labels` [k] and `status`, as Python values.
+
+        Raises:
+          ServingError: no answer after all attempts, or a refusal; the images before have been yielded.
+        """
+        return self._ask("serving_default", images)
+
+    def embed(self, images: Sequence[bytes]) -> Iterator[Row]:
+        """Yields for each encoded image its `embedding` [C] and `status`. Raises ServingError."""
+        return self._ask("embed", images)
+
+    def status(self) -> dict[int, str]:
+        """The state of each version, such as {1: "AVAILABLE"}. Raises ServingError."""
+        return self._retry(self._transport.status)
+
+    def metadata(self) -> dict[str, Any]:
+        """The signatures by name, each as TensorFlow's SignatureDef in JSON. Raises ServingError."""
+        return self._retry(self._transport.metadata)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, signature: str, images: Sequence[bytes]) -> Iterator[Row]:
+        for first in range(0, len(images), self.batch_size):
+            batch = images[first : first + self.batch_size]
+            rows = self._retry(lambda batch=batch: self._transport.predict(signature, batch))  # type: ignore[misc]
+            if len(rows) != len(batch):
+                raise ServingError(f"{len(rows)} answers to {len(batch)} images")
+            yield from rows
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        pause = FIRST_PAUSE
+        for attempt in range(self.retries + 1):
+            try:
+                return call()
+            except ServingError as error:
+                if not error.transient or attempt == self.retries:
+                    raise
+            time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # many clients must not come back all at once
+            pause *= 2
+        raise AssertionError
+
+
+class _Rest:
+    """TF Serving's REST protocol."""
+
+    def __init__(self, url: str, model: str, version: int | None, label: str | None, timeout: float):
+        self._base, self._timeout = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}", timeout
+        if version is not None:
+            self._base += f"/versions/{version}"
+        elif label is not None:
+            self._base += f"/labels/{urllib.parse.quote(label, safe='')}"
+        # Environment proxies are for the world outside; a model server is addressed as it is.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
+        instances = [{"image_bytes": {"b64": base64.b64encode(image).decode("ascii")}} for image in images]
+        answer = self._call(":predict", json.dumps({"signature_name": signature, "instances": instances}).encode())
+        return answer["predictions"]
+
+    def status(self) -> dict[int, str]:
+        return {int(version["version"]): version["state"] for version in self._call("")["model_version_status"]}
+
+    def metadata(self) -> dict[str, Any]:
+        return self._call("/metadata")["metadata"]["signature_def"]["signature_def"]
+
+    def close(self) -> None:
+        pass
+
+    def _call(self, path: str, body: bytes | None = None) -> Any:
+        url = self._base + path
+        try:
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
+            with self._opener.open(request, timeout=self._timeout) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            text = error.read(2000).decode("utf-8", "replace")
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                text = json.loads(text)["error"]
+            raise ServingError(f"{url} answers {error.code}: {' '.join(str(text).split())[:300]}", error.code in _TRANSIENT_HTTP) from error
+        except socket.timeout as error:
+            raise ServingError(f"{url} has not answered within {self._timeout:g} s", True) from error
+        except urllib.error.URLError as error:
+            late = isinstance(error.reason, socket.timeout)
+            reason = f"has not answered within {self._timeout:g} s" if late else f"cannot be reached ({error.reason})"
+            raise ServingError(f"{url} {reason}", True) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ServingError(f"{url}: the connection broke ({error})", True) from error
+        except ValueError as error:
+            raise ServingError(f"{url} answers something that is not JSON; is it TF Serving's REST port?") from error
+
+
+class _Grpc:
+    """TF Serving's gRPC protocol."""
+
+    def __init__(self, url: str, model: str, version: int | None, label: str | None, timeout: float):
+        import grpc  # here, with TensorFlow below: REST needs neither
+        import tensorflow as tf
+        from tensorflow_serving.apis import (
+            get_model_metadata_pb2,
+            get_model_status_pb2,
+            model_service_pb2_grpc,
+            predict_pb2,
+            prediction_service_pb2_grpc,
+        )
+
+        self._tf, self._grpc, self._url, self._timeout = tf, grpc, url, timeout
+        self._predict, self._status, self._metadata = predict_pb2, get_model_status_pb2, get_model_metadata_pb2
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+        self._channel = grpc.insecure_channel(urllib.parse.urlsplit(url).netloc, options)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._spec = predict_pb2.PredictRequest().model_spec
+        self._spec.name = model
+        if version is not None:
+            self._spec.version.value = version
+        elif label is not None:
+            self._spec.version_label = label
+
+    def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
+        request = self._predict.PredictRequest(model_spec=self._spec)
+        request.model_spec.signature_name = signature
+        request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(list(images), self._tf.string))
+        outputs = self._call(self._prediction.Predict, request).outputs
+        columns = {name: self._tf.make_ndarray(proto).tolist() for name, proto in outputs.items()}
+        if "labels" in columns:
+            columns["labels"] = [[label.decode("utf-8", "replace") for label in row] for row in columns["labels"]]
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    def status(self) -> dict[int, str]:
+        response = self._call(self._model.GetModelStatus, self._status.GetModelStatusRequest(model_spec=self._spec))
+        return {state.version: self._status.ModelVersionStatus.State.Name(state.state) for state in response.model_version_status}
+
+    def metadata(self) -> dict[str, Any]:
+        from google.protobuf import json_format
+
+        request = self._metadata.GetModelMetadataRequest(model_spec=self._spec, metadata_field=["signature_def"])
+        signatures = self._metadata.SignatureDefMap()
+        self._call(self._prediction.GetModelMetadata, request).metadata["signature_def"].Unpack(signatures)
+        return json_format.MessageToDict(signatures, preserving_proto_field_name=True)["signature_def"]
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout)
+        except self._grpc.RpcError as error:
+            code, details = error.code(), " ".join((error.details() or "").split())[:300]
+            transient = code in (self._grpc.StatusCode.UNAVAILABLE, self._grpc.StatusCode.DEADLINE_EXCEEDED)
+            raise ServingError(f"{self._url} answers {code.name}: {details}", transient) from error
+
+
+def main(
+    url: str,
+    model: str,
+    version: str | None,
+    label: str | None,
+    format: str,
+    batch_size: str,
+    timeout: str,
+    retries: str,
+    arguments: Sequence[str],
+) -> None:
+    """Prints the server's answers for the images `arguments`; see the module. Raises InputError."""
+    from serving import predict
+    from stages.errors import InputError
+
+    if format not in FORMATS:
+        raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
+    numbers = {"version": version, "batch_size": batch_size, "retries": retries}
+    for name, value in numbers.items():
+        if value is not None and not (value.isascii() and value.isdecimal() and (int(value) > 0 or name == "retries")):
+            raise InputError(f"--{name} is {value!r}; it must be a whole number")
+    try:
+        seconds = float(timeout)
+        if not 0 < seconds < float("inf"):
+            raise ValueError
+    except ValueError as error:
+        raise InputError(f"--timeout is {timeout!r}; it must be a number of seconds") from error
+    names = _expand(arguments)
+    options: dict[str, Any] = {"version": int(version) if version else None, "label": label, "timeout": seconds, "retries": int(retries)}
+    try:
+        with Client(url, model, batch_size=int(batch_size), **options) as client:
+            predict.show(_answers(client, names), format, width=max(map(len, names)))
+    except ServingError as error:
+        raise InputError(str(error)) from error
+
+
+def _expand(arguments: Sequence[str]) -> list[str]:
+    """File names; those of globs sorted, - kept. Raises InputError where there is nothing."""
+    from stages.errors import InputError
+
+    names: list[str] = []
+    for argument in arguments:
+        if argument == "-" or Path(argument).is_file():
+            found = [argument]
+        elif glob.has_magic(argument):
+            found = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+        else:
+            found = []
+        if not found:
+            raise InputError(f"{argument} does not exist or names no files; name image files, a glob in quotes, or - for stdin")
+        names += found
+    if not names:
+        raise InputError("no images; name one or more files: IMAGE…")
+    if names.count("-") > 1:
+        raise InputError("- is named twice, and stdin holds one image")
+    return names
+
+
+def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
+    from serving import predict
+
+    for first in range(0, len(names), client.batch_size):  # no more in memory than one request
+        batch = names[first : first + client.batch_size]
+        rows = client.predict([sys.stdin.buffer.read() if name == "-" else predict.read(name) for name in batch])
+        for name, row in zip(batch, rows):
+            top = [(label, row["probabilities"][c]) for label, c in zip(row["labels"], row["classes"])] if row["status"] == OK else []
+            yield Answer(name, row["status"], top)
+
+
+if __name__ == "__main__":
+    from stages import app
+
+    app.run(
+        main,
+        {
+            "url": "http://HOST:PORT (REST) or grpc://HOST:PORT.",
+            "model": "Its name on the server.",
+            "version": "Its version; without it, and without --label, the newest.",
+            "label": "stable or canary, in place of a version.",
+            "format": f"{', '.join(FORMATS)}.",
+            "batch_size": "Images in one request.",
+            "timeout": "Seconds for each attempt.",
+            "retries": "Attempts after the first.",
+        },
+        optional={
+            "url": "http://127.0.0.1:8501",
+            "model": "classifier",
+            "version": None,
+            "label": None,
+            "format": "text",
+            "batch_size": "32",
+            "timeout": "10",
+            "retries": "3",
+        },
+        config=False,
+    )

@@ -1,0 +1,122 @@
+"""Images from strangers, decoded inside the graph: a bad one gets a status, and the others their answers.
+
+`tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no Python function that
+catches the error. But tf.data can drop an element that fails, and it runs inside a graph. So a batch becomes a small dataset
+of (row, bytes), the rows that come out of it are put back in their places, and those that are missing were no images.
+
+Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of pixels.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from data.preprocessing import Preprocessing, eval_image
+from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
+
+MAX_PIXELS = 2**26
+"""Of one image; of all frames together in a GIF, which is decoded whole. 8192 × 8192, 192 MiB as RGB."""
+
+MAX_GIF_BLOCKS = 2**16
+"""A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""
+
+
+def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+    """Evaluation's pixels of each encoded image that can be had.
+
+    Args:
+      image_bytes: string [N]; N may be 0.
+      preprocessing: the model's.
+      max_pixels: an image that declares more is not decoded.
+
+    Returns:
+      (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros where there are none; `status` int32 [N], see
+      `serving.answers`).
+    """
+    size = preprocessing.image_size
+    nothing = tf.zeros([size, size, 3])
+    count = tf.shape(image_bytes, out_type=tf.int64)[0]
+
+    def one(row: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image, status = tf.cond(
+            declared_pixels(encoded) > max_pixels,
+            lambda: (nothing, TOO_LARGE),
+            lambda: (eval_image(encoded, preprocessing), OK),
+        )
+        return row, image, status
+
+    answered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+    answered = answered.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).ignore_errors()
+    spare = tf.data.Dataset.from_tensors((count, nothing, NOT_AN_IMAGE))  # a batch needs at least one row
+    options = tf.data.Options()
+    options.autotune.enabled = False  # no tuning thread and no graph rewriting for each request: the parallelism is that of the cores
+    options.experimental_optimization.apply_default_optimizations = False
+    batch = answered.concatenate(spare).batch(count + 1).with_options(options)
+    rows, images, statuses = batch.get_single_element()  # (M + 1,), (M + 1, S, S, 3), (M + 1,), M of the N can be decoded
+
+    rows = rows[:, tf.newaxis]
+    images = tf.scatter_nd(rows, images, tf.stack([count + 1, size, size, 3]))  # (N + 1, S, S, 3)
+    statuses = tf.tensor_scatter_nd_update(tf.fill([count + 1], NOT_AN_IMAGE), rows, statuses)  # (N + 1,)
+    return tf.ensure_shape(images[:count], [None, size, size, 3]), statuses[:count]
+
+
+def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """Height × width as the header has it, read without decoding: int64, 0 for bytes that are none of the four formats.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a header that is cut off.
+    """
+
+    def product(numbers: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_prod(tf.abs(tf.cast(numbers, tf.int64)))
+
+    def png() -> tf.Tensor:
+        return product(tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False))
+
+    def bmp() -> tf.Tensor:  # a negative height means rows from top to bottom
+        return product(tf.io.decode_raw(tf.strings.substr(encoded, 18, 8), tf.int32))
+
+    formats = [
+        (b"\xff\xd8", lambda: product(tf.io.extract_jpeg_shape(encoded)[:2])),
+        (b"\x89P", png),
+        (b"BM", bmp),
+        (b"GI", lambda: _gif_pixels(encoded)),
+    ]
+    magic = tf.strings.substr(encoded, 0, 2)
+    return tf.case([(magic == start, pixels) for start, pixels in formats], default=lambda: tf.constant(0, tf.int64))
+
+
+def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """Of all frames together. The canvas at the start of the file says nothing: TensorFlow's decoder follows the frames."""
+    content = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)  # (bytes,)
+    length = tf.size(content, out_type=tf.int64)
+
+    def table(flags: tf.Tensor) -> tf.Tensor:
+        """Bytes of the color table that `flags` announce."""
+        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
+
+    def more(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+        return position < length
+
+    def step(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        first = content[position]
+
+        def data_block() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # its length, so many bytes; length 0 ends the chain
+            return position + 1 + first, first > 0, pixels
+
+        def frame() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            x = content[position : position + 10]  # ',', left, top, width, height (2 bytes each), flags
+            area = (x[5] + 256 * x[6]) * (x[7] + 256 * x[8])
+            return position + 11 + table(x[9]), tf.constant(True), pixels + area
+
+        def extension() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return position + 2, tf.constant(True), pixels
+
+        def end() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return length, tf.constant(False), pixels
+
+        return tf.case([(inside, data_block), (tf.equal(first, 0x2C), frame), (tf.equal(first, 0x21), extension)], default=end)
+
+    start = (13 + table(content[10]), tf.constant(False), tf.constant(0, tf.int64))
+    position, _, pixels = tf.while_loop(more, step, start, maximum_iterations=MAX_GIF_BLOCKS)
+    return tf.where(position < length, tf.int64.max, pixels)

@@ -1,0 +1,207 @@
+"""TFLite files for phones and small boards, and what they cost: `run_tflite.sh`.
+
+    python -m serving.lite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY [--split=test] [--calibration=200]
+
+leaves in W
+
+    float16.tflite   weights as float16 (half the size), sums in float32
+    int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labelled images; input and output float32
+    table.md         accuracy, agreement and speed of both beside the trained model, on the split
+    summary.json     last: the same numbers
+
+A TFLite file takes one image, float32 [1, S, S, 3] in 0–255 as `data.preprocessing.eval_image` prepares it, and gives
+probabilities [1, K]: TFLite has no operation that decodes images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data import records
+from data.preprocessing import Preprocessing, eval_image
+from data.records import Manifest, read_manifest
+from stages import app
+from stages.errors import InputError
+from stages.files import atomic_path
+from stages.workdir import finish, require_finished, start
+from training import model_dir
+from training.model_dir import ModelSpec
+
+KINDS = ("float16", "int8")
+
+
+class Row(NamedTuple):
+    """One line of the table: accuracy in 0–1, agreement with the trained model's class in 0–1, file size, time for one image."""
+
+    kind: str
+    top1: float
+    agreement: float
+    deviation: float
+    bytes: int
+    milliseconds: float
+
+
+def main(workdir: str, model: str, data: str, split: str = "test", calibration: str = "200", arguments: Sequence[str] = ()) -> None:
+    """Converts `model` and measures the results on `data`/`split`; see the module.
+
+    Raises:
+      InputError: unusable flags, a model or data that are missing, unfinished or of other classes.
+    """
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; name the model with --model=DIR")
+    if not (calibration.isascii() and calibration.isdecimal() and int(calibration) > 0):
+        raise InputError(f"--calibration is {calibration!r}; it must be a number of images")
+    spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
+    require_finished(data, "data directory", "run_prepare_data.sh")
+    labeled, tested = (read_manifest(Path(data) / name, "labeled") for name in ("labeled", split))
+    for manifest in (labeled, tested):
+        if tuple(manifest.label_names) != tuple(spec.label_names):
+            raise InputError(f"{manifest.directory} has other classes than {model}; measure on data of the model's own classes")
+    config = {"stage": "lite", "split": split, "calibration": int(calibration)}
+    done = start(workdir, config, {"model": run, "data": Path(data)})
+    if done is not None:
+        print(f"{workdir} is done: nothing to convert")
+        print(table(done))
+        return
+
+    network, spec = model_dir.load(model)
+    spread = max(1, labeled.num_records // int(calibration))  # over the whole split, not its first shard
+    samples = [image for i, (image, _) in enumerate(_examples(labeled, spec.preprocessing)) if i % spread == 0][: int(calibration)]
+    files = {}
+    for kind in KINDS:
+        files[kind] = Path(workdir) / f"{kind}.tflite"
+        with atomic_path(files[kind]) as temporary:
+            temporary.write_bytes(convert(network, spec, kind, samples))
+    rows = measure(network, spec, tested, files)
+    summary = {
+        "split": split,
+        "examples": tested.num_records,
+        "calibration_images": len(samples),
+        "rows": [row._asdict() for row in rows],
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+    with atomic_path(Path(workdir) / "table.md") as temporary:
+        temporary.write_text(table(summary) + "\n", encoding="utf-8")
+    finish(workdir, summary)
+    print(table(summary))
+
+
+def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence[np.ndarray]) -> bytes:
+    """The TFLite file of `model` (float32 images -> logits) with a softmax.
+
+    Args:
+      model: the trained model.
+      spec: the model's.
+      kind: of `KINDS`.
+      samples: images float32 [S, S, 3] for the int8 scales.
+    """
+    size = spec.preprocessing.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.float32, name="images")])
+    def probabilities(images: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([probabilities.get_concrete_function()], model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    else:
+        converter.representative_dataset = lambda: ([sample[np.newaxis]] for sample in samples)
+    with _silent():
+        return converter.convert()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on stderr: the converter writes statistics there, from C++, that no setting turns off. An error is raised all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def run(path: Path, images: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """(probabilities [N, K] of a TFLite file, seconds an image) on the interpreter inside TensorFlow, one thread."""
+    interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    answers, seconds = [], 0.0
+    for image in images:
+        interpreter.set_tensor(taken["index"], image[np.newaxis])
+        began = time.perf_counter()
+        interpreter.invoke()
+        seconds += time.perf_counter() - began
+        answers.append(interpreter.get_tensor(given["index"])[0])
+    return np.stack(answers), seconds / len(images)
+
+
+def measure(model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: dict[str, Path]) -> list[Row]:
+    """The rows of the table, the trained model first. Raises InputError for a split without examples."""
+    pairs = list(_examples(manifest, spec.preprocessing))
+    if len(pairs) != manifest.num_records or not pairs:
+        raise InputError(f"{manifest.directory} holds {len(pairs)} examples, not {manifest.num_records}, or none; make the data again")
+    images, labels = [image for image, _ in pairs], np.array([label for _, label in pairs])
+    forward = tf.function(lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32)))
+    forward(images[0][np.newaxis])
+    began = time.perf_counter()
+    expected = np.concatenate([forward(image[np.newaxis]).numpy() for image in images])  # (N, K)
+    seconds = (time.perf_counter() - began) / len(images)
+    rows = [_row("trained model", expected, expected, labels, 4 * model.count_params(), seconds)]
+    for kind, path in files.items():
+        answers, seconds = run(path, images)
+        rows.append(_row(kind, answers, expected, labels, path.stat().st_size, seconds))
+    return rows
+
+
+def _row(kind: str, answers: np.ndarray, expected: np.ndarray, labels: np.ndarray, size: int, seconds: float) -> Row:
+    classes = answers.argmax(axis=1)
+    agreement = float(np.mean(classes == expected.argmax(axis=1)))
+    return Row(kind, float(np.mean(classes == labels)), agreement, float(np.abs(answers - expected).max()), size, 1000 * seconds)
+
+
+def _examples(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[tuple[np.ndarray, int]]:
+    """(image float32 [S, S, 3], label counted from 0) of a labelled split, in stored order."""
+    for path in manifest.paths:
+        for serialized in records.read_shard(path):
+            feature = tf.train.Example.FromString(serialized).features.feature
+            image = eval_image(tf.constant(feature["image/encoded"].bytes_list.value[0]), preprocessing).numpy()
+            yield image, feature["image/class/label"].int64_list.value[0] - manifest.label_offset
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The Markdown table of a `summary.json`."""
+    lines = ["| | top-1 % | same class % | largest difference of a probability | KiB | ms an image |", "|---|---|---|---|---|---|"]
+    for row in summary["rows"]:
+        numbers = f"{100 * row['top1']:.2f} | {100 * row['agreement']:.2f} | {row['deviation']:.2g} | {row['bytes'] / 1024:,.0f}"
+        lines.append(f"| {row['kind']} | {numbers} | {row['milliseconds']:.2f} |")
+    lines.append(
+        f"\n{summary['examples']:,} images of split {summary['split']}, {summary['calibration_images']} for calibration, one at a time"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    app.run(
+        main,
+        {
+            "workdir": "Directory to write.",
+            "model": "Finished training directory, or its model/.",
+            "data": "Finished directory of run_prepare_data.sh.",
+            "split": "Labelled split to measure on.",
+            "calibration": "Labelled images (of the split labeled) that set the scales of int8.",
+        },
+        optional={"split": "test", "calibration": "200"},
+        config=False,
+    )

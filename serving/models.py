@@ -1,0 +1,213 @@
+"""The exported models of a SERVING_DIR in memory, and what they answer: the inside of `serving.local`, whatever the protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+
+from serving import settings
+from serving.versions import SAVED_MODEL, versions
+from stages.errors import InputError
+
+_DEFAULT = "serving_default"
+
+
+class Refused(Exception):
+    """A request that is not answered: gRPC's code, and HTTP's where it is not the one that belongs to that."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, http: int | None = None):
+        super().__init__(message)
+        self.code, self.http = code, http
+
+
+class Input(NamedTuple):
+    """Type (object for strings) and shape (None: any size) of an input."""
+
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+
+class Signature(NamedTuple):
+    """A function of a version: arrays by input's name -> arrays by output's name."""
+
+    model: str
+    version: int
+    name: str
+    inputs: dict[str, Input]
+    outputs: tuple[str, ...]
+    call: Callable[..., dict[str, tf.Tensor]]
+
+
+class _Version(NamedTuple):
+    signatures: dict[str, Signature]
+    definitions: dict[str, meta_graph_pb2.SignatureDef]
+    loaded: Any  # keeps the variables alive
+
+
+class Models:
+    """The loaded versions of a SERVING_DIR, by `models.config`.
+
+    Args:
+      serving_dir: as `serving.export` leaves it.
+      batching: whether requests wait for each other, as `batching_parameters.txt` says.
+
+    Raises:
+      InputError: settings or versions that are missing or cannot be read.
+    """
+
+    def __init__(self, serving_dir: Path, batching: bool):
+        self._batching = _batching(serving_dir / settings.BATCHING) if batching else None
+        self._versions: dict[str, dict[int, _Version]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+        for entry in settings.read_models(serving_dir).model_config_list.config:
+            numbers = sorted(entry.model_version_policy.specific.versions) or versions(serving_dir / entry.name)[-1:]
+            self._labels[entry.name] = dict(entry.version_labels)
+            self._versions[entry.name] = {n: self._load(serving_dir / entry.name / str(n), entry.name, n) for n in numbers}
+
+    def _load(self, path: Path, model: str, number: int) -> _Version:
+        try:
+            definitions = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes()).meta_graphs[0].signature_def
+            loaded = tf.saved_model.load(str(path))
+        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path} cannot be loaded ({reason}); mend {settings.MODELS_CONFIG} or export again") from error
+        signatures = {}
+        for name, function in loaded.signatures.items():
+            inputs = {}
+            for key, spec in function.structured_input_signature[1].items():
+                dtype = np.dtype(object) if spec.dtype == tf.string else np.dtype(spec.dtype.as_numpy_dtype)
+                inputs[key] = Input(dtype, tuple(spec.shape.as_list()))
+            outputs = tuple(sorted(function.structured_outputs))
+            call = _batched(function, outputs, self._batching) if self._batching else function
+            signatures[name] = Signature(model, number, name, inputs, outputs, call)
+        return _Version(signatures, {n: d for n, d in definitions.items() if n in signatures}, loaded)
+
+    def find(self, model: str, version: int | None, label: str | None) -> int:
+        """The number of the version that is asked for. Raises Refused."""
+        if model not in self._versions:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({model[:200]})")
+        if label is not None:
+            if label not in self._labels[model]:
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"model {model} has no version label {label[:200]!r}")
+            version = self._labels[model][label]
+        if version is None:
+            version = max(self._versions[model])
+        if version not in self._versions[model]:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Specific({model}, {version})")
+        return version
+
+    def signature(self, model: str, version: int | None, label: str | None, name: str = "") -> Signature:
+        """A signature of a version; no name: the default one. Raises Refused."""
+        number = self.find(model, version, label)
+        signatures = self._versions[model][number].signatures
+        if (name or _DEFAULT) not in signatures:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name[:200]}" not found.')
+        return signatures[name or _DEFAULT]
+
+    def run(self, signature: Signature, inputs: dict[str, np.ndarray], wanted: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """Checks names, types and shapes, and computes. Raises Refused."""
+        if inputs.keys() != signature.inputs.keys():
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"the signature takes {{{', '.join(signature.inputs)}}}, not {{{', '.join(sorted(inputs))[:200]}}}",
+            )
+        for name, value in inputs.items():
+            dtype, shape = signature.inputs[name]
+            fits = value.ndim == len(shape) and all(size in (None, actual) for size, actual in zip(shape, value.shape))
+            if value.dtype != dtype or not fits:
+                expected = ", ".join("?" if size is None else str(size) for size in shape)
+                raise Refused(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"input {name!r} must be {dtype} of shape [{expected}], not {value.dtype} of shape {list(value.shape)}",
+                )
+        unknown = set(wanted) - set(signature.outputs)
+        if unknown:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"no output {min(unknown)!r}; there are {', '.join(signature.outputs)}")
+        try:
+            tensors = {n: tf.constant(value, tf.string if value.dtype == object else None) for n, value in inputs.items()}
+            outputs = signature.call(**tensors)
+        except tf.errors.OpError as error:
+            code = _CODES.get(error.error_code, grpc.StatusCode.INTERNAL)
+            raise Refused(code, " ".join(str(error.message).split())[:500]) from error
+        return {name: outputs[name].numpy() for name in wanted or signature.outputs}
+
+    def status(self, model: str, version: int | None, label: str | None) -> get_model_status_pb2.GetModelStatusResponse:
+        """The state of one version, or of all. Raises Refused."""
+        found = self.find(model, version, label)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for number in sorted(self._versions[model], reverse=True) if version is None and label is None else [found]:
+            state = response.model_version_status.add(version=number, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+            state.status.SetInParent()  # OK
+        return response
+
+    def status_json(self, model: str, version: int | None, label: str | None) -> str:
+        """The status as TF Serving's REST protocol has it."""
+        return _json(self.status(model, version, label))
+
+    def signature_map(self, model: str, number: int) -> get_model_metadata_pb2.SignatureDefMap:
+        """The signatures of a version."""
+        return get_model_metadata_pb2.SignatureDefMap(signature_def=self._versions[model][number].definitions)
+
+    def metadata_json(self, model: str, version: int | None, label: str | None) -> str:
+        """Name, version and signatures as TF Serving's REST protocol has them."""
+        number = self.find(model, version, label)
+        spec = model_pb2.ModelSpec()
+        spec.name, spec.version.value = model, number
+        return f'{{"model_spec": {_json(spec)}, "metadata": {{"signature_def": {_json(self.signature_map(model, number))}}}}}'
+
+
+# tf.errors.OpError.error_code (google.rpc.Code) -> gRPC's own
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _json(message: Any) -> str:
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, including_default_value_fields=True)
+
+
+def _batching(path: Path) -> dict[str, Any]:
+    """The numbers of `batching_parameters.txt` under the names of TensorFlow's batch function.
+
+    The message itself is not part of tensorflow-serving-api; these fields are all that its text needs.
+    """
+    try:
+        text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; make it with run_export.sh") from error
+    numbers = {name: int(value) for name, value in re.findall(r"(\w+)\s*\{\s*value\s*:\s*(\d+)\s*\}", text)}
+    try:
+        names = ("num_batch_threads", "max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
+        parameters: dict[str, Any] = {name: numbers[name] for name in names}
+    except KeyError as error:
+        raise InputError(f"{path} does not say {error.args[0]}; mend it, or delete it and export again") from error
+    return {**parameters, "allowed_batch_sizes": [int(value) for value in re.findall(r"allowed_batch_sizes\s*:\s*(\d+)", text)]}
+
+
+def _batched(function: Any, outputs: tuple[str, ...], parameters: dict[str, Any]) -> Callable[..., dict[str, tf.Tensor]]:
+    """`function`, whose concurrent calls are computed as one: the scheduler that TF Serving uses, as an operation."""
+    specs = function.structured_input_signature[1]
+    names = sorted(specs)
+
+    @tf.nondifferentiable_batch_function(**parameters, autograph=False)
+    def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        answer = function(**dict(zip(names, tensors)))
+        return [answer[name] for name in outputs]
+
+    @tf.function(input_signature=[specs[name] for name in names], autograph=False)
+    def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        return together(*tensors)
+
+    def by_name(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if inputs[names[0]].shape[0] == 0:
+            return function(**inputs)
+        return dict(zip(outputs, call(*(inputs[name] for name in names))))
+
+    return by_name

@@ -1,0 +1,153 @@
+"""Starts a server for a SERVING_DIR: `run_serve.sh`.
+
+    ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] [--grpc_port=8500] [--local [--nobatching]]
+
+`tensorflow_model_server` from PATH, else the official container through docker or podman; the command is printed, and takes
+this process's place. A container publishes its ports on `--host` alone. `tensorflow_model_server` has no flag for that: it
+listens on every interface, so it is started only where `--host=0.0.0.0` says that this is meant. `--local` is the server for
+development (`serving.local`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.versions import MODELS_CONFIG
+from stages import app
+from stages.errors import InputError
+from stages.files import atomic_path
+
+IMAGE = "docker.io/tensorflow/serving:2.15.1"
+BINARY, CONTAINERS = "tensorflow_model_server", ("docker", "podman")
+EVERYWHERE = "0.0.0.0"
+BARE_CONFIG = ".models.config"
+"""`models.config` with the paths of this machine in place of the container's, for the bare binary."""
+
+HOW_TO_GET_ONE = (
+    f"no {BINARY} on PATH, and neither docker nor podman runs here; install one of them (docs/serving.md), "
+    "or add --local for a server for development"
+)
+
+FLAGS = {
+    "serving_dir": "Directory of exported models (SERVING_DIR, the --workdir of run_export.sh).",
+    "host": "Address to listen on: 127.0.0.1 is this machine alone, 0.0.0.0 everywhere.",
+    "rest_port": "Port of the REST protocol.",
+    "grpc_port": "Port of the gRPC protocol.",
+    "image": "Container image of TF Serving.",
+    "local": "The server for development in place of TF Serving.",
+    "nobatching": "Requests don't wait for each other.",
+}
+OPTIONAL: dict[str, str | bool | None] = {
+    "host": "127.0.0.1",
+    "rest_port": "8501",
+    "grpc_port": "8500",
+    "image": IMAGE,
+    "local": False,
+    "nobatching": False,
+}
+
+
+def main(
+    serving_dir: str, host: str, rest_port: str, grpc_port: str, image: str, local: bool, nobatching: bool, arguments: Sequence[str] = ()
+) -> None:
+    """Becomes the server; see the module.
+
+    Raises:
+      InputError: unusable flags, nothing exported, or no server to be had.
+    """
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    address = _address(host)
+    ports = [_port(name, text, local) for name, text in (("rest_port", rest_port), ("grpc_port", grpc_port))]
+    if ports[0] == ports[1] != 0:
+        raise InputError("--rest_port and --grpc_port must differ")
+    folder = Path(serving_dir).expanduser().resolve()
+    if not (folder / MODELS_CONFIG).is_file():
+        raise InputError(f"--serving_dir: {folder} holds no {MODELS_CONFIG}; make it with run_export.sh")
+    if local:
+        from serving import local as development  # loads TensorFlow
+
+        development.serve(folder, address, ports[1], ports[0], batching=not nobatching)
+        return
+    line = command(folder, address, ports[0], ports[1], image, not nobatching, find())
+    if line[0] == BINARY:
+        bare_config(folder)
+    print(f"== {shlex.join(line)}", flush=True)
+    os.execvp(line[0], line)
+
+
+def find() -> str:
+    """`tensorflow_model_server`, `docker` or `podman`: the first that works. Raises InputError where none does."""
+    if shutil.which(BINARY):
+        return BINARY
+    for program in CONTAINERS:
+        if shutil.which(program):
+            try:  # docker's program may be there without its daemon
+                done = subprocess.run([program, "info"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            if done.returncode == 0:
+                return program
+    raise InputError(HOW_TO_GET_ONE)
+
+
+def command(folder: Path, host: str, rest_port: int, grpc_port: int, image: str, batching: bool, program: str) -> list[str]:
+    """The command line of `program` that serves `folder`.
+
+    Raises:
+      InputError: the bare binary where `host` is not every interface.
+    """
+    if program == BINARY:
+        if host != EVERYWHERE:
+            raise InputError(
+                f"{BINARY} listens on every interface and has no flag for {host}; say --host={EVERYWHERE} where that is meant (behind a"
+                " firewall), or take it off PATH to use a container, or add --local for a server for development"
+            )
+        ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+        return [BINARY, *ports, *_settings(folder, f"{folder}/{BARE_CONFIG}", batching)]
+    if ":" in str(folder):
+        raise InputError(f"--serving_dir: a container can't be given a path with a colon ({folder}); move or link it")
+    published = f"[{host}]" if ":" in host else host
+    ports = [f"--publish={published}:{grpc_port}:8500", f"--publish={published}:{rest_port}:8501"]
+    container = [program, "run", "--rm", "--init", *ports, f"--volume={folder}:/models:ro", image]
+    return [*container, *_settings(Path("/models"), f"/models/{MODELS_CONFIG}", batching)]
+
+
+def _settings(folder: Path, models: str, batching: bool) -> list[str]:
+    flags = [
+        f"--model_config_file={models}",
+        "--model_config_file_poll_wait_seconds=30",  # labels and versions follow the file
+        "--allow_version_labels_for_unavailable_models=true",  # or labels of versions that are still loading are refused at the start
+        f"--monitoring_config_file={folder}/monitoring.config",
+    ]
+    return [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/batching_parameters.txt"] if batching else flags
+
+
+def bare_config(folder: Path) -> None:
+    """Writes `models.config` with this machine's paths."""
+    text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
+    with atomic_path(folder / BARE_CONFIG) as temporary:
+        temporary.write_text(text.replace('base_path: "/models/', f'base_path: "{folder}/'), encoding="utf-8")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text.strip("[]")))
+    except ValueError as error:
+        raise InputError(f"--host is {text!r}; it must be an address, such as 127.0.0.1 or 0.0.0.0") from error
+
+
+def _port(name: str, text: str, local: bool) -> int:
+    if not (text.isascii() and text.isdecimal() and (0 if local else 1) <= int(text) <= 65535):
+        raise InputError(f"--{name} is {text!r}; it must be a port from 1 to 65535" + (", or 0 for a free one" if local else ""))
+    return int(text)
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, OPTIONAL, config=False)

@@ -1,0 +1,128 @@
+"""What a client can call: the functions of an exported classifier, from bytes or pixels to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from data.preprocessing import Preprocessing, central_box, resize
+from serving import optimize
+from serving.answers import OK
+from serving.images import prepare
+from training.model_dir import ModelSpec
+
+TOP_K = 5
+
+Outputs = dict[str, tf.Tensor]
+
+
+class Classifier(tf.Module):
+    """What is saved: the signatures, and the variables that they read.
+
+    Holds the model's variables, not the Keras model: saving would trace every one of its layers for a second time, to no
+    use for a server.
+
+    Attributes:
+      functions: signature name -> tf.function.
+        `serving_default`: `image_bytes` string [N] -> `probabilities` float32 [N, K], `classes` int32 [N, k] (the k = min(5, K) most
+        probable classes, best first), `labels` string [N, k] (their names), `status` int32 [N] (see `serving.answers`).
+        `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same; `predict_images_uint8`: the same of uint8.
+        `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the classifier, and `status`.
+    """
+
+    def __init__(self, model: tf.keras.Model, spec: ModelSpec, *, fold: bool = False, weights: str = "float32"):
+        """Takes the built `model`, how its images are prepared and its classes named, and how to store it.
+
+        Args:
+          model: float32 (N, S, S, 3) -> logits (N, K), of layers in a graph.
+          spec: the model's.
+          fold: BatchNorm into the convolutions, and weights as constants.
+          weights: type of the weights on disk, of `serving.optimize.WEIGHTS`; other than float32: constants, too.
+        """
+        super().__init__(name="classifier")
+        network = _network(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)
+        if fold or weights != "float32":
+            network = optimize.freeze(network.get_concrete_function(), weights)
+        else:
+            self.model_variables = list(model.variables)
+        self.network = network
+        self.functions = _signatures(network, spec)
+
+
+def _network(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
+    both = tf.keras.Model(model.inputs, [model.output, model.layers[-1].input])  # what the classifier layer makes of the pooled features
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
+    def network(images: tf.Tensor) -> list[tf.Tensor]:
+        count = tf.shape(images)[0]
+        # In a session TensorFlow fuses convolutions, and a fused one gives no images a wrong shape.
+        images = tf.cond(count > 0, lambda: images, lambda: tf.zeros([1, size, size, 3]))
+        logits, features = both(images, training=False)  # (N, K), (N, C)
+        return [tf.nn.softmax(tf.cast(logits, tf.float32))[:count], tf.cast(features, tf.float32)[:count]]
+
+    return network
+
+
+def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec) -> dict[str, Callable[..., Outputs]]:
+    preprocessing, size = spec.preprocessing, spec.preprocessing.image_size
+
+    def answer(images: tf.Tensor, status: tf.Tensor) -> Outputs:
+        probabilities = tf.ensure_shape(network(images)[0], [None, spec.num_classes])  # (N, K)
+        classes = tf.math.top_k(probabilities, min(TOP_K, spec.num_classes)).indices  # (N, k)
+        labels = tf.gather(tf.constant(spec.label_names), classes)  # (N, k)
+        good = (status == OK)[:, tf.newaxis]  # an image that is none must not look like an answer
+        return {
+            "probabilities": tf.where(good, probabilities, 0.0),
+            "classes": tf.where(good, classes, -1),
+            "labels": tf.where(good, labels, ""),
+            "status": status,
+        }
+
+    def pixels(images: tf.Tensor) -> Outputs:
+        spec_of_one = tf.TensorSpec([size, size, 3], tf.float32)
+        prepared = tf.map_fn(lambda image: eval_pixels(image, preprocessing), images, fn_output_signature=spec_of_one)
+        return answer(prepared, tf.fill(tf.shape(images)[:1], OK))
+
+    encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
+
+    @tf.function(input_signature=[encoded])
+    def serving_default(image_bytes: tf.Tensor) -> Outputs:
+        return answer(*prepare(image_bytes, preprocessing))
+
+    @tf.function(input_signature=[encoded])
+    def embed(image_bytes: tf.Tensor) -> Outputs:
+        images, status = prepare(image_bytes, preprocessing)
+        return {"embedding": tf.where((status == OK)[:, tf.newaxis], network(images)[1], 0.0), "status": status}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="images")])
+    def predict_images(images: tf.Tensor) -> Outputs:
+        return pixels(images)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def predict_images_uint8(images: tf.Tensor) -> Outputs:
+        return pixels(images)
+
+    return {
+        "serving_default": serving_default,
+        "predict_images": predict_images,
+        "predict_images_uint8": predict_images_uint8,
+        "embed": embed,
+    }
+
+
+def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """`data.preprocessing.eval_image` of an image that is decoded already.
+
+    Args:
+      image: uint8 or float32 [H, W, 3] in 0–255, any H and W.
+      preprocessing: the model's.
+
+    Returns:
+      float32 [S, S, 3], cropped and resized as in evaluation.
+    """
+    size = preprocessing.image_size
+    if preprocessing.style == "imagenet":
+        top, left, height, width = tf.unstack(central_box(tf.shape(image), size))
+        image = image[top : top + height, left : left + width]
+    return resize(image, size)

@@ -1,0 +1,124 @@
+"""A tiny trained model, its export, and images: what the tests of this folder share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from data.preprocessing import Preprocessing, eval_image
+from serving import export
+from stages.files import write_json
+from training import model_dir
+from training.model_dir import ModelSpec
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "naïve 雪")
+
+
+def network(spec, seed=0):
+    """An untrained network whose answers differ from image to image, as a trained one's do: its BatchNorms know such images."""
+    model = spec.build(seed)
+    rng = np.random.Generator(np.random.PCG64([seed, 7]))
+    images = tf.image.resize(rng.uniform(0, 255, (64, 4, 4, 3)), [16, 16]).numpy()
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.momentum = 0.3
+            layer.gamma.assign(rng.uniform(0.7, 1.4, layer.gamma.shape))
+            layer.beta.assign(rng.normal(0, 0.2, layer.beta.shape))
+    for _ in range(6):
+        model(images, training=True)
+    logits, classifier = model(images, training=False).numpy(), model.get_layer("predictions")  # (64, K)
+    scale = 2 / logits.std(axis=0)
+    classifier.set_weights([classifier.kernel * scale, -logits.mean(axis=0) * scale])
+    return model
+
+
+def linear(spec, seed=0):
+    """Stands in for the network where its answers don't matter."""
+    kernel = tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed)
+    return tf.keras.Sequential(
+        [tf.keras.Input((16, 16, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(len(spec.label_names), kernel_initializer=kernel)]
+    )
+
+
+def _write_model(directory, style="small", names=NAMES, seed=0, make=network):
+    architecture = {"name": "b0", "width": 0.1, "depth": 0.1, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 1, 1]}
+    spec = ModelSpec(architecture, Preprocessing(image_size=16, style=style), tuple(names))
+    model_dir.save(directory / "model", make(spec, seed), spec)
+    write_json(directory / "summary.json", {"seed": seed, "steps": 1234, "last": {"top1": 0.875}})
+    return directory
+
+
+def _encoded_images(format, size=(37, 29), mode="RGB", n=3, **options):
+    result = []
+    for i in range(n):
+        rng = np.random.Generator(np.random.PCG64([i, len(format)]))
+        small = PIL.Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        small.resize(size, PIL.Image.Resampling.BICUBIC).convert(mode).save(file, format, **options)
+        result.append(file.getvalue())
+    return result
+
+
+class Exported(NamedTuple):
+    """A model of one style of preprocessing, before and after its export.
+
+    `directory`: the training's; `path`: SERVING_DIR; `version`: the SavedModel's; `model`: Keras's; `saved`: the SavedModel, loaded.
+    """
+
+    directory: Path
+    path: Path
+    version: Path
+    model: tf.keras.Model
+    preprocessing: Preprocessing
+    saved: object
+
+    def serve(self, signature="serving_default", **inputs):
+        """The SavedModel's answer as numpy arrays."""
+        return {name: value.numpy() for name, value in self.saved.signatures[signature](**inputs).items()}
+
+    def evaluate(self, encoded):
+        """The probabilities on evaluation's own path, float32 [N, K]."""
+        images = tf.stack([eval_image(image, self.preprocessing) for image in encoded])
+        return tf.nn.softmax(self.model(images, training=False)).numpy()
+
+
+def _export(root, style="small", **options):
+    directory = _write_model(root / "student", style)
+    export.main(str(root / "serving"), str(directory), **options)
+    model, spec = model_dir.load(directory)
+    version = root / "serving" / "classifier" / "1"
+    return Exported(directory, root / "serving", version, model, spec.preprocessing, tf.saved_model.load(str(version)))
+
+
+@pytest.fixture(scope="session")
+def write_model():
+    """Makes a finished training directory."""
+    return _write_model
+
+
+@pytest.fixture(scope="session")
+def encoded_images():
+    """Makes `n` encoded pictures of smooth random colours, none of which looks like another."""
+    return _encoded_images
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    return _export(tmp_path_factory.mktemp("small"), "small")
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    return _export(tmp_path_factory.mktemp("imagenet"), "imagenet")
+
+
+@pytest.fixture(params=["small", "imagenet"])
+def exported(request):
+    """The export of each style."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,58 @@
+"""An export in TensorFlow's C API, without Python's TensorFlow: the same probabilities."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from serving import c_api
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from serving import c_api
+path, *files = map(Path, sys.argv[1:])
+model = c_api.Model(path, c_api.tensor_names(path))
+images = [file.read_bytes() for file in files]
+answers = {signature: model.run(images, signature) for signature in ("serving_default", "embed")}
+assert model.run([])["status"] == []
+model.close()
+assert not {"tensorflow", "numpy"} & set(sys.modules)
+print(json.dumps(answers, default=lambda value: value.decode()))
+"""
+
+
+def test_same_probabilities_as_python(exported, encoded_images, tmp_path):
+    encoded = [*encoded_images("PNG"), b"no image", *encoded_images("JPEG"), b"", *encoded_images("GIF", n=1), *encoded_images("BMP", n=1)]
+    files = []
+    for i, content in enumerate(encoded):
+        files.append(tmp_path / str(i))
+        files[-1].write_bytes(content)
+    command = [sys.executable, "-c", PROGRAM, str(exported.version), *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    for signature, answer in answers.items():
+        expected = exported.serve(signature, image_bytes=tf.constant(encoded))
+        assert set(answer) == set(expected)
+        for name, values in expected.items():
+            if values.dtype == np.float32:
+                np.testing.assert_allclose(answer[name], values, atol=1e-5, rtol=0)
+            else:
+                assert answer[name] == [[x.decode() for x in row] for row in values] if name == "labels" else values.tolist()
+    assert answers["serving_default"]["status"] == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
+
+
+def test_tensor_names_are_those_of_the_signatures(small):
+    names = c_api.tensor_names(small.version)
+    for signature, function in small.saved.signatures.items():
+        inputs, outputs = names[signature]
+        assert set(inputs) == set(function.structured_input_signature[1])
+        assert set(outputs) == set(function.structured_outputs)

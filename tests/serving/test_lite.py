@@ -1,0 +1,71 @@
+"""TFLite files: answers beside the trained model's, and the table's arithmetic."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import records
+from serving import lite
+from stages.errors import InputError
+from stages.files import write_json
+
+from .conftest import NAMES
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, encoded_images):
+    """A finished data directory: labelled pictures and others to test on."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, format in (("labeled", "PNG"), ("test", "JPEG")):
+        images = encoded_images(format, (20, 24), n=21)
+        examples = [records.make_example(image, f"{name}{i}", i % len(NAMES)) for i, image in enumerate(images)]
+        records.write_split(folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled")
+    write_json(folder / "summary.json", {})
+    return folder
+
+
+def test_files_and_table(small, data, tmp_path, capfd):
+    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration="10")
+    out, err = capfd.readouterr()
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    assert err == "" or "XNNPACK" in err  # the interpreter's one line
+    assert summary["examples"] == 21 and summary["calibration_images"] == 10
+    trained, half, eighth = summary["rows"]
+    assert [row["kind"] for row in (trained, half, eighth)] == ["trained model", "float16", "int8"]
+    assert (trained["agreement"], trained["deviation"]) == (1.0, 0.0)
+    assert 0 < half["deviation"] < 0.02 and half["agreement"] >= 0.95
+    assert eighth["deviation"] < 0.6 and eighth["agreement"] >= 0.6
+    assert eighth["bytes"] < half["bytes"] < trained["bytes"] + 100_000
+    table = (tmp_path / "w" / "table.md").read_text()
+    assert table.count("\n|") == 4 and table.strip() in out
+
+    images = [image for image, _ in lite._examples(records.read_manifest(data / "test", "labeled"), small.preprocessing)]
+    expected = tf.nn.softmax(small.model(np.stack(images), training=False)).numpy()
+    answers, _ = lite.run(tmp_path / "w" / "float16.tflite", images)
+    np.testing.assert_allclose(np.abs(answers - expected).max(), half["deviation"], atol=1e-5)
+    labels = np.arange(21) % len(NAMES)
+    assert trained["top1"] == pytest.approx(np.mean(expected.argmax(axis=1) == labels))
+    assert half["top1"] == pytest.approx(np.mean(answers.argmax(axis=1) == labels))
+
+    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration="10")
+    assert "is done" in capfd.readouterr().out
+
+
+def test_refused(small, data, tmp_path):
+    other = tmp_path / "data"
+    for name in ("labeled", "test"):
+        examples = [records.make_example(b"", "a", 0)]
+        records.write_split(other / name, name, examples, 1, 1, label_names=["x"], kind="labeled")
+    write_json(other / "summary.json", {})
+    for options, match in [
+        ({"calibration": "0"}, "--calibration"),
+        ({"data": str(other)}, "other classes"),
+        ({"data": str(tmp_path)}, "not finished"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            lite.main(**{"workdir": str(tmp_path / "w"), "model": str(small.directory), "data": str(data), **options})
+    assert not (tmp_path / "w").exists()

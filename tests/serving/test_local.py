@@ -1,0 +1,410 @@
+"""The server for development, as a process on loopback ports, and the client on it: answers, refusals, slow and greedy clients."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
+
+from serving import client, local, rest
+from serving.client import Client, ServingError
+from stages.errors import InputError
+
+from .conftest import NAMES
+
+ROOT = Path(__file__).parents[2]
+ATOL = 1e-5
+
+# The same as `python -m serving.serve --local`, with less patience for slow clients.
+PROGRAM = (
+    "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
+)
+
+
+class Process:
+    """A running server. `url` maps "http" and "grpc" to its URLs."""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            line = self.process.stdout.readline()  # a server that dies ends the line
+            self.url = {url.partition(":")[0]: url for url in re.findall(r"\w+://[0-9.:]+", line)}
+            assert set(self.url) == {"http", "grpc"}, line + (self.process.stderr.read() if self.process.poll() is not None else "")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+        finally:
+            self.process.stdout.close()
+            self.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def server(small):
+    process = Process([sys.executable, "-c", PROGRAM, str(small.path)])
+    yield process
+    assert process.process.poll() is None, "nothing that the tests sent may end the server"
+    assert process.stop() == 0
+
+
+@pytest.fixture(params=["http", "grpc"])
+def connected(server, request):
+    """A client of each protocol."""
+    with Client(server.url[request.param], retries=0, batch_size=4, timeout=60) as connected:
+        yield connected
+
+
+def test_answers_equal_the_evaluation_path(connected, small, encoded_images):
+    encoded = [*encoded_images("PNG"), *encoded_images("JPEG")]
+    rows = list(connected.predict([encoded[0], b"no image", *encoded[1:]]))
+    assert [row["status"] for row in rows] == [0, 1, 0, 0, 0, 0, 0]
+    del rows[1]
+    np.testing.assert_allclose([row["probabilities"] for row in rows], small.evaluate(encoded), atol=ATOL, rtol=0)
+    assert [row["labels"][0] for row in rows] == [NAMES[c] for c in small.evaluate(encoded).argmax(axis=1)]
+    expected = small.serve("embed", image_bytes=tf.constant(encoded))["embedding"]
+    np.testing.assert_allclose([row["embedding"] for row in connected.embed(encoded)], expected, atol=ATOL, rtol=1e-4)
+    assert list(connected.predict([])) == []
+
+
+def test_status_and_metadata(connected):
+    assert connected.status() == {1: "AVAILABLE"}
+    signatures = connected.metadata()
+    assert set(signatures) == {"serving_default", "predict_images", "predict_images_uint8", "embed"}
+    assert signatures["serving_default"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_versions_and_labels(server, encoded_images, scheme):
+    images = encoded_images("PNG", n=1)
+    for options in ({"version": 1}, {"label": "stable"}, {"label": "canary"}):
+        with Client(server.url[scheme], retries=0, timeout=60, **options) as connected:
+            assert next(connected.predict(images))["status"] == 0
+            assert connected.status() == {1: "AVAILABLE"}
+    wrong = [({"version": 7}, "404|NOT_FOUND"), ({"label": "gold"}, "400|INVALID"), ({"model": "none"}, "404|NOT_FOUND")]
+    for options, match in wrong:
+        with Client(server.url[scheme], retries=0, timeout=60, **options) as connected:
+            for call in (lambda: next(connected.predict(images)), connected.status, connected.metadata):
+                with pytest.raises(ServingError, match=match):
+                    call()
+
+
+def test_concurrent_clients_get_their_own_answers(server, small, encoded_images):
+    """Requests are batched together in the server; nobody gets another's rows, and a bad image is its sender's alone."""
+    encoded = [*encoded_images("PNG"), *encoded_images("JPEG"), b"no image"]
+    expected = [*small.evaluate(encoded[:-1]), np.zeros(len(NAMES))]
+
+    def ask(i):
+        with Client(server.url["http"], retries=0, timeout=60) as connected:
+            picked = [(i + k) % len(encoded) for k in range(1 + i % 3)]
+            for row, k in zip(connected.predict([encoded[k] for k in picked]), picked):
+                np.testing.assert_allclose(row["probabilities"], expected[k], atol=ATOL, rtol=0)
+        return 1
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(ask, range(60))) == 60
+
+
+def call(server, path, body=None, method=None, headers=None):
+    """(HTTP code, decoded answer)."""
+    connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
+    try:
+        connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+PREDICT = "/v1/models/classifier:predict"
+GOOD = {"b64": base64.b64encode(b"no image, but bytes").decode()}
+REFUSED = {
+    "no JSON": b"{",
+    "not UTF-8": b"\xff\xfe",
+    "no object": b"[]",
+    "neither": b"{}",
+    "both": {"instances": [GOOD], "inputs": [GOOD]},
+    "wrong signature": {"signature_name": "gold", "instances": [GOOD]},
+    "signature no string": {"signature_name": 1, "instances": [GOOD]},
+    "instances no list": {"instances": 7},
+    "invalid base64": {"instances": [{"image_bytes": {"b64": "*&^"}}]},
+    "base64 no string": {"instances": [{"image_bytes": {"b64": 1}}]},
+    "wrong input": {"instances": [{"picture": GOOD}]},
+    "one wrong input": {"instances": [{"image_bytes": GOOD}, {"picture": GOOD}]},
+    "extra input": {"inputs": {"image_bytes": [GOOD], "more": [1]}},
+    "wrong type": {"instances": [1]},
+    "wrong rank": {"instances": [[GOOD]]},
+    "null": {"instances": [None]},
+    "wrong shape": {"signature_name": "predict_images", "instances": [[[1.0, 2.0]]]},
+    "four channels": {"signature_name": "predict_images", "instances": [[[[1, 2, 3, 4]]]]},
+    "ragged": {"signature_name": "predict_images", "instances": [[[[1, 2, 3]], [[1, 2]]]]},
+    "strings for numbers": {"signature_name": "predict_images", "instances": [[[["1", "2", "3"]]]]},
+    "out of range": {"signature_name": "predict_images_uint8", "instances": [[[[1, 2, 256]]]]},
+    "fractions": {"signature_name": "predict_images_uint8", "instances": [[[[1, 2, 2.5]]]]},
+    "deep": b'{"instances":' + b"[" * 100_000,
+    "too many": {"instances": [GOOD] * 33},  # more than a batch may hold
+}
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_malformed_requests_are_400(server, body):
+    code, answer = call(server, PREDICT, body if isinstance(body, bytes) else json.dumps(body))
+    assert code == 400
+    assert answer.keys() == {"error"} and answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/", None, 404),
+        ("/v1/models/classifier/versions/x", None, 404),
+        ("/v1/models/none:predict", b'{"instances": []}', 404),
+        ("/v1/models/classifier/versions/99999999999999999999", None, 404),
+        ("/v1/models/classifier", b"{}", 400),
+        (PREDICT, None, 400),
+        ("/v1/models/classifier:classify", b"{}", 501),
+    ],
+)
+def test_paths_that_are_none(server, path, body, expected):
+    assert call(server, path, body)[0] == expected
+
+
+def test_json_forms(server, small, encoded_images):
+    """Rows and columns, one input with and without its name, numbers, and what http clients do between requests."""
+    encoded = encoded_images("PNG", (16, 16))
+    images = [{"b64": base64.b64encode(image).decode()} for image in encoded]
+    expected = small.evaluate(encoded)
+    forms = [{"instances": images}, {"instances": [{"image_bytes": image} for image in images]}, {"inputs": images}]
+    forms.append({"inputs": {"image_bytes": images}})
+    pixels = [tf.io.decode_image(image, 3).numpy().tolist() for image in encoded]
+    forms += [{"signature_name": name, "instances": pixels} for name in ("predict_images", "predict_images_uint8")]
+    connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
+    for form in forms:  # one connection for all of them
+        connection.request("POST", PREDICT, json.dumps(form))
+        answer = json.loads(connection.getresponse().read())
+        rows = answer["outputs"]["probabilities"] if "inputs" in form else [row["probabilities"] for row in answer["predictions"]]
+        np.testing.assert_allclose(rows, expected, atol=ATOL, rtol=0)
+    connection.request("POST", PREDICT, '{"instances": []}')
+    assert json.loads(connection.getresponse().read()) == {"predictions": []}
+    connection.close()
+
+
+def test_a_body_of_50_megabytes_is_413(server):
+    code, answer = call(server, PREDICT, bytes(50_000_000))
+    assert code == 413 and "50,000,000 bytes" in answer["error"]
+
+
+def raw(server, *parts, pause=0.0):
+    """What the server answers to bytes that are sent one part after another."""
+    host, port = urlsplit(server.url["http"]).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+            time.sleep(pause)
+        answer = b""
+        while True:
+            chunk = connection.recv(65536)
+            if not chunk:
+                return answer
+            answer += chunk
+
+
+HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("parts", "pause", "code"),
+    [
+        ([HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10], 0.5, 408),  # a byte every half second
+        ([HEAD, *[b"X-A: b\r\n"] * 10], 0.5, 408),  # header after header
+        ([HEAD + b"\r\n"], 0, 411),
+        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 0, 411),
+        ([HEAD + b"Content-Length: -5\r\n\r\n"], 0, 400),
+        ([HEAD + b"Content-Length: 99999999999\r\n\r\n"], 0, 413),
+        ([b"GET " + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"], 0, 414),
+        ([b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"], 0, 400),  # TLS
+    ],
+    ids=["slow body", "slow head", "no length", "chunked", "negative", "huge", "long path", "tls"],
+)
+def test_clients_that_misbehave(server, parts, pause, code):
+    began = time.monotonic()
+    answer = raw(server, *parts, pause=pause)
+    assert f" {code} ".encode() in answer.split(b"\r\n")[0] or (code == 400 and b'{"error"' in answer)
+    assert time.monotonic() - began < 20
+
+
+def test_a_client_that_hangs_up_half_way(server):
+    host, port = urlsplit(server.url["http"]).netloc.split(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\nabc")
+    assert call(server, "/v1/models/classifier")[0] == 200
+
+
+def test_grpc_refusals(server):
+    with grpc.insecure_channel(server.url["grpc"][7:], [("grpc.max_send_message_length", -1)]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def refused(request, method=stub.Predict):
+            with pytest.raises(grpc.RpcError) as caught:
+                method(request, timeout=60)
+            return caught.value.code()
+
+        def request(value, signature="", **more):
+            request = predict_pb2.PredictRequest(**more)
+            request.model_spec.name, request.model_spec.signature_name = "classifier", signature
+            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(value))
+            return request
+
+        code = grpc.StatusCode
+        assert refused(request([b"x"], "gold")) == code.FAILED_PRECONDITION
+        assert refused(request([[b"x"]])) == code.INVALID_ARGUMENT
+        assert refused(request([1.0])) == code.INVALID_ARGUMENT
+        assert refused(request([b"x"], output_filter=["gold"])) == code.INVALID_ARGUMENT
+        assert refused(request([b"x"] * 33)) == code.INVALID_ARGUMENT
+        assert refused(request([bytes(50_000_000)])) == code.RESOURCE_EXHAUSTED
+        assert refused(predict_pb2.PredictRequest()) == code.NOT_FOUND
+        bomb = request([b"x"])
+        bomb.inputs["image_bytes"].tensor_shape.dim[0].size = 10**12  # one value, repeated
+        assert refused(bomb) == code.INVALID_ARGUMENT
+        assert refused(get_model_status_pb2.GetModelStatusRequest(), stub.GetModelMetadata) == code.INVALID_ARGUMENT
+        filtered = stub.Predict(request([b"x"], output_filter=["status"]), timeout=60)
+        assert list(filtered.outputs) == ["status"] and filtered.model_spec.version.value == 1
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        status = models.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec=request([b"x"]).model_spec), timeout=60)
+        assert status.model_version_status[0].status.error_code == 0
+
+
+def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeypatch):
+    encoded = encoded_images("PNG")
+    (tmp_path / "deep").mkdir()
+    files = [tmp_path / "1.png", tmp_path / "2.png", tmp_path / "deep" / "3.png"]
+    for file, content in zip(files, encoded):
+        file.write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(encoded[1])))
+
+    def run(*arguments, format="json", batch_size="2", **options):
+        values = {"url": server.url["http"], "model": "classifier", "version": None, "label": None, "timeout": "60", "retries": "0"}
+        client.main(**{**values, **options}, format=format, batch_size=batch_size, arguments=list(arguments))
+        return capsys.readouterr().out.splitlines()
+
+    answers = [json.loads(line) for line in run(f"{tmp_path}/**/*.png", "-")]
+    assert [answer["file"] for answer in answers] == [*map(str, files), "-"]
+    expected = small.evaluate([*encoded, encoded[1]])
+    np.testing.assert_allclose([answer["probability"] for answer in answers], expected.max(axis=1), atol=ATOL, rtol=0)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="1 of 2 images could not be used"):
+        run(str(tmp_path / "bad.png"), str(files[0]), format="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert "not a JPEG, PNG, BMP or GIF" in lines[0] and " %" in lines[1]
+    for options, match in [
+        ({"format": "xml"}, "text, json, table"),
+        ({"batch_size": "0"}, "--batch_size"),
+        ({"timeout": "-1"}, "--timeout"),
+        ({"url": "ftp://x"}, "must be http://HOST:PORT"),
+        ({"model": "none"}, "answers 404: Servable not found"),
+        ({"version": "1", "label": "stable"}, "either a version or a label"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            run(str(files[0]), **options)
+    for names, match in [([], "no images"), ([str(tmp_path / "*.gif")], "names no files"), (["-", "-"], "named twice")]:
+        with pytest.raises(InputError, match=match):
+            run(*names)
+
+
+def test_retries(monkeypatch):
+    """No connection and a full queue are tried again, with growing pauses; a refusal is not."""
+    pauses, codes = [], []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(ServingError, match="cannot be reached"):
+            Client(f"http://127.0.0.1:{taken.getsockname()[1]}", retries=4).status()
+    assert len(pauses) == 4
+    assert all(0.5 <= pause / (client.FIRST_PAUSE * 2**i) <= 1.5 for i, pause in enumerate(pauses))
+
+    class Busy(rest.Handler):
+        def do_GET(self):
+            code = codes.pop(0)
+            self._send(code, json.dumps({"error": "later"} if code != 200 else {"model_version_status": []}))
+
+    monkeypatch.setattr(rest, "Handler", Busy)
+    server = rest.start("127.0.0.1", 0, None, 5.0)
+    try:
+        connected = Client(f"http://127.0.0.1:{server.server_address[1]}", retries=2, timeout=20)
+        codes[:] = [503, 429, 200]
+        assert connected.status() == {}
+        for code in (400, 404, 413):
+            codes[:] = [code, 200]
+            with pytest.raises(ServingError, match=f"answers {code}: later"):
+                connected.status()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_too_many_connections_are_503(monkeypatch):
+    monkeypatch.setattr(rest, "MAX_CONNECTIONS", 2)
+    server = rest.start("127.0.0.1", 0, None, 20.0)
+    waiting = []
+    try:
+        for _ in range(2):
+            waiting.append(socket.create_connection(server.server_address, timeout=20))
+            time.sleep(0.1)
+        with socket.create_connection(server.server_address, timeout=20) as third:
+            assert third.recv(100).startswith(b"HTTP/1.1 503 ")
+    finally:
+        for connection in waiting:
+            connection.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_settings_that_are_missing(small, tmp_path):
+    with pytest.raises(InputError, match=r"holds no models\.config"):
+        local.Models(tmp_path, batching=False)
+    (tmp_path / "models.config").write_text((small.path / "models.config").read_text())
+    with pytest.raises(InputError, match=r"batching_parameters\.txt is missing"):
+        local.Models(tmp_path, batching=True)
+    (tmp_path / "batching_parameters.txt").write_text("max_batch_size { value: 3 }")
+    with pytest.raises(InputError, match="does not say num_batch_threads"):
+        local.Models(tmp_path, batching=True)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        local.Models(tmp_path, batching=False)
+
+
+def test_a_taken_port_is_one_line(small):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        flags = [f"--serving_dir={small.path}", "--local", "--grpc_port=0", f"--rest_port={taken.getsockname()[1]}"]
+        command = [sys.executable, "-m", "serving.serve", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --rest_port") and len(done.stderr.splitlines()) == 1
