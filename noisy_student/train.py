@@ -126,7 +126,9 @@ def train(
     unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and ratio else None
     if unlabeled and unlabeled.label_names != labeled.label_names:
         raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
-    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names)
+    # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
+    metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
+    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
     steps_per_epoch = labeled.num_records / batch
     with where.scope():  # everything that owns variables
         trainer = build_trainer(section, spec, steps_per_epoch=steps_per_epoch, seed=seed, sync=replicas > 1, init=init)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     "absl-py": "absl.flags",
     "ml-collections": "ml_collections.config_flags",
+    "opencv-python-headless": "cv2",
     "pillow": "PIL.Image",
     "scikit-learn": "sklearn.datasets",
     "tensorflow-serving-api": "tensorflow_serving.apis.prediction_log_pb2",
