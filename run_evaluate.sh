@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Accuracy, calibration and figures of one or more models: --config --workdir --data=PREPARED --model=DIR[,DIR...] [--split=test]
+# Accuracy, calibration and robustness of models, with a report: --workdir --model=DIR[,DIR...] --data=PREPARED [--suite=clean,c,p,adversarial]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 exec "$PYTHON" -m evaluation.evaluate "$@"

@@ -1,4 +1,4 @@
-"""Measurements of this project beside its peers, each a command that prints or writes what it found.
+"""Measurements against peers: a file each, whose `main(arguments)` prints a JSON object a line (`./run_benchmarks.sh [NAME…]`).
 
-May import every room; no room imports it.
+`{"benchmark", "ours", "peer", "peer_name", "ratio", "goal", "unit"}`: both sides measured in the same run, ratio > 1 is better for us.
 """

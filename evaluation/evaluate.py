@@ -1,233 +1,269 @@
-"""The evaluation stage: how good are these models on a split, and how far can their confidence be trusted?
+"""The evaluation stage: how good are these models, how far can their confidence be trusted, and how robust are they?
 
-    python -m evaluation.evaluate --config=configs/noisy_student/digits.py --workdir=W --data=D --model=TEACHER,STUDENT [--split=test]
+    python -m evaluation.evaluate --workdir=W --model=TEACHER,STUDENT --data=D [--split=test] [--suite=clean,c,p,adversarial]
+    python -m evaluation.evaluate --workdir=W --model=DIR_OR_SAVEDMODEL --suite=clean,real,a,c,p,adversarial --data=VALIDATION \
+        --data_real=real.json --data_a=imagenet-a --data_c=imagenet-c --data_p=imagenet-p
 
-leaves in W, for each model (named as its directory):
+A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each model (named as its directory):
 
-    NAME/predictions.npz   keys [N], labels int64 [N], probabilities float32 [N, K], seconds: one row an example, in stored order
-    NAME/metrics.json      its metrics, with the reliability table and the confusion matrix
+    NAME/                  the answers of each suite, see `evaluation.suites`
+    NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of each class
+    progress.jsonl         a line for each finished set, to be read at any time
     figures/               reliability.png (all models), confusion.png (the last one), summary.png (both and the accuracies)
-    summary.json           last: `split`, `examples`, `top_k`, `figures`, and `models`: name -> metrics
+    report.html            all of it on one page
+    summary.json           last: `split`, `examples`, `suites`, `baseline`, `figures`, `report`, and `models`: name -> numbers
 
-Every example counts exactly once: the number of rows is that of the manifest, and their keys differ. A run that was killed
-goes on with the first model that has no predictions.
+Every example counts exactly once. A run that was killed goes on with the first set that has no answers.
 """
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
-from data.pipeline import eval_batches
 from data.records import MANIFEST, Manifest, read_manifest
-from evaluation import figures, metrics
+from evaluation import build, figures, imagenet, report, results, suites
+from evaluation.classifiers import Candidate, open_candidate
+from evaluation.examples import from_records
 from evaluation.metrics import Evaluation
+from evaluation.settings import Settings
+from evaluation.suites import Folder, Inputs
+from evaluation.tables import table
 from stages import app
 from stages.errors import InputError
-from stages.files import atomic_path, write_json
+from stages.files import write_json
 from stages.workdir import finish, require_finished, start
 from training import model_dir
-from training.model_dir import ModelSpec
 
 TOP_K = 5
-_RESERVED = ("figures",)  # names of other things in the work directory
+CONFIG = "configs/evaluation/default.py"
+FLAGS = {
+    "workdir": "Directory to write.",
+    "model": "Finished training directories or SavedModels, separated by commas; the last one is the one of interest.",
+    "data": "Finished directory of run_prepare_data.sh.",
+    "split": "Labelled split of --data.",
+    "suite": f"What to measure, separated by commas: {', '.join(suites.SUITES)}.",
+    "data_real": "ReaL's real.json.",
+    "data_a": "ImageNet-A, unpacked.",
+    "data_c": "ImageNet-C, unpacked, any of its tars; without it a -C of --data is built.",
+    "data_p": "ImageNet-P, unpacked; without it a -P of --data is built.",
+    "cache": "Where built sets are kept for later runs; WORKDIR/cache if not given.",
+}
+OPTIONAL = {
+    "data": None,
+    "split": "test",
+    "suite": "clean",
+    "data_real": None,
+    "data_a": None,
+    "data_c": None,
+    "data_p": None,
+    "cache": None,
+}
+
+_RESERVED = ("figures", "cache")  # names of other things in the work directory
 
 
-class Predictions(NamedTuple):
-    """A model's answers on a split, in the split's order.
-
-    Attributes:
-      keys: str [N], unique.
-      labels: int64 [N], 0-based.
-      probabilities: float32 [N, K].
-      seconds: time of the pass, input pipeline included, without building and tracing the model.
-    """
-
-    keys: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-    seconds: float
-
-
-def main(config: ml_collections.ConfigDict, workdir: str, data: str, model: str, split: str, arguments: Sequence[str] = ()) -> None:
-    """Evaluates each of the comma-separated directories `model` on `data`/`split`; see the module.
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    model: str,
+    data: str | None = None,
+    split: str = "test",
+    suite: str = "clean",
+    data_real: str | None = None,
+    data_a: str | None = None,
+    data_c: str | None = None,
+    data_p: str | None = None,
+    cache: str | None = None,
+    arguments: Sequence[str] = (),
+) -> None:
+    """Evaluates each of the comma-separated directories `model`; see the module.
 
     Raises:
       InputError: unusable flags, models that are missing or unfinished or were made for other classes, damaged records.
     """
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; models are named with --model=DIR,DIR")
-    batch_size = config.evaluate.batch_size
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"evaluate.batch_size must be a whole number of at least 1, not {batch_size!r}")
-    directories = _named(model)
-    manifest = _open_split(data, split)
-    specs = {name: model_dir.read_spec(directory) for name, directory in directories.items()}
-    for name, spec in specs.items():
-        _check_classes(directories[name], spec, manifest)
+    settings = Settings.from_config(config.evaluate)
+    chosen = _suites(suite, {"real": data_real, "a": data_a})
+    own = bool({"clean", "real", "adversarial"} & set(chosen) or ("c" in chosen and not data_c) or ("p" in chosen and not data_p))
+    if own and not data:
+        raise InputError("--data is missing; it is the directory of the images to evaluate on")
+    manifest = _open_split(data, split) if own and data else None
+    candidates = {name: open_candidate(name, path, settings.saved_model_style) for name, path in _named(model).items()}
+    for candidate in candidates.values():
+        _check_classes(candidate, manifest)
+    baseline = settings.baseline or next(iter(candidates))
+    if baseline not in candidates:
+        raise InputError(f"evaluate.baseline: no model {baseline!r} among {', '.join(candidates)}")
 
-    inputs = {"data": Path(data), **{f"model {name}": model_dir.run_directory(directory) for name, directory in directories.items()}}
-    settings = {"stage": "evaluate", "evaluate": config.evaluate.to_dict(), "split": split, "models": list(directories)}
-    done = start(workdir, settings, inputs)
+    places = {"real": data_real, "a": data_a, "c": data_c, "p": data_p}
+    resolved = {
+        "stage": "evaluate",
+        "evaluate": settings.to_dict(),
+        "split": split if own else None,
+        "models": {name: candidate.digest for name, candidate in candidates.items()},
+        "suites": chosen,
+        "places": {name: str(Path(path).resolve()) for name, path in places.items() if path and name in chosen},
+    }
+    sets = _open_released(chosen, settings, data_a, data_c, data_p)
+    if "real" in chosen and data_real:
+        imagenet.real_labels(data_real, [])  # before hours of work: whether it can be read
+    done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
     if done is not None:
         print(f"{workdir} is done: nothing to evaluate")
         print(table(done))
         return
+    if manifest:
+        sets |= {"clean": from_records(manifest, "clean")}
+        sets |= _build(chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache")
+    inputs = Inputs(**sets)
 
-    evaluations, rows = [], {}
-    for name, directory in directories.items():
-        folder = Path(workdir) / name
-        predictions = (
-            _read(folder) if (folder / "predictions.npz").exists() else _predict_and_write(directory, manifest, batch_size, folder)
+    directory = Path(workdir)
+    for candidate in candidates.values():
+        _measure(candidate, chosen, inputs, settings, Folder(directory / candidate.name, directory / "progress.jsonl"))
+    summary, evaluations = _summarize(directory, candidates, chosen, inputs, settings, manifest, split, baseline, data_real)
+    if evaluations:
+        summary["figures"] = _draw(directory, evaluations)
+    summary["report"] = str(report.write(directory, summary, evaluations, candidates, inputs, manifest, sys.argv))
+    finish(workdir, summary)
+    print(table(summary))
+    print(f"report: {summary['report']}")
+
+
+def _suites(text: str, needed: dict[str, str | None]) -> list[str]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [name for name in chosen if name not in suites.SUITES]
+    if unknown or not chosen:
+        raise InputError(f"--suite={text}: it can be {', '.join(suites.SUITES)}, separated by commas")
+    for name, place in needed.items():
+        if name in chosen and not place:
+            raise InputError(f"--data_{name} is missing; the suite {name} needs it")
+    return [name for name in suites.SUITES if name in chosen]
+
+
+def _open_released(chosen: Sequence[str], settings: Settings, data_a: str | None, data_c: str | None, data_p: str | None) -> dict[str, Any]:
+    """Fields of `Inputs`: ImageNet's own sets, as far as they are chosen and given."""
+    sets: dict[str, Any] = {}
+    if "a" in chosen and data_a:
+        sets["a"] = imagenet.imagenet_a(data_a)
+    if "c" in chosen and data_c:
+        sets |= {"c": imagenet.imagenet_c(data_c), "released_c": True}
+    if "p" in chosen and data_p:
+        sets |= {"p": imagenet.imagenet_p(data_p, settings.difficulty), "released_p": True}
+    return sets
+
+
+def _build(chosen: Sequence[str], sets: dict[str, Any], manifest: Manifest, settings: Settings, cache: Path) -> dict[str, Any]:
+    """Fields of `Inputs`: a -C and a -P of the split, where they are chosen and not given."""
+    built: dict[str, Any] = {}
+    if "c" in chosen and "c" not in sets:
+        built["unchanged"], built["c"] = build.corrupted_sets(manifest, cache, settings.seed)
+    if "p" in chosen and "p" not in sets:
+        built["p"] = build.sequence_sets(manifest, cache, settings.seed)
+    return built
+
+
+def suites_of(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings) -> list[str]:
+    """The chosen suites but those that the paper leaves out for this model."""
+    left_out = {
+        suite
+        for suite, released in (("c", inputs.released_c), ("p", inputs.released_p))
+        if released and candidate.finetuned and not settings.finetuned_on_c_and_p
+    }
+    return [suite for suite in chosen if suite not in left_out]
+
+
+def _measure(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings, folder: Folder) -> None:
+    mine = suites_of(candidate, chosen, inputs, settings)
+    left_out = [suite for suite in chosen if suite not in mine]
+    if left_out:
+        print(
+            f"{candidate.name}: fine-tuned at {candidate.preprocessing.image_size} pixels, trained at {candidate.trained_at}: left out of "
+            f"{', '.join(left_out)}, as in the paper (--config.evaluate.finetuned_on_c_and_p=True measures it all the same)"
         )
-        evaluation = metrics.evaluate(name, predictions.probabilities, predictions.labels, manifest.label_names)
-        rows[name] = _row(evaluation, predictions.seconds)
-        write_json(folder / "metrics.json", {**rows[name], **_details(evaluation)})
-        evaluations.append(evaluation)
+    if suites.needed(folder, mine, inputs):
+        suites.run(candidate.load(), mine, inputs, settings, folder)
 
-    drawn = {name: Path(workdir) / "figures" / f"{name}.png" for name in ("reliability", "confusion", "summary")}
+
+def _summarize(
+    directory: Path,
+    candidates: dict[str, Candidate],
+    chosen: Sequence[str],
+    inputs: Inputs,
+    settings: Settings,
+    manifest: Manifest | None,
+    split: str,
+    baseline: str,
+    data_real: str | None,
+) -> tuple[dict[str, Any], list[Evaluation]]:
+    """The content of `summary.json`, and the clean evaluations; writes each model's `metrics.json`."""
+    rows: dict[str, dict[str, Any]] = {}
+    scores: dict[str, results.Scores] = {}
+    evaluations: list[Evaluation] = []
+    labels = None
+    for name, candidate in candidates.items():
+        mine, folder = suites_of(candidate, chosen, inputs, settings), directory / name
+        row: dict[str, Any] = {}
+        own: results.Scores = {}
+        if "clean" in mine or "real" in mine:
+            assert manifest is not None
+            evaluation, row, own = results.clean(folder, name, manifest.label_names)
+            evaluations.append(evaluation)
+        if "real" in mine and data_real:
+            labels = labels or imagenet.real_labels(data_real, results.load(folder / "predictions.npz")["keys"].tolist())
+            row["real"] = results.real(folder, labels)
+        if "a" in mine:
+            row["a"] = results.imagenet_a(folder)
+        for suite, measured in (
+            ("c", lambda folder=folder: results.corruptions(folder, list(inputs.c))),
+            ("p", lambda folder=folder: results.perturbations(folder, list(inputs.p), settings.difficulty)),
+            ("adversarial", lambda folder=folder: results.attacks(folder)),
+        ):
+            if suite in mine:
+                row[suite], more = measured()
+                own |= more
+        rows[name], scores[name] = row, own
+    results.relative_to(rows, baseline, inputs.released_c, inputs.released_p)
+    for name, differences in results.versus(scores, baseline).items():
+        rows[name]["versus"] = differences
+    for name, row in rows.items():
+        found = [evaluation for evaluation in evaluations if evaluation.name == name]
+        write_json(directory / name / "metrics.json", {**row, **(results.details(found[0]) if found else {})})
+    summary = {
+        "split": split,
+        "examples": manifest.num_records if manifest else None,
+        "top_k": min(TOP_K, manifest.num_classes if manifest else imagenet.NUM_CLASSES),
+        "suites": list(chosen),
+        "baseline": baseline,
+        "models": rows,
+    }
+    return summary, evaluations
+
+
+def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    drawn = {name: directory / "figures" / f"{name}.png" for name in ("reliability", "confusion", "summary")}
     figures.reliability(evaluations, drawn["reliability"])
     figures.confusion(evaluations[-1], drawn["confusion"])
     figures.summary_figure(evaluations, drawn["summary"])
-    summary = {
-        "split": split,
-        "examples": manifest.num_records,
-        "top_k": min(TOP_K, manifest.num_classes),
-        "models": rows,
-        "figures": {name: str(path) for name, path in drawn.items()},
-    }
-    finish(workdir, summary)
-    print(table(summary))
+    return {name: str(path) for name, path in drawn.items()}
 
 
-def predict(model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, batch_size: int) -> Predictions:
-    """One pass of `model` over the labelled split of `manifest`.
+def read_predictions(workdir: str | Path, name: str) -> dict[str, np.ndarray]:
+    """The stored answers of model `name` in a finished work directory of this stage: `keys`, `labels`, `probabilities`.
 
     Raises:
-      InputError: damaged records or images, a label out of range, a key that comes twice, another number of examples than
-        the manifest's, or a model whose answers are not finite.
+      InputError: there are none.
     """
-    batches = eval_batches(manifest, batch_size, spec.preprocessing)
-    probabilities_of = tf.function(lambda images: tf.nn.softmax(tf.cast(model(images, training=False), tf.float32)))
-    probabilities_of = probabilities_of.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
-
-    keys, labels, probabilities = [], [], []
-    started = time.perf_counter()
-    iterator = iter(batches)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            break
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            reason = " ".join(str(error.message).split())[:200]
-            raise InputError(f"{manifest.directory} holds a damaged record or image ({reason}); make the data again") from error
-        real = batch["weight"].numpy() > 0  # (b,) False in the rows that fill up the last batch
-        keys.append(batch["key"].numpy()[real])
-        labels.append(batch["label"].numpy()[real])
-        probabilities.append(probabilities_of(batch["image"]).numpy()[real])  # (b, K)
-    seconds = time.perf_counter() - started
-
-    if not keys:
-        raise InputError(f"{manifest.directory} holds no examples; there is nothing to evaluate")
-    result = Predictions(_decode(np.concatenate(keys)), np.concatenate(labels), np.concatenate(probabilities), seconds)
-    _check_predictions(result, manifest)
-    return result
-
-
-def _check_predictions(result: Predictions, manifest: Manifest) -> None:
-    """Every example once, with a label that is a class and an answer that is a number."""
-    where = manifest.directory
-    if len(result.keys) != manifest.num_records:
-        raise InputError(f"{where} holds {len(result.keys)} records, not the {manifest.num_records} of its {MANIFEST}; make the data again")
-    unique, counts = np.unique(result.keys, return_counts=True)
-    if len(unique) != len(result.keys):
-        raise InputError(f"{where} holds the key {unique[counts > 1][0]!r} {counts.max()} times; each example must be evaluated once")
-    wrong = (result.labels < 0) | (result.labels >= manifest.num_classes)
-    if wrong.any():
-        key, label = result.keys[wrong][0], result.labels[wrong][0]
-        raise InputError(f"{where}: {key} has no label or the label {label}, outside 0..{manifest.num_classes - 1}; make the data again")
-    if not np.isfinite(result.probabilities).all():
-        key = result.keys[~np.isfinite(result.probabilities).all(axis=1)][0]
-        raise InputError(f"the model's answer for {key} is not finite; train it again")
-
-
-def _decode(keys: np.ndarray) -> np.ndarray:
-    """Keys as unicode strings. Shards made elsewhere have none: their examples are known by their place."""
-    if not any(keys):
-        return np.array([f"#{i}" for i in range(len(keys))])
-    return np.array([key.decode("utf-8") for key in keys])
-
-
-def _predict_and_write(directory: Path, manifest: Manifest, batch_size: int, folder: Path) -> Predictions:
-    model, spec = model_dir.load(directory)
-    predictions = predict(model, spec, manifest, batch_size)
-    with atomic_path(folder / "predictions.npz") as temporary, open(temporary, "wb") as f:
-        np.savez(f, **predictions._asdict())
-    return predictions
-
-
-def _read(folder: Path) -> Predictions:
-    with np.load(folder / "predictions.npz") as stored:
-        return Predictions(stored["keys"], stored["labels"], stored["probabilities"], float(stored["seconds"]))
-
-
-def read_predictions(workdir: str | Path, name: str) -> Predictions:
-    """The stored answers of model `name` in a finished work directory of this stage. Raises InputError where there are none."""
     models = require_finished(workdir, "evaluation", "run_evaluate.sh").get("models", {})
     if name not in models:
         raise InputError(f"{workdir} holds no evaluation of {name!r}; it has {', '.join(models) or 'none'}")
-    return _read(Path(workdir) / name)
-
-
-def _row(evaluation: Evaluation, seconds: float) -> dict[str, Any]:
-    return {
-        "top1": evaluation.top1,
-        "top1_interval": list(evaluation.top1_interval),
-        "top5": evaluation.top5,
-        "ece": evaluation.ece,
-        "nll": evaluation.nll,
-        "examples": evaluation.examples,
-        "images_per_second": evaluation.examples / seconds,
-    }
-
-
-def _details(evaluation: Evaluation) -> dict[str, Any]:
-    def numbers(values: np.ndarray) -> list[float | None]:
-        return [None if np.isnan(value) else float(value) for value in values]  # JSON has no NaN
-
-    bins = evaluation.bins
-    return {
-        "label_names": list(evaluation.label_names),
-        "reliability": {
-            "edges": numbers(bins.edges),
-            "confidence": numbers(bins.confidence),
-            "accuracy": numbers(bins.accuracy),
-            "count": bins.count.tolist(),
-        },
-        "confusion": evaluation.confusion.tolist(),
-    }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The text table of a `summary.json`."""
-    head = ("model", "top-1 (95 % interval)", f"top-{summary['top_k']}", "ECE", "NLL", "images/s")
-    lines = [head]
-    for name, row in summary["models"].items():
-        low, high = row["top1_interval"]
-        top1 = f"{100 * row['top1']:.2f} % ({100 * low:.1f}-{100 * high:.1f})"
-        lines.append(
-            (name, top1, f"{100 * row['top5']:.2f} %", f"{row['ece']:.4f}", f"{row['nll']:.4f}", f"{row['images_per_second']:.0f}")
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    rows = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]) for line in lines]
-    return "\n".join([*rows, f"{summary['examples']:,} examples of split {summary['split']}"])
+    return results.load(Path(workdir) / name / "predictions.npz")
 
 
 def _named(models: str) -> dict[str, Path]:
@@ -254,27 +290,28 @@ def _open_split(data: str, split: str) -> Manifest:
     return read_manifest(Path(data) / split, "labeled")
 
 
-def _check_classes(directory: Path, spec: ModelSpec, manifest: Manifest) -> None:
-    ours, theirs = tuple(spec.label_names), tuple(manifest.label_names)
+def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
+    ours = candidate.label_names
+    if not ours:  # a SavedModel that does not say; the number of its answers is checked when it gives them
+        return
+    if manifest is None:
+        if len(ours) != imagenet.NUM_CLASSES:
+            raise InputError(f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}")
+        return
+    theirs = tuple(manifest.label_names)
     if len(ours) != len(theirs):
         raise InputError(
-            f"{directory} tells {len(ours)} classes apart, {manifest.directory} has {len(theirs)}; evaluate on data of its own classes"
+            f"{candidate.directory} tells {len(ours)} classes apart, {manifest.directory} has {len(theirs)}; "
+            "evaluate on data of its own classes"
         )
     for i, (mine, its) in enumerate(zip(ours, theirs)):
         if mine != its:
             raise InputError(
-                f"class {i} is {mine!r} for {directory}, but {its!r} in {manifest.directory}; evaluate on data of its own classes"
+                f"class {i} is {mine!r} for {candidate.directory}, but {its!r} in {manifest.directory}; evaluate on data of its own classes"
             )
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        {
-            "workdir": "Directory to write.",
-            "data": "Finished directory of run_prepare_data.sh.",
-            "model": "Finished training directories, separated by commas; the last one is the one of interest.",
-            "split": "Labelled split of --data.",
-        },
-        optional={"split": "test"},
-    )
+    if not any(argument.startswith("--config=") for argument in sys.argv):
+        sys.argv.append(f"--config={CONFIG}")
+    app.run(main, FLAGS, OPTIONAL)

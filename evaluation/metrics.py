@@ -71,20 +71,23 @@ class Bins:
     count: np.ndarray
 
 
-def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[float, Bins]:
-    """Expected calibration error of the top label over equal-width bins, in 0–1, and its table.
+def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mass: bool = False) -> tuple[float, Bins]:
+    """Expected calibration error of the top label, in 0–1, and its table.
 
-    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|, where B_m holds the examples whose highest probability lies in
-    ((m − 1)/M, m/M], M = `bins`; conf and acc are the bin's mean highest probability and its share of right answers.
+    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|; conf and acc are the bin's mean highest probability and its share of right
+    answers. Of M = `bins` bins, equal-width ones hold the examples whose highest probability lies in ((m − 1)/M, m/M]; equal-mass
+    ones hold N/M examples each, sorted by that probability, but examples of the same probability stay together.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M = 15 as there.
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M = 15 as there. Equal mass:
+    Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis for NLP models", section 3.
     """
     probabilities, labels = _check(probabilities, labels)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     confidence = probabilities.max(axis=1).astype(np.float64)  # (N,)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)  # (N,)
-    edges = np.linspace(0.0, 1.0, bins + 1)
+    edges = _equal_mass_edges(confidence, bins) if equal_mass else np.linspace(0.0, 1.0, bins + 1)
+    bins = len(edges) - 1
     index = np.digitize(confidence, edges[1:-1], right=True)  # (N,) right=True: an edge belongs to the bin below it
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0/0 of an empty bin is the NaN of its entry
@@ -93,6 +96,29 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[
     filled = count > 0
     value = np.sum(count[filled] / labels.size * np.abs(accuracy[filled] - mean_confidence[filled]))
     return float(value), Bins(edges, mean_confidence, accuracy, count)
+
+
+def _equal_mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Edges [≤ bins + 1] such that about N / bins of the values (N,) are above each and up to the next, the last edge 1."""
+    ranked = np.sort(confidence)
+    last = np.arange(1, bins) * len(ranked) // bins - 1  # place of the highest value of each bin but the last
+    inner = np.unique(ranked[last[last >= 0]])
+    return np.concatenate([[0.0], inner[(inner > 0) & (inner < min(ranked[-1], 1.0))], [1.0]])
+
+
+def confidence_histogram(probabilities: np.ndarray, labels: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """How many right and how many wrong answers there are of each confidence: int64 [bins] each, over equal parts of 0–1."""
+    probabilities, labels = _check(probabilities, labels)
+    confidence = np.minimum(probabilities.max(axis=1), 1.0)  # (N,)
+    correct = probabilities.argmax(axis=1) == labels  # (N,)
+    right, wrong = (np.histogram(confidence[chosen], bins, (0.0, 1.0))[0] for chosen in (correct, ~correct))
+    return right, wrong
+
+
+def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of right answers among the examples of each class, float64 [K]; NaN for a class without examples."""
+    with np.errstate(invalid="ignore"):
+        return np.diag(confusion) / confusion.sum(axis=1)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -141,6 +167,8 @@ class Evaluation:
       top1: accuracy, 0–1; `top1_interval` its 95 % Wilson interval.
       top5: accuracy within min(5, K) classes, 0–1.
       ece: expected calibration error, 15 equal-width bins, 0–1; `bins` its table.
+      ece_equal_mass: the same over 15 bins of equally many examples.
+      histogram: int64 [20] twice, right and wrong answers by confidence.
       nll: mean negative log likelihood, nats.
       confusion: int64 [K, K], rows true, columns predicted.
       label_names: K names.
@@ -153,6 +181,8 @@ class Evaluation:
     top5: float
     ece: float
     bins: Bins
+    ece_equal_mass: float
+    histogram: tuple[np.ndarray, np.ndarray]
     nll: float
     confusion: np.ndarray
     label_names: tuple[str, ...]
@@ -174,6 +204,8 @@ def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_nam
         top5=top_k_accuracy(probabilities, labels, 5),
         ece=error,
         bins=bins,
+        ece_equal_mass=ece(probabilities, labels, equal_mass=True)[0],
+        histogram=confidence_histogram(probabilities, labels),
         nll=nll(probabilities, labels),
         confusion=confusion,
         label_names=tuple(label_names),

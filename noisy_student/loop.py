@@ -7,6 +7,8 @@ repeated by hand. Each stage resumes by itself; this module only knows their ord
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -123,7 +125,8 @@ def main(
     summary = summarize(directory, config.iterations)
     workdirs.finish(directory, summary)
     print(table(summary))
-    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nsummary: {directory / 'summary.json'}")
+    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
+    print(f"summary: {directory / 'summary.json'}")
 
 
 def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
@@ -132,12 +135,15 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
     flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
+    with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
+        f.write(f"./{stage.script} {shlex.join(flags)}\n")
     began = time.time()
     code = subprocess.call([str(app.ROOT / stage.script), *flags])
     if code:
-        if created and stage.name == "prepare" and os.listdir(workdir) == ["config.json"]:  # bad input: nothing half-written stays
-            (workdir / "config.json").unlink()
-            workdir.rmdir()
+        if (
+            created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json"}
+        ):  # nothing half-written stays
+            shutil.rmtree(workdir)
         if code != 2:  # the stage itself has said in one line what is wrong
             print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
@@ -159,6 +165,7 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
         **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
         "export": export["export"],
         "figure": evaluation["figures"]["summary"],
+        "report": evaluation["report"],
         "seconds": read_json(workdir / "seconds.json"),
     }
 

@@ -83,7 +83,9 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and section.unlabeled_ratio else None
     if unlabeled and unlabeled.label_names != labeled.label_names:
         raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
-    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names)
+    # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
+    metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
+    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
     stage.train(
         workdir,
         resolved,

@@ -19,6 +19,7 @@ MODULES = {
     "absl-py": "absl.flags",
     "grpcio": "grpc",
     "ml-collections": "ml_collections.config_flags",
+    "opencv-python-headless": "cv2",
     "pillow": "PIL.Image",
     "protobuf": "google.protobuf.json_format",
     "scikit-learn": "sklearn.datasets",

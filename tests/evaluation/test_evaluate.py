@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 
 from data import records
 from data.preprocessing import Preprocessing, eval_image
-from evaluation import evaluate
+from evaluation import evaluate, tables
 from stages.errors import InputError
 from stages.files import write_json
 from training import model_dir
@@ -80,9 +80,9 @@ def inputs(tmp_path_factory):
     return write_data(root / "data"), write_model(root / "teacher"), write_model(root / "student", seed=1)
 
 
-def run(workdir, data, *models, split="test", batch_size=BATCH_SIZE):
-    config = ml_collections.ConfigDict({"evaluate": {"batch_size": batch_size}}).lock()
-    evaluate.main(config, str(workdir), str(data), ",".join(map(str, models)), split, [])
+def run(workdir, data, *models, batch_size=BATCH_SIZE, evaluate_config=None, **flags):
+    config = ml_collections.ConfigDict({"evaluate": {"batch_size": batch_size, **(evaluate_config or {})}}).lock()
+    evaluate.main(config, str(workdir), ",".join(map(str, models)), str(data), **flags)
     return json.loads((workdir / "summary.json").read_text())
 
 
@@ -128,7 +128,7 @@ def test_a_real_network(inputs, tmp_path):
     images = tf.stack([eval_image(png(image), spec.preprocessing) for image in datasets.load_digits().images[:N]])
     expected = tf.nn.softmax(model(images, training=False)).numpy()
     assert np.ptp(expected, axis=0).max() > 0.1
-    np.testing.assert_allclose(evaluate.read_predictions(tmp_path / "w", "b0").probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(evaluate.read_predictions(tmp_path / "w", "b0")["probabilities"], expected, atol=1e-5)
 
 
 def test_batch_size_does_not_matter(quick, inputs, tmp_path):
@@ -188,7 +188,7 @@ def test_models_of_one_name(quick, inputs, tmp_path):
 def test_shards_without_keys(quick, inputs, tmp_path):
     data = write_data(tmp_path / "data", keys=[""] * N)
     run(tmp_path / "w", data, inputs[1])
-    assert evaluate.read_predictions(tmp_path / "w", "teacher").keys[[0, -1]].tolist() == ["#0", "#22"]
+    assert evaluate.read_predictions(tmp_path / "w", "teacher")["keys"][[0, -1]].tolist() == ["#0", "#22"]
 
 
 def assert_refused(workdir, match, data, *models, **arguments):
@@ -233,7 +233,7 @@ def test_damaged_data(quick, inputs, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-5])
     assert_refused(tmp_path / "w3", "damaged record", cut, teacher)
     records.write_shard(shard, list(records.read_shard(cut / "test" / "test-00001-of-00003"))[:1])
-    assert_refused(tmp_path / "w4", f"not the {N} of", cut, teacher)
+    assert_refused(tmp_path / "w4", f"not the {N} announced", cut, teacher)
 
 
 def test_a_model_whose_answers_are_not_finite(quick, inputs, tmp_path):
@@ -243,4 +243,4 @@ def test_a_model_whose_answers_are_not_finite(quick, inputs, tmp_path):
 
 def test_fewer_than_five_classes_say_so():
     row = {"top1": 0.5, "top1_interval": [0.4, 0.6], "top5": 1.0, "ece": 0.1, "nll": 0.7, "examples": 4, "images_per_second": 1.0}
-    assert "top-3" in evaluate.table({"split": "test", "examples": 4, "top_k": 3, "models": {"m": row}})
+    assert "top-3" in tables.table({"split": "test", "examples": 4, "top_k": 3, "models": {"m": row}})

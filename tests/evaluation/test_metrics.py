@@ -125,3 +125,33 @@ def test_evaluate_agrees_with_the_single_metrics():
 def test_wrong_labels(labels):
     with pytest.raises(ValueError, match="labels"):
         metrics.nll(HAND, np.array(labels))
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+def test_equal_mass_ece_against_brute_force(bins):
+    """Without ties: the sorted examples cut into runs of as equal a length as can be."""
+    probabilities, labels = random_predictions(n=240, seed=4)
+    assert len(np.unique(probabilities.max(1))) == 240
+    order = np.argsort(probabilities.max(1))
+    expected = 0.0
+    for part in np.split(order, [i * 240 // bins for i in range(1, bins)]):
+        accuracy = np.mean(probabilities[part].argmax(1) == labels[part])
+        expected += len(part) / 240 * abs(accuracy - np.mean(probabilities[part].max(1), dtype=np.float64))
+    value, table = metrics.ece(probabilities, labels, bins, equal_mass=True)
+    assert value == pytest.approx(expected, abs=1e-9)
+    assert table.count.max() - table.count.min() <= 1
+
+
+def test_equal_mass_keeps_ties_together():
+    certain = np.eye(3)[[0, 1, 2, 0]]
+    value, table = metrics.ece(certain, np.array([0, 1, 2, 1]), equal_mass=True)
+    assert value == 0.25
+    np.testing.assert_array_equal(table.count, [4])
+
+
+def test_confidence_histogram_and_classes():
+    right, wrong = metrics.confidence_histogram(HAND, np.array([0, 1, 1, 1]), bins=5)
+    np.testing.assert_array_equal(right, [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(wrong, [0, 0, 0, 0, 1])
+    accuracy = metrics.per_class_accuracy(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    np.testing.assert_array_equal(accuracy, [0.75, 1.0, np.nan])

@@ -1,0 +1,179 @@
+"""Whatever can be evaluated, as one kind of thing: trained or imported `model/` directories, and SavedModels.
+
+A `Candidate` is known without loading anything (its classes and its preprocessing); `Candidate.load` makes a `Classifier` of it.
+
+SavedModels of `run_export.sh` are asked through their signature `predict_images`. Others must map one float32 [N, S, S, 3] in
+0–255, S fixed, to [N, K] logits or probabilities; they carry no label names and count as having those of the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from data.preprocessing import CROP_PADDING, Preprocessing
+from stages.errors import InputError
+from stages.files import read_json
+from stages.workdir import fingerprint
+from training import model_dir
+
+SAVED_MODEL = "saved_model.pb"
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A loaded model.
+
+    Attributes:
+      name: of the model, for tables and directories.
+      preprocessing: how its images become pixels.
+      logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K], whose softmax is its answer; in inference mode (BatchNorm with its
+        moving statistics, no dropout) and differentiable.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    logits: Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Attributes:
+      name: unique among those evaluated together.
+      directory: as given.
+      preprocessing: its own.
+      label_names: its classes; empty where a SavedModel does not say.
+      digest: of what is evaluated; another model in the same place has another one.
+      trained_at: image size of the model that a fine-tuning began with; None where there was no fine-tuning.
+      load_logits: see `load`.
+    """
+
+    name: str
+    directory: Path
+    preprocessing: Preprocessing
+    label_names: tuple[str, ...]
+    digest: str
+    trained_at: int | None
+    load_logits: Callable[[], Callable[[tf.Tensor], tf.Tensor]]
+
+    @property
+    def finetuned(self) -> bool:
+        """Whether it was fine-tuned at a larger resolution than it was trained at."""
+        return self.trained_at is not None and self.trained_at < self.preprocessing.image_size
+
+    def load(self) -> Classifier:
+        """Builds the model and reads its weights. Raises InputError."""
+        return Classifier(self.name, self.preprocessing, self.load_logits())
+
+
+def open_candidate(name: str, directory: Path, style: str) -> Candidate:
+    """Looks at a model without loading it.
+
+    Args:
+      name: to call it by.
+      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its numbered versions).
+      style: of preprocessing, for a SavedModel that does not say.
+
+    Raises:
+      InputError: nothing of the kind, or unfinished.
+    """
+    saved = _saved_model(directory)
+    if saved is not None:
+        return _open_saved_model(name, directory, saved, style)
+    spec = model_dir.read_spec(directory)
+    run = model_dir.run_directory(directory)
+
+    def load() -> Callable[[tf.Tensor], tf.Tensor]:
+        model, _ = model_dir.load(directory)
+        return lambda images: model(images, training=False)
+
+    return Candidate(
+        name, directory, spec.preprocessing, tuple(spec.label_names), fingerprint(run), spec.metadata.get("init_image_size"), load
+    )
+
+
+def _saved_model(directory: Path) -> Path | None:
+    """The SavedModel in `directory` or in its highest numbered version; None where there is none."""
+    if (directory / SAVED_MODEL).is_file():
+        return directory
+    if not directory.is_dir():
+        return None
+    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file()]
+    return max(numbered, key=lambda path: int(path.name)) if numbered else None
+
+
+def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Candidate:
+    digest = hashlib.sha256((saved / SAVED_MODEL).read_bytes())
+    for index in sorted((saved / "variables").glob("*.index")):  # it holds a checksum of every variable
+        digest.update(index.read_bytes())
+    extra = saved / "assets.extra"
+    if (extra / "export.json").exists():
+        preprocessing = Preprocessing.from_dict(read_json(extra / "export.json")["preprocessing"])
+        names = tuple((extra / "labels.txt").read_text(encoding="utf-8").splitlines())
+        return Candidate(
+            name, directory, preprocessing, names, digest.hexdigest()[:16], None, lambda: _exported_logits(saved, preprocessing)
+        )
+    size = _foreign_image_size(saved)
+    preprocessing = Preprocessing(image_size=size, style=style)
+    return Candidate(name, directory, preprocessing, (), digest.hexdigest()[:16], None, lambda: _foreign_logits(saved))
+
+
+def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Logits of a model of `run_export.sh`, which crops and resizes by itself: around images that are ready, a border to be cut off."""
+    loaded = tf.saved_model.load(str(saved))
+    signature = loaded.signatures["predict_images"]
+    border = CROP_PADDING // 2 if preprocessing.style == "imagenet" else 0
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        padded = tf.pad(images, [[0, 0], [border, border], [border, border], [0, 0]])
+        probabilities = signature(images=padded)["probabilities"]  # (B, K)
+        return _log(probabilities)
+
+    logits.keep = loaded  # type: ignore[attr-defined]  # the variables live as long as the object that was loaded
+    return logits
+
+
+def _log(probabilities: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(tf.maximum(probabilities, 1e-30))
+
+
+def _signature(loaded: Any, saved: Path) -> tuple[Any, str, tf.TensorSpec, str]:
+    """(function, name of its input, the input's spec, name of its output) of somebody else's SavedModel."""
+    signatures: Mapping[str, Any] = loaded.signatures
+    wanted = "takes no single float32 [N, S, S, 3] to one [N, K] in its signature serving_default; export it so"
+    if "serving_default" not in signatures:
+        raise InputError(f"{saved} {wanted}")
+    function = signatures["serving_default"]
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(f"{saved} {wanted}")
+    (name, spec), (output, result) = next(iter(inputs.items())), next(iter(outputs.items()))
+    square = spec.shape.rank == 4 and spec.shape[1] is not None and spec.shape[1] == spec.shape[2] and spec.shape[3] == 3
+    if spec.dtype != tf.float32 or not square or result.shape.rank != 2:
+        raise InputError(f"{saved} {wanted}")
+    return function, name, spec, output
+
+
+def _foreign_image_size(saved: Path) -> int:
+    return int(_signature(tf.saved_model.load(str(saved)), saved)[2].shape[1])
+
+
+def _foreign_logits(saved: Path) -> Callable[[tf.Tensor], tf.Tensor]:
+    loaded = tf.saved_model.load(str(saved))
+    function, name, spec, output = _signature(loaded, saved)
+    probe = function(**{name: tf.zeros([spec.shape[0] or 1, *spec.shape[1:]])})[output]  # (N, K)
+    probabilities = bool(tf.reduce_all(probe >= 0)) and bool(tf.reduce_all(tf.abs(tf.reduce_sum(probe, axis=1) - 1) < 1e-3))
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        values = tf.cast(function(**{name: images})[output], tf.float32)  # (B, K)
+        return _log(values) if probabilities else values
+
+    logits.keep = loaded  # type: ignore[attr-defined]
+    return logits

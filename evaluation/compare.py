@@ -1,0 +1,228 @@
+"""Several seeds of one experiment, evaluated alike and put together: does the student's gain hold from seed to seed?
+
+    python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_3] [--suite=clean,c,p,adversarial]
+
+Each run is a directory of `run_noisy_student.sh`: its `data/` and, beside it, the models. All runs must have the same test images, so the
+corrupted ones are built once. Leaves in W
+
+    <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
+    report.html     the table over seeds
+    summary.json    last: `runs`, `models`, and `numbers`: number -> model -> {"values", "mean", "interval"}, and `gains`: the last model
+                    minus the first on each seed, {"values", "mean", "interval", "p_value"}
+
+Intervals are Student's over seeds: they tell how another seed would have done on these test images.
+"""
+
+from __future__ import annotations
+
+import glob
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from scipy import stats
+
+from data.records import read_manifest
+from evaluation import charts, page, suites
+from evaluation.evaluate import CONFIG
+from evaluation.statistics import over_seeds
+from stages import app
+from stages.errors import InputError
+from stages.workdir import fingerprint, finish, require_finished, start
+
+FLAGS = {
+    "workdir": "Directory to write.",
+    "runs": "Finished directories of run_noisy_student.sh, separated by commas; * stands for anything.",
+    "models": "Names of the models to compare, separated by commas, the baseline first; all of a run if not given.",
+    "suite": "What to measure, separated by commas: clean, c, p, adversarial.",
+}
+OPTIONAL = {"models": None, "suite": "clean,c,p,adversarial"}
+
+
+class Number:
+    """One number of a model's row in `summary.json`."""
+
+    def __init__(self, title: str, better: str, get: Callable[[Mapping[str, Any]], float | None]) -> None:
+        """`better` is "higher" or "lower"."""
+        self.title, self.better, self.get = title, better, get
+
+
+NUMBERS = {
+    "top1": Number("top-1 (%)", "higher", lambda row: _percent(row.get("top1"))),
+    "ece": Number("ECE (%)", "lower", lambda row: _percent(row.get("ece"))),
+    "c_error": Number("error under corruptions (%)", "lower", lambda row: _percent(row.get("c", {}).get("mean_error"))),
+    "mce": Number("mCE (baseline = 100)", "lower", lambda row: row.get("c", {}).get("mce")),
+    "p_flips": Number("flips (%)", "lower", lambda row: _percent(row.get("p", {}).get("mean_flip"))),
+    "mfr": Number("mFR (baseline = 100)", "lower", lambda row: row.get("p", {}).get("mfr")),
+    "fgsm": Number("top-1 under FGSM, mean over ε (%)", "higher", lambda row: _percent(row.get("adversarial", {}).get("fgsm_mean_top1"))),
+    "pgd": Number("top-1 under PGD (%)", "higher", lambda row: _percent(row.get("adversarial", {}).get("pgd_top1"))),
+}
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def main(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    runs: str,
+    models: str | None = None,
+    suite: str = "clean,c,p,adversarial",
+    arguments: Sequence[str] = (),
+) -> None:
+    """Evaluates what is not evaluated yet, and writes the table. Raises InputError for unusable flags or runs."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; runs are named with --runs=DIR,DIR")
+    wrong = [name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")]
+    if wrong:
+        raise InputError(f"--suite={suite}: it can be clean, c, p, adversarial, separated by commas")
+    folders = find_runs(runs)
+    names = models.split(",") if models else models_of(next(iter(folders.values())))
+    for folder in folders.values():
+        for name in names:
+            require_finished(folder / name, "model", "run_noisy_student.sh")
+    _require_same_images([folder / "data" / config.evaluate.get("split", "test") for folder in folders.values()])
+
+    directory = Path(workdir)
+    resolved = {"stage": "compare", "evaluate": config.evaluate.to_dict(), "suite": suite, "models": names}
+    inputs = {f"{run} {name}": folder / name for run, folder in folders.items() for name in names}
+    resolved["inputs"] = {key: fingerprint(path) for key, path in inputs.items()}
+    done = start(directory, resolved)
+    if done is not None:
+        print(f"{workdir} is done")
+        print(table(done))
+        return
+    config_flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")] or [f"--config={CONFIG}"]
+    for run, folder in folders.items():
+        flags = {
+            "workdir": directory / run,
+            "data": folder / "data",
+            "split": config.evaluate.get("split", "test"),
+            "model": ",".join(str(folder / name) for name in names),
+            "suite": suite,
+            "cache": directory / "cache",
+        }
+        command = [str(app.ROOT / "run_evaluate.sh"), *config_flags, *(f"--{name}={value}" for name, value in flags.items())]
+        print(f"== {run}: {' '.join(command)}", flush=True)
+        code = subprocess.call(command)
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
+    rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh")["models"] for run in folders]
+    summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **aggregate(rows, names)}
+    summary["report"] = str(directory / "report.html")
+    page.write(summary["report"], "Over seeds", body(summary))
+    finish(directory, summary)
+    print(table(summary))
+    print(f"report: {summary['report']}")
+
+
+def find_runs(text: str) -> dict[str, Path]:
+    """The runs by name, in the order of their names. Raises InputError where there is none."""
+    paths = [Path(path) for part in text.split(",") for path in sorted(glob.glob(part))]
+    found = {path.resolve().name: path.resolve() for path in paths if (path / "data").is_dir()}
+    if not found:
+        raise InputError(f"--runs={text}: no directory with data/ and models; give those of run_noisy_student.sh")
+    return found
+
+
+def models_of(run: Path) -> list[str]:
+    """Teacher and students of a run, in order."""
+    students = [path.name for path in run.glob("student_*") if path.name[8:].isdecimal()]
+    return ["teacher", *sorted(students, key=lambda name: int(name[8:]))]
+
+
+def _require_same_images(splits: Sequence[Path]) -> None:
+    digests = {split: read_manifest(split, "labeled").digests for split in splits}
+    for split, own in digests.items():
+        if own != digests[splits[0]]:
+            raise InputError(f"{split} holds other test images than {splits[0]}; seeds can be compared on the same ones only")
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """`numbers` and `gains` of `summary.json`; `rows` are the `models` of each seed's evaluation."""
+    numbers: dict[str, dict[str, Any]] = {}
+    gains: dict[str, dict[str, Any]] = {}
+    for key, number in NUMBERS.items():
+        found = {name: [number.get(row[name]) for row in rows] for name in names}
+        if any(value is None for values in found.values() for value in values):
+            continue
+        numbers[key] = {name: _described(values) for name, values in found.items()}
+        if len(names) > 1:
+            difference = np.array(found[names[-1]], float) - np.array(found[names[0]], float)  # (seeds,)
+            gains[key] = _described(difference.tolist())
+            if len(difference) > 1 and difference.std() > 0:
+                gains[key]["p_value"] = float(stats.ttest_1samp(difference, 0.0).pvalue)
+    return {"numbers": numbers, "gains": gains}
+
+
+def _described(values: Sequence[Any]) -> dict[str, Any]:
+    mean, deviation, interval = over_seeds(values)
+    return {"values": list(values), "mean": mean, "deviation": deviation, "interval": interval}
+
+
+def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a number a row, a model a column, mean ± half of the interval; then the gain of the last over the first."""
+    names = summary["models"]
+    head = ["", *names, *([f"{names[-1]} − {names[0]}", "seeds better", "p"] if summary["gains"] else [])]
+    body = []
+    for key, by_model in summary["numbers"].items():
+        row = [NUMBERS[key].title, *(_mean(by_model[name]) for name in names)]
+        if key in summary["gains"]:
+            gain = summary["gains"][key]
+            sign = 1 if NUMBERS[key].better == "higher" else -1
+            better = sum(sign * value > 0 for value in gain["values"])
+            p = gain.get("p_value")
+            row += [_mean(gain, "+"), f"{better} of {len(gain['values'])}", "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
+        body.append(row)
+    return head, body
+
+
+def _mean(described: Mapping[str, Any], sign: str = "") -> str:
+    interval = described["interval"]
+    text = f"{described['mean']:{sign}.2f}"
+    return text if interval is None else f"{text} ± {(interval[1] - interval[0]) / 2:.2f}"
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """As text."""
+    head, body = cells(summary)
+    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in [head, *body]
+    ]
+    return "\n".join([*lines, f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)"])
+
+
+def body(summary: Mapping[str, Any]) -> list[str]:
+    """The page."""
+    names, seeds = summary["models"], list(summary["runs"])
+    head, rows = cells(summary)
+    drawn = []
+    for key, by_model in summary["numbers"].items():
+        title = NUMBERS[key].title
+        intervals = [by_model[name]["interval"] for name in names]
+        svg = charts.bars(f"{title} of each model, mean over seeds", names, [by_model[name]["mean"] for name in names], intervals, title)
+        drawn.append((title[:1].upper() + title[1:], svg, f"{NUMBERS[key].better.capitalize()} is better. 95 % intervals over seeds."))
+    parts = [
+        f"<h1>{page.text(', '.join(names))} over {len(seeds)} seeds</h1>",
+        page.table(head, rows, "Numbers over seeds"),
+        '<p class="quiet">Mean ± half of the 95 % interval over seeds (Student\'s t); p: paired t-test of the last against the first.</p>',
+        page.charts(drawn),
+        "<h2>Each seed</h2>",
+    ]
+    for key, by_model in summary["numbers"].items():
+        lines = [[seed, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, seed in enumerate(seeds)]
+        parts.append(f"<h3>{page.text(NUMBERS[key].title)}</h3>" + page.table(["seed", *names], lines, NUMBERS[key].title))
+    parts.append("<h2>Runs</h2>" + page.folded("Directories", dict(summary["runs"])))
+    return parts
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith("--config=") for argument in sys.argv):
+        sys.argv.append(f"--config={CONFIG}")
+    app.run(main, FLAGS, OPTIONAL)

@@ -1,0 +1,212 @@
+"""The one way in which images meet a model here: every example of every set exactly once, in one unbroken stream of batches.
+
+Sets follow each other within a batch, so a model that answers for 75 small sets is as busy as with one large one; only the
+very last batch is filled up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data.pipeline import PARALLEL_CALLS, untuned
+from data.preprocessing import Preprocessing, decode, eval_image
+from evaluation.classifiers import Classifier
+from evaluation.examples import Examples
+from stages.errors import InputError
+
+Reduce = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class Predictions(NamedTuple):
+    """A model's answers on a set, in the set's order.
+
+    Attributes:
+      keys: str [N], unique.
+      labels: int64 [N], 0-based.
+      values: what was kept of the probabilities, arrays [N, …] by name.
+      seconds: time of the pass, input pipeline included, without building and tracing the model.
+    """
+
+    keys: np.ndarray
+    labels: np.ndarray
+    values: dict[str, np.ndarray]
+    seconds: float
+
+
+def everything(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Keeps `probabilities`, float32 [b, K], whole."""
+    return {"probabilities": probabilities}
+
+
+def answers(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Keeps `answers` int32 and `confidence` float32 [b]: what is affordable for millions of images of a thousand classes."""
+    return {"answers": probabilities.argmax(axis=1).astype(np.int32), "confidence": probabilities.max(axis=1)}
+
+
+class Pixels(NamedTuple):
+    """What becomes of an image file: `of` maps it to float32 `shape`, in 0–255."""
+
+    of: Callable[[tf.Tensor], tf.Tensor]
+    shape: tuple[int, int, int]
+
+
+def input_pixels(preprocessing: Preprocessing) -> Pixels:
+    """What the network reads."""
+    size = preprocessing.image_size
+    return Pixels(lambda encoded: eval_image(encoded, preprocessing), (size, size, 3))
+
+
+def image_batches(sets: Sequence[Examples], batch_size: int, pixels: Pixels) -> tf.data.Dataset:
+    """Batches of one fixed shape over all `sets`: `image` float32 (b, *shape) in 0–255, `key`, `label`, `set` int64 (b,).
+
+    `set` counts from 0; it is −1 in the rows that fill up the last batch.
+    """
+
+    def prepare(encoded: tf.Tensor, key: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"image": pixels.of(encoded), "key": key, "label": label, "set": number}
+
+    def numbered(number: int, examples: Examples) -> tf.data.Dataset:
+        exactly = examples.stream().apply(tf.data.experimental.assert_cardinality(examples.count))
+        return exactly.map(lambda encoded, key, label: (encoded, key, label, tf.constant(number, tf.int64)))
+
+    streams = [numbered(number, examples) for number, examples in enumerate(sets)]
+    prepared = functools.reduce(tf.data.Dataset.concatenate, streams).map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    padding = -sum(examples.count for examples in sets) % batch_size
+    if padding:
+        blank = {
+            "image": tf.zeros(pixels.shape),
+            "key": tf.constant(""),
+            "label": tf.zeros([], tf.int64),
+            "set": tf.constant(-1, tf.int64),
+        }
+        prepared = prepared.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
+    return untuned(prepared.batch(batch_size, drop_remainder=True).prefetch(2))
+
+
+def read(batches: tf.data.Dataset, sets: Sequence[Examples]) -> Iterator[dict[str, tf.Tensor]]:
+    """Yields the batches of `sets`. Raises InputError, which names the set, where one is damaged or not of the announced size."""
+    reached = 0
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            raise _blame(sets[reached:], error) from error
+        reached = max(reached, int(tf.reduce_max(batch["set"])))
+        yield batch
+
+
+def _blame(sets: Sequence[Examples], error: tf.errors.OpError) -> InputError:
+    """Which of `sets` an error in the stream over all of them comes from: batches are made ahead, so it is looked for."""
+    for examples in sets:
+        try:
+            found = sum(1 for _ in examples.stream().map(lambda encoded, key, label: tf.shape(decode(encoded))))
+        except tf.errors.OpError as own:
+            reason = " ".join(str(own.message).split())[:200]
+            return InputError(f"{examples.where} holds a damaged record or image ({reason}); make the data again")
+        if found != examples.count:
+            return InputError(f"{examples.where} holds {found} examples, not the {examples.count} announced; make the data again")
+    reason = " ".join(str(error.message).split())[:200]
+    return InputError(f"{sets[0].where} cannot be used ({reason})")
+
+
+@dataclasses.dataclass
+class _Collected:
+    keys: list[np.ndarray] = dataclasses.field(default_factory=list)
+    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+    values: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+
+
+def predict(
+    classifier: Classifier,
+    sets: Sequence[Examples],
+    batch_size: int,
+    reduce: Reduce = everything,
+    preprocessing: Preprocessing | None = None,
+) -> Iterator[tuple[Examples, Predictions]]:
+    """Yields each set with the classifier's answers as soon as it is through, in order.
+
+    Args:
+      classifier: the model.
+      sets: no two of the same name.
+      batch_size: images in a forward pass.
+      reduce: what to keep of a batch's probabilities, float32 [b, K].
+      preprocessing: instead of the classifier's own.
+
+    Raises:
+      InputError: an empty set, damaged records or images, a label out of range, a key that comes twice, another number of
+        examples than the set announces, or answers that are not finite.
+    """
+    for examples in sets:
+        if not examples.count:
+            raise InputError(f"{examples.where} holds no examples; there is nothing to evaluate")
+    batches = image_batches(sets, batch_size, input_pixels(preprocessing or classifier.preprocessing))
+    probabilities_of = tf.function(lambda images: tf.nn.softmax(tf.cast(classifier.logits(images), tf.float32)))
+    probabilities_of = probabilities_of.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
+
+    current, collected = 0, _Collected()
+    started = time.perf_counter()
+    for batch in read(batches, sets):
+        number = batch["set"].numpy()  # (b,)
+        keys, labels = batch["key"].numpy(), batch["label"].numpy()
+        probabilities = probabilities_of(batch["image"]).numpy()  # (b, K)
+        for i in np.unique(number[number >= 0]):
+            while current < i:
+                yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)
+                current, collected, started = current + 1, _Collected(), time.perf_counter()
+            rows = number == i
+            if probabilities.shape[1] != sets[i].num_classes:
+                raise InputError(
+                    f"{classifier.name} tells {probabilities.shape[1]} classes apart, {sets[i].where} has {sets[i].num_classes}"
+                )
+            _require_finite(probabilities[rows], keys[rows], classifier)
+            collected.keys.append(keys[rows])
+            collected.labels.append(labels[rows])
+            collected.values.append(reduce(probabilities[rows]))
+    while current < len(sets):
+        yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)
+        current, collected, started = current + 1, _Collected(), time.perf_counter()
+
+
+def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Classifier) -> None:
+    finite = np.isfinite(probabilities).all(axis=1)
+    if not finite.all():
+        raise InputError(f"the answer of {classifier.name} for {keys[~finite][0].decode()!r} is not finite; train it again")
+
+
+def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The keys (bytes [N]) as unicode strings, once it is sure that every example came once, with a label that is a class.
+
+    Raises:
+      InputError: it is not so.
+    """
+    where = examples.where
+    if len(keys) != examples.count:
+        raise InputError(f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data again")
+    # Shards made elsewhere have no keys: their examples are known by their place.
+    decoded = np.array([key.decode("utf-8") for key in keys]) if any(keys) else np.array([f"#{i}" for i in range(len(keys))])
+    unique, counts = np.unique(decoded, return_counts=True)
+    if len(unique) != len(decoded):
+        raise InputError(f"{where} holds the key {unique[counts > 1][0]!r} {counts.max()} times; each example must be evaluated once")
+    wrong = (labels < 0) | (labels >= examples.num_classes)
+    if wrong.any():
+        key, label = decoded[wrong][0], labels[wrong][0]
+        raise InputError(f"{where}: {key} has no label or the label {label}, outside 0..{examples.num_classes - 1}; make the data again")
+    return decoded
+
+
+def _finish(examples: Examples, collected: _Collected, seconds: float) -> Predictions:
+    keys = np.concatenate(collected.keys) if collected.keys else np.zeros([0], object)
+    labels = np.concatenate(collected.labels) if collected.labels else np.zeros([0], np.int64)
+    keys = check(examples, keys, labels)
+    values = {name: np.concatenate([part[name] for part in collected.values]) for name in collected.values[0]}
+    return Predictions(keys, labels, values, seconds)

@@ -1,0 +1,415 @@
+"""The report: one page about a run, made from what its stages left.
+
+What the evaluation measured is always on it. Training curves, pseudo-labels and configs are added where the models' directories lie
+together as `run_noisy_student.sh` leaves them: beside `pseudo_labeled_1`, `predictions_1` and `data`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.records import MANIFEST, Manifest
+from evaluation import charts, page, pictures, results, tables
+from evaluation.classifiers import Candidate
+from evaluation.metrics import Evaluation
+from evaluation.robustness import SEVERITIES
+from evaluation.suites import Inputs
+from stages.errors import InputError
+from stages.files import read_json
+from training import model_dir
+
+NAME = "report.html"
+
+_MOST_CLASSES = 20  # with a confusion matrix and a row of pictures each
+_SUITE_NAMES = {
+    "clean": "clean accuracy",
+    "c": "error under corruptions",
+    "p": "flips",
+    "pgd": "accuracy under PGD",
+    "fgsm": "error under FGSM",
+}
+
+
+def write(
+    directory: Path,
+    summary: Mapping[str, Any],
+    evaluations: Sequence[Evaluation],
+    candidates: Mapping[str, Candidate],
+    inputs: Inputs,
+    manifest: Manifest | None,
+    command: Sequence[str],
+) -> Path:
+    """Writes `directory`/report.html and returns its path.
+
+    Args:
+      directory: work directory of the evaluation.
+      summary: the content of its `summary.json`.
+      evaluations: of the clean split, in the models' order; may be empty.
+      candidates: the models by name.
+      inputs: the sets that were evaluated.
+      manifest: of the split; None where ImageNet's own sets alone were evaluated.
+      command: the command line.
+    """
+    report = _Report(directory, dict(summary), evaluations, candidates, inputs, manifest, command)
+    path = directory / NAME
+    page.write(path, f"Evaluation of {', '.join(candidates)}", report.body())
+    return path
+
+
+class _Report:
+    """The sections of the page, in order; each yields HTML, or nothing where its part was not measured."""
+
+    def __init__(
+        self,
+        directory: Path,
+        summary: dict[str, Any],
+        evaluations: Sequence[Evaluation],
+        candidates: Mapping[str, Candidate],
+        inputs: Inputs,
+        manifest: Manifest | None,
+        command: Sequence[str],
+    ) -> None:
+        self.directory, self.summary, self.evaluations = directory, summary, evaluations
+        self.candidates, self.inputs, self.manifest, self.command = candidates, inputs, manifest, command
+        self.models: dict[str, dict[str, Any]] = summary["models"]
+        self.last, self.baseline = list(self.models)[-1], summary["baseline"]
+        self.runs = {name: model_dir.run_directory(candidate.directory).resolve() for name, candidate in candidates.items()}
+        parents = {run.parent for run in self.runs.values()}
+        self.run = parents.pop() if len(parents) == 1 else None
+
+    def body(self) -> Iterator[str]:
+        for section in (
+            self.summary_section,
+            self.calibration,
+            self.training,
+            self.pseudo_labels,
+            self.corruptions,
+            self.sequences,
+            self.attacks,
+            self.mistakes,
+            self.provenance,
+        ):
+            yield from section()
+
+    def having(self, suite: str) -> dict[str, dict[str, Any]]:
+        """Model -> its numbers of a suite, for those that have it."""
+        return {name: row[suite] for name, row in self.models.items() if suite in row}
+
+    def pair(self) -> list[str]:
+        """The two models that are compared picture by picture: the baseline and the last."""
+        return list(dict.fromkeys([self.baseline, self.last]))
+
+    def summary_section(self) -> Iterator[str]:
+        yield f"<h1>{page.text(', '.join(self.models) if len(self.models) < 6 else f'{len(self.models)} models')}</h1>"
+        yield f'<p class="headline">{page.text(self._headline())}</p>'
+        head, body = tables.cells(self.summary)
+        yield page.table(head, body, "Models and their numbers")
+        yield "".join(f'<p class="quiet">{page.text(line)}</p>' for line in tables.notes(self.summary))
+        differences = [
+            [
+                name,
+                _SUITE_NAMES[suite],
+                _signed(d["difference"]),
+                f"{_signed(d['interval'][0])} … {_signed(d['interval'][1])}",
+                _p(d),
+                d["test"],
+            ]
+            for name, row in self.models.items()
+            for suite, d in row.get("versus", {}).items()
+        ]
+        if differences:
+            yield f"<h3>Against {page.text(self.baseline)}, on the same examples</h3>"
+            head = ["model", "of", "difference (points)", "95 % interval", "p", "test"]
+            yield page.table(head, differences, f"Differences to {self.baseline}")
+            yield '<p class="quiet">Intervals by the paired bootstrap over examples; they say nothing of other seeds or other data.</p>'
+
+    def _headline(self) -> str:
+        row, base = self.models[self.last], self.models[self.baseline]
+        if "top1" not in row:
+            return f"{self.last}, compared with {self.baseline}."
+        said = f"{self.last} is right on {100 * row['top1']:.1f} % of {row['examples']:,} examples"
+        if self.last != self.baseline and "top1" in base:
+            said += f", {self.baseline} on {100 * base['top1']:.1f} %"
+        if "c" in row and "c" in base and row["c"]["mean_error"] is not None:
+            said += f"; under corruptions on {100 * (1 - row['c']['mean_error']):.1f} %"
+            if self.last != self.baseline:
+                said += f", {self.baseline} on {100 * (1 - base['c']['mean_error']):.1f} %"
+        return said + "."
+
+    def calibration(self) -> Iterator[str]:
+        if not self.evaluations:
+            return
+        details = {e.name: results.details(e) for e in self.evaluations}
+        last = self.evaluations[-1]
+        own = details[last.name]
+        yield "<h2>Accuracy and calibration</h2>"
+        values = [100 * e.top1 for e in self.evaluations]
+        intervals = [[100 * bound for bound in e.top1_interval] for e in self.evaluations]
+        names = [e.name for e in self.evaluations]
+        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, values))
+        histogram = own["confidence_histogram"]
+        yield page.charts(
+            [
+                ("Top-1", charts.bars(f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)"), "95 % Wilson intervals."),
+                (
+                    "Reliability",
+                    charts.reliability("Accuracy by confidence of each model", {name: d["reliability"] for name, d in details.items()}),
+                    "; ".join(f"{e.name}: ECE {e.ece:.3f}, equal mass {e.ece_equal_mass:.3f}" for e in self.evaluations),
+                ),
+                (
+                    f"Confidence of {last.name}",
+                    charts.histogram(f"Right and wrong answers of {last.name} by confidence", histogram["right"], histogram["wrong"]),
+                    "",
+                ),
+            ]
+        )
+        classes = len(last.label_names)
+        if classes <= _MOST_CLASSES:
+            yield f"<h3>Confusions of {page.text(last.name)}</h3>"
+            yield page.confusion(last.confusion.tolist(), last.label_names)
+            yield '<p class="quiet">Rows: the true class; columns: the answer.</p>'
+            accuracy = {e.name: details[e.name]["per_class_accuracy"] for e in self.evaluations}
+            rows: list[list[object]] = [
+                [name, *(tables.percent(accuracy[e.name][i], 1) for e in self.evaluations)] for i, name in enumerate(last.label_names)
+            ]
+            yield "<h3>Accuracy of each class (%)</h3>" + page.table(["class", *names], rows, "Accuracy of each class")
+        else:
+            off = last.confusion * (1 - np.eye(classes, dtype=int))
+            worst = np.argsort(-off, axis=None, kind="stable")[:15]
+            rows = [
+                [last.label_names[i // classes], last.label_names[i % classes], int(off.flat[i])] for i in worst.tolist() if off.flat[i] > 0
+            ]
+            yield "<h3>Most frequent confusions</h3>" + page.table(["class", f"taken by {last.name} for", "times"], rows, "Confusions")
+
+    def training(self) -> Iterator[str]:
+        logs = {name: _log(run / "metrics.jsonl") for name, run in self.runs.items()}
+        logs = {name: rows for name, rows in logs.items() if rows}
+        if not logs:
+            return
+        drawn = []
+        for key, title, y in (
+            ("loss", "Loss", "loss"),
+            ("top1", "Top-1 on noised labelled images", "top-1"),
+            ("eval_top1", "Top-1 on validation images", "top-1"),
+            ("learning_rate", "Learning rate", "rate"),
+        ):
+            series = [(name, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r]) for name, rows in logs.items()]
+            series = [entry for entry in series if entry[1]]
+            if series:
+                drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
+        if drawn:
+            yield "<h2>Training</h2>" + page.charts(drawn)
+
+    def pseudo_labels(self) -> Iterator[str]:
+        rounds = sorted(self.run.glob(f"pseudo_labeled_*/{MANIFEST}")) if self.run else []
+        rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
+        if not rounds or self.run is None:
+            return
+        yield "<h2>Pseudo-labels</h2>"
+        drawn = []
+        for folder in rounds:
+            counts = read_json(folder / "summary.json")
+            title = f"Round {folder.name.rsplit('_', 1)[1]}"
+            svg = charts.before_and_after(
+                f"{title}: pseudo-labels of each class above the threshold and after balancing",
+                counts["label_names"],
+                counts["above_threshold"],
+                counts["total"],
+            )
+            left = sum(counts["below_threshold"])
+            drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
+        yield page.charts(drawn)
+        last = rounds[-1]
+        yield from self._safely(lambda: self._pseudo_label_pictures(last))
+
+    def _pseudo_label_pictures(self, folder: Path) -> Iterator[str]:
+        assert self.run is not None
+        number, data = folder.name.rsplit("_", 1)[1], self.run / "data"
+        sheets = pictures.most_confident(folder, per_class=8, classes=_MOST_CLASSES)
+        yield f"<h3>The surest pseudo-labels of round {page.text(number)}</h3>" + page.rows({k: v for k, v in sheets.items() if v})
+        predictions = self.run / f"predictions_{number}"
+        if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
+            threshold = read_json(folder / "summary.json")["threshold"]
+            found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
+            if found:
+                yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
+        facts = read_json(data / "summary.json") if (data / "summary.json").exists() else {}
+        if facts.get("out_of_domain"):
+            found = pictures.out_of_domain(folder, facts["source"], 24)
+            if found:
+                yield "<h3>Out of domain, and yet past the threshold</h3>" + page.sheet(found)
+
+    def corruptions(self) -> Iterator[str]:
+        measured = self.having("c")
+        if not measured:
+            return
+        yield "<h2>Corruptions</h2>"
+        names = list(measured)
+        errors = {name: measured[name]["errors"] for name in names}
+        kinds = list(next(iter(errors.values())))
+        by_severity: list[charts.Series] = []
+        for name in names:
+            accuracy = [100 * (1 - float(np.mean([errors[name][kind][i] for kind in kinds]))) for i in range(len(SEVERITIES))]
+            unchanged = measured[name].get("unchanged_error")
+            start = [] if unchanged is None else [100 * (1 - unchanged)]
+            by_severity.append((name, [*([0] if start else []), *SEVERITIES], [*start, *accuracy]))
+        overall = [100 * (measured[name]["mean_error"] or 0) for name in names]
+        intervals = [_percents(measured[name].get("mean_error_interval")) for name in names]
+        per_kind = {name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in names}
+        reference = measured[names[-1]]["reference"]
+        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
+        drawn = [
+            ("Mean error", charts.bars(f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"), "Not normalised."),
+            (
+                "By severity",
+                charts.lines("Top-1 by severity", by_severity, "severity (0: unchanged)", "top-1 (%)", xticks=(0, *SEVERITIES)),
+                "Mean over corruptions.",
+            ),
+            ("Each corruption", charts.grouped_bars("Error under each corruption, per model", kinds, per_kind, "error (%)"), ""),
+        ]
+        mce: list[Any] = [measured[name].get("mce", measured[name].get("mce_of_part")) for name in names]
+        if all(value is not None for value in mce):
+            part = "" if "mce" in measured[names[0]] else f" of {len(kinds)} corruptions"
+            said = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, mce))
+            svg = charts.bars(f"Mean corruption error: {said}", names, mce, [None] * len(names), "mCE")
+            drawn.insert(0, (f"mCE{part}", svg, f"Error in percent of that of {reference}; lower is better."))
+        yield page.charts(drawn)
+        yield from self._safely(self._corrupted_pictures)
+
+    def _corrupted_pictures(self) -> Iterator[str]:
+        def ask(name: str) -> Callable[[str, int], tuple[int, int]]:
+            def answer(corruption: str, severity: int) -> tuple[int, int]:
+                stored = results.load(self.directory / name / "c" / f"{corruption}-{severity}.npz")
+                return int(stored["answers"][0]), int(stored["labels"][0])
+
+            return answer
+
+        names = [name for name in self.pair() if name in self.having("c")]
+        shown = pictures.corrupted(self.inputs.c, (1, 3, 5), {name: ask(name) for name in names}, self._label_names())
+        yield "<h3>The first image, corrupted at severities 1, 3 and 5</h3>" + page.rows({k.replace("_", " "): v for k, v in shown.items()})
+
+    def sequences(self) -> Iterator[str]:
+        measured = self.having("p")
+        if not measured:
+            return
+        yield "<h2>Perturbation sequences</h2>"
+        names = list(measured)
+        kinds = list(measured[names[0]]["flips"])
+        overall = [100 * (measured[name]["mean_flip"] or 0) for name in names]
+        intervals = [_percents(measured[name].get("mean_flip_interval")) for name in names]
+        per_kind = {name: [100 * measured[name]["flips"][kind] for kind in kinds] for name in names}
+        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
+        yield page.charts(
+            [
+                (
+                    "Mean flip probability",
+                    charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)"),
+                    "Not normalised.",
+                ),
+                ("Each perturbation", charts.grouped_bars("Flip probability of each perturbation", kinds, per_kind, "flips (%)"), ""),
+            ]
+        )
+        yield from self._safely(self._sequence_pictures)
+
+    def _sequence_pictures(self) -> Iterator[str]:
+        shown = {}
+        for kind, (examples, length) in self.inputs.p.items():
+            stored = {n: results.load(self.directory / n / "p" / f"{kind}.npz") for n in self.pair() if n in self.having("p")}
+            label = int(next(iter(stored.values()))["labels"][0])
+            given = {name: arrays["answers"][0] for name, arrays in stored.items()}
+            which = sorted({round(i * (length - 1) / 6) for i in range(7)})
+            shown[kind.replace("_", " ")] = pictures.frames(examples, which, given, label, self._label_names())
+        yield "<h3>The first image's sequences</h3>" + page.rows(shown)
+
+    def attacks(self) -> Iterator[str]:
+        measured = self.having("adversarial")
+        if not measured:
+            return
+        yield "<h2>Adversarial attacks</h2>"
+        names = list(measured)
+        curves = [(name, measured[name]["epsilons"], [100 * value for value in measured[name]["fgsm_top1"]]) for name in names]
+        pgd = [100 * measured[name]["pgd_top1"] for name in names]
+        intervals = [_percents(measured[name]["pgd_interval"]) for name in names]
+        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
+        settings = read_json(self.directory / "config.json")["evaluate"]
+        told = f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm {settings['norm']}; 95 % Wilson intervals."
+        yield page.charts(
+            [
+                (
+                    "FGSM",
+                    charts.lines("Top-1 under FGSM by epsilon", curves, "ε (0–255)", "top-1 (%)", ylim=(0, 101)),
+                    "As in the paper's Figure 4.",
+                ),
+                ("PGD", charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"), told),
+            ]
+        )
+        stored = results.load(self.directory / self.last / "adversarial.npz")
+        shown = []
+        for i in range(min(len(stored["images"]), 8)):
+            mark = "*right*" if stored["pgd"][i] else "~wrong~"
+            for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], mark)):
+                alt = f"{self._label_names()[stored['labels'][i]]}, {caption.strip('*~')}"
+                shown.append(pictures.picture(np.rint(image).astype(np.uint8), caption, alt))
+        yield f"<h3>Images before and after PGD on {page.text(self.last)}</h3>" + page.sheet(shown)
+
+    def mistakes(self) -> Iterator[str]:
+        if len(self.evaluations) < 2 or self.manifest is None:
+            return
+        yield from self._safely(self._mistake_pictures)
+
+    def _mistake_pictures(self) -> Iterator[str]:
+        assert self.manifest is not None
+        first, last = ((name, results.load(self.directory / name / "predictions.npz")) for name in self.pair())
+        found = pictures.disagreements(self.manifest, first, last, 24)
+        lost = pictures.disagreements(self.manifest, last, first, 24)
+        yield "<h2>Where they differ</h2>"
+        for title, shown in ((f"{first[0]} wrong, {last[0]} right", found), (f"{first[0]} right, {last[0]} wrong", lost)):
+            if shown:
+                yield f"<h3>{page.text(title)}</h3>" + page.sheet(shown)
+
+    def provenance(self) -> Iterator[str]:
+        yield "<h2>Commands and configs</h2>"
+        commands = [f"./run_evaluate.sh {shlex.join(self.command[1:])}"]
+        if self.run and (self.run / "commands.txt").exists():
+            commands = (self.run / "commands.txt").read_text(encoding="utf-8").splitlines()
+        yield page.folded("Commands", "\n".join(commands))
+        yield page.folded("Evaluation: config.json", read_json(self.directory / "config.json"))
+        if self.run and (self.run / "config.json").exists():
+            yield page.folded("Whole run: config.json", read_json(self.run / "config.json"))
+        for name, run in self.runs.items():
+            if (run / "config.json").exists():
+                yield page.folded(f"{name}: config.json", read_json(run / "config.json"))
+
+    def _label_names(self) -> Sequence[str]:
+        if self.manifest:
+            return self.manifest.label_names
+        return next((c.label_names for c in self.candidates.values() if c.label_names), [str(i) for i in range(1000)])
+
+    def _safely(self, section: Callable[[], Iterator[str]]) -> Iterator[str]:
+        """Pictures are a help, no result: where their records are gone or damaged, the page says so and goes on."""
+        try:
+            yield from section()
+        except (InputError, OSError) as error:
+            yield f'<p class="quiet">No pictures: {page.text(error)}</p>'
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _percents(interval: Sequence[float] | None) -> list[float] | None:
+    return None if interval is None else [100 * bound for bound in interval]
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.2f}".replace("-", "−")
+
+
+def _p(difference: Mapping[str, Any]) -> str:
+    return "< 0.001" if difference["p_value"] < 0.001 else f"{difference['p_value']:.3f}"

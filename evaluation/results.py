@@ -1,0 +1,197 @@
+"""From the files of `suites` to numbers: one JSON object a model, with intervals, and each model against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation import metrics, robustness, statistics
+from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, SEVERITIES
+from evaluation.statistics import bootstrap_interval
+
+ALEXNET = "AlexNet"
+
+Scores = dict[str, np.ndarray]
+"""Suite -> per-example scores of one model, for comparisons: bool where right or wrong, else shares of wrong answers or of flips."""
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """A file of `suites`."""
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def clean(folder: Path, name: str, label_names: Sequence[str]) -> tuple[metrics.Evaluation, dict[str, Any], Scores]:
+    """Accuracy and calibration on the clean split, and what of it goes into the summary."""
+    stored = load(folder / "predictions.npz")
+    probabilities, labels = stored["probabilities"], stored["labels"]
+    evaluation = metrics.evaluate(name, probabilities, labels, label_names)
+    row = {
+        "top1": evaluation.top1,
+        "top1_interval": list(evaluation.top1_interval),
+        "top5": evaluation.top5,
+        "ece": evaluation.ece,
+        "ece_equal_mass": evaluation.ece_equal_mass,
+        "nll": evaluation.nll,
+        "examples": evaluation.examples,
+        "images_per_second": evaluation.examples / float(stored["seconds"]),
+    }
+    return evaluation, row, {"clean": probabilities.argmax(axis=1) == labels}
+
+
+def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
+    """What is too long for the summary."""
+    bins, (right, wrong) = evaluation.bins, evaluation.histogram
+    return {
+        "label_names": list(evaluation.label_names),
+        "per_class_accuracy": numbers(metrics.per_class_accuracy(evaluation.confusion)),
+        "reliability": {
+            "edges": numbers(bins.edges),
+            "confidence": numbers(bins.confidence),
+            "accuracy": numbers(bins.accuracy),
+            "count": bins.count.tolist(),
+        },
+        "confidence_histogram": {"right": right.tolist(), "wrong": wrong.tolist()},
+        "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def numbers(values: np.ndarray) -> list[float | None]:
+    """As JSON, which has no NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def real(folder: Path, labels: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """ReaL precision@1 of the clean answers; `labels` in their order."""
+    answers = load(folder / "predictions.npz")["probabilities"].argmax(axis=1)
+    right, places = robustness.real_precision(answers, labels)
+    low, high = metrics.wilson_interval(int(right.sum()), len(right))
+    return {"precision": float(right.mean()), "interval": [low, high], "examples": len(right), "without_labels": len(labels) - len(places)}
+
+
+def imagenet_a(folder: Path) -> dict[str, Any]:
+    """Top-1 and top-5 among the 200 classes (the authors' protocol), and among all 1,000."""
+    stored = load(folder / "a.npz")
+    right, right_of_all = (stored[name] == stored["labels"][:, None] for name in ("top5", "top5_of_all"))  # (N, 5)
+    low, high = metrics.wilson_interval(int(right[:, 0].sum()), len(right))
+    return {
+        "top1": float(right[:, 0].mean()),
+        "interval": [low, high],
+        "top5": float(right.any(axis=1).mean()),
+        "top1_of_1000": float(right_of_all[:, 0].mean()),
+        "top5_of_1000": float(right_of_all.any(axis=1).mean()),
+        "examples": len(right),
+    }
+
+
+def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Scores]:
+    """Errors of each corruption and severity; `names` are those that were evaluated. mCE is added by `relative_to`."""
+    errors: dict[str, list[float]] = {}
+    wrong: list[np.ndarray] = []
+    digests = set()
+    for name in names:
+        errors[name] = []
+        for severity in SEVERITIES:
+            stored = load(folder / "c" / f"{name}-{severity}.npz")
+            missed = stored["answers"] != stored["labels"]
+            errors[name].append(float(missed.mean()))
+            if name in robustness.CORRUPTIONS:
+                wrong.append(missed)
+                digests.add(str(stored["keys_digest"]))
+    common = [row for name, row in errors.items() if name in robustness.CORRUPTIONS]
+    row: dict[str, Any] = {"errors": errors, "mean_error": float(np.mean(common)) if common else None}
+    unchanged = folder / "c" / "unchanged.npz"
+    if unchanged.exists():
+        stored = load(unchanged)
+        row["unchanged_error"] = float(np.mean(stored["answers"] != stored["labels"]))
+    if len(digests) != 1:  # other images in each set: they cannot be averaged image by image
+        return row, {}
+    per_image = np.mean(wrong, axis=0)  # (N,) share of its corrupted versions that were missed
+    row["mean_error_interval"] = list(bootstrap_interval(per_image))
+    row["examples"] = len(per_image)
+    return row, {"c": per_image}
+
+
+def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[dict[str, Any], Scores]:
+    """Flip probability of each perturbation; mFR is added by `relative_to`."""
+    flips, per_sequence, digests = {}, [], set()
+    for name in names:
+        stored = load(folder / "p" / f"{name}.npz")
+        noise = robustness.is_noise(name)
+        rates = robustness.flips(stored["answers"], noise, 1 if noise else difficulty)
+        flips[name] = float(rates.mean())
+        if name in robustness.PERTURBATIONS:
+            per_sequence.append(rates)
+            digests.add(len(rates))
+    common = [value for name, value in flips.items() if name in robustness.PERTURBATIONS]
+    row: dict[str, Any] = {"flips": flips, "difficulty": difficulty, "mean_flip": float(np.mean(common)) if common else None}
+    if len(digests) != 1:
+        return row, {}
+    mean = np.mean(per_sequence, axis=0)  # (n,)
+    row["mean_flip_interval"] = list(bootstrap_interval(mean))
+    row["sequences"] = len(mean)
+    return row, {"p": mean}
+
+
+def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
+    """Accuracy under FGSM for each ε, and under PGD."""
+    stored = load(folder / "adversarial.npz")
+    fgsm, pgd = stored["fgsm"], stored["pgd"]  # (E, N), (N,)
+    low, high = metrics.wilson_interval(int(pgd.sum()), len(pgd))
+    attacked = fgsm[stored["epsilons"] > 0]
+    row = {
+        "epsilons": stored["epsilons"].tolist(),
+        "fgsm_top1": fgsm.mean(axis=1).tolist(),
+        "pgd_top1": float(pgd.mean()),
+        "pgd_interval": [low, high],
+        "examples": len(pgd),
+    }
+    scores: Scores = {"pgd": pgd}
+    if len(attacked):
+        row["fgsm_mean_top1"] = float(attacked.mean())
+        scores["fgsm"] = 1 - attacked.mean(axis=0)
+    return row, scores
+
+
+def relative_to(rows: dict[str, dict[str, Any]], baseline: str, released_c: bool, released_p: bool) -> None:
+    """Adds CE, mCE, FR and mFR to every row that has the suite: against AlexNet for ImageNet's own sets, else against `baseline`.
+
+    mCE and mFR are over all 15 and all ten; of a part of ImageNet-C or -P they are called `mce_of_part` and `mfr_of_part`. The five
+    perturbations of a -P built here are all there are of it.
+    """
+    for row in rows.values():
+        if "c" in row:
+            reference: Mapping[str, Sequence[float]] = (
+                {**ALEXNET_ERRORS, **ALEXNET_EXTRA_ERRORS} if released_c else rows[baseline].get("c", {}).get("errors", {})
+            )
+            c = row["c"]
+            c["reference"] = ALEXNET if released_c else baseline
+            c["ce"] = robustness.corruption_errors(c["errors"], reference) if reference else {}
+            known = [c["ce"][name] for name in c["ce"] if name in robustness.CORRUPTIONS]
+            c["mce" if len(known) in (0, len(robustness.CORRUPTIONS)) else "mce_of_part"] = robustness.mean_or_none(known)
+        if "p" in row:
+            flips: Mapping[str, float] = (
+                {**ALEXNET_FLIPS, **ALEXNET_EXTRA_FLIPS} if released_p else rows[baseline].get("p", {}).get("flips", {})
+            )
+            p = row["p"]
+            p["reference"] = ALEXNET if released_p else baseline
+            p["fr"] = robustness.flip_rates(p["flips"], flips) if flips else {}
+            known = [p["fr"][name] for name in p["fr"] if name in robustness.PERTURBATIONS]
+            whole = not released_p or len(known) == len(robustness.PERTURBATIONS)
+            p["mfr" if whole else "mfr_of_part"] = robustness.mean_or_none(known)
+
+
+def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, Any]]:
+    """Model -> suite -> difference to the baseline on the same examples."""
+    compared: dict[str, dict[str, Any]] = {}
+    for name, own in scores.items():
+        if name == baseline:
+            continue
+        pairs = {suite: (scores[baseline][suite], values) for suite, values in own.items() if suite in scores[baseline]}
+        compared[name] = {
+            suite: statistics.compare(first, second)._asdict() for suite, (first, second) in pairs.items() if first.shape == second.shape
+        }
+    return compared

@@ -1,0 +1,104 @@
+"""How sure a difference is: intervals and tests for one model, for two models on the same examples, and over seeds.
+
+Values are per-example scores, such as 1 for a right answer and 0 for a wrong one, or an image's share of wrong answers over
+all corruptions; the examples are the independent units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 4000
+_RESAMPLES_AT_ONCE = 1_000_000  # of examples, 8 MB each
+
+
+class Difference(NamedTuple):
+    """Of two models on the same examples, second minus first.
+
+    Attributes:
+      difference: of the means.
+      interval: 95 % percentile interval of the paired bootstrap.
+      p_value: two-sided, of McNemar's exact test for right and wrong answers, else of the bootstrap.
+      test: "McNemar" or "bootstrap".
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    test: str
+
+
+def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Means [resamples] of samples drawn with replacement from `values` [N]; a function of its arguments."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"need values [N], N >= 1; got {values.shape}")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    means: list[np.ndarray] = []
+    step = max(1, _RESAMPLES_AT_ONCE // values.size)
+    for start in range(0, resamples, step):
+        rows = rng.integers(0, values.size, (min(step, resamples - start), values.size))
+        means.append(values[rows].mean(axis=1))
+    return np.concatenate(means)
+
+
+def bootstrap_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` [N] (Efron and Tibshirani 1993, chapter 13)."""
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(bootstrap_means(values, seed), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p-value that two models of right answers `first` and `second` (bool [N]) are equally good.
+
+    The exact test: of the examples that only one of them gets right, each is equally likely to be either's. Source: McNemar 1947,
+    "Note on the sampling error of the difference between correlated proportions"; the exact form is the sign test's.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"need two rows of the same examples; got {first.shape} and {second.shape}")
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    if only_first + only_second == 0:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
+    """Second minus first model, from their scores [N] of the same examples in the same order."""
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape or first.ndim != 1 or not first.size:
+        raise ValueError(f"need two rows of the same examples; got {first.shape} and {second.shape}")
+    means = bootstrap_means(second.astype(np.float64) - first.astype(np.float64), seed)
+    low, high = np.percentile(means, [2.5, 97.5])
+    if first.dtype == bool and second.dtype == bool:
+        p_value, test = mcnemar(first, second), "McNemar"
+    else:
+        # The smaller of both tails, doubled; the + 1 keeps a finite number of resamples from claiming p = 0.
+        tail = min(int(np.sum(means <= 0)), int(np.sum(means >= 0)))
+        p_value, test = float(min(1.0, 2 * (tail + 1) / (len(means) + 1))), "bootstrap"
+    return Difference(float(second.mean() - first.mean()), (float(low), float(high)), p_value, test)
+
+
+class OverSeeds(NamedTuple):
+    """Mean, standard deviation and the mean's 95 % interval over seeds; the last two None with one seed."""
+
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Of one number a seed. The interval is Student's: mean ± t(n − 1) · s / √n."""
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return OverSeeds(mean, None, None)
+    deviation = float(array.std(ddof=1))
+    half = float(stats.t.ppf(0.975, len(array) - 1)) * deviation / math.sqrt(len(array))
+    return OverSeeds(mean, deviation, (mean - half, mean + half))

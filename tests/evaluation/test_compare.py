@@ -1,0 +1,89 @@
+"""Seeds put together: the numbers by hand, the runs that fit, and the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation import compare
+from stages.errors import InputError
+from stages.files import write_json
+
+
+def row(top1, error, mce, pgd):
+    return {
+        "top1": top1,
+        "ece": 0.05,
+        "c": {"mean_error": error, "mce": mce},
+        "adversarial": {"fgsm_mean_top1": pgd + 0.1, "pgd_top1": pgd},
+    }
+
+
+ROWS = [
+    {"teacher": row(0.90, 0.30, 100.0, 0.1), "student_1": row(0.95, 0.20, 66.7, 0.2)},
+    {"teacher": row(0.92, 0.28, 100.0, 0.2), "student_1": row(0.94, 0.22, 78.6, 0.2)},
+    {"teacher": row(0.94, 0.25, 100.0, 0.3), "student_1": row(0.93, 0.20, 80.0, 0.3)},
+]
+
+
+def summary():
+    names = ["teacher", "student_1"]
+    return {"runs": {f"seed_{i}": f"runs/seed_{i}" for i in range(3)}, "models": names, **compare.aggregate(ROWS, names)}
+
+
+def test_numbers_and_gains():
+    result = summary()
+    assert set(result["numbers"]) == {"top1", "ece", "c_error", "mce", "fgsm", "pgd"}  # no sequences were evaluated
+    assert result["numbers"]["top1"]["teacher"]["values"] == pytest.approx([90, 92, 94])
+    gain = result["gains"]["top1"]
+    assert gain["values"] == pytest.approx([5, 2, -1]) and gain["mean"] == pytest.approx(2)
+    expected = stats.t.interval(0.95, 2, loc=2, scale=stats.sem([5, 2, -1]))
+    assert gain["interval"] == pytest.approx(expected)
+    paired = stats.ttest_rel([row["student_1"]["top1"] for row in ROWS], [row["teacher"]["top1"] for row in ROWS])
+    assert gain["p_value"] == pytest.approx(paired.pvalue)
+    assert "p_value" not in result["gains"]["ece"]  # no seed differs
+
+
+def test_table_says_which_way_is_better():
+    lines = {line.split("  ")[0]: line for line in compare.table(summary()).splitlines()}
+    assert "2 of 3" in lines["top-1 (%)"] and "3 of 3" in lines["error under corruptions (%)"] and "3 of 3" in lines["mCE (baseline = 100)"]
+    assert "+2.00 ± 7.45" in lines["top-1 (%)"]
+    assert "3 seeds" in compare.table(summary())
+
+
+def test_one_seed_has_no_interval():
+    result = compare.aggregate(ROWS[:1], ["teacher", "student_1"])
+    assert result["gains"]["top1"]["interval"] is None
+    assert "±" not in compare.table({"runs": {"r": ""}, "models": ["teacher", "student_1"], **result}).splitlines()[1]
+
+
+def test_page():
+    parts = "\n".join(compare.body(summary()))
+    assert parts.count("<svg") == 6 and "seed_2" in parts and "2 of 3" in parts
+
+
+def test_runs(tmp_path):
+    for name in ("seed_0", "seed_1", "other"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        for student in (1, 2, 10):
+            (tmp_path / name / f"student_{student}").mkdir()
+    (tmp_path / "seed_x").mkdir()
+    assert list(compare.find_runs(f"{tmp_path}/seed_*,{tmp_path}/other")) == ["seed_0", "seed_1", "other"]
+    assert compare.models_of(tmp_path / "other") == ["teacher", "student_1", "student_2", "student_10"]
+    with pytest.raises(InputError, match="no directory with data"):
+        compare.find_runs(f"{tmp_path}/seed_x")
+
+
+def test_other_test_images_are_refused(tmp_path):
+    for name, digest in (("a", "1"), ("b", "2")):
+        value = {"name": "test", "kind": "labeled", "num_records": 1, "label_names": ["x"], "label_offset": 0, "extra": {}}
+        write_json(tmp_path / name / "manifest.json", {**value, "files": [{"name": "t", "records": 1, "sha256": digest}]})
+        (tmp_path / name / "t").touch()
+    compare._require_same_images([tmp_path / "a", tmp_path / "a"])
+    with pytest.raises(InputError, match="other test images"):
+        compare._require_same_images([tmp_path / "a", tmp_path / "b"])
+
+
+def test_means_of_numbers_are_percent():
+    assert compare.NUMBERS["top1"].get({"top1": np.float64(0.5)}) == 50 and compare.NUMBERS["mce"].get({}) is None

@@ -1,0 +1,233 @@
+"""The report of a small run: its structure, its words, what it may not load; and, where there is one, in a browser."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import ml_collections
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from data import records
+from data.preprocessing import Preprocessing
+from evaluation import build, evaluate, page
+from evaluation.perturbations import FRAMES
+from stages.files import write_json
+from tests.evaluation import browser
+from tests.evaluation.images import png
+from training import model_dir
+from training.model_dir import ModelSpec
+
+NAMES = ("a & b", "<i>x</i>", "雪")
+N = 10
+
+
+def linear(seed):
+    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
+    model.layers[-1].kernel.assign(np.random.Generator(np.random.PCG64(seed)).normal(size=(192, 3)) / 500)
+    return model
+
+
+def write_run(root):
+    """What run_noisy_student.sh would leave, in small: data, two models, and a round of pseudo-labels."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    images = [png(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(N)]
+    labeled = [records.make_example(image, f"digits/{i}", i % 3) for i, image in enumerate(images)]
+    records.write_split(root / "data" / "test", "test", labeled, 1, N, kind="labeled", label_names=NAMES)
+    keys = [f"{'china.jpg' if i == 4 else 'digits'}/{i}" for i in range(N)]
+    unlabeled = [records.make_example(image, key) for image, key in zip(images, keys)]
+    records.write_split(root / "data" / "unlabeled", "unlabeled", unlabeled, 1, N, kind="unlabeled")
+    write_json(root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1})
+    probabilities = rng.dirichlet([0.3] * 3, N)
+    predictions = [records.make_prediction(key, p, 0) for key, p in zip(keys, probabilities)]
+    records.write_split(root / "predictions_1", "predictions", predictions, 1, N, kind="predictions", label_names=NAMES)
+    kept = [i for i in range(N) if probabilities[i].max() > 0.7 or i == 4]
+    assert 0 < len(kept) < N
+    pseudo = [records.make_example(images[i], keys[i], None, probabilities[i]) for i in kept]
+    folder = root / "pseudo_labeled_1"
+    records.write_split(folder, "pseudo_labeled", pseudo + pseudo[:1], 1, len(pseudo) + 1, kind="pseudo_labeled", label_names=NAMES)
+    counts = {"label_names": NAMES, "above_threshold": [2, 1, 3], "below_threshold": [1, 1, 2], "total": [3, 3, 3]}
+    write_json(folder / "summary.json", {"images": N, "threshold": 0.7, **counts})
+    for seed, name in enumerate(("teacher", "student_1")):
+        spec = ModelSpec({"name": "b0"}, Preprocessing(image_size=8), NAMES)
+        model_dir.save(root / name / "model", linear(seed), spec)
+        write_json(root / name / "config.json", {"seed": seed, "note": "</pre><script>alert(1)</script>"})
+        rows = [{"step": step, "loss": 2 / step, "top1": 0.1 * step, "learning_rate": 0.1} for step in (1, 2, 3)]
+        (root / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json(root / name / "summary.json", {"seed": seed})
+    write_json(root / "config.json", {"iterations": 1})
+    (root / "commands.txt").write_text("./run_teacher.sh --workdir=teacher\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An evaluation with all suites for anybody's data: (its directory, its summary, the page's text)."""
+    root = write_run(tmp_path_factory.mktemp("run"))
+
+    def load(directory):
+        spec = model_dir.read_spec(directory)
+        model = linear(0)
+        model.load_weights(directory / "model" / model_dir.WEIGHTS)
+        return model, spec
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_dir, "load", load)
+        for name in FRAMES:
+            patch.setitem(FRAMES, name, 4)
+        config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64, "fgsm_epsilons": (0.0, 4.0, 16.0), "pgd_iterations": 3}})
+        models = f"{root / 'teacher'},{root / 'student_1'}"
+        evaluate.main(config, str(root / "evaluation"), models, str(root / "data"), suite="clean,c,p,adversarial")
+    directory = root / "evaluation"
+    return directory, json.loads((directory / "summary.json").read_text()), (directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_numbers_of_all_suites(run):
+    directory, summary, _ = run
+    for name, row in summary["models"].items():
+        stored = np.load(directory / name / "adversarial.npz")
+        assert row["adversarial"]["epsilons"][0] == 0 and row["adversarial"]["fgsm_top1"][0] == row["top1"]
+        assert row["adversarial"]["pgd_top1"] <= row["adversarial"]["fgsm_top1"][-1] + 1 / N
+        assert (np.abs(stored["attacked"] - stored["images"]) <= 16).all() and stored["attacked"].min() >= 0
+        assert len(row["c"]["errors"]) == 15 and set(row["p"]["flips"]) == set(FRAMES)
+        assert row["c"]["reference"] == row["p"]["reference"] == "teacher"
+        assert abs(row["c"]["unchanged_error"] - (1 - row["top1"])) <= 1 / N
+    assert summary["models"]["teacher"]["c"]["mce"] == pytest.approx(100)
+    teacher = summary["models"]["teacher"]["p"]
+    assert teacher["mfr"] == (pytest.approx(100) if min(teacher["flips"].values()) > 0 else None)
+    assert set(summary["models"]["student_1"]["versus"]) == {"clean", "c", "p", "pgd", "fgsm"}
+    assert summary["report"] == str(directory / "report.html")
+    assert len(list((directory / "cache").glob(f"*/{build.UNCHANGED}/manifest.json"))) == 1
+
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks the nesting; collects images, headings and what a page could load."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.headings, self.loads, self.ids, self.charts = [], [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs)
+        if tag == "svg":
+            self.charts.append(attrs)
+        self.loads += [
+            value for key, value in attrs.items() if key in ("src", "href", "xlink:href") and not value.startswith(("data:", "#"))
+        ]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        assert tag not in ("script", "iframe", "object")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2", "h3"):
+            self.headings.append(data)
+
+
+def test_structure(run):
+    reader = Reader()
+    reader.feed(run[2])
+    assert not reader.open and not reader.loads
+    assert len(reader.ids) == len(set(reader.ids))
+    for section in ("Accuracy and calibration", "Training", "Pseudo-labels", "Corruptions", "Perturbation sequences"):
+        assert section in reader.headings
+    for section in ("Adversarial attacks", "Where they differ", "Commands and configs", "Out of domain, and yet past the threshold"):
+        assert section in reader.headings
+    assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
+    assert len(reader.images) > 15 * 3 + 5 * 4
+    for image in reader.images:
+        assert image["alt"]
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.*)", image["src"]).groups()
+        with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format.lower() == kind
+
+
+def test_names_are_text_and_nothing_else(run):
+    text = run[2]
+    assert "<i>x" not in text and "&lt;i&gt;x&lt;/i&gt;" in text and "a &amp; b" in text and "雪" in text
+    assert "<script" not in text.lower() and "alert(1)" in text
+    assert "#0101" not in text and "DejaVu Sans'" not in text  # placeholders of the drawings
+    assert len(text.encode()) < page.LARGEST
+
+
+def test_commands_and_configs_are_on_it(run):
+    assert "./run_teacher.sh --workdir=teacher" in run[2] and "&quot;fgsm_epsilons&quot;" in run[2]
+
+
+def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, monkeypatch):
+    """A model by itself, of clean images only: no section without content."""
+    import shutil
+
+    alone = shutil.copytree(run[0].parent / "teacher", tmp_path / "teacher")
+    (alone / "metrics.jsonl").unlink()
+    monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
+    config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
+    evaluate.main(config, str(tmp_path / "w"), str(alone), str(run[0].parent / "data"))
+    reader = Reader()
+    reader.feed((tmp_path / "w" / "report.html").read_text(encoding="utf-8"))
+    assert "Accuracy and calibration" in reader.headings
+    assert not {"Training", "Pseudo-labels", "Corruptions", "Adversarial attacks", "Where they differ"} & set(reader.headings)
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason=browser.WHERE_FROM)
+def test_in_a_browser(run, tmp_path):
+    """Loads from disk with no complaint and no request, every picture rendered, no sideways scrolling, legible in light, dark and print."""
+    with browser.Browser(tmp_path / "profile") as chromium:
+        for width, dark, media in ((1280, False, ""), (390, False, ""), (390, True, ""), (800, False, "print")):
+            chromium.open(f"file://{run[0] / 'report.html'}", width=width, dark=dark, media=media)
+            images = chromium.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+            assert len(images) > 70 and all(images)
+            sizes = chromium.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
+            assert len(sizes) >= 12 and min(sizes) > 40
+            assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+            assert all(value >= 4.5 for value in chromium.evaluate(CONTRASTS)), (width, dark, media)
+        chromium.screenshot(tmp_path / "report.png")
+        with PIL.Image.open(tmp_path / "report.png") as picture:
+            assert picture.height > 2000 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
+    assert {url for url in chromium.requests if not url.startswith("data:")} == {f"file://{run[0] / 'report.html'}"}
+    assert not chromium.complaints
+
+
+# Contrast (WCAG 2.1) of the text that the page writes, against the paper and the cards behind it.
+CONTRASTS = """
+(() => {
+  const luminance = ([r, g, b]) => {
+    const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
+  };
+  const color = name => {
+    const probe = document.createElement('span');
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
+    const value = getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(Number);
+    probe.remove();
+    return luminance(value);
+  };
+  const pairs = [];
+  for (const front of ['--ink', '--quiet', '--good', '--bad'])
+    for (const back of ['--paper', '--card']) {
+      const [a, b] = [color(front), color(back)].sort((x, y) => y - x);
+      pairs.push((a + 0.05) / (b + 0.05));
+    }
+  return pairs;
+})()
+"""

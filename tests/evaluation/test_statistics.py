@@ -1,0 +1,77 @@
+"""Intervals and tests against scipy, arithmetic by hand, and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation import statistics
+
+
+def test_bootstrap_interval_of_a_share_is_near_the_normal_one():
+    values = np.r_[np.ones(300), np.zeros(100)]
+    low, high = statistics.bootstrap_interval(values)
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert (low, high) == (pytest.approx(0.75 - half, abs=0.005), pytest.approx(0.75 + half, abs=0.005))
+    assert statistics.bootstrap_interval(values) == (low, high)  # the same every time
+
+
+def test_bootstrap_against_scipy():
+    values = np.random.Generator(np.random.PCG64(5)).exponential(size=200)
+    expected = stats.bootstrap((values,), np.mean, method="percentile", random_state=np.random.default_rng(0)).confidence_interval
+    assert statistics.bootstrap_interval(values) == (pytest.approx(expected.low, abs=0.02), pytest.approx(expected.high, abs=0.02))
+
+
+def test_bootstrap_means_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    values = np.arange(10.0)
+    whole = statistics.bootstrap_means(values, seed=3, resamples=50)
+    monkeypatch.setattr(statistics, "_RESAMPLES_AT_ONCE", 70)
+    np.testing.assert_array_equal(statistics.bootstrap_means(values, seed=3, resamples=50), whole)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(5, 5), (1, 9), (40, 22), (0, 3), (0, 0)])
+def test_mcnemar_is_the_sign_test(only_first, only_second):
+    first = np.r_[np.ones(30, bool), np.ones(only_first, bool), np.zeros(only_second, bool), np.zeros(7, bool)]
+    second = np.r_[np.ones(30, bool), np.zeros(only_first, bool), np.ones(only_second, bool), np.zeros(7, bool)]
+    n, k = only_first + only_second, min(only_first, only_second)
+    tail = sum(float(stats.binom.pmf(i, n, 0.5)) for i in range(k + 1))
+    assert statistics.mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_comparison_of_two_models():
+    rng = np.random.Generator(np.random.PCG64(2))
+    second = rng.random(2000) < 0.9
+    first = second & (rng.random(2000) < 0.95)
+    result = statistics.compare(first, second)
+    assert result.difference == pytest.approx(second.mean() - first.mean())
+    assert result.interval[0] < result.difference < result.interval[1]
+    # Paired: narrower than the two intervals apart would allow.
+    assert result.interval[1] - result.interval[0] < 0.6 * 2 * 1.96 * np.sqrt(2 * 0.09 / 2000)
+    assert result.test == "McNemar" and result.p_value < 1e-6
+    same = statistics.compare(first.astype(float), first.astype(float))
+    assert (same.difference, same.p_value, same.test) == (0.0, 1.0, "bootstrap")
+
+
+def test_the_bootstraps_p_value_is_honest():
+    """Of two equally good models, one in twenty comparisons or so is called significant."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    false_alarms = sum(statistics.compare(rng.random(60), rng.random(60), seed=i).p_value < 0.05 for i in range(200))
+    assert 2 <= false_alarms <= 24
+
+
+def test_over_seeds():
+    mean, deviation, interval = statistics.over_seeds([1.0, 2.0, 4.0])
+    expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 2.0, 4.0]))
+    assert (mean, deviation) == (pytest.approx(7 / 3), pytest.approx(np.std([1, 2, 4], ddof=1)))
+    assert interval == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+    assert statistics.over_seeds([0.5]) == (0.5, None, None)
+
+
+def test_rows_of_other_examples_are_refused():
+    with pytest.raises(ValueError, match="same examples"):
+        statistics.compare(np.ones(3), np.ones(4))
+    with pytest.raises(ValueError, match="same examples"):
+        statistics.mcnemar(np.ones(3, bool), np.ones(4, bool))
+    with pytest.raises(ValueError, match="N >= 1"):
+        statistics.bootstrap_interval(np.zeros([0]))
