@@ -31,6 +31,7 @@ Geometry samples the nearest neighbour; what comes from outside the image is 128
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -293,18 +294,40 @@ def arguments(magnitude: float, mode: str, *, translate_const: float = 100.0, cu
     }
 
 
-def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Which operations a recipe draws from, and how likely one that was drawn is applied.
+
+    Attributes:
+        ops: names from ``OPS``.
+        probability: range from which one probability is drawn for each image; every operation drawn for it is applied with that one.
+    """
+
+    ops: tuple[str, ...]
+    probability: tuple[float, float] = (1.0, 1.0)
+
+
+TABLES = {
+    "noisy_student": Table(tuple(OPS)),
+    "meta_pseudo_labels": Table(tuple(name for name in OPS if name != "SolarizeAdd"), (0.2, 0.8)),
+}
+"""The recipes' tables. Noisy Student's release draws a probability too, but never uses it."""
+
+
+def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student") -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
-    unknown = [name for name in ops if name not in OPS]
+    if table not in TABLES:
+        raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
+    unknown = [name for name in ops if name not in TABLES[table].ops]
     if unknown:
-        raise InputError(f"randaugment_ops: no operation {', '.join(unknown)}; there are {', '.join(OPS)}")
+        raise InputError(f"randaugment_ops: no operation {', '.join(unknown)} in {table}; there are {', '.join(TABLES[table].ops)}")
     if mode not in MODES:
         raise InputError(f"randaugment_mode is {mode!r}; it must be one of {', '.join(MODES)}")
     if num_layers < 0 or magnitude < 0:
         raise InputError(f"randaugment_layers is {num_layers} and randaugment_magnitude {magnitude}; neither may be negative")
 
 
-def _switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+def switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """``branches[index](image, draw)``; the others cost nothing.
 
     In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each of them is visited to learn that
@@ -320,25 +343,46 @@ def _switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], imag
     return tf.ensure_shape(output, image.shape)
 
 
+def operation(name: str, magnitude: float, mode: str, translate_const: float, cutout_const: float) -> Callable[..., tf.Tensor]:
+    """``(image, draw) -> image``: one operation at one magnitude.
+
+    ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two, its last two are Cutout's centre.
+    """
+    function = _MODE_OPS[mode][name]
+    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[name]
+
+    def apply(image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        if not values:
+            return function(image) if mode == "reference" or magnitude > 0 else image
+        argument: Scalar = values[0]
+        if len(values) == 2:
+            argument = tf.where(draw[1] < 0.5, *values)
+        return function(image, argument, draw[2:]) if name == "Cutout" else function(image, argument)
+
+    return apply
+
+
 def rand_augment(
     image: tf.Tensor,
     seed: tf.Tensor,
     num_layers: int,
     magnitude: float,
     *,
+    table: str = "noisy_student",
     ops: Sequence[str] = (),
     mode: str = "reference",
     translate_const: float = 100.0,
     cutout_const: float = 40.0,
 ) -> tf.Tensor:
-    """Applies ``num_layers`` operations, each drawn uniformly from ``ops``, at one magnitude.
+    """Draws ``num_layers`` operations uniformly and applies them at one magnitude.
 
     Args:
         image: uint8 [H, W, 3]; H and W may be unknown while a graph is built. At least 3×3 pixels.
         seed: int32 or int64 [2]; the same seed gives the same result.
         num_layers: N ≥ 0.
         magnitude: M ≥ 0. The papers use 5 to 28.
-        ops: names from ``OPS``; empty for all 16.
+        table: of ``TABLES``.
+        ops: names from the table; empty for all of it.
         mode: "reference" or "monotone", see the module.
         translate_const: pixels of TranslateX and TranslateY at M = 10.
         cutout_const: pixels of Cutout's half side at M = 10.
@@ -347,27 +391,22 @@ def rand_augment(
         uint8 [H, W, 3].
 
     Raises:
-        InputError: an unknown operation or mode, a negative number of layers or magnitude.
+        InputError: an unknown table, operation or mode, a negative number of layers or magnitude.
     """
-    check(num_layers, magnitude, ops, mode)
+    check(num_layers, magnitude, ops, mode, table)
     if num_layers == 0:
         return image
-    names = tuple(ops) or tuple(OPS)
-    table = _MODE_OPS[mode]
-    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)
+    names = tuple(ops) or TABLES[table].ops
+    branches = [operation(name, magnitude, mode, translate_const, cutout_const) for name in names]
     # One draw for everything: columns are the operation, which of its two arguments, Cutout's row and column.
     draws = tf.random.stateless_uniform([num_layers, 4], seed)
-
-    def apply(name: str, image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        if not values[name]:
-            return table[name](image) if mode == "reference" or magnitude > 0 else image
-        argument: Scalar = values[name][0]
-        if len(values[name]) == 2:
-            argument = tf.where(draw[1] < 0.5, *values[name])
-        return table[name](image, argument, draw[2:]) if name == "Cutout" else table[name](image, argument)
-
-    branches = [functools.partial(apply, name) for name in names]
+    numbers = tf.cast(draws[:, 0] * len(names), tf.int32)  # (N,)
+    low, high = TABLES[table].probability
+    if low < 1:
+        chances = tf.random.stateless_uniform([num_layers + 1], tf.random.split(seed, 2)[1])
+        applied = chances[1:] < low + (high - low) * chances[0]
+        numbers = tf.where(applied, numbers, len(names))
+        branches.append(lambda image, _: image)
     for layer in range(num_layers):
-        draw = draws[layer]  # (4,)
-        image = _switch(tf.cast(draw[0] * len(names), tf.int32), branches, image, draw)
+        image = switch(numbers[layer], branches, image, draws[layer])
     return image

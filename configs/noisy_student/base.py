@@ -79,9 +79,10 @@ def get_config() -> ConfigDict:
             "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
             "flip": True,
             "pad": 0,
+            "randaugment_table": "noisy_student",  # or meta_pseudo_labels, autoaugment_v0
             "randaugment_layers": 2,
             "randaugment_magnitude": 27.0,
-            "randaugment_ops": (),  # () is all 16
+            "randaugment_ops": (),  # () is all of the table
             "randaugment_mode": "reference",
             "translate_const": 100.0,
             "cutout_const": 40.0,
