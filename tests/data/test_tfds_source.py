@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import tensorflow_datasets as tfds
 
@@ -35,6 +37,7 @@ def test_slices_and_other_pools():
         assert list(source.splits()["labeled"]) == list(again.splits()["labeled"])
 
 
+@pytest.mark.skipif(importlib.util.find_spec("importlib_resources") is None, reason="TFDS needs importlib_resources to write data")
 def test_real_files(tmp_path, monkeypatch):
     """A small data set that is written and read by TFDS itself."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
