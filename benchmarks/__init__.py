@@ -1,4 +1,4 @@
-"""What a reader would want measured, each against its best peer in one run; `./run_benchmarks.sh [NAME...]`.
+"""Measurements against peers: a file each, whose `main(arguments)` prints a JSON object a line (`./run_benchmarks.sh [NAME…]`).
 
-One file a topic, run as `python -m benchmarks.NAME`; it prints one JSON object a line (`report.line`).
+`{"benchmark", "ours", "peer", "peer_name", "ratio", "goal", "unit"}`: both sides measured in the same run, ratio > 1 is better for us.
 """

@@ -1,7 +1,7 @@
 """Filter and balance at scale: exact selection against a numpy sort, reading against bare reading, memory against the corpus's size.
 
     ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
-    RECORDS=1000000 ./run_benchmarks.sh balance       fewer
+    ./run_benchmarks.sh balance --records=1000000     fewer
 
 Each size runs in a process of its own, so that its peak memory is its own.
 """
@@ -13,12 +13,11 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 # isort: split
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +122,9 @@ def child(total: int, with_peers: bool) -> None:
     print(json.dumps(result))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Both sizes, and the lines."""
-    total = int(os.environ.get("RECORDS", 10_000_000))
+    total = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--records=")), 10_000_000)
     sizes = {}
     for size in (total // 10, total):
         command = [sys.executable, "-m", "benchmarks.balance", str(size), "peers" if size == total else ""]
@@ -160,7 +159,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) == 3:
         child(int(sys.argv[1]), sys.argv[2] == "peers")
     else:
-        main()
+        main(sys.argv[1:])
