@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 2 for an unknown name."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "run"))
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "report", "run"))
     names, flags = [a for a in arguments if not a.startswith("-")], [a for a in arguments if a.startswith("-")]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -2,46 +2,52 @@
 
     python -m data.prepare --config=configs/noisy_student/digits.py --workdir=W
     python -m data.prepare --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
+    python -m data.prepare --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
 
-Leaves W/labeled, W/unlabeled, W/test and, where the config asks for one, W/validation, each a split directory (see `data.records`), and
-W/summary.json, last. W/config.json holds no more of the config than the seed and the section `data`, so that experiments which differ in
-anything else can share W. Unusable input is found before anything is written. After an interruption the same command begins again and
-ends with the same bytes.
+docs/data.md has every format, and what each directory must look like. Leaves W/labeled, W/unlabeled, W/test and, where the config asks for
+one, W/validation, each a split directory (see `data.records`), and W/summary.json, last. W/config.json holds no more of the config than the
+seed and the section `data`, so that experiments which differ in anything else can share W. Unusable input is found before anything is
+written. After an interruption the same command begins again and ends with the same bytes.
 """
 
 from __future__ import annotations
 
-import os
+import array
+import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
-from data import records, sources
+from data import records, sources, tfrecords
 from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
 from stages.errors import InputError
 from stages.progress import progress
 
-FOLDERS = ("labeled", "unlabeled", "test")
+LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
 
 
-def resolve(config: ml_collections.ConfigDict, folders: Mapping[str, str | None]) -> ml_collections.ConfigDict:
-    """`config` with the folders given as flags in `config.data`, all of them absolute.
+def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) -> ml_collections.ConfigDict:
+    """`config` with the source and the locations given as flags in `config.data`, all paths absolute.
 
     Raises:
       InputError: a value of the config cannot be used, whatever the source.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for name in FOLDERS:
-            folder = folders.get(name) or config.data.get(name)
-            config.data[name] = os.path.abspath(os.path.expanduser(folder)) if folder else None
+        config.data.source = flags.get("source") or config.data.source
+        for name in LOCATIONS:
+            location = flags.get(name) or config.data.get(name)
+            config.data[name] = sources.absolute(location, config.data.source) if location else None
+        if config.data.source in sources.WITH_TEST and not config.data.test:
+            config.data.test = config.data.labeled
     data = config.data
     for name, value in (("config.seed", config.seed), ("config.data.test_seed", data.test_seed)):
         if value < 0:
@@ -61,12 +67,15 @@ def main(
     labeled: str | None = None,
     unlabeled: str | None = None,
     test: str | None = None,
+    pseudo_labeled: str | None = None,
+    source: str | None = None,
     arguments: list[str] | None = None,
 ) -> None:
     """Runs the stage; see the module's docstring."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]}; folders go to --labeled, --unlabeled and --test")
-    config = resolve(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
+    flags = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "pseudo_labeled": pseudo_labeled, "source": source}
+    config = resolve(config, flags)
     directory = Path(workdir)
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()
@@ -76,6 +85,8 @@ def main(
         return
     try:
         summary = write(sources.open_source(config), config, directory)
+        if config.data.pseudo_labeled:
+            summary["pseudo_labeled"] = import_pseudo_labeled(config.data.pseudo_labeled, summary["label_names"], directory)
     except InputError:
         if fresh:
             _remove_traces(directory, new)
@@ -87,7 +98,7 @@ def main(
 
 def _remove_traces(directory: Path, new: list[Path]) -> None:
     """Leaves the file system as it was before this run, which was the first one in `directory`."""
-    for name in sources.SPLITS:
+    for name in (*sources.SPLITS, "pseudo_labeled"):
         shutil.rmtree(directory / name, ignore_errors=True)
     (directory / "config.json").unlink(missing_ok=True)
     for path in new:
@@ -109,11 +120,12 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
     for name, split in source.splits().items():
         counts: Counter[int] = Counter()
         with_labels = name != "unlabeled"
+        chosen: list[str] | None = [] if name == "labeled" and data.labeled_per_class is not None else None
         manifest = records.write_split(
             directory / name,
             name,
             progress(
-                _examples(split, name, len(source.label_names) if with_labels else 0, data.label_offset, counts),
+                _examples(split, name, len(source.label_names) if with_labels else 0, data.label_offset, counts, chosen),
                 len(split),
                 f"write {name}",
             ),
@@ -122,7 +134,8 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             kind="labeled" if with_labels else "unlabeled",
             label_names=source.label_names if with_labels else (),
             label_offset=data.label_offset if with_labels else 0,
-            extra={"source": data.source},
+            # Which images a subset consists of; the list is filled while the examples are written, and the manifest is written last.
+            extra={"source": data.source} if chosen is None else {"source": data.source, "keys": chosen},
         )
         splits[name] = {"images": manifest.num_records, "shards": len(manifest.files)}
         if with_labels:
@@ -130,16 +143,55 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
     return {"source": data.source, "label_names": list(source.label_names), "splits": splits, **source.facts}
 
 
-def _examples(split: Split, name: str, num_classes: int, label_offset: int, counts: Counter[int]) -> Iterator[bytes]:
-    """The records of a split; counts the labels on the way. `num_classes` is 0 for the unlabelled split, which must have no labels."""
-    keys: set[str] = set()
+def _examples(
+    split: Split, name: str, num_classes: int, label_offset: int, counts: Counter[int], chosen: list[str] | None
+) -> Iterator[bytes]:
+    """The records of a split; counts the labels on the way. `num_classes` is 0 for the unlabelled split, which must have no labels.
+
+    Keys that come twice are found by 8 bytes of each; `chosen`, where given, gets them all.
+    """
+    seen = array.array("Q")
     for image in split:
-        if image.key in keys:
-            raise InputError(f"two images of split {name} have the key {image.key}; rename one of them")
-        keys.add(image.key)
+        seen.append(_key_hash(image.key))
+        if chosen is not None:
+            chosen.append(image.key)
         yield records.make_example(image.encoded, image.key, _stored_label(image, name, num_classes, label_offset))
         if image.label is not None:
             counts[image.label] += 1
+    values = np.sort(np.frombuffer(seen, np.uint64))
+    doubled = set(values[1:][values[1:] == values[:-1]].tolist())
+    keys = Counter(image.key for image in split if _key_hash(image.key) in doubled) if doubled else Counter()
+    for key, count in keys.items():
+        if count > 1:
+            raise InputError(f"two images of split {name} have the key {key}; rename one of them")
+
+
+def _key_hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def import_pseudo_labeled(location: str, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
+    """Writes pseudo-labelled shards of the release as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`.
+
+    Returns:
+      For the summary: images and shards.
+    """
+    paths = sources.find_files(sources.Request(location, "pseudo_labeled"), tfrecords.FILES, "TFRecord files")
+    total = sum(1 for path in paths for _ in records.read_shard(path))
+    manifest = records.write_split(
+        directory / "pseudo_labeled",
+        "pseudo_labeled",
+        progress(tfrecords.pseudo_labeled(paths, len(label_names)), total, "write pseudo_labeled"),
+        num_shards=records.num_shards_for(total),
+        num_records=total,
+        kind="pseudo_labeled",
+        label_names=label_names,
+        extra={"source": location},
+    )
+    work.finish(
+        manifest.directory, {"num_records": total, "source": location, "sha256": records.file_digest(manifest.directory / records.MANIFEST)}
+    )
+    return {"images": total, "shards": len(manifest.files)}
 
 
 def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) -> int | None:
@@ -173,9 +225,11 @@ if __name__ == "__main__":
         main,
         {
             "workdir": "The data directory to make.",
-            "labeled": "Folder of labelled images, DIR/<class>/...; config.data.labeled.",
-            "unlabeled": "Folder of unlabelled images; config.data.unlabeled.",
-            "test": "Folder of test images, DIR/<class>/...; config.data.test. Without it, some labelled images are held out.",
+            "labeled": "Labelled images, [FORMAT:]LOCATION, by default DIR/<class>/...; config.data.labeled.",
+            "unlabeled": "Unlabelled images, [FORMAT:]LOCATION; config.data.unlabeled.",
+            "test": "Test images, [FORMAT:]LOCATION; config.data.test. Without it, some labelled images are held out.",
+            "pseudo_labeled": "Pseudo-labelled TFRecords of the Noisy Student release: a folder or a pattern.",
+            "source": "digits, or the format of locations that name none; config.data.source.",
         },
-        optional=dict.fromkeys(FOLDERS),
+        optional=dict.fromkeys((*LOCATIONS, "source")),
     )

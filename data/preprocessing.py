@@ -18,10 +18,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from data import randaugment
+from data import autoaugment, randaugment
 from stages.errors import InputError
 
 STYLES = ("small", "imagenet")
+AUTOAUGMENT = "autoaugment_v0"
 CROP_PADDING = 32  # evaluation keeps S / (S + 32) of the short side; every released checkpoint was measured so
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -41,6 +42,8 @@ class Preprocessing:
         mean, std: of the three channels in 0–255 units; applied inside the network.
         flip: mirror left-right with probability 0.5.
         pad: pixels of mirrored border from which a random S×S crop is taken (small style; 0 = off).
+        randaugment_table: "noisy_student", "meta_pseudo_labels", or "autoaugment_v0", which is AutoAugment instead: of what follows
+            it knows only the mode, and 0 layers turn it off.
         randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode, translate_const, cutout_const: see
             ``randaugment.rand_augment``.
         extra_cutout: half of the side of a square that is cut out of every image, in pixels (small style; 0 = off).
@@ -52,6 +55,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     flip: bool = False
     pad: int = 0
+    randaugment_table: str = "noisy_student"
     randaugment_layers: int = 0
     randaugment_magnitude: float = 0.0
     randaugment_ops: tuple[str, ...] = ()
@@ -73,7 +77,11 @@ class Preprocessing:
             raise InputError(
                 f"preprocessing: pad {self.pad}, extra_cutout {self.extra_cutout}; needed are 0 ≤ pad < image_size and 0 ≤ extra_cutout"
             )
-        randaugment.check(self.randaugment_layers, self.randaugment_magnitude, self.randaugment_ops, self.randaugment_mode)
+        if self.randaugment_table not in (*randaugment.TABLES, AUTOAUGMENT):
+            tables = ", ".join((*randaugment.TABLES, AUTOAUGMENT))
+            raise InputError(f"preprocessing.randaugment_table is {self.randaugment_table!r}; it must be one of {tables}")
+        table = "noisy_student" if self.randaugment_table == AUTOAUGMENT else self.randaugment_table
+        randaugment.check(self.randaugment_layers, self.randaugment_magnitude, self.randaugment_ops, self.randaugment_mode, table)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], image_size: int | None = None) -> Preprocessing:
@@ -214,15 +222,18 @@ def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _rand_augment(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """RandAugment of float pixels: clipped and truncated to uint8 first, as in the release. Float32 again after."""
+    """RandAugment (or AutoAugment) of float pixels: clipped and truncated to uint8 first, as in the release. Float32 again after."""
     if preprocessing.randaugment_layers == 0:
         return image
     image = tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
+    if preprocessing.randaugment_table == AUTOAUGMENT:
+        return tf.cast(autoaugment.auto_augment(image, seed, preprocessing.randaugment_mode), tf.float32)
     image = randaugment.rand_augment(
         image,
         seed,
         preprocessing.randaugment_layers,
         preprocessing.randaugment_magnitude,
+        table=preprocessing.randaugment_table,
         ops=preprocessing.randaugment_ops,
         mode=preprocessing.randaugment_mode,
         translate_const=preprocessing.translate_const,

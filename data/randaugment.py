@@ -31,6 +31,7 @@ Geometry samples the nearest neighbour; what comes from outside the image is 128
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -59,11 +60,18 @@ def blend(degenerate: tf.Tensor, image: tf.Tensor, factor: Scalar) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
 
 
+def _rows(image: tf.Tensor) -> tf.Tensor:
+    """[H, W, 3] -> [H, 3 W]: TensorFlow's loops over two long axes are several times faster than over one of 3."""
+    return tf.reshape(image, [tf.shape(image)[0], -1])
+
+
 def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to the full range 0–255; a channel of one value stays as it is."""
     values = tf.cast(image, tf.float32)
-    low = tf.reduce_min(values, axis=[0, 1])  # (3,)
-    high = tf.reduce_max(values, axis=[0, 1])
+    rows = _rows(image)
+    # Down the columns first, which goes through the memory in order; then over what is left, (W, 3).
+    low = tf.cast(tf.reduce_min(tf.reshape(tf.reduce_min(rows, axis=0), [-1, 3]), axis=0), tf.float32)  # (3,)
+    high = tf.cast(tf.reduce_max(tf.reshape(tf.reduce_max(rows, axis=0), [-1, 3]), axis=0), tf.float32)
     flat = tf.equal(low, high)
     scale = tf.where(flat, 1.0, 255.0 / (high - low))
     offset = tf.where(flat, 0.0, -low * scale)
@@ -97,13 +105,15 @@ def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
     """Inverts the values from ``threshold`` (0–256) upwards."""
     if threshold > 255:
         return image
-    return tf.where(image < tf.constant(threshold, tf.uint8), image, 255 - image)
+    above = tf.cast(image >= tf.constant(threshold, tf.uint8), tf.uint8)
+    return tf.bitwise.bitwise_xor(image, above * 255)  # v XOR 255 is 255 - v; a `tf.where` costs thrice as much
 
 
 def solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
     """Adds ``addition`` (≥ 0) to the values below 128, up to 255 at most."""
-    added = tf.cast(tf.minimum(tf.cast(image, tf.int32) + addition, 255), tf.uint8)
-    return tf.where(image < 128, added, image)
+    addition = min(addition, 255)
+    dark = tf.cast(image < 128, tf.uint8)
+    return image + tf.minimum(255 - image, addition) * dark
 
 
 def grey(image: tf.Tensor) -> tf.Tensor:
@@ -144,15 +154,32 @@ def sharpness(image: tf.Tensor, factor: Scalar, rounded: bool = True) -> tf.Tens
 
 def affine(image: tf.Tensor, a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar) -> tf.Tensor:
     """Output pixel (x, y) is the input pixel nearest to (a x + b y + c, d x + e y + f); whole numbers are pixel centres."""
+    # The operation finds its way anew for each channel; so the three, and a fourth of zeros, travel as one number.
+    packed = tf.bitcast(tf.pad(image, [[0, 0], [0, 0], [0, 1]]), tf.int32)  # [H, W]
     output = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[tf.newaxis],
+        images=packed[tf.newaxis, :, :, tf.newaxis],
         transforms=tf.stack([[a, b, c, d, e, f, 0.0, 0.0]]),
         output_shape=tf.shape(image)[:2],
-        fill_value=float(FILL),
+        fill_value=float(FILL * 0x010101),  # whichever end comes first, the fourth byte is 0 or cut off
         interpolation="NEAREST",
         fill_mode="CONSTANT",
-    )[0]
-    return tf.ensure_shape(output, image.shape)
+    )[0, :, :, 0]
+    return tf.ensure_shape(tf.bitcast(output, tf.uint8)[:, :, :3], image.shape)
+
+
+def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
+    """``affine`` by ``pixels`` along one axis, as a slice and a border."""
+    places = tf.range(tf.cast(tf.shape(image)[axis], tf.float32)) + pixels  # (n,), where each output pixel comes from
+    size = tf.shape(image)[axis]
+    inside = tf.logical_and(places > -0.5, places < tf.cast(size, tf.float32) - 0.5)
+    before = tf.reduce_sum(tf.cast(places <= -0.5, tf.int32))
+    length = tf.reduce_sum(tf.cast(inside, tf.int32))
+    start = tf.reduce_max(tf.where(inside[: before + 1], tf.cast(tf.floor(places[: before + 1] + 0.5), tf.int32), 0))
+    begin, shape = [0, 0, 0], list(tf.unstack(tf.shape(image)))
+    begin[axis], shape[axis] = start, length
+    border = [[0, 0], [0, 0], [0, 0]]
+    border[axis] = [before, size - before - length]
+    return tf.ensure_shape(tf.pad(tf.slice(image, begin, shape), border, constant_values=FILL), image.shape)
 
 
 def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
@@ -178,12 +205,12 @@ def shear_y(image: tf.Tensor, level: Scalar) -> tf.Tensor:
 
 def translate_x(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     """Moves the image by ``pixels`` to the left."""
-    return affine(image, 1.0, 0.0, pixels, 0.0, 1.0, 0.0)
+    return _shift(image, pixels, 1)
 
 
 def translate_y(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     """Moves the image by ``pixels`` up."""
-    return affine(image, 1.0, 0.0, 0.0, 0.0, 1.0, pixels)
+    return _shift(image, pixels, 0)
 
 
 def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
@@ -200,8 +227,8 @@ def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
     half_size = tf.cast(half_size, tf.int32)
     row_inside = tf.logical_and(rows >= center[0] - half_size, rows < center[0] + half_size)
     column_inside = tf.logical_and(columns >= center[1] - half_size, columns < center[1] + half_size)
-    inside = tf.logical_and(row_inside[:, tf.newaxis], column_inside)
-    return tf.where(inside[:, :, tf.newaxis], tf.constant(FILL, image.dtype), image)
+    inside = tf.cast(row_inside, image.dtype)[:, tf.newaxis] * tf.repeat(tf.cast(column_inside, image.dtype), 3)  # [H, 3 W]
+    return tf.reshape(_rows(image) * (1 - inside) + FILL * inside, shape)
 
 
 # One place for what an operation does; Cutout also takes its centre.
@@ -293,18 +320,40 @@ def arguments(magnitude: float, mode: str, *, translate_const: float = 100.0, cu
     }
 
 
-def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Which operations a recipe draws from, and how likely one that was drawn is applied.
+
+    Attributes:
+        ops: names from ``OPS``.
+        probability: range from which one probability is drawn for each image; every operation drawn for it is applied with that one.
+    """
+
+    ops: tuple[str, ...]
+    probability: tuple[float, float] = (1.0, 1.0)
+
+
+TABLES = {
+    "noisy_student": Table(tuple(OPS)),
+    "meta_pseudo_labels": Table(tuple(name for name in OPS if name != "SolarizeAdd"), (0.2, 0.8)),
+}
+"""The recipes' tables. Noisy Student's release draws a probability too, but never uses it."""
+
+
+def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student") -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
-    unknown = [name for name in ops if name not in OPS]
+    if table not in TABLES:
+        raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
+    unknown = [name for name in ops if name not in TABLES[table].ops]
     if unknown:
-        raise InputError(f"randaugment_ops: no operation {', '.join(unknown)}; there are {', '.join(OPS)}")
+        raise InputError(f"randaugment_ops: no operation {', '.join(unknown)} in {table}; there are {', '.join(TABLES[table].ops)}")
     if mode not in MODES:
         raise InputError(f"randaugment_mode is {mode!r}; it must be one of {', '.join(MODES)}")
     if num_layers < 0 or magnitude < 0:
         raise InputError(f"randaugment_layers is {num_layers} and randaugment_magnitude {magnitude}; neither may be negative")
 
 
-def _switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+def switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """``branches[index](image, draw)``; the others cost nothing.
 
     In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each of them is visited to learn that
@@ -320,25 +369,46 @@ def _switch(index: tf.Tensor, branches: Sequence[Callable[..., tf.Tensor]], imag
     return tf.ensure_shape(output, image.shape)
 
 
+def operation(name: str, magnitude: float, mode: str, translate_const: float, cutout_const: float) -> Callable[..., tf.Tensor]:
+    """``(image, draw) -> image``: one operation at one magnitude.
+
+    ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two, its last two are Cutout's centre.
+    """
+    function = _MODE_OPS[mode][name]
+    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[name]
+
+    def apply(image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        if not values:
+            return function(image) if mode == "reference" or magnitude > 0 else image
+        argument: Scalar = values[0]
+        if len(values) == 2:
+            argument = tf.where(draw[1] < 0.5, *values)
+        return function(image, argument, draw[2:]) if name == "Cutout" else function(image, argument)
+
+    return apply
+
+
 def rand_augment(
     image: tf.Tensor,
     seed: tf.Tensor,
     num_layers: int,
     magnitude: float,
     *,
+    table: str = "noisy_student",
     ops: Sequence[str] = (),
     mode: str = "reference",
     translate_const: float = 100.0,
     cutout_const: float = 40.0,
 ) -> tf.Tensor:
-    """Applies ``num_layers`` operations, each drawn uniformly from ``ops``, at one magnitude.
+    """Draws ``num_layers`` operations uniformly and applies them at one magnitude.
 
     Args:
         image: uint8 [H, W, 3]; H and W may be unknown while a graph is built. At least 3×3 pixels.
         seed: int32 or int64 [2]; the same seed gives the same result.
         num_layers: N ≥ 0.
         magnitude: M ≥ 0. The papers use 5 to 28.
-        ops: names from ``OPS``; empty for all 16.
+        table: of ``TABLES``.
+        ops: names from the table; empty for all of it.
         mode: "reference" or "monotone", see the module.
         translate_const: pixels of TranslateX and TranslateY at M = 10.
         cutout_const: pixels of Cutout's half side at M = 10.
@@ -347,27 +417,22 @@ def rand_augment(
         uint8 [H, W, 3].
 
     Raises:
-        InputError: an unknown operation or mode, a negative number of layers or magnitude.
+        InputError: an unknown table, operation or mode, a negative number of layers or magnitude.
     """
-    check(num_layers, magnitude, ops, mode)
+    check(num_layers, magnitude, ops, mode, table)
     if num_layers == 0:
         return image
-    names = tuple(ops) or tuple(OPS)
-    table = _MODE_OPS[mode]
-    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)
+    names = tuple(ops) or TABLES[table].ops
+    branches = [operation(name, magnitude, mode, translate_const, cutout_const) for name in names]
     # One draw for everything: columns are the operation, which of its two arguments, Cutout's row and column.
     draws = tf.random.stateless_uniform([num_layers, 4], seed)
-
-    def apply(name: str, image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        if not values[name]:
-            return table[name](image) if mode == "reference" or magnitude > 0 else image
-        argument: Scalar = values[name][0]
-        if len(values[name]) == 2:
-            argument = tf.where(draw[1] < 0.5, *values[name])
-        return table[name](image, argument, draw[2:]) if name == "Cutout" else table[name](image, argument)
-
-    branches = [functools.partial(apply, name) for name in names]
+    numbers = tf.cast(draws[:, 0] * len(names), tf.int32)  # (N,)
+    low, high = TABLES[table].probability
+    if low < 1:
+        chances = tf.random.stateless_uniform([num_layers + 1], tf.random.split(seed, 2)[1])
+        applied = chances[1:] < low + (high - low) * chances[0]
+        numbers = tf.where(applied, numbers, len(names))
+        branches.append(lambda image, _: image)
     for layer in range(num_layers):
-        draw = draws[layer]  # (4,)
-        image = _switch(tf.cast(draw[0] * len(names), tf.int32), branches, image, draw)
+        image = switch(numbers[layer], branches, image, draws[layer])
     return image

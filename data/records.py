@@ -32,6 +32,10 @@ from stages.files import atomic_path, read_json, write_json
 
 MANIFEST = "manifest.json"
 KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")
+HEADER_BYTES = 12
+"""Before a record's data in a file: its length and that one's CRC."""
+RECORD_OVERHEAD = HEADER_BYTES + 4
+"""In a file, besides a record's data: the header, and the data's CRC."""
 RECORDS_PER_SHARD = 2000
 MAX_SHARDS = 1024
 
@@ -364,7 +368,7 @@ def read_shard(
         else:
             yield record
             count += 1
-            position += len(record) + 16  # length, its CRC, the record's CRC
+            position += len(record) + RECORD_OVERHEAD
     if problem is None and num_records is not None and count != num_records:
         problem = f"{path}: {count} records, where its {MANIFEST} says {num_records}"
     if problem is None:

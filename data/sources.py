@@ -1,14 +1,22 @@
 """What a data set offers to `data.prepare`: label names, and splits of images.
 
-To add a source, write a module with a function `config -> Source` and name it in `open_source`.
+Two layers. A *collection* is the images of one role as some format keeps them: a folder, TFRecords, tar archives, a TFDS data set. Their
+locations are written `[FORMAT:]PATH`, one each for `--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is what they
+become once they are checked and split (`data.splits`).
+
+To add a format, write a function `Request -> Collection` and name it in `FORMATS`.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import glob
+import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -71,18 +79,141 @@ class Source(Protocol):
         ...
 
 
+class Collection(Protocol):
+    """The images of one role (labelled, unlabelled, test): listed, but not read yet.
+
+    Memory is a few dozen bytes an image besides its key, never its pixels.
+
+    Attributes:
+      label_names: name of each class, in order; () where unknown.
+      labels: int32 [n], −1 where unknown.
+      scattered: whether the images may be read in any order at no great cost; otherwise they are read in ascending order.
+      ignored: what lies there and is no image: how many by kind.
+      problems: what could not even be listed (`file`, `why`), where `config.data.on_error` is "skip".
+    """
+
+    label_names: tuple[str, ...]
+    labels: np.ndarray
+    scattered: bool
+    ignored: Mapping[str, int]
+    problems: Sequence[Mapping[str, str]]
+
+    def key(self, index: int) -> str:
+        """A stable name of an image, unique within the collection."""
+        ...
+
+    def where(self, index: int) -> str:
+        """Where an image is, for people."""
+        ...
+
+    def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
+        """The image files, or why one cannot be read. `indices` ascend where the collection is not `scattered`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a format is asked for.
+
+    Attributes:
+      location: what the flag says after `FORMAT:`.
+      role: "labeled", "unlabeled" or "test"; its flag is `--ROLE`.
+      label_offset: stored label minus class, where the format stores labels of the user's own.
+      on_error: "fail" or "skip"; see `Collection.problems`.
+    """
+
+    location: str
+    role: str
+    label_offset: int = 0
+    on_error: str = "fail"
+
+    def error(self, message: str) -> InputError:
+        """An InputError about this location."""
+        return InputError(f"--{self.role}: {printable(self.location)} {message}")
+
+
+FORMATS = {
+    "image_folder": "image_folder.open_folder",
+    "tfrecord": "tfrecords.open_records",
+    "tar": "archives.open_archives",
+    "tfds": "tfds_source.open_tfds",
+    "imagenet": "imagenet.open_imagenet",
+    "cifar10": "small_images.open_cifar10",
+    "svhn": "small_images.open_svhn",
+}
+"""Format -> the function of this package that opens it, `Request -> Collection`; imported when it is needed."""
+
+WITHOUT_PATH = ("tfds",)
+"""Formats whose locations are no paths."""
+
+WITH_TEST = ("imagenet", "cifar10", "svhn")
+"""Formats with test images of their own, which are the test where no other is named."""
+
+
+def split_location(location: str, default: str) -> tuple[str, str]:
+    """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon."""
+    name, colon, rest = location.partition(":")
+    return (name, rest) if colon and name in FORMATS else (default, location)
+
+
+def absolute(location: str, default: str) -> str:
+    """A location that means the same in every directory."""
+    name, rest = split_location(location, default)
+    if name not in WITHOUT_PATH:
+        rest = os.path.abspath(os.path.expanduser(rest))
+    return rest if name == default else f"{name}:{rest}"
+
+
+def open_collection(location: str, role: str, data: ml_collections.ConfigDict) -> Collection:
+    """Lists the images of `config.data.ROLE`. Raises InputError where they cannot be listed."""
+    name, rest = split_location(location, data.source)
+    module, function = FORMATS[name].split(".")
+    return getattr(importlib.import_module(f"data.{module}"), function)(Request(rest, role, data.label_offset, data.on_error))
+
+
 def open_source(config: ml_collections.ConfigDict) -> Source:
-    """Opens the source named by `config.data.source`.
+    """Opens the source named by `config.data.source`: the digits, or the format of those locations that name none.
 
     Raises:
       InputError: there is no such source, or its input is not usable.
     """
-    from data import digits, image_folder  # here, since they build on this module
+    from data import digits, splits  # here, since they build on this module
 
-    sources: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {"digits": digits.digits, "image_folder": image_folder.image_folder}
+    sources: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {"digits": digits.digits, **dict.fromkeys(FORMATS, splits.split)}
     if config.data.source not in sources:
         raise InputError(f"config.data.source is {config.data.source!r}; it can be {', '.join(sources)}")
     return sources[config.data.source](config)
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path for a one-line message or JSON: bytes that are no UTF-8 and line breaks are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def find_files(request: Request, endings: str, what: str) -> list[str]:
+    """The files of a location, sorted: itself, those that match it as a pattern, or those in the folder whose names match `endings`.
+
+    Raises:
+      InputError: there are none.
+    """
+    location = request.location
+    if os.path.isdir(location):
+        pattern = re.compile(endings)
+        paths = [entry.path for entry in os.scandir(location) if pattern.search(entry.name) and not entry.name.startswith(".")]
+    else:
+        paths = [location] if os.path.exists(location) else glob.glob(location)
+    paths = sorted(path for path in paths if os.path.isfile(path))
+    if not paths:
+        raise request.error(f"has no {what}; name a folder of them, one file, or a quoted pattern")
+    return paths
+
+
+def read_at(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a file. Raises OSError."""
+    with open(path, "rb") as f:
+        f.seek(offset)
+        return f.read(size)
 
 
 # Random choices. `purpose` keeps the draws of one seed apart, so that a change of one split leaves the others alone.
@@ -114,7 +245,10 @@ def by_class(labels: Iterable[int], num_classes: int) -> list[list[int]]:
     return indices
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+THREADS = min(16, max(2, os.cpu_count() or 2))
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> Iterator[R]:
     """`map(function, items)` in `threads` threads, in order, with at most 4·`threads` results waiting (`Executor.map` holds them all)."""
     iterator = iter(items)
     executor = ThreadPoolExecutor(threads)

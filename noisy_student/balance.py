@@ -23,7 +23,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 import dataclasses
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,20 @@ from absl import logging
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from data.records import Manifest, make_example, read_manifest, read_prediction, read_shard, shard_name, write_manifest, write_shard
+from data.records import Manifest, make_example, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
 from noisy_student.join import join_by_key, read_images
+from noisy_student.predictions import read_predictions, read_tops
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path
 
 
-def image_hash(seed: int, key: str) -> int:
-    """64 pseudo-random bits, a function of seed and key; the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8, key=str(seed).encode()).digest(), "little")
+def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
+    """64 pseudo-random bits for each key (UTF-8), a function of seed and key; uint64 [n], the same on every machine."""
+    secret, blake2b = str(seed).encode(), hashlib.blake2b
+    return np.frombuffer(b"".join([blake2b(key, digest_size=8, key=secret).digest() for key in keys]), "<u8")
 
 
 # Pass 1
@@ -87,10 +89,11 @@ class ScoreShards:
         classes = np.zeros(num_records, np.int32)
         confidence = np.zeros(num_records, np.float32)
         hashes = np.zeros(num_records, np.uint64)
-        for position, (key, probabilities) in enumerate(_read_predictions(self.predictions, shard)):
-            classes[position] = np.argmax(probabilities)
-            confidence[position] = probabilities[classes[position]]
-            hashes[position] = image_hash(self.seed, key)
+        done = 0
+        for top in read_tops(self.predictions, shard):
+            rows = slice(done, done + len(top.keys))
+            classes[rows], confidence[rows], hashes[rows] = top.classes, top.confidence, image_hashes(self.seed, top.keys)
+            done = rows.stop
         above = confidence > np.float32(self.threshold)
         _save(self.hashes_path(shard), np.sort(hashes))
         _save(
@@ -127,16 +130,6 @@ def _save(path: Path, array: np.ndarray | None = None, **columns: np.ndarray) ->
             np.savez(f, **columns)
 
 
-def _read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, probabilities float32 [K]) of each record; errors name the file and the record."""
-    path = predictions.paths[shard]
-    for position, serialized in enumerate(read_shard(path, num_records=predictions.records[shard])):
-        try:
-            yield read_prediction(serialized, predictions.num_classes)
-        except InputError as error:
-            raise InputError(f"{path}, record {position} (counting from 0): {error}") from error
-
-
 def require_unique_keys(job: ScoreShards) -> None:
     """Sees that no key occurs twice in the whole corpus; memory does not grow with it.
 
@@ -149,8 +142,8 @@ def require_unique_keys(job: ScoreShards) -> None:
         for shard, values in enumerate(hashes):
             if np.searchsorted(values, np.uint64(value)) == np.searchsorted(values, np.uint64(value), side="right"):
                 continue
-            for key, _ in _read_predictions(job.predictions, shard):
-                if image_hash(job.seed, key) == value:
+            for key, _ in read_predictions(job.predictions, shard):
+                if image_hashes(job.seed, [key.encode("utf-8")])[0] == value:
                     if key in found:
                         files = sorted({found[key], job.predictions.paths[shard]})
                         raise InputError(f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again")
@@ -207,7 +200,7 @@ class WriteShards:
 
     def _keyed_predictions(self, shard: int, copies: np.ndarray) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
         """(key, (position, probabilities)); None for what is dropped, so that no memory is held for it while it waits for its image."""
-        for position, (key, probabilities) in enumerate(_read_predictions(self.scores.predictions, shard)):
+        for position, (key, probabilities) in enumerate(read_predictions(self.scores.predictions, shard)):
             yield key, (position, probabilities if copies[position] else None)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from data import sources
 from noisy_student.dry_run import describe
 from stages import app
 from stages import workdir as workdirs
@@ -25,9 +26,9 @@ from stages.files import read_json, write_json
 
 FLAGS = {
     "workdir": "Directory for everything: data, teacher, students, evaluation, export.",
-    "labeled": "Labelled images, DIR/<class>/*.jpg (image_folder configs).",
-    "unlabeled": "Unlabelled images, any nesting (image_folder configs).",
-    "test": "Test images, DIR/<class>/*.jpg; without it a part of the labelled ones is held out.",
+    "labeled": "Labelled images, [FORMAT:]LOCATION (docs/data.md), by default DIR/<class>/*.jpg.",
+    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
+    "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
     "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
     "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
 }
@@ -107,7 +108,7 @@ def main(
     if config.iterations < 1:
         raise InputError(f"iterations must be at least 1, got {config.iterations}")
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
-    folders = {name: str(Path(path).expanduser().resolve()) for name, path in given.items() if path}
+    folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
     directory = Path(workdir).expanduser().resolve()
     stages = plan(config, directory, folders, strategy)
     if dry_run:

@@ -12,6 +12,7 @@ beyond recognition.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging as standard_logging
 import shutil
 import time
@@ -31,6 +32,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 standard_logging.disable(standard_logging.NOTSET)
 standard_logging.getLogger("apache_beam").setLevel(standard_logging.WARNING)
+
+
+DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
+"""The one runner that Beam does not know by its short name."""
 
 
 class Job(Protocol):
@@ -131,6 +136,11 @@ def _sizes(paths: list[str]) -> list[int | None]:
 
 
 def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+    if "--runner=DaskRunner" in flags:
+        try:
+            importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since Dask is no requirement; Beam knows its options only then
+        except ImportError as error:
+            raise InputError("--runner=DaskRunner needs Dask; pip install dask distributed") from error
     options = PipelineOptions(list(flags))
     try:
         known = options.get_all_options()
@@ -144,6 +154,8 @@ def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     if standard.runner in (None, "DirectRunner"):
         # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.
         standard.runner = "FnApiRunner"
+    elif standard.runner == "DaskRunner":
+        standard.runner = DASK_RUNNER
     return options
 
 

@@ -58,19 +58,24 @@ def get_config() -> ConfigDict:
     config.smoke = False  # True: one tiny step of every training; see configs/smoke.py
     config.data = ConfigDict(
         {
+            # Where a location ([FORMAT:]PATH, docs/data.md) names no format: image_folder, tfrecord, tar, tfds, imagenet, cifar10, svhn;
+            # or digits, which are embedded. The flag --source.
             "source": "image_folder",
-            "labeled": placeholder(str),  # DIR/<class>/*; the flag --labeled
+            "labeled": placeholder(str),  # the flag --labeled
             "unlabeled": placeholder(str),  # the flag --unlabeled
             "test": placeholder(str),  # the flag --test; None: test_fraction of the labelled images is held out
+            "pseudo_labeled": placeholder(str),  # the flag --pseudo_labeled: shards that the release made
             "test_fraction": 0.2,
+            "test_seed": 0,  # of the images held out for the test
             "validation_size": 0,  # labelled images set aside for choosing hyper-parameters
-            "on_error": "fail",  # what an unreadable image does: fail, or skip (and be counted)
+            "labeled_per_class": placeholder(int),  # a class-balanced subset; None: all
+            "labeled_as_unlabeled": "nothing",  # labelled images that are unlabelled ones too: nothing, rest (those not in the subset), all
+            "near_duplicates": True,  # leave out unlabelled images that look like held-out ones; identical files are left out in any case
+            "on_error": "fail",  # what an unreadable image or record does: fail, or skip (and be listed)
             "num_shards": placeholder(int),  # None: one for 2,000 images
-            "label_offset": 0,  # stored label minus class
+            "label_offset": 0,  # stored label minus class, in TFRecords read and written
             # digits only:
-            "labeled_per_class": placeholder(int),
             "test_size": 400,
-            "test_seed": 0,
             "out_of_domain": 0,
             # what a full copy of the data holds; says how long a --dry_run is where the data are not there
             "expected_labeled": placeholder(int),
@@ -86,9 +91,10 @@ def get_config() -> ConfigDict:
             "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
             "flip": True,
             "pad": 0,
+            "randaugment_table": "noisy_student",  # or meta_pseudo_labels, autoaugment_v0
             "randaugment_layers": 2,
             "randaugment_magnitude": 27.0,
-            "randaugment_ops": (),  # () is all 16
+            "randaugment_ops": (),  # () is all of the table
             "randaugment_mode": "reference",
             "translate_const": 100.0,
             "cutout_const": 40.0,

@@ -22,19 +22,11 @@ from stages.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from tests.data import recipes
 
 def get_config(source):
-    return ConfigDict({
-        "seed": 3,
-        "data": {
-            "source": source, "labeled_per_class": 5 if source == "digits" else placeholder(int), "test_size": 400, "test_seed": 0,
-            "validation_size": 20 if source == "digits" else 0, "out_of_domain": 30, "labeled": placeholder(str),
-            "unlabeled": placeholder(str), "test": placeholder(str), "test_fraction": 0.2, "on_error": "fail",
-            "num_shards": 3, "label_offset": 0,
-        },
-    })
+    digits = {"labeled_per_class": 5, "validation_size": 20, "out_of_domain": 30} if source == "digits" else {}
+    return recipes.config(source, 3, **digits, num_shards=3)
 """
 
 
@@ -42,7 +34,8 @@ def config(source: str, **data) -> ml_collections.ConfigDict:
     scope: dict = {}
     exec(CONFIG, scope)
     result = scope["get_config"](source)
-    result.data.update(data)
+    with result.data.ignore_type():
+        result.data.update(data)
     return result.lock()
 
 

@@ -221,13 +221,13 @@ def test_monotone_never_erases_the_image():
 # Drawing
 
 
-def stubbed(monkeypatch, stub, count, layers, mode="reference", ops=()):
+def stubbed(monkeypatch, stub, count, layers, mode="reference", **options):
     """Runs ``stub(name index, image, arguments…)`` in place of the operations, for the seeds 0 … count − 1."""
     table = {name: lambda image, *rest, index=index: stub(index, image, *rest) for index, name in enumerate(OPS)}
     monkeypatch.setitem(randaugment._MODE_OPS, mode, table)
 
     def draw(index):
-        return rand_augment(tf.zeros([1, 1, 3], tf.uint8), tf.stack([index, 5]), layers, 10, ops=ops, mode=mode)[0, 0, 0]
+        return rand_augment(tf.zeros([1, 1, 3], tf.uint8), tf.stack([index, 5]), layers, 10, mode=mode, **options)[0, 0, 0]
 
     return np.array(list(tf.data.Dataset.range(count).map(draw).as_numpy_iterator()))
 
@@ -250,6 +250,23 @@ def test_only_the_named_operations_are_drawn(monkeypatch):
     counts = np.bincount(drawn, minlength=16)
     assert {names[i] for i in np.flatnonzero(counts)} == {"Rotate", "Color", "Cutout"}
     assert chi_square(counts[counts > 0]) < 13.8  # 2 degrees of freedom, p = 0.001
+
+
+def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_image(monkeypatch):
+    assert randaugment.TABLES["meta_pseudo_labels"].ops == tuple(name for name in OPS if name != "SolarizeAdd")
+    applied = stubbed(monkeypatch, lambda index, image, *_: image + 1, 4000, 6, table="meta_pseudo_labels")
+    # Of 6 draws with p ~ U(0.2, 0.8): mean 6·0.5, variance 6·E[p(1−p)] + 36·Var[p] = 6·0.22 + 36·0.03.
+    assert abs(applied.mean() - 3.0) < 4 * np.sqrt(2.4 / 4000)
+    assert abs(applied.var() - 2.4) < 0.2  # with a probability drawn for each operation it would be 1.5
+
+
+def test_tables_draw_the_same_but_for_what_is_left_out():
+    """Where every operation is applied, the table that has a probability changes nothing else of the drawing."""
+    for seed in range(6):
+        options = {"ops": ("Rotate", "Color", "Cutout"), "translate_const": 20, "cutout_const": 10}
+        always = rand_augment(tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, **options).numpy()
+        sometimes = rand_augment(tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, table="meta_pseudo_labels", **options).numpy()
+        assert (sometimes == always).all() or (sometimes == PHOTO).all()
 
 
 @pytest.mark.parametrize("mode, middle", [("reference", 0.0), ("monotone", 1.0)])
@@ -298,7 +315,15 @@ def test_no_layers_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    "change, words", [({"ops": ("Rotat",)}, "Rotat"), ({"mode": "sane"}, "sane"), ({"num_layers": -1}, "-1"), ({"magnitude": -2}, "-2")]
+    "change, words",
+    [
+        ({"ops": ("Rotat",)}, "Rotat"),
+        ({"mode": "sane"}, "sane"),
+        ({"num_layers": -1}, "-1"),
+        ({"magnitude": -2}, "-2"),
+        ({"table": "uda"}, "uda"),
+        ({"table": "meta_pseudo_labels", "ops": ("SolarizeAdd",)}, "SolarizeAdd"),
+    ],
 )
 def test_impossible_settings(change, words):
     with pytest.raises(InputError, match=words):

@@ -1,4 +1,4 @@
-"""The two sources: which images end up in which split, and what is said of folders that cannot be used."""
+"""Digits and folders: which images end up in which split, and what is said of folders that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,31 +7,20 @@ import os
 import unicodedata
 from collections import Counter
 
-import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
 from sklearn.datasets import load_digits
 
-from data import image_folder, sources
+from data import sources
 from stages.errors import InputError
+from tests.data import recipes
+from tests.data.recipes import save
 
 
-def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
-    defaults = {
-        "source": source,
-        "labeled_per_class": 5 if source == "digits" else None,
-        "test_size": 400,
-        "test_seed": 0,
-        "validation_size": 0,
-        "out_of_domain": 20,
-        "labeled": None,
-        "unlabeled": None,
-        "test": None,
-        "test_fraction": 0.2,
-        "on_error": "fail",
-    }
-    return ml_collections.ConfigDict({"seed": seed, "data": {**defaults, **data}})
+def config(source: str, seed: int = 0, **data):
+    ours = {"labeled_per_class": 5, "out_of_domain": 20} if source == "digits" else {}
+    return recipes.config(source, seed, **{**ours, **data})
 
 
 def digits(seed: int = 0, **data) -> dict[str, list[sources.Image]]:
@@ -122,29 +111,27 @@ def test_unknown_source():
 # Image folder
 
 
-def save(path, shade: int = 0, size=(12, 10)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.Generator(np.random.PCG64([shade])).integers(0, 256, (*size, 3), dtype=np.uint8)
-    PIL.Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture
 def folders(tmp_path):
     """Two classes of 5 and 10 images, 6 unlabelled images."""
-    for name, count in (("cat", 5), ("dog", 10)):
+    for name, first, count in (("cat", 10, 5), ("dog", 20, 10)):
         for i in range(count):
-            save(tmp_path / "labeled" / name / f"{i}.png", i)
+            save(tmp_path / "labeled" / name / f"{i}.png", first + i)
     for i in range(6):
-        save(tmp_path / "unlabeled" / f"{i}.jpg", i)
+        save(tmp_path / "unlabeled" / f"{i}.jpg", 30 + i)
     return tmp_path
 
 
-def opened(folders, seed: int = 0, **data) -> image_folder.ImageFolder:
+def opened(folders, seed: int = 0, **data) -> sources.Source:
     data = {"labeled": str(folders / "labeled"), "unlabeled": str(folders / "unlabeled"), **data}
-    return image_folder.image_folder(config("image_folder", seed, **data))
+    return sources.open_source(config("image_folder", seed, **data))
 
 
-def split_keys(source: image_folder.ImageFolder) -> dict[str, list[str]]:
+def all_keys(source: sources.Source) -> set[str]:
+    return {image.key for split in source.splits().values() for image in split}
+
+
+def split_keys(source: sources.Source) -> dict[str, list[str]]:
     return {name: sorted(image.key for image in split) for name, split in source.splits().items()}
 
 
@@ -189,8 +176,8 @@ def test_own_test_folder(folders):
 def test_all_formats_nested_and_in_any_case(folders):
     names = ["a.JPG", "b.JPEG", "c/d.gif", "c/e/f.BMP", "c/e/g.Png"]
     for name in names:
-        save(folders / "labeled" / "cat" / name)
-    assert {f"cat/{name}" for name in names} <= {file.key for files in opened(folders).files.values() for file in files}
+        save(folders / "labeled" / "cat" / name, 100)
+    assert {f"cat/{name}" for name in names} <= all_keys(opened(folders))
 
 
 def test_other_files_are_ignored_and_counted(folders, caplog):
@@ -213,7 +200,7 @@ def test_unicode_names(folders):
     save(folders / "labeled" / decomposed / "日本.png")
     source = opened(folders)
     assert source.label_names == ("cat", "dog", "größe")
-    found = {file.key for files in source.files.values() for file in files}
+    found = all_keys(source)
     assert {"größe/größe 1.png", "größe/日本.png"} <= found
     save(folders / "labeled" / decomposed / "größe 1.png")
     with pytest.raises(InputError, match="different Unicode forms"):
@@ -225,7 +212,7 @@ def test_symbolic_links_are_followed_but_not_in_circles(folders):
     os.symlink(folders / "elsewhere", folders / "labeled" / "cat" / "link")
     os.symlink(folders / "labeled" / "cat", folders / "labeled" / "cat" / "link2")
     os.symlink(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / "same.png")
-    found = {file.key for files in opened(folders).files.values() for file in files}
+    found = all_keys(opened(folders))
     assert {key for key in found if key.startswith("cat/")} == {f"cat/{name}.png" for name in ["0", "1", "2", "3", "4", "link/z", "same"]}
 
 
@@ -243,7 +230,9 @@ def test_held_out_images_leave_an_overlapping_pool(folders):
     assert (
         set(split_keys(source)["unlabeled"]) == {path.relative_to(folders).as_posix() for path in folders.rglob("*.*g")} - test
     )  # every image but the test's
-    assert source.facts["test_images_left_out_of_unlabeled"] == 3
+    left_out = source.facts["held_out_images_left_out_of_unlabeled"]
+    assert {entry["file"] for entry in left_out} == {str(folders / key) for key in test}
+    assert {f"labeled/{entry['of']}" for entry in left_out} == test
 
 
 def broken_files(folders) -> list[tuple[str, str]]:
@@ -311,7 +300,7 @@ BAD = {
     "missing test": (lambda f: {"test": str(f / "nowhere")}, "--test: no folder .*/nowhere"),
     "a file": (lambda f: {"labeled": str(f / "unlabeled" / "0.jpg")}, "0.jpg is a file"),
     "no classes": (lambda f: {"labeled": str(f / "unlabeled")}, "no class folders"),
-    "one class": (lambda f: remove(f / "labeled" / "dog"), r"one class folder only \(cat\)"),
+    "one class": (lambda f: remove(f / "labeled" / "dog"), r"one class only \(cat\)"),
     "empty class": (lambda f: (f / "labeled" / "ant").mkdir(), "the class folder .*/ant holds no images"),
     "empty pool": (lambda f: remove(f / "unlabeled") or (f / "unlabeled").mkdir(), "unlabeled holds no images"),
     "pool of another type": (
@@ -321,13 +310,16 @@ BAD = {
     "single image": (lambda f: keep_one(f / "labeled" / "cat"), "cat has one usable image, none to spare for testing"),
     "unknown test class": (
         lambda f: save(f / "test" / "cow" / "a.png") or {"test": str(f / "test")},
-        "class folder cow that --labeled lacks",
+        "class cow, that --labeled lacks",
     ),
     "empty test": (lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")}, "--test: .* holds no images"),
     "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is the folder of --labeled"),
     "much validation": (lambda f: {"validation_size": 11}, "validation_size is 11; 10 labelled images can be spared"),
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
-    "per class": (lambda f: {"labeled_per_class": 5}, "labeled_per_class goes with the digits"),
+    "per class": (lambda f: {"labeled_per_class": 5}, "labeled_per_class asks for 5 images of class cat; 4 are left"),
+    "no class": (lambda f: {"labeled_per_class": 0}, "labeled_per_class is 0"),
+    "as unlabeled": (lambda f: {"labeled_as_unlabeled": "some"}, "it can be nothing, rest or all"),
+    "nothing is unlabeled": (lambda f: {"unlabeled": None, "labeled_as_unlabeled": "rest"}, "--unlabeled is missing"),
 }
 
 

@@ -1,0 +1,165 @@
+"""Filter and balance at scale: exact selection against a numpy sort, reading against bare reading, memory against the corpus's size.
+
+    ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
+    ./run_benchmarks.sh balance --records=1000000     fewer
+
+Each size runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import report
+from data import records
+from data.records import Manifest, make_prediction, shard_name
+from noisy_student import balance, predictions, selection
+
+CLASSES, TOP_K, SHARD = 1000, 5, 100_000
+THRESHOLD = 0.3
+
+
+def synthetic(count: int, shard: int) -> Iterator[bytes]:
+    """Prediction records of one shard, all of one length: a real one with key, classes and probabilities replaced."""
+    rng = np.random.Generator(np.random.PCG64([7, shard]))
+    marks = np.array([0.5, 0.25, 0.125, 0.0625, 0.03125], np.float32)
+    sample = np.zeros(CLASSES, np.float32)
+    sample[[900, 901, 902, 903, 904]] = marks
+    sample[:2] = (1 - marks.sum()) / 2  # less than any of those, which are the stored ones
+    template = bytearray(make_prediction("k" * 12, sample, TOP_K))
+    key, classes, floats = template.index(b"k" * 12), template.index(b"\x84\x07\x85\x07"), template.index(marks.tobytes())
+    # Skewed classes, as a real pool's are; 128 and up, whose varints take two bytes.
+    drawn = 128 + (rng.random([count, 1]) ** 3 * 868).astype(np.int64) + np.arange(TOP_K)
+    top = rng.beta(2, 2, count).astype(np.float32)
+    values = np.stack([top] + [(1 - top) * np.float32(0.4 / 2**i) for i in range(TOP_K - 1)], axis=1)
+    rows = np.tile(np.frombuffer(bytes(template), np.uint8), (count, 1))
+    digits = (shard * SHARD + np.arange(count))[:, None] // 10 ** np.arange(11, -1, -1) % 10
+    rows[:, key : key + 12] = digits + ord("0")
+    rows[:, classes : classes + 2 * TOP_K] = np.stack([drawn & 127 | 128, drawn >> 7], axis=-1).reshape(count, -1)
+    rows[:, floats : floats + 4 * TOP_K] = values.astype("<f4").view(np.uint8).reshape(count, -1)
+    return (row.tobytes() for row in rows)
+
+
+def write(directory: Path, total: int) -> Manifest:
+    """Shards of 100,000 predictions."""
+    num_shards = -(-total // SHARD)
+    files = tuple(shard_name("predictions", i, num_shards) for i in range(num_shards))
+    sizes = tuple(min(SHARD, total - i * SHARD) for i in range(num_shards))
+    digests = [records.write_shard(directory / name, synthetic(size, i))[1] for i, (name, size) in enumerate(zip(files, sizes))]
+    return Manifest(directory, "predictions", files, sizes, tuple(map(str, range(CLASSES))), 0, "predictions", {}, tuple(digests))
+
+
+def bare(manifest: Manifest) -> None:
+    """Reads and parses every record, and nothing else."""
+    for path in manifest.paths:
+        for _ in predictions.parsed_batches(path).as_numpy_iterator():
+            pass
+
+
+def stage(manifest: Manifest, work: Path) -> tuple[selection.Selection, np.ndarray]:
+    """Pass 1, the check for doubled keys and the selection."""
+    job = balance.ScoreShards(manifest, work, THRESHOLD, 0)
+    above = np.sum([job.run(shard)["above"] for shard in range(len(manifest.files))], axis=0)
+    balance.require_unique_keys(job)
+    return select(job, above), above
+
+
+def select(job: balance.ScoreShards, above: np.ndarray) -> selection.Selection:
+    """The selection alone, from pass 1's columns."""
+    columns = balance.Columns(tuple(map(job.columns_path, range(len(job.predictions.files)))))
+    return selection.select(columns, above, int(np.median(above[above > 0])), THRESHOLD)
+
+
+def lexsort(classes: np.ndarray, confidence: np.ndarray, hashes: np.ndarray, per_class: int) -> np.ndarray:
+    """What one would write: everything in memory, one sort; how many of each class are kept."""
+    order = np.lexsort((hashes, -confidence, classes))
+    kept = classes[order]
+    first = np.searchsorted(kept, np.arange(CLASSES))
+    rank = np.arange(len(kept)) - first[kept]
+    return np.bincount(kept[rank < per_class], minlength=CLASSES)
+
+
+def child(total: int, with_peers: bool) -> None:
+    """One size, in this process: prints its figures as JSON."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        manifest = write(root / "predictions", total)
+        result: dict[str, float] = {}
+        if with_peers:
+            bare(manifest)  # the first reading also loads what TensorFlow loads late
+            with report.Timer() as timer:
+                bare(manifest)
+            result.update(bare=timer.wall, bare_cpu=timer.cpu)
+        with report.Timer() as timer:
+            chosen, above = stage(manifest, root / "columns")
+        result.update(stage=timer.wall, stage_cpu=timer.cpu, rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        per_class = int(np.median(above[above > 0]))
+        expected = np.where(above > 0, per_class, 0)
+        assert (chosen.totals == expected).all(), "the counts are not exact"
+        if with_peers:
+            job = balance.ScoreShards(manifest, root / "columns", THRESHOLD, 0)
+            with report.Timer() as timer:
+                select(job, above)
+            result["select"] = timer.wall
+            parts = [np.load(job.columns_path(shard)) for shard in range(len(manifest.files))]
+            columns = [np.concatenate([part[name] for part in parts]) for name in ("classes", "confidence", "hash")]
+            with report.Timer() as timer:
+                kept = lexsort(*columns, per_class)
+            result.update(lexsort=timer.wall, above=float(above.sum()))
+            assert (kept == chosen.kept).all(), "the sort keeps other numbers"
+    print(json.dumps(result))
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Both sizes, and the lines."""
+    total = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--records=")), 10_000_000)
+    sizes = {}
+    for size in (total // 10, total):
+        command = [sys.executable, "-m", "benchmarks.balance", str(size), "peers" if size == total else ""]
+        sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    small, large = sizes[total // 10], sizes[total]
+    report.line(
+        "balance/select", large["above"] / large["select"], large["above"] / large["lexsort"], "numpy.lexsort", goal=1.0, unit="records/s"
+    )
+    report.line(
+        "balance/stage",
+        total / large["stage"],
+        total / large["bare"],
+        "TFRecord read and parse",
+        goal=0.8,
+        unit="records/s",
+        ours_cpu_us=round(large["stage_cpu"] / total * 1e6, 2),
+        peer_cpu_us=round(large["bare_cpu"] / total * 1e6, 2),
+        records=total,
+    )
+    report.line(
+        "balance/memory",
+        1 / large["rss"],
+        1 / small["rss"],
+        f"{total // 10:,} records",
+        goal=1 / 1.15,
+        unit="1/MB",
+        rss_mb=round(large["rss"]),
+    )
+    report.line(
+        "balance/linear", total / large["stage"], total / 10 / small["stage"], f"{total // 10:,} records", goal=1.0, unit="records/s"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        child(int(sys.argv[1]), sys.argv[2] == "peers")
+    else:
+        main(sys.argv[1:])

@@ -1,0 +1,38 @@
+"""The one form of a result, and how it is measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: float, unit: str, **notes: Any) -> None:
+    """Prints a result: rates, so that a ratio above 1 is better for us. `notes` are whatever else a reader must know."""
+    row = {"benchmark": benchmark, "ours": round(ours, 4), "peer": round(peer, 4), "peer_name": peer_name, "ratio": round(ours / peer, 3)}
+    print(json.dumps({**row, "goal": goal, "unit": unit, **notes}), flush=True)
+
+
+class Timer:
+    """Wall and CPU seconds of a block, over all threads of this process."""
+
+    def __enter__(self) -> Timer:
+        self.wall, self.cpu = -time.monotonic(), -time.process_time()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.wall += time.monotonic()
+        self.cpu += time.process_time()
+
+
+def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float, float]]:
+    """Median (wall, CPU) seconds of each piece of work, one after another in each round: a noisy machine is noisy for all of them."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, function in work.items():
+            with Timer() as timer:
+                function()
+            times[name].append((timer.wall, timer.cpu))
+    return {name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows)) for name, rows in times.items()}

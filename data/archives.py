@@ -1,0 +1,155 @@
+"""A format of collections: tar archives of images, as they are; WebDataset's shards among them.
+
+    tar:DIR, tar:FILE.tar, 'tar:DIR/pool-{...}.tar'-like patterns ('tar:DIR/pool-*.tar')
+
+Nothing is ever extracted: an archive is listed once, and images are read from their places in it, so no name in it can lead anywhere. The
+class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). The list of names is
+held in memory, the images never are. Compressed archives cannot be read at a place; unpack those with gunzip.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.image_folder import ENDINGS
+from data.sources import Request, find_files, ordered_map, printable, read_at
+from stages.progress import progress
+
+
+class Member(NamedTuple):
+    """A file in an archive: its name, and its place in the archive's file."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class ArchiveImages:
+    """A `Collection` of places in files."""
+
+    scattered = True
+
+    def __init__(self, paths: Sequence[str], ignored: Counter[str], problems: list[dict[str, str]]) -> None:
+        self._paths = paths
+        self._file, self._offset, self._size = (array.array(kind) for kind in "iqq")
+        self._names: list[str] = []
+        self.label_names: tuple[str, ...] = ()
+        self.labels = np.zeros(0, np.int32)
+        self.ignored = ignored
+        self.problems = problems
+
+    def append(self, file: int, member: Member) -> None:
+        """Adds an image."""
+        self._file.append(file)
+        self._offset.append(member.offset)
+        self._size.append(member.size)
+        self._names.append(member.name)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """An image's name in its archive."""
+        return self._names[index]
+
+    def key(self, index: int) -> str:
+        """ARCHIVE/NAME, without the archive's folder."""
+        return f"{os.path.basename(self._paths[self._file[index]])}/{self._names[index]}"
+
+    def where(self, index: int) -> str:
+        """Archive and name."""
+        return f"{printable(self._paths[self._file[index]])}: {printable(self._names[index])}"
+
+    def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
+        """The images' bytes."""
+        return ordered_map(self._read, indices)
+
+    def _read(self, index: int) -> bytes | str:
+        try:
+            encoded = read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        return encoded if len(encoded) == self._size[index] else "the archive ends before it does"
+
+
+def members(path: str, offset: int = 0) -> Iterator[Member]:
+    """The regular files of the tar archive that begins at byte `offset` of a file (links, devices and folders are passed over).
+
+    Raises:
+      tarfile.TarError: it is no archive, or a damaged one.
+    """
+    with open(path, "rb") as f:
+        f.seek(offset)
+        with tarfile.open(fileobj=f, mode="r:") as archive:  # places are counted from the beginning of the file
+            while (member := archive.next()) is not None:
+                if member.isreg():
+                    yield Member(member.name, member.offset_data, member.size)
+                archive.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
+            f.seek(archive.offset)
+            if f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # which tarfile takes for the end as well
+                raise tarfile.ReadError("it does not end as an archive ends")
+
+
+def open_archives(request: Request) -> ArchiveImages:
+    """Lists archives.
+
+    Raises:
+      InputError: there are none; one is damaged (with "skip", what follows the damage is left out); a labelled image has no class.
+    """
+    paths = find_files(request, r"\.tar$", "tar archives (*.tar, not compressed)")
+    ignored: Counter[str] = Counter()
+    problems: list[dict[str, str]] = []
+    images = ArchiveImages(paths, ignored, problems)
+    classes: dict[str, str] = {}  # ARCHIVE/NAME without ending -> what its .cls says
+    for file, path in enumerate(progress(paths, len(paths), f"list {request.role}")):
+        try:
+            for member in members(path):
+                stem, ending = _split_name(member.name)
+                if ending.lower() in ENDINGS:
+                    images.append(file, member)
+                elif ending == ".cls" and request.role != "unlabeled":
+                    classes[f"{file}/{stem}"] = read_at(path, member.offset, min(member.size, 100)).decode("ascii", "replace").strip()
+                else:
+                    ignored[printable(ending) or "(no ending)"] += 1
+        except tarfile.TarError as error:
+            if request.on_error == "fail":
+                raise request.error(f"{printable(path)} is no tar archive or a damaged one ({error}); make it again") from error
+            problems.append({"file": printable(path), "why": f"damaged ({error}); what follows is left out"})
+    if not len(images):
+        raise request.error(f"holds no images ({', '.join(ENDINGS)})")
+    images.labels = np.full(len(images), -1, np.int32)
+    if request.role != "unlabeled":
+        _label(images, classes, request)
+    return images
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """WebDataset's rule: what belongs together has the same name up to the first dot of its last part."""
+    folder, slash, last = name.rpartition("/")
+    stem, dot, _ = last.partition(".")
+    return folder + slash + stem, (dot + last.rpartition(".")[2]) if dot else ""
+
+
+def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> None:
+    """Sets labels and names: numbers where there are .cls files, else folders."""
+    if classes:
+        stored = [classes.get(f"{images._file[i]}/{_split_name(images.name(i))[0]}", "") for i in range(len(images))]
+        for i, text in enumerate(stored):
+            if not text.isdigit() or int(text) < request.label_offset:
+                raise request.error(f"{images.where(i)} has class {text or '(no .cls)'}; a number from {request.label_offset} is needed")
+        images.labels = np.array([int(text) for text in stored], np.int32) - request.label_offset
+        images.label_names = tuple(str(label) for label in range(int(images.labels.max()) + 1))
+        return
+    folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
+    if not all(folders):
+        raise request.error(f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in no folder")
+    images.label_names = tuple(sorted(set(folders)))
+    number = {name: label for label, name in enumerate(images.label_names)}
+    images.labels = np.array([number[folder] for folder in folders], np.int32)

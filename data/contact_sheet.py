@@ -1,0 +1,73 @@
+"""One picture of every operation of RandAugment, at the papers' magnitudes, in both modes.
+
+python -m data.contact_sheet docs/randaugment.jpg
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import tensorflow as tf
+from sklearn.datasets import load_sample_image
+
+from data.randaugment import OPS, operation
+from stages.errors import InputError
+from stages.files import atomic_path
+
+SIDE = 112  # pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
+ROWS = (("reference", 9), ("reference", 18), ("reference", 27), ("monotone", 9), ("monotone", 18), ("monotone", 27))
+MARGIN, HEAD = 100, 16
+
+
+def photograph() -> np.ndarray:
+    """The middle of scikit-learn's flower, uint8 [224, 224, 3]."""
+    image = PIL.Image.fromarray(load_sample_image("flower.jpg"))
+    width, height = image.size
+    left = (width - height) // 2
+    return np.asarray(image.crop((left, 0, left + height, height)).resize((224, 224), PIL.Image.Resampling.BICUBIC))
+
+
+def tiles(image: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(row, column, uint8 [224, 224, 3]) of each operation at each of `ROWS`; the first of two arguments, Cutout in the middle."""
+    draw = tf.constant([0.0, 0.0, 0.5, 0.5])
+    for row, (mode, magnitude) in enumerate(ROWS):
+        for column, name in enumerate(OPS):
+            yield row, column, operation(name, magnitude, mode, 100.0, 40.0)(tf.constant(image), draw).numpy()
+
+
+def sheet() -> PIL.Image.Image:
+    """The picture."""
+    result = PIL.Image.new("RGB", (MARGIN + SIDE * len(OPS), HEAD + SIDE * len(ROWS)), "white")
+    pen = PIL.ImageDraw.Draw(result)
+    for column, name in enumerate(OPS):
+        pen.text((MARGIN + SIDE * column + 2, 2), name, "black")
+    for row, (mode, magnitude) in enumerate(ROWS):
+        pen.text((2, HEAD + SIDE * row + 2), f"{mode}\nM = {magnitude}", "black")
+    for row, column, tile in tiles(photograph()):
+        small = PIL.Image.fromarray(tile).resize((SIDE - 2, SIDE - 2), PIL.Image.Resampling.BOX)
+        result.paste(small, (MARGIN + SIDE * column, HEAD + SIDE * row))
+    return result
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes the picture to the one argument. Raises InputError."""
+    if len(arguments) != 1 or not arguments[0].endswith(".jpg"):
+        raise InputError("name the picture to write: python -m data.contact_sheet docs/randaugment.jpg")
+    with atomic_path(arguments[0]) as temporary:
+        sheet().save(temporary, "jpeg", quality=85)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

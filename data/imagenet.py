@@ -1,0 +1,113 @@
+"""A format of collections: ImageNet 2012, from its usual TFRecord shards or from its official tar files.
+
+    DIR/train-%05d-of-01024, DIR/validation-%05d-of-00128          labels from 1
+or
+    DIR/ILSVRC2012_img_train.tar       a tar of a tar for each class
+    DIR/ILSVRC2012_img_val.tar         images named by number
+    DIR/ILSVRC2012_devkit_t12.tar.gz   whose classes the validation images have
+
+`--labeled=DIR` and `--unlabeled=DIR` read the training images, `--test=DIR` the validation images, which are the papers' test set. The
+classes are the WordNet numbers in order, as in every released checkpoint. Images stay the files they are: the few CMYK JPEGs and the PNG
+that is called .JPEG among them are decoded by what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from data import tfrecords
+from data.archives import ArchiveImages, members
+from data.sources import Request, printable
+from stages.progress import progress
+
+TRAIN_TAR, VALIDATION_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+
+
+def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
+    """Lists ImageNet's training or validation images.
+
+    Raises:
+      InputError: the files are not there, or are not what they should be.
+    """
+    if not os.path.isdir(request.location):
+        raise request.error("is no folder; name the one with ImageNet's TFRecords or tar files")
+    folder = Path(request.location)
+    prefix = "validation" if request.role == "test" else "train"
+    if any(re.fullmatch(prefix + r"-\d{5}-of-\d{5}", path.name) for path in folder.iterdir()):
+        return tfrecords.open_records(dataclasses.replace(request, location=str(folder / f"{prefix}-*-of-*"), label_offset=1))
+    needed = (VALIDATION_TAR, DEVKIT) if request.role == "test" else (TRAIN_TAR,)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise request.error(f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or official tar files there")
+    try:
+        return _validation(request, folder) if request.role == "test" else _train(request, str(folder / TRAIN_TAR))
+    except (tarfile.TarError, KeyError) as error:
+        raise request.error(f"has a damaged {' or '.join(needed)} ({error}); get it again") from error
+
+
+def _train(request: Request, path: str) -> ArchiveImages:
+    images = ArchiveImages([path], Counter(), [])
+    synsets: list[str] = []
+    sizes: list[int] = []
+    for inner in progress(members(path), 1000, f"list {request.role}"):
+        synset, ending = os.path.splitext(os.path.basename(inner.name))
+        if ending != ".tar":
+            continue
+        before = len(images)
+        for member in members(path, inner.offset):
+            images.append(0, member)
+        synsets.append(synset)
+        sizes.append(len(images) - before)
+    if not len(images):
+        raise request.error(f"{printable(path)} holds no archives of classes; it is not the official file")
+    if request.role == "unlabeled":
+        images.labels = np.full(len(images), -1, np.int32)
+        return images
+    images.label_names = tuple(sorted(synsets))
+    order = {synset: label for label, synset in enumerate(images.label_names)}
+    images.labels = np.repeat(np.array([order[synset] for synset in synsets], np.int32), sizes)
+    return images
+
+
+def _validation(request: Request, folder: Path) -> ArchiveImages:
+    synset_of, truth = _devkit(folder / DEVKIT)
+    path = str(folder / VALIDATION_TAR)
+    images = ArchiveImages([path], Counter(), [])
+    images.label_names = tuple(sorted(synset_of.values()))
+    order = {synset: label for label, synset in enumerate(images.label_names)}
+    labels: list[int] = []
+    for member in members(path):
+        number = re.search(r"_(\d{8})\.", member.name)
+        if number is None or not 1 <= int(number.group(1)) <= len(truth):
+            raise request.error(f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images that {DEVKIT} knows")
+        images.append(0, member)
+        labels.append(order[synset_of[truth[int(number.group(1)) - 1]]])
+    if len(images) != len(truth):
+        raise request.error(f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it again")
+    images.labels = np.array(labels, np.int32)
+    return images
+
+
+def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
+    """The competition's numbers of the 1,000 classes -> WordNet numbers; and of each validation image its competition number."""
+    with tarfile.open(path, "r:gz") as archive:
+        found: dict[str, bytes] = {}
+        for member in archive:
+            name = os.path.basename(member.name)
+            if member.isreg() and name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
+                stream = archive.extractfile(member)  # into memory; nothing is written
+                assert stream is not None
+                found[name] = stream.read()
+    meta = scipy.io.loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True, struct_as_record=True)["synsets"]
+    truth = [int(line) for line in found["ILSVRC2012_validation_ground_truth.txt"].split()]
+    used = set(truth)
+    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta if int(row["ILSVRC2012_ID"]) in used | set(range(1, 1001))}, truth

@@ -1,0 +1,141 @@
+"""Formats of collections: CIFAR-10 and SVHN, from their original files.
+
+    cifar10:DIR   DIR/cifar-10-python.tar.gz            --labeled: 50,000 training images; --test: 10,000
+    svhn:DIR      DIR/train_32x32.mat, test_32x32.mat   --labeled: 73,257; --test: 26,032
+                  DIR/extra_32x32.mat                   --unlabeled: 531,131
+
+The images are 32x32 pixels and are held in memory, 3 kB each (SVHN's extra images 1.6 GB); they become PNG files when they are written.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+import scipy.io
+
+from data.sources import Request, ordered_map
+
+CIFAR10 = "cifar-10-python.tar.gz"
+
+
+class PixelImages:
+    """A `Collection` of images that have no files of their own.
+
+    Args:
+      name: of the data set's part; images are NAME/NUMBER.
+      pixels: uint8 [n, H, W, 3], or a view of that shape.
+      labels: int32 [n].
+      label_names: of the classes; () where unlabelled.
+    """
+
+    scattered = True
+    ignored: dict[str, int] = {}  # noqa: RUF012
+    problems = ()
+
+    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> None:
+        self._name, self._pixels = name, pixels
+        self.labels, self.label_names = labels, label_names
+
+    def key(self, index: int) -> str:
+        """The number within the part, in the original order."""
+        return f"{self._name}/{index:06d}"
+
+    def where(self, index: int) -> str:
+        """The key: there is no file of its own."""
+        return self.key(index)
+
+    def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
+        """PNG files."""
+        return ordered_map(self._png, indices)
+
+    def _png(self, index: int) -> bytes | str:
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(np.ascontiguousarray(self._pixels[index])).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def _path(request: Request, name: str) -> str:
+    path = os.path.join(request.location, name)
+    if not os.path.isfile(path):
+        raise request.error(f"has no {name}; put the original file there")
+    return path
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads CIFAR's batches, which are dicts of numbers, text and one numpy array, and refuses everything else.
+
+    A pickle is a program: the plain reader would run whatever it says.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            ("numpy", "dtype"): np.dtype,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
+            ("numpy._core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which no batch of CIFAR needs")
+        return allowed[module, name]
+
+
+def _load(stream: BinaryIO) -> dict[bytes, Any]:
+    return _Unpickler(stream, encoding="bytes").load()
+
+
+def open_cifar10(request: Request) -> PixelImages:
+    """CIFAR-10 from `cifar-10-python.tar.gz`.
+
+    Raises:
+      InputError: the file is not there or is not CIFAR's.
+    """
+    path = _path(request, CIFAR10)
+    part = "test_batch" if request.role == "test" else "data_batch_"
+    batches: dict[str, dict[bytes, Any]] = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                name = os.path.basename(member.name)
+                if member.isreg() and (name.startswith(part) or name == "batches.meta"):
+                    stream = archive.extractfile(member)  # into memory; nothing is written
+                    assert stream is not None
+                    batches[name] = _load(stream)  # type: ignore[arg-type]
+        label_names = tuple(name.decode("utf-8") for name in batches.pop("batches.meta")[b"label_names"])
+        parts = [batches[name] for name in sorted(batches)]
+        pixels = np.concatenate([batch[b"data"] for batch in parts]).astype(np.uint8)  # (n, 3072), channel by channel
+        labels = np.concatenate([batch[b"labels"] for batch in parts]).astype(np.int32)
+        pixels = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (n, 32, 32, 3), a view
+    except (tarfile.TarError, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+        raise request.error(f"has a {CIFAR10} that is not the original one ({error}); get it again") from error
+    if request.role == "unlabeled":
+        return PixelImages("cifar10_train", pixels, np.full(len(pixels), -1, np.int32), ())
+    return PixelImages(f"cifar10_{'test' if request.role == 'test' else 'train'}", pixels, labels, label_names)
+
+
+def open_svhn(request: Request) -> PixelImages:
+    """SVHN's cropped digits from their `.mat` files, in which class 10 is the digit 0.
+
+    Raises:
+      InputError: the file is not there or is not SVHN's.
+    """
+    part = {"labeled": "train", "unlabeled": "extra", "test": "test"}[request.role]
+    name = f"{part}_32x32.mat"
+    path = _path(request, name)
+    try:
+        content = scipy.io.loadmat(path)
+        pixels = np.moveaxis(content["X"], 3, 0)  # (32, 32, 3, n) -> (n, 32, 32, 3), a view
+        labels = content["y"].reshape(-1).astype(np.int32) % 10
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 32, 32, 3):
+            raise ValueError(f"X is {pixels.dtype} {content['X'].shape}")
+    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+        raise request.error(f"has a {name} that is not the original one ({error}); get it again") from error
+    if request.role == "unlabeled":
+        return PixelImages(f"svhn_{part}", pixels, np.full(len(pixels), -1, np.int32), ())
+    return PixelImages(f"svhn_{part}", pixels, labels, tuple(str(digit) for digit in range(10)))

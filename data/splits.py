@@ -1,0 +1,302 @@
+"""From collections to a source: every image examined, the labelled ones split, held-out ones taken out of the unlabelled.
+
+1. `test` is its own collection, or `test_fraction` of each labelled class, drawn by `test_seed`: the same for every `seed`.
+2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn by `seed` (Meta Pseudo Labels holds out
+   25,000 of ImageNet).
+3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100, ImageNet-10 % 128. None takes all.
+4. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest` that step 3 left, or `all` but those held
+   out, as `labeled_as_unlabeled` says. What steps 1 and 2 hold out is left out of them, by content: both papers keep the evaluation's
+   images out of the unlabelled ones.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from data.examine import Examined, Seen, examine
+from data.sources import (
+    Collection,
+    Image,
+    by_class,
+    generator,
+    open_collection,
+    ordered_map,
+    printable,
+    split_location,
+)
+from stages.errors import InputError
+from stages.progress import progress
+
+LOOK_UP = 256  # images compared with those held out at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Images of one collection, as a part of a split."""
+
+    collection: Collection
+    indices: Sequence[int] | np.ndarray
+    prefix: str = ""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, with_labels: bool) -> Iterator[Image]:
+        """The images, read now. Raises InputError where one could be read before and now cannot."""
+        for index, encoded in zip(self.indices, self.collection.read(self.indices)):
+            if isinstance(encoded, str):
+                raise InputError(f"{self.collection.where(index)} could be read before and now cannot ({encoded}); run the command again")
+            label = int(self.collection.labels[index]) if with_labels else None
+            yield Image(self.prefix + self.collection.key(index), encoded, label)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartsSplit:
+    """A `Split`: one part after another."""
+
+    parts: tuple[Part, ...]
+    with_labels: bool
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Image]:
+        return itertools.chain.from_iterable(part.images(self.with_labels) for part in self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCollections:
+    """See `split`."""
+
+    label_names: tuple[str, ...]
+    facts: Mapping[str, Any]
+    parts: Mapping[str, tuple[Part, ...]]
+
+    def splits(self) -> Mapping[str, PartsSplit]:
+        """The splits by name."""
+        return {name: PartsSplit(parts, name != "unlabeled") for name, parts in self.parts.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Usable:
+    """The images of a collection that can be decoded: their indices, ascending, and what is known of each."""
+
+    collection: Collection
+    indices: list[int]
+    examined: list[Examined]
+
+    def labels(self) -> np.ndarray:
+        return self.collection.labels[self.indices]
+
+    def pick(self, places: Sequence[int]) -> _Usable:
+        return _Usable(self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places])
+
+
+def split(config: ml_collections.ConfigDict) -> SplitCollections:
+    """Opens, examines and splits the collections of `config.data`; see the module's text.
+
+    Raises:
+      InputError: a collection cannot be read; fewer than two classes; a class too small; an image that cannot be decoded (with
+        `config.data.on_error` = "skip" it is left out and listed in `facts`).
+    """
+    data = config.data
+    _check_config(data)
+    listed = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
+    label_names = listed["labeled"].label_names
+    if len(label_names) < 2:
+        raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
+    if "test" in listed:
+        listed["test"].labels = _labels_as(label_names, listed["test"], data.test)
+
+    skipped: list[dict[str, str]] = []
+    labeled = _decodable(listed["labeled"], data.on_error, skipped, "check labeled")
+    sizes = np.array([(image.height, image.width) for image in labeled.examined], np.int32).reshape(-1, 2)
+    for label, indices in enumerate(by_class(labeled.labels(), len(label_names))):
+        if not indices:
+            raise InputError(f"--labeled: class {label_names[label]} has no image that can be decoded; add some or remove it")
+    if "test" in listed:
+        test = _decodable(listed["test"], data.on_error, skipped, "check test")
+        if not test.indices:
+            raise InputError(
+                f"--test: {printable(data.test)} has no image that can be decoded; leave the flag out to hold out labelled images"
+            )
+    else:
+        test, labeled = _hold_out_test(labeled, label_names, data)
+    validation, labeled = _hold_out_validation(labeled, len(label_names), data.validation_size, config.seed)
+    unused = labeled.pick([])
+    if data.labeled_per_class is not None:
+        chosen, unused = _draw(labeled, [data.labeled_per_class] * len(label_names), config.seed, "labeled", label_names)
+    else:
+        chosen = labeled
+    as_unlabeled = {"nothing": labeled.pick([]), "rest": unused, "all": labeled}[data.labeled_as_unlabeled]
+
+    held_out = (test, validation)
+    seen = Seen(
+        [part.collection.key(index) for part in held_out for index in part.indices],
+        [image for part in held_out for image in part.examined],
+        data.near_duplicates,
+    )
+    duplicates: list[dict[str, Any]] = []
+    pools: list[Sequence[int]] = [_unseen(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined, seen, duplicates)]
+    if "unlabeled" in listed:
+        pools.append(_decodable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates))
+    if duplicates:
+        logging.info("--unlabeled: left out %s images that are held out for testing", f"{len(duplicates):,}")
+    if data.unlabeled and not pools[-1]:
+        raise InputError(f"--unlabeled: {printable(data.unlabeled)} has no usable image; Noisy Student needs unlabelled ones")
+    used = sum(map(bool, pools))
+
+    def part(collection: Collection, indices: Sequence[int], purpose: str, prefix: str = "") -> tuple[Part, ...]:
+        seed = data.test_seed if purpose == "test" else config.seed
+        order = np.asarray(indices, np.int64)
+        if collection.scattered:
+            order = order[generator(seed, f"order {purpose}").permutation(len(order))]
+        return (Part(collection, order, prefix),)
+
+    collections = [as_unlabeled.collection, listed.get("unlabeled", as_unlabeled.collection)]
+    prefixes = ["labeled/", "unlabeled/"] if used > 1 else ["", ""]
+    parts = {name: part(of.collection, of.indices, name) for name, of in (("labeled", chosen), ("test", test), ("validation", validation))}
+    parts["unlabeled"] = tuple(
+        p for pool, of, prefix in zip(pools, collections, prefixes) if pool for p in part(of, pool, "unlabeled", prefix)
+    )
+    order = ("labeled", "unlabeled", "test", "validation")
+    return SplitCollections(
+        label_names=label_names,
+        facts={
+            "median_height": int(np.median(sizes[:, 0])),
+            "median_width": int(np.median(sizes[:, 1])),
+            "skipped": skipped,
+            "ignored": {f"--{role}": dict(sorted(collection.ignored.items())) for role, collection in listed.items()},
+            "held_out_images_left_out_of_unlabeled": duplicates,
+        },
+        parts={name: parts[name] for name in order if sum(map(len, parts[name]))},
+    )
+
+
+def _check_config(data: ml_collections.ConfigDict) -> None:
+    if not data.labeled:
+        raise InputError("--labeled is missing; name the labelled images")
+    if data.labeled_as_unlabeled not in ("nothing", "rest", "all"):
+        raise InputError(f"config.data.labeled_as_unlabeled is {data.labeled_as_unlabeled!r}; it can be nothing, rest or all")
+    if not data.unlabeled and (
+        data.labeled_as_unlabeled == "nothing" or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
+    ):
+        raise InputError(
+            "--unlabeled is missing; name the unlabelled images, or take them from the labelled ones with config.data.labeled_as_unlabeled"
+        )
+    if not data.test and not 0 < data.test_fraction < 1:
+        raise InputError(f"config.data.test_fraction is {data.test_fraction}; it must be between 0 and 1")
+    if data.validation_size < 0:
+        raise InputError(f"config.data.validation_size is {data.validation_size}; it must be at least 0")
+    if data.labeled_per_class is not None and data.labeled_per_class < 1:
+        raise InputError(f"config.data.labeled_per_class is {data.labeled_per_class}; it must be at least 1, or None for all")
+    locations = [split_location(location, data.source) for location in (data.labeled, data.test) if location]
+    if [name for name, _ in locations] == ["image_folder"] * 2 and len({os.path.realpath(path) for _, path in locations}) == 1:
+        raise InputError(f"--test: {printable(data.test)} is the folder of --labeled; leave the flag out to hold out labelled images")
+
+
+def _labels_as(label_names: Sequence[str], collection: Collection, location: str) -> np.ndarray:
+    """The collection's labels in the numbering of `label_names`, int32 [n]."""
+    number = {name: label for label, name in enumerate(label_names)}
+    unknown = [name for name in collection.label_names if name not in number]
+    if unknown:
+        raise InputError(f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it")
+    return np.array([number[name] for name in collection.label_names], np.int32)[collection.labels]
+
+
+# Examining
+
+
+def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
+    """(index, what is known of it) of each image that can be decoded; the others are appended to `skipped`.
+
+    Raises:
+      InputError: `on_error` is "fail" and a file is no image.
+    """
+    skipped.extend(dict(problem) for problem in collection.problems)
+    total = len(collection.labels)
+    results = ordered_map(lambda encoded: encoded if isinstance(encoded, str) else examine(encoded), collection.read(range(total)))
+    for index, result in enumerate(progress(results, total, what)):
+        if not isinstance(result, str):
+            yield index, result
+            continue
+        where = collection.where(index)
+        if on_error == "fail":
+            raise InputError(f"{where}: {result}; mend or remove it, or leave such files out with --config.data.on_error=skip")
+        skipped.append({"file": where, "why": result})
+        logging.info("skipped %s: %s", where, result)
+
+
+def _decodable(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> _Usable:
+    pairs = list(_examined(collection, on_error, skipped, what))
+    return _Usable(collection, [index for index, _ in pairs], [image for _, image in pairs])
+
+
+def _decodable_and_unseen(
+    collection: Collection, seen: Seen, on_error: str, skipped: list[dict[str, str]], duplicates: list[dict[str, Any]]
+) -> Sequence[int]:
+    """Indices of the usable images; nothing else of them is kept, so that memory is 8 bytes an image."""
+    usable = array.array("q")
+    pairs = _examined(collection, on_error, skipped, "check unlabeled")
+    while block := list(itertools.islice(pairs, LOOK_UP)):
+        usable.extend(_unseen(collection, [index for index, _ in block], [image for _, image in block], seen, duplicates))
+    return usable
+
+
+def _unseen(
+    collection: Collection, indices: Sequence[int], examined: Sequence[Examined], seen: Seen, duplicates: list[dict[str, Any]]
+) -> list[int]:
+    """Those of `indices` that are not held out; the others are appended to `duplicates`."""
+    kept: list[int] = []
+    for start in range(0, len(indices), LOOK_UP):
+        found = seen.find(examined[start : start + LOOK_UP])
+        for place, index in enumerate(indices[start : start + LOOK_UP]):
+            if place in found:
+                duplicates.append({"file": collection.where(index), **found[place]})
+            else:
+                kept.append(index)
+    return kept
+
+
+# Splitting
+
+
+def _hold_out_test(labeled: _Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[_Usable, _Usable]:
+    counts = []
+    for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
+        if len(indices) < 2:
+            raise InputError(f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test")
+        counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
+    return _draw(labeled, counts, data.test_seed, "test", label_names)
+
+
+def _hold_out_validation(labeled: _Usable, num_classes: int, total: int, seed: int) -> tuple[_Usable, _Usable]:
+    spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
+    if total > spare.sum():
+        raise InputError(f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared (one of each class stays)")
+    exact = total * spare / max(1, spare.sum())
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1  # largest remainders
+    return _draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
+
+
+def _draw(images: _Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]) -> tuple[_Usable, _Usable]:
+    """Draws `counts[c]` images of each class c; returns them and the others, both in their own order."""
+    drawn: set[int] = set()
+    for label, places in enumerate(by_class(images.labels(), len(counts))):
+        if counts[label] > len(places):
+            raise InputError(
+                f"config.data.labeled_per_class asks for {counts[label]} images of class {label_names[label]}; {len(places)} are left"
+            )
+        order = generator(seed, purpose, label).permutation(len(places))
+        drawn.update(places[i] for i in order[: counts[label]])
+    return images.pick(sorted(drawn)), images.pick([i for i in range(len(images.indices)) if i not in drawn])

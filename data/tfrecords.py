@@ -1,0 +1,173 @@
+"""A format of collections: TFRecords of `tf.train.Example`s with `image/encoded`, whoever wrote them.
+
+    tfrecord:DIR, tfrecord:FILE, 'tfrecord:DIR/train-*'
+
+ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, a pool that has nothing but `image/encoded`: read as they are.
+`image/class/label` (minus the label offset) is the class, `image/class/synset` or `image/class/text` its name, `image/key` or
+`image/filename` the key; without one, the key is FILE/NUMBER, the record's number in its file. Records are located once, by a pass that
+checks their CRCs; 20 bytes each are held in memory.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from data.records import HEADER_BYTES, RECORD_OVERHEAD, make_example, read_shard
+from data.sources import Request, find_files, ordered_map, printable, read_at
+from stages.errors import InputError
+from stages.progress import progress
+
+FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
+"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""
+
+
+class RecordImages:
+    """A `Collection` of TFRecords."""
+
+    scattered = True
+    ignored: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self, request: Request, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._file, self._number, self._offset, self._size = (array.array(kind) for kind in "iiqi")
+        self._keys: list[str] | None = None
+        self.problems: list[dict[str, str]] = []
+        labels = array.array("i")
+        names: dict[int, str] = {}
+        for file, path in enumerate(progress(paths, len(paths), f"read {request.role}")):
+            self._list(file, path, request, labels, names)
+        if not self._file:
+            raise request.error("has no record with an image")
+        self.labels = np.asarray(labels, np.int32)
+        self.label_names = _label_names(self.labels, names) if request.role != "unlabeled" else ()
+
+    def _list(self, file: int, path: str, request: Request, labels: array.array[int], names: dict[int, str]) -> None:
+        offset = HEADER_BYTES
+        lost: list[str] = []
+        for number, record in enumerate(read_shard(path, request.on_error, lost)):
+            try:
+                label, name, key = _features(record, request)
+            except InputError as error:
+                if request.on_error == "fail":
+                    raise InputError(f"{printable(path)}: record {number} (counting from 0) {error}") from error
+                self._skip(f"{printable(path)}: record {number}", str(error))
+            else:
+                self._append(file, number, offset, len(record), key)
+                labels.append(label)
+                if name:
+                    names[label] = name
+            offset += len(record) + RECORD_OVERHEAD
+        for problem in lost:
+            self._skip(printable(path), f"{problem}; the rest of the file is left out")
+
+    def _append(self, file: int, number: int, offset: int, size: int, key: str) -> None:
+        if bool(key) != (self._keys is not None) and self._file:
+            raise InputError(
+                f"{printable(self._paths[file])}: record {number} (counting from 0): some records have a key and some have none"
+            )
+        if key:
+            self._keys = [] if self._keys is None else self._keys
+            self._keys.append(key)
+        for column, value in ((self._file, file), (self._number, number), (self._offset, offset), (self._size, size)):
+            column.append(value)
+
+    def _skip(self, where: str, why: str) -> None:
+        self.problems.append({"file": where, "why": why})
+
+    def key(self, index: int) -> str:
+        """The record's own, or FILE/NUMBER."""
+        if self._keys is not None:
+            return self._keys[index]
+        return f"{os.path.basename(self._paths[self._file[index]])}/{self._number[index]}"
+
+    def where(self, index: int) -> str:
+        """File and record."""
+        return f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting from 0)"
+
+    def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
+        """The images' bytes."""
+        return ordered_map(self._read, indices)
+
+    def _read(self, index: int) -> bytes | str:
+        try:
+            record = read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
+            return tf.train.Example.FromString(record).features.feature["image/encoded"].bytes_list.value[0]
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        except Exception:  # protobuf's DecodeError has no public home; or the feature is gone
+            return "the file has changed"
+
+
+def open_records(request: Request) -> RecordImages:
+    """Lists TFRecords.
+
+    Raises:
+      InputError: there are none; a record is corrupt or has no image or, where it needs one, no label in range.
+    """
+    return RecordImages(request, find_files(request, FILES, "TFRecord files"))
+
+
+def _text(feature: tf.train.Feature) -> str:
+    return feature.bytes_list.value[0].decode("utf-8", "replace") if feature.bytes_list.value else ""
+
+
+def _features(record: bytes, request: Request) -> tuple[int, str, str]:
+    """Label (−1 for the unlabelled), class name and key of a record. Raises InputError: what it lacks."""
+    try:
+        features = dict(tf.train.Example.FromString(record).features.feature)
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise InputError("is no tf.train.Example") from error
+    if "image/encoded" not in features or not features["image/encoded"].bytes_list.value:
+        raise InputError("has no image/encoded")
+    texts = {
+        name: _text(features[name])
+        for name in ("image/key", "image/filename", "image/class/synset", "image/class/text")
+        if name in features
+    }
+    key = texts.get("image/key") or texts.get("image/filename", "")
+    if request.role == "unlabeled":
+        return -1, "", key
+    stored = list(features["image/class/label"].int64_list.value) if "image/class/label" in features else []
+    if len(stored) != 1:
+        raise InputError("has no image/class/label")
+    label = stored[0] - request.label_offset
+    if not 0 <= label < 2**31:
+        raise InputError(f"has label {stored[0]}, the first class being {request.label_offset} (config.data.label_offset)")
+    return label, texts.get("image/class/synset") or texts.get("image/class/text", ""), key
+
+
+def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:
+    """The records' names of the classes, or their numbers where a class has none or two share one."""
+    found = tuple(names.get(label, "") for label in range(int(labels.max()) + 1))
+    numbers = tuple(str(label) for label in range(len(found)))
+    return found if all(found) and len(set(found)) == len(found) else numbers
+
+
+def pseudo_labeled(paths: Sequence[str], num_classes: int) -> Iterator[bytes]:
+    """The records of pseudo-labelled shards of the release, as ours: image, key, distribution.
+
+    Raises:
+      InputError: a record that has no image, no distribution over `num_classes` classes, or one that its `label` contradicts.
+    """
+    for path in paths:
+        for number, record in enumerate(read_shard(path)):
+            where = f"{printable(path)}: record {number} (counting from 0)"
+            features = tf.train.Example.FromString(record).features.feature
+            encoded = features["image/encoded"].bytes_list.value
+            probabilities = np.asarray(features["probabilities"].float_list.value, np.float32)  # (K,)
+            label = list(features["label"].int64_list.value)
+            if not encoded or len(probabilities) != num_classes:
+                raise InputError(f"{where} has no image, or {len(probabilities)} probabilities; the data has {num_classes} classes")
+            if not np.isclose(probabilities.sum(), 1.0, atol=1e-2):
+                raise InputError(
+                    f"{where} has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled"
+                )
+            if label and label[0] != int(np.argmax(probabilities)):
+                raise InputError(f"{where} has label {label[0]}, which is not its most probable class; its labels may have an offset")
+            key = _text(features["image/key"]) or f"{os.path.basename(path)}/{number}"
+            yield make_example(encoded[0], key, probabilities=probabilities)

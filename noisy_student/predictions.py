@@ -1,0 +1,119 @@
+"""Prediction records in batches: the most probable class of each image and how sure the teacher was.
+
+`data.records.read_prediction` says what a record means; this reads thousands at once, by TensorFlow's parser, for the pass that needs no
+more than the top. Whatever is wrong with a record is left to the one that reads them singly, and names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data.pipeline import untuned
+from data.records import Manifest, read_prediction, read_shard
+from stages.errors import InputError
+
+BATCH = 4096
+
+_FEATURES = {
+    "image/key": tf.io.FixedLenFeature([], tf.string),
+    "probabilities_float16": tf.io.FixedLenFeature([], tf.string, ""),
+    "top_k/classes": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+    "top_k/probabilities": tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64),
+}
+
+
+class Top(NamedTuple):
+    """A batch of predictions.
+
+    Attributes:
+      keys: of the images, UTF-8.
+      classes: int32 [b], the most probable class.
+      confidence: float32 [b], its probability.
+    """
+
+    keys: list[bytes]
+    classes: np.ndarray
+    confidence: np.ndarray
+
+
+def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, probabilities float32 [K]) of each record; errors name the file and the record."""
+    path = predictions.paths[shard]
+    for position, serialized in enumerate(read_shard(path, num_records=predictions.records[shard])):
+        try:
+            yield read_prediction(serialized, predictions.num_classes)
+        except InputError as error:
+            raise InputError(f"{path}, record {position} (counting from 0): {error}") from error
+
+
+def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
+    """The shard's predictions in batches, in order. Raises InputError, naming file and record."""
+    path, count = predictions.paths[shard], 0
+    try:
+        for parsed in parsed_batches(path).as_numpy_iterator():
+            top = _top(parsed, predictions.num_classes)
+            if top is None or count + len(top.keys) > predictions.records[shard]:
+                break
+            count += len(top.keys)
+            yield top
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError, UnicodeDecodeError):
+        pass  # TensorFlow quotes the record in its message, and fails over that where it is no UTF-8
+    if count != predictions.records[shard]:
+        for _ in read_predictions(predictions, shard):
+            pass
+        raise AssertionError(f"{path}: {count} of {predictions.records[shard]} predictions read in batches, all of them singly")
+
+
+def parsed_batches(path: str) -> tf.data.Dataset:
+    """The records of a shard, read and parsed, in batches."""
+    batches = tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(BATCH)
+    return untuned(batches.map(_parse, num_parallel_calls=1).prefetch(2))
+
+
+def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    parsed = tf.io.parse_example(serialized, _FEATURES)
+    classes, probabilities = parsed["top_k/classes"], parsed["top_k/probabilities"]
+    return {
+        "key": parsed["image/key"],
+        "float16": parsed["probabilities_float16"],
+        "classes": classes.values,
+        "classes_splits": classes.row_splits,
+        "probabilities": probabilities.values,
+        "probabilities_splits": probabilities.row_splits,
+    }
+
+
+def _top(parsed: dict[str, np.ndarray], num_classes: int) -> Top | None:
+    """What `read_prediction` and an argmax would find for each record; None where a record is not as it should be."""
+    keys = parsed["key"].tolist()
+    top_k = len(parsed["classes"]) // len(keys)
+    if top_k == 0:
+        return _top_of_float16(keys, parsed["float16"], num_classes)
+    even = np.arange(len(keys) + 1) * top_k
+    if top_k >= num_classes or not all(np.array_equal(parsed[f"{name}_splits"], even) for name in ("classes", "probabilities")):
+        return None
+    classes = parsed["classes"].reshape(-1, top_k)
+    probabilities = parsed["probabilities"].reshape(-1, top_k)  # (b, k)
+    total = probabilities.sum(axis=1, dtype=np.float64)  # (b,)
+    others = (np.maximum(0.0, 1.0 - total) / (num_classes - top_k)).astype(np.float32)
+    total += others.astype(np.float64) * (num_classes - top_k)
+    valid = (classes >= 0).all() and (classes < num_classes).all() and np.isfinite(total).all() and (total > 0).all()
+    if not valid or any(parsed["float16"]):
+        return None
+    best = np.arange(len(keys)), np.argmax(probabilities, axis=1)
+    return Top(keys, classes[best].astype(np.int32), probabilities[best] / total.astype(np.float32))
+
+
+def _top_of_float16(keys: list[bytes], stored: np.ndarray, num_classes: int) -> Top | None:
+    if any(len(row) != 2 * num_classes for row in stored):
+        return None
+    values = np.frombuffer(b"".join(stored), "<f2").reshape(-1, num_classes).astype(np.float32)  # (b, K)
+    total = values.sum(axis=1, dtype=np.float64)
+    if not (np.isfinite(total).all() and (total > 0).all()):
+        return None
+    classes = np.argmax(values, axis=1)
+    return Top(keys, classes.astype(np.int32), values[np.arange(len(keys)), classes] / total.astype(np.float32))

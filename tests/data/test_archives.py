@@ -1,0 +1,185 @@
+"""Tar archives: pools, WebDataset's shards, ImageNet's official files."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.io
+import tensorflow as tf
+from PIL import Image
+
+from data import sources
+from data.preprocessing import Preprocessing, eval_image, train_image
+from stages.errors import InputError
+from tests.data.recipes import config, encode, pixels, save
+
+
+def tar(path, files: dict[str, bytes], mode: str = "w", **links: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for name, target in links.items():
+            member = tarfile.TarInfo(name + ".png")
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for label, name in enumerate("ab"):
+        for i in range(5):
+            save(tmp_path / "labeled" / name / f"{i}.png", 10 * label + i)
+    return tmp_path
+
+
+def opened(folders, source: str = "image_folder", **data):
+    return sources.open_source(config(source, **{"labeled": str(folders / "labeled"), **data}))
+
+
+def test_a_pool_of_archives_is_read_in_place(folders):
+    long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that takes headers of its own
+    tar(folders / "pool" / "p-0.tar", {"x/0.jpg": encode(pixels(50), "jpg"), "x/0.json": b"{}", long: encode(pixels(51), "jpg")})
+    tar(folders / "pool" / "p-1.tar", {"../../evil.png": encode(pixels(52)), "/etc/evil.png": encode(pixels(53))}, evil="/etc/passwd")
+    before = {path for path in folders.rglob("*")}
+    source = opened(folders, unlabeled=f"tar:{folders / 'pool'}")
+    images = {image.key: image.encoded for image in source.splits()["unlabeled"]}
+    assert images == {
+        "p-0.tar/x/0.jpg": encode(pixels(50), "jpg"),
+        f"p-0.tar/{long}": encode(pixels(51), "jpg"),
+        "p-1.tar/../../evil.png": encode(pixels(52)),  # a name, and nothing else: no file is made
+        "p-1.tar//etc/evil.png": encode(pixels(53)),
+    }
+    assert source.facts["ignored"]["--unlabeled"] == {".json": 1}
+    assert {path for path in folders.rglob("*")} == before and not os.path.exists("/etc/evil.png")
+
+
+def test_webdataset_with_classes(folders):
+    files = {}
+    for i in range(12):
+        files[f"{i:04d}.seg.png" if i == 3 else f"{i:04d}.jpg"] = encode(pixels(i), "png" if i == 3 else "jpg")
+        files[f"{i:04d}.cls"] = b"%d\n" % (i % 3)
+    tar(folders / "labeled.tar", files)
+    tar(folders / "pool.tar", {f"{i}.png": encode(pixels(60 + i)) for i in range(3)})
+    source = opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+    assert source.label_names == ("0", "1", "2")
+    for name in ("labeled", "test"):
+        for image in source.splits()[name]:
+            assert image.label == int(image.key.removeprefix("labeled.tar/")[:4]) % 3
+    tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg")})
+    with pytest.raises(InputError, match=r"zz.jpg has class .no .cls.; a number from 0 is needed"):
+        opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+
+
+def test_folders_in_archives_are_classes(folders):
+    tar(folders / "l.tar", {f"data/{c}/{i}.png": encode(pixels(10 * j + i)) for j, c in enumerate(["cat", "dog"]) for i in range(4)})
+    source = opened(folders, labeled=f"tar:{folders / 'l.tar'}", unlabeled=str(folders / "labeled"))
+    assert source.label_names == ("cat", "dog")
+    assert Counter(image.label for image in source.splits()["labeled"]) == {0: 3, 1: 3}
+
+
+def test_damaged_archives(folders):
+    tar(folders / "pool" / "a.tar", {"0.png": encode(pixels(50)), "1.png": encode(pixels(51))})
+    tar(folders / "pool" / "b.tar", {f"{i}.png": encode(pixels(60 + i)) for i in range(4)})
+    path = folders / "pool" / "b.tar"
+    content = bytearray(path.read_bytes())
+    content[2048:] = b"\1" * 3000  # after two images of a header and a block each; what begins here is no header
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.tar is no tar archive or a damaged one"):
+        opened(folders, unlabeled=f"tar:{folders / 'pool'}")
+    source = opened(folders, unlabeled=f"tar:{folders / 'pool'}", on_error="skip")
+    assert len(source.splits()["unlabeled"]) == 2 + 2
+    assert {entry["file"].split(": ")[0] for entry in source.facts["skipped"]} == {str(path)}
+
+
+def test_compressed_archives_are_named(folders):
+    tar(folders / "pool" / "a.tar.gz", {"0.png": encode(pixels(50))}, "w:gz")
+    with pytest.raises(InputError, match=r"has no tar archives .*not compressed"):
+        opened(folders, unlabeled=f"tar:{folders / 'pool'}")
+
+
+# ImageNet's official files
+
+SYNSETS = ("n02105855", "n01440764", "n03000000")  # in the competition's order, which is not theirs
+TRUTH = (2, 1, 3, 3, 1)  # of the validation images, in the competition's numbers
+
+
+def cmyk_jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert("CMYK").save(buffer, "jpeg", quality=95)
+    return buffer.getvalue()
+
+
+SMOOTH = np.asarray(Image.fromarray(pixels(3, (6, 5))).resize((60, 48), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    outer: dict[str, bytes] = {}
+    for j, synset in enumerate(SYNSETS):
+        files = {f"{synset}_{i}.JPEG": encode(pixels(20 * j + i, (40, 50)), "jpg") for i in range(4)}
+        if j == 0:
+            files[f"{synset}_2933.JPEG"] = encode(SMOOTH)  # the PNG named .JPEG
+            files[f"{synset}_77.JPEG"] = cmyk_jpeg(SMOOTH[::-1])
+        tar(tmp_path / "inner.tar", files)
+        outer[f"{synset}.tar"] = (tmp_path / "inner.tar").read_bytes()
+    (tmp_path / "inner.tar").unlink()
+    folder = tmp_path / "imagenet"
+    tar(folder / "ILSVRC2012_img_train.tar", outer)
+    names = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(len(TRUTH))]
+    tar(folder / "ILSVRC2012_img_val.tar", {names[i]: encode(pixels(100 + i, (40, 50)), "jpg") for i in (3, 0, 4, 2, 1)})
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]
+    synsets = np.array([[(i + 1, synset, "a word")] for i, synset in enumerate(SYNSETS)], dtype=kind)
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"synsets": synsets})
+    truth = "".join(f"{number}\n" for number in TRUTH).encode()
+    devkit = {
+        "ILSVRC2012_devkit_t12/data/meta.mat": buffer.getvalue(),
+        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": truth,
+    }
+    tar(folder / "ILSVRC2012_devkit_t12.tar.gz", {**devkit, "../evil.txt": b"x"}, "w:gz")
+    return folder
+
+
+def test_imagenet_from_the_official_files(imagenet):
+    before = {path for path in imagenet.parent.rglob("*")}
+    source = sources.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    assert source.label_names == tuple(sorted(SYNSETS))
+    splits = {name: list(split) for name, split in source.splits().items()}
+    assert {name: len(split) for name, split in splits.items()} == {"labeled": 14, "unlabeled": 14, "test": 5}
+    for image in splits["labeled"]:
+        assert image.key.split("/")[1].startswith(source.label_names[image.label] + "_")
+    assert {image.label for image in splits["unlabeled"]} == {None}
+    for image in splits["test"]:
+        number = int(image.key[-13:-5])
+        assert source.label_names[image.label] == SYNSETS[TRUTH[number - 1] - 1]
+        assert image.encoded == encode(pixels(100 + number - 1, (40, 50)), "jpg")
+    assert {path for path in imagenet.parent.rglob("*")} == before
+
+
+def test_the_known_odd_files_are_decoded_right(imagenet):
+    source = sources.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    images = {image.key.split("/")[1]: image.encoded for image in source.splits()["labeled"]}
+    preprocessing = Preprocessing(48, style="imagenet")
+    for name, expected in {"n02105855_2933.JPEG": SMOOTH, "n02105855_77.JPEG": SMOOTH[::-1]}.items():
+        plain = eval_image(tf.constant(encode(np.ascontiguousarray(expected))), preprocessing)
+        assert np.abs(eval_image(tf.constant(images[name]), preprocessing) - plain).mean() < 4
+        assert train_image(tf.constant(images[name]), tf.constant([1, 2]), preprocessing).shape == (48, 48, 3)
+
+
+def test_incomplete_imagenet(imagenet):
+    recipe = config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet))
+    (imagenet / "ILSVRC2012_devkit_t12.tar.gz").rename(imagenet / "devkit")
+    with pytest.raises(InputError, match=r"--test: .* has neither validation-00000-of-... nor ILSVRC2012_devkit_t12.tar.gz"):
+        sources.open_source(recipe)
+    (imagenet / "devkit").rename(imagenet / "ILSVRC2012_devkit_t12.tar.gz")
+    tar(imagenet / "ILSVRC2012_img_val.tar", {"ILSVRC2012_val_00000001.JPEG": encode(pixels(0))})
+    with pytest.raises(InputError, match=r"holds 1 images, ILSVRC2012_devkit_t12.tar.gz knows 5"):
+        sources.open_source(recipe)

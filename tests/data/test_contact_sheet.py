@@ -1,0 +1,27 @@
+"""The picture of RandAugment's operations: every tile where it belongs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import contact_sheet
+from data.randaugment import OPS, invert, posterize
+from stages.errors import InputError
+
+
+def test_tiles_are_the_operations():
+    image = contact_sheet.photograph()
+    found = {(row, column): tile for row, column, tile in contact_sheet.tiles(image)}
+    names = list(OPS)
+    assert len(found) == 16 * len(contact_sheet.ROWS)
+    np.testing.assert_array_equal(found[0, names.index("Invert")], invert(tf.constant(image)))
+    np.testing.assert_array_equal(found[2, names.index("Posterize")], posterize(tf.constant(image), 1))  # at M = 27
+    assert (found[1, names.index("Cutout")][112 - 72 : 112 + 72, 112 - 72 : 112 + 72] == 128).all()  # half the side is int(40 * 1.8)
+    assert len({tile.tobytes() for tile in found.values()}) > 50
+
+
+def test_without_a_name_for_the_picture():
+    with pytest.raises(InputError, match="name the picture to write"):
+        contact_sheet.main([])
