@@ -32,10 +32,10 @@ def test_each_student_teaches_the_next():
 def test_an_iterations_own_section_is_used():
     config = CONFIG.copy_and_resolve_references()
     with config.unlocked():
-        config.student_1 = config.student.copy_and_resolve_references()
+        config.pseudo_label_3 = config.pseudo_label.copy_and_resolve_references()
     by_name = {stage.name: stage.arguments for stage in loop.plan(config, Path("w"), {}, "auto")}
     assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == ["student_1", "student", "student"]
-    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
+    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label", "pseudo_label", "pseudo_label_3"]
 
 
 def test_every_stage_has_its_script():
