@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from data import records
+from data import records, sources
 from efficientnet import architectures
 from stages.errors import InputError
 from stages.files import read_json
@@ -54,12 +55,14 @@ def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of:
     own = config[section].get("preprocessing", ConfigDict()).to_dict()
     preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
     model = config[model_of].model.to_dict()
+    if model["name"] not in architectures.ARCHITECTURES:
+        raise InputError(f"--dry_run counts the weights of EfficientNets; {model['name']} is none")
     architecture = architectures.ARCHITECTURES[model["name"]]
     width, depth = model["width"] or architecture.width, model["depth"] or architecture.depth
     size = preprocessing["image_size"] or architecture.image_size
     parameters = architectures.count_parameters(width, depth, counts["classes"])[0]
     strides = model["strides"] or architectures.BASELINE_STRIDES
-    activations = architectures.count_activations(width, depth, size, model["stem_stride"], strides)
+    activations = architectures.count_activations(width, depth, size, model["stem_stride"] or 2, strides)
     batch = train["batch_size"] * (1 + train["unlabeled_ratio"])
     schedule = schedules.build(
         ConfigDict(train["schedule"]),
@@ -86,12 +89,17 @@ def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of:
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:
     """What the first stage needs and does not find."""
-    if (data / "summary.json").exists():
+    if config.data.source == "digits" or (data / "summary.json").exists():
         return []
-    named = {**{key: config.data.get(key) for key in ("labeled", "unlabeled", "test", "directory")}, **folders}
-    found = [f"--{key}: no {path}" for key, path in named.items() if path and not Path(path).exists()]
-    if config.data.source == "image_folder" and not named["labeled"]:
-        found.append("--labeled is not given")
+    found = []
+    for role in ("labeled", "unlabeled", "test"):
+        location = folders.get(role) or config.data.get(role)
+        if location:
+            name, path = sources.split_location(location, config.data.source)
+            if name not in sources.WITHOUT_PATH and not glob.glob(path):
+                found.append(f"--{role}: no {path}")
+        elif role == "labeled" or (role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"):
+            found.append(f"--{role} is not given")
     return found
 
 

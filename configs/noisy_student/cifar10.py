@@ -1,6 +1,6 @@
 """Noisy Student on CIFAR-10 with 4,000 labelled images, the other 46,000 unlabelled.
 
-    ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --workdir=W
+    ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --labeled=DIR --workdir=W    (docs/data.md)
 
 Neither the paper nor its release has this experiment: the split is Meta Pseudo Labels' (Pham et al. 2021, Section 4), the values are those
 of `svhn.py` with a flip, an EfficientNet-B0 for 32 pixels and three iterations. No result is claimed for it.
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = svhn.get_config()
     config.iterations = 3
-    config.data.update({"source": "cifar10", "labeled_per_class": 400, "validation_size": 0})
+    config.data.update({"source": "cifar10", "labeled_per_class": 400, "labeled_as_unlabeled": "rest", "validation_size": 0})
     config.data.update({"expected_labeled": 4000, "expected_unlabeled": 46_000})
     config.preprocessing.flip = True
     config.preprocessing.update({"mean": (125.3, 123.0, 113.9), "std": (63.0, 62.1, 66.7)})

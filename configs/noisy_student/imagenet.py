@@ -1,6 +1,6 @@
 """Noisy Student on ImageNet with a large unlabelled corpus, as in the paper (JFT, 300 million images).
 
-    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --workdir=W    (b0 ... b7, l2, v1)
+    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --labeled=IMAGENET --unlabeled=tar:POOL --workdir=W
 
 `:b0` ... `:b7` one student of the teacher's size (Xie et al. 2020, Figure 2; top-1 from Table 9 of the first version, teacher -> student):
     B0 77.3 -> 78.1, B1 79.2 -> 80.3, B2 80.0 -> 81.1, B3 81.7 -> 82.4, B4 83.2 -> 84.0, B5 84.0 -> 84.9, B6 84.5 -> 85.3, B7 85.0 -> 85.9

@@ -1,6 +1,6 @@
 """Noisy Student on SVHN: 69,257 labelled digits, the 531,131 `extra` images unlabelled; the released code's own demonstration.
 
-    ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --workdir=W
+    ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --labeled=DIR --unlabeled=DIR --workdir=W    (docs/data.md)
 
 The release reports 97.9 % for the teacher and 98.6 ± 0.1 % for the student (no number in the paper; hardware not stated). Every value is
 the released script's where it differs from the paper's ImageNet recipe.
@@ -16,7 +16,14 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.iterations = 1
     config.data.update(
-        {"source": "svhn", "validation_size": 4000, "expected_labeled": 69_257, "expected_unlabeled": 531_131, "expected_classes": 10}
+        {
+            "source": "svhn",
+            "validation_size": 4000,
+            "near_duplicates": False,
+            "expected_labeled": 69_257,
+            "expected_unlabeled": 531_131,
+            "expected_classes": 10,
+        }
     )
     config.preprocessing.update(
         {

@@ -37,6 +37,15 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_says_what_is_missing(tmp_path):
+    config = recipe("imagenet.py:b0")
+    (tmp_path / "pool.tar").touch()
+    assert dry_run.missing(config, {}, tmp_path / "data") == ["--labeled is not given", "--unlabeled is not given"]
+    folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
+    assert dry_run.missing(config, folders, tmp_path / "data") == [f"--labeled: no {tmp_path / 'imagenet'}"]
+    assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
+
+
 def test_the_paper_s_numbers_of_l2():
     """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
     config = recipe("imagenet.py:l2")
