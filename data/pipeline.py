@@ -130,13 +130,14 @@ def train_batches(
       batch_size: images a step over all replicas.
       seed: of order and augmentation.
       start_step: number of finished steps.
-      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K).
+      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K), "strong" the same images once more.
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
       replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
 
     Returns:
-      Dataset of (images float32 (b, S, S, 3) in 0–255, targets).
+      Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
+      flip of an image, first without RandAugment and cutout, then with them.
     """
     number, index = pipelines
     local = batch_size // number
@@ -150,6 +151,8 @@ def train_batches(
         example = records.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         image = train_image(example["image/encoded"], key, preprocessing)
+        if targets == "strong":  # the same key: what the two views have in common is drawn alike
+            return train_image(example["image/encoded"], key, preprocessing.weak()), image
         if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])

@@ -106,6 +106,10 @@ class Preprocessing:
             raise InputError("preprocessing.image_size is not set")
         return cls(**fields)
 
+    def weak(self) -> Preprocessing:
+        """The same without RandAugment and cutout: what is left of the noise is crop and flip."""
+        return dataclasses.replace(self, randaugment_layers=0, extra_cutout=0)
+
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}

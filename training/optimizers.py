@@ -76,7 +76,8 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
     """The optimizer of a train section.
 
     Args:
-      config: `name` ("rmsprop", "sgd", "adam"), `momentum`, `clip_norm` (global norm, after the cross-replica sum; 0 is off).
+      config: `name` ("rmsprop", "sgd", "adam"), `momentum`, `nesterov` (of "sgd"; may be absent), `clip_norm` (global norm, after the
+        cross-replica sum; 0 is off).
       learning_rate: a schedule over optimizer steps.
 
     Raises:
@@ -86,7 +87,7 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
     if config.name == "rmsprop":
         return RMSProp(learning_rate, momentum=config.momentum, **clip)
     if config.name == "sgd":
-        return tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=False, **clip)
+        return tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **clip)
     if config.name == "adam":
         return tf.keras.optimizers.Adam(learning_rate, **clip)
     raise InputError(f"optimizer.name: no optimizer {config.name!r}; known: rmsprop, sgd, adam")

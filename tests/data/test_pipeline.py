@@ -1,5 +1,6 @@
 """The order of the examples: every one once an epoch, the same after a restart, in parts that make up the whole."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_batches_restart_at_a_step_with_the_same_augmentation(split):
     for a, b in zip(whole[5:], rest):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(whole, batches(1, 7)))
+
+
+def test_two_views_of_an_image_share_its_crop(split):
+    noisy = dataclasses.replace(NOISY, pad=0, flip=True)
+    options = {"batch_size": 23, "seed": 0, "stream_id": 1}
+    (weak, strong), (again, _) = (
+        next(iter(pipeline.train_batches(split, noisy, targets=targets, **options))) for targets in ("strong", "label")
+    )
+    np.testing.assert_array_equal(strong, again)
+    assert sorted(weak.numpy()[:, 0, 0, 0].astype(int)) == list(range(23)), "the weak view keeps each image's gray level"
+    assert (np.abs(strong - weak).max(axis=(1, 2, 3)) > 0).sum() > 10
+    padded = dataclasses.replace(NOISY, randaugment_layers=0)
+    weak, strong = next(iter(pipeline.train_batches(split, padded, targets="strong", **options)))
+    np.testing.assert_array_equal(weak, strong)
 
 
 def test_replicas_and_workers_share_out_the_global_batch(split):

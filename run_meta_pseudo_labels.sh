@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Labelled + unlabelled shards -> student, by Meta Pseudo Labels: --config --workdir --data=PREPARED
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
+exec "$PYTHON" -m meta_pseudo_labels.train "$@"

@@ -1,0 +1,133 @@
+"""The stage: killed and continued, on two replicas, its model in the next stages, and unusable input."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import noisy_student.train
+from data import pipeline, prepare, records
+from data.preprocessing import Preprocessing
+from meta_pseudo_labels import train
+from stages import app
+from stages.errors import InputError
+from tests import training_runs
+from tests.training_runs import kill_after, metrics
+from training import model_dir
+
+STEPS = 24
+SMALL = [
+    "--config=configs/meta_pseudo_labels/digits.py",
+    "--config.data.out_of_domain=20",
+    *(f"--config.meta_pseudo_labels.{network}.model.{key}" for network in ("teacher", "student") for key in ("width=0.25", "depth=0.1")),
+    *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=2" for network in ("teacher", "student")),
+    "--config.meta_pseudo_labels.student.schedule.wait_steps=2",
+    f"--config.meta_pseudo_labels.steps={STEPS}",
+    "--config.meta_pseudo_labels.batch_size=8",
+    "--config.meta_pseudo_labels.unlabeled_ratio=2",
+    "--config.meta_pseudo_labels.log_every=1",
+    "--config.meta_pseudo_labels.checkpoint_every=5",
+]
+
+
+def config(*overrides):
+    return app.parse(["train", *SMALL, *overrides], {})["config"]
+
+
+def start(workdir, data, *extra):
+    return training_runs.start("meta_pseudo_labels.train", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
+
+
+def run(workdir, data, *overrides):
+    train.main(config(*overrides), str(workdir), str(data), "auto", "1", "", [])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mpl") / "data"
+    prepare.main(config(), str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "student"
+    process = start(workdir, data)
+    process.communicate()
+    assert process.returncode == 0
+    return workdir
+
+
+def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupted, tmp_path):
+    """Two networks, two optimizers, the average, the baseline: the losses of every later step tell if one is missing."""
+    workdir = tmp_path / "student"
+    kill_after(12, start(workdir, data), workdir)
+    again = start(workdir, data)
+    output, _ = again.communicate()
+    assert again.returncode == 0
+    assert "continuing at step" in output
+    expected, actual = (model_dir.load(path)[0].get_weights() for path in (uninterrupted, workdir))
+    for a, b in zip(expected, actual):
+        np.testing.assert_array_equal(a, b)
+    names = ("loss", "teacher_loss", "uda_loss", "feedback", "agreement")
+    assert [[row[name] for name in names] for row in metrics(workdir)] == [[row[name] for name in names] for row in metrics(uninterrupted)]
+    assert sum(row["feedback"] != 0 for row in metrics(workdir)) > STEPS // 2
+
+
+def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
+    """The same global batch, synchronised BatchNorm, all noise and all draws: they belong to the example, not to the replica."""
+    process = start(tmp_path / "student", data, "--strategy=mirrored", "--cpu_devices=2")
+    process.communicate()
+    assert process.returncode == 0
+    one, two = metrics(uninterrupted)[:6], metrics(tmp_path / "student")[:6]
+    for name in ("loss", "teacher_loss", "labeled_loss", "uda_loss"):
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-3)
+    np.testing.assert_allclose([row["feedback"] for row in two], [row["feedback"] for row in one], rtol=0.02, atol=1e-6)
+
+
+def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
+    still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
+    options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "init": str(uninterrupted)}
+    where = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "arguments": []}
+    noisy_student.train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
+    before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
+    for a, b in zip(before.trainable_variables, after.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_labelled_images_are_weakly_and_unlabelled_ones_also_strongly_augmented(data):
+    labeled, unlabeled = (records.read_manifest(data / name) for name in ("labeled", "unlabeled"))
+    noisy = Preprocessing(
+        16, pad=2, randaugment_layers=2, randaugment_magnitude=9.0, randaugment_ops=("Rotate",), randaugment_mode="monotone"
+    )
+    section = ConfigDict({"batch_size": 4, "unlabeled_ratio": 2})
+    ((x, y), (weak, strong)) = next(iter(train.batches(labeled, unlabeled, noisy, section, 3, 0, (1, 0), 1)))
+    (expected, _) = next(iter(pipeline.train_batches(labeled, noisy.weak(), batch_size=4, seed=3)))
+    np.testing.assert_array_equal(x, expected)
+    assert (x.shape[0], y.shape[0], weak.shape[0]) == (4, 4, 8)
+    assert np.abs(strong - weak).max() > 50
+
+
+def test_a_finished_run_says_so(data, uninterrupted, capsys):
+    run(uninterrupted, data)
+    assert f"is done: {STEPS} steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("unlabeled_ratio=0", "unlabeled_ratio is 0"),
+        ("pseudo_labels=drawn", "pseudo_labels must be one of"),
+        ("feedback=taylor", "feedback must be one of"),
+        ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
+        ("precision=mixed_float16", "mixed_bfloat16"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(data, tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "w", data, f"--config.meta_pseudo_labels.{override}")
+    assert not (tmp_path / "w").exists()
+
+
+def test_missing_data(tmp_path):
+    with pytest.raises(InputError, match=r"run_prepare_data.sh"):
+        run(tmp_path / "w", tmp_path / "nothing")

@@ -1,0 +1,124 @@
+"""TwoMoon: seeds that do not see each other, the step's gradients, and the command."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from configs.meta_pseudo_labels import two_moons as recipe
+from meta_pseudo_labels import two_moons
+from stages import app
+from stages.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def moons():
+    return two_moons.Moons(0, 3, 0.05)
+
+
+def test_the_data(moons):
+    assert moons.x.shape == (3, 2000, 2)
+    assert np.abs(np.mean(moons.x, 1)).max() < 0.1
+    for x, y, x_l, y_l in zip(moons.x.numpy(), moons.y.numpy(), *(v.numpy() for v in moons.labeled)):
+        assert y.sum(0).tolist() == [1000, 1000]
+        assert y_l.sum(0).tolist() == [3, 3]
+        for point, label in zip(x_l, y_l):
+            assert (y[(x == point).all(1)] == label).all()
+        upper = x[y[:, 0] == 1] + [0.5, 0.25]
+        assert np.abs(np.hypot(*upper.T) - 1).mean() < 0.06  # on the circle, but for the noise
+
+
+def networks(seeds, scale=0.5):
+    return [two_moons.initialize(i, seeds, scale) for i in (0, 1)]
+
+
+@pytest.mark.parametrize("settings", [{"feedback": 2.0, "consistency": 1.0}, {"feedback": 1.0, "pseudo_labels": "soft", "supervised": 0.0}])
+def test_a_seed_is_not_changed_by_the_others(moons, settings):
+    """What one seed does is the derivative of its own loss, so other data for another seed leave it alone."""
+    method = recipe.method(**settings)
+    changed = two_moons.Moons(0, 3, 0.05)
+    keep = tf.constant([True, False, True])[:, None, None]
+    changed.x = tf.where(keep, moons.x, -moons.x)
+    changed.labeled = (tf.where(keep, moons.labeled[0], -moons.labeled[0]), moons.labeled[1])
+    results = [two_moons.step(*networks(3), tf.constant(5), m, method) for m in (moons, changed)]
+    for before, one, other in zip([v for n in networks(3) for v in n], *[[v for n in r for v in n] for r in results]):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[2], other[2])
+        assert np.abs(one[0] - before[0]).max() > 0
+    assert any((a[1].numpy() != b[1].numpy()).any() for a, b in zip(*[r[0] for r in results]))
+
+
+def test_the_soft_feedback_is_the_gradient_through_the_students_step(moons):
+    method = recipe.method(feedback=1.0, supervised=0.0, pseudo_labels="soft", learning_rate=1.0)
+    teacher, student = networks(3)
+    rows = tf.random.stateless_uniform([3, method.batch_size], [5, 0], 0, 2000, tf.int32)
+    x_u, (x_l, y_l) = tf.gather(moons.x, rows, batch_dims=1), moons.labeled
+    with tf.GradientTape() as outer:
+        outer.watch(teacher)
+        q = tf.nn.softmax(two_moons.logits(teacher, x_u))
+        with tf.GradientTape() as inner:
+            inner.watch(student)
+            loss = two_moons.cross_entropy(q, two_moons.logits(student, x_u))
+        moved = two_moons.descend(student, inner.gradient(loss, student), 1.0)
+        loss = two_moons.cross_entropy(y_l, two_moons.logits(moved, x_l))
+    expected = two_moons.descend(teacher, outer.gradient(loss, teacher), 1.0)
+    actual, _ = two_moons.step(teacher, student, tf.constant(5), moons, method)
+    for a, b, start in zip(actual, expected, teacher):
+        np.testing.assert_allclose(a - start, b - start, rtol=1e-3, atol=1e-7)
+
+
+def test_a_fixed_teacher_stays_and_its_student_follows(moons):
+    method = recipe.method(supervised=0.0, pseudo_labels="argmax")
+    teacher, student = networks(3)
+    same, moved = two_moons.step(teacher, student, tf.constant(0), moons, method)
+    for a, b in zip(same, teacher):
+        np.testing.assert_array_equal(a, b)
+    assert any((a.numpy() != b.numpy()).any() for a, b in zip(moved, student))
+
+
+def run(workdir, *overrides):
+    arguments = ["two_moons", "--config=configs/meta_pseudo_labels/two_moons.py", "--config.seeds=3", *overrides]
+    two_moons.main(app.parse(arguments, {})["config"], str(workdir), [])
+
+
+def test_the_command(tmp_path, capsys):
+    small = [f"--config.methods.{name}.steps={steps}" for name, steps in zip(recipe.methods(), (20, 20, 20, 3000))]
+    run(tmp_path / "w", *small)
+    results = json.loads((tmp_path / "w" / "results.json").read_text())["methods"]
+    assert list(results) == ["supervised", "pseudo_labels", "meta_pseudo_labels", "all_labels"]
+    assert min(results["all_labels"]["accuracy"]) > 0.8
+    assert results["supervised"]["median_accuracy"] < 0.8
+    with PIL.Image.open(tmp_path / "w" / "figure.png") as image:
+        assert image.size[0] > 1000
+    printed = capsys.readouterr().out
+    run(tmp_path / "w", *small)
+    assert "is done" in capsys.readouterr().out
+    assert "all_labels" in printed
+
+
+@pytest.mark.parametrize("name", ["working", "paper", "sweep"])
+def test_the_recipes_are_whole(name):
+    config = recipe.get_config(name)
+    assert set(config.run) == set(config.methods)
+    assert {method.init_scale for method in config.methods.values()} == {0.1}
+    if name == "paper":  # the paper's rate, and no loss that its text does not mention
+        assert {(method.learning_rate, method.consistency) for method in config.methods.values()} == {(0.1, 0.0)}
+
+
+def test_unusable_recipes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="seeds is 0"):
+        run(tmp_path / "w", "--config.seeds=0")
+    with pytest.raises(InputError, match="no method 'nobody'"):
+        run(tmp_path / "w", "--config.methods.supervised.teacher=nobody")
+    with pytest.raises(InputError, match="no method 'mine'"):
+        run(tmp_path / "w", "--config.run=('mine',)")
+    assert not (tmp_path / "w").exists()
+    with pytest.raises(ValueError, match="working, paper, sweep"):
+        recipe.get_config("best")
+
+
+def test_wilsons_interval():
+    assert two_moons.wilson(45, 50) == pytest.approx((0.786, 0.957), abs=1e-3)  # Brown, Cai and DasGupta's formula, by hand
+    assert two_moons.wilson(0, 50)[0] == 0.0
