@@ -27,6 +27,9 @@ NEAR = 12
 """Hashes that differ in at most so many of their 128 bits are those of one picture. Up to 15 bits, one of their 8 words differs in one at
 most, and so the images are found."""
 
+MIN_SIDE = 64
+"""Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
+
 _CHANGES = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
@@ -126,9 +129,10 @@ class Seen:
     """
 
     def __init__(self, keys: Sequence[str], examined: Sequence[Examined], near: bool) -> None:
-        self._keys = keys
-        self._digests = {image.digest: i for i, image in enumerate(examined)}
-        self._words = _words(examined) if near else np.zeros([0, HASH_WORDS], np.uint16)  # (m, 8)
+        self._digests = {image.digest: key for key, image in zip(keys, examined)}
+        large = _large(examined) if near else []
+        self._keys = [keys[i] for i in large]
+        self._words = _words([examined[i] for i in large])  # (m, 8)
         # Each image is filed, column by column, under its word and under all that differ from it in one bit.
         filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(-1, HASH_WORDS)  # (17 m, 8)
         self._order = np.argsort(filed, axis=0, kind="stable")
@@ -137,22 +141,28 @@ class Seen:
     def find(self, images: Sequence[Examined]) -> dict[int, dict[str, str | int]]:
         """Those of `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: the same file)."""
         found: dict[int, dict[str, str | int]] = {}
-        words = _words(images)  # (n, 8)
+        large = _large(images)
+        words = _words([images[i] for i in large])  # (n, 8)
         for column in range(HASH_WORDS if len(self._words) else 0):
             first = np.searchsorted(self._sorted[:, column], words[:, column])
             last = np.searchsorted(self._sorted[:, column], words[:, column], side="right")
             count = last - first  # (n,)
-            image = np.repeat(np.arange(len(images)), count)  # each pair that shares this word; (p,)
+            image = np.repeat(np.arange(len(large)), count)  # each pair that shares this word; (p,)
             place = np.arange(len(image)) + np.repeat(first - (np.cumsum(count) - count), count)
             seen = self._order[place, column] // len(_CHANGES)  # (p,)
             bits = _BITS[(words[image] ^ self._words[seen]).view(np.uint8)].sum(axis=1, dtype=np.int64)  # (p,)
-            for i in np.flatnonzero(bits <= NEAR):
-                if bits[i] < found.get(int(image[i]), {"bits": NEAR + 1})["bits"]:
-                    found[int(image[i])] = {"of": self._keys[seen[i]], "bits": int(bits[i])}
+            for pair in np.flatnonzero(bits <= NEAR):
+                i = large[image[pair]]
+                if bits[pair] < found.get(i, {"bits": NEAR + 1})["bits"]:
+                    found[i] = {"of": self._keys[seen[pair]], "bits": int(bits[pair])}
         for i, candidate in enumerate(images):
             if candidate.digest in self._digests:
-                found[i] = {"of": self._keys[self._digests[candidate.digest]], "bits": -1}
+                found[i] = {"of": self._digests[candidate.digest], "bits": -1}
         return found
+
+
+def _large(images: Sequence[Examined]) -> list[int]:
+    return [i for i, image in enumerate(images) if min(image.height, image.width) >= MIN_SIDE]
 
 
 def _words(images: Sequence[Examined]) -> np.ndarray:

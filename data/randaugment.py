@@ -182,6 +182,21 @@ def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
     return tf.ensure_shape(tf.pad(tf.slice(image, begin, shape), border, constant_values=FILL), image.shape)
 
 
+def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
+    """``affine`` by ``pixels`` along one axis, as a slice and a border."""
+    places = tf.range(tf.cast(tf.shape(image)[axis], tf.float32)) + pixels  # (n,), where each output pixel comes from
+    size = tf.shape(image)[axis]
+    inside = tf.logical_and(places > -0.5, places < tf.cast(size, tf.float32) - 0.5)
+    before = tf.reduce_sum(tf.cast(places <= -0.5, tf.int32))
+    length = tf.reduce_sum(tf.cast(inside, tf.int32))
+    start = tf.reduce_max(tf.where(inside[: before + 1], tf.cast(tf.floor(places[: before + 1] + 0.5), tf.int32), 0))
+    begin, shape = [0, 0, 0], list(tf.unstack(tf.shape(image)))
+    begin[axis], shape[axis] = start, length
+    border = [[0, 0], [0, 0], [0, 0]]
+    border[axis] = [before, size - before - length]
+    return tf.ensure_shape(tf.pad(tf.slice(image, begin, shape), border, constant_values=FILL), image.shape)
+
+
 def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
     """Turns the image about its centre, counter-clockwise for a positive angle."""
     radians = degrees * (math.pi / 180.0)

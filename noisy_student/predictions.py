@@ -80,6 +80,7 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     return {
         "key": parsed["image/key"],
         "float16": parsed["probabilities_float16"],
+        "float16_bytes": tf.reduce_sum(tf.strings.length(parsed["probabilities_float16"])),
         "classes": classes.values,
         "classes_splits": classes.row_splits,
         "probabilities": probabilities.values,
@@ -102,7 +103,7 @@ def _top(parsed: dict[str, np.ndarray], num_classes: int) -> Top | None:
     others = (np.maximum(0.0, 1.0 - total) / (num_classes - top_k)).astype(np.float32)
     total += others.astype(np.float64) * (num_classes - top_k)
     valid = (classes >= 0).all() and (classes < num_classes).all() and np.isfinite(total).all() and (total > 0).all()
-    if not valid or any(parsed["float16"]):
+    if not valid or parsed["float16_bytes"] > 0:
         return None
     best = np.arange(len(keys)), np.argmax(probabilities, axis=1)
     return Top(keys, classes[best].astype(np.int32), probabilities[best] / total.astype(np.float32))

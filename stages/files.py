@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from stages.errors import InputError
 
 
 @contextlib.contextmanager
@@ -15,6 +18,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and renamed to `path`, on error it is removed.
 
     A reader, or a run that starts after a SIGKILL, sees the finished file or none.
+
+    Raises:
+      InputError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +30,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's writers have exceptions of their own for it
+            raise InputError(f"no space left on the disk of {path}; make room, and the same command goes on from here") from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     try:

@@ -148,8 +148,8 @@ def test_the_search_is_the_brute_force():
     for row in near:
         for bit in rng.choice(128, rng.integers(0, 20), replace=False):
             row[bit // 8] ^= 1 << (bit % 8)
-    seen = [Examined(1, 1, b"%016d" % i, bytes(row)) for i, row in enumerate(hashes)]
-    pool = [Examined(1, 1, b"p%015d" % i, bytes(row)) for i, row in enumerate(near)]
+    seen = [Examined(64, 64, b"%016d" % i, bytes(row)) for i, row in enumerate(hashes)]
+    pool = [Examined(64, 64, b"p%015d" % i, bytes(row)) for i, row in enumerate(near)]
     found = Seen([str(i) for i in range(300)], seen, near=True).find(pool)
     for i, candidate in enumerate(pool):
         distances = [bits_between(candidate.hash, one.hash) for one in seen]
@@ -159,9 +159,10 @@ def test_the_search_is_the_brute_force():
     assert 200 < len(found) < 600
 
 
-def test_only_identical_files_where_looks_do_not_count():
-    image, other = examined(pixels(0), pixels(1))
-    seen = Seen(["k"], [image], near=False)
+@pytest.mark.parametrize("size, near", [((64, 64), False), ((64, 63), True)])
+def test_only_identical_files_where_looks_do_not_count(size, near):
+    image, other = examined(pixels(0, size), pixels(1, size))
+    seen = Seen(["k"], [image], near)
     assert seen.find([other, image]) == {1: {"of": "k", "bits": -1}}
     assert seen.find([image._replace(digest=b"x" * 16)]) == {}
     assert Seen([], [], near=True).find([image]) == {}

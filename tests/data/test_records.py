@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -248,3 +249,21 @@ def test_bad_predictions():
     for broken in (np.array([0.5, np.nan]), np.array([0.5, 0.2]), np.array([1.5, -0.5])):
         with pytest.raises(ValueError, match="no distribution"):
             records.make_prediction("k", broken, 0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk):
+    records.write_shard(small_disk / "first", [b"x" * 30_000])
+    with pytest.raises(InputError, match=r"no space left on the disk of .*/second; make room"):
+        records.write_shard(small_disk / "second", [b"x" * 10_000 for _ in range(20)])
+    assert [path.name for path in small_disk.iterdir()] == ["first"]

@@ -1,0 +1,171 @@
+"""The training input pipeline against plain decoding and against peers that do the same work.
+
+    ./run_benchmarks.sh input_pipeline [--images=512]
+
+The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip -> two operations of RandAugment at M = 9 -> batch of 64.
+Peers: decoding alone (the whole image, nothing else); the same pipeline with keras_cv.layers.RandAugment (two operations an image, rate 1;
+its own ten operations); PIL and timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
+(`PYTHONPATH=DIR`). CPU milliseconds an image are given beside the rates, since wall time on a shared machine is not one thing.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import importlib.util
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+from sklearn.datasets import load_sample_image
+
+from benchmarks import report
+from data import records
+from data.pipeline import PARALLEL_CALLS, untuned
+from data.preprocessing import Preprocessing, train_image
+
+SIZE, BATCH = 224, 64
+ROUNDS = 3
+NOISE = Preprocessing(SIZE, style="imagenet", flip=True, randaugment_layers=2, randaugment_magnitude=9.0)
+PLAIN = Preprocessing(SIZE, style="imagenet", flip=True)
+
+
+def photographs(count: int) -> list[bytes]:
+    """JPEG files of 500x375 pixels: pieces of scikit-learn's two photographs."""
+    sources = [PIL.Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    rng = np.random.Generator(np.random.PCG64(0))
+    files = []
+    for i in range(count):
+        left, top, scale = rng.uniform(0, 100), rng.uniform(0, 20), rng.uniform(0.75, 1)
+        box = (left, top, left + 540 * scale, top + 405 * scale)
+        buffer = io.BytesIO()
+        sources[i % 2].resize((500, 375), PIL.Image.Resampling.BICUBIC, box=box).save(buffer, "jpeg", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], batched: bool = True) -> tf.data.Dataset:
+    """The records of a file, prepared in parallel as training does it."""
+
+    def load(index: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
+        return prepare(index, records.parse_example(serialized)["image/encoded"])
+
+    images = tf.data.TFRecordDataset(path).enumerate().map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    return untuned((images.batch(BATCH) if batched else images).prefetch(2))
+
+
+def consume(images: tf.data.Dataset) -> Callable[[], None]:
+    """Goes through a data set, in a graph."""
+
+    @tf.function
+    def count() -> tf.Tensor:
+        return images.reduce(tf.constant(0, tf.int64), lambda n, x: n + tf.cast(tf.shape(x)[0] > 0, tf.int64))
+
+    return lambda: count().numpy()
+
+
+def decode(_: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """The whole image, and nothing else."""
+    return tf.io.decode_jpeg(encoded, channels=3)
+
+
+def ours(preprocessing: Preprocessing) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Our pipeline's function."""
+
+    def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        return train_image(encoded, tf.stack([index, 0]), preprocessing)
+
+    return prepare
+
+
+def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Our crop and flip, then keras_cv's RandAugment."""
+    import keras_cv
+
+    layer = keras_cv.layers.RandAugment(value_range=(0, 255), augmentations_per_image=2, magnitude=0.5, rate=1.0)
+
+    def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+        # Its Equalize fails on what bicubic resizing leaves outside 0-255.
+        return layer(tf.clip_by_value(train_image(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0))
+
+    return prepare
+
+
+def timm_loader(files: list[bytes]) -> Callable[[], Any]:
+    """PIL, torchvision's crop and flip, timm's RandAugment, two workers of a torch DataLoader."""
+    import torch
+    from timm.data.auto_augment import rand_augment_transform
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            rand_augment_transform("rand-m9-n2-p1.0", {"img_mean": (128, 128, 128)}),
+            transforms.PILToTensor(),
+        ]
+    )
+
+    class Images(torch.utils.data.Dataset):  # type: ignore[misc,name-defined]
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, index: int) -> Any:
+            return transform(PIL.Image.open(io.BytesIO(files[index])).convert("RGB"))
+
+    loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=2)
+    return lambda: sum(1 for _ in loader)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measures and prints the lines."""
+    count = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--images=")), 512)
+    files = photographs(count)
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "images")
+        records.write_shard(path, (records.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
+        decode_only = dataset(path, decode, batched=False)
+        work: dict[str, Callable[[], Any]] = {
+            "ours": consume(dataset(path, ours(NOISE))),
+            "decode": consume(decode_only),
+            "keras_cv": consume(dataset(path, keras_cv_prepare())),
+        }
+        if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm")):
+            work["timm"] = timm_loader(files)
+        else:
+            print("torch, torchvision and timm are not installed: that line is left out", file=sys.stderr)
+        for function in work.values():
+            function()  # traces, and fills the page cache
+        times = report.interleaved(ROUNDS, **work)
+    names = {
+        "decode": ("decode_jpeg alone", 0.55),
+        "keras_cv": ("keras_cv.layers.RandAugment", 2.5),
+        "timm": ("PIL + timm, 2 workers", 1.5),
+    }
+    for peer, (peer_name, goal) in names.items():
+        if peer in times:
+            ours_wall, ours_cpu = times["ours"]
+            wall, cpu = times[peer]
+            report.line(
+                f"input_pipeline/{peer}",
+                count / ours_wall,
+                count / wall,
+                peer_name,
+                goal=goal,
+                unit="images/s",
+                ours_cpu_ms=round(ours_cpu / count * 1e3, 3),
+                peer_cpu_ms=None if peer == "timm" else round(cpu / count * 1e3, 3),  # its workers' time is not this process's
+                cpu_ratio=None if peer == "timm" else round(cpu / ours_cpu, 3),
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
