@@ -154,32 +154,15 @@ def sharpness(image: tf.Tensor, factor: Scalar, rounded: bool = True) -> tf.Tens
 
 def affine(image: tf.Tensor, a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar) -> tf.Tensor:
     """Output pixel (x, y) is the input pixel nearest to (a x + b y + c, d x + e y + f); whole numbers are pixel centres."""
-    # The operation finds its way anew for each channel; so the three, and a fourth of zeros, travel as one number.
-    packed = tf.bitcast(tf.pad(image, [[0, 0], [0, 0], [0, 1]]), tf.int32)  # [H, W]
     output = tf.raw_ops.ImageProjectiveTransformV3(
-        images=packed[tf.newaxis, :, :, tf.newaxis],
+        images=image[tf.newaxis],
         transforms=tf.stack([[a, b, c, d, e, f, 0.0, 0.0]]),
         output_shape=tf.shape(image)[:2],
-        fill_value=float(FILL * 0x010101),  # whichever end comes first, the fourth byte is 0 or cut off
+        fill_value=float(FILL),
         interpolation="NEAREST",
         fill_mode="CONSTANT",
-    )[0, :, :, 0]
-    return tf.ensure_shape(tf.bitcast(output, tf.uint8)[:, :, :3], image.shape)
-
-
-def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
-    """``affine`` by ``pixels`` along one axis, as a slice and a border."""
-    places = tf.range(tf.cast(tf.shape(image)[axis], tf.float32)) + pixels  # (n,), where each output pixel comes from
-    size = tf.shape(image)[axis]
-    inside = tf.logical_and(places > -0.5, places < tf.cast(size, tf.float32) - 0.5)
-    before = tf.reduce_sum(tf.cast(places <= -0.5, tf.int32))
-    length = tf.reduce_sum(tf.cast(inside, tf.int32))
-    start = tf.reduce_max(tf.where(inside[: before + 1], tf.cast(tf.floor(places[: before + 1] + 0.5), tf.int32), 0))
-    begin, shape = [0, 0, 0], list(tf.unstack(tf.shape(image)))
-    begin[axis], shape[axis] = start, length
-    border = [[0, 0], [0, 0], [0, 0]]
-    border[axis] = [before, size - before - length]
-    return tf.ensure_shape(tf.pad(tf.slice(image, begin, shape), border, constant_values=FILL), image.shape)
+    )[0]
+    return tf.ensure_shape(output, image.shape)
 
 
 def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
