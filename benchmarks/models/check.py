@@ -237,7 +237,8 @@ def check_files(name: str, workdir: Path) -> dict[str, Any]:
             actual = again.predict(images, verbose=0)
         else:
             model.export(str(path))
-            actual = tf.saved_model.load(str(path)).serve(images).numpy()
+            served = tf.saved_model.load(str(path))  # its variables live as long as it does
+            actual = served.serve(images).numpy()
         result[f"{form}_deviation"] = float(np.abs(actual - expected).max() / np.abs(expected).max())
         result[f"{form}_seconds"] = time.time() - began
         _remove(path)
