@@ -1,0 +1,1 @@
+"""The models against their peers (`check`), and in numbers (`card`): commands of their own, which write the tables of docs/models.md."""

@@ -1,0 +1,171 @@
+"""The models in numbers: parameters, multiply-additions, memory and speed.
+
+    python -m benchmarks.models.card --workdir=runs/model_card [--models=b0,b7] [--memory=12] [--seconds=300]
+
+For each model, at its own resolution and batch 1, in float32: trainable parameters; multiply-additions of one image, counted from the
+graph's convolutions and matrix products; peak memory and time of a forward pass and of a training step (gradients of the cross entropy
+and an SGD update), each measured in a process of its own. A measurement that passes --memory GiB or --seconds is stopped, and the table
+says so. A finished one is not repeated. The table goes into docs/models.md.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.models.page import MODELS, markdown_table, replace_section
+from efficientnet.architectures import ARCHITECTURES
+from stages import app
+from stages.errors import InputError
+from stages.files import read_json, write_json
+from training import models
+
+OTHERS = {"resnet50": (224, 1000), "wrn_28_2": (32, 10)}  # pixels, classes
+SIZES = {**{name: (row.image_size, 1000) for name, row in ARCHITECTURES.items()}, **OTHERS}
+PASSES = ("graph", "forward", "train")
+REPEATS = 3
+
+
+def main(workdir: str, models: str | None, memory: str, seconds: str, run: str | None, arguments: Sequence[str] = ()) -> None:
+    """Measures what has no result yet, and writes the table. Raises InputError."""
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    directory = Path(workdir)
+    if run:
+        name, _, what = run.partition(":")
+        write_json(directory / f"{name}.{what}.json", _count(name) if what == "graph" else _measure(name, train=what == "train"))
+        return
+    wanted = models.split(",") if models else list(SIZES)
+    unknown = [name for name in wanted if name not in SIZES]
+    if unknown:
+        raise InputError(f"--models: no {unknown[0]!r}; there are {', '.join(SIZES)}")
+    for name in wanted:
+        for what in PASSES:
+            path = directory / f"{name}.{what}.json"
+            if not path.exists():
+                stopped = _run(directory, f"{name}:{what}", float(memory), float(seconds))
+                if stopped:
+                    write_json(path, {"stopped": stopped})
+                print(f"{name} {what}: {stopped or 'done'}", flush=True)
+    replace_section(MODELS, "card", table(directory))
+    print(f"the table is in {MODELS}")
+
+
+def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
+    """Runs one measurement; why it was stopped, or None."""
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.models.card", f"--workdir={directory}", f"--run={run}"])
+    began = time.monotonic()
+    while process.poll() is None:
+        resident = _status(process.pid, "VmRSS")
+        reason = f"> {memory:g} GiB" if resident > memory else f"> {seconds:g} s" if time.monotonic() - began > seconds else None
+        if reason:
+            process.kill()
+            process.wait()
+            return reason
+        time.sleep(0.1)
+    return None if process.returncode == 0 else f"failed ({process.returncode})"
+
+
+def _status(pid: int | str, field: str) -> float:
+    """A line of /proc/PID/status in GiB; 0 where the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = [line for line in lines if line.startswith(field)]
+    return int(found[0].split()[1]) / 2**20 if found else 0.0
+
+
+def _build(name: str) -> tf.keras.Model:
+    return models.build({"name": name}, SIZES[name][1], mean=(127.5,) * 3, std=(127.5,) * 3, seed=0)
+
+
+def multiply_additions(model: tf.keras.Model, size: int) -> int:
+    """Of the convolutions and matrix products of one image's forward pass, read from the traced graph."""
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec([1, size, size, 3]))
+    total = 0
+    for operation in function.graph.get_operations():
+        if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
+            outputs = operation.outputs[0].shape.num_elements()
+            kernel = operation.inputs[1].shape
+            # Each output sums over the kernel's entries that meet it: height x width x input channels, 1 channel if depthwise.
+            summed = kernel[0] if operation.type == "MatMul" else kernel[0] * kernel[1] * (kernel[2] if operation.type == "Conv2D" else 1)
+            total += outputs * summed
+    return total
+
+
+def _count(name: str) -> dict[str, Any]:
+    model = _build(name)
+    parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
+    return {"parameters": parameters, "multiply_additions": multiply_additions(model, SIZES[name][0])}
+
+
+def _measure(name: str, *, train: bool) -> dict[str, Any]:
+    before = _status("self", "VmRSS")
+    model = _build(name)
+    size, classes = SIZES[name]
+    images = tf.random.stateless_uniform([1, size, size, 3], [1, 2], 0, 255)
+
+    @tf.function
+    def step() -> tf.Tensor:
+        if not train:
+            return model(images, training=False)
+        with tf.GradientTape() as tape:
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits([classes - 1], model(images, training=True))
+        for variable, gradient in zip(model.trainable_variables, tape.gradient(loss, model.trainable_variables)):
+            variable.assign_sub(1e-6 * gradient)
+        return loss
+
+    step()  # traces
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return {"peak_gib": _status("self", "VmHWM") - before, "seconds": float(np.median(seconds))}
+
+
+def table(directory: Path) -> str:
+    """The Markdown table of all results in `directory`."""
+    rows = []
+    for name, (size, _) in SIZES.items():
+        found = {what: read_json(path) for what in PASSES if (path := directory / f"{name}.{what}.json").exists()}
+        if "multiply_additions" not in found.get("graph", {}):
+            continue
+        counted = found["graph"]
+        cells = [name, str(size), f"{counted['parameters']:,}", f"{counted['multiply_additions'] / 1e9:.3g}"]
+        for key, text in (("peak_gib", "{:.2f}"), ("rate", "{:.3g}")):
+            for what in ("forward", "train"):
+                values = found.get(what, {"stopped": "not measured"})
+                if "seconds" in values:
+                    values["rate"] = 1 / values["seconds"]
+                cells.append(text.format(values[key]) if key in values else values["stopped"])
+        rows.append(cells)
+    head = ["model", "pixels", "parameters", "GMAC", "GiB forward", "GiB train step", "images/s forward", "images/s train step"]
+    return markdown_table(head, rows)
+
+
+if __name__ == "__main__":
+    app.run(
+        main,
+        {
+            "workdir": "Directory for the results.",
+            "models": "Models, separated by commas; all where left out.",
+            "memory": "GiB of a measurement's process at which it is stopped.",
+            "seconds": "Seconds at which it is stopped.",
+            "run": "One measurement, NAME:graph|forward|train, in this process.",
+        },
+        optional={"models": None, "memory": "12", "seconds": "300", "run": None},
+        config=False,
+    )
