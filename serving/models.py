@@ -205,9 +205,11 @@ def _batched(function: Any, outputs: tuple[str, ...], parameters: dict[str, Any]
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
         return together(*tensors)
 
+    traced = call.get_concrete_function()  # now: many threads that call it for the first time would each trace it
+
     def by_name(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         if inputs[names[0]].shape[0] == 0:
             return function(**inputs)
-        return dict(zip(outputs, call(*(inputs[name] for name in names))))
+        return dict(zip(outputs, traced(*(inputs[name] for name in names))))
 
     return by_name

@@ -120,10 +120,12 @@ def _store(graph: graph_pb2.GraphDef, dtype: tf.DType) -> graph_pb2.GraphDef:
         if values.dtype != np.float32 or values.size < _SMALL:
             result.node.append(node)
             continue
-        stored = values.astype(dtype.as_numpy_dtype)
+        with np.errstate(over="ignore"):  # told below
+            stored = values.astype(dtype.as_numpy_dtype)
         if not np.isfinite(stored.astype(np.float32)).all():
             raise InputError(f"--weights={dtype.name}: a weight of {np.abs(values).max():.3g} is outside its range; take bfloat16")
-        constant = result.node.add(name=f"{node.name}/stored", op="Const")
+        # Control inputs stay with the constant: without them one of a branch not taken would count as that branch's result.
+        constant = result.node.add(name=f"{node.name}/stored", op="Const", input=node.input)
         constant.attr["dtype"].type = dtype.as_datatype_enum
         constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(stored))
         cast = result.node.add(name=node.name, op="Cast", input=[constant.name])

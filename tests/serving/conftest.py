@@ -30,6 +30,7 @@ def network(spec, seed=0):
             layer.momentum = 0.3
             layer.gamma.assign(rng.uniform(0.7, 1.4, layer.gamma.shape))
             layer.beta.assign(rng.normal(0, 0.2, layer.beta.shape))
+    tf.random.set_seed(seed)  # of dropout
     for _ in range(6):
         model(images, training=True)
     logits, classifier = model(images, training=False).numpy(), model.get_layer("predictions")  # (64, K)
