@@ -30,7 +30,7 @@ from evaluation.classifiers import Classifier
 from evaluation.corruptions import corrupt
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
 
-SIZE, BATCH_SIZE, IMAGES_PER_SET, ROUNDS = 224, 32, 16, 3
+SIZE, BATCH_SIZE, IMAGES_PER_SET, ROUNDS = 224, 32, 40, 2
 
 
 def write_sets(directory: Path) -> None:

@@ -141,10 +141,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
     began = time.time()
     code = subprocess.call([str(app.ROOT / stage.script), *flags])
     if code:
-        if (
-            created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json"}
-        ):  # nothing half-written stays
-            shutil.rmtree(workdir)
+        if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json"}:
+            shutil.rmtree(workdir)  # bad input: nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
             print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
