@@ -78,7 +78,7 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
 
     Args:
       name: to call it by.
-      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its numbered versions).
+      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its numbered versions, or a SERVING_DIR).
       style: of preprocessing, for a SavedModel that does not say.
 
     Raises:
@@ -100,13 +100,22 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
 
 
 def _saved_model(directory: Path) -> Path | None:
-    """The SavedModel in `directory` or in its highest numbered version; None where there is none."""
+    """The SavedModel in `directory`, the newest of its numbered versions, or that of the one model in it; None where there is none.
+
+    Raises:
+      InputError: there are several models.
+    """
     if (directory / SAVED_MODEL).is_file():
         return directory
     if not directory.is_dir():
         return None
-    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file()]
-    return max(numbered, key=lambda path: int(path.name)) if numbered else None
+    folders = [directory, *(path for path in sorted(directory.iterdir()) if path.is_dir())]
+    found = [[path for path in folder.iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file()] for folder in folders]
+    found = [numbered for numbered in found if numbered]
+    if len(found) > 1:
+        names = ", ".join(str(numbered[0].parent) for numbered in found)
+        raise InputError(f"--model: {directory} holds several models; name one: {names}")
+    return max(found[0], key=lambda path: int(path.name)) if found else None
 
 
 def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Candidate:

@@ -45,7 +45,8 @@ def test_an_exported_model_answers_as_its_directory(tmp_path, monkeypatch, style
     images = tf.random.stateless_uniform([4, SIDE, SIDE, 3], [0, 0], 0.0, 255.0)
     labels = tf.constant([0, 1, 2, 0], tf.int64)
     answers, gradients = [], []
-    for path in (directory, tmp_path / "export", tmp_path / "export" / "1"):
+    served = tmp_path / "export" / "classifier"
+    for path in (directory, tmp_path / "export", served, served / "1"):
         candidate = open_candidate("m", path, "imagenet")
         assert candidate.label_names == NAMES and candidate.preprocessing.style == style and not candidate.finetuned
         logits = candidate.load().logits
