@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from data import records
 from data.records import read_manifest
-from evaluation import evaluate
+from evaluation import predict
+from evaluation.classifiers import open_candidate
+from evaluation.examples import from_records
 from serving.answers import OK
-from training import model_dir
 
 from .conftest import NAMES
 
@@ -26,9 +27,9 @@ def test_100_images(exported, encoded_images, tmp_path, batch_size):
     examples = [records.make_example(image, f"{i:03d}", int(label)) for i, (image, label) in enumerate(zip(encoded, labels))]
     records.write_split(tmp_path, "test", examples, 3, 100, label_names=NAMES, kind="labeled")
     manifest = read_manifest(tmp_path, "labeled")
-    model, spec = model_dir.load(exported.directory)
-    evaluated = evaluate.predict(model, spec, manifest, batch_size)
-    by_key = dict(zip(evaluated.keys, evaluated.probabilities))
+    classifier = open_candidate("student", exported.directory, "small").load()
+    ((_, evaluated),) = predict.predict(classifier, [from_records(manifest, "clean")], batch_size)
+    by_key = dict(zip(evaluated.keys, evaluated.values["probabilities"]))
 
     answers = [exported.serve(image_bytes=tf.constant(encoded[i : i + batch_size])) for i in range(0, 100, batch_size)]
     served = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
