@@ -38,8 +38,8 @@ import tensorflow as tf
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from serving.images import prepare
-from serving.versions import resolve
 from stages.files import write_json
+from stages.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
 

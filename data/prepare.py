@@ -232,4 +232,5 @@ if __name__ == "__main__":
             "source": "digits, or the format of locations that name none; config.data.source.",
         },
         optional=dict.fromkeys((*LOCATIONS, "source")),
+        needs=("seed", "data"),
     )

@@ -17,12 +17,11 @@ from typing import Any
 import tensorflow as tf
 
 from data.preprocessing import CROP_PADDING, Preprocessing
+from stages import versions
 from stages.errors import InputError
 from stages.files import read_json
 from stages.workdir import fingerprint
 from training import model_dir
-
-SAVED_MODEL = "saved_model.pb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
     Raises:
       InputError: nothing of the kind, or unfinished.
     """
-    saved = _saved_model(directory)
+    saved = versions.find(directory)
     if saved is not None:
         return _open_saved_model(name, directory, saved, style)
     spec = model_dir.read_spec(directory)
@@ -99,27 +98,8 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
     )
 
 
-def _saved_model(directory: Path) -> Path | None:
-    """The SavedModel in `directory`, the newest of its numbered versions, or that of the one model in it; None where there is none.
-
-    Raises:
-      InputError: there are several models.
-    """
-    if (directory / SAVED_MODEL).is_file():
-        return directory
-    if not directory.is_dir():
-        return None
-    folders = [directory, *(path for path in sorted(directory.iterdir()) if path.is_dir())]
-    found = [[path for path in folder.iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file()] for folder in folders]
-    found = [numbered for numbered in found if numbered]
-    if len(found) > 1:
-        names = ", ".join(str(numbered[0].parent) for numbered in found)
-        raise InputError(f"--model: {directory} holds several models; name one: {names}")
-    return max(found[0], key=lambda path: int(path.name)) if found else None
-
-
 def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Candidate:
-    digest = hashlib.sha256((saved / SAVED_MODEL).read_bytes())
+    digest = hashlib.sha256((saved / versions.SAVED_MODEL).read_bytes())
     for index in sorted((saved / "variables").glob("*.index")):  # it holds a checksum of every variable
         digest.update(index.read_bytes())
     extra = saved / "assets.extra"

@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
-from scipy import stats
 
 from data.records import read_manifest
 from evaluation import charts, page, suites
 from evaluation.evaluate import CONFIG
-from evaluation.statistics import over_seeds
+from evaluation.statistics import gain_over_seeds, over_seeds
 from stages import app
 from stages.errors import InputError
 from stages.workdir import fingerprint, finish, require_finished, start
@@ -148,15 +146,12 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     numbers: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {}
     for key, number in NUMBERS.items():
-        found = {name: [number.get(row[name]) for row in rows] for name in names}
+        found: dict[str, list[Any]] = {name: [number.get(row[name]) for row in rows] for name in names}
         if any(value is None for values in found.values() for value in values):
             continue
         numbers[key] = {name: _described(values) for name, values in found.items()}
         if len(names) > 1:
-            difference = np.array(found[names[-1]], float) - np.array(found[names[0]], float)  # (seeds,)
-            gains[key] = _described(difference.tolist())
-            if len(difference) > 1 and difference.std() > 0:
-                gains[key]["p_value"] = float(stats.ttest_1samp(difference, 0.0).pvalue)
+            gains[key] = gain_over_seeds(found[names[0]], found[names[-1]])._asdict()
     return {"numbers": numbers, "gains": gains}
 
 
@@ -176,7 +171,7 @@ def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             gain = summary["gains"][key]
             sign = 1 if NUMBERS[key].better == "higher" else -1
             better = sum(sign * value > 0 for value in gain["values"])
-            p = gain.get("p_value")
+            p = gain["p_value"]
             row += [_mean(gain, "+"), f"{better} of {len(gain['values'])}", "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
         body.append(row)
     return head, body
@@ -225,4 +220,4 @@ def body(summary: Mapping[str, Any]) -> list[str]:
 if __name__ == "__main__":
     if not any(argument.startswith("--config=") for argument in sys.argv):
         sys.argv.append(f"--config={CONFIG}")
-    app.run(main, FLAGS, OPTIONAL)
+    app.run(main, FLAGS, OPTIONAL, needs=("evaluate",))

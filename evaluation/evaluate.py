@@ -314,4 +314,4 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
 if __name__ == "__main__":
     if not any(argument.startswith("--config=") for argument in sys.argv):
         sys.argv.append(f"--config={CONFIG}")
-    app.run(main, FLAGS, OPTIONAL)
+    app.run(main, FLAGS, OPTIONAL, needs=("evaluate",))

@@ -102,3 +102,23 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
     deviation = float(array.std(ddof=1))
     half = float(stats.t.ppf(0.975, len(array) - 1)) * deviation / math.sqrt(len(array))
     return OverSeeds(mean, deviation, (mean - half, mean + half))
+
+
+class Gain(NamedTuple):
+    """A number's change from seed to seed; the interval is the mean's, Student's, and both are None with one seed.
+
+    `p_value`: two-sided paired t-test; None where the changes do not vary.
+    """
+
+    values: list[float]
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+    p_value: float | None
+
+
+def gain_over_seeds(first: Sequence[float], second: Sequence[float]) -> Gain:
+    """Second minus first, of the same seeds in the same order."""
+    values = np.asarray(second, np.float64) - np.asarray(first, np.float64)  # (seeds,)
+    varies = len(values) > 1 and values.std() > 0
+    return Gain(values.tolist(), *over_seeds(values.tolist()), float(stats.ttest_1samp(values, 0.0).pvalue) if varies else None)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
+from evaluation.statistics import gain_over_seeds
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -110,16 +110,14 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
       worse: the other, for the same seeds.
 
     Returns:
-      `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's t), `p` (two-sided paired t test), and
-      `verdict`: "holds" or "opposite" where the interval leaves out 0, else "not decided".
+      `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's t), `p` (paired t-test; None where all
+      differ by the same), and `verdict`: "holds" or "opposite" where the interval leaves out 0, else "not decided".
     """
-    differences = np.asarray(better) - np.asarray(worse)
-    mean, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    margin = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-    p = float(stats.ttest_rel(better, worse).pvalue) if error else float(mean == 0)
-    low, high = mean - margin, mean + margin
+    gain = gain_over_seeds(worse, better)
+    assert gain.interval  # `check` wants two seeds
+    low, high = gain.interval
     verdict = "holds" if low > 0 else "opposite" if high < 0 else "not decided"
-    return {"difference": mean, "low": low, "high": high, "p": p, "verdict": verdict}
+    return {"difference": gain.mean, "low": low, "high": high, "p": gain.p_value, "verdict": verdict}
 
 
 def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -140,9 +138,10 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {np.mean(numbers):.2f} | {np.std(numbers, ddof=1):.2f} | {each} |")
     lines.append("")
     for claim in found["claims"]:
+        p = "" if claim["p"] is None else f"p = {claim['p']:.2g}, "
         lines.append(
             f"- {claim['finding']}: **{claim['verdict']}** ({claim['difference']:+.2f} points, 95 % interval {claim['low']:+.2f} to "
-            f"{claim['high']:+.2f}, p = {claim['p']:.2g}, {config.seeds} seeds)"
+            f"{claim['high']:+.2f}, {p}{config.seeds} seeds)"
         )
     return "\n".join(lines) + "\n"
 
@@ -169,4 +168,4 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, {"workdir": "Directory for all runs and the results."})
+    app.run(main, {"workdir": "Directory for all runs and the results."}, needs=("runs", "readings", "claims"))

@@ -187,4 +187,4 @@ def draw(sizes: Sequence[int], results: dict[str, list[float]], path: Path) -> N
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS)
+    app.run(main, FLAGS, needs=("draws", "batch_sizes"))

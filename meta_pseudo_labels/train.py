@@ -127,4 +127,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    app.run(main, stage.FLAGS, stage.OPTIONAL)
+    app.run(main, stage.FLAGS, stage.OPTIONAL, needs=("data", "preprocessing", SECTION))

@@ -259,4 +259,4 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS)
+    app.run(main, FLAGS, needs=("experiment", "methods"))

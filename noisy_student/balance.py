@@ -357,5 +357,6 @@ if __name__ == "__main__":
             "data": "finished directory of run_prepare_data.sh",
             "predictions": "finished directory of run_pseudo_label.sh",
         },
+        needs=("balance",),
         beam=True,
     )

@@ -28,11 +28,11 @@ def images(config: ConfigDict, data: Path) -> dict[str, Any]:
         summary = read_json(data / "summary.json")
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         return {"labeled": counts["labeled"], "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"])}
-    expected = {name: config.data[f"expected_{name}"] for name in ("labeled", "unlabeled", "classes")}
+    expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
             f"--dry_run: {data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
-            "--config.data.expected_labeled=N --config.data.expected_unlabeled=N --config.data.expected_classes=N"
+            "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
         )
     return expected
 

@@ -182,4 +182,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, beam=True)
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "teacher", "iterations", "finetune_last"), beam=True)

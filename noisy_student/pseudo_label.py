@@ -281,5 +281,6 @@ if __name__ == "__main__":
             "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
         },
         {"section": "pseudo_label"},
+        needs=("pseudo_label",),
         beam=True,
     )

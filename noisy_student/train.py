@@ -146,4 +146,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL)
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"))

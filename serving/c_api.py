@@ -17,9 +17,9 @@ from typing import Any
 
 from serving import predict
 from serving.answers import FORMATS
-from serving.versions import resolve
 from stages import app
 from stages.errors import InputError
+from stages.versions import resolve
 
 # TF_DataType, and how numbers of it are unpacked
 FLOAT, INT32, STRING = 1, 3, 7

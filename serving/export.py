@@ -35,10 +35,10 @@ from data.preprocessing import eval_image
 from serving import card, settings
 from serving.optimize import WEIGHTS
 from serving.signatures import Classifier
-from serving.versions import SAVED_MODEL, versions
 from stages import app
 from stages.errors import InputError
 from stages.files import read_json, write_json
+from stages.versions import SAVED_MODEL, versions
 from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
 from training.model_dir import ModelSpec

@@ -15,8 +15,8 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serving import settings
-from serving.versions import SAVED_MODEL, versions
 from stages.errors import InputError
+from stages.versions import SAVED_MODEL, versions
 
 _DEFAULT = "serving_default"
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.answers import FORMATS, OK, Answer, line
-from serving.versions import resolve
 from stages import app
 from stages.errors import InputError
+from stages.versions import resolve
 
 BATCH_SIZE = 32
 

@@ -18,10 +18,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.versions import MODELS_CONFIG
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
+from stages.versions import MODELS_CONFIG
 
 IMAGE = "docker.io/tensorflow/serving:2.15.1"
 BINARY, CONTAINERS = "tensorflow_model_server", ("docker", "podman")

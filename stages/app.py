@@ -37,6 +37,7 @@ def parse(
     optional: Mapping[str, str | bool | None] | None = None,
     *,
     config: bool = True,
+    needs: Sequence[str] = (),
     beam: bool = False,
 ) -> dict[str, Any]:
     """Parses a stage's command line.
@@ -47,6 +48,7 @@ def parse(
       optional: name -> default of those flags that may be left out; every other one is required. False makes a switch (`--name`), all
         others are strings.
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
+      needs: keys that the config must have; a file of another kind lacks one.
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
 
     Returns:
@@ -92,6 +94,10 @@ def parse(
     parsed = {name: values[name].value for name in flag_help}
     if config:
         recipe: Any = values["config"].value
+        absent = [key for key in needs if key not in recipe]
+        if absent:
+            named = next(a for a in argv if a.startswith("--config="))
+            raise InputError(f"{named} is of another kind than this command reads: it has no {', '.join(absent)}")
         parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]
@@ -101,7 +107,7 @@ def parse(
 
 
 def run(
-    main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | bool | None] | None = None, **options: bool
+    main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | bool | None] | None = None, **options: Any
 ) -> None:
     """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
     flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global

@@ -77,12 +77,10 @@ def get_config() -> ConfigDict:
             # digits only:
             "test_size": 400,
             "out_of_domain": 0,
-            # what a full copy of the data holds; says how long a --dry_run is where the data are not there
-            "expected_labeled": placeholder(int),
-            "expected_unlabeled": placeholder(int),
-            "expected_classes": placeholder(int),
         }
     )
+    # What a full copy of the data holds, for a --dry_run before the data are there.
+    config.expected = ConfigDict({"labeled": placeholder(int), "unlabeled": placeholder(int), "classes": placeholder(int)})
     config.preprocessing = ConfigDict(
         {
             "image_size": placeholder(int),  # None: from the median size of the images

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.iterations = 3
     config.data.update({"source": "digits", "labeled_per_class": 5, "out_of_domain": 400})
-    config.data.update({"expected_labeled": 50, "expected_unlabeled": 1747, "expected_classes": 10})
+    config.expected.update({"labeled": 50, "unlabeled": 1747, "classes": 10})
     config.preprocessing.update(
         {
             "image_size": 16,

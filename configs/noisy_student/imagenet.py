@@ -52,11 +52,9 @@ def get_config(name: str = "b0") -> ConfigDict:
         {
             "source": "imagenet",
             "label_offset": 1,
-            "expected_labeled": 1_281_167,
-            "expected_unlabeled": 300_000_000,
-            "expected_classes": 1000,
         }
     )
+    config.expected.update({"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000})
     config.balance.images_per_class = 130_000
     config.teacher = section(*chain[0])
     config.student = section(*chain[-1])

@@ -20,11 +20,9 @@ def get_config() -> ConfigDict:
             "source": "svhn",
             "validation_size": 4000,
             "near_duplicates": False,
-            "expected_labeled": 69_257,
-            "expected_unlabeled": 531_131,
-            "expected_classes": 10,
         }
     )
+    config.expected.update({"labeled": 69_257, "unlabeled": 531_131, "classes": 10})
     config.preprocessing.update(
         {
             "image_size": 32,

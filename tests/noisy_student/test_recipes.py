@@ -30,7 +30,7 @@ def trainings(config):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
-    expected = ["--config.data.expected_labeled=1000", "--config.data.expected_unlabeled=5000", "--config.data.expected_classes=7"]
+    expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
     config = recipe(name, *(expected if name == "image_folder.py" else ()))
     text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))

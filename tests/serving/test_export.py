@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from serving import export, settings
-from serving.versions import resolve
 from stages.errors import InputError
 from stages.files import write_json
+from stages.versions import resolve
 from training import model_dir
 
 from .conftest import NAMES, linear

@@ -16,8 +16,8 @@ import tensorflow as tf
 from data.preprocessing import Preprocessing
 from serving import predict
 from serving.images import prepare
-from serving.versions import resolve
 from stages.errors import InputError
+from stages.versions import resolve
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("red", "green", "blue", "$x_1$")

@@ -36,6 +36,28 @@ def test_a_recipes_argument():
     assert parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")["config"].student.model.name == "b1"
 
 
+def test_a_config_of_another_kind_is_refused():
+    with pytest.raises(InputError, match=r"digits\.py is of another kind than this command reads: it has no claims$"):
+        parse(CONFIG, "--workdir=w", needs=("seed", "claims"))
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [
+        ("noisy_student.loop", "studies/ratio.py"),
+        ("data.prepare", "studies/ratio.py"),
+        ("evaluation.study", "noisy_student/digits.py"),
+        ("meta_pseudo_labels.two_moons", "noisy_student/digits.py"),
+    ],
+)
+def test_commands_refuse_a_config_of_another_kind(module, config, tmp_path):
+    command = [sys.executable, "-m", module, f"--config=configs/{config}", f"--workdir={tmp_path / 'w'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1 and "another kind" in result.stderr
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_default_of_false_makes_a_switch():
     flags = {"workdir": "Where.", "fast": "Hurry."}
     for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False):

@@ -1,6 +1,6 @@
 """The folder layout of TF Serving: `SERVING_DIR/NAME/1/saved_model.pb`, `SERVING_DIR/NAME/2/…`; the highest number is the newest.
 
-Imports nothing but `stages`, so that commands which only look for a model start fast.
+Read by those who export, serve and evaluate.
 """
 
 from __future__ import annotations
@@ -18,21 +18,32 @@ def versions(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in Path(directory).iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file())
 
 
-def resolve(directory: str | Path) -> Path:
+def find(directory: str | Path) -> Path | None:
     """The directory of one SavedModel, given it, the folder with its versions (then the newest), or a SERVING_DIR with one model.
 
+    Returns:
+      None where there is no SavedModel.
+
     Raises:
-      InputError: there is none, or there are several models.
+      InputError: there are several models.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")
     if (directory / SAVED_MODEL).is_file():
         return directory
+    if not directory.is_dir():
+        return None
     folders = [directory, *(path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))]
     found = [folder for folder in folders if versions(folder)]
-    if not found:
-        raise InputError(f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory")
     if len(found) > 1:
         raise InputError(f"--model: {directory} holds several models; name one: {', '.join(str(folder) for folder in found)}")
-    return found[0] / str(versions(found[0])[-1])
+    return found[0] / str(versions(found[0])[-1]) if found else None
+
+
+def resolve(directory: str | Path) -> Path:
+    """What `find` finds. Raises InputError where there is no exported model, or more than one."""
+    if not Path(directory).is_dir():
+        raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")
+    found = find(directory)
+    if found is None:
+        raise InputError(f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory")
+    return found
