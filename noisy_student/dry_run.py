@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ GIB = 2.0**30
 
 
 def images(config: ConfigDict, data: Path) -> dict[str, Any]:
-    """Images a split, and class count, of the prepared data, or else of a full copy as the recipe expects it.
+    """Images a split, class count, and median size in pixels, of the prepared data, or else of a full copy as the recipe expects it.
+
+    Returns:
+      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where only the data could tell.
 
     Raises:
       InputError: the data are not there and the recipe does not say how many there will be.
@@ -27,14 +31,19 @@ def images(config: ConfigDict, data: Path) -> dict[str, Any]:
     if (data / "summary.json").exists():
         summary = read_json(data / "summary.json")
         counts = {name: split["images"] for name, split in summary["splits"].items()}
-        return {"labeled": counts["labeled"], "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"])}
+        return {
+            "labeled": counts["labeled"],
+            "unlabeled": counts.get("unlabeled", 0),
+            "classes": len(summary["label_names"]),
+            **{name: summary[name] for name in ("median_height", "median_width")},
+        }
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
             f"--dry_run: {data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
             "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
         )
-    return expected
+    return {**expected, "median_height": None, "median_width": None}
 
 
 def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of: str) -> dict[str, Any]:
@@ -48,21 +57,23 @@ def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of:
 
     Returns:
       Among them `weights_gib`: weights, their average, two optimizer slots and gradients, in float32, and `activations_gib`: what a step
-      over all images of the global batch keeps for its backward pass (`architectures.count_activations`).
+      over all images of the global batch keeps for its backward pass (`architectures.count_activations`). Where only the data could
+      tell, `image_size` and `activations_gib` are None.
     """
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=section.startswith("student"))
     own = config[section].get("preprocessing", ConfigDict()).to_dict()
-    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
+    size = own.get("image_size") or config.preprocessing.image_size
+    if size is None and counts["median_height"]:
+        size = resolve.image_size(counts["median_height"], counts["median_width"])
     model = config[model_of].model.to_dict()
     if model["name"] not in architectures.ARCHITECTURES:
         raise InputError(f"--dry_run counts the weights of EfficientNets; {model['name']} is none")
     architecture = architectures.ARCHITECTURES[model["name"]]
     width, depth = model["width"] or architecture.width, model["depth"] or architecture.depth
-    size = preprocessing["image_size"] or architecture.image_size
     parameters = architectures.count_parameters(width, depth, counts["classes"])[0]
     strides = model["strides"] or architectures.BASELINE_STRIDES
-    activations = architectures.count_activations(width, depth, size, model["stem_stride"] or 2, strides)
+    activations = architectures.count_activations(width, depth, size, model["stem_stride"] or 2, strides) if size else None
     batch = train["batch_size"] * (1 + train["unlabeled_ratio"])
     schedule = schedules.build(
         ConfigDict(train["schedule"]),
@@ -83,7 +94,7 @@ def training(config: ConfigDict, section: str, counts: dict[str, Any], model_of:
         "unlabeled_batch": train["batch_size"] * train["unlabeled_ratio"],
         "learning_rate": [(step, float(schedule(step))) for step in at],
         "weights_gib": 5 * 4 * parameters / GIB,
-        "activations_gib": bytes_each * activations * batch / GIB,
+        "activations_gib": activations and bytes_each * activations * batch / GIB,
     }
 
 
@@ -96,7 +107,7 @@ def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str
         location = folders.get(role) or config.data.get(role)
         if location:
             name, path = sources.split_location(location, config.data.source)
-            if name not in sources.WITHOUT_PATH and not glob.glob(path):
+            if name not in sources.WITHOUT_PATH and not (os.path.exists(path) or glob.glob(path)):
                 found.append(f"--{role}: no {path}")
         elif role == "labeled" or (role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"):
             found.append(f"--{role} is not given")
@@ -118,14 +129,16 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
             trainings.append((stage.name, training(config, section, counts, model)))
             previous = section
     for name, t in trainings:
+        known = t["image_size"] is not None
+        pixels = f"{t['image_size']} px" if known else "as many pixels as the data will suggest"
+        activations = f"{t['activations_gib']:,.1f} GiB for activations over all replicas" if known else "activations by the pixels"
         rates = ", ".join(f"{rate:.3g} at {step:,}" for step, rate in t["learning_rate"])
         lines += [
             "",
-            f"{name}: {t['network']}, {t['parameters']:,} parameters, {t['image_size']} px",
+            f"{name}: {t['network']}, {t['parameters']:,} parameters, {pixels}",
             f"  {t['steps']:,} steps of {t['batch']:,} + {t['unlabeled_batch']:,} images ({t['epochs']:.1f} labelled epochs)",
             f"  learning rate: {rates}",
-            f"  memory: {t['weights_gib']:.1f} GiB for weights, average, slots and gradients on each replica; "
-            f"{t['activations_gib']:,.1f} GiB for activations over all replicas",
+            f"  memory: {t['weights_gib']:.1f} GiB for weights, average, slots and gradients on each replica; {activations}",
         ]
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
     width = 2 * counts["classes"] if not config.pseudo_label.top_k else 8 * config.pseudo_label.top_k

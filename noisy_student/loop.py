@@ -139,18 +139,22 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         f.write(f"./{stage.script} {shlex.join(flags)}\n")
     began = time.time()
-    code = subprocess.call([str(app.ROOT / stage.script), *flags])
+    try:
+        code = subprocess.call([str(app.ROOT / stage.script), *flags])
+    finally:  # an interrupted stage's time counts too
+        if not done_before:
+            _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)
     if code:
-        if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json"}:
+        if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
             shutil.rmtree(workdir)  # bad input: nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
             print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
-    if done_before:
-        return
-    path = workdir / "seconds.json"
-    seconds = read_json(path) if path.exists() else {}
-    write_json(path, {**seconds, stage.name: round(time.time() - began, 1)})
+
+
+def _add_seconds(path: Path, name: str, seconds: float) -> None:
+    spent = read_json(path) if path.exists() else {}
+    write_json(path, {**spent, name: round(spent.get(name, 0) + seconds, 1)})
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:

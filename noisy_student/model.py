@@ -11,6 +11,7 @@ from training.losses import cross_entropy, l2, one_hot, smooth
 from training.trainer import Trainer, global_rows, hits
 
 LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
+PSEUDO_LABELS = ("soft", "hard")
 
 
 def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str) -> tf.Tensor:
@@ -52,7 +53,7 @@ def pseudo_targets(probabilities: tf.Tensor, kind: str, temperature: float, labe
     if kind == "hard":
         return smooth(tf.one_hot(tf.argmax(probabilities, -1), probabilities.shape[-1]), label_smoothing)
     if kind != "soft":
-        raise ValueError(f"pseudo_labels must be 'soft' or 'hard', got {kind!r}")
+        raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {kind!r}")
     if temperature != 1.0:
         probabilities = tf.nn.softmax(tf.math.log(tf.maximum(probabilities, 1e-30)) / temperature)
     return probabilities
@@ -80,6 +81,9 @@ class NoisyStudent(Trainer):
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       seed: of the model noise of `efficientnet`'s layers, which is a function of (seed, step, example).
+
+    Raises:
+      ValueError: an unknown loss_normalization or pseudo_labels, or a model that is not built.
     """
 
     def __init__(
@@ -95,7 +99,10 @@ class NoisyStudent(Trainer):
         ema_decay: float = 0.9999,
         seed: int = 0,
     ):
-        combine_losses(tf.zeros([]), tf.zeros([]), 1.0, loss_normalization)
+        if loss_normalization not in LOSS_NORMALIZATIONS:
+            raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}")
+        if pseudo_labels not in PSEUDO_LABELS:
+            raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
         logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1")
         super().__init__(model, ema_decay=ema_decay, logged=logged, name="noisy_student")
         self.teacher = teacher

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from noisy_student.model import NoisyStudent
+from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -38,6 +38,9 @@ OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_la
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
     """`stage.resolve`, for a start from the trained model in `init` if given: its network and its normalisation replace the recipe's."""
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
+    for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
+        if resolved["train"][name] not in known:
+            raise InputError(f"{section}.{name}: no {resolved['train'][name]!r}; known: {', '.join(known)}")
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         spec = model_dir.read_spec(init)

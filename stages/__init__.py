@@ -1,6 +1,6 @@
 """What every command shares: flags, configs, work directories, exit codes.
 
-The bottom room of the house: of the project it imports `configs/smoke.py` alone, and every other package may import it.
+The bottom room of the house: it imports nothing of the project, and every other package may import it.
 """
 
 import os

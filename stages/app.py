@@ -15,8 +15,8 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from configs.smoke import reduced
 from stages.errors import InputError
+from stages.smoke import reduced
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""

@@ -49,5 +49,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads JSON. Raises FileNotFoundError or json.JSONDecodeError."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Reads JSON. Raises FileNotFoundError, or InputError where the file is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(f"{path} is damaged ({error}); delete it and make it again") from error

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def fit(
     evaluate_every: int = 0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     keep: int = 2,
-    manifests: tuple[Manifest, ...] = (),
+    manifests: Sequence[Manifest] = (),
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
@@ -67,12 +67,12 @@ def fit(
         if manager.latest_checkpoint:
             checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
     start = int(trainer.optimizer.iterations.numpy())
-    _truncate_metrics(workdir / "metrics.jsonl", start)
+    spent = _truncate_metrics(workdir / "metrics.jsonl", start)
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
     if start >= steps:
         return
-    callback = _Steps(workdir, manager, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate)
+    callback = _Steps(workdir, manager, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, spent)
     try:
         trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=[callback])
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
@@ -83,13 +83,14 @@ def fit(
         callback.close()
 
 
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Drops the lines after `step`, which the continued run writes again."""
+def _truncate_metrics(path: Path, step: int) -> float:
+    """Drops the lines after `step`, which the continued run writes again; returns the seconds that the run had taken until then."""
     if not path.exists():
-        return
+        return 0.0
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
 
 
 class _Steps(tf.keras.callbacks.Callback):
@@ -106,6 +107,7 @@ class _Steps(tf.keras.callbacks.Callback):
         checkpoint_every: int,
         evaluate_every: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        spent: float,
     ):
         super().__init__()
         self._supports_tf_logs = True  # Keras then leaves the step's outputs on the device
@@ -115,7 +117,8 @@ class _Steps(tf.keras.callbacks.Callback):
         self.evaluate_every, self.evaluate = evaluate_every, evaluate
         self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.last_step, self.last_time, self.began, self.last_line = start, time.perf_counter(), time.perf_counter(), 0.0
+        self.spent, self.last_step, self.last_line = spent, start, 0.0
+        self.began = self.last_time = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook; `batch` counts from 0 in this call of fit."""
@@ -127,7 +130,7 @@ class _Steps(tf.keras.callbacks.Callback):
         self._stop_if_not_finite(step, values)
         now = time.perf_counter()
         rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)
-        row = {"step": step, "seconds": round(now - self.began, 3), "images_per_second": round(rate, 1)}
+        row = {"step": step, "seconds": round(self.spent + now - self.began, 3), "images_per_second": round(rate, 1)}
         row["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
         row.update(values)
         if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):

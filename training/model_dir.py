@@ -64,15 +64,19 @@ def read_spec(directory: str | Path, made_by: str = "run_teacher.sh or run_stude
     """The spec of a finished training directory, or of a `model/` directory.
 
     Raises:
-      InputError: missing or unfinished.
+      InputError: missing, unfinished or damaged.
     """
-    description = read_json(_locate(Path(directory), made_by) / "model.json")
-    return ModelSpec(
-        architecture=description["architecture"],
-        preprocessing=Preprocessing.from_dict(description["preprocessing"]),
-        label_names=tuple(description["label_names"]),
-        metadata=description["metadata"],
-    )
+    path = _locate(Path(directory), made_by) / "model.json"
+    description = read_json(path)
+    try:
+        return ModelSpec(
+            architecture=description["architecture"],
+            preprocessing=Preprocessing.from_dict(description["preprocessing"]),
+            label_names=tuple(description["label_names"]),
+            metadata=description["metadata"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} does not describe a model ({error}); make it again with {made_by}") from error
 
 
 def load(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh") -> tuple[tf.keras.Model, ModelSpec]:

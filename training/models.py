@@ -47,8 +47,10 @@ def build(
     else:
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"model.name: no architecture {name!r}; known: {known}, resnet50, wrn_28_2 (or another depth and width)")
-    known_settings = set(inspect.signature(builder).parameters)
-    unknown = sorted(set(arguments) - known_settings)
+    own = {"num_classes", "mean", "std", "seed", "sync_batch_norm", "include_top"}  # the data's, the run's, and the method's
+    unknown = sorted(set(arguments) - (set(inspect.signature(builder).parameters) - own))
     if unknown:
         raise InputError(f"model.{unknown[0]}: {name} has no such setting; leave it None")
+    if not 0 <= arguments.get("batch_norm_momentum", 0) < 1:
+        raise InputError(f"model.batch_norm_momentum must be at least 0 and below 1, got {arguments['batch_norm_momentum']}")
     return builder(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)

@@ -13,11 +13,18 @@ def image_size(height: float, width: float) -> int:
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
 
 
-def preprocessing(values: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
+PRECISIONS = ("float32", "mixed_bfloat16")
+"""Not mixed_float16: its loss scaling leaves out steps, and steps are the clock."""
+
+OPTIMIZERS = ("rmsprop", "sgd", "adam")
+
+
+def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
     """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
 
     Args:
-      values: the recipe's `preprocessing`; `image_size`, `translate_const` and `cutout_const` may be None.
+      recipe: its `preprocessing`; `image_size`, `translate_const` and `cutout_const` may be None.
+      section: the train section's own, whose values but None go before the recipe's.
       median_height: of the labelled images, pixels.
       median_width: of the labelled images, pixels.
 
@@ -25,6 +32,7 @@ def preprocessing(values: dict[str, Any], *, median_height: float, median_width:
       The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half side 40/224 of it (the release's
       40 pixels at its 224).
     """
+    values = {**recipe, **{key: value for key, value in section.items() if value is not None}}
     size = values["image_size"] or image_size(median_height, median_width)
     defaults = {"image_size": size, "translate_const": round(size / 3, 1), "cutout_const": round(size * 40 / 224, 1)}
     return {**values, **{name: value for name, value in defaults.items() if values[name] is None}}
@@ -48,7 +56,7 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
       `min_steps`.
 
     Raises:
-      InputError: both or neither of `steps` and `epochs`, or a number out of its range.
+      InputError: both or neither of `steps` and `epochs`, a number out of its range, or a name that is not known.
     """
     resolved = dict(train)
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
@@ -62,6 +70,13 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     for name in ("steps", "batch_size"):
         if resolved[name] < 1:
             raise InputError(f"{name} must be at least 1, got {resolved[name]}")
+    if not 0 <= resolved["ema_decay"] < 1:
+        raise InputError(f"ema_decay must be at least 0 and below 1, got {resolved['ema_decay']}")
+    if resolved["precision"] not in PRECISIONS:
+        raise InputError(f"precision: no {resolved['precision']!r}; known: {', '.join(PRECISIONS)}")
+    for network in (resolved, resolved.get("teacher", {}), resolved.get("student", {})):
+        if "optimizer" in network and network["optimizer"]["name"] not in OPTIMIZERS:
+            raise InputError(f"optimizer.name: no optimizer {network['optimizer']['name']!r}; known: {', '.join(OPTIMIZERS)}")
     resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def check_arguments(arguments: list[str], **numbers: str) -> None:
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     for name, value in numbers.items():
-        if not value.isdigit():
+        if not value.isdecimal():
             raise InputError(f"--{name}={value}: a whole number is needed")
 
 
@@ -64,9 +63,8 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
     data_summary = read_json(Path(data) / "summary.json")
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     own = config[section].get("preprocessing", ConfigDict()).to_dict()
-    preprocessing = {**config.preprocessing.to_dict(), **{key: value for key, value in own.items() if value is not None}}
     medians = {name: data_summary[name] for name in ("median_height", "median_width")}
-    preprocessing = resolving.preprocessing(preprocessing, **medians)
+    preprocessing = resolving.preprocessing(config.preprocessing.to_dict(), own, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
     return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
@@ -112,7 +110,6 @@ def train(
     Raises:
       InputError: the batch does not divide among the replicas, and whatever `fit` and `build` raise.
     """
-    began = time.time()
     section = ConfigDict(resolved["train"])
     batch, ratio = section.batch_size, section.unlabeled_ratio
     where = strategy.create(strategy_name, cpu_devices, tpu)
@@ -133,7 +130,11 @@ def train(
         + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
         flush=True,
     )
-    validation = data / "validation"
+    manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
+    evaluate = None
+    if section.evaluate_every and (data / "validation").is_dir():
+        manifests.append(records.read_manifest(data / "validation", "labeled"))
+        evaluate = _evaluator(trainer, manifests[-1], spec, batch)
     fit(
         trainer,
         lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
@@ -143,27 +144,27 @@ def train(
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
-        evaluate=_evaluator(trainer, validation, spec, batch) if section.evaluate_every and validation.is_dir() else None,
+        evaluate=evaluate,
         keep=section.keep_checkpoints,
-        manifests=(labeled, unlabeled) if unlabeled else (labeled,),
+        manifests=manifests,
     )
     with trainer.ema.swapped():
         model_dir.save(workdir / "model", trainer.model, spec)
+    last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
         "steps": section.steps,
         "parameters": parameters,
         "images_seen": section.steps * batch * (1 + ratio),
         "replicas": replicas,
-        "seconds": round(time.time() - began, 1),
-        "last": json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]),
+        "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
+        "last": last,
     }
     workdirs.finish(workdir, summary)
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 
-def _evaluator(trainer: Trainer, split: Path, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
+def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
     """A function that measures the averaged weights on a split, every example once."""
-    manifest = records.read_manifest(split, "labeled")
     data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
 
     def evaluate() -> dict[str, float]:

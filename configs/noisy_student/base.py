@@ -41,7 +41,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
-    config.precision = "float32"  # or mixed_bfloat16, mixed_float16
+    config.precision = "float32"  # or mixed_bfloat16
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.smoke = False  # True: one tiny step of every training; see configs/smoke.py
+    config.smoke = False  # True: one tiny step of every training; see stages/smoke.py
     config.data = ConfigDict(
         {
             # Where a location ([FORMAT:]PATH, docs/data.md) names no format: image_folder, tfrecord, tar, tfds, imagenet, cifar10, svhn;

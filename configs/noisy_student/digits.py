@@ -46,11 +46,13 @@ def get_config() -> ConfigDict:
     config.teacher.steps = 800
     config.student.steps = 500
     config.student.unlabeled_ratio = 4
-    # A higher threshold than the paper's 0.3, which the photographs' crops pass; and sharper labels than the paper's for the first
-    # student, whose teacher of 50 smoothed labels is sure of little. Its own labels are sure enough for the next.
+    # A higher threshold than the paper's 0.3, which the photographs' crops pass; and sharper labels than the paper's, since a teacher
+    # of 50 smoothed labels is sure of little.
     config.balance.threshold = 0.7
-    config.student_1 = config.student.copy_and_resolve_references()
-    config.student_1.temperature = 0.5
-    config.pseudo_label.batch_size = 256
+    config.student.temperature = 0.5
+    # A student labels noised copies of an image, which it was trained on, together better than the image alone. The first teacher does not.
+    config.pseudo_label.update({"batch_size": 256, "views": 8})
+    config.pseudo_label_1 = config.pseudo_label.copy_and_resolve_references()
+    config.pseudo_label_1.views = 0
     config.evaluate.batch_size = 200
     return config

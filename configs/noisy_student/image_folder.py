@@ -14,9 +14,13 @@ from ml_collections.config_dict import placeholder
 
 from configs.noisy_student import base
 
+NAMES = tuple(f"b{i}" for i in range(8))
+
 
 def get_config(name: str = "b0") -> ConfigDict:
     """The recipe; `name`: the EfficientNet."""
+    if name not in NAMES:
+        raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
     config.iterations = 2
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images

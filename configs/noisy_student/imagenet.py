@@ -46,6 +46,9 @@ def get_config(name: str = "b0") -> ConfigDict:
         "l2": (("b7", 0), ("l2", 14), ("l2", 14), ("l2", 28)),
         "v1": (("b7", 0), ("b7", 3), ("l0", 3), ("l1", 3), ("l2", 3), ("l2", 3)),
     }
+    names = [*(f"b{i}" for i in range(8)), *chains]
+    if name not in names:
+        raise ValueError(f"imagenet.py:{name}: the names are {', '.join(names)}")
     chain = chains.get(name, ((name, 0), (name, 1 if name == "b0" else 3)))
     config = base.get_config()
     config.data.update(

@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
             ("sharpened", "soft", "sharpened ones are better than soft ones"),
         ),
         **base.one_student(
-            soft=("--config.student_1.temperature=1.0",),
-            sharpened=("--config.student_1.temperature=0.5",),
-            hard=("--config.student_1.pseudo_labels=hard",),
+            soft=("--config.student.temperature=1.0",),
+            sharpened=("--config.student.temperature=0.5",),
+            hard=("--config.student.pseudo_labels=hard",),
         ),
     )

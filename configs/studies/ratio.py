@@ -18,21 +18,9 @@ def get_config() -> ConfigDict:
             ("ratio_8", "ratio_4", "a yet larger one helps"),
         ),
         **base.one_student(
-            ratio_4=(
-                "--config.student.unlabeled_ratio=4",
-                "--config.student_1.unlabeled_ratio=4",
-            ),
-            ratio_1=(
-                "--config.student.unlabeled_ratio=1",
-                "--config.student_1.unlabeled_ratio=1",
-            ),
-            ratio_2=(
-                "--config.student.unlabeled_ratio=2",
-                "--config.student_1.unlabeled_ratio=2",
-            ),
-            ratio_8=(
-                "--config.student.unlabeled_ratio=8",
-                "--config.student_1.unlabeled_ratio=8",
-            ),
+            ratio_4=("--config.student.unlabeled_ratio=4",),
+            ratio_1=("--config.student.unlabeled_ratio=1",),
+            ratio_2=("--config.student.unlabeled_ratio=2",),
+            ratio_8=("--config.student.unlabeled_ratio=8",),
         ),
     )

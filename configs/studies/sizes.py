@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
             ("smaller", "teacher", "a student smaller than its teacher is still better than it"),
         ),
         **base.one_student(
-            equal=("--config.student_1.model.width=0.5",),
-            larger=("--config.student_1.model.width=1.0",),
-            smaller=("--config.student_1.model.width=0.25",),
+            equal=("--config.student.model.width=0.5",),
+            larger=("--config.student.model.width=1.0",),
+            smaller=("--config.student.model.width=0.25",),
         ),
     )

@@ -32,10 +32,10 @@ def test_each_student_teaches_the_next():
 def test_an_iterations_own_section_is_used():
     config = CONFIG.copy_and_resolve_references()
     with config.unlocked():
-        config.pseudo_label_3 = config.pseudo_label.copy_and_resolve_references()
+        config.student_1 = config.student.copy_and_resolve_references()
     by_name = {stage.name: stage.arguments for stage in loop.plan(config, Path("w"), {}, "auto")}
     assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == ["student_1", "student", "student"]
-    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label", "pseudo_label", "pseudo_label_3"]
+    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
 
 
 def test_every_stage_has_its_script():
@@ -71,7 +71,26 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
         main(workdir=str(tmp_path / "w"))
     assert stop.value.code == 1
     assert started == list(codes)
-    assert list(read_json(tmp_path / "w" / "seconds.json")) == ["teacher"]
+    seconds = read_json(tmp_path / "w" / "seconds.json")
+    assert list(seconds) == ["teacher", "pseudo_label_1"]  # not `prepare`, which was done
+
+
+def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
+    def call(command):
+        if command[0].endswith("run_prepare_data.sh"):
+            (tmp_path / "w" / "data").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "w" / "data" / "summary.json").write_text("{}")
+            return 0
+        clock[0] += 100
+        raise KeyboardInterrupt
+
+    clock = [0.0]
+    monkeypatch.setattr(loop.subprocess, "call", call)
+    monkeypatch.setattr(loop.time, "time", lambda: clock[0])
+    for expected in (100, 200):
+        with pytest.raises(KeyboardInterrupt):
+            main(workdir=str(tmp_path / "w"))
+        assert read_json(tmp_path / "w" / "seconds.json")["teacher"] == expected
 
 
 def test_fine_tuning_comes_last_and_is_what_is_served():

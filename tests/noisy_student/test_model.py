@@ -100,9 +100,12 @@ def test_pseudo_targets():
         pseudo_targets(q, "medium", 1.0, 0.0)
 
 
-def test_unknown_normalization():
+def test_unknown_choices():
     with pytest.raises(ValueError, match="joint"):
         combine_losses(tf.zeros([]), tf.zeros([]), 1.0, "mean")
+    for choice in ({"loss_normalization": "mean"}, {"pseudo_labels": "medium"}):
+        with pytest.raises(ValueError, match=f"{next(iter(choice))} must be one of"):
+            NoisyStudent(small_classifier(), **choice)
 
 
 def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():

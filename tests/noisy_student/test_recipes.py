@@ -9,6 +9,8 @@ import pytest
 from data import prepare
 from noisy_student import dry_run, loop, train
 from stages import app
+from stages.errors import InputError
+from stages.files import write_json
 
 RECIPES = [
     "image_folder.py",
@@ -49,7 +51,8 @@ def test_a_dry_run_says_what_is_missing(tmp_path):
 def test_the_paper_s_numbers_of_l2():
     """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
     config = recipe("imagenet.py:l2")
-    counts = {"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000}
+    counts = dry_run.images(config, Path("nowhere"))
+    assert counts["labeled"] == 1_281_167 and counts["classes"] == 1000
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
     students = [dry_run.training(config, section, counts, section) for section in sections[1:4]]
@@ -65,6 +68,22 @@ def test_the_chain_of_the_first_version_grows():
     config = recipe("imagenet.py:v1")
     names = [config[stage.arguments.get("section", "teacher")].model.name for stage in trainings(config)[:-1]]
     assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]
+
+
+def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):
+    config = recipe("image_folder.py", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
+    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert "as many pixels as the data will suggest" in text and "px" not in text
+    splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
+    summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
+    write_json(tmp_path / "data" / "summary.json", summary)
+    assert "96 px" in dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+@pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])
+def test_a_recipe_that_is_not_there(name):
+    with pytest.raises(InputError, match="the names are b0, b1"):
+        recipe(name)
 
 
 @pytest.mark.parametrize("name", ["imagenet.py:l2", "svhn.py"])

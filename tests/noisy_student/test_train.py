@@ -126,6 +126,9 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
         main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
     with pytest.raises(InputError, match="no section 'student_9'"):
         main(tmp_path / "w", directories, section="student_9")
+    for name in ("loss_normalization", "pseudo_labels"):
+        with pytest.raises(InputError, match=f"student.{name}: no 'mean'; known: "):
+            main(tmp_path / "w", directories, f"--config.student.{name}=mean")
     assert not (tmp_path / "w").exists()
 
 

@@ -80,6 +80,8 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
     lines = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (whole, tmp_path)]
     assert [row["step"] for row in lines[0]] == [2, 4, 6, 8, 10, 12, 13]
     assert [[row["step"], row["loss"]] for row in lines[0]] == [[row["step"], row["loss"]] for row in lines[1]]
+    seconds = [row["seconds"] for row in lines[1]]  # over both starts
+    assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
 
 
 def test_a_finished_run_is_left_alone(uninterrupted):

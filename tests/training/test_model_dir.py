@@ -59,6 +59,22 @@ def test_damaged_weights_are_refused(saved, tmp_path):
         model_dir.load(tmp_path)
 
 
-def test_unknown_architecture():
-    with pytest.raises(InputError, match="b0, b1"):
-        models.build({"name": "vgg"}, 2, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+@pytest.mark.parametrize("text", ["{", '{"architecture": {"name": "b0"}}', "[]"])
+def test_a_damaged_description_is_refused(tmp_path, text):
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(InputError, match=r"model.json (is damaged|does not describe a model).*make it again"):
+        model_dir.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"name": "vgg"}, "b0, b1"),
+        ({"name": "resnet50", "depth": 2.0}, "model.depth: resnet50 has no such setting"),
+        ({"name": "b0", "num_classes": 3}, "model.num_classes: b0 has no such setting"),
+        ({"name": "b0", "batch_norm_momentum": 1.5}, "batch_norm_momentum must be at least 0 and below 1"),
+    ],
+)
+def test_networks_that_cannot_be_built(architecture, message):
+    with pytest.raises(InputError, match=message):
+        models.build(architecture, 2, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)

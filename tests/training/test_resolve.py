@@ -43,10 +43,31 @@ def test_batch_size_from_the_data(examples, expected):
 
 def test_distances_follow_the_image_size():
     open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "flip": True}
-    resolved = resolve.preprocessing(open_values, median_height=100, median_width=150)
+    resolved = resolve.preprocessing(open_values, {}, median_height=100, median_width=150)
     assert resolved == {"image_size": 96, "translate_const": 32.0, "cutout_const": 17.1, "flip": True}
     given = {"image_size": 16, "translate_const": 4.0, "cutout_const": 4.0}
-    assert resolve.preprocessing(given, median_height=8, median_width=8) == given
+    assert resolve.preprocessing(given, {}, median_height=8, median_width=8) == given
+
+
+def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
+    recipe = {"image_size": 64, "translate_const": 4.0, "cutout_const": None, "flip": True}
+    own = {"image_size": 128, "translate_const": None, "flip": False}
+    resolved = resolve.preprocessing(recipe, own, median_height=8, median_width=8)
+    assert resolved == {"image_size": 128, "translate_const": 4.0, "cutout_const": 22.9, "flip": False}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
+        ({"precision": "mixed_float16"}, "precision: no 'mixed_float16'; known: float32, mixed_bfloat16"),
+        ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
+    ],
+)
+def test_values_that_no_training_could_use(overrides, message):
+    with pytest.raises(InputError, match=message):
+        resolve.section({**section(steps=5), **overrides}, labeled_examples=10, unlabeled=False)
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
