@@ -118,6 +118,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     targets: str = "label",
+    augment: bool = True,
     stream_id: int = 0,
     pipelines: tuple[int, int] = (1, 0),
     replicas: int = 1,
@@ -131,6 +132,7 @@ def train_batches(
       seed: of order and augmentation.
       start_step: number of finished steps.
       targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K), "strong" the same images once more.
+      augment: off gives the images without noise, as for evaluation.
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
       replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
@@ -150,9 +152,10 @@ def train_batches(
     def prepare(position: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = records.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
-        image = train_image(example["image/encoded"], key, preprocessing)
+        encoded = example["image/encoded"]
+        image = train_image(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
         if targets == "strong":  # the same key: what the two views have in common is drawn alike
-            return train_image(example["image/encoded"], key, preprocessing.weak()), image
+            return train_image(encoded, key, preprocessing.weak()), image
         if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])

@@ -43,10 +43,12 @@ IntLike = Union[int, tf.Tensor]
 class _Noise:
     """What :func:`model_noise` leaves for the layers."""
 
-    def __init__(self, key: tf.Tensor, rows: tf.Tensor | None, num_rows: IntLike | None):
+    def __init__(self, key: tf.Tensor, rows: tf.Tensor | None, num_rows: IntLike | None, noised: tf.Tensor | None, inference: bool):
         self.key = key  # (2,) int32
         self.rows = rows  # (b,) or None
         self.num_rows = num_rows
+        self.noised = noised  # (b,) bool, or None for all
+        self.inference = inference
 
     def uniform(self, layer: int, batch: IntLike, features: tf.Tensor) -> tf.Tensor:
         """Draws float32 in [0, 1) of shape (batch, *features) for one layer."""
@@ -70,7 +72,15 @@ _contexts = _Contexts()
 
 
 @contextlib.contextmanager
-def model_noise(seed: IntLike, step: IntLike, rows: tf.Tensor | None = None, num_rows: IntLike | None = None) -> Iterator[None]:
+def model_noise(
+    seed: IntLike,
+    step: IntLike,
+    rows: tf.Tensor | None = None,
+    num_rows: IntLike | None = None,
+    *,
+    noised: tf.Tensor | None = None,
+    inference: bool = False,
+) -> Iterator[None]:
     """Within it, the noise layers of this thread draw numbers that depend only on seed, step, layer and row.
 
     A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are taken: take them inside the
@@ -83,6 +93,8 @@ def model_noise(seed: IntLike, step: IntLike, rows: tf.Tensor | None = None, num
             noise is that of the replica and the example's place in its batch, which costs less (only b rows are drawn) but changes
             with the number of replicas.
         num_rows: rows of the global batch; every replica of a step must give the same. Required with ``rows``.
+        noised: bool (b,): the examples that get noise; None: all. What it does to one does not change what it does to another.
+        inference: noise with ``training=False``, too: a noised teacher, whose batch normalisation goes by its moving statistics.
 
     Raises:
         InputError: ``rows`` without ``num_rows``.
@@ -96,7 +108,7 @@ def model_noise(seed: IntLike, step: IntLike, rows: tf.Tensor | None = None, num
         key = tf.random.stateless_uniform(
             [2], tf.stack([key[0], key[1] ^ _replica_id()]), minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )
-    _contexts.stack.append(_Noise(key, None if rows is None else tf.convert_to_tensor(rows), num_rows))
+    _contexts.stack.append(_Noise(key, None if rows is None else tf.convert_to_tensor(rows), num_rows, noised, inference))
     try:
         yield
     finally:
@@ -146,6 +158,13 @@ class _NoiseLayer(tf.keras.layers.Layer):
             raise InputError(f"model_noise: {given} rows for a batch of {present}")
         return noise.uniform(self.layer_index, batch, features)
 
+    def _scaled(self, inputs: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+        """Inputs (B, ...) times scale, float32 and of the same rank, for the examples that get noise."""
+        noised = _contexts.stack[-1].noised if _contexts.stack else None
+        if noised is not None:
+            scale = tf.where(tf.reshape(noised, [-1] + [1] * (inputs.shape.rank - 1)), scale, 1.0)
+        return inputs * tf.cast(scale, inputs.dtype)
+
     def _noised(self, inputs: tf.Tensor) -> tf.Tensor:
         raise NotImplementedError
 
@@ -153,6 +172,8 @@ class _NoiseLayer(tf.keras.layers.Layer):
         """Gives the noised input while training, else the input itself. A frozen layer (`trainable` off) makes no noise."""
         if not self.trainable:
             return inputs
+        if _contexts.stack and _contexts.stack[-1].inference:
+            return self._noised(inputs)
         if isinstance(training, tf.Tensor):  # TF1-style graphs have the learning phase as a placeholder
             return tf.cond(tf.cast(training, tf.bool), lambda: self._noised(inputs), lambda: tf.identity(inputs))
         return self._noised(inputs) if training else inputs
@@ -197,8 +218,7 @@ class StochasticDepth(_NoiseLayer):
             return inputs
         uniform = self._uniform(inputs, tf.constant([], tf.int32))  # (B,)
         scale = tf.cast(uniform < self.survival_probability, tf.float32) / self.survival_probability  # (B,)
-        scale = tf.reshape(scale, [-1] + [1] * (inputs.shape.rank - 1))  # (B, 1, ...)
-        return inputs * tf.cast(scale, inputs.dtype)
+        return self._scaled(inputs, tf.reshape(scale, [-1] + [1] * (inputs.shape.rank - 1)))
 
 
 @tf.keras.utils.register_keras_serializable(package="efficientnet")
@@ -238,5 +258,4 @@ class Dropout(_NoiseLayer):
         if self.rate == 0:
             return inputs
         uniform = self._uniform(inputs, tf.shape(inputs)[1:])  # (B, ...)
-        keep = tf.cast(uniform >= self.rate, tf.float32) / (1.0 - self.rate)
-        return inputs * tf.cast(keep, inputs.dtype)
+        return self._scaled(inputs, tf.cast(uniform >= self.rate, tf.float32) / (1.0 - self.rate))

@@ -8,8 +8,11 @@ study's config holds.
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,21 +27,20 @@ from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
 
+FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to run at the same time; they share the processor's cores."}
 
-def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
+
+def main(config: ConfigDict, workdir: str, jobs: str, arguments: list[str]) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise InputError(f"--jobs={jobs}: a whole number from 1 on is needed")
     check(config)
     directory = Path(workdir).expanduser().resolve()
     done = workdirs.start(directory, config.to_dict())
     if not done:
-        runs = [(name, seed) for seed in seeds(config) for name, _ in config.runs]
-        began, new = time.monotonic(), 0
-        for done_before, (name, seed) in enumerate(runs):
-            left = f", {(time.monotonic() - began) / new * (len(runs) - done_before) / 60:.0f} min left" if new else ""
-            print(f"run {done_before + 1} of {len(runs)}: {name}, seed {seed}{left}", flush=True)
-            new += run(config, directory, name, seed)
+        run_all(config, directory, int(jobs))
         done = results(config, directory)
         write_json(directory / "results.json", done)
         with atomic_path(directory / "results.md") as temporary:
@@ -73,11 +75,39 @@ def run_directory(workdir: Path, name: str, seed: int) -> Path:
     return workdir / name / f"seed_{seed}"
 
 
-def run(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
-    """One run of the recipe, unless it is finished; says whether there was anything to do."""
+def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
+    """Every run that is not finished: the seeds `jobs` at a time, the runs of a seed in their order."""
+    todo = [(name, seed) for seed in seeds(config) for name, _ in config.runs if not finished(workdir, name, seed)]
+    total, began = len(config.runs) * config.seeds, time.monotonic()
+    print(f"{total - len(todo)} of {total} runs are done", flush=True)
+    ended: list[str] = []
+    stop = threading.Event()
+
+    def run_seed(seed: int) -> None:
+        for name in [name for name, of in todo if of == seed]:
+            if stop.is_set():
+                return
+            run(config, workdir, name, seed, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
+            ended.append(name)
+            left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
+            print(f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run_seed, seed) for seed in seeds(config)]
+        concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
+        stop.set()  # after a failure the others end with the run that they are at
+    for future in futures:
+        future.result()
+
+
+def finished(workdir: Path, name: str, seed: int) -> bool:
+    """Whether a run has its summary."""
+    return (run_directory(workdir, name, seed) / "summary.json").exists()
+
+
+def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
+    """One run of the recipe, on so many threads; 0 leaves that to TensorFlow. Leaves with the script's exit code where it fails."""
     directory = run_directory(workdir, name, seed)
-    if (directory / "summary.json").exists():
-        return False
     first = config.runs[0][0]
     if name != first:
         directory.mkdir(parents=True, exist_ok=True)
@@ -88,11 +118,11 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
     command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
     directory.parent.mkdir(parents=True, exist_ok=True)
     with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT)
+        share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
+        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
     if code:
         print(f"{' '.join(command)} failed with exit code {code}; see {log.name}", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
-    return True
 
 
 def value(summary: Any, path: str) -> float:
@@ -168,4 +198,4 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, {"workdir": "Directory for all runs and the results."}, needs=("runs", "readings", "claims"))
+    app.run(main, FLAGS, {"jobs": "1"}, needs=("runs", "readings", "claims"))

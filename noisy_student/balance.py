@@ -2,8 +2,8 @@
 
     python -m noisy_student.balance --config=… --workdir=… --data=… --predictions=…
 
-Images of a confidence above `threshold` are kept, of each class the `images_per_class` most confident; classes with fewer are filled up
-with copies of random ones. What is kept is written as training records, image and distribution together:
+Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
+with fewer are filled up with copies of random ones. What is kept is written as training records, image and distribution together:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
@@ -57,16 +57,20 @@ class ScoreShards:
 
     Attributes:
       predictions: their manifest.
-      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images above the threshold, and
-        `NAME.npy` with every image's hash, sorted.
+      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images that pass, and `NAME.npy` with
+        every image's hash, sorted.
       threshold: least confidence, exclusive, as the paper's "higher than 0.3".
       seed: of the hashes.
+      max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence bands (A.2).
+      fraction: of all images, drawn by their hashes (A.3).
     """
 
     predictions: Manifest
     directory: Path
     threshold: float
     seed: int
+    max_confidence: float = 1.0
+    fraction: float = 1.0
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -94,19 +98,22 @@ class ScoreShards:
             rows = slice(done, done + len(top.keys))
             classes[rows], confidence[rows], hashes[rows] = top.classes, top.confidence, image_hashes(self.seed, top.keys)
             done = rows.stop
-        above = confidence > np.float32(self.threshold)
+        confidence = np.minimum(confidence, np.float32(1.0))
+        drawn = hashes <= np.uint64(min(int(self.fraction * 2**64), 2**64 - 1))
+        above = drawn & (confidence > np.float32(self.threshold)) & (confidence <= np.float32(self.max_confidence))
         _save(self.hashes_path(shard), np.sort(hashes))
         _save(
             self.columns_path(shard),
             classes=classes[above],
-            confidence=np.minimum(confidence[above], np.float32(1.0)),
+            confidence=confidence[above],
             hash=hashes[above],
             position=np.flatnonzero(above),
         )
         return {
             "images": num_records,
             "above": np.bincount(classes[above], minlength=num_classes).tolist(),
-            "below": np.bincount(classes[~above], minlength=num_classes).tolist(),
+            "below": np.bincount(classes[drawn & ~above], minlength=num_classes).tolist(),
+            "drawn": int(np.count_nonzero(drawn)),
         }
 
 
@@ -251,6 +258,10 @@ def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) ->
 def _check_settings(settings: ConfigDict) -> None:
     if not 0.0 <= settings.threshold < 1.0:
         raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
+    if not settings.threshold < settings.max_confidence <= 1.0:
+        raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
+    if not 0.0 < settings.fraction <= 1.0:
+        raise InputError(f"config.balance.fraction is {settings.fraction}; it must be above 0 and at most 1")
     if settings.images_per_class is not None and settings.images_per_class < 1:
         raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
 
@@ -293,13 +304,16 @@ def main(
         return
 
     num_shards = len(images.files)
-    scores = ScoreShards(labels, progress / "columns", settings.threshold, config.seed)
+    scores = ScoreShards(
+        labels, progress / "columns", settings.threshold, config.seed, max_confidence=settings.max_confidence, fraction=settings.fraction
+    )
     results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options)
     require_unique_keys(scores)
     above = np.sum([result["above"] for result in results], axis=0)  # (K,)
     below = np.sum([result["below"] for result in results], axis=0)  # (K,)
-    if above.sum() + below.sum() != images.num_records:
-        raise AssertionError(f"{above.sum()} + {below.sum()} predictions for {images.num_records} images")
+    drawn = sum(result["drawn"] for result in results)
+    if above.sum() + below.sum() != drawn or (settings.fraction == 1 and drawn != images.num_records):
+        raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
     images_per_class = choose_images_per_class(above, settings.balance, settings.images_per_class)
@@ -329,10 +343,11 @@ def main(
         directory,
         {
             "images": images.num_records,
+            "drawn": drawn,
             "threshold": settings.threshold,
             "images_per_class": images_per_class,
             "label_names": list(labels.label_names),
-            "below_threshold": below.tolist(),
+            "below_threshold": below.tolist(),  # or above max_confidence
             "above_threshold": above.tolist(),
             "unique": chosen.kept.tolist(),
             "total": chosen.totals.tolist(),

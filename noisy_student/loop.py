@@ -7,11 +7,13 @@ repeated by hand. Each stage resumes by itself; this module only knows their ord
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +32,10 @@ FLAGS = {
     "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
     "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
     "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
+    "iterations": "+N: so many more iterations than the finished run in WORKDIR had.",
     "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
 }
-OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "dry_run": False}
+OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "iterations": None, "dry_run": False}
 
 
 class Stage(NamedTuple):
@@ -45,50 +48,71 @@ class Stage(NamedTuple):
     beam: bool = False
 
 
-def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
-    """The stages of a recipe, in order. `folders`: source directories by flag name."""
-    data, teacher = workdir / "data", workdir / "teacher"
+def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+    """The stages that train the teacher and the students, in order. `folders`: source directories by flag name."""
+    data = workdir / "data"
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
-        Stage("teacher", "run_teacher.sh", teacher, {"data": data, "strategy": strategy}),
+        Stage("teacher", "run_teacher.sh", workdir / "teacher", {"data": data, "strategy": strategy}),
     ]
-    models = [teacher]
+    models = model_directories(workdir, config.iterations)
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
-        predictions, pseudo_labeled, student = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled", "student"))
+        predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
         section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
         stages += [
             Stage(
                 f"pseudo_label_{i}",
                 "run_pseudo_label.sh",
                 predictions,
-                {"section": labels, "data": data, "teacher": models[-1]},
+                {"section": labels, "data": data, "teacher": models[i - 1]},
                 beam=True,
             ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
             Stage(
                 f"student_{i}",
                 "run_student.sh",
-                student,
-                {"section": section, "iteration": i, "data": data, "pseudo_labeled": pseudo_labeled, "strategy": strategy},
+                models[i],
+                {
+                    "section": section,
+                    "iteration": i,
+                    "data": data,
+                    "pseudo_labeled": pseudo_labeled,
+                    **({"init": models[i - 1]} if config.student_init == "teacher" else {}),
+                    "strategy": strategy,
+                },
             ),
         ]
-        models.append(student)
+    return stages
+
+
+def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:
+    """The stages after `iterations` students: model `chosen` (0 is the teacher) is fine-tuned, if the recipe says so, and served."""
+    data, evaluation = workdir / "data", workdir / "evaluation"
+    stages, models = [], model_directories(workdir, iterations)
+    served = models[chosen]
     if config.finetune_last:
         models.append(workdir / "finetuned")
         stages.append(
-            Stage(
-                "finetune",
-                "run_finetune.sh",
-                models[-1],
-                {"section": "finetune", "init": models[-2], "data": data, "strategy": strategy},
-            )
+            Stage("finetune", "run_finetune.sh", models[-1], {"section": "finetune", "init": served, "data": data, "strategy": strategy})
         )
+        served = models[-1]
     names = ",".join(str(model) for model in models)
-    stages.append(
-        Stage("evaluate", "run_evaluate.sh", workdir / "evaluation", {"data": data, "model": names, "split": config.evaluate.split})
-    )
-    stages.append(Stage("export", "run_export.sh", workdir / "export", {"model": models[-1], "evaluation": workdir / "evaluation"}))
-    return stages
+    return [
+        *stages,
+        Stage("evaluate", "run_evaluate.sh", evaluation, {"data": data, "model": names, "split": config.evaluate.split}),
+        Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
+    ]
+
+
+def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+    """The stages of a recipe that goes through all its iterations, in order."""
+    stages = trainings(config, workdir, folders, strategy)
+    return stages + ending(config, workdir, strategy, config.iterations, config.iterations)
+
+
+def model_directories(workdir: Path, iterations: int) -> list[Path]:
+    """Of the teacher and each student."""
+    return [workdir / "teacher", *(workdir / f"student_{i}" for i in range(1, iterations + 1))]
 
 
 def main(
@@ -98,6 +122,7 @@ def main(
     unlabeled: str | None,
     test: str | None,
     strategy: str,
+    iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
     arguments: list[str],
@@ -105,29 +130,108 @@ def main(
     """Runs the stages that are not done, prints the table and writes `summary.json`."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
-    if config.iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {config.iterations}")
+    directory = Path(workdir).expanduser().resolve()
+    check(config)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
-    directory = Path(workdir).expanduser().resolve()
-    stages = plan(config, directory, folders, strategy)
+    if iterations:
+        config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
-        print(describe(config, directory, folders, stages))
+        print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
         return
     created = not directory.exists()
-    done = workdirs.start(directory, {**config.to_dict(), "folders": folders})
+    done = workdirs.start(directory, _resolved(config, folders))
     if done:
         print(table(done))
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
         return
     config_flags = [a for a in sys.argv[1:] if a.startswith("--config")]
-    for stage in stages:
+
+    def run(stage: Stage) -> None:
         _run(stage, directory, config_flags, beam_options, created)
-    summary = summarize(directory, config.iterations)
-    workdirs.finish(directory, summary)
+
+    scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
+    students = len(scores) - 1 if scores else config.iterations
+    chosen = scores.index(max(scores)) if scores else students
+    for stage in ending(config, directory, strategy, students, chosen):
+        run(stage)
+    summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
+    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})})
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
     print(f"summary: {directory / 'summary.json'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the loop's own settings are impossible."""
+    if config.iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {config.iterations}")
+    if config.student_init not in ("scratch", "teacher"):
+        raise InputError(f"student_init: no {config.student_init!r}; known: scratch, teacher")
+    if config.patience is not None and config.patience < 1:
+        raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
+    if config.patience and not config.data.validation_size:
+        raise InputError("patience needs a validation split: set data.validation_size")
+
+
+def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None]) -> list[float]:
+    """Runs the trainings; with `patience`, until it is exhausted.
+
+    Returns:
+      With `patience`, the top-1 on the validation split of the teacher and of each student; else nothing.
+    """
+    scores: list[float] = []
+    for stage in stages:
+        run(stage)
+        if config.patience and stage.script in ("run_teacher.sh", "run_student.sh"):
+            validation = workdir / f"validation_{len(scores)}"
+            arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
+            run(Stage(validation.name, "run_evaluate.sh", validation, arguments))
+            scores.append(read_json(validation / "summary.json")["models"][stage.directory.name]["top1"])
+            if exhausted(scores, config.patience):
+                print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
+                break
+    return scores
+
+
+def exhausted(scores: list[float], patience: int) -> bool:
+    """Whether the last `patience` scores are no better than the best one before them."""
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:
+    """`config` with the iterations that `--iterations=+N` asks for: a finished run's and N, or those of a run that is not finished.
+
+    Args:
+      config: of the run.
+      folders: of the run.
+      workdir: of the run.
+      more: the flag.
+      open_it: open a finished run for the new iterations; its evaluation is kept under another name.
+
+    Raises:
+      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its patience.
+    """
+    if not re.fullmatch(r"\+[1-9][0-9]*", more):
+        raise InputError(f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a new run")
+    if not (workdir / "config.json").exists():
+        raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
+    config = config.copy_and_resolve_references()
+    config.iterations = read_json(workdir / "config.json")["iterations"]
+    done = workdirs.start(workdir, _resolved(config, folders))  # in all else it must be the same run
+    if done:
+        if len(done["students"]) < config.iterations:
+            raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
+        before, config.iterations = config.iterations, config.iterations + int(more)
+        if open_it:
+            (workdir / "summary.json").unlink()
+            (workdir / "evaluation").rename(workdir / f"evaluation_of_{before}")
+            write_json(workdir / "config.json", _resolved(config, folders))
+    return config.lock()
+
+
+def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+    return {**config.to_dict(), "folders": folders}
 
 
 def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:

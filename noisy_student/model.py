@@ -80,6 +80,8 @@ class NoisyStudent(Trainer):
       label_smoothing: of labelled examples (and of hard pseudo-labels).
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
+        ablation does (Table 6).
       seed: of the model noise of `efficientnet`'s layers, which is a function of (seed, step, example).
 
     Raises:
@@ -97,6 +99,7 @@ class NoisyStudent(Trainer):
         label_smoothing: float = 0.1,
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
+        unlabeled_model_noise: bool = True,
         seed: int = 0,
     ):
         if loss_normalization not in LOSS_NORMALIZATIONS:
@@ -111,6 +114,7 @@ class NoisyStudent(Trainer):
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
+        self.unlabeled_model_noise = unlabeled_model_noise
         self.seed = seed
         if teacher is not None:
             teacher.trainable = False
@@ -128,9 +132,10 @@ class NoisyStudent(Trainer):
             rows = tf.concat([rows, global_rows(tf.shape(x_u)[0], batch * replicas)], axis=0)  # (B + μB,)
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
 
+        noised = None if self.unlabeled_model_noise else tf.range(tf.shape(images)[0]) < batch  # (B + μB,)
         with tf.GradientTape() as tape:
             # One forward pass over both batches: they share their BatchNorm statistics.
-            with model_noise(self.seed, self.optimizer.iterations, rows, tf.shape(images)[0] * replicas):
+            with model_noise(self.seed, self.optimizer.iterations, rows, tf.shape(images)[0] * replicas, noised=noised):
                 logits = tf.cast(self.model(images, training=True), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_losses = cross_entropy(smooth(targets, self.label_smoothing), logits[:batch])  # (B,)

@@ -2,9 +2,10 @@
 
     python -m noisy_student.pseudo_label --config=… --workdir=… --data=… --teacher=…
 
-The teacher is not noised: averaged weights, inference mode, evaluation preprocessing (with `views`, beyond the paper, the mean over noised
-copies of the image: a teacher that is an ensemble over its input noise). Every image of `DATA/unlabeled` gets one prediction
-record (its key and the distribution over the classes) in a shard of the same number as its own:
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
+mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
+6). Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
+number as its own:
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
@@ -18,6 +19,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,7 @@ from ml_collections import ConfigDict
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import Manifest, make_prediction, parse_example, read_manifest, read_shard, shard_name, write_manifest, write_shard
+from efficientnet import model_noise
 from noisy_student import shard_jobs
 from stages import app
 from stages import workdir as workdirs
@@ -53,7 +56,8 @@ class LabelShards:
       batch_size: images in a forward pass.
       top_k: probabilities stored per image; 0 = all.
       views: noised copies of an image over which its probabilities are averaged; 0 = the image itself.
-      seed: of the copies' noise.
+      model_noise: dropout and stochastic depth in the teacher.
+      seed: of the noise.
     """
 
     images: Manifest
@@ -62,6 +66,7 @@ class LabelShards:
     batch_size: int
     top_k: int
     views: int = 0
+    model_noise: bool = False
     seed: int = 0
 
     def setup(self) -> None:
@@ -73,9 +78,10 @@ class LabelShards:
             )
         size = self._spec.preprocessing.image_size
 
-        @tf.function(input_signature=[tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)])
-        def predict(images: tf.Tensor) -> tf.Tensor:
-            return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
+        @tf.function(input_signature=[tf.TensorSpec([self.batch_size, size, size, 3], tf.float32), tf.TensorSpec([], tf.int64)])
+        def predict(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+            with model_noise(self.seed, number, inference=True) if self.model_noise else contextlib.nullcontext():
+                return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
 
         self._predict = predict
 
@@ -95,8 +101,9 @@ class LabelShards:
         path, expected = self.images.paths[shard], self.images.records[shard]
         done = 0
         try:
-            for keys, images in image_batches(path, self._spec.preprocessing, self.batch_size, self.views, self.seed):
-                probabilities = self._forward(images.reshape(-1, *images.shape[2:]))  # (b·V, K)
+            batches = image_batches(path, self._spec.preprocessing, self.batch_size, self.views, self.seed)
+            for number, (keys, images) in enumerate(batches):
+                probabilities = self._forward(images.reshape(-1, *images.shape[2:]), shard * 2**16 + number)  # (b·V, K)
                 probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
                 bad = ~np.isfinite(probabilities).all(axis=1)
                 if bad.any():
@@ -116,12 +123,15 @@ class LabelShards:
             for _ in read_shard(path, num_records=expected):
                 pass
 
-    def _forward(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for."""
+    def _forward(self, images: np.ndarray, number: int) -> np.ndarray:
+        """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
+
+        `number` tells the batches apart in their model noise.
+        """
         num_images = len(images)
         if num_images < self.batch_size:
             images = np.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
-        return self._predict(tf.constant(images)).numpy()[:num_images]
+        return self._predict(tf.constant(images), tf.constant(number, tf.int64)).numpy()[:num_images]
 
 
 def image_batches(
@@ -234,14 +244,24 @@ def main(
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     spec = model_dir.read_spec(teacher)
     directory, progress = Path(workdir), Path(workdir) / "progress"
-    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if settings.views else {})}
+    noisy = settings.views or settings.model_noise
+    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
     if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
         shard_jobs.forget(progress)
         logging.info("%s: pseudo-labels are finished already", workdir)
         return
 
     logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
-    job = LabelShards(images, str(teacher), directory, settings.batch_size, settings.top_k, settings.views, config.seed)
+    job = LabelShards(
+        images,
+        str(teacher),
+        directory,
+        settings.batch_size,
+        settings.top_k,
+        views=settings.views,
+        model_noise=settings.model_noise,
+        seed=config.seed,
+    )
     results = shard_jobs.run(job, len(images.files), progress, beam_options)
 
     predictions = Manifest(

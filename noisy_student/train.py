@@ -121,6 +121,7 @@ def build_trainer(
         label_smoothing=section.label_smoothing,
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
+        unlabeled_model_noise=section.unlabeled_model_noise,
         seed=seed,
     )
     schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)
@@ -144,6 +145,7 @@ def batches(
     if not unlabeled:
         return images
     size = section.batch_size * section.unlabeled_ratio
+    common["augment"] = section.unlabeled_augmentation
     extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", stream_id=1, **common)
     return tf.data.Dataset.zip((images, extra))
 

@@ -38,6 +38,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.pseudo_labels = "soft"  # or hard
     config.temperature = 1.0  # of soft pseudo-labels
     config.label_smoothing = 0.1
+    config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
+    config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
@@ -107,11 +109,18 @@ def get_config() -> ConfigDict:
     # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
     config.finetune_last = False  # fine-tune the last student, then evaluate and export that
-    config.iterations = 3
+    config.iterations = 3  # with patience: at most
+    # Stop after so many students in a row that are no better on the validation split than one before, and serve the best; None: never.
+    config.patience = placeholder(int)
+    config.student_init = "scratch"  # or teacher: its weights, and its architecture
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
-    # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper.
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0})
-    # images_per_class: 130,000 in the paper; None: the median class's number of images above the threshold.
-    config.balance = ConfigDict({"threshold": 0.3, "images_per_class": placeholder(int), "balance": True})
+    # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
+    # in the teacher; with views=1 the noised teacher of the paper's Table 6.
+    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False})
+    # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
+    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that.
+    config.balance = ConfigDict(
+        {"threshold": 0.3, "max_confidence": 1.0, "images_per_class": placeholder(int), "balance": True, "fraction": 1.0}
+    )
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
     return config

@@ -93,6 +93,18 @@ def test_batches_restart_at_a_step_with_the_same_augmentation(split):
     assert any((a != b).any() for a, b in zip(whole, batches(1, 7)))
 
 
+def test_without_augmentation_images_are_as_in_evaluation(split):
+    noisy = Preprocessing(8, style="small", randaugment_layers=1, randaugment_ops=("Invert",))
+    clean = {int(label): set() for label in range(3)}
+    for batch in pipeline.eval_batches(split, 23, noisy):
+        for image, label in zip(batch["image"].numpy(), batch["label"].numpy()):
+            clean[int(label)].add(image.tobytes())
+    for augment in (False, True):
+        for images, labels in pipeline.train_batches(split, noisy, batch_size=23, seed=1, augment=augment).take(1):
+            found = [image.tobytes() in clean[int(label)] for image, label in zip(images.numpy(), labels.numpy())]
+            assert all(found) == (not augment)
+
+
 def test_two_views_of_an_image_share_its_crop(split):
     noisy = dataclasses.replace(NOISY, pad=0, flip=True)
     options = {"batch_size": 23, "seed": 0, "stream_id": 1}

@@ -173,6 +173,28 @@ def test_compute_dtype(dtype: str) -> None:
             np.testing.assert_array_equal(tf.cast(rounded(images, training=True), tf.float32), exact(images, training=True))
 
 
+@pytest.mark.parametrize(("make", "keep"), LAYERS)
+def test_noise_for_some_examples_only(make: Make, keep: float) -> None:
+    x, rows, some = tf.ones([64, 3]), tf.range(64), tf.range(64) % 2 == 0
+    with model_noise(1, 2, rows, 64):
+        everywhere = make()(x, training=True).numpy()
+    with model_noise(1, 2, rows, 64, noised=some):
+        half = make()(x, training=True).numpy()
+    np.testing.assert_array_equal(half[::2], everywhere[::2])
+    np.testing.assert_array_equal(half[1::2], 1.0)
+    assert (everywhere[1::2] != 1).any()
+
+
+@pytest.mark.parametrize(("make", "keep"), LAYERS)
+def test_noise_in_inference(make: Make, keep: float) -> None:
+    x = tf.ones([64, 3])
+    with model_noise(1, 2, inference=True):
+        noised = make()(x, training=False).numpy()
+    with model_noise(1, 2):
+        np.testing.assert_array_equal(make()(x, training=True).numpy(), noised)
+    assert (noised == 0).any()
+
+
 def test_inner_context_wins_and_contexts_close_on_errors() -> None:
     layer, ones = Dropout(0.5, noise_id="a"), tf.ones([64, 1])
     with model_noise(1, 1, tf.range(64), 64):

@@ -64,7 +64,12 @@ def _make_inputs(root: Path, shuffled: bool = False, keys: list[str] | None = No
 
 
 def _config(**settings: Any) -> ConfigDict:
-    return ConfigDict({"seed": 3, "balance": {"threshold": THRESHOLD, "images_per_class": 8, "balance": True, **settings}})
+    return ConfigDict(
+        {
+            "seed": 3,
+            "balance": {"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0, **settings},
+        }
+    )
 
 
 def _run(root: Path, workdir: str = "balanced", config: ConfigDict | None = None) -> Path:
@@ -132,6 +137,22 @@ def test_median_by_default(root: Path) -> None:
 def test_filter_only(root: Path) -> None:
     directory = _run(root, "filtered", _config(balance=False))
     assert _copies(directory) == {key: 1 for key, (_, confidence) in _confidences().items() if confidence > THRESHOLD}
+
+
+def test_a_confidence_band(root: Path) -> None:
+    directory = _run(root, "band", _config(balance=False, max_confidence=0.7))
+    assert _copies(directory) == {key: 1 for key, (_, confidence) in _confidences().items() if THRESHOLD < confidence <= 0.7}
+
+
+def test_a_fraction_is_drawn_by_seed(root: Path) -> None:
+    half = _copies(_run(root, "half", _config(balance=False, fraction=0.5)))
+    kept = {key for key, (_, confidence) in _confidences().items() if confidence > THRESHOLD}
+    hashes = dict(zip(kept, balance.image_hashes(3, [key.encode() for key in kept])))
+    assert set(half) == {key for key, value in hashes.items() if value <= 2**63}
+    assert 0 < len(half) < len(kept)
+    quarter = _copies(_run(root, "quarter", _config(balance=False, fraction=0.25)))
+    assert set(quarter) < set(half)
+    assert balance.workdirs.require_finished(root / "half", "", "")["drawn"] < len(_confidences())
 
 
 def test_seed_chooses_the_copies(root: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from noisy_student import loop, quickstart
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json
+from stages.files import read_json, write_json
 
 CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py"], {})["config"]
 
@@ -43,9 +43,100 @@ def test_every_stage_has_its_script():
         assert (app.ROOT / stage.script).is_file()
 
 
-def main(**flags):
-    values = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "dry_run": False, "beam_options": [], "arguments": []}
-    loop.main(config=CONFIG, **{**values, **flags})
+def main(config=CONFIG, **flags):
+    values = {name: None for name in ("labeled", "unlabeled", "test", "iterations")}
+    loop.main(config=config, **{**values, "strategy": "auto", "dry_run": False, "beam_options": [], "arguments": [], **flags})
+
+
+def changed(**overrides):
+    config = CONFIG.copy_and_resolve_references()
+    with config.unlocked():
+        config.update(overrides)
+    return config
+
+
+@pytest.fixture(name="started")
+def _started(monkeypatch):
+    """Stage scripts that only leave their summaries, with the top-1 of `scores` on the validation split; the list of their calls."""
+    calls, scores = [], {"teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+
+    def call(command):
+        flags = dict(flag[2:].split("=", 1) for flag in command[1:] if flag.startswith("--"))
+        directory = Path(flags["workdir"])
+        calls.append((directory.name, flags))
+        names = [Path(path).name for path in flags.get("model", "").split(",")]
+        models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
+        summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
+        write_json(directory / "summary.json", summary)
+        return 0
+
+    monkeypatch.setattr(loop.subprocess, "call", call)
+    return calls
+
+
+def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
+    config = changed(iterations=10, patience=2)
+    config.data.validation_size = 50
+    main(config, workdir=str(tmp_path))
+    names = [name for name, _ in started]
+    assert [name for name in names if name.startswith("student")] == ["student_1", "student_2", "student_3"]
+    assert names[-2:] == ["evaluation", "export"]
+    assert [flags["split"] for name, flags in started if name.startswith("validation")] == ["validation"] * 4
+    assert Path(dict(started)["export"]["model"]).name == "student_1"
+    assert Path(dict(started)["evaluation"]["model"].split(",")[-1]).name == "student_3"
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["served"] == "student_1" and summary["validation_top1"] == [0.80, 0.85, 0.84, 0.85]
+    with pytest.raises(InputError, match="stopped by its patience"):
+        main(config, workdir=str(tmp_path), iterations="+1")
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "expected"),
+    [([0.5], 1, False), ([0.5, 0.4], 1, True), ([0.5, 0.5], 1, True), ([0.5, 0.4, 0.6], 1, False), ([0.5, 0.4, 0.3], 2, True)],
+)
+def test_patience(scores, patience, expected):
+    assert loop.exhausted(scores, patience) is expected
+
+
+def test_more_iterations_for_a_finished_run(tmp_path, started):
+    config = changed(iterations=1)
+    for workdir, message in ((tmp_path / "none", "there is no run"), (tmp_path, "there is no run")):
+        with pytest.raises(InputError, match=message):
+            main(config, workdir=str(workdir), iterations="+1")
+    main(config, workdir=str(tmp_path))
+    with pytest.raises(InputError, match=r"it takes \+1"):
+        main(config, workdir=str(tmp_path), iterations="2")
+    with pytest.raises(InputError, match="another config"):  # and nothing is lost
+        main(changed(iterations=1, seed=7), workdir=str(tmp_path), iterations="+2")
+    assert (tmp_path / "summary.json").exists()
+    main(config, workdir=str(tmp_path), iterations="+2")
+    assert read_json(tmp_path / "config.json")["iterations"] == 3
+    assert len(read_json(tmp_path / "summary.json")["students"]) == 3
+    assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
+    (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
+    main(config, workdir=str(tmp_path), iterations="+2")
+    assert read_json(tmp_path / "config.json")["iterations"] == 3
+
+
+def test_a_student_may_start_from_its_teacher():
+    by_name = {stage.name: stage.arguments for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")}
+    assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [Path("w/teacher"), Path("w/student_1"), Path("w/student_2")]
+    assert "init" not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}["student_1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"student_init": "zero"}, "student_init: no 'zero'; known: scratch, teacher"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"patience": 1}, "patience needs a validation split"),
+    ],
+)
+def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        main(changed(**overrides), workdir=str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
 
 
 def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from efficientnet import Dropout
 from noisy_student.model import NoisyStudent, combine_losses, pseudo_targets
 
 
@@ -88,6 +89,22 @@ def test_labels_made_within_the_step_equal_stored_ones():
         trained.append(model.get_weights())
     for a, b in zip(*trained):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_unlabelled_examples_without_model_noise():
+    """The losses of a network with dropout, against its own without: clean on the unlabelled half only."""
+    inputs = tf.keras.Input([4, 4, 3])
+    hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
+    model = tf.keras.Model(inputs, tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(hidden))
+    (x, y), (x_u, q) = batches()
+    expected = -(q * log_softmax(model(x_u).numpy())).sum(1).mean()
+    labeled = -log_softmax(model(x).numpy())[np.arange(4), y].mean()
+    for noise, equal in ((False, True), (True, False)):
+        student = NoisyStudent(model, label_smoothing=0.0, weight_decay=0.0, unlabeled_model_noise=noise)
+        student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
+        history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0).history
+        assert (abs(history["unlabeled_loss"][0] - expected) < 1e-5) == equal
+        assert abs(history["labeled_loss"][0] - labeled) > 1e-3
 
 
 def test_pseudo_targets():

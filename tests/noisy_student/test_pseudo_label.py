@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import make_example, read_manifest, read_prediction, read_shard, write_split
+from efficientnet import Dropout
 from noisy_student import pseudo_label
 from stages.errors import InputError
 from stages.files import read_json, write_json
@@ -29,7 +30,7 @@ def _teacher(bias: float = 0.0) -> tf.keras.Model:
     images = tf.keras.Input([SIZE, SIZE, 3])
     x = tf.keras.layers.Rescaling(1 / 255)(images)
     x = tf.keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=initializer)(x)
-    x = tf.keras.layers.Dropout(0.5)(tf.keras.layers.BatchNormalization()(x))
+    x = Dropout(0.5, noise_id="dropout")(tf.keras.layers.BatchNormalization()(x))
     logits = tf.keras.layers.Dense(3, kernel_initializer=initializer, bias_initializer=tf.keras.initializers.Constant(bias))
     return tf.keras.Model(images, logits(tf.keras.layers.Flatten()(x)))
 
@@ -61,7 +62,7 @@ def _use_teacher(monkeypatch: pytest.MonkeyPatch, model: tf.keras.Model) -> None
 
 
 def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
-    config = ConfigDict({"seed": 3, "pseudo_label": {"batch_size": BATCH, "top_k": 0, "views": 0, **settings}})
+    config = ConfigDict({"seed": 3, "pseudo_label": {"batch_size": BATCH, "top_k": 0, "views": 0, "model_noise": False, **settings}})
     pseudo_label.main(config, str(root / workdir), str(root / "data"), str(root / "teacher"))
     return root / workdir
 
@@ -111,6 +112,14 @@ def test_views_are_averaged_whatever_the_batch(root: Path, monkeypatch: pytest.M
     again = _predictions(_run(root, "other", views=2, batch_size=64))
     for key, probabilities in found.items():
         np.testing.assert_allclose(again[key], probabilities, atol=1e-3)
+
+
+def test_a_noised_teacher_drops_features_the_same_way_each_time(root: Path) -> None:
+    clean, noised, again = (_predictions(_run(root, name, model_noise=name != "clean")) for name in ("clean", "noised", "again"))
+    deviations = [np.abs(noised[key] - clean[key]).max() for key in clean]
+    assert np.mean([deviation > 0.01 for deviation in deviations]) > 0.9
+    for key, probabilities in noised.items():
+        np.testing.assert_array_equal(again[key], probabilities)
 
 
 def test_more_views_than_a_batch_are_refused(root: Path) -> None:

@@ -1,0 +1,28 @@
+"""Soft or hard labels for images that the teacher is unsure of? (Xie et al. 2020, first version, A.2, Figure 4)
+
+./run_studies.sh --config=configs/studies/bands.py --workdir=runs/studies/bands
+
+On the digits the images of low confidence are mostly the crops of photographs, which are out of the domain.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.studies import base
+
+SOFT, HARD = "--config.student.temperature=1.0", "--config.student.pseudo_labels=hard"
+HIGH, LOW = ("--config.balance.threshold=0.7",), ("--config.balance.threshold=0.2", "--config.balance.max_confidence=0.7")
+
+
+def get_config() -> ConfigDict:
+    """The study."""
+    return base.study(
+        "Confidence bands",
+        "Unlabelled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1) or hard pseudo-labels.",
+        claims=(
+            ("high_soft", "teacher", "images of high confidence help with soft labels"),
+            ("high_hard", "teacher", "and with hard ones"),
+            ("low_soft", "teacher", "images of low confidence help with soft labels"),
+            ("teacher", "low_hard", "and hurt with hard ones"),
+        ),
+        **base.one_student(high_soft=(*HIGH, SOFT), high_hard=(*HIGH, HARD), low_soft=(*LOW, SOFT), low_hard=(*LOW, HARD)),
+    )
