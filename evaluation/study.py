@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from evaluation.statistics import gain_over_seeds
-from stages import app
+from stages import app, termination
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
     directory.parent.mkdir(parents=True, exist_ok=True)
     with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
         share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
-        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
+        code = termination.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
     if code:
         print(f"{' '.join(command)} failed with exit code {code}; see {log.name}", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)

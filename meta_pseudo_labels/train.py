@@ -29,14 +29,24 @@ from training.schedules import WarmupCosine
 SECTION = "meta_pseudo_labels"
 
 
-def main(config: ConfigDict, workdir: str, data: str, strategy: str, cpu_devices: str, tpu: str, arguments: list[str]) -> None:
+def main(
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    strategy: str,
+    cpu_devices: str,
+    tpu: str,
+    profile_steps: str | None,
+    arguments: list[str],
+) -> None:
     """Trains, or goes on with it, or says that it is done."""
     stage.check_arguments(arguments, cpu_devices=cpu_devices)
     workdirs.require_finished(data, "--data", "run_prepare_data.sh")
     resolved = stage.resolve(config, SECTION, data, unlabeled=True)
     check(resolved["train"])
     if stage.start(workdir, resolved, {"data": data}):
-        train(Path(workdir), resolved, data, strategy_name=strategy, cpu_devices=int(cpu_devices), tpu=tpu)
+        where = {"strategy_name": strategy, "cpu_devices": int(cpu_devices), "tpu": tpu, "profile_steps": profile_steps}
+        train(Path(workdir), resolved, data, **where)
 
 
 def check(section: dict[str, Any]) -> None:
@@ -57,7 +67,7 @@ def check(section: dict[str, Any]) -> None:
 
 
 def train(workdir: Path, resolved: dict[str, Any], data: str, **where: Any) -> None:
-    """Runs one resolved training; `where`: strategy, CPU devices and TPU, see `stage.train`."""
+    """Runs one resolved training; `where`: strategy, CPU devices, TPU and profile, see `stage.train`."""
     section = ConfigDict(resolved["train"])
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict
 
 from data import sources
 from noisy_student.dry_run import describe
-from stages import app
+from stages import app, termination
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json, write_json
@@ -244,7 +243,7 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         f.write(f"./{stage.script} {shlex.join(flags)}\n")
     began = time.time()
     try:
-        code = subprocess.call([str(app.ROOT / stage.script), *flags])
+        code = termination.call([str(app.ROOT / stage.script), *flags])
     finally:  # an interrupted stage's time counts too
         if not done_before:
             _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)

@@ -106,7 +106,7 @@ class NoisyStudent(Trainer):
             raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}")
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
-        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1")
+        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence", "gradient_norm")
         super().__init__(model, ema_decay=ema_decay, logged=logged, name="noisy_student")
         self.teacher = teacher
         self.loss_normalization = loss_normalization
@@ -145,16 +145,19 @@ class NoisyStudent(Trainer):
                 unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
                 loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
                 self.logged["unlabeled_loss"].update_state(unlabeled_loss)
+                self.logged["confidence"].update_state(tf.reduce_max(q, -1))
             else:
                 loss = labeled_loss
             decay = self.weight_decay * l2(self.model.trainable_variables)
             # Every replica has the same number of examples and the optimizer sums over replicas: this is sum / global batch.
             objective = (loss + decay) / replicas
-        self.optimizer.minimize(objective, self.model.trainable_variables, tape=tape)
+        gradients = tape.gradient(objective, self.model.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         self.ema.update(self.optimizer.iterations)
 
         self.logged["loss"].update_state(loss + decay)
         self.logged["labeled_loss"].update_state(labeled_loss)
         self.logged["l2"].update_state(decay)
+        self.logged["gradient_norm"].update_state(replicas * tf.linalg.global_norm(gradients))  # of each replica's own mean gradient
         self.logged["top1"].update_state(hits(targets, logits[:batch]))
         return {name: metric.result() for name, metric in self.logged.items()}

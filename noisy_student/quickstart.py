@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages import app
+from stages import app, termination
 from stages.errors import InputError
 from stages.files import read_json, write_json
 
@@ -51,7 +50,7 @@ def run(workdir: Path, seed: int) -> None:
 
 
 def _call(script: str, *arguments: str) -> None:
-    code = subprocess.call([str(app.ROOT / script), *arguments])
+    code = termination.call([str(app.ROOT / script), *arguments])
     if code:
         sys.exit(code if code > 0 else 128 - code)
 

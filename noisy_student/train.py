@@ -62,6 +62,7 @@ def main(
     strategy: str,
     cpu_devices: str,
     tpu: str,
+    profile_steps: str | None,
     arguments: list[str],
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
@@ -76,11 +77,12 @@ def main(
         workdirs.require_finished(path, f"--{name}", made_by[name])
     resolved = resolve(config, section, data, unlabeled=bool(pseudo_labeled), init=init, iteration=int(iteration))
     if stage.start(workdir, resolved, inputs):
-        train(Path(workdir), resolved, data, pseudo_labeled, init, strategy_name=strategy, cpu_devices=int(cpu_devices), tpu=tpu)
+        where = {"strategy_name": strategy, "cpu_devices": int(cpu_devices), "tpu": tpu, "profile_steps": profile_steps}
+        train(Path(workdir), resolved, data, pseudo_labeled, init, **where)
 
 
 def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: str | None, init: str | None, **where: Any) -> None:
-    """Runs one resolved training; `where`: strategy, CPU devices and TPU, see `stage.train`."""
+    """Runs one resolved training; `where`: strategy, CPU devices, TPU and profile, see `stage.train`."""
     section = ConfigDict(resolved["train"])
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and section.unlabeled_ratio else None

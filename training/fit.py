@@ -21,6 +21,8 @@ from data import records
 from data.records import Manifest
 from stages.errors import InputError
 from stages.files import atomic_path
+from stages.termination import EXIT_CODE, on_sigterm
+from training.checkpoints import Checkpoints
 from training.trainer import Trainer
 
 
@@ -37,8 +39,11 @@ def fit(
     evaluate: Callable[[], dict[str, float]] | None = None,
     keep: int = 2,
     manifests: Sequence[Manifest] = (),
+    profile: tuple[int, int] | None = None,
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
+
+    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one).
 
     Args:
       trainer: compiled; everything trackable in it is checkpointed.
@@ -52,9 +57,11 @@ def fit(
       evaluate: returns metrics by name, logged as `eval_NAME`.
       keep: checkpoints kept.
       manifests: of the data, to name the broken shard where reading fails.
+      profile: first and last step of a profile for TensorBoard.
 
     Raises:
-      InputError: steps that don't fit together, a loss that is not finite, or a corrupt record.
+      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, or a full disk.
+      SystemExit: after SIGTERM.
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
         raise InputError(f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}")
@@ -62,19 +69,20 @@ def fit(
     strategy = trainer.distribute_strategy
     with strategy.scope():
         trainer.build_optimizers()  # before restoring: the slots must exist
-        checkpoint = tf.train.Checkpoint(trainer=trainer)
-        manager = tf.train.CheckpointManager(checkpoint, str(workdir / "checkpoints"), max_to_keep=keep)
-        if manager.latest_checkpoint:
-            checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
-    start = int(trainer.optimizer.iterations.numpy())
+        checkpoints = Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep)
+        start = checkpoints.restore()
     spent = _truncate_metrics(workdir / "metrics.jsonl", start)
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
     if start >= steps:
         return
-    callback = _Steps(workdir, manager, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, spent)
+    callback = _Steps(workdir, checkpoints, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, spent)
+    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile else [])]
+    # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
+    callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     try:
-        trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=[callback])
+        with on_sigterm(callback.terminate):
+            trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         for manifest in manifests:  # TensorFlow does not say which file or record it was
             records.verify_split(manifest)
@@ -99,7 +107,7 @@ class _Steps(tf.keras.callbacks.Callback):
     def __init__(
         self,
         workdir: Path,
-        manager: tf.train.CheckpointManager,
+        checkpoints: Checkpoints,
         start: int,
         steps: int,
         images_per_step: int,
@@ -111,21 +119,44 @@ class _Steps(tf.keras.callbacks.Callback):
     ):
         super().__init__()
         self._supports_tf_logs = True  # Keras then leaves the step's outputs on the device
-        self.workdir, self.manager = workdir, manager
+        self.workdir, self.checkpoints = workdir, checkpoints
         self.start, self.steps, self.images_per_step = start, steps, images_per_step
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.evaluate_every, self.evaluate = evaluate_every, evaluate
         self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
         self.spent, self.last_step, self.last_line = spent, start, 0.0
+        self.carried: list[Any] = []
+        self.terminated = self.evaluating = False
         self.began = self.last_time = time.perf_counter()
+
+    def terminate(self) -> None:
+        """Asks for the end, as soon as there is nothing to lose."""
+        self.terminated = True
+        if self.evaluating:
+            self._leave("during an evaluation")
+
+    def _leave(self, where: str) -> None:
+        print(f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_CODE)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Keras's hook, after it has reset the metrics."""
+        for metric, values in zip(self.model.metrics, self.carried):
+            metric.set_weights(values)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook; `batch` counts from 0 in this call of fit."""
         step = self.start + batch + 1
         self.bar.update(step - self.bar.n)
-        if step % self.log_every and step != self.steps:
-            return
+        if step % self.log_every == 0 or step == self.steps:
+            self._log(step)
+        elif self.terminated:
+            self.checkpoints.save(step)
+        if self.terminated and step != self.steps:
+            self._leave(f"after step {step}")
+
+    def _log(self, step: int) -> None:
         values = {metric.name: float(metric.result()) for metric in self.model.logged.values()}
         self._stop_if_not_finite(step, values)
         now = time.perf_counter()
@@ -134,19 +165,21 @@ class _Steps(tf.keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
         row.update(values)
         if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):
+            self.evaluating = True
             row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
+            self.evaluating = False
         self._write(row)
         self._show(row)
-        if step % self.checkpoint_every == 0 or step == self.steps:
-            self.manager.save(checkpoint_number=step)
+        if step % self.checkpoint_every == 0 or step == self.steps or self.terminated:
+            self.checkpoints.save(step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()
 
     def _stop_if_not_finite(self, step: int, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            newest = self.manager.latest_checkpoint
-            kept = f"the last good checkpoint is {Path(newest).name}" if newest else "there is no checkpoint yet"
+            saved = self.checkpoints.steps
+            kept = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
             raise InputError(
                 f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} ({self.workdir}); {kept}. Lower the learning "
                 "rate (schedule.base) or set optimizer.clip_norm"
@@ -175,3 +208,22 @@ class _Steps(tf.keras.callbacks.Callback):
         """Ends the bar and the summary file."""
         self.bar.close()
         self.writer.close()
+
+
+class _Profile(tf.keras.callbacks.Callback):
+    """Writes TensorBoard's profile of the steps from `first` to `last`."""
+
+    def __init__(self, directory: Path, start: int, first: int, last: int):
+        super().__init__()
+        self._supports_tf_logs = True
+        self.directory, self.start, self.first, self.last = str(directory), start, first, last
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Keras's hook."""
+        if self.start + batch + 1 == self.first:
+            tf.profiler.experimental.start(self.directory)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Keras's hook."""
+        if self.start + batch + 1 == self.last and self.start < self.first:
+            tf.profiler.experimental.stop()

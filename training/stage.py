@@ -26,8 +26,9 @@ FLAGS = {
     "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
     "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
     "tpu": "Name or address of the TPU.",
+    "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
 }
-OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": ""}
+OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
 
 Build = Callable[..., Trainer]
 """(steps_per_epoch, seed, sync) -> the compiled trainer; called in the strategy's scope."""
@@ -91,6 +92,7 @@ def train(
     strategy_name: str = "auto",
     cpu_devices: int = 1,
     tpu: str = "",
+    profile_steps: str | None = None,
 ) -> None:
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
 
@@ -106,11 +108,13 @@ def train(
       strategy_name: see `training.strategy.create`.
       cpu_devices: the same.
       tpu: the same.
+      profile_steps: the flag.
 
     Raises:
       InputError: the batch does not divide among the replicas, and whatever `fit` and `build` raise.
     """
     section = ConfigDict(resolved["train"])
+    profile = _profile(profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
@@ -147,6 +151,7 @@ def train(
         evaluate=evaluate,
         keep=section.keep_checkpoints,
         manifests=manifests,
+        profile=profile,
     )
     with trainer.ema.swapped():
         model_dir.save(workdir / "model", trainer.model, spec)
@@ -161,6 +166,16 @@ def train(
     }
     workdirs.finish(workdir, summary)
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
+
+
+def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
+    """First and last step of the flag --profile_steps. Raises InputError."""
+    if not steps:
+        return None
+    parts = steps.split(",")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]) <= last:
+        raise InputError(f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST")
+    return int(parts[0]), int(parts[1])
 
 
 def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:

@@ -54,7 +54,7 @@ def train_section() -> ConfigDict:
 def get_config() -> ConfigDict:
     """The shared recipe; data, preprocessing, fine-tuning and evaluation have the same keys as Noisy Student's."""
     shared = base.get_config()
-    config = ConfigDict({name: shared[name] for name in ("seed", "smoke", "data", "preprocessing", "finetune", "evaluate")})
+    config = ConfigDict({name: shared[name] for name in ("seed", "smoke", "data", "expected", "preprocessing", "finetune", "evaluate")})
     config.meta_pseudo_labels = train_section()
     # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None

@@ -45,7 +45,7 @@ def scripts(monkeypatch):
         (directory / "summary.json").write_text(json.dumps(summary))
         return 0
 
-    monkeypatch.setattr(study.subprocess, "call", call)
+    monkeypatch.setattr(study.termination, "call", call)
     return calls
 
 
@@ -76,16 +76,16 @@ def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
 
 
 def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
-    whole = study.subprocess.call
+    whole = study.termination.call
 
     def call(command, **options):
         return 137 if len(scripts) == 4 else whole(command, **options)
 
-    monkeypatch.setattr(study.subprocess, "call", call)
+    monkeypatch.setattr(study.termination, "call", call)
     with pytest.raises(SystemExit) as stop:
         study.main(config(), str(tmp_path / "s"), "1", [])
     assert stop.value.code == 137
-    monkeypatch.setattr(study.subprocess, "call", whole)
+    monkeypatch.setattr(study.termination, "call", whole)
     study.main(config(), str(tmp_path / "s"), "1", [])
     assert len(scripts) == 15
 

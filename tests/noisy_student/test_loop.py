@@ -70,7 +70,7 @@ def _started(monkeypatch):
         write_json(directory / "summary.json", summary)
         return 0
 
-    monkeypatch.setattr(loop.subprocess, "call", call)
+    monkeypatch.setattr(loop.termination, "call", call)
     return calls
 
 
@@ -140,7 +140,7 @@ def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
 
 
 def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.subprocess, "call", lambda command: 2)
+    monkeypatch.setattr(loop.termination, "call", lambda command: 2)
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"))
     assert stop.value.code == 2
@@ -155,7 +155,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
         started.append(Path(command[0]).name)
         return codes[started[-1]]
 
-    monkeypatch.setattr(loop.subprocess, "call", call)
+    monkeypatch.setattr(loop.termination, "call", call)
     (tmp_path / "w" / "data").mkdir(parents=True)
     (tmp_path / "w" / "data" / "summary.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
@@ -176,7 +176,7 @@ def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     clock = [0.0]
-    monkeypatch.setattr(loop.subprocess, "call", call)
+    monkeypatch.setattr(loop.termination, "call", call)
     monkeypatch.setattr(loop.time, "time", lambda: clock[0])
     for expected in (100, 200):
         with pytest.raises(KeyboardInterrupt):

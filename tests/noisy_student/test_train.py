@@ -107,7 +107,16 @@ def test_a_finished_run_says_so(directories, uninterrupted, capsys):
 
 
 def main(workdir, directories, *overrides, section="student", **flags):
-    values = {"iteration": "0", "init": None, "strategy": "auto", "cpu_devices": "1", "tpu": "", "arguments": [], "pseudo_labeled": None}
+    values = {
+        "iteration": "0",
+        "init": None,
+        "strategy": "auto",
+        "cpu_devices": "1",
+        "tpu": "",
+        "profile_steps": None,
+        "arguments": [],
+        "pseudo_labeled": None,
+    }
     train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
 
 

@@ -1,6 +1,10 @@
 """The loop: exact continuation, logs, and a loss that is not finite."""
 
 import json
+import os
+import re
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +86,96 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
     assert [[row["step"], row["loss"]] for row in lines[0]] == [[row["step"], row["loss"]] for row in lines[1]]
     seconds = [row["seconds"] for row in lines[1]]  # over both starts
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
+
+
+def losses(directory):
+    return [(row["step"], row["loss"]) for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())]
+
+
+def terminated_at(step):
+    """Batches that send SIGTERM to the run when `step` is read."""
+
+    def make(start):
+        def send(i):
+            if i == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return i
+
+        return batches(start).enumerate(start).map(lambda i, b: (tf.numpy_function(send, [i], tf.int64), b)).map(lambda _, b: b)
+
+    return make
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, uninterrupted, step, capsys):
+    weights, whole = uninterrupted
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, terminated_at(step))
+    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    found = re.search(r"stopped by SIGTERM after step (\d+)", capsys.readouterr().err)
+    assert found and (tmp_path / "checkpoints" / f"ckpt-{found[1]}.index").exists()
+    for a, b in zip(weights, run(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+    assert losses(tmp_path) == losses(whole)  # the line after the stop tells of all its steps
+
+
+def test_sigterm_during_an_evaluation_leaves_at_once(tmp_path):
+    def evaluate():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the evaluation went on")
+
+    with pytest.raises(SystemExit):
+        fit(trainer(), batches, tmp_path, **SIZES, evaluate_every=6, evaluate=evaluate)
+    assert (tmp_path / "checkpoints" / "ckpt-4.index").exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("harm", [cut, Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, harm):
+    weights, _ = uninterrupted
+    with pytest.raises((Killed, tf.errors.OpError)):
+        run(tmp_path, killed_at(11))
+    harm(tmp_path / "checkpoints" / "ckpt-8.data-00000-of-00001")
+    for a, b in zip(weights, run(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+    output = capsys.readouterr().out
+    assert "ckpt-8 is damaged" in output and "continuing at step 4" in output
+
+
+def test_damaged_checkpoints_only_are_refused(tmp_path):
+    with pytest.raises((Killed, tf.errors.OpError)):
+        run(tmp_path, killed_at(11))
+    for path in (tmp_path / "checkpoints").glob("*.data-*"):
+        cut(path)
+    with pytest.raises(InputError, match=r"all checkpoints in .* are damaged"):
+        run(tmp_path)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch, uninterrupted):
+    write = tf.train.Checkpoint.write
+
+    def fail(self, path, *arguments, **options):
+        if path.endswith("-8"):
+            Path(f"{path}.data-00000-of-00001").write_bytes(b"half")
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        return write(self, path, *arguments, **options)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
+    with pytest.raises(InputError, match="no space left for a checkpoint"):
+        run(tmp_path)
+    assert {path.name.partition(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {"ckpt-4"}
+    monkeypatch.undo()
+    for a, b in zip(uninterrupted[0], run(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_profile_of_some_steps(tmp_path):
+    fit(trainer(), batches, tmp_path, **SIZES, profile=(3, 5))
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
 def test_a_finished_run_is_left_alone(uninterrupted):

@@ -1,0 +1,32 @@
+"""SIGTERM, with which machines are taken away: what to do before leaving."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+EXIT_CODE = 128 + signal.SIGTERM
+"""Of a stage that was stopped so and goes on with the same command."""
+
+
+@contextlib.contextmanager
+def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Within it SIGTERM calls `act`, in place of ending the process. Signals reach the main thread only; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def call(command: Sequence[str], **options: Any) -> int:
+    """Runs a command and returns its exit code, as `subprocess.call`; SIGTERM is handed on to it, and it is waited for."""
+    with subprocess.Popen(command, **options) as process, on_sigterm(process.terminate):
+        return process.wait()

@@ -1,0 +1,32 @@
+"""SIGTERM: what is done before leaving."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from stages import termination
+
+
+def test_a_command_gets_the_signal_and_is_waited_for() -> None:
+    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        os.read(reading, 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send).start()
+    before = signal.getsignal(signal.SIGTERM)
+    assert termination.call([sys.executable, "-c", program], stdout=writing) == 7
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_another_thread_nothing_changes() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(termination.call([sys.executable, "-c", "raise SystemExit(3)"])))
+    thread.start()
+    thread.join()
+    assert codes == [3]

@@ -1,0 +1,84 @@
+"""The checkpoints of a run: the newest whole one counts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from stages.errors import InputError
+
+PREFIX = "ckpt"
+
+
+# A file that is missing or has a wrong checksum, too short a one (TensorFlow makes an IndexError of that), a variable that is missing.
+_DAMAGE = (tf.errors.OpError, IndexError, AssertionError, ValueError)
+
+
+class Checkpoints:
+    """`ckpt-STEP.index` and `.data-*` in one directory, the last `keep` of them.
+
+    A preempted machine may leave the newest one cut off, or with a part missing. It is told, deleted, and the one before is used.
+
+    Args:
+      directory: made where missing.
+      checkpoint: what is saved and restored.
+      keep: checkpoints kept.
+    """
+
+    def __init__(self, directory: str | Path, checkpoint: tf.train.Checkpoint, keep: int):
+        self.directory, self.checkpoint, self.keep = Path(directory), checkpoint, keep
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the checkpoints there are, rising."""
+        found = (re.fullmatch(rf"{PREFIX}-(\d+)\.index", path.name) for path in self.directory.glob(f"{PREFIX}-*.index"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def restore(self) -> int:
+        """Restores the newest whole checkpoint and returns its step; 0 without one.
+
+        Raises:
+          InputError: there are checkpoints, but all are damaged.
+        """
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                self.checkpoint.read(self._path(step)).assert_existing_objects_matched()
+                for later in steps[steps.index(step) + 1 :]:
+                    self._delete(later)
+                return step
+            except _DAMAGE as error:
+                print(f"checkpoint {self._path(step)} is damaged ({str(error).splitlines()[0]}); looking for the one before", flush=True)
+        if steps:
+            raise InputError(f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew")
+        return 0
+
+    def save(self, step: int) -> None:
+        """Saves under the number `step`, then deletes what is too old.
+
+        Raises:
+          InputError: the disk is full; older checkpoints stay as they are.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.directory.glob(f"{PREFIX}-*_temp"):  # of a run that was killed while saving
+            shutil.rmtree(unfinished)
+        try:
+            self.checkpoint.write(self._path(step))
+        except tf.errors.OpError as error:
+            self._delete(step)
+            if not isinstance(error, tf.errors.ResourceExhaustedError) and "No space left" not in str(error):
+                raise
+            raise InputError(f"no space left for a checkpoint in {self.directory}; make room, and the same command goes on") from error
+        for other in self.steps[: -self.keep]:
+            self._delete(other)
+
+    def _path(self, step: int) -> str:
+        return str(self.directory / f"{PREFIX}-{step}")
+
+    def _delete(self, step: int) -> None:
+        for path in self.directory.glob(f"{PREFIX}-{step}.*"):
+            os.remove(path)
