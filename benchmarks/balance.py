@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from benchmarks import report
 from data import records
 from data.records import Manifest, make_prediction, shard_name
 from noisy_student import balance, predictions, selection
+from stages.errors import InputError
 
 CLASSES, TOP_K, SHARD = 1000, 5, 100_000
 THRESHOLD = 0.3
@@ -122,10 +123,11 @@ def child(total: int, with_peers: bool) -> None:
     print(json.dumps(result))
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Both sizes, and the lines."""
-    total = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--records=")), 10_000_000)
-    sizes = {}
+def main(records: int = 10_000_000) -> None:
+    """Two sizes, a tenth of `records` and all, and the lines. Raises InputError for too few."""
+    total, sizes = records, {}
+    if total < 1000:
+        raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
     for size in (total // 10, total):
         command = [sys.executable, "-m", "benchmarks.balance", str(size), "peers" if size == total else ""]
         sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
@@ -159,7 +161,4 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        child(int(sys.argv[1]), sys.argv[2] == "peers")
-    else:
-        main(sys.argv[1:])
+    child(int(sys.argv[1]), sys.argv[2] == "peers")

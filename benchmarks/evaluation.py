@@ -12,10 +12,8 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-import json
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ import PIL.Image
 import tensorflow as tf
 from sklearn import datasets
 
+from benchmarks import report
 from data.preprocessing import Preprocessing
 from efficientnet import EfficientNet
 from evaluation import imagenet, predict
@@ -49,10 +48,8 @@ def write_sets(directory: Path) -> None:
                     crop.save(folder / f"{i}.JPEG", "JPEG", quality=85)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Prints one JSON line. Raises ValueError for arguments, of which it has none."""
-    if arguments:
-        raise ValueError(f"unknown {arguments[0]}")
+def main() -> None:
+    """Prints one JSON line."""
     model = EfficientNet("b0", num_classes=1000)
     classifier = Classifier("b0", Preprocessing(image_size=SIZE), lambda images: model(images, training=False))
     forward = tf.function(lambda images: tf.nn.softmax(classifier.logits(images)))
@@ -71,10 +68,4 @@ def main(arguments: Sequence[str] = ()) -> None:
             for _ in range(batches):
                 forward(batch).numpy()
             bare.append(batches * BATCH_SIZE / (time.perf_counter() - started))
-    ratio = float(np.median(np.divide(ours, bare)))
-    line = {"benchmark": "evaluation_c", "ours": round(float(np.median(ours)), 1), "peer": round(float(np.median(bare)), 1)}
-    print(json.dumps({**line, "peer_name": "bare forward passes", "ratio": round(ratio, 3), "goal": 0.9, "unit": "images/s"}))
-
-
-if __name__ == "__main__":
-    main()
+    report.line("evaluation_c", float(np.median(ours)), float(np.median(bare)), "bare forward passes", goal=0.9, unit="images/s")

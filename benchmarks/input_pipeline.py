@@ -18,7 +18,7 @@ import importlib.util
 import io
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,9 @@ def timm_loader(files: list[bytes]) -> Callable[[], Any]:
     return lambda: sum(1 for _ in loader)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Measures and prints the lines."""
-    count = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--images=")), 512)
-    files = photographs(count)
+def main(images: int = 512) -> None:
+    """Measures with so many JPEG files and prints the lines."""
+    count, files = images, photographs(images)
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "images")
         records.write_shard(path, (records.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
@@ -165,7 +164,3 @@ def main(arguments: Sequence[str] = ()) -> None:
                 peer_cpu_ms=None if peer == "timm" else round(cpu / count * 1e3, 3),  # its workers' time is not this process's
                 cpu_ratio=None if peer == "timm" else round(cpu / ours_cpu, 3),
             )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -6,13 +6,37 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from stages.errors import InputError
 
 
 def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: float, unit: str, **notes: Any) -> None:
     """Prints a result: rates, so that a ratio above 1 is better for us. `notes` are whatever else a reader must know."""
     row = {"benchmark": benchmark, "ours": round(ours, 4), "peer": round(peer, 4), "peer_name": peer_name, "ratio": round(ours / peer, 3)}
     print(json.dumps({**row, "goal": goal, "unit": unit, **notes}), flush=True)
+
+
+def positive(name: str, text: str, kind: Callable[[str], Any] = int) -> Any:
+    """The number of a flag, `int` or `float`. Raises InputError where it is none above 0."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        raise InputError(f"--{name} is {text!r}; it must be a {'whole number' if kind is int else 'number'} above 0")
+    return value
+
+
+def memory(pid: int | str, field: str = "VmRSS") -> float:
+    """GiB of a process by /proc/PID/status (Linux): `VmRSS` now, `VmHWM` at most; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = [line for line in lines if line.startswith(field)]
+    return int(found[0].split()[1]) / 2**20 if found else 0.0
 
 
 class Timer:

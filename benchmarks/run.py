@@ -1,24 +1,45 @@
-"""Runs benchmarks by name, or all of them: `./run_benchmarks.sh [NAME…] [--flag=value…]`; flags go to each of them."""
+"""Runs benchmarks by name, or all of them: `./run_benchmarks.sh [NAME…] [--flag=value…]`; a flag goes to the benchmark that has it."""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+
+from benchmarks import report
+from stages import app
+from stages.errors import InputError
+
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "balance": ("records",),
+    "evaluation": (),
+    "input_pipeline": ("images",),
+    "serving": ("model", "requests", "clients"),
+}
+"""Module -> flags, which are arguments of its `main`."""
+
+FLAGS = {
+    "records": "balance: prediction records.",
+    "images": "input_pipeline: JPEG files.",
+    "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
+    "requests": "serving: requests of one image each, to each server.",
+    "clients": "serving: connections at the same time.",
+}
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit code: 2 for an unknown name."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "report", "run"))
-    names, flags = [a for a in arguments if not a.startswith("-")], [a for a in arguments if a.startswith("-")]
-    unknown = [name for name in names if name not in known]
+def main(arguments: Sequence[str], **flags: str | None) -> None:
+    """Runs the benchmarks `arguments`. Raises InputError for an unknown one, and for flags that are no numbers or nobody's."""
+    unknown = [name for name in arguments if name not in BENCHMARKS]
     if unknown:
-        print(f"error: no benchmark {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
-        return 2
-    for name in names or known:
-        importlib.import_module(f"benchmarks.{name}").main(flags)
-    return 0
+        raise InputError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    names = list(arguments or BENCHMARKS)
+    given = {name: text if name == "model" else report.positive(name, text) for name, text in flags.items() if text is not None}
+    for flag in given:
+        if not any(flag in BENCHMARKS[name] for name in names):
+            raise InputError(f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose it is")
+    for name in names:
+        values = {flag: given[flag] for flag in BENCHMARKS[name] if flag in given}
+        importlib.import_module(f"benchmarks.{name}").main(**values)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app.run(main, FLAGS, dict.fromkeys(FLAGS), config=False)

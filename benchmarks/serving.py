@@ -1,7 +1,6 @@
 """What serving costs: decoding that forgives, and a server in front of a model, against the bare functions.
 
-    ./run_benchmarks.sh serving
-    python -m benchmarks.serving [--model=SERVING_DIR] [--requests=10000] [--clients=16]
+    ./run_benchmarks.sh serving [--model=SERVING_DIR] [--requests=10000] [--clients=16]
 
 prints a JSON object a line (ratio > 1: better than the bare function), then one with latencies and memory. Without `--model`
 an untrained EfficientNet-B0 at 32 pixels with 10 classes is exported first. Everything runs on this machine, over loopback;
@@ -10,7 +9,6 @@ the clients take their share of the same cores.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import http.client
 import io
@@ -35,33 +33,33 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from benchmarks import report
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from serving.images import prepare
+from stages import app
+from stages.errors import InputError
 from stages.files import write_json
 from stages.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
 
-ROOT = Path(__file__).resolve().parent.parent
 BATCH = 32
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs all of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="SERVING_DIR of run_export.sh")
-    parser.add_argument("--requests", type=int, default=10_000, help="of one image each, to each server")
-    parser.add_argument("--clients", type=int, default=16, help="connections at the same time")
-    options = parser.parse_args(argv)
+def main(model: str | None = None, requests: int = 10_000, clients: int = 16) -> None:
+    """Runs all of it, on the SERVING_DIR `model`. Raises InputError where there is none, or for too few requests."""
+    if requests < 10:
+        raise InputError(f"--requests is {requests}; they are sent in ten parts, so at least 10")
     with tempfile.TemporaryDirectory() as scratch:
-        serving_dir = Path(options.model) if options.model else exported(Path(scratch))
+        serving_dir = Path(model).resolve() if model else exported(Path(scratch))
+        resolve(serving_dir)  # before the minutes that decoding takes
         image = picture(64, 48)
         decoding("serving/decode_jpeg_500x375", picture(500, 375))
         decoding("serving/decode_jpeg_64x48", image)
-        bare = bare_rates(serving_dir, image, options.clients)
+        bare = bare_rates(serving_dir, image, clients)
         for batching in (True, False):
-            load(serving_dir, image, bare, options.requests, options.clients, batching)
+            load(serving_dir, image, bare, requests, clients, batching)
 
 
 def exported(folder: Path) -> Path:
@@ -81,12 +79,6 @@ def picture(width: int, height: int) -> bytes:
     file = io.BytesIO()
     pixels.resize((width, height), PIL.Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-def line(name: str, ours: float, peer: float, peer_name: str, goal: float, unit: str = "images/s") -> None:
-    """Prints the result of a comparison; rates, so the higher the better."""
-    result = {"benchmark": name, "ours": round(ours, 2), "peer": round(peer, 2), "peer_name": peer_name}
-    print(json.dumps({**result, "ratio": round(ours / peer, 3), "goal": goal, "unit": unit}), flush=True)
 
 
 def rate(call: Callable[[], Any], images: int, seconds: float = 2.0) -> float:
@@ -116,7 +108,8 @@ def decoding(name: str, image: bytes) -> None:
         return prepare(encoded, preprocessing)
 
     batch = tf.constant([image] * BATCH)
-    line(name, rate(lambda: forgiving(batch), BATCH), rate(lambda: plain(batch), BATCH), "tf.map_fn of eval_image", 0.9)
+    ours, peer = rate(lambda: forgiving(batch), BATCH), rate(lambda: plain(batch), BATCH)
+    report.line(name, ours, peer, "tf.map_fn of eval_image", goal=0.9, unit="images/s")
 
 
 def bare_rates(serving_dir: Path, image: bytes, threads: int) -> dict[str, float]:
@@ -149,21 +142,22 @@ def load(serving_dir: Path, image: bytes, bare: dict[str, float], requests: int,
     """Asks the server for development `requests` times from `clients` connections."""
     name = "serving/local_batching" if batching else "serving/local_nobatching"
     flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0", *([] if batching else ["--nobatching"])]
-    server = subprocess.Popen([sys.executable, "-m", "serving.serve", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-m", "serving.serve", *flags], cwd=app.ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         address = urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc
         ask(address, image, clients * 20, clients)  # warm
-        memory, latencies, began = [resident(server.pid)], [], time.perf_counter()
+        memory, latencies, began = [_mib(server.pid)], [], time.perf_counter()
         for _ in range(10):
             latencies += ask(address, image, requests // 10, clients)
-            memory.append(resident(server.pid))
+            memory.append(_mib(server.pid))
         seconds = time.perf_counter() - began
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
-    line(name, requests / seconds, bare["batches"], f"SavedModel in batches of {BATCH}", 0.5)
-    line(f"{name}_singly", requests / seconds, bare["threads"], f"SavedModel one image at a time, {clients} threads", 1.0)
+    ours, singly = len(latencies) / seconds, f"SavedModel one image at a time, {clients} threads"
+    report.line(name, ours, bare["batches"], f"SavedModel in batches of {BATCH}", goal=0.5, unit="images/s")
+    report.line(f"{name}_singly", ours, bare["threads"], singly, goal=1.0, unit="images/s")
     p50, p95, p99 = (round(1000 * float(np.percentile(latencies, p)), 1) for p in (50, 95, 99))
     detail = {
         "requests": len(latencies),
@@ -200,10 +194,5 @@ def ask(address: str, image: bytes, requests: int, clients: int) -> list[float]:
     return seconds
 
 
-def resident(pid: int) -> int:
-    """Memory of a process, MiB (Linux)."""
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) // 1024
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _mib(pid: int) -> int:
+    return round(1024 * report.memory(pid))

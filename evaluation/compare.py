@@ -79,11 +79,9 @@ def main(
     wrong = [name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")]
     if wrong:
         raise InputError(f"--suite={suite}: it can be clean, c, p, adversarial, separated by commas")
-    folders = find_runs(runs)
-    names = models.split(",") if models else models_of(next(iter(folders.values())))
-    for folder in folders.values():
-        for name in names:
-            require_finished(folder / name, "model", "run_noisy_student.sh")
+    found = find_runs(runs)
+    names = [name.strip() for name in models.split(",")] if models else max((models_of(folder) for folder in found.values()), key=len)
+    folders = with_models(found, names)
     _require_same_images([folder / "data" / config.evaluate.get("split", "test") for folder in folders.values()])
 
     directory = Path(workdir)
@@ -120,18 +118,42 @@ def main(
 
 
 def find_runs(text: str) -> dict[str, Path]:
-    """The runs by name, in the order of their names. Raises InputError where there is none."""
-    paths = [Path(path) for part in text.split(",") for path in sorted(glob.glob(part))]
-    found = {path.resolve().name: path.resolve() for path in paths if (path / "data").is_dir()}
+    """The runs by name, in the order of their names; says which directories are none.
+
+    Raises:
+      InputError: no runs, or two of the same name.
+    """
+    found: dict[str, Path] = {}
+    for part in text.split(","):
+        for path in sorted(glob.glob(part)) or [part]:
+            run = Path(path).resolve()
+            if not (run / "data").is_dir():
+                print(f"{path} is left out: it has no data/; give directories of run_noisy_student.sh")
+            elif found.setdefault(run.name, run) != run:
+                raise InputError(f"--runs: {found[run.name]} and {run} have the same name; rename one of them")
     if not found:
         raise InputError(f"--runs={text}: no directory with data/ and models; give those of run_noisy_student.sh")
     return found
 
 
 def models_of(run: Path) -> list[str]:
-    """Teacher and students of a run, in order."""
-    students = [path.name for path in run.glob("student_*") if path.name[8:].isdecimal()]
+    """Teacher and finished students of a run, in order."""
+    students = [path.parent.name for path in run.glob("student_*/summary.json") if path.parent.name[8:].isdecimal()]
     return ["teacher", *sorted(students, key=lambda name: int(name[8:]))]
+
+
+def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
+    """Those of `runs` that have finished all the models; says which have not. Raises InputError where none has."""
+    complete = {}
+    for run, folder in runs.items():
+        lacking = [name for name in names if not (folder / name / "summary.json").exists()]
+        if lacking:
+            print(f"{folder} is left out: no finished {', '.join(lacking)}")
+        else:
+            complete[run] = folder
+    if not complete:
+        raise InputError(f"none of the runs has all of {', '.join(names)}; finish them with run_noisy_student.sh, or name --models")
+    return complete
 
 
 def _require_same_images(splits: Sequence[Path]) -> None:

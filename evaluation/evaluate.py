@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from data.records import MANIFEST, Manifest, read_manifest
 from evaluation import build, figures, imagenet, report, results, suites
@@ -46,7 +45,7 @@ FLAGS = {
     "workdir": "Directory to write.",
     "model": "Finished training directories or SavedModels, separated by commas; the last one is the one of interest.",
     "data": "Finished directory of run_prepare_data.sh.",
-    "split": "Labelled split of --data.",
+    "split": "Labelled split of --data; the recipe's evaluate.split if not given.",
     "suite": f"What to measure, separated by commas: {', '.join(suites.SUITES)}.",
     "data_real": "ReaL's real.json.",
     "data_a": "ImageNet-A, unpacked.",
@@ -56,7 +55,7 @@ FLAGS = {
 }
 OPTIONAL = {
     "data": None,
-    "split": "test",
+    "split": None,
     "suite": "clean",
     "data_real": None,
     "data_a": None,
@@ -73,7 +72,7 @@ def main(
     workdir: str,
     model: str,
     data: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     suite: str = "clean",
     data_real: str | None = None,
     data_a: str | None = None,
@@ -90,6 +89,7 @@ def main(
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; models are named with --model=DIR,DIR")
     settings = Settings.from_config(config.evaluate)
+    split = split or settings.split
     chosen = _suites(suite, {"real": data_real, "a": data_a})
     own = bool({"clean", "real", "adversarial"} & set(chosen) or ("c" in chosen and not data_c) or ("p" in chosen and not data_p))
     if own and not data:
@@ -252,18 +252,6 @@ def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
     figures.confusion(evaluations[-1], drawn["confusion"])
     figures.summary_figure(evaluations, drawn["summary"])
     return {name: str(path) for name, path in drawn.items()}
-
-
-def read_predictions(workdir: str | Path, name: str) -> dict[str, np.ndarray]:
-    """The stored answers of model `name` in a finished work directory of this stage: `keys`, `labels`, `probabilities`.
-
-    Raises:
-      InputError: there are none.
-    """
-    models = require_finished(workdir, "evaluation", "run_evaluate.sh").get("models", {})
-    if name not in models:
-        raise InputError(f"{workdir} holds no evaluation of {name!r}; it has {', '.join(models) or 'none'}")
-    return results.load(Path(workdir) / name / "predictions.npz")
 
 
 def _named(models: str) -> dict[str, Path]:

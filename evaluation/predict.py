@@ -46,8 +46,8 @@ def everything(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def answers(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Keeps `answers` int32 and `confidence` float32 [b]: what is affordable for millions of images of a thousand classes."""
-    return {"answers": probabilities.argmax(axis=1).astype(np.int32), "confidence": probabilities.max(axis=1)}
+    """Keeps `answers`, int32 [b]: what is affordable for millions of images of a thousand classes."""
+    return {"answers": probabilities.argmax(axis=1).astype(np.int32)}
 
 
 class Pixels(NamedTuple):
@@ -105,7 +105,16 @@ def read(batches: tf.data.Dataset, sets: Sequence[Examples]) -> Iterator[dict[st
         yield batch
 
 
-def _blame(sets: Sequence[Examples], error: tf.errors.OpError) -> InputError:
+def first_image(examples: Examples) -> tf.Tensor:
+    """The first image, uint8 [H, W, 3]. Raises InputError where there is none or it is damaged."""
+    try:
+        encoded, _, _ = next(iter(examples.stream()))
+        return decode(encoded)
+    except (StopIteration, tf.errors.OpError) as error:
+        raise _blame([examples], error) from error
+
+
+def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
     """Which of `sets` an error in the stream over all of them comes from: batches are made ahead, so it is looked for."""
     for examples in sets:
         try:
@@ -115,7 +124,7 @@ def _blame(sets: Sequence[Examples], error: tf.errors.OpError) -> InputError:
             return InputError(f"{examples.where} holds a damaged record or image ({reason}); make the data again")
         if found != examples.count:
             return InputError(f"{examples.where} holds {found} examples, not the {examples.count} announced; make the data again")
-    reason = " ".join(str(error.message).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return InputError(f"{sets[0].where} cannot be used ({reason})")
 
 
@@ -147,8 +156,7 @@ def predict(
         examples than the set announces, or answers that are not finite.
     """
     for examples in sets:
-        if not examples.count:
-            raise InputError(f"{examples.where} holds no examples; there is nothing to evaluate")
+        require_some(examples)
     batches = image_batches(sets, batch_size, input_pixels(preprocessing or classifier.preprocessing))
     probabilities_of = tf.function(lambda images: tf.nn.softmax(tf.cast(classifier.logits(images), tf.float32)))
     probabilities_of = probabilities_of.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
@@ -164,10 +172,7 @@ def predict(
                 yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)
                 current, collected, started = current + 1, _Collected(), time.perf_counter()
             rows = number == i
-            if probabilities.shape[1] != sets[i].num_classes:
-                raise InputError(
-                    f"{classifier.name} tells {probabilities.shape[1]} classes apart, {sets[i].where} has {sets[i].num_classes}"
-                )
+            require_classes(classifier, probabilities.shape[1], sets[i])
             _require_finite(probabilities[rows], keys[rows], classifier)
             collected.keys.append(keys[rows])
             collected.labels.append(labels[rows])
@@ -175,6 +180,30 @@ def predict(
     while current < len(sets):
         yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)
         current, collected, started = current + 1, _Collected(), time.perf_counter()
+
+
+def require_some(examples: Examples) -> None:
+    """Raises InputError for an empty set."""
+    if not examples.count:
+        raise InputError(f"{examples.where} holds no examples; there is nothing to evaluate")
+
+
+def require_classes(classifier: Classifier, count: int, examples: Examples) -> None:
+    """Raises InputError where the classifier's answers, over `count` classes, are over others than the set's."""
+    if count != examples.num_classes:
+        raise InputError(f"{classifier.name} tells {count} classes apart, {examples.where} has {examples.num_classes}")
+
+
+def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> None:
+    """Raises InputError where one of `labels` is no class; `keys` are their examples', as bytes or str."""
+    wrong = (labels < 0) | (labels >= examples.num_classes)
+    if wrong.any():
+        key, label = keys[wrong][0], labels[wrong][0]
+        name = key.decode("utf-8") if isinstance(key, bytes) else key
+        raise InputError(
+            f"{examples.where}: {name or 'an image'} has no label or the label {label}, outside 0..{examples.num_classes - 1}; "
+            "make the data again"
+        )
 
 
 def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Classifier) -> None:
@@ -197,10 +226,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     unique, counts = np.unique(decoded, return_counts=True)
     if len(unique) != len(decoded):
         raise InputError(f"{where} holds the key {unique[counts > 1][0]!r} {counts.max()} times; each example must be evaluated once")
-    wrong = (labels < 0) | (labels >= examples.num_classes)
-    if wrong.any():
-        key, label = decoded[wrong][0], labels[wrong][0]
-        raise InputError(f"{where}: {key} has no label or the label {label}, outside 0..{examples.num_classes - 1}; make the data again")
+    require_labels(examples, decoded, labels)
     return decoded
 
 

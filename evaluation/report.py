@@ -18,9 +18,8 @@ from data.records import MANIFEST, Manifest
 from evaluation import charts, page, pictures, results, tables
 from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
-from evaluation.robustness import SEVERITIES
+from evaluation.robustness import CORRUPTIONS, SEVERITIES
 from evaluation.suites import Inputs
-from stages.errors import InputError
 from stages.files import read_json
 from training import model_dir
 
@@ -84,18 +83,17 @@ class _Report:
         self.run = parents.pop() if len(parents) == 1 else None
 
     def body(self) -> Iterator[str]:
-        for section in (
-            self.summary_section,
-            self.calibration,
-            self.training,
-            self.pseudo_labels,
-            self.corruptions,
-            self.sequences,
-            self.attacks,
-            self.mistakes,
-            self.provenance,
-        ):
-            yield from section()
+        yield from self.summary_section()
+        yield from self.calibration()
+        yield from _optional(self.training)
+        yield from _optional(self.pseudo_labels)
+        yield from self.corruptions()
+        yield from _optional(self._corrupted_pictures)
+        yield from self.sequences()
+        yield from _optional(self._sequence_pictures)
+        yield from self.attacks()
+        yield from _optional(self._mistake_pictures)
+        yield from _optional(self.provenance)
 
     def having(self, suite: str) -> dict[str, dict[str, Any]]:
         """Model -> its numbers of a suite, for those that have it."""
@@ -225,8 +223,7 @@ class _Report:
             left = sum(counts["below_threshold"])
             drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
         yield page.charts(drawn)
-        last = rounds[-1]
-        yield from self._safely(lambda: self._pseudo_label_pictures(last))
+        yield from self._pseudo_label_pictures(rounds[-1])
 
     def _pseudo_label_pictures(self, folder: Path) -> Iterator[str]:
         assert self.run is not None
@@ -250,19 +247,25 @@ class _Report:
         if not measured:
             return
         yield "<h2>Corruptions</h2>"
-        names = list(measured)
-        errors = {name: measured[name]["errors"] for name in names}
+        errors = {name: row["errors"] for name, row in measured.items()}
         kinds = list(next(iter(errors.values())))
+        common = [kind for kind in kinds if kind in CORRUPTIONS]
+        per_kind = {name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in errors}
+        svg = charts.grouped_bars("Error under each corruption, per model", kinds, per_kind, "error (%)")
+        yield page.charts([*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")])
+
+    def _mean_corruptions(self, common: Sequence[str]) -> list[tuple[str, str, str]]:
+        """The charts of the means over the corruptions `common`, to which the four extra ones do not belong."""
+        measured = self.having("c")
+        names = list(measured)
         by_severity: list[charts.Series] = []
-        for name in names:
-            accuracy = [100 * (1 - float(np.mean([errors[name][kind][i] for kind in kinds]))) for i in range(len(SEVERITIES))]
-            unchanged = measured[name].get("unchanged_error")
+        for name, row in measured.items():
+            accuracy = [100 * (1 - float(np.mean([row["errors"][kind][i] for kind in common]))) for i in range(len(SEVERITIES))]
+            unchanged = row.get("unchanged_error")
             start = [] if unchanged is None else [100 * (1 - unchanged)]
             by_severity.append((name, [*([0] if start else []), *SEVERITIES], [*start, *accuracy]))
-        overall = [100 * (measured[name]["mean_error"] or 0) for name in names]
-        intervals = [_percents(measured[name].get("mean_error_interval")) for name in names]
-        per_kind = {name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in names}
-        reference = measured[names[-1]]["reference"]
+        overall = [100 * row["mean_error"] for row in measured.values()]
+        intervals = [_percents(row.get("mean_error_interval")) for row in measured.values()]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
         drawn = [
             ("Mean error", charts.bars(f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"), "Not normalised."),
@@ -271,18 +274,20 @@ class _Report:
                 charts.lines("Top-1 by severity", by_severity, "severity (0: unchanged)", "top-1 (%)", xticks=(0, *SEVERITIES)),
                 "Mean over corruptions.",
             ),
-            ("Each corruption", charts.grouped_bars("Error under each corruption, per model", kinds, per_kind, "error (%)"), ""),
         ]
-        mce: list[Any] = [measured[name].get("mce", measured[name].get("mce_of_part")) for name in names]
+        mce: list[Any] = [row.get("mce", row.get("mce_of_part")) for row in measured.values()]
         if all(value is not None for value in mce):
-            part = "" if "mce" in measured[names[0]] else f" of {len(kinds)} corruptions"
+            part = "" if "mce" in measured[names[0]] else f" of {len(common)} corruptions"
             said = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, mce))
             svg = charts.bars(f"Mean corruption error: {said}", names, mce, [None] * len(names), "mCE")
-            drawn.insert(0, (f"mCE{part}", svg, f"Error in percent of that of {reference}; lower is better."))
-        yield page.charts(drawn)
-        yield from self._safely(self._corrupted_pictures)
+            caption = f"Error in percent of that of {measured[names[-1]]['reference']}; lower is better."
+            drawn.insert(0, (f"mCE{part}", svg, caption))
+        return drawn
 
     def _corrupted_pictures(self) -> Iterator[str]:
+        if not self.having("c"):
+            return
+
         def ask(name: str) -> Callable[[str, int], tuple[int, int]]:
             def answer(corruption: str, severity: int) -> tuple[int, int]:
                 stored = results.load(self.directory / name / "c" / f"{corruption}-{severity}.npz")
@@ -301,26 +306,25 @@ class _Report:
         yield "<h2>Perturbation sequences</h2>"
         names = list(measured)
         kinds = list(measured[names[0]]["flips"])
-        overall = [100 * (measured[name]["mean_flip"] or 0) for name in names]
-        intervals = [_percents(measured[name].get("mean_flip_interval")) for name in names]
         per_kind = {name: [100 * measured[name]["flips"][kind] for kind in kinds] for name in names}
-        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
-        yield page.charts(
-            [
-                (
-                    "Mean flip probability",
-                    charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)"),
-                    "Not normalised.",
-                ),
-                ("Each perturbation", charts.grouped_bars("Flip probability of each perturbation", kinds, per_kind, "flips (%)"), ""),
-            ]
-        )
-        yield from self._safely(self._sequence_pictures)
+        drawn = [("Each perturbation", charts.grouped_bars("Flip probability of each perturbation", kinds, per_kind, "flips (%)"), "")]
+        means = [row["mean_flip"] for row in measured.values()]
+        if None not in means:  # it is where only the extra perturbations are there
+            overall = [100 * mean for mean in means]
+            intervals = [_percents(row.get("mean_flip_interval")) for row in measured.values()]
+            said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
+            svg = charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)")
+            drawn.insert(0, ("Mean flip probability", svg, "Not normalised."))
+        yield page.charts(drawn)
 
     def _sequence_pictures(self) -> Iterator[str]:
+        measured = self.having("p")
+        names = [name for name in self.pair() if name in measured] or list(measured)[-1:]
+        if not names:
+            return
         shown = {}
         for kind, (examples, length) in self.inputs.p.items():
-            stored = {n: results.load(self.directory / n / "p" / f"{kind}.npz") for n in self.pair() if n in self.having("p")}
+            stored = {name: results.load(self.directory / name / "p" / f"{kind}.npz") for name in names}
             label = int(next(iter(stored.values()))["labels"][0])
             given = {name: arrays["answers"][0] for name, arrays in stored.items()}
             which = sorted({round(i * (length - 1) / 6) for i in range(7)})
@@ -358,13 +362,9 @@ class _Report:
                 shown.append(pictures.picture(np.rint(image).astype(np.uint8), caption, alt))
         yield f"<h3>Images before and after PGD on {page.text(self.last)}</h3>" + page.sheet(shown)
 
-    def mistakes(self) -> Iterator[str]:
+    def _mistake_pictures(self) -> Iterator[str]:
         if len(self.evaluations) < 2 or self.manifest is None:
             return
-        yield from self._safely(self._mistake_pictures)
-
-    def _mistake_pictures(self) -> Iterator[str]:
-        assert self.manifest is not None
         first, last = ((name, results.load(self.directory / name / "predictions.npz")) for name in self.pair())
         found = pictures.disagreements(self.manifest, first, last, 24)
         lost = pictures.disagreements(self.manifest, last, first, 24)
@@ -391,12 +391,14 @@ class _Report:
             return self.manifest.label_names
         return next((c.label_names for c in self.candidates.values() if c.label_names), [str(i) for i in range(1000)])
 
-    def _safely(self, section: Callable[[], Iterator[str]]) -> Iterator[str]:
-        """Pictures are a help, no result: where their records are gone or damaged, the page says so and goes on."""
-        try:
-            yield from section()
-        except (InputError, OSError) as error:
-            yield f'<p class="quiet">No pictures: {page.text(error)}</p>'
+
+def _optional(section: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """What other stages left is a help, no result: where it is gone or damaged, whatever that raises, the page says so and goes on."""
+    try:
+        yield from section()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        yield f'<p class="quiet">The rest of this part is left out: {page.text(f"{type(error).__name__}: {reason}")}</p>'
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

@@ -125,10 +125,10 @@ def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[
         flips[name] = float(rates.mean())
         if name in robustness.PERTURBATIONS:
             per_sequence.append(rates)
-            digests.add(len(rates))
+            digests.add(str(stored["keys_digest"]))
     common = [value for name, value in flips.items() if name in robustness.PERTURBATIONS]
     row: dict[str, Any] = {"flips": flips, "difficulty": difficulty, "mean_flip": float(np.mean(common)) if common else None}
-    if len(digests) != 1:
+    if len(digests) != 1:  # other sequences of each perturbation: they cannot be averaged one by one
         return row, {}
     mean = np.mean(per_sequence, axis=0)  # (n,)
     row["mean_flip_interval"] = list(bootstrap_interval(mean))
@@ -159,6 +159,8 @@ def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
 def relative_to(rows: dict[str, dict[str, Any]], baseline: str, released_c: bool, released_p: bool) -> None:
     """Adds CE, mCE, FR and mFR to every row that has the suite: against AlexNet for ImageNet's own sets, else against `baseline`.
 
+    AlexNet's flips are those at difficulty 1; at any other there is nothing to divide by, so no FR, no mFR, and the reference is None.
+
     mCE and mFR are over all 15 and all ten; of a part of ImageNet-C or -P they are called `mce_of_part` and `mfr_of_part`. The five
     perturbations of a -P built here are all there are of it.
     """
@@ -173,10 +175,13 @@ def relative_to(rows: dict[str, dict[str, Any]], baseline: str, released_c: bool
             known = [c["ce"][name] for name in c["ce"] if name in robustness.CORRUPTIONS]
             c["mce" if len(known) in (0, len(robustness.CORRUPTIONS)) else "mce_of_part"] = robustness.mean_or_none(known)
         if "p" in row:
+            p = row["p"]
+            if released_p and p["difficulty"] != 1:
+                p["reference"] = None
+                continue
             flips: Mapping[str, float] = (
                 {**ALEXNET_FLIPS, **ALEXNET_EXTRA_FLIPS} if released_p else rows[baseline].get("p", {}).get("flips", {})
             )
-            p = row["p"]
             p["reference"] = ALEXNET if released_p else baseline
             p["fr"] = robustness.flip_rates(p["flips"], flips) if flips else {}
             known = [p["fr"][name] for name in p["fr"] if name in robustness.PERTURBATIONS]

@@ -3,7 +3,7 @@
     predictions.npz        clean: keys [N], labels [N], probabilities [N, K], seconds
     a.npz                  keys, labels, top5 [N, 5] among the 200 classes of ImageNet-A, top5_of_all [N, 5] among all
     c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`, or `unchanged`
-    p/<perturbation>.npz   answers [n, m], labels [n], keys_digest
+    p/<perturbation>.npz   answers [n, m], labels [n], keys_digest of the sequences
     adversarial.npz        keys, labels, epsilons [E], fgsm [E, N], pgd [N]: right or wrong; images, attacked: a few to look at
 
 A file is written whole or not at all, and one that is there is not made again; so a run that was killed goes on after the last
@@ -174,7 +174,8 @@ def _run_p(classifier: Classifier, inputs: Inputs, settings: Settings, folder: F
     for examples, result in predict.predict(classifier, pending, settings.batch_size, predict.answers, preprocessing):
         name, frames = named[examples.name]
         answers = sequences(result.keys, result.values["answers"], frames, examples.where)
-        arrays = {"labels": result.labels[::frames], "answers": answers, "keys_digest": keys_digest(result.keys)}
+        names = np.array([str(key).rsplit("#", 1)[0] for key in result.keys[::frames]])  # without the frame's number
+        arrays = {"labels": result.labels[::frames], "answers": answers, "keys_digest": keys_digest(names)}
         reference = answers[:, :1] if is_noise(name) else answers[:, :-1]
         values = {"set": name, "sequences": len(answers), "flips": float(np.mean(answers[:, 1:] != reference)), **_rate(result)}
         folder.save(folder.file("p", name), arrays, "p", values)
@@ -210,8 +211,7 @@ def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[P
     if preprocessing.style != "small":
         of = input_pixels(preprocessing).of
         return Pixels(lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)), tf.identity
-    encoded, _, _ = next(iter(examples.stream()))
-    height, width, _ = decode(encoded).shape
+    height, width, _ = predict.first_image(examples).shape
     shape = (int(height), int(width), 3)
     return (
         Pixels(lambda encoded: tf.ensure_shape(tf.cast(decode(encoded), tf.float32), shape), shape),
@@ -220,7 +220,8 @@ def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[P
 
 
 def _run_adversarial(classifier: Classifier, examples: Examples, settings: Settings, folder: Folder) -> None:
-    """Attacks every example."""
+    """Attacks every example. Raises InputError for what `predict.predict` refuses, and for gradients that are not finite."""
+    predict.require_some(examples)
     s = settings
     epsilons = tf.constant(s.fgsm_epsilons, tf.float32)  # (E,)
     pixels, to_input = attacked_pixels(examples, classifier.preprocessing)
@@ -232,7 +233,7 @@ def _run_adversarial(classifier: Classifier, examples: Examples, settings: Setti
         return tf.argmax(logits(images), axis=1) == labels  # (B,)
 
     @tf.function
-    def attack(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def attack(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
         gradient = adversarial.input_gradient(logits, images, labels)
         by_epsilon = tf.map_fn(
             lambda epsilon: right(adversarial.fgsm(images, gradient, epsilon, s.norm), labels), epsilons, fn_output_signature=tf.bool
@@ -241,14 +242,23 @@ def _run_adversarial(classifier: Classifier, examples: Examples, settings: Setti
         attacked = adversarial.pgd(
             logits, images, labels, s.pgd_epsilon, iterations=s.pgd_iterations, step=s.step, norm=s.norm, start=start
         )
-        return by_epsilon, right(attacked, labels), attacked
+        # What is not finite once stays so in every later step of the attack.
+        finite = [tf.reduce_all(tf.math.is_finite(values), axis=[1, 2, 3]) for values in (gradient, attacked)]  # (B,) each
+        return by_epsilon, right(attacked, labels), attacked, finite[0] & finite[1]
 
     collected: dict[str, list[np.ndarray]] = {name: [] for name in ("keys", "labels", "fgsm", "pgd", "images", "attacked")}
     started = time.perf_counter()
     for batch in predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples]):
         real, images = batch["set"].numpy() >= 0, batch["image"].numpy()
-        fgsm, pgd, attacked = (tensor.numpy() for tensor in attack(batch["image"], batch["label"], batch["key"]))
-        arrays = {"keys": batch["key"].numpy()[real], "labels": batch["label"].numpy()[real], "fgsm": fgsm[:, real].T, "pgd": pgd[real]}
+        keys, labels = batch["key"].numpy()[real], batch["label"].numpy()[real]
+        predict.require_labels(examples, keys, labels)  # now: what a loss of no class would be depends on the device
+        if not collected["keys"]:
+            predict.require_classes(classifier, logits(batch["image"]).shape[1], examples)
+        fgsm, pgd, attacked, finite = (tensor.numpy() for tensor in attack(batch["image"], batch["label"], batch["key"]))
+        if not finite[real].all():
+            key = keys[~finite[real]][0].decode()
+            raise InputError(f"the gradient of {classifier.name} for {key!r} is not finite; train it again")
+        arrays = {"keys": keys, "labels": labels, "fgsm": fgsm[:, real].T, "pgd": pgd[real]}
         shown = sum(map(len, collected["images"]))
         arrays |= {"images": images[real][: _ATTACKED_TO_SHOW - shown], "attacked": attacked[real][: _ATTACKED_TO_SHOW - shown]}
         for name, array in arrays.items():

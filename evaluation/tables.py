@@ -67,9 +67,14 @@ def notes(summary: dict[str, Any]) -> list[str]:
     if summary["examples"] is not None:
         lines.append(f"{summary['examples']:,} examples of split {summary['split']}")
     for suite, number, of in (("c", "mCE", "error"), ("p", "mFR", "flips")):
-        references = {row[suite]["reference"] for row in summary["models"].values() if suite in row}
-        if references:
-            lines.append(f"{number}: {of} in percent of those of {references.pop()}; lower is better")
+        measured = [row[suite] for row in summary["models"].values() if suite in row]
+        if measured and measured[0]["reference"] is None:
+            difficulty = measured[0]["difficulty"]
+            lines.append(
+                f"no {number}: AlexNet's {of} are known at difficulty 1 only; the mean at difficulty {difficulty} is not normalised"
+            )
+        elif measured:
+            lines.append(f"{number}: {of} in percent of those of {measured[0]['reference']}; lower is better")
     if any("adversarial" in row for row in summary["models"].values()):
         lines.append("FGSM: accuracy, mean over all ε above 0; PGD: accuracy; higher is better")
     return lines

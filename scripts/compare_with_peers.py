@@ -44,14 +44,15 @@ def attacks(run: Path, count: int) -> None:
     logits = candidate.load().logits
     examples = from_records(read_manifest(run / "data" / "test", "labeled"), "clean")
     batch = next(predict.read(predict.image_batches([examples], count, predict.input_pixels(candidate.preprocessing)), [examples]))
-    images, labels = tf.round(tf.clip_by_value(batch["image"], 0.0, 255.0)), batch["label"]
+    real = batch["set"] >= 0  # the others fill up the batch
+    images, labels = tf.round(tf.clip_by_value(batch["image"][real], 0.0, 255.0)), batch["label"][real]
     gradient = adversarial.input_gradient(logits, images, labels)
     network = foolbox.models.TensorFlowModel(logits, bounds=(0, 255))
 
     def top1(attacked: tf.Tensor) -> float:
         return 100 * float(tf.reduce_mean(tf.cast(tf.argmax(logits(attacked), 1) == labels, tf.float32)))
 
-    print(f"{count} test images, top-1 {top1(images):.2f} %")
+    print(f"{len(labels)} test images, top-1 {top1(images):.2f} %")
     for epsilon in (1.0, 2.0, 4.0, 8.0, 16.0):
         theirs, _, _ = foolbox.attacks.LinfFastGradientAttack(random_start=False)(network, images, labels, epsilons=epsilon)
         ours = adversarial.fgsm(images, gradient, tf.constant(epsilon))

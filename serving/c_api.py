@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from serving import predict
-from serving.answers import FORMATS
 from stages import app
 from stages.errors import InputError
-from stages.versions import resolve
+from stages.versions import SAVED_MODEL, resolve
 
 # TF_DataType, and how numbers of it are unpacked
 FLOAT, INT32, STRING = 1, 3, 7
@@ -78,10 +77,13 @@ class Model:
     Args:
       path: the SavedModel's directory.
       tensors: names of graph tensors by signature and by name of input or output, as `saved_model_cli show` lists them.
+
+    Raises:
+      InputError: it cannot be loaded, or later not be run.
     """
 
     def __init__(self, path: Path, tensors: dict[str, tuple[dict[str, str], dict[str, str]]]):
-        self._tensors, self._library = tensors, _library()
+        self._path, self._tensors, self._library = path, tensors, _library()
         self._status = self._library.TF_NewStatus()
         self._graph = self._library.TF_NewGraph()
         tags, options = (_S * 1)(b"serve"), self._library.TF_NewSessionOptions()
@@ -115,7 +117,10 @@ class Model:
 
     def _output(self, name: str) -> _Output:
         operation, _, index = name.partition(":")
-        return _Output(self._library.TF_GraphOperationByName(self._graph, operation.encode()), int(index))
+        found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
+        if not found:
+            raise InputError(f"{self._path} has no tensor {name}, which its signature names; export it again with run_export.sh")
+        return _Output(found, int(index))
 
     def _strings(self, values: Sequence[bytes]) -> Any:
         tensor = self._library.TF_AllocateTensor(STRING, (ctypes.c_int64 * 1)(len(values)), 1, _STRING_BYTES * len(values))
@@ -134,6 +139,8 @@ class Model:
         if dtype == STRING:
             strings = [data + i * _STRING_BYTES for i in range(count)]
             values = [ctypes.string_at(self._library.TF_StringGetDataPointer(s), self._library.TF_StringGetSize(s)) for s in strings]
+        elif dtype not in _NUMBERS:
+            raise InputError(f"{self._path} gives values that are no float32, int32 or string; export it with run_export.sh")
         else:
             values = list(struct.unpack(f"={count}{_NUMBERS[dtype]}", ctypes.string_at(data, 4 * count) if count else b""))
         for size in reversed(shape[1:]):
@@ -142,22 +149,29 @@ class Model:
 
     def _check(self) -> None:
         if self._library.TF_GetCode(self._status):
-            raise InputError(" ".join(self._library.TF_Message(self._status).decode(errors="replace").split())[:300])
+            reason = " ".join(self._library.TF_Message(self._status).decode(errors="replace").split())[:200]
+            raise InputError(f"{self._path} cannot be used ({reason}); export it again with run_export.sh")
 
 
 def tensor_names(path: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
     """(inputs, outputs) of each signature -> names of graph tensors, read from `saved_model.pb` without TensorFlow's messages.
 
     Only what a SavedModel needs is followed: meta_graphs = 2, signature_def = 5, and its maps (key = 1, value = 2).
+
+    Raises:
+      InputError: the file is damaged.
     """
-    saved = (path / "saved_model.pb").read_bytes()
+    saved = (path / SAVED_MODEL).read_bytes()
     result = {}
-    for meta_graph in _fields(saved, 2):
-        for entry in _fields(meta_graph, 5):
-            name, signature = _entry(entry)
-            maps = [dict(_entry(item) for item in _fields(signature, number)) for number in (1, 2)]
-            inputs, outputs = ({key: _fields(info, 1)[0].decode() for key, info in items.items() if _fields(info, 1)} for items in maps)
-            result[name] = (inputs, outputs)
+    try:
+        for meta_graph in _fields(saved, 2):
+            for entry in _fields(meta_graph, 5):
+                name, signature = _entry(entry)
+                maps = [dict(_entry(item) for item in _fields(signature, number)) for number in (1, 2)]
+                inputs, outputs = ({key: _fields(info, 1)[0].decode() for key, info in items.items() if _fields(info, 1)} for items in maps)
+                result[name] = (inputs, outputs)
+    except (IndexError, KeyError, ValueError) as error:
+        raise InputError(f"{path / SAVED_MODEL} is damaged; export it again with run_export.sh") from error
     return result
 
 
@@ -187,6 +201,8 @@ def _fields(message: bytes, number: int) -> list[bytes]:
         if kind == 2 and key >> 3 == number:
             found.append(message[at : at + size])
         at += size
+    if at > len(message):
+        raise ValueError("a field ends behind the message")
     return found
 
 
@@ -194,17 +210,14 @@ def main(model: str, format: str, arguments: Sequence[str]) -> None:
     """Prints the predictions of `model` for the image files `arguments`."""
     predict.check(format, arguments)
     path = resolve(model)
-    loaded = Model(path, tensor_names(path))
+    names = tensor_names(path)
+    predict.require_names(path, *names.get("serving_default", ({}, {})))
+    loaded = Model(path, names)
     try:
-        predict.show(predict.predict(loaded.run, arguments), format)
+        predict.show(predict.predict(loaded.run, arguments), format, arguments)
     finally:
         loaded.close()
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."},
-        optional={"format": "text"},
-        config=False,
-    )
+    app.run(main, predict.FLAGS, predict.OPTIONAL, config=False)

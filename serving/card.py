@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from efficientnet import ARCHITECTURES
+from resnet import is_wide_resnet
 from serving.answers import REASONS
 from training.model_dir import ModelSpec
 
@@ -16,9 +18,7 @@ def text(
     version: int,
     spec: ModelSpec,
     training: Mapping[str, Any],
-    evaluation: Mapping[str, Any] | None,
     stored: Mapping[str, Any],
-    license: str,
 ) -> str:
     """The card.
 
@@ -27,29 +27,29 @@ def text(
       version: of the model.
       spec: the model's.
       training: `summary.json` of the training.
-      evaluation: None, or `split`, `examples` and `metrics` (name -> number) of this model.
-      stored: what the export did: `weights`, `optimize`, `deviation` (largest difference of a probability) and `deviation_images`.
-      license: a line about the licence.
+      stored: what the export did: `weights`, `optimize`, `deviation` (largest difference of a probability) and `deviation_images`; and
+        what it was told: `license`, a line, and `evaluation`, None or `split`, `examples` and `metrics` (name -> number) of this model.
     """
-    preprocessing, network = spec.preprocessing, spec.architecture.get("name", "a Keras model")
+    preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
     if spec.num_classes > _SHOWN_CLASSES:
         names += f", … (all of them in `assets.extra/labels.txt`; {spec.num_classes - _SHOWN_CLASSES} more)"
+    folded = ", BatchNorm folded, weights as constants" if stored["optimize"] else ""
     trained = ", ".join(f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training)
     parts = [
         f"# {name}, version {version}",
         f"An image classifier with {spec.num_classes} classes: {names}.",
         "## Model",
-        f"EfficientNet {network}, {preprocessing.image_size} × {preprocessing.image_size} pixels, averaged weights where the training kept"
-        f" an average. Weights on disk: {stored['weights']}{', BatchNorm folded, weights as constants' if stored['optimize'] else ''}. Its"
-        f" probabilities differ by at most {stored['deviation']:.2g} from those of the trained model ({stored['deviation_images']}"
+        f"{network(spec.architecture)}, {preprocessing.image_size} × {preprocessing.image_size} pixels, averaged weights where the"
+        f" training kept an average. Weights on disk: {stored['weights']}{folded}."
+        f" Its probabilities differ by at most {stored['deviation']:.2g} from those of the trained model ({stored['deviation_images']}"
         " synthetic images, float32).",
         "## Data",
         f"Trained with {trained or 'nothing on record'}. Images reach the network as in evaluation: style `{preprocessing.style}`, bicubic"
         " to the size above, mean and deviation inside the network. The data themselves are described by the `manifest.json` files of the"
         " training's data directory.",
         "## Metrics",
-        _metrics(training, evaluation),
+        _metrics(training, stored["evaluation"]),
         "## Intended use",
         "Sorting images of the kind it was trained on into the classes above. It names one of these classes for every image, also for one"
         " that shows none of them, and its probabilities are as good as the calibration (ECE) above on data like that of the measurement;"
@@ -58,9 +58,20 @@ def text(
         + "; ".join(f"{status}: {words}" for status, words in enumerate(REASONS) if status)
         + ".",
         "## Licence",
-        license,
+        stored["license"],
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def network(architecture: Mapping[str, Any]) -> str:
+    """The network's name as its paper writes it, with the factors of a changed width or depth."""
+    name = architecture["name"]
+    if name in ARCHITECTURES:
+        title = f"EfficientNet-{name.replace('_', '-').title()}"
+    else:
+        title = f"Wide ResNet {name[4:].replace('_', '-')}" if is_wide_resnet(name) else {"resnet50": "ResNet-50"}.get(name, name)
+    changed = [f"{key} {architecture[key]:g}" for key in ("width", "depth") if architecture.get(key) is not None]
+    return f"{title} ({', '.join(changed)})" if changed else title
 
 
 _TRAINING = {"steps": "optimizer steps", "images_seen": "images seen", "parameters": "parameters"}

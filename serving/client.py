@@ -278,7 +278,7 @@ def main(
     options: dict[str, Any] = {"version": int(version) if version else None, "label": label, "timeout": seconds, "retries": int(retries)}
     try:
         with Client(url, model, batch_size=int(batch_size), **options) as client:
-            predict.show(_answers(client, names), format, width=max(map(len, names)))
+            predict.show(_answers(client, names), format, names)
     except ServingError as error:
         raise InputError(str(error)) from error
 

@@ -6,7 +6,7 @@
 leaves in SERVING_DIR
 
     NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model gets the next number
-    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is), requests to warm it up
+    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its card tells), requests to warm it up
     models.config, …        TF Serving's settings, see `serving.settings`
     summary.json            last: `export` (path of the version), `name`, `version`, `label_names`, `signatures`, `deviation`
 
@@ -37,7 +37,7 @@ from serving.optimize import WEIGHTS
 from serving.signatures import Classifier
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.files import atomic_path, read_json, write_json
 from stages.versions import SAVED_MODEL, versions
 from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
@@ -57,7 +57,7 @@ FLAGS = {
     "optimize": "Fold BatchNorm into the convolutions and compute what is constant.",
     "license": "The line about the licence in the card.",
 }
-OPTIONAL = {"name": NAME, "evaluation": None, "weights": "float32", "optimize": False, "license": LICENSE}
+OPTIONAL = {"name": NAME, "evaluation": None, "weights": "float32", "optimize": False, "license": None}
 
 _TEMPORARY = ".export.tmp"  # TF Serving looks at numbers only
 
@@ -69,13 +69,15 @@ def main(
     evaluation: str | None = None,
     weights: str = "float32",
     optimize: bool = False,
-    license: str = LICENSE,
+    license: str | None = None,
     arguments: Sequence[str] = (),
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
+    Where the model is exported already, an `evaluation` or a `license` that is new goes into its card.
+
     Raises:
-      InputError: unusable flags, or a model that is missing or unfinished.
+      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's.
     """
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; name the model with --model=DIR")
@@ -85,20 +87,26 @@ def main(
         raise InputError(f"--name is {name!r}; it becomes part of a URL: letters, digits, '_', '-' and '.'")
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
+    _require_serving_dir(Path(workdir))
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
     origin = {"model": fingerprint(run), "preprocessing": spec.preprocessing.to_dict(), "weights": weights, "optimize": optimize}
-    metrics = _evaluation(evaluation, run) if evaluation else None
+    told: dict[str, Any] = {
+        **({"evaluation": _evaluation(evaluation, run)} if evaluation else {}),
+        **({"license": license} if license else {}),
+    }
 
     serving_dir, folder = Path(workdir), Path(workdir) / name
     version = _find_version(folder, origin)
     summary = serving_dir / "summary.json"
+    if version is not None and _tell(folder / str(version), spec, run, told):
+        print(f"the card of {folder / str(version)} is written anew")
     if version is not None and summary.exists() and read_json(summary)["export"] == str(folder / str(version)):
         print(f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
         version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_version(folder, version, model, origin, metrics, license)
+        _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told})
     path = folder / str(version)
     settings.write(serving_dir, name)
     deviation = read_json(path / "assets.extra" / "export.json")["deviation"]
@@ -116,6 +124,13 @@ def main(
     print(f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}")
 
 
+def _require_serving_dir(directory: Path) -> None:
+    """Raises InputError for another stage's work directory, whose `summary.json` an export would overwrite."""
+    summary = directory / "summary.json"
+    if (directory / "config.json").exists() or (summary.exists() and "signatures" not in read_json(summary)):
+        raise InputError(f"--workdir: {directory} is the work directory of another stage; name another one for the exported models")
+
+
 def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     """What an evaluation says of the model of `run`, for the card."""
     summary = require_finished(directory, "evaluation", "run_evaluate.sh")
@@ -127,28 +142,42 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 
 
-def _write_version(folder: Path, version: int, model: str, origin: dict[str, Any], metrics: Mapping[str, Any] | None, license: str) -> None:
-    """Writes `folder`/`version`: beside it first, then renamed."""
+def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any]) -> None:
+    """Writes `folder`/`version`: beside it first, then renamed. `stored` becomes its `export.json`."""
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
-    module = Classifier(network, spec, fold=origin["optimize"], weights=origin["weights"])
+    module = Classifier(network, spec, fold=stored["optimize"], weights=stored["weights"])
     with _quiet():
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
-    stored = {**origin, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
-    if origin["weights"] == "float32" and not stored["deviation"] <= SAME:
+    stored = {**stored, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
+    if stored["weights"] == "float32" and not stored["deviation"] <= SAME:
         raise RuntimeError(f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's")
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
     (extra / "labels.txt").write_text("".join(f"{name}\n" for name in spec.label_names), encoding="utf-8")
     write_json(extra / "export.json", stored)
-    training = read_json(model_dir.run_directory(Path(model)) / "summary.json")
-    described = card.text(folder.name, version, spec, training, metrics, stored, license)
-    (temporary / "MODEL_CARD.md").write_text(described, encoding="utf-8")
+    _write_card(temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored)
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
             os.fsync(f.fileno())  # the name must not survive a power cut without the content
     os.replace(temporary, folder / str(version))
+
+
+def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]) -> None:
+    with atomic_path(directory / "MODEL_CARD.md") as temporary:
+        temporary.write_text(card.text(name, version, spec, read_json(run / "summary.json"), stored), encoding="utf-8")
+
+
+def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:
+    """Puts what is new in `told` into the card of the version in `path`, and says whether there was anything."""
+    before = read_json(path / "assets.extra" / "export.json")
+    if told.items() <= before.items():
+        return False
+    stored = {"evaluation": None, "license": LICENSE, **before, **told}
+    _write_card(path, path.parent.name, int(path.name), spec, run, stored)
+    write_json(path / "assets.extra" / "export.json", stored)
+    return True
 
 
 def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:

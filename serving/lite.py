@@ -16,9 +16,10 @@ probabilities [1, K]: TFLite has no operation that decodes images.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
 
     network, spec = model_dir.load(model)
     spread = max(1, labeled.num_records // int(calibration))  # over the whole split, not its first shard
-    samples = [image for i, (image, _) in enumerate(_examples(labeled, spec.preprocessing)) if i % spread == 0][: int(calibration)]
+    samples = [image for image, _ in itertools.islice(_examples(labeled, spec.preprocessing, spread), int(calibration))]
     files = {}
     for kind in KINDS:
         files[kind] = Path(workdir) / f"{kind}.tflite"
@@ -132,7 +133,7 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def run(path: Path, images: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
     """(probabilities [N, K] of a TFLite file, seconds an image) on the interpreter inside TensorFlow, one thread."""
     interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
@@ -144,23 +145,26 @@ def run(path: Path, images: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
         interpreter.invoke()
         seconds += time.perf_counter() - began
         answers.append(interpreter.get_tensor(given["index"])[0])
-    return np.stack(answers), seconds / len(images)
+    return np.stack(answers), seconds / len(answers)
 
 
 def measure(model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: dict[str, Path]) -> list[Row]:
-    """The rows of the table, the trained model first. Raises InputError for a split without examples."""
-    pairs = list(_examples(manifest, spec.preprocessing))
-    if len(pairs) != manifest.num_records or not pairs:
-        raise InputError(f"{manifest.directory} holds {len(pairs)} examples, not {manifest.num_records}, or none; make the data again")
-    images, labels = [image for image, _ in pairs], np.array([label for _, label in pairs])
+    """The rows of the table, the trained model first; the images are read anew for each. Raises InputError for damaged records or none."""
+    size = spec.preprocessing.image_size
     forward = tf.function(lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32)))
-    forward(images[0][np.newaxis])
-    began = time.perf_counter()
-    expected = np.concatenate([forward(image[np.newaxis]).numpy() for image in images])  # (N, K)
-    seconds = (time.perf_counter() - began) / len(images)
-    rows = [_row("trained model", expected, expected, labels, 4 * model.count_params(), seconds)]
+    forward(np.zeros([1, size, size, 3], np.float32))  # traces
+    right, given, seconds = [], [], 0.0
+    for image, label in _examples(manifest, spec.preprocessing):
+        began = time.perf_counter()
+        given.append(forward(image[np.newaxis]).numpy()[0])
+        seconds += time.perf_counter() - began
+        right.append(label)
+    if len(right) != manifest.num_records or not right:
+        raise InputError(f"{manifest.directory} holds {len(right)} examples, not {manifest.num_records}, or none; make the data again")
+    expected, labels = np.stack(given), np.array(right)  # (N, K), (N,)
+    rows = [_row("trained model", expected, expected, labels, 4 * model.count_params(), seconds / len(labels))]
     for kind, path in files.items():
-        answers, seconds = run(path, images)
+        answers, seconds = run(path, (image for image, _ in _examples(manifest, spec.preprocessing)))
         rows.append(_row(kind, answers, expected, labels, path.stat().st_size, seconds))
     return rows
 
@@ -171,13 +175,23 @@ def _row(kind: str, answers: np.ndarray, expected: np.ndarray, labels: np.ndarra
     return Row(kind, float(np.mean(classes == labels)), agreement, float(np.abs(answers - expected).max()), size, 1000 * seconds)
 
 
-def _examples(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[tuple[np.ndarray, int]]:
-    """(image float32 [S, S, 3], label counted from 0) of a labelled split, in stored order."""
-    for path in manifest.paths:
-        for serialized in records.read_shard(path):
-            feature = tf.train.Example.FromString(serialized).features.feature
-            image = eval_image(tf.constant(feature["image/encoded"].bytes_list.value[0]), preprocessing).numpy()
-            yield image, feature["image/class/label"].int64_list.value[0] - manifest.label_offset
+def _examples(manifest: Manifest, preprocessing: Preprocessing, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+    """(image float32 [S, S, 3], label counted from 0) of one in `every` examples of a labelled split, in stored order.
+
+    Raises:
+      InputError: a damaged record or image, or a label that is no class.
+    """
+    serialized = (record for path in manifest.paths for record in records.read_shard(path))
+    for number, record in itertools.islice(enumerate(serialized), 0, None, every):
+        try:
+            example = records.parse_example(tf.constant(record), manifest.label_offset)
+            image, label = eval_image(example["image/encoded"], preprocessing).numpy(), int(example["label"])
+        except tf.errors.OpError as error:
+            reason = " ".join(str(error.message).split())[:200]
+            raise InputError(f"{manifest.directory}: record {number} cannot be used ({reason}); make the data again") from error
+        if not 0 <= label < manifest.num_classes:
+            raise InputError(f"{manifest.directory}: record {number} has no label or the label {label}; make the data again")
+        yield image, label
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
-from serving import settings
+from serving import BATCHING, settings
+from serving.predict import load_saved_model
 from stages.errors import InputError
-from stages.versions import SAVED_MODEL, versions
+from stages.versions import MODELS_CONFIG, SAVED_MODEL, versions
 
 _DEFAULT = "serving_default"
 
@@ -65,7 +66,7 @@ class Models:
     """
 
     def __init__(self, serving_dir: Path, batching: bool):
-        self._batching = _batching(serving_dir / settings.BATCHING) if batching else None
+        self._batching = _batching(serving_dir / BATCHING) if batching else None
         self._versions: dict[str, dict[int, _Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         for entry in settings.read_models(serving_dir).model_config_list.config:
@@ -74,12 +75,10 @@ class Models:
             self._versions[entry.name] = {n: self._load(serving_dir / entry.name / str(n), entry.name, n) for n in numbers}
 
     def _load(self, path: Path, model: str, number: int) -> _Version:
-        try:
-            definitions = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes()).meta_graphs[0].signature_def
-            loaded = tf.saved_model.load(str(path))
-        except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path} cannot be loaded ({reason}); mend {settings.MODELS_CONFIG} or export again") from error
+        if not (path / SAVED_MODEL).is_file():
+            raise InputError(f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again")
+        loaded = load_saved_model(path)
+        definitions = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes()).meta_graphs[0].signature_def
         signatures = {}
         for name, function in loaded.signatures.items():
             inputs = {}

@@ -19,7 +19,11 @@ from stages import app
 from stages.errors import InputError
 from stages.versions import resolve
 
+FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
+OPTIONAL = {"format": "text"}
 BATCH_SIZE = 32
+
+OUTPUTS = ("probabilities", "classes", "labels", "status")
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
 """Encoded images -> `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,)."""
@@ -32,7 +36,7 @@ def main(model: str, format: str, arguments: Sequence[str]) -> None:
       InputError: no model, no such file, or files that are not images, after all others have been answered.
     """
     check(format, arguments)
-    show(predict(load(model), arguments), format, width=max(map(len, arguments)))
+    show(predict(load(model), arguments), format, arguments)
 
 
 def check(format: str, files: Sequence[str]) -> None:
@@ -48,21 +52,20 @@ def check(format: str, files: Sequence[str]) -> None:
             )
 
 
-def show(answers: Iterable[Answer], format: str, width: int = 0) -> None:
-    """Prints a line an answer.
+def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
+    """Prints a line an answer, for each of `files`.
 
     Raises:
       InputError: some of them were no answers; after the last one.
     """
-    total, bad = 0, []
+    width, bad = max(map(len, files)), []
     for answer in answers:
         print(line(answer, format, width), flush=True)
-        total += 1
         if answer.status != OK:
             bad.append(answer.file)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise InputError(f"{len(bad)} of {total} images could not be used ({bad[0]}{more}); the lines above say why")
+        raise InputError(f"{len(bad)} of {len(files)} images could not be used ({bad[0]}{more}); the lines above say why")
 
 
 def load(model: str | Path) -> Serve:
@@ -72,24 +75,37 @@ def load(model: str | Path) -> Serve:
       InputError: no SavedModel, one that cannot be read, or one that takes something else than image bytes.
     """
     path = resolve(model)
-    import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
-
-    try:
-        loaded = tf.saved_model.load(str(path))
-    except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
-        raise InputError(
-            f"--model: {path} cannot be loaded ({' '.join(str(error).split())[:200]}); export it again with run_export.sh"
-        ) from error
+    loaded = load_saved_model(path)
     signature = loaded.signatures.get("serving_default")
-    if signature is None or "image_bytes" not in signature.structured_input_signature[1] or "status" not in signature.structured_outputs:
-        raise InputError(f"--model: {path} takes no image_bytes or gives no status; export it with run_export.sh")
+    names = (signature.structured_input_signature[1], signature.structured_outputs) if signature is not None else ((), ())
+    require_names(path, *names)
 
     def serve(encoded: Sequence[bytes]) -> dict[str, Any]:
+        import tensorflow as tf
+
         # `loaded`, not its signature, is what keeps the variables alive.
         answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(encoded), tf.string))
         return {name: value.numpy() for name, value in answer.items()}
 
     return serve
+
+
+def load_saved_model(path: Path) -> Any:
+    """What `tf.saved_model.load` gives. Raises InputError where the SavedModel is damaged."""
+    import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
+
+    try:
+        return tf.saved_model.load(str(path))
+    except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{path} cannot be loaded ({reason}); export it again with run_export.sh") from error
+
+
+def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raises InputError where the names of a signature's inputs and outputs are not those of an exported classifier."""
+    lacking = [*{"image_bytes"}.difference(inputs), *(name for name in OUTPUTS if name not in outputs)]
+    if lacking:
+        raise InputError(f"--model: {path} has no {', '.join(lacking)} in its signature serving_default; export it with run_export.sh")
 
 
 def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
@@ -116,9 +132,4 @@ def read(name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."},
-        optional={"format": "text"},
-        config=False,
-    )
+    app.run(main, FLAGS, OPTIONAL, config=False)

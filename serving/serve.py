@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from serving import BATCHING, MONITORING, MOUNT
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
@@ -115,8 +116,8 @@ def command(folder: Path, host: str, rest_port: int, grpc_port: int, image: str,
         raise InputError(f"--serving_dir: a container can't be given a path with a colon ({folder}); move or link it")
     published = f"[{host}]" if ":" in host else host
     ports = [f"--publish={published}:{grpc_port}:8500", f"--publish={published}:{rest_port}:8501"]
-    container = [program, "run", "--rm", "--init", *ports, f"--volume={folder}:/models:ro", image]
-    return [*container, *_settings(Path("/models"), f"/models/{MODELS_CONFIG}", batching)]
+    container = [program, "run", "--rm", "--init", *ports, f"--volume={folder}:{MOUNT}:ro", image]
+    return [*container, *_settings(Path(MOUNT), f"{MOUNT}/{MODELS_CONFIG}", batching)]
 
 
 def _settings(folder: Path, models: str, batching: bool) -> list[str]:
@@ -124,16 +125,16 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
         f"--model_config_file={models}",
         "--model_config_file_poll_wait_seconds=30",  # labels and versions follow the file
         "--allow_version_labels_for_unavailable_models=true",  # or labels of versions that are still loading are refused at the start
-        f"--monitoring_config_file={folder}/monitoring.config",
+        f"--monitoring_config_file={folder}/{MONITORING}",
     ]
-    return [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/batching_parameters.txt"] if batching else flags
+    return [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"] if batching else flags
 
 
 def bare_config(folder: Path) -> None:
     """Writes `models.config` with this machine's paths."""
     text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
     with atomic_path(folder / BARE_CONFIG) as temporary:
-        temporary.write_text(text.replace('base_path: "/models/', f'base_path: "{folder}/'), encoding="utf-8")
+        temporary.write_text(text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8")
 
 
 def _address(text: str) -> str:

@@ -19,12 +19,11 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving import BATCHING, MONITORING, MOUNT
 from stages.errors import InputError
 from stages.files import atomic_path
 from stages.versions import MODELS_CONFIG, versions
 
-BATCHING, MONITORING = "batching_parameters.txt", "monitoring.config"
-MOUNT = "/models"
 STABLE, CANARY = "stable", "canary"
 
 ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)

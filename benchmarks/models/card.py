@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import report
 from benchmarks.models.page import MODELS, markdown_table, replace_section
 from efficientnet.architectures import ARCHITECTURES
 from stages import app
@@ -46,6 +47,7 @@ def main(workdir: str, models: str | None, memory: str, seconds: str, run: str |
         name, _, what = run.partition(":")
         write_json(directory / f"{name}.{what}.json", _count(name) if what == "graph" else _measure(name, train=what == "train"))
         return
+    limits = report.positive("memory", memory, float), report.positive("seconds", seconds, float)
     wanted = models.split(",") if models else list(SIZES)
     unknown = [name for name in wanted if name not in SIZES]
     if unknown:
@@ -54,7 +56,7 @@ def main(workdir: str, models: str | None, memory: str, seconds: str, run: str |
         for what in PASSES:
             path = directory / f"{name}.{what}.json"
             if not path.exists():
-                stopped = _run(directory, f"{name}:{what}", float(memory), float(seconds))
+                stopped = _run(directory, f"{name}:{what}", *limits)
                 if stopped:
                     write_json(path, {"stopped": stopped})
                 print(f"{name} {what}: {stopped or 'done'}", flush=True)
@@ -67,7 +69,7 @@ def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.models.card", f"--workdir={directory}", f"--run={run}"])
     began = time.monotonic()
     while process.poll() is None:
-        resident = _status(process.pid, "VmRSS")
+        resident = report.memory(process.pid)
         reason = f"> {memory:g} GiB" if resident > memory else f"> {seconds:g} s" if time.monotonic() - began > seconds else None
         if reason:
             process.kill()
@@ -75,16 +77,6 @@ def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None
             return reason
         time.sleep(0.1)
     return None if process.returncode == 0 else f"failed ({process.returncode})"
-
-
-def _status(pid: int | str, field: str) -> float:
-    """A line of /proc/PID/status in GiB; 0 where the process is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    found = [line for line in lines if line.startswith(field)]
-    return int(found[0].split()[1]) / 2**20 if found else 0.0
 
 
 def _build(name: str) -> tf.keras.Model:
@@ -112,7 +104,7 @@ def _count(name: str) -> dict[str, Any]:
 
 
 def _measure(name: str, *, train: bool) -> dict[str, Any]:
-    before = _status("self", "VmRSS")
+    before = report.memory("self")
     model = _build(name)
     size, classes = SIZES[name]
     images = tf.random.stateless_uniform([1, size, size, 3], [1, 2], 0, 255)
@@ -133,7 +125,7 @@ def _measure(name: str, *, train: bool) -> dict[str, Any]:
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    return {"peak_gib": _status("self", "VmHWM") - before, "seconds": float(np.median(seconds))}
+    return {"peak_gib": report.memory("self", "VmHWM") - before, "seconds": float(np.median(seconds))}
 
 
 def table(directory: Path) -> str:

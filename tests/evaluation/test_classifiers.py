@@ -89,6 +89,32 @@ def test_a_saved_model_of_another_shape(tmp_path):
         open_candidate("m", tmp_path / "m", "small")
 
 
+def test_damaged_saved_models_are_named(tmp_path):
+    module = Foreign(False, [None, SIDE, SIDE, 3])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.serve)
+    extra = tmp_path / "m" / "assets.extra"
+    whole = (tmp_path / "m" / "saved_model.pb").read_bytes()
+
+    def refused(match):
+        with pytest.raises(InputError, match=match) as caught:
+            open_candidate("m", tmp_path / "m", "small").load()
+        assert str(tmp_path / "m") in str(caught.value) and "\n" not in str(caught.value)
+
+    (tmp_path / "m" / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    refused("cannot be loaded")
+    (tmp_path / "m" / "saved_model.pb").write_bytes(whole)
+    (tmp_path / "m" / "variables" / "variables.index").unlink()
+    refused("cannot be loaded")
+    write_json(extra / "export.json", {"preprocessing": Preprocessing(image_size=SIDE).to_dict()})
+    refused("damaged.*labels.txt")
+    (extra / "labels.txt").touch()
+    refused("names no class")
+    (extra / "labels.txt").write_text("a\nb\nc\n")
+    refused("cannot be loaded")
+    write_json(extra / "export.json", {})
+    refused("damaged.*preprocessing")
+
+
 def test_another_model_in_the_same_place_has_another_digest(tmp_path):
     first = open_candidate("m", train(tmp_path / "m"), "small").digest
     assert open_candidate("m", train(tmp_path / "m", seed=1), "small").digest != first

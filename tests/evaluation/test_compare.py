@@ -63,16 +63,31 @@ def test_page():
     assert parts.count("<svg") == 6 and "seed_2" in parts and "2 of 3" in parts
 
 
-def test_runs(tmp_path):
+def test_runs(tmp_path, capsys):
     for name in ("seed_0", "seed_1", "other"):
         (tmp_path / name / "data").mkdir(parents=True)
-        for student in (1, 2, 10):
-            (tmp_path / name / f"student_{student}").mkdir()
+        for model in ("teacher", "student_1", "student_2", "student_10"):
+            write_json(tmp_path / name / model / "summary.json", {})
     (tmp_path / "seed_x").mkdir()
-    assert list(compare.find_runs(f"{tmp_path}/seed_*,{tmp_path}/other")) == ["seed_0", "seed_1", "other"]
+    runs = compare.find_runs(f"{tmp_path}/seed_*,{tmp_path}/other,{tmp_path}/other")
+    assert list(runs) == ["seed_0", "seed_1", "other"]
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1 and told[0].startswith(f"{tmp_path}/seed_x is left out")
     assert compare.models_of(tmp_path / "other") == ["teacher", "student_1", "student_2", "student_10"]
+    (tmp_path / "seed_1" / "student_10" / "summary.json").unlink()
+    assert list(compare.with_models(runs, ["teacher", "student_10"])) == ["seed_0", "other"]
+    assert capsys.readouterr().out == f"{tmp_path}/seed_1 is left out: no finished student_10\n"
+    with pytest.raises(InputError, match="none of the runs has all of teacher, student_3"):
+        compare.with_models(runs, ["teacher", "student_3"])
     with pytest.raises(InputError, match="no directory with data"):
         compare.find_runs(f"{tmp_path}/seed_x")
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / place / "seed_0" / "data").mkdir(parents=True)
+    with pytest.raises(InputError, match="same name"):
+        compare.find_runs(f"{tmp_path}/*/seed_0")
 
 
 def test_other_test_images_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -16,7 +17,11 @@ from sklearn import metrics as sklearn_metrics
 
 from data import records
 from data.preprocessing import Preprocessing, eval_image
-from evaluation import evaluate, tables
+from evaluation import evaluate, suites, tables
+from evaluation.classifiers import Classifier
+from evaluation.examples import from_records
+from evaluation.settings import Settings
+from evaluation.suites import Folder, Inputs
 from stages.errors import InputError
 from stages.files import write_json
 from training import model_dir
@@ -128,7 +133,7 @@ def test_a_real_network(inputs, tmp_path):
     images = tf.stack([eval_image(png(image), spec.preprocessing) for image in datasets.load_digits().images[:N]])
     expected = tf.nn.softmax(model(images, training=False)).numpy()
     assert np.ptp(expected, axis=0).max() > 0.1
-    np.testing.assert_allclose(evaluate.read_predictions(tmp_path / "w", "b0")["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "w" / "b0" / "predictions.npz")["probabilities"], expected, atol=1e-5)
 
 
 def test_batch_size_does_not_matter(quick, inputs, tmp_path):
@@ -188,7 +193,7 @@ def test_models_of_one_name(quick, inputs, tmp_path):
 def test_shards_without_keys(quick, inputs, tmp_path):
     data = write_data(tmp_path / "data", keys=[""] * N)
     run(tmp_path / "w", data, inputs[1])
-    assert evaluate.read_predictions(tmp_path / "w", "teacher")["keys"][[0, -1]].tolist() == ["#0", "#22"]
+    assert np.load(tmp_path / "w" / "teacher" / "predictions.npz")["keys"][[0, -1]].tolist() == ["#0", "#22"]
 
 
 def assert_refused(workdir, match, data, *models, **arguments):
@@ -219,6 +224,36 @@ def test_missing_and_unfinished_inputs(inputs, tmp_path):
     assert_refused(tmp_path / "w", "not finished", data, unfinished)
     assert_refused(tmp_path / "w", "not a finished", data, unfinished / "model")
     assert not (tmp_path / "w").exists()
+
+
+def test_the_recipes_split_counts_unless_one_is_named(inputs, tmp_path):
+    data, teacher, _ = inputs
+    assert_refused(tmp_path / "w", "no split 'validation'", data, teacher, evaluate_config={"split": "validation"})
+    assert_refused(tmp_path / "w", "no split 'other'", data, teacher, evaluate_config={"split": "validation"}, split="other")
+
+
+def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path):
+    """Otherwise a loss of no class, or the sign of no number, would pass for an attack."""
+    teacher = inputs[1]
+    wrong = write_data(tmp_path / "wrong", labels=[*datasets.load_digits().target[: N - 1], 10])
+    assert_refused(tmp_path / "w1", f"digit/{N - 1} .*label 10", wrong, teacher, suite="adversarial")
+    broken = write_model(tmp_path / "broken", bias=np.nan)
+    assert_refused(tmp_path / "w2", "gradient of broken for 'digit/0' is not finite", inputs[0], broken, suite="adversarial")
+    cut = write_data(tmp_path / "cut")
+    sorted((cut / "test").glob("test-*"))[0].write_bytes(b"")
+    assert_refused(tmp_path / "w3", f"holds .* examples, not the {N} announced", cut, teacher, suite="adversarial")
+
+
+def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
+    manifest = records.read_manifest(inputs[0] / "test", "labeled")
+    examples = dataclasses.replace(from_records(manifest, "clean"), num_classes=11)
+    model, spec = load_linear(inputs[1])
+    folder = Folder(inputs[0].parent / "m", inputs[0].parent / "progress.jsonl")
+    with pytest.raises(InputError, match=r"teacher tells 10 classes apart, .* has 11"):
+        suites.run(
+            Classifier("teacher", spec.preprocessing, model), ["adversarial"], Inputs(clean=examples), Settings(batch_size=8), folder
+        )
+    assert not folder.path.exists()
 
 
 def test_damaged_data(quick, inputs, tmp_path):

@@ -7,6 +7,7 @@ import html.parser
 import io
 import json
 import re
+import types
 
 import ml_collections
 import numpy as np
@@ -16,8 +17,9 @@ import tensorflow as tf
 
 from data import records
 from data.preprocessing import Preprocessing
-from evaluation import build, evaluate, page
+from evaluation import build, charts, evaluate, page, pictures, report
 from evaluation.perturbations import FRAMES
+from evaluation.suites import Inputs
 from stages.files import write_json
 from tests.evaluation import browser
 from tests.evaluation.images import png
@@ -186,6 +188,65 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
     reader.feed((tmp_path / "w" / "report.html").read_text(encoding="utf-8"))
     assert "Accuracy and calibration" in reader.headings
     assert not {"Training", "Pseudo-labels", "Corruptions", "Adversarial attacks", "Where they differ"} & set(reader.headings)
+
+
+def report_of(directory, models):
+    """The sections of a report on `models`, without any files."""
+    candidates = {name: types.SimpleNamespace(directory=directory / name, label_names=NAMES) for name in models}
+    return report._Report(directory, {"models": models, "baseline": next(iter(models))}, [], candidates, Inputs(), None, ["run"])
+
+
+def test_a_broken_part_leaves_a_note():
+    def section():
+        yield "<h2>Pseudo-labels</h2>"
+        raise tf.errors.DataLossError(None, None, "corrupted <record>\n at 7")
+
+    heading, note = report._optional(section)
+    assert heading == "<h2>Pseudo-labels</h2>" and "left out: DataLossError: corrupted &lt;record&gt; at 7" in note
+
+
+def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
+    import shutil
+
+    root = shutil.copytree(run[0].parent, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    (root / "teacher" / "metrics.jsonl").write_text('{"step": 1, "lo')  # as a kill leaves it
+    shard = next(path for path in (root / "pseudo_labeled_1").iterdir() if "-of-" in path.name)
+    records.write_shard(shard, [records.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))])
+    monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
+    config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
+    evaluate.main(config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data"))
+    text = (root / "w" / "report.html").read_text(encoding="utf-8")
+    assert "left out: JSONDecodeError" in text and "left out: InvalidArgumentError" in text
+    assert "Commands and configs" in text
+
+
+def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypatch):
+    """Fine-tuned models are left out of -P."""
+    measured = {"p": {"flips": {"tilt": 0.5}, "mean_flip": 0.5}}
+    sections = report_of(tmp_path, {"first": {}, "middle": measured, "last": {}})
+    np.savez(tmp_path / "tilt.npz", answers=np.zeros([1, 3], int), labels=[1])
+    (tmp_path / "middle" / "p").mkdir(parents=True)
+    (tmp_path / "tilt.npz").rename(tmp_path / "middle" / "p" / "tilt.npz")
+    sections.inputs = Inputs(p={"tilt": (None, 3)})
+    asked = []
+    monkeypatch.setattr(pictures, "frames", lambda examples, which, given, label, names: asked.append((list(given), label)) or [])
+    assert "sequences" in "".join(sections._sequence_pictures())
+    assert asked == [(["middle"], 1)]
+    assert list(report_of(tmp_path, {"first": {}})._sequence_pictures()) == []
+
+
+def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "lines", lambda label, series, *rest, **options: drawn.extend(series) or "")
+    errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "spatter": [0.9] * 5}
+    row = {"errors": errors, "mean_error": 0.3, "mce_of_part": 50.0, "reference": "AlexNet"}
+    text = "".join(report_of(tmp_path, {"m": {"c": row}}).corruptions())
+    ((_, severities, top1),) = drawn
+    assert list(severities) == [1, 2, 3, 4, 5] and top1 == pytest.approx([90, 80, 70, 60, 50])
+    assert "mCE of 1 corruptions" in text and "spatter" in text
+    extra = {"errors": {"spatter": [0.9] * 5}, "mean_error": None, "mce": None, "reference": "AlexNet"}
+    text = "".join(report_of(tmp_path, {"m": {"c": extra}}).corruptions())
+    assert "spatter" in text and "Mean error" not in text and "mCE" not in text
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason=browser.WHERE_FROM)

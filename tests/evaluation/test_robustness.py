@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import robustness
+from evaluation import results, robustness, tables
 from evaluation.imagenet import A_CLASSES, wnids
 from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, CORRUPTIONS
 
@@ -79,6 +79,30 @@ def test_flips_by_hand():
     assert robustness.is_noise("shot_noise") and not robustness.is_noise("snow")
     with pytest.raises(ValueError, match="answers"):
         robustness.flips(answers[:, :1], noise=True)
+
+
+@pytest.mark.parametrize(("difficulty", "same"), [(1, True), (2, True), (1, False)])
+def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficulty, same):
+    """AlexNet's table is of difficulty 1, and sequences of other images have no mean image by image."""
+    answers = np.random.Generator(np.random.PCG64(2)).integers(0, 3, (4, 9))
+    (tmp_path / "p").mkdir()
+    for name in ("tilt", "snow"):
+        np.savez(tmp_path / "p" / f"{name}.npz", answers=answers, keys_digest="x" if same else name)
+    row, scores = results.perturbations(tmp_path, ["tilt", "snow"], difficulty)
+    assert ("mean_flip_interval" in row) == ("p" in scores) == same
+    mean = np.mean(answers[:, difficulty:] != answers[:, :-difficulty])
+    assert row["mean_flip"] == pytest.approx(mean)
+    for released in (True, False):
+        rows = {"m": {"p": dict(row)}}
+        results.relative_to(rows, "m", False, released)
+        told = tables.table({"split": "t", "examples": None, "top_k": 5, "models": rows})
+        if released and difficulty > 1:
+            assert not {"mfr", "mfr_of_part", "fr"} & set(rows["m"]["p"])
+            assert "the mean at difficulty 2 is not normalised" in told and f"{100 * mean:.2f}" in told
+        else:
+            flips = [ALEXNET_FLIPS["tilt"], ALEXNET_FLIPS["snow"]] if released else [mean] * 2
+            assert rows["m"]["p"]["mfr_of_part" if released else "mfr"] == pytest.approx(np.mean([100 * mean / flip for flip in flips]))
+            assert f"in percent of those of {'AlexNet' if released else 'm'}" in told
 
 
 def test_real_leaves_out_the_empty_lists():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import export, settings
+from serving import card, export, settings
 from stages.errors import InputError
 from stages.files import write_json
 from stages.versions import resolve
@@ -64,9 +64,40 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     text = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "4,321 images of the split `test`" in text and "top1 | 0.625" in text and text.endswith("CC BY 4.0\n")
 
+    write_json(tmp_path / "evaluation" / "summary.json", {**evaluated, "examples": 99})
+    export.main(str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), name="mine")
+    again = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert again == text.replace("4,321", "99")  # and the licence stays
+    export.main(str(tmp_path / "w"), str(directory), license="CC0", name="mine")
+    assert (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8") == again.replace("CC BY 4.0", "CC0")
+    assert [p.name for p in (tmp_path / "w" / "mine").iterdir()] == ["1"]
+
     write_json(tmp_path / "evaluation" / "summary.json", {**evaluated, "models": {"teacher": {}}})
     with pytest.raises(InputError, match="no evaluation of 'student'; it has teacher"):
         export.main(str(tmp_path / "w2"), str(directory), evaluation=str(tmp_path / "evaluation"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ({"name": "b0", "width": None}, "EfficientNet-B0"),
+        ({"name": "b6_wide"}, "EfficientNet-B6-Wide"),
+        ({"name": "l2", "width": 0.5, "depth": 1.0, "dropout": 0.2}, "EfficientNet-L2 (width 0.5, depth 1)"),
+        ({"name": "resnet50"}, "ResNet-50"),
+        ({"name": "wrn_28_2"}, "Wide ResNet 28-2"),
+    ],
+)
+def test_names_of_networks(architecture, name):
+    assert card.network(architecture) == name
+
+
+@pytest.mark.parametrize("file", ["summary.json", "config.json"])
+def test_another_stages_directory_is_refused(small, tmp_path, file):
+    write_json(tmp_path / "w" / file, {"export": "of a whole run"})
+    with pytest.raises(InputError, match="work directory of another stage"):
+        export.main(str(tmp_path / "w"), str(small.directory))
+    assert [p.name for p in (tmp_path / "w").iterdir()] == [file]
+    assert json.loads((tmp_path / "w" / file).read_text()) == {"export": "of a whole run"}
 
 
 def test_again_says_done(exported, capsys):

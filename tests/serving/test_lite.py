@@ -55,6 +55,25 @@ def test_files_and_table(small, data, tmp_path, capfd):
     assert "is done" in capfd.readouterr().out
 
 
+def test_a_bad_record_is_named(small, data, tmp_path, encoded_images):
+    good = encoded_images("PNG", n=1)[0]
+    for i, (record, match) in enumerate(
+        [
+            (records.make_example(b"no image", "b", 0), "record 1 cannot be used"),
+            (records.make_example(good, "b", len(NAMES)), "record 1 has no label or the label 7"),
+            (records.make_example(good, "b"), "record 1 has no label or the label -1"),
+            (b"no example", "record 1 cannot be used"),
+        ]
+    ):
+        folder = tmp_path / str(i)
+        examples = [records.make_example(good, "a", 0), record]
+        manifest = records.write_split(folder, "test", examples, 1, 2, label_names=NAMES, kind="labeled")
+        with pytest.raises(InputError, match=match) as caught:
+            list(lite._examples(manifest, small.preprocessing))
+        assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+        assert len(list(lite._examples(manifest, small.preprocessing, every=2))) == 1  # what is not needed is not decoded
+
+
 def test_refused(small, data, tmp_path):
     other = tmp_path / "data"
     for name in ("labeled", "test"):

@@ -395,8 +395,16 @@ def test_settings_that_are_missing(small, tmp_path):
     (tmp_path / "batching_parameters.txt").write_text("max_batch_size { value: 3 }")
     with pytest.raises(InputError, match="does not say num_batch_threads"):
         local.Models(tmp_path, batching=True)
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="holds no SavedModel"):
         local.Models(tmp_path, batching=False)
+    version = tmp_path / "classifier" / "1"
+    version.mkdir(parents=True)
+    whole = (small.version / "saved_model.pb").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", whole):  # the last one without its variables
+        (version / "saved_model.pb").write_bytes(content)
+        with pytest.raises(InputError, match=rf"{version} cannot be loaded") as caught:
+            local.Models(tmp_path, batching=False)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_taken_port_is_one_line(small):

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
         ("nowhere", "text", ["red.png"], "does not exist"),
         ("11", "text", ["red.png"], "no exported model"),
         ("broken", "text", ["red.png"], "cannot be loaded"),
-        ("other", "text", ["red.png"], "takes no image_bytes or gives no status"),
+        ("other", "text", ["red.png"], "has no image_bytes, probabilities, classes, labels, status"),
     ],
 )
 def test_wrong_usage(model, tmp_path, name, format, files, match):

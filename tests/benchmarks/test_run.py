@@ -1,0 +1,50 @@
+"""`run_benchmarks.sh`: names and flags."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, run
+from stages.errors import InputError
+
+
+def test_every_benchmark_takes_its_flags():
+    files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"__init__", "report", "run"}
+    assert set(run.BENCHMARKS) == files
+    assert sorted(flag for flags in run.BENCHMARKS.values() for flag in flags) == sorted(run.FLAGS)
+    for name, flags in run.BENCHMARKS.items():
+        assert tuple(inspect.signature(importlib.import_module(f"benchmarks.{name}").main).parameters) == flags
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "match"),
+    [
+        (["nothing"], {}, "no benchmark 'nothing'; there are balance, evaluation"),
+        (["balance"], {"records": "many"}, "--records is 'many'; it must be a whole number above 0"),
+        (["balance"], {"records": "0"}, "--records is '0'"),
+        (["serving", "evaluation"], {"records": "5"}, "--records is for another benchmark than serving, evaluation"),
+    ],
+)
+def test_unusable_flags(names, flags, match):
+    with pytest.raises(InputError, match=match):
+        run.main(names, **flags)
+
+
+def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
+    called = []
+    modules = {
+        f"benchmarks.{name}": type(name, (), {"main": staticmethod(lambda name=name, **v: called.append((name, v)))})
+        for name in run.BENCHMARKS
+    }
+    monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
+    run.main([], records="2000", model="dir", clients=None)
+    assert called == [("balance", {"records": 2000}), ("evaluation", {}), ("input_pipeline", {}), ("serving", {"model": "dir"})]
+
+
+def test_memory_of_a_process():
+    assert 0.01 < report.memory("self") <= report.memory("self", "VmHWM") < 100
+    assert report.memory(2**30) == 0
