@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "batch_size": 128,
-            "split": "test",  # of the loops; run_evaluate.sh has the flag --split
-            "seed": 0,  # of corruptions, sequences, random starts and bootstraps
+            "split": "test",  # run_evaluate.sh's flag --split goes before it
+            "seed": 0,  # of corruptions, sequences and random starts
             "baseline": placeholder(str),  # name of the model that mCE and mFR divide by; None: the first (AlexNet for ImageNet-C and -P)
             "saved_model_style": "imagenet",  # preprocessing of a SavedModel that does not say: imagenet (central crop) or small
             # ImageNet-C and -P, as the paper does it (Section 3.3 and its footnote 3): the whole image is resized to the network's

@@ -38,7 +38,7 @@ def start(workdir, data, *extra):
 
 
 def run(workdir, data, *overrides):
-    train.main(config(*overrides), str(workdir), str(data), "auto", "1", "", [])
+    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices="1", tpu="", profile_steps=None)
 
 
 @pytest.fixture(scope="module")
