@@ -9,6 +9,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from meta_pseudo_labels.model import MetaPseudoLabels
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from training import model_dir, optimizers, stage
+from training import dry_run as dry_runs
+from training import model_dir, optimizers, resolve, stage
 from training.schedules import WarmupCosine
 
 SECTION = "meta_pseudo_labels"
+FLAGS = {**stage.FLAGS, "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing."}
 
 
 def main(
@@ -37,16 +40,42 @@ def main(
     cpu_devices: str,
     tpu: str,
     profile_steps: str | None,
-    arguments: list[str],
+    dry_run: bool = False,
+    arguments: Sequence[str] = (),
 ) -> None:
     """Trains, or goes on with it, or says that it is done."""
     stage.check_arguments(arguments, cpu_devices=cpu_devices)
+    if dry_run:
+        print(describe(config, Path(data)))
+        return
     workdirs.require_finished(data, "--data", "run_prepare_data.sh")
     resolved = stage.resolve(config, SECTION, data, unlabeled=True)
     check(resolved["train"])
     if stage.start(workdir, resolved, {"data": data}):
         where = {"strategy_name": strategy, "cpu_devices": int(cpu_devices), "tpu": tpu, "profile_steps": profile_steps}
         train(Path(workdir), resolved, data, **where)
+
+
+def describe(config: ConfigDict, data: Path) -> str:
+    """What would be done, as text: the two trainings in numbers, and what is missing."""
+    counts = dry_runs.images(config, data)
+    train = resolve.section(config[SECTION].to_dict(), labeled_examples=counts["labeled"], unlabeled=True)
+    check(train)
+    size = dry_runs.image_size(config, SECTION, counts)
+    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
+    batch, more = train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
+    for network, kept in (("teacher", batch + 2 * more), ("student", batch + more)):
+        rate = learning_rate(train, network)
+        lines += ["", *dry_runs.describe(network, train[network]["model"], train, counts, size, rate, images_kept=kept)]
+    absent = dry_runs.missing(config, {}, data)
+    return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
+
+
+def learning_rate(section: Mapping[str, Any], network: str) -> WarmupCosine:
+    """The schedule of one network of a resolved section."""
+    schedule = section[network]["schedule"]
+    base = schedule["base"] * section["batch_size"] / 256
+    return WarmupCosine(base, section["steps"], schedule["warmup_steps"], schedule["wait_steps"])
 
 
 def check(section: dict[str, Any]) -> None:
@@ -110,10 +139,7 @@ def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, seed: int, syn
     )
     made = {}
     for network in ("student", "teacher"):
-        part = section[network]
-        base = part.schedule.base * section.batch_size / 256
-        schedule = WarmupCosine(base, section.steps, part.schedule.warmup_steps, part.schedule.wait_steps)
-        made[f"{network}_optimizer"] = optimizers.build(part.optimizer, schedule)
+        made[f"{network}_optimizer"] = optimizers.build(section[network].optimizer, learning_rate(section, network))
     trainer.compile(**made)
     return trainer
 
@@ -137,4 +163,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    app.run(main, stage.FLAGS, stage.OPTIONAL, needs=("data", "preprocessing", SECTION))
+    app.run(main, FLAGS, {**stage.OPTIONAL, "dry_run": False}, needs=("data", "preprocessing", SECTION))

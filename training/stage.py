@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ Batches = Callable[[int, tuple[int, int], int], tf.data.Dataset]
 """(finished steps, (input pipelines, index), replicas) -> what the trainer eats from there on."""
 
 
-def check_arguments(arguments: list[str], **numbers: str) -> None:
+def check_arguments(arguments: Sequence[str], **numbers: str) -> None:
     """Raises InputError for positional arguments and for flags that are no whole number."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")

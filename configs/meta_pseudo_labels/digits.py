@@ -17,7 +17,7 @@ from configs.noisy_student import digits
 def get_config() -> ConfigDict:
     """The recipe."""
     config, shared = base.get_config(), digits.get_config()
-    for name in ("data", "preprocessing", "evaluate"):
+    for name in ("data", "expected", "preprocessing", "evaluate"):
         config[name] = shared[name]
     train = config.meta_pseudo_labels
     train.update({"steps": 1500, "batch_size": 50, "unlabeled_ratio": 4, "ema_decay": 0.99})

@@ -5,8 +5,8 @@
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_10pct.py --data=W/data --init=W/student --workdir=W/finetuned
 
 From the main text: network, resolution, split (128,000 labelled, all others unlabelled), fine-tuning. The rest is the command in the
-release's README, a draft by its own look (it names CIFAR-10's data and two batch sizes), so unverified. Hardware is not stated. Nothing here
-has been run at this size.
+release's README, a draft by its own look (it names CIFAR-10's data and two batch sizes), so unverified. Hardware is not stated.
+Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

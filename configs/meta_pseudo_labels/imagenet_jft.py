@@ -8,10 +8,10 @@
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
-From the main text: network, resolution, batches, steps, fine-tuning, the 25,000 labelled images set aside (Section 3.3). Learning rates, losses
-and augmentation are those of `imagenet_10pct.py` (`:resnet50`) and of Noisy Student's L2 (the others; "the same hyper-parameters"), the
-losses of the first again: none of these is verified. L2's two networks at 512 pixels do not fit one accelerator; the paper splits each replica over 16
-cores (docs/scaling.md). Nothing here has been run at this size.
+From the main text: network, resolution, batches, steps, fine-tuning, the 25,000 labelled images set aside (Section 3.3). Learning rates,
+losses and augmentation are those of `imagenet_10pct.py`, for L2 and B6-Wide with Noisy Student's magnitude 27: none of these is verified.
+Two such networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here has been run at this
+size.
 """
 
 from ml_collections import ConfigDict

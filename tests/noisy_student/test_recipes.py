@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from data import prepare
-from noisy_student import dry_run, loop, train
+from noisy_student import loop, train
 from stages import app
 from stages.errors import InputError
 from stages.files import write_json
+from training import dry_run
 
 RECIPES = [
     "image_folder.py",
@@ -34,7 +36,7 @@ def trainings(config):
 def test_a_dry_run_tells_the_plan(name, tmp_path):
     expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
     config = recipe(name, *(expected if name == "image_folder.py" else ()))
-    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))
     assert not list(tmp_path.iterdir())
 
@@ -48,20 +50,19 @@ def test_a_dry_run_says_what_is_missing(tmp_path):
     assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
 
 
-def test_the_paper_s_numbers_of_l2():
+def test_the_paper_s_numbers_of_l2(tmp_path):
     """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
     config = recipe("imagenet.py:l2")
-    counts = dry_run.images(config, Path("nowhere"))
-    assert counts["labeled"] == 1_281_167 and counts["classes"] == 1000
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
-    students = [dry_run.training(config, section, counts, section) for section in sections[1:4]]
-    assert [s["unlabeled_batch"] // s["batch"] for s in students] == [14, 14, 28]
-    assert all(s["parameters"] == 480_309_308 and s["image_size"] == 475 and s["steps"] == 218_950 for s in students)
-    warm = 5 * 1_281_167 / 2048
-    step, rate = students[0]["learning_rate"][1]
-    assert step > warm
-    assert rate == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=1e-5)
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert text.count("480,309,308 parameters, 475 px") == 3 and text.count("480,309,308 parameters, 800 px") == 1
+    assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
+    assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
+    step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", text).group(2, 1)
+    step = int(step.replace(",", ""))
+    assert step > 5 * 1_281_167 / 2048  # after the warm-up
+    assert float(rate) == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=2e-3)
 
 
 def test_the_chain_of_the_first_version_grows():
@@ -72,12 +73,12 @@ def test_the_chain_of_the_first_version_grows():
 
 def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):
     config = recipe("image_folder.py", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
-    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "as many pixels as the data will suggest" in text and "px" not in text
     splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
     summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
     write_json(tmp_path / "data" / "summary.json", summary)
-    assert "96 px" in dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
 
 
 @pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])

@@ -1,0 +1,57 @@
+"""Every recipe of Meta Pseudo Labels: it tells its plan, and its networks can be built small and take a step."""
+
+from __future__ import annotations
+
+import pytest
+
+from data import prepare
+from meta_pseudo_labels import train
+from stages import app
+from stages.errors import InputError
+
+RECIPES = [
+    "digits.py",
+    "cifar10_4k.py",
+    "cifar10_4k.py:release",
+    "svhn_1k.py",
+    "imagenet_10pct.py",
+    "imagenet_jft.py:resnet50",
+    "imagenet_jft.py:l2",
+    "imagenet_jft.py:b6_wide",
+]
+
+
+def recipe(name: str, *overrides: str):
+    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {})["config"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_dry_run_tells_the_plan(name, tmp_path):
+    text = train.describe(recipe(name), tmp_path / "data")
+    assert text.count("learning rate:") == 2
+    assert "missing: " in text and not list(tmp_path.iterdir())
+
+
+def test_the_paper_s_numbers(tmp_path):
+    """Section 3.2: 4,000 labelled and 41,000 other images, a network of 1.45M parameters; Section 4: batches of 2,048 and 16,384."""
+    text = train.describe(recipe("cifar10_4k.py"), tmp_path)
+    assert "4,000 labelled and 41,000 unlabelled images" in text
+    assert text.count("wrn_28_2, 1,467,610 parameters, 32 px") == 2
+    assert text.count("0.0489 at 33,333") == 2  # on the way down from 0.05: 0.1 per 256 images, at 128
+    text = train.describe(recipe("imagenet_jft.py:l2"), tmp_path)
+    assert text.count("480,309,308 parameters, 512 px") == 2 and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
+
+
+@pytest.mark.parametrize("name", ["cifar10_4k.py:paper2", "imagenet_jft.py:l1"])
+def test_a_recipe_that_is_not_there(name):
+    with pytest.raises(InputError, match="the names are"):
+        recipe(name)
+
+
+@pytest.mark.parametrize("name", ["cifar10_4k.py:release", "digits.py"])
+def test_a_smoke_run_takes_a_step(name, tmp_path):
+    config = recipe(name, "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
+    prepare.main(config, str(tmp_path / "data"))
+    flags = {"strategy": "one_device", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+    train.main(config, str(tmp_path / "run"), str(tmp_path / "data"), **flags)
+    assert (tmp_path / "run" / "summary.json").exists()

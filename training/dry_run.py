@@ -1,0 +1,126 @@
+"""What a training would do, in numbers, without doing it: what the dry runs of both methods are made of."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data import sources
+from efficientnet import architectures
+from stages.errors import InputError
+from stages.files import read_json
+from training import models, resolve
+
+GIB = 2.0**30
+
+
+def images(config: ConfigDict, data: Path) -> dict[str, Any]:
+    """Images a split, class count, and median size in pixels, of the prepared data, or else of a full copy as the recipe expects it.
+
+    Returns:
+      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where only the data could tell.
+
+    Raises:
+      InputError: the data are not there and the recipe does not say how many there will be.
+    """
+    if (data / "summary.json").exists():
+        summary = read_json(data / "summary.json")
+        counts = {name: split["images"] for name, split in summary["splits"].items()}
+        return {
+            "labeled": counts["labeled"],
+            "unlabeled": counts.get("unlabeled", 0),
+            "classes": len(summary["label_names"]),
+            **{name: summary[name] for name in ("median_height", "median_width")},
+        }
+    expected = config.expected.to_dict()
+    if None in expected.values():
+        raise InputError(
+            f"--dry_run: {data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
+            "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
+        )
+    return {**expected, "median_height": None, "median_width": None}
+
+
+def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
+    """Of a training's images, in pixels; None where only the data could tell. `counts`: what `images` returns."""
+    size = config[section].get("preprocessing", {}).get("image_size") or config.preprocessing.image_size
+    if size is None and counts["median_height"]:
+        size = resolve.image_size(counts["median_height"], counts["median_width"])
+    return size
+
+
+def describe(
+    name: str,
+    model: dict[str, Any],
+    train: dict[str, Any],
+    counts: dict[str, Any],
+    size: int | None,
+    schedule: Callable[[int], Any],
+    images_kept: int | None = None,
+) -> list[str]:
+    """One training of one network, as lines of text.
+
+    Args:
+      name: the training's.
+      model: the network's section.
+      train: a section as `resolve.section` returns it.
+      counts: what `images` returns.
+      size: of the images, in pixels, or None.
+      schedule: of the learning rate.
+      images_kept: a step, over all replicas, for the backward pass; None: the labelled and the unlabelled ones.
+    """
+    steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
+    parameters = count_parameters(model, counts["classes"])
+    at = [round(i * steps / 9) for i in range(10)]
+    rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
+    kept = activations(model, size, images_kept or batch + more, 4 if train["precision"] == "float32" else 2)
+    pixels = f"{size} px" if size else "as many pixels as the data will suggest"
+    return [
+        f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
+        f"  {steps:,} steps of {batch:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
+        f"  learning rate: {rates}",
+        f"  memory: {5 * 4 * parameters / GIB:.1f} GiB for weights, average, slots and gradients on each replica; "
+        + (f"{kept:,.1f} GiB for activations over all replicas" if kept else "activations not known"),
+    ]
+
+
+def count_parameters(model: dict[str, Any], classes: int) -> int:
+    """Trainable ones of the network of a section: reckoned for an EfficientNet, which may be large, else by building it."""
+    architecture = architectures.ARCHITECTURES.get(model["name"])
+    if architecture:
+        width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
+        return architectures.count_parameters(width, depth, classes)[0]
+    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+    return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
+
+
+def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int) -> float | None:
+    """GiB that a step keeps for its backward pass (`architectures.count_activations`); None for another family or an unknown size."""
+    architecture = architectures.ARCHITECTURES.get(model["name"])
+    if not architecture or not size:
+        return None
+    width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
+    strides = model.get("strides") or architectures.BASELINE_STRIDES
+    count = architectures.count_activations(width, depth, size, model.get("stem_stride") or 2, strides)
+    return bytes_each * count * images / GIB
+
+
+def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:
+    """What the first stage needs and does not find."""
+    if config.data.source == "digits" or (data / "summary.json").exists():
+        return []
+    found = []
+    for role in ("labeled", "unlabeled", "test"):
+        location = folders.get(role) or config.data.get(role)
+        if location:
+            name, path = sources.split_location(location, config.data.source)
+            if name not in sources.WITHOUT_PATH and not (os.path.exists(path) or glob.glob(path)):
+                found.append(f"--{role}: no {path}")
+        elif role == "labeled" or (role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"):
+            found.append(f"--{role} is not given")
+    return found
