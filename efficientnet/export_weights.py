@@ -14,8 +14,10 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +25,8 @@ from safetensors.numpy import save_file
 
 from data.preprocessing import CROP_PADDING
 from efficientnet import names
+from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES
+from efficientnet.model import EfficientNet
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
@@ -48,7 +52,7 @@ def main(model: str, output: str, arguments: Sequence[str] = ()) -> None:
     name = spec.architecture["name"]
     if name not in twins:
         raise InputError(f"--model: {library} has no twin of {name}; it has {', '.join(twins)}")
-    changed = [key for key, value in spec.architecture.items() if value is not None and key not in _HARMLESS]
+    changed = _changed(spec.architecture)
     if changed:
         raise InputError(f"--model: {library} has no {name} with another {', '.join(changed)}")
     network, spec = model_dir.load(model)
@@ -56,15 +60,24 @@ def main(model: str, output: str, arguments: Sequence[str] = ()) -> None:
     print(f"{name}: {network.count_params():,} parameters to {path}, for {library}'s {twins[name]}")
 
 
+def _changed(architecture: dict[str, Any]) -> list[str]:
+    """The settings of a model whose values make another network of it than the variant that it is named after."""
+    variant = ARCHITECTURES[architecture["name"]]
+    defaults = {name: parameter.default for name, parameter in inspect.signature(EfficientNet).parameters.items()}
+    defaults.update({"width": variant.width, "depth": variant.depth, "strides": BASELINE_STRIDES})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in architecture.items() if value is not None}
+    return [key for key, value in given.items() if key not in _HARMLESS and value != defaults.get(key)]
+
+
 def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> None:
     """Writes `path`, and `config.json` beside it in the manner of the Hugging Face hub.
 
     Raises:
-      InputError: a `config.json` of something else stands there.
+      InputError: another `config.json` stands there.
     """
-    config = path.with_name("config.json")
-    if config.exists() and "architecture" not in read_json(config):
-        raise InputError(f"--output: {config} belongs to something else; name another directory")
+    config, description = path.with_name("config.json"), _describe(spec)
+    if config.exists() and _read(config) != description:
+        raise InputError(f"--output: {config} is of another model; name another directory, or delete it")
     values = {weight.keras: weight for weight in names.of_architecture(spec.architecture, spec.num_classes)}
     state: dict[str, np.ndarray] = {}
     for variable in network.weights:
@@ -74,25 +87,35 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
             state[weight.timm.replace("running_var", "num_batches_tracked")] = np.zeros([], np.int64)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
+    write_json(config, description)
+
+
+def _read(config: Path) -> Any:
+    """What it holds; None where that is no JSON."""
+    try:
+        return read_json(config)
+    except ValueError:
+        return None
+
+
+def _describe(spec: model_dir.ModelSpec) -> dict[str, Any]:
+    """`config.json` in the manner of the Hugging Face hub."""
     prepared = spec.preprocessing
-    write_json(
-        config,
-        {
-            "architecture": TIMM[spec.architecture["name"]],
+    return {
+        "architecture": TIMM[spec.architecture["name"]],
+        "num_classes": spec.num_classes,
+        "label_names": list(spec.label_names),
+        "pretrained_cfg": {
+            "input_size": [3, prepared.image_size, prepared.image_size],
+            "crop_pct": prepared.image_size / (prepared.image_size + CROP_PADDING) if prepared.style == "imagenet" else 1.0,
+            "interpolation": "bicubic",
+            "mean": [number / 255 for number in prepared.mean],
+            "std": [number / 255 for number in prepared.std],
             "num_classes": spec.num_classes,
-            "label_names": list(spec.label_names),
-            "pretrained_cfg": {
-                "input_size": [3, prepared.image_size, prepared.image_size],
-                "crop_pct": prepared.image_size / (prepared.image_size + CROP_PADDING) if prepared.style == "imagenet" else 1.0,
-                "interpolation": "bicubic",
-                "mean": [number / 255 for number in prepared.mean],
-                "std": [number / 255 for number in prepared.std],
-                "num_classes": spec.num_classes,
-                "first_conv": "conv_stem",
-                "classifier": "classifier",
-            },
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
         },
-    )
+    }
 
 
 def to_keras(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> None:

@@ -18,7 +18,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 # isort: split
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def main(
     opened = weight_files.open_weights(source, average=weights == "ema")
     size = int(image_size) if image_size else None
     spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=size)
-    digests = {"source_sha256": {path.name: _digest(path) for path in opened.files}}
+    digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})
     settings = {"stage": "import_weights", **dataclasses.asdict(spec)}
     if (Path(output) / "summary.json").exists() and workdirs.start(output, settings):
@@ -165,9 +164,15 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
         workdirs.require_finished(path, "--labels: data directory", "run_prepare_data.sh")
         found = records.read_manifest(path / "labeled", "labeled").label_names
     elif path.is_file():
-        found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        try:
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the first name
+        except ValueError as error:
+            raise InputError(f"--labels: {labels} is no text in UTF-8; save it as such") from error
+        found = tuple(line.strip() for line in text.splitlines() if line.strip())
     else:
         raise InputError(f"--labels: no file or directory {labels}")
+    if not found:
+        raise InputError(f"--labels: {labels} names no class")
     if len(set(found)) != len(found):
         raise InputError(f"--labels: {labels} names a class twice")
     if not fresh and len(found) != classes:
@@ -186,15 +191,6 @@ def _normalization(source: weight_files.WeightFile, preprocessing: str) -> weigh
     if isinstance(source, weight_files.KerasFile):
         raise InputError(f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop")
     return NORMALIZATIONS["imagenet"]
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,27 @@ from safetensors import SafetensorError, safe_open
 from efficientnet.architectures import ARCHITECTURES
 from efficientnet.names import Weight, weights
 from stages.errors import InputError
+from stages.files import read_json
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels, in 0-255 units."""
 
 AVERAGE = "/ExponentialMovingAverage"
+
+# What a file that is damaged, or of another kind than its ending says, makes its readers raise.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tf.errors.OpError,
+    SafetensorError,
+)
 
 
 class WeightFile(abc.ABC):
@@ -90,9 +106,12 @@ def _in_directory(directory: Path) -> Path:
     if (directory / "model.safetensors").exists():
         return directory / "model.safetensors"
     found = [index.with_suffix("") for index in directory.glob("*.index")]
-    latest = tf.train.latest_checkpoint(str(directory))
-    if len(found) > 1 and latest:
-        found = [Path(latest)]
+    if len(found) > 1:
+        try:
+            latest = tf.train.latest_checkpoint(str(directory))
+        except ValueError:  # `checkpoint` is no text
+            latest = None
+        found = [Path(latest)] if latest else found
     if len(found) != 1:
         raise InputError(f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix")
     return found[0]
@@ -149,8 +168,8 @@ class TensorFlow1(WeightFile):
         try:
             self._reader = tf.train.load_checkpoint(str(prefix))
             stored = {key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()}
-        except (ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise InputError(f"--source: {prefix} is no readable checkpoint ({str(error).splitlines()[0]})") from error
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {prefix} is no readable checkpoint ({_reason(error)})") from error
         kept = [key for key in stored if not self._SLOTS.search(key)]
         scopes = {key.replace(AVERAGE, "")[: -len(self._ANCHOR)] for key in kept if key.replace(AVERAGE, "").endswith(self._ANCHOR)}
         if len(scopes) != 1:
@@ -182,8 +201,8 @@ class TensorFlow1(WeightFile):
         """See `WeightFile`."""
         try:
             return np.asarray(self._reader.get_tensor(self._keys[weight.tf1]), np.float32)
-        except (RuntimeError, tf.errors.OpError) as error:
-            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({str(error).splitlines()[0]})") from error
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({_reason(error)})") from error
 
 
 class KerasFile(WeightFile):
@@ -195,11 +214,11 @@ class KerasFile(WeightFile):
         self.files = (path,)
         try:
             self._values, config = _read_keras(path) if path.suffix == ".keras" else _read_h5(path)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"--source: {path} is no readable Keras file ({str(error).splitlines()[0]})") from error
-        moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
-        self.normalization = _normalization(moments, config)
-        self.shapes = {name: tuple(value.shape) for name, value in self._values.items()}
+            moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
+            self.normalization = _normalization(moments, config)
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable Keras file ({_reason(error)})") from error
+        self.shapes = {name: value.shape for name, value in self._values.items()}
         self.names = frozenset(self.shapes)
 
     def name(self, weight: Weight) -> str:
@@ -208,7 +227,7 @@ class KerasFile(WeightFile):
 
     def read(self, weight: Weight) -> np.ndarray:
         """See `WeightFile`."""
-        return np.asarray(self._values[weight.keras], np.float32)
+        return self._values[weight.keras]
 
 
 def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -223,7 +242,7 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
         def take(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
                 parts = name.split("/")
-                values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = item[()]
+                values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(item[()], np.float32)
 
         group.visititems(take)
     return values, config
@@ -255,7 +274,7 @@ def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
-            values[places.get(name, name)] = item[()]
+            values[places.get(name, name)] = np.asarray(item[()], np.float32)
 
     with h5py.File(stored) as file:
         file.visititems(take)
@@ -269,23 +288,40 @@ def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None
     with a second Rescaling by 1 / sqrt(std). A file of weights alone does not tell whether its model had that layer; a
     "variance" that equals ImageNet's standard deviations is taken for one of these.
     """
-    named = {name.partition("/")[2]: value for name, value in moments.items()}
+    named = {name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()}
+    if len(named) < len(moments):
+        raise ValueError("several normalization layers")
     if not {"mean", "variance"} <= set(named):
         return None
-    mean, variance = (np.asarray(named[name], np.float64).ravel() for name in ("mean", "variance"))
-    layers = config["config"]["layers"] if config else []
-    scales = [np.asarray(layer["config"]["scale"], np.float64) for layer in layers if layer["class_name"] == "Rescaling"]
-    scales = scales or [np.asarray(1 / 255)]
-    std = np.sqrt(variance)
-    for scale in scales[1:]:
-        std = std / scale
-    if config is None and np.allclose(variance, (0.229, 0.224, 0.225), rtol=1e-3):
-        std = variance
-    return _scaled(mean, 1 / scales[0]), _scaled(std, 1 / scales[0])
+    mean, std = named["mean"], np.sqrt(np.maximum(named["variance"], 0))
+    layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
+    if config:
+        layers = [(layer["class_name"], layer["config"]) for layer in config["config"]["layers"]]
+    elif np.allclose(named["variance"], (0.229, 0.224, 0.225), rtol=1e-3):
+        std = named["variance"]
+    a, b = np.ones(1), np.zeros(1)  # a pixel x has become a·x + b
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero is refused below
+        for kind, settings in layers:
+            if kind == "Rescaling":
+                scale, offset = (np.asarray(settings.get(key, 0.0), np.float64) for key in ("scale", "offset"))
+                a, b = a * scale, b * scale + offset
+            elif kind == "Normalization":
+                a, b = a / std, (b - mean) / std
+        return _checked(-b / a, 1 / a)
 
 
-def _scaled(values: Sequence[float] | np.ndarray, factor: float | np.ndarray = 255.0) -> tuple[float, ...]:
-    return tuple(float(number) for number in np.asarray(values) * factor)
+def _checked(mean: Any, std: Any) -> Normalization:
+    """Both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
+    found = np.array([mean, std], np.float64)
+    if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
+        raise ValueError("the mean and the standard deviation of the channels are no three numbers each")
+    first, second = (tuple(float(number) for number in row) for row in found)
+    return first, second
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what `error` says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class Timm(WeightFile):
@@ -295,32 +331,19 @@ class Timm(WeightFile):
         """Reads all names."""
         self.form = "timm file"
         self.files = (path,)
-        self._refuse_plain(path)
+        architecture, self.normalization = _describe_timm(path)
+        if not architecture.startswith("tf_efficientnet_"):  # its logits would be wrong
+            raise InputError(f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights")
         try:
             self._file = safe_open(path, framework="numpy")
             slices = {key: self._file.get_slice(key) for key in self._file.keys() if not key.endswith(".num_batches_tracked")}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"--source: {path} is no readable safetensors file ({str(error).splitlines()[0]})") from error
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable safetensors file ({_reason(error)})") from error
         unread = sorted({slice_.get_dtype() for slice_ in slices.values()} - {"F16", "F32", "F64"})
         if unread:
             raise InputError(f"--source: {path} holds weights of type {', '.join(unread)}; save it as float32")
         self.shapes = {key: tuple(slice_.get_shape()) for key, slice_ in slices.items()}
         self.names = frozenset(self.shapes)
-
-    def _refuse_plain(self, path: Path) -> None:
-        """Plain ``efficientnet_*`` has the same names, but PyTorch's padding and another epsilon: its logits would be wrong."""
-        config = path.with_name("config.json")
-        if config.exists():
-            description = json.loads(config.read_text(encoding="utf-8"))
-            architecture = description.get("architecture", "")
-            settings = description.get("pretrained_cfg", {})
-            if {"mean", "std"} <= set(settings):
-                self.normalization = (_scaled(settings["mean"]), _scaled(settings["std"]))
-        else:
-            match = re.search(r"(tf_)?efficientnet_[a-z0-9]+", f"{path.parent.name}/{path.name}")
-            architecture = match.group() if match else ""
-        if architecture and not architecture.startswith("tf_efficientnet_"):
-            raise InputError(f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights")
 
     def name(self, weight: Weight) -> str:
         """See `WeightFile`."""
@@ -333,3 +356,25 @@ class Timm(WeightFile):
     def read(self, weight: Weight) -> np.ndarray:
         """See `WeightFile`."""
         return weight.from_timm(np.asarray(self._file.get_tensor(weight.timm), np.float32))
+
+
+def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
+    """The architecture and the normalisation that ``config.json`` beside a timm file tells; else the architecture that it is named after.
+
+    Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in the file tells them apart. Where
+    neither it nor its directory is named after one of them, it is taken for the latter.
+    """
+    config = path.with_name("config.json")
+    architecture, normalization = None, None
+    if config.exists():
+        try:
+            description = read_json(config)
+            architecture, settings = description.get("architecture"), description.get("pretrained_cfg") or {}
+            if {"mean", "std"} <= set(settings):
+                normalization = _checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {config} is no readable description of a timm model ({_reason(error)})") from error
+    for name in (path.name, path.parent.name):
+        match = re.search(r"(tf_)?efficientnet_(b\d|l2)", name)
+        architecture = architecture or (match and match.group())
+    return str(architecture or "tf_efficientnet_*"), normalization

@@ -11,6 +11,7 @@ import numpy as np
 from evaluation import metrics, robustness, statistics
 from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, SEVERITIES
 from evaluation.statistics import bootstrap_interval
+from training.intervals import wilson_interval
 
 ALEXNET = "AlexNet"
 
@@ -68,7 +69,7 @@ def real(folder: Path, labels: Sequence[Sequence[int]]) -> dict[str, Any]:
     """ReaL precision@1 of the clean answers; `labels` in their order."""
     answers = load(folder / "predictions.npz")["probabilities"].argmax(axis=1)
     right, places = robustness.real_precision(answers, labels)
-    low, high = metrics.wilson_interval(int(right.sum()), len(right))
+    low, high = wilson_interval(int(right.sum()), len(right))
     return {"precision": float(right.mean()), "interval": [low, high], "examples": len(right), "without_labels": len(labels) - len(places)}
 
 
@@ -76,7 +77,7 @@ def imagenet_a(folder: Path) -> dict[str, Any]:
     """Top-1 and top-5 among the 200 classes (the authors' protocol), and among all 1,000."""
     stored = load(folder / "a.npz")
     right, right_of_all = (stored[name] == stored["labels"][:, None] for name in ("top5", "top5_of_all"))  # (N, 5)
-    low, high = metrics.wilson_interval(int(right[:, 0].sum()), len(right))
+    low, high = wilson_interval(int(right[:, 0].sum()), len(right))
     return {
         "top1": float(right[:, 0].mean()),
         "interval": [low, high],
@@ -140,7 +141,7 @@ def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
     """Accuracy under FGSM for each ε, and under PGD."""
     stored = load(folder / "adversarial.npz")
     fgsm, pgd = stored["fgsm"], stored["pgd"]  # (E, N), (N,)
-    low, high = metrics.wilson_interval(int(pgd.sum()), len(pgd))
+    low, high = wilson_interval(int(pgd.sum()), len(pgd))
     attacked = fgsm[stored["epsilons"] > 0]
     row = {
         "epsilons": stored["epsilons"].tolist(),

@@ -155,8 +155,7 @@ def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
     """Measures; leaves `results.json` and `figure.png`."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
-    if min(config.draws, config.batches + 1, *config.batch_sizes) < 2:
-        raise InputError("draws and every one of batch_sizes must be at least 2, batches at least 1")
+    check(config)
     directory = Path(workdir)
     done = workdirs.start(directory, config.to_dict())
     if done:
@@ -168,6 +167,21 @@ def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
     draw(sizes, results, directory / "figure.png")
     workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results})
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the study cannot be made."""
+    images = len(load_digits().target)
+    if not 1 <= config.labeled < images:
+        raise InputError(f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are")
+    for key, least in (("draws", 2), ("batches", 1), ("hidden", 1)):
+        if config[key] < least:
+            raise InputError(f"{key} is {config[key]}; at least {least} is needed")
+    pool = images - config.labeled
+    if not config.batch_sizes or min(config.batch_sizes) < 1 or max(config.batch_sizes) > pool:
+        raise InputError(
+            f"batch_sizes are {tuple(config.batch_sizes)}; needed are numbers from 1 to {pool}, the unlabelled images there are"
+        )
 
 
 def draw(sizes: Sequence[int], results: dict[str, list[float]], path: Path) -> None:

@@ -60,7 +60,7 @@ class MetaPseudoLabels(Trainer):
         beside the teacher's other losses.
       batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and `dot_product` the gradient of J, and 1
         for `cosine`, which is not; 1 is eq. 12 as written. Without meaning for `per_example` and `soft`.
-      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline.
+      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline. Without meaning for `soft`.
       supervised_weight: factor of the teacher's loss on labelled images.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
       uda_temperature: τ that sharpens the weak view's distribution.

@@ -86,8 +86,6 @@ def check(section: dict[str, Any]) -> None:
         raise InputError(f"{SECTION}: {error}") from error
     if section["unlabeled_ratio"] < 1:
         raise InputError(f"{SECTION}.unlabeled_ratio is {section['unlabeled_ratio']}; the student learns from unlabelled images only")
-    if section["precision"] == "mixed_float16":
-        raise InputError(f"{SECTION}.precision: losses are not scaled here; use mixed_bfloat16 in place of mixed_float16")
     for network in ("teacher", "student"):
         schedule = section[network]["schedule"]
         before = schedule["wait_steps"] + schedule["warmup_steps"]

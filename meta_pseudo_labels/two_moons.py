@@ -31,6 +31,7 @@ from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path, write_json
 from stages.progress import progress
+from training.intervals import wilson_interval
 
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
@@ -169,18 +170,11 @@ def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
     """Trains every method on every seed; leaves `results.json` and `figure.png`."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
-    if config.seeds < 1:
-        raise InputError(f"seeds is {config.seeds}; at least 1 is needed")
-    for place, name in enumerate(config.run):
-        if name not in config.methods:
-            raise InputError(f"run: there is no method {name!r}; known: {', '.join(config.methods)}")
-        needed = config.methods[name].teacher
-        if needed and needed not in config.run[:place]:
-            raise InputError(f"methods.{name}.teacher: there is no method {needed!r} before it")
+    check(config)
     directory = Path(workdir)
-    done = workdirs.start(directory, config.to_dict())
+    done = finished(directory, config)
     if done:
-        print(f"{table(done['methods'])}\n{directory} is done")
+        print(f"{done}\n{directory} is done")
         return
     tf.config.experimental.enable_op_determinism()
     moons = Moons(config.seed, config.seeds, config.noise)
@@ -211,6 +205,45 @@ def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the recipe cannot be run."""
+    if config.seeds < 1:
+        raise InputError(f"seeds is {config.seeds}; at least 1 is needed")
+    if not 0 < config.success <= 1:
+        raise InputError(f"success is {config.success}; it is a part of all points, above 0 and at most 1")
+    if not config.run:
+        raise InputError(f"run names no method; known: {', '.join(config.methods)}")
+    for place, name in enumerate(config.run):
+        if name not in config.methods:
+            raise InputError(f"run: there is no method {name!r}; known: {', '.join(config.methods)}")
+        method = config.methods[name]
+        if method.teacher and method.teacher not in config.run[:place]:
+            raise InputError(f"methods.{name}.teacher: there is no method {method.teacher!r} before it")
+        for key in ("steps", "batch_size"):
+            if method[key] < 1:
+                raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
+        if method.temperature <= 0:
+            raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
+        for key, known in (("pseudo_labels", feedbacks.PSEUDO_LABELS), ("result", ("teacher", "student"))):
+            if method[key] not in known:
+                raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
+
+
+def finished(directory: Path, config: ConfigDict) -> str | None:
+    """Claims the work directory; the table of its results where the same recipe was run there before.
+
+    Raises:
+      InputError: it holds a run of another recipe, or its files are damaged or another command's.
+    """
+    try:
+        done = workdirs.start(directory, config.to_dict())
+        return None if done is None else table(done["methods"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--workdir: config.json or summary.json in {directory} is damaged or another command's; delete it or name another"
+        ) from error
+
+
 def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
     """The seed whose accuracies are nearest to the methods' medians, so that the figure shows no lucky one."""
     distance = sum(np.abs(np.array(rows[name]["accuracy"]) - rows[name]["median_accuracy"]) for name in names)
@@ -221,18 +254,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """A line a method: successes, their rate with its 95 % interval, the median accuracy."""
     lines = []
     for name, row in rows.items():
-        low, high = wilson(row["successes"], row["seeds"])
+        low, high = wilson_interval(row["successes"], row["seeds"])
         rate = f"{100 * row['success_rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         lines.append(f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %")
     return "\n".join(lines)
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a rate (Wilson 1927), which stays within [0, 1] for rates near its ends."""
-    rate = successes / trials
-    center = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
-    return float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
 def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:

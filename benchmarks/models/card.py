@@ -1,11 +1,12 @@
 """The models in numbers: parameters, multiply-additions, memory and speed.
 
-    python -m benchmarks.models.card --workdir=runs/model_card [--models=b0,b7] [--memory=12] [--seconds=300]
+    python -m benchmarks.models.card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] [--memory=12] [--seconds=300]
 
 For each model, at its own resolution and batch 1, in float32: trainable parameters; multiply-additions of one image, counted from the
 graph's convolutions and matrix products; peak memory and time of a forward pass and of a training step (gradients of the cross entropy
 and an SGD update), each measured in a process of its own. A measurement that passes --memory GiB or --seconds is stopped, and the table
-says so. A finished one is not repeated. The table goes into docs/models.md.
+says so. A finished one is not repeated; one that failed is tried again by the next call. --passes=graph counts and runs nothing, for models
+that are too large for the machine. The table goes into docs/models.md.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ PASSES = ("graph", "forward", "train")
 REPEATS = 3
 
 
-def main(workdir: str, models: str | None, memory: str, seconds: str, run: str | None, arguments: Sequence[str] = ()) -> None:
-    """Measures what has no result yet, and writes the table. Raises InputError."""
+def main(workdir: str, models: str | None, passes: str, memory: str, seconds: str, run: str | None, arguments: Sequence[str] = ()) -> None:
+    """Measures what has no result yet, and writes the table. Raises InputError, and SystemExit where a measurement failed."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     directory = Path(workdir)
@@ -49,23 +50,33 @@ def main(workdir: str, models: str | None, memory: str, seconds: str, run: str |
         return
     limits = report.positive("memory", memory, float), report.positive("seconds", seconds, float)
     wanted = models.split(",") if models else list(SIZES)
-    unknown = [name for name in wanted if name not in SIZES]
-    if unknown:
-        raise InputError(f"--models: no {unknown[0]!r}; there are {', '.join(SIZES)}")
+    for flag, given, known in (("models", wanted, tuple(SIZES)), ("passes", passes.split(","), PASSES)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
+    failed = []
     for name in wanted:
-        for what in PASSES:
+        for what in passes.split(","):
             path = directory / f"{name}.{what}.json"
-            if not path.exists():
+            if path.exists():
+                continue
+            try:
                 stopped = _run(directory, f"{name}:{what}", *limits)
-                if stopped:
-                    write_json(path, {"stopped": stopped})
-                print(f"{name} {what}: {stopped or 'done'}", flush=True)
+            except subprocess.CalledProcessError as error:
+                failed.append(f"{name} {what}: failed ({error.returncode})")
+                continue
+            if stopped:
+                write_json(path, {"stopped": stopped})
+            print(f"{name} {what}: {stopped or 'done'}", flush=True)
     replace_section(MODELS, "card", table(directory))
     print(f"the table is in {MODELS}")
+    if failed:
+        print("\n".join(failed), file=sys.stderr)
+        sys.exit(1)
 
 
 def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
-    """Runs one measurement; why it was stopped, or None."""
+    """Runs one measurement; why it was stopped, or None. Raises CalledProcessError where it failed."""
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.models.card", f"--workdir={directory}", f"--run={run}"])
     began = time.monotonic()
     while process.poll() is None:
@@ -76,7 +87,9 @@ def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None
             process.wait()
             return reason
         time.sleep(0.1)
-    return None if process.returncode == 0 else f"failed ({process.returncode})"
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, run)
+    return None
 
 
 def _build(name: str) -> tf.keras.Model:
@@ -154,10 +167,11 @@ if __name__ == "__main__":
         {
             "workdir": "Directory for the results.",
             "models": "Models, separated by commas; all where left out.",
+            "passes": "Measurements, separated by commas: graph, forward, train.",
             "memory": "GiB of a measurement's process at which it is stopped.",
             "seconds": "Seconds at which it is stopped.",
             "run": "One measurement, NAME:graph|forward|train, in this process.",
         },
-        optional={"models": None, "memory": "12", "seconds": "300", "run": None},
+        optional={"models": None, "passes": ",".join(PASSES), "memory": "12", "seconds": "300", "run": None},
         config=False,
     )

@@ -3,7 +3,8 @@
     python -m benchmarks.models.check --workdir=runs/check_models [--only=timm:b0,keras:b7]
 
 Needs PyTorch, timm and torchvision, which the project does not (see docs/models.md). Each check runs in a process of its own and leaves
-WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is written from all that is there.
+WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is written from all that is there. Exit code 1,
+after a line each on stderr, where a number passes its bound (`BOUNDS`) or a check that was asked for has no result.
 
 The peers get random weights, scales and shifts, and moving averages that fit the activations, so that no layer is an identity. Checks:
 timm:<variant> and keras:<variant>, logits; gradients:b0, of a training step; torchvision:resnet50 and torch:wrn_28_2, logits;
@@ -16,6 +17,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+import math
 import subprocess
 import sys
 import time
@@ -47,13 +49,25 @@ CHECKS = (
     "noise:b0",
     *(f"files:{name}" for name in (*EFFICIENTNETS, "l2", "resnet50", "wrn_28_2")),
 )
+BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
+    "timm": {"deviation": (0.0, 1e-4), "spread": (0.1, math.inf), "agreement_lost": (-1.0, 0.1)},
+    "timm:b0": {"back_in_timm": (0.0, 0.0)},
+    "keras": {"deviation": (0.0, 1e-5), "spread": (0.1, math.inf)},
+    "gradients": {"deviation": (0.0, 1e-3)},
+    "torchvision": {"deviation": (0.0, 1e-4), "spread": (0.1, math.inf)},
+    "torch": {"deviation": (0.0, 1e-4), "spread": (0.1, math.inf)},
+    "noise": {"standard_errors": (0.0, 4.0)},
+    "files": {"keras_deviation": (0.0, 0.0), "saved_model_deviation": (0.0, 0.0)},
+}
+"""Least and largest value of a result's numbers, by kind of check or check. `agreement_lost`: the peer's top-1 in bfloat16 less ours."""
+
 SECONDS = 900  # of a check; then it counts as not done
 
 CLASSES = 1000
 
 
 def main(workdir: str, only: str | None, run: str | None, arguments: Sequence[str] = ()) -> None:
-    """Runs the checks that have no result yet, and writes the table. Raises InputError."""
+    """Runs the checks that have no result yet, and writes the table. Raises InputError, and SystemExit where the models fail."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     if run:
@@ -79,6 +93,26 @@ def main(workdir: str, only: str | None, run: str | None, arguments: Sequence[st
     results = {check: read_json(path) for check in CHECKS if (path := Path(workdir) / f"{check}.json").exists()}
     replace_section(MODELS, "checks", _tables(results))
     print(f"{len(results)} of {len(CHECKS)} checks have a result; the table is in {MODELS}")
+    failed = [f"{check}: no result" for check in wanted if check not in results] + _over_bounds(results)
+    if failed:
+        print("\n".join(f"FAILED {line}" for line in failed), file=sys.stderr)
+        sys.exit(1)
+
+
+def _bounds(check: str) -> dict[str, tuple[float, float]]:
+    return {**BOUNDS[check.partition(":")[0]], **BOUNDS.get(check, {})}
+
+
+def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each number that is not there, not a number, or not within its bounds."""
+    lines = []
+    for check, found in results.items():
+        numbers = {"agreement_lost": found.get("agreement_peer", math.nan) - found.get("agreement", math.nan), **found}
+        for key, (least, largest) in _bounds(check).items():
+            value = numbers.get(key, math.nan)
+            if not least <= value <= largest:
+                lines.append(f"{check}: {key} is {value:.3g}, not from {least:g} to {largest:g}")
+    return lines
 
 
 def _images(count: int, size: int) -> np.ndarray:
@@ -322,6 +356,10 @@ def _tables(results: dict[str, dict[str, Any]]) -> str:
     ]
     if files:
         parts.append(markdown_table(["model", ".keras: deviation", "seconds", "SavedModel: deviation", "seconds"], files))
+    bounds = [[check, key, f"{least:g}", f"{largest:g}"] for check, numbers in BOUNDS.items() for key, (least, largest) in numbers.items()]
+    parts += ["The bounds, past which the command fails:", markdown_table(["checks", "number", "least", "largest"], bounds)]
+    if over := _over_bounds(results):
+        parts.append(f"**Past its bound:** {'; '.join(over)}.")
     missing = [check for check in CHECKS if check not in results]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")

@@ -27,7 +27,7 @@ def method(**overrides: Any) -> ConfigDict:
     config.consistency_noise = 0.2  # standard deviation of that move; the moons are 2 wide
     config.temperature = 0.5  # of UDA's target
     config.all_labels = False  # every label is known: what the network and the budget can reach
-    config.teacher = ""  # an earlier method whose result labels the points and does not learn
+    config.teacher = ""  # an earlier method, whose result is the teacher from the start
     config.result = "teacher"  # the network that counts
     config.update(overrides)
     return config

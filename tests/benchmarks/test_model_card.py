@@ -1,5 +1,6 @@
 """The model card: multiply-additions against published numbers, and the section of the page that it writes."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,34 @@ def test_the_table_says_what_was_not_measured(tmp_path):
 def test_a_measurement_that_grows_too_large_is_stopped(tmp_path):
     assert card._run(tmp_path, "wrn_28_2:graph", memory=0.05, seconds=60) == "> 0.05 GiB"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_measurement_is_told_and_tried_again(tmp_path, monkeypatch, capsys):
+    page_ = tmp_path / "page.md"
+    page_.write_text("<!-- card: begin -->\n<!-- card: end -->\n")
+    monkeypatch.setattr(card, "MODELS", page_)
+    runs = []
+
+    def measurement(directory, run, memory, seconds):
+        runs.append(run)
+        if len(runs) == 1:
+            raise subprocess.CalledProcessError(-9, run)
+
+    monkeypatch.setattr(card, "_run", measurement)
+    arguments = {"workdir": str(tmp_path), "models": "b0", "passes": "graph", "memory": "1", "seconds": "60", "run": None}
+    with pytest.raises(SystemExit) as caught:
+        card.main(**arguments)
+    assert caught.value.code == 1
+    assert "b0 graph: failed (-9)" in capsys.readouterr().err
+    card.main(**arguments)
+    assert runs == ["b0:graph"] * 2
+    with pytest.raises(InputError, match="--passes: no 'backward'; there are graph, forward, train"):
+        card.main(**{**arguments, "passes": "backward"})
+
+
+def test_a_measurement_that_fails_is_not_taken_for_done(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError):
+        card._run(tmp_path, "nobody:graph", memory=4, seconds=60)
 
 
 def test_a_section_is_replaced_and_the_rest_stays(tmp_path):

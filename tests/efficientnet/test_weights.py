@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -236,6 +238,38 @@ def test_plain_timm_variants_are_refused(tmp_path: Path) -> None:
     assert weight_files.open_weights(tmp_path, average=True).normalization == ((127.5,) * 3, (127.5,) * 3)
 
 
+def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
+    """The file's name goes before its directory's, and a directory of all kinds of EfficientNets is none of them."""
+    state = random_values({row.timm: row.timm_shape for row in table()})
+    for directory in ("efficientnet_b0", "efficientnet_models"):
+        (tmp_path / directory).mkdir()
+        for name in ("tf_efficientnet_b0.safetensors", "model.safetensors"):
+            write_timm(tmp_path / directory / name, state)
+    for path in ("efficientnet_b0/tf_efficientnet_b0.safetensors", "efficientnet_models/model.safetensors"):
+        assert weight_files.open_weights(tmp_path / path, average=True).normalization is None
+    with pytest.raises(InputError, match=r"timm's efficientnet_b0"):
+        weight_files.open_weights(tmp_path / "efficientnet_b0", average=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b'{"pretrained_cfg": 5}',
+        b'{"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}',
+        b'{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": ["a", "b", "c"]}}',
+        b'{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.0, 0.5]}}',
+    ],
+)
+def test_a_damaged_description_of_a_timm_model(tmp_path: Path, config: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(config)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"config.json is no readable description of a timm model \(.+\)$"):
+        weight_files.open_weights(tmp_path, average=True)
+
+
 def test_a_fresh_head_is_said_and_nothing_else_is_fresh(checkpoint: Path, release: dict[str, np.ndarray]) -> None:
     with pytest.raises(InputError, match=r"2 misshapen: head/dense/kernel.*head/dense/bias \(5,\) instead of \(7,\)"):
         imported(checkpoint, wanted=spec(7))
@@ -292,6 +326,24 @@ def test_keras_files(keras_model: tf.keras.Model, ending: str, tmp_path: Path, c
     assert described.metadata["crop_fraction"] == pytest.approx(0.75)
 
 
+def test_layers_before_the_network_count(tmp_path: Path) -> None:
+    """Whatever the file's own Rescaling, offset included, and Normalization layers make of a pixel."""
+    inputs = x = tf.keras.Input([4, 4, 3])
+    for layer in (
+        tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0),
+        tf.keras.layers.Normalization(name="normalization"),
+        tf.keras.layers.Rescaling([2.0, 0.5, 1.0], offset=0.25),
+    ):
+        x = layer(x)
+    model = tf.keras.Model(inputs, x)
+    model.get_layer("normalization").set_weights([np.array([0.1, -0.2, 0.0]), np.array([0.04, 0.25, 1.0]), np.zeros([], np.int64)])
+    model.get_layer("normalization").finalize_state()
+    model.save(tmp_path / "layers.keras")
+    mean, std = weight_files.open_weights(tmp_path / "layers.keras", average=True).normalization or ((), ())
+    pixels = PIXELS[:, :4, :4]
+    np.testing.assert_allclose((pixels - mean) / std, model(pixels), atol=1e-5)
+
+
 def test_kerass_published_files_store_std_as_variance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file goes through Keras's own `weights="imagenet"`, as a download would."""
     ours = applications(classes=1000)
@@ -342,6 +394,9 @@ def test_unusable_sources(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     shutil.copy(f"{checkpoint}.index", tmp_path / "cut.index")
+    (tmp_path / "several").mkdir()
+    for name in ("a.index", "b.index", "checkpoint"):
+        (tmp_path / "several" / name).write_bytes(b"\xff\xfe")
     for source, message in {
         "damaged.safetensors": "no readable safetensors",
         "damaged.h5": "no readable Keras file",
@@ -349,10 +404,61 @@ def test_unusable_sources(checkpoint: Path, tmp_path: Path) -> None:
         "weights.pth": "none of: TensorFlow 1 checkpoint",
         "nothing": "no file .*nothing",
         "empty": "neither model.safetensors nor",
+        "several": "neither model.safetensors nor one TensorFlow 1 checkpoint",
+        "several/a": "no readable checkpoint",
         "cut": "damaged|no readable checkpoint",
     }.items():
         with pytest.raises(InputError, match=message):
             read(tmp_path / source)
+
+
+def write_h5(path: Path, **values: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, value in values.items():
+            file[name] = value
+    return path
+
+
+def write_archive(path: Path, config: bytes, weights: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+    return path
+
+
+def test_damaged_and_foreign_keras_files(tmp_path: Path) -> None:
+    moments = {"normalization/mean:0": np.zeros(3), "normalization/variance:0": np.ones(3)}
+    good = write_h5(tmp_path / "good.h5", **moments)
+    assert weight_files.open_weights(good, average=True).normalization == ((0.0,) * 3, (255.0,) * 3)
+    sources = [
+        write_h5(tmp_path / "words.h5", **moments, words=np.array([b"cat", b"dog"])),
+        write_h5(tmp_path / "empty.h5", nothing=h5py.Empty("f")),
+        write_h5(tmp_path / "zero.h5", **{**moments, "normalization/variance:0": np.array([1.0, 0.0, -1.0])}),
+        write_h5(tmp_path / "gray.h5", **{**moments, "normalization/mean:0": np.zeros(1), "normalization/variance:0": np.ones(1)}),
+        write_h5(tmp_path / "two.h5", **moments, **{"normalization_1/mean:0": np.zeros(3)}),
+    ]
+    for number, config in enumerate(
+        (b"[]", b"{}", b'{"config": []}', b'{"config": {"layers": [{"class_name": 5, "config": {}}]}}', b"\xff")
+    ):
+        sources.append(write_archive(tmp_path / f"config_{number}.keras", config, good.read_bytes()))
+    sources.append(write_archive(tmp_path / "weights.keras", b'{"config": {"layers": []}}', b"nonsense"))
+    broken = bytearray(write_archive(tmp_path / "broken.keras", b'{"config": {"layers": []}}', good.read_bytes()).read_bytes())
+    broken[200:260] = b"\xff" * 60  # in the compressed weights
+    (tmp_path / "broken.keras").write_bytes(broken)
+    for source in [*sources, tmp_path / "broken.keras"]:
+        with pytest.raises(InputError, match=rf"^--source: {source} is no readable Keras file \(.+\)$"):
+            weight_files.open_weights(source, average=True)
+
+
+def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
+    keras_model.save_weights(tmp_path / "top.h5")
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes("\ufeffcat\r\nKäfer\r\n\r\na b\r\nd\r\ne\r\n".encode())  # as an editor on Windows leaves them
+    assert read(tmp_path / "top.h5", labels=str(labels))[1].label_names == ("cat", "Käfer", "a b", "d", "e")
+    for content, message in ((b"K\xe4fer\n", "is no text in UTF-8"), (b"\n", "names no class"), (b"a\na\n", "names a class twice")):
+        labels.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "top.h5", labels=str(labels))
 
 
 def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,6 +498,34 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(InputError, match="missing"):
         import_weights.main(source=str(source), model="b1", output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()  # nothing half-written
+
+
+@pytest.mark.parametrize("name", ["b0", "b3"])
+def test_a_setting_that_is_the_variants_own_is_no_change(name: str) -> None:
+    width, depth, *_ = ARCHITECTURES[name]
+    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "small_images": False, "dropout": 0.5}
+    assert export_weights._changed({"name": name, **own}) == []
+    other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1], "small_images": True}
+    for key, value in other.items():
+        assert export_weights._changed({"name": name, **own, key: value}) == [key]
+
+
+@pytest.mark.parametrize("content", ['{"architecture": "tf_efficientnet_b0"}', '{"seed": 0}', "{"])
+def test_export_keeps_a_config_that_stands_there(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config.json is of another model; name another directory, or delete it"):
+        export_weights.to_timm(tmp_path / "model.safetensors", tf.keras.Sequential(), spec())
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_the_same_export_once_more(tmp_path: Path) -> None:
+    model = spec().build()
+    for _ in range(2):
+        export_weights.to_timm(tmp_path / "model.safetensors", model, spec())
+    with pytest.raises(InputError, match=r"config\.json is of another model"):
+        export_weights.to_timm(tmp_path / "other.safetensors", model, spec(classes=4))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
 
 
 def test_export_refuses_what_has_no_twin(tmp_path: Path) -> None:

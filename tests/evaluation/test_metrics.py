@@ -97,21 +97,6 @@ def test_ece_of_perfect_calibration_is_small():
     assert metrics.ece(sharp, labels)[0] > 0.1
 
 
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),  # Newcombe 1998, table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_against_published_values(successes, n, low, high):
-    assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
-    mirrored = metrics.wilson_interval(n - successes, n)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
-
-
-def test_wilson_contains_the_share_and_widens_with_confidence():
-    narrow, wide = metrics.wilson_interval(380, 400, 0.8), metrics.wilson_interval(380, 400, 0.99)
-    assert wide[0] < narrow[0] < 0.95 < narrow[1] < wide[1]
-
-
 def test_evaluate_agrees_with_the_single_metrics():
     probabilities, labels = random_predictions()
     result = metrics.evaluate("student", probabilities, labels, list("abcdefg"))

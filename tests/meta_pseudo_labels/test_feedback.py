@@ -159,7 +159,7 @@ def test_without_the_batch_factor_the_gradient_is_one_over_the_batch(problem):
 
 
 def test_the_release_teaches_the_teacher_nothing(problem):
-    for labels in problem.combinations[::5]:
+    for labels in problem.combinations:
         np.testing.assert_allclose(problem.estimate("release", labels), 0.0, atol=1e-15)
 
 

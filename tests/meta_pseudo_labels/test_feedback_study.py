@@ -42,7 +42,17 @@ def test_the_command(tmp_path, capsys):
     assert "is done" in capsys.readouterr().out
 
 
-def test_unusable_values_are_refused(tmp_path):
-    with pytest.raises(InputError, match="at least 2"):
-        run(tmp_path / "w", "--config.draws=1")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("draws=1", "draws is 1; at least 2"),
+        ("labeled=1797", "labeled is 1797; .* below 1797"),
+        ("batch_sizes=(4, 0)", r"batch_sizes are \(4, 0\); .* from 1 to 1747"),
+        ("batch_sizes=(1748,)", "from 1 to 1747, the unlabelled images"),
+        ("batch_sizes=()", "batch_sizes are"),
+    ],
+)
+def test_unusable_values_are_refused(tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "w", f"--config.{override}")
     assert not (tmp_path / "w").exists()

@@ -119,7 +119,6 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("pseudo_labels=drawn", "pseudo_labels must be one of"),
         ("feedback=taylor", "feedback must be one of"),
         ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
-        ("precision=mixed_float16", "mixed_bfloat16"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(data, tmp_path, override, message):

@@ -107,18 +107,38 @@ def test_the_recipes_are_whole(name):
         assert {(method.learning_rate, method.consistency) for method in config.methods.values()} == {(0.1, 0.0)}
 
 
-def test_unusable_recipes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="seeds is 0"):
-        run(tmp_path / "w", "--config.seeds=0")
-    with pytest.raises(InputError, match="no method 'nobody'"):
-        run(tmp_path / "w", "--config.methods.supervised.teacher=nobody")
-    with pytest.raises(InputError, match="no method 'mine'"):
-        run(tmp_path / "w", "--config.run=('mine',)")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeds=0", "seeds is 0"),
+        ("success=99.0", "success is 99.0"),
+        ("run=()", "run names no method"),
+        ("run=('mine',)", "no method 'mine'"),
+        ("methods.supervised.teacher=nobody", "no method 'nobody'"),
+        ("methods.all_labels.steps=0", "methods.all_labels.steps is 0; at least 1"),
+        ("methods.supervised.batch_size=-1", "methods.supervised.batch_size is -1"),
+        ("methods.meta_pseudo_labels.temperature=0.0", "temperature is 0.0; it must be above 0"),
+        ("methods.meta_pseudo_labels.pseudo_labels=drawn", "pseudo_labels: no 'drawn'; known: sampled, argmax, soft"),
+        ("methods.all_labels.result=both", "methods.all_labels.result: no 'both'; known: teacher, student"),
+    ],
+)
+def test_an_unusable_recipe_is_refused_before_any_training(tmp_path, override, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "w", f"--config.{override}")
     assert not (tmp_path / "w").exists()
+
+
+def test_an_unknown_recipe():
     with pytest.raises(ValueError, match="working, paper, sweep"):
         recipe.get_config("best")
 
 
-def test_wilsons_interval():
-    assert two_moons.wilson(45, 50) == pytest.approx((0.786, 0.957), abs=1e-3)  # Brown, Cai and DasGupta's formula, by hand
-    assert two_moons.wilson(0, 50)[0] == 0.0
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"methods": 1}', '{"methods": {"supervised": {"seeds": 0}}}'])
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content):
+    config = app.parse(["two_moons", "--config=configs/meta_pseudo_labels/two_moons.py"], {})["config"]
+    assert two_moons.finished(tmp_path, config) is None
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path}"):
+        two_moons.main(config, str(tmp_path), [])
+    assert {path.name for path in tmp_path.iterdir()} <= {"config.json", "summary.json"}
