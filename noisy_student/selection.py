@@ -202,7 +202,7 @@ def _require_no_ties(ties: np.ndarray) -> None:
 
 
 def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> Iterator[int]:
-    """Yields the values that occur more than once, in or across shards; memory is a few times `window` values.
+    """Yields the values that occur more than once, in or across shards; memory is three times `window` values.
 
     Args:
       sorted_shards: uint64 [n], ascending, evenly spread as hashes are. Iterated over anew for every window, each shard let go before the
