@@ -184,7 +184,8 @@ class PseudoLabeled:
           InputError: there are none; a record has no distribution over `num_classes` classes, or an image that cannot be decoded.
         """
         request = sources.Request(data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes)
-        images, skipped = tfrecords.open_records(request), list[dict[str, str]]()
+        images = tfrecords.open_records(request)
+        skipped: list[dict[str, str]] = []
         usable = array.array("q", (index for index, _ in splits.examined(images, data.on_error, skipped, "check pseudo_labeled")))
         if not usable:
             raise request.error("has no usable image")

@@ -20,7 +20,8 @@ import PIL.Image
 import scipy.io
 
 from data.archives import compressed_files
-from data.sources import Request, one_line, ordered_map
+from data.records import one_line
+from data.sources import Request, ordered_map
 
 CIFAR10 = "cifar-10-python.tar.gz"
 

@@ -193,11 +193,6 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def one_line(error: Exception) -> str:
-    """An exception of somebody else's, for a one-line message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
 def find_files(request: Request, endings: str, what: str) -> list[str]:
     """The files of a location, sorted: itself, those that match it as a pattern, or those in the folder whose names match `endings`.
 

@@ -212,7 +212,8 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
 def _check_keys(collection: Collection, role: str) -> None:
     """Sees that no key comes twice, by 8 bytes of each."""
     total = len(collection.labels)
-    hashes = np.fromiter((_hash(collection.key(index)) for index in range(total)), np.uint64, total)
+    keys = map(collection.key, progress(range(total), total, f"check keys of {role}"))
+    hashes = np.fromiter(map(_hash, keys), np.uint64, total)
     hashes.sort()
     doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     first: dict[str, int] = {}

@@ -183,7 +183,14 @@ def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[byte
     Args:
       images: opened in the role "pseudo_labeled".
       usable: indices of those to yield.
+
+    Raises:
+      InputError: one could be read before and now cannot.
     """
     for index in usable:
-        features = tf.train.Example.FromString(images.record(index)).features.feature
-        yield make_example(features["image/encoded"].bytes_list.value[0], images.key(index), probabilities=_floats(features))
+        try:
+            features = tf.train.Example.FromString(images.record(index)).features.feature
+            example = make_example(features["image/encoded"].bytes_list.value[0], images.key(index), probabilities=_floats(features))
+        except Exception as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
+            raise InputError(f"{images.where(index)} could be read before and now cannot; run the command again") from error
+        yield example

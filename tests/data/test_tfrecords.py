@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import prepare, records, sources
+from data import prepare, records, sources, tfrecords
 from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels
 
@@ -247,6 +247,16 @@ def test_unusable_pseudo_labels(folder, record, message, monkeypatch):
     with pytest.raises(InputError, match="train-svhn-00000-of-00001: record 1 .counting from 0..*" + message):
         run(folder, [pseudo(0, [0.7, 0.2, 0.1]), record()])
     assert not (folder / "w").exists()
+
+
+def test_a_pseudo_labeled_shard_that_changes_while_writing(folder):
+    path = folder / "pseudo" / "train"
+    write(path, pseudo(0, [0.7, 0.2, 0.1]), pseudo(1, [0.7, 0.2, 0.1]))
+    images = tfrecords.open_records(sources.Request(str(path), "pseudo_labeled", num_classes=3))
+    assert len(list(tfrecords.pseudo_labeled(images, [0, 1]))) == 2
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"train: record 1 .counting from 0. could be read before and now cannot"):
+        list(tfrecords.pseudo_labeled(images, [0, 1]))
 
 
 def test_unusable_pseudo_labels_are_skipped_and_listed(folder):
