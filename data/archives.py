@@ -10,16 +10,17 @@ held in memory, the images never are. Compressed archives cannot be read at a pl
 from __future__ import annotations
 
 import array
+import gzip
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from data.image_folder import ENDINGS
-from data.sources import Request, find_files, ordered_map, printable, read_at
+from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
 from stages.progress import progress
 
 
@@ -97,6 +98,30 @@ def members(path: str, offset: int = 0) -> Iterator[Member]:
                 raise tarfile.ReadError("it does not end as an archive ends")
 
 
+def compressed_files(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, bytes]:
+    """The files of these names in a .tar.gz, in whatever folder; read into memory, and nothing is written.
+
+    Raises:
+      ValueError: one is missing.
+      Exception: of many kinds, where the archive is damaged.
+    """
+    found: dict[str, bytes] = {}
+    with gzip.open(path) as f:
+        with tarfile.open(fileobj=f, mode="r:") as archive:
+            for member in archive:
+                name = os.path.basename(member.name)
+                if member.isreg() and name in names:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    found[name] = stream.read()
+        while f.read(1 << 20):  # to the checksum, which comes after the end of the archive
+            pass
+    missing = sorted(set(names) - set(found))
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return found
+
+
 def open_archives(request: Request) -> ArchiveImages:
     """Lists archives.
 
@@ -142,9 +167,10 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
     if classes:
         stored = [classes.get(f"{images._file[i]}/{_split_name(images.name(i))[0]}", "") for i in range(len(images))]
         for i, text in enumerate(stored):
-            if not text.isdigit() or int(text) < request.label_offset:
+            if not text.isdigit() or not 0 <= int(text) - request.label_offset < 2**31:
                 raise request.error(f"{images.where(i)} has class {text or '(no .cls)'}; a number from {request.label_offset} is needed")
-        images.labels = np.array([int(text) for text in stored], np.int32) - request.label_offset
+        images.labels = np.array([int(text) - request.label_offset for text in stored], np.int32)
+        check_numbers(images.labels, images.where, request)
         images.label_names = tuple(str(label) for label in range(int(images.labels.max()) + 1))
         return
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]

@@ -9,7 +9,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
 from data.randaugment import OPS, operation
+from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
 
@@ -66,8 +66,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    app.run(main, {}, config=False)

@@ -25,7 +25,8 @@ import numpy as np
 import scipy.io
 
 from data import tfrecords
-from data.archives import ArchiveImages, members
+from data.archives import ArchiveImages, compressed_files, members
+from data.records import one_line
 from data.sources import Request, printable
 from stages.progress import progress
 
@@ -50,8 +51,8 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
         raise request.error(f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or official tar files there")
     try:
         return _validation(request, folder) if request.role == "test" else _train(request, str(folder / TRAIN_TAR))
-    except (tarfile.TarError, KeyError) as error:
-        raise request.error(f"has a damaged {' or '.join(needed)} ({error}); get it again") from error
+    except tarfile.TarError as error:
+        raise request.error(f"has a damaged {needed[0]} ({error}); get it again") from error
 
 
 def _train(request: Request, path: str) -> ArchiveImages:
@@ -79,7 +80,10 @@ def _train(request: Request, path: str) -> ArchiveImages:
 
 
 def _validation(request: Request, folder: Path) -> ArchiveImages:
-    synset_of, truth = _devkit(folder / DEVKIT)
+    try:
+        synset_of, truth = _devkit(folder / DEVKIT)
+    except Exception as error:  # whatever the readers of its formats come to
+        raise request.error(f"has a damaged {DEVKIT} ({one_line(error)}); get it again") from error
     path = str(folder / VALIDATION_TAR)
     images = ArchiveImages([path], Counter(), [])
     images.label_names = tuple(sorted(synset_of.values()))
@@ -99,15 +103,11 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
 
 def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """The competition's numbers of the 1,000 classes -> WordNet numbers; and of each validation image its competition number."""
-    with tarfile.open(path, "r:gz") as archive:
-        found: dict[str, bytes] = {}
-        for member in archive:
-            name = os.path.basename(member.name)
-            if member.isreg() and name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
-                stream = archive.extractfile(member)  # into memory; nothing is written
-                assert stream is not None
-                found[name] = stream.read()
+    found = compressed_files(path, ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
     meta = scipy.io.loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True, struct_as_record=True)["synsets"]
     truth = [int(line) for line in found["ILSVRC2012_validation_ground_truth.txt"].split()]
-    used = set(truth)
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta if int(row["ILSVRC2012_ID"]) in used | set(range(1, 1001))}, truth
+    used = {*truth, *range(1, 1001)}  # higher numbers are those of groups of classes
+    synset_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta if int(row["ILSVRC2012_ID"]) in used}
+    if not set(truth) <= set(synset_of):
+        raise ValueError(f"class {min(set(truth) - set(synset_of))} has no name")
+    return synset_of, truth

@@ -103,7 +103,11 @@ def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = 
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
         whole = tf.data.TFRecordDataset(tf.gather(paths, ids), buffer_size=1 << 20)
-        examples = whole.batch(tf.reduce_sum(tf.gather(sizes, ids))).get_single_element()
+        size = tf.reduce_sum(tf.gather(sizes, ids))
+        examples = whole.batch(size).get_single_element()  # fails where there are more
+        # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
+        fewer = ["fewer records than the manifest says in one of", tf.gather(paths, ids)]
+        tf.debugging.Assert(tf.shape(examples, tf.int64)[0] == size, fewer, summarize=-1)
         return order.shuffle(examples, epoch, window_in_epoch)
 
     stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()

@@ -13,7 +13,7 @@ written. After an interruption the same command begins again and ends with the s
 from __future__ import annotations
 
 import array
-import hashlib
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 import tensorflow as tf
 
-from data import records, sources, tfrecords
+from data import records, sources, splits, tfrecords
 from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
@@ -84,9 +83,12 @@ def main(
         print(f"{directory}: done before; {_in_words(summary)}")
         return
     try:
-        summary = write(sources.open_source(config), config, directory)
-        if config.data.pseudo_labeled:
-            summary["pseudo_labeled"] = import_pseudo_labeled(config.data.pseudo_labeled, summary["label_names"], directory)
+        opened = sources.open_source(config)
+        pseudo = PseudoLabeled.open(config.data, len(opened.label_names)) if config.data.pseudo_labeled else None
+        summary = write(opened, config, directory)
+        if pseudo is not None:
+            summary["pseudo_labeled"] = pseudo.write(opened.label_names, directory)
+            summary["skipped"] = [*summary["skipped"], *pseudo.skipped]
     except InputError:
         if fresh:
             _remove_traces(directory, new)
@@ -112,11 +114,11 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
       The summary: `label_names`, `splits` (for each: images, shards, and images per class), and the source's facts.
 
     Raises:
-      InputError: an image cannot be read any more, a label is out of range, or a key comes twice.
+      InputError: an image cannot be read any more, or a label is out of range.
     """
     records.remove_temporaries(directory)
     data = config.data
-    splits: dict[str, dict[str, Any]] = {}
+    written: dict[str, dict[str, Any]] = {}
     for name, split in source.splits().items():
         counts: Counter[int] = Counter()
         with_labels = name != "unlabeled"
@@ -137,10 +139,10 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             # Which images a subset consists of; the list is filled while the examples are written, and the manifest is written last.
             extra={"source": data.source} if chosen is None else {"source": data.source, "keys": chosen},
         )
-        splits[name] = {"images": manifest.num_records, "shards": len(manifest.files)}
+        written[name] = {"images": manifest.num_records, "shards": len(manifest.files)}
         if with_labels:
-            splits[name]["per_class"] = {label_name: counts[label] for label, label_name in enumerate(source.label_names)}
-    return {"source": data.source, "label_names": list(source.label_names), "splits": splits, **source.facts}
+            written[name]["per_class"] = {label_name: counts[label] for label, label_name in enumerate(source.label_names)}
+    return {"source": data.source, "label_names": list(source.label_names), "splits": written, **source.facts}
 
 
 def _examples(
@@ -148,50 +150,63 @@ def _examples(
 ) -> Iterator[bytes]:
     """The records of a split; counts the labels on the way. `num_classes` is 0 for the unlabelled split, which must have no labels.
 
-    Keys that come twice are found by 8 bytes of each; `chosen`, where given, gets them all.
+    `chosen`, where given, gets the keys.
     """
-    seen = array.array("Q")
     for image in split:
-        seen.append(_key_hash(image.key))
         if chosen is not None:
             chosen.append(image.key)
         yield records.make_example(image.encoded, image.key, _stored_label(image, name, num_classes, label_offset))
         if image.label is not None:
             counts[image.label] += 1
-    values = np.sort(np.frombuffer(seen, np.uint64))
-    doubled = set(values[1:][values[1:] == values[:-1]].tolist())
-    keys = Counter(image.key for image in split if _key_hash(image.key) in doubled) if doubled else Counter()
-    for key, count in keys.items():
-        if count > 1:
-            raise InputError(f"two images of split {name} have the key {key}; rename one of them")
 
 
-def _key_hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest(), "little")
+@dataclasses.dataclass(frozen=True)
+class PseudoLabeled:
+    """Pseudo-labelled shards of the release, every record of which has been checked.
 
-
-def import_pseudo_labeled(location: str, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
-    """Writes pseudo-labelled shards of the release as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`.
-
-    Returns:
-      For the summary: images and shards.
+    Attributes:
+      location: where they are.
+      images: their records.
+      usable: indices of those that can be used.
+      skipped: the others, with `config.data.on_error` = "skip".
     """
-    paths = sources.find_files(sources.Request(location, "pseudo_labeled"), tfrecords.FILES, "TFRecord files")
-    total = sum(1 for path in paths for _ in records.read_shard(path))
-    manifest = records.write_split(
-        directory / "pseudo_labeled",
-        "pseudo_labeled",
-        progress(tfrecords.pseudo_labeled(paths, len(label_names)), total, "write pseudo_labeled"),
-        num_shards=records.num_shards_for(total),
-        num_records=total,
-        kind="pseudo_labeled",
-        label_names=label_names,
-        extra={"source": location},
-    )
-    work.finish(
-        manifest.directory, {"num_records": total, "source": location, "sha256": records.file_digest(manifest.directory / records.MANIFEST)}
-    )
-    return {"images": total, "shards": len(manifest.files)}
+
+    location: str
+    images: tfrecords.RecordImages
+    usable: Sequence[int]
+    skipped: list[dict[str, str]]
+
+    @classmethod
+    def open(cls, data: ml_collections.ConfigDict, num_classes: int) -> PseudoLabeled:
+        """Those of `config.data.pseudo_labeled`.
+
+        Raises:
+          InputError: there are none; a record has no distribution over `num_classes` classes, or an image that cannot be decoded.
+        """
+        request = sources.Request(data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes)
+        images = tfrecords.open_records(request)
+        skipped: list[dict[str, str]] = []
+        usable = array.array("q", (index for index, _ in splits.examined(images, data.on_error, skipped, "check pseudo_labeled")))
+        if not usable:
+            raise request.error("has no usable image")
+        return cls(data.pseudo_labeled, images, usable, skipped)
+
+    def write(self, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
+        """Writes them as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`; returns images and shards, for the summary."""
+        total = len(self.usable)
+        manifest = records.write_split(
+            directory / "pseudo_labeled",
+            "pseudo_labeled",
+            progress(tfrecords.pseudo_labeled(self.images, self.usable), total, "write pseudo_labeled"),
+            num_shards=records.num_shards_for(total),
+            num_records=total,
+            kind="pseudo_labeled",
+            label_names=label_names,
+            extra={"source": self.location},
+        )
+        digest = records.file_digest(manifest.directory / records.MANIFEST)
+        work.finish(manifest.directory, {"num_records": total, "source": self.location, "sha256": digest})
+        return {"images": total, "shards": len(manifest.files)}
 
 
 def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) -> int | None:

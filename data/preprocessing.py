@@ -84,18 +84,6 @@ class Preprocessing:
         randaugment.check(self.randaugment_layers, self.randaugment_magnitude, self.randaugment_ops, self.randaugment_mode, table)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], image_size: int | None = None) -> Preprocessing:
-        """From ``config.preprocessing``; ``image_size`` (the network's own) stands in where the config has None.
-
-        Raises:
-            InputError: an unknown key or an impossible value.
-        """
-        values = dict(config)
-        if values.get("image_size") is None:
-            values["image_size"] = image_size
-        return cls.from_dict(values)
-
-    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of ``to_dict``. Raises InputError for an unknown key or an impossible value."""
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}

@@ -92,6 +92,11 @@ def shard_name(name: str, index: int, num_shards: int) -> str:
     return f"{name}-{index:05d}-of-{num_shards:05d}"
 
 
+def one_line(error: Exception) -> str:
+    """An exception of somebody else's, for a one-line message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 # Manifest
 
 
@@ -146,7 +151,7 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         )
         whole = manifest.num_records == value["num_records"] and manifest.kind in KINDS
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}: {_one_line(error)}); make the directory again") from error
+        raise InputError(f"{path} cannot be read ({one_line(error)}); make the directory again") from error
     if not whole:
         raise InputError(f"{path} contradicts itself; make the directory again")
     if expect is not None and manifest.kind != expect:
@@ -301,10 +306,6 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
 
 
 # Shards
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
 
 
 def write_shard(path: str | Path, records: Iterable[bytes]) -> tuple[int, str]:

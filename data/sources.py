@@ -117,15 +117,17 @@ class Request:
 
     Attributes:
       location: what the flag says after `FORMAT:`.
-      role: "labeled", "unlabeled" or "test"; its flag is `--ROLE`.
+      role: "labeled", "unlabeled" or "test", or "pseudo_labeled" of TFRecords; its flag is `--ROLE`.
       label_offset: stored label minus class, where the format stores labels of the user's own.
       on_error: "fail" or "skip"; see `Collection.problems`.
+      num_classes: that a pseudo-label must be over.
     """
 
     location: str
     role: str
     label_offset: int = 0
     on_error: str = "fail"
+    num_classes: int = 0
 
     def error(self, message: str) -> InputError:
         """An InputError about this location."""
@@ -207,6 +209,28 @@ def find_files(request: Request, endings: str, what: str) -> list[str]:
     if not paths:
         raise request.error(f"has no {what}; name a folder of them, one file, or a quoted pattern")
     return paths
+
+
+def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Request) -> None:
+    """Sees that labels which are numbers leave none out: a huge one would make as many classes.
+
+    Args:
+      labels: int [n], from 0.
+      where: an image's index -> where it is.
+      request: for the error.
+
+    Raises:
+      InputError: they do; either that of the largest is wrong, or a class has no images.
+    """
+    present = np.unique(labels)
+    if present[-1] == len(present) - 1:
+        return
+    missing = int(np.argmax(present != np.arange(len(present))))
+    largest, offset = int(np.argmax(labels)), request.label_offset
+    raise request.error(
+        f"has no image of class {missing + offset}, but one of class {labels[largest] + offset} ({where(largest)}); "
+        "mend that label, or see that every class has images"
+    )
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,8 +106,8 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     """Opens, examines and splits the collections of `config.data`; see the module's text.
 
     Raises:
-      InputError: a collection cannot be read; fewer than two classes; a class too small; an image that cannot be decoded (with
-        `config.data.on_error` = "skip" it is left out and listed in `facts`).
+      InputError: a collection cannot be read; fewer than two classes; labels or keys that cannot be right; a class too small; an image
+        that cannot be decoded (with `config.data.on_error` = "skip" it is left out and listed in `facts`).
     """
     data = config.data
     _check_config(data)
@@ -114,6 +115,10 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     label_names = listed["labeled"].label_names
     if len(label_names) < 2:
         raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
+    for role, collection in listed.items():
+        _check_keys(collection, role)
+        if role != "unlabeled":
+            _check_labels(collection, role)
     if "test" in listed:
         listed["test"].labels = _labels_as(label_names, listed["test"], data.test)
 
@@ -204,19 +209,49 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
         raise InputError(f"--test: {printable(data.test)} is the folder of --labeled; leave the flag out to hold out labelled images")
 
 
+def _check_keys(collection: Collection, role: str) -> None:
+    """Sees that no key comes twice, by 8 bytes of each."""
+    total = len(collection.labels)
+    keys = map(collection.key, progress(range(total), total, f"check keys of {role}"))
+    hashes = np.fromiter(map(_hash, keys), np.uint64, total)
+    hashes.sort()
+    doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    first: dict[str, int] = {}
+    for index in range(total) if doubled else ():
+        key = collection.key(index)
+        if _hash(key) in doubled and first.setdefault(key, index) != index:
+            one, other = collection.where(first[key]), collection.where(index)
+            raise InputError(f"--{role}: two images have the key {printable(key)} ({one}; {other}); rename one of them")
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def _check_labels(collection: Collection, role: str) -> None:
+    num_classes = len(collection.label_names)
+    wrong = np.flatnonzero((collection.labels < 0) | (collection.labels >= num_classes))
+    if len(wrong):
+        where, label = collection.where(int(wrong[0])), collection.labels[wrong[0]]
+        raise InputError(f"--{role}: {where} has class {label}; the {num_classes} classes are 0..{num_classes - 1}")
+
+
 def _labels_as(label_names: Sequence[str], collection: Collection, location: str) -> np.ndarray:
     """The collection's labels in the numbering of `label_names`, int32 [n]."""
     number = {name: label for label, name in enumerate(label_names)}
     unknown = [name for name in collection.label_names if name not in number]
     if unknown:
         raise InputError(f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it")
+    missing = [name for name in label_names if name not in collection.label_names]
+    if missing:
+        raise InputError(f"--test: {printable(location)} lacks class {missing[0]} of --labeled; add images of it, or leave the flag out")
     return np.array([number[name] for name in collection.label_names], np.int32)[collection.labels]
 
 
 # Examining
 
 
-def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
+def examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
     """(index, what is known of it) of each image that can be decoded; the others are appended to `skipped`.
 
     Raises:
@@ -237,7 +272,7 @@ def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str
 
 
 def _decodable(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> _Usable:
-    pairs = list(_examined(collection, on_error, skipped, what))
+    pairs = list(examined(collection, on_error, skipped, what))
     return _Usable(collection, [index for index, _ in pairs], [image for _, image in pairs])
 
 
@@ -246,7 +281,7 @@ def _decodable_and_unseen(
 ) -> Sequence[int]:
     """Indices of the usable images; nothing else of them is kept, so that memory is 8 bytes an image."""
     usable = array.array("q")
-    pairs = _examined(collection, on_error, skipped, "check unlabeled")
+    pairs = examined(collection, on_error, skipped, "check unlabeled")
     while block := list(itertools.islice(pairs, LOOK_UP)):
         usable.extend(_unseen(collection, [index for index, _ in block], [image for _, image in block], seen, duplicates))
     return usable

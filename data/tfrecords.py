@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import array
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
 from data.records import HEADER_BYTES, RECORD_OVERHEAD, make_example, read_shard
-from data.sources import Request, find_files, ordered_map, printable, read_at
+from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
 from stages.errors import InputError
 from stages.progress import progress
 
@@ -30,13 +31,14 @@ class RecordImages:
     """A `Collection` of TFRecords."""
 
     scattered = True
-    ignored: dict[str, int] = {}  # noqa: RUF012
+    ignored: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, request: Request, paths: Sequence[str]) -> None:
         self._paths = paths
         self._file, self._number, self._offset, self._size = (array.array(kind) for kind in "iiqi")
         self._keys: list[str] | None = None
-        self.problems: list[dict[str, str]] = []
+        self._problems: list[dict[str, str]] = []
+        self.problems: Sequence[Mapping[str, str]] = self._problems
         labels = array.array("i")
         names: dict[int, str] = {}
         for file, path in enumerate(progress(paths, len(paths), f"read {request.role}")):
@@ -44,7 +46,10 @@ class RecordImages:
         if not self._file:
             raise request.error("has no record with an image")
         self.labels = np.asarray(labels, np.int32)
-        self.label_names = _label_names(self.labels, names) if request.role != "unlabeled" else ()
+        self.label_names: tuple[str, ...] = ()
+        if request.role in ("labeled", "test"):
+            check_numbers(self.labels, self.where, request)
+            self.label_names = _label_names(self.labels, names)
 
     def _list(self, file: int, path: str, request: Request, labels: array.array[int], names: dict[int, str]) -> None:
         offset = HEADER_BYTES
@@ -77,7 +82,7 @@ class RecordImages:
             column.append(value)
 
     def _skip(self, where: str, why: str) -> None:
-        self.problems.append({"file": where, "why": why})
+        self._problems.append({"file": where, "why": why})
 
     def key(self, index: int) -> str:
         """The record's own, or FILE/NUMBER."""
@@ -93,10 +98,13 @@ class RecordImages:
         """The images' bytes."""
         return ordered_map(self._read, indices)
 
+    def record(self, index: int) -> bytes:
+        """The whole record. Raises OSError."""
+        return read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
+
     def _read(self, index: int) -> bytes | str:
         try:
-            record = read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
-            return tf.train.Example.FromString(record).features.feature["image/encoded"].bytes_list.value[0]
+            return tf.train.Example.FromString(self.record(index)).features.feature["image/encoded"].bytes_list.value[0]
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         except Exception:  # protobuf's DecodeError has no public home; or the feature is gone
@@ -107,7 +115,7 @@ def open_records(request: Request) -> RecordImages:
     """Lists TFRecords.
 
     Raises:
-      InputError: there are none; a record is corrupt or has no image or, where it needs one, no label in range.
+      InputError: there are none; a record is corrupt or has no image or, where it needs one, no label or pseudo-label in range.
     """
     return RecordImages(request, find_files(request, FILES, "TFRecord files"))
 
@@ -117,7 +125,7 @@ def _text(feature: tf.train.Feature) -> str:
 
 
 def _features(record: bytes, request: Request) -> tuple[int, str, str]:
-    """Label (−1 for the unlabelled), class name and key of a record. Raises InputError: what it lacks."""
+    """Label (−1 for those without a true one), class name and key of a record. Raises InputError: what it lacks."""
     try:
         features = dict(tf.train.Example.FromString(record).features.feature)
     except Exception as error:  # protobuf's DecodeError has no public home
@@ -130,7 +138,9 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str]:
         if name in features
     }
     key = texts.get("image/key") or texts.get("image/filename", "")
-    if request.role == "unlabeled":
+    if request.role == "pseudo_labeled":
+        _check_pseudo_label(features, request.num_classes)
+    if request.role in ("unlabeled", "pseudo_labeled"):
         return -1, "", key
     stored = list(features["image/class/label"].int64_list.value) if "image/class/label" in features else []
     if len(stored) != 1:
@@ -148,26 +158,39 @@ def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:
     return found if all(found) and len(set(found)) == len(found) else numbers
 
 
-def pseudo_labeled(paths: Sequence[str], num_classes: int) -> Iterator[bytes]:
-    """The records of pseudo-labelled shards of the release, as ours: image, key, distribution.
+def _check_pseudo_label(features: dict[str, tf.train.Feature], num_classes: int) -> None:
+    """Sees that a record has a distribution over `num_classes` classes, and no `label` that contradicts it. Raises InputError."""
+    probabilities, label = _floats(features), list(features["label"].int64_list.value) if "label" in features else []
+    if len(probabilities) != num_classes:
+        raise InputError(f"has {len(probabilities)} probabilities; the data has {num_classes} classes")
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any():
+        wrong = probabilities[~(probabilities >= 0) | np.isinf(probabilities)][0]
+        raise InputError(f"has a probability of {wrong}; make the pseudo-labels again")
+    if not np.isclose(probabilities.sum(), 1.0, atol=1e-2):
+        raise InputError(f"has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled")
+    if label and label[0] not in np.flatnonzero(probabilities == probabilities.max()):
+        raise InputError(f"has label {label[0]}, which is not its most probable class; its labels may have an offset")
+
+
+def _floats(features: Mapping[str, tf.train.Feature]) -> np.ndarray:
+    """The pseudo-label's distribution, float32 [K]."""
+    return np.asarray(features["probabilities"].float_list.value if "probabilities" in features else [], np.float32)
+
+
+def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[bytes]:
+    """Pseudo-labelled records of the release, as ours: image, key, distribution.
+
+    Args:
+      images: opened in the role "pseudo_labeled".
+      usable: indices of those to yield.
 
     Raises:
-      InputError: a record that has no image, no distribution over `num_classes` classes, or one that its `label` contradicts.
+      InputError: one could be read before and now cannot.
     """
-    for path in paths:
-        for number, record in enumerate(read_shard(path)):
-            where = f"{printable(path)}: record {number} (counting from 0)"
-            features = tf.train.Example.FromString(record).features.feature
-            encoded = features["image/encoded"].bytes_list.value
-            probabilities = np.asarray(features["probabilities"].float_list.value, np.float32)  # (K,)
-            label = list(features["label"].int64_list.value)
-            if not encoded or len(probabilities) != num_classes:
-                raise InputError(f"{where} has no image, or {len(probabilities)} probabilities; the data has {num_classes} classes")
-            if not np.isclose(probabilities.sum(), 1.0, atol=1e-2):
-                raise InputError(
-                    f"{where} has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled"
-                )
-            if label and label[0] != int(np.argmax(probabilities)):
-                raise InputError(f"{where} has label {label[0]}, which is not its most probable class; its labels may have an offset")
-            key = _text(features["image/key"]) or f"{os.path.basename(path)}/{number}"
-            yield make_example(encoded[0], key, probabilities=probabilities)
+    for index in usable:
+        try:
+            features = tf.train.Example.FromString(images.record(index)).features.feature
+            example = make_example(features["image/encoded"].bytes_list.value[0], images.key(index), probabilities=_floats(features))
+        except Exception as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
+            raise InputError(f"{images.where(index)} could be read before and now cannot; run the command again") from error
+        yield example

@@ -129,6 +129,17 @@ class Columns:
                 yield shard
 
 
+@dataclasses.dataclass(frozen=True)
+class Hashes:
+    """All images' hashes, shard by shard; one file is open at a time, however many shards there are."""
+
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for path in self.paths:
+            yield np.load(path, mmap_mode="r")
+
+
 def _save(path: Path, array: np.ndarray | None = None, **columns: np.ndarray) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         if array is not None:
@@ -143,7 +154,7 @@ def require_unique_keys(job: ScoreShards) -> None:
     Raises:
       InputError: one does.
     """
-    hashes = [np.load(job.hashes_path(shard), mmap_mode="r") for shard in range(len(job.predictions.files))]
+    hashes = Hashes(tuple(map(job.hashes_path, range(len(job.predictions.files)))))
     for value in selection.shared_values(hashes):
         found: dict[str, str] = {}
         for shard, values in enumerate(hashes):

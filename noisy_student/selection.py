@@ -16,7 +16,7 @@ find the digit in which the n-th falls, and go on with the numbers that share it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -201,19 +201,24 @@ def _require_no_ties(ties: np.ndarray) -> None:
         raise ValueError(f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another seed")
 
 
-def shared_values(sorted_shards: Sequence[np.ndarray], window: int = 2**22) -> Iterator[int]:
-    """Yields the values that occur more than once, in or across shards; memory is about `window` values.
+def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> Iterator[int]:
+    """Yields the values that occur more than once, in or across shards; memory is three times `window` values.
 
     Args:
-      sorted_shards: uint64 [n], ascending, evenly spread as hashes are; memory-mapped arrays will do.
+      sorted_shards: uint64 [n], ascending, evenly spread as hashes are. Iterated over anew for every window, each shard let go before the
+        next; memory-mapped arrays will do.
       window: how many values to look at together.
     """
-    total = sum(len(values) for values in sorted_shards)
-    parts = max(1, -(-total // window))
-    starts = [0] * len(sorted_shards)
+    sizes = [len(values) for values in sorted_shards]
+    parts = max(1, -(-sum(sizes) // window))
+    starts = [0] * len(sizes)
     for part in range(1, parts + 1):
         below = (part << 64) // parts  # the last part ends at 2**64, past uint64
-        ends = [len(values) if part == parts else int(np.searchsorted(values, np.uint64(below))) for values in sorted_shards]
-        values = np.sort(np.concatenate([v[s:e] for v, s, e in zip(sorted_shards, starts, ends)]))
-        yield from np.unique(values[1:][values[1:] == values[:-1]]).tolist()
-        starts = ends
+        pieces = []
+        for shard, values in enumerate(sorted_shards):
+            end = len(values) if part == parts else int(np.searchsorted(values, np.uint64(below)))
+            pieces.append(np.array(values[starts[shard] : end]))  # a copy: a view would keep the file open
+            starts[shard] = end
+        window_values = np.concatenate(pieces)
+        window_values.sort()
+        yield from np.unique(window_values[1:][window_values[1:] == window_values[:-1]]).tolist()

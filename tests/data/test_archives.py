@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data import sources
+from data.imagenet import open_imagenet
 from data.preprocessing import Preprocessing, eval_image, train_image
 from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels, save
@@ -76,6 +77,20 @@ def test_webdataset_with_classes(folders):
     tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg")})
     with pytest.raises(InputError, match=r"zz.jpg has class .no .cls.; a number from 0 is needed"):
         opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+    for number, message in (
+        (b"2000000000", r"no image of class 3, but one of class 2000000000 \(.*zz.jpg\)"),
+        (b"9" * 30, "zz.jpg has class 999"),
+    ):
+        tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg"), "zz.cls": number})
+        with pytest.raises(InputError, match=message):
+            opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+
+
+def test_the_same_name_twice(folders):
+    for name in ("one", "two"):
+        tar(folders / name / "p.tar", {"0.png": encode(pixels(50))})
+    with pytest.raises(InputError, match=r"--unlabeled: two images have the key p.tar/0.png \(.*/one/p.tar: 0.png; .*/two/p.tar: 0.png\)"):
+        opened(folders, unlabeled=f"tar:{folders}/*/p.tar")
 
 
 def test_folders_in_archives_are_classes(folders):
@@ -172,6 +187,25 @@ def test_the_known_odd_files_are_decoded_right(imagenet):
         plain = eval_image(tf.constant(encode(np.ascontiguousarray(expected))), preprocessing)
         assert np.abs(eval_image(tf.constant(images[name]), preprocessing) - plain).mean() < 4
         assert train_image(tf.constant(images[name]), tf.constant([1, 2]), preprocessing).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
+@pytest.mark.parametrize("how", ["cut", "flip"])
+def test_a_damaged_devkit(imagenet, place, how):
+    path = imagenet / "ILSVRC2012_devkit_t12.tar.gz"
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 64
+    path.write_bytes(content[:at] if how == "cut" else content)
+    with pytest.raises(InputError, match=r"--test: .* has a damaged ILSVRC2012_devkit_t12.tar.gz \(.*\); get it again") as caught:
+        open_imagenet(sources.Request(str(imagenet), "test"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_devkit_that_is_another(imagenet):
+    tar(imagenet / "ILSVRC2012_devkit_t12.tar.gz", {"data/meta.mat": b"x", "readme.txt": b"x"}, "w:gz")
+    with pytest.raises(InputError, match=r"damaged ILSVRC2012_devkit_t12.tar.gz .*it lacks ILSVRC2012_validation_ground_truth.txt"):
+        open_imagenet(sources.Request(str(imagenet), "test"))
 
 
 def test_incomplete_imagenet(imagenet):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +13,8 @@ import tensorflow as tf
 from data import contact_sheet
 from data.randaugment import OPS, invert, posterize
 from stages.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_tiles_are_the_operations():
@@ -25,3 +31,10 @@ def test_tiles_are_the_operations():
 def test_without_a_name_for_the_picture():
     with pytest.raises(InputError, match="name the picture to write"):
         contact_sheet.main([])
+
+
+def test_an_unknown_flag_is_refused_as_by_every_command():
+    command = [sys.executable, "-m", "data.contact_sheet", "--picture=x.jpg"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: Unknown command line flag 'picture'") and result.stderr.count("\n") == 1

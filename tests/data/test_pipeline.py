@@ -2,10 +2,12 @@
 
 import dataclasses
 import io
+import shutil
 
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 from data import pipeline, records
 from data.preprocessing import Preprocessing
@@ -65,6 +67,22 @@ def test_empty_shards_are_passed_over(tmp_path, split):
     nothing = records.Manifest(directory, "labeled", ("empty",), (0,), ("a", "b"), 0, "labeled", {}, ("",))
     with pytest.raises(InputError, match="no records"):
         pipeline.example_stream(nothing, 0)
+
+
+@pytest.mark.parametrize("window", [5, 1000])  # the shard alone, and among others
+@pytest.mark.parametrize("count", [0, 4, 7])  # where the manifest says 6
+def test_another_number_of_records_is_an_error(tmp_path, split, window, count):
+    """Each record of the shard is whole, so that only counting tells."""
+    directory = tmp_path / "cut"
+    shutil.copytree(split.directory, directory)
+    cut = dataclasses.replace(split, directory=directory)
+    whole = list(records.read_shard(cut.paths[2]))
+    assert len(whole) == 6
+    records.write_shard(cut.paths[2], (whole * 2)[:count])
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        positions_and_records(cut, 0, 23, window=window)
+    if count == 4:
+        assert cut.paths[2] in str(caught.value)
 
 
 def levels(dataset, steps):

@@ -141,11 +141,6 @@ def test_label_out_of_range(tmp_path, label):
         prepare.write(Given(Image("k0", b"x", 1), Image("k1", b"x", label)), config("digits"), tmp_path)
 
 
-def test_duplicate_key(tmp_path):
-    with pytest.raises(InputError, match="two images of split labeled have the key k"):
-        prepare.write(Given(Image("k", b"x", 1), Image("k", b"y", 0)), config("digits"), tmp_path)
-
-
 # Interruptions
 
 KILLED = """

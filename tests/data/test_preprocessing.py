@@ -9,7 +9,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -246,12 +245,6 @@ def test_settings_survive_json():
     for p in (NOISY, dataclasses.replace(NOISY_IMAGENET, randaugment_ops=("Rotate", "Color"), mean=(1.0, 2.0, 3.0))):
         restored = Preprocessing.from_dict(json.loads(json.dumps(p.to_dict())))
         assert restored == p and hash(restored) == hash(p)
-
-
-def test_settings_from_a_config():
-    config = ConfigDict({"image_size": 16, "style": "small", "mean": (1.0, 2.0, 3.0), "randaugment_ops": ("Rotate",)})
-    assert Preprocessing.from_config(config) == Preprocessing(16, mean=(1.0, 2.0, 3.0), randaugment_ops=("Rotate",))
-    assert Preprocessing.from_config({"image_size": None, "pad": 3}, image_size=8) == Preprocessing(8, pad=3)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,15 @@ def test_prediction_round_trip(num_classes, top_k):
         np.testing.assert_allclose(rest, (1 - p[top].sum(dtype=np.float64)) / len(rest), rtol=1e-3, atol=1e-7)
 
 
+def test_bytes_of_a_record():
+    """What docs/scaling.md reckons with: 1,000 classes, keys of 12 characters, the file's overhead included."""
+    p = np.zeros(1000, np.float32)
+    p[500:505] = 0.2  # classes past 127 take two bytes each
+    sizes = [len(records.make_prediction("k" * 12, p, top_k)) + records.RECORD_OVERHEAD for top_k in (0, 5)]
+    pseudo_labeled = len(records.make_example(b"", "k" * 12, probabilities=p)) + records.RECORD_OVERHEAD
+    assert [*sizes, pseudo_labeled] == [2085, 131, 4135]
+
+
 def test_enough_classes_lose_little():
     """All but 1 % of the mass is stored. Spreading that 1 % over 990 classes, when it was on one, costs 0.01 · ln 990 = 0.07 nats."""
     p = distribution(0, 1000)

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import scipy.io
 
-from data import sources
+from data import small_images, sources
 from stages.errors import InputError
 from tests.data.recipes import config
 
@@ -40,7 +40,7 @@ def python2_pickle(value) -> bytes:
     return buffer.getvalue()
 
 
-def write_cifar(path, **replaced: bytes) -> None:
+def write_cifar(path, without: str = "", **replaced: bytes) -> None:
     """Five training batches of 20 images and a test batch of 20."""
     path.parent.mkdir(parents=True, exist_ok=True)
     members = {"batches.meta": python2_pickle({b"label_names": [name.encode() for name in NAMES], b"num_vis": 3072})}
@@ -50,6 +50,7 @@ def write_cifar(path, **replaced: bytes) -> None:
         batch = {b"batch_label": b"x", b"labels": LABELS[part], b"data": data, b"filenames": [b"x.png"] * 20}
         members[name] = python2_pickle(batch)
     with tarfile.open(path, "w:gz") as archive:
+        members.pop(without, None)
         for name, content in {**members, **replaced}.items():
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
@@ -133,6 +134,43 @@ def test_svhn_1k_in_small(tmp_path):
         index = first[part.removeprefix("svhn_")] + int(number)
         np.testing.assert_array_equal(decoded(image), PIXELS[index])
         assert image.label in (None, LABELS[index])
+
+
+@pytest.mark.parametrize("role, missing", [("labeled", "data_batch_4"), ("test", "test_batch"), ("test", "batches.meta")])
+def test_a_missing_batch_is_named(tmp_path, role, missing):
+    write_cifar(tmp_path / "cifar-10-python.tar.gz", without=missing)
+    with pytest.raises(InputError, match=f"cifar-10-python.tar.gz that is not the original one .*it lacks {missing}"):
+        small_images.open_cifar10(sources.Request(str(tmp_path), role))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "train_32x32.mat"])
+@pytest.mark.parametrize("how", ["cut", "flip", "zeros"])
+def test_damaged_originals(tmp_path, name, how):
+    write_cifar(tmp_path / "cifar-10-python.tar.gz")
+    write_svhn(tmp_path / "train_32x32.mat", 0, 60)
+    content = (tmp_path / name).read_bytes()
+    half = len(content) // 2
+    damaged = {
+        "cut": content[:half],
+        "flip": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+        "zeros": content[:half] + bytes(100) + content[half + 100 :],
+    }[how]
+    opener = small_images.open_cifar10 if name.endswith("gz") else small_images.open_svhn
+    opener(sources.Request(str(tmp_path), "labeled"))
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(InputError, match=f"has a {name} that is not the original one .*; get it again") as caught:
+        opener(sources.Request(str(tmp_path), "labeled"))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_no_original_has(tmp_path):
+    batch = python2_pickle({b"labels": [3, 10], b"data": np.zeros([2, 3072], np.uint8)})
+    write_cifar(tmp_path / "cifar-10-python.tar.gz", data_batch_1=batch)
+    with pytest.raises(InputError, match=r"--labeled: cifar10_train/000001 has class 10; the 10 classes are 0..9"):
+        opened("cifar10", tmp_path, labeled_as_unlabeled="all")
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": PIXELS[:2].transpose(1, 2, 3, 0), "y": np.array([[10], [11]], np.uint8)})
+    with pytest.raises(InputError, match="a label is not from 1 to 10"):
+        small_images.open_svhn(sources.Request(str(tmp_path), "labeled"))
 
 
 def test_missing_and_wrong_files(tmp_path):

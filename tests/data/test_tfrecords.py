@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import prepare, records, sources
+from data import prepare, records, sources, tfrecords
 from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels
 
@@ -78,6 +79,41 @@ def test_a_pattern_and_labels_that_begin_elsewhere(folder):
     assert source.label_names == ("n00000001", "n00000002", "n00000003")
     with pytest.raises(InputError, match=r"record 0 .* has label 1, the first class being 2"):
         opened(folder, "tfrecord", labeled=f"{folder}/imagenet/train-*", label_offset=2)
+
+
+@pytest.mark.parametrize(
+    "role, label, message",
+    [
+        ("train", -7, r"train-00002-of-00003: record 1 .* has label -7, the first class being 1"),
+        ("train", 2_000_000_000, r"no image of class 4, but one of class 2000000000 \(.*train-00002-of-00003: record 1 "),
+        ("train", 2**40, r"train-00002-of-00003: record 1 .* has label 1099511627776, the first class being 1"),
+        ("validation", 4, "has class n00000004, that --labeled lacks"),
+        ("validation", 5, r"no image of class 4, but one of class 5 \(.*validation-00002-of-00003: record 1 "),
+    ],
+)
+def test_labels_that_cannot_be(folder, role, label, message):
+    good, bad = imagenet_like(90, 1), example(image__encoded=encode(pixels(91)), image__class__label=label, image__key=b"bad")
+    if label == 4:
+        bad = imagenet_like(91, 4)
+    write(folder / "imagenet" / f"{role}-00002-of-00003", good, bad)
+    with pytest.raises(InputError, match=message):
+        opened(folder)
+
+
+def test_a_test_without_a_class(folder):
+    write(folder / "imagenet" / "validation-00000-of-00001", *(imagenet_like(i, 1 + i % 2) for i in range(30, 36)))
+    with pytest.raises(InputError, match=r"--test: .*imagenet lacks class n00000003 of --labeled"):
+        opened(folder)
+
+
+def test_a_doubled_key_is_found_before_anything_is_written(folder):
+    write(folder / "imagenet" / "train-00002-of-00003", imagenet_like(7, 2))  # as in the first file
+    recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'pool'}")
+    with pytest.raises(
+        InputError, match=r"two images have the key n00000002_7.JPEG \(.*00000-of-00002: record 7 .*00002-of-00003: record 0"
+    ):
+        prepare.main(recipe, str(folder / "w"))
+    assert not (folder / "w").exists()
 
 
 def test_a_balanced_subset_is_listed_in_the_manifest(folder):
@@ -170,10 +206,10 @@ def pseudo(number: int, probabilities: list[float], **features) -> bytes:
     )
 
 
-def run(folder, *shards: list[bytes]):
+def run(folder, *shards: list[bytes], **data):
     for i, shard in enumerate(shards):
         write(folder / "pseudo" / f"train-svhn-{i:05d}-of-{len(shards):05d}", *shard)
-    recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'pool'}")
+    recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'pool'}", **data)
     prepare.main(recipe, str(folder / "w"), pseudo_labeled=str(folder / "pseudo"))
     return records.read_manifest(folder / "w" / "pseudo_labeled", "pseudo_labeled")
 
@@ -190,15 +226,45 @@ def test_pseudo_labeled_shards_of_the_release(folder):
     assert json.loads((folder / "w" / "pseudo_labeled" / "summary.json").read_text())["num_records"] == 3
 
 
-@pytest.mark.parametrize(
-    "record, message",
-    [
-        (lambda: pseudo(0, [0.5, 0.5]), "or 2 probabilities; the data has 3 classes"),
-        (lambda: pseudo(0, [0.0, 0.0, 0.0]), "has no pseudo-label .its probabilities sum to 0.000.; take it as --unlabeled"),
-        (lambda: pseudo(0, [0.1, 0.8, 0.1], label=2), "has label 2, which is not its most probable class"),
-    ],
-)
-def test_unusable_pseudo_labels(folder, record, message):
-    with pytest.raises(InputError, match="train-svhn-00000-of-00001: record 1 .counting from 0. .*" + message):
+UNUSABLE = [
+    (lambda: pseudo(0, [0.5, 0.5]), "has 2 probabilities; the data has 3 classes"),
+    (lambda: pseudo(0, [0.0, 0.0, 0.0]), "has no pseudo-label .its probabilities sum to 0.000.; take it as --unlabeled"),
+    (lambda: pseudo(0, [0.1, 0.8, 0.1], label=2), "has label 2, which is not its most probable class"),
+    (lambda: pseudo(0, [0.1, 0.8, 0.1], label=-1), "has label -1, which is not its most probable class"),
+    (lambda: pseudo(0, [-0.5, 0.8, 0.7]), "has a probability of -0.5"),
+    (lambda: pseudo(0, [float("nan"), 0.8, 0.2], label=1), "has a probability of nan"),
+    (lambda: pseudo(0, [0.1, float("inf"), 0.2]), "has a probability of inf"),
+    (lambda: pseudo(0, [0.1, 0.8, 0.1], image__encoded=b"no image"), "it is no JPEG, PNG, GIF or BMP"),
+    (lambda: example(probabilities=[0.1, 0.8, 0.1]), "has no image/encoded"),
+    (lambda: b"\xff\xff", "is no tf.train.Example"),
+]
+
+
+@pytest.mark.parametrize("record, message", UNUSABLE)
+def test_unusable_pseudo_labels(folder, record, message, monkeypatch):
+    """They are found before any of the splits is written."""
+    monkeypatch.setattr(records, "write_split", None)
+    with pytest.raises(InputError, match="train-svhn-00000-of-00001: record 1 .counting from 0..*" + message):
         run(folder, [pseudo(0, [0.7, 0.2, 0.1]), record()])
     assert not (folder / "w").exists()
+
+
+def test_a_pseudo_labeled_shard_that_changes_while_writing(folder):
+    path = folder / "pseudo" / "train"
+    write(path, pseudo(0, [0.7, 0.2, 0.1]), pseudo(1, [0.7, 0.2, 0.1]))
+    images = tfrecords.open_records(sources.Request(str(path), "pseudo_labeled", num_classes=3))
+    assert len(list(tfrecords.pseudo_labeled(images, [0, 1]))) == 2
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"train: record 1 .counting from 0. could be read before and now cannot"):
+        list(tfrecords.pseudo_labeled(images, [0, 1]))
+
+
+def test_unusable_pseudo_labels_are_skipped_and_listed(folder):
+    manifest = run(folder, [pseudo(0, [0.7, 0.2, 0.1]), *(record() for record, _ in UNUSABLE), pseudo(1, [0.1, 0.1, 0.8])], on_error="skip")
+    keys = [records.parse_example(tf.constant(r))["image/key"].numpy() for r in records.read_shard(manifest.paths[0])]
+    assert keys == [b"train-svhn-00000-of-00001/0", b"train-svhn-00000-of-00001/%d" % (len(UNUSABLE) + 1)]
+    skipped = json.loads((folder / "w" / "summary.json").read_text())["skipped"]
+    found = {int(re.search(r": record (\d+)", entry["file"])[1]): entry["why"] for entry in skipped}
+    assert sorted(found) == list(range(1, len(UNUSABLE) + 1))
+    for number, (_, message) in enumerate(UNUSABLE, 1):
+        assert re.match(message, found[number])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.records import make_example, make_prediction, read_manifest, read_shard, write_split
+from data.records import Manifest, make_example, make_prediction, read_manifest, read_shard, write_shard, write_split
 from noisy_student import balance, shard_jobs
 from noisy_student import predictions as reading
 from stages.errors import InputError
@@ -203,6 +204,25 @@ def test_doubled_key(tmp_path: Path, second: int) -> None:
     _make_inputs(tmp_path, keys=keys)
     with pytest.raises(InputError, match=r"image key é/0-0\.png is doubled in .*predictions-00000-of-00004"):
         _run(tmp_path)
+
+
+def test_doubled_keys_are_found_with_few_open_files(tmp_path: Path) -> None:
+    """A machine allows a process 1,024 of them, and a split has as many shards."""
+    files = tuple(f"predictions-{shard:05d}-of-00200" for shard in range(200))
+    manifest = Manifest(tmp_path, "predictions", files, (1,) * 200, LABEL_NAMES, 0, "predictions", {}, ("",) * 200)
+    job = balance.ScoreShards(manifest, tmp_path / "columns", THRESHOLD, 3)
+    keys = [f"{shard}.png" for shard in range(199)] + ["7.png"]
+    for shard, key in enumerate(keys):
+        write_shard(manifest.paths[shard], [make_prediction(key, _distribution(0, 0.9), 0)])
+        balance._save(job.hashes_path(shard), balance.image_hashes(3, [key.encode()]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 50, hard))
+    try:
+        with pytest.raises(InputError, match=r"7\.png is doubled in .*00007-of-00200 and .*00199-of-00200"):
+            balance.require_unique_keys(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_join_needs_each_key_once_on_both_sides() -> None:

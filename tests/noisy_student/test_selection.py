@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,14 @@ def test_shared_values(window: int) -> None:
     shards[3] = np.sort(np.append(shards[3], np.array(shared, np.uint64)))
     shards[0] = np.sort(np.append(shards[0], shards[0][7]))
     assert sorted(selection.shared_values(shards, window)) == sorted([*shared, int(shards[0][7])])
+
+
+def test_shared_values_takes_the_memory_of_three_windows() -> None:
+    """However many values there are; docs/scaling.md reckons with it."""
+    window = 2**14
+    shards = [np.arange(shard, 2**64, 2**64 // (4 * window), dtype=np.uint64) for shard in range(4)]  # 16 windows
+    tracemalloc.start()
+    assert not list(selection.shared_values(shards, window))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 2.5 * 8 * window < peak < 3.2 * 8 * window
