@@ -42,4 +42,4 @@ def main(arguments: Sequence[str], **flags: str | None) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, dict.fromkeys(FLAGS), config=False)
+    app.run(main, FLAGS, dict.fromkeys(FLAGS), config=False, positional=True)

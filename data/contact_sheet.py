@@ -66,4 +66,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, {}, config=False)
+    app.run(main, {}, config=False, positional=True)

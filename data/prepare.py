@@ -68,11 +68,8 @@ def main(
     test: str | None = None,
     pseudo_labeled: str | None = None,
     source: str | None = None,
-    arguments: list[str] | None = None,
 ) -> None:
     """Runs the stage; see the module's docstring."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]}; folders go to --labeled, --unlabeled and --test")
     flags = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "pseudo_labeled": pseudo_labeled, "source": source}
     config = resolve(config, flags)
     directory = Path(workdir)

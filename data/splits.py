@@ -244,7 +244,7 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
         raise InputError(f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it")
     missing = [name for name in label_names if name not in collection.label_names]
     if missing:
-        raise InputError(f"--test: {printable(location)} lacks class {missing[0]} of --labeled; add images of it, or leave the flag out")
+        logging.warning("--test: %s has no image of %d classes of --labeled (%s)", printable(location), len(missing), missing[0])
     return np.array([number[name] for name in collection.label_names], np.int32)[collection.labels]
 
 

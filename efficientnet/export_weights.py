@@ -15,7 +15,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 # isort: split
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,8 @@ KERAS = {f"b{i}": f"EfficientNetB{i}" for i in range(8)}
 _HARMLESS = {"name", "dropout", "survival_probability", "batch_norm_momentum", "image_size"}
 
 
-def main(model: str, output: str, arguments: Sequence[str] = ()) -> None:
+def main(model: str, output: str) -> None:
     """Writes the weights of the model directory `model` to `output`; see the module. Raises InputError."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     path = Path(output)
     writers = {".safetensors": (to_timm, TIMM, "timm"), ".h5": (to_keras, KERAS, "tf.keras.applications")}
     if path.suffix not in writers:

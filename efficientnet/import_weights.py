@@ -18,7 +18,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 # isort: split
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +57,8 @@ def main(
     head: str = "keep",
     preprocessing: str = "auto",
     image_size: str | None = None,
-    arguments: Sequence[str] = (),
 ) -> None:
     """Writes `output`, or says that it is done; see the module. Raises InputError."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     choices = {"model": ARCHITECTURES, "weights": ("ema", "raw"), "head": ("keep", "fresh"), "preprocessing": ("auto", *NORMALIZATIONS)}
     for flag, value in (("model", model), ("weights", weights), ("head", head), ("preprocessing", preprocessing)):
         if value not in choices[flag]:

@@ -16,7 +16,6 @@ Intervals are Student's over seeds: they tell how another seed would have done o
 from __future__ import annotations
 
 import glob
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from data.records import read_manifest
 from evaluation import charts, page, suites
 from evaluation.evaluate import CONFIG
 from evaluation.statistics import gain_over_seeds, over_seeds
-from stages import app
+from stages import app, termination
 from stages.errors import InputError
 from stages.workdir import fingerprint, finish, require_finished, start
 
@@ -71,11 +70,8 @@ def main(
     runs: str,
     models: str | None = None,
     suite: str = "clean,c,p,adversarial",
-    arguments: Sequence[str] = (),
 ) -> None:
     """Evaluates what is not evaluated yet, and writes the table. Raises InputError for unusable flags or runs."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; runs are named with --runs=DIR,DIR")
     wrong = [name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")]
     if wrong:
         raise InputError(f"--suite={suite}: it can be clean, c, p, adversarial, separated by commas")
@@ -93,7 +89,6 @@ def main(
         print(f"{workdir} is done")
         print(table(done))
         return
-    config_flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")] or [f"--config={CONFIG}"]
     for run, folder in folders.items():
         flags = {
             "workdir": directory / run,
@@ -103,9 +98,9 @@ def main(
             "suite": suite,
             "cache": directory / "cache",
         }
-        command = [str(app.ROOT / "run_evaluate.sh"), *config_flags, *(f"--{name}={value}" for name, value in flags.items())]
+        command = [str(app.ROOT / "run_evaluate.sh"), *app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
         print(f"== {run}: {' '.join(command)}", flush=True)
-        code = subprocess.call(command)
+        code = termination.call(command)
         if code:
             sys.exit(code if code > 0 else 128 - code)
     rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh")["models"] for run in folders]
@@ -240,6 +235,4 @@ def body(summary: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    if not any(argument.startswith("--config=") for argument in sys.argv):
-        sys.argv.append(f"--config={CONFIG}")
-    app.run(main, FLAGS, OPTIONAL, needs=("evaluate",))
+    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))

@@ -79,15 +79,12 @@ def main(
     data_c: str | None = None,
     data_p: str | None = None,
     cache: str | None = None,
-    arguments: Sequence[str] = (),
 ) -> None:
     """Evaluates each of the comma-separated directories `model`; see the module.
 
     Raises:
       InputError: unusable flags, models that are missing or unfinished or were made for other classes, damaged records.
     """
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; models are named with --model=DIR,DIR")
     settings = Settings.from_config(config.evaluate)
     split = split or settings.split
     chosen = _suites(suite, {"real": data_real, "a": data_a})
@@ -300,6 +297,4 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
 
 
 if __name__ == "__main__":
-    if not any(argument.startswith("--config=") for argument in sys.argv):
-        sys.argv.append(f"--config={CONFIG}")
-    app.run(main, FLAGS, OPTIONAL, needs=("evaluate",))
+    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))

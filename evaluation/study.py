@@ -30,10 +30,8 @@ from stages.files import atomic_path, read_json, write_json
 FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to run at the same time; they share the processor's cores."}
 
 
-def main(config: ConfigDict, workdir: str, jobs: str, arguments: list[str]) -> None:
+def main(config: ConfigDict, workdir: str, jobs: str) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     if not jobs.isdecimal() or int(jobs) < 1:
         raise InputError(f"--jobs={jobs}: a whole number from 1 on is needed")
     check(config)

@@ -151,10 +151,8 @@ def measure(config: ConfigDict) -> dict[str, list[float]]:
     return results
 
 
-def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Measures; leaves `results.json` and `figure.png`."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     check(config)
     directory = Path(workdir)
     done = workdirs.start(directory, config.to_dict())

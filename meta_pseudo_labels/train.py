@@ -9,7 +9,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,9 @@ def main(
     tpu: str,
     profile_steps: str | None,
     dry_run: bool = False,
-    arguments: Sequence[str] = (),
 ) -> None:
     """Trains, or goes on with it, or says that it is done."""
-    stage.check_arguments(arguments, cpu_devices=cpu_devices)
+    stage.check_numbers(cpu_devices=cpu_devices)
     if dry_run:
         print(describe(config, Path(data)))
         return

@@ -166,10 +166,8 @@ def train(moons: Moons, method: ConfigDict, teacher: Network, student: Network) 
     return list(networks[: len(teacher)]), list(networks[len(teacher) :])
 
 
-def main(config: ConfigDict, workdir: str, arguments: list[str]) -> None:
+def main(config: ConfigDict, workdir: str) -> None:
     """Trains every method on every seed; leaves `results.json` and `figure.png`."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     check(config)
     directory = Path(workdir)
     done = finished(directory, config)

@@ -296,11 +296,8 @@ def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: flo
     return empty
 
 
-def main(
-    config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = (), arguments: Sequence[str] = ()
-) -> None:
+def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = ()) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
-    shard_jobs.require_no_arguments(arguments)
     settings = config.balance
     _check_settings(settings)
     workdirs.require_finished(data, "data", "run_prepare_data.sh")

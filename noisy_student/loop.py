@@ -124,11 +124,8 @@ def main(
     iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
-    arguments: list[str],
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     directory = Path(workdir).expanduser().resolve()
     check(config)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
@@ -144,7 +141,7 @@ def main(
         print(table(done))
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
         return
-    config_flags = [a for a in sys.argv[1:] if a.startswith("--config")]
+    config_flags = app.recipe_flags()
 
     def run(stage: Stage) -> None:
         _run(stage, directory, config_flags, beam_options, created)

@@ -228,10 +228,8 @@ def main(
     teacher: str,
     section: str = "pseudo_label",
     beam_options: Sequence[str] = (),
-    arguments: Sequence[str] = (),
 ) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
-    shard_jobs.require_no_arguments(arguments)
     if section not in config:
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     settings = config[section]

@@ -20,10 +20,8 @@ FLAGS = {
 OPTIONAL = {"workdir": str(app.ROOT / "runs" / "quickstart"), "seeds": "1"}
 
 
-def main(workdir: str, seeds: str, arguments: list[str]) -> None:
+def main(workdir: str, seeds: str) -> None:
     """Runs one seed, or several one after another."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; run_quickstart.sh takes --seeds=N and --workdir=DIR")
     if not seeds.isdigit() or int(seeds) < 1:
         raise InputError(f"--seeds={seeds}: a whole number from 1 on is needed")
     directory = Path(workdir).expanduser().resolve()

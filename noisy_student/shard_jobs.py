@@ -113,12 +113,6 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
     return [read_json(notes.path(shard))["result"] for shard in range(num_shards)]
 
 
-def require_no_arguments(arguments: Sequence[str]) -> None:
-    """Raises InputError where a command line has words that are no flags, such as the value in `--runner DirectRunner`."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; write options as --name=value")
-
-
 def forget(progress: Path) -> None:
     """Removes a progress directory, when the stage's summary has taken its place."""
     shutil.rmtree(progress, ignore_errors=True)

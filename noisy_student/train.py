@@ -63,10 +63,9 @@ def main(
     cpu_devices: str,
     tpu: str,
     profile_steps: str | None,
-    arguments: list[str],
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
-    stage.check_arguments(arguments, iteration=iteration, cpu_devices=cpu_devices)
+    stage.check_numbers(iteration=iteration, cpu_devices=cpu_devices)
     if section.startswith("student") and not pseudo_labeled:
         raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
     if section.startswith("finetune") and not init:

@@ -220,4 +220,4 @@ def main(model: str, format: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, predict.FLAGS, predict.OPTIONAL, config=False)
+    app.run(main, predict.FLAGS, predict.OPTIONAL, config=False, positional=True)

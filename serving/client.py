@@ -342,4 +342,5 @@ if __name__ == "__main__":
             "retries": "3",
         },
         config=False,
+        positional=True,
     )

@@ -22,7 +22,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ def main(
     weights: str = "float32",
     optimize: bool = False,
     license: str | None = None,
-    arguments: Sequence[str] = (),
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
@@ -79,8 +78,6 @@ def main(
     Raises:
       InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's.
     """
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; name the model with --model=DIR")
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):

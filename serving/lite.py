@@ -50,14 +50,12 @@ class Row(NamedTuple):
     milliseconds: float
 
 
-def main(workdir: str, model: str, data: str, split: str = "test", calibration: str = "200", arguments: Sequence[str] = ()) -> None:
+def main(workdir: str, model: str, data: str, split: str = "test", calibration: str = "200") -> None:
     """Converts `model` and measures the results on `data`/`split`; see the module.
 
     Raises:
       InputError: unusable flags, a model or data that are missing, unfinished or of other classes.
     """
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; name the model with --model=DIR")
     if not (calibration.isascii() and calibration.isdecimal() and int(calibration) > 0):
         raise InputError(f"--calibration is {calibration!r}; it must be a number of images")
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))

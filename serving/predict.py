@@ -132,4 +132,4 @@ def read(name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False)
+    app.run(main, FLAGS, OPTIONAL, config=False, positional=True)

@@ -15,7 +15,6 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from serving import BATCHING, MONITORING, MOUNT
@@ -54,16 +53,12 @@ OPTIONAL: dict[str, str | bool | None] = {
 }
 
 
-def main(
-    serving_dir: str, host: str, rest_port: str, grpc_port: str, image: str, local: bool, nobatching: bool, arguments: Sequence[str] = ()
-) -> None:
+def main(serving_dir: str, host: str, rest_port: str, grpc_port: str, image: str, local: bool, nobatching: bool) -> None:
     """Becomes the server; see the module.
 
     Raises:
       InputError: unusable flags, nothing exported, or no server to be had.
     """
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     address = _address(host)
     ports = [_port(name, text, local) for name, text in (("rest_port", rest_port), ("grpc_port", grpc_port))]
     if ports[0] == ports[1] != 0:

@@ -36,8 +36,9 @@ def parse(
     flag_help: Mapping[str, str],
     optional: Mapping[str, str | bool | None] | None = None,
     *,
-    config: bool = True,
+    config: bool | str = True,
     needs: Sequence[str] = (),
+    positional: bool = False,
     beam: bool = False,
 ) -> dict[str, Any]:
     """Parses a stage's command line.
@@ -47,15 +48,16 @@ def parse(
       flag_help: name -> help of each flag; `workdir` is one of them where a stage has it.
       optional: name -> default of those flags that may be left out; every other one is required. False makes a switch (`--name`), all
         others are strings.
-      config: whether the stage takes `--config` (and its overrides, `--config.key=value`).
+      config: whether the stage takes `--config` (and its overrides, `--config.key=value`); a path is the recipe where it is not given.
       needs: keys that the config must have; a file of another kind lacks one.
+      positional: whether words that are no flags are taken, as the list `arguments`.
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
 
     Returns:
-      The values by name, `config` a locked ConfigDict, positional arguments as the list `arguments`.
+      The values by name, `config` a locked ConfigDict.
 
     Raises:
-      InputError: a missing, unknown or malformed flag, or an unknown config key.
+      InputError: a missing, unknown or malformed flag, an unknown config key, or a word that is no flag.
     """
     optional = dict(optional or {})
     values = flags.FlagValues()
@@ -63,9 +65,12 @@ def parse(
         define = flags.DEFINE_boolean if optional.get(name) is False else flags.DEFINE_string
         define(name, optional.get(name), text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
+    argv = _joined(argv)
     if config:
         if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
-            raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+            if config is True:
+                raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+            argv = [*argv, f"--config={config}"]
         argv = [f"--config={_find_config(a.partition('=')[2])}" if a.startswith("--config=") else a for a in argv]
         config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values)
     # ml_collections looks for the overrides in sys.argv (its release for Python 3.9 takes no argument for it) and refuses one given twice:
@@ -102,8 +107,27 @@ def parse(
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]
         rest = [a for a in rest if not a.startswith("--")]
-    parsed["arguments"] = rest
+    if positional:
+        parsed["arguments"] = rest
+    elif rest:
+        raise InputError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     return parsed
+
+
+def recipe_flags() -> list[str]:
+    """The `--config` flags of this process, to hand on to the stages that it starts."""
+    return [a for a in _joined(sys.argv)[1:] if a.startswith(("--config=", "--config."))]
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--config PATH` as the one word `--config=PATH`."""
+    joined: list[str] = []
+    for a in argv:
+        if joined and joined[-1] == "--config":
+            joined[-1] = f"--config={a}"
+        else:
+            joined.append(a)
+    return joined
 
 
 def run(

@@ -16,7 +16,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -60,10 +59,8 @@ def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.Model
     return dataclasses.replace(spec, architecture=fixed, preprocessing=dataclasses.replace(spec.preprocessing, image_size=image_size))
 
 
-def main(model: str, output: str, image_size: str, arguments: Sequence[str] = ()) -> None:
+def main(model: str, output: str, image_size: str) -> None:
     """Writes `output`; see the module. Raises InputError."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     if not image_size.isdigit():
         raise InputError(f"--image_size={image_size}: a whole number of pixels is needed")
     network, spec = model_dir.load(model)

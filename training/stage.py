@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,8 @@ Batches = Callable[[int, tuple[int, int], int], tf.data.Dataset]
 """(finished steps, (input pipelines, index), replicas) -> what the trainer eats from there on."""
 
 
-def check_arguments(arguments: Sequence[str], **numbers: str) -> None:
-    """Raises InputError for positional arguments and for flags that are no whole number."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
+def check_numbers(**numbers: str) -> None:
+    """Raises InputError for flags that are no whole number."""
     for name, value in numbers.items():
         if not value.isdecimal():
             raise InputError(f"--{name}={value}: a whole number is needed")

@@ -18,7 +18,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,8 @@ PASSES = ("graph", "forward", "train")
 REPEATS = 3
 
 
-def main(workdir: str, models: str | None, passes: str, memory: str, seconds: str, run: str | None, arguments: Sequence[str] = ()) -> None:
+def main(workdir: str, models: str | None, passes: str, memory: str, seconds: str, run: str | None) -> None:
     """Measures what has no result yet, and writes the table. Raises InputError, and SystemExit where a measurement failed."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     directory = Path(workdir)
     if run:
         name, _, what = run.partition(":")

@@ -21,7 +21,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,8 @@ SECONDS = 900  # of a check; then it counts as not done
 CLASSES = 1000
 
 
-def main(workdir: str, only: str | None, run: str | None, arguments: Sequence[str] = ()) -> None:
+def main(workdir: str, only: str | None, run: str | None) -> None:
     """Runs the checks that have no result yet, and writes the table. Raises InputError, and SystemExit where the models fail."""
-    if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; flags are written --name=value")
     if run:
         kind, _, name = run.partition(":")
         write_json(Path(workdir) / f"{run}.json", _KINDS[kind](name, Path(workdir)))

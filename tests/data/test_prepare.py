@@ -242,11 +242,6 @@ def test_unknown_source(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_stray_argument(tmp_path):
-    with pytest.raises(InputError, match="unexpected argument images"):
-        prepare.main(config("digits"), str(tmp_path / "w"), arguments=["images"])
-
-
 def failure(tmp_path: Path, *arguments: str) -> str:
     """Runs the command, which must fail as unusable input does; returns its one line."""
     result = run(tmp_path, f"--workdir={tmp_path}/w", *arguments)

@@ -50,7 +50,7 @@ def scripts(monkeypatch):
 
 
 def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
-    study.main(config(), str(tmp_path / "s"), "1", [])
+    study.main(config(), str(tmp_path / "s"), "1")
     assert len(scripts) == 15
     assert (tmp_path / "s" / "hard" / "seed_101" / "teacher").resolve() == tmp_path / "s" / "soft" / "seed_101" / "teacher"
     found = read_json(tmp_path / "s" / "results.json")
@@ -60,19 +60,19 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
     assert sharpened["verdict"] == "holds"
     assert (tmp_path / "s" / "results.png").stat().st_size > 5000
     assert "| hard | 92.06 |" in (tmp_path / "s" / "results.md").read_text()
-    study.main(config(), str(tmp_path / "s"), "1", [])
+    study.main(config(), str(tmp_path / "s"), "1")
     assert len(scripts) == 15, "a finished study was run again"
     with pytest.raises(InputError, match="another config"):
-        study.main(config("labels.py", "--config.seeds=3"), str(tmp_path / "s"), "1", [])
+        study.main(config("labels.py", "--config.seeds=3"), str(tmp_path / "s"), "1")
 
 
 def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
     for jobs in ("1", "2"):
-        study.main(config(), str(tmp_path / jobs), jobs, [])
+        study.main(config(), str(tmp_path / jobs), jobs)
     assert len(scripts) == 30
     assert read_json(tmp_path / "1" / "results.json") == read_json(tmp_path / "2" / "results.json")
     with pytest.raises(InputError, match="--jobs=0"):
-        study.main(config(), str(tmp_path / "0"), "0", [])
+        study.main(config(), str(tmp_path / "0"), "0")
 
 
 def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
@@ -83,10 +83,10 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
 
     monkeypatch.setattr(study.termination, "call", call)
     with pytest.raises(SystemExit) as stop:
-        study.main(config(), str(tmp_path / "s"), "1", [])
+        study.main(config(), str(tmp_path / "s"), "1")
     assert stop.value.code == 137
     monkeypatch.setattr(study.termination, "call", whole)
-    study.main(config(), str(tmp_path / "s"), "1", [])
+    study.main(config(), str(tmp_path / "s"), "1")
     assert len(scripts) == 15
 
 

@@ -24,7 +24,7 @@ def test_the_ratio_of_known_gradients():
 def run(workdir, *overrides):
     small = ["--config.draws=60", "--config.batches=1", "--config.batch_sizes=(2, 16)", "--config.hidden=8"]
     arguments = ["study", "--config=configs/meta_pseudo_labels/feedback_study.py", *small, *overrides]
-    feedback_study.main(app.parse(arguments, {})["config"], str(workdir), [])
+    feedback_study.main(app.parse(arguments, {})["config"], str(workdir))
 
 
 def test_the_command(tmp_path, capsys):

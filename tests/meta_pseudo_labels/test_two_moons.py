@@ -80,7 +80,7 @@ def test_a_fixed_teacher_stays_and_its_student_follows(moons):
 
 def run(workdir, *overrides):
     arguments = ["two_moons", "--config=configs/meta_pseudo_labels/two_moons.py", "--config.seeds=3", *overrides]
-    two_moons.main(app.parse(arguments, {})["config"], str(workdir), [])
+    two_moons.main(app.parse(arguments, {})["config"], str(workdir))
 
 
 def test_the_command(tmp_path, capsys):
@@ -140,5 +140,5 @@ def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content)
     assert two_moons.finished(tmp_path, config) is None
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=f"{tmp_path}"):
-        two_moons.main(config, str(tmp_path), [])
+        two_moons.main(config, str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} <= {"config.json", "summary.json"}

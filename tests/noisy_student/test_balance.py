@@ -280,8 +280,6 @@ def test_unknown_beam_option(root: Path) -> None:
     for options in (["--runer=DirectRunner"], ["--config.balance.treshold=0.2"]):
         with pytest.raises(InputError, match="neither a flag of this stage nor an option of Apache Beam"):
             balance.main(_config(), str(root / "option"), str(root / "data"), str(root / "predictions"), beam_options=options)
-    with pytest.raises(InputError, match="--name=value"):
-        balance.main(_config(), str(root / "option"), str(root / "data"), str(root / "predictions"), arguments=["DirectRunner"])
 
 
 def test_finished_is_left_alone(root: Path) -> None:

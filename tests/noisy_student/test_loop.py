@@ -45,7 +45,7 @@ def test_every_stage_has_its_script():
 
 def main(config=CONFIG, **flags):
     values = {name: None for name in ("labeled", "unlabeled", "test", "iterations")}
-    loop.main(config=config, **{**values, "strategy": "auto", "dry_run": False, "beam_options": [], "arguments": [], **flags})
+    loop.main(config=config, **{**values, "strategy": "auto", "dry_run": False, "beam_options": [], **flags})
 
 
 def changed(**overrides):
@@ -192,11 +192,6 @@ def test_fine_tuning_comes_last_and_is_what_is_served():
     assert by_name["export"].arguments["model"] == Path("w/finetuned")
 
 
-def test_a_stray_argument_is_refused(tmp_path):
-    with pytest.raises(InputError, match="unexpected argument"):
-        main(workdir=str(tmp_path / "w"), arguments=["photos"])
-
-
 SUMMARY = {
     "teacher": {"top1": 0.91, "ece": 0.05},
     "students": [{"top1": 0.95, "ece": 0.04}, {"top1": 0.97, "ece": 0.03}],
@@ -222,4 +217,4 @@ def test_seeds_are_compared():
 @pytest.mark.parametrize("seeds", ["0", "five", "-1"])
 def test_seeds_must_be_a_number(seeds):
     with pytest.raises(InputError, match="--seeds"):
-        quickstart.main(workdir="w", seeds=seeds, arguments=[])
+        quickstart.main(workdir="w", seeds=seeds)

@@ -114,7 +114,6 @@ def main(workdir, directories, *overrides, section="student", **flags):
         "cpu_devices": "1",
         "tpu": "",
         "profile_steps": None,
-        "arguments": [],
         "pseudo_labeled": None,
     }
     train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})

@@ -140,7 +140,6 @@ def test_without_a_server_it_says_how_to_get_one(serving_dir, tmp_path):
         ({"rest_port": "66000"}, "--rest_port"),
         ({"grpc_port": "x"}, "--grpc_port"),
         ({"grpc_port": "8501"}, "must differ"),
-        ({"arguments": ["x"]}, "unexpected argument"),
     ],
 )
 def test_wrong_usage(serving_dir, options, match):

@@ -19,12 +19,29 @@ def parse(*argv, **options):
 
 
 def test_values_and_overrides():
-    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png")
+    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png", positional=True)
     assert values["workdir"] == "w"
     assert values["data"] is None
     assert values["config"].seed == 7
     assert values["config"].student.model.width == 0.5
     assert values["arguments"] == ["image.png"]
+    assert "arguments" not in parse(CONFIG, "--workdir=w")
+
+
+def test_the_recipe_in_two_words_and_by_default(monkeypatch):
+    flag, path = CONFIG.split("=")
+    words = ["--config.seed=3", "--workdir=w", flag, path]
+    assert parse(*words)["config"].seed == 3
+    monkeypatch.setattr(app.sys, "argv", ["stage", *words])
+    assert app.recipe_flags() == ["--config.seed=3", CONFIG]
+    assert parse("--workdir=w", "--config.seed=4", config=path)["config"].seed == 4
+    assert parse("--workdir=w", CONFIG, config="configs/nothing.py")["config"].seed == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"beam": True}])
+def test_a_word_that_is_no_flag_is_refused(options):
+    with pytest.raises(InputError, match="unexpected argument 'DirectRunner'; flags are written --name=value"):
+        parse(CONFIG, "--workdir=w", "DirectRunner", **options)
 
 
 def test_a_recipe_is_found_from_any_directory(tmp_path, monkeypatch):
