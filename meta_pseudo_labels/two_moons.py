@@ -235,7 +235,7 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
     """
     try:
         done = workdirs.start(directory, config.to_dict())
-        return None if done is None else table(done["methods"])
+        return None if done is None else table({name: done["methods"][name] for name in config.run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"--workdir: config.json or summary.json in {directory} is damaged or another command's; delete it or name another"

@@ -133,7 +133,7 @@ def test_an_unknown_recipe():
         recipe.get_config("best")
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"methods": 1}', '{"methods": {"supervised": {"seeds": 0}}}'])
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"methods": 1}', '{"methods": {}}', '{"methods": {"supervised": {"seeds": 0}}}'])
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content):
     config = app.parse(["two_moons", "--config=configs/meta_pseudo_labels/two_moons.py"], {})["config"]
