@@ -67,11 +67,11 @@ def parse(
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     argv = _joined(argv)
     if config:
-        if not any(a.startswith("--config=") for a in argv) and "--help" not in argv:
-            if config is True:
-                raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
-            argv = [*argv, f"--config={config}"]
-        argv = [f"--config={_find_config(a.partition('=')[2])}" if a.startswith("--config=") else a for a in argv]
+        named = [a.partition("=")[2] for a in argv if a.startswith("--config=")] or ([] if config is True else [str(config)])
+        if not named and "--help" not in argv:
+            raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+        others = [a for a in argv[1:] if not a.startswith("--config=")]
+        argv = [argv[0], *(f"--config={_find_config(path)}" for path in named[-1:]), *others]  # before its overrides
         config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values)
     # ml_collections looks for the overrides in sys.argv (its release for Python 3.9 takes no argument for it) and refuses one given twice:
     # the last one counts, as with any other flag.
@@ -101,8 +101,7 @@ def parse(
         recipe: Any = values["config"].value
         absent = [key for key in needs if key not in recipe]
         if absent:
-            named = next(a for a in argv if a.startswith("--config="))
-            raise InputError(f"{named} is of another kind than this command reads: it has no {', '.join(absent)}")
+            raise InputError(f"--config={named[-1]} is of another kind than this command reads: it has no {', '.join(absent)}")
         parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]

@@ -183,6 +183,8 @@ def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, 
     def evaluate() -> dict[str, float]:
         with trainer.ema.swapped():
             values = trainer.evaluate(data, verbose=0, return_dict=True)
+        if values["examples"] != manifest.num_records:
+            records.verify_split(manifest)  # names the file that is to blame
         assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
         return values
 
