@@ -120,17 +120,9 @@ def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Ca
     return Candidate(name, directory, preprocessing, (), digest.hexdigest()[:16], None, lambda: _foreign_logits(saved))
 
 
-def _load(saved: Path) -> Any:
-    try:
-        return tf.saved_model.load(str(saved))
-    except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{saved} cannot be loaded ({reason}); make it again") from error
-
-
 def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
     """Logits of a model of `run_export.sh`, which crops and resizes by itself: around images that are ready, a border to be cut off."""
-    loaded = _load(saved)
+    loaded = versions.load(saved)
     if "predict_images" not in loaded.signatures:
         raise InputError(f"{saved} has no signature predict_images; export the model again with run_export.sh")
     signature = loaded.signatures["predict_images"]
@@ -167,11 +159,11 @@ def _signature(loaded: Any, saved: Path) -> tuple[Any, str, tf.TensorSpec, str]:
 
 
 def _foreign_image_size(saved: Path) -> int:
-    return int(_signature(_load(saved), saved)[2].shape[1])
+    return int(_signature(versions.load(saved), saved)[2].shape[1])
 
 
 def _foreign_logits(saved: Path) -> Callable[[tf.Tensor], tf.Tensor]:
-    loaded = _load(saved)
+    loaded = versions.load(saved)
     function, name, spec, output = _signature(loaded, saved)
     probe = function(**{name: tf.zeros([spec.shape[0] or 1, *spec.shape[1:]])})[output]  # (N, K)
     probabilities = bool(tf.reduce_all(probe >= 0)) and bool(tf.reduce_all(tf.abs(tf.reduce_sum(probe, axis=1) - 1) < 1e-3))

@@ -15,9 +15,8 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serving import BATCHING, settings
-from serving.predict import load_saved_model
 from stages.errors import InputError
-from stages.versions import MODELS_CONFIG, SAVED_MODEL, versions
+from stages.versions import MODELS_CONFIG, SAVED_MODEL, load, versions
 
 _DEFAULT = "serving_default"
 
@@ -77,7 +76,7 @@ class Models:
     def _load(self, path: Path, model: str, number: int) -> _Version:
         if not (path / SAVED_MODEL).is_file():
             raise InputError(f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again")
-        loaded = load_saved_model(path)
+        loaded = load(path)
         definitions = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes()).meta_graphs[0].signature_def
         signatures = {}
         for name, function in loaded.signatures.items():

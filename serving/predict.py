@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.answers import FORMATS, OK, Answer, line
-from stages import app
+from stages import app, versions
 from stages.errors import InputError
-from stages.versions import resolve
 
 FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
 OPTIONAL = {"format": "text"}
@@ -74,8 +73,8 @@ def load(model: str | Path) -> Serve:
     Raises:
       InputError: no SavedModel, one that cannot be read, or one that takes something else than image bytes.
     """
-    path = resolve(model)
-    loaded = load_saved_model(path)
+    path = versions.resolve(model)
+    loaded = versions.load(path)
     signature = loaded.signatures.get("serving_default")
     names = (signature.structured_input_signature[1], signature.structured_outputs) if signature is not None else ((), ())
     require_names(path, *names)
@@ -88,17 +87,6 @@ def load(model: str | Path) -> Serve:
         return {name: value.numpy() for name, value in answer.items()}
 
     return serve
-
-
-def load_saved_model(path: Path) -> Any:
-    """What `tf.saved_model.load` gives. Raises InputError where the SavedModel is damaged."""
-    import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
-
-    try:
-        return tf.saved_model.load(str(path))
-    except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"{path} cannot be loaded ({reason}); export it again with run_export.sh") from error
 
 
 def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ Read by those who export, serve and evaluate.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stages.errors import InputError
 
@@ -47,3 +48,14 @@ def resolve(directory: str | Path) -> Path:
     if found is None:
         raise InputError(f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory")
     return found
+
+
+def load(directory: Path) -> Any:
+    """What `tf.saved_model.load` gives for the directory of one SavedModel. Raises InputError where it is damaged."""
+    import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
+
+    try:
+        return tf.saved_model.load(str(directory))
+    except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh") from error
