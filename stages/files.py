@@ -53,4 +53,4 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
-        raise InputError(f"{path} is damaged ({error}); delete it and make it again") from error
+        raise InputError(f"{path} is damaged: {error}; make it, or get it, again") from error
