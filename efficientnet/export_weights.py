@@ -70,10 +70,10 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
     """Writes `path`, and `config.json` beside it in the manner of the Hugging Face hub.
 
     Raises:
-      InputError: another `config.json` stands there.
+      InputError: another `config.json`, or a damaged one, stands there.
     """
     config, description = path.with_name("config.json"), _describe(spec)
-    if config.exists() and _read(config) != description:
+    if config.exists() and read_json(config) != description:
         raise InputError(f"--output: {config} is of another model; name another directory, or delete it")
     values = {weight.keras: weight for weight in names.of_architecture(spec.architecture, spec.num_classes)}
     state: dict[str, np.ndarray] = {}
@@ -85,14 +85,6 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     write_json(config, description)
-
-
-def _read(config: Path) -> Any:
-    """What it holds; None where that is no JSON."""
-    try:
-        return read_json(config)
-    except ValueError:
-        return None
 
 
 def _describe(spec: model_dir.ModelSpec) -> dict[str, Any]:

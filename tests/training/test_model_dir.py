@@ -62,7 +62,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
 @pytest.mark.parametrize("text", ["{", '{"architecture": {"name": "b0"}}', "[]"])
 def test_a_damaged_description_is_refused(tmp_path, text):
     (tmp_path / "model.json").write_text(text)
-    with pytest.raises(InputError, match=r"model.json (is damaged|does not describe a model).*make it again"):
+    with pytest.raises(InputError, match=r"model.json (is damaged|does not describe a model).*make it"):
         model_dir.load(tmp_path)
 
 
