@@ -63,11 +63,8 @@ def main(
     for flag, value in (("model", model), ("weights", weights), ("head", head), ("preprocessing", preprocessing)):
         if value not in choices[flag]:
             raise InputError(f"--{flag}: no {value!r}; there are {', '.join(choices[flag])}")
-    if image_size is not None and not (image_size.isdigit() and int(image_size)):
-        raise InputError(f"--image_size={image_size}: a whole number of pixels is needed")
-
+    size = None if image_size is None else app.whole_number("image_size", image_size, 1)
     opened = weight_files.open_weights(source, average=weights == "ema")
-    size = int(image_size) if image_size else None
     spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=size)
     digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})

@@ -32,13 +32,12 @@ FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to
 
 def main(config: ConfigDict, workdir: str, jobs: str) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
-    if not jobs.isdecimal() or int(jobs) < 1:
-        raise InputError(f"--jobs={jobs}: a whole number from 1 on is needed")
+    at_once = app.whole_number("jobs", jobs, 1)
     check(config)
     directory = Path(workdir).expanduser().resolve()
     done = workdirs.start(directory, config.to_dict())
     if not done:
-        run_all(config, directory, int(jobs))
+        run_all(config, directory, at_once)
         done = results(config, directory)
         write_json(directory / "results.json", done)
         with atomic_path(directory / "results.md") as temporary:

@@ -43,7 +43,7 @@ def main(
     dry_run: bool = False,
 ) -> None:
     """Trains, or goes on with it, or says that it is done."""
-    stage.check_numbers(cpu_devices=cpu_devices)
+    devices = app.whole_number("cpu_devices", cpu_devices, 1)
     if dry_run:
         print(describe(config, Path(data)))
         return
@@ -51,7 +51,7 @@ def main(
     resolved = stage.resolve(config, SECTION, data, unlabeled=True)
     check(resolved["train"])
     if stage.start(workdir, resolved, {"data": data}):
-        where = {"strategy_name": strategy, "cpu_devices": int(cpu_devices), "tpu": tpu, "profile_steps": profile_steps}
+        where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
         train(Path(workdir), resolved, data, **where)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from stages import app, termination
-from stages.errors import InputError
 from stages.files import read_json, write_json
 
 CONFIG = "configs/noisy_student/digits.py"
@@ -22,15 +21,14 @@ OPTIONAL = {"workdir": str(app.ROOT / "runs" / "quickstart"), "seeds": "1"}
 
 def main(workdir: str, seeds: str) -> None:
     """Runs one seed, or several one after another."""
-    if not seeds.isdigit() or int(seeds) < 1:
-        raise InputError(f"--seeds={seeds}: a whole number from 1 on is needed")
+    number = app.whole_number("seeds", seeds, 1)
     directory = Path(workdir).expanduser().resolve()
-    if int(seeds) == 1:
+    if number == 1:
         run(directory, 0)
         return
     summaries = []
-    for seed in range(int(seeds)):
-        print(f"==== seed {seed} ({seed + 1} of {seeds})", flush=True)
+    for seed in range(number):
+        print(f"==== seed {seed} ({seed + 1} of {number})", flush=True)
         run(directory / f"seed_{seed}", seed)
         summaries.append(read_json(directory / f"seed_{seed}" / "summary.json"))
     results = compare(summaries)

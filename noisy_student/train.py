@@ -65,7 +65,7 @@ def main(
     profile_steps: str | None,
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
-    stage.check_numbers(iteration=iteration, cpu_devices=cpu_devices)
+    number, devices = app.whole_number("iteration", iteration), app.whole_number("cpu_devices", cpu_devices, 1)
     if section.startswith("student") and not pseudo_labeled:
         raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
     if section.startswith("finetune") and not init:
@@ -74,9 +74,9 @@ def main(
     made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "init": "run_teacher.sh or run_student.sh"}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", made_by[name])
-    resolved = resolve(config, section, data, unlabeled=bool(pseudo_labeled), init=init, iteration=int(iteration))
+    resolved = resolve(config, section, data, unlabeled=bool(pseudo_labeled), init=init, iteration=number)
     if stage.start(workdir, resolved, inputs):
-        where = {"strategy_name": strategy, "cpu_devices": int(cpu_devices), "tpu": tpu, "profile_steps": profile_steps}
+        where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
         train(Path(workdir), resolved, data, pseudo_labeled, init, **where)
 
 

@@ -260,14 +260,15 @@ def main(
 ) -> None:
     """Prints the server's answers for the images `arguments`; see the module. Raises InputError."""
     from serving import predict
+    from stages import app
     from stages.errors import InputError
 
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
     numbers = {"version": version, "batch_size": batch_size, "retries": retries}
     for name, value in numbers.items():
-        if value is not None and not (value.isascii() and value.isdecimal() and (int(value) > 0 or name == "retries")):
-            raise InputError(f"--{name} is {value!r}; it must be a whole number")
+        if value is not None:
+            app.whole_number(name, value, 0 if name == "retries" else 1)
     try:
         seconds = float(timeout)
         if not 0 < seconds < float("inf"):

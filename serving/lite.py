@@ -56,8 +56,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     Raises:
       InputError: unusable flags, a model or data that are missing, unfinished or of other classes.
     """
-    if not (calibration.isascii() and calibration.isdecimal() and int(calibration) > 0):
-        raise InputError(f"--calibration is {calibration!r}; it must be a number of images")
+    app.whole_number("calibration", calibration, 1)
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
     require_finished(data, "data directory", "run_prepare_data.sh")
     labeled, tested = (read_manifest(Path(data) / name, "labeled") for name in ("labeled", split))

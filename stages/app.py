@@ -113,6 +113,13 @@ def parse(
     return parsed
 
 
+def whole_number(name: str, text: str, least: int = 0) -> int:
+    """The value of flag `name`. Raises InputError where it is no whole number of at least `least`."""
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise InputError(f"--{name} is {text!r}; it must be a whole number from {least} on")
+    return int(text)
+
+
 def recipe_flags() -> list[str]:
     """The `--config` flags of this process, to hand on to the stages that it starts."""
     return [a for a in _joined(sys.argv)[1:] if a.startswith(("--config=", "--config."))]

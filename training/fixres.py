@@ -61,11 +61,10 @@ def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.Model
 
 def main(model: str, output: str, image_size: str) -> None:
     """Writes `output`; see the module. Raises InputError."""
-    if not image_size.isdigit():
-        raise InputError(f"--image_size={image_size}: a whole number of pixels is needed")
+    size = app.whole_number("image_size", image_size, 1)
     network, spec = model_dir.load(model)
     before = spec.preprocessing.image_size
-    spec = at_resolution(spec, int(image_size))
+    spec = at_resolution(spec, size)
     settings = {"stage": "fixres", "preprocessing": spec.preprocessing.to_dict()}
     if workdirs.start(output, settings, {"model": model_dir.run_directory(model)}):
         print(f"{output} is done: {model} at {image_size} px")

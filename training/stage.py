@@ -37,13 +37,6 @@ Batches = Callable[[int, tuple[int, int], int], tf.data.Dataset]
 """(finished steps, (input pipelines, index), replicas) -> what the trainer eats from there on."""
 
 
-def check_numbers(**numbers: str) -> None:
-    """Raises InputError for flags that are no whole number."""
-    for name, value in numbers.items():
-        if not value.isdecimal():
-            raise InputError(f"--{name}={value}: a whole number is needed")
-
-
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, iteration: int = 0) -> dict[str, Any]:
     """The resolved config of one training: seed, preprocessing and section (`train`), with nothing left open.
 
