@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
     for name, color in colors.items():
         for i in range(12):
             photograph(root / "labeled" / name / ("nested" if i % 2 else "") / f"{i} é.jpg", color, rng)
-        for i in range(15):
+        for i in range(90):
             photograph(root / "unlabeled" / f"roll {i % 3}" / f"{name}{i}.jpg", color, rng)
     return root
 
