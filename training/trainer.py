@@ -35,6 +35,10 @@ class Trainer(tf.keras.Model):
         self.logged = {name: tf.keras.metrics.Mean(name) for name in logged}
         self.examples = tf.keras.metrics.Sum("examples")
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Keras's. The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of."""
+        super().compile(*arguments, **{"weighted_metrics": [], **options})
+
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """The metrics that Keras resets."""
