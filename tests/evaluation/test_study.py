@@ -71,7 +71,7 @@ def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
         study.main(config(), str(tmp_path / jobs), jobs)
     assert len(scripts) == 30
     assert read_json(tmp_path / "1" / "results.json") == read_json(tmp_path / "2" / "results.json")
-    with pytest.raises(InputError, match="--jobs=0"):
+    with pytest.raises(InputError, match="--jobs is '0'; it must be a whole number from 1 on"):
         study.main(config(), str(tmp_path / "0"), "0")
 
 
