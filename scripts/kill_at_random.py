@@ -3,8 +3,8 @@
     python scripts/kill_at_random.py DIR [KILLS [SEED]]
 
 The training is the quick start's teacher on the digits, 800 steps with a log line, an evaluation and a checkpoint every 10, so that the
-kills (20 by default, SIGKILL, uniformly over the seconds after a start) fall into start-up, steps, evaluations and the writing of
-checkpoints.
+kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
+evaluations and the writing of checkpoints.
 Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights or losses differ in a single bit.
 """
 
@@ -53,7 +53,7 @@ def main(directory: str, kills: int = 20, seed: int = 0) -> int:
     done = 0
     while done < kills:
         process = subprocess.Popen(command("run_teacher.sh", root / "killed", data), start_new_session=True)
-        moment = rng.uniform(0, whole / 2)
+        moment = rng.uniform(0, whole / 4)
         try:
             process.wait(moment)
             break  # it came to its end
