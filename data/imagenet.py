@@ -26,8 +26,8 @@ import scipy.io
 
 from data import tfrecords
 from data.archives import ArchiveImages, compressed_files, members
-from data.records import one_line
 from data.sources import Request, printable
+from stages.errors import one_line
 from stages.progress import progress
 
 TRAIN_TAR, VALIDATION_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 from stages.files import atomic_path, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -90,11 +90,6 @@ def num_shards_for(num_records: int) -> int:
 def shard_name(name: str, index: int, num_shards: int) -> str:
     """File name of one shard of split `name`."""
     return f"{name}-{index:05d}-of-{num_shards:05d}"
-
-
-def one_line(error: Exception) -> str:
-    """An exception of somebody else's, for a one-line message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 # Manifest

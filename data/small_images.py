@@ -20,8 +20,8 @@ import PIL.Image
 import scipy.io
 
 from data.archives import compressed_files
-from data.records import one_line
 from data.sources import Request, ordered_map
+from stages.errors import one_line
 
 CIFAR10 = "cifar-10-python.tar.gz"
 

@@ -169,7 +169,10 @@ class _NoiseLayer(tf.keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-        """Gives the noised input while training, else the input itself. A frozen layer (`trainable` off) makes no noise."""
+        """Gives the noised input while training, or in a context with `inference`, else the input itself.
+
+        A frozen layer (`trainable` off) makes no noise.
+        """
         if not self.trainable:
             return inputs
         if _contexts.stack and _contexts.stack[-1].inference:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from data.preprocessing import CROP_PADDING, Preprocessing
 from stages import versions
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 from stages.files import read_json
 from stages.workdir import fingerprint
 from training import model_dir
@@ -108,7 +108,7 @@ def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Ca
             preprocessing = Preprocessing.from_dict(read_json(extra / "export.json")["preprocessing"])
             names = tuple((extra / "labels.txt").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = one_line(error)
             raise InputError(f"{extra} is damaged ({reason}); export the model again with run_export.sh") from error
         if not names:
             raise InputError(f"{extra}/labels.txt names no class; export the model again with run_export.sh")

@@ -20,6 +20,7 @@ from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
 from evaluation.suites import Inputs
+from stages.errors import one_line
 from stages.files import read_json
 from training import model_dir
 
@@ -397,8 +398,7 @@ def _optional(section: Callable[[], Iterator[str]]) -> Iterator[str]:
     try:
         yield from section()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        yield f'<p class="quiet">The rest of this part is left out: {page.text(f"{type(error).__name__}: {reason}")}</p>'
+        yield f'<p class="quiet">The rest of this part is left out: {page.text(one_line(error))}</p>'
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 
 SAVED_MODEL = "saved_model.pb"
 MODELS_CONFIG = "models.config"
@@ -57,5 +57,5 @@ def load(directory: Path) -> Any:
     try:
         return tf.saved_model.load(str(directory))
     except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(error)
         raise InputError(f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 
 PREFIX = "ckpt"
 
@@ -52,7 +52,7 @@ class Checkpoints:
                     self._delete(later)
                 return step
             except _DAMAGE as error:
-                print(f"checkpoint {self._path(step)} is damaged ({str(error).splitlines()[0]}); looking for the one before", flush=True)
+                print(f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the one before", flush=True)
         if steps:
             raise InputError(f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew")
         return 0

@@ -76,6 +76,8 @@ def fit(
         print(f"continuing at step {start} of {steps}", flush=True)
     if start >= steps:
         return
+    if profile and start >= profile[0]:
+        print(f"no profile: step {profile[0]} is done already", flush=True)
     callback = _Steps(workdir, checkpoints, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, spent)
     callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile else [])]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.

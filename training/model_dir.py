@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from data import records
 from data.preprocessing import Preprocessing
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 from stages.files import atomic_path, read_json, write_json
 from stages.workdir import require_finished
 from training import models
@@ -98,7 +98,7 @@ def load(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} does not hold the weights of model.json ({str(error).splitlines()[0]}); make it again") from error
+        raise InputError(f"{path} does not hold the weights of model.json ({one_line(error)}); make it again") from error
     return model, spec
 
 

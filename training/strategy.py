@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -40,5 +40,5 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
-        raise InputError(f"--strategy=tpu: no TPU answers ({str(error).splitlines()[0]}); name it with --tpu") from error
+        raise InputError(f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu") from error
     return tf.distribute.TPUStrategy(resolver)

@@ -187,7 +187,7 @@ def test_other_files_are_ignored_and_counted(folders, caplog):
         (folders / name).write_text("x")
     save(folders / "labeled" / ".trash" / "a.png")
     save(folders / "labeled" / "cat" / ".hidden.png")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "absl"):
         source = opened(folders)
     assert source.label_names == ("cat", "dog")
     assert sum(len(source.splits()[name]) for name in ("labeled", "test")) == 15

@@ -146,6 +146,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, ha
     assert "ckpt-8 is damaged" in output and "continuing at step 4" in output
 
 
+def test_damage_that_TensorFlow_has_no_words_for(tmp_path, monkeypatch, capsys):
+    with pytest.raises((Killed, tf.errors.OpError)):
+        run(tmp_path, killed_at(11))
+    read = tf.train.Checkpoint.read
+
+    def fail(self, path, *arguments, **options):
+        if path.endswith("-8"):
+            raise IndexError
+        return read(self, path, *arguments, **options)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "read", fail)
+    run(tmp_path)
+    assert "ckpt-8 is damaged (IndexError:); looking for the one before" in capsys.readouterr().out
+
+
 def test_damaged_checkpoints_only_are_refused(tmp_path):
     with pytest.raises((Killed, tf.errors.OpError)):
         run(tmp_path, killed_at(11))
