@@ -7,11 +7,13 @@ with fewer are filled up with copies of random ones. What is kept is written as 
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
-Two passes over the shards, both Beam jobs (`shard_jobs`), with the selection between them:
+Passes over the shards, Beam jobs (`shard_jobs`), with the selection between them:
 
 1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
 2. `selection`: exact cuts per class, in memory bounded by classes × bins;
 3. predictions and images, joined by key, -> the images kept, with their copies.
+
+Between 2 and 3, with `align_labels`, the kept ones' labels are summed (`alignment`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from ml_collections import ConfigDict
 
 from data.records import Manifest, make_example, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
+from noisy_student.alignment import SumShards, aligned, class_factors, labeled_counts
 from noisy_student.join import join_by_key, read_images
 from noisy_student.predictions import read_predictions, read_tops
 from stages import app
@@ -180,12 +183,14 @@ class WriteShards:
       scores: pass 1.
       chosen: the selection.
       directory: where the records go.
+      factors: float64 [K], by which the classes' probabilities are rescaled (`alignment`); None leaves them.
     """
 
     images: Manifest
     scores: ScoreShards
     chosen: selection.Selection
     directory: Path
+    factors: np.ndarray | None = None
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -197,8 +202,7 @@ class WriteShards:
     def run(self, shard: int) -> dict[str, Any]:
         """Writes one shard. Raises InputError where images and predictions do not match."""
         with np.load(self.scores.columns_path(shard)) as columns:
-            copies = np.zeros(self.images.records[shard], np.int64)
-            copies[columns["position"]] = self.chosen.copies(columns)
+            copies = self.chosen.record_copies(columns, self.images.records[shard])
         count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies))
         if count != copies.sum():
             raise AssertionError(f"{count} records written, {copies.sum()} selected")
@@ -212,7 +216,8 @@ class WriteShards:
             images, self._keyed_predictions(shard, copies), image_file, prediction_file
         ):
             if probabilities is not None:
-                record = make_example(encoded, key, probabilities=probabilities)
+                label = probabilities if self.factors is None else aligned(probabilities, self.factors)
+                record = make_example(encoded, key, probabilities=label)
                 for _ in range(copies[position]):
                     yield record
 
@@ -304,6 +309,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
+    labeled = labeled_counts(Path(data)) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
@@ -326,7 +332,12 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
 
     images_per_class = choose_images_per_class(above, settings.balance, settings.images_per_class)
     chosen = selection.select(Columns(tuple(map(scores.columns_path, range(num_shards)))), above, images_per_class, settings.threshold)
-    job = WriteShards(images, scores, chosen, directory)
+    factors = None
+    if labeled:
+        sums = SumShards(labels, tuple(map(scores.columns_path, range(num_shards))), chosen)
+        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options)
+        factors = class_factors([result["sum"] for result in found], labeled)
+    job = WriteShards(images, scores, chosen, directory, factors)
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options)
 
     records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
@@ -362,6 +373,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
             "num_unique": unique,
             "num_records": records,
             "classes_without_images": empty,
+            "factors": None if factors is None else factors.tolist(),
         },
     )
     shard_jobs.forget(progress)

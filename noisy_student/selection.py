@@ -134,6 +134,12 @@ class Selection:
         once_more = (self.extra[classes] > 0) & (hashes <= self.extra_cut[classes])
         return np.where(kept, self.repeats[classes] + once_more, 0)
 
+    def record_copies(self, shard: Shard, num_records: int) -> np.ndarray:
+        """int64 [num_records]: the same for all records of a shard, whose column `position` says which of them the others are about."""
+        copies = np.zeros(num_records, np.int64)
+        copies[shard["position"]] = self.copies(shard)
+        return copies
+
 
 def select(shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | None, threshold: float = 0.0) -> Selection:
     """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").

@@ -118,9 +118,17 @@ def get_config() -> ConfigDict:
     # in the teacher; with views=1 the noised teacher of the paper's Table 6.
     config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False})
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
-    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that.
+    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. align_labels, beyond the paper: rescale the kept
+    # images' labels so that the classes are as frequent as among the labelled images (noisy_student/alignment.py).
     config.balance = ConfigDict(
-        {"threshold": 0.3, "max_confidence": 1.0, "images_per_class": placeholder(int), "balance": True, "fraction": 1.0}
+        {
+            "threshold": 0.3,
+            "max_confidence": 1.0,
+            "images_per_class": placeholder(int),
+            "balance": True,
+            "fraction": 1.0,
+            "align_labels": False,
+        }
     )
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
     return config

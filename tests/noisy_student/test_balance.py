@@ -68,7 +68,10 @@ def _config(**settings: Any) -> ConfigDict:
     return ConfigDict(
         {
             "seed": 3,
-            "balance": {"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0, **settings},
+            "balance": {
+                **{"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0},
+                **{"align_labels": False, **settings},
+            },
         }
     )
 
