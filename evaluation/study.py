@@ -2,8 +2,8 @@
 
 Each condition ("run") and seed is a call of the recipe's own script in its own directory; a study that was interrupted goes on with the run
 that was not finished. What the runs have in common (the data, the teacher) is made once a seed: the first run makes it, the others get
-a link, and the stage itself refuses the link where their configs differ in what it depends on. `configs/studies/base.py` says what a
-study's config holds.
+a link, unless their own flags change it; and the stage itself refuses a link where their configs differ in what it depends on.
+`configs/studies/base.py` says what a study's config holds.
 """
 
 from __future__ import annotations
@@ -102,18 +102,22 @@ def finished(workdir: Path, name: str, seed: int) -> bool:
     return (run_directory(workdir, name, seed) / "summary.json").exists()
 
 
+def linked(config: ConfigDict, name: str) -> list[str]:
+    """The shared parts that run `name` takes from the first run: all that its own flags leave as they are."""
+    if name == config.runs[0][0]:
+        return []
+    return [part for part in config.shared if not any(flag.startswith(f"--config.{part}.") for flag in dict(config.runs)[name])]
+
+
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
     """One run of the recipe, on so many threads; 0 leaves that to TensorFlow. Leaves with the script's exit code where it fails."""
     directory = run_directory(workdir, name, seed)
-    first = config.runs[0][0]
-    if name != first:
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in config.shared:
-            if not (directory / part).exists():
-                (directory / part).symlink_to(run_directory(workdir, first, seed) / part)
+    directory.mkdir(parents=True, exist_ok=True)
+    for part in linked(config, name):
+        if not (directory / part).exists():
+            (directory / part).symlink_to(run_directory(workdir, config.runs[0][0], seed) / part)
     command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
     command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
         share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
         code = termination.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})

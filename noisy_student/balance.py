@@ -3,17 +3,16 @@
     python -m noisy_student.balance --config=… --workdir=… --data=… --predictions=…
 
 Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
-with fewer are filled up with copies of random ones. What is kept is written as training records, image and distribution together:
+with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
+its own for each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records, image and distribution:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
-Passes over the shards, Beam jobs (`shard_jobs`), with the selection between them:
+In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
 
 1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
 2. `selection`: exact cuts per class, in memory bounded by classes × bins;
-3. predictions and images, joined by key, -> the images kept, with their copies.
-
-Between 2 and 3, with `align_labels`, the kept ones' labels are summed (`alignment`).
+3. predictions and images, joined by key, -> the images kept, with their copies; with `align_labels`, after their labels' sum (`alignment`).
 """
 
 from __future__ import annotations
@@ -234,7 +233,7 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
     """The number of images that each class is to have; None for no balancing.
 
     Args:
-      above: int [K], images above the threshold.
+      above: int [K], images that may be kept.
       balance: False only filters.
       images_per_class: the config's; None takes the median (rounded down) of the classes that have any.
     """
@@ -278,6 +277,8 @@ def _check_settings(settings: ConfigDict) -> None:
         raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
     if not 0.0 < settings.fraction <= 1.0:
         raise InputError(f"config.balance.fraction is {settings.fraction}; it must be above 0 and at most 1")
+    if not 0.0 < settings.share_per_class <= 1.0:
+        raise InputError(f"config.balance.share_per_class is {settings.share_per_class}; it must be above 0 and at most 1")
     if settings.images_per_class is not None and settings.images_per_class < 1:
         raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
 
@@ -330,11 +331,13 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
         raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
-    images_per_class = choose_images_per_class(above, settings.balance, settings.images_per_class)
-    chosen = selection.select(Columns(tuple(map(scores.columns_path, range(num_shards)))), above, images_per_class, settings.threshold)
+    most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)
+    images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
+    columns = tuple(map(scores.columns_path, range(num_shards)))
+    chosen = selection.select(Columns(columns), above, images_per_class, settings.threshold, most)
     factors = None
     if labeled:
-        sums = SumShards(labels, tuple(map(scores.columns_path, range(num_shards))), chosen)
+        sums = SumShards(labels, columns, chosen)
         found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options)
         factors = class_factors([result["sum"] for result in found], labeled)
     job = WriteShards(images, scores, chosen, directory, factors)

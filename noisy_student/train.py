@@ -122,6 +122,7 @@ def build_trainer(
         label_smoothing=section.label_smoothing,
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
+        confidence_weighted=section.confidence_weighted,
         unlabeled_model_noise=section.unlabeled_model_noise,
         seed=seed,
     )

@@ -37,6 +37,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.loss_normalization = "joint"  # or algorithm_1, release
     config.pseudo_labels = "soft"  # or hard
     config.temperature = 1.0  # of soft pseudo-labels
+    config.confidence_weighted = False  # beyond the paper: an unlabelled image's loss times its pseudo-label's largest probability
     config.label_smoothing = 0.1
     config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
     config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
@@ -115,11 +116,13 @@ def get_config() -> ConfigDict:
     config.student_init = "scratch"  # or teacher: its weights, and its architecture
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
-    # in the teacher; with views=1 the noised teacher of the paper's Table 6.
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False})
+    # in the teacher; with views=1 the noised teacher of the paper's Table 6. calibrate, beyond the paper: temper the probabilities as suits
+    # the validation split (noisy_student/calibration.py).
+    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False, "calibrate": False})
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
-    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. align_labels, beyond the paper: rescale the kept
-    # images' labels so that the classes are as frequent as among the labelled images (noisy_student/alignment.py).
+    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
+    # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the
+    # kept images' labels so that the classes are as frequent as among the labelled images (noisy_student/alignment.py).
     config.balance = ConfigDict(
         {
             "threshold": 0.3,
@@ -127,6 +130,7 @@ def get_config() -> ConfigDict:
             "images_per_class": placeholder(int),
             "balance": True,
             "fraction": 1.0,
+            "share_per_class": 1.0,
             "align_labels": False,
         }
     )

@@ -66,6 +66,13 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
         study.main(config("labels.py", "--config.seeds=3"), str(tmp_path / "s"), "1")
 
 
+def test_a_run_that_changes_the_teacher_trains_its_own():
+    beyond = config("beyond.py")
+    assert study.linked(beyond, "recipe") == []
+    assert study.linked(beyond, "last_weights") == ["data"]
+    assert study.linked(beyond, "aligned") == ["data", "teacher"]
+
+
 def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
     for jobs in ("1", "2"):
         study.main(config(), str(tmp_path / jobs), jobs)

@@ -39,9 +39,11 @@ def _inputs(root: Path, order: np.ndarray, shards: int, labeled: tuple[int, ...]
 
 def _run(root: Path, *, align: bool = True) -> list[tuple[str, np.ndarray]]:
     """Key and label of each record that `balance` writes; some images are left out, and some come twice."""
-    settings = {"threshold": 0.3, "images_per_class": 25, "balance": True, "max_confidence": 1.0, "fraction": 1.0, "align_labels": align}
+    settings = {"threshold": 0.3, "images_per_class": 25, "balance": True, "max_confidence": 1.0, "fraction": 1.0, "share_per_class": 1.0}
     workdir = root / f"balanced_{align}"
-    balance.main(ConfigDict({"seed": 0, "balance": settings}), str(workdir), str(root / "data"), str(root / "predictions"))
+    balance.main(
+        ConfigDict({"seed": 0, "balance": {**settings, "align_labels": align}}), str(workdir), str(root / "data"), str(root / "predictions")
+    )
     found = []
     for path in read_manifest(workdir, "pseudo_labeled").paths:
         for serialized in read_shard(path):
