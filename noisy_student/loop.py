@@ -67,20 +67,19 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
                 beam=True,
             ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
-            Stage(
-                f"student_{i}",
-                "run_student.sh",
-                models[i],
-                {
-                    "section": section,
-                    "iteration": i,
-                    "data": data,
-                    "pseudo_labeled": pseudo_labeled,
-                    **({"init": models[i - 1]} if config.student_init == "teacher" else {}),
-                    "strategy": strategy,
-                },
-            ),
         ]
+        training: dict[str, Any] = {"section": section, "iteration": i, "data": data, "pseudo_labeled": pseudo_labeled}
+        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
+        training["strategy"] = strategy
+        if config[section].labeled:
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
+        else:  # pre-training and fine-tuning, which the paper's joint training is compared with
+            pretrained = workdir / f"pretrained_{i}"
+            tuning = {"section": "finetune_student", "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
+            stages += [
+                Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
+                Stage(f"student_{i}", "run_finetune.sh", models[i], tuning),
+            ]
     return stages
 
 
@@ -177,9 +176,10 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
       With `patience`, the top-1 on the validation split of the teacher and of each student; else nothing.
     """
     scores: list[float] = []
+    models = model_directories(workdir, config.iterations)
     for stage in stages:
         run(stage)
-        if config.patience and stage.script in ("run_teacher.sh", "run_student.sh"):
+        if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
             run(Stage(validation.name, "run_evaluate.sh", validation, arguments))

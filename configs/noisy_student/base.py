@@ -31,6 +31,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.min_steps = 0  # with epochs: at least so many steps
     config.batch_size = placeholder(int)  # labelled images a step, over all replicas; None: from their number
     config.unlabeled_ratio = 0  # unlabelled images a step, in labelled batches (the paper: 1 to 28)
+    # False: a student sees the pseudo-labelled images alone, and the loop fine-tunes it on the labelled ones, by section finetune_student.
+    config.labeled = True
     config.optimizer = ConfigDict({"name": "rmsprop", "momentum": 0.9, "clip_norm": 0.0})
     # `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
@@ -109,6 +111,8 @@ def get_config() -> ConfigDict:
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
     # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
+    config.finetune_student = train_section(epochs=20.0)  # of students with labeled=False
+    config.finetune_student.schedule.update({"name": "cosine", "base": 0.004, "warmup_epochs": 0.0})
     config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3  # with patience: at most
     # Stop after so many students in a row that are no better on the validation split than one before, and serve the best; None: never.
