@@ -37,6 +37,10 @@ FLAGS = {
 OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "iterations": None, "dry_run": False}
 
 
+ENDING = ("finetune", "evaluate", "export")
+"""The stages after the last student."""
+
+
 class Stage(NamedTuple):
     """One script and the directory that it finishes."""
 
@@ -253,8 +257,10 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
 
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:
+    """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
     spent = read_json(path) if path.exists() else {}
-    write_json(path, {**spent, name: round(spent.get(name, 0) + seconds, 1)})
+    spent[name] = round(spent.get(name, 0) + seconds, 1)
+    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))  # a stable sort
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started):
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
+    assert list(read_json(tmp_path / "summary.json")["seconds"])[-5:] == ["pseudo_label_3", "balance_3", "student_3", "evaluate", "export"]
     (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
