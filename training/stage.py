@@ -107,6 +107,7 @@ def train(
     section = ConfigDict(resolved["train"])
     profile = _profile(profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
+    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
     if batch % replicas or batch * ratio % replicas:
@@ -122,7 +123,7 @@ def train(
     print(
         f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
         flush=True,
     )
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
@@ -135,7 +136,7 @@ def train(
         lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
         workdir,
         steps=section.steps,
-        images_per_step=batch * (1 + ratio),
+        images_per_step=first + more,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
@@ -150,7 +151,7 @@ def train(
     summary = {
         "steps": section.steps,
         "parameters": parameters,
-        "images_seen": section.steps * batch * (1 + ratio),
+        "images_seen": section.steps * (first + more),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
