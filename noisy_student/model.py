@@ -82,6 +82,8 @@ class NoisyStudent(Trainer):
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
+      rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which computes the rest again; for classifiers
+        of this project's builders.
       seed: of the model noise of `efficientnet`'s layers, which is a function of (seed, step, example).
 
     Raises:
@@ -100,6 +102,7 @@ class NoisyStudent(Trainer):
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
         unlabeled_model_noise: bool = True,
+        rematerialize: bool = False,
         seed: int = 0,
     ):
         if loss_normalization not in LOSS_NORMALIZATIONS:
@@ -107,7 +110,7 @@ class NoisyStudent(Trainer):
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
         logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence", "gradient_norm")
-        super().__init__(model, ema_decay=ema_decay, logged=logged, name="noisy_student")
+        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="noisy_student")
         self.teacher = teacher
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
@@ -136,7 +139,7 @@ class NoisyStudent(Trainer):
         with tf.GradientTape() as tape:
             # One forward pass over both batches: they share their BatchNorm statistics.
             with model_noise(self.seed, self.optimizer.iterations, rows, tf.shape(images)[0] * replicas, noised=noised):
-                logits = tf.cast(self.model(images, training=True), tf.float32)  # (B + μB, K)
+                logits = tf.cast(self.forward(images), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_losses = cross_entropy(smooth(targets, self.label_smoothing), logits[:batch])  # (B,)
             labeled_loss = tf.reduce_mean(labeled_losses)

@@ -123,6 +123,7 @@ def build_trainer(
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
         unlabeled_model_noise=section.unlabeled_model_noise,
+        rematerialize=section.rematerialize,
         seed=seed,
     )
     schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)

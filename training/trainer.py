@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from training.ema import ExponentialMovingAverage
 from training.losses import cross_entropy, one_hot
+from training.rematerialization import training_pass
 
 
 class Trainer(tf.keras.Model):
@@ -15,6 +16,7 @@ class Trainer(tf.keras.Model):
 
     Attributes:
       model: the classifier.
+      forward: the classifier in training mode, images -> logits.
       ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
       examples: number of examples evaluated.
@@ -22,15 +24,17 @@ class Trainer(tf.keras.Model):
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see `training.rematerialization`.
       logged: names of the metrics of a training step; with "loss" and "top1".
       name: of the Keras model.
     """
 
-    def __init__(self, model: tf.keras.Model, *, ema_decay: float, logged: tuple[str, ...], name: str):
+    def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
         super().__init__(name=name)
         if not model.built:
             raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
         self.model = model
+        self.forward = training_pass(model, rematerialize)
         self.ema = ExponentialMovingAverage(model.variables, ema_decay)
         self.logged = {name: tf.keras.metrics.Mean(name) for name in logged}
         self.examples = tf.keras.metrics.Sum("examples")
