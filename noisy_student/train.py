@@ -124,6 +124,7 @@ def build_trainer(
         ema_decay=section.ema_decay,
         unlabeled_model_noise=section.unlabeled_model_noise,
         rematerialize=section.rematerialize,
+        accumulation=section.accumulation,
         seed=seed,
     )
     schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)

@@ -80,7 +80,8 @@ def describe(
     parameters = count_parameters(model, counts["classes"])
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
-    kept = activations(model, size, images_kept or batch + more, 4 if train["precision"] == "float32" else 2, rematerialize)
+    at_once = (images_kept or batch + more) // train.get("accumulation", 1)
+    kept = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, rematerialize)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",

@@ -45,6 +45,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
     config.precision = "float32"  # or mixed_bfloat16
     config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
+    config.accumulation = 1  # parts of each batch whose gradients are added up before the step (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
