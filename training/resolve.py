@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from stages.errors import InputError
+from training.optimizers import OPTIMIZERS
 
 
 def image_size(height: float, width: float) -> int:
@@ -15,8 +16,6 @@ def image_size(height: float, width: float) -> int:
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 """Not mixed_float16: its loss scaling leaves out steps, and steps are the clock."""
-
-OPTIMIZERS = ("rmsprop", "sgd", "adam")
 
 
 def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:

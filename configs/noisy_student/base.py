@@ -9,6 +9,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
+def optimizer(**overrides: Any) -> ConfigDict:
+    """An optimizer: training/optimizers.py."""
+    config = ConfigDict()
+    config.name = "rmsprop"  # or sgd, lars, adam
+    config.momentum = 0.9
+    config.nesterov = False  # of sgd
+    config.trust_coefficient = 1e-3  # of lars
+    config.clip_norm = 0.0  # of the whole gradient; 0: no clipping
+    config.decoupled_weight_decay = 0.0  # times the rate, outside of the gradient (AdamW); `weight_decay` is the one in the loss
+    config.update(overrides)
+    return config
+
+
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
@@ -31,7 +44,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.min_steps = 0  # with epochs: at least so many steps
     config.batch_size = placeholder(int)  # labelled images a step, over all replicas; None: from their number
     config.unlabeled_ratio = 0  # unlabelled images a step, in labelled batches (the paper: 1 to 28)
-    config.optimizer = ConfigDict({"name": "rmsprop", "momentum": 0.9, "clip_norm": 0.0})
+    config.optimizer = optimizer()
     # `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
     config.loss_normalization = "joint"  # or algorithm_1, release
