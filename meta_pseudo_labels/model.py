@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -11,6 +10,7 @@ import tensorflow as tf
 from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
 from training.losses import cross_entropy, decayed, l2, one_hot, smooth
+from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, global_rows, hits
 
 
@@ -69,6 +69,9 @@ class MetaPseudoLabels(Trainer):
       label_smoothing: of the teacher's labelled examples.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       ema_decay: of the student's moving average.
+      rematerialize: keeps only the inputs of the networks' blocks for the backward passes, which compute the rest again; for classifiers
+        of this project's builders. Not in the student's pass over unlabelled images where the feedback is `per_example` or `soft`: these
+        take a gradient of its gradient.
       seed: of the draws of pseudo-labels and of the model noise.
 
     Raises:
@@ -93,16 +96,19 @@ class MetaPseudoLabels(Trainer):
         label_smoothing: float = 0.1,
         weight_decay: float = 5e-4,
         ema_decay: float = 0.995,
+        rematerialize: bool = False,
         seed: int = 0,
     ):
         feedbacks.check(feedback, pseudo_labels)
         logged = ("loss", "teacher_loss", "labeled_loss", "uda_loss", "uda_confident", "feedback", "top1", "agreement")
-        super().__init__(student, ema_decay=ema_decay, logged=logged, name="meta_pseudo_labels")
+        super().__init__(student, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="meta_pseudo_labels")
         if not teacher.built:
             raise ValueError("MetaPseudoLabels needs a built teacher: call it on one batch, or build it, first")
         if teacher is student:
             raise ValueError("MetaPseudoLabels needs two networks with weights of their own; teacher and student are the same object")
         self.teacher = teacher
+        self.teacher_forward = training_pass(teacher, rematerialize)
+        self.student_forward = training_pass(student, rematerialize and feedback not in feedbacks.SECOND_ORDER)  # on unlabelled images
         self.student = student
         self.feedback = feedback
         self.pseudo_labels = pseudo_labels
@@ -143,7 +149,7 @@ class MetaPseudoLabels(Trainer):
             # T(x_l), T(x_u): one pass over the three batches, which share their BatchNorm statistics.
             rows = [global_rows(b, 0), global_rows(b_u, b * replicas), global_rows(b_u, (b + b_u) * replicas)]
             with model_noise(2 * self.seed, step.number, tf.concat(rows, 0), (b + 2 * b_u) * replicas):
-                logits = self.teacher(tf.concat([x, x_weak, x_strong], 0), training=True)  # (B + 2 B_u, K)
+                logits = self.teacher_forward(tf.concat([x, x_weak, x_strong], 0))  # (B + 2 B_u, K)
             z_l, z_weak, z_strong = tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u])
             targets = one_hot(y, z_l.shape[-1])  # (B, K)
 
@@ -189,8 +195,8 @@ class MetaPseudoLabels(Trainer):
     def _labeled_loss(self, x: tf.Tensor, targets: tf.Tensor, step: _Step) -> tf.Tensor:
         """The student's L_l, this replica's share; before and after its move with the same noise, and both without a trace."""
         rows = global_rows(step.labeled, step.unlabeled * step.replicas)
-        with _statistics_kept(self.student), model_noise(2 * self.seed + 1, step.number, rows, step.rows):
-            logits = tf.cast(self.student(x, training=True), tf.float32)  # (B, K)
+        with statistics_kept(self.student), model_noise(2 * self.seed + 1, step.number, rows, step.rows):
+            logits = tf.cast(self.forward(x), tf.float32)  # (B, K)
         return tf.reduce_mean(cross_entropy(targets, logits)) / step.replicas
 
     def _step_student(self, x_u: tf.Tensor, pseudo: tf.Tensor, step: _Step) -> _StudentGradient:
@@ -198,11 +204,11 @@ class MetaPseudoLabels(Trainer):
         variables = self.student.trainable_variables
         # Records how the gradient depends on the labels; where it watches nothing it costs nothing.
         with tf.GradientTape(watch_accessed_variables=False) as label_tape:
-            if self.feedback in ("per_example", "soft"):
+            if self.feedback in feedbacks.SECOND_ORDER:
                 label_tape.watch(pseudo)
             with tf.GradientTape() as tape:
                 with model_noise(2 * self.seed + 1, step.number, global_rows(step.unlabeled, 0), step.rows):
-                    logits = tf.cast(self.student(x_u, training=True), tf.float32)  # (B_u, K)
+                    logits = tf.cast(self.student_forward(x_u), tf.float32)  # (B_u, K)
                 loss = tf.reduce_mean(feedbacks.soft_cross_entropy(pseudo, logits))
                 share = loss / step.replicas
             own = tape.gradient(share, variables)
@@ -286,20 +292,6 @@ def uda_loss(weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: 
     target = tf.stop_gradient(tf.nn.softmax(weak / temperature))  # (B_u, K)
     mask = tf.cast(tf.reduce_max(target, -1) >= threshold, tf.float32)  # (B_u,)
     return tf.reduce_mean(mask * cross_entropy(target, strong)), tf.reduce_mean(mask)
-
-
-@contextlib.contextmanager
-def _statistics_kept(model: tf.keras.Model) -> Iterator[None]:
-    """Puts back what a pass in training mode does to BatchNorm's moving statistics.
-
-    Not by switching the layers' momentum off for the moment: under MirroredStrategy the replicas are traced in turns, and one
-    would see the other's switch.
-    """
-    variables = [v for v in model.non_trainable_variables if v.dtype.is_floating]
-    kept = [v.read_value() for v in variables]
-    yield
-    for variable, value in zip(variables, kept):
-        variable.assign(value)
 
 
 def _all_reduce(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:

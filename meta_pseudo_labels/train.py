@@ -65,7 +65,9 @@ def describe(config: ConfigDict, data: Path) -> str:
     batch, more = train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     for network, kept in (("teacher", batch + 2 * more), ("student", batch + more)):
         rate = learning_rate(train, network)
-        lines += ["", *dry_runs.describe(network, train[network]["model"], train, counts, size, rate, images_kept=kept)]
+        twice = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
+        described = dry_runs.describe(network, train[network]["model"], train, counts, size, rate, images_kept=kept, rematerialize=twice)
+        lines += ["", *described]
     absent = dry_runs.missing(config, {}, data)
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
 
@@ -132,6 +134,7 @@ def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, seed: int, syn
         label_smoothing=section.label_smoothing,
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
+        rematerialize=section.rematerialize,
         seed=seed,
     )
     made = {}

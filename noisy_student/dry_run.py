@@ -23,7 +23,7 @@ def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any]
         steps_per_epoch=counts["labeled"] / train["batch_size"],
     )
     size = dry_run.image_size(config, section, counts)
-    return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule)
+    return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule, rematerialize=train["rematerialize"])
 
 
 def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Any]) -> str:

@@ -128,6 +128,8 @@ def build_trainer(
         ema_decay=section.ema_decay,
         confidence_weighted=section.confidence_weighted,
         unlabeled_model_noise=section.unlabeled_model_noise,
+        rematerialize=section.rematerialize,
+        accumulation=section.accumulation,
         seed=seed,
     )
     schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)

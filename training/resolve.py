@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from stages.errors import InputError
+from training.optimizers import OPTIMIZERS
 
 
 def image_size(height: float, width: float) -> int:
@@ -15,8 +16,6 @@ def image_size(height: float, width: float) -> int:
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 """Not mixed_float16: its loss scaling leaves out steps, and steps are the clock."""
-
-OPTIMIZERS = ("rmsprop", "sgd", "adam")
 
 
 def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
@@ -70,6 +69,8 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     for name in ("steps", "batch_size"):
         if resolved[name] < 1:
             raise InputError(f"{name} must be at least 1, got {resolved[name]}")
+    if resolved.get("accumulation", 1) < 1:
+        raise InputError(f"accumulation must be at least 1, got {resolved['accumulation']}")
     if not 0 <= resolved["ema_decay"] < 1:
         raise InputError(f"ema_decay must be at least 0 and below 1, got {resolved['ema_decay']}")
     if resolved["precision"] not in PRECISIONS:

@@ -110,8 +110,10 @@ def train(
     first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
-    if batch % replicas or batch * ratio % replicas:
-        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
+    parts = section.get("accumulation", 1)
+    if batch % (replicas * parts):
+        among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
+        raise InputError(f"batch_size={batch} does not divide among {among}")
     tf.keras.utils.set_random_seed(resolved["seed"] % 2**32)
     tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)

@@ -15,7 +15,7 @@ def network(warmup_steps: int, wait_steps: int) -> ConfigDict:
     """Teacher or student: architecture, optimizer, schedule."""
     config = ConfigDict()
     config.model = base.train_section().model  # see there
-    config.optimizer = ConfigDict({"name": "sgd", "momentum": 0.9, "nesterov": True, "clip_norm": 0.0})
+    config.optimizer = base.optimizer(name="sgd", nesterov=True)
     # Waits at 0, warms up, then half a cosine to 0; `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"base": 0.1, "warmup_steps": warmup_steps, "wait_steps": wait_steps})
     return config
@@ -43,6 +43,7 @@ def train_section() -> ConfigDict:
     config.weight_decay = 5e-4
     config.ema_decay = 0.995
     config.precision = "float32"  # or mixed_bfloat16
+    config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000

@@ -9,6 +9,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
+def optimizer(**overrides: Any) -> ConfigDict:
+    """An optimizer: training/optimizers.py."""
+    config = ConfigDict()
+    config.name = "rmsprop"  # or sgd, lars, adam
+    config.momentum = 0.9
+    config.nesterov = False  # of sgd
+    config.trust_coefficient = 1e-3  # of lars
+    config.clip_norm = 0.0  # of the whole gradient; 0: no clipping
+    config.decoupled_weight_decay = 0.0  # times the rate, outside of the gradient (AdamW); `weight_decay` is the one in the loss
+    config.update(overrides)
+    return config
+
+
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
@@ -33,7 +46,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.unlabeled_ratio = 0  # unlabelled images a step, in labelled batches (the paper: 1 to 28)
     # False: a student sees the pseudo-labelled images alone, and the loop fine-tunes it on the labelled ones, by section finetune_student.
     config.labeled = True
-    config.optimizer = ConfigDict({"name": "rmsprop", "momentum": 0.9, "clip_norm": 0.0})
+    config.optimizer = optimizer()
     # `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
     config.loss_normalization = "joint"  # or algorithm_1, release
@@ -47,6 +60,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.ema_decay = 0.9999
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
     config.precision = "float32"  # or mixed_bfloat16
+    config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
+    config.accumulation = 1  # parts of each batch whose gradients are added up before the step (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
