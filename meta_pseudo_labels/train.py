@@ -9,7 +9,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
 from training import dry_run as dry_runs
-from training import model_dir, optimizers, resolve, stage
-from training.schedules import WarmupCosine
+from training import model_dir, optimizers, resolve, schedules, stage
 
 SECTION = "meta_pseudo_labels"
 FLAGS = {**stage.FLAGS, "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing."}
@@ -61,22 +59,15 @@ def describe(config: ConfigDict, data: Path) -> str:
     train = resolve.section(config[SECTION].to_dict(), labeled_examples=counts["labeled"], unlabeled=True)
     check(train)
     size = dry_runs.image_size(config, SECTION, counts)
+    rates = schedules.of_section(train, counts["labeled"] / train["batch_size"])
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
     batch, more = train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     for network, kept in (("teacher", batch + 2 * more), ("student", batch + more)):
-        rate = learning_rate(train, network)
-        twice = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
-        described = dry_runs.describe(network, train[network]["model"], train, counts, size, rate, images_kept=kept, rematerialize=twice)
-        lines += ["", *described]
+        again = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
+        model, rate = train[network]["model"], rates[network]
+        lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, images_kept=kept, rematerialize=again)]
     absent = dry_runs.missing(config, {}, data)
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
-
-
-def learning_rate(section: Mapping[str, Any], network: str) -> WarmupCosine:
-    """The schedule of one network of a resolved section."""
-    schedule = section[network]["schedule"]
-    base = schedule["base"] * section["batch_size"] / 256
-    return WarmupCosine(base, section["steps"], schedule["warmup_steps"], schedule["wait_steps"])
 
 
 def check(section: dict[str, Any]) -> None:
@@ -105,7 +96,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, **where: Any) -> N
         workdir,
         resolved,
         spec,
-        lambda steps_per_epoch, seed, sync: build_trainer(section, spec, seed, sync),
+        lambda steps_per_epoch, seed, sync: build_trainer(section, spec, steps_per_epoch, seed, sync),
         lambda *share: batches(labeled, unlabeled, preprocessing, section, resolved["seed"], *share),
         data=Path(data),
         labeled=labeled,
@@ -114,7 +105,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, **where: Any) -> N
     )
 
 
-def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, seed: int, sync: bool) -> MetaPseudoLabels:
+def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, steps_per_epoch: float, seed: int, sync: bool) -> MetaPseudoLabels:
     """The compiled `MetaPseudoLabels` of a resolved section; call inside the strategy's scope."""
     sync = section.sync_batch_norm and sync
     teacher_spec = model_dir.ModelSpec(section.teacher.model.to_dict(), spec.preprocessing, spec.label_names)
@@ -137,10 +128,8 @@ def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, seed: int, syn
         rematerialize=section.rematerialize,
         seed=seed,
     )
-    made = {}
-    for network in ("student", "teacher"):
-        made[f"{network}_optimizer"] = optimizers.build(section[network].optimizer, learning_rate(section, network))
-    trainer.compile(**made)
+    rates = schedules.of_section(section, steps_per_epoch)
+    trainer.compile(**{f"{network}_optimizer": optimizers.build(section[network].optimizer, rate) for network, rate in rates.items()})
     return trainer
 
 

@@ -132,7 +132,7 @@ def build_trainer(
         accumulation=section.accumulation,
         seed=seed,
     )
-    schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)
+    schedule = schedules.of_section(section, steps_per_epoch)[""]
     trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
     return trainer
 

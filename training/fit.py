@@ -38,6 +38,7 @@ def fit(
     evaluate_every: int = 0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     keep: int = 2,
+    keep_every: int = 0,
     manifests: Sequence[Manifest] = (),
     profile: tuple[int, int] | None = None,
 ) -> None:
@@ -54,8 +55,9 @@ def fit(
       log_every: steps between lines of `metrics.jsonl`; divides `checkpoint_every`.
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
-      evaluate: returns metrics by name, logged as `eval_NAME`.
-      keep: checkpoints kept.
+      evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a checkpoint is made and kept: see `best`.
+      keep: newest checkpoints kept.
+      keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
       manifests: of the data, to name the broken shard where reading fails.
       profile: first and last step of a profile for TensorBoard.
 
@@ -69,7 +71,7 @@ def fit(
     strategy = trainer.distribute_strategy
     with strategy.scope():
         trainer.build_optimizers()  # before restoring: the slots must exist
-        checkpoints = Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep)
+        checkpoints = Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every)
         start = checkpoints.restore()
     spent = _truncate_metrics(workdir / "metrics.jsonl", start)
     if start:
@@ -103,6 +105,16 @@ def _truncate_metrics(path: Path, step: int) -> float:
     return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
 
 
+def best(workdir: str | Path) -> dict[str, float] | None:
+    """The line of `metrics.jsonl` with the largest top-1 on the validation split, the first where several have it; None without any.
+
+    The log is all that remembers it, so a run that starts again forgets what came after its checkpoint.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return max((row for row in rows if "eval_top1" in row), key=lambda row: row["eval_top1"], default=None)
+
+
 class _Steps(tf.keras.callbacks.Callback):
     """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
 
@@ -129,6 +141,8 @@ class _Steps(tf.keras.callbacks.Callback):
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
         self.spent, self.last_step, self.last_line = spent, start, 0.0
         self.carried: list[Any] = []
+        best_row = best(workdir) or {"step": 0, "eval_top1": -math.inf}
+        self.best_step, self.best_top1 = int(best_row["step"]), best_row["eval_top1"]
         self.terminated = self.evaluating = False
         self.began = self.last_time = time.perf_counter()
 
@@ -154,7 +168,7 @@ class _Steps(tf.keras.callbacks.Callback):
         if step % self.log_every == 0 or step == self.steps:
             self._log(step)
         elif self.terminated:
-            self.checkpoints.save(step)
+            self.checkpoints.save(step, self.best_step)
         if self.terminated and step != self.steps:
             self._leave(f"after step {step}")
 
@@ -172,8 +186,10 @@ class _Steps(tf.keras.callbacks.Callback):
             self.evaluating = False
         self._write(row)
         self._show(row)
-        if step % self.checkpoint_every == 0 or step == self.steps or self.terminated:
-            self.checkpoints.save(step)
+        if "eval_top1" in row and row["eval_top1"] > self.best_top1:
+            self.best_step, self.best_top1 = step, row["eval_top1"]
+        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.terminated:
+            self.checkpoints.save(step, self.best_step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()
 

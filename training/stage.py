@@ -17,7 +17,8 @@ from stages.errors import InputError
 from stages.files import read_json
 from training import model_dir, strategy
 from training import resolve as resolving
-from training.fit import fit
+from training.checkpoints import Checkpoints
+from training.fit import best, fit
 from training.trainer import Trainer
 
 FLAGS = {
@@ -59,6 +60,8 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
     preprocessing = resolving.preprocessing(config.preprocessing.to_dict(), own, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
+    if train["final_weights"] == "best" and not (train["evaluate_every"] and (Path(data) / "validation").is_dir()):
+        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
     return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
 
 
@@ -144,9 +147,13 @@ def train(
         evaluate_every=section.evaluate_every,
         evaluate=evaluate,
         keep=section.keep_checkpoints,
+        keep_every=section.keep_every,
         manifests=manifests,
         profile=profile,
     )
+    best_row = best(workdir)
+    if section.final_weights == "best" and best_row:
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(int(best_row["step"]))
     with trainer.ema.swapped():
         model_dir.save(workdir / "model", trainer.model, spec)
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -157,6 +164,8 @@ def train(
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
+        "best": best_row,  # on the validation split
+        "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
     }
     workdirs.finish(workdir, summary)
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")

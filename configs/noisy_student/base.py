@@ -66,7 +66,9 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
     config.evaluate_every = placeholder(int)  # steps, on the validation split; None: never
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest; besides, the one of the best evaluation is kept
+    config.keep_every = 0  # steps: checkpoints so far apart are kept for good; 0: none
+    config.final_weights = "last"  # the papers'; or best: of the evaluation with the largest top-1 on the validation split
     config.update(overrides)
     return config
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import prepare, records
+from data import pipeline, prepare, records
 from noisy_student import train
 from stages import app
 from stages.errors import InputError
@@ -189,6 +189,26 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
         train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], unlabeled=False)
+
+
+def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
+    best = ["--config.teacher.final_weights=best", "--config.teacher.evaluate_every=2", "--config.teacher.log_every=2"]
+    with pytest.raises(InputError, match=r"teacher.final_weights=best needs .* a validation split"):
+        main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
+    assert not (tmp_path / "w").exists()
+    data = tmp_path / "data"
+    small = ["--config.data.validation_size=50", "--config.teacher.model.width=0.25", "--config.teacher.model.depth=0.2"]
+    short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
+    prepare.main(config(*small), str(data))
+    main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    rows = metrics(tmp_path / "w")
+    assert summary["best"] == max(rows, key=lambda row: row["eval_top1"]) and summary["model_step"] == summary["best"]["step"]
+    model, spec = model_dir.load(tmp_path / "w")
+    model.compile(metrics=["accuracy"], loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = pipeline.eval_batches(records.read_manifest(data / "validation"), 50, spec.preprocessing)
+    _, top1 = model.evaluate(batches.map(lambda b: (b["image"], b["label"])), verbose=0)
+    assert top1 == pytest.approx(summary["best"]["eval_top1"], abs=1e-6)
 
 
 def test_an_unfinished_input_is_refused(directories, tmp_path):
