@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from data.records import Manifest
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json
-from training import model_dir, strategy
+from training import model_dir, strategy, workers
 from training import resolve as resolving
 from training.checkpoints import Checkpoints
 from training.fit import best, fit
@@ -73,6 +74,7 @@ def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> boo
     return not done
 
 
+@workers.leaving_with_the_lost()
 def train(
     workdir: Path,
     resolved: dict[str, Any],
@@ -113,6 +115,8 @@ def train(
     first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
+    digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
+    workers.require_same(where, digest, "the workers run different configs, or on different data; give all of them the same flags")
     parts = section.get("accumulation", 1)
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
@@ -151,10 +155,13 @@ def train(
         manifests=manifests,
         profile=profile,
     )
-    best_row = best(workdir)
-    if section.final_weights == "best" and best_row:
-        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(int(best_row["step"]))
+    best_row = best(workdir) if workers.is_chief(where) else None
+    best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
+    if section.final_weights == "best" and best_step:
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
     with trainer.ema.swapped():
+        if not workers.is_chief(where):
+            return
         model_dir.save(workdir / "model", trainer.model, spec)
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
@@ -183,11 +190,17 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
 
 def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
     """A function that measures the averaged weights on a split, every example once."""
-    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
+        data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing, pipelines, replicas)
+        return data.map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    data = pipeline.distribute(trainer.distribute_strategy, batches)
+    steps = -(-manifest.num_records // batch_size)
 
     def evaluate() -> dict[str, float]:
         with trainer.ema.swapped():
-            values = trainer.evaluate(data, verbose=0, return_dict=True)
+            values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
         if values["examples"] != manifest.num_records:
             records.verify_split(manifest)  # names the file that is to blame
         assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
