@@ -1,9 +1,9 @@
 """A study: one recipe under several conditions and seeds, compared pairwise: `run_studies.sh --config=configs/studies/....py --workdir=W`.
 
-Each condition ("run") and seed is a call of the recipe's own script in its own directory; a study that was interrupted goes on with the run
-that was not finished. What the runs have in common (the data, the teacher) is made once a seed: the first run makes it, the others get
-a link, and the stage itself refuses the link where their configs differ in what it depends on. `configs/studies/base.py` says what a
-study's config holds.
+Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of several stages' scripts, one after
+another; a study that was interrupted goes on with the run that was not finished. What the runs have in common (the data, the teacher) is
+made once a seed: the first run makes it, the others get a link, and the stage itself refuses the link where their configs differ in what
+it depends on. `configs/studies/base.py` says what a study's config holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,6 +28,13 @@ from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
 
 FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to run at the same time; they share the processor's cores."}
+
+
+class Command(NamedTuple):
+    """A script's call, and the directory that it finishes."""
+
+    words: list[str]
+    directory: Path
 
 
 def main(config: ConfigDict, workdir: str, jobs: str) -> None:
@@ -52,7 +59,10 @@ def check(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be run as it stands."""
     if config.seeds < 2:
         raise InputError(f"config.seeds is {config.seeds}; a comparison needs at least 2")
-    runs, readings = [name for name, _ in config.runs], [name for name, _, _ in config.readings]
+    runs, readings = [row[0] for row in config.runs], [name for name, _, _ in config.readings]
+    for name, _, *method in config.runs:
+        if method and method[0] not in config.methods:
+            raise InputError(f"config.runs: {name} is of method {method[0]!r}; there are {', '.join(config.methods)}")
     for name, origin, _ in config.readings:
         if origin not in runs:
             raise InputError(f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}")
@@ -72,9 +82,24 @@ def run_directory(workdir: Path, name: str, seed: int) -> Path:
     return workdir / name / f"seed_{seed}"
 
 
+def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Command]:
+    """What one run is made of: its method's stages, or the study's script."""
+    flags, *method = next(row[1:] for row in config.runs if row[0] == name)
+    directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
+    stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
+    common = [f"--config={config.recipe}", *config.flags, *flags]
+    made = []
+    for part, script, own in stages:
+        directory = directories[name] / part
+        own = [flag.format(run=directories[name], **directories) for flag in own]
+        words = [str(app.ROOT / script), *common, *own, f"--config.seed={seed}", f"--workdir={directory}"]
+        made.append(Command(words, directory))
+    return made
+
+
 def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
     """Every run that is not finished: the seeds `jobs` at a time, the runs of a seed in their order."""
-    todo = [(name, seed) for seed in seeds(config) for name, _ in config.runs if not finished(workdir, name, seed)]
+    todo = [(row[0], seed) for seed in seeds(config) for row in config.runs if not finished(config, workdir, row[0], seed)]
     total, began = len(config.runs) * config.seeds, time.monotonic()
     print(f"{total - len(todo)} of {total} runs are done", flush=True)
     ended: list[str] = []
@@ -97,9 +122,14 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
         future.result()
 
 
-def finished(workdir: Path, name: str, seed: int) -> bool:
+def summary_path(config: ConfigDict, workdir: Path, name: str, seed: int) -> Path:
+    """The summary of a run: that of its last stage."""
+    return commands(config, workdir, name, seed)[-1].directory / "summary.json"
+
+
+def finished(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
     """Whether a run has its summary."""
-    return (run_directory(workdir, name, seed) / "summary.json").exists()
+    return summary_path(config, workdir, name, seed).exists()
 
 
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
@@ -111,15 +141,14 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
         for part in config.shared:
             if not (directory / part).exists():
                 (directory / part).symlink_to(run_directory(workdir, first, seed) / part)
-    command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
-    command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-        share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
-        code = termination.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
-    if code:
-        print(f"{' '.join(command)} failed with exit code {code}; see {log.name}", file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)
+    share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
+    for command in commands(config, workdir, name, seed):
+        with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
+            code = termination.call(command.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
+        if code:
+            print(f"{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
+            sys.exit(code if code > 0 else 128 - code)
 
 
 def value(summary: Any, path: str) -> float:
@@ -151,7 +180,7 @@ def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Every reading, a number a seed, and each claim's comparison."""
     readings = {}
     for name, origin, path in config.readings:
-        readings[name] = [value(read_json(run_directory(workdir, origin, seed) / "summary.json"), path) for seed in seeds(config)]
+        readings[name] = [value(read_json(summary_path(config, workdir, origin, seed)), path) for seed in seeds(config)]
     claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
     return {"readings": readings, "claims": claims}
 
