@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from configs.meta_pseudo_labels import base
 from configs.noisy_student import digits
 
-STEPS = 1500
+STEPS = 1000
 
 
 def network() -> ConfigDict:

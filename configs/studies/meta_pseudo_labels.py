@@ -47,7 +47,7 @@ MAIN = {
 }
 REST = {
     "supervised": (("--config.preprocessing.randaugment_layers=0",), "supervised"),
-    "uda_twice_as_long": ((f"{MPL}.method=uda", f"{MPL}.steps=3000"), "mpl"),
+    "uda_twice_as_long": ((f"{MPL}.method=uda", f"{MPL}.steps=2000"), "mpl"),
     "h_0": ((f"{MPL}.feedback=none",), "mpl"),
     **{name: ((f"{MPL}.feedback={name}",), "mpl") for name in ("finite_difference", "dot_product", "cosine", "per_example")},
     "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
