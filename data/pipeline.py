@@ -14,6 +14,7 @@ while the next one is read). A batch may span two epochs; nothing is dropped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 
@@ -166,6 +167,16 @@ def train_batches(
 
     batches = stream.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     return untuned(batches.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+
+
+def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:
+    """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
+    path = next(path for path, size in zip(manifest.paths, manifest.records) if size)
+    images = []
+    for i, serialized in enumerate(itertools.islice(records.read_shard(path), count)):
+        encoded = records.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
+        images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
+    return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
 
 
 def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:

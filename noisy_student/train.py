@@ -90,6 +90,9 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
+    samples = {"labeled": (labeled, spec.preprocessing)}
+    if unlabeled and section.unlabeled_augmentation:
+        samples["unlabeled"] = (unlabeled, spec.preprocessing)
     stage.train(
         workdir,
         resolved,
@@ -99,6 +102,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
+        samples=samples,
         **where,
     )
 

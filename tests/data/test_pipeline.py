@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from data import pipeline, records
-from data.preprocessing import Preprocessing
+from data.preprocessing import Preprocessing, eval_image, train_image
 from stages.errors import InputError
 
 SIZE = 6
@@ -135,6 +135,19 @@ def test_two_views_of_an_image_share_its_crop(split):
     padded = dataclasses.replace(NOISY, randaugment_layers=0)
     weak, strong = next(iter(pipeline.train_batches(split, padded, targets="strong", **options)))
     np.testing.assert_array_equal(weak, strong)
+
+
+def test_samples_are_noised_as_in_training_and_anew_at_each_step(split):
+    noisy = Preprocessing(8, pad=2, randaugment_layers=1, randaugment_magnitude=9.0, randaugment_ops=("Rotate",))
+    first, again, later = (pipeline.samples(split, noisy, count=3, seed=5, step=step).numpy() for step in (7, 7, 8))
+    assert first.shape == (3, 8, 8, 3) and first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert (first != later).any()
+    (serialized, *_) = records.read_shard(split.paths[0])
+    encoded = records.parse_example(serialized)["image/encoded"]
+    expected = train_image(encoded, tf.constant([5, 21], tf.int64), noisy).numpy()
+    np.testing.assert_array_equal(first[0], np.clip(np.round(expected), 0, 255))
+    assert np.abs(first[0] - eval_image(encoded, noisy)).max() > 1
 
 
 def test_replicas_and_workers_share_out_the_global_batch(split):
