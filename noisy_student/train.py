@@ -148,7 +148,8 @@ def batches(
 ) -> tf.data.Dataset:
     """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images."""
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **common)
+    mixture = {"mixup": section.mixup, "cutmix": section.cutmix}
+    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **mixture, **common)
     if not unlabeled:
         return images
     size = section.batch_size * section.unlabeled_ratio

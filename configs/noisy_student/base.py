@@ -51,6 +51,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.pseudo_labels = "soft"  # or hard
     config.temperature = 1.0  # of soft pseudo-labels
     config.label_smoothing = 0.1
+    config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
+    config.cutmix = 0.0  # α of CutMix
     config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
     config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
     config.weight_decay = 1e-5

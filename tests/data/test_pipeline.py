@@ -111,6 +111,19 @@ def test_batches_restart_at_a_step_with_the_same_augmentation(split):
     assert any((a != b).any() for a, b in zip(whole, batches(1, 7)))
 
 
+def test_mixed_batches_restart_at_a_step(split):
+    options = {"batch_size": 6, "seed": 3, "mixup": 0.4, "cutmix": 1.0}
+    quiet = Preprocessing(SIZE)
+    whole = list(pipeline.train_batches(split, quiet, **options).take(4).as_numpy_iterator())
+    again = list(pipeline.train_batches(split, quiet, **options, start_step=2).take(2).as_numpy_iterator())
+    plain = list(pipeline.train_batches(split, quiet, batch_size=6, seed=3).take(4).as_numpy_iterator())
+    for (images, targets), (same, same_targets) in zip(whole[2:], again):
+        np.testing.assert_array_equal(images, same)
+        np.testing.assert_array_equal(targets, same_targets)
+    assert all(targets.shape == (6, 3) and np.allclose(targets.sum(1), 1) for _, targets in whole)
+    assert any((a != b).any() for (a, _), (b, _) in zip(whole, plain))
+
+
 def test_without_augmentation_images_are_as_in_evaluation(split):
     noisy = Preprocessing(8, style="small", randaugment_layers=1, randaugment_ops=("Invert",))
     clean = {int(label): set() for label in range(3)}
