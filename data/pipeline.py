@@ -191,8 +191,17 @@ def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, see
     return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
 
 
-def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:
+def eval_batches(
+    manifest: Manifest, batch_size: int, preprocessing: Preprocessing, pipelines: tuple[int, int] = (1, 0), replicas: int = 1
+) -> tf.data.Dataset:
     """One pass over a split in its stored order, unaugmented, in batches of one fixed shape.
+
+    Args:
+      manifest: of a split directory.
+      batch_size: images a step over all replicas.
+      preprocessing: size of the images.
+      pipelines: (number of input pipelines, index of this one), one a worker; each has as many batches.
+      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
 
     Returns:
       Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string (b,), `weight` float32 (b,),
@@ -204,13 +213,18 @@ def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessi
         image = eval_image(example["image/encoded"], preprocessing)
         return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
 
-    padding = -manifest.num_records % batch_size
-    examples = tf.data.TFRecordDataset(list(manifest.paths)).map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    number, index = pipelines
+    local, rest = batch_size // number, manifest.num_records % batch_size
+    padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
+    examples = tf.data.TFRecordDataset(list(manifest.paths))
+    if number > 1:
+        examples = examples.enumerate().filter(lambda i, _: i % batch_size // local == index).map(lambda _, serialized: serialized)
+    examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]
         blank = {"image": tf.zeros(shape), "label": tf.zeros([], tf.int64), "key": tf.constant(""), "weight": tf.zeros([])}
         examples = examples.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
-    return untuned(examples.batch(batch_size, drop_remainder=True).prefetch(2))
+    return untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
 
 def distribute(

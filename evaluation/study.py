@@ -2,14 +2,15 @@
 
 Each condition ("run") and seed is a call of the recipe's own script in its own directory; a study that was interrupted goes on with the run
 that was not finished. What the runs have in common (the data, the teacher) is made once a seed: the first run makes it, the others get
-a link, and the stage itself refuses the link where their configs differ in what it depends on. `configs/studies/base.py` says what a
-study's config holds.
+a link, unless their own flags change it; and the stage itself refuses a link where their configs differ in what it depends on.
+`configs/studies/base.py` says what a study's config holds.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -27,14 +28,21 @@ from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
 
-FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to run at the same time; they share the processor's cores."}
+FLAGS = {
+    "workdir": "Directory for all runs and the results.",
+    "jobs": "Seeds to run at the same time; they share the processor's cores.",
+    "dry_run": "Say how many trainings, steps and images the study comes to, and do nothing.",
+}
 
 
-def main(config: ConfigDict, workdir: str, jobs: str) -> None:
+def main(config: ConfigDict, workdir: str, jobs: str, dry_run: bool = False) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
     at_once = app.whole_number("jobs", jobs, 1)
     check(config)
     directory = Path(workdir).expanduser().resolve()
+    if dry_run:
+        print(plan(config, directory))
+        return
     done = workdirs.start(directory, config.to_dict())
     if not done:
         run_all(config, directory, at_once)
@@ -89,7 +97,11 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
             left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
             print(f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left", flush=True)
 
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    def leave() -> None:
+        stop.set()
+        termination.terminate_running()  # each run's thread then leaves with its exit code
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool, termination.on_sigterm(leave):
         futures = [pool.submit(run_seed, seed) for seed in seeds(config)]
         concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
         stop.set()  # after a failure the others end with the run that they are at
@@ -102,18 +114,52 @@ def finished(workdir: Path, name: str, seed: int) -> bool:
     return (run_directory(workdir, name, seed) / "summary.json").exists()
 
 
+def linked(config: ConfigDict, name: str) -> list[str]:
+    """The shared parts that run `name` takes from the first run: all that its own flags leave as they are."""
+    if name == config.runs[0][0]:
+        return []
+    return [part for part in config.shared if not any(flag.startswith(f"--config.{part}.") for flag in dict(config.runs)[name])]
+
+
+def command_of(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[str]:
+    """The call of the recipe's script for one run."""
+    command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
+    return [
+        *command,
+        f"--config.iterations={config.iterations}",
+        f"--config.seed={seed}",
+        f"--workdir={run_directory(workdir, name, seed)}",
+    ]
+
+
+def plan(config: ConfigDict, workdir: Path) -> str:
+    """What the study comes to, a line a run: trainings, steps and images over all seeds, without what is linked.
+
+    Raises:
+      InputError: the recipe's own dry run has failed.
+    """
+    lines, sums = [f"{'run':<24}{'trainings':>10}{'steps':>10}{'images':>14}"], np.zeros(3, np.int64)
+    for name, _ in config.runs:
+        command = [*command_of(config, workdir, name, config.first_seed), "--dry_run"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.returncode:
+            raise InputError(f"{' '.join(command)} fails: {said.stderr.strip().splitlines()[-1]}")
+        found = re.findall(r"^(\S+): .* parameters.*\n +([\d,]+) steps of ([\d,]+) \+ ([\d,]+) images", said.stdout, re.MULTILINE)
+        trainings = [[int(word.replace(",", "")) for word in words] for stage, *words in found if stage not in linked(config, name)]
+        counts = np.array([[1, steps, steps * (first + more)] for steps, first, more in trainings]).sum(axis=0) * config.seeds
+        lines.append(f"{name:<24}" + "{:>10,}{:>10,}{:>14,}".format(*counts))
+        sums += counts
+    return "\n".join([*lines, f"{f'{config.seeds} seeds, all runs':<24}" + "{:>10,}{:>10,}{:>14,}".format(*sums)])
+
+
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
     """One run of the recipe, on so many threads; 0 leaves that to TensorFlow. Leaves with the script's exit code where it fails."""
     directory = run_directory(workdir, name, seed)
-    first = config.runs[0][0]
-    if name != first:
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in config.shared:
-            if not (directory / part).exists():
-                (directory / part).symlink_to(run_directory(workdir, first, seed) / part)
-    command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
-    command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    for part in linked(config, name):
+        if not (directory / part).exists():
+            (directory / part).symlink_to(run_directory(workdir, config.runs[0][0], seed) / part)
+    command = command_of(config, workdir, name, seed)
     with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
         share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
         code = termination.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
@@ -195,4 +241,4 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, {"jobs": "1"}, needs=("runs", "readings", "claims"))
+    app.run(main, FLAGS, {"jobs": "1", "dry_run": False}, needs=("runs", "readings", "claims"))

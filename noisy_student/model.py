@@ -80,6 +80,7 @@ class NoisyStudent(Trainer):
       label_smoothing: of labelled examples (and of hard pseudo-labels).
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
       rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which computes the rest again; for classifiers
@@ -103,6 +104,7 @@ class NoisyStudent(Trainer):
         label_smoothing: float = 0.1,
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
+        confidence_weighted: bool = False,
         unlabeled_model_noise: bool = True,
         rematerialize: bool = False,
         accumulation: int = 1,
@@ -120,6 +122,7 @@ class NoisyStudent(Trainer):
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
+        self.confidence_weighted = confidence_weighted
         self.unlabeled_model_noise = unlabeled_model_noise
         self.accumulation = accumulation
         self.seed = seed
@@ -159,7 +162,10 @@ class NoisyStudent(Trainer):
             labeled_loss = tf.reduce_mean(labeled_losses)
             if x_u is not None:
                 pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)
-                unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
+                unlabeled_losses = cross_entropy(pseudo, logits[batch:])  # (μB,)
+                if self.confidence_weighted:
+                    unlabeled_losses *= tf.cast(tf.reduce_max(q, -1), tf.float32)
+                unlabeled_loss = tf.reduce_mean(unlabeled_losses)
                 loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
                 self.logged["unlabeled_loss"].update_state(unlabeled_loss)
                 self.logged["confidence"].update_state(tf.reduce_max(q, -1))

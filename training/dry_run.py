@@ -77,15 +77,16 @@ def describe(
       rematerialize: whether the blocks' insides are computed twice.
     """
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
+    first = batch if train.get("labeled", True) else 0
     parameters = count_parameters(model, counts["classes"])
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
-    at_once = (images_kept or batch + more) // train.get("accumulation", 1)
+    at_once = (images_kept or first + more) // train.get("accumulation", 1)
     kept = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, rematerialize)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
-        f"  {steps:,} steps of {batch:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
+        f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
         f"  memory: {5 * 4 * parameters / GIB:.1f} GiB for weights, average, slots and gradients on each replica; "
         + (f"{kept:,.1f} GiB for activations over all replicas" if kept else "activations not known"),

@@ -22,6 +22,7 @@ from data.records import Manifest
 from stages.errors import InputError
 from stages.files import atomic_path
 from stages.termination import EXIT_CODE, on_sigterm
+from training import workers
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer
 
@@ -45,7 +46,8 @@ def fit(
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
-    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one).
+    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one). A run in several
+    processes ends then at its next log line, in all of them.
 
     Args:
       trainer: compiled; everything trackable in it is checkpointed.
@@ -71,21 +73,24 @@ def fit(
         raise InputError(f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}")
     workdir = Path(workdir)
     strategy = trainer.distribute_strategy
+    chief = workers.is_chief(strategy)
     with strategy.scope():
         trainer.build_optimizers()  # before restoring: the slots must exist
-        checkpoints = Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every)
+        kind = Checkpoints if chief else workers.Follower
+        checkpoints = kind(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every)
         start = checkpoints.restore()
-    spent = _truncate_metrics(workdir / "metrics.jsonl", start)
+    found = f"the workers found different checkpoints, this one that of step {start}"
+    workers.require_same(strategy, start, f"{found}; {workdir} must be on a file system that all of them share")
+    spent = _truncate_metrics(workdir / "metrics.jsonl", start) if chief else 0.0
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
     if start >= steps:
         return
     if profile and start >= profile[0]:
         print(f"no profile: step {profile[0]} is done already", flush=True)
-    callback = _Steps(
-        workdir, checkpoints, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, images, spent
-    )
-    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile else [])]
+    every = (log_every, checkpoint_every, evaluate_every)
+    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, images if chief else None, spent)
+    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else [])]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
     callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     try:
@@ -124,6 +129,7 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def __init__(
         self,
+        strategy: tf.distribute.Strategy,
         workdir: Path,
         checkpoints: Checkpoints,
         start: int,
@@ -142,13 +148,14 @@ class _Steps(tf.keras.callbacks.Callback):
         self.start, self.steps, self.images_per_step = start, steps, images_per_step
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
-        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.strategy, self.chief = strategy, workers.is_chief(strategy)
+        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not (self.chief and sys.stderr.isatty()))
+        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
         self.spent, self.last_step, self.last_line = spent, start, 0.0
         self.carried: list[Any] = []
-        best_row = best(workdir) or {"step": 0, "eval_top1": -math.inf}
-        self.best_step, self.best_top1 = int(best_row["step"]), best_row["eval_top1"]
-        self.terminated = self.evaluating = False
+        best_row = best(workdir) if self.chief else None
+        self.best_step, self.best_top1 = (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
+        self.terminated = self.ending = self.evaluating = False
         self.began = self.last_time = time.perf_counter()
 
     def terminate(self) -> None:
@@ -174,11 +181,14 @@ class _Steps(tf.keras.callbacks.Callback):
         """Keras's hook; `batch` counts from 0 in this call of fit."""
         step = self.start + batch + 1
         self.bar.update(step - self.bar.n)
-        if step % self.log_every == 0 or step == self.steps:
+        line = step % self.log_every == 0 or step == self.steps
+        if line or not workers.several(self.strategy):  # SIGTERM may have come to one process only, and saving takes all of them
+            self.ending = any(workers.gather(self.strategy, self.terminated))
+        if line:
             self._log(step)
-        elif self.terminated:
+        elif self.ending:
             self.checkpoints.save(step, self.best_step)
-        if self.terminated and step != self.steps:
+        if self.ending and step != self.steps:
             self._leave(f"after step {step}")
 
     def _log(self, step: int) -> None:
@@ -194,11 +204,13 @@ class _Steps(tf.keras.callbacks.Callback):
             row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
             self.evaluating = False
             self._write_images(step)
-        self._write(row)
-        self._show(row)
-        if "eval_top1" in row and row["eval_top1"] > self.best_top1:
+        if self.chief:
+            self._write(row)
+            self._show(row)
+        better = self.chief and row.get("eval_top1", -math.inf) > self.best_top1
+        if any(workers.gather(self.strategy, better)):  # all save at the same steps
             self.best_step, self.best_top1 = step, row["eval_top1"]
-        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.terminated:
+        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.ending:
             self.checkpoints.save(step, self.best_step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from data.records import Manifest
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json
-from training import model_dir, strategy
+from training import model_dir, strategy, workers
 from training import resolve as resolving
 from training.checkpoints import Checkpoints
 from training.fit import best, fit
@@ -77,6 +78,7 @@ def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> boo
     return not done
 
 
+@workers.leaving_with_the_lost()
 def train(
     workdir: Path,
     resolved: dict[str, Any],
@@ -116,8 +118,11 @@ def train(
     section = ConfigDict(resolved["train"])
     profile = _profile(profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
+    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
+    digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
+    workers.require_same(where, digest, "the workers run different configs, or on different data; give all of them the same flags")
     parts = section.get("accumulation", 1)
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
@@ -133,7 +138,7 @@ def train(
     print(
         f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
         flush=True,
     )
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
@@ -146,7 +151,7 @@ def train(
         lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
         workdir,
         steps=section.steps,
-        images_per_step=batch * (1 + ratio),
+        images_per_step=first + more,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
@@ -160,16 +165,19 @@ def train(
             for name, (manifest, noise) in samples.items()
         },
     )
-    best_row = best(workdir)
-    if section.final_weights == "best" and best_row:
-        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(int(best_row["step"]))
+    best_row = best(workdir) if workers.is_chief(where) else None
+    best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
+    if section.final_weights == "best" and best_step:
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
     with trainer.ema.swapped():
+        if not workers.is_chief(where):
+            return
         model_dir.save(workdir / "model", trainer.model, spec)
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
         "steps": section.steps,
         "parameters": parameters,
-        "images_seen": section.steps * batch * (1 + ratio),
+        "images_seen": section.steps * (first + more),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
@@ -192,11 +200,17 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
 
 def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
     """A function that measures the averaged weights on a split, every example once."""
-    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
+        data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing, pipelines, replicas)
+        return data.map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    data = pipeline.distribute(trainer.distribute_strategy, batches)
+    steps = -(-manifest.num_records // batch_size)
 
     def evaluate() -> dict[str, float]:
         with trainer.ema.swapped():
-            values = trainer.evaluate(data, verbose=0, return_dict=True)
+            values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
         if values["examples"] != manifest.num_records:
             records.verify_split(manifest)  # names the file that is to blame
         assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"

@@ -33,6 +33,7 @@ class Trainer(tf.keras.Model):
 
     def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
         super().__init__(name=name)
+        self.distribute_reduction_method = "first"  # metrics are sums over all replicas already; Keras would add them up once more
         if not model.built:
             raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
         self.model = model

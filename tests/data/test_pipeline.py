@@ -185,3 +185,16 @@ def test_evaluation_sees_every_image_once(split, batch_size):
         seen += [key.decode() for key in batch["key"].numpy()[real]]
         np.testing.assert_array_equal(batch["image"].numpy()[real][:, 0, 0, 0].astype(int) % 3, batch["label"].numpy()[real])
     assert sorted(seen) == sorted(f"image/{i}" for i in range(23))
+
+
+@pytest.mark.parametrize("batch_size", [4, 12, 32])  # 3 of the last 4, 11 of 12, 23 of 32
+def test_workers_and_replicas_share_out_an_evaluation(split, batch_size):
+    """Two workers of two replicas each: replica r of a step has the r-th quarter of the one-device batch."""
+    whole = [batch["key"].numpy().tolist() for batch in pipeline.eval_batches(split, batch_size, PLAIN)]
+    quarters = [list(pipeline.eval_batches(split, batch_size, PLAIN, (2, index), 4)) for index in (0, 1)]
+    for step, keys in enumerate(whole):
+        parts = [worker[2 * step + replica] for worker in quarters for replica in (0, 1)]
+        assert [key for part in parts for key in part["key"].numpy().tolist()] == keys
+        assert [len(part["weight"]) for part in parts] == [batch_size // 4] * 4
+    assert [len(worker) for worker in quarters] == [2 * len(whole)] * 2
+    assert sum(float(tf.reduce_sum(part["weight"])) for worker in quarters for part in worker) == 23

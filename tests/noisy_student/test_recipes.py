@@ -19,7 +19,7 @@ RECIPES = [
     "digits.py",
     "svhn.py",
     "cifar10.py",
-    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1")),
+    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")),
 ]
 
 
@@ -82,6 +82,14 @@ def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path)
     summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
     write_json(tmp_path / "data" / "summary.json", summary)
     assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+def test_a_small_student_is_the_last_one_of_a_large_teacher():
+    """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
+    config = recipe("imagenet.py:l2_b3")
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
+    assert [config[section].model.name for section in sections] == ["b7", "l2", "l2", "l2", "b3"]
+    assert config[sections[-1]].preprocessing.randaugment_layers == 0 and config[sections[-2]].preprocessing.randaugment_layers == 2
 
 
 @pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])

@@ -141,6 +141,25 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
+    labeled, unlabeled = (records.read_manifest(path) for path in (f"{directories['data']}/labeled", directories["pseudo_labeled"]))
+    found = []
+    for together in ("True", "False"):
+        overrides = (f"--config.student.labeled={together}", "--config.student.temperature=0.5", "--config.student.label_smoothing=0.2")
+        resolved = train.resolve(config(*overrides), "student", directories["data"], unlabeled=True)
+        preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
+        section = ConfigDict(resolved["train"])
+        found.append(next(iter(train.batches(labeled, unlabeled, preprocessing, section, 0, 3, (1, 0), 1))))
+    (_, (x_u, q)), (x, targets) = found
+    assert x.shape[0] == 16
+    np.testing.assert_array_equal(x, x_u)
+    np.testing.assert_allclose(targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5)
+    for broken in ("unlabeled_ratio=0", "confidence_weighted=True"):
+        alone = config("--config.student.labeled=False", f"--config.student.{broken}")
+        with pytest.raises(InputError, match=r"student\.labeled=False needs"):
+            train.resolve(alone, "student", directories["data"], unlabeled=True)
+
+
 def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
     with pytest.raises(InputError, match="--init is missing"):
         main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
