@@ -14,13 +14,14 @@ while the next one is read). A batch may span two epochs; nothing is dropped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from data import records
+from data import mixing, records
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import Manifest
 from stages.errors import InputError
@@ -126,6 +127,8 @@ def train_batches(
     stream_id: int = 0,
     pipelines: tuple[int, int] = (1, 0),
     replicas: int = 1,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> tf.data.Dataset:
     """Endless augmented batches from step `start_step` on.
 
@@ -140,6 +143,8 @@ def train_batches(
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
       replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
+      mixup: α of MixUp, of "label" targets only, which become distributions float32 (b, K); partners are of the same replica.
+      cutmix: α of CutMix, in the same way; see `data.mixing.mix`.
 
     Returns:
       Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
@@ -164,8 +169,26 @@ def train_batches(
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
-    batches = stream.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-    return untuned(batches.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+    def mixed(positions: tf.Tensor, prepared: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = prepared
+        key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])  # negative: apart from the images' own
+        return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
+
+    work = {"num_parallel_calls": PARALLEL_CALLS, "deterministic": True}
+    if not (mixup or cutmix):
+        return untuned(stream.map(prepare, **work).batch(batch_size // replicas, drop_remainder=True).prefetch(2))
+    numbered = stream.map(lambda position, serialized: (position, prepare(position, serialized)), **work)
+    return untuned(numbered.batch(batch_size // replicas, drop_remainder=True).map(mixed, **work).prefetch(2))
+
+
+def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:
+    """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
+    path = next(path for path, size in zip(manifest.paths, manifest.records) if size)
+    images = []
+    for i, serialized in enumerate(itertools.islice(records.read_shard(path), count)):
+        encoded = records.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
+        images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
+    return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
 
 
 def eval_batches(

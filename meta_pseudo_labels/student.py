@@ -173,7 +173,8 @@ class FeedbackTrainer(Trainer):
         # Weight decay is no part of ∇L_u, which the feedback is about.
         weights = {id(v) for v in decayed(variables)}
         moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(gradients, variables) if g is not None]
-        self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
+        with self.measured_update(tf.linalg.global_norm(gradients)):
+            self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
         self.ema.update(self.optimizer.iterations)
         self.logged["loss"].update_state(loss)
         self.logged["agreement"].update_state(hits(pseudo, logits))

@@ -128,6 +128,11 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
+        samples={
+            "labeled": (labeled, preprocessing.weak()),
+            "unlabeled_weak": (unlabeled, preprocessing.weak()),
+            "unlabeled_strong": (unlabeled, preprocessing),
+        },
         **where,
     )
 

@@ -118,8 +118,11 @@ class UDA(Trainer):
         with tf.GradientTape() as tape:
             logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step)
             loss, values = self.objective(self.model, logits, one_hot(y, logits.labeled.shape[-1]), step)
-            share = loss / tf.distribute.get_strategy().num_replicas_in_sync  # the optimizer sums over replicas
-        self.optimizer.minimize(share, self.model.trainable_variables, tape=tape)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            share = loss / replicas  # the optimizer sums over replicas
+        gradients = tape.gradient(share, self.model.trainable_variables)
+        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
+            self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         self.ema.update(self.optimizer.iterations)
         for name, value in {"loss": loss, **values}.items():
             self.logged[name].update_state(value)

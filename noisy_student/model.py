@@ -114,7 +114,7 @@ class NoisyStudent(Trainer):
             raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}")
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
-        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence", "gradient_norm")
+        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence")
         super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="noisy_student")
         self.teacher = teacher
         self.loss_normalization = loss_normalization
@@ -132,10 +132,10 @@ class NoisyStudent(Trainer):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1, step 3 (or of step 1 where there are no unlabelled images)."""
         gradients = accumulated(self._gradients, data, self.accumulation)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
-        self.ema.update(self.optimizer.iterations)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.logged["gradient_norm"].update_state(replicas * tf.linalg.global_norm(gradients))  # of each replica's own mean gradient
+        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
+            self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        self.ema.update(self.optimizer.iterations)
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:

@@ -93,6 +93,9 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
+    samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled else {}
+    if unlabeled and section.unlabeled_augmentation:
+        samples["unlabeled"] = (unlabeled, spec.preprocessing)
     stage.train(
         workdir,
         resolved,
@@ -102,6 +105,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
+        samples=samples,
         **where,
     )
 
@@ -152,7 +156,8 @@ def batches(
     Without the labelled images it is `(x_u, y_u)`, with the targets made of q.
     """
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **common)
+    mixture = {"mixup": section.mixup, "cutmix": section.cutmix}
+    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **mixture, **common)
     if not unlabeled:
         return images
     size = section.batch_size * section.unlabeled_ratio

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def fit(
     keep_every: int = 0,
     manifests: Sequence[Manifest] = (),
     profile: tuple[int, int] | None = None,
+    images: Callable[[int], Mapping[str, tf.Tensor]] | None = None,
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
@@ -62,6 +63,7 @@ def fit(
       keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
       manifests: of the data, to name the broken shard where reading fails.
       profile: first and last step of a profile for TensorBoard.
+      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the evaluations.
 
     Raises:
       InputError: steps that don't fit together, a loss that is not finite, a corrupt record, or a full disk.
@@ -87,7 +89,7 @@ def fit(
     if profile and start >= profile[0]:
         print(f"no profile: step {profile[0]} is done already", flush=True)
     every = (log_every, checkpoint_every, evaluate_every)
-    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, spent)
+    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, images if chief else None, spent)
     callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else [])]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
     callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
@@ -137,6 +139,7 @@ class _Steps(tf.keras.callbacks.Callback):
         checkpoint_every: int,
         evaluate_every: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        images: Callable[[int], Mapping[str, tf.Tensor]] | None,
         spent: float,
     ):
         super().__init__()
@@ -144,7 +147,7 @@ class _Steps(tf.keras.callbacks.Callback):
         self.workdir, self.checkpoints = workdir, checkpoints
         self.start, self.steps, self.images_per_step = start, steps, images_per_step
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.evaluate_every, self.evaluate = evaluate_every, evaluate
+        self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
         self.strategy, self.chief = strategy, workers.is_chief(strategy)
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not (self.chief and sys.stderr.isatty()))
         self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
@@ -164,6 +167,10 @@ class _Steps(tf.keras.callbacks.Callback):
     def _leave(self, where: str) -> None:
         print(f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_CODE)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Keras's hook."""
+        self._write_images(self.start)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Keras's hook, after it has reset the metrics."""
@@ -196,6 +203,7 @@ class _Steps(tf.keras.callbacks.Callback):
             self.evaluating = True
             row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
             self.evaluating = False
+            self._write_images(step)
         if self.chief:
             self._write(row)
             self._show(row)
@@ -224,6 +232,11 @@ class _Steps(tf.keras.callbacks.Callback):
             for name, value in row.items():
                 if name != "step":
                     tf.summary.scalar(name, value)
+
+    def _write_images(self, step: int) -> None:
+        with self.writer.as_default(step=step):
+            for name, images in (self.images(step) if self.images else {}).items():
+                tf.summary.image(f"images/{name}", images, max_outputs=len(images))
 
     def _show(self, row: dict[str, float]) -> None:
         shown = {key: f"{row[key]:.4g}" for key in ("loss", "top1", "eval_top1", "images_per_second") if key in row}

@@ -68,6 +68,9 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     for name in ("steps", "batch_size"):
         if resolved[name] < 1:
             raise InputError(f"{name} must be at least 1, got {resolved[name]}")
+    for name in ("mixup", "cutmix"):
+        if resolved.get(name, 0.0) < 0:
+            raise InputError(f"{name} must be at least 0 (off), got {resolved[name]}")
     if resolved.get("accumulation", 1) < 1:
         raise InputError(f"accumulation must be at least 1, got {resolved['accumulation']}")
     if not 0 <= resolved["ema_decay"] < 1:

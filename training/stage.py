@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data import pipeline, records
+from data.preprocessing import Preprocessing
 from data.records import Manifest
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -31,6 +32,9 @@ FLAGS = {
     "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
 }
 OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+
+SAMPLES = 8
+"""Images of each split in TensorBoard."""
 
 Build = Callable[..., Trainer]
 """(steps_per_epoch, seed, sync) -> the compiled trainer; called in the strategy's scope."""
@@ -85,6 +89,7 @@ def train(
     data: Path,
     labeled: Manifest,
     unlabeled: Manifest | None,
+    samples: Mapping[str, tuple[Manifest, Preprocessing]],
     strategy_name: str = "auto",
     cpu_devices: int = 1,
     tpu: str = "",
@@ -101,6 +106,7 @@ def train(
       data: the data directory, for its validation split.
       labeled: the labelled split.
       unlabeled: the unlabelled split, if the run has one.
+      samples: splits and the noise of their images, by the names under which TensorBoard shows some of each.
       strategy_name: see `training.strategy.create`.
       cpu_devices: the same.
       tpu: the same.
@@ -154,6 +160,10 @@ def train(
         keep_every=section.keep_every,
         manifests=manifests,
         profile=profile,
+        images=lambda step: {
+            name: pipeline.samples(manifest, noise, count=SAMPLES, seed=resolved["seed"], step=step)
+            for name, (manifest, noise) in samples.items()
+        },
     )
     best_row = best(workdir) if workers.is_chief(where) else None
     best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -26,7 +27,7 @@ class Trainer(tf.keras.Model):
       model: a built Keras classifier, images -> logits (B, K).
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see `training.rematerialization`.
-      logged: names of the metrics of a training step; with "loss" and "top1".
+      logged: names of the metrics of a training step; with "loss" and "top1", without the norms of `measured_update`.
       name: of the Keras model.
     """
 
@@ -38,7 +39,8 @@ class Trainer(tf.keras.Model):
         self.model = model
         self.forward = training_pass(model, rematerialize)
         self.ema = ExponentialMovingAverage(model.variables, ema_decay)
-        self.logged = {name: tf.keras.metrics.Mean(name) for name in logged}
+        norms = ("gradient_norm", "parameter_norm", "update_norm")
+        self.logged = {name: tf.keras.metrics.Mean(name) for name in (*logged, *norms)}
         self.examples = tf.keras.metrics.Sum("examples")
 
     def compile(self, *arguments: Any, **options: Any) -> None:
@@ -53,6 +55,18 @@ class Trainer(tf.keras.Model):
     def build_optimizers(self) -> None:
         """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
         self.optimizer.build(self.model.trainable_variables)
+
+    @contextlib.contextmanager
+    def measured_update(self, gradient_norm: tf.Tensor) -> Iterator[None]:
+        """Around the optimizer's step of the classifier: logs the norms of the gradient, of the weights, and of their move.
+
+        The weights before the step live until its end, when the activations are gone.
+        """
+        before = [v.read_value() for v in self.model.trainable_variables]
+        yield
+        self.logged["gradient_norm"].update_state(gradient_norm)
+        self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
+        self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits (B, K)."""

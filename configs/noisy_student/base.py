@@ -54,6 +54,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.temperature = 1.0  # of soft pseudo-labels
     config.confidence_weighted = False  # beyond the paper: an unlabelled image's loss times its pseudo-label's largest probability
     config.label_smoothing = 0.1
+    config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
+    config.cutmix = 0.0  # α of CutMix
     config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
     config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
     config.weight_decay = 1e-5

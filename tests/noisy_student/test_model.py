@@ -87,9 +87,26 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
         assert int(student.optimizer.iterations) == 3
         averages = [shadow.numpy() for shadow in student.ema.shadows]
         results.append([*model.get_weights(), *averages, *(history[name][0] for name in sorted(history))])
-    assert len(results[0]) == 2 + 2 + 7
+    assert len(results[0]) == 2 + 2 + 9
     for a, b in zip(*results):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
+def test_norms_of_a_step():
+    (x, y), unlabeled = batches()
+    model = small_classifier(batch_norm=False)
+    student = NoisyStudent(model)
+    student.compile(optimizer=tf.keras.optimizers.SGD(0.1, global_clipnorm=0.2))
+    before = [v.numpy() for v in model.trainable_variables]
+    history = student.fit(dataset((x, y), unlabeled), steps_per_epoch=1, verbose=0).history
+    moved = [a - v.numpy() for a, v in zip(before, model.trainable_variables)]
+
+    def norm(arrays):
+        return np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in arrays))
+
+    assert history["parameter_norm"][0] == pytest.approx(norm(before), rel=1e-5)
+    assert history["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4) == pytest.approx(0.02, rel=1e-4)
+    assert history["gradient_norm"][0] > 0.2  # before clipping
 
 
 def test_accumulation_and_batch_norm():

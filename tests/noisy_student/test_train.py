@@ -91,8 +91,9 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(directories, unint
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica."""
-    process = start(tmp_path / "student", directories, "--strategy=mirrored", "--cpu_devices=2")
+    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica; rematerialised."""
+    mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
+    process = start(tmp_path / "student", directories, *mirrored)
     process.communicate()
     assert process.returncode == 0
     one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]

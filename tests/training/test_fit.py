@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from efficientnet import Dropout
 from noisy_student.model import NoisyStudent
@@ -249,6 +250,25 @@ def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(InputError, match="ckpt-12 is damaged or gone"):
         checkpoints.restore_step(12)
+
+
+def test_images_at_the_start_and_with_the_evaluations(tmp_path):
+    shown = {}
+
+    def images(step):
+        shown[step] = np.full([2, 8, 8, 3], step, np.uint8)
+        return {"labeled": tf.constant(shown[step])}
+
+    fit(trainer(), batches, tmp_path, **SIZES, images=images, evaluate_every=6, evaluate=lambda: {"top1": 0.5})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = {}
+    for event in map(event_pb2.Event.FromString, tf.data.TFRecordDataset(str(events)).as_numpy_iterator()):
+        for value in event.summary.value:
+            if value.tag == "images/labeled":
+                found[event.step] = [tf.io.decode_png(png).numpy() for png in value.tensor.string_val[2:]]
+    assert sorted(found) == [0, 6, 12, 13]
+    for step, pictures in found.items():
+        np.testing.assert_array_equal(pictures, shown[step])
 
 
 def test_steps_must_fit_together(tmp_path):

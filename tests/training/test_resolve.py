@@ -67,6 +67,7 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"accumulation": 0}, "accumulation must be at least 1"),
         ({"final_weights": "lst"}, "final_weights: no 'lst'; known: last, best"),
+        ({"cutmix": -1.0}, "cutmix must be at least 0"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"precision": "mixed_float16"}, "precision: no 'mixed_float16'; known: float32, mixed_bfloat16"),
         ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
