@@ -29,8 +29,8 @@ from sklearn.datasets import load_sample_image
 
 from benchmarks import report
 from data import records
-from data.pipeline import PARALLEL_CALLS, untuned
-from data.preprocessing import Preprocessing, train_image
+from data.pipeline import prepared_batches
+from data.preprocessing import Preprocessing, train_pixels
 
 SIZE, BATCH = 224, 64
 ROUNDS = 3
@@ -52,36 +52,39 @@ def photographs(count: int) -> list[bytes]:
     return files
 
 
-def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], batched: bool = True) -> tf.data.Dataset:
+def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
     """The records of a file, prepared in parallel as training does it."""
 
     def load(index: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
         return prepare(index, records.parse_example(serialized)["image/encoded"])
 
-    images = tf.data.TFRecordDataset(path).enumerate().map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-    return untuned((images.batch(BATCH) if batched else images).prefetch(2))
+    return prepared_batches(tf.data.TFRecordDataset(path).enumerate(), load, BATCH)
 
 
-def consume(images: tf.data.Dataset) -> Callable[[], None]:
-    """Goes through a data set, in a graph."""
+def consume(batches: Any) -> Callable[[], report.Timer]:
+    """Times a pass over the batches but for the first one, before which functions are compiled and workers start."""
 
-    @tf.function
-    def count() -> tf.Tensor:
-        return images.reduce(tf.constant(0, tf.int64), lambda n, x: n + tf.cast(tf.shape(x)[0] > 0, tf.int64))
+    def consumed() -> report.Timer:
+        iterator = iter(batches)
+        next(iterator)
+        with report.Timer() as timer:
+            for _ in iterator:
+                pass
+        return timer
 
-    return lambda: count().numpy()
+    return consumed
 
 
 def decode(_: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """The whole image, and nothing else."""
-    return tf.io.decode_jpeg(encoded, channels=3)
+    """The whole image, and nothing else; the batch is of the sizes."""
+    return tf.shape(tf.io.decode_jpeg(encoded, channels=3))
 
 
 def ours(preprocessing: Preprocessing) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Our pipeline's function."""
 
     def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-        return train_image(encoded, tf.stack([index, 0]), preprocessing)
+        return train_pixels(encoded, tf.stack([index, 0]), preprocessing)
 
     return prepare
 
@@ -94,12 +97,12 @@ def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
     def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         # Its Equalize fails on what bicubic resizing leaves outside 0-255.
-        return layer(tf.clip_by_value(train_image(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0))
+        return layer(tf.clip_by_value(train_pixels(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0))
 
     return prepare
 
 
-def timm_loader(files: list[bytes]) -> Callable[[], Any]:
+def timm_loader(files: list[bytes]) -> Callable[[], report.Timer]:
     """PIL, torchvision's crop and flip, timm's RandAugment, two workers of a torch DataLoader."""
     import torch
     from timm.data.auto_augment import rand_augment_transform
@@ -121,20 +124,19 @@ def timm_loader(files: list[bytes]) -> Callable[[], Any]:
         def __getitem__(self, index: int) -> Any:
             return transform(PIL.Image.open(io.BytesIO(files[index])).convert("RGB"))
 
-    loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=2)
-    return lambda: sum(1 for _ in loader)
+    return consume(torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=2))
 
 
 def main(images: int = 512) -> None:
     """Measures with so many JPEG files and prints the lines."""
-    count, files = images, photographs(images)
+    files = photographs(max(2, -(-images // BATCH)) * BATCH)  # whole batches
+    count = len(files) - BATCH
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "images")
         records.write_shard(path, (records.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
-        decode_only = dataset(path, decode, batched=False)
         work: dict[str, Callable[[], Any]] = {
             "ours": consume(dataset(path, ours(NOISE))),
-            "decode": consume(decode_only),
+            "decode": consume(dataset(path, decode)),
             "keras_cv": consume(dataset(path, keras_cv_prepare())),
         }
         if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm")):

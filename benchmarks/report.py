@@ -52,11 +52,15 @@ class Timer:
 
 
 def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float, float]]:
-    """Median (wall, CPU) seconds of each piece of work, one after another in each round: a noisy machine is noisy for all of them."""
+    """Median (wall, CPU) seconds of each piece of work, one after another in each round: a noisy machine is noisy for all of them.
+
+    Work whose beginning is not to count returns the `Timer` of the rest.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, function in work.items():
             with Timer() as timer:
-                function()
+                own = function()
+            timer = own if isinstance(own, Timer) else timer
             times[name].append((timer.wall, timer.cpu))
     return {name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows)) for name, rows in times.items()}

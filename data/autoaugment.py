@@ -60,5 +60,7 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor, mode: str = "reference") -> 
         steps = [pair[position] for pair in POLICY_V0]
         branches = [randaugment.operation(name, level, mode, TRANSLATE_CONST, CUTOUT_CONST) for name, _, level in steps]
         applied = draws[position, 0] < tf.gather(tf.constant([tenths / 10 for _, tenths, _ in steps]), number)
-        image = randaugment.switch(tf.where(applied, number, len(branches)), [*branches, lambda image, _: image], image, draws[position])
+        branches.append(lambda image, draw: image)
+        apply = randaugment.switch(branches, (image, draws[position]), tf.TensorSpec(image.shape, image.dtype))
+        image = apply(tf.where(applied, number, len(steps)), image, draws[position])
     return image

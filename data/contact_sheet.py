@@ -17,7 +17,8 @@ import PIL.ImageDraw
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
-from data.randaugment import OPS, operation
+from data.image_ops import OPS
+from data.randaugment import operation
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path

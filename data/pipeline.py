@@ -17,12 +17,13 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from data import mixing, records
-from data.preprocessing import Preprocessing, eval_image, train_image
+from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
 from stages.errors import InputError
 
@@ -36,11 +37,14 @@ PARALLEL_CALLS = os.cpu_count() or 1
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The data set without tf.data's autotuning; give it numbers of parallel calls and not `tf.data.AUTOTUNE`.
 
+    And each of its operations in one thread: images are prepared in parallel, so that splitting up one image's work only costs.
+
     Autotuning runs in a thread that sleeps for up to a minute, and in TF 2.15 the iterator's destructor may miss waking it: now and
     then a training would hang for that minute after its last step.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.threading.max_intra_op_parallelism = 1
     return dataset.with_options(options)
 
 
@@ -162,23 +166,33 @@ def train_batches(
         example = records.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         encoded = example["image/encoded"]
-        image = train_image(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
+        image = train_pixels(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
         if targets == "strong":  # the same key: what the two views have in common is drawn alike
-            return train_image(encoded, key, preprocessing.weak()), image
+            return train_pixels(encoded, key, preprocessing.weak()), image
         if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
-    def mixed(positions: tf.Tensor, prepared: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = prepared
+    def mixed(positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])  # negative: apart from the images' own
         return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
 
-    work = {"num_parallel_calls": PARALLEL_CALLS, "deterministic": True}
     if not (mixup or cutmix):
-        return untuned(stream.map(prepare, **work).batch(batch_size // replicas, drop_remainder=True).prefetch(2))
-    numbered = stream.map(lambda position, serialized: (position, prepare(position, serialized)), **work)
-    return untuned(numbered.batch(batch_size // replicas, drop_remainder=True).map(mixed, **work).prefetch(2))
+        return prepared_batches(stream, prepare, batch_size // replicas)
+    numbered = prepared_batches(stream, lambda position, serialized: (position, *prepare(position, serialized)), batch_size // replicas)
+    return untuned(numbered.map(mixed, num_parallel_calls=PARALLEL_CALLS, deterministic=True))
+
+
+def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
+    """Batches of `prepare`'s results for the examples, in their order; what is uint8 in them becomes float32 batch by batch."""
+    prepared = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    batches = prepared.batch(batch_size, drop_remainder=True)
+
+    def as_floats(*values: tf.Tensor) -> Any:
+        floats = [tf.cast(value, tf.float32) if value.dtype == tf.uint8 else value for value in values]
+        return floats[0] if len(floats) == 1 else tuple(floats)
+
+    return untuned(batches.map(as_floats).prefetch(2))
 
 
 def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:

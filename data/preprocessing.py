@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from data import autoaugment, randaugment
+from data import autoaugment, image_ops, randaugment
 from stages.errors import InputError
 
 STYLES = ("small", "imagenet")
@@ -194,18 +194,19 @@ def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
 def _decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
     """Decodes a random box: uint8 [h, w, 3]."""
 
-    def jpeg() -> tf.Tensor:
+    def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # A quarter faster than decoding everything. The outermost pixels may differ a little: their colour is interpolated without
         # the neighbours outside the box. Evaluation therefore does not do this.
         box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed)
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
 
-    def other() -> tf.Tensor:
+    def other(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         image = decode(encoded)
         return _crop(image, random_box(tf.shape(image), image_size, seed))
 
-    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
-    return tf.ensure_shape(image, [None, None, 3])
+    inputs = tf.convert_to_tensor(encoded), seed
+    decode_box = randaugment.switch([other, jpeg], inputs, tf.TensorSpec([None, None, 3], tf.uint8))
+    return decode_box(tf.cast(tf.io.is_jpeg(encoded), tf.int32), *inputs)
 
 
 def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -214,13 +215,10 @@ def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _rand_augment(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """RandAugment (or AutoAugment) of float pixels: clipped and truncated to uint8 first, as in the release. Float32 again after."""
-    if preprocessing.randaugment_layers == 0:
-        return image
-    image = tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
+    """RandAugment or AutoAugment of a uint8 image."""
     if preprocessing.randaugment_table == AUTOAUGMENT:
-        return tf.cast(autoaugment.auto_augment(image, seed, preprocessing.randaugment_mode), tf.float32)
-    image = randaugment.rand_augment(
+        return autoaugment.auto_augment(image, seed, preprocessing.randaugment_mode)
+    return randaugment.rand_augment(
         image,
         seed,
         preprocessing.randaugment_layers,
@@ -231,7 +229,6 @@ def _rand_augment(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessin
         translate_const=preprocessing.translate_const,
         cutout_const=preprocessing.cutout_const,
     )
-    return tf.cast(image, tf.float32)
 
 
 def _pad_and_crop(image: tf.Tensor, seed: tf.Tensor, pad: int) -> tf.Tensor:
@@ -252,17 +249,26 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessin
     Returns:
         float32 [S, S, 3] in 0–255 (without RandAugment, bicubic resizing may pass both ends a little).
     """
+    return tf.cast(train_pixels(encoded, seed, preprocessing), tf.float32)
+
+
+def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """``train_image`` as uint8 where RandAugment has made whole numbers of the pixels, else float32: a quarter to move until the batch."""
     p = preprocessing
     seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
-    if p.style == "imagenet":
-        image = resize(_decode_random_box(encoded, p.image_size, seeds[_CROP]), p.image_size)
-        if p.flip:
-            image = _flip(image, seeds[_FLIP])
-        return _rand_augment(image, seeds[_RANDAUGMENT], p)
-    image = resize(decode(encoded), p.image_size)
-    image = _rand_augment(image, seeds[_RANDAUGMENT], p)
+    imagenet = p.style == "imagenet"
+    image = _decode_random_box(encoded, p.image_size, seeds[_CROP]) if imagenet else decode(encoded)
+    image = resize(image, p.image_size)
+    if p.randaugment_layers:
+        image = image_ops.to_uint8(image)  # clipped and truncated, as in the release
+    if imagenet and p.flip:
+        image = _flip(image, seeds[_FLIP])
+    if p.randaugment_layers:
+        image = _rand_augment(image, seeds[_RANDAUGMENT], p)
+    if imagenet:
+        return image
     if p.extra_cutout:
-        image = randaugment.cutout(image, p.extra_cutout, tf.random.stateless_uniform([2], seeds[_CUTOUT]))
+        image = image_ops.cutout(image, p.extra_cutout, tf.random.stateless_uniform([2], seeds[_CUTOUT]))
     if p.pad:
         image = _pad_and_crop(image, seeds[_CROP], p.pad)
     if p.flip:

@@ -132,9 +132,9 @@ def _sizes(paths: list[str]) -> list[int | None]:
 def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     if "--runner=DaskRunner" in flags:
         try:
-            importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since Dask is no requirement; Beam knows its options only then
+            importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then
         except ImportError as error:
-            raise InputError("--runner=DaskRunner needs Dask; pip install dask distributed") from error
+            raise InputError("--runner=DaskRunner needs Dask; install what requirements.txt says") from error
     options = PipelineOptions(list(flags))
     try:
         known = options.get_all_options()

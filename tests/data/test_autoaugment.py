@@ -7,7 +7,7 @@ import collections
 import numpy as np
 import tensorflow as tf
 
-from data import autoaugment, randaugment
+from data import autoaugment, image_ops, randaugment
 from data.autoaugment import POLICY_V0, auto_augment
 from data.preprocessing import Preprocessing, eval_image, train_image
 from tests.data.recipes import encode, pixels
@@ -28,7 +28,7 @@ def test_the_policy():
 def test_both_operations_are_applied_in_order(monkeypatch):
     """Pairs of one certain operation: the image is that of the operations one after the other."""
     monkeypatch.setattr(autoaugment, "POLICY_V0", ((("Solarize", 10, 4), ("Posterize", 10, 5)),))
-    expected = randaugment.posterize(randaugment.solarize(tf.constant(IMAGE), 102), 2)
+    expected = image_ops.posterize(image_ops.solarize(tf.constant(IMAGE), 102), 2)
     np.testing.assert_array_equal(auto_augment(tf.constant(IMAGE), tf.constant([1, 2])), expected)
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from data import contact_sheet
-from data.randaugment import OPS, invert, posterize
+from data.image_ops import OPS, invert, posterize
 from stages.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

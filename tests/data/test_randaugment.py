@@ -9,7 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from data import randaugment
-from data.randaugment import FILL, MODES, OPS, arguments, rand_augment
+from data.image_ops import FILL, OPS, affine, cutout
+from data.randaugment import MODES, arguments, rand_augment
 from stages.errors import InputError
 
 RANDOM = np.random.Generator(np.random.PCG64(0)).integers(0, 256, [24, 31, 3], dtype=np.uint8)
@@ -101,13 +102,31 @@ def test_nearest_rounds_half_away_from_zero():
     assert ours("TranslateX", row, -0.5)[0, :, 0].tolist() == [FILL, 20, 30, 40, 50]  # −0.5 is outside, 0.5 is pixel 1
 
 
+@pytest.mark.parametrize("name", ["random", "photo"])
+def test_sampling_is_tensorflows_transform(name):
+    """Bit by bit, in float32's own rounding: at halves, of either sign, and far outside."""
+    image = tf.constant(IMAGES[name])
+    matrices = np.random.Generator(np.random.PCG64(1)).uniform(-2, 2, [40, 6]).astype(np.float32) * [1, 1, 30, 1, 1, 30]
+    matrices[::2] = np.round(matrices[::2] * 4) / 4  # many coordinates are halves
+    expected = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.tile(image[tf.newaxis], [40, 1, 1, 1]),
+        transforms=np.pad(matrices, [(0, 0), (0, 2)]).astype(np.float32),
+        output_shape=image.shape[:2],
+        fill_value=float(FILL),
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+    for matrix, pixels in zip(matrices.astype(np.float32), expected):
+        np.testing.assert_array_equal(affine(image, *matrix), pixels)
+
+
 @pytest.mark.parametrize("half_size, center", [(0, (0.5, 0.5)), (3, (0.5, 0.5)), (5, (0.0, 0.99)), (40, (0.3, 0.3))])
 def test_cutout_fills_a_clipped_square(image, half_size, center):
     row, column = int(center[0] * image.shape[0]), int(center[1] * image.shape[1])
     expected = image.copy()
     expected[max(row - half_size, 0) : row + half_size, max(column - half_size, 0) : column + half_size] = FILL
     np.testing.assert_array_equal(ours("Cutout", image, half_size, tf.constant(center)), expected)
-    floats = randaugment.cutout(tf.constant(image, tf.float32), half_size, tf.constant(center))
+    floats = cutout(tf.constant(image, tf.float32), half_size, tf.constant(center))
     np.testing.assert_array_equal(floats, expected)
 
 

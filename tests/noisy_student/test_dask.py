@@ -1,7 +1,4 @@
-"""The shard jobs on a second engine: Beam's DaskRunner on a local cluster of two worker processes, one of which is killed.
-
-Needs `pip install dask distributed`, which no stage needs; left out where they are not installed.
-"""
+"""The shard jobs on a second engine: Beam's DaskRunner on a local cluster of two worker processes, one of which is killed."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 
 from data.records import write_shard
 from noisy_student import shard_jobs
 
-distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Dask and Beam say about each other
 
 SHARDS = 12
