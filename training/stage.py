@@ -148,10 +148,10 @@ def train(
         manifests=manifests,
         profile=profile,
     )
-    with trainer.ema.swapped():
-        if not workers.is_chief(where):
-            return
-        model_dir.save(workdir / "model", trainer.model, spec)
+    with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
+        model_dir.save(directory, trainer.model, spec)
+    if not workers.is_chief(where):
+        return
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
         "steps": section.steps,
