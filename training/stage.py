@@ -169,10 +169,10 @@ def train(
     best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
     if section.final_weights == "best" and best_step:
         Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
-    with trainer.ema.swapped():
-        if not workers.is_chief(where):
-            return
-        model_dir.save(workdir / "model", trainer.model, spec)
+    with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
+        model_dir.save(directory, trainer.model, spec)
+    if not workers.is_chief(where):
+        return
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
         "steps": section.steps,

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -58,13 +59,23 @@ def require_same(strategy: tf.distribute.Strategy, number: int, message: str) ->
         raise InputError(message)
 
 
+@contextlib.contextmanager
+def kept_by_chief(strategy: tf.distribute.Strategy, directory: Path) -> Iterator[Path]:
+    """Where to save: `directory` for the chief; for the others, who read the variables with it, one that is thrown away."""
+    if is_chief(strategy):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as elsewhere:
+        yield Path(elsewhere)
+
+
 class Follower(Checkpoints):
     """The checkpoints to a process that is not the chief: it restores the chief's, and takes part in saving, but leaves nothing."""
 
     def save(self, *_: Any) -> None:
         """Reads the variables with the others."""
-        with tempfile.TemporaryDirectory() as directory:
-            self.checkpoint.write(os.path.join(directory, PREFIX))
+        with tempfile.TemporaryDirectory() as elsewhere:
+            self.checkpoint.write(os.path.join(elsewhere, PREFIX))
 
     def _delete(self, step: int) -> None:
         pass
