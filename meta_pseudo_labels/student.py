@@ -40,7 +40,7 @@ class _StudentGradient(NamedTuple):
 
 
 class FeedbackTrainer(Trainer):
-    """A student that learns from a teacher's labels alone, and a teacher that the subclass's `train_step` lets learn from `feedback_loss`.
+    """A student that learns from a teacher's labels alone: `teach`. The subclass's `train_step` has the teacher learn from `feedback_loss`.
 
     `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a step, by its pass over the unlabelled
     images. Its passes over the labelled ones, which measure the feedback, use the batch's statistics and leave the moving ones alone.
@@ -121,7 +121,7 @@ class FeedbackTrainer(Trainer):
         self.teacher_optimizer.build(self.teacher.trainable_variables)
 
     def step_sizes(self, x: tf.Tensor, x_u: tf.Tensor) -> Step:
-        """What this step is called, with its batches (B, H, W, 3) and (B_u, H, W, 3) on this replica."""
+        """The step's number, and the sizes of this replica's batches (B, H, W, 3) and (B_u, H, W, 3)."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         return Step(self.teacher_optimizer.iterations, tf.shape(x)[0], tf.shape(x_u)[0], replicas)
 

@@ -177,6 +177,14 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
     assert found["readings"] == {"mpl": [75.0, 75.0], "h_0": [50.0, 50.0]}
 
 
+def test_a_stage_may_read_another_run_s_directory(tmp_path):
+    loaded = config("meta_pseudo_labels.py")
+    made = study.commands(loaded, tmp_path, "reduced_mpl", 3)
+    assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
+    assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
+    assert app.parse(["train", *made[3].words[1:3]], {})["config"].meta_pseudo_labels.method == "reduced"
+
+
 def test_the_interval_is_student_s(tmp_path):
     """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
     differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
