@@ -46,8 +46,8 @@ def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
         ("balance", {"records": 2000}),
         ("evaluation", {}),
         ("input_pipeline", {}),
-        ("rematerialization", {}),
         ("serving", {"model": "dir"}),
+        ("step_memory", {}),
     ]
 
 
