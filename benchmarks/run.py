@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
     "input_pipeline": ("images",),
+    "meta_pseudo_labels": ("rounds",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks",),
 }
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 FLAGS = {
     "records": "balance: prediction records.",
     "images": "input_pipeline: JPEG files.",
+    "rounds": "meta_pseudo_labels: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",

@@ -24,6 +24,9 @@ def network(warmup_steps: int, wait_steps: int) -> ConfigDict:
 def train_section() -> ConfigDict:
     """The training of the pair."""
     config = ConfigDict()
+    # Or what it is compared with: `uda`, the teacher alone (with uda.weight=0 supervised learning), and `reduced` (Appendix E), the student
+    # and a calibrator of the predictions in --pseudo_labeled (with feedback="none": pseudo-labels of a fixed teacher).
+    config.method = "meta_pseudo_labels"
     config.teacher = network(warmup_steps=5000, wait_steps=0)
     config.student = network(warmup_steps=5000, wait_steps=3000)
     config.epochs = placeholder(float)  # of the labelled images; or
@@ -39,6 +42,7 @@ def train_section() -> ConfigDict:
     config.baseline_decay = 0.99  # 1: no baseline
     config.supervised_weight = 1.0
     config.uda = ConfigDict({"weight": 8.0, "temperature": 0.7, "threshold": 0.6, "ramp_steps": 5000})
+    config.calibrator = ConfigDict({"hidden": 128, "layers": 2})  # of `reduced`; its optimizer and schedule are the teacher's
     config.label_smoothing = 0.15
     config.weight_decay = 5e-4
     config.ema_decay = 0.995

@@ -16,6 +16,7 @@ from stages.errors import InputError
 from stages.files import read_json
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
+STUDIES += ["meta_pseudo_labels.py:small", "meta_pseudo_labels.py:ablations"]
 
 
 def config(name: str = "labels.py", *overrides: str):
@@ -26,9 +27,9 @@ def config(name: str = "labels.py", *overrides: str):
 def test_every_study_s_flags_are_the_recipe_s(name):
     loaded = config(name)
     study.check(loaded)
-    for _, flags in loaded.runs:
+    for _, flags, *_ in loaded.runs:
         app.parse(["loop", f"--config={loaded.recipe}", *loaded.flags, *flags], {})
-    assert name in Path(app.ROOT / "configs" / "studies" / name).read_text()
+    assert name in Path(app.ROOT / "configs" / "studies" / name.partition(":")[0]).read_text()
 
 
 @pytest.fixture
@@ -72,13 +73,16 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
 def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypatch, capsys):
     """With a stand-in for the recipe's script, whose students' top-1 is 0.9 and as much more as their run comes later in the study."""
     loaded = config(name, "--config.seeds=2")
-    names = [run for run, _ in loaded.runs]
+    names = [run for run, *_ in loaded.runs]
 
     def call(command, **_):
         directory = Path(command[-1].partition("=")[2])
-        top1 = 0.9 + 0.001 * names.index(directory.parent.name) + 0.0001 * (int(directory.name[-1]) + 1) ** len(directory.parent.name)
+        run, seed = directory.relative_to(tmp_path / "s").parts[:2]
+        top1 = 0.9 + 0.001 * names.index(run) + 0.0001 * (int(seed[-1]) + 1) ** (names.index(run) % 5)
         rows = [{"top1": top1 + 0.001 * i} for i in range(loaded.iterations)]
-        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows}))
+        models = {"trained": {"top1": top1}, "finetuned": {"top1": top1 + 0.001 * int(seed[-1])}}
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows, "models": models}))
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
@@ -138,6 +142,41 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
     assert len(scripts) == 15
 
 
+def test_a_run_of_several_stages(tmp_path, monkeypatch):
+    """Each stage is called once with the recipe's flags and its own; a run is read from its last stage.
+
+    One that failed goes on with the stage that it was at.
+    """
+    called = []
+
+    def call(command, **_):
+        directory = Path(command[-1].partition("=")[2])
+        called.append((Path(command[0]).name, str(directory.relative_to(tmp_path)), command[1:-1]))
+        if len(called) == 2:
+            return 137
+        directory.mkdir(parents=True, exist_ok=True)
+        feedback = "none" if "--config.meta_pseudo_labels.feedback=none" in command else "soft"
+        (directory / "summary.json").write_text(json.dumps({"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}}))
+        return 0
+
+    monkeypatch.setattr(study.termination, "call", call)
+    two = config("meta_pseudo_labels.py:ablations", "--config.seeds=2").copy_and_resolve_references()
+    with two.unlocked():
+        two.runs, two.readings, two.claims = two.runs[:2], two.readings[:2], [claim for claim in two.claims if claim[1] == "h_0"]
+    with pytest.raises(SystemExit):
+        study.main(two, str(tmp_path), "1")
+    study.main(two, str(tmp_path), "1")
+    names = [name for name, *_ in called]
+    assert names[:2] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh"]
+    assert names[2:] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh", "run_evaluate.sh"] * 4
+    script, directory, flags = called[3]
+    assert (script, directory) == ("run_meta_pseudo_labels.sh", "mpl/seed_100/trained")
+    assert f"--data={tmp_path}/mpl/seed_100/data" in flags and "--config.seed=100" in flags and "--config.data.validation_size=400" in flags
+    assert (tmp_path / "h_0" / "seed_101" / "data").resolve() == tmp_path / "mpl" / "seed_101" / "data"
+    found = read_json(tmp_path / "results.json")
+    assert found["readings"] == {"mpl": [75.0, 75.0], "h_0": [50.0, 50.0]}
+
+
 def test_the_interval_is_student_s(tmp_path):
     """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
     differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -155,6 +194,7 @@ def test_the_interval_is_student_s(tmp_path):
         ({"seeds": 1}, "at least 2"),
         ({"claims": (("soft", "nothing", "?"),)}, "no reading 'nothing'"),
         ({"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()}, "read from run 'nothing'"),
+        ({"runs": (("soft", (), "nothing"),)}, "of method 'nothing'"),
     ],
 )
 def test_a_study_that_cannot_be_run(change, message):
