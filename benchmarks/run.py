@@ -13,20 +13,20 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
     "input_pipeline": ("images",),
-    "rematerialization": ("networks",),
     "meta_pseudo_labels": ("rounds",),
     "serving": ("model", "requests", "clients"),
+    "step_memory": ("networks",),
 }
 """Module -> flags, which are arguments of its `main`."""
 
 FLAGS = {
     "records": "balance: prediction records.",
     "images": "input_pipeline: JPEG files.",
-    "networks": "rematerialization: some of b0, b4, l2, separated by commas.",
     "rounds": "meta_pseudo_labels: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",
+    "networks": "step_memory: some of b0, b4, l2, separated by commas.",
 }
 
 

@@ -119,6 +119,9 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
     preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
     spec = model_dir.ModelSpec(section[NETWORKS[section.method][0]].model.to_dict(), preprocessing, labeled.label_names)
+    samples = {"labeled": (labeled, preprocessing.weak()), "unlabeled": (unlabeled, preprocessing)}
+    if not pseudo_labeled:
+        samples["unlabeled_weak"] = (unlabeled, preprocessing.weak())
     stage.train(
         workdir,
         resolved,
@@ -128,11 +131,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
-        samples={
-            "labeled": (labeled, preprocessing.weak()),
-            "unlabeled_weak": (unlabeled, preprocessing.weak()),
-            "unlabeled_strong": (unlabeled, preprocessing),
-        },
+        samples=samples,
         **where,
     )
 
