@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "evaluation": (),
     "input_pipeline": ("images",),
     "serving": ("model", "requests", "clients"),
+    "train_step": ("rounds",),
 }
 """Module -> flags, which are arguments of its `main`."""
 
@@ -23,6 +24,7 @@ FLAGS = {
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",
+    "rounds": "train_step: turns of each measurement.",
 }
 
 

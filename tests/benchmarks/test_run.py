@@ -42,7 +42,13 @@ def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
     }
     monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
     run.main([], records="2000", model="dir", clients=None)
-    assert called == [("balance", {"records": 2000}), ("evaluation", {}), ("input_pipeline", {}), ("serving", {"model": "dir"})]
+    assert called == [
+        ("balance", {"records": 2000}),
+        ("evaluation", {}),
+        ("input_pipeline", {}),
+        ("serving", {"model": "dir"}),
+        ("train_step", {}),
+    ]
 
 
 def test_memory_of_a_process():
