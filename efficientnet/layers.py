@@ -110,7 +110,7 @@ class Layers(NamedTuple):
 def swish(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Gives x * sigmoid(x), with a gradient that on the CPU is compiled into one loop.
 
-    TensorFlow's own takes eight operations, each of which goes through memory: a tenth of a training step (docs/scaling.md).
+    TensorFlow's own takes eight operations, each of which goes through memory (docs/scaling.md, "The step on a CPU").
     """
     return x * tf.sigmoid(x), lambda upstream: _swish_gradient()(x, upstream)
 

@@ -112,7 +112,7 @@ def train(
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
     digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
-    workers.require_same(where, digest, "the workers run different configs, or on different data; give all of them the same flags")
+    workers.require_same(where, digest, "the workers run different configs; give all of them the same flags")
     if batch % replicas or batch * ratio % replicas:
         raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
     tf.keras.utils.set_random_seed(resolved["seed"] % 2**32)
