@@ -16,13 +16,14 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "meta_pseudo_labels": ("rounds",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks",),
+    "train_step": ("rounds",),
 }
 """Module -> flags, which are arguments of its `main`."""
 
 FLAGS = {
     "records": "balance: prediction records.",
     "images": "input_pipeline: JPEG files.",
-    "rounds": "meta_pseudo_labels: times that everything is measured, in turn.",
+    "rounds": "meta_pseudo_labels, train_step: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",

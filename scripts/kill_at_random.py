@@ -61,6 +61,19 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
+def kill(processes: list[subprocess.Popen[bytes]], index: int, log: Path, started: float) -> list[int]:
+    """Kills one of the processes and gives the exit codes of all.
+
+    The others end by themselves, or TimeoutExpired is raised; but before a run is under way they wait for the missing one, and are killed.
+    """
+    os.killpg(processes[index].pid, signal.SIGKILL)
+    under_way = log.exists() and log.stat().st_mtime > started
+    for process in processes:
+        if not under_way and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return [process.wait(120) for process in processes]
+
+
 def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     """The weights' file, and the log without what depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -80,6 +93,7 @@ def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1) -> in
     whole = time.monotonic() - began
     done = 0
     while done < kills:
+        started = time.time()
         processes = start(root / "killed", data, workers)
         index, moment = rng.randrange(workers), rng.uniform(0, whole / 4)
         try:
@@ -87,15 +101,9 @@ def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1) -> in
             finish(processes)
             break  # it came to its end
         except subprocess.TimeoutExpired:
-            killed = time.monotonic()
-            os.killpg(processes[index].pid, signal.SIGKILL)
-            codes = [process.wait(120) for process in processes]
+            codes = kill(processes, index, root / "killed" / "metrics.jsonl", started)
             done += 1
-            took = time.monotonic() - killed
-            print(
-                f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes} after {took:.1f} s",
-                flush=True,
-            )
+            print(f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes}", flush=True)
     finish(start(root / "killed", data, workers))
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")

@@ -1,6 +1,7 @@
 """From a command line to a call: the flags and exit codes that every stage shares.
 
-Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; anything else is a bug.
+Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75 another worker of the run was
+lost; 143 ended by SIGTERM, 130 by Ctrl-C; anything else is a bug.
 """
 
 from __future__ import annotations

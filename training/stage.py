@@ -122,7 +122,7 @@ def train(
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
     digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
-    workers.require_same(where, digest, "the workers run different configs, or on different data; give all of them the same flags")
+    workers.require_same(where, digest, "the workers run different configs; give all of them the same flags")
     parts = section.get("accumulation", 1)
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")

@@ -1,10 +1,14 @@
-"""The PyTorch side of `benchmarks.models.check`: timm's and torchvision's networks, and a Wide ResNet written the PyTorch way.
+"""The PyTorch side of `benchmarks.models.check` and `benchmarks.train_step`: timm's, torchvision's, and a Wide ResNet written its way.
 
 PyTorch is imported inside the functions, so that the other checks run without it.
 """
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +185,42 @@ def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
             leaf = {"weight": "gamma", "bias": "beta", **leaves}[leaf]
         found[f"{layer}/{leaf}"] = value
     return found
+
+
+def train_steps(batch: int, size: int, steps: int) -> None:
+    """Trains timm's EfficientNet-B0 on request, as a process beside `benchmarks.train_step`.
+
+    Writes the names of its settings to stdout; for each one that it then reads, it takes so many steps and writes their [wall, CPU]
+    seconds.
+    """
+    torch = _torch()
+    import timm
+
+    images, labels = torch.rand(batch, 3, size, size), torch.randint(0, 1000, (batch,))
+    settings: dict[str, Callable[[], None]] = {}
+    for layout in ("contiguous_format", "channels_last"):
+        inputs = images.to(memory_format=getattr(torch, layout))
+        for precision in ("float32", "bfloat16"):
+            model = timm.create_model("tf_efficientnet_b0", drop_rate=0.2, drop_path_rate=0.2)
+            model = model.train().to(memory_format=getattr(torch, layout))
+            optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1e-3, momentum=0.9)
+
+            def step(model: Any = model, optimizer: Any = optimizer, inputs: Any = inputs, half: bool = precision != "float32") -> None:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                    found = model(inputs)
+                torch.nn.functional.cross_entropy(found.float(), labels, label_smoothing=0.1).backward()
+                optimizer.step()
+
+            step()
+            settings[f"{precision} {layout}"] = step
+    print(json.dumps(list(settings)), flush=True)
+    for line in sys.stdin:
+        wall, cpu = time.monotonic(), time.process_time()
+        for _ in range(steps):
+            settings[line.strip()]()
+        print(json.dumps([time.monotonic() - wall, time.process_time() - cpu]), flush=True)
+
+
+if __name__ == "__main__":
+    train_steps(*map(int, sys.argv[1:]))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from efficientnet import Dropout, EfficientNet, StochasticDepth, model_noise
 from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES, count_activations, count_parameters
+from efficientnet.layers import swish
 from stages.errors import InputError
 from training import models
 
@@ -259,3 +260,21 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
         if block and block not in inputs:  # its first layer reads the block's input
             inputs[block] = int(np.prod(layer.input_shape[1:]))
     assert count_activations(*arguments, rematerialize=True) == sizes.pop("") + sum(inputs.values()) + max(sizes.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_swish_is_tensorflows_with_both_derivatives(dtype):
+    """The second one, too: Meta Pseudo Labels differentiates the student's gradient."""
+    x, upstream = (tf.cast(tf.constant(values), dtype) for values in ([-30.0, -5.0, -1.0, 0.0, 1e-3, 1.0, 5.0, 30.0], np.arange(-3.0, 5.0)))
+    found = []
+    for function in (swish, tf.nn.silu):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = function(x)
+            first = inner.gradient(y, x, upstream)
+        found.append([tf.cast(t, tf.float32).numpy() for t in (y, first, outer.gradient(first, x))])
+    for ours, tensorflows in zip(*found):
+        rtol = 1e-5 if dtype == "float32" else 0.03
+        np.testing.assert_allclose(ours, tensorflows, rtol=rtol, atol=rtol / 10)

@@ -1,0 +1,260 @@
+"""The training step beside Keras's and timm's, what the loop around it costs, and how long a command takes to its first step.
+
+    [PYTHONPATH=DIR] ./run_benchmarks.sh train_step [--rounds=5]
+
+- `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32, trained on one batch in memory. Ours
+  is `NoisyStudent` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
+  dropout. Keras: `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm: `tf_efficientnet_b0` where torch
+  and timm are installed, the best of float32 and bfloat16 autocast, with and without channels-last, in a process of its own whose
+  glibc is told to keep its pages.
+- `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and moving average, beside the bare
+  compiled step, which has neither data nor average. The digits' data are read, decoded and augmented; B0's are one batch,
+  so that the loop and not the cores' share of decoding is measured.
+- `train_step/swish_...`: the step beside the same with TensorFlow's swish.
+- `train_step/start_...`: from the command to the first line of its log, beside a script that makes Keras's B0 and takes one step.
+
+All in turns, in one run; CPU seconds of a step stand beside the rates, since wall time on a shared machine is not one thing.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from benchmarks import report
+from data import prepare, records
+from data.preprocessing import Preprocessing
+from efficientnet import layers
+from noisy_student import train
+from noisy_student.model import NoisyStudent
+from stages import app
+from training import model_dir, resolve
+from training.fit import fit
+
+BATCH, SIZE, STEPS = 32, 224, 3
+KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+DIGITS = ["--config=configs/noisy_student/digits.py", "--config.teacher.batch_size=250"]
+B0_ON_DIGITS = [
+    "--config=configs/noisy_student/digits.py",
+    "--config.preprocessing.image_size=224",
+    f"--config.teacher.batch_size={BATCH}",
+    *(f"--config.teacher.model.{key}" for key in ("width=1.0", "depth=1.0", "stem_stride=2", "strides=(1,2,2,2,1,2,1)")),
+]
+KERAS_SCRIPT = f"""
+import tensorflow as tf
+model = tf.keras.applications.EfficientNetB0(weights=None, classifier_activation=None)
+model.compile("rmsprop", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(tf.zeros([{BATCH}, {SIZE}, {SIZE}, 3]), tf.zeros([{BATCH}], tf.int64), batch_size={BATCH}, verbose=0)
+"""
+
+
+def build(flags: list[str], classes: int) -> tuple[NoisyStudent, ConfigDict, Preprocessing]:
+    """The trainer of a recipe's teacher, its resolved section and its preprocessing."""
+    config = app.parse(["train_step", *flags], {})["config"]
+    values = config.teacher.to_dict()
+    own = values.pop("preprocessing", {})
+    section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
+    preprocessing = Preprocessing.from_dict(resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8))
+    spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, tuple(map(str, range(classes))))
+    return train.build_trainer(section, spec, steps_per_epoch=4.0, seed=0, sync=False, init=None), section, preprocessing
+
+
+def one_batch(size: int, batch: int, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Random images in 0-255 and labels."""
+    images = tf.random.stateless_uniform([batch, size, size, 3], [0, 1], 0.0, 255.0)
+    return images, tf.random.stateless_uniform([batch], [0, 2], 0, classes, tf.int64)
+
+
+def fitted(model: tf.keras.Model, data: tf.data.Dataset) -> Callable[[], None]:
+    """So many steps of plain `fit`."""
+    return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0) and None
+
+
+def keras_b0() -> tf.keras.Model:
+    """Keras's own, compiled as its users do."""
+    model = tf.keras.applications.EfficientNetB0(weights=None, classifier_activation=None)
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf.keras.optimizers.RMSprop(0.001, momentum=0.9), loss, metrics=["accuracy"])
+    return model
+
+
+class Timm:
+    """The peer's process: takes the name of a setting, takes the steps, answers with its (wall, CPU) seconds."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "benchmarks.models.torch_peers", str(BATCH), str(SIZE), str(STEPS)]
+        environment = {**os.environ, **KEEP_PAGES}
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.settings = self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout
+        return json.loads(next(line for line in self.process.stdout if line.startswith("[")))  # its libraries have their say there, too
+
+    def __call__(self, setting: str) -> tuple[float, float]:
+        """Seconds of the steps."""
+        assert self.process.stdin
+        print(setting, file=self.process.stdin, flush=True)
+        wall, cpu = self._answer()
+        return wall, cpu
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def steps(rounds: int, ours: NoisyStudent, data: tf.data.Dataset) -> None:
+    """B0's step beside the peers'."""
+    work = {"ours": fitted(ours, data), "keras": fitted(keras_b0(), data)}
+    timm = Timm() if all(importlib.util.find_spec(name) for name in ("torch", "timm")) else None
+    for function in work.values():
+        function()  # traces
+    times: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for name, function in work.items():
+            with report.Timer() as timer:
+                function()
+            times.setdefault(name, []).append((timer.wall, timer.cpu))
+        for setting in timm.settings if timm else ():
+            times.setdefault(setting, []).append(timm(setting))
+    best = {name: tuple(map(min, zip(*rows))) for name, rows in times.items()}
+    if timm:
+        timm.close()
+        setting = min(timm.settings, key=lambda name: best[name][0])
+        best["timm"] = best[setting]
+    else:
+        print("torch and timm are not installed: their line is left out", file=sys.stderr)
+    names = {"keras": "tf.keras.applications.EfficientNetB0, fit", "timm": f"timm tf_efficientnet_b0, {setting if timm else ''}"}
+    for peer in names.keys() & best.keys():
+        rate, other = (BATCH * STEPS / best[name][0] for name in ("ours", peer))
+        cpu = {f"{who}_cpu_s": round(best[name][1] / STEPS, 3) for who, name in (("ours", "ours"), ("peer", peer))}
+        report.line(f"train_step/{peer}", rate, other, names[peer], goal=1.1, unit="images/s", rounds=rounds, **cpu)
+
+
+def bare(trainer: NoisyStudent, element: Any) -> Callable[[int], None]:
+    """The compiled step without the average."""
+    update, trainer.ema.update = trainer.ema.update, lambda step: None
+    step = tf.function(trainer.train_step)
+    step(element)
+    trainer.ema.update = update
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            values = step(element)
+        values["loss"].numpy()
+
+    return run
+
+
+def loop(name: str, rounds: int, trainer: NoisyStudent, make: Callable[[int], tf.data.Dataset], section: ConfigDict, count: int) -> None:
+    """The whole loop beside the bare step; two log lines and a checkpoint in `count` steps."""
+    sizes = {"steps": count, "images_per_step": section.batch_size, "log_every": count // 2, "checkpoint_every": count}
+    element = next(iter(make(0)))
+    step = bare(trainer, element)
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as workdir, open(os.devnull, "w") as nowhere:
+            out, sys.stdout = sys.stdout, nowhere
+            try:
+                fit(trainer, make, workdir, **sizes)
+            finally:
+                sys.stdout = out
+
+    whole()
+    times = report.interleaved(rounds, ours=whole, bare=lambda: step(count))
+    traces = trainer.train_function.experimental_get_tracing_count()
+    cpu = {f"{who}_cpu_s": round(times[key][1] / count, 4) for who, key in (("ours", "ours"), ("peer", "bare"))}
+    report.line(
+        f"train_step/loop_{name}",
+        count / times["ours"][0],
+        count / times["bare"][0],
+        "bare compiled step",
+        goal=0.95,
+        unit="steps/s",
+        traces=traces,
+        **cpu,
+    )
+
+
+def swish(name: str, rounds: int, trainer: NoisyStudent, flags: list[str], classes: int, element: Any) -> None:
+    """The step beside the same with TensorFlow's swish."""
+    ours, layers.swish = layers.swish, tf.nn.silu
+    theirs, _, _ = build(flags, classes)
+    work = {"ours": bare(trainer, element), "peer": bare(theirs, element)}
+    layers.swish = ours
+    times = report.interleaved(rounds, **{who: functools.partial(step, STEPS) for who, step in work.items()})
+    cpu = {f"{who}_cpu_s": round(times[who][1] / STEPS, 4) for who in work}
+    rates = (STEPS / times[who][0] for who in work)
+    report.line(f"train_step/swish_{name}", *rates, "the step with tf.nn.silu", goal=1.03, unit="steps/s", **cpu)
+
+
+def until_first_line(command: list[str], log: Path) -> float:
+    """Seconds from the start of a training to its first log line; it is then ended."""
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (log.exists() and log.read_text()):
+            time.sleep(0.02)
+        seconds = time.monotonic() - began
+        process.kill()
+    return seconds
+
+
+def start(directory: Path, rounds: int) -> None:
+    """From the command to the first step."""
+    times: dict[str, list[float]] = {"digits": [], "b0": [], "keras": []}
+    for number in range(rounds):
+        for name, flags in (("digits", DIGITS), ("b0", B0_ON_DIGITS)):
+            workdir = directory / f"{name}_{number}"
+            command = [sys.executable, "-m", "noisy_student.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}"]
+            times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
+        began = time.monotonic()
+        subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT])
+        times["keras"].append(time.monotonic() - began)
+    for name in ("digits", "b0"):
+        ours, keras = min(times[name]), min(times["keras"])
+        report.line(
+            f"train_step/start_{name}", 1 / ours, 1 / keras, "script with Keras's B0", goal=0.5, unit="starts/s", seconds=round(ours, 1)
+        )
+
+
+def main(rounds: int = 3) -> None:
+    """Measures and prints the lines."""
+    with tempfile.TemporaryDirectory() as root:
+        directory = Path(root)
+        config = app.parse(["train_step", *DIGITS], {})["config"]
+        prepare.main(config, str(directory / "data"))
+        start(directory, rounds)
+        labeled = records.read_manifest(directory / "data" / "labeled", "labeled")
+        digits, section, preprocessing = build(DIGITS, 10)
+        loop(
+            "digits", rounds, digits, lambda begin: train.batches(labeled, None, preprocessing, section, 0, begin, (1, 0), 1), section, 100
+        )
+        swish("digits", rounds, digits, DIGITS, 10, one_batch(16, 250, 10))
+        flags = [
+            "--config=configs/noisy_student/imagenet.py:b0",
+            f"--config.teacher.batch_size={BATCH}",
+            "--config.teacher.precision=float32",
+        ]
+        b0, section, _ = build(flags, 1000)
+        data = tf.data.Dataset.from_tensors(one_batch(SIZE, BATCH, 1000)).cache().repeat()
+        steps(rounds, b0, data)
+        swish("b0", rounds, b0, flags, 1000, next(iter(data)))
+        loop("b0", rounds, b0, lambda begin: data, section, 10)
