@@ -13,13 +13,14 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
     "input_pipeline": ("images",),
+    "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
 }
 """Module -> flags, which are arguments of its `main`."""
 
 FLAGS = {
     "records": "balance: prediction records.",
-    "images": "input_pipeline: JPEG files.",
+    "images": "input_pipeline, pseudo_label: JPEG files.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",

@@ -115,8 +115,11 @@ def get_config() -> ConfigDict:
     config.student_init = "scratch"  # or teacher: its weights, and its architecture
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
-    # in the teacher; with views=1 the noised teacher of the paper's Table 6.
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False})
+    # in the teacher; with views=1 the noised teacher of the paper's Table 6. For speed (`./run_benchmarks.sh pseudo_label`) there are
+    # optimize, which folds BatchNorm into the convolutions, and precision: float32 or mixed_bfloat16.
+    config.pseudo_label = ConfigDict(
+        {"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False, "precision": "float32", "optimize": False}
+    )
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
     # of images kept. fraction: of the unlabelled images, drawn by seed, before all that.
     config.balance = ConfigDict(

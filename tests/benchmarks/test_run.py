@@ -15,7 +15,7 @@ from stages.errors import InputError
 def test_every_benchmark_takes_its_flags():
     files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"__init__", "report", "run"}
     assert set(run.BENCHMARKS) == files
-    assert sorted(flag for flags in run.BENCHMARKS.values() for flag in flags) == sorted(run.FLAGS)
+    assert {flag for flags in run.BENCHMARKS.values() for flag in flags} == set(run.FLAGS)
     for name, flags in run.BENCHMARKS.items():
         assert tuple(inspect.signature(importlib.import_module(f"benchmarks.{name}").main).parameters) == flags
 
@@ -42,7 +42,8 @@ def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
     }
     monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
     run.main([], records="2000", model="dir", clients=None)
-    assert called == [("balance", {"records": 2000}), ("evaluation", {}), ("input_pipeline", {}), ("serving", {"model": "dir"})]
+    assert called[0] == ("balance", {"records": 2000}) and called[-1] == ("serving", {"model": "dir"})
+    assert called[1:-1] == [(name, {}) for name in run.BENCHMARKS][1:-1]
 
 
 def test_memory_of_a_process():
