@@ -2,10 +2,10 @@
 
     ./run_benchmarks.sh pseudo_label [--images=512]
 
-EfficientNet-B0 at 224 with 1,000 classes and untrained weights labels JPEGs of 500x375 pixels, by what one worker does of the stage: as
-the stage does it by default, with BatchNorm folded (`optimize`), and so in bfloat16. Each beside forward passes of its own graph on as
-many images in memory, and beside `tf.keras.applications.EfficientNetB0.predict` in float32 on the same records (decoded whole, resized,
-batched and prefetched; it writes nothing).
+EfficientNet-B0 at 224 with 1,000 classes and untrained weights labels JPEGs of 500x375 pixels, in one shard, by what a worker does of the
+stage: as the stage does it by default, with BatchNorm folded (`optimize`), and so in bfloat16. Each beside forward passes of its own graph
+on as many images in memory, and beside `tf.keras.applications.EfficientNetB0.predict` in float32 on the same records (decoded whole,
+resized, batched and prefetched; it writes nothing).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from noisy_student.pseudo_label import LabelShards
 from training import model_dir
 from training.model_dir import ModelSpec
 
-SIZE, CLASSES, BATCH, SHARDS, ROUNDS = 224, 1000, 64, 2, 3
+SIZE, CLASSES, BATCH, ROUNDS = 224, 1000, 64, 3
 GRAPHS: dict[str, dict[str, Any]] = {
     "float32": {},
     "optimized": {"optimize": True},
@@ -52,12 +52,12 @@ def keras_predict(paths: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def main(images: int = 512) -> None:
-    """Measures with so many JPEG files, rounded up to whole batches a shard, and prints the lines."""
-    count = -(-images // (BATCH * SHARDS)) * BATCH * SHARDS
+    """Measures with so many JPEG files, rounded up to whole batches, and prints the lines."""
+    count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         examples = (records.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))
-        manifest = records.write_split(root / "images", "unlabeled", examples, SHARDS, count, kind="unlabeled")
+        manifest = records.write_split(root / "images", "unlabeled", examples, 1, count, kind="unlabeled")
         spec = ModelSpec({"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES))))
         model_dir.save(root / "model", spec.build(), spec)
         batch = tf.random.stateless_uniform([BATCH, SIZE, SIZE, 3], [1, 2], maxval=255.0)
@@ -66,7 +66,7 @@ def main(images: int = 512) -> None:
         for name, settings in GRAPHS.items():
             job = LabelShards(manifest, str(root / "model"), root, BATCH, 5, **settings)
             job.setup()
-            work[name] = lambda job=job: [job.run(shard) for shard in range(SHARDS)]  # type: ignore[misc]
+            work[name] = lambda job=job: job.run(0)  # type: ignore[misc]
             work[f"bare {name}"] = lambda job=job: [job.forward(batch) for _ in range(count // BATCH)]  # type: ignore[misc]
         for function in work.values():
             function()  # traces, and fills the page cache

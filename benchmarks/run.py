@@ -13,18 +13,26 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
     "input_pipeline": ("images",),
+    "meta_pseudo_labels": ("rounds",),
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
+    "step_memory": ("networks",),
 }
 """Module -> flags, which are arguments of its `main`."""
 
 FLAGS = {
     "records": "balance: prediction records.",
     "images": "input_pipeline, pseudo_label: JPEG files.",
+    "rounds": "meta_pseudo_labels: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",
+    "networks": "step_memory: some of b0, b4, l2, separated by commas.",
 }
+
+
+TEXTS = ("model", "networks")
+"""The flags that are no numbers."""
 
 
 def main(arguments: Sequence[str], **flags: str | None) -> None:
@@ -33,7 +41,7 @@ def main(arguments: Sequence[str], **flags: str | None) -> None:
     if unknown:
         raise InputError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     names = list(arguments or BENCHMARKS)
-    given = {name: text if name == "model" else report.positive(name, text) for name, text in flags.items() if text is not None}
+    given = {name: text if name in TEXTS else report.positive(name, text) for name, text in flags.items() if text is not None}
     for flag in given:
         if not any(flag in BENCHMARKS[name] for name in names):
             raise InputError(f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose it is")

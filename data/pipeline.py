@@ -14,6 +14,7 @@ while the next one is read). A batch may span two epochs; nothing is dropped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data import records
-from data.preprocessing import Preprocessing, eval_image, train_pixels
+from data import mixing, records
+from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
 from stages.errors import InputError
 
@@ -130,6 +131,8 @@ def train_batches(
     stream_id: int = 0,
     pipelines: tuple[int, int] = (1, 0),
     replicas: int = 1,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> tf.data.Dataset:
     """Endless augmented batches from step `start_step` on.
 
@@ -144,6 +147,8 @@ def train_batches(
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
       replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
+      mixup: α of MixUp, of "label" targets only, which become distributions float32 (b, K); partners are of the same replica.
+      cutmix: α of CutMix, in the same way; see `data.mixing.mix`.
 
     Returns:
       Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
@@ -168,7 +173,14 @@ def train_batches(
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
-    return prepared_batches(stream, prepare, batch_size // replicas)
+    def mixed(positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])  # negative: apart from the images' own
+        return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
+
+    if not (mixup or cutmix):
+        return prepared_batches(stream, prepare, batch_size // replicas)
+    numbered = prepared_batches(stream, lambda position, serialized: (position, *prepare(position, serialized)), batch_size // replicas)
+    return untuned(numbered.map(mixed, num_parallel_calls=PARALLEL_CALLS, deterministic=True))
 
 
 def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
@@ -183,8 +195,27 @@ def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], bat
     return untuned(batches.map(as_floats).prefetch(2))
 
 
-def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessing) -> tf.data.Dataset:
+def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:
+    """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
+    path = next(path for path, size in zip(manifest.paths, manifest.records) if size)
+    images = []
+    for i, serialized in enumerate(itertools.islice(records.read_shard(path), count)):
+        encoded = records.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
+        images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
+    return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
+
+
+def eval_batches(
+    manifest: Manifest, batch_size: int, preprocessing: Preprocessing, pipelines: tuple[int, int] = (1, 0), replicas: int = 1
+) -> tf.data.Dataset:
     """One pass over a split in its stored order, unaugmented, in batches of one fixed shape.
+
+    Args:
+      manifest: of a split directory.
+      batch_size: images a step over all replicas.
+      preprocessing: size of the images.
+      pipelines: (number of input pipelines, index of this one), one a worker; each has as many batches.
+      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
 
     Returns:
       Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string (b,), `weight` float32 (b,),
@@ -196,13 +227,18 @@ def eval_batches(manifest: Manifest, batch_size: int, preprocessing: Preprocessi
         image = eval_image(example["image/encoded"], preprocessing)
         return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
 
-    padding = -manifest.num_records % batch_size
-    examples = tf.data.TFRecordDataset(list(manifest.paths)).map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    number, index = pipelines
+    local, rest = batch_size // number, manifest.num_records % batch_size
+    padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
+    examples = tf.data.TFRecordDataset(list(manifest.paths))
+    if number > 1:
+        examples = examples.enumerate().filter(lambda i, _: i % batch_size // local == index).map(lambda _, serialized: serialized)
+    examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]
         blank = {"image": tf.zeros(shape), "label": tf.zeros([], tf.int64), "key": tf.constant(""), "weight": tf.zeros([])}
         examples = examples.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
-    return untuned(examples.batch(batch_size, drop_remainder=True).prefetch(2))
+    return untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
 
 def distribute(

@@ -245,7 +245,14 @@ def count_parameters(width: float, depth: float, num_classes: int) -> tuple[int,
     return weights + 2 * normalized, 2 * normalized
 
 
-def count_activations(width: float, depth: float, image_size: int, stem_stride: int = 2, strides: Sequence[int] = BASELINE_STRIDES) -> int:
+def count_activations(
+    width: float,
+    depth: float,
+    image_size: int,
+    stem_stride: int = 2,
+    strides: Sequence[int] = BASELINE_STRIDES,
+    rematerialize: bool = False,
+) -> int:
     """Counts what a training step keeps of one image for the backward pass: the maps before and after each normalisation and swish.
 
     Args:
@@ -254,21 +261,23 @@ def count_activations(width: float, depth: float, image_size: int, stem_stride: 
         image_size: side of the square input in pixels.
         stem_stride: 1 or 2.
         strides: one stride (1 or 2) a stage.
+        rematerialize: of the blocks only the inputs are kept, and one block at a time, here the largest, is computed again.
 
     Returns:
         Numbers (not bytes): three for each entry of a map that is normalised and activated, two for one that is only normalised, one more
         for each gated by squeeze and excitation.
     """
     side = -(-image_size // stem_stride)
-    total = 3 * side**2 * round_filters(STEM_FILTERS, width)
-    layout = blocks(width, depth, strides)
-    for block in layout:
+    outside = 3 * side**2 * round_filters(STEM_FILTERS, width)
+    inputs, insides = [], []
+    for block in blocks(width, depth, strides):
         inner = block.filters_in * block.expand
-        if block.expand != 1:
-            total += 3 * side**2 * inner
+        inputs.append(side**2 * block.filters_in)
+        expanded = 3 * side**2 * inner if block.expand != 1 else 0
         side = -(-side // block.stride)
-        total += 4 * side**2 * inner + 2 * side**2 * block.filters_out
-    return total + 3 * side**2 * round_filters(HEAD_FILTERS, width)
+        insides.append(expanded + 4 * side**2 * inner + 2 * side**2 * block.filters_out)
+    outside += 3 * side**2 * round_filters(HEAD_FILTERS, width)
+    return outside + (sum(inputs) + max(insides) if rematerialize else sum(insides))
 
 
 def repeat_letter(repeat: int) -> str:

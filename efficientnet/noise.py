@@ -28,9 +28,10 @@ Outside any context the layers fall back on TensorFlow's stateful generator, so 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Union
 
 import tensorflow as tf
@@ -83,8 +84,8 @@ def model_noise(
 ) -> Iterator[None]:
     """Within it, the noise layers of this thread draw numbers that depend only on seed, step, layer and row.
 
-    A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are taken: take them inside the
-    context too, and the second pass repeats the first one's noise.
+    A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are taken: :func:`repeated_noise` gives
+    the second pass the first one's noise.
 
     Args:
         seed: integer, or scalar integer tensor; its low 31 bits count.
@@ -108,7 +109,24 @@ def model_noise(
         key = tf.random.stateless_uniform(
             [2], tf.stack([key[0], key[1] ^ _replica_id()]), minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )
-    _contexts.stack.append(_Noise(key, None if rows is None else tf.convert_to_tensor(rows), num_rows, noised, inference))
+    with _entered(_Noise(key, None if rows is None else tf.convert_to_tensor(rows), num_rows, noised, inference)):
+        yield
+
+
+def repeated_noise() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Makes contexts that repeat the noise in force at this call, for code that runs again when gradients are taken.
+
+    Raises:
+        InputError: outside of :func:`model_noise`: the stateful generator repeats nothing.
+    """
+    if not _contexts.stack:
+        raise InputError("repeated_noise: there is no noise to repeat outside of model_noise")
+    return functools.partial(_entered, _contexts.stack[-1])
+
+
+@contextlib.contextmanager
+def _entered(noise: _Noise) -> Iterator[None]:
+    _contexts.stack.append(noise)
     try:
         yield
     finally:

@@ -15,6 +15,8 @@ from stages.files import atomic_path
 
 LARGEST = 5_000_000
 """Bytes up to which a report opens and travels with ease."""
+MOST_CLASSES = 20
+"""With a confusion matrix and a row of pictures each."""
 
 # The page may show what it holds and nothing else: no script, no font, no image from elsewhere.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

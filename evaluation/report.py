@@ -6,7 +6,6 @@ together as `run_noisy_student.sh` leaves them: beside `pseudo_labeled_1`, `pred
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data.records import MANIFEST, Manifest
-from evaluation import charts, page, pictures, results, tables
+from data.records import Manifest
+from evaluation import charts, history, page, pictures, results, tables
 from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
@@ -26,7 +25,6 @@ from training import model_dir
 
 NAME = "report.html"
 
-_MOST_CLASSES = 20  # with a confusion matrix and a row of pictures each
 _SUITE_NAMES = {
     "clean": "clean accuracy",
     "c": "error under corruptions",
@@ -86,8 +84,8 @@ class _Report:
     def body(self) -> Iterator[str]:
         yield from self.summary_section()
         yield from self.calibration()
-        yield from _optional(self.training)
-        yield from _optional(self.pseudo_labels)
+        yield from _optional(lambda: history.training(self.runs))
+        yield from _optional(lambda: history.pseudo_labels(self.run))
         yield from self.corruptions()
         yield from _optional(self._corrupted_pictures)
         yield from self.sequences()
@@ -169,7 +167,7 @@ class _Report:
             ]
         )
         classes = len(last.label_names)
-        if classes <= _MOST_CLASSES:
+        if classes <= page.MOST_CLASSES:
             yield f"<h3>Confusions of {page.text(last.name)}</h3>"
             yield page.confusion(last.confusion.tolist(), last.label_names)
             yield '<p class="quiet">Rows: the true class; columns: the answer.</p>'
@@ -185,63 +183,6 @@ class _Report:
                 [last.label_names[i // classes], last.label_names[i % classes], int(off.flat[i])] for i in worst.tolist() if off.flat[i] > 0
             ]
             yield "<h3>Most frequent confusions</h3>" + page.table(["class", f"taken by {last.name} for", "times"], rows, "Confusions")
-
-    def training(self) -> Iterator[str]:
-        logs = {name: _log(run / "metrics.jsonl") for name, run in self.runs.items()}
-        logs = {name: rows for name, rows in logs.items() if rows}
-        if not logs:
-            return
-        drawn = []
-        for key, title, y in (
-            ("loss", "Loss", "loss"),
-            ("top1", "Top-1 on noised labelled images", "top-1"),
-            ("eval_top1", "Top-1 on validation images", "top-1"),
-            ("learning_rate", "Learning rate", "rate"),
-        ):
-            series = [(name, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r]) for name, rows in logs.items()]
-            series = [entry for entry in series if entry[1]]
-            if series:
-                drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
-        if drawn:
-            yield "<h2>Training</h2>" + page.charts(drawn)
-
-    def pseudo_labels(self) -> Iterator[str]:
-        rounds = sorted(self.run.glob(f"pseudo_labeled_*/{MANIFEST}")) if self.run else []
-        rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
-        if not rounds or self.run is None:
-            return
-        yield "<h2>Pseudo-labels</h2>"
-        drawn = []
-        for folder in rounds:
-            counts = read_json(folder / "summary.json")
-            title = f"Round {folder.name.rsplit('_', 1)[1]}"
-            svg = charts.before_and_after(
-                f"{title}: pseudo-labels of each class above the threshold and after balancing",
-                counts["label_names"],
-                counts["above_threshold"],
-                counts["total"],
-            )
-            left = sum(counts["below_threshold"])
-            drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
-        yield page.charts(drawn)
-        yield from self._pseudo_label_pictures(rounds[-1])
-
-    def _pseudo_label_pictures(self, folder: Path) -> Iterator[str]:
-        assert self.run is not None
-        number, data = folder.name.rsplit("_", 1)[1], self.run / "data"
-        sheets = pictures.most_confident(folder, per_class=8, classes=_MOST_CLASSES)
-        yield f"<h3>The surest pseudo-labels of round {page.text(number)}</h3>" + page.rows({k: v for k, v in sheets.items() if v})
-        predictions = self.run / f"predictions_{number}"
-        if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
-            threshold = read_json(folder / "summary.json")["threshold"]
-            found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
-            if found:
-                yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
-        facts = read_json(data / "summary.json") if (data / "summary.json").exists() else {}
-        if facts.get("out_of_domain"):
-            found = pictures.out_of_domain(folder, facts["source"], 24)
-            if found:
-                yield "<h3>Out of domain, and yet past the threshold</h3>" + page.sheet(found)
 
     def corruptions(self) -> Iterator[str]:
         measured = self.having("c")
@@ -399,10 +340,6 @@ def _optional(section: Callable[[], Iterator[str]]) -> Iterator[str]:
         yield from section()
     except Exception as error:
         yield f'<p class="quiet">The rest of this part is left out: {page.text(one_line(error))}</p>'
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _percents(interval: Sequence[float] | None) -> list[float] | None:

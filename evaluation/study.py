@@ -1,22 +1,23 @@
 """A study: one recipe under several conditions and seeds, compared pairwise: `run_studies.sh --config=configs/studies/....py --workdir=W`.
 
-Each condition ("run") and seed is a call of the recipe's own script in its own directory; a study that was interrupted goes on with the run
-that was not finished. What the runs have in common (the data, the teacher) is made once a seed: the first run makes it, the others get
-a link, and the stage itself refuses the link where their configs differ in what it depends on. `configs/studies/base.py` says what a
-study's config holds.
+Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of several stages' scripts, one after
+another; a study that was interrupted goes on with the run that was not finished. What the runs have in common (the data, the teacher) is
+made once a seed: the first run makes it, the others get a link, unless their own flags change it; and the stage itself refuses a link
+where their configs differ in what it depends on. `configs/studies/base.py` says what a study's config holds.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,14 +28,32 @@ from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import atomic_path, read_json, write_json
 
-FLAGS = {"workdir": "Directory for all runs and the results.", "jobs": "Seeds to run at the same time; they share the processor's cores."}
+FLAGS = {
+    "workdir": "Directory for all runs and the results.",
+    "jobs": "Seeds to run at the same time; they share the processor's cores.",
+    "dry_run": "Say how many trainings, steps and images the study comes to, and do nothing.",
+}
 
 
-def main(config: ConfigDict, workdir: str, jobs: str) -> None:
+PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh")
+"""The scripts that have a dry run."""
+
+
+class Command(NamedTuple):
+    """A script's call, and the directory that it finishes."""
+
+    words: list[str]
+    directory: Path
+
+
+def main(config: ConfigDict, workdir: str, jobs: str, dry_run: bool = False) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
     at_once = app.whole_number("jobs", jobs, 1)
     check(config)
     directory = Path(workdir).expanduser().resolve()
+    if dry_run:
+        print(plan(config, directory))
+        return
     done = workdirs.start(directory, config.to_dict())
     if not done:
         run_all(config, directory, at_once)
@@ -52,7 +71,10 @@ def check(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be run as it stands."""
     if config.seeds < 2:
         raise InputError(f"config.seeds is {config.seeds}; a comparison needs at least 2")
-    runs, readings = [name for name, _ in config.runs], [name for name, _, _ in config.readings]
+    runs, readings = [row[0] for row in config.runs], [name for name, _, _ in config.readings]
+    for name, _, *method in config.runs:
+        if method and method[0] not in config.methods:
+            raise InputError(f"config.runs: {name} is of method {method[0]!r}; there are {', '.join(config.methods)}")
     for name, origin, _ in config.readings:
         if origin not in runs:
             raise InputError(f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}")
@@ -72,9 +94,24 @@ def run_directory(workdir: Path, name: str, seed: int) -> Path:
     return workdir / name / f"seed_{seed}"
 
 
+def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Command]:
+    """What one run is made of: its method's stages, or the study's script."""
+    flags, *method = next(row[1:] for row in config.runs if row[0] == name)
+    directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
+    stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
+    common = [f"--config={config.recipe}", *config.flags, *flags]
+    made = []
+    for part, script, own in stages:
+        directory = directories[name] / part
+        own = [flag.format(run=directories[name], **directories) for flag in own]
+        words = [str(app.ROOT / script), *common, *own, f"--config.seed={seed}", f"--workdir={directory}"]
+        made.append(Command(words, directory))
+    return made
+
+
 def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
     """Every run that is not finished: the seeds `jobs` at a time, the runs of a seed in their order."""
-    todo = [(name, seed) for seed in seeds(config) for name, _ in config.runs if not finished(workdir, name, seed)]
+    todo = [(row[0], seed) for seed in seeds(config) for row in config.runs if not finished(config, workdir, row[0], seed)]
     total, began = len(config.runs) * config.seeds, time.monotonic()
     print(f"{total - len(todo)} of {total} runs are done", flush=True)
     ended: list[str] = []
@@ -84,42 +121,85 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
         for name in [name for name, of in todo if of == seed]:
             if stop.is_set():
                 return
-            run(config, workdir, name, seed, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
+            try:
+                run(config, workdir, name, seed, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
+            except BaseException:
+                stop.set()  # the others end with the run that they are at
+                raise
             ended.append(name)
             left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
             print(f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left", flush=True)
 
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    def leave() -> None:
+        stop.set()
+        termination.terminate_running()  # each run's thread then leaves with its exit code
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool, termination.on_sigterm(leave):
         futures = [pool.submit(run_seed, seed) for seed in seeds(config)]
         concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
-        stop.set()  # after a failure the others end with the run that they are at
     for future in futures:
         future.result()
 
 
-def finished(workdir: Path, name: str, seed: int) -> bool:
+def summary_path(config: ConfigDict, workdir: Path, name: str, seed: int) -> Path:
+    """The summary of a run: that of its last stage."""
+    return commands(config, workdir, name, seed)[-1].directory / "summary.json"
+
+
+def finished(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
     """Whether a run has its summary."""
-    return (run_directory(workdir, name, seed) / "summary.json").exists()
+    return summary_path(config, workdir, name, seed).exists()
+
+
+def linked(config: ConfigDict, name: str) -> list[str]:
+    """The shared parts that run `name` takes from the first run: all that its own flags leave as they are."""
+    if name == config.runs[0][0]:
+        return []
+    own = next(row[1] for row in config.runs if row[0] == name)
+    return [part for part in config.shared if not any(flag.startswith(f"--config.{part}.") for flag in own)]
+
+
+def plan(config: ConfigDict, workdir: Path) -> str:
+    """What the study comes to, a line a run: trainings, steps and images over all seeds, without what is linked.
+
+    Of a run of several stages, those count whose script has a dry run: a method's own, not a teacher's or a fine-tuning.
+
+    Raises:
+      InputError: the recipe's own dry run has failed.
+    """
+    lines, sums = [f"{'run':<24}{'trainings':>10}{'steps':>10}{'images':>14}"], np.zeros(3, np.int64)
+    for name, *_ in config.runs:
+        trainings = []
+        for words, _ in commands(config, workdir, name, config.first_seed):
+            if Path(words[0]).name not in PLANNED:
+                continue
+            command = [*words, "--dry_run"]
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            if said.returncode:
+                raise InputError(f"{' '.join(command)} fails: {said.stderr.strip().splitlines()[-1]}")
+            found = re.findall(r"^(\S+): .* parameters.*\n +([\d,]+) steps of ([\d,]+) \+ ([\d,]+) images", said.stdout, re.MULTILINE)
+            trainings += [[int(word.replace(",", "")) for word in words] for stage, *words in found if stage not in linked(config, name)]
+        rows = np.array([[1, steps, steps * (first + more)] for steps, first, more in trainings], np.int64).reshape(-1, 3)
+        counts = rows.sum(axis=0) * config.seeds
+        lines.append(f"{name:<24}" + "{:>10,}{:>10,}{:>14,}".format(*counts))
+        sums += counts
+    return "\n".join([*lines, f"{f'{config.seeds} seeds, all runs':<24}" + "{:>10,}{:>10,}{:>14,}".format(*sums)])
 
 
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
     """One run of the recipe, on so many threads; 0 leaves that to TensorFlow. Leaves with the script's exit code where it fails."""
     directory = run_directory(workdir, name, seed)
-    first = config.runs[0][0]
-    if name != first:
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in config.shared:
-            if not (directory / part).exists():
-                (directory / part).symlink_to(run_directory(workdir, first, seed) / part)
-    command = [str(app.ROOT / config.script), f"--config={config.recipe}", *config.flags, *dict(config.runs)[name]]
-    command += [f"--config.iterations={config.iterations}", f"--config.seed={seed}", f"--workdir={directory}"]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-        share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
-        code = termination.call(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
-    if code:
-        print(f"{' '.join(command)} failed with exit code {code}; see {log.name}", file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)
+    directory.mkdir(parents=True, exist_ok=True)
+    for part in linked(config, name):
+        if not (directory / part).exists():
+            (directory / part).symlink_to(run_directory(workdir, config.runs[0][0], seed) / part)
+    share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
+    for command in commands(config, workdir, name, seed):
+        with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
+            code = termination.call(command.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
+        if code:
+            print(f"{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
+            sys.exit(code if code > 0 else 128 - code)
 
 
 def value(summary: Any, path: str) -> float:
@@ -151,7 +231,7 @@ def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Every reading, a number a seed, and each claim's comparison."""
     readings = {}
     for name, origin, path in config.readings:
-        readings[name] = [value(read_json(run_directory(workdir, origin, seed) / "summary.json"), path) for seed in seeds(config)]
+        readings[name] = [value(read_json(summary_path(config, workdir, origin, seed)), path) for seed in seeds(config)]
     claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
     return {"readings": readings, "claims": claims}
 
@@ -195,4 +275,4 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, {"jobs": "1"}, needs=("runs", "readings", "claims"))
+    app.run(main, FLAGS, {"jobs": "1", "dry_run": False}, needs=("runs", "readings", "claims"))

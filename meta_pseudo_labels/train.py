@@ -1,6 +1,7 @@
-"""Trains a student by Meta Pseudo Labels: `run_meta_pseudo_labels.sh`.
+"""Trains a student by Meta Pseudo Labels, or by what it is compared with: `run_meta_pseudo_labels.sh`.
 
-Its `model/` is the averaged student, which fine-tuning, evaluation and export take like any other.
+A recipe's `meta_pseudo_labels.method` says which. Its `model/` is the averaged student (or the one network of `uda`), which
+fine-tuning, evaluation and export take like any other.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,26 @@ from data.preprocessing import Preprocessing
 from data.records import Manifest
 from meta_pseudo_labels import feedback
 from meta_pseudo_labels.model import MetaPseudoLabels
+from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
+from meta_pseudo_labels.student import FeedbackTrainer
+from meta_pseudo_labels.uda import UDA
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
 from training import dry_run as dry_runs
-from training import model_dir, optimizers, resolve, stage
-from training.schedules import WarmupCosine
+from training import model_dir, optimizers, resolve, schedules, stage
+from training.trainer import Trainer
 
 SECTION = "meta_pseudo_labels"
-FLAGS = {**stage.FLAGS, "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing."}
+NETWORKS = {"meta_pseudo_labels": ("student", "teacher"), "reduced": ("student",), "uda": ("teacher",)}
+"""Method -> the networks that it trains, first the one that is kept."""
+
+FLAGS = {
+    **stage.FLAGS,
+    "pseudo_labeled": "Directory made by run_balance.sh from a fixed teacher's predictions: for the method reduced.",
+    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
+}
+OPTIONAL = {**stage.OPTIONAL, "pseudo_labeled": None, "dry_run": False}
 
 
 def main(
@@ -40,6 +51,7 @@ def main(
     cpu_devices: str,
     tpu: str,
     profile_steps: str | None,
+    pseudo_labeled: str | None = None,
     dry_run: bool = False,
 ) -> None:
     """Trains, or goes on with it, or says that it is done."""
@@ -47,12 +59,17 @@ def main(
     if dry_run:
         print(describe(config, Path(data)))
         return
-    workdirs.require_finished(data, "--data", "run_prepare_data.sh")
+    inputs = {"data": data, **({"pseudo_labeled": pseudo_labeled} if pseudo_labeled else {})}
+    for name, made_by in (("data", "run_prepare_data.sh"), ("pseudo_labeled", "run_balance.sh")):
+        if name in inputs:
+            workdirs.require_finished(inputs[name], f"--{name}", made_by)
     resolved = stage.resolve(config, SECTION, data, unlabeled=True)
     check(resolved["train"])
-    if stage.start(workdir, resolved, {"data": data}):
+    if bool(pseudo_labeled) != (resolved["train"]["method"] == "reduced"):
+        raise InputError(f"{SECTION}.method is {resolved['train']['method']}; --pseudo_labeled and the method reduced need each other")
+    if stage.start(workdir, resolved, inputs):
         where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
-        train(Path(workdir), resolved, data, **where)
+        train(Path(workdir), resolved, data, pseudo_labeled, **where)
 
 
 def describe(config: ConfigDict, data: Path) -> str:
@@ -61,24 +78,22 @@ def describe(config: ConfigDict, data: Path) -> str:
     train = resolve.section(config[SECTION].to_dict(), labeled_examples=counts["labeled"], unlabeled=True)
     check(train)
     size = dry_runs.image_size(config, SECTION, counts)
+    rates = schedules.of_section(train, counts["labeled"] / train["batch_size"])
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
     batch, more = train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
-    for network, kept in (("teacher", batch + 2 * more), ("student", batch + more)):
-        rate = learning_rate(train, network)
-        lines += ["", *dry_runs.describe(network, train[network]["model"], train, counts, size, rate, images_kept=kept)]
+    kept = {"teacher": batch + 2 * more, "student": batch + more}
+    for network in reversed(NETWORKS[train["method"]]):
+        again = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
+        model, rate = train[network]["model"], rates[network]
+        lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, images_kept=kept[network], rematerialize=again)]
     absent = dry_runs.missing(config, {}, data)
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
 
 
-def learning_rate(section: Mapping[str, Any], network: str) -> WarmupCosine:
-    """The schedule of one network of a resolved section."""
-    schedule = section[network]["schedule"]
-    base = schedule["base"] * section["batch_size"] / 256
-    return WarmupCosine(base, section["steps"], schedule["warmup_steps"], schedule["wait_steps"])
-
-
 def check(section: dict[str, Any]) -> None:
     """Raises InputError where the resolved section cannot be trained."""
+    if section["method"] not in NETWORKS:
+        raise InputError(f"{SECTION}.method: no {section['method']!r}; known: {', '.join(NETWORKS)}")
     try:
         feedback.check(section["feedback"], section["pseudo_labels"])
     except ValueError as error:
@@ -92,53 +107,65 @@ def check(section: dict[str, Any]) -> None:
             raise InputError(f"{SECTION}.{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")
 
 
-def train(workdir: Path, resolved: dict[str, Any], data: str, **where: Any) -> None:
+def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: str | None, **where: Any) -> None:
     """Runs one resolved training; `where`: strategy, CPU devices, TPU and profile, see `stage.train`."""
     section = ConfigDict(resolved["train"])
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
+    if pseudo_labeled:
+        unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled")
+        if unlabeled.label_names != labeled.label_names:
+            raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
+    else:
+        unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
     preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
-    spec = model_dir.ModelSpec(section.student.model.to_dict(), preprocessing, labeled.label_names)
+    spec = model_dir.ModelSpec(section[NETWORKS[section.method][0]].model.to_dict(), preprocessing, labeled.label_names)
+    samples = {"labeled": (labeled, preprocessing.weak()), "unlabeled": (unlabeled, preprocessing)}
+    if not pseudo_labeled:
+        samples["unlabeled_weak"] = (unlabeled, preprocessing.weak())
     stage.train(
         workdir,
         resolved,
         spec,
-        lambda steps_per_epoch, seed, sync: build_trainer(section, spec, seed, sync),
+        lambda steps_per_epoch, seed, sync: build_trainer(section, spec, steps_per_epoch, seed, sync),
         lambda *share: batches(labeled, unlabeled, preprocessing, section, resolved["seed"], *share),
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
+        samples=samples,
         **where,
     )
 
 
-def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, seed: int, sync: bool) -> MetaPseudoLabels:
-    """The compiled `MetaPseudoLabels` of a resolved section; call inside the strategy's scope."""
+def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, steps_per_epoch: float, seed: int, sync: bool) -> Trainer:
+    """The compiled trainer of a resolved section; call inside the strategy's scope. `spec` is of the network that is kept."""
     sync = section.sync_batch_norm and sync
-    teacher_spec = model_dir.ModelSpec(section.teacher.model.to_dict(), spec.preprocessing, spec.label_names)
-    trainer = MetaPseudoLabels(
-        teacher_spec.build(seed=seed + 50, sync_batch_norm=sync),
-        spec.build(seed=seed, sync_batch_norm=sync),
-        feedback=section.feedback,
-        pseudo_labels=section.pseudo_labels,
-        feedback_weight=section.feedback_weight,
-        batch_factor=section.batch_factor,
-        baseline_decay=section.baseline_decay,
-        supervised_weight=section.supervised_weight,
-        uda_weight=section.uda.weight,
-        uda_temperature=section.uda.temperature,
-        uda_threshold=section.uda.threshold,
-        uda_ramp_steps=section.uda.ramp_steps,
-        label_smoothing=section.label_smoothing,
-        weight_decay=section.weight_decay,
-        ema_decay=section.ema_decay,
-        seed=seed,
-    )
-    made = {}
-    for network in ("student", "teacher"):
-        made[f"{network}_optimizer"] = optimizers.build(section[network].optimizer, learning_rate(section, network))
-    trainer.compile(**made)
-    return trainer
+    kept = spec.build(seed=seed, sync_batch_norm=sync)
+    common: dict[str, Any] = {name: section[name] for name in ("weight_decay", "ema_decay", "rematerialize")}
+    common["seed"] = seed
+    objective = {
+        "supervised_weight": section.supervised_weight,
+        "uda_weight": section.uda.weight,
+        "uda_temperature": section.uda.temperature,
+        "uda_threshold": section.uda.threshold,
+        "uda_ramp_steps": section.uda.ramp_steps,
+        "label_smoothing": section.label_smoothing,
+    }
+    feedback_of = {name: section[name] for name in ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay")}
+    rates = schedules.of_section(section, steps_per_epoch)
+    optimizer = {name: optimizers.build(section[name].optimizer, rate) for name, rate in rates.items()}
+    if section.method == "uda":
+        trainer = UDA(kept, **common, **objective)
+        trainer.compile(optimizer["teacher"])
+        return trainer
+    if section.method == "reduced":
+        calibrator = Calibrator(len(spec.label_names), **section.calibrator, seed=seed + 50)
+        pair: FeedbackTrainer = ReducedMetaPseudoLabels(calibrator, kept, **common, **feedback_of)
+    else:
+        teacher_spec = model_dir.ModelSpec(section.teacher.model.to_dict(), spec.preprocessing, spec.label_names)
+        teacher = teacher_spec.build(seed=seed + 50, sync_batch_norm=sync)
+        pair = MetaPseudoLabels(teacher, kept, **common, **objective, **feedback_of)
+    pair.compile(student_optimizer=optimizer["student"], teacher_optimizer=optimizer["teacher"])
+    return pair
 
 
 def batches(
@@ -151,13 +178,14 @@ def batches(
     pipelines: tuple[int, int],
     replicas: int,
 ) -> tf.data.Dataset:
-    """What `MetaPseudoLabels` eats, from step `start` on: weak labelled images, and two views of the unlabelled ones."""
+    """What the trainer eats, from step `start` on: weak labelled images, and two views of the unlabelled ones or one and its prediction."""
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
     images = pipeline.train_batches(labeled, preprocessing.weak(), batch_size=section.batch_size, **common)
     size = section.batch_size * section.unlabeled_ratio
-    views = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="strong", stream_id=1, **common)
-    return tf.data.Dataset.zip((images, views))
+    targets = "probabilities" if section.method == "reduced" else "strong"
+    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets=targets, stream_id=1, **common)
+    return tf.data.Dataset.zip((images, extra))
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, {**stage.OPTIONAL, "dry_run": False}, needs=("data", "preprocessing", SECTION))
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing", SECTION))

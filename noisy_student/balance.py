@@ -3,15 +3,16 @@
     python -m noisy_student.balance --config=… --workdir=… --data=… --predictions=…
 
 Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
-with fewer are filled up with copies of random ones. What is kept is written as training records, image and distribution together:
+with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
+its own for each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records, image and distribution:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
-Two passes over the shards, both Beam jobs (`shard_jobs`), with the selection between them:
+In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
 
 1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
 2. `selection`: exact cuts per class, in memory bounded by classes × bins;
-3. predictions and images, joined by key, -> the images kept, with their copies.
+3. predictions and images, joined by key, -> the images kept, with their copies; with `align_labels`, after their labels' sum (`alignment`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ml_collections import ConfigDict
 
 from data.records import Manifest, make_example, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
+from noisy_student.alignment import SumShards, aligned, class_factors, labeled_counts
 from noisy_student.join import join_by_key, read_images
 from noisy_student.predictions import read_predictions, read_tops
 from stages import app
@@ -185,12 +187,14 @@ class WriteShards:
       scores: pass 1.
       chosen: the selection.
       directory: where the records go.
+      factors: float64 [K], by which the classes' probabilities are rescaled (`alignment`); None leaves them.
     """
 
     images: Manifest
     scores: ScoreShards
     chosen: selection.Selection
     directory: Path
+    factors: np.ndarray | None = None
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -202,8 +206,7 @@ class WriteShards:
     def run(self, shard: int) -> dict[str, Any]:
         """Writes one shard. Raises InputError where images and predictions do not match."""
         with np.load(self.scores.columns_path(shard)) as columns:
-            copies = np.zeros(self.images.records[shard], np.int64)
-            copies[columns["position"]] = self.chosen.copies(columns)
+            copies = self.chosen.record_copies(columns, self.images.records[shard])
         count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies))
         if count != copies.sum():
             raise AssertionError(f"{count} records written, {copies.sum()} selected")
@@ -217,7 +220,8 @@ class WriteShards:
             images, self._keyed_predictions(shard, copies), image_file, prediction_file
         ):
             if probabilities is not None:
-                record = make_example(encoded, key, probabilities=probabilities)
+                label = probabilities if self.factors is None else aligned(probabilities, self.factors)
+                record = make_example(encoded, key, probabilities=label)
                 for _ in range(copies[position]):
                     yield record
 
@@ -234,7 +238,7 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
     """The number of images that each class is to have; None for no balancing.
 
     Args:
-      above: int [K], images above the threshold.
+      above: int [K], images that may be kept.
       balance: False only filters.
       images_per_class: the config's; None takes the median (rounded down) of the classes that have any.
     """
@@ -278,6 +282,8 @@ def _check_settings(settings: ConfigDict) -> None:
         raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
     if not 0.0 < settings.fraction <= 1.0:
         raise InputError(f"config.balance.fraction is {settings.fraction}; it must be above 0 and at most 1")
+    if not 0.0 < settings.share_per_class <= 1.0:
+        raise InputError(f"config.balance.share_per_class is {settings.share_per_class}; it must be above 0 and at most 1")
     if settings.images_per_class is not None and settings.images_per_class < 1:
         raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
 
@@ -309,6 +315,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
+    labeled = labeled_counts(Path(data)) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
@@ -329,9 +336,16 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
         raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
-    images_per_class = choose_images_per_class(above, settings.balance, settings.images_per_class)
-    chosen = selection.select(Columns(tuple(map(scores.columns_path, range(num_shards)))), above, images_per_class, settings.threshold)
-    job = WriteShards(images, scores, chosen, directory)
+    most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)
+    images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
+    columns = tuple(map(scores.columns_path, range(num_shards)))
+    chosen = selection.select(Columns(columns), above, images_per_class, settings.threshold, most)
+    factors = None
+    if labeled:
+        sums = SumShards(labels, columns, chosen)
+        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options)
+        factors = class_factors([result["sum"] for result in found], labeled)
+    job = WriteShards(images, scores, chosen, directory, factors)
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options)
 
     records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
@@ -367,6 +381,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
             "num_unique": unique,
             "num_records": records,
             "classes_without_images": empty,
+            "factors": None if factors is None else factors.tolist(),
         },
     )
     shard_jobs.forget(progress)

@@ -16,14 +16,9 @@ def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any]
     """Lines about the training of `section`, with the network of section `network`; `counts`: `dry_run.images`'s."""
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=section.startswith("student"))
-    schedule = schedules.build(
-        ConfigDict(train["schedule"]),
-        batch_size=train["batch_size"],
-        steps=train["steps"],
-        steps_per_epoch=counts["labeled"] / train["batch_size"],
-    )
+    schedule = schedules.of_section(train, counts["labeled"] / train["batch_size"])[""]
     size = dry_run.image_size(config, section, counts)
-    return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule)
+    return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule, rematerialize=train["rematerialize"])
 
 
 def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Any]) -> str:

@@ -37,6 +37,10 @@ FLAGS = {
 OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "iterations": None, "dry_run": False}
 
 
+ENDING = ("finetune", "evaluate", "export")
+"""The stages after the last student."""
+
+
 class Stage(NamedTuple):
     """One script and the directory that it finishes."""
 
@@ -67,20 +71,19 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
                 beam=True,
             ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
-            Stage(
-                f"student_{i}",
-                "run_student.sh",
-                models[i],
-                {
-                    "section": section,
-                    "iteration": i,
-                    "data": data,
-                    "pseudo_labeled": pseudo_labeled,
-                    **({"init": models[i - 1]} if config.student_init == "teacher" else {}),
-                    "strategy": strategy,
-                },
-            ),
         ]
+        training: dict[str, Any] = {"section": section, "iteration": i, "data": data, "pseudo_labeled": pseudo_labeled}
+        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
+        training["strategy"] = strategy
+        if config[section].labeled:
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
+        else:  # pre-training and fine-tuning, which the paper's joint training is compared with
+            pretrained = workdir / f"pretrained_{i}"
+            tuning = {"section": "finetune_student", "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
+            stages += [
+                Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
+                Stage(f"student_{i}", "run_finetune.sh", models[i], tuning),
+            ]
     return stages
 
 
@@ -177,9 +180,10 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
       With `patience`, the top-1 on the validation split of the teacher and of each student; else nothing.
     """
     scores: list[float] = []
+    models = model_directories(workdir, config.iterations)
     for stage in stages:
         run(stage)
-        if config.patience and stage.script in ("run_teacher.sh", "run_student.sh"):
+        if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
             run(Stage(validation.name, "run_evaluate.sh", validation, arguments))
@@ -253,8 +257,10 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
 
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:
+    """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
     spent = read_json(path) if path.exists() else {}
-    write_json(path, {**spent, name: round(spent.get(name, 0) + seconds, 1)})
+    spent[name] = round(spent.get(name, 0) + seconds, 1)
+    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))  # a stable sort
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:

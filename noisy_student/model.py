@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from efficientnet import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
-from training.trainer import Trainer, global_rows, hits
+from training.trainer import Trainer, accumulated, global_rows, hits
 
 LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
 PSEUDO_LABELS = ("soft", "hard")
@@ -80,8 +80,13 @@ class NoisyStudent(Trainer):
       label_smoothing: of labelled examples (and of hard pseudo-labels).
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
+      rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which computes the rest again; for classifiers
+        of this project's builders.
+      accumulation: parts into which each batch is cut; their gradients are added up before the one optimizer step. BatchNorm
+        normalises each part by itself, and its moving statistics move with each.
       seed: of the model noise of `efficientnet`'s layers, which is a function of (seed, step, example).
 
     Raises:
@@ -99,65 +104,80 @@ class NoisyStudent(Trainer):
         label_smoothing: float = 0.1,
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
+        confidence_weighted: bool = False,
         unlabeled_model_noise: bool = True,
+        rematerialize: bool = False,
+        accumulation: int = 1,
         seed: int = 0,
     ):
         if loss_normalization not in LOSS_NORMALIZATIONS:
             raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}")
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
-        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence", "gradient_norm")
-        super().__init__(model, ema_decay=ema_decay, logged=logged, name="noisy_student")
+        logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence")
+        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="noisy_student")
         self.teacher = teacher
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
+        self.confidence_weighted = confidence_weighted
         self.unlabeled_model_noise = unlabeled_model_noise
+        self.accumulation = accumulation
         self.seed = seed
         if teacher is not None:
             teacher.trainable = False
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1, step 3 (or of step 1 where there are no unlabelled images)."""
+        gradients = accumulated(self._gradients, data, self.accumulation)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
+            self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        self.ema.update(self.optimizer.iterations)
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
+        """Of the loss on one part of the batch, B and μB its sizes, divided by parts and replicas: to be summed over both."""
+        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         (x, y), (x_u, q) = data if isinstance(data[0], tuple) else (data, (None, None))
         batch, ratio = tf.shape(x)[0], 0.0
-        images, rows = x, global_rows(batch, 0)  # (B, H, W, 3), (B,)
+        images, rows = x, global_rows(batch, 0, part, parts)  # (B, H, W, 3), (B,)
         if x_u is not None:
             if self.teacher is not None:  # step 2, within the step: the second of the pair is the clean image
                 q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
             images = tf.concat([x, tf.cast(x_u, x.dtype)], axis=0)  # (B + μB, H, W, 3)
-            rows = tf.concat([rows, global_rows(tf.shape(x_u)[0], batch * replicas)], axis=0)  # (B + μB,)
+            rows = tf.concat([rows, global_rows(tf.shape(x_u)[0], batch * parts * replicas, part, parts)], axis=0)  # (B + μB,)
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
 
         noised = None if self.unlabeled_model_noise else tf.range(tf.shape(images)[0]) < batch  # (B + μB,)
         with tf.GradientTape() as tape:
             # One forward pass over both batches: they share their BatchNorm statistics.
-            with model_noise(self.seed, self.optimizer.iterations, rows, tf.shape(images)[0] * replicas, noised=noised):
-                logits = tf.cast(self.model(images, training=True), tf.float32)  # (B + μB, K)
+            num_rows = tf.shape(images)[0] * parts * replicas
+            with model_noise(self.seed, self.optimizer.iterations, rows, num_rows, noised=noised):
+                logits = tf.cast(self.forward(images), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_losses = cross_entropy(smooth(targets, self.label_smoothing), logits[:batch])  # (B,)
             labeled_loss = tf.reduce_mean(labeled_losses)
             if x_u is not None:
                 pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)
-                unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
+                unlabeled_losses = cross_entropy(pseudo, logits[batch:])  # (μB,)
+                if self.confidence_weighted:
+                    unlabeled_losses *= tf.cast(tf.reduce_max(q, -1), tf.float32)
+                unlabeled_loss = tf.reduce_mean(unlabeled_losses)
                 loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
                 self.logged["unlabeled_loss"].update_state(unlabeled_loss)
                 self.logged["confidence"].update_state(tf.reduce_max(q, -1))
             else:
                 loss = labeled_loss
             decay = self.weight_decay * l2(self.model.trainable_variables)
-            # Every replica has the same number of examples and the optimizer sums over replicas: this is sum / global batch.
-            objective = (loss + decay) / replicas
+            # Every part on every replica has the same number of examples, and they are summed: this is sum / global batch.
+            objective = (loss + decay) / (parts * replicas)
         gradients = tape.gradient(objective, self.model.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
-        self.ema.update(self.optimizer.iterations)
 
         self.logged["loss"].update_state(loss + decay)
         self.logged["labeled_loss"].update_state(labeled_loss)
         self.logged["l2"].update_state(decay)
-        self.logged["gradient_norm"].update_state(replicas * tf.linalg.global_norm(gradients))  # of each replica's own mean gradient
         self.logged["top1"].update_state(hits(targets, logits[:batch]))
-        return {name: metric.result() for name, metric in self.logged.items()}
+        return gradients

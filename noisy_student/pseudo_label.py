@@ -4,7 +4,9 @@
 
 The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
 mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
-6). Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
+6). With `calibrate`, beyond the paper too, its answers are tempered as its answers on the validation split want it (`calibration`).
+
+Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
 number as its own:
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
@@ -36,9 +38,11 @@ from data.preprocessing import Preprocessing, eval_image, train_image
 from data.records import Manifest, make_prediction, parse_example, read_manifest, read_shard, shard_name, write_manifest, write_shard
 from efficientnet import model_noise
 from noisy_student import shard_jobs
+from noisy_student.calibration import fit_temperature, tempered
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
+from stages.files import read_json, write_json
 from training import model_dir, optimize
 from training.resolve import PRECISIONS
 
@@ -51,7 +55,7 @@ class LabelShards:
     """The job: one shard of images -> one shard of predictions.
 
     Attributes:
-      images: manifest of the unlabelled split.
+      images: manifest of the unlabelled split; of the validation split, where only `probabilities` is wanted.
       teacher: directory of the teacher.
       directory: where the predictions go.
       batch_size: images in a forward pass.
@@ -59,6 +63,7 @@ class LabelShards:
       views: noised copies of an image over which its probabilities are averaged; 0 = the image itself.
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
+      temperature: of the predictions, see `calibration`.
       precision: float32, or mixed_bfloat16 as in training.
       optimize: BatchNorm folded into the convolutions, and weights as constants.
     """
@@ -71,6 +76,7 @@ class LabelShards:
     views: int = 0
     model_noise: bool = False
     seed: int = 0
+    temperature: float = 1.0
     precision: str = "float32"
     optimize: bool = False
 
@@ -85,7 +91,6 @@ class LabelShards:
                 f"teacher {self.teacher}: {model.output_shape[-1]} outputs for {self._spec.num_classes} label names; train it again"
             )
         size = self._spec.preprocessing.image_size
-
         batch = tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int64)])
@@ -95,7 +100,8 @@ class LabelShards:
 
         self._predict: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
         if self.optimize:
-            frozen = optimize.freeze(tf.function(lambda images: predict(images, 0)).get_concrete_function(batch), "float32")
+            alone = tf.function(lambda images: predict(images, 0), autograph=False)
+            frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
             self._predict = lambda images, _: frozen(images)[0]
 
     def outputs(self, shard: int) -> list[str]:
@@ -111,30 +117,32 @@ class LabelShards:
         return {"images": count, "sha256": digest, "seconds": time.monotonic() - started, **statistics.to_dict()}
 
     def _predictions(self, shard: int, statistics: _Statistics) -> Iterator[bytes]:
-        path, expected = self.images.paths[shard], self.images.records[shard]
-        done = 0
+        path, done = self.images.paths[shard], 0
+        for keys, probabilities in self.probabilities(shard):
+            statistics.add(probabilities)
+            for key, row in zip(keys, probabilities):
+                if not key:
+                    raise InputError(f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh")
+                yield make_prediction(key.decode("utf-8"), row, self.top_k)
+                done += 1
+        if done != self.images.records[shard]:  # tell a cut file from a wrong manifest
+            for _ in read_shard(path, num_records=self.images.records[shard]):
+                pass
+
+    def probabilities(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError."""
+        path, preprocessing = self.images.paths[shard], self._spec.preprocessing
         try:
-            batches = image_batches(path, self._spec.preprocessing, self.batch_size, self.views, self.seed)
-            for number, (keys, images) in enumerate(batches):
+            for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
                 probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
                 probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
                 bad = ~np.isfinite(probabilities).all(axis=1)
                 if bad.any():
                     key = keys[int(np.argmax(bad))].decode("utf-8")
                     raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
-                statistics.add(probabilities)
-                for key, row in zip(keys, probabilities):
-                    if not key:
-                        raise InputError(
-                            f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh"
-                        )
-                    yield make_prediction(key.decode("utf-8"), row, self.top_k)
-                    done += 1
+                yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-            _raise_precisely(path, self._spec.preprocessing, expected, error)
-        if done != expected:  # tell a cut file from a wrong manifest
-            for _ in read_shard(path, num_records=expected):
-                pass
+            _raise_precisely(path, preprocessing, self.images.records[shard], error)
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
         """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
@@ -187,6 +195,15 @@ def image_batches(
     records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     for keys, images in untuned(records.batch(batch_size // max(views, 1)).prefetch(2)):
         yield keys.numpy(), images
+
+
+def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
+    """`job` with the temperature that its teacher should have by its answers, given in the same way, on a labelled split."""
+    trial = dataclasses.replace(job, images=validation)
+    trial.setup()
+    answers = [probabilities for shard in range(len(validation.files)) for _, probabilities in trial.probabilities(shard)]
+    parsed = tf.data.TFRecordDataset(validation.paths).map(lambda record: parse_example(record, validation.label_offset)["label"])
+    return dataclasses.replace(job, temperature=fit_temperature(np.concatenate(answers), np.array(list(parsed.as_numpy_iterator()))))
 
 
 def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:
@@ -267,6 +284,8 @@ def main(
     if settings.optimize and settings.model_noise:
         raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    if settings.calibrate and not (Path(data) / "validation").is_dir():
+        raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
     workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     spec = model_dir.read_spec(teacher)
@@ -291,6 +310,11 @@ def main(
         precision=settings.precision,
         optimize=settings.optimize,
     )
+    if settings.calibrate:
+        kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
+        if not kept.exists():
+            write_json(kept, calibrated(job, read_manifest(Path(data) / "validation", "labeled")).temperature)
+        job.temperature = read_json(kept)
     results = shard_jobs.run(job, len(images.files), progress, beam_options)
 
     predictions = Manifest(
@@ -307,7 +331,7 @@ def main(
     if predictions.records != images.records:
         raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
     write_manifest(predictions)
-    summary = summarize(results, spec.label_names)
+    summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
     workdirs.finish(directory, summary)
     shard_jobs.forget(progress)
     logging.info(

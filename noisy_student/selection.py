@@ -125,17 +125,28 @@ class Selection:
         """int64 [K], images with their copies."""
         return self.kept * self.repeats + self.extra
 
+    def keeps(self, shard: Shard) -> np.ndarray:
+        """Which images of the shard are used at all, bool [n]."""
+        classes, rank = shard["classes"], confidence_rank(shard["confidence"])
+        rank_cut = self.rank_cut[classes]
+        return (rank < rank_cut) | ((rank == rank_cut) & (shard["hash"] <= self.tie_cut[classes]))
+
     def copies(self, shard: Shard) -> np.ndarray:
         """int64 [n]: how often each image of the shard is used; 0 where it is dropped."""
-        classes, hashes = shard["classes"], shard["hash"]
-        rank = confidence_rank(shard["confidence"])
-        rank_cut = self.rank_cut[classes]
-        kept = (rank < rank_cut) | ((rank == rank_cut) & (hashes <= self.tie_cut[classes]))
-        once_more = (self.extra[classes] > 0) & (hashes <= self.extra_cut[classes])
-        return np.where(kept, self.repeats[classes] + once_more, 0)
+        classes = shard["classes"]
+        once_more = (self.extra[classes] > 0) & (shard["hash"] <= self.extra_cut[classes])
+        return np.where(self.keeps(shard), self.repeats[classes] + once_more, 0)
+
+    def record_copies(self, shard: Shard, num_records: int) -> np.ndarray:
+        """int64 [num_records]: the same for all records of a shard, whose column `position` says which of them the others are about."""
+        copies = np.zeros(num_records, np.int64)
+        copies[shard["position"]] = self.copies(shard)
+        return copies
 
 
-def select(shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | None, threshold: float = 0.0) -> Selection:
+def select(
+    shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | None, threshold: float = 0.0, most: np.ndarray | None = None
+) -> Selection:
     """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").
 
     Of a class with more than `images_per_class` images the most confident are kept, and of equally confident ones those
@@ -147,6 +158,7 @@ def select(shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | 
       counts: int [K], images of each class in all the shards.
       images_per_class: target for every class that has any image; None keeps each image once.
       threshold: no confidence is below it; a good bound saves a pass.
+      most: int [K], at most so many images of each class, before the others count; at least 1 where there are any. None for no such limit.
 
     Raises:
       ValueError: two images of a class have the same hash (and, where that matters, the same confidence) at a cut, so that
@@ -154,30 +166,32 @@ def select(shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | 
     """
     counts = np.asarray(counts, np.int64)
     num_classes = len(counts)
+    kept = counts if most is None else np.minimum(counts, most)
+    few = np.zeros(num_classes, bool)  # filled up with copies
+    if images_per_class is not None:
+        few = (kept > 0) & (kept < images_per_class)
+        kept = np.minimum(kept, images_per_class)
     rank_cut, tie_cut = np.full(num_classes, 2**32 - 1, np.uint32), np.full(num_classes, 2**64 - 1, np.uint64)  # keep everything
-    extra_cut = np.zeros(num_classes, np.uint64)
-    kept, repeats, extra = counts.copy(), np.ones(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    if images_per_class is None:
-        return Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
+    capped = kept < counts
+    if capped.any():
+        bits = max(1, int(confidence_rank(np.array([threshold], np.float32))[0]).bit_length())
+        cut, ties = smallest(lambda: _ranks(shards), np.where(capped, kept, 0), bits, int(counts.sum()))
+        rank_cut[capped] = cut[capped]
+        tied = ties > 0
+        if tied.any():
+            cut, ties = smallest(lambda: _hashes(shards, tied, rank_cut), ties, 64, int(counts[tied].sum()))
+            _require_no_ties(ties)
+            tie_cut[tied] = cut[tied]
 
-    capped = counts > images_per_class
-    kept[capped] = images_per_class
-    wanted = np.where(capped, images_per_class, 0)
-    bits = max(1, int(confidence_rank(np.array([threshold], np.float32))[0]).bit_length())
-    cut, ties = smallest(lambda: _ranks(shards), wanted, bits, int(counts.sum()))
-    rank_cut[capped] = cut[capped]
-    tied = ties > 0
-    if tied.any():
-        cut, ties = smallest(lambda: _hashes(shards, tied, rank_cut), ties, 64, int(counts[tied].sum()))
-        _require_no_ties(ties)
-        tie_cut[tied] = cut[tied]
-
-    few = (counts > 0) & ~capped
-    repeats[few], extra[few] = np.divmod(images_per_class, counts[few])
+    repeats, extra, extra_cut = np.ones(num_classes, np.int64), np.zeros(num_classes, np.int64), np.zeros(num_classes, np.uint64)
+    if images_per_class is not None:
+        repeats[few], extra[few] = np.divmod(images_per_class, kept[few])
+    chosen = Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
     if extra.any():
-        extra_cut, ties = smallest(lambda: _hashes(shards, extra > 0), extra, 64, int(counts[extra > 0].sum()))
+        cut, ties = smallest(lambda: _kept_hashes(shards, extra > 0, chosen), extra, 64, int(kept[extra > 0].sum()))
         _require_no_ties(ties)
-    return Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
+        chosen = dataclasses.replace(chosen, extra_cut=cut)
+    return chosen
 
 
 def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -185,14 +199,22 @@ def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield shard["classes"], confidence_rank(shard["confidence"])
 
 
-def _hashes(shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The hashes of the chosen classes' images; with `rank`, of those with exactly that confidence rank."""
+def _hashes(shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The hashes of the chosen classes' images with exactly that confidence rank."""
+    for shard in shards:
+        classes = shard["classes"]
+        wanted = chosen[classes] & (confidence_rank(shard["confidence"]) == rank[classes])
+        if wanted.any():
+            yield classes[wanted], shard["hash"][wanted]
+
+
+def _kept_hashes(shards: Iterable[Shard], chosen: np.ndarray, selection: Selection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The hashes of those of the chosen classes' images that are kept."""
     for shard in shards:
         classes = shard["classes"]
         wanted = chosen[classes]
-        if rank is not None:
-            wanted &= confidence_rank(shard["confidence"]) == rank[classes]
         if wanted.any():
+            wanted &= selection.keeps(shard)
             yield classes[wanted], shard["hash"][wanted]
 
 

@@ -1,7 +1,7 @@
 """Trains a teacher or a student: `run_teacher.sh`, `run_student.sh` and `run_finetune.sh`.
 
-The three are one program on different sections of a recipe: a teacher is a student without unlabelled images, and
-fine-tuning starts from trained weights.
+The three are one program on different sections of a recipe: a teacher is a student without unlabelled images, fine-tuning starts from
+trained weights, and pre-training on pseudo-labels (`labeled=False`) is the training of a teacher to whom they are the labels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent
+from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent, pseudo_targets
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -41,6 +41,9 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ini
     for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
         if resolved["train"][name] not in known:
             raise InputError(f"{section}.{name}: no {resolved['train'][name]!r}; known: {', '.join(known)}")
+    values = resolved["train"]
+    if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
+        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         spec = model_dir.read_spec(init)
@@ -90,6 +93,9 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
+    samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled else {}
+    if unlabeled and section.unlabeled_augmentation:
+        samples["unlabeled"] = (unlabeled, spec.preprocessing)
     stage.train(
         workdir,
         resolved,
@@ -99,6 +105,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
+        samples=samples,
         **where,
     )
 
@@ -119,13 +126,17 @@ def build_trainer(
         loss_normalization=section.loss_normalization,
         pseudo_labels=section.pseudo_labels,
         temperature=section.temperature,
-        label_smoothing=section.label_smoothing,
+        # Pseudo-labels in the labels' place need none: `batches` smooths hard ones.
+        label_smoothing=section.label_smoothing if section.labeled else 0.0,
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
+        confidence_weighted=section.confidence_weighted,
         unlabeled_model_noise=section.unlabeled_model_noise,
+        rematerialize=section.rematerialize,
+        accumulation=section.accumulation,
         seed=seed,
     )
-    schedule = schedules.build(section.schedule, batch_size=section.batch_size, steps=section.steps, steps_per_epoch=steps_per_epoch)
+    schedule = schedules.of_section(section, steps_per_epoch)[""]
     trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
     return trainer
 
@@ -140,15 +151,21 @@ def batches(
     pipelines: tuple[int, int],
     replicas: int,
 ) -> tf.data.Dataset:
-    """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images."""
+    """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images.
+
+    Without the labelled images it is `(x_u, y_u)`, with the targets made of q.
+    """
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **common)
+    mixture = {"mixup": section.mixup, "cutmix": section.cutmix}
+    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **mixture, **common)
     if not unlabeled:
         return images
     size = section.batch_size * section.unlabeled_ratio
     common["augment"] = section.unlabeled_augmentation
     extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", stream_id=1, **common)
-    return tf.data.Dataset.zip((images, extra))
+    if section.labeled:
+        return tf.data.Dataset.zip((images, extra))
+    return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))
 
 
 if __name__ == "__main__":

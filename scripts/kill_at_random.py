@@ -1,19 +1,23 @@
 """Kills a training again and again, at random moments, and compares what it ends with to an undisturbed run.
 
-    python scripts/kill_at_random.py DIR [KILLS [SEED]]
+    python scripts/kill_at_random.py DIR [KILLS [SEED [WORKERS]]]
 
 The training is the quick start's teacher on the digits, 800 steps with a log line, an evaluation and a checkpoint every 10, so that the
 kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
 evaluations and the writing of checkpoints.
+With WORKERS above 1 each training is of so many processes on this machine (`--strategy=multi_worker`), of which one is killed; the others
+must end by themselves within two minutes, and all are started again.
 Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights or losses differ in a single bit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +37,30 @@ def command(script: str, workdir: Path, *flags: str) -> list[str]:
     return [str(ROOT / script), *FLAGS, f"--workdir={workdir}", *flags]
 
 
+def start(workdir: Path, data: Path, workers: int) -> list[subprocess.Popen[bytes]]:
+    """The processes of a training, the chief first."""
+    flags = [f"--data={data}"]
+    if workers == 1:
+        return [subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)]
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    processes = []
+    for index in range(workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        all_flags = command("run_teacher.sh", workdir, *flags, "--strategy=multi_worker")
+        processes.append(subprocess.Popen(all_flags, start_new_session=True, env=environment))
+    return processes
+
+
+def finish(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Waits for the end of a training. Raises CalledProcessError where one of them fails."""
+    for process in processes:
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
 def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     """The weights' file, and the log without what depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -42,33 +70,39 @@ def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     ]
 
 
-def main(directory: str, kills: int = 20, seed: int = 0) -> int:
+def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1) -> int:
     """Exit code."""
     root, rng = Path(directory).resolve(), random.Random(seed)
     subprocess.check_call(command("run_prepare_data.sh", root / "data"))
-    data = f"--data={root / 'data'}"
+    data = root / "data"
     began = time.monotonic()
-    subprocess.check_call(command("run_teacher.sh", root / "whole", data))
+    finish(start(root / "whole", data, workers))
     whole = time.monotonic() - began
     done = 0
     while done < kills:
-        process = subprocess.Popen(command("run_teacher.sh", root / "killed", data), start_new_session=True)
-        moment = rng.uniform(0, whole / 4)
+        processes = start(root / "killed", data, workers)
+        index, moment = rng.randrange(workers), rng.uniform(0, whole / 4)
         try:
-            process.wait(moment)
+            processes[index].wait(moment)
+            finish(processes)
             break  # it came to its end
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            killed = time.monotonic()
+            os.killpg(processes[index].pid, signal.SIGKILL)
+            codes = [process.wait(120) for process in processes]
             done += 1
-            print(f"kill {done} of {kills}, {moment:.1f} s after the start", flush=True)
-    subprocess.check_call(command("run_teacher.sh", root / "killed", data))
+            took = time.monotonic() - killed
+            print(
+                f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes} after {took:.1f} s",
+                flush=True,
+            )
+    finish(start(root / "killed", data, workers))
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")
     return 0 if same else 1
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 4:
+    if not 2 <= len(sys.argv) <= 5:
         sys.exit((__doc__ or "").strip())
     sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

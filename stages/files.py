@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")  # two machines' processes may have one number
     try:
         yield temporary
         with open(temporary, "rb") as f:

@@ -20,6 +20,8 @@ def reduced(config: ConfigDict) -> ConfigDict:
                 continue
             train.update({"steps": 1, "epochs": None, "min_steps": 0, "batch_size": 4})
             train.unlabeled_ratio = min(train.unlabeled_ratio, 2)
+            if "accumulation" in train:
+                train.accumulation = min(train.accumulation, 2)
             for network in (train, train.get("teacher"), train.get("student")):
                 if network and "model" in network:
                     _shrink(network.model)

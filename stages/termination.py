@@ -26,7 +26,23 @@ def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_running: set[subprocess.Popen[Any]] = set()
+
+
 def call(command: Sequence[str], **options: Any) -> int:
-    """Runs a command and returns its exit code, as `subprocess.call`; SIGTERM is handed on to it, and it is waited for."""
+    """Runs a command and returns its exit code, as `subprocess.call`; SIGTERM is handed on to it, and it is waited for.
+
+    In another thread than the main one SIGTERM is handed on where the main one is within `on_sigterm(terminate_running)`.
+    """
     with subprocess.Popen(command, **options) as process, on_sigterm(process.terminate):
-        return process.wait()
+        _running.add(process)
+        try:
+            return process.wait()
+        finally:
+            _running.discard(process)
+
+
+def terminate_running() -> None:
+    """SIGTERM to all commands that `call` is waiting for, in whichever thread."""
+    for process in list(_running):
+        process.terminate()

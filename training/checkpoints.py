@@ -19,18 +19,19 @@ _DAMAGE = (tf.errors.OpError, IndexError, AssertionError, ValueError)
 
 
 class Checkpoints:
-    """`ckpt-STEP.index` and `.data-*` in one directory, the last `keep` of them.
+    """`ckpt-STEP.index` and `.data-*` in one directory: the last ones, those at certain steps, and one that the caller names.
 
     A preempted machine may leave the newest one cut off, or with a part missing. It is told, deleted, and the one before is used.
 
     Args:
       directory: made where missing.
       checkpoint: what is saved and restored.
-      keep: checkpoints kept.
+      keep: so many of the newest are kept.
+      keep_every: those of steps divisible by it are kept for good; 0: none.
     """
 
-    def __init__(self, directory: str | Path, checkpoint: tf.train.Checkpoint, keep: int):
-        self.directory, self.checkpoint, self.keep = Path(directory), checkpoint, keep
+    def __init__(self, directory: str | Path, checkpoint: tf.train.Checkpoint, keep: int = 2, keep_every: int = 0):
+        self.directory, self.checkpoint, self.keep, self.keep_every = Path(directory), checkpoint, keep, keep_every
 
     @property
     def steps(self) -> list[int]:
@@ -57,8 +58,17 @@ class Checkpoints:
             raise InputError(f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew")
         return 0
 
-    def save(self, step: int) -> None:
-        """Saves under the number `step`, then deletes what is too old.
+    def restore_step(self, step: int) -> None:
+        """Restores the checkpoint of `step`. Raises InputError where it is missing or damaged."""
+        try:
+            self.checkpoint.read(self._path(step)).assert_existing_objects_matched()
+        except _DAMAGE as error:
+            raise InputError(
+                f"checkpoint {self._path(step)} is damaged or gone ({one_line(error)}); delete the work directory to start anew"
+            ) from error
+
+    def save(self, step: int, best: int | None = None) -> None:
+        """Saves under the number `step`, then deletes what is too old, but not the checkpoint of step `best`.
 
         Raises:
           InputError: the disk is full; older checkpoints stay as they are.
@@ -74,7 +84,8 @@ class Checkpoints:
                 raise
             raise InputError(f"no space left for a checkpoint in {self.directory}; make room, and the same command goes on") from error
         for other in self.steps[: -self.keep]:
-            self._delete(other)
+            if other != best and not (self.keep_every and other % self.keep_every == 0):
+                self._delete(other)
 
     def _path(self, step: int) -> str:
         return str(self.directory / f"{PREFIX}-{step}")

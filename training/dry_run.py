@@ -62,6 +62,7 @@ def describe(
     size: int | None,
     schedule: Callable[[int], Any],
     images_kept: int | None = None,
+    rematerialize: bool = False,
 ) -> list[str]:
     """One training of one network, as lines of text.
 
@@ -73,16 +74,19 @@ def describe(
       size: of the images, in pixels, or None.
       schedule: of the learning rate.
       images_kept: a step, over all replicas, for the backward pass; None: the labelled and the unlabelled ones.
+      rematerialize: whether the blocks' insides are computed twice.
     """
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
+    first = batch if train.get("labeled", True) else 0
     parameters = count_parameters(model, counts["classes"])
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
-    kept = activations(model, size, images_kept or batch + more, 4 if train["precision"] == "float32" else 2)
+    at_once = (images_kept or first + more) // train.get("accumulation", 1)
+    kept = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, rematerialize)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
-        f"  {steps:,} steps of {batch:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
+        f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
         f"  memory: {5 * 4 * parameters / GIB:.1f} GiB for weights, average, slots and gradients on each replica; "
         + (f"{kept:,.1f} GiB for activations over all replicas" if kept else "activations not known"),
@@ -99,14 +103,14 @@ def count_parameters(model: dict[str, Any], classes: int) -> int:
     return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
 
 
-def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int) -> float | None:
+def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int, rematerialize: bool) -> float | None:
     """GiB that a step keeps for its backward pass (`architectures.count_activations`); None for another family or an unknown size."""
     architecture = architectures.ARCHITECTURES.get(model["name"])
     if not architecture or not size:
         return None
     width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
     strides = model.get("strides") or architectures.BASELINE_STRIDES
-    count = architectures.count_activations(width, depth, size, model.get("stem_stride") or 2, strides)
+    count = architectures.count_activations(width, depth, size, model.get("stem_stride") or 2, strides, rematerialize)
     return bytes_each * count * images / GIB
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from data.records import Manifest
 from stages.errors import InputError
 from stages.files import atomic_path
 from stages.termination import EXIT_CODE, on_sigterm
+from training import workers
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer
 
@@ -38,12 +39,15 @@ def fit(
     evaluate_every: int = 0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     keep: int = 2,
+    keep_every: int = 0,
     manifests: Sequence[Manifest] = (),
     profile: tuple[int, int] | None = None,
+    images: Callable[[int], Mapping[str, tf.Tensor]] | None = None,
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
-    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one).
+    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one). A run in several
+    processes ends then at its next log line, in all of them.
 
     Args:
       trainer: compiled; everything trackable in it is checkpointed.
@@ -54,10 +58,12 @@ def fit(
       log_every: steps between lines of `metrics.jsonl`; divides `checkpoint_every`.
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
-      evaluate: returns metrics by name, logged as `eval_NAME`.
-      keep: checkpoints kept.
+      evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a checkpoint is made and kept: see `best`.
+      keep: newest checkpoints kept.
+      keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
       manifests: of the data, to name the broken shard where reading fails.
       profile: first and last step of a profile for TensorBoard.
+      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the evaluations.
 
     Raises:
       InputError: steps that don't fit together, a loss that is not finite, a corrupt record, or a full disk.
@@ -67,19 +73,24 @@ def fit(
         raise InputError(f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}")
     workdir = Path(workdir)
     strategy = trainer.distribute_strategy
+    chief = workers.is_chief(strategy)
     with strategy.scope():
         trainer.build_optimizers()  # before restoring: the slots must exist
-        checkpoints = Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep)
+        kind = Checkpoints if chief else workers.Follower
+        checkpoints = kind(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every)
         start = checkpoints.restore()
-    spent = _truncate_metrics(workdir / "metrics.jsonl", start)
+    found = f"the workers found different checkpoints, this one that of step {start}"
+    workers.require_same(strategy, start, f"{found}; {workdir} must be on a file system that all of them share")
+    spent = _truncate_metrics(workdir / "metrics.jsonl", start) if chief else 0.0
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
     if start >= steps:
         return
     if profile and start >= profile[0]:
         print(f"no profile: step {profile[0]} is done already", flush=True)
-    callback = _Steps(workdir, checkpoints, start, steps, images_per_step, log_every, checkpoint_every, evaluate_every, evaluate, spent)
-    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile else [])]
+    every = (log_every, checkpoint_every, evaluate_every)
+    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, images if chief else None, spent)
+    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else [])]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
     callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     try:
@@ -103,11 +114,22 @@ def _truncate_metrics(path: Path, step: int) -> float:
     return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
 
 
+def best(workdir: str | Path) -> dict[str, float] | None:
+    """The line of `metrics.jsonl` with the largest top-1 on the validation split, the first where several have it; None without any.
+
+    The log is all that remembers it, so a run that starts again forgets what came after its checkpoint.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return max((row for row in rows if "eval_top1" in row), key=lambda row: row["eval_top1"], default=None)
+
+
 class _Steps(tf.keras.callbacks.Callback):
     """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
 
     def __init__(
         self,
+        strategy: tf.distribute.Strategy,
         workdir: Path,
         checkpoints: Checkpoints,
         start: int,
@@ -117,6 +139,7 @@ class _Steps(tf.keras.callbacks.Callback):
         checkpoint_every: int,
         evaluate_every: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        images: Callable[[int], Mapping[str, tf.Tensor]] | None,
         spent: float,
     ):
         super().__init__()
@@ -124,12 +147,15 @@ class _Steps(tf.keras.callbacks.Callback):
         self.workdir, self.checkpoints = workdir, checkpoints
         self.start, self.steps, self.images_per_step = start, steps, images_per_step
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
-        self.evaluate_every, self.evaluate = evaluate_every, evaluate
-        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
+        self.strategy, self.chief = strategy, workers.is_chief(strategy)
+        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not (self.chief and sys.stderr.isatty()))
+        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
         self.spent, self.last_step, self.last_line = spent, start, 0.0
         self.carried: list[Any] = []
-        self.terminated = self.evaluating = False
+        best_row = best(workdir) if self.chief else None
+        self.best_step, self.best_top1 = (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
+        self.terminated = self.ending = self.evaluating = False
         self.began = self.last_time = time.perf_counter()
 
     def terminate(self) -> None:
@@ -142,6 +168,10 @@ class _Steps(tf.keras.callbacks.Callback):
         print(f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_CODE)
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Keras's hook."""
+        self._write_images(self.start)
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Keras's hook, after it has reset the metrics."""
         for metric, values in zip(self.model.metrics, self.carried):
@@ -151,11 +181,14 @@ class _Steps(tf.keras.callbacks.Callback):
         """Keras's hook; `batch` counts from 0 in this call of fit."""
         step = self.start + batch + 1
         self.bar.update(step - self.bar.n)
-        if step % self.log_every == 0 or step == self.steps:
+        line = step % self.log_every == 0 or step == self.steps
+        if line or not workers.several(self.strategy):  # SIGTERM may have come to one process only, and saving takes all of them
+            self.ending = any(workers.gather(self.strategy, self.terminated))
+        if line:
             self._log(step)
-        elif self.terminated:
-            self.checkpoints.save(step)
-        if self.terminated and step != self.steps:
+        elif self.ending:
+            self.checkpoints.save(step, self.best_step)
+        if self.ending and step != self.steps:
             self._leave(f"after step {step}")
 
     def _log(self, step: int) -> None:
@@ -170,10 +203,15 @@ class _Steps(tf.keras.callbacks.Callback):
             self.evaluating = True
             row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
             self.evaluating = False
-        self._write(row)
-        self._show(row)
-        if step % self.checkpoint_every == 0 or step == self.steps or self.terminated:
-            self.checkpoints.save(step)
+            self._write_images(step)
+        if self.chief:
+            self._write(row)
+            self._show(row)
+        better = self.chief and row.get("eval_top1", -math.inf) > self.best_top1
+        if any(workers.gather(self.strategy, better)):  # all save at the same steps
+            self.best_step, self.best_top1 = step, row["eval_top1"]
+        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.ending:
+            self.checkpoints.save(step, self.best_step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()
 
@@ -194,6 +232,11 @@ class _Steps(tf.keras.callbacks.Callback):
             for name, value in row.items():
                 if name != "step":
                     tf.summary.scalar(name, value)
+
+    def _write_images(self, step: int) -> None:
+        with self.writer.as_default(step=step):
+            for name, images in (self.images(step) if self.images else {}).items():
+                tf.summary.image(f"images/{name}", images, max_outputs=len(images))
 
     def _show(self, row: dict[str, float]) -> None:
         shown = {key: f"{row[key]:.4g}" for key in ("loss", "top1", "eval_top1", "images_per_second") if key in row}

@@ -15,7 +15,6 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 # isort: split
 
 import dataclasses
-import re
 from pathlib import Path
 
 import tensorflow as tf
@@ -23,7 +22,7 @@ import tensorflow as tf
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from training import model_dir
+from training import model_dir, models
 
 
 def freeze_blocks(model: tf.keras.Model, count: int) -> None:
@@ -40,11 +39,7 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     Raises:
       InputError: fewer blocks in the model.
     """
-    blocks: list[str] = []
-    for layer in model.layers:
-        match = re.match(r"block\d+[a-z]+(?=_)", layer.name)
-        if match and match.group() not in blocks:
-            blocks.append(match.group())
+    blocks = list(dict.fromkeys(name for layer in model.layers if (name := models.block_name(layer))))
     if not 0 <= count <= len(blocks):
         raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks")
     if count:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+NOT_DECAYED = r"(^|/)(gamma|beta)(:\d+)?$"
+"""Names of the variables that weight decay leaves alone: BatchNorm's scale and shift."""
 
 
 def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -28,7 +32,7 @@ def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 def decayed(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
     """What the papers decay: every trainable variable but BatchNorm's gamma and beta, biases included."""
-    return [v for v in variables if v.name.rpartition("/")[2].partition(":")[0] not in ("gamma", "beta")]
+    return [v for v in variables if not re.search(NOT_DECAYED, v.name)]
 
 
 def l2(variables: Sequence[tf.Variable]) -> tf.Tensor:

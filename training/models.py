@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -54,3 +55,9 @@ def build(
     if not 0 <= arguments.get("batch_norm_momentum", 0) < 1:
         raise InputError(f"model.batch_norm_momentum must be at least 0 and below 1, got {arguments['batch_norm_momentum']}")
     return builder(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)
+
+
+def block_name(layer: tf.keras.layers.Layer) -> str | None:
+    """The block that a layer of these networks belongs to (`block2a`), or None: stem and head."""
+    match = re.match(r"block\d+[a-z]+(?=_)", layer.name)
+    return match.group() if match else None

@@ -7,6 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from stages.errors import InputError
+from training.losses import NOT_DECAYED
+
+OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
 
 
 class RMSProp(tf.keras.optimizers.Optimizer):
@@ -27,10 +30,11 @@ class RMSProp(tf.keras.optimizers.Optimizer):
         rho: float = 0.9,
         momentum: float = 0.9,
         epsilon: float = 1e-3,
+        weight_decay: float | None = None,
         name: str = "RMSProp",
         **kwargs: Any,
     ):
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, weight_decay=weight_decay, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.rho = rho
         self.momentum = momentum
@@ -72,22 +76,86 @@ class RMSProp(tf.keras.optimizers.Optimizer):
         return config
 
 
+class LARS(tf.keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling, for batches of many thousands (You et al. 2017, Algorithm 1); neither Keras nor Addons has it.
+
+    For gradient g of weights θ, learning rate η, trust coefficient c, momentum μ:
+
+        λ <- c·‖θ‖/‖g‖       1 where either norm is 0, and for vectors: biases and BatchNorm's gamma and beta
+        m <- μ·m + η·λ·g
+        θ <- θ − m
+
+    g contains the weight decay if the loss does, so ‖g‖ is the norm of the sum where the paper writes the sum of the norms.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule = 0.1,
+        momentum: float = 0.9,
+        trust_coefficient: float = 1e-3,
+        weight_decay: float | None = None,
+        name: str = "LARS",
+        **kwargs: Any,
+    ):
+        super().__init__(name=name, weight_decay=weight_decay, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.momentum = momentum
+        self.trust_coefficient = trust_coefficient
+
+    def build(self, var_list: list[tf.Variable]) -> None:
+        """Creates the slot of each variable."""
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._built = True
+        self._momentums = [self.add_variable_from_reference(v, "momentum") for v in var_list]
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Updates one variable."""
+        momentum = self._momentums[self._index_dict[self._var_key(variable)]]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        if variable.shape.rank > 1:
+            weight_norm, gradient_norm = tf.norm(variable), tf.norm(gradient)
+            ratio = self.trust_coefficient * tf.math.divide_no_nan(weight_norm, gradient_norm)
+            rate = rate * tf.where(ratio > 0, ratio, 1.0)
+        momentum.assign(self.momentum * momentum + rate * gradient)
+        variable.assign_sub(momentum)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's config."""
+        config = super().get_config()
+        config.update(
+            learning_rate=self._serialize_hyperparameter(self._learning_rate),
+            momentum=self.momentum,
+            trust_coefficient=self.trust_coefficient,
+        )
+        return config
+
+
 def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule) -> tf.keras.optimizers.Optimizer:
     """The optimizer of a train section.
 
     Args:
-      config: `name` ("rmsprop", "sgd", "adam"), `momentum`, `nesterov` (of "sgd"; may be absent), `clip_norm` (global norm, after the
-        cross-replica sum; 0 is off).
+      config: `name` (one of `OPTIMIZERS`), `momentum`, `clip_norm` (global norm, after the cross-replica sum; 0 is off); and, which may be
+        absent, `nesterov` (of "sgd"), `trust_coefficient` (of "lars"), `decoupled_weight_decay` λ: θ <- θ − η·λ·θ beside the optimizer's
+        own step (Loshchilov and Hutter 2019; with "adam" AdamW), on the same variables as the weight decay in the loss.
       learning_rate: a schedule over optimizer steps.
 
     Raises:
       InputError: unknown name.
     """
-    clip = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
+    common: dict[str, Any] = {"weight_decay": config.get("decoupled_weight_decay") or None}
+    if config.clip_norm:
+        common["global_clipnorm"] = config.clip_norm
     if config.name == "rmsprop":
-        return RMSProp(learning_rate, momentum=config.momentum, **clip)
-    if config.name == "sgd":
-        return tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **clip)
-    if config.name == "adam":
-        return tf.keras.optimizers.Adam(learning_rate, **clip)
-    raise InputError(f"optimizer.name: no optimizer {config.name!r}; known: rmsprop, sgd, adam")
+        optimizer = RMSProp(learning_rate, momentum=config.momentum, **common)
+    elif config.name == "sgd":
+        optimizer = tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **common)
+    elif config.name == "lars":
+        optimizer = LARS(learning_rate, momentum=config.momentum, trust_coefficient=config.get("trust_coefficient", 1e-3), **common)
+    elif config.name == "adam":
+        optimizer = tf.keras.optimizers.Adam(learning_rate, **common)
+    else:
+        raise InputError(f"optimizer.name: no optimizer {config.name!r}; known: {', '.join(OPTIMIZERS)}")
+    optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+    return optimizer

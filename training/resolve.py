@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from stages.errors import InputError
+from training.optimizers import OPTIMIZERS
 
 
 def image_size(height: float, width: float) -> int:
@@ -15,8 +16,6 @@ def image_size(height: float, width: float) -> int:
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 """Not mixed_float16: its loss scaling leaves out steps, and steps are the clock."""
-
-OPTIMIZERS = ("rmsprop", "sgd", "adam")
 
 
 def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
@@ -52,8 +51,7 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
       unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
 
     Returns:
-      The section with `batch_size`, `steps`, `log_every`, `checkpoint_every` and `evaluate_every` as numbers, without `epochs` and
-      `min_steps`.
+      The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs` and `min_steps`.
 
     Raises:
       InputError: both or neither of `steps` and `epochs`, a number out of its range, or a name that is not known.
@@ -70,15 +68,23 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     for name in ("steps", "batch_size"):
         if resolved[name] < 1:
             raise InputError(f"{name} must be at least 1, got {resolved[name]}")
+    for name in ("mixup", "cutmix"):
+        if resolved.get(name, 0.0) < 0:
+            raise InputError(f"{name} must be at least 0 (off), got {resolved[name]}")
+    if resolved.get("accumulation", 1) < 1:
+        raise InputError(f"accumulation must be at least 1, got {resolved['accumulation']}")
     if not 0 <= resolved["ema_decay"] < 1:
         raise InputError(f"ema_decay must be at least 0 and below 1, got {resolved['ema_decay']}")
     if resolved["precision"] not in PRECISIONS:
         raise InputError(f"precision: no {resolved['precision']!r}; known: {', '.join(PRECISIONS)}")
+    if resolved["final_weights"] not in ("last", "best"):
+        raise InputError(f"final_weights: no {resolved['final_weights']!r}; known: last, best")
     for network in (resolved, resolved.get("teacher", {}), resolved.get("student", {})):
         if "optimizer" in network and network["optimizer"]["name"] not in OPTIMIZERS:
             raise InputError(f"optimizer.name: no optimizer {network['optimizer']['name']!r}; known: {', '.join(OPTIMIZERS)}")
     resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]
+    resolved["keep_every"] = math.ceil(resolved["keep_every"] / resolved["checkpoint_every"]) * resolved["checkpoint_every"]
     resolved["evaluate_every"] = math.ceil((resolved["evaluate_every"] or 0) / resolved["log_every"]) * resolved["log_every"]
     return resolved

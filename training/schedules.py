@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from stages.errors import InputError
 
@@ -87,3 +89,20 @@ def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -
     if config.name == "constant":
         return WarmupExponential(base, math.inf, 1.0, warmup)
     raise InputError(f"schedule.name: no schedule {config.name!r}; known: exponential, cosine, constant")
+
+
+def of_section(train: Mapping[str, Any], steps_per_epoch: float) -> dict[str, tf.keras.optimizers.schedules.LearningRateSchedule]:
+    """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
+
+    Args:
+      train: as `resolve.section` returns it; the schedules of two networks have `base`, `warmup_steps` and `wait_steps`.
+      steps_per_epoch: labelled images / batch_size, fractional.
+
+    Raises:
+      InputError: unknown name.
+    """
+    batch, steps = train["batch_size"], train["steps"]
+    if "schedule" in train:
+        return {"": build(ConfigDict(train["schedule"]), batch_size=batch, steps=steps, steps_per_epoch=steps_per_epoch)}
+    pairs = {network: train[network]["schedule"] for network in ("teacher", "student")}
+    return {name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"]) for name, s in pairs.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data import pipeline, records
+from data.preprocessing import Preprocessing
 from data.records import Manifest
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json
-from training import model_dir, strategy
+from training import model_dir, strategy, workers
 from training import resolve as resolving
-from training.fit import fit
+from training.checkpoints import Checkpoints
+from training.fit import best, fit
 from training.trainer import Trainer
 
 FLAGS = {
@@ -29,6 +32,9 @@ FLAGS = {
     "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
 }
 OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+
+SAMPLES = 8
+"""Images of each split in TensorBoard."""
 
 Build = Callable[..., Trainer]
 """(steps_per_epoch, seed, sync) -> the compiled trainer; called in the strategy's scope."""
@@ -59,6 +65,8 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
     preprocessing = resolving.preprocessing(config.preprocessing.to_dict(), own, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
+    if train["final_weights"] == "best" and not (train["evaluate_every"] and (Path(data) / "validation").is_dir()):
+        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
     return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
 
 
@@ -70,6 +78,7 @@ def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> boo
     return not done
 
 
+@workers.leaving_with_the_lost()
 def train(
     workdir: Path,
     resolved: dict[str, Any],
@@ -80,6 +89,7 @@ def train(
     data: Path,
     labeled: Manifest,
     unlabeled: Manifest | None,
+    samples: Mapping[str, tuple[Manifest, Preprocessing]],
     strategy_name: str = "auto",
     cpu_devices: int = 1,
     tpu: str = "",
@@ -96,6 +106,7 @@ def train(
       data: the data directory, for its validation split.
       labeled: the labelled split.
       unlabeled: the unlabelled split, if the run has one.
+      samples: splits and the noise of their images, by the names under which TensorBoard shows some of each.
       strategy_name: see `training.strategy.create`.
       cpu_devices: the same.
       tpu: the same.
@@ -107,10 +118,15 @@ def train(
     section = ConfigDict(resolved["train"])
     profile = _profile(profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
+    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
     replicas = where.num_replicas_in_sync
-    if batch % replicas or batch * ratio % replicas:
-        raise InputError(f"batch_size={batch} (times unlabeled_ratio={ratio}) does not divide among {replicas} replicas")
+    digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
+    workers.require_same(where, digest, "the workers run different configs, or on different data; give all of them the same flags")
+    parts = section.get("accumulation", 1)
+    if batch % (replicas * parts):
+        among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
+        raise InputError(f"batch_size={batch} does not divide among {among}")
     tf.keras.utils.set_random_seed(resolved["seed"] % 2**32)
     tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)
@@ -122,7 +138,7 @@ def train(
     print(
         f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {batch} + {batch * ratio} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
         flush=True,
     )
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
@@ -135,25 +151,38 @@ def train(
         lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
         workdir,
         steps=section.steps,
-        images_per_step=batch * (1 + ratio),
+        images_per_step=first + more,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
         evaluate=evaluate,
         keep=section.keep_checkpoints,
+        keep_every=section.keep_every,
         manifests=manifests,
         profile=profile,
+        images=lambda step: {
+            name: pipeline.samples(manifest, noise, count=SAMPLES, seed=resolved["seed"], step=step)
+            for name, (manifest, noise) in samples.items()
+        },
     )
-    with trainer.ema.swapped():
-        model_dir.save(workdir / "model", trainer.model, spec)
+    best_row = best(workdir) if workers.is_chief(where) else None
+    best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
+    if section.final_weights == "best" and best_step:
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
+    with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
+        model_dir.save(directory, trainer.model, spec)
+    if not workers.is_chief(where):
+        return
     last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     summary = {
         "steps": section.steps,
         "parameters": parameters,
-        "images_seen": section.steps * batch * (1 + ratio),
+        "images_seen": section.steps * (first + more),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
+        "best": best_row,  # on the validation split
+        "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
     }
     workdirs.finish(workdir, summary)
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
@@ -171,11 +200,17 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
 
 def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
     """A function that measures the averaged weights on a split, every example once."""
-    data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing).map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
+        data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing, pipelines, replicas)
+        return data.map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    data = pipeline.distribute(trainer.distribute_strategy, batches)
+    steps = -(-manifest.num_records // batch_size)
 
     def evaluate() -> dict[str, float]:
         with trainer.ema.swapped():
-            values = trainer.evaluate(data, verbose=0, return_dict=True)
+            values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
         if values["examples"] != manifest.num_records:
             records.verify_split(manifest)  # names the file that is to blame
         assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"

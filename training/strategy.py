@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import tensorflow as tf
 
 from stages.errors import InputError, one_line
@@ -18,7 +21,7 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
       tpu: the TPU's name or address; "" finds the local one.
 
     Raises:
-      InputError: unknown name, or no such hardware.
+      InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
     """
     if name not in NAMES:
         raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
@@ -34,7 +37,7 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(None if gpus else [f"CPU:{i}" for i in range(cpu_devices)])
     if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker()
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
         tf.config.experimental_connect_to_cluster(resolver)
@@ -42,3 +45,21 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu") from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    """Waits until all workers of TF_CONFIG are there."""
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text or "{}")
+        task, cluster = config["task"], config["cluster"]
+        address = cluster[task["type"]][int(task["index"])]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which one this is, as docs/scaling.md shows"
+        ) from error
+    print(f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the others", flush=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:  # the port is taken
+        raise InputError(f"--strategy=multi_worker: cannot listen on {address} ({one_line(error)})") from error

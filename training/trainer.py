@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from training.ema import ExponentialMovingAverage
 from training.losses import cross_entropy, one_hot
+from training.rematerialization import training_pass
 
 
 class Trainer(tf.keras.Model):
@@ -15,6 +18,7 @@ class Trainer(tf.keras.Model):
 
     Attributes:
       model: the classifier.
+      forward: the classifier in training mode, images -> logits.
       ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
       examples: number of examples evaluated.
@@ -22,17 +26,21 @@ class Trainer(tf.keras.Model):
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
-      logged: names of the metrics of a training step; with "loss" and "top1".
+      rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see `training.rematerialization`.
+      logged: names of the metrics of a training step; with "loss" and "top1", without the norms of `measured_update`.
       name: of the Keras model.
     """
 
-    def __init__(self, model: tf.keras.Model, *, ema_decay: float, logged: tuple[str, ...], name: str):
+    def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
         super().__init__(name=name)
+        self.distribute_reduction_method = "first"  # metrics are sums over all replicas already; Keras would add them up once more
         if not model.built:
             raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
         self.model = model
+        self.forward = training_pass(model, rematerialize)
         self.ema = ExponentialMovingAverage(model.variables, ema_decay)
-        self.logged = {name: tf.keras.metrics.Mean(name) for name in logged}
+        norms = ("gradient_norm", "parameter_norm", "update_norm")
+        self.logged = {name: tf.keras.metrics.Mean(name) for name in (*logged, *norms)}
         self.examples = tf.keras.metrics.Sum("examples")
 
     def compile(self, *arguments: Any, **options: Any) -> None:
@@ -47,6 +55,18 @@ class Trainer(tf.keras.Model):
     def build_optimizers(self) -> None:
         """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
         self.optimizer.build(self.model.trainable_variables)
+
+    @contextlib.contextmanager
+    def measured_update(self, gradient_norm: tf.Tensor) -> Iterator[None]:
+        """Around the optimizer's step of the classifier: logs the norms of the gradient, of the weights, and of their move.
+
+        The weights before the step live until its end, when the activations are gone.
+        """
+        before = [v.read_value() for v in self.model.trainable_variables]
+        yield
+        self.logged["gradient_norm"].update_state(gradient_norm)
+        self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
+        self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits (B, K)."""
@@ -63,15 +83,37 @@ class Trainer(tf.keras.Model):
         return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
 
 
-def global_rows(size: tf.Tensor, first: tf.Tensor | int) -> tf.Tensor:
-    """Where this replica's examples (size,) stand in the global batch, so that noise does not depend on the replicas.
+def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int) -> list[tf.Tensor | None]:
+    """The sum of the gradients of equal parts of a batch, one part in memory at a time.
 
     Args:
-      size: examples on each replica.
+      gradients: (a part of `data`, its number from 0) -> gradients.
+      data: tensors whose first dimension is the batch, nested.
+      parts: how many; divides each batch.
+    """
+    split = [tf.split(tensor, parts) for tensor in tf.nest.flatten(data)]
+    total: list[tf.Tensor | None] = []
+    for number, tensors in enumerate(zip(*split)):
+        # The next part waits for the last one's end: a graph would otherwise run them all at once. Unrolled and no loop, because
+        # a synchronised BatchNorm may not communicate from inside of one under MirroredStrategy.
+        with tf.control_dependencies([g for g in total if g is not None]):
+            part = tf.nest.pack_sequence_as(data, [tf.identity(tensor) for tensor in tensors])
+        own = gradients(part, number)
+        total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
+    return total
+
+
+def global_rows(size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: int = 1) -> tf.Tensor:
+    """Where these examples (size,) stand in the global batch, so that noise depends neither on the replicas nor on the parts.
+
+    Args:
+      size: examples in each part of a replica's batch.
       first: the row of the first replica's first example.
+      part: which part of the batch it is.
+      parts: parts of a replica's batch.
     """
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return first + replica * size + tf.range(size)
+    return first + (replica * parts + part) * size + tf.range(size)
 
 
 def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

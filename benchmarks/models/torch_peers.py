@@ -17,6 +17,8 @@ def _torch() -> Any:
     torch.set_num_threads(2)
     try:
         import torchvision
+    except ModuleNotFoundError:
+        pass  # a Wide ResNet needs none
     except RuntimeError:  # its compiled operations do not load; with these two names it imports all the same
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

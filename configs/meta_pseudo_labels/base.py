@@ -15,7 +15,7 @@ def network(warmup_steps: int, wait_steps: int) -> ConfigDict:
     """Teacher or student: architecture, optimizer, schedule."""
     config = ConfigDict()
     config.model = base.train_section().model  # see there
-    config.optimizer = ConfigDict({"name": "sgd", "momentum": 0.9, "nesterov": True, "clip_norm": 0.0})
+    config.optimizer = base.optimizer(name="sgd", nesterov=True)
     # Waits at 0, warms up, then half a cosine to 0; `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"base": 0.1, "warmup_steps": warmup_steps, "wait_steps": wait_steps})
     return config
@@ -24,6 +24,9 @@ def network(warmup_steps: int, wait_steps: int) -> ConfigDict:
 def train_section() -> ConfigDict:
     """The training of the pair."""
     config = ConfigDict()
+    # Or what it is compared with: `uda`, the teacher alone (with uda.weight=0 supervised learning), and `reduced` (Appendix E), the student
+    # and a calibrator of the predictions in --pseudo_labeled (with feedback="none": pseudo-labels of a fixed teacher).
+    config.method = "meta_pseudo_labels"
     config.teacher = network(warmup_steps=5000, wait_steps=0)
     config.student = network(warmup_steps=5000, wait_steps=3000)
     config.epochs = placeholder(float)  # of the labelled images; or
@@ -39,15 +42,19 @@ def train_section() -> ConfigDict:
     config.baseline_decay = 0.99  # 1: no baseline
     config.supervised_weight = 1.0
     config.uda = ConfigDict({"weight": 8.0, "temperature": 0.7, "threshold": 0.6, "ramp_steps": 5000})
+    config.calibrator = ConfigDict({"hidden": 128, "layers": 2})  # of `reduced`; its optimizer and schedule are the teacher's
     config.label_smoothing = 0.15
     config.weight_decay = 5e-4
     config.ema_decay = 0.995
     config.precision = "float32"  # or mixed_bfloat16
+    config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
     config.evaluate_every = placeholder(int)  # steps, on the validation split; None: never
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest; besides, the one of the best evaluation is kept
+    config.keep_every = 0  # steps: checkpoints so far apart are kept for good; 0: none
+    config.final_weights = "last"  # the papers'; or best: of the evaluation with the largest top-1 on the validation split
     return config
 
 

@@ -9,6 +9,19 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
+def optimizer(**overrides: Any) -> ConfigDict:
+    """An optimizer: training/optimizers.py."""
+    config = ConfigDict()
+    config.name = "rmsprop"  # or sgd, lars, adam
+    config.momentum = 0.9
+    config.nesterov = False  # of sgd
+    config.trust_coefficient = 1e-3  # of lars
+    config.clip_norm = 0.0  # of the whole gradient; 0: no clipping
+    config.decoupled_weight_decay = 0.0  # times the rate, outside of the gradient (AdamW); `weight_decay` is the one in the loss
+    config.update(overrides)
+    return config
+
+
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
@@ -31,24 +44,33 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.min_steps = 0  # with epochs: at least so many steps
     config.batch_size = placeholder(int)  # labelled images a step, over all replicas; None: from their number
     config.unlabeled_ratio = 0  # unlabelled images a step, in labelled batches (the paper: 1 to 28)
-    config.optimizer = ConfigDict({"name": "rmsprop", "momentum": 0.9, "clip_norm": 0.0})
+    # False: a student sees the pseudo-labelled images alone, and the loop fine-tunes it on the labelled ones, by section finetune_student.
+    config.labeled = True
+    config.optimizer = optimizer()
     # `base` is the rate per 256 labelled images of a step.
     config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
     config.loss_normalization = "joint"  # or algorithm_1, release
     config.pseudo_labels = "soft"  # or hard
     config.temperature = 1.0  # of soft pseudo-labels
+    config.confidence_weighted = False  # beyond the paper: an unlabelled image's loss times its pseudo-label's largest probability
     config.label_smoothing = 0.1
+    config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
+    config.cutmix = 0.0  # α of CutMix
     config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
     config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
     config.precision = "float32"  # or mixed_bfloat16
+    config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
+    config.accumulation = 1  # parts of each batch whose gradients are added up before the step (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100
     config.checkpoint_every = placeholder(int)  # steps; None: a tenth of the run, at most 1,000
     config.evaluate_every = placeholder(int)  # steps, on the validation split; None: never
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest; besides, the one of the best evaluation is kept
+    config.keep_every = 0  # steps: checkpoints so far apart are kept for good; 0: none
+    config.final_weights = "last"  # the papers'; or best: of the evaluation with the largest top-1 on the validation split
     config.update(overrides)
     return config
 
@@ -108,6 +130,8 @@ def get_config() -> ConfigDict:
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
     # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
+    config.finetune_student = train_section(epochs=20.0)  # of students with labeled=False
+    config.finetune_student.schedule.update({"name": "cosine", "base": 0.004, "warmup_epochs": 0.0})
     config.finetune_last = False  # fine-tune the last student, then evaluate and export that
     config.iterations = 3  # with patience: at most
     # Stop after so many students in a row that are no better on the validation split than one before, and serve the best; None: never.
@@ -115,15 +139,34 @@ def get_config() -> ConfigDict:
     config.student_init = "scratch"  # or teacher: its weights, and its architecture
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
-    # in the teacher; with views=1 the noised teacher of the paper's Table 6. For speed (`./run_benchmarks.sh pseudo_label`) there are
-    # optimize, which folds BatchNorm into the convolutions, and precision: float32 or mixed_bfloat16.
+    # in the teacher; with views=1 the noised teacher of the paper's Table 6. calibrate, beyond the paper: temper the probabilities as suits
+    # the validation split (noisy_student/calibration.py). For speed (`./run_benchmarks.sh pseudo_label`) there are optimize, which folds
+    # BatchNorm into the convolutions, and precision: float32 or mixed_bfloat16.
     config.pseudo_label = ConfigDict(
-        {"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False, "precision": "float32", "optimize": False}
+        {
+            "batch_size": 128,
+            "top_k": 0,
+            "views": 0,
+            "model_noise": False,
+            "calibrate": False,
+            "precision": "float32",
+            "optimize": False,
+        }
     )
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
-    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that.
+    # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
+    # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the
+    # kept images' labels so that the classes are as frequent as among the labelled images (noisy_student/alignment.py).
     config.balance = ConfigDict(
-        {"threshold": 0.3, "max_confidence": 1.0, "images_per_class": placeholder(int), "balance": True, "fraction": 1.0}
+        {
+            "threshold": 0.3,
+            "max_confidence": 1.0,
+            "images_per_class": placeholder(int),
+            "balance": True,
+            "fraction": 1.0,
+            "share_per_class": 1.0,
+            "align_labels": False,
+        }
     )
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
     return config

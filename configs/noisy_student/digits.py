@@ -35,17 +35,19 @@ def get_config() -> ConfigDict:
             "cutout_const": 4.0,
         }
     )
-    for section in ("teacher", "student"):
+    for section in ("teacher", "student", "finetune_student"):
         train = config[section]
         train.model.update(
             {"width": 0.5, "depth": 0.2, "dropout": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1), "batch_norm_momentum": 0.95}
         )
         train.batch_size = 50
-        train.schedule.update({"name": "cosine", "base": 0.0125, "warmup_epochs": 20.0})
         train.ema_decay = 0.99
+        if section != "finetune_student":
+            train.schedule.update({"name": "cosine", "base": 0.0125, "warmup_epochs": 20.0})
     config.teacher.steps = 800
     config.student.steps = 500
     config.student.unlabeled_ratio = 4
+    config.finetune_student.epochs = 200.0
     # A higher threshold than the paper's 0.3, which the photographs' crops pass; and sharper labels than the paper's, since a teacher
     # of 50 smoothed labels is sure of little.
     config.balance.threshold = 0.7

@@ -9,8 +9,10 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
     """A study on the digits, on validation images of seeds that no reported result uses; one iteration unless it says otherwise.
 
     Its keys, besides the ones given here:
-      runs: (name, flags of the recipe's script). The first run makes what is shared.
-      readings: (name, run, dotted path into the run's summary.json).
+      runs: (name, flags of the recipe's script), or (name, flags of each stage, method). The first run makes what is shared.
+      methods: name -> the stages of a run: (directory in the run's own, script, its flags). In these `{run}` is the run's directory and
+        `{NAME}` that of another run of the same seed, which must come before it.
+      readings: (name, run, dotted path into the summary.json of the run or of its last stage).
       claims: (reading, reading, finding): the finding says that the first is higher than the second.
     """
     config = ConfigDict()
@@ -18,6 +20,7 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
     config.script, config.recipe = "run_noisy_student.sh", "configs/noisy_student/digits.py"
     config.flags = ("--config.data.validation_size=400", "--config.evaluate.split=validation")  # of every run
     config.iterations = 1
+    config.methods = ConfigDict()
     config.shared = ("data", "teacher")  # stage directories that do not depend on the run
     config.first_seed, config.seeds = 100, 5
     config.update(values)

@@ -1,4 +1,4 @@
-"""Does a student profit from its teacher's weights? (Xie et al. 2020, Section 3.1: students are trained from scratch)
+"""Does a student profit from its teacher's weights? (Xie et al. 2020 learn a student anew: Algorithm 1, step 3)
 
 ./run_studies.sh --config=configs/studies/start.py --workdir=runs/studies/start
 """

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from data import pipeline, records
-from data.preprocessing import Preprocessing
+from data.preprocessing import Preprocessing, eval_image, train_image
 from stages.errors import InputError
 
 SIZE = 6
@@ -111,6 +111,19 @@ def test_batches_restart_at_a_step_with_the_same_augmentation(split):
     assert any((a != b).any() for a, b in zip(whole, batches(1, 7)))
 
 
+def test_mixed_batches_restart_at_a_step(split):
+    options = {"batch_size": 6, "seed": 3, "mixup": 0.4, "cutmix": 1.0}
+    quiet = Preprocessing(SIZE)
+    whole = list(pipeline.train_batches(split, quiet, **options).take(4).as_numpy_iterator())
+    again = list(pipeline.train_batches(split, quiet, **options, start_step=2).take(2).as_numpy_iterator())
+    plain = list(pipeline.train_batches(split, quiet, batch_size=6, seed=3).take(4).as_numpy_iterator())
+    for (images, targets), (same, same_targets) in zip(whole[2:], again):
+        np.testing.assert_array_equal(images, same)
+        np.testing.assert_array_equal(targets, same_targets)
+    assert all(targets.shape == (6, 3) and np.allclose(targets.sum(1), 1) for _, targets in whole)
+    assert any((a != b).any() for (a, _), (b, _) in zip(whole, plain))
+
+
 def test_without_augmentation_images_are_as_in_evaluation(split):
     noisy = Preprocessing(8, style="small", randaugment_layers=1, randaugment_ops=("Invert",))
     clean = {int(label): set() for label in range(3)}
@@ -137,6 +150,19 @@ def test_two_views_of_an_image_share_its_crop(split):
     np.testing.assert_array_equal(weak, strong)
 
 
+def test_samples_are_noised_as_in_training_and_anew_at_each_step(split):
+    noisy = Preprocessing(8, pad=2, randaugment_layers=1, randaugment_magnitude=9.0, randaugment_ops=("Rotate",))
+    first, again, later = (pipeline.samples(split, noisy, count=3, seed=5, step=step).numpy() for step in (7, 7, 8))
+    assert first.shape == (3, 8, 8, 3) and first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert (first != later).any()
+    (serialized, *_) = records.read_shard(split.paths[0])
+    encoded = records.parse_example(serialized)["image/encoded"]
+    expected = train_image(encoded, tf.constant([5, 21], tf.int64), noisy).numpy()
+    np.testing.assert_array_equal(first[0], np.clip(np.round(expected), 0, 255))
+    assert np.abs(first[0] - eval_image(encoded, noisy)).max() > 1
+
+
 def test_replicas_and_workers_share_out_the_global_batch(split):
     whole = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3), 3)
     replicas = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, replicas=2), 6)
@@ -159,3 +185,16 @@ def test_evaluation_sees_every_image_once(split, batch_size):
         seen += [key.decode() for key in batch["key"].numpy()[real]]
         np.testing.assert_array_equal(batch["image"].numpy()[real][:, 0, 0, 0].astype(int) % 3, batch["label"].numpy()[real])
     assert sorted(seen) == sorted(f"image/{i}" for i in range(23))
+
+
+@pytest.mark.parametrize("batch_size", [4, 12, 32])  # 3 of the last 4, 11 of 12, 23 of 32
+def test_workers_and_replicas_share_out_an_evaluation(split, batch_size):
+    """Two workers of two replicas each: replica r of a step has the r-th quarter of the one-device batch."""
+    whole = [batch["key"].numpy().tolist() for batch in pipeline.eval_batches(split, batch_size, PLAIN)]
+    quarters = [list(pipeline.eval_batches(split, batch_size, PLAIN, (2, index), 4)) for index in (0, 1)]
+    for step, keys in enumerate(whole):
+        parts = [worker[2 * step + replica] for worker in quarters for replica in (0, 1)]
+        assert [key for part in parts for key in part["key"].numpy().tolist()] == keys
+        assert [len(part["weight"]) for part in parts] == [batch_size // 4] * 4
+    assert [len(worker) for worker in quarters] == [2 * len(whole)] * 2
+    assert sum(float(tf.reduce_sum(part["weight"])) for worker in quarters for part in worker) == 23

@@ -12,6 +12,7 @@ import tensorflow as tf
 from efficientnet import Dropout, EfficientNet, StochasticDepth, model_noise
 from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES, count_activations, count_parameters
 from stages.errors import InputError
+from training import models
 
 TINY = {"width": 0.25, "depth": 0.25, "num_classes": 5}
 
@@ -247,4 +248,14 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
     kept = ("_conv", "_bn", "_dwconv", "_activation", "_se_excite")
     expected = sum(int(np.prod(layer.output_shape[1:])) for layer in model.layers if layer.name.endswith(kept))
     row = ARCHITECTURES[name]
-    assert count_activations(row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES) == expected
+    arguments = row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES
+    assert count_activations(*arguments) == expected
+    sizes: dict[str, int] = {}  # block or "" -> what is kept of it
+    inputs: dict[str, int] = {}
+    for layer in model.layers:
+        block = models.block_name(layer) or ""
+        if layer.name.endswith(kept):
+            sizes[block] = sizes.get(block, 0) + int(np.prod(layer.output_shape[1:]))
+        if block and block not in inputs:  # its first layer reads the block's input
+            inputs[block] = int(np.prod(layer.input_shape[1:]))
+    assert count_activations(*arguments, rematerialize=True) == sizes.pop("") + sum(inputs.values()) + max(sizes.values())

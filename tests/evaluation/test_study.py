@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation import study
+from noisy_student import loop
 from stages import app
 from stages.errors import InputError
 from stages.files import read_json
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
+STUDIES += ["meta_pseudo_labels.py:small", "meta_pseudo_labels.py:ablations"]
 
 
 def config(name: str = "labels.py", *overrides: str):
@@ -24,9 +27,9 @@ def config(name: str = "labels.py", *overrides: str):
 def test_every_study_s_flags_are_the_recipe_s(name):
     loaded = config(name)
     study.check(loaded)
-    for _, flags in loaded.runs:
+    for _, flags, *_ in loaded.runs:
         app.parse(["loop", f"--config={loaded.recipe}", *loaded.flags, *flags], {})
-    assert name in Path(app.ROOT / "configs" / "studies" / name).read_text()
+    assert name in Path(app.ROOT / "configs" / "studies" / name.partition(":")[0]).read_text()
 
 
 @pytest.fixture
@@ -66,6 +69,55 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
         study.main(config("labels.py", "--config.seeds=3"), str(tmp_path / "s"), "1")
 
 
+@pytest.mark.parametrize("name", [*STUDIES, "noise.py:small"])
+def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypatch, capsys):
+    """With a stand-in for the recipe's script, whose students' top-1 is 0.9 and as much more as their run comes later in the study."""
+    loaded = config(name, "--config.seeds=2")
+    names = [run for run, *_ in loaded.runs]
+
+    def call(command, **_):
+        directory = Path(command[-1].partition("=")[2])
+        run, seed = directory.relative_to(tmp_path / "s").parts[:2]
+        top1 = 0.9 + 0.001 * names.index(run) + 0.0001 * (int(seed[-1]) + 1) ** (names.index(run) % 5)
+        rows = [{"top1": top1 + 0.001 * i} for i in range(loaded.iterations)]
+        models = {"trained": {"top1": top1}, "finetuned": {"top1": top1 + 0.001 * int(seed[-1])}}
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows, "models": models}))
+        return 0
+
+    monkeypatch.setattr(study.termination, "call", call)
+    monkeypatch.setattr(study, "figure", lambda *_: None)
+    study.main(loaded, str(tmp_path / "s"), "1")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
+    assert len(lines) == len(loaded.claims) > 0
+    for line, (_, _, finding) in zip(lines, loaded.claims):
+        assert line.startswith(f"- {finding}: **") and "points, 95 % interval" in line and "2 seeds)" in line
+
+
+def test_a_run_that_changes_the_teacher_trains_its_own():
+    beyond = config("beyond.py")
+    assert study.linked(beyond, "recipe") == []
+    assert study.linked(beyond, "last_weights") == ["data"]
+    assert study.linked(beyond, "aligned") == ["data", "teacher"]
+
+
+def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, monkeypatch):
+    """From the recipe's own dry run: 800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
+
+    def run(command, **_):
+        recipe = app.parse(["loop", *command[1:-2]], {})["config"]
+        text = loop.describe(recipe, tmp_path, {}, loop.plan(recipe, tmp_path, {}, "auto"))
+        return subprocess.CompletedProcess(command, 0, text, "")
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    study.main(config("joint.py"), str(tmp_path / "s"), "1", dry_run=True)
+    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["joint"] == ["10", str(5 * 1300), str(5 * (800 * 50 + 500 * 250))]
+    assert rows["apart"] == ["10", str(5 * 700), str(5 * (500 * 200 + 200 * 50))]
+    assert rows["5"] == ["30", str(5 * 3300), str(5 * (40_000 + 125_000 + 110_000 + 140_000))]
+    assert not (tmp_path / "s").exists()
+
+
 def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
     for jobs in ("1", "2"):
         study.main(config(), str(tmp_path / jobs), jobs)
@@ -90,6 +142,49 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
     assert len(scripts) == 15
 
 
+def test_a_run_of_several_stages(tmp_path, monkeypatch):
+    """Each stage is called once with the recipe's flags and its own; a run is read from its last stage.
+
+    One that failed goes on with the stage that it was at.
+    """
+    called = []
+
+    def call(command, **_):
+        directory = Path(command[-1].partition("=")[2])
+        called.append((Path(command[0]).name, str(directory.relative_to(tmp_path)), command[1:-1]))
+        if len(called) == 2:
+            return 137
+        directory.mkdir(parents=True, exist_ok=True)
+        feedback = "none" if "--config.meta_pseudo_labels.feedback=none" in command else "soft"
+        (directory / "summary.json").write_text(json.dumps({"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}}))
+        return 0
+
+    monkeypatch.setattr(study.termination, "call", call)
+    two = config("meta_pseudo_labels.py:ablations", "--config.seeds=2").copy_and_resolve_references()
+    with two.unlocked():
+        two.runs, two.readings, two.claims = two.runs[:2], two.readings[:2], [claim for claim in two.claims if claim[1] == "h_0"]
+    with pytest.raises(SystemExit):
+        study.main(two, str(tmp_path), "1")
+    study.main(two, str(tmp_path), "1")
+    names = [name for name, *_ in called]
+    assert names[:2] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh"]
+    assert names[2:] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh", "run_evaluate.sh"] * 4
+    script, directory, flags = called[3]
+    assert (script, directory) == ("run_meta_pseudo_labels.sh", "mpl/seed_100/trained")
+    assert f"--data={tmp_path}/mpl/seed_100/data" in flags and "--config.seed=100" in flags and "--config.data.validation_size=400" in flags
+    assert (tmp_path / "h_0" / "seed_101" / "data").resolve() == tmp_path / "mpl" / "seed_101" / "data"
+    found = read_json(tmp_path / "results.json")
+    assert found["readings"] == {"mpl": [75.0, 75.0], "h_0": [50.0, 50.0]}
+
+
+def test_a_stage_may_read_another_run_s_directory(tmp_path):
+    loaded = config("meta_pseudo_labels.py")
+    made = study.commands(loaded, tmp_path, "reduced_mpl", 3)
+    assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
+    assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
+    assert app.parse(["train", *made[3].words[1:3]], {})["config"].meta_pseudo_labels.method == "reduced"
+
+
 def test_the_interval_is_student_s(tmp_path):
     """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
     differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -107,6 +202,7 @@ def test_the_interval_is_student_s(tmp_path):
         ({"seeds": 1}, "at least 2"),
         ({"claims": (("soft", "nothing", "?"),)}, "no reading 'nothing'"),
         ({"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()}, "read from run 'nothing'"),
+        ({"runs": (("soft", (), "nothing"),)}, "of method 'nothing'"),
     ],
 )
 def test_a_study_that_cannot_be_run(change, message):

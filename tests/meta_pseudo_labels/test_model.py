@@ -17,7 +17,9 @@ import tensorflow as tf
 
 from efficientnet import Dropout
 from meta_pseudo_labels import feedback
-from meta_pseudo_labels.model import MetaPseudoLabels, _Step, uda_loss
+from meta_pseudo_labels.model import MetaPseudoLabels
+from meta_pseudo_labels.student import Step
+from meta_pseudo_labels.uda import uda_loss
 
 K, B, B_U = 3, 5, 3
 ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 1.0}
@@ -247,7 +249,7 @@ def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
 
 def test_draws_are_a_function_of_seed_and_step():
     def draw(seed, step):
-        return trainer(seed=seed)._draw(tf.zeros([50, K]), _Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1)).numpy()
+        return trainer(seed=seed)._draw(tf.zeros([50, K]), Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1)).numpy()
 
     np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
     for other in (draw(1, 0), draw(0, 2), draw(1, 1)):

@@ -18,7 +18,6 @@ STEPS = 24
 SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py",
     "--config.data.out_of_domain=20",
-    *(f"--config.meta_pseudo_labels.{network}.model.{key}" for network in ("teacher", "student") for key in ("width=0.25", "depth=0.1")),
     *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=2" for network in ("teacher", "student")),
     "--config.meta_pseudo_labels.student.schedule.wait_steps=2",
     f"--config.meta_pseudo_labels.steps={STEPS}",
@@ -99,7 +98,7 @@ def test_labelled_images_are_weakly_and_unlabelled_ones_also_strongly_augmented(
     noisy = Preprocessing(
         16, pad=2, randaugment_layers=2, randaugment_magnitude=9.0, randaugment_ops=("Rotate",), randaugment_mode="monotone"
     )
-    section = ConfigDict({"batch_size": 4, "unlabeled_ratio": 2})
+    section = ConfigDict({"method": "meta_pseudo_labels", "batch_size": 4, "unlabeled_ratio": 2})
     ((x, y), (weak, strong)) = next(iter(train.batches(labeled, unlabeled, noisy, section, 3, 0, (1, 0), 1)))
     (expected, _) = next(iter(pipeline.train_batches(labeled, noisy.weak(), batch_size=4, seed=3)))
     np.testing.assert_array_equal(x, expected)

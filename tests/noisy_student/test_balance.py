@@ -68,7 +68,10 @@ def _config(**settings: Any) -> ConfigDict:
     return ConfigDict(
         {
             "seed": 3,
-            "balance": {"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0, **settings},
+            "balance": {
+                **{"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0},
+                **{"share_per_class": 1.0, "align_labels": False, **settings},
+            },
         }
     )
 
@@ -143,6 +146,16 @@ def test_filter_only(root: Path) -> None:
 def test_a_confidence_band(root: Path) -> None:
     directory = _run(root, "band", _config(balance=False, max_confidence=0.7))
     assert _copies(directory) == {key: 1 for key, (_, confidence) in _confidences().items() if THRESHOLD < confidence <= 0.7}
+
+
+def test_a_share_of_each_class(root: Path) -> None:
+    """Half of 30, 12 and 5 images; then 15, 6 and 3 of them become 6 each, of the most confident."""
+    half = _copies(_run(root, "share", _config(balance=False, share_per_class=0.5)))
+    expected = {f"é/{label}-{i}.png" for label, count in PER_CLASS.items() for i in range(count // 2, count)}
+    assert half == dict.fromkeys(expected, 1)
+    filled = _copies(_run(root, "share_filled", _config(images_per_class=None, share_per_class=0.5)))
+    assert set(filled) == {key for key in expected if "/0-" not in key} | {f"é/0-{i}.png" for i in range(24, 30)}
+    assert all(filled[f"é/2-{i}.png"] == 2 for i in range(2, 5))
 
 
 def test_a_fraction_is_drawn_by_seed(root: Path) -> None:

@@ -113,6 +113,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started):
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
+    assert list(read_json(tmp_path / "summary.json")["seconds"])[-5:] == ["pseudo_label_3", "balance_3", "student_3", "evaluate", "export"]
     (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
@@ -122,6 +123,20 @@ def test_a_student_may_start_from_its_teacher():
     by_name = {stage.name: stage.arguments for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")}
     assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [Path("w/teacher"), Path("w/student_1"), Path("w/student_2")]
     assert "init" not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}["student_1"]
+
+
+def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones():
+    config = changed(iterations=2)
+    config.student.labeled = False
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    assert [stage.name for stage in stages[4:8]] == ["pretrain_1", "student_1", "pseudo_label_2", "balance_2"]
+    by_name = {stage.name: stage for stage in stages}
+    assert by_name["student_2"].script == "run_finetune.sh"
+    assert by_name["student_2"].arguments["init"] == by_name["pretrain_2"].directory == Path("w/pretrained_2")
+    assert by_name["student_2"].arguments["section"] == "finetune_student" and by_name["pretrain_2"].arguments["section"] == "student"
+    assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
+    text = loop.describe(config, Path("w"), {}, stages)
+    assert text.count("500 steps of 0 + 200 images") == 2 and text.count("200 steps of 50 + 0 images") == 2
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,56 @@ def test_both_batches_share_their_batch_norm_statistics():
     np.testing.assert_allclose(model.layers[2].moving_mean, 0.01 * hidden.numpy().mean(0), rtol=1e-4, atol=1e-6)
 
 
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """Noise, clipping by the global norm, average and metrics included; dropout's noise belongs to the example."""
+    inputs = tf.keras.Input([4, 4, 3])
+    hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
+    (x, y), (x_u, q) = batches(batch=6, ratio=2)
+    results = []
+    for parts in (1, 3):
+        model = tf.keras.Model(inputs, tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(hidden))
+        student = NoisyStudent(model, accumulation=parts, ema_decay=0.9, weight_decay=0.1)
+        student.compile(optimizer=tf.keras.optimizers.SGD(0.5, momentum=0.9, global_clipnorm=0.3))
+        history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=3, verbose=0).history
+        assert int(student.optimizer.iterations) == 3
+        averages = [shadow.numpy() for shadow in student.ema.shadows]
+        results.append([*model.get_weights(), *averages, *(history[name][0] for name in sorted(history))])
+    assert len(results[0]) == 2 + 2 + 9
+    for a, b in zip(*results):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
+def test_norms_of_a_step():
+    (x, y), unlabeled = batches()
+    model = small_classifier(batch_norm=False)
+    student = NoisyStudent(model)
+    student.compile(optimizer=tf.keras.optimizers.SGD(0.1, global_clipnorm=0.2))
+    before = [v.numpy() for v in model.trainable_variables]
+    history = student.fit(dataset((x, y), unlabeled), steps_per_epoch=1, verbose=0).history
+    moved = [a - v.numpy() for a, v in zip(before, model.trainable_variables)]
+
+    def norm(arrays):
+        return np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in arrays))
+
+    assert history["parameter_norm"][0] == pytest.approx(norm(before), rel=1e-5)
+    assert history["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4) == pytest.approx(0.02, rel=1e-4)
+    assert history["gradient_norm"][0] > 0.2  # before clipping
+
+
+def test_accumulation_and_batch_norm():
+    """Each part has its own statistics, and the moving ones move with each: the documented difference."""
+    (x, y), (x_u, q) = batches(batch=4, ratio=1)
+    model = small_classifier()
+    student = NoisyStudent(model, accumulation=2)
+    student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
+    student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0)
+    expected = np.zeros(16)
+    for part in (slice(0, 2), slice(2, 4)):
+        hidden = model.layers[1](tf.reshape(tf.concat([x[part], x_u[part]], 0), [4, -1])).numpy()
+        expected = 0.99 * expected + 0.01 * hidden.mean(0)
+    np.testing.assert_allclose(model.layers[2].moving_mean, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_labels_made_within_the_step_equal_stored_ones():
     (x, y), (x_u, _) = batches()
     clean = x_u * 0.5
@@ -105,6 +155,18 @@ def test_unlabelled_examples_without_model_noise():
         history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0).history
         assert (abs(history["unlabeled_loss"][0] - expected) < 1e-5) == equal
         assert abs(history["labeled_loss"][0] - labeled) > 1e-3
+
+
+def test_a_loss_weighted_by_confidence():
+    """Each unlabelled example's cross entropy times the largest probability of its stored label, whatever its temperature."""
+    (x, y), (x_u, q) = batches()
+    model = small_classifier(batch_norm=False)
+    sharpened = q**2 / (q**2).sum(1, keepdims=True)
+    expected = (q.max(1) * -(sharpened * log_softmax(model(x_u).numpy())).sum(1)).mean()
+    student = NoisyStudent(model, temperature=0.5, confidence_weighted=True)
+    student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
+    history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0).history
+    assert history["unlabeled_loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_pseudo_targets():

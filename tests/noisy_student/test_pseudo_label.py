@@ -63,8 +63,16 @@ def _use_teacher(monkeypatch: pytest.MonkeyPatch, model: tf.keras.Model) -> None
 
 
 def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
-    defaults = {"batch_size": BATCH, "top_k": 0, "views": 0, "model_noise": False, "precision": "float32", "optimize": False}
-    config = ConfigDict({"seed": 3, "pseudo_label": {**defaults, **settings}})
+    usual = {
+        "batch_size": BATCH,
+        "top_k": 0,
+        "views": 0,
+        "model_noise": False,
+        "calibrate": False,
+        "precision": "float32",
+        "optimize": False,
+    }
+    config = ConfigDict({"seed": 3, "pseudo_label": {**usual, **settings}})
     pseudo_label.main(config, str(root / workdir), str(root / "data"), str(root / "teacher"))
     return root / workdir
 
@@ -122,6 +130,23 @@ def test_a_noised_teacher_drops_features_the_same_way_each_time(root: Path) -> N
     assert np.mean([deviation > 0.01 for deviation in deviations]) > 0.9
     for key, probabilities in noised.items():
         np.testing.assert_array_equal(again[key], probabilities)
+
+
+def test_calibrated_on_the_validation_split(root: Path) -> None:
+    """A validation split labelled by the model itself at temperature 3, in proportion: that temperature must be found and used."""
+    with pytest.raises(InputError, match=r"calibrate needs a validation split, which .*data lacks"):
+        _run(root, calibrate=True)
+    expected, images = _expected(), _images()
+    powers = {key: q ** (1 / 3) / (q ** (1 / 3)).sum() for key, q in expected.items()}
+    counts = [(key, label, round(400 * share)) for key, q in powers.items() for label, share in enumerate(q)]
+    copies = [(key, label, n) for key, label, count in counts for n in range(count)]
+    examples = (make_example(images[key], f"{key} {label} {n}", label=label + 1) for key, label, n in copies)
+    validation = root / "data" / "validation"
+    write_split(validation, "validation", examples, 2, len(copies), kind="labeled", label_names=LABEL_NAMES, label_offset=1)
+    summary = read_json(_run(root, calibrate=True, batch_size=512) / "summary.json")
+    assert summary["temperature"] == pytest.approx(3, rel=0.02)
+    for key, probabilities in _predictions(root / "predictions").items():
+        np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
 
 
 def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

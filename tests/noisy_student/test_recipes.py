@@ -19,7 +19,7 @@ RECIPES = [
     "digits.py",
     "svhn.py",
     "cifar10.py",
-    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1")),
+    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")),
 ]
 
 
@@ -59,6 +59,9 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     assert text.count("480,309,308 parameters, 475 px") == 3 and text.count("480,309,308 parameters, 800 px") == 1
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
+    assert text.count("8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
+    config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
+    assert " 11,472.0 GiB for activations" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", text).group(2, 1)
     step = int(step.replace(",", ""))
     assert step > 5 * 1_281_167 / 2048  # after the warm-up
@@ -79,6 +82,14 @@ def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path)
     summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
     write_json(tmp_path / "data" / "summary.json", summary)
     assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+def test_a_small_student_is_the_last_one_of_a_large_teacher():
+    """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
+    config = recipe("imagenet.py:l2_b3")
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
+    assert [config[section].model.name for section in sections] == ["b7", "l2", "l2", "l2", "b3"]
+    assert config[sections[-1]].preprocessing.randaugment_layers == 0 and config[sections[-2]].preprocessing.randaugment_layers == 2
 
 
 @pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])

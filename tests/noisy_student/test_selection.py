@@ -61,6 +61,26 @@ def test_equals_sorting(monkeypatch: pytest.MonkeyPatch, target: int, steps: int
     np.testing.assert_array_equal(chosen.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES))
 
 
+@pytest.mark.parametrize("target", [None, 20, 333, 5000])
+def test_a_limit_before_the_target_equals_sorting(target: int | None) -> None:
+    """A limit of each class's own: as if the others were not there."""
+    corpus = _corpus(seed=8)
+    counts = _counts(corpus)
+    most = np.ceil(counts * np.array([0.1, 0.5, 1.0, 0.01, 0.3, 0.2, 1.0])).astype(np.int64)
+    left = np.concatenate(
+        [
+            members[np.lexsort((corpus["hash"][members], -corpus["confidence"][members]))[: most[k]]]
+            for k, members in enumerate(np.flatnonzero(corpus["classes"] == k) for k in range(CLASSES))
+        ]
+    )
+    expected = np.zeros(len(corpus["classes"]), np.int64)
+    expected[left] = 1 if target is None else _brute_force({name: column[left] for name, column in corpus.items()}, target)
+    shards = _cut(corpus, [1500, 1500])
+    chosen = selection.select(shards, counts, target, 0.3, most)
+    np.testing.assert_array_equal(np.concatenate([chosen.copies(shard) for shard in shards]), expected)
+    assert chosen.totals.sum() == expected.sum()
+
+
 def test_order_and_shards_do_not_matter() -> None:
     corpus = _corpus(seed=1)
     expected = selection.select([corpus], _counts(corpus), 200).copies(corpus)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import prepare, records
+from data import pipeline, prepare, records
 from noisy_student import train
 from stages import app
 from stages.errors import InputError
@@ -91,8 +91,9 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(directories, unint
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica."""
-    process = start(tmp_path / "student", directories, "--strategy=mirrored", "--cpu_devices=2")
+    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica; rematerialised."""
+    mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
+    process = start(tmp_path / "student", directories, *mirrored)
     process.communicate()
     assert process.returncode == 0
     one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]
@@ -140,6 +141,25 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
+    labeled, unlabeled = (records.read_manifest(path) for path in (f"{directories['data']}/labeled", directories["pseudo_labeled"]))
+    found = []
+    for together in ("True", "False"):
+        overrides = (f"--config.student.labeled={together}", "--config.student.temperature=0.5", "--config.student.label_smoothing=0.2")
+        resolved = train.resolve(config(*overrides), "student", directories["data"], unlabeled=True)
+        preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
+        section = ConfigDict(resolved["train"])
+        found.append(next(iter(train.batches(labeled, unlabeled, preprocessing, section, 0, 3, (1, 0), 1))))
+    (_, (x_u, q)), (x, targets) = found
+    assert x.shape[0] == 16
+    np.testing.assert_array_equal(x, x_u)
+    np.testing.assert_allclose(targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5)
+    for broken in ("unlabeled_ratio=0", "confidence_weighted=True"):
+        alone = config("--config.student.labeled=False", f"--config.student.{broken}")
+        with pytest.raises(InputError, match=r"student\.labeled=False needs"):
+            train.resolve(alone, "student", directories["data"], unlabeled=True)
+
+
 def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
     with pytest.raises(InputError, match="--init is missing"):
         main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
@@ -170,6 +190,26 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
         train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], unlabeled=False)
+
+
+def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
+    best = ["--config.teacher.final_weights=best", "--config.teacher.evaluate_every=2", "--config.teacher.log_every=2"]
+    with pytest.raises(InputError, match=r"teacher.final_weights=best needs .* a validation split"):
+        main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
+    assert not (tmp_path / "w").exists()
+    data = tmp_path / "data"
+    small = ["--config.data.validation_size=50", "--config.teacher.model.width=0.25", "--config.teacher.model.depth=0.2"]
+    short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
+    prepare.main(config(*small), str(data))
+    main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    rows = metrics(tmp_path / "w")
+    assert summary["best"] == max(rows, key=lambda row: row["eval_top1"]) and summary["model_step"] == summary["best"]["step"]
+    model, spec = model_dir.load(tmp_path / "w")
+    model.compile(metrics=["accuracy"], loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = pipeline.eval_batches(records.read_manifest(data / "validation"), 50, spec.preprocessing)
+    _, top1 = model.evaluate(batches.map(lambda b: (b["image"], b["label"])), verbose=0)
+    assert top1 == pytest.approx(summary["best"]["eval_top1"], abs=1e-6)
 
 
 def test_an_unfinished_input_is_refused(directories, tmp_path):

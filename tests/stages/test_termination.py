@@ -30,3 +30,22 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert codes == [3]
+
+
+def test_commands_of_other_threads_get_it_through_the_main_one() -> None:
+    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
+    reading, writing = os.pipe()
+    codes: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: codes.append(termination.call([sys.executable, "-c", program], stdout=writing))) for _ in range(2)
+    ]
+    with termination.on_sigterm(termination.terminate_running):
+        for thread in threads:
+            thread.start()
+        ready = b""
+        while len(ready) < 12:
+            ready += os.read(reading, 12)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+    assert codes == [7, 7]

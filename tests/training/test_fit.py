@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from efficientnet import Dropout
 from noisy_student.model import NoisyStudent
 from stages.errors import InputError
-from training.fit import fit
+from training.checkpoints import Checkpoints
+from training.fit import best, fit
 from training.optimizers import RMSProp
 
 
@@ -211,6 +213,62 @@ def test_evaluations_are_logged(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "eval_top1" in row] == [4, 8, 12, 13]
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def kept_steps(directory):
+    return sorted(int(path.stem.partition("-")[2]) for path in (directory / "checkpoints").glob("*.index"))
+
+
+def scored(*scores):
+    """An evaluation at every second step, with these results."""
+    rest = iter(scores)
+    return {"evaluate_every": 2, "evaluate": lambda: {"top1": next(rest)}}
+
+
+def test_the_best_evaluation_s_checkpoint_is_kept_and_others_for_good(tmp_path):
+    fit(trainer(), batches, tmp_path, **SIZES, **scored(0.1, 0.4, 0.9, 0.3, 0.9, 0.2, 0.5), keep=1, keep_every=4)
+    assert best(tmp_path)["step"] == 6 and best(tmp_path)["eval_top1"] == 0.9  # the first of two
+    assert kept_steps(tmp_path) == [4, 6, 8, 12, 13]
+
+
+def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
+    """The evaluation of step 6 is the best and is saved; the run is killed, goes on from there, and ends as it would have."""
+    weights, _ = uninterrupted
+    student = trainer()
+    with pytest.raises((Killed, tf.errors.OpError)):
+        fit(student, killed_at(6), tmp_path, **SIZES, **scored(0.1, 0.4, 0.9))
+    at_six = student.model.get_weights()
+    assert kept_steps(tmp_path) == [4, 6]
+    student = trainer()
+    fit(student, batches, tmp_path, **SIZES, **scored(0.3, 0.9, 0.2, 0.5), keep=1)
+    for a, b in zip(weights, student.model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert kept_steps(tmp_path) == [6, 13]
+    checkpoints = Checkpoints(tmp_path / "checkpoints", tf.train.Checkpoint(trainer=student))
+    checkpoints.restore_step(int(best(tmp_path)["step"]))
+    for a, b in zip(at_six, student.model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match="ckpt-12 is damaged or gone"):
+        checkpoints.restore_step(12)
+
+
+def test_images_at_the_start_and_with_the_evaluations(tmp_path):
+    shown = {}
+
+    def images(step):
+        shown[step] = np.full([2, 8, 8, 3], step, np.uint8)
+        return {"labeled": tf.constant(shown[step])}
+
+    fit(trainer(), batches, tmp_path, **SIZES, images=images, evaluate_every=6, evaluate=lambda: {"top1": 0.5})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = {}
+    for event in map(event_pb2.Event.FromString, tf.data.TFRecordDataset(str(events)).as_numpy_iterator()):
+        for value in event.summary.value:
+            if value.tag == "images/labeled":
+                found[event.step] = [tf.io.decode_png(png).numpy() for png in value.tensor.string_val[2:]]
+    assert sorted(found) == [0, 6, 12, 13]
+    for step, pictures in found.items():
+        np.testing.assert_array_equal(pictures, shown[step])
 
 
 def test_steps_must_fit_together(tmp_path):

@@ -1,4 +1,4 @@
-"""RMSProp against TensorFlow 1's recurrence written in numpy."""
+"""The optimizers against their recurrences written in numpy, and RMSProp against TensorFlow 1's numbers."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 
 from stages.errors import InputError
 from training import optimizers
+from training.losses import l2
 from training.optimizers import RMSProp
+from training.schedules import WarmupCosine
 
 
 def test_rmsprop_published_steps():
@@ -21,27 +23,98 @@ def test_rmsprop_published_steps():
     np.testing.assert_allclose(seen, [0.948, 0.847, 0.701], atol=5e-4)
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_rmsprop_follows_the_recurrence(clip_norm):
+def bfloat16(array):
+    return tf.cast(tf.cast(array, tf.bfloat16), tf.float64).numpy()
+
+
+def rmsprop(state, theta, g, rate, t):
+    ms = 0.9 * state.get("ms", 1.0) + 0.1 * g**2
+    mom = 0.8 * state.get("mom", 0.0) + rate * g / np.sqrt(ms + 1e-3)
+    state.update(ms=ms, mom=mom)
+    return theta - mom
+
+
+def sgd(state, theta, g, rate, t):
+    state["m"] = 0.8 * state.get("m", 0.0) - rate * g
+    return theta + state["m"]
+
+
+def nesterov(state, theta, g, rate, t):
+    state["m"] = 0.8 * state.get("m", 0.0) - rate * g
+    return theta + 0.8 * state["m"] - rate * g
+
+
+def lars(state, theta, g, rate, t):
+    trust = 0.02 * np.linalg.norm(theta) / np.linalg.norm(g) if theta.ndim > 1 else 1.0
+    state["m"] = 0.8 * state.get("m", 0.0) + rate * trust * g
+    return theta - state["m"]
+
+
+def adam(state, theta, g, rate, t):
+    m = 0.9 * state.get("m", 0.0) + 0.1 * g
+    v = 0.999 * state.get("v", 0.0) + 0.001 * g**2
+    state.update(m=m, v=v)
+    return theta - rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
+
+
+@pytest.mark.parametrize("kind", ["dense", "clipped", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "recurrence", "options"),
+    [
+        ("rmsprop", rmsprop, {}),
+        ("sgd", sgd, {}),
+        ("sgd", nesterov, {"nesterov": True}),
+        ("lars", lars, {"trust_coefficient": 0.02}),
+        ("adam", adam, {}),
+        ("adam", adam, {"decoupled_weight_decay": 0.3}),
+        ("sgd", nesterov, {"nesterov": True, "decoupled_weight_decay": 0.3}),
+    ],
+)
+def test_fifty_steps_of_the_recurrence(name, recurrence, options, kind):
+    """In numpy, float64, with the rate of a schedule; the weight decay of the loss is coupled, and both kinds leave gamma alone."""
     rng = np.random.default_rng(0)
-    shapes = [(3, 4), (5,)]
-    start = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-    variables = [tf.Variable(v) for v in start]
-    optimizer = RMSProp(lambda: 0.03, rho=0.9, momentum=0.8, epsilon=1e-3, global_clipnorm=clip_norm)
-    theta = [v.astype(np.float64) for v in start]
-    ms, mom = [np.ones(s) for s in shapes], [np.zeros(s) for s in shapes]
-    for _ in range(50):
-        gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-        optimizer.apply_gradients(zip([tf.constant(g) for g in gradients], variables))
-        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients))
-        scale = min(1.0, clip_norm / norm) if clip_norm else 1.0
+    clip = 0.5 if kind == "clipped" else 0.0
+    coupled, decoupled = 0.05, options.get("decoupled_weight_decay", 0.0)
+    schedule = WarmupCosine(0.1, total_steps=60, warmup_steps=10)
+    optimizer = optimizers.build(ConfigDict({"name": name, "momentum": 0.8, "clip_norm": clip, **options}), schedule)
+    layer = tf.keras.layers.Dense(4, name="dense", dtype="mixed_bfloat16" if kind == "mixed_bfloat16" else "float32")
+    layer.build([1, 3])
+    gamma = tf.Variable(rng.normal(size=4).astype("float32"), name="bn/gamma")
+    variables = [layer.kernel, layer.bias, gamma]
+    for v in variables:
+        v.assign(rng.normal(size=v.shape))
+    theta = [v.numpy().astype(np.float64) for v in variables]
+    states = [{} for _ in variables]
+    rounded = bfloat16 if kind == "mixed_bfloat16" else np.asarray
+
+    @tf.function
+    def step(x, c, d):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.cast(layer(x), tf.float32) * c) + tf.reduce_sum(gamma * d) + coupled * l2(variables)
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+
+    for t in range(1, 51):
+        x, c, d = (rng.normal(size=shape).astype(np.float32) for shape in ((1, 3), (1, 4), (4,)))
+        step(x, c, d)
+        gradients = [rounded(rounded(x).T * rounded(c)), rounded(c)[0], d]
+        gradients = [g.astype(np.float64) + (0 if i == 2 else coupled) * theta[i] for i, g in enumerate(gradients)]
+        norm = np.sqrt(sum((g**2).sum() for g in gradients))
+        scale = min(1.0, clip / norm) if clip else 1.0
+        rate = float(schedule(t - 1))
         for i, g in enumerate(gradients):
-            g = g.astype(np.float64) * scale
-            ms[i] = 0.9 * ms[i] + 0.1 * g**2
-            mom[i] = 0.8 * mom[i] + 0.03 * g / np.sqrt(ms[i] + 1e-3)
-            theta[i] = theta[i] - mom[i]
+            kept = theta[i] * (1 - (0 if i == 2 else rate * decoupled))
+            theta[i] = recurrence(states[i], kept, scale * g, rate, t)
     for variable, expected in zip(variables, theta):
-        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert variable.dtype == tf.float32
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_lars_takes_the_plain_rate_where_a_norm_is_zero():
+    zero, moved = tf.Variable(tf.zeros([2, 2])), tf.Variable(tf.ones([2, 2]))
+    optimizer = optimizers.LARS(0.5, trust_coefficient=0.1)
+    optimizer.apply_gradients([(tf.ones([2, 2]), zero), (tf.zeros([2, 2]), moved)])
+    np.testing.assert_allclose(zero, -0.5 * np.ones([2, 2]))
+    np.testing.assert_allclose(moved, np.ones([2, 2]))
 
 
 def test_slots_survive_a_checkpoint(tmp_path):
@@ -60,5 +133,5 @@ def test_slots_survive_a_checkpoint(tmp_path):
 
 
 def test_unknown_optimizer_is_the_users_error():
-    with pytest.raises(InputError, match="rmsprop, sgd, adam"):
+    with pytest.raises(InputError, match="rmsprop, sgd, lars, adam"):
         optimizers.build(ConfigDict({"name": "lion", "momentum": 0.9, "clip_norm": 0.0}), 0.1)

@@ -32,6 +32,11 @@ def test_checkpoints_fall_on_log_steps():
     assert resolved["evaluate_every"] == 60
 
 
+def test_checkpoints_kept_for_good_are_among_those_made():
+    resolved = resolve.section(section(steps=777, log_every=30, checkpoint_every=100, keep_every=200), labeled_examples=100, unlabeled=True)
+    assert resolved["keep_every"] == 240
+
+
 def test_no_unlabelled_stream_no_ratio():
     assert resolve.section(section(steps=5, unlabeled_ratio=7), labeled_examples=10, unlabeled=False)["unlabeled_ratio"] == 0
 
@@ -60,6 +65,9 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
     ("overrides", "message"),
     [
         ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"accumulation": 0}, "accumulation must be at least 1"),
+        ({"final_weights": "lst"}, "final_weights: no 'lst'; known: last, best"),
+        ({"cutmix": -1.0}, "cutmix must be at least 0"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"precision": "mixed_float16"}, "precision: no 'mixed_float16'; known: float32, mixed_bfloat16"),
         ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from stages import app
 from stages.errors import InputError
-from training import schedules
+from training import plot_schedules, schedules
 
 
 def paper_schedule():
@@ -50,3 +52,34 @@ def test_unknown_schedule_is_the_users_error():
     config = ConfigDict({"name": "zigzag", "base": 0.1, "warmup_epochs": 0.0, "decay_epochs": 1.0, "decay_rate": 1.0})
     with pytest.raises(InputError, match="zigzag"):
         schedules.build(config, batch_size=1, steps=1, steps_per_epoch=1)
+
+
+def recipe(name):
+    return app.parse(["plot", f"--config=configs/{name}"], {})["config"]
+
+
+def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
+    config = recipe("noisy_student/imagenet.py:l2")
+    plot_schedules.main(config, str(tmp_path / "rates.png"), None)
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    rates = plot_schedules.rates(config, 1_281_167)
+    assert sorted(rates) == ["finetune", "finetune_student", "student", "student_1", "student_2", "teacher"]
+    steps, values = rates["student"][""]
+    assert steps[0] == 0 and steps[-1] == 218_949
+    np.testing.assert_allclose(values[::97], [float(paper_schedule()(int(step))) for step in steps[::97]], rtol=1e-5)
+
+
+def test_both_networks_rates():
+    config = recipe("meta_pseudo_labels/cifar10_4k.py")
+    drawn = plot_schedules.rates(config, 4000)["meta_pseudo_labels"]
+    (steps, student), (_, teacher) = drawn["student"], drawn["teacher"]
+    waited = steps <= 3000
+    assert 1 < waited.sum() < len(steps) / 2 and (student[waited] == 0).all()
+    assert (student[~waited][:-1] > 0).all() and (teacher[1:-1] > 0).all()  # the last is about 0
+
+
+def test_a_picture_of_data_that_are_not_there(tmp_path):
+    config = recipe("noisy_student/digits.py")
+    with pytest.raises(InputError, match=r"holds no summary.json"):
+        plot_schedules.main(config, str(tmp_path / "rates.png"), str(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,103 @@
+"""Memory against time of a training step: rematerialised, or in parts (gradient accumulation), beside the plain step.
+
+    ./run_benchmarks.sh step_memory [--networks=b0,b4]
+
+Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross entropy with all noise and an update
+by plain SGD; rematerialised it keeps only the blocks' inputs, in parts it takes a quarter of the batch at a time (not for l2, whose
+graph would be four times itself). Its memory is the peak of the resident set during the steps less the resident set before them, when
+network and graph exist: so activations, and gradients until their weights have moved, but no weights. `ours` and `peer` are images of a
+step per GiB of that; seconds are medians, wall and CPU.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from benchmarks import report
+from efficientnet import EfficientNet, model_noise
+from stages.errors import InputError
+from training.rematerialization import training_pass
+from training.trainer import accumulated
+
+SIZE, STEPS = 128, 3
+BATCHES = {"b0": 16, "b4": 16, "l2": 4}
+WAYS = ("plain", "rematerialized", "in_parts")
+PARTS = 4
+GOAL = {"b0": 1.5, "b4": 2.0, "l2": 2.0}
+
+
+def measure(name: str, way: str) -> dict[str, float]:
+    """Of one case, in this process: `gib`, `seconds`, `cpu_seconds` of a step, `trace_seconds`, images a step."""
+    batch, parts = BATCHES[name], PARTS if way == "in_parts" else 1
+    model = EfficientNet(name, num_classes=1000, seed=0)
+    forward, variables = training_pass(model, way == "rematerialized"), model.trainable_variables
+    images = tf.random.stateless_uniform([batch, SIZE, SIZE, 3], [1, 2], 0, 255)
+
+    def gradients(part: tuple[tf.Tensor, tf.Tensor], _: int) -> list[tf.Tensor]:
+        x, rows = part  # the row of an image in the batch is its label, too
+        with tf.GradientTape() as tape:
+            with model_noise(0, 0, rows, batch):
+                logits = forward(x)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, logits)) / parts
+        return tape.gradient(loss, variables)
+
+    @tf.function
+    def step() -> tf.Tensor:
+        total = accumulated(gradients, (images, tf.range(batch)), parts)
+        for variable, gradient in zip(variables, total):
+            variable.assign_sub(1e-6 * gradient)
+        return tf.reduce_sum(total[-1])
+
+    with report.Timer() as trace:
+        step.get_concrete_function()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, times = report.memory("self"), []
+    for _ in range(STEPS):
+        with report.Timer() as timer:
+            step().numpy()
+        times.append((timer.wall, timer.cpu))
+    wall, cpu = (statistics.median(column) for column in zip(*times))
+    peak = report.memory("self", "VmHWM") - before
+    return {"gib": peak, "seconds": wall, "cpu_seconds": cpu, "trace_seconds": trace.cpu, "batch": batch}
+
+
+def in_a_process(name: str, way: str) -> dict[str, Any]:
+    """`measure` in a fresh one."""
+    command = [sys.executable, "-m", "benchmarks.step_memory", name, way]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def main(networks: str = "b0,b4,l2") -> None:
+    """Prints two JSON lines a network. Raises InputError for an unknown one."""
+    names = networks.split(",")
+    unknown = [name for name in names if name not in BATCHES]
+    if unknown:
+        raise InputError(f"--networks: no {unknown[0]!r}; there are {', '.join(BATCHES)}")
+    for name in names:
+        ways = WAYS[:2] if name == "l2" else WAYS
+        plain, *others = (in_a_process(name, way) for way in ways)
+        for way, ours in zip(ways[1:], others):
+            notes = {
+                f"{side}_{key}": round(values[key], 3)
+                for key in ("gib", "seconds", "cpu_seconds", "trace_seconds")
+                for side, values in (("ours", ours), ("peer", plain))
+            }
+            rates = (values["batch"] / values["gib"] for values in (ours, plain))
+            name_of_line = f"step_memory/{name}/{way}"
+            report.line(name_of_line, *rates, "the plain step", goal=GOAL[name], unit="images/GiB", batch=ours["batch"], **notes)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], sys.argv[2])))

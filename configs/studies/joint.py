@@ -1,0 +1,27 @@
+"""Labelled and pseudo-labelled images together, or one after the other? (Xie et al. 2020, Section 5)
+
+./run_studies.sh --config=configs/studies/joint.py --workdir=runs/studies/joint
+
+Apart: the student's steps on the pseudo-labelled images alone, then fine-tuning on the labelled ones, with the section `finetune_student`,
+whose values nobody has tuned. `apart_longer` is fine-tuned for four times as long.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.studies import base
+
+
+def get_config() -> ConfigDict:
+    """The study."""
+    apart = ("--config.student.labeled=False",)
+    return base.study(
+        "Joint training",
+        "Trained on labelled and pseudo-labelled images together, or on the pseudo-labelled ones alone and then fine-tuned on the labelled "
+        "ones, in 200 or 800 steps.",
+        claims=(
+            ("joint", "apart", "joint training is better than pre-training and fine-tuning"),
+            ("joint", "apart_longer", "also than longer fine-tuning"),
+            ("apart", "teacher", "pre-training and fine-tuning is better than the teacher"),
+        ),
+        **base.one_student(joint=(), apart=apart, apart_longer=(*apart, "--config.finetune_student.epochs=800.0")),
+    )

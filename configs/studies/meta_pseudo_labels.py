@@ -1,0 +1,121 @@
+"""Meta Pseudo Labels against what it is made of and what it is compared with, on 50 labelled digits (Pham et al. 2021, Table 2).
+
+./run_studies.sh --config=configs/studies/meta_pseudo_labels.py --workdir=runs/studies/meta_pseudo_labels
+./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:small --workdir=runs/studies/meta_pseudo_labels_small      the main ones
+./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=runs/studies/meta_pseudo_labels_ablations
+
+The first two report on the test images of seeds 0 to 4, the third on validation images of other seeds, like every other study.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.studies import base
+
+RECIPE, MPL = "configs/meta_pseudo_labels/digits.py", "--config.meta_pseudo_labels"
+REDUCED = f"--config={RECIPE}:reduced"
+DATA, CHECKED = ("data", "run_prepare_data.sh", ()), "--data={run}/data"
+
+
+def evaluation(*models: str) -> tuple[str, str, tuple[str, ...]]:
+    """The last stage: `models` are directories in the run's."""
+    return "evaluation", "run_evaluate.sh", (CHECKED, f"--model={','.join(f'{{run}}/{model}' for model in models)}")
+
+
+METHODS = {
+    "supervised": (DATA, ("trained", "run_teacher.sh", (CHECKED,)), evaluation("trained")),
+    "mpl": (DATA, ("trained", "run_meta_pseudo_labels.sh", (CHECKED,)), evaluation("trained")),
+    "mpl_finetuned": (
+        DATA,
+        ("trained", "run_meta_pseudo_labels.sh", (CHECKED,)),
+        ("finetuned", "run_finetune.sh", (CHECKED, "--init={run}/trained")),
+        evaluation("trained", "finetuned"),
+    ),
+    "reduced": (
+        DATA,
+        ("predictions", "run_pseudo_label.sh", (CHECKED, "--teacher={uda}/trained")),
+        ("pseudo_labeled", "run_balance.sh", (CHECKED, "--predictions={run}/predictions")),
+        ("trained", "run_meta_pseudo_labels.sh", (CHECKED, "--pseudo_labeled={run}/pseudo_labeled")),
+        evaluation("trained"),
+    ),
+    "noisy_student": (("", "run_noisy_student.sh", ()),),
+}
+
+MAIN = {
+    "supervised_randaugment": ((), "supervised"),
+    "uda": ((f"{MPL}.method=uda",), "mpl"),
+    "mpl": ((), "mpl_finetuned"),
+}
+REST = {
+    "supervised": (("--config.preprocessing.randaugment_layers=0",), "supervised"),
+    "uda_twice_as_long": ((f"{MPL}.method=uda", f"{MPL}.steps=2000"), "mpl"),
+    "h_0": ((f"{MPL}.feedback=none",), "mpl"),
+    **{name: ((f"{MPL}.feedback={name}",), "mpl") for name in ("finite_difference", "dot_product", "cosine", "per_example")},
+    "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
+    "mpl_without_uda": ((f"{MPL}.uda.weight=0.0",), "mpl"),
+    "fixed_teacher": ((REDUCED, f"{MPL}.feedback=none"), "reduced"),
+    "reduced_mpl": ((REDUCED,), "reduced"),
+    "noisy_student": ((), "noisy_student"),
+}
+ABLATIONS = {
+    "mpl": ((), "mpl"),
+    "h_0": ((f"{MPL}.feedback=none",), "mpl"),
+    "other_sign": ((f"{MPL}.feedback_weight=-1.0",), "mpl"),
+    "ten_times_h": ((f"{MPL}.feedback_weight=10.0",), "mpl"),
+    "argmax": ((f"{MPL}.pseudo_labels=argmax", f"{MPL}.feedback=per_example"), "mpl"),
+    "sampled": ((f"{MPL}.feedback=per_example",), "mpl"),
+    "sampled_no_baseline": ((f"{MPL}.feedback=per_example", f"{MPL}.baseline_decay=1.0"), "mpl"),
+    "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
+    "uda_half": ((f"{MPL}.uda.weight=4.0",), "mpl"),
+    "no_uda": ((f"{MPL}.uda.weight=0.0",), "mpl"),
+    "no_uda_no_h": ((f"{MPL}.uda.weight=0.0", f"{MPL}.feedback=none"), "mpl"),
+    "no_label_smoothing": ((f"{MPL}.label_smoothing=0.0",), "mpl"),
+    "ratio_1": ((f"{MPL}.unlabeled_ratio=1",), "mpl"),
+    "ratio_4": ((f"{MPL}.unlabeled_ratio=4",), "mpl"),
+}
+
+
+def get_config(name: str = "all") -> ConfigDict:
+    """The study; `name`: all, small or ablations."""
+    if name not in ("all", "small", "ablations"):
+        raise ValueError(f"meta_pseudo_labels.py:{name}: the names are all, small, ablations")
+    runs = {"small": MAIN, "all": {**MAIN, **REST}, "ablations": ABLATIONS}[name]
+    readings = [(run, run, "students.-1.top1" if run == "noisy_student" else "models.trained.top1") for run in runs]
+    if name != "ablations":
+        readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
+    config = base.study(
+        f"Meta Pseudo Labels, {name}",
+        "Every training has the same number of steps, all but the supervised ones with the same batches.",
+        recipe=RECIPE,
+        shared=("data",),
+        runs=tuple((run, *row) for run, row in runs.items()),
+        readings=tuple(readings),
+        claims=tuple(claim for claim in CLAIMS if {claim[0], claim[1]} <= {reading[0] for reading in readings}),
+    )
+    config.methods.update({method: METHODS[method] for method in sorted({method for _, method in runs.values()})})
+    if name != "ablations":
+        config.update({"flags": (), "first_seed": 0})
+    return config
+
+
+CLAIMS = (
+    ("uda", "supervised_randaugment", "UDA is better than supervised learning"),
+    ("mpl", "supervised_randaugment", "Meta Pseudo Labels is better than supervised learning"),
+    ("mpl", "uda", "Meta Pseudo Labels is better than UDA"),
+    ("mpl", "uda_twice_as_long", "also than UDA of twice the steps, which takes about as long"),
+    ("mpl", "noisy_student", "Meta Pseudo Labels is better than Noisy Student"),
+    ("mpl", "h_0", "the feedback helps"),
+    ("mpl", "other_sign", "with the other sign it hurts"),
+    ("ten_times_h", "mpl", "ten times the feedback helps more"),
+    ("mpl_finetuned", "mpl", "fine-tuning helps"),
+    ("mpl", "mpl_without_uda", "UDA helps"),
+    ("uda", "fixed_teacher", "a student of UDA's stored labels is worse than UDA"),
+    ("reduced_mpl", "fixed_teacher", "correcting the stored labels by feedback helps"),
+    ("mpl", "reduced_mpl", "Reduced Meta Pseudo Labels is worse than the full one"),
+    ("sampled", "argmax", "drawn labels are better than the most probable ones"),
+    ("sampled", "sampled_no_baseline", "a baseline helps"),
+    ("mpl", "uda_half", "the full weight of UDA is better than half"),
+    ("no_uda", "no_uda_no_h", "without UDA the feedback helps"),
+    ("mpl", "no_label_smoothing", "label smoothing helps"),
+    ("mpl", "ratio_1", "two unlabelled images to a labelled one are better than one"),
+    ("ratio_4", "mpl", "four are better than two"),
+)

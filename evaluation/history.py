@@ -1,0 +1,77 @@
+"""The report's sections on how the models came about: training curves and pseudo-labels, from what the stages before left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.records import MANIFEST
+from evaluation import charts, page, pictures
+from stages.files import read_json
+
+
+def training(runs: Mapping[str, Path]) -> Iterator[str]:
+    """The curves of the models' `metrics.jsonl`; `runs`: directories by name."""
+    logs = {name: _log(run / "metrics.jsonl") for name, run in runs.items()}
+    logs = {name: rows for name, rows in logs.items() if rows}
+    if not logs:
+        return
+    drawn = []
+    for key, title, y in (
+        ("loss", "Loss", "loss"),
+        ("top1", "Top-1 on noised labelled images", "top-1"),
+        ("eval_top1", "Top-1 on validation images", "top-1"),
+        ("learning_rate", "Learning rate", "rate"),
+    ):
+        series = [(name, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r]) for name, rows in logs.items()]
+        series = [entry for entry in series if entry[1]]
+        if series:
+            drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
+    if drawn:
+        yield "<h2>Training</h2>" + page.charts(drawn)
+
+
+def pseudo_labels(run: Path | None) -> Iterator[str]:
+    """How many images each round kept, and which; `run`: the directory in which all stages of a run lie, if there is one."""
+    rounds = sorted(run.glob(f"pseudo_labeled_*/{MANIFEST}")) if run else []
+    rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
+    if not rounds or run is None:
+        return
+    yield "<h2>Pseudo-labels</h2>"
+    drawn = []
+    for folder in rounds:
+        counts = read_json(folder / "summary.json")
+        title = f"Round {folder.name.rsplit('_', 1)[1]}"
+        svg = charts.before_and_after(
+            f"{title}: pseudo-labels of each class above the threshold and after balancing",
+            counts["label_names"],
+            counts["above_threshold"],
+            counts["total"],
+        )
+        left = sum(counts["below_threshold"])
+        drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
+    yield page.charts(drawn)
+    yield from _pseudo_label_pictures(run, rounds[-1])
+
+
+def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
+    number, data = folder.name.rsplit("_", 1)[1], run / "data"
+    sheets = pictures.most_confident(folder, per_class=8, classes=page.MOST_CLASSES)
+    yield f"<h3>The surest pseudo-labels of round {page.text(number)}</h3>" + page.rows({k: v for k, v in sheets.items() if v})
+    predictions = run / f"predictions_{number}"
+    if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
+        threshold = read_json(folder / "summary.json")["threshold"]
+        found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
+        if found:
+            yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
+    facts = read_json(data / "summary.json") if (data / "summary.json").exists() else {}
+    if facts.get("out_of_domain"):
+        found = pictures.out_of_domain(folder, facts["source"], 24)
+        if found:
+            yield "<h3>Out of domain, and yet past the threshold</h3>" + page.sheet(found)
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

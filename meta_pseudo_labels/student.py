@@ -1,0 +1,237 @@
+"""The student's side of Meta Pseudo Labels: it moves on labels that a teacher drew, and what that did to it is measured.
+
+The same whether the teacher is a network that sees the image (`model.py`) or one that corrects stored predictions (`reduced.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from efficientnet import model_noise
+from meta_pseudo_labels import feedback as feedbacks
+from training.losses import cross_entropy, decayed
+from training.rematerialization import statistics_kept, training_pass
+from training.trainer import Trainer, global_rows, hits
+
+
+class Step(NamedTuple):
+    """Which step it is, and the sizes of its batches."""
+
+    number: tf.Tensor
+    labeled: tf.Tensor  # this replica's part of B
+    unlabeled: tf.Tensor  # this replica's part of B_u
+    replicas: int
+
+    @property
+    def rows(self) -> tf.Tensor:
+        """Rows of the student's noise: unlabelled images first, then labelled ones."""
+        return (self.labeled + self.unlabeled) * self.replicas
+
+
+class _StudentGradient(NamedTuple):
+    """∇L_u(θ_S): of the global batch, this replica's share of it, and the tape that knows how that depends on the labels."""
+
+    gradients: list[tf.Tensor]
+    own: list[tf.Tensor]
+    label_tape: tf.GradientTape
+
+
+class FeedbackTrainer(Trainer):
+    """A student that learns from a teacher's labels alone: `teach`. The subclass's `train_step` has the teacher learn from `feedback_loss`.
+
+    `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a step, by its pass over the unlabelled
+    images. Its passes over the labelled ones, which measure the feedback, use the batch's statistics and leave the moving ones alone.
+
+    Everything random is a function of (seed, step, example) if the student's noise comes from `efficientnet`'s layers; Keras's own
+    Dropout works too, but draws other masks before and after the student's step, which is noise in `finite_difference`.
+
+    Args:
+      teacher: a built Keras model that ends in logits (B, K).
+      student: a built Keras classifier, images -> logits (B, K), with weights of its own.
+      feedback: the estimator of h, a name of `feedback.ESTIMATORS`; the default has the least noise (`run_feedback_study.sh`). Under
+        mixed_bfloat16 use one that takes gradients: the difference of two rounded losses is mostly rounding.
+      pseudo_labels: "sampled" (the paper), "argmax" or "soft".
+      feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
+        beside the teacher's other losses. Below 0 it turns the sign, for an ablation.
+      batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and `dot_product` the gradient of J, and 1
+        for `cosine`, which is not; 1 is eq. 12 as written. Without meaning for `per_example` and `soft`.
+      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline. Without meaning for `soft`.
+      weight_decay: λ in λ·Σ½‖v‖² of each network.
+      ema_decay: of the student's moving average.
+      rematerialize: keeps only the inputs of the student's blocks for the backward passes, which compute the rest again; for classifiers
+        of this project's builders. Not in its pass over unlabelled images where the feedback is `per_example` or `soft`: these take a
+        gradient of its gradient.
+      seed: of the draws of pseudo-labels and of the model noise.
+      logged: names of the subclass's metrics.
+      name: of the Keras model.
+
+    Raises:
+      ValueError: unknown names, or a pair of feedback and pseudo-labels without a gradient.
+    """
+
+    def __init__(
+        self,
+        teacher: tf.keras.Model,
+        student: tf.keras.Model,
+        *,
+        feedback: str = "soft",
+        pseudo_labels: str = "sampled",
+        feedback_weight: float = 1.0,
+        batch_factor: float | None = None,
+        baseline_decay: float = 0.99,
+        weight_decay: float = 5e-4,
+        ema_decay: float = 0.995,
+        rematerialize: bool = False,
+        seed: int = 0,
+        logged: tuple[str, ...],
+        name: str,
+    ):
+        feedbacks.check(feedback, pseudo_labels)
+        logged = ("loss", "top1", "feedback", "agreement", *logged)
+        super().__init__(student, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
+        if not teacher.built:
+            raise ValueError(f"{type(self).__name__} needs a built teacher: call it on one batch, or build it, first")
+        if teacher is student:
+            raise ValueError(f"{type(self).__name__} needs two networks with weights of their own; teacher and student are the same object")
+        self.teacher = teacher
+        self.student = student
+        self.student_forward = training_pass(student, rematerialize and feedback not in feedbacks.SECOND_ORDER)  # on unlabelled images
+        self.feedback = feedback
+        self.pseudo_labels = pseudo_labels
+        self.feedback_weight = feedback_weight
+        self.batch_factor = batch_factor
+        self.baseline_decay = baseline_decay
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+    def compile(self, student_optimizer: Any, teacher_optimizer: Any, **kwargs: Any) -> None:
+        """Takes an optimizer (or its Keras name) for each network. Raises ValueError under mixed_float16, which would need loss scaling."""
+        super().compile(optimizer=student_optimizer, **kwargs)
+        self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            raise ValueError(f"{type(self).__name__} does not scale losses; use mixed_bfloat16 in place of mixed_float16")
+
+    def build_optimizers(self) -> None:
+        """Makes both optimizers' slots."""
+        super().build_optimizers()
+        self.teacher_optimizer.build(self.teacher.trainable_variables)
+
+    def step_sizes(self, x: tf.Tensor, x_u: tf.Tensor) -> Step:
+        """The step's number, and the sizes of this replica's batches (B, H, W, 3) and (B_u, H, W, 3)."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return Step(self.teacher_optimizer.iterations, tf.shape(x)[0], tf.shape(x_u)[0], replicas)
+
+    def teach(self, z_u: tf.Tensor, x_u: tf.Tensor, x: tf.Tensor, targets: tf.Tensor, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
+        """The student's part of Algorithm 1: (ŷ_u (B_u, K), h). Call where no tape records, or the teacher's tape would.
+
+        Args:
+          z_u: the teacher's logits (B_u, K).
+          x_u: the images that the student is to learn from (B_u, H, W, 3).
+          x: labelled images (B, H, W, 3).
+          targets: their labels (B, K).
+          step: see `step_sizes`.
+        """
+        # ŷ_u ~ T(x_u; θ_T)
+        pseudo = self._draw(z_u, step)  # (B_u, K)
+        old = self._labeled_loss(x, targets, step) if self.feedback in ("finite_difference", "release") else None
+        # θ_S' = θ_S − η_S ∇ CE(ŷ_u, S(x_u; θ_S))
+        gradients = self._step_student(x_u, pseudo, step)
+        # h = η_S ⟨∇ CE(y_l, S(x_l; θ_S')), ∇ CE(ŷ_u, S(x_u; θ_S))⟩ (eq. 12), or another estimate of it
+        return pseudo, self._measure(x, targets, pseudo, old, gradients, step)
+
+    def _draw(self, logits: tf.Tensor, step: Step) -> tf.Tensor:
+        """Pseudo-labels (B_u, K) of this replica's examples, whose draws belong to the example's row in the global batch."""
+        key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
+        uniform = tf.random.stateless_uniform([step.unlabeled * step.replicas, logits.shape[-1]], key, alg="philox")
+        return feedbacks.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, global_rows(step.unlabeled, 0)))
+
+    def _labeled_loss(self, x: tf.Tensor, targets: tf.Tensor, step: Step) -> tf.Tensor:
+        """The student's L_l, this replica's share; before and after its move with the same noise, and both without a trace."""
+        rows = global_rows(step.labeled, step.unlabeled * step.replicas)
+        with statistics_kept(self.student), model_noise(2 * self.seed + 1, step.number, rows, step.rows):
+            logits = tf.cast(self.forward(x), tf.float32)  # (B, K)
+        return tf.reduce_mean(cross_entropy(targets, logits)) / step.replicas
+
+    def _step_student(self, x_u: tf.Tensor, pseudo: tf.Tensor, step: Step) -> _StudentGradient:
+        """Moves the student, and gives the gradient that it moved by."""
+        variables = self.student.trainable_variables
+        # Records how the gradient depends on the labels; where it watches nothing it costs nothing.
+        with tf.GradientTape(watch_accessed_variables=False) as label_tape:
+            if self.feedback in feedbacks.SECOND_ORDER:
+                label_tape.watch(pseudo)
+            with tf.GradientTape() as tape:
+                with model_noise(2 * self.seed + 1, step.number, global_rows(step.unlabeled, 0), step.rows):
+                    logits = tf.cast(self.student_forward(x_u), tf.float32)  # (B_u, K)
+                loss = tf.reduce_mean(feedbacks.soft_cross_entropy(pseudo, logits))
+                share = loss / step.replicas
+            own = tape.gradient(share, variables)
+        gradients = _all_reduce(own)
+        # Weight decay is no part of ∇L_u, which the feedback is about.
+        weights = {id(v) for v in decayed(variables)}
+        moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(gradients, variables) if g is not None]
+        with self.measured_update(tf.linalg.global_norm(gradients)):
+            self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
+        self.ema.update(self.optimizer.iterations)
+        self.logged["loss"].update_state(loss)
+        self.logged["agreement"].update_state(hits(pseudo, logits))
+        return _StudentGradient(gradients, own, label_tape)
+
+    def _measure(
+        self, x: tf.Tensor, targets: tf.Tensor, pseudo: tf.Tensor, old: tf.Tensor | None, student: _StudentGradient, step: Step
+    ) -> tf.Tensor:
+        """The student's step in h, less the baseline: () for a scalar estimator, (B_u,) for `per_example`, (B_u, K) for `soft`.
+
+        Losses and gradients are those of the global batch, so a scalar h is the same number on every replica.
+        """
+        if self.feedback == "none":
+            return tf.zeros([])
+        rate = self.optimizer.learning_rate  # of the step just made
+        if old is not None:
+            old, new = _all_reduce([old, self._labeled_loss(x, targets, step)])
+            h = mean = feedbacks.finite_difference(old, new) if self.feedback == "finite_difference" else feedbacks.released(old, new)
+        else:
+            with tf.GradientTape() as tape:
+                new = self._labeled_loss(x, targets, step)
+            labeled = _all_reduce(tape.gradient(new, self.student.trainable_variables))
+            if self.feedback == "dot_product":
+                h = mean = feedbacks.dot_product(labeled, student.gradients, rate)
+            elif self.feedback == "cosine":
+                h = mean = feedbacks.cosine(labeled, student.gradients)
+            else:
+                batch_size = step.unlabeled * step.replicas
+                h = feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)  # (B_u, K)
+                drawn = tf.reduce_sum(h * pseudo, -1)  # (B_u,)
+                mean = _all_reduce([tf.reduce_mean(drawn) / step.replicas])[0]
+                h = drawn if self.feedback == "per_example" else h
+        self.logged["feedback"].update_state(mean)
+        return h if self.feedback == "soft" else self._center(h, mean)
+
+    def _center(self, h: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
+        """Subtracts the baseline and moves it on."""
+        if self.baseline_decay == 1.0:
+            return h
+        centered, following = feedbacks.center(h, mean, tf.identity(self.baseline), self.baseline_decay)
+        self.baseline.assign(following)
+        return centered
+
+    def feedback_loss(self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step) -> tf.Tensor:
+        """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), before its weight; `logits` are the teacher's (B_u, K)."""
+        if self.feedback == "soft":
+            return feedbacks.soft_loss(h, logits)
+        if self.feedback == "release":
+            return feedbacks.released_loss(h, logits)
+        factor = 1.0 if self.feedback in ("per_example", "cosine") else tf.cast(step.unlabeled * step.replicas, tf.float32)
+        if self.batch_factor is not None and self.feedback != "per_example":
+            factor = self.batch_factor
+        return feedbacks.hard_loss(h, pseudo, logits, factor)
+
+
+def _all_reduce(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Sums each over the replicas; None stays None."""
+    present = [v for v in values if v is not None]
+    reduced = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if v is None else next(reduced) for v in values]

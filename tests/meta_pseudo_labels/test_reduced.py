@@ -1,0 +1,175 @@
+"""Reduced Meta Pseudo Labels: the start, the calibrator's gradient against finite differences, and the stage."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import prepare, records
+from meta_pseudo_labels import feedback, train
+from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
+from stages import app, workdir
+from stages.errors import InputError
+from training import model_dir
+from training.checkpoints import Checkpoints
+
+K, B, B_U = 3, 5, 3
+
+
+def predictions(rows=B_U, classes=K):
+    q = np.random.default_rng(3).dirichlet(np.ones(classes) / 2, rows).astype(np.float16).astype(np.float32)
+    return q / q.sum(1, keepdims=True)
+
+
+def test_at_the_start_the_labels_are_the_stored_predictions():
+    q = predictions(200, 10)
+    z = Calibrator(10)(tf.math.log(q + TINY))
+    np.testing.assert_allclose(tf.nn.softmax(z), q, atol=2e-5)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+class Problem:
+    """A linear student on four features, whose one step numpy can follow, and a calibrator that is no longer the identity."""
+
+    rate = 0.5
+
+    def __init__(self, **options):
+        rng = np.random.default_rng(0)
+        self.x, self.x_u = (rng.normal(size=(n, 4)).astype("float32") for n in (B, B_U))
+        self.y, self.q, self.w = rng.integers(0, K, B), predictions(), rng.normal(size=(4, K)).astype("float32")
+        inputs = tf.keras.Input([4])
+        student = tf.keras.Model(inputs, tf.keras.layers.Dense(K, use_bias=False)(inputs))
+        student.set_weights([self.w])
+        calibrator = Calibrator(K, hidden=4, layers=1)
+        start = [rng.normal(size=v.shape) / 2 for v in calibrator.get_weights()]
+        calibrator.set_weights(start)
+        self.start = [v.copy() for v in calibrator.get_weights()]
+        self.trainer = ReducedMetaPseudoLabels(calibrator, student, weight_decay=0.0, baseline_decay=1.0, **options)
+        self.trainer.compile(tf.keras.optimizers.SGD(self.rate), tf.keras.optimizers.SGD(1.0))
+
+    def gradient(self):
+        """What the calibrator moves by in a step from the start, at rate 1."""
+        self.trainer.teacher.set_weights(self.start)
+        self.trainer.student.set_weights([self.w])
+        self.trainer.train_step(((tf.constant(self.x), tf.constant(self.y)), (tf.constant(self.x_u), tf.constant(self.q))))
+        return np.concatenate([(a - b).ravel() for a, b in zip(self.start, self.trainer.teacher.get_weights())])
+
+    def loss_after(self, labels):
+        """L_l(θ_S') by hand."""
+        w = self.w - self.rate * self.x_u.T @ (softmax(self.x_u @ self.w) - labels) / B_U
+        return -np.mean(np.log(softmax(self.x @ w)[np.arange(B), self.y]))
+
+    def objective(self, weights, soft):
+        """J of the calibrator with these weights."""
+        w1, b1, w2, b2 = (v.astype(np.float64) for v in weights)
+        x = np.log(self.q.astype(np.float64) + TINY)
+        p = softmax(x + np.maximum(x / 4 @ w1 + b1, 0) @ w2 + b2)
+        if soft:
+            return self.loss_after(p)
+        chosen = itertools.product(range(K), repeat=B_U)
+        return sum(np.prod(p[np.arange(B_U), list(c)]) * self.loss_after(np.eye(K)[list(c)]) for c in chosen)
+
+    def truth(self, soft):
+        """∇J by central differences."""
+        found, epsilon = [], 1e-5
+        for i, v in enumerate(self.start):
+            for place in np.ndindex(v.shape):
+                moved = [[w.astype(np.float64) for w in self.start] for _ in range(2)]
+                moved[0][i][place] += epsilon
+                moved[1][i][place] -= epsilon
+                found.append((self.objective(moved[0], soft) - self.objective(moved[1], soft)) / (2 * epsilon))
+        return np.array(found)
+
+
+def test_drawn_labels_give_the_true_gradient_in_expectation(monkeypatch):
+    """All 27 combinations of labels, each weighted by its probability."""
+    problem, given = Problem(feedback="finite_difference"), []
+    monkeypatch.setattr(feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.constant(given[-1]))
+    p = softmax(problem.trainer.teacher(tf.math.log(problem.q + TINY)).numpy())
+    expected = 0.0
+    for c in itertools.product(range(K), repeat=B_U):
+        given.append(np.eye(K, dtype="float32")[list(c)])
+        expected = expected + np.prod(p[np.arange(B_U), list(c)]) * problem.gradient()
+    np.testing.assert_allclose(expected, problem.truth(soft=False), rtol=2e-3, atol=2e-6)
+
+
+def test_soft_labels_give_the_true_gradient():
+    problem = Problem(feedback="soft", pseudo_labels="soft")
+    np.testing.assert_allclose(problem.gradient(), problem.truth(soft=True), rtol=2e-3, atol=2e-6)
+
+
+SMALL = [
+    "--config=configs/meta_pseudo_labels/digits.py:reduced",
+    "--config.data.out_of_domain=20",
+    "--config.meta_pseudo_labels.steps=6",
+    "--config.meta_pseudo_labels.batch_size=4",
+    "--config.meta_pseudo_labels.log_every=1",
+    "--config.meta_pseudo_labels.checkpoint_every=2",
+    *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
+    "--config.meta_pseudo_labels.student.schedule.wait_steps=1",
+]
+WHERE = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Prepared data, and its unlabelled images with made-up predictions."""
+    root = tmp_path_factory.mktemp("reduced")
+    data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
+    prepare.main(app.parse(["prepare", *SMALL], {})["config"], str(data))
+    unlabeled, names = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled").label_names
+    rows = iter(predictions(unlabeled.num_records, 10))
+
+    def examples():
+        for path in unlabeled.paths:
+            for serialized in records.read_shard(path):
+                features = tf.train.Example.FromString(serialized).features.feature
+                key, encoded = (features[f"image/{name}"].bytes_list.value[0] for name in ("key", "encoded"))
+                yield records.make_example(encoded, key.decode(), probabilities=next(rows))
+
+    records.write_split(
+        labeled_by_teacher, "pseudo_labeled", examples(), 1, unlabeled.num_records, kind="pseudo_labeled", label_names=names
+    )
+    workdir.finish(labeled_by_teacher, {"total": unlabeled.num_records})
+    return {"data": str(data), "pseudo_labeled": str(labeled_by_teacher)}
+
+
+def run(directory, inputs, *overrides):
+    train.main(app.parse(["train", *SMALL, *overrides], {})["config"], str(directory), **inputs, **WHERE)
+
+
+def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):
+    run(tmp_path / "whole", inputs)
+    save = Checkpoints.save
+
+    def killed(self, step, *best):
+        save(self, step, *best)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", inputs)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run(tmp_path / "parts", inputs)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    assert len(logs[0]) == len(logs[1]) == 6
+    for a, b in zip(*(model_dir.load(tmp_path / name)[0].get_weights() for name in ("whole", "parts"))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
+    with pytest.raises(InputError, match="need each other"):
+        run(tmp_path / "w", {"data": inputs["data"]})
+    with pytest.raises(InputError, match="need each other"):
+        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=uda")
+    with pytest.raises(InputError, match="no 'little'"):
+        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=little")
+    assert not (tmp_path / "w").exists()

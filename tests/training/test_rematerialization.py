@@ -1,0 +1,134 @@
+"""A rematerialised step against the plain one: the same loss, gradients, noise and statistics."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientnet import Dropout, EfficientNet, model_noise
+from meta_pseudo_labels.model import MetaPseudoLabels
+from noisy_student.model import NoisyStudent
+from resnet import WideResNet
+from stages.errors import InputError
+from training.rematerialization import training_pass
+
+IMAGES = tf.random.stateless_uniform([6, 16, 16, 3], [1, 2], 0, 255)
+LABELS = tf.constant([0, 1, 2, 0, 1, 2])
+
+
+def efficientnet():
+    return EfficientNet("b0", num_classes=3, width=0.2, depth=0.3, stem_stride=1, survival_probability=0.5, batch_norm_momentum=0.5, seed=1)
+
+
+def wide_resnet():
+    return WideResNet("wrn_10_1", num_classes=3, dropout=0.2, batch_norm_momentum=0.5, seed=1)
+
+
+def step(model, rematerialize):
+    """Loss and gradients; what the model holds afterwards are the statistics after one step."""
+    forward = training_pass(model, rematerialize)
+    with tf.GradientTape() as tape:
+        with model_noise(3, 4, tf.range(6), 6):
+            logits = forward(IMAGES)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
+    return loss, tape.gradient(loss, model.trainable_variables)  # outside of the noise's context, on purpose
+
+
+def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
+    """Eagerly, where the same operations run one by one: bit for bit."""
+    plain, model = efficientnet(), efficientnet()
+    start = [v.numpy() for v in plain.non_trainable_variables]
+    drops = [layer for layer in model.layers if layer.name.endswith("_drop")]
+    kept = {layer.name: [] for layer in drops}
+    for layer in drops:  # tells which examples each pass keeps
+        original = layer._noised
+
+        def noised(inputs, original=original, seen=kept[layer.name]):
+            seen.append(tf.reduce_any(original(tf.ones_like(inputs)) != 0, [1, 2, 3]).numpy())
+            return original(inputs)
+
+        layer._noised = noised
+
+    loss, gradients = step(plain, False)
+    again_loss, again_gradients = step(model, True)
+    assert float(loss) == float(again_loss)
+    for a, b, variable in zip(gradients, again_gradients, plain.trainable_variables):
+        np.testing.assert_array_equal(a, b, err_msg=variable.name)
+    for before, a, b in zip(start, plain.non_trainable_variables, model.non_trainable_variables):
+        np.testing.assert_array_equal(a, b)
+        assert (a.numpy() != before).any()  # they moved, and once: at a momentum of 0.5 twice would show
+    assert kept
+    for passes in kept.values():
+        first, second = passes  # the block ran twice
+        np.testing.assert_array_equal(first, second)
+        assert not first.all()
+
+
+def test_the_network_itself_stays_as_it_is():
+    model = wide_resnet()
+    config, names, logits = model.get_config(), [w.name for w in model.weights], model(IMAGES).numpy()
+    forward = training_pass(model, True)
+    with pytest.raises(InputError, match="outside of model_noise"):
+        forward(IMAGES)
+    assert model.get_config() == config and [w.name for w in model.weights] == names
+    np.testing.assert_array_equal(model(IMAGES), logits)
+
+
+def perceptron(seed):
+    """Two blocks of what matters here, for vectors: weights, BatchNorm, noise, and a skip."""
+    make = tf.keras.layers
+    x = inputs = tf.keras.Input([4])
+    for block in ("block1a", "block1b"):
+        initializer = tf.keras.initializers.HeNormal(seed=seed + ord(block[-1]))
+        y = make.Dense(4, "tanh", kernel_initializer=initializer, name=f"{block}_dense")(x)
+        y = Dropout(0.3, noise_id=f"{block}_drop", name=f"{block}_drop")(make.BatchNormalization(momentum=0.5, name=f"{block}_bn")(y))
+        x = make.Add(name=f"{block}_add")([x, y])
+    head = make.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=seed), dtype="float32")
+    return tf.keras.Model(inputs, head(x))
+
+
+VECTORS = tf.random.stateless_normal([6, 4], [3, 4])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_noisy_student_trains_alike(policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        weights = []
+        for rematerialize in (False, True):
+            student = NoisyStudent(perceptron(1), ema_decay=0.5, rematerialize=rematerialize, accumulation=2)
+            student.compile(tf.keras.optimizers.SGD(0.1))
+            data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], tf.one_hot(LABELS, 3)[2:]))).repeat()
+            student.fit(data, steps_per_epoch=2, verbose=0)
+            weights.append([*student.model.get_weights(), *(shadow.numpy() for shadow in student.ema.shadows)])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    tolerance = 1e-5 if policy == "float32" else 0.01
+    for a, b in zip(*weights):
+        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("feedback", ["soft", "dot_product"])
+def test_meta_pseudo_labels_trains_alike(feedback):
+    weights = []
+    for rematerialize in (False, True):
+        networks = perceptron(1), perceptron(2)
+        trainer = MetaPseudoLabels(*networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=100.0)
+        trainer.compile(tf.keras.optimizers.SGD(0.1), tf.keras.optimizers.SGD(0.1))
+        data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))).repeat()
+        trainer.fit(data, steps_per_epoch=2, verbose=0)
+        weights.append([w for network in networks for w in network.get_weights()])
+    for a, b in zip(*weights):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_models_that_cannot_be_rematerialised():
+    layers = tf.keras.layers
+    inputs = tf.keras.Input([4])
+    with pytest.raises(ValueError, match="no blocks"):
+        training_pass(tf.keras.Model(inputs, layers.Dense(2)(inputs)), True)
+    noisy = layers.Dropout(0.5, name="block1a_drop")(inputs)
+    with pytest.raises(ValueError, match=r"block1a_drop of .* draws from a generator"):
+        training_pass(tf.keras.Model(inputs, layers.Dense(2)(noisy)), True)
+    a, b = layers.Dense(3, name="block1a_a")(inputs), layers.Dense(3, name="block1a_b")(inputs)
+    with pytest.raises(ValueError, match="more than one tensor"):
+        training_pass(tf.keras.Model(inputs, layers.Add()([a, b])), True)

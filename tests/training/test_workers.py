@@ -1,0 +1,76 @@
+"""Two processes as one run: one of them is killed; and what is refused. `scripts/kill_at_random.py DIR 2 0 2` compares the weights, too."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from data import prepare
+from stages import app
+from stages.errors import InputError
+from tests import training_runs
+from training import strategy, workers
+
+RECIPE = [
+    "--config=configs/noisy_student/digits.py",
+    "--config.data.out_of_domain=20",
+    "--config.data.validation_size=13",
+    "--config.teacher.model.width=0.1",
+    "--config.teacher.model.depth=0.1",
+    "--config.teacher.steps=100000",
+    "--config.teacher.batch_size=4",
+    "--config.teacher.log_every=2",
+    "--config.teacher.checkpoint_every=2",
+    "--config.teacher.evaluate_every=2",
+]
+
+
+def start(workdir, data):
+    """The two processes, chief first."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+    for index in (0, 1):
+        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        flags = [*RECIPE, f"--workdir={workdir}", f"--data={data}", "--strategy=multi_worker"]
+        yield training_runs.start("noisy_student.train", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
+
+
+def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path):
+    prepare.main(app.parse(["prepare", *RECIPE], {})["config"], str(tmp_path / "data"))
+    workdir = tmp_path / "teacher"
+    chief, other = start(workdir, tmp_path / "data")
+    try:
+        while not (rows := training_runs.metrics(workdir)) and chief.poll() is None:
+            time.sleep(0.05)
+        other.send_signal(signal.SIGKILL)
+        output, errors = chief.communicate(timeout=120)
+    finally:
+        for process in (chief, other):
+            process.kill()
+            process.communicate()
+    assert chief.returncode == workers.LOST, errors
+    assert "another worker of this run is gone" in errors and "Traceback" not in errors
+    assert "2 replicas" in output
+    assert rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1  # of 13 images, each counted once, or the evaluation had failed
+    assert {path.name for path in workdir.iterdir()} == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert len(list((workdir / "tensorboard").glob("events*"))) == 1
+    assert not list((workdir / "checkpoints").glob("*_temp"))
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"task": {"type": "worker", "index": 1}, "cluster": {"worker": ["a:1"]}}'])
+def test_a_TF_CONFIG_that_names_no_workers(monkeypatch, text):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError, match=r"multi_worker: TF_CONFIG is .*must name all workers"):
+        strategy.create("multi_worker")
+
+
+def test_workers_that_differ(monkeypatch):
+    monkeypatch.setattr(workers, "gather", lambda strategy, number: [number, 3])
+    workers.require_same(None, 3, "the same")
+    with pytest.raises(InputError, match="they differ"):
+        workers.require_same(None, 4, "they differ")

@@ -1,0 +1,66 @@
+"""The learning rates of a recipe as a picture, one panel for each of its trainings.
+
+    python -m training.plot_schedules --config=configs/noisy_student/imagenet.py:l2 --output=rates.png [--data=DIR]
+
+The steps follow from the number of labelled images: of the prepared data in --data, or else of a full copy as the recipe expects it.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from stages import app
+from stages.errors import InputError
+from stages.files import atomic_path
+from training import dry_run, resolve, schedules
+
+POINTS = 2000
+COLORS = {"": "#0072B2", "teacher": "#D55E00", "student": "#0072B2"}  # Okabe and Ito's
+
+
+def rates(config: ConfigDict, labeled_examples: int) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Train section -> network ("" where there is one only) -> (steps, learning rates), each (N,). Raises InputError."""
+    found = {}
+    for name, section in config.items():
+        if not (isinstance(section, ConfigDict) and "batch_size" in section and "steps" in section):
+            continue
+        train = resolve.section(section.to_dict(), labeled_examples=labeled_examples, unlabeled=True)
+        steps = np.unique(np.linspace(0, train["steps"] - 1, POINTS).astype(np.int64))
+        made = schedules.of_section(train, labeled_examples / train["batch_size"])
+        found[name] = {network: (steps, schedule(tf.constant(steps)).numpy()) for network, schedule in made.items()}
+    if not found:
+        raise InputError("--config: the recipe has no training")
+    return found
+
+
+def main(config: ConfigDict, output: str, data: str | None) -> None:
+    """Writes `output`; see the module. Raises InputError."""
+    if data and not Path(data, "summary.json").exists():
+        raise InputError(f"--data: {data} holds no summary.json; make it with run_prepare_data.sh, or leave the flag out")
+    panels = rates(config, dry_run.images(config, Path(data or "--data"))["labeled"])
+    figure = Figure(figsize=(8.0, 0.6 + 2.2 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, networks) in zip(np.atleast_1d(figure.subplots(len(panels), 1)), panels.items()):
+        for network, (steps, values) in networks.items():
+            axes.plot(steps, values, color=COLORS[network], label=network or None)
+        axes.set(title=name, xlabel="optimizer step", ylabel="learning rate", xlim=(0, None), ylim=(0, None))
+        if len(networks) > 1:
+            axes.legend()
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    print(f"learning rates of {', '.join(panels)} in {output}")
+
+
+if __name__ == "__main__":
+    flags = {"output": "PNG to write.", "data": "Directory made by run_prepare_data.sh."}
+    app.run(main, flags, {"data": None}, needs=("data", "expected"))
