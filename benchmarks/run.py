@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "evaluation": (),
     "input_pipeline": ("images",),
     "meta_pseudo_labels": ("rounds",),
+    "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks",),
     "train_step": ("rounds",),
@@ -22,7 +23,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 
 FLAGS = {
     "records": "balance: prediction records.",
-    "images": "input_pipeline: JPEG files.",
+    "images": "input_pipeline, pseudo_label: JPEG files.",
     "rounds": "meta_pseudo_labels, train_step: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",

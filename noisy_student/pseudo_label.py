@@ -24,7 +24,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json, write_json
-from training import model_dir
+from training import model_dir, optimize
+from training.resolve import PRECISIONS
 
 CONFIDENCE_BINS = 20
 """Of the histogram in the summary; equal bins over [0, 1]."""
@@ -63,6 +64,8 @@ class LabelShards:
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
       temperature: of the predictions, see `calibration`.
+      precision: float32, or mixed_bfloat16 as in training.
+      optimize: BatchNorm folded into the convolutions, and weights as constants.
     """
 
     images: Manifest
@@ -74,22 +77,32 @@ class LabelShards:
     model_noise: bool = False
     seed: int = 0
     temperature: float = 1.0
+    precision: str = "float32"
+    optimize: bool = False
 
     def setup(self) -> None:
         """Loads the teacher. Raises InputError where it cannot be used."""
-        model, self._spec = model_dir.load(self.teacher)
+        with _policy(self.precision):
+            model, self._spec = model_dir.load(self.teacher)
+            if self.optimize:
+                model = optimize.fold_batch_norm(model)
         if model.output_shape[-1] != self._spec.num_classes:
             raise InputError(
                 f"teacher {self.teacher}: {model.output_shape[-1]} outputs for {self._spec.num_classes} label names; train it again"
             )
         size = self._spec.preprocessing.image_size
+        batch = tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)
 
-        @tf.function(input_signature=[tf.TensorSpec([self.batch_size, size, size, 3], tf.float32), tf.TensorSpec([], tf.int64)])
+        @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int64)])
         def predict(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
             with model_noise(self.seed, number, inference=True) if self.model_noise else contextlib.nullcontext():
                 return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
 
-        self._predict = predict
+        self._predict: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
+        if self.optimize:
+            alone = tf.function(lambda images: predict(images, 0), autograph=False)
+            frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
+            self._predict = lambda images, _: frozen(images)[0]
 
     def outputs(self, shard: int) -> list[str]:
         """The shard's predictions."""
@@ -121,7 +134,7 @@ class LabelShards:
         path, preprocessing = self.images.paths[shard], self._spec.preprocessing
         try:
             for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
-                probabilities = self._forward(images.reshape(-1, *images.shape[2:]), shard * 2**16 + number)  # (b·V, K)
+                probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
                 probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
                 bad = ~np.isfinite(probabilities).all(axis=1)
                 if bad.any():
@@ -131,20 +144,31 @@ class LabelShards:
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
             _raise_precisely(path, preprocessing, self.images.records[shard], error)
 
-    def _forward(self, images: np.ndarray, number: int) -> np.ndarray:
+    def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
         """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
 
         `number` tells the batches apart in their model noise.
         """
         num_images = len(images)
         if num_images < self.batch_size:
-            images = np.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
-        return self._predict(tf.constant(images), tf.constant(number, tf.int64)).numpy()[:num_images]
+            images = tf.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
+        return self._predict(images, tf.constant(number, tf.int64)).numpy()[:num_images]
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    """Layers made in this block compute in that precision."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
 
 
 def image_batches(
     path: str, preprocessing: Preprocessing, batch_size: int, views: int = 0, seed: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, tf.Tensor]]:
     """Yields a shard's images in order, in batches of at most `batch_size` copies; only the last may be smaller than the others.
 
     Args:
@@ -169,7 +193,8 @@ def image_batches(
         )
 
     records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-    return iter(untuned(records.batch(batch_size // max(views, 1)).prefetch(2)).as_numpy_iterator())
+    for keys, images in untuned(records.batch(batch_size // max(views, 1)).prefetch(2)):
+        yield keys.numpy(), images
 
 
 def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
@@ -254,6 +279,10 @@ def main(
         raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
     if not 0 <= settings.views <= settings.batch_size:
         raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
+    if settings.precision not in PRECISIONS:
+        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
+    if settings.optimize and settings.model_noise:
+        raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
@@ -278,6 +307,8 @@ def main(
         views=settings.views,
         model_noise=settings.model_noise,
         seed=config.seed,
+        precision=settings.precision,
+        optimize=settings.optimize,
     )
     if settings.calibrate:
         kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them

@@ -33,7 +33,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from data.preprocessing import eval_image
 from serving import card, settings
-from serving.optimize import WEIGHTS
 from serving.signatures import Classifier
 from stages import app
 from stages.errors import InputError
@@ -42,6 +41,7 @@ from stages.versions import SAVED_MODEL, versions
 from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
 from training.model_dir import ModelSpec
+from training.optimize import WEIGHTS
 
 NAME = "classifier"
 LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from data.preprocessing import Preprocessing, central_box, resize
-from serving import optimize
 from serving.answers import OK
 from serving.images import prepare
+from training import optimize
 from training.model_dir import ModelSpec
 
 TOP_K = 5
@@ -38,7 +38,7 @@ class Classifier(tf.Module):
           model: float32 (N, S, S, 3) -> logits (N, K), of layers in a graph.
           spec: the model's.
           fold: BatchNorm into the convolutions, and weights as constants.
-          weights: type of the weights on disk, of `serving.optimize.WEIGHTS`; other than float32: constants, too.
+          weights: type of the weights on disk, of `training.optimize.WEIGHTS`; other than float32: constants, too.
         """
         super().__init__(name="classifier")
         network = _network(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)

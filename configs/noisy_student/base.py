@@ -140,8 +140,19 @@ def get_config() -> ConfigDict:
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
     # in the teacher; with views=1 the noised teacher of the paper's Table 6. calibrate, beyond the paper: temper the probabilities as suits
-    # the validation split (noisy_student/calibration.py).
-    config.pseudo_label = ConfigDict({"batch_size": 128, "top_k": 0, "views": 0, "model_noise": False, "calibrate": False})
+    # the validation split (noisy_student/calibration.py). For speed (`./run_benchmarks.sh pseudo_label`) there are optimize, which folds
+    # BatchNorm into the convolutions, and precision: float32 or mixed_bfloat16.
+    config.pseudo_label = ConfigDict(
+        {
+            "batch_size": 128,
+            "top_k": 0,
+            "views": 0,
+            "model_noise": False,
+            "calibrate": False,
+            "precision": "float32",
+            "optimize": False,
+        }
+    )
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
     # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
     # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the

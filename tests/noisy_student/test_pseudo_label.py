@@ -17,6 +17,7 @@ from efficientnet import Dropout
 from noisy_student import pseudo_label
 from stages.errors import InputError
 from stages.files import read_json, write_json
+from training import model_dir
 from training.model_dir import ModelSpec
 
 LABEL_NAMES = ("ant", "bee", "cat")
@@ -62,7 +63,15 @@ def _use_teacher(monkeypatch: pytest.MonkeyPatch, model: tf.keras.Model) -> None
 
 
 def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
-    usual = {"batch_size": BATCH, "top_k": 0, "views": 0, "model_noise": False, "calibrate": False}
+    usual = {
+        "batch_size": BATCH,
+        "top_k": 0,
+        "views": 0,
+        "model_noise": False,
+        "calibrate": False,
+        "precision": "float32",
+        "optimize": False,
+    }
     config = ConfigDict({"seed": 3, "pseudo_label": {**usual, **settings}})
     pseudo_label.main(config, str(root / workdir), str(root / "data"), str(root / "teacher"))
     return root / workdir
@@ -138,6 +147,32 @@ def test_calibrated_on_the_validation_split(root: Path) -> None:
     assert summary["temperature"] == pytest.approx(3, rel=0.02)
     for key, probabilities in _predictions(root / "predictions").items():
         np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
+
+
+def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folded it is the same function; in bfloat16, of 8 bits, nearly."""
+    monkeypatch.undo()
+    spec = ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=8), LABEL_NAMES)
+    model, rng = spec.build(), np.random.Generator(np.random.PCG64([5]))
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.8, 1.2, weight.shape) for weight in layer.get_weights()])
+    model_dir.save(root / "teacher" / "model", model, spec)
+    plain, folded, bfloat16 = (
+        np.stack(list(_predictions(_run(root, name, **settings)).values()))
+        for name, settings in {"a": {}, "b": {"optimize": True}, "c": {"optimize": True, "precision": "mixed_bfloat16"}}.items()
+    )
+    assert np.ptp(plain) > 0.05  # far from no answer, which every network would give alike
+    np.testing.assert_allclose(folded, plain, atol=6e-4)  # float16
+    np.testing.assert_allclose(bfloat16, plain, atol=0.01)
+    assert not np.array_equal(bfloat16, folded)
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+
+
+@pytest.mark.parametrize("settings, words", [({"precision": "half"}, "no 'half'"), ({"optimize": True, "model_noise": True}, "turn off")])
+def test_impossible_graphs_are_refused(root: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        _run(root, **settings)
 
 
 def test_more_views_than_a_batch_are_refused(root: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from serving import export, optimize
+from serving import export
 from stages.errors import InputError
+from training import optimize
 
 
 def norm(seed, channels, **options):
