@@ -34,7 +34,7 @@ SIZE, STEPS = 128, 3
 BATCHES = {"b0": 16, "b4": 16, "l2": 4}
 WAYS = ("plain", "rematerialized", "in_parts")
 PARTS = 4
-GOAL = {"b0": 1.5, "b4": 2.0, "l2": 2.0}
+GOAL = {"rematerialized": 1.5, "in_parts": 1.3}  # gradients, and what an operation needs while it runs, are in all of them
 
 
 def measure(name: str, way: str) -> dict[str, float]:
@@ -96,7 +96,7 @@ def main(networks: str = "b0,b4,l2") -> None:
             }
             rates = (values["batch"] / values["gib"] for values in (ours, plain))
             name_of_line = f"step_memory/{name}/{way}"
-            report.line(name_of_line, *rates, "the plain step", goal=GOAL[name], unit="images/GiB", batch=ours["batch"], **notes)
+            report.line(name_of_line, *rates, "the plain step", goal=GOAL[way], unit="images/GiB", batch=ours["batch"], **notes)
 
 
 if __name__ == "__main__":
