@@ -8,8 +8,8 @@
   and timm are installed, the best of float32 and bfloat16 autocast, with and without channels-last, in a process of its own whose
   glibc is told to keep its pages.
 - `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and moving average, beside the bare
-  compiled step, which has neither data nor average. The digits' data are read, decoded and augmented; B0's are one batch,
-  so that the loop and not the cores' share of decoding is measured.
+  compiled step, which has neither data nor average. Data are one batch in memory, so that the loop and not the cores' share of
+  decoding is measured; `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores.
 - `train_step/swish_...`: the step beside the same with TensorFlow's swish.
 - `train_step/start_...`: from the command to the first line of its log, beside a script that makes Keras's B0 and takes one step.
 
@@ -72,7 +72,9 @@ def build(flags: list[str], classes: int) -> tuple[NoisyStudent, ConfigDict, Pre
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
     preprocessing = Preprocessing.from_dict(resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8))
     spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, tuple(map(str, range(classes))))
-    return train.build_trainer(section, spec, steps_per_epoch=4.0, seed=0, sync=False, init=None), section, preprocessing
+    trainer = train.build_trainer(section, spec, steps_per_epoch=4.0, seed=0, sync=False, init=None)
+    trainer.build_optimizers()  # as `fit` does; Keras would trace once more to make the slots
+    return trainer, section, preprocessing
 
 
 def one_batch(size: int, batch: int, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -196,9 +198,10 @@ def loop(name: str, rounds: int, trainer: NoisyStudent, make: Callable[[int], tf
 
 def swish(name: str, rounds: int, trainer: NoisyStudent, flags: list[str], classes: int, element: Any) -> None:
     """The step beside the same with TensorFlow's swish."""
-    ours, layers.swish = layers.swish, tf.nn.silu
+    work = {"ours": bare(trainer, element)}
     theirs, _, _ = build(flags, classes)
-    work = {"ours": bare(trainer, element), "peer": bare(theirs, element)}
+    ours, layers.swish = layers.swish, tf.nn.silu
+    work["peer"] = bare(theirs, element)  # traces, which is when a layer looks it up
     layers.swish = ours
     times = report.interleaved(rounds, **{who: functools.partial(step, STEPS) for who, step in work.items()})
     cpu = {f"{who}_cpu_s": round(times[who][1] / STEPS, 4) for who in work}
@@ -244,9 +247,10 @@ def main(rounds: int = 3) -> None:
         start(directory, rounds)
         labeled = records.read_manifest(directory / "data" / "labeled", "labeled")
         digits, section, preprocessing = build(DIGITS, 10)
-        loop(
-            "digits", rounds, digits, lambda begin: train.batches(labeled, None, preprocessing, section, 0, begin, (1, 0), 1), section, 100
-        )
+        drawn = functools.partial(train.batches, labeled, None, preprocessing, section, 0, pipelines=(1, 0), replicas=1)
+        loop("digits_data", rounds, digits, drawn, section, 100)
+        memory = tf.data.Dataset.from_tensors(one_batch(16, 250, 10)).cache().repeat()
+        loop("digits", rounds, digits, lambda begin: memory, section, 100)
         swish("digits", rounds, digits, DIGITS, 10, one_batch(16, 250, 10))
         flags = [
             "--config=configs/noisy_student/imagenet.py:b0",

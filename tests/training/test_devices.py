@@ -26,8 +26,10 @@ from training.optimizers import RMSProp
 METHODS = ("noisy_student", "meta_pseudo_labels")
 K, B, RATIO, REPLICAS = 3, 8, 2, 4
 
-# Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments come to it by its own feeds.
-PLUMBING = {"Placeholder", "CollectiveReduceV2", "CollectiveGatherV2", "CollectiveInitializeCommunicator", "AnonymousIteratorV3"}
+# Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments come to it by its own feeds. And
+# calls of functions, whose ops are listed with the others.
+COLLECTIVES = {"CollectiveReduceV2", "CollectiveGatherV2", "CollectiveInitializeCommunicator"}
+PLUMBING = {*COLLECTIVES, "Placeholder", "AnonymousIteratorV3", "PartitionedCall", "StatefulPartitionedCall"}
 
 
 def network(seed: int, synchronized: bool, noise: bool) -> tf.keras.Model:
