@@ -75,12 +75,13 @@ def ours(precision: str) -> Work:
             value = loss(model, images, targets)
         return tape.gradient(value, model.trainable_variables)
 
-    def directional() -> tf.Tensor:
+    def directional() -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             labels = tf.identity(y_u)
             tape.watch(labels)
             gradients = gradient(student, strong, labels)
-        return tape.gradient(gradients, labels, output_gradients=[tf.identity(v) for v in student.trainable_variables])
+        slope = tape.gradient(gradients, labels, output_gradients=[tf.identity(v) for v in student.trainable_variables])
+        return gradients, slope  # both: for the second alone TensorFlow would leave the backward pass out
 
     return {
         "step": step("finite_difference"),
