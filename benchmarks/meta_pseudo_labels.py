@@ -1,7 +1,7 @@
 """A step of Meta Pseudo Labels against the passes it is made of, and against the same step in PyTorch.
 
     ./run_benchmarks.sh meta_pseudo_labels [--rounds=5]
-    PYTHONPATH=.:DIR .venv/bin/python -m benchmarks.run meta_pseudo_labels        with PyTorch: pip install --target=DIR torch==2.13.0
+    PEERS=DIR ./run_benchmarks.sh meta_pseudo_labels        with PyTorch: pip install --target=DIR torch==2.13.0
 
 Wide ResNet 28-2 at 32 pixels, 16 labelled images and 7 x 16 unlabelled ones in two views: the released CIFAR-10 step at an eighth of its
 batch. images/s are labelled and unlabelled images of a step. Lines:

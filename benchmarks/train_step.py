@@ -1,6 +1,6 @@
 """The training step beside Keras's and timm's, what the loop around it costs, and how long a command takes to its first step.
 
-    [PYTHONPATH=DIR] ./run_benchmarks.sh train_step [--rounds=5]
+    [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5]
 
 - `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32, trained on one batch in memory. Ours
   is `NoisyStudent` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
