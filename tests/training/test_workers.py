@@ -43,8 +43,9 @@ def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path):
     workdir = tmp_path / "teacher"
     chief, other = start(workdir, tmp_path / "data")
     try:
-        while not (rows := training_runs.metrics(workdir)) and chief.poll() is None:
+        while not any((workdir / "checkpoints").glob("*.index")) and chief.poll() is None:
             time.sleep(0.05)
+        rows = training_runs.metrics(workdir)
         other.send_signal(signal.SIGKILL)
         output, errors = chief.communicate(timeout=120)
     finally:
