@@ -15,9 +15,7 @@ probabilities [1, K]: TFLite has no operation that decodes images.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from data.records import Manifest, read_manifest
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
+from stages.quiet import silent
 from stages.workdir import finish, require_finished, start
 from training import model_dir
 from training.model_dir import ModelSpec
@@ -113,21 +112,8 @@ def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence
         converter.target_spec.supported_types = [tf.float16]
     else:
         converter.representative_dataset = lambda: ([sample[np.newaxis]] for sample in samples)
-    with _silent():
+    with silent():  # the converter writes statistics to stderr, from C++, that no setting turns off; an error is raised all the same
         return converter.convert()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing on stderr: the converter writes statistics there, from C++, that no setting turns off. An error is raised all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
