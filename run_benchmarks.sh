@@ -3,5 +3,4 @@
 # from pip install --target=DIR
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-export PYTHONPATH=$PYTHONPATH${PEERS:+:$PEERS}
 exec "$PYTHON" -m benchmarks.run "$@"

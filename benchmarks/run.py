@@ -1,8 +1,13 @@
-"""Runs benchmarks by name, or all of them: `./run_benchmarks.sh [NAME…] [--flag=value…]`; a flag goes to the benchmark that has it."""
+"""Runs benchmarks by name, or all of them: `./run_benchmarks.sh [NAME…] [--flag=value…]`; a flag goes to the benchmark that has it.
+
+PEERS=DIR in the environment: where peers are that are no dependencies of the project, from `pip install --target=DIR`.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 
 from benchmarks import report
@@ -46,6 +51,9 @@ def main(arguments: Sequence[str], **flags: str | None) -> None:
     for flag in given:
         if not any(flag in BENCHMARKS[name] for name in names):
             raise InputError(f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose it is")
+    if peers := os.environ.get("PEERS"):
+        sys.path.append(peers)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), peers)))  # for processes of the peers
     for name in names:
         values = {flag: given[flag] for flag in BENCHMARKS[name] if flag in given}
         importlib.import_module(f"benchmarks.{name}").main(**values)
