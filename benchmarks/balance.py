@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks import report
 from data import records
-from data.records import Manifest, make_prediction, shard_name
+from data.protos import make_prediction
+from data.records import Manifest, shard_name
 from noisy_student import balance, predictions, selection
 from stages.errors import InputError
 

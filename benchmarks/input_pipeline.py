@@ -28,7 +28,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
 from benchmarks import report
-from data import records
+from data import protos, records
 from data.pipeline import prepared_batches
 from data.preprocessing import Preprocessing, train_pixels
 
@@ -56,7 +56,7 @@ def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> 
     """The records of a file, prepared in parallel as training does it."""
 
     def load(index: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-        return prepare(index, records.parse_example(serialized)["image/encoded"])
+        return prepare(index, protos.parse_example(serialized)["image/encoded"])
 
     return prepared_batches(tf.data.TFRecordDataset(path).enumerate(), load, BATCH)
 
@@ -133,7 +133,7 @@ def main(images: int = 512) -> None:
     count = len(files) - BATCH
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "images")
-        records.write_shard(path, (records.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
+        records.write_shard(path, (protos.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
         work: dict[str, Callable[[], Any]] = {
             "ours": consume(dataset(path, ours(NOISE))),
             "decode": consume(dataset(path, decode)),

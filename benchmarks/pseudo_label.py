@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from benchmarks import report
 from benchmarks.input_pipeline import photographs
-from data import records
+from data import protos, records
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing
 from noisy_student.pseudo_label import LabelShards
@@ -42,7 +42,7 @@ def keras_predict(paths: tuple[str, ...]) -> Callable[[], Any]:
     """The peer: Keras's model on the same records, by the pipeline that one would write."""
 
     def load(serialized: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_jpeg(records.parse_example(serialized)["image/encoded"], channels=3)
+        image = tf.io.decode_jpeg(protos.parse_example(serialized)["image/encoded"], channels=3)
         return tf.image.resize(image, [SIZE, SIZE])
 
     images = tf.data.TFRecordDataset(list(paths)).map(load, num_parallel_calls=PARALLEL_CALLS)
@@ -56,7 +56,7 @@ def main(images: int = 512) -> None:
     count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        examples = (records.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))
+        examples = (protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))
         manifest = records.write_split(root / "images", "unlabeled", examples, 1, count, kind="unlabeled")
         spec = ModelSpec({"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES))))
         model_dir.save(root / "model", spec.build(), spec)

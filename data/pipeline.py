@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data import mixing, records
+from data import mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
 from stages.errors import InputError
@@ -163,7 +163,7 @@ def train_batches(
     num_classes = manifest.num_classes
 
     def prepare(position: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        example = records.parse_example(serialized, manifest.label_offset)
+        example = protos.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         encoded = example["image/encoded"]
         image = train_pixels(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
@@ -200,7 +200,7 @@ def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, see
     path = next(path for path, size in zip(manifest.paths, manifest.records) if size)
     images = []
     for i, serialized in enumerate(itertools.islice(records.read_shard(path), count)):
-        encoded = records.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
+        encoded = protos.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
         images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
     return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
 
@@ -223,7 +223,7 @@ def eval_batches(
     """
 
     def prepare(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = records.parse_example(serialized, manifest.label_offset)
+        example = protos.parse_example(serialized, manifest.label_offset)
         image = eval_image(example["image/encoded"], preprocessing)
         return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
 

@@ -23,7 +23,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from data import records, sources, splits, tfrecords
+from data import protos, records, sources, splits, tfrecords
 from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
@@ -152,7 +152,7 @@ def _examples(
     for image in split:
         if chosen is not None:
             chosen.append(image.key)
-        yield records.make_example(image.encoded, image.key, _stored_label(image, name, num_classes, label_offset))
+        yield protos.make_example(image.encoded, image.key, _stored_label(image, name, num_classes, label_offset))
         if image.label is not None:
             counts[image.label] += 1
 

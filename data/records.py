@@ -1,14 +1,7 @@
 """Training records: `tf.train.Example`s in TFRecord shards, and the manifest that vouches for them.
 
 A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
-is whole. The features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled ones, so those are read as they are:
-
-    image/encoded        bytes    the image file
-    image/key            bytes    stable name of the image (ours); predictions join images by it, never by position
-    image/class/label    int64    the stored label = class + `label_offset` (1 in ImageNet's shards)
-    probabilities        float[K] a pseudo-label's distribution
-    label                int64    its most probable class, from 0
-    prob                 float    and that class's probability
+is whole. `data.protos` says what a record holds.
 
 Every record carries two CRC-32C sums, which are checked on every read; the manifest has each shard's number of records and SHA-256.
 """
@@ -24,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from stages.errors import InputError, one_line
@@ -157,147 +149,6 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
             f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
         )
     return manifest
-
-
-# Examples
-
-
-def _bytes(*values: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-
-def _ints(values: Iterable[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def _floats(values: Iterable[float]) -> tf.train.Feature:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-
-def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # a map has no order of its own, and the same images must give the same bytes
-
-
-def make_example(encoded: bytes, key: str, label: int | None = None, probabilities: np.ndarray | None = None) -> bytes:
-    """One image as a serialized `tf.train.Example`.
-
-    Args:
-      encoded: the image file.
-      key: stable name of the image.
-      label: the label to store, `label_offset` included; None where unknown.
-      probabilities: a pseudo-label's distribution, float [K]; its top class and probability are stored beside it.
-    """
-    features = {"image/encoded": _bytes(encoded), "image/key": _bytes(key.encode("utf-8"))}
-    if label is not None:
-        features["image/class/label"] = _ints([int(label)])
-    if probabilities is not None:
-        probabilities = _distribution(probabilities)  # (K,)
-        top = int(np.argmax(probabilities))
-        features["probabilities"] = _floats(probabilities)
-        features["label"] = _ints([top])
-        features["prob"] = _floats([probabilities[top]])
-    return _serialize(features)
-
-
-def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.Tensor]:
-    """Parses one record, in a graph or eagerly.
-
-    Args:
-      serialized: string scalar.
-      label_offset: the manifest's; taken off `image/class/label` (a pseudo-label has none).
-
-    Returns:
-      `image/encoded` and `image/key` (string scalars; "" where there is no key), `label` (int64 scalar: the pseudo-label where there is
-      one, else the class counted from 0, −1 where unknown), `probabilities` (float32, [K], or [0] where there are none).
-    """
-    parsed = tf.io.parse_single_example(
-        serialized,
-        {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/key": tf.io.FixedLenFeature([], tf.string, ""),
-            "image/class/label": tf.io.VarLenFeature(tf.int64),
-            "label": tf.io.VarLenFeature(tf.int64),
-            "probabilities": tf.io.VarLenFeature(tf.float32),
-        },
-    )
-    unknown = tf.constant([-1], tf.int64)
-    labels = tf.concat([parsed["label"].values, parsed["image/class/label"].values - label_offset, unknown], 0)
-    return {
-        "image/encoded": parsed["image/encoded"],
-        "image/key": parsed["image/key"],
-        "label": labels[0],
-        "probabilities": parsed["probabilities"].values,
-    }
-
-
-# Predictions
-
-
-def _distribution(probabilities: np.ndarray) -> np.ndarray:
-    """`probabilities` as float32 [K]. Raises ValueError where they are no distribution (that is a bug or a broken model, not bad input)."""
-    values = np.asarray(probabilities, np.float32)
-    if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or abs(float(values.sum()) - 1.0) > 1e-2:
-        raise ValueError(f"no distribution over classes: shape {values.shape}, sum {values.sum():.4f}")
-    return values
-
-
-def make_prediction(key: str, probabilities: np.ndarray, top_k: int) -> bytes:
-    """A model's prediction for one image, as a serialized `tf.train.Example`.
-
-    Args:
-      key: the image's.
-      probabilities: float [K], summing to 1.
-      top_k: how many classes to store, the most probable ones; what they leave of 1 is spread evenly over the others when read.
-        0 (or K and more) stores all as float16, 2·K bytes.
-    """
-    values = _distribution(probabilities)  # (K,)
-    features = {"image/key": _bytes(key.encode("utf-8"))}
-    if top_k <= 0 or top_k >= len(values):
-        features["probabilities_float16"] = _bytes(values.astype("<f2").tobytes())
-    else:
-        classes = np.argsort(-values, kind="stable")[:top_k]  # ties go to the lower class
-        features["top_k/classes"] = _ints(classes)
-        features["top_k/probabilities"] = _floats(values[classes])
-    return _serialize(features)
-
-
-def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarray]:
-    """Reads what `make_prediction` wrote, in either form.
-
-    Returns:
-      The image's key, and its distribution, float32 [num_classes], normalised to sum 1.
-
-    Raises:
-      InputError: the record is no prediction, or is one over other classes.
-    """
-    try:
-        example = tf.train.Example.FromString(serialized)
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise InputError("a record is no tf.train.Example; make the predictions again") from error
-    features = example.features.feature
-    if "image/key" not in features or not features["image/key"].bytes_list.value:
-        raise InputError("a record has no image/key; make the predictions again")
-    key = features["image/key"].bytes_list.value[0].decode("utf-8")
-    if "probabilities_float16" in features:
-        stored = features["probabilities_float16"].bytes_list.value
-        values = np.frombuffer(stored[0] if stored else b"", "<f2").astype(np.float32)  # (K,)
-        if len(values) != num_classes:
-            raise InputError(f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make the predictions again")
-    elif "top_k/classes" in features:
-        classes = np.asarray(features["top_k/classes"].int64_list.value, np.int64)  # (k,)
-        top = np.asarray(features["top_k/probabilities"].float_list.value, np.float32)  # (k,)
-        if len(classes) != len(top) or len(classes) >= num_classes or np.any(classes < 0) or np.any(classes >= num_classes):
-            raise InputError(f"the prediction for {key} does not fit {num_classes} classes; make the predictions again")
-        remainder = max(0.0, 1.0 - float(top.sum(dtype=np.float64)))
-        values = np.full([num_classes], remainder / (num_classes - len(classes)), np.float32)  # (K,)
-        values[classes] = top
-    else:
-        raise InputError(f"the record of {key} is no prediction; make the predictions again")
-    total = float(values.sum(dtype=np.float64))
-    if not np.isfinite(total) or total <= 0:
-        raise InputError(f"the prediction for {key} is no distribution (sum {total}); make the predictions again")
-    return key, values / np.float32(total)
 
 
 # Shards

@@ -18,7 +18,8 @@ from types import MappingProxyType
 import numpy as np
 import tensorflow as tf
 
-from data.records import HEADER_BYTES, RECORD_OVERHEAD, make_example, read_shard
+from data.protos import make_example
+from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_shard
 from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
 from stages.errors import InputError
 from stages.progress import progress

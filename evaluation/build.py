@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from data.preprocessing import decode
 from data.records import MANIFEST, Manifest, read_manifest, read_shard, write_split
 from data.sources import ordered_map
@@ -133,7 +133,7 @@ def _changed(images: _Images, make: _Make, name: str, seed: int) -> Iterator[byt
         key, label, image = item
         frames = make(image, generator(seed, key, name))
         return [
-            records.make_example(encode(frame), f"{key}#{i:03d}" if name.startswith("p-") else key, label) for i, frame in enumerate(frames)
+            protos.make_example(encode(frame), f"{key}#{i:03d}" if name.startswith("p-") else key, label) for i, frame in enumerate(frames)
         ]
 
     for made in ordered_map(change, images, threads=os.cpu_count() or 1):

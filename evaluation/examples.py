@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data import records
+from data import protos
 from data.pipeline import PARALLEL_CALLS
 from data.records import Manifest
 from stages.errors import InputError
@@ -44,7 +44,7 @@ def from_records(manifest: Manifest, name: str) -> Examples:
     """The split of `manifest`."""
 
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        example = records.parse_example(serialized, manifest.label_offset)
+        example = protos.parse_example(serialized, manifest.label_offset)
         return example["image/encoded"], example["image/key"], example["label"]
 
     def stream() -> tf.data.Dataset:

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from data import records
+from data import protos
 from data.preprocessing import decode
 from data.records import Manifest, read_manifest, read_shard
 from evaluation.examples import Examples
@@ -114,7 +114,7 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
             number += 1
             if number > LOOK_AT:
                 break
-            key, probabilities = records.read_prediction(record, manifest.num_classes)
+            key, probabilities = protos.read_prediction(record, manifest.num_classes)
             if probabilities.max() <= threshold:
                 entry = (-float(probabilities.max()), key, int(probabilities.argmax()))
                 (heapq.heappush if len(worst) < count else heapq.heappushpop)(worst, entry)

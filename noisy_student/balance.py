@@ -33,7 +33,8 @@ from absl import logging
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from data.records import Manifest, make_example, read_manifest, shard_name, write_manifest, write_shard
+from data.protos import make_example
+from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
 from noisy_student.alignment import SumShards, aligned, class_factors, labeled_counts
 from noisy_student.join import join_by_key, read_images

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from data.records import RECORD_OVERHEAD, Manifest, make_prediction, read_manifest, read_prediction
+from data.protos import make_prediction, read_prediction
+from data.records import RECORD_OVERHEAD, Manifest, read_manifest
 from noisy_student.pseudo_label import LabelShards, image_batches
 from stages import app, workdir
 from training import model_dir

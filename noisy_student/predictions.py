@@ -1,6 +1,6 @@
 """Prediction records in batches: the most probable class of each image and how sure the teacher was.
 
-`data.records.read_prediction` says what a record means; this reads thousands at once, by TensorFlow's parser, for the pass that needs no
+`data.protos.read_prediction` says what a record means; this reads thousands at once, by TensorFlow's parser, for the pass that needs no
 more than the top. Whatever is wrong with a record is left to the one that reads them singly, and names it.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from data.pipeline import untuned
-from data.records import Manifest, read_prediction, read_shard
+from data.protos import read_prediction
+from data.records import Manifest, read_shard
 from stages.errors import InputError
 
 BATCH = 4096

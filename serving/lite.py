@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest
 from stages import app
@@ -167,7 +167,7 @@ def _examples(manifest: Manifest, preprocessing: Preprocessing, every: int = 1) 
     serialized = (record for path in manifest.paths for record in records.read_shard(path))
     for number, record in itertools.islice(enumerate(serialized), 0, None, every):
         try:
-            example = records.parse_example(tf.constant(record), manifest.label_offset)
+            example = protos.parse_example(tf.constant(record), manifest.label_offset)
             image, label = eval_image(example["image/encoded"], preprocessing).numpy(), int(example["label"])
         except tf.errors.OpError as error:
             reason = " ".join(str(error.message).split())[:200]

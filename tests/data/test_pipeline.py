@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from data import pipeline, records
+from data import pipeline, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image
 from stages.errors import InputError
 
@@ -25,7 +25,7 @@ def split(tmp_path_factory):
         PIL.Image.new("L", (SIZE, SIZE), level).save(buffer, "PNG")
         return buffer.getvalue()
 
-    examples = [records.make_example(png(i), f"image/{i}", label=i % 3) for i in range(23)]
+    examples = [protos.make_example(png(i), f"image/{i}", label=i % 3) for i in range(23)]
     directory = tmp_path_factory.mktemp("split")
     return records.write_split(directory, "labeled", examples, 4, 23, kind="labeled", label_names=("a", "b", "c"))
 
@@ -59,7 +59,7 @@ def test_seeds_differ(split):
 def test_empty_shards_are_passed_over(tmp_path, split):
     directory = tmp_path / "sparse"
     sparse = records.write_split(
-        directory, "labeled", [records.make_example(b"x", "a", label=0)], 1, 1, kind="labeled", label_names=("a", "b")
+        directory, "labeled", [protos.make_example(b"x", "a", label=0)], 1, 1, kind="labeled", label_names=("a", "b")
     )
     (directory / "empty").write_bytes(b"")
     sparse = records.Manifest(directory, "labeled", ("empty", *sparse.files), (0, 1), ("a", "b"), 0, "labeled", {}, ("", *sparse.digests))
@@ -157,7 +157,7 @@ def test_samples_are_noised_as_in_training_and_anew_at_each_step(split):
     np.testing.assert_array_equal(first, again)
     assert (first != later).any()
     (serialized, *_) = records.read_shard(split.paths[0])
-    encoded = records.parse_example(serialized)["image/encoded"]
+    encoded = protos.parse_example(serialized)["image/encoded"]
     expected = train_image(encoded, tf.constant([5, 21], tf.int64), noisy).numpy()
     np.testing.assert_array_equal(first[0], np.clip(np.round(expected), 0, 255))
     assert np.abs(first[0] - eval_image(encoded, noisy)).max() > 1

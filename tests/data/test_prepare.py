@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from data import prepare, records
+from data import prepare, protos, records
 from data.sources import Image
 from stages.errors import InputError
 
@@ -99,7 +99,7 @@ def test_label_offset(tmp_path):
     records.verify_split(manifest)
     record = next(records.read_shard(manifest.paths[0]))
     stored = tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-    assert int(records.parse_example(tf.constant(record), manifest.label_offset)["label"]) == stored - 1
+    assert int(protos.parse_example(tf.constant(record), manifest.label_offset)["label"]) == stored - 1
 
 
 def test_folders_as_flags(tmp_path, folders, monkeypatch):

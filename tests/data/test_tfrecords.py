@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import prepare, records, sources, tfrecords
+from data import prepare, protos, records, sources, tfrecords
 from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels
 
@@ -220,7 +220,7 @@ def test_pseudo_labeled_shards_of_the_release(folder):
     manifest = run(folder, [pseudo(0, distributions[0]), pseudo(1, distributions[1])], [pseudo(2, distributions[2])])
     assert manifest.label_names == ("n00000001", "n00000002", "n00000003")
     records.verify_split(manifest)
-    parsed = [records.parse_example(tf.constant(r)) for path in manifest.paths for r in records.read_shard(path)]
+    parsed = [protos.parse_example(tf.constant(r)) for path in manifest.paths for r in records.read_shard(path)]
     np.testing.assert_allclose([p["probabilities"] for p in parsed], distributions, rtol=1e-6)
     assert [int(p["label"]) for p in parsed] == [0, 2, 1]
     assert parsed[2]["image/key"].numpy() == b"train-svhn-00001-of-00002/0"
@@ -262,7 +262,7 @@ def test_a_pseudo_labeled_shard_that_changes_while_writing(folder):
 
 def test_unusable_pseudo_labels_are_skipped_and_listed(folder):
     manifest = run(folder, [pseudo(0, [0.7, 0.2, 0.1]), *(record() for record, _ in UNUSABLE), pseudo(1, [0.1, 0.1, 0.8])], on_error="skip")
-    keys = [records.parse_example(tf.constant(r))["image/key"].numpy() for r in records.read_shard(manifest.paths[0])]
+    keys = [protos.parse_example(tf.constant(r))["image/key"].numpy() for r in records.read_shard(manifest.paths[0])]
     assert keys == [b"train-svhn-00000-of-00001/0", b"train-svhn-00000-of-00001/%d" % (len(UNUSABLE) + 1)]
     skipped = json.loads((folder / "w" / "summary.json").read_text())["skipped"]
     found = {int(re.search(r": record (\d+)", entry["file"])[1]): entry["why"] for entry in skipped}

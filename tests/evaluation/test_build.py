@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from evaluation import build
 from evaluation.robustness import CORRUPTIONS
@@ -23,7 +23,7 @@ def png(pixels):
 
 
 def write(directory, images, name="test"):
-    examples = [records.make_example(image, f"k{i}", i % 2 + 1) for i, image in enumerate(images)]
+    examples = [protos.make_example(image, f"k{i}", i % 2 + 1) for i, image in enumerate(images)]
     return records.write_split(directory, name, examples, 1, len(examples), kind="labeled", label_names=("a", "b"), label_offset=1)
 
 
@@ -75,7 +75,7 @@ def test_enlarging_changes_nothing_for_a_model_that_enlarges(source, built):
     """8 pixels, a network of 16: through 32 pixels it gets what it would have got directly, but for rounding."""
     preprocessing = Preprocessing(image_size=16)
     for record, (encoded, _, _) in zip(records.read_shard(source.paths[0]), read(built[1])):
-        direct = eval_image(records.parse_example(tf.constant(record))["image/encoded"], preprocessing)
+        direct = eval_image(protos.parse_example(tf.constant(record))["image/encoded"], preprocessing)
         np.testing.assert_allclose(eval_image(encoded, preprocessing), tf.clip_by_value(direct, 0, 255), atol=0.51)
 
 

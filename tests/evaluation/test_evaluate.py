@@ -15,7 +15,7 @@ import tensorflow as tf
 from sklearn import datasets
 from sklearn import metrics as sklearn_metrics
 
-from data import records
+from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from evaluation import evaluate, suites, tables
 from evaluation.classifiers import Classifier
@@ -43,7 +43,7 @@ def write_data(directory, labels=None, keys=None, names=NAMES):
     digits = datasets.load_digits()
     labels = digits.target[:N] if labels is None else labels
     keys = [f"digit/{i}" for i in range(N)] if keys is None else keys
-    examples = [records.make_example(png(image), key, int(label)) for image, key, label in zip(digits.images, keys, labels)]
+    examples = [protos.make_example(png(image), key, int(label)) for image, key, label in zip(digits.images, keys, labels)]
     records.write_split(directory / "test", "test", examples, num_shards=3, num_records=N, label_names=names, kind="labeled")
     write_json(directory / "summary.json", {})
     return directory

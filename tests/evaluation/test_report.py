@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from data.preprocessing import Preprocessing
 from evaluation import build, charts, evaluate, page, pictures, report
 from evaluation.perturbations import FRAMES
@@ -40,18 +40,18 @@ def write_run(root):
     """What run_noisy_student.sh would leave, in small: data, two models, and a round of pseudo-labels."""
     rng = np.random.Generator(np.random.PCG64(0))
     images = [png(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(N)]
-    labeled = [records.make_example(image, f"digits/{i}", i % 3) for i, image in enumerate(images)]
+    labeled = [protos.make_example(image, f"digits/{i}", i % 3) for i, image in enumerate(images)]
     records.write_split(root / "data" / "test", "test", labeled, 1, N, kind="labeled", label_names=NAMES)
     keys = [f"{'china.jpg' if i == 4 else 'digits'}/{i}" for i in range(N)]
-    unlabeled = [records.make_example(image, key) for image, key in zip(images, keys)]
+    unlabeled = [protos.make_example(image, key) for image, key in zip(images, keys)]
     records.write_split(root / "data" / "unlabeled", "unlabeled", unlabeled, 1, N, kind="unlabeled")
     write_json(root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1})
     probabilities = rng.dirichlet([0.3] * 3, N)
-    predictions = [records.make_prediction(key, p, 0) for key, p in zip(keys, probabilities)]
+    predictions = [protos.make_prediction(key, p, 0) for key, p in zip(keys, probabilities)]
     records.write_split(root / "predictions_1", "predictions", predictions, 1, N, kind="predictions", label_names=NAMES)
     kept = [i for i in range(N) if probabilities[i].max() > 0.7 or i == 4]
     assert 0 < len(kept) < N
-    pseudo = [records.make_example(images[i], keys[i], None, probabilities[i]) for i in kept]
+    pseudo = [protos.make_example(images[i], keys[i], None, probabilities[i]) for i in kept]
     folder = root / "pseudo_labeled_1"
     records.write_split(folder, "pseudo_labeled", pseudo + pseudo[:1], 1, len(pseudo) + 1, kind="pseudo_labeled", label_names=NAMES)
     counts = {"label_names": NAMES, "above_threshold": [2, 1, 3], "below_threshold": [1, 1, 2], "total": [3, 3, 3]}
@@ -211,7 +211,7 @@ def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
     root = shutil.copytree(run[0].parent, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     (root / "teacher" / "metrics.jsonl").write_text('{"step": 1, "lo')  # as a kill leaves it
     shard = next(path for path in (root / "pseudo_labeled_1").iterdir() if "-of-" in path.name)
-    records.write_shard(shard, [records.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))])
+    records.write_shard(shard, [protos.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))])
     monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
     config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
     evaluate.main(config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data"))

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from evaluation import evaluate, imagenet, predict, results, robustness
 from evaluation.imagenet import A_CLASSES
 from stages.errors import InputError
@@ -150,7 +150,7 @@ def test_sets_follow_each_other_within_a_batch(model, released, monkeypatch):
 
 
 def write_validation(directory, keys):
-    examples = [records.make_example(png(image(i)), key, CLASSES[i % 3] + 1) for i, key in enumerate(keys)]
+    examples = [protos.make_example(png(image(i)), key, CLASSES[i % 3] + 1) for i, key in enumerate(keys)]
     records.write_split(directory / "validation", "validation", examples, 1, len(keys), kind="labeled", label_names=WNIDS, label_offset=1)
     write_json(directory / "summary.json", {})
     return directory

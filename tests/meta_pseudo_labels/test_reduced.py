@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import prepare, records
+from data import prepare, protos, records
 from meta_pseudo_labels import feedback, train
 from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
 from stages import app, workdir
@@ -132,7 +132,7 @@ def inputs(tmp_path_factory):
             for serialized in records.read_shard(path):
                 features = tf.train.Example.FromString(serialized).features.feature
                 key, encoded = (features[f"image/{name}"].bytes_list.value[0] for name in ("key", "encoded"))
-                yield records.make_example(encoded, key.decode(), probabilities=next(rows))
+                yield protos.make_example(encoded, key.decode(), probabilities=next(rows))
 
     records.write_split(
         labeled_by_teacher, "pseudo_labeled", examples(), 1, unlabeled.num_records, kind="pseudo_labeled", label_names=names

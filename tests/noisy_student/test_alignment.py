@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.records import make_example, make_prediction, read_manifest, read_shard, write_split
+from data.protos import make_example, make_prediction
+from data.records import read_manifest, read_shard, write_split
 from noisy_student import alignment, balance
 from stages.errors import InputError
 from stages.files import write_json

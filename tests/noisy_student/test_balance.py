@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.records import Manifest, make_example, make_prediction, read_manifest, read_shard, write_shard, write_split
+from data.protos import make_example, make_prediction
+from data.records import Manifest, read_manifest, read_shard, write_shard, write_split
 from noisy_student import balance, shard_jobs
 from noisy_student import predictions as reading
 from stages.errors import InputError

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.records import Manifest, make_prediction, write_split
+from data.protos import make_prediction
+from data.records import Manifest, write_split
 from noisy_student import predictions
 from stages.errors import InputError
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from data.preprocessing import Preprocessing, eval_image, train_image
-from data.records import make_example, read_manifest, read_prediction, read_shard, write_split
+from data.protos import make_example, read_prediction
+from data.records import read_manifest, read_shard, write_split
 from efficientnet import Dropout
 from noisy_student import pseudo_label
 from stages.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data import pipeline, prepare, records
+from data import pipeline, prepare, protos, records
 from noisy_student import train
 from stages import app
 from stages.errors import InputError
@@ -49,7 +49,7 @@ def directories(tmp_path_factory):
         for serialized in records.read_shard(unlabeled.paths[0]):
             feature = tf.train.Example.FromString(serialized).features.feature
             encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
-            yield records.make_example(encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32"))
+            yield protos.make_example(encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32"))
 
     records.write_split(
         pseudo_labeled, "pseudo_labeled", examples(), 2, unlabeled.num_records, kind="pseudo_labeled", label_names=labeled.label_names

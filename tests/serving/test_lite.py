@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from serving import lite
 from stages.errors import InputError
 from stages.files import write_json
@@ -22,7 +22,7 @@ def data(tmp_path_factory, encoded_images):
     folder = tmp_path_factory.mktemp("data")
     for name, format in (("labeled", "PNG"), ("test", "JPEG")):
         images = encoded_images(format, (20, 24), n=21)
-        examples = [records.make_example(image, f"{name}{i}", i % len(NAMES)) for i, image in enumerate(images)]
+        examples = [protos.make_example(image, f"{name}{i}", i % len(NAMES)) for i, image in enumerate(images)]
         records.write_split(folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled")
     write_json(folder / "summary.json", {})
     return folder
@@ -59,14 +59,14 @@ def test_a_bad_record_is_named(small, data, tmp_path, encoded_images):
     good = encoded_images("PNG", n=1)[0]
     for i, (record, match) in enumerate(
         [
-            (records.make_example(b"no image", "b", 0), "record 1 cannot be used"),
-            (records.make_example(good, "b", len(NAMES)), "record 1 has no label or the label 7"),
-            (records.make_example(good, "b"), "record 1 has no label or the label -1"),
+            (protos.make_example(b"no image", "b", 0), "record 1 cannot be used"),
+            (protos.make_example(good, "b", len(NAMES)), "record 1 has no label or the label 7"),
+            (protos.make_example(good, "b"), "record 1 has no label or the label -1"),
             (b"no example", "record 1 cannot be used"),
         ]
     ):
         folder = tmp_path / str(i)
-        examples = [records.make_example(good, "a", 0), record]
+        examples = [protos.make_example(good, "a", 0), record]
         manifest = records.write_split(folder, "test", examples, 1, 2, label_names=NAMES, kind="labeled")
         with pytest.raises(InputError, match=match) as caught:
             list(lite._examples(manifest, small.preprocessing))
@@ -77,7 +77,7 @@ def test_a_bad_record_is_named(small, data, tmp_path, encoded_images):
 def test_refused(small, data, tmp_path):
     other = tmp_path / "data"
     for name in ("labeled", "test"):
-        examples = [records.make_example(b"", "a", 0)]
+        examples = [protos.make_example(b"", "a", 0)]
         records.write_split(other / name, name, examples, 1, 1, label_names=["x"], kind="labeled")
     write_json(other / "summary.json", {})
     for options, match in [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import records
+from data import protos, records
 from data.records import read_manifest
 from evaluation import predict
 from evaluation.classifiers import open_candidate
@@ -24,7 +24,7 @@ def test_100_images(exported, encoded_images, tmp_path, batch_size):
     order = np.random.Generator(np.random.PCG64([5])).permutation(100)
     encoded = [encoded[i] for i in order]
     labels = np.arange(100) % len(NAMES)
-    examples = [records.make_example(image, f"{i:03d}", int(label)) for i, (image, label) in enumerate(zip(encoded, labels))]
+    examples = [protos.make_example(image, f"{i:03d}", int(label)) for i, (image, label) in enumerate(zip(encoded, labels))]
     records.write_split(tmp_path, "test", examples, 3, 100, label_names=NAMES, kind="labeled")
     manifest = read_manifest(tmp_path, "labeled")
     classifier = open_candidate("student", exported.directory, "small").load()
