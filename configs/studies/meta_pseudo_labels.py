@@ -44,17 +44,17 @@ MAIN = {
     "supervised_randaugment": ((), "supervised"),
     "uda": ((f"{MPL}.method=uda",), "mpl"),
     "mpl": ((), "mpl_finetuned"),
+    "h_0": ((f"{MPL}.feedback=none",), "mpl"),
+    "noisy_student": ((), "noisy_student"),
 }
 REST = {
     "supervised": (("--config.preprocessing.randaugment_layers=0",), "supervised"),
     "uda_twice_as_long": ((f"{MPL}.method=uda", f"{MPL}.steps=2000"), "mpl"),
-    "h_0": ((f"{MPL}.feedback=none",), "mpl"),
     **{name: ((f"{MPL}.feedback={name}",), "mpl") for name in ("finite_difference", "dot_product", "cosine", "per_example")},
     "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
     "mpl_without_uda": ((f"{MPL}.uda.weight=0.0",), "mpl"),
     "fixed_teacher": ((REDUCED, f"{MPL}.feedback=none"), "reduced"),
     "reduced_mpl": ((REDUCED,), "reduced"),
-    "noisy_student": ((), "noisy_student"),
 }
 ABLATIONS = {
     "mpl": ((), "mpl"),
@@ -65,7 +65,8 @@ ABLATIONS = {
     "sampled": ((f"{MPL}.feedback=per_example",), "mpl"),
     "sampled_no_baseline": ((f"{MPL}.feedback=per_example", f"{MPL}.baseline_decay=1.0"), "mpl"),
     "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
-    "uda_half": ((f"{MPL}.uda.weight=4.0",), "mpl"),
+    "uda_half": ((f"{MPL}.uda.weight=1.0",), "mpl"),
+    "uda_released": ((f"{MPL}.uda.weight=8.0",), "mpl"),
     "no_uda": ((f"{MPL}.uda.weight=0.0",), "mpl"),
     "no_uda_no_h": ((f"{MPL}.uda.weight=0.0", f"{MPL}.feedback=none"), "mpl"),
     "no_label_smoothing": ((f"{MPL}.label_smoothing=0.0",), "mpl"),
@@ -114,6 +115,7 @@ CLAIMS = (
     ("sampled", "argmax", "drawn labels are better than the most probable ones"),
     ("sampled", "sampled_no_baseline", "a baseline helps"),
     ("mpl", "uda_half", "the full weight of UDA is better than half"),
+    ("mpl", "uda_released", "the recipe's weight of UDA is better than the release's 8"),
     ("no_uda", "no_uda_no_h", "without UDA the feedback helps"),
     ("mpl", "no_label_smoothing", "label smoothing helps"),
     ("mpl", "ratio_1", "two unlabelled images to a labelled one are better than one"),
