@@ -45,8 +45,9 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
         for name in LOCATIONS:
             location = flags.get(name) or config.data.get(name)
             config.data[name] = sources.absolute(location, config.data.source) if location else None
-        if config.data.source in sources.WITH_TEST and not config.data.test:
-            config.data.test = config.data.labeled
+        location = config.data.labeled
+        if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
+            config.data.test = location
     data = config.data
     for name, value in (("config.seed", config.seed), ("config.data.test_seed", data.test_seed)):
         if value < 0:
@@ -75,6 +76,9 @@ def main(
     directory = Path(workdir)
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()
+    for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
+        if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
+            raise InputError(f"--workdir: {directory / name} is there and was not made by this stage; name another directory")
     summary = work.start(directory, {"seed": config.seed, "data": config.data.to_dict()})
     if summary is not None:
         print(f"{directory}: done before; {_in_words(summary)}")

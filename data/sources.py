@@ -159,10 +159,12 @@ def split_location(location: str, default: str) -> tuple[str, str]:
 
 
 def absolute(location: str, default: str) -> str:
-    """A location that means the same in every directory."""
+    """A location that means the same in every directory. Raises InputError for a path that is not UTF-8."""
     name, rest = split_location(location, default)
     if name not in WITHOUT_PATH:
         rest = os.path.abspath(os.path.expanduser(rest))
+    if any(0xDC80 <= ord(character) <= 0xDCFF for character in rest):  # Python's stand-ins for bytes that are no UTF-8
+        raise InputError(f"{printable(rest)}: the path is not UTF-8; rename it, or link to it")
     return rest if name == default else f"{name}:{rest}"
 
 

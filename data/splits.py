@@ -25,6 +25,8 @@ from absl import logging
 
 from data.examine import Examined, Seen, examine
 from data.sources import (
+    WITH_TEST,
+    WITHOUT_PATH,
     Collection,
     Image,
     by_class,
@@ -205,8 +207,9 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
     if data.labeled_per_class is not None and data.labeled_per_class < 1:
         raise InputError(f"config.data.labeled_per_class is {data.labeled_per_class}; it must be at least 1, or None for all")
     locations = [split_location(location, data.source) for location in (data.labeled, data.test) if location]
-    if [name for name, _ in locations] == ["image_folder"] * 2 and len({os.path.realpath(path) for _, path in locations}) == 1:
-        raise InputError(f"--test: {printable(data.test)} is the folder of --labeled; leave the flag out to hold out labelled images")
+    places = {(name, rest if name in WITHOUT_PATH else os.path.realpath(rest)) for name, rest in locations}
+    if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:
+        raise InputError(f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out labelled images")
 
 
 def _check_keys(collection: Collection, role: str) -> None:

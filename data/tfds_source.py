@@ -3,7 +3,7 @@
     tfds:NAME/SPLIT            tfds:cifar10/train, tfds:imagenet2012/validation
     tfds:NAME/CONFIG/SPLIT     tfds:imagenet_resized/32x32/train
 
-The data set must be prepared already (`tfds build NAME`), in TFDS's own folder (`TFDS_DATA_DIR`): this stage downloads nothing. Images are
+The data set must be prepared already, in TFDS's own folder (`TFDS_DATA_DIR`): this stage downloads nothing. Images are
 read as the files that TFDS keeps, in its order, which mixes the classes.
 """
 
@@ -87,6 +87,7 @@ def open_tfds(request: Request) -> TfdsImages:
     try:
         return TfdsImages(builder, split, with_labels)
     except AssertionError as error:  # "could not find data in ..."
-        raise request.error(f"is not prepared; run `{sys.executable} -m tensorflow_datasets build {name}` first") from error
+        prepare = f"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()"
+        raise request.error(f'is not prepared; run `{sys.executable} -c "{prepare}"` first') from error
     except (KeyError, ValueError) as error:
         raise request.error(f"has no split {printable(split)}; it has {', '.join(builder.info.splits)}") from error

@@ -35,7 +35,7 @@ def training(runs: Mapping[str, Path]) -> Iterator[str]:
 
 def pseudo_labels(run: Path | None) -> Iterator[str]:
     """How many images each round kept, and which; `run`: the directory in which all stages of a run lie, if there is one."""
-    rounds = sorted(run.glob(f"pseudo_labeled_*/{MANIFEST}")) if run else []
+    rounds = sorted(run.glob(f"pseudo_labeled_*/{MANIFEST}"), key=lambda p: (len(str(p)), p)) if run else []  # 10 after 9
     rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
     if not rounds or run is None:
         return

@@ -268,7 +268,7 @@ def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) ->
     else:
         axes.bar(x - 0.2, above, 0.4, label="above the threshold")
         axes.bar(x + 0.2, totals, 0.4, label="after balancing")
-        axes.set_xticks(x, label_names, rotation=90 if max(map(len, label_names)) > 3 else 0)
+        axes.set_xticks(x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0)
     axes.set_ylabel("pseudo-labelled images")
     axes.legend()
     buffer = io.BytesIO()
@@ -276,7 +276,8 @@ def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) ->
     return buffer.getvalue()
 
 
-def _check_settings(settings: ConfigDict) -> None:
+def check(settings: ConfigDict) -> None:
+    """Raises InputError where a value of `config.balance` is impossible."""
     if not 0.0 <= settings.threshold < 1.0:
         raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
     if not settings.threshold < settings.max_confidence <= 1.0:
@@ -311,7 +312,7 @@ def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: flo
 def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = ()) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
     settings = config.balance
-    _check_settings(settings)
+    check(settings)
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")

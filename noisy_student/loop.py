@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from data import sources
+from noisy_student import balance, pseudo_label, shard_jobs, train
 from noisy_student.dry_run import describe
 from stages import app, termination
 from stages import workdir as workdirs
@@ -131,6 +132,7 @@ def main(
     """Runs the stages that are not done, prints the table and writes `summary.json`."""
     directory = Path(workdir).expanduser().resolve()
     check(config)
+    shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
     if iterations:
@@ -162,7 +164,7 @@ def main(
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError where the loop's own settings are impossible."""
+    """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
     if config.iterations < 1:
         raise InputError(f"iterations must be at least 1, got {config.iterations}")
     if config.student_init not in ("scratch", "teacher"):
@@ -171,6 +173,12 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
+    balance.check(config.balance)
+    for name in {stage.arguments["section"] for stage in plan(config, Path(), {}, "") if "section" in stage.arguments}:
+        if name.startswith("pseudo_label"):
+            pseudo_label.check(name, config[name])
+        else:
+            train.check(config, name)
 
 
 def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None]) -> list[float]:
@@ -207,7 +215,7 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
       folders: of the run.
       workdir: of the run.
       more: the flag.
-      open_it: open a finished run for the new iterations; its evaluation is kept under another name.
+      open_it: open a finished run for the new iterations; its evaluation and the fine-tuned model are kept under other names.
 
     Raises:
       InputError: N is no number, there is no such run in `workdir`, or the run stopped by its patience.
@@ -220,12 +228,14 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     config.iterations = read_json(workdir / "config.json")["iterations"]
     done = workdirs.start(workdir, _resolved(config, folders))  # in all else it must be the same run
     if done:
-        if len(done["students"]) < config.iterations:
+        if len(done["students"]) < config.iterations or (config.patience and exhausted(done["validation_top1"], config.patience)):
             raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
         before, config.iterations = config.iterations, config.iterations + int(more)
         if open_it:
             (workdir / "summary.json").unlink()
-            (workdir / "evaluation").rename(workdir / f"evaluation_of_{before}")
+            for name in ("evaluation", "finetuned"):
+                if (workdir / name).exists():
+                    (workdir / name).rename(workdir / f"{name}_of_{before}")
             write_json(workdir / "config.json", _resolved(config, folders))
     return config.lock()
 

@@ -264,6 +264,18 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
     }
 
 
+def check(section: str, settings: ConfigDict) -> None:
+    """Raises InputError where a value of `config.SECTION` is impossible."""
+    if settings.batch_size < 1 or settings.top_k < 0:
+        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
+    if not 0 <= settings.views <= settings.batch_size:
+        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
+    if settings.precision not in PRECISIONS:
+        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
+    if settings.optimize and settings.model_noise:
+        raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
+
+
 def main(
     config: ConfigDict,
     workdir: str,
@@ -276,14 +288,7 @@ def main(
     if section not in config:
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     settings = config[section]
-    if settings.batch_size < 1 or settings.top_k < 0:
-        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
-    if not 0 <= settings.views <= settings.batch_size:
-        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
-    if settings.precision not in PRECISIONS:
-        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
-    if settings.optimize and settings.model_noise:
-        raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
+    check(section, settings)
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")

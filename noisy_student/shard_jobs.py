@@ -90,7 +90,7 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
       InputError: an unknown Beam option, or the first shard's that had one.
       KeyboardInterrupt: there was one.
     """
-    options = _pipeline_options(beam_options)
+    options = pipeline_options(beam_options)
     notes = Notes(progress)
     notes.directory.mkdir(parents=True, exist_ok=True)
     for path in notes.errors():  # an earlier run's; what was wrong may have been mended since
@@ -129,7 +129,8 @@ def _sizes(paths: list[str]) -> list[int | None]:
     return [Path(path).stat().st_size if Path(path).exists() else None for path in paths]
 
 
-def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options of the words that are no flags of the stage. Raises InputError where they are no options of Beam either."""
     if "--runner=DaskRunner" in flags:
         try:
             importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then

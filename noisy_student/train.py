@@ -23,7 +23,8 @@ from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from training import fixres, model_dir, optimizers, schedules, stage
+from training import fixres, model_dir, models, optimizers, schedules, stage
+from training import resolve as resolving
 
 FLAGS = {
     **stage.FLAGS,
@@ -35,15 +36,32 @@ FLAGS = {
 OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None}
 
 
+def check(config: ConfigDict, section: str) -> None:
+    """Raises InputError where a value of a train section is impossible, as far as it can be told without the data."""
+    values = config[section].to_dict()
+    own = values.pop("preprocessing", {})
+    try:
+        Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=224, median_width=224))
+        values = resolving.section(values, labeled_examples=1000, unlabeled=section.startswith("student"))
+        models.builder(values["model"])
+        schedules.of_section(values, 1.0)
+    except InputError as error:
+        raise InputError(f"config.{section}: {error}") from error
+    _check(section, values)
+
+
+def _check(section: str, values: dict[str, Any]) -> None:
+    for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
+        if values[name] not in known:
+            raise InputError(f"{section}.{name}: no {values[name]!r}; known: {', '.join(known)}")
+    if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
+        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
+
+
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
     """`stage.resolve`, for a start from the trained model in `init` if given: its network and its normalisation replace the recipe's."""
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
-    for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
-        if resolved["train"][name] not in known:
-            raise InputError(f"{section}.{name}: no {resolved['train'][name]!r}; known: {', '.join(known)}")
-    values = resolved["train"]
-    if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
-        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
+    _check(section, resolved["train"])
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         spec = model_dir.read_spec(init)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from stages.errors import InputError
 from stages.smoke import reduced
@@ -78,6 +78,8 @@ def parse(
     # the last one counts, as with any other flag.
     last = {a.partition("=")[0]: i for i, a in enumerate(argv)}
     argv = [a for i, a in enumerate(argv) if not a.startswith("--config.") or last[a.partition("=")[0]] == i]
+    emptied = [a[len("--config.") : -len("=None")] for a in argv if a.startswith("--config.") and a.endswith("=None")]
+    argv = [a for a in argv if not (a.startswith("--config.") and a.endswith("=None"))]
     actual, sys.argv = sys.argv, list(argv)
     try:
         rest = values(argv, known_only=beam)[1:]
@@ -100,6 +102,8 @@ def parse(
     parsed = {name: values[name].value for name in flag_help}
     if config:
         recipe: Any = values["config"].value
+        for key in emptied:
+            _empty(recipe, key)
         absent = [key for key in needs if key not in recipe]
         if absent:
             raise InputError(f"--config={named[-1]} is of another kind than this command reads: it has no {', '.join(absent)}")
@@ -112,6 +116,19 @@ def parse(
     elif rest:
         raise InputError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     return parsed
+
+
+def _empty(recipe: Any, key: str) -> None:
+    """Sets `key`, with dots, to None. Raises InputError where the recipe has no such key, or None is no value of it."""
+    *path, last = key.split(".")
+    for part in path:
+        recipe = recipe.get(part) if isinstance(recipe, ConfigDict) else None
+    if not isinstance(recipe, ConfigDict) or last not in recipe:
+        raise InputError(f"--config: the recipe has no key {key!r}; --config.KEY=VALUE overrides the keys that are in its file")
+    field = dict(recipe.items(preserve_field_references=True))[last]
+    if field is not None and not isinstance(field, FieldReference):  # a `placeholder` is one, whatever it holds now
+        raise InputError(f"--config.{key}=None: it needs a value")
+    recipe[last] = None
 
 
 def whole_number(name: str, text: str, least: int = 0) -> int:
@@ -127,11 +144,14 @@ def recipe_flags() -> list[str]:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`--config PATH` as the one word `--config=PATH`."""
+    """`--config PATH` as the one word `--config=PATH`, an override and its value as one, and `--noconfig.KEY` as `--config.KEY=False`."""
     joined: list[str] = []
     for a in argv:
-        if joined and joined[-1] == "--config":
-            joined[-1] = f"--config={a}"
+        before = joined[-1] if joined else ""
+        if before == "--config" or (before.startswith("--config.") and "=" not in before and not a.startswith("--")):
+            joined[-1] = f"{before}={a}"
+        elif a.startswith("--noconfig."):
+            joined.append(f"--config.{a[len('--noconfig.') :]}=False")
         else:
             joined.append(a)
     return joined

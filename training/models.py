@@ -37,24 +37,30 @@ def build(
     Raises:
       InputError: no such architecture, or one without a setting that is given.
     """
+    function, arguments = builder(architecture)
+    return function(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)
+
+
+def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model], dict[str, Any]]:
+    """The function that builds an architecture, and its arguments. Raises InputError: see `build`."""
     arguments = {key: value for key, value in architecture.items() if value is not None}
     name = arguments["name"]
     if name in ARCHITECTURES:
-        builder: Callable[..., tf.keras.Model] = EfficientNet
+        function: Callable[..., tf.keras.Model] = EfficientNet
     elif name == "resnet50":
-        builder = ResNet50
+        function = ResNet50
     elif is_wide_resnet(name):
-        builder = WideResNet
+        function = WideResNet
     else:
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"model.name: no architecture {name!r}; known: {known}, resnet50, wrn_28_2 (or another depth and width)")
     own = {"num_classes", "mean", "std", "seed", "sync_batch_norm", "include_top"}  # the data's, the run's, and the method's
-    unknown = sorted(set(arguments) - (set(inspect.signature(builder).parameters) - own))
+    unknown = sorted(set(arguments) - (set(inspect.signature(function).parameters) - own))
     if unknown:
         raise InputError(f"model.{unknown[0]}: {name} has no such setting; leave it None")
     if not 0 <= arguments.get("batch_norm_momentum", 0) < 1:
         raise InputError(f"model.batch_norm_momentum must be at least 0 and below 1, got {arguments['batch_norm_momentum']}")
-    return builder(num_classes=num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm, **arguments)
+    return function, arguments
 
 
 def block_name(layer: tf.keras.layers.Layer) -> str | None:

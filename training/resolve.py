@@ -59,7 +59,7 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     resolved = dict(train)
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
     if (epochs is None) == (resolved["steps"] is None):
-        raise InputError("a train section needs either steps or epochs (of the labelled images), not both")
+        raise InputError("a train section needs either steps or epochs (of the labelled images), not both; set the other one to None")
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
     if resolved["steps"] is None:
         resolved["steps"] = max(min_steps, math.ceil(epochs * labeled_examples / resolved["batch_size"]))

@@ -145,7 +145,7 @@ def test_label_out_of_range(tmp_path, label):
 
 KILLED = """
 import os, runpy, signal, sys
-from data import records
+from data import protos, records
 
 def dies(function, calls):
     def counted(*arguments, **keywords):
@@ -161,7 +161,8 @@ if name == "finish":
     import stages.workdir
     stages.workdir.finish = dies(stages.workdir.finish, calls)
 else:
-    setattr(records, name, dies(getattr(records, name), calls))
+    module = protos if name == "make_example" else records
+    setattr(module, name, dies(getattr(module, name), calls))
 runpy.run_module("data.prepare", run_name="__main__")
 """
 
@@ -205,6 +206,28 @@ def test_bad_input_leaves_no_trace(tmp_path, folders, existing):
     assert (tmp_path / "new").exists() == existing
     if existing:
         assert tree(tmp_path / "new") == {"w/mine.txt": b"keep"}
+
+
+def test_a_work_directory_with_somebodys_images_is_refused(tmp_path, folders):
+    assert {Path(folder).parent for folder in folders.values()} == {tmp_path / "images"}  # DIR/labeled is where the stage would write
+    (Path(folders["unlabeled"]) / "x.jpg").write_text("hello")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"--workdir: .*/labeled is there and was not made by this stage"):
+        prepare.main(config("image_folder"), str(tmp_path / "images"), **folders)
+    assert tree(tmp_path) == before
+
+
+def test_the_test_images_of_a_format_that_has_its_own(tmp_path):
+    recipe = config("image_folder")
+    assert prepare.resolve(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test == f"cifar10:{tmp_path}"
+    recipe = config("imagenet")
+    assert prepare.resolve(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
+
+
+def test_a_path_that_is_not_utf_8(tmp_path):
+    with pytest.raises(InputError, match=r"fotos_\\xfc: the path is not UTF-8"):
+        prepare.main(config("image_folder"), str(tmp_path / "w"), labeled=os.fsdecode(bytes(tmp_path) + b"/fotos_\xfc"))
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_file_that_vanishes_while_writing(tmp_path, folders, monkeypatch):

@@ -314,7 +314,7 @@ BAD = {
         "class cow, that --labeled lacks",
     ),
     "empty test": (lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")}, "--test: .* holds no images"),
-    "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is the folder of --labeled"),
+    "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is what --labeled is"),
     "much validation": (lambda f: {"validation_size": 11}, "validation_size is 11; 10 labelled images can be spared"),
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
     "per class": (lambda f: {"labeled_per_class": 5}, "labeled_per_class asks for 5 images of class cat; 4 are left"),

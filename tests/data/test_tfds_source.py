@@ -68,5 +68,5 @@ def test_unusable_data_sets(location, message):
 
 def test_a_data_set_that_is_not_prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(InputError, match=r"is not prepared; run `.* -m tensorflow_datasets build cifar10` first"):
+    with pytest.raises(InputError, match=r"is not prepared; run `.* -c .*builder\('cifar10'\)\.download_and_prepare\(\).` first"):
         opened(labeled="cifar10/train", labeled_as_unlabeled="all")

@@ -90,6 +90,15 @@ def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
         main(config, workdir=str(tmp_path), iterations="+1")
 
 
+def test_patience_that_ends_with_the_last_iteration(tmp_path, started):
+    config = changed(iterations=2, patience=1)
+    config.data.validation_size = 50
+    main(config, workdir=str(tmp_path))
+    assert len(read_json(tmp_path / "summary.json")["students"]) == 2
+    with pytest.raises(InputError, match="stopped by its patience"):
+        main(config, workdir=str(tmp_path), iterations="+1")
+
+
 @pytest.mark.parametrize(
     ("scores", "patience", "expected"),
     [([0.5], 1, False), ([0.5, 0.4], 1, True), ([0.5, 0.5], 1, True), ([0.5, 0.4, 0.6], 1, False), ([0.5, 0.4, 0.3], 2, True)],
@@ -119,6 +128,14 @@ def test_more_iterations_for_a_finished_run(tmp_path, started):
     assert read_json(tmp_path / "config.json")["iterations"] == 3
 
 
+def test_more_iterations_fine_tune_again(tmp_path, started):
+    config = changed(iterations=1, finetune_last=True)
+    main(config, workdir=str(tmp_path))
+    main(config, workdir=str(tmp_path), iterations="+1")
+    assert [Path(flags["init"]).name for name, flags in started if name == "finetuned"] == ["student_1", "student_2"]
+    assert (tmp_path / "finetuned_of_1" / "summary.json").exists()
+
+
 def test_a_student_may_start_from_its_teacher():
     by_name = {stage.name: stage.arguments for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")}
     assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [Path("w/teacher"), Path("w/student_1"), Path("w/student_2")]
@@ -146,11 +163,23 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
         ({"student_init": "zero"}, "student_init: no 'zero'; known: scratch, teacher"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"patience": 1}, "patience needs a validation split"),
+        ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
+        ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision: no 'float8'"),
+        ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels: no 'sofft'; known"),
+        ({"student": {"epochs": 60.0}}, r"config\.student: a train section needs either steps or epochs"),
+        ({"student": {"model": {"name": "b99"}}}, r"config\.student: model\.name: no architecture 'b99'"),
+        ({"student": {"schedule": {"name": "sine"}}}, r"config\.student: .*'sine'"),
     ],
 )
 def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         main(changed(**overrides), workdir=str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
+    with pytest.raises(InputError, match="--dryrun: neither a flag of this stage nor an option of Apache Beam"):
+        main(workdir=str(tmp_path / "w"), beam_options=["--dryrun"])
     assert not (tmp_path / "w").exists()
 
 

@@ -38,6 +38,19 @@ def test_the_recipe_in_two_words_and_by_default(monkeypatch):
     assert parse("--workdir=w", CONFIG, config="configs/nothing.py")["config"].seed == 0
 
 
+def test_other_ways_to_write_an_override(monkeypatch):
+    words = [CONFIG, "--workdir=w", "--config.seed", "3", "--noconfig.data.near_duplicates"]
+    config = parse(*words)["config"]
+    assert (config.seed, config.data.near_duplicates) == (3, False)
+    monkeypatch.setattr(app.sys, "argv", ["stage", *words])
+    assert app.recipe_flags() == [CONFIG, "--config.seed=3", "--config.data.near_duplicates=False"]
+
+
+def test_none_where_the_recipe_leaves_a_value_open():
+    config = parse(CONFIG, "--workdir=w", "--config.student.steps=None", "--config.student.epochs=3", "--config.patience=None")["config"]
+    assert (config.student.steps, config.student.epochs, config.patience) == (None, 3.0, None)
+
+
 @pytest.mark.parametrize("options", [{}, {"beam": True}])
 def test_a_word_that_is_no_flag_is_refused(options):
     with pytest.raises(InputError, match="unexpected argument 'DirectRunner'; flags are written --name=value"):
@@ -88,6 +101,9 @@ def test_a_default_of_false_makes_a_switch():
         ([CONFIG], "--workdir missing"),
         ([CONFIG, "--workdir=w", "--config.student.model.widht=1"], "no key 'widht'"),
         ([CONFIG, "--workdir=w", "--config.seed=one"], "config.seed=one"),
+        ([CONFIG, "--workdir=w", "--config.seed=None"], "config.seed=None: it needs a value"),
+        ([CONFIG, "--workdir=w", "--config.student.steeps=None"], "no key 'student.steeps'"),
+        ([CONFIG, "--workdir=w", "--config.seed.more=None"], "no key 'seed.more'"),
         ([CONFIG, "--workdir=w", "--dta=d"], "dta"),
         (["--config=configs/nothing.py", "--workdir=w"], "no file configs/nothing.py"),
     ],

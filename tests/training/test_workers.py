@@ -11,6 +11,7 @@ import pytest
 from data import prepare
 from stages import app
 from stages.errors import InputError
+from stages.termination import EXIT_CODE
 from tests import training_runs
 from training import strategy, workers
 
@@ -38,27 +39,49 @@ def start(workdir, data):
         yield training_runs.start("noisy_student.train", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
 
 
-def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path):
-    prepare.main(app.parse(["prepare", *RECIPE], {})["config"], str(tmp_path / "data"))
-    workdir = tmp_path / "teacher"
-    chief, other = start(workdir, tmp_path / "data")
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("workers") / "data"
+    prepare.main(app.parse(["prepare", *RECIPE], {})["config"], str(directory))
+    return directory
+
+
+def signalled(workdir, data, number):
+    """Sends the second process a signal once there is a checkpoint: the log's lines then, and of each the code, output and errors."""
+    processes = list(start(workdir, data))
     try:
-        while not any((workdir / "checkpoints").glob("*.index")) and chief.poll() is None:
+        while not any((workdir / "checkpoints").glob("*.index")) and processes[0].poll() is None:
             time.sleep(0.05)
         rows = training_runs.metrics(workdir)
-        other.send_signal(signal.SIGKILL)
-        output, errors = chief.communicate(timeout=120)
+        processes[1].send_signal(number)
+        said = [process.communicate(timeout=120) for process in processes]
     finally:
-        for process in (chief, other):
+        for process in processes:
             process.kill()
             process.communicate()
-    assert chief.returncode == workers.LOST, errors
+    return rows, [(process.returncode, *texts) for process, texts in zip(processes, said)]
+
+
+def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path, data):
+    workdir = tmp_path / "teacher"
+    rows, [(code, output, errors), _] = signalled(workdir, data, signal.SIGKILL)
+    assert code == workers.LOST, errors
     assert "another worker of this run is gone" in errors and "Traceback" not in errors
     assert "2 replicas" in output
     assert rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1  # of 13 images, each counted once, or the evaluation had failed
     assert {path.name for path in workdir.iterdir()} == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard"}
     assert len(list((workdir / "tensorboard").glob("events*"))) == 1
     assert not list((workdir / "checkpoints").glob("*_temp"))
+
+
+def test_a_terminated_worker_ends_both_with_a_checkpoint(tmp_path, data):
+    workdir = tmp_path / "teacher"
+    _, processes = signalled(workdir, data, signal.SIGTERM)
+    for code, _, errors in processes:
+        assert code == EXIT_CODE, errors
+        assert errors.count("stopped by SIGTERM after step") == 1 and "Traceback" not in errors
+    steps = [int(path.stem.rpartition("-")[2]) for path in (workdir / "checkpoints").glob("*.index")]
+    assert max(steps) == training_runs.metrics(workdir)[-1]["step"]
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"task": {"type": "worker", "index": 1}, "cluster": {"worker": ["a:1"]}}'])
