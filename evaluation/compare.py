@@ -1,6 +1,6 @@
 """Several seeds of one experiment, evaluated alike and put together: does the student's gain hold from seed to seed?
 
-    python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_3] [--suite=clean,c,p,adversarial]
+    python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
 Each run is a directory of `run_noisy_student.sh`: its `data/` and, beside it, the models. All runs must have the same test images, so the
 corrupted ones are built once. Leaves in W

@@ -54,7 +54,7 @@ class MetaPseudoLabels(FeedbackTrainer):
         rematerialize: bool = False,
         **options: Any,
     ):
-        logged = ("teacher_loss", *uda.LOGGED)
+        logged = ("teacher_loss", "teacher_top1", *(name for name in uda.LOGGED if name != "top1"))
         common = {"weight_decay": weight_decay, "rematerialize": rematerialize, **options}
         super().__init__(teacher, student, logged=logged, name="meta_pseudo_labels", **common)
         self.teacher_forward = training_pass(teacher, rematerialize)
@@ -76,6 +76,7 @@ class MetaPseudoLabels(FeedbackTrainer):
                 pseudo, h = self.teach(z.strong, x_strong, x, targets, step)
             # g_T,supervised + g_T,UDA
             loss, values = self.objective(self.teacher, z, targets, step.number)
+            values["teacher_top1"] = values.pop("top1")
             # g_T = h ∇ CE(ŷ_u, T(x_u; θ_T))
             loss += self.feedback_weight * self.feedback_loss(h, pseudo, z.strong, step)
             share = loss / step.replicas  # the optimizer sums over replicas, and each has the same number of examples
@@ -83,4 +84,4 @@ class MetaPseudoLabels(FeedbackTrainer):
         self.teacher_optimizer.minimize(share, self.teacher.trainable_variables, tape=tape)
         for name, value in {"teacher_loss": loss, **values}.items():
             self.logged[name].update_state(value)
-        return {name: metric.result() for name, metric in self.logged.items()}
+        return self.results()

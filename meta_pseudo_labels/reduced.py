@@ -65,4 +65,4 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
         self.teacher_optimizer.minimize(share, self.teacher.trainable_variables, tape=tape)
         self.logged["teacher_loss"].update_state(loss)
         self.logged["moved"].update_state(tf.reduce_sum(tf.abs(tf.nn.softmax(z) - q), -1) / 2)  # total variation, in [0, 1]
-        return {name: metric.result() for name, metric in self.logged.items()}
+        return self.results()

@@ -120,6 +120,10 @@ class FeedbackTrainer(Trainer):
         super().build_optimizers()
         self.teacher_optimizer.build(self.teacher.trainable_variables)
 
+    def results(self) -> dict[str, tf.Tensor]:
+        """The metrics of a step; `top1` is of evaluations only."""
+        return {name: metric.result() for name, metric in self.logged.items() if name != "top1"}
+
     def step_sizes(self, x: tf.Tensor, x_u: tf.Tensor) -> Step:
         """The step's number, and the sizes of this replica's batches (B, H, W, 3) and (B_u, H, W, 3)."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync

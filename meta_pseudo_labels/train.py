@@ -57,7 +57,7 @@ def main(
     """Trains, or goes on with it, or says that it is done."""
     devices = app.whole_number("cpu_devices", cpu_devices, 1)
     if dry_run:
-        print(describe(config, Path(data)))
+        print(describe(config, Path(data), pseudo_labeled))
         return
     inputs = {"data": data, **({"pseudo_labeled": pseudo_labeled} if pseudo_labeled else {})}
     for name, made_by in (("data", "run_prepare_data.sh"), ("pseudo_labeled", "run_balance.sh")):
@@ -72,7 +72,7 @@ def main(
         train(Path(workdir), resolved, data, pseudo_labeled, **where)
 
 
-def describe(config: ConfigDict, data: Path) -> str:
+def describe(config: ConfigDict, data: Path, pseudo_labeled: str | None = None) -> str:
     """What would be done, as text: the two trainings in numbers, and what is missing."""
     counts = dry_runs.images(config, data)
     train = resolve.section(config[SECTION].to_dict(), labeled_examples=counts["labeled"], unlabeled=True)
@@ -85,8 +85,11 @@ def describe(config: ConfigDict, data: Path) -> str:
     for network in reversed(NETWORKS[train["method"]]):
         again = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
         model, rate = train[network]["model"], rates[network]
-        lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, images_kept=kept[network], rematerialize=again)]
+        also = {"images_kept": kept[network], "rematerialize": again, "averaged": network == NETWORKS[train["method"]][0]}
+        lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, **also)]
     absent = dry_runs.missing(config, {}, data)
+    if train["method"] == "reduced" and not pseudo_labeled:
+        absent.append("--pseudo_labeled is not given")
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
 
 
@@ -100,8 +103,14 @@ def check(section: dict[str, Any]) -> None:
         raise InputError(f"{SECTION}: {error}") from error
     if section["unlabeled_ratio"] < 1:
         raise InputError(f"{SECTION}.unlabeled_ratio is {section['unlabeled_ratio']}; the student learns from unlabelled images only")
-    for network in ("teacher", "student"):
+    if section["uda"]["temperature"] <= 0:
+        raise InputError(f"{SECTION}.uda.temperature is {section['uda']['temperature']}; it must be above 0")
+    if not 0 <= section["baseline_decay"] <= 1:
+        raise InputError(f"{SECTION}.baseline_decay is {section['baseline_decay']}; it must be from 0 to 1 (no baseline)")
+    for network in ("teacher",) if section["method"] == "uda" else ("teacher", "student"):  # a calibrator's are the teacher's
         schedule = section[network]["schedule"]
+        if min(schedule["wait_steps"], schedule["warmup_steps"]) < 0:
+            raise InputError(f"{SECTION}.{network}.schedule: wait_steps and warmup_steps must be at least 0")
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
             raise InputError(f"{SECTION}.{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")

@@ -40,6 +40,7 @@ PANELS = ("supervised", "pseudo_labels", "meta_pseudo_labels")  # of the figure
 COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
 
 FLAGS = {"workdir": "Directory for results.json and the figure."}
+NEEDS = ("run", "methods")
 
 Network = Sequence[tf.Tensor]
 """Weights and biases of each layer, (S, in, out) and (S, 1, out)."""
@@ -282,4 +283,4 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, needs=("experiment", "methods"))
+    app.run(main, FLAGS, needs=NEEDS)

@@ -1,6 +1,7 @@
 """Unsupervised Data Augmentation (Xie et al. 2020): the losses that a teacher has besides the feedback, and what they do alone.
 
-`UDA` is the baseline of the paper's Tables 2 and 3, and with `uda_weight=0` supervised learning, on the same data and in the same code.
+`UDA` is the baseline of the paper's Tables 2 and 3. With `uda_weight=0` the labelled loss is left, but BatchNorm still sees the
+unlabelled images; supervised learning is `run_teacher.sh`.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def _check(section: str, values: dict[str, Any]) -> None:
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
     """`stage.resolve`, for a start from the trained model in `init` if given: its network and its normalisation replace the recipe's."""
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
+    if "model" not in resolved["train"]:
+        raise InputError(f"--section: {section} is trained by run_meta_pseudo_labels.sh")
     _check(section, resolved["train"])
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.

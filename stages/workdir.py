@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 from stages.files import read_json, write_json
 
 
@@ -42,7 +42,7 @@ def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, s
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
 
     Raises:
-      InputError: `workdir` belongs to another config, or an input is not a finished directory.
+      InputError: `workdir` cannot be written or holds something of another config, or an input is not a finished directory.
     """
     workdir = Path(workdir)
     resolved = json.loads(json.dumps(dict(config)))
@@ -52,12 +52,20 @@ def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, s
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     if path.exists():
-        differences = _differences(read_json(path), resolved)
-        if differences:
+        before = read_json(path)
+        differences = _differences(before, resolved)
+        # A start that found its settings unusable has left nothing but its config: the corrected one takes its place.
+        alone = all(other == path or other.name.startswith(".") for other in workdir.iterdir())
+        if differences and not (alone and isinstance(before, dict) and before.keys() == resolved.keys()):
             shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
             raise InputError(f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one")
+        if differences:
+            write_json(path, resolved)
     else:
-        write_json(path, resolved)
+        try:
+            write_json(path, resolved)
+        except OSError as error:
+            raise InputError(f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory") from error
     summary = workdir / "summary.json"
     return read_json(summary) if summary.exists() else None
 

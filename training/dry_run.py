@@ -30,6 +30,8 @@ def images(config: ConfigDict, data: Path) -> dict[str, Any]:
     """
     if (data / "summary.json").exists():
         summary = read_json(data / "summary.json")
+        if "splits" not in summary:
+            raise InputError(f"--data: {data} is no prepared data; run_prepare_data.sh makes it")
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         return {
             "labeled": counts["labeled"],
@@ -40,7 +42,7 @@ def images(config: ConfigDict, data: Path) -> dict[str, Any]:
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
-            f"--dry_run: {data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
+            f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
             "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
         )
     return {**expected, "median_height": None, "median_width": None}
@@ -63,6 +65,7 @@ def describe(
     schedule: Callable[[int], Any],
     images_kept: int | None = None,
     rematerialize: bool = False,
+    averaged: bool = True,
 ) -> list[str]:
     """One training of one network, as lines of text.
 
@@ -75,10 +78,13 @@ def describe(
       schedule: of the learning rate.
       images_kept: a step, over all replicas, for the backward pass; None: the labelled and the unlabelled ones.
       rematerialize: whether the blocks' insides are computed twice.
+      averaged: whether it is the network that is kept. Its five numbers a parameter: weight, average, gradient, and two slots, or a slot
+        and the labelled gradient of the feedback; another's three: weight, slot, gradient.
     """
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     first = batch if train.get("labeled", True) else 0
     parameters = count_parameters(model, counts["classes"])
+    numbers, what = (5, "weights, average, slots and gradients") if averaged else (3, "weights, slot and gradient")
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
     at_once = (images_kept or first + more) // train.get("accumulation", 1)
@@ -88,7 +94,7 @@ def describe(
         f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
-        f"  memory: {5 * 4 * parameters / GIB:.1f} GiB for weights, average, slots and gradients on each replica; "
+        f"  memory: {4 * numbers * parameters / GIB:.1f} GiB for {what} on each replica; "
         + (f"{kept:,.1f} GiB for activations over all replicas" if kept else "activations not known"),
     ]
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
+MEAN, FIRST = tf.VariableAggregation.MEAN, tf.VariableAggregation.ONLY_FIRST_REPLICA
+
 
 class ExponentialMovingAverage(tf.Module):
     """Shadows of all variables of a model, BatchNorm's moving statistics included.
@@ -27,15 +29,15 @@ class ExponentialMovingAverage(tf.Module):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self._variables = [v for v in variables if v.dtype.is_floating]
-        # ON_READ: each replica keeps its own shadow, so that an update costs no communication. A mean over replicas is taken
-        # when the shadow is read; it changes nothing but the moving statistics of an unsynchronised BatchNorm.
+        # ON_READ: each replica keeps its own shadow, so that an update costs no communication. What all replicas have alike is read
+        # from one of them, since the mean of three equal floats may be another float; the others are the moving statistics.
         self.shadows = [
             tf.Variable(
                 v.read_value(),
                 trainable=False,
                 name="ema",
                 synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.MEAN,
+                aggregation=MEAN if getattr(v, "synchronization", None) == tf.VariableSynchronization.ON_READ else FIRST,
             )
             for v in self._variables
         ]

@@ -73,6 +73,10 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
             raise InputError(f"{name} must be at least 0 (off), got {resolved[name]}")
     if resolved.get("accumulation", 1) < 1:
         raise InputError(f"accumulation must be at least 1, got {resolved['accumulation']}")
+    if resolved["unlabeled_ratio"] < 0:
+        raise InputError(f"unlabeled_ratio must be at least 0, got {resolved['unlabeled_ratio']}")
+    if resolved["keep_checkpoints"] < 1:
+        raise InputError(f"keep_checkpoints must be at least 1, got {resolved['keep_checkpoints']}")
     if not 0 <= resolved["ema_decay"] < 1:
         raise InputError(f"ema_decay must be at least 0 and below 1, got {resolved['ema_decay']}")
     if resolved["precision"] not in PRECISIONS:
@@ -80,8 +84,11 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
     if resolved["final_weights"] not in ("last", "best"):
         raise InputError(f"final_weights: no {resolved['final_weights']!r}; known: last, best")
     for network in (resolved, resolved.get("teacher", {}), resolved.get("student", {})):
-        if "optimizer" in network and network["optimizer"]["name"] not in OPTIMIZERS:
-            raise InputError(f"optimizer.name: no optimizer {network['optimizer']['name']!r}; known: {', '.join(OPTIMIZERS)}")
+        optimizer = network.get("optimizer")
+        if optimizer and optimizer["name"] not in OPTIMIZERS:
+            raise InputError(f"optimizer.name: no optimizer {optimizer['name']!r}; known: {', '.join(OPTIMIZERS)}")
+        if optimizer and not 0 <= optimizer["momentum"] < 1:
+            raise InputError(f"optimizer.momentum must be at least 0 and below 1, got {optimizer['momentum']}")
     resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]

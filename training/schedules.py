@@ -71,8 +71,8 @@ def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -
     """The schedule of a train section.
 
     Args:
-      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled images), `warmup_epochs`,
-        `decay_epochs`, `decay_rate`.
+      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled images), `warmup_epochs` (of a cosine
+        at most a tenth of the run), `decay_epochs`, `decay_rate`.
       batch_size: labelled images a step, over all replicas; the only batch that scales the rate.
       steps: length of the run.
       steps_per_epoch: labelled images / batch_size, fractional.

@@ -54,10 +54,11 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
       iteration: tells trainings of one recipe apart, in their seeds.
 
     Raises:
-      InputError: no such section, or values that don't fit.
+      InputError: no such training, or values that don't fit.
     """
-    if section not in config:
-        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
+    if section not in known:
+        raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
     data_summary = read_json(Path(data) / "summary.json")
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     own = config[section].get("preprocessing", ConfigDict()).to_dict()

@@ -1,6 +1,6 @@
 """How models are evaluated: the recipe of `run_evaluate.sh` where none is named.
 
-    ./run_evaluate.sh --workdir=W --data=runs/quickstart/data --model=runs/quickstart/teacher,runs/quickstart/student_3 \
+    ./run_evaluate.sh --workdir=W --data=runs/quickstart/data --model=runs/quickstart/teacher,runs/quickstart/student_2 \
         --suite=clean,c,p,adversarial
 
 Recipes of the methods serve as well: of `config.evaluate` they have `batch_size` and `split`, and the other values are these.

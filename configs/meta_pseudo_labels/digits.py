@@ -9,7 +9,7 @@ The second takes about 140 CPU seconds. Not tuned: see docs/meta_pseudo_labels.m
 
 `:reduced` is Appendix E: the teacher is trained once, by UDA, and its predictions are stored.
 
-    C=--config=configs/meta_pseudo_labels/digits.py R=$C:reduced
+    C=--config=configs/meta_pseudo_labels/digits.py R=${C}:reduced
     ./run_meta_pseudo_labels.sh $C --config.meta_pseudo_labels.method=uda --data=W/data --workdir=W/teacher
     ./run_pseudo_label.sh $R --data=W/data --teacher=W/teacher --workdir=W/predictions
     ./run_balance.sh $R --data=W/data --predictions=W/predictions --workdir=W/pseudo_labeled

@@ -48,6 +48,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.labeled = True
     config.optimizer = optimizer()
     # `base` is the rate per 256 labelled images of a step.
+    # A cosine's warm-up is at most a tenth of the run.
     config.schedule = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
     config.loss_normalization = "joint"  # or algorithm_1, release
     config.pseudo_labels = "soft"  # or hard

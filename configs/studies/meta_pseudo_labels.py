@@ -45,7 +45,7 @@ MAIN = {
     "uda": ((f"{MPL}.method=uda",), "mpl"),
     "mpl": ((), "mpl_finetuned"),
     "h_0": ((f"{MPL}.feedback=none",), "mpl"),
-    "noisy_student": ((), "noisy_student"),
+    "noisy_student": (("--config.iterations=3",), "noisy_student"),
 }
 REST = {
     "supervised": (("--config.preprocessing.randaugment_layers=0",), "supervised"),

@@ -80,7 +80,7 @@ def test_a_fixed_teacher_stays_and_its_student_follows(moons):
 
 def run(workdir, *overrides):
     arguments = ["two_moons", "--config=configs/meta_pseudo_labels/two_moons.py", "--config.seeds=3", *overrides]
-    two_moons.main(app.parse(arguments, {})["config"], str(workdir))
+    two_moons.main(**app.parse([*arguments, f"--workdir={workdir}"], two_moons.FLAGS, needs=two_moons.NEEDS))
 
 
 def test_the_command(tmp_path, capsys):

@@ -9,7 +9,7 @@ from stages import app
 from stages.errors import InputError
 from stages.files import read_json, write_json
 
-CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py"], {})["config"]
+CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py", "--config.iterations=3"], {})["config"]
 
 
 def test_each_student_teaches_the_next():

@@ -18,14 +18,22 @@ def test_start_finish_and_again(tmp_path):
 
 def test_another_config_is_named(tmp_path):
     workdir.start(tmp_path / "w", {"model": {"width": 1.0}, "seed": 1})
+    (tmp_path / "w" / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"model.width: 1.0 -> 2.0"):
         workdir.start(tmp_path / "w", {"model": {"width": 2.0}, "seed": 1})
+
+
+def test_a_start_that_made_nothing_gives_way_to_the_corrected_one(tmp_path):
+    workdir.start(tmp_path / "w", {"model": "b99"})
+    assert workdir.start(tmp_path / "w", {"model": "b0"}) is None
+    assert files.read_json(tmp_path / "w" / "config.json") == {"model": "b0"}
 
 
 def test_another_input_in_the_same_place_is_noticed(tmp_path):
     teacher = tmp_path / "teacher"
     workdir.finish(teacher, {"steps": 1})
     workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+    (tmp_path / "w" / "metrics.jsonl").write_text("")
     workdir.finish(teacher, {"steps": 2})
     with pytest.raises(InputError, match=r"inputs.teacher"):
         workdir.start(tmp_path / "w", {}, {"teacher": teacher})
@@ -40,6 +48,8 @@ def test_unfinished_and_missing_directories(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         workdir.start(tmp_path / "file", {})
+    with pytest.raises(InputError, match=r"cannot be written \(NotADirectoryError"):
+        workdir.start(tmp_path / "file" / "w", {})
 
 
 def test_an_atomic_file_is_whole_or_absent(tmp_path):

@@ -1,5 +1,9 @@
 """The moving average against its recurrence."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -33,6 +37,29 @@ def test_covers_batch_norm_statistics_and_swaps_back_exactly():
         assert any((a != b).any() for a, b in zip(before, inside))
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_read_of_three_replicas_is_what_each_holds(tmp_path):
+    """In a process of its own, because TensorFlow splits the CPU into devices only before its first use."""
+    program = """
+import sys
+import numpy as np, tensorflow as tf
+from training.ema import ExponentialMovingAverage
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(3)])
+with strategy.scope():
+    ema = ExponentialMovingAverage([tf.Variable(np.random.default_rng(0).normal(size=1000).astype("float32"))], 0.9)
+values = strategy.experimental_local_results(ema.shadows[0])[1].numpy()
+checkpoint = tf.train.Checkpoint(ema=ema)
+checkpoint.restore(checkpoint.write(sys.argv[1]))
+for local in strategy.experimental_local_results(ema.shadows[0]):
+    assert (local.numpy() == values).all()
+"""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", program, str(tmp_path / "ema")]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_refuses_a_decay_of_one():

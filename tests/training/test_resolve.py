@@ -71,11 +71,14 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"precision": "mixed_float16"}, "precision: no 'mixed_float16'; known: float32, mixed_bfloat16"),
         ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
+        ({"optimizer": {"name": "sgd", "momentum": 1.5}}, "optimizer.momentum must be at least 0 and below 1"),
+        ({"unlabeled_ratio": -1}, "unlabeled_ratio must be at least 0"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
     ],
 )
 def test_values_that_no_training_could_use(overrides, message):
     with pytest.raises(InputError, match=message):
-        resolve.section({**section(steps=5), **overrides}, labeled_examples=10, unlabeled=False)
+        resolve.section({**section(steps=5), **overrides}, labeled_examples=10, unlabeled=True)
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
