@@ -193,7 +193,7 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def _log(self, step: int) -> None:
         # Without those that this training does not have: their mean of nothing is no 0.
-        values = {metric.name: float(metric.result()) for metric in self.model.logged.values() if float(metric.count)}
+        values = {metric.name: float(metric.result()) for metric in self.model.logged.values() if float(metric.count.read_value())}
         self._stop_if_not_finite(step, values)
         now = time.perf_counter()
         rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)

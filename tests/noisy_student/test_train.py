@@ -133,8 +133,9 @@ def test_a_student_needs_pseudo_labels(directories, tmp_path):
 def test_missing_data_and_unknown_section(directories, tmp_path):
     with pytest.raises(InputError, match=r"run_prepare_data.sh"):
         main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
-    with pytest.raises(InputError, match="no section 'student_9'"):
-        main(tmp_path / "w", directories, section="student_9")
+    for section in ("student_9", "data", "seed"):
+        with pytest.raises(InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"):
+            main(tmp_path / "w", directories, section=section)
     for name in ("loss_normalization", "pseudo_labels"):
         with pytest.raises(InputError, match=f"student.{name}: no 'mean'; known: "):
             main(tmp_path / "w", directories, f"--config.student.{name}=mean")
