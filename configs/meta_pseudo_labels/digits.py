@@ -5,7 +5,7 @@
     ./run_finetune.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data --init=W/student --workdir=W/finetuned
     ./run_evaluate.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data --model=W/student,W/finetuned --workdir=W/evaluation
 
-The second takes about 140 CPU seconds. Not tuned: see docs/meta_pseudo_labels.md for what it reaches.
+The second takes about 140 CPU seconds. docs/meta_pseudo_labels.md has what it reaches.
 
 `:reduced` is Appendix E: the teacher is trained once, by UDA, and its predictions are stored.
 
