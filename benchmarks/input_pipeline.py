@@ -5,7 +5,9 @@
 The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip -> two operations of RandAugment at M = 9 -> batch of 64.
 Peers: decoding alone (the whole image, nothing else); the same pipeline with keras_cv.layers.RandAugment (two operations an image, rate 1;
 its own ten operations); PIL and timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
-(`PEERS=DIR`). CPU milliseconds an image are given beside the rates, since wall time on a shared machine is not one thing.
+(`PEERS=DIR`). `box` and `plain` are our pipeline up to the decoding of the random box and without RandAugment, beside decoding alone:
+what is left for RandAugment to spend. CPU milliseconds an image are given beside the rates, since wall time on a shared machine is not
+one thing.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
 from benchmarks import report
+from benchmarks.models.torch_peers import load_torch
 from data import protos, records
+from data.image_ops import to_uint8
 from data.pipeline import prepared_batches
-from data.preprocessing import Preprocessing, train_pixels
+from data.preprocessing import Preprocessing, decode_random_box, train_pixels
 
 SIZE, BATCH = 224, 64
 ROUNDS = 3
@@ -80,6 +84,16 @@ def decode(_: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
     return tf.shape(tf.io.decode_jpeg(encoded, channels=3))
 
 
+def decode_box(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """The random box, no more; the batch is of the sizes."""
+    return tf.shape(decode_random_box(encoded, SIZE, tf.stack([index, 0])))
+
+
+def plain(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """Everything but RandAugment, as whole numbers."""
+    return to_uint8(train_pixels(encoded, tf.stack([index, 0]), PLAIN))
+
+
 def ours(preprocessing: Preprocessing) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Our pipeline's function."""
 
@@ -104,7 +118,7 @@ def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 def timm_loader(files: list[bytes]) -> Callable[[], report.Timer]:
     """PIL, torchvision's crop and flip, timm's RandAugment, two workers of a torch DataLoader."""
-    import torch
+    torch = load_torch()
     from timm.data.auto_augment import rand_augment_transform
     from torchvision import transforms
 
@@ -137,6 +151,8 @@ def main(images: int = 512) -> None:
         work: dict[str, Callable[[], Any]] = {
             "ours": consume(dataset(path, ours(NOISE))),
             "decode": consume(dataset(path, decode)),
+            "box": consume(dataset(path, decode_box)),
+            "plain": consume(dataset(path, plain)),
             "keras_cv": consume(dataset(path, keras_cv_prepare())),
         }
         if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm")):
@@ -146,23 +162,26 @@ def main(images: int = 512) -> None:
         for function in work.values():
             function()  # traces, and fills the page cache
         times = report.interleaved(ROUNDS, **work)
-    names = {
-        "decode": ("decode_jpeg alone", 0.55),
-        "keras_cv": ("keras_cv.layers.RandAugment", 2.5),
-        "timm": ("PIL + timm, 2 workers", 1.5),
+    alone = "decode_jpeg alone"
+    lines: dict[str, tuple[str, str, str, float]] = {
+        "decode": ("ours", "decode", alone, 0.55),
+        "keras_cv": ("ours", "keras_cv", "keras_cv.layers.RandAugment", 2.5),
+        "timm": ("ours", "timm", "PIL + timm, 2 workers", 1.5),
+        "box": ("box", "decode", alone, 1.0),
+        "plain": ("plain", "decode", alone, 0.55),
     }
-    for peer, (peer_name, goal) in names.items():
-        if peer in times:
-            ours_wall, ours_cpu = times["ours"]
-            wall, cpu = times[peer]
+    for name, (left, right, peer_name, goal) in lines.items():
+        if right in times:
+            (wall, cpu), (peer_wall, peer_cpu) = times[left], times[right]
+            known = right != "timm"  # its workers' time is not this process's
             report.line(
-                f"input_pipeline/{peer}",
-                count / ours_wall,
+                f"input_pipeline/{name}",
                 count / wall,
+                count / peer_wall,
                 peer_name,
                 goal=goal,
                 unit="images/s",
-                ours_cpu_ms=round(ours_cpu / count * 1e3, 3),
-                peer_cpu_ms=None if peer == "timm" else round(cpu / count * 1e3, 3),  # its workers' time is not this process's
-                cpu_ratio=None if peer == "timm" else round(cpu / ours_cpu, 3),
+                ours_cpu_ms=round(cpu / count * 1e3, 3),
+                peer_cpu_ms=round(peer_cpu / count * 1e3, 3) if known else None,
+                cpu_ratio=round(peer_cpu / cpu, 3) if known else None,
             )

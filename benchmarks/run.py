@@ -21,7 +21,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "meta_pseudo_labels": ("rounds",),
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
-    "step_memory": ("networks",),
+    "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds",),
 }
 """Module -> flags, which are arguments of its `main`."""
@@ -34,6 +34,8 @@ FLAGS = {
     "requests": "serving: requests of one image each, to each server.",
     "clients": "serving: connections at the same time.",
     "networks": "step_memory: some of b0, b4, l2, separated by commas.",
+    "batch": "step_memory: images a step; 16, and 4 of l2, if not given.",
+    "parts": "step_memory: parts of such a batch; 4 if not given.",
 }
 
 

@@ -1,12 +1,12 @@
 """Memory against time of a training step: rematerialised, or in parts (gradient accumulation), beside the plain step.
 
-    ./run_benchmarks.sh step_memory [--networks=b0,b4]
+    ./run_benchmarks.sh step_memory [--networks=b0,b4] [--batch=64] [--parts=4]
 
 Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross entropy with all noise and an update
-by plain SGD; rematerialised it keeps only the blocks' inputs, in parts it takes a quarter of the batch at a time (not for l2, whose
-graph would be four times itself). Its memory is the peak of the resident set during the steps less the resident set before them, when
-network and graph exist: so activations, and gradients until their weights have moved, but no weights. `ours` and `peer` are images of a
-step per GiB of that; seconds are medians, wall and CPU.
+by plain SGD; rematerialised it keeps only the blocks' inputs, in parts it takes a quarter of the batch at a time, or another part (not for
+l2, whose graph would be four times itself). Its memory is the peak of the resident set during the steps less the resident set before
+them, when network and graph exist: so activations, and gradients until their weights have moved, but no weights. `ours` and `peer` are
+images of a step per GiB of that; seconds are medians, wall and CPU.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ from training.trainer import accumulated
 SIZE, STEPS = 128, 3
 BATCHES = {"b0": 16, "b4": 16, "l2": 4}
 WAYS = ("plain", "rematerialized", "in_parts")
-PARTS = 4
 GOAL = {"rematerialized": 1.5, "in_parts": 1.3}  # gradients, and what an operation needs while it runs, are in all of them
 
 
-def measure(name: str, way: str) -> dict[str, float]:
+def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
     """Of one case, in this process: `gib`, `seconds`, `cpu_seconds` of a step, `trace_seconds`, images a step."""
-    batch, parts = BATCHES[name], PARTS if way == "in_parts" else 1
+    parts = parts if way == "in_parts" else 1
     model = EfficientNet(name, num_classes=1000, seed=0)
     forward, variables = training_pass(model, way == "rematerialized"), model.trainable_variables
     images = tf.random.stateless_uniform([batch, SIZE, SIZE, 3], [1, 2], 0, 255)
@@ -69,35 +68,40 @@ def measure(name: str, way: str) -> dict[str, float]:
         times.append((timer.wall, timer.cpu))
     wall, cpu = (statistics.median(column) for column in zip(*times))
     peak = report.memory("self", "VmHWM") - before
-    return {"gib": peak, "seconds": wall, "cpu_seconds": cpu, "trace_seconds": trace.cpu, "batch": batch}
+    return {"gib": peak, "seconds": wall, "cpu_seconds": cpu, "trace_seconds": trace.cpu}
 
 
-def in_a_process(name: str, way: str) -> dict[str, Any]:
+def in_a_process(*case: str | int) -> dict[str, Any]:
     """`measure` in a fresh one."""
-    command = [sys.executable, "-m", "benchmarks.step_memory", name, way]
+    command = [sys.executable, "-m", "benchmarks.step_memory", *map(str, case)]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
-def main(networks: str = "b0,b4,l2") -> None:
-    """Prints two JSON lines a network. Raises InputError for an unknown one."""
+def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
+    """Prints two JSON lines a network, with so many images a step (0: as `BATCHES` says). Raises InputError for an unknown one."""
     names = networks.split(",")
     unknown = [name for name in names if name not in BATCHES]
     if unknown:
         raise InputError(f"--networks: no {unknown[0]!r}; there are {', '.join(BATCHES)}")
     for name in names:
+        images = batch or BATCHES[name]
+        if images % parts:
+            raise InputError(f"--parts is {parts}, which does not divide the {images} images a step; set --batch, too")
         ways = WAYS[:2] if name == "l2" else WAYS
-        plain, *others = (in_a_process(name, way) for way in ways)
+        plain, *others = (in_a_process(name, way, images, parts) for way in ways)
         for way, ours in zip(ways[1:], others):
             notes = {
                 f"{side}_{key}": round(values[key], 3)
                 for key in ("gib", "seconds", "cpu_seconds", "trace_seconds")
                 for side, values in (("ours", ours), ("peer", plain))
             }
-            rates = (values["batch"] / values["gib"] for values in (ours, plain))
+            if way == "in_parts":
+                notes["parts"] = parts
+            rates = (images / values["gib"] for values in (ours, plain))
             name_of_line = f"step_memory/{name}/{way}"
-            report.line(name_of_line, *rates, "the plain step", goal=GOAL[way], unit="images/GiB", batch=ours["batch"], **notes)
+            report.line(name_of_line, *rates, "the plain step", goal=GOAL[way], unit="images/GiB", batch=images, **notes)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2])))
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

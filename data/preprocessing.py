@@ -191,8 +191,8 @@ def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     return resize(image, preprocessing.image_size)
 
 
-def _decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Decodes a random box: uint8 [h, w, 3]."""
+def decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Decodes a random box, see `random_box`, of an encoded image: uint8 [h, w, 3]."""
 
     def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # A quarter faster than decoding everything. The outermost pixels may differ a little: their colour is interpolated without
@@ -257,7 +257,7 @@ def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessi
     p = preprocessing
     seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
     imagenet = p.style == "imagenet"
-    image = _decode_random_box(encoded, p.image_size, seeds[_CROP]) if imagenet else decode(encoded)
+    image = decode_random_box(encoded, p.image_size, seeds[_CROP]) if imagenet else decode(encoded)
     image = resize(image, p.image_size)
     if p.randaugment_layers:
         image = image_ops.to_uint8(image)  # clipped and truncated, as in the release

@@ -1,9 +1,9 @@
 """Kills a training again and again, at random moments, and compares what it ends with to an undisturbed run.
 
-    python scripts/kill_at_random.py DIR [KILLS [SEED [WORKERS]]]
+    python scripts/kill_at_random.py DIR [KILLS [SEED [WORKERS [STEPS]]]]
 
-The training is the quick start's teacher on the digits, 800 steps with a log line, an evaluation and a checkpoint every 10, so that the
-kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
+The training is the quick start's teacher on the digits, 800 steps or STEPS, with a log line, an evaluation and a checkpoint every 10, so
+that the kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
 evaluations and the writing of checkpoints.
 With WORKERS above 1 each training is of so many processes on this machine (`--strategy=multi_worker`), of which one is killed; the others
 must end by themselves within two minutes, and all are started again.
@@ -27,19 +27,18 @@ ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.validation_size=100",
-    "--config.teacher.steps=800",
     *(f"--config.teacher.{name}_every=10" for name in ("log", "checkpoint", "evaluate")),
 ]
 
 
 def command(script: str, workdir: Path, *flags: str) -> list[str]:
-    """Of a stage."""
+    """A stage's."""
     return [str(ROOT / script), *FLAGS, f"--workdir={workdir}", *flags]
 
 
-def start(workdir: Path, data: Path, workers: int) -> list[subprocess.Popen[bytes]]:
+def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subprocess.Popen[bytes]]:
     """The processes of a training, the chief first."""
-    flags = [f"--data={data}"]
+    flags = [f"--data={data}", f"--config.teacher.steps={steps}"]
     if workers == 1:
         return [subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)]
     with contextlib.ExitStack() as stack:
@@ -83,18 +82,18 @@ def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     ]
 
 
-def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1) -> int:
+def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: int = 800) -> int:
     """Exit code."""
     root, rng = Path(directory).resolve(), random.Random(seed)
     subprocess.check_call(command("run_prepare_data.sh", root / "data"))
     data = root / "data"
     began = time.monotonic()
-    finish(start(root / "whole", data, workers))
+    finish(start(root / "whole", data, steps, workers))
     whole = time.monotonic() - began
     done = 0
     while done < kills:
         started = time.time()
-        processes = start(root / "killed", data, workers)
+        processes = start(root / "killed", data, steps, workers)
         index, moment = rng.randrange(workers), rng.uniform(0, whole / 4)
         try:
             processes[index].wait(moment)
@@ -104,13 +103,13 @@ def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1) -> in
             codes = kill(processes, index, root / "killed" / "metrics.jsonl", started)
             done += 1
             print(f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes}", flush=True)
-    finish(start(root / "killed", data, workers))
+    finish(start(root / "killed", data, steps, workers))
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")
     return 0 if same else 1
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 5:
+    if not 2 <= len(sys.argv) <= 6:
         sys.exit((__doc__ or "").strip())
     sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 
-def _torch() -> Any:
+def load_torch() -> Any:
+    """PyTorch with two threads, and torchvision importable where it is installed."""
     import torch
 
     torch.set_num_threads(2)
@@ -37,7 +38,7 @@ _LIBRARIES: list[Any] = []
 
 def efficientnet(name: str, classes: int) -> Any:
     """The model of timm, without weights and without noise."""
-    torch = _torch()
+    torch = load_torch()
     import timm
 
     torch.manual_seed(0)
@@ -46,7 +47,7 @@ def efficientnet(name: str, classes: int) -> Any:
 
 def resnet50(classes: int) -> Any:
     """The model of torchvision."""
-    torch = _torch()
+    torch = load_torch()
     import torchvision
 
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def resnet50(classes: int) -> Any:
 
 def WideResNet(depth: int, width: int, classes: int) -> Any:
     """The network of the paper's Table 1: stem of 16 channels, three groups of pre-activated blocks, shortcuts of the activated input."""
-    torch = _torch()
+    torch = load_torch()
     nn = torch.nn
     torch.manual_seed(0)
 
@@ -99,7 +100,7 @@ def WideResNet(depth: int, width: int, classes: int) -> Any:
 
 
 def _tensor(images: np.ndarray) -> Any:
-    return _torch().from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32))
+    return load_torch().from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32))
 
 
 def settle(model: Any, images: np.ndarray) -> None:
@@ -108,7 +109,7 @@ def settle(model: Any, images: np.ndarray) -> None:
     Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic enough to turn a last bit at the
     input into half a logit.
     """
-    torch = _torch()
+    torch = load_torch()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for module in norms:
         torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -123,7 +124,7 @@ def settle(model: Any, images: np.ndarray) -> None:
 
 def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndarray:
     """float32 (B, K) of normalised images (B, H, W, 3), sixteen at a time; `bfloat16` under autocast."""
-    torch = _torch()
+    torch = load_torch()
     found = []
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
         for start in range(0, len(images), 16):
@@ -133,7 +134,7 @@ def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndar
 
 def gradients(model: Any, images: np.ndarray, labels: np.ndarray, *, double: bool = False) -> dict[str, np.ndarray]:
     """Of the mean cross entropy in training mode, by parameter; `double`: computed in float64, and the model stays so."""
-    torch = _torch()
+    torch = load_torch()
     tensor = _tensor(images)
     if double:
         model, tensor = model.double(), tensor.double()
@@ -154,7 +155,7 @@ def load(model: Any, path: Path) -> None:
     """Loads safetensors, strictly: no name may be missing or left over."""
     from safetensors.numpy import load_file
 
-    torch = _torch()
+    torch = load_torch()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in load_file(path).items()}, strict=True)
     model.eval()
 
@@ -193,7 +194,7 @@ def train_steps(batch: int, size: int, steps: int) -> None:
     Writes the names of its settings to stdout; for each one that it then reads, it takes so many steps and writes their [wall, CPU]
     seconds.
     """
-    torch = _torch()
+    torch = load_torch()
     import timm
 
     images, labels = torch.rand(batch, 3, size, size), torch.randint(0, 1000, (batch,))
