@@ -188,7 +188,8 @@ def hard_loss(feedback: tf.Tensor, pseudo_labels: tf.Tensor, logits: tf.Tensor, 
     Args:
       feedback: h (), with factor B_u for ∇J itself and 1 for ∇J/B_u (eq. 12 read with CE as the average that Section 2 defines); or
         h_i (B,) of the labels drawn, with factor 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3, so leaving out the
-        other examples' terms takes their variance away and nothing else.
+        other examples' terms takes their variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in h_i still depends
+        on all labels).
       pseudo_labels: ŷ, one-hot (B, K).
       logits: the teacher's, those that ŷ was drawn from, (B, K).
       batch_factor: of the whole.
@@ -201,7 +202,8 @@ def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """−mean_i Σ_k h_ik T_k(x_i; θ_T): no draw, so no score function.
 
     With soft pseudo-labels J = L_l(θ_S') is differentiable (Section 2) and this has its exact gradient,
-    Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is the expectation of `hard_loss` over ŷ_i given the other labels.
+    Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is, to the first order in η_S, the expectation of `hard_loss` over
+    ŷ_i given the other labels.
 
     Args:
       label_feedback: h_ik (B, K).

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from meta_pseudo_labels.student import FeedbackTrainer
-from training.losses import l2, one_hot
+from training.losses import one_hot
 
 TINY = 1e-6
 """Least probability that is told from 0; stored ones are float16."""
@@ -45,7 +45,8 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
     Args:
       calibrator: `Calibrator`, or any built Keras model log q (B, K) -> logits (B, K).
       student: a built Keras classifier, images -> logits (B, K).
-      options: see `FeedbackTrainer`.
+      options: see `FeedbackTrainer`; `weight_decay` is the student's alone, since beside the small gradients of the feedback it would be
+        most of what an optimizer like Adam follows.
     """
 
     def __init__(self, calibrator: tf.keras.Model, student: tf.keras.Model, **options: Any):
@@ -60,7 +61,7 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
             z = self.teacher(tf.math.log(q + TINY), training=True)  # (B_u, K)
             with tape.stop_recording():
                 pseudo, h = self.teach(z, x_u, x, one_hot(y, z.shape[-1]), step)
-            loss = self.feedback_weight * self.feedback_loss(h, pseudo, z, step) + self.weight_decay * l2(self.teacher.trainable_variables)
+            loss = self.feedback_weight * self.feedback_loss(h, pseudo, z, step)
             share = loss / step.replicas
         self.teacher_optimizer.minimize(share, self.teacher.trainable_variables, tape=tape)
         self.logged["teacher_loss"].update_state(loss)

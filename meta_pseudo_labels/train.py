@@ -105,6 +105,8 @@ def check(section: dict[str, Any]) -> None:
         raise InputError(f"{SECTION}.unlabeled_ratio is {section['unlabeled_ratio']}; the student learns from unlabelled images only")
     if section["uda"]["temperature"] <= 0:
         raise InputError(f"{SECTION}.uda.temperature is {section['uda']['temperature']}; it must be above 0")
+    if min(section["uda"]["ramp_steps"], section["uda"]["weight"]) < 0:
+        raise InputError(f"{SECTION}.uda: weight and ramp_steps must be at least 0")
     if not 0 <= section["baseline_decay"] <= 1:
         raise InputError(f"{SECTION}.baseline_decay is {section['baseline_decay']}; it must be from 0 to 1 (no baseline)")
     for network in ("teacher",) if section["method"] == "uda" else ("teacher", "student"):  # a calibrator's are the teacher's

@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
             ("full", "top1", "whole distributions are better than the top 1"),
         ),
         **base.one_student(
-            full=("--config.pseudo_label.top_k=0",),
-            top3=("--config.pseudo_label.top_k=3",),
-            top1=("--config.pseudo_label.top_k=1",),
+            full=("--config.pseudo_label_1.top_k=0",),
+            top3=("--config.pseudo_label_1.top_k=3",),
+            top1=("--config.pseudo_label_1.top_k=1",),
         ),
     )
