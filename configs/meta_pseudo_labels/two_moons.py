@@ -44,8 +44,9 @@ def methods(**overrides: Any) -> dict[str, ConfigDict]:
 
 
 def sweep() -> dict[str, ConfigDict]:
-    """What makes it work: one change at a time."""
+    """What makes it work: one change at a time; `low_rate` is the paper's 0.1, for ten times the steps where it is `long`."""
     mpl = {"feedback": 1.0, "result": "student"}
+    low, long = {"learning_rate": 0.1}, {"learning_rate": 0.1, "steps": 400_000}
     working = {"feedback": 0.1, "consistency": 2.0, "result": "student"}
     return {
         "mpl": method(**mpl),
@@ -56,7 +57,14 @@ def sweep() -> dict[str, ConfigDict]:
         "mpl_uda": method(**working),
         "mpl_uda_half": method(**{**working, "consistency": 1.0}),
         "mpl_uda_feedback_x10": method(**{**working, "feedback": 1.0}),
-        "mpl_uda_low_rate": method(**working, learning_rate=0.1),
+        "mpl_uda_batch_8": method(**working, batch_size=8),
+        "mpl_uda_batch_256": method(**working, batch_size=256),
+        "mpl_uda_low_rate": method(**working, **low),
+        "mpl_uda_low_rate_long": method(**working, **long),
+        "mpl_low_rate_long": method(**mpl, **long),
+        "mpl_feedback_alone_low_rate": method(**mpl, supervised=0.0, **low),
+        "mpl_feedback_alone_low_rate_long": method(**mpl, supervised=0.0, **long),
+        "all_labels_low_rate_long": method(all_labels=True, **long),
     }
 
 

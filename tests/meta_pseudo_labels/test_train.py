@@ -24,6 +24,7 @@ SMALL = [
     "--config.meta_pseudo_labels.batch_size=8",
     "--config.meta_pseudo_labels.unlabeled_ratio=2",
     "--config.meta_pseudo_labels.log_every=1",
+    "--config.meta_pseudo_labels.feedback=per_example",  # the default has no baseline
     "--config.meta_pseudo_labels.checkpoint_every=5",
 ]
 
