@@ -22,7 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks", "batch", "parts"),
-    "train_step": ("rounds",),
+    "train_step": ("rounds", "cases"),
 }
 """Module -> flags, which are arguments of its `main`."""
 
@@ -35,11 +35,12 @@ FLAGS = {
     "clients": "serving: connections at the same time.",
     "networks": "step_memory: some of b0, b4, l2, separated by commas.",
     "batch": "step_memory: images a step; 16, and 4 of l2, if not given.",
+    "cases": "train_step: some of start, steps, loops, swish, separated by commas.",
     "parts": "step_memory: parts of such a batch; 4 if not given.",
 }
 
 
-TEXTS = ("model", "networks")
+TEXTS = ("model", "networks", "cases")
 """The flags that are no numbers."""
 
 

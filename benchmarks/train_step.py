@@ -1,6 +1,6 @@
 """The training step beside Keras's and timm's, what the loop around it costs, and how long a command takes to its first step.
 
-    [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5]
+    [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5] [--cases=start,steps,loops,swish]
 
 - `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32, trained on one batch in memory. Ours
   is `NoisyStudent` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
@@ -9,9 +9,11 @@
   glibc is told to keep its pages.
 - `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and moving average, beside the bare
   compiled step, which has neither data nor average. Data are one batch in memory, so that the loop and not the cores' share of
-  decoding is measured; `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores.
+  decoding is measured; `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores, `loop_b0_data` 32 photographs
+  (JPEG of 500x375: random crop, flip, RandAugment).
 - `train_step/swish_...`: the step beside the same with TensorFlow's swish.
-- `train_step/start_...`: from the command to the first line of its log, beside a script that makes Keras's B0 and takes one step.
+- `train_step/start_...`: from the command to the first line of its log, for the digits' network, B0 and B4 at 224, beside a script that
+  makes Keras's B0 and takes one step.
 
 All in turns, in one run; CPU seconds of a step stand beside the rates, since wall time on a shared machine is not one thing.
 """
@@ -38,13 +40,15 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from benchmarks import report
-from data import prepare, records
+from benchmarks.input_pipeline import photographs
+from data import prepare, protos, records
 from data.pipeline import untuned
 from data.preprocessing import Preprocessing
 from efficientnet import layers
 from noisy_student import train
 from noisy_student.model import NoisyStudent
 from stages import app
+from stages.errors import InputError
 from training import model_dir, resolve
 from training.fit import fit
 
@@ -57,6 +61,10 @@ B0_ON_DIGITS = [
     f"--config.teacher.batch_size={BATCH}",
     *(f"--config.teacher.model.{key}" for key in ("width=1.0", "depth=1.0", "stem_stride=2", "strides=(1,2,2,2,1,2,1)")),
 ]
+B4_ON_DIGITS = [*B0_ON_DIGITS, "--config.teacher.model.width=1.4", "--config.teacher.model.depth=1.8"]
+STARTS = {"digits": DIGITS, "b0": B0_ON_DIGITS, "b4": B4_ON_DIGITS}
+B0 = ["--config=configs/noisy_student/imagenet.py:b0", f"--config.teacher.batch_size={BATCH}", "--config.teacher.precision=float32"]
+CASES = ("start", "steps", "loops", "swish")
 KERAS_SCRIPT = f"""
 import tensorflow as tf
 model = tf.keras.applications.EfficientNetB0(weights=None, classifier_activation=None)
@@ -228,43 +236,55 @@ def until_first_line(command: list[str], log: Path) -> float:
 
 def start(directory: Path, rounds: int) -> None:
     """From the command to the first step."""
-    times: dict[str, list[float]] = {"digits": [], "b0": [], "keras": []}
+    times: dict[str, list[float]] = {name: [] for name in (*STARTS, "keras")}
     for number in range(rounds):
-        for name, flags in (("digits", DIGITS), ("b0", B0_ON_DIGITS)):
+        for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
             command = [sys.executable, "-m", "noisy_student.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}"]
             times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
         began = time.monotonic()
         subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT])
         times["keras"].append(time.monotonic() - began)
-    for name in ("digits", "b0"):
+    for name in STARTS:
         ours, keras = min(times[name]), min(times["keras"])
         report.line(
             f"train_step/start_{name}", 1 / ours, 1 / keras, "script with Keras's B0", goal=0.5, unit="starts/s", seconds=round(ours, 1)
         )
 
 
-def main(rounds: int = 3) -> None:
-    """Measures and prints the lines."""
+def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
+    """Measures `cases` and prints the lines. Raises InputError for an unknown one."""
+    chosen = cases.split(",")
+    if unknown := set(chosen) - set(CASES):
+        raise InputError(f"--cases: no {min(unknown)!r}; there are {', '.join(CASES)}")
     with tempfile.TemporaryDirectory() as root:
         directory = Path(root)
-        config = app.parse(["train_step", *DIGITS], {})["config"]
-        prepare.main(config, str(directory / "data"))
-        start(directory, rounds)
-        labeled = records.read_manifest(directory / "data" / "labeled", "labeled")
+        if "start" in chosen:
+            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "data"))
+            start(directory, rounds)
         digits, section, preprocessing = build(DIGITS, 10)
-        drawn = functools.partial(train.batches, labeled, None, preprocessing, section, 0, pipelines=(1, 0), replicas=1)
-        loop("digits_data", rounds, digits, drawn, section, 100)
-        memory = in_memory(16, 250, 10)
-        loop("digits", rounds, digits, lambda begin: memory, section, 100)
-        swish("digits", rounds, digits, DIGITS, 10, one_batch(16, 250, 10))
-        flags = [
-            "--config=configs/noisy_student/imagenet.py:b0",
-            f"--config.teacher.batch_size={BATCH}",
-            "--config.teacher.precision=float32",
-        ]
-        b0, section, _ = build(flags, 1000)
+        if "loops" in chosen:
+            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "digits"))
+            labeled = records.read_manifest(directory / "digits" / "labeled", "labeled")
+            loop("digits_data", rounds, digits, reading(labeled, section, preprocessing), section, 100)
+            memory = in_memory(16, 250, 10)
+            loop("digits", rounds, digits, lambda begin: memory, section, 100)
+        if "swish" in chosen:
+            swish("digits", rounds, digits, DIGITS, 10, one_batch(16, 250, 10))
+        b0, section, preprocessing = build(B0, 1000)
         data = in_memory(SIZE, BATCH, 1000)
-        steps(rounds, b0, data)
-        swish("b0", rounds, b0, flags, 1000, next(iter(data)))
-        loop("b0", rounds, b0, lambda begin: data, section, 10)
+        if "steps" in chosen:
+            steps(rounds, b0, data)
+        if "swish" in chosen:
+            swish("b0", rounds, b0, B0, 1000, next(iter(data)))
+        if "loops" in chosen:
+            loop("b0", rounds, b0, lambda begin: data, section, 10)
+            examples = (protos.make_example(encoded, str(i), label=i) for i, encoded in enumerate(photographs(8 * BATCH)))
+            names = tuple(map(str, range(1000)))
+            labeled = records.write_split(directory / "labeled", "labeled", examples, 1, 8 * BATCH, kind="labeled", label_names=names)
+            loop("b0_data", rounds, b0, reading(labeled, section, preprocessing), section, 10)
+
+
+def reading(labeled: records.Manifest, section: ConfigDict, preprocessing: Preprocessing) -> Callable[[int], tf.data.Dataset]:
+    """The recipe's own input from a split."""
+    return functools.partial(train.batches, labeled, None, preprocessing, section, 0, pipelines=(1, 0), replicas=1)
