@@ -1,10 +1,11 @@
 """A format of collections: tar archives of images, as they are; WebDataset's shards among them.
 
-    tar:DIR, tar:FILE.tar, 'tar:DIR/pool-{...}.tar'-like patterns ('tar:DIR/pool-*.tar')
+    tar:DIR, tar:FILE.tar, 'tar:DIR/pool-*.tar'
 
 Nothing is ever extracted: an archive is listed once, and images are read from their places in it, so no name in it can lead anywhere. The
-class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). The list of names is
-held in memory, the images never are. Compressed archives cannot be read at a place; unpack those with gunzip.
+class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). Links and hidden
+files (macOS adds a `._NAME.jpg` to every file) are left alone and counted. The list of names is held in memory, the images never are.
+Compressed archives cannot be read at a place; unpack those with gunzip.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import array
 import gzip
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,6 +24,9 @@ import numpy as np
 from data.image_folder import ENDINGS
 from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
 from stages.progress import progress
+
+_HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
+"""In names with a part that begins with a dot, but is neither `.` nor `..`."""
 
 
 class Member(NamedTuple):
@@ -73,6 +78,8 @@ class ArchiveImages:
         return ordered_map(self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
+        if printable(self._names[index]) != self._names[index]:
+            return "its name is not plain UTF-8"
         try:
             encoded = read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
         except OSError as error:
@@ -80,17 +87,24 @@ class ArchiveImages:
         return encoded if len(encoded) == self._size[index] else "the archive ends before it does"
 
 
-def members(path: str, offset: int = 0) -> Iterator[Member]:
-    """The regular files of the tar archive that begins at byte `offset` of a file (links, devices and folders are passed over).
+def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Member]:
+    """The regular files of the tar archive that begins at byte `offset` of a file.
+
+    Links and hidden files are counted in `ignored`; folders and devices are passed over.
 
     Raises:
       tarfile.TarError: it is no archive, or a damaged one.
+      OSError: it cannot be read.
     """
     with open(path, "rb") as f:
         f.seek(offset)
         with tarfile.open(fileobj=f, mode="r:") as archive:  # places are counted from the beginning of the file
             while (member := archive.next()) is not None:
-                if member.isreg():
+                if member.islnk() or member.issym():
+                    ignored["(link)"] += 1
+                elif member.isreg() and _HIDDEN.search(member.name):
+                    ignored["(hidden)"] += 1
+                elif member.isreg():
                     yield Member(member.name, member.offset_data, member.size)
                 archive.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
             f.seek(archive.offset)
@@ -135,7 +149,7 @@ def open_archives(request: Request) -> ArchiveImages:
     classes: dict[str, str] = {}  # ARCHIVE/NAME without ending -> what its .cls says
     for file, path in enumerate(progress(paths, len(paths), f"list {request.role}")):
         try:
-            for member in members(path):
+            for member in members(path, ignored):
                 stem, ending = _split_name(member.name)
                 if ending.lower() in ENDINGS:
                     images.append(file, member)
@@ -143,16 +157,21 @@ def open_archives(request: Request) -> ArchiveImages:
                     classes[f"{file}/{stem}"] = read_at(path, member.offset, min(member.size, 100)).decode("ascii", "replace").strip()
                 else:
                     ignored[printable(ending) or "(no ending)"] += 1
-        except tarfile.TarError as error:
+        except (tarfile.TarError, OSError) as error:
+            what = "cannot be read" if isinstance(error, OSError) else "is no tar archive or a damaged one"
             if request.on_error == "fail":
-                raise request.error(f"{printable(path)} is no tar archive or a damaged one ({error}); make it again") from error
-            problems.append({"file": printable(path), "why": f"damaged ({error}); what follows is left out"})
+                raise request.error(f"{printable(path)} {what} ({_why(error)}); mend it or make it again") from error
+            problems.append({"file": printable(path), "why": f"it {what} ({_why(error)}); what follows is left out"})
     if not len(images):
         raise request.error(f"holds no images ({', '.join(ENDINGS)})")
     images.labels = np.full(len(images), -1, np.int32)
     if request.role != "unlabeled":
         _label(images, classes, request)
     return images
+
+
+def _why(error: tarfile.TarError | OSError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -176,6 +195,9 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
         raise request.error(f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in no folder")
+    for name in sorted(set(folders)):
+        if printable(name) != name:
+            raise request.error(f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and make the archive again")
     images.label_names = tuple(sorted(set(folders)))
     number = {name: label for label, name in enumerate(images.label_names)}
     images.labels = np.array([number[folder] for folder in folders], np.int32)

@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 from sklearn import datasets
 
+from data.examine import Examined, Seen, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
 from stages.errors import InputError
 
@@ -37,6 +38,12 @@ class Digits:
     def splits(self) -> Mapping[str, tuple[Image, ...]]:
         """The splits by name."""
         return self.images
+
+    def held_out(self) -> Seen:
+        """The images of the test and the validation split."""
+        images = [image for name in ("test", "validation") for image in self.images.get(name, ())]
+        known = [(image.key, result) for image in images if isinstance(result := examine(image.encoded), Examined)]
+        return Seen([key for key, _ in known], [result for _, result in known], near=False)  # 8 pixels a side
 
 
 def digits(config: ml_collections.ConfigDict) -> Digits:

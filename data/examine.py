@@ -1,8 +1,9 @@
 """Is this an image that training can use, and has it been seen before?
 
 Every image is decoded once before anything is written, by the decoder that training uses: what passes here does not stop a run hours later.
-From the same pixels comes a perceptual hash, which finds the held-out images among the unlabelled ones even where they were scaled or
-compressed anew.
+From the same pixels come a perceptual hash and a thumbnail, which find the held-out images among the unlabelled ones even where they were
+scaled or compressed anew: the hash finds them fast, the thumbnail confirms it. The hash knows no more than which parts are lighter than
+their neighbours, and alone it would take different things on one plain background for one picture.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +23,25 @@ from data.preprocessing import decode
 MAX_PIXELS = 100_000_000
 """Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images ends a run."""
 
+_TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
+
 HASH_WORDS = 8
 NEAR = 12
 """Hashes that differ in at most so many of their 128 bits are those of one picture. Up to 15 bits, one of their 8 words differs in one at
 most, and so the images are found."""
+
+THUMBNAIL = 16
+"""Pixels a side."""
+CORRELATION = 0.98
+DIFFERENCE = 32
+"""Thumbnails are of one picture where they correlate by more, and no pixel differs by more grey levels once both have the same mean. Either
+alone is not enough: two sevens on white correlate as well as a photograph and its copy do, and of two dim pictures no pixel differs by
+much. `tests/data/test_examine.py` has both kinds."""
+
+_PLAIN = 1.0
+"""Standard deviation in grey levels, below which a thumbnail shows nothing that could correlate; two such ones are compared by their
+means, which may differ by the next number."""
+_PLAIN_DIFFERENCE = 4.0
 
 MIN_SIDE = 64
 """Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
@@ -42,12 +58,14 @@ class Examined(NamedTuple):
       height, width: in pixels, as stored (an EXIF orientation is not applied).
       digest: 16 bytes, of the image file.
       hash: 16 bytes, of what it looks like.
+      thumbnail: the grey levels of 16x16 pixels, row by row; empty of images too small to be compared by their looks.
     """
 
     height: int
     width: int
     digest: bytes
     hash: bytes
+    thumbnail: bytes
 
 
 def examine(encoded: bytes) -> Examined | str:
@@ -63,7 +81,9 @@ def examine(encoded: bytes) -> Examined | str:
     except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
         return _why_not_decoded(error.message)
     height, width, _ = image.shape
-    return Examined(height, width, hashlib.blake2b(encoded, digest_size=16).digest(), perceptual_hash(image))
+    grey = PIL.Image.fromarray(image).convert("L")
+    thumbnail = _scaled(grey, THUMBNAIL).tobytes() if min(height, width) >= MIN_SIDE else b""
+    return Examined(height, width, hashlib.blake2b(encoded, digest_size=16).digest(), perceptual_hash(grey), thumbnail)
 
 
 def _refused(encoded: bytes) -> str | None:
@@ -72,8 +92,12 @@ def _refused(encoded: bytes) -> str | None:
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     elif encoded[:4] == b"\x89PNG" and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
-    elif encoded[:3] == b"GIF" and len(encoded) >= 10:
+    elif encoded[:3] == b"GIF" and len(encoded) >= 13:
         width, height = struct.unpack("<HH", encoded[6:10])
+        frames = list(_gif_frames(encoded))
+        if sum(w * h for w, h in frames) > MAX_PIXELS:
+            return f"its frames claim to have {sum(w * h for w, h in frames):,} pixels together, {_TOO_MANY}"
+        width, height = max([width, *(w for w, _ in frames)]), max([height, *(h for _, h in frames)])
     elif encoded[:2] == b"BM" and len(encoded) >= 30:
         width, height = struct.unpack("<ii", encoded[18:26])
         if _has_colour_table(encoded):
@@ -81,8 +105,32 @@ def _refused(encoded: bytes) -> str | None:
     else:
         return None  # the decoder will say
     if abs(width * height) > MAX_PIXELS:
-        return f"it claims to have {width} x {abs(height)} pixels, and more than {MAX_PIXELS:,} are taken for an accident or an attack"
+        return f"it claims to have {width} x {abs(height)} pixels, {_TOO_MANY}"
     return None
+
+
+def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
+    """(width, height) of each frame, which the decoder all unpacks, though it hands out the first one only.
+
+    The screen's size at the beginning of the file binds none of them. A file that is cut off ends the walk; the decoder sees to it.
+    """
+    place = 13 + _table_bytes(gif[10])
+    while place < len(gif):
+        if gif[place] == 0x2C and place + 10 <= len(gif):  # a frame: left, top, width, height, flags; then its table and its pixels
+            yield struct.unpack("<HH", gif[place + 5 : place + 9])
+            place += 11 + _table_bytes(gif[place + 9])
+        elif gif[place] == 0x21:  # an extension
+            place += 2
+        else:
+            return
+        while place < len(gif) and gif[place]:  # blocks, each after its length; one of length 0 is the last
+            place += 1 + gif[place]
+        place += 1
+
+
+def _table_bytes(flags: int) -> int:
+    """Size of the table of colours that a GIF's flags announce."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _has_colour_table(bmp: bytes) -> bool:
@@ -107,16 +155,16 @@ def _why_not_decoded(message: str) -> str:
     return f"TensorFlow cannot decode it ({' '.join(text.split()).rstrip('. ')})"
 
 
-def perceptual_hash(image: np.ndarray) -> bytes:
-    """128 bits: scaled down to 9x9 grey levels, whether each of 8x8 is lighter than its left and its upper neighbour ("difference hash").
-
-    Args:
-      image: uint8 [H, W, 3].
-    """
-    small = PIL.Image.fromarray(image).convert("L").resize((9, 9), PIL.Image.Resampling.BOX)
-    grey = np.asarray(small, np.int16)
+def perceptual_hash(image: PIL.Image.Image) -> bytes:
+    """128 bits: scaled down to 9x9, whether each of 8x8 grey levels is lighter than its left and its upper one ("difference hash")."""
+    grey = _scaled(image, 9).astype(np.int16)
     bits = np.stack([grey[1:, 1:] > grey[1:, :-1], grey[1:, 1:] > grey[:-1, 1:]])  # (2, 8, 8)
     return np.packbits(bits).tobytes()
+
+
+def _scaled(image: PIL.Image.Image, side: int) -> np.ndarray:
+    """The means of `side` x `side` equal parts of a grey image, uint8 [side, side]."""
+    return np.asarray(image.resize((side, side), PIL.Image.Resampling.BOX))
 
 
 class Seen:
@@ -137,33 +185,82 @@ class Seen:
         filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(-1, HASH_WORDS)  # (17 m, 8)
         self._order = np.argsort(filed, axis=0, kind="stable")
         self._sorted = np.take_along_axis(filed, self._order, axis=0)
+        self._thumbnails = _thumbnails([examined[i] for i in large])  # (m, 256)
 
     def find(self, images: Sequence[Examined]) -> dict[int, dict[str, str | int]]:
         """Those of `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: the same file)."""
         found: dict[int, dict[str, str | int]] = {}
         large = _large(images)
-        words = _words([images[i] for i in large])  # (n, 8)
-        for column in range(HASH_WORDS if len(self._words) else 0):
-            first = np.searchsorted(self._sorted[:, column], words[:, column])
-            last = np.searchsorted(self._sorted[:, column], words[:, column], side="right")
-            count = last - first  # (n,)
-            image = np.repeat(np.arange(len(large)), count)  # each pair that shares this word; (p,)
-            place = np.arange(len(image)) + np.repeat(first - (np.cumsum(count) - count), count)
-            seen = self._order[place, column] // len(_CHANGES)  # (p,)
-            bits = _BITS[(words[image] ^ self._words[seen]).view(np.uint8)].sum(axis=1, dtype=np.int64)  # (p,)
-            for pair in np.flatnonzero(bits <= NEAR):
-                i = large[image[pair]]
-                if bits[pair] < found.get(i, {"bits": NEAR + 1})["bits"]:
-                    found[i] = {"of": self._keys[seen[pair]], "bits": int(bits[pair])}
+        image, seen, bits = self._near(_words([images[i] for i in large]))
+        alike = _alike(_thumbnails([images[i] for i in large]), self._thumbnails, image, seen)
+        for pair in np.flatnonzero(alike):
+            i = large[image[pair]]
+            if bits[pair] < found.get(i, {"bits": NEAR + 1})["bits"]:
+                found[i] = {"of": self._keys[seen[pair]], "bits": int(bits[pair])}
         for i, candidate in enumerate(images):
             if candidate.digest in self._digests:
                 found[i] = {"of": self._digests[candidate.digest], "bits": -1}
         return found
 
+    def _near(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs whose hashes differ in at most `NEAR` bits: image, image seen, number of bits; int64 [p] each."""
+        near = np.zeros([len(words), len(self._words)], bool)  # (n, m)
+        for column in range(HASH_WORDS if near.size else 0):
+            first = np.searchsorted(self._sorted[:, column], words[:, column])
+            last = np.searchsorted(self._sorted[:, column], words[:, column], side="right")
+            count = last - first  # (n,)
+            image = np.repeat(np.arange(len(words)), count)  # each pair that shares this word; (p,)
+            place = np.arange(len(image)) + np.repeat(first - (np.cumsum(count) - count), count)
+            seen = self._order[place, column] // len(_CHANGES)  # (p,)
+            new = ~near[image, seen]
+            image, seen = image[new], seen[new]
+            near[image, seen] = self._bits(words, image, seen) <= NEAR
+        image, seen = np.nonzero(near)
+        return image, seen, self._bits(words, image, seen)
+
+    def _bits(self, words: np.ndarray, image: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        return _BITS[(words[image] ^ self._words[seen]).view(np.uint8)].sum(axis=1, dtype=np.int64)
+
 
 def _large(images: Sequence[Examined]) -> list[int]:
-    return [i for i, image in enumerate(images) if min(image.height, image.width) >= MIN_SIDE]
+    return [i for i, image in enumerate(images) if image.thumbnail]
 
 
 def _words(images: Sequence[Examined]) -> np.ndarray:
     return np.frombuffer(b"".join(image.hash for image in images), np.uint16).reshape(-1, HASH_WORDS)
+
+
+def _thumbnails(images: Sequence[Examined]) -> np.ndarray:
+    return np.frombuffer(b"".join(image.thumbnail for image in images), np.uint8).reshape(-1, THUMBNAIL**2)
+
+
+def _alike(ones: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether thumbnails show the same, bool [p]; see `CORRELATION`, `DIFFERENCE`.
+
+    Args:
+      ones: uint8 [n, 256].
+      others: uint8 [m, 256].
+      one: int64 [p], the pairs to compare: which of `ones`,
+      other: int64 [p], and which of `others`.
+    """
+    rows, other = np.unique(other, return_inverse=True)
+    others = others[rows]
+    mean, deviation, unit = _standardized(ones)
+    mean_of_others, deviation_of_others, unit_of_others = _standardized(others)
+    plain = (deviation[one] < _PLAIN) & (deviation_of_others[other] < _PLAIN)
+    alike = plain & (np.abs(mean[one] - mean_of_others[other]) <= _PLAIN_DIFFERENCE)
+    close = np.flatnonzero(~plain & ((unit @ unit_of_others.T)[one, other] > CORRELATION))  # a matrix, since all may be near all
+    for start in range(0, len(close), 4096):
+        pairs = close[start : start + 4096]
+        i, j = one[pairs], other[pairs]
+        difference = (ones[i] - mean[i, np.newaxis]) - (others[j] - mean_of_others[j, np.newaxis])  # (4096, 256)
+        alike[pairs] = np.abs(difference).max(axis=1) <= DIFFERENCE
+    return alike
+
+
+def _standardized(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means and standard deviations, float32 [n], and what is left, of length 1 (0 where there is nothing), float32 [n, 256]."""
+    mean = thumbnails.mean(axis=1, dtype=np.float32)
+    centred = thumbnails - mean[:, np.newaxis]
+    length = np.linalg.norm(centred, axis=1)
+    return mean, length / THUMBNAIL, centred / np.maximum(length, 1e-6)[:, np.newaxis]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from data.sources import Request, ordered_map, printable
+from data.sources import Request, entries, ordered_map, printable
 from stages.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
@@ -83,7 +83,7 @@ def open_folder(request: Request) -> FolderImages:
     root, flag = request.location, f"--{request.role}"
     ignored: Counter[str] = Counter()
     if request.role == "unlabeled":
-        _entries(root, flag)  # names the folder where it is missing
+        entries(root, flag)  # names the folder where it is missing
         files = _sorted((File(path, key, -1) for path, key in _walk(root, "", flag, ignored)), flag)
         label_names: tuple[str, ...] = ()
     else:
@@ -105,28 +105,23 @@ def open_folder(request: Request) -> FolderImages:
     return FolderImages(files, label_names, ignored)
 
 
-def _entries(folder: str, flag: str) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden. Raises InputError where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except FileNotFoundError as error:
-        raise InputError(f"{flag}: no folder {printable(folder)}") from error
-    except NotADirectoryError as error:
-        raise InputError(f"{flag}: {printable(folder)} is a file; name a folder") from error
-    except OSError as error:
-        raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
-
-
 def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _is_folder(entry: os.DirEntry[str], flag: str) -> bool:
+    """Whether it is a folder or leads to one. Raises InputError where that cannot be told."""
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a link that leads in a circle
+        raise InputError(f"{flag}: {printable(entry.path)} cannot be read ({error.strerror}); mend or remove it") from error
 
 
 def _class_folders(root: str, flag: str) -> dict[str, str]:
     """Class name -> folder, sorted by name."""
     folders: dict[str, str] = {}
-    for entry in _entries(root, flag):
-        if entry.is_dir():
+    for entry in entries(root, flag):
+        if _is_folder(entry, flag):
             name = _normal(entry.name)
             if name in folders or printable(name) != name:
                 raise InputError(f"{flag}: the folder name {printable(entry.path)} is not plain Unicode, or is there twice; rename it")
@@ -141,13 +136,16 @@ def _walk(
 
     `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one of them is a loop and is not followed.
     """
-    status = os.stat(folder)
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    for entry in _entries(folder, flag):
+    for entry in entries(folder, flag):
         key = prefix + _normal(entry.name)
-        if entry.is_dir():
+        if _is_folder(entry, flag):
             yield from _walk(entry.path, key + "/", flag, ignored, above | {here})
         elif os.path.splitext(entry.name)[1].lower() in ENDINGS:
             yield entry.path, key
@@ -165,7 +163,7 @@ def _sorted(files: Iterable[File], flag: str) -> list[File]:
 
 
 def _list_classes(root: str, flag: str, folders: Mapping[str, str], ignored: Counter[str]) -> list[File]:
-    outside = sum(1 for entry in _entries(root, flag) if not entry.is_dir())
+    outside = sum(1 for entry in entries(root, flag) if not _is_folder(entry, flag))
     if outside:
         ignored["(outside the class folders)"] = outside
     return _sorted(

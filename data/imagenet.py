@@ -19,6 +19,7 @@ import os
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ import scipy.io
 
 from data import tfrecords
 from data.archives import ArchiveImages, compressed_files, members
-from data.sources import Request, printable
+from data.sources import Request, entries, printable
 from stages.errors import one_line
 from stages.progress import progress
 
+_SHARD = r"-\d{5}-of-\d{5}"
 TRAIN_TAR, VALIDATION_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 
 
@@ -43,8 +45,10 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
         raise request.error("is no folder; name the one with ImageNet's TFRecords or tar files")
     folder = Path(request.location)
     prefix = "validation" if request.role == "test" else "train"
-    if any(re.fullmatch(prefix + r"-\d{5}-of-\d{5}", path.name) for path in folder.iterdir()):
-        return tfrecords.open_records(dataclasses.replace(request, location=str(folder / f"{prefix}-*-of-*"), label_offset=1))
+    shards = [entry.name for entry in entries(request.location, f"--{request.role}") if re.fullmatch(prefix + _SHARD, entry.name)]
+    if shards:
+        whole = _whole_set(request, prefix, shards)
+        return tfrecords.RecordImages(dataclasses.replace(request, label_offset=1), [str(folder / name) for name in whole])
     needed = (VALIDATION_TAR, DEVKIT) if request.role == "test" else (TRAIN_TAR,)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
@@ -53,18 +57,37 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
         return _validation(request, folder) if request.role == "test" else _train(request, str(folder / TRAIN_TAR))
     except tarfile.TarError as error:
         raise request.error(f"has a damaged {needed[0]} ({error}); get it again") from error
+    except OSError as error:
+        raise request.error(f"has a {needed[0]} that cannot be read ({error.strerror}); check its permissions and its disk") from error
+
+
+def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[str]:
+    """The names of all n shards of the one set `PREFIX-*-of-n`. Raises InputError where some are missing, or there are two sets."""
+    sizes = sorted({int(name[-5:]) for name in shards})
+    names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
+    if len(sizes) > 1:
+        raise request.error(f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those of one")
+    missing = [name for name in names if name not in set(shards)]
+    if missing:
+        raise request.error(
+            f"lacks {len(missing):,} of {len(names):,} {prefix} shards (first: {missing[0]}); get them, "
+            f"or name those to be read: --{request.role}='tfrecord:DIR/{prefix}-*' --config.data.label_offset=1"
+        )
+    return names
 
 
 def _train(request: Request, path: str) -> ArchiveImages:
     images = ArchiveImages([path], Counter(), [])
     synsets: list[str] = []
     sizes: list[int] = []
-    for inner in progress(members(path), 1000, f"list {request.role}"):
+    for inner in progress(members(path, images.ignored), 1000, f"list {request.role}"):
         synset, ending = os.path.splitext(os.path.basename(inner.name))
         if ending != ".tar":
             continue
+        if printable(synset) != synset:
+            raise request.error(f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the official file")
         before = len(images)
-        for member in members(path, inner.offset):
+        for member in members(path, images.ignored, inner.offset):
             images.append(0, member)
         synsets.append(synset)
         sizes.append(len(images) - before)
@@ -89,7 +112,7 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
     images.label_names = tuple(sorted(synset_of.values()))
     order = {synset: label for label, synset in enumerate(images.label_names)}
     labels: list[int] = []
-    for member in members(path):
+    for member in members(path, images.ignored):
         number = re.search(r"_(\d{8})\.", member.name)
         if number is None or not 1 <= int(number.group(1)) <= len(truth):
             raise request.error(f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images that {DEVKIT} knows")

@@ -12,7 +12,6 @@ written. After an interruption the same command begins again and ends with the s
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import shutil
 from collections import Counter
@@ -24,6 +23,7 @@ import ml_collections
 import tensorflow as tf
 
 from data import protos, records, sources, splits, tfrecords
+from data.examine import Seen
 from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
@@ -31,6 +31,8 @@ from stages.errors import InputError
 from stages.progress import progress
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
+LEFT_OUT = "held_out_images_left_out_of_"
+"""Keys of `summary.json` that begin so have lists."""
 
 
 def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) -> ml_collections.ConfigDict:
@@ -44,7 +46,8 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
         config.data.source = flags.get("source") or config.data.source
         for name in LOCATIONS:
             location = flags.get(name) or config.data.get(name)
-            config.data[name] = sources.absolute(location, config.data.source) if location else None
+            default = "tfrecord" if name == "pseudo_labeled" else config.data.source  # those are TFRecords in any case
+            config.data[name] = sources.absolute(location, default) if location else None
         location = config.data.labeled
         if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
             config.data.test = location
@@ -85,11 +88,12 @@ def main(
         return
     try:
         opened = sources.open_source(config)
-        pseudo = PseudoLabeled.open(config.data, len(opened.label_names)) if config.data.pseudo_labeled else None
+        pseudo = PseudoLabeled.open(config.data, len(opened.label_names), opened.held_out()) if config.data.pseudo_labeled else None
         summary = write(opened, config, directory)
         if pseudo is not None:
             summary["pseudo_labeled"] = pseudo.write(opened.label_names, directory)
             summary["skipped"] = [*summary["skipped"], *pseudo.skipped]
+            summary[f"{LEFT_OUT}pseudo_labeled"] = pseudo.duplicates
     except InputError:
         if fresh:
             _remove_traces(directory, new)
@@ -169,17 +173,19 @@ class PseudoLabeled:
       location: where they are.
       images: their records.
       usable: indices of those that can be used.
-      skipped: the others, with `config.data.on_error` = "skip".
+      skipped: those that cannot, with `config.data.on_error` = "skip".
+      duplicates: those that are held out.
     """
 
     location: str
     images: tfrecords.RecordImages
     usable: Sequence[int]
     skipped: list[dict[str, str]]
+    duplicates: list[dict[str, Any]]
 
     @classmethod
-    def open(cls, data: ml_collections.ConfigDict, num_classes: int) -> PseudoLabeled:
-        """Those of `config.data.pseudo_labeled`.
+    def open(cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen) -> PseudoLabeled:
+        """Those of `config.data.pseudo_labeled`, without those `held_out`.
 
         Raises:
           InputError: there are none; a record has no distribution over `num_classes` classes, or an image that cannot be decoded.
@@ -187,10 +193,11 @@ class PseudoLabeled:
         request = sources.Request(data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes)
         images = tfrecords.open_records(request)
         skipped: list[dict[str, str]] = []
-        usable = array.array("q", (index for index, _ in splits.examined(images, data.on_error, skipped, "check pseudo_labeled")))
+        duplicates: list[dict[str, Any]] = []
+        usable = splits.usable_and_unseen(images, held_out, data.on_error, skipped, duplicates, "check pseudo_labeled")
         if not usable:
-            raise request.error("has no usable image")
-        return cls(data.pseudo_labeled, images, usable, skipped)
+            raise request.error(f"has no usable image; {splits.none_left(duplicates, 'leave the flag out')}")
+        return cls(data.pseudo_labeled, images, usable, skipped, duplicates)
 
     def write(self, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
         """Writes them as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`; returns images and shards, for the summary."""
@@ -231,8 +238,13 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _in_words(summary: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{split['images']:,} {name}" for name, split in summary["splits"].items())
-    skipped = f"; files skipped: {len(summary['skipped']):,} (listed in summary.json)" if summary["skipped"] else ""
-    return f"{counts}; {len(summary['label_names']):,} classes{skipped}"
+    words = f"{counts}; {len(summary['label_names']):,} classes"
+    if summary["skipped"]:
+        words += f"; files skipped: {len(summary['skipped']):,} (listed in summary.json)"
+    left_out = sum(len(listed) for name, listed in summary.items() if name.startswith(LEFT_OUT))
+    if left_out:
+        words += f"; left out as images held out for testing: {left_out:,} (listed in summary.json)"
+    return words
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def read_shard(
       num_records: how many the manifest promises. Only so is a file that was cut between two records noticed.
 
     Raises:
-      InputError: no such file; or, with "fail", a truncated or corrupt record, or not `num_records` of them.
+      InputError: no such file; or, with "fail", a truncated, corrupt or unreadable record, or not `num_records` of them.
     """
     if on_error not in ("fail", "skip"):
         raise InputError(f"on_error is {on_error!r}; it can be fail or skip")
@@ -212,6 +212,8 @@ def read_shard(
         except tf.errors.DataLossError as error:
             what = "truncated" if "truncated" in str(error) else "corrupt"
             problem = f"{path}: record {count} (counting from 0) is {what}"
+        except tf.errors.OpError as error:  # what the file system says
+            problem = f"{path}: record {count} (counting from 0) cannot be read ({error.message.split(' [Op:')[0].rpartition('; ')[2]})"
         else:
             yield record
             count += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import glob
+import hashlib
 import importlib
 import itertools
 import os
@@ -23,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 import ml_collections
 import numpy as np
 
+from data.examine import Seen
 from stages.errors import InputError
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
@@ -76,6 +78,10 @@ class Source(Protocol):
 
     def splits(self) -> Mapping[str, Split]:
         """The splits by name, out of `SPLITS`; none is empty."""
+        ...
+
+    def held_out(self) -> Seen:
+        """The images of the test and the validation split, to be known again among those of other origin."""
         ...
 
 
@@ -153,8 +159,13 @@ WITH_TEST = ("imagenet", "cifar10", "svhn")
 
 
 def split_location(location: str, default: str) -> tuple[str, str]:
-    """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon."""
+    """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon.
+
+    Where `default` is tfds, so is `cifar10:3.0.2/train`: a data set of that name, and its version.
+    """
     name, colon, rest = location.partition(":")
+    if default in WITHOUT_PATH and re.match(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)/", rest):
+        return default, location
     return (name, rest) if colon and name in FORMATS else (default, location)
 
 
@@ -195,22 +206,52 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
+def entries(folder: str, flag: str) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden. Raises InputError where it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
+    except FileNotFoundError as error:
+        raise InputError(f"{flag}: no folder {printable(folder)}") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{flag}: {printable(folder)} is a file; name a folder") from error
+    except OSError as error:
+        raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
+
+
 def find_files(request: Request, endings: str, what: str) -> list[str]:
     """The files of a location, sorted: itself, those that match it as a pattern, or those in the folder whose names match `endings`.
 
     Raises:
-      InputError: there are none.
+      InputError: there are none; the folder cannot be read; a file's name is not UTF-8.
     """
     location = request.location
     if os.path.isdir(location):
         pattern = re.compile(endings)
-        paths = [entry.path for entry in os.scandir(location) if pattern.search(entry.name) and not entry.name.startswith(".")]
+        paths = [entry.path for entry in entries(location, f"--{request.role}") if pattern.search(entry.name)]
     else:
-        paths = [location] if os.path.exists(location) else glob.glob(location)
+        folder, name = os.path.split(location)
+        folder = glob.escape(folder) if os.path.isdir(folder) else folder
+        paths = [location] if os.path.exists(location) else glob.glob(os.path.join(folder, name))
     paths = sorted(path for path in paths if os.path.isfile(path))
     if not paths:
         raise request.error(f"has no {what}; name a folder of them, one file, or a quoted pattern")
+    for path in paths:
+        if printable(path) != path:
+            raise request.error(f"has a file {printable(path)} whose name is not plain UTF-8; rename it")
     return paths
+
+
+def key_hash(key: str) -> int:
+    """64 bits of a key, any bytes in it included."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def repeated(keys: Iterable[str], total: int) -> set[int]:
+    """The hashes that `total` keys have more than once, in 8 bytes a key."""
+    hashes = np.fromiter(map(key_hash, keys), np.uint64, total)
+    hashes.sort()
+    return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 
 def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Request) -> None:
@@ -229,9 +270,10 @@ def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Requ
         return
     missing = int(np.argmax(present != np.arange(len(present))))
     largest, offset = int(np.argmax(labels)), request.label_offset
+    from_one = ", or pass --config.data.label_offset=1 if they count from 1" if missing + offset == 0 else ""
     raise request.error(
         f"has no image of class {missing + offset}, but one of class {labels[largest] + offset} ({where(largest)}); "
-        "mend that label, or see that every class has images"
+        f"mend that label, or see that every class has images{from_one}"
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import array
 import dataclasses
-import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,15 +30,17 @@ from data.sources import (
     Image,
     by_class,
     generator,
+    key_hash,
     open_collection,
     ordered_map,
     printable,
+    repeated,
     split_location,
 )
 from stages.errors import InputError
 from stages.progress import progress
 
-LOOK_UP = 256  # images compared with those held out at a time
+LOOK_UP = 64  # images compared with those held out at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,11 @@ class SplitCollections:
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
     parts: Mapping[str, tuple[Part, ...]]
+    seen: Seen
+
+    def held_out(self) -> Seen:
+        """The images of the test and the validation split."""
+        return self.seen
 
     def splits(self) -> Mapping[str, PartsSplit]:
         """The splits by name."""
@@ -155,11 +161,10 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     duplicates: list[dict[str, Any]] = []
     pools: list[Sequence[int]] = [_unseen(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined, seen, duplicates)]
     if "unlabeled" in listed:
-        pools.append(_decodable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates))
-    if duplicates:
-        logging.info("--unlabeled: left out %s images that are held out for testing", f"{len(duplicates):,}")
-    if data.unlabeled and not pools[-1]:
-        raise InputError(f"--unlabeled: {printable(data.unlabeled)} has no usable image; Noisy Student needs unlabelled ones")
+        pools.append(usable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates, "check unlabeled"))
+    if not pools[-1] and (data.unlabeled or duplicates):
+        pool = f"--unlabeled: {printable(data.unlabeled)}" if data.unlabeled else "config.data.labeled_as_unlabeled: the pool"
+        raise InputError(f"{pool} has no usable image; {none_left(duplicates, 'Noisy Student needs unlabelled ones')}")
     used = sum(map(bool, pools))
 
     def part(collection: Collection, indices: Sequence[int], purpose: str, prefix: str = "") -> tuple[Part, ...]:
@@ -186,6 +191,7 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
             "held_out_images_left_out_of_unlabeled": duplicates,
         },
         parts={name: parts[name] for name in order if sum(map(len, parts[name]))},
+        seen=seen,
     )
 
 
@@ -215,20 +221,13 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
 def _check_keys(collection: Collection, role: str) -> None:
     """Sees that no key comes twice, by 8 bytes of each."""
     total = len(collection.labels)
-    keys = map(collection.key, progress(range(total), total, f"check keys of {role}"))
-    hashes = np.fromiter(map(_hash, keys), np.uint64, total)
-    hashes.sort()
-    doubled = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    doubled = repeated(map(collection.key, progress(range(total), total, f"check keys of {role}")), total)
     first: dict[str, int] = {}
     for index in range(total) if doubled else ():
         key = collection.key(index)
-        if _hash(key) in doubled and first.setdefault(key, index) != index:
+        if key_hash(key) in doubled and first.setdefault(key, index) != index:
             one, other = collection.where(first[key]), collection.where(index)
             raise InputError(f"--{role}: two images have the key {printable(key)} ({one}; {other}); rename one of them")
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def _check_labels(collection: Collection, role: str) -> None:
@@ -254,7 +253,7 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
 # Examining
 
 
-def examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
+def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
     """(index, what is known of it) of each image that can be decoded; the others are appended to `skipped`.
 
     Raises:
@@ -275,16 +274,22 @@ def examined(collection: Collection, on_error: str, skipped: list[dict[str, str]
 
 
 def _decodable(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> _Usable:
-    pairs = list(examined(collection, on_error, skipped, what))
+    pairs = list(_examined(collection, on_error, skipped, what))
     return _Usable(collection, [index for index, _ in pairs], [image for _, image in pairs])
 
 
-def _decodable_and_unseen(
-    collection: Collection, seen: Seen, on_error: str, skipped: list[dict[str, str]], duplicates: list[dict[str, Any]]
+def usable_and_unseen(
+    collection: Collection, seen: Seen, on_error: str, skipped: list[dict[str, str]], duplicates: list[dict[str, Any]], what: str
 ) -> Sequence[int]:
-    """Indices of the usable images; nothing else of them is kept, so that memory is 8 bytes an image."""
+    """Indices of the images that can be decoded and are not held out; nothing else of them is kept, so that memory is 8 bytes an image.
+
+    The others are appended to `skipped` and to `duplicates`.
+
+    Raises:
+      InputError: `on_error` is "fail" and a file is no image.
+    """
     usable = array.array("q")
-    pairs = examined(collection, on_error, skipped, "check unlabeled")
+    pairs = _examined(collection, on_error, skipped, what)
     while block := list(itertools.islice(pairs, LOOK_UP)):
         usable.extend(_unseen(collection, [index for index, _ in block], [image for _, image in block], seen, duplicates))
     return usable
@@ -303,6 +308,15 @@ def _unseen(
             else:
                 kept.append(index)
     return kept
+
+
+def none_left(duplicates: Sequence[Mapping[str, Any]], otherwise: str) -> str:
+    """Why a pool has no image left: so many were held-out ones; or else what is to be said."""
+    if not duplicates:
+        return otherwise
+    first = max(duplicates, key=lambda duplicate: int(duplicate["bits"] >= 0))
+    mend = "if it only looks alike, pass --config.data.near_duplicates=False" if first["bits"] >= 0 else "name other images"
+    return f"{len(duplicates):,} were left out as held-out images (such as {first['file']}, for {printable(first['of'])}); {mend}"
 
 
 # Splitting

@@ -4,8 +4,8 @@
 
 ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, a pool that has nothing but `image/encoded`: read as they are.
 `image/class/label` (minus the label offset) is the class, `image/class/synset` or `image/class/text` its name, `image/key` or
-`image/filename` the key; without one, the key is FILE/NUMBER, the record's number in its file. Records are located once, by a pass that
-checks their CRCs; 20 bytes each are held in memory.
+`image/filename` the key; without one, or where two of these file names are the same, the key is FILE/NUMBER, the record's number in its
+file. Records are located once, by a pass that checks their CRCs; 20 bytes each are held in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from data.protos import make_example
 from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_shard
-from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
+from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
 from stages.errors import InputError
 from stages.progress import progress
 
@@ -38,6 +38,7 @@ class RecordImages:
         self._paths = paths
         self._file, self._number, self._offset, self._size = (array.array(kind) for kind in "iiqi")
         self._keys: list[str] | None = None
+        self._filenames = 0  # keys that are file names, which nobody promised to differ
         self._problems: list[dict[str, str]] = []
         self.problems: Sequence[Mapping[str, str]] = self._problems
         labels = array.array("i")
@@ -46,6 +47,8 @@ class RecordImages:
             self._list(file, path, request, labels, names)
         if not self._file:
             raise request.error("has no record with an image")
+        if self._keys is not None and self._filenames == len(self._keys) and repeated(self._keys, len(self._keys)):
+            self._keys = None
         self.labels = np.asarray(labels, np.int32)
         self.label_names: tuple[str, ...] = ()
         if request.role in ("labeled", "test"):
@@ -57,13 +60,14 @@ class RecordImages:
         lost: list[str] = []
         for number, record in enumerate(read_shard(path, request.on_error, lost)):
             try:
-                label, name, key = _features(record, request)
+                label, name, key, is_filename = _features(record, request)
             except InputError as error:
                 if request.on_error == "fail":
                     raise InputError(f"{printable(path)}: record {number} (counting from 0) {error}") from error
                 self._skip(f"{printable(path)}: record {number}", str(error))
             else:
                 self._append(file, number, offset, len(record), key)
+                self._filenames += is_filename
                 labels.append(label)
                 if name:
                     names[label] = name
@@ -125,8 +129,8 @@ def _text(feature: tf.train.Feature) -> str:
     return feature.bytes_list.value[0].decode("utf-8", "replace") if feature.bytes_list.value else ""
 
 
-def _features(record: bytes, request: Request) -> tuple[int, str, str]:
-    """Label (−1 for those without a true one), class name and key of a record. Raises InputError: what it lacks."""
+def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
+    """Label (−1 for those without a true one), class name, key and whether it is a file name. Raises InputError: what a record lacks."""
     try:
         features = dict(tf.train.Example.FromString(record).features.feature)
     except Exception as error:  # protobuf's DecodeError has no public home
@@ -139,17 +143,18 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str]:
         if name in features
     }
     key = texts.get("image/key") or texts.get("image/filename", "")
+    is_filename = bool(key) and not texts.get("image/key")
     if request.role == "pseudo_labeled":
         _check_pseudo_label(features, request.num_classes)
     if request.role in ("unlabeled", "pseudo_labeled"):
-        return -1, "", key
+        return -1, "", key, is_filename
     stored = list(features["image/class/label"].int64_list.value) if "image/class/label" in features else []
     if len(stored) != 1:
         raise InputError("has no image/class/label")
     label = stored[0] - request.label_offset
     if not 0 <= label < 2**31:
         raise InputError(f"has label {stored[0]}, the first class being {request.label_offset} (config.data.label_offset)")
-    return label, texts.get("image/class/synset") or texts.get("image/class/text", ""), key
+    return label, texts.get("image/class/synset") or texts.get("image/class/text", ""), key, is_filename
 
 
 def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:

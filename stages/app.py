@@ -173,5 +173,5 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"interrupted after {time.time() - started:.0f} s; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted after {time.time() - started:.0f} s; run the same command again to finish", file=sys.stderr)
         sys.exit(130)

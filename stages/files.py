@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's writers have exceptions of their own for it
-            raise InputError(f"no space left on the disk of {path}; make room, and the same command goes on from here") from error
+            raise InputError(f"no space left on the disk of {path}; make room and run the same command again") from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     try:

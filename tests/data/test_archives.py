@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data import sources
+from data.archives import open_archives
 from data.imagenet import open_imagenet
 from data.preprocessing import Preprocessing, eval_image, train_image
 from stages.errors import InputError
@@ -58,8 +59,61 @@ def test_a_pool_of_archives_is_read_in_place(folders):
         "p-1.tar/../../evil.png": encode(pixels(52)),  # a name, and nothing else: no file is made
         "p-1.tar//etc/evil.png": encode(pixels(53)),
     }
-    assert source.facts["ignored"]["--unlabeled"] == {".json": 1}
+    assert source.facts["ignored"]["--unlabeled"] == {"(link)": 1, ".json": 1}
     assert {path for path in folders.rglob("*")} == before and not os.path.exists("/etc/evil.png")
+
+
+def test_hidden_files_and_hard_links_in_archives(folders):
+    names = ("./x/1.png", "./x/._1.png", ".trash/2.png", "x/.hidden/3.png", "x/..4.png")
+    tar(folders / "pool.tar", {name: encode(pixels(70 + i)) for i, name in enumerate(names)})
+    with tarfile.open(folders / "pool.tar", "a") as archive:
+        link = tarfile.TarInfo("x/5.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "./x/1.png"
+        archive.addfile(link)
+    source = opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}")
+    assert [image.key for image in source.splits()["unlabeled"]] == ["pool.tar/./x/1.png"]
+    assert source.facts["ignored"]["--unlabeled"] == {"(hidden)": 4, "(link)": 1}
+
+
+def test_names_in_archives_that_are_no_text(folders):
+    odd = os.fsdecode(b"\xff")
+    tar(folders / "pool.tar", {"x/0.png": encode(pixels(50)), f"x/{odd}.png": encode(pixels(51))})
+    with pytest.raises(InputError, match=r"pool\.tar: x/\\xff\.png: its name is not plain UTF-8; .* --config.data.on_error=skip"):
+        opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}")
+    source = opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}", on_error="skip")
+    assert len(source.splits()["unlabeled"]) == len(source.facts["skipped"]) == 1
+    tar(folders / "l.tar", {f"{c}/{i}.png": encode(pixels(10 * j + i)) for j, c in enumerate(["a", odd]) for i in range(4)})
+    with pytest.raises(InputError, match=r"has a class folder \\xff, which is not plain UTF-8"):
+        opened(folders, labeled=f"tar:{folders / 'l.tar'}", unlabeled=f"tar:{folders / 'pool.tar'}", on_error="skip")
+    (folders / "pool.tar").rename(folders / f"{odd}.tar")
+    with pytest.raises(InputError, match=r"has a file .*\\xff\.tar whose name is not plain UTF-8"):
+        opened(folders, unlabeled=f"tar:{folders}/*.tar")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries")
+def test_archives_that_cannot_be_read(folders, imagenet):
+    tar(folders / "pool" / "a.tar", {"0.png": encode(pixels(50))})
+    os.symlink("/proc/self/mem", folders / "pool" / "b.tar")
+    with pytest.raises(InputError, match=r"b\.tar cannot be read \(Input/output error\)"):
+        opened(folders, unlabeled=f"tar:{folders / 'pool'}")
+    source = opened(folders, unlabeled=f"tar:{folders / 'pool'}", on_error="skip")
+    assert len(source.splits()["unlabeled"]) == len(source.facts["skipped"]) == 1
+    (imagenet / "ILSVRC2012_img_train.tar").unlink()
+    os.symlink("/proc/self/mem", imagenet / "ILSVRC2012_img_train.tar")
+    with pytest.raises(InputError, match=r"has a ILSVRC2012_img_train.tar that cannot be read \(Input/output error\)"):
+        open_imagenet(sources.Request(str(imagenet), "labeled"))
+
+
+def test_folders_of_archives_that_cannot_be_read(folders, imagenet, monkeypatch):
+    """By a stand-in for the system call, since the tests may run as root, whom nothing is forbidden."""
+
+    def forbidden(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    for location, function in ((folders, open_archives), (imagenet, open_imagenet)):
+        with pytest.raises(InputError, match=rf"--unlabeled: {location} cannot be read \(Permission denied\); check its permissions"):
+            function(sources.Request(str(location), "unlabeled"))
 
 
 def test_webdataset_with_classes(folders):

@@ -9,10 +9,10 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from sklearn.datasets import load_sample_image
+from sklearn.datasets import load_digits, load_sample_image
 
 from data import examine as module
-from data.examine import NEAR, Examined, Seen, examine, perceptual_hash
+from data.examine import CORRELATION, DIFFERENCE, NEAR, Examined, Seen, examine, perceptual_hash
 from data.preprocessing import decode
 from tests.data.recipes import encode, pixels
 
@@ -36,6 +36,15 @@ def with_jpeg_size(height: int, width: int) -> bytes:
 def with_png_size(height: int, width: int) -> bytes:
     header = struct.pack(">II", width, height) + bytes([8, 2, 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + b"\0" * 100
+
+
+def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
+    """A GIF of frames of the given sizes (width, height), each with a table of colours, a comment before it and two pixels in it."""
+    table = bytes([0, 0, 0, 255, 255, 255])
+    content = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + table
+    for size in frames:
+        content += b"\x21\xfe\x05hello\x00" + b"\x2c" + struct.pack("<HHHHB", 0, 0, *size, 0x80) + table + b"\x02\x02\x4c\x01\x00"
+    return content + b"\x3b"
 
 
 ORIENTED = PIL.Image.Exif()
@@ -76,6 +85,11 @@ UNUSABLE = {
     "1-bit BMP": (saved(PIL.Image.fromarray(PHOTO).convert("1"), "bmp"), "TensorFlow cannot decode it"),
     "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is no JPEG, PNG, GIF or BMP"),
     "text": (b"hello, world", "it is no JPEG, PNG, GIF or BMP"),
+    "GIF bomb in a frame": (gif((1, 1), (60000, 60000)), "its frames claim to have 3,600,000,000 pixels together"),
+    "GIF bomb of many frames": (gif((5000, 5000), *[(5000, 5000)] * 5), "its frames claim to have 125,000,000 pixels together"),
+    "GIF bomb across frames": (gif((1, 1), (60000, 1), (1, 60000)), "it claims to have 60000 x 60000 pixels"),
+    "GIF bomb on its screen": (gif((60000, 60000), (1, 1)), "it claims to have 60000 x 60000 pixels"),
+    "cut GIF": (gif((1, 1), (1, 1))[:30], "the image is damaged or cut off"),
 }
 
 
@@ -121,9 +135,9 @@ def crops(count: int) -> list[np.ndarray]:
 
 
 def test_the_hash_by_hand():
-    image = np.repeat(np.arange(9, dtype=np.uint8)[None, :, None] * 20, 9, 0).repeat(3, 2)  # lighter to the right, constant downwards
-    assert perceptual_hash(image) == b"\xff" * 8 + b"\0" * 8
-    assert perceptual_hash(image.transpose(1, 0, 2)) == b"\0" * 8 + b"\xff" * 8
+    image = np.repeat(np.arange(9, dtype=np.uint8)[None] * 20, 9, 0)  # lighter to the right, constant downwards
+    assert perceptual_hash(PIL.Image.fromarray(image)) == b"\xff" * 8 + b"\0" * 8
+    assert perceptual_hash(PIL.Image.fromarray(image.T)) == b"\0" * 8 + b"\xff" * 8
 
 
 def test_scaled_and_recompressed_images_are_found_and_others_are_not():
@@ -141,6 +155,51 @@ def test_scaled_and_recompressed_images_are_found_and_others_are_not():
     assert {i: entry["bits"] for i, entry in seen.find(examined(*held_out)).items()} == dict.fromkeys(range(40), -1)
 
 
+def on_white(digit: np.ndarray) -> np.ndarray:
+    """A handwritten digit that fills half the side of a white image."""
+    image = PIL.Image.new("L", (128, 128), 255)
+    drawn = PIL.Image.fromarray(255 - np.rint(digit * 255 / 16).astype(np.uint8))
+    image.paste(drawn.resize((64, 64), PIL.Image.Resampling.BICUBIC), (32, 32))
+    return np.asarray(image.convert("RGB"))
+
+
+def test_different_things_on_one_background_are_different():
+    images = [on_white(digit) for digit in load_digits().images[:120]]
+    held_out, known, others = images[:60], examined(*images[:60]), examined(*images[60:])
+    assert all(min(bits_between(other.hash, one.hash) for one in known) <= NEAR for other in others)  # by the hash alone all would go
+    seen = Seen([str(i) for i in range(60)], known, near=True)
+    assert seen.find(others) == {}
+    copies = [examine(saved(PIL.Image.fromarray(image).resize((100, 90)), "jpeg", quality=70)) for image in held_out]
+    assert {i: entry["of"] for i, entry in seen.find(copies).items()} == {i: str(i) for i in range(60)}
+
+
+def test_plain_images_are_compared_by_their_means():
+    grey = examined(*(np.full((80, 80, 3), level, np.uint8) for level in (100, 103, 140)))
+    assert seen_bits(grey[0], *grey[1:]) == {0: 0}
+    step = np.full((80, 80, 3), 100, np.uint8)
+    step[40:] = 104
+    assert seen_bits(grey[0], *examined(step)) == {}  # one that shows something is no plain one
+
+
+def seen_bits(one: Examined, *others: Examined) -> dict[int, str | int]:
+    return {i: entry["bits"] for i, entry in Seen(["k"], [one], near=True).find(others).items()}
+
+
+def test_thumbnails_are_compared_as_numpy_does():
+    rng = np.random.Generator(np.random.PCG64(9))
+    ones = rng.integers(0, 256, [40, 256], dtype=np.uint8)
+    ones[20:] = ones[20:] // 16 + 60  # dim, so that the difference is small whatever they show
+    scale = rng.uniform(0, 40, [40, 1]) * np.where(np.arange(40) < 20, 1, 1 / 16)[:, np.newaxis]
+    others = np.clip(ones + rng.normal(0, 1, ones.shape) * scale, 0, 255).astype(np.uint8)
+    i, j = np.repeat(np.arange(40), 40), np.tile(np.arange(40), 40)
+    expected = []
+    for one, other in zip(ones[i].astype(float), others[j].astype(float)):
+        largest = np.abs((one - one.mean()) - (other - other.mean())).max()
+        expected.append(np.corrcoef(one, other)[0, 1] > CORRELATION and largest <= DIFFERENCE)
+    np.testing.assert_array_equal(module._alike(ones, others, i, j), expected)
+    assert 3 < sum(expected[:800]) < 20 and 3 < sum(expected[800:]) < 20
+
+
 def test_the_search_is_the_brute_force():
     rng = np.random.Generator(np.random.PCG64(8))
     hashes = rng.integers(0, 256, [300, 16], dtype=np.uint8)
@@ -148,8 +207,8 @@ def test_the_search_is_the_brute_force():
     for row in near:
         for bit in rng.choice(128, rng.integers(0, 20), replace=False):
             row[bit // 8] ^= 1 << (bit % 8)
-    seen = [Examined(64, 64, b"%016d" % i, bytes(row)) for i, row in enumerate(hashes)]
-    pool = [Examined(64, 64, b"p%015d" % i, bytes(row)) for i, row in enumerate(near)]
+    seen = [Examined(64, 64, b"%016d" % i, bytes(row), bytes(256)) for i, row in enumerate(hashes)]
+    pool = [Examined(64, 64, b"p%015d" % i, bytes(row), bytes(256)) for i, row in enumerate(near)]
     found = Seen([str(i) for i in range(300)], seen, near=True).find(pool)
     for i, candidate in enumerate(pool):
         distances = [bits_between(candidate.hash, one.hash) for one in seen]

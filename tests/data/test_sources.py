@@ -347,6 +347,33 @@ def test_folder_without_permission(folders, monkeypatch):
         opened(folders)
 
 
+def test_links_in_circles_and_names_too_long(folders):
+    with pytest.raises(InputError, match=r"--unlabeled: .* cannot be read .File name too long."):
+        opened(folders, unlabeled=str(folders / ("x" * 300)))
+    os.symlink("circle", folders / "labeled" / "cat" / "circle")
+    with pytest.raises(InputError, match=r"circle cannot be read .Too many levels of symbolic links.; mend or remove it"):
+        opened(folders)
+
+
+def test_a_pool_that_only_looks_like_the_test(folders):
+    x, y = np.meshgrid(np.arange(80), np.arange(80))
+    waves = np.stack([128 + 60 * np.sin(x / 9 + k) * np.cos(y / 11) for k in range(3)], -1).astype(np.uint8)
+    for name, ending in (("test/cat/a", "png"), ("test/dog/b", "png"), ("pool/a", "jpg")):
+        (folders / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(waves if name.endswith("a") else waves.transpose(1, 0, 2)).save(folders / f"{name}.{ending}")
+    data = {"test": str(folders / "test"), "unlabeled": str(folders / "pool")}
+    with pytest.raises(InputError, match=r"1 were left out .*pool/a.jpg, for cat/a.png.; .* --config.data.near_duplicates=False"):
+        opened(folders, **data)
+    assert len(opened(folders, near_duplicates=False, **data).splits()["unlabeled"]) == 1
+
+
+def test_a_version_of_a_data_set_is_no_format():
+    assert sources.split_location("cifar10:3.0.2/train", "tfds") == ("tfds", "cifar10:3.0.2/train")
+    assert sources.split_location("tfds:cifar10:3.*.*/train", "image_folder") == ("tfds", "cifar10:3.*.*/train")
+    assert sources.absolute("tfds:cifar10:3.0.2/train", "tfds") == "cifar10:3.0.2/train"
+    assert sources.split_location("cifar10:/data/3.0.2/x", "tfds") == ("cifar10", "/data/3.0.2/x")
+
+
 # The thread pool
 
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data import sources
 from stages.errors import InputError
-from tests.data.recipes import config
+from tests.data.recipes import config, save
 
 
 def opened(**data):
@@ -44,10 +44,13 @@ def test_real_files(tmp_path, monkeypatch):
     builder = tfds.testing.DummyMnist
     builder(data_dir=str(tmp_path)).download_and_prepare()
     monkeypatch.setattr(tfds, "builder", lambda name: builder(data_dir=str(tmp_path)))
-    source = opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")
+    save(tmp_path / "pool" / "0.png")
+    source = opened(labeled="dummy_mnist/train", test="dummy_mnist/test", unlabeled=f"image_folder:{tmp_path / 'pool'}")
     splits = {name: list(split) for name, split in source.splits().items()}
     assert [len(splits[name]) for name in ("labeled", "test")] == [20, 20]
     assert all(image.encoded.startswith(b"\x89PNG") and 0 <= image.label < 10 for image in splits["labeled"])
+    with pytest.raises(InputError, match=r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other images"):
+        opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")  # all of its images are one
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
         opened(labeled="dummy_mnist/dev", labeled_as_unlabeled="all")
 

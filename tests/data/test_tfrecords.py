@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -38,6 +39,14 @@ def imagenet_like(number: int, label: int) -> bytes:
 
 def write(path, *examples: bytes) -> None:
     records.write_shard(path, examples)
+
+
+def add_shard(folder, name: str, *examples: bytes) -> None:
+    """Writes one shard more, and names the others accordingly."""
+    shards = sorted(folder.glob(f"{name}-*"))
+    for i, path in enumerate(shards):
+        path.rename(folder / records.shard_name(name, i, len(shards) + 1))
+    write(folder / records.shard_name(name, len(shards), len(shards) + 1), *examples)
 
 
 @pytest.fixture
@@ -88,14 +97,14 @@ def test_a_pattern_and_labels_that_begin_elsewhere(folder):
         ("train", 2_000_000_000, r"no image of class 4, but one of class 2000000000 \(.*train-00002-of-00003: record 1 "),
         ("train", 2**40, r"train-00002-of-00003: record 1 .* has label 1099511627776, the first class being 1"),
         ("validation", 4, "has class n00000004, that --labeled lacks"),
-        ("validation", 5, r"no image of class 4, but one of class 5 \(.*validation-00002-of-00003: record 1 "),
+        ("validation", 5, r"no image of class 4, but one of class 5 \(.*validation-00001-of-00002: record 1 "),
     ],
 )
 def test_labels_that_cannot_be(folder, role, label, message):
     good, bad = imagenet_like(90, 1), example(image__encoded=encode(pixels(91)), image__class__label=label, image__key=b"bad")
     if label == 4:
         bad = imagenet_like(91, 4)
-    write(folder / "imagenet" / f"{role}-00002-of-00003", good, bad)
+    add_shard(folder / "imagenet", role, good, bad)
     with pytest.raises(InputError, match=message):
         opened(folder)
 
@@ -107,14 +116,51 @@ def test_a_test_without_a_class(folder, caplog):
     assert "has no image of 1 classes of --labeled (n00000003)" in caplog.text
 
 
+def test_incomplete_shards_of_imagenet(folder):
+    shards = folder / "imagenet"
+    (shards / "train-00000-of-00002").rename(shards / "aside")
+    with pytest.raises(InputError, match=r"--labeled: .*imagenet lacks 1 of 2 train shards \(first: train-00000-of-00002\); get them"):
+        opened(folder)
+    (shards / "aside").rename(shards / "train-00000-of-00003")
+    with pytest.raises(InputError, match="has train shards of several sets, of 2 and 3; keep those of one"):
+        opened(folder)
+
+
+def test_folders_with_brackets(folder):
+    shards = (folder / "imagenet").rename(folder / "imagenet [1]")
+    assert len(opened(folder, labeled=str(shards), test=str(shards)).splits()["labeled"]) == 21
+    source = opened(folder, "tfrecord", labeled=f"{shards}/train-*", test=f"{shards}/validation-*", label_offset=1)
+    assert len(source.splits()["labeled"]) == 21
+
+
+def test_labels_from_one(folder):
+    with pytest.raises(InputError, match=r"no image of class 0, but one of class 3 .* or pass --config.data.label_offset=1 if they"):
+        opened(folder, "tfrecord", labeled=f"{folder}/imagenet/train-*")
+
+
 def test_a_doubled_key_is_found_before_anything_is_written(folder):
-    write(folder / "imagenet" / "train-00002-of-00003", imagenet_like(7, 2))  # as in the first file
-    recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'pool'}")
-    with pytest.raises(
-        InputError, match=r"two images have the key n00000002_7.JPEG \(.*00000-of-00002: record 7 .*00002-of-00003: record 0"
-    ):
+    for number in range(2):
+        write(folder / "labeled" / f"{number}", *(example(image__encoded=encode(pixels(i)), image__key=b"%d" % i) for i in (number, 2)))
+    recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'labeled'}")
+    with pytest.raises(InputError, match=r"two images have the key 2 \(.*/0: record 1 .*/1: record 1"):
         prepare.main(recipe, str(folder / "w"))
     assert not (folder / "w").exists()
+
+
+def test_file_names_that_are_doubled_are_no_keys(folder):
+    add_shard(folder / "imagenet", "train", imagenet_like(7, 2))  # as in the first file
+    keys = {image.key for image in opened(folder).splits()["labeled"]}
+    assert len(keys) == 22 and {"train-00000-of-00003/7", "train-00002-of-00003/0"} < keys
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries")
+def test_records_that_cannot_be_read(folder):
+    os.symlink("/proc/self/mem", folder / "pool" / "extra-00002-of-00003")
+    with pytest.raises(InputError, match=r"extra-00002-of-00003: record 0 .* cannot be read \(Input/output error\)"):
+        opened(folder)
+    source = opened(folder, on_error="skip")
+    assert len(source.splits()["unlabeled"]) == 10
+    assert "cannot be read" in source.facts["skipped"][0]["why"]
 
 
 def test_a_balanced_subset_is_listed_in_the_manifest(folder):
@@ -213,6 +259,28 @@ def run(folder, *shards: list[bytes], **data):
     recipe = config("imagenet", labeled=str(folder / "imagenet"), unlabeled=f"tfrecord:{folder / 'pool'}", **data)
     prepare.main(recipe, str(folder / "w"), pseudo_labeled=str(folder / "pseudo"))
     return records.read_manifest(folder / "w" / "pseudo_labeled", "pseudo_labeled")
+
+
+def test_pseudo_labeled_images_that_are_held_out(folder, capsys):
+    held_out = pseudo(0, [0.7, 0.2, 0.1], image__encoded=encode(pixels(31), "jpg"))  # an image of the test
+    manifest = run(folder, [pseudo(1, [0.7, 0.2, 0.1]), held_out])
+    assert manifest.num_records == 1
+    listed = json.loads((folder / "w" / "summary.json").read_text())["held_out_images_left_out_of_pseudo_labeled"]
+    where = f"{folder}/pseudo/train-svhn-00000-of-00001: record 1 (counting from 0)"
+    assert listed == [{"file": where, "of": "n00000002_31.JPEG", "bits": -1}]
+    assert "; left out as images held out for testing: 1 (listed in summary.json)" in capsys.readouterr().out
+
+
+def test_only_pseudo_labeled_images_that_are_held_out(folder):
+    with pytest.raises(InputError, match=r"pseudo has no usable image; 1 were left out as held-out images .*; name other images"):
+        run(folder, [pseudo(0, [0.7, 0.2, 0.1], image__encoded=encode(pixels(31), "jpg"))])
+
+
+def test_pseudo_labeled_locations_are_of_records_whatever_the_source(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for given in ("tfrecord:pseudo", "pseudo"):
+        for source in ("tfds", "image_folder", "tfrecord"):
+            assert prepare.resolve(config(source), {"pseudo_labeled": given}).data.pseudo_labeled == str(folder / "pseudo")
 
 
 def test_pseudo_labeled_shards_of_the_release(folder):
