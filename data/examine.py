@@ -27,8 +27,8 @@ _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attac
 
 HASH_WORDS = 8
 NEAR = 12
-"""Hashes that differ in at most so many of their 128 bits are those of one picture. Up to 15 bits, one of their 8 words differs in one at
-most, and so the images are found."""
+"""Hashes that differ in at most so many of their 128 bits may be those of one picture; the thumbnails decide. Up to 15 bits, one of their 8
+words differs in one at most, and so the images are found."""
 
 THUMBNAIL = 16
 """Pixels a side."""

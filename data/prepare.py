@@ -31,6 +31,15 @@ from stages.errors import InputError
 from stages.progress import progress
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
+FLAGS = {
+    "workdir": "The data directory to make.",
+    "labeled": "Labelled images, [FORMAT:]LOCATION, by default DIR/<class>/...; config.data.labeled.",
+    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION; config.data.unlabeled.",
+    "test": "Test images, [FORMAT:]LOCATION; config.data.test. Without it, some labelled images are held out.",
+    "pseudo_labeled": "Pseudo-labelled TFRecords of the Noisy Student release: a folder or a pattern.",
+    "source": "digits, or the format of locations that name none; config.data.source.",
+}
+OPTIONAL = dict.fromkeys((*LOCATIONS, "source"))
 LEFT_OUT = "held_out_images_left_out_of_"
 """Keys of `summary.json` that begin so have lists."""
 
@@ -249,16 +258,4 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     tf.config.set_visible_devices([], "GPU")  # decoding needs none, and another stage may be training on it
-    app.run(
-        main,
-        {
-            "workdir": "The data directory to make.",
-            "labeled": "Labelled images, [FORMAT:]LOCATION, by default DIR/<class>/...; config.data.labeled.",
-            "unlabeled": "Unlabelled images, [FORMAT:]LOCATION; config.data.unlabeled.",
-            "test": "Test images, [FORMAT:]LOCATION; config.data.test. Without it, some labelled images are held out.",
-            "pseudo_labeled": "Pseudo-labelled TFRecords of the Noisy Student release: a folder or a pattern.",
-            "source": "digits, or the format of locations that name none; config.data.source.",
-        },
-        optional=dict.fromkeys((*LOCATIONS, "source")),
-        needs=("seed", "data"),
-    )
+    app.run(main, FLAGS, optional=OPTIONAL, needs=("seed", "data"))

@@ -102,6 +102,13 @@ def test_odd_images_that_can_be_used(case):
     assert np.abs(decode(encoded).numpy().astype(int) - expected).mean() <= difference
 
 
+def test_the_frames_of_a_gif_are_those_that_pil_wrote():
+    frames = [PIL.Image.fromarray(GREY), PIL.Image.fromarray(255 - GREY)]
+    encoded = saved(frames[0], "gif", save_all=True, append_images=[frames[1]] * 2 + [frames[0]], duration=[10, 20, 30, 40], loop=0)
+    assert list(module._gif_frames(encoded))[:2] == [(160, 120)] * 2
+    assert len(list(module._gif_frames(encoded))) == PIL.Image.open(io.BytesIO(encoded)).n_frames
+
+
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_odd_images_that_cannot(case):
     encoded, why = UNUSABLE[case]
