@@ -67,7 +67,7 @@ def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[s
     names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
     if len(sizes) > 1:
         raise request.error(f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those of one")
-    missing = [name for name in names if name not in set(shards)]
+    missing = sorted(set(names) - set(shards))
     if missing:
         raise request.error(
             f"lacks {len(missing):,} of {len(names):,} {prefix} shards (first: {missing[0]}); get them, "

@@ -212,8 +212,9 @@ def read_shard(
         except tf.errors.DataLossError as error:
             what = "truncated" if "truncated" in str(error) else "corrupt"
             problem = f"{path}: record {count} (counting from 0) is {what}"
-        except tf.errors.OpError as error:  # what the file system says
-            problem = f"{path}: record {count} (counting from 0) cannot be read ({error.message.split(' [Op:')[0].rpartition('; ')[2]})"
+        except tf.errors.OpError as error:
+            why = error.message.rpartition("; ")[2].split(" [")[0].strip()  # what the file system says, between path and operation
+            problem = f"{path}: record {count} (counting from 0) cannot be read ({why})"
         else:
             yield record
             count += 1
