@@ -11,6 +11,9 @@ from typing import NamedTuple
 OK, NOT_AN_IMAGE, TOO_LARGE = range(3)
 """The `status` of an image. Any but OK comes with probabilities of 0, classes of -1 and empty labels."""
 
+OUTPUTS = ("probabilities", "classes", "labels", "status")
+"""Of the signature `serving_default`."""
+
 REASONS = ("ok", "not a JPEG, PNG, BMP or GIF that can be decoded", "more pixels than the model accepts")
 
 FORMATS = ("text", "json", "table")

@@ -18,6 +18,7 @@ import contextlib
 import glob
 import http.client
 import json
+import os
 import random
 import socket
 import sys
@@ -26,10 +27,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.answers import FORMATS, OK, Answer
+from serving.answers import FORMATS, OK, OUTPUTS, Answer
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -77,8 +77,12 @@ class Client:
         retries: int = 3,
         batch_size: int = 32,
     ):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            usable = parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
+        except ValueError:  # half a pair of brackets, a port that is no number
+            usable = False
+        if not usable:
             raise ServingError(f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
         if version is not None and label is not None:
             raise ServingError("name either a version or a label, not both")
@@ -137,6 +141,28 @@ class Client:
         raise AssertionError
 
 
+def _understood(url: str, read: Callable[[], T]) -> T:
+    """What `read` finds in an answer. Raises ServingError where it is not laid out as it should be."""
+    try:
+        return read()
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ServingError(f"{url} gives an answer of another form than TF Serving's of a model of run_export.sh") from error
+
+
+def _row(signature: str, row: Row) -> Row:
+    """An image's answer with its values' types made sure of. Raises KeyError, TypeError or ValueError."""
+    status = int(row["status"])
+    if signature == "embed":
+        return {**row, "status": status, "embedding": [float(value) for value in row["embedding"]]}
+    kinds = dict(zip(OUTPUTS, (float, int, str)))
+    columns = {name: [kind(value) for value in row[name]] for name, kind in kinds.items()}
+    places = range(len(columns["probabilities"]))
+    fit = len(columns["classes"]) == len(columns["labels"]) > 0 and all(place in places for place in columns["classes"])
+    if status == OK and not fit:
+        raise ValueError("classes that are not those of the probabilities")
+    return {**row, **columns, "status": status}
+
+
 class _Rest:
     """TF Serving's REST protocol."""
 
@@ -151,27 +177,29 @@ class _Rest:
 
     def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
         instances = [{"image_bytes": {"b64": base64.b64encode(image).decode("ascii")}} for image in images]
-        answer = self._call(":predict", json.dumps({"signature_name": signature, "instances": instances}).encode())
-        return answer["predictions"]
+        body = json.dumps({"signature_name": signature, "instances": instances}).encode()
+        return self._call(":predict", lambda answer: [_row(signature, row) for row in answer["predictions"]], body)
 
     def status(self) -> dict[int, str]:
-        return {int(version["version"]): version["state"] for version in self._call("")["model_version_status"]}
+        return self._call("", lambda answer: {int(one["version"]): str(one["state"]) for one in answer["model_version_status"]})
 
     def metadata(self) -> dict[str, Any]:
-        return self._call("/metadata")["metadata"]["signature_def"]["signature_def"]
+        return self._call("/metadata", lambda answer: {**answer["metadata"]["signature_def"]["signature_def"]})
 
     def close(self) -> None:
         pass
 
-    def _call(self, path: str, body: bytes | None = None) -> Any:
+    def _call(self, path: str, read: Callable[[Any], T], body: bytes | None = None) -> T:
         url = self._base + path
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
             with self._opener.open(request, timeout=self._timeout) as response:
-                return json.load(response)
+                answer = json.load(response)
         except urllib.error.HTTPError as error:
-            text = error.read(2000).decode("utf-8", "replace")
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            text = error.reason
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the connection may break here, too
+                text = error.read(2000).decode("utf-8", "replace")
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 text = json.loads(text)["error"]
             raise ServingError(f"{url} answers {error.code}: {' '.join(str(text).split())[:300]}", error.code in _TRANSIENT_HTTP) from error
         except socket.timeout as error:
@@ -182,8 +210,9 @@ class _Rest:
             raise ServingError(f"{url} {reason}", True) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServingError(f"{url}: the connection broke ({error})", True) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServingError(f"{url} answers something that is not JSON; is it TF Serving's REST port?") from error
+        return _understood(url, lambda: read(answer))
 
 
 class _Grpc:
@@ -218,10 +247,14 @@ class _Grpc:
         request.model_spec.signature_name = signature
         request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(list(images), self._tf.string))
         outputs = self._call(self._prediction.Predict, request).outputs
-        columns = {name: self._tf.make_ndarray(proto).tolist() for name, proto in outputs.items()}
-        if "labels" in columns:
-            columns["labels"] = [[label.decode("utf-8", "replace") for label in row] for row in columns["labels"]]
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+        def rows() -> list[Row]:
+            columns = {name: self._tf.make_ndarray(proto).tolist() for name, proto in outputs.items()}
+            if "labels" in columns:
+                columns["labels"] = [[label.decode("utf-8", "replace") for label in row] for row in columns["labels"]]
+            return [_row(signature, dict(zip(columns, row))) for row in zip(*columns.values())]
+
+        return _understood(self._url, rows)
 
     def status(self) -> dict[int, str]:
         response = self._call(self._model.GetModelStatus, self._status.GetModelStatusRequest(model_spec=self._spec))
@@ -233,7 +266,8 @@ class _Grpc:
         request = self._metadata.GetModelMetadataRequest(model_spec=self._spec, metadata_field=["signature_def"])
         signatures = self._metadata.SignatureDefMap()
         self._call(self._prediction.GetModelMetadata, request).metadata["signature_def"].Unpack(signatures)
-        return json_format.MessageToDict(signatures, preserving_proto_field_name=True)["signature_def"]
+        found = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
+        return _understood(self._url, lambda: found["signature_def"])
 
     def close(self) -> None:
         self._channel.close()
@@ -290,10 +324,10 @@ def _expand(arguments: Sequence[str]) -> list[str]:
 
     names: list[str] = []
     for argument in arguments:
-        if argument == "-" or Path(argument).is_file():
+        if argument == "-" or os.path.isfile(argument):  # pathlib's raises for a name that is too long
             found = [argument]
         elif glob.has_magic(argument):
-            found = sorted(name for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+            found = sorted(name for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
         else:
             found = []
         if not found:

@@ -129,12 +129,20 @@ def _require_serving_dir(directory: Path) -> None:
 
 
 def _evaluation(directory: str, run: Path) -> dict[str, Any]:
-    """What an evaluation says of the model of `run`, for the card."""
+    """What an evaluation says of the very model of `run`, for the card; by its fingerprint, since many runs have a `student_2`.
+
+    Raises:
+      InputError: no finished evaluation, or one of other models, or of what `run` held before it was trained again.
+    """
     summary = require_finished(directory, "evaluation", "run_evaluate.sh")
-    name = run.resolve().name
-    if name not in summary.get("models", {}):
+    config = Path(directory) / "config.json"
+    measured = read_json(config).get("models", {}) if config.exists() else {}  # name -> fingerprint, as the evaluation found them
+    digest = fingerprint(run)
+    name = next((name for name in summary.get("models", {}) if measured.get(name) == digest), None)
+    if name is None:
         raise InputError(
-            f"--evaluation: {directory} holds no evaluation of {name!r}; it has {', '.join(summary.get('models', {})) or 'none'}"
+            f"--evaluation: {directory} holds no evaluation of {run} as it is now; it is of {', '.join(measured) or 'no models'}, of other "
+            "directories or before a training; evaluate this one with run_evaluate.sh"
         )
     return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 

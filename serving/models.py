@@ -69,9 +69,12 @@ class Models:
         self._versions: dict[str, dict[int, _Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         for entry in settings.read_models(serving_dir).model_config_list.config:
-            numbers = sorted(entry.model_version_policy.specific.versions) or versions(serving_dir / entry.name)[-1:]
+            folder = serving_dir / entry.name
+            numbers = sorted(entry.model_version_policy.specific.versions) or (versions(folder)[-1:] if folder.is_dir() else [])
+            if not numbers:
+                raise InputError(f"{folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
             self._labels[entry.name] = dict(entry.version_labels)
-            self._versions[entry.name] = {n: self._load(serving_dir / entry.name / str(n), entry.name, n) for n in numbers}
+            self._versions[entry.name] = {n: self._load(folder / str(n), entry.name, n) for n in numbers}
 
     def _load(self, path: Path, model: str, number: int) -> _Version:
         if not (path / SAVED_MODEL).is_file():

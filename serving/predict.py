@@ -10,19 +10,18 @@ line that says so; the others are answered, and the exit code is 2.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.answers import FORMATS, OK, Answer, line
+from serving.answers import FORMATS, OK, OUTPUTS, Answer, line
 from stages import app, versions
 from stages.errors import InputError
 
 FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
 OPTIONAL = {"format": "text"}
 BATCH_SIZE = 32
-
-OUTPUTS = ("probabilities", "classes", "labels", "status")
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
 """Encoded images -> `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,)."""
@@ -45,10 +44,8 @@ def check(format: str, files: Sequence[str]) -> None:
     if not files:
         raise InputError("no images; name one or more files: IMAGE…")
     for file in files:
-        if not Path(file).is_file():
-            raise InputError(
-                f"{file} is a directory; name image files" if Path(file).is_dir() else f"{file} does not exist; name image files"
-            )
+        if not os.path.isfile(file):  # pathlib's raises for a name that is too long
+            raise InputError(f"{file} {'is a directory' if os.path.isdir(file) else 'does not exist'}; name image files")
 
 
 def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:

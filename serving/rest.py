@@ -275,7 +275,10 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
     dtype = signature.inputs[name].dtype
     try:
         if dtype == np.object_:
-            return np.array(_strings(value), dtype=object)
+            array = np.array(_strings(value), dtype=object)
+            if not all(isinstance(item, bytes) for item in array.flat):
+                raise ValueError("lists of different lengths or depths")  # of which numpy makes an array of lists
+            return array
         array = np.array(value)  # ragged lists raise
         if array.size == 0:
             return array.astype(dtype)

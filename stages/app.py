@@ -6,6 +6,7 @@ lost; 143 ended by SIGTERM, 130 by Ctrl-C; anything else is a bug.
 
 from __future__ import annotations
 
+import errno
 import logging as standard_logging
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from stages.errors import InputError
+from stages.errors import InputError, one_line
 from stages.smoke import reduced
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +172,11 @@ def run(
         main(**parse(sys.argv, flag_help, optional, **options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)  # a path of the command line: all others are our own
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted after {time.time() - started:.0f} s; run the same command again to finish", file=sys.stderr)

@@ -17,6 +17,7 @@ from serving import card, export, settings
 from stages.errors import InputError
 from stages.files import write_json
 from stages.versions import resolve
+from stages.workdir import fingerprint
 from training import model_dir
 
 from .conftest import NAMES, linear
@@ -58,7 +59,9 @@ def test_card(small, write_model, tmp_path, monkeypatch):
 
     directory = write_model(tmp_path / "student", make=linear)
     monkeypatch.setattr(model_dir, "load", lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)))
-    evaluated = {"split": "test", "examples": 4321, "models": {"student": {"top1": 0.625, "ece": 0.1}}}
+    evaluated = {"split": "test", "examples": 4321, "models": {"other": {"top1": 0.5}, "student-2": {"top1": 0.625, "ece": 0.1}}}
+    measured = {"other": "0123456789abcdef", "student-2": fingerprint(directory)}  # as the evaluation's config.json says
+    write_json(tmp_path / "evaluation" / "config.json", {"models": measured})
     write_json(tmp_path / "evaluation" / "summary.json", evaluated)
     export.main(str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), license="CC BY 4.0", name="mine")
     text = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
@@ -72,8 +75,11 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     assert (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8") == again.replace("CC BY 4.0", "CC0")
     assert [p.name for p in (tmp_path / "w" / "mine").iterdir()] == ["1"]
 
-    write_json(tmp_path / "evaluation" / "summary.json", {**evaluated, "models": {"teacher": {}}})
-    with pytest.raises(InputError, match="no evaluation of 'student'; it has teacher"):
+    namesake = write_model(tmp_path / "b" / "student-2", make=linear, seed=1)  # the same name, another model
+    with pytest.raises(InputError, match=r"no evaluation of .*b/student-2 as it is now; it is of other, student-2"):
+        export.main(str(tmp_path / "w2"), str(namesake), evaluation=str(tmp_path / "evaluation"))
+    write_json(directory / "summary.json", {"seed": 0, "steps": 2468})  # trained again
+    with pytest.raises(InputError, match=r"no evaluation of .*student as it is now"):
         export.main(str(tmp_path / "w2"), str(directory), evaluation=str(tmp_path / "evaluation"))
 
 

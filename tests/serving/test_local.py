@@ -160,6 +160,8 @@ REFUSED = {
     "null": {"instances": [None]},
     "wrong shape": {"signature_name": "predict_images", "instances": [[[1.0, 2.0]]]},
     "four channels": {"signature_name": "predict_images", "instances": [[[[1, 2, 3, 4]]]]},
+    "ragged strings": {"instances": [["a"], ["b", "c"]]},
+    "strings of other depths": {"inputs": ["a", ["b"]]},
     "ragged": {"signature_name": "predict_images", "instances": [[[[1, 2, 3]], [[1, 2]]]]},
     "strings for numbers": {"signature_name": "predict_images", "instances": [[[["1", "2", "3"]]]]},
     "out of range": {"signature_name": "predict_images_uint8", "instances": [[[[1, 2, 256]]]]},
@@ -328,45 +330,16 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
         ({"batch_size": "0"}, "--batch_size"),
         ({"timeout": "-1"}, "--timeout"),
         ({"url": "ftp://x"}, "must be http://HOST:PORT"),
+        ({"url": "http://[::1:8501"}, "must be http://HOST:PORT"),
         ({"model": "none"}, "answers 404: Servable not found"),
         ({"version": "1", "label": "stable"}, "either a version or a label"),
     ]:
         with pytest.raises(InputError, match=match):
             run(str(files[0]), **options)
-    for names, match in [([], "no images"), ([str(tmp_path / "*.gif")], "names no files"), (["-", "-"], "named twice")]:
+    wrong = [([], "no images"), ([str(tmp_path / "*.gif")], "names no files"), (["-", "-"], "named twice"), (["a" * 300], "not exist")]
+    for names, match in wrong:
         with pytest.raises(InputError, match=match):
             run(*names)
-
-
-def test_retries(monkeypatch):
-    """No connection and a full queue are tried again, with growing pauses; a refusal is not."""
-    pauses, codes = [], []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("127.0.0.1", 0))
-        with pytest.raises(ServingError, match="cannot be reached"):
-            Client(f"http://127.0.0.1:{taken.getsockname()[1]}", retries=4).status()
-    assert len(pauses) == 4
-    assert all(0.5 <= pause / (client.FIRST_PAUSE * 2**i) <= 1.5 for i, pause in enumerate(pauses))
-
-    class Busy(rest.Handler):
-        def do_GET(self):
-            code = codes.pop(0)
-            self._send(code, json.dumps({"error": "later"} if code != 200 else {"model_version_status": []}))
-
-    monkeypatch.setattr(rest, "Handler", Busy)
-    server = rest.start("127.0.0.1", 0, None, 5.0)
-    try:
-        connected = Client(f"http://127.0.0.1:{server.server_address[1]}", retries=2, timeout=20)
-        codes[:] = [503, 429, 200]
-        assert connected.status() == {}
-        for code in (400, 404, 413):
-            codes[:] = [code, 200]
-            with pytest.raises(ServingError, match=f"answers {code}: later"):
-                connected.status()
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_too_many_connections_are_503(monkeypatch):
@@ -392,13 +365,20 @@ def test_settings_that_are_missing(small, tmp_path):
     (tmp_path / "models.config").write_text((small.path / "models.config").read_text())
     with pytest.raises(InputError, match=r"batching_parameters\.txt is missing"):
         local.Models(tmp_path, batching=True)
+    (tmp_path / "models.config").write_text('model_config_list { config { name: "classifier" base_path: "/models/classifier" } }')
+    with pytest.raises(InputError, match=r"classifier holds no version of a model; mend models\.config"):
+        local.Models(tmp_path, batching=False)
+    (tmp_path / "classifier").mkdir()
+    with pytest.raises(InputError, match="holds no version"):
+        local.Models(tmp_path, batching=False)
+    (tmp_path / "models.config").write_text((small.path / "models.config").read_text())
     (tmp_path / "batching_parameters.txt").write_text("max_batch_size { value: 3 }")
     with pytest.raises(InputError, match="does not say num_batch_threads"):
         local.Models(tmp_path, batching=True)
     with pytest.raises(InputError, match="holds no SavedModel"):
         local.Models(tmp_path, batching=False)
     version = tmp_path / "classifier" / "1"
-    version.mkdir(parents=True)
+    version.mkdir()
     whole = (small.version / "saved_model.pb").read_bytes()
     for content in (whole[: len(whole) // 2], b"", whole):  # the last one without its variables
         (version / "saved_model.pb").write_bytes(content)

@@ -99,6 +99,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     [
         ("", "text", ["missing.png"], "missing.png does not exist"),
         ("", "text", ["."], "is a directory"),
+        ("", "text", ["a" * 300], "does not exist"),
         ("", "text", [], "no images"),
         ("", "yaml", ["red.png"], "--format"),
         ("nowhere", "text", ["red.png"], "does not exist"),

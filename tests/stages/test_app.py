@@ -119,8 +119,16 @@ def test_beams_options_are_passed_on():
     assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
 
 
-def test_exit_code_two_without_a_traceback():
-    program = "from stages import app; app.run(lambda **_: None, {'workdir': 'w'})"
-    result = subprocess.run([sys.executable, "-c", program, CONFIG], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([CONFIG], "error: --workdir missing; --help lists the flags"),
+        ([CONFIG, f"--workdir={'a' * 300}"], "File name too long"),
+    ],
+    ids=["no flag", "long path"],
+)
+def test_exit_code_two_without_a_traceback(flags, message):
+    program = "from pathlib import Path; from stages import app; app.run(lambda workdir, config: Path(workdir).stat(), {'workdir': 'w'})"
+    result = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr == "error: --workdir missing; --help lists the flags\n"
+    assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1
