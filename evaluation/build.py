@@ -33,7 +33,7 @@ from evaluation.robustness import CORRUPTIONS, SEVERITIES
 from stages.errors import InputError
 from stages.progress import progress
 
-VERSION = 1
+VERSION = 2
 """Of the images; a change of any of them must raise it."""
 
 SMALLEST, LARGEST = 32, 224

@@ -5,8 +5,9 @@ second where the short side is at most `SMALL`. Everything random comes from the
 
 Written on numpy, scipy and Pillow. The one library that is kept up (imagecorruptions-imaug) knows the table for 224 pixels only, refuses
 images below 32, draws from numpy's global generator, and brings numba. `scripts/compare_with_peers.py` puts the functions beside those of
-imagecorruptions. Two things differ from the release on purpose: frost is grown instead of cut from five photographs, and ImageMagick's
-motion blur is the sum of shifted images that it stands for.
+imagecorruptions. Three things differ from the release on purpose: frost is grown instead of cut from five photographs, ImageMagick's
+motion blur is the sum of shifted images that it stands for, and lengths of elastic_transform are parts of the image's own side, where the
+release has parts of 244 pixels for images of 224.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def _zoom_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
     """A cloudy height map in 0–1, [size, size] with size a power of 2: the diamond-square algorithm on a torus.
 
-    Each step halves the grid and divides the random part of a new point, uniform in ±w² around the mean of four neighbours, by `decay`.
+    The random part of a new point is uniform in ±w² around the mean of four neighbours; each step halves the grid and divides w by
+    `decay`, so the random part by `decay`².
     """
     heights = np.zeros([size, size])
     step, wobble = size, 100.0
@@ -183,7 +185,14 @@ def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _power_of_2(x: np.ndarray) -> int:
-    return 1 << (max(x.shape[:2]) - 1).bit_length()
+    """The size of a torus for `x`: at least its short side. A size of the long side would cost its square in memory."""
+    return 1 << (min(x.shape[:2]) - 1).bit_length()
+
+
+def _cut(torus: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The window [H, W] of the first two sizes of `shape`, around the torus as often as it needs."""
+    rows, columns = (np.arange(first, first + side) % len(torus) for first, side in zip((top, left), shape))
+    return torus[np.ix_(rows, columns)]
 
 
 def _gray(x: np.ndarray) -> np.ndarray:
@@ -210,11 +219,10 @@ def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     """
     kept, ice = c
     size = 2 * _power_of_2(x)
-    top, left = (int(rng.integers(size - side + 1)) for side in x.shape[:2])
-    window = np.s_[top : top + x.shape[0], left : left + x.shape[1]]
-    needles = 1 - np.abs(2 * _plasma(size, 1.6, rng) - 1)
-    cover = _plasma(size, 2.5, rng)
-    texture = (0.35 * cover + 0.65 * needles**3)[window]
+    top, left = (int(rng.integers(size - side + 1 if side <= size else size)) for side in x.shape[:2])
+    needles = 1 - np.abs(2 * _cut(_plasma(size, 1.6, rng), top, left, x.shape) - 1)
+    cover = _cut(_plasma(size, 2.5, rng), top, left, x.shape)
+    texture = 0.35 * cover + 0.65 * needles**3
     texture = (texture - texture.mean()) / max(texture.std(), 1e-6)
     frost = np.clip(0.45 + 0.2 * texture, 0, 1)[..., None] * np.array([0.92, 1.0, 1.08])
     return kept * x + ice * np.clip(frost, 0, 1)
@@ -223,7 +231,7 @@ def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 def _fog(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     amount, decay = c
     brightest = x.max()
-    fog = _plasma(_power_of_2(x), decay, rng)[: x.shape[0], : x.shape[1], None]
+    fog = _cut(_plasma(_power_of_2(x), decay, rng), 0, 0, x.shape)[..., None]
     return (x + amount * fog) * brightest / (brightest + amount)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import tracemalloc
 
 import numpy as np
 import PIL.Image
@@ -93,6 +94,34 @@ def test_glass_moves_pixels_no_farther_than_it_says():
     assert np.abs(moved - ramp * 255).max() > 0
     # Moves come one after another, from the lower right, and may carry a value on: no farther than by chance along the row.
     assert np.abs(moved - ramp * 255).mean() < 2
+
+
+def test_frost_and_fog_of_a_square_image_are_the_whole_map_s():
+    """Against the formula on a map of the whole plane, of which a window is cut at the end: bit for bit."""
+    x = LARGE / 255
+    generator = rng(7)
+    top, left = int(generator.integers(256 - 96 + 1)), int(generator.integers(256 - 96 + 1))
+    needles = 1 - np.abs(2 * corruptions._plasma(256, 1.6, generator) - 1)
+    texture = (0.35 * corruptions._plasma(256, 2.5, generator) + 0.65 * needles**3)[top : top + 96, left : left + 96]
+    texture = (texture - texture.mean()) / texture.std()
+    frost = np.clip(np.clip(0.45 + 0.2 * texture, 0, 1)[..., None] * [0.92, 1.0, 1.08], 0, 1)
+    np.testing.assert_array_equal(corruptions._frost(x, (0.7, 0.7), rng(7)), 0.7 * x + 0.7 * frost)
+    fog = corruptions._plasma(128, 1.7, rng(7))[:96, :96, None]
+    np.testing.assert_array_equal(corruptions._fog(x, (2.5, 1.7), rng(7)), (x + 2.5 * fog) * x.max() / (x.max() + 2.5))
+
+
+@pytest.mark.parametrize("corruption", ["frost", "fog"])
+def test_a_long_image_costs_memory_by_its_area(corruption):
+    image = np.full([64, 4096, 3], 128, np.uint8)
+    tracemalloc.start()
+    try:
+        changed = corruptions.corrupt(image, corruption, 3, rng())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * image.size * 8  # doubles; a map of 4096 × 4096 has 134 MB
+    period = {"frost": 128, "fog": 64}[corruption]
+    np.testing.assert_array_equal(changed[:, :-period], changed[:, period:])  # around the torus, on a flat image
 
 
 @pytest.mark.parametrize("image", [SMALL[:31], SMALL[..., 0], SMALL.astype(float)])
