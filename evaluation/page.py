@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.pictures import Picture
+from evaluation.pictures import RIGHT, WRONG, Picture
 from stages.files import atomic_path
 
 LARGEST = 5_000_000
@@ -96,8 +96,8 @@ def sheet(pictures: Sequence[Picture]) -> str:
 def _caption(caption: str) -> str:
     lines = text(caption).replace("\n", "<br>")
     # The marks stay, so that right and wrong differ by more than colour.
-    lines = re.sub(r"\*([^*]*)\*", r'<span class="right">✓&nbsp;\1</span>', lines)
-    return re.sub(r"~([^~]*)~", r'<span class="wrong">✗&nbsp;\1</span>', lines)
+    lines = re.sub(f"{RIGHT}([^{RIGHT}]*){RIGHT}", r'<span class="right">✓&nbsp;\1</span>', lines)
+    return re.sub(f"{WRONG}([^{WRONG}]*){WRONG}", r'<span class="wrong">✗&nbsp;\1</span>', lines)
 
 
 def rows(sheets: Mapping[str, Sequence[Picture]]) -> str:

@@ -25,6 +25,8 @@ LOOK_AT = 20_000
 """Records of a split that are looked through."""
 SIDE = 96
 """Pixels of a picture's longer side, at most."""
+RIGHT, WRONG = "\x01", "\x02"
+"""Around a right and around a wrong answer in a caption: characters that no name has."""
 
 
 class Picture(NamedTuple):
@@ -32,7 +34,7 @@ class Picture(NamedTuple):
 
     Attributes:
       data: the image as a data URI.
-      caption: below it; `*…*` is a right answer, `~…~` a wrong one.
+      caption: below it; a right answer stands between two `RIGHT`, a wrong one between two `WRONG`.
       text: what is to be seen, for those who do not see it.
     """
 
@@ -53,7 +55,7 @@ def picture(image: bytes | np.ndarray, caption: str, text: str | None = None) ->
         drawn = drawn.convert("L")
     drawn.save(buffer, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": 80}))
     data = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(data, caption, text or caption.replace("*", "").replace("~", ""))
+    return Picture(data, caption, text or plain(caption))
 
 
 def _features(manifest: Manifest) -> Iterator[Any]:
@@ -145,8 +147,18 @@ def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture
 
 def judged(name: str, answer: int, label: int, label_names: Sequence[str]) -> str:
     """A caption's line: who said what, marked as right or wrong."""
-    mark = "*" if answer == label else "~"
-    return f"{mark}{name}: {label_names[answer]}{mark}"
+    return marked(f"{name}: {label_names[answer]}", right=answer == label)
+
+
+def marked(text: str, right: bool) -> str:
+    """`text` between the marks of a right or a wrong answer."""
+    mark = RIGHT if right else WRONG
+    return f"{mark}{plain(text)}{mark}"
+
+
+def plain(caption: str) -> str:
+    """A caption without marks."""
+    return caption.replace(RIGHT, "").replace(WRONG, "")
 
 
 def disagreements(
@@ -184,7 +196,7 @@ def corrupted(
             encoded, _, _ = next(iter(by_severity[severity].stream()))
             lines = [judged(name, *ask(corruption, severity), label_names) for name, ask in answers.items()]
             title = f"{corruption.replace('_', ' ')}, severity {severity}"
-            row.append(picture(encoded.numpy(), "\n".join(lines), f"{title}; {'; '.join(lines)}".replace("*", "").replace("~", "")))
+            row.append(picture(encoded.numpy(), "\n".join(lines), plain(f"{title}; {'; '.join(lines)}")))
         rows[corruption] = row
     return rows
 
@@ -197,6 +209,6 @@ def frames(
     for number, (encoded, _, _) in enumerate(examples.stream().take(max(which) + 1)):
         if number in which:
             lines = [judged(name, int(given[number]), label, label_names) for name, given in answers.items()]
-            text = f"frame {number}; {'; '.join(lines)}".replace("*", "").replace("~", "")
+            text = plain(f"frame {number}; {'; '.join(lines)}")
             row.append(picture(encoded.numpy(), "\n".join(lines), text))
     return row

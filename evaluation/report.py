@@ -298,9 +298,9 @@ class _Report:
         stored = results.load(self.directory / self.last / "adversarial.npz")
         shown = []
         for i in range(min(len(stored["images"]), 8)):
-            mark = "*right*" if stored["pgd"][i] else "~wrong~"
-            for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], mark)):
-                alt = f"{self._label_names()[stored['labels'][i]]}, {caption.strip('*~')}"
+            after = pictures.marked("right", True) if stored["pgd"][i] else pictures.marked("wrong", False)
+            for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], after)):
+                alt = f"{self._label_names()[stored['labels'][i]]}, {pictures.plain(caption)}"
                 shown.append(pictures.picture(np.rint(image).astype(np.uint8), caption, alt))
         yield f"<h3>Images before and after PGD on {page.text(self.last)}</h3>" + page.sheet(shown)
 

@@ -175,6 +175,16 @@ def test_commands_and_configs_are_on_it(run):
     assert "./run_teacher.sh --workdir=teacher" in run[2] and "&quot;fgsm_epsilons&quot;" in run[2]
 
 
+def test_names_may_hold_any_visible_character():
+    """Right and wrong are marked around a name, whatever stands in it."""
+    names = ("C*-algebra", "~5 mm")
+    lines = [pictures.judged("a*b", 0, 0, names), pictures.judged("~", 1, 0, names), "*plain* ~text~"]
+    shown = pictures.picture(np.zeros([4, 4, 3], np.uint8), "\n".join(lines))
+    assert shown.text == "a*b: C*-algebra\n~: ~5 mm\n*plain* ~text~"
+    right, wrong = '<span class="right">✓&nbsp;a*b: C*-algebra</span>', '<span class="wrong">✗&nbsp;~: ~5 mm</span>'
+    assert f"{right}<br>{wrong}<br>*plain* ~text~</div>" in page.sheet([shown])
+
+
 def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, monkeypatch):
     """A model by itself, of clean images only: no section without content."""
     import shutil
