@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from resnet import WideResNet
 from serving import export
 from stages.errors import InputError
 from training import optimize
@@ -36,6 +37,23 @@ def test_fold_equals_the_layers_one_after_the_other():
     left = [layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
     assert len(left) == 2
     assert model.get_layer("conv").bias is None  # the model itself is as it was
+
+
+@pytest.mark.parametrize("variant", ["standard", "release"])
+def test_a_wide_resnet_keeps_its_logits(variant):
+    """The student of every Meta Pseudo Labels run. Its BatchNorms stand before the convolutions too, where none can be folded."""
+    model = WideResNet("wrn_10_1", num_classes=5, image_size=16, variant=variant, seed=0)
+    rng = np.random.Generator(np.random.PCG64([3]))
+    norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    images = rng.uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+    folded = optimize.fold_batch_norm(model)
+    expected = model(images, training=False)
+    np.testing.assert_allclose(folded(images, training=False), expected, atol=1e-4, rtol=0)
+    assert np.std(expected) > 0.01  # logits that differ
+    left = [layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    assert 0 < len(left) < len(norms)
 
 
 def constants(version):
