@@ -9,6 +9,7 @@ where their configs differ in what it depends on. `configs/studies/base.py` says
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import re
 import subprocess
@@ -99,7 +100,7 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
     flags, *method = next(row[1:] for row in config.runs if row[0] == name)
     directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
     stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
-    common = [f"--config={config.recipe}", *config.flags, *flags]
+    common = [f"--config={config.recipe}", *config.flags, *(_of_recipe(flag, config.recipe) for flag in flags)]
     made = []
     for part, script, own in stages:
         directory = directories[name] / part
@@ -107,6 +108,17 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
         words = [str(app.ROOT / script), *common, *own, f"--config.seed={seed}", f"--workdir={directory}"]
         made.append(Command(words, directory))
     return made
+
+
+def _of_recipe(flag: str, recipe: str) -> str:
+    """A flag of a first iteration's own section (`pseudo_label_1`) as one of the general section where the recipe has none of its own."""
+    own = re.fullmatch(r"--config\.(\w+)_1\.(.*)", flag)
+    return f"--config.{own[1]}.{own[2]}" if own and f"{own[1]}_1" not in _keys(recipe) else flag
+
+
+@functools.lru_cache
+def _keys(recipe: str) -> frozenset[str]:
+    return frozenset(app.parse(["study", f"--config={recipe}"], {})["config"])
 
 
 def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:

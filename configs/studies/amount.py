@@ -1,6 +1,9 @@
 """How many unlabelled images? (Xie et al. 2020, first version, A.3, Table 8: 1/128 to all, drawn at random)
 
 ./run_studies.sh --config=configs/studies/amount.py --workdir=runs/studies/amount
+
+The paper's B4 has 84.0 % with all, 83.8 with a quarter, 83.9 with a 16th, 83.3 with a 64th, and 83.2 without any: nearly the same down to
+a 16th, worse below. A 64th is 27 of the 1,747 images here, before the threshold.
 """
 
 from ml_collections import ConfigDict
@@ -14,12 +17,15 @@ def get_config() -> ConfigDict:
         "Amount of unlabelled images",
         "Shares of the unlabelled images, drawn at random before filtering; the number of steps stays.",
         claims=(
-            ("all", "a_quarter", "four times the unlabelled images help"),
-            ("a_quarter", "a_sixteenth", "so they do from a sixteenth to a quarter"),
+            ("all", "a_64th", "all unlabelled images are better than a 64th of them"),
+            ("a_16th", "a_64th", "a 16th is better than a 64th"),
+            ("all", "a_16th", "all are better than a 16th (the paper: nearly the same)"),
+            ("a_64th", "teacher", "a student of a 64th is still better than its teacher"),
         ),
         **base.one_student(
             all=(),
             a_quarter=("--config.balance.fraction=0.25",),
-            a_sixteenth=("--config.balance.fraction=0.0625",),
+            a_16th=("--config.balance.fraction=0.0625",),
+            a_64th=("--config.balance.fraction=0.015625",),
         ),
     )

@@ -32,6 +32,52 @@ def test_every_study_s_flags_are_the_recipe_s(name):
     assert name in Path(app.ROOT / "configs" / "studies" / name.partition(":")[0]).read_text()
 
 
+def read_by(words):
+    """All that the stages of a run read: the recipe without sections left aside, such as `pseudo_label` beside `pseudo_label_1`."""
+    recipe = app.parse(["loop", *words], {})["config"]
+    named = {stage.arguments.get("section") for stage in loop.plan(recipe, Path(), {}, "auto")}
+    kinds = ("student", "pseudo_label", "finetune")
+    return {
+        key: value
+        for key, value in recipe.to_dict().items()
+        if not (isinstance(value, dict) and key.startswith(kinds) and key not in named)
+    }
+
+
+def same_settings(loaded):
+    """Pairs of runs that come to the same settings. A run of several stages also differs by its method."""
+    seen, pairs = [], []
+    for name, _, *method in loaded.runs:
+        words = study.commands(loaded, Path("w"), name, 0)[-1].words[1:-1]
+        words = [word for word in words if word.startswith("--config")]
+        looped = not method or method == ["noisy_student"]
+        settings = method, read_by(words) if looped else app.parse(["stage", *words], {})["config"].to_dict()
+        pairs += [(other, name) for other, those in seen if those == settings]
+        seen.append((name, settings))
+    return pairs
+
+
+@pytest.mark.parametrize("name", [*STUDIES, "noise.py:small"])
+def test_no_two_runs_of_a_study_come_to_the_same_settings(name):
+    assert same_settings(config(name)) == []
+
+
+def test_a_section_that_no_stage_reads_makes_no_difference():
+    """The first iteration's labels are those of `pseudo_label_1`, in a recipe that has it."""
+    unlike = config("storage.py").copy_and_resolve_references()
+    with unlike.unlocked():
+        unlike.runs = tuple((name, tuple(flag.replace("pseudo_label_1", "pseudo_label") for flag in own)) for name, own in unlike.runs)
+    assert same_settings(unlike) == [("full", "top3"), ("full", "top1"), ("top3", "top1")]
+
+
+def test_a_study_of_another_recipe_s_first_iteration():
+    """`image_folder.py` has no section for it: the general one is read."""
+    folder = config("noise.py", "--config.recipe=configs/noisy_student/image_folder.py")
+    assert "--config.pseudo_label.views=1" in study.commands(folder, Path("w"), "noised_teacher", 0)[0].words
+    assert "--config.pseudo_label_1.views=1" in study.commands(config("noise.py"), Path("w"), "noised_teacher", 0)[0].words
+    assert same_settings(folder) == []
+
+
 @pytest.fixture
 def scripts(monkeypatch):
     """Calls of the recipe's script; each leaves data, a teacher and a summary whose top-1 follows from its flags and seed."""
