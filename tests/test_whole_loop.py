@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from serving.client import Client
 from training import model_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,20 @@ def kill_at(process, moment, workdir):
     assert process.returncode == -signal.SIGKILL
 
 
+def served(export, image):
+    """What a server of the exported models answers over REST."""
+    command = [ROOT / "run_serve.sh", f"--serving_dir={export}", "--local", "--rest_port=0", "--grpc_port=0"]
+    with subprocess.Popen(command, env={**os.environ, "VENV": sys.prefix}, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            ready = server.stdout.readline()  # empty where it has died
+            with Client(ready.split()[1], timeout=60) as client:
+                (answer,) = client.predict([image.read_bytes()])
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+    return answer
+
+
 def test_killed_in_every_stage_it_ends_bit_identical_and_predicts(folders, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = start(folders, whole)
@@ -110,4 +125,6 @@ def test_killed_in_every_stage_it_ends_bit_identical_and_predicts(folders, tmp_p
     command = [ROOT / "run_predict.sh", f"--model={killed / 'export'}", image]
     result = subprocess.run(command, env={**os.environ, "VENV": sys.prefix}, capture_output=True, text=True)
     assert result.returncode == 0
-    assert any(name in result.stdout for name in ("Äpfel", "bananas", "plums"))
+    answer = served(killed / "export", image)
+    assert answer["status"] == 0 and answer["labels"][0] in ("Äpfel", "bananas", "plums")
+    assert f": {answer['labels'][0]} {100 * max(answer['probabilities']):.1f} %" in result.stdout
