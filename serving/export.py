@@ -141,8 +141,8 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     name = next((name for name in summary.get("models", {}) if measured.get(name) == digest), None)
     if name is None:
         raise InputError(
-            f"--evaluation: {directory} holds no evaluation of {run} as it is now; it is of {', '.join(measured) or 'no models'}, of other "
-            "directories or before a training; evaluate this one with run_evaluate.sh"
+            f"--evaluation: {directory} holds no evaluation of {run} as it is now; its models ({', '.join(measured) or 'none'}) are of "
+            "other directories, or have been trained again since; evaluate this one with run_evaluate.sh"
         )
     return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 

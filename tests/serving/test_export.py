@@ -76,7 +76,7 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "w" / "mine").iterdir()] == ["1"]
 
     namesake = write_model(tmp_path / "b" / "student-2", make=linear, seed=1)  # the same name, another model
-    with pytest.raises(InputError, match=r"no evaluation of .*b/student-2 as it is now; it is of other, student-2"):
+    with pytest.raises(InputError, match=r"no evaluation of .*b/student-2 as it is now; its models \(other, student-2\) are of"):
         export.main(str(tmp_path / "w2"), str(namesake), evaluation=str(tmp_path / "evaluation"))
     write_json(directory / "summary.json", {"seed": 0, "steps": 2468})  # trained again
     with pytest.raises(InputError, match=r"no evaluation of .*student as it is now"):
