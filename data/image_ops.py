@@ -1,12 +1,14 @@
 """The operations of RandAugment and AutoAugment on uint8 images [H, W, 3]; what a magnitude means for them is in `randaugment`.
 
 They agree with PIL's ImageOps and ImageEnhance. Geometry samples the nearest neighbour; what comes from outside the image is 128.
+
+Each has one form for an eager call, a graph of `tf.data` and XLA (there the image's shape must be known), with the same pixels in all
+three: sizes of slices depend on shapes alone, and `_rounded` keeps XLA from turning a product and a sum into one operation.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Callable, Union
 
 import tensorflow as tf
@@ -25,7 +27,12 @@ def blend(degenerate: tf.Tensor, image: tf.Tensor, factor: Scalar) -> tf.Tensor:
     A factor of 0 gives the degenerate image, 1 the image itself; beyond 1 extrapolates.
     """
     degenerate = tf.cast(degenerate, tf.float32)
-    return to_uint8(degenerate + factor * (tf.cast(image, tf.float32) - degenerate))
+    return to_uint8(degenerate + _rounded(factor * (tf.cast(image, tf.float32) - degenerate)))
+
+
+def _rounded(product: tf.Tensor) -> tf.Tensor:
+    """The same values. XLA would round a sum with the bare product once, and TensorFlow's kernels round it twice."""
+    return tf.maximum(product, -1e30)
 
 
 def to_uint8(values: tf.Tensor) -> tf.Tensor:
@@ -40,6 +47,19 @@ def _rows(image: tf.Tensor) -> tf.Tensor:
     return tf.reshape(image, [tf.shape(image)[0], -1])
 
 
+def _three_each(columns: tf.Tensor) -> tf.Tensor:
+    """[W] -> [3 W]: one value for each pixel of a row, to one for each of its channels."""
+    return tf.reshape(tf.tile(columns[:, tf.newaxis], [1, 3]), [-1])
+
+
+def _fill_columns(rows: tf.Tensor, filled: tf.Tensor) -> tf.Tensor:
+    """`FILL` in those pixels of every row [n, 3 W] that `filled`, bool [W], marks; else the row's own."""
+    filled, fill = _three_each(filled), tf.constant(FILL, rows.dtype)
+    # Two bounds, which take half of the time of a `tf.where`.
+    least, most = tf.where(filled, fill, rows.dtype.min), tf.where(filled, fill, rows.dtype.max)
+    return tf.minimum(tf.maximum(rows, least), most)
+
+
 def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to the full range 0–255; a channel of one value stays as it is."""
     values = tf.cast(image, tf.float32)
@@ -51,21 +71,24 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     scale = tf.where(flat, 1.0, 255.0 / (high - low))
     offset = tf.where(flat, 0.0, -low * scale)
     width = tf.shape(image)[1]  # scale and offset for each value of a row: broadcasting over an axis of 3 is slow
-    stretched = rows * tf.tile(scale, [width]) + tf.tile(offset, [width])
+    stretched = _rounded(rows * tf.tile(scale, [width])) + tf.tile(offset, [width])
     return tf.reshape(to_uint8(stretched), tf.shape(image))
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
-    """Makes each channel's histogram as flat as a table of grey levels can; PIL's integer arithmetic.
-
-    This is the project's use of TensorFlow Addons, which is no longer developed. What would replace it: ``tf.math.bincount`` of each
-    channel, its exclusive cumulative sum as the table, ``tf.gather``.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package announces its end each time
-        import tensorflow_addons as tfa  # here, since it takes seconds and most runs on small images do without Equalize
-
-    return tf.ensure_shape(tfa.image.equalize(image), image.shape)
+    """Makes each channel's histogram as flat as a table of grey levels can; PIL's integer arithmetic."""
+    shape = tf.shape(image)
+    places = tf.cast(_rows(image), tf.int32) + tf.tile(tf.constant([0, 256, 512]), [shape[1]])  # [H, 3 W], one table for the three channels
+    # `tf.math.bincount` would look for the largest value first, and XLA does not take what it makes of it.
+    counts = tf.raw_ops.DenseBincount(input=tf.reshape(places, [-1]), size=768, weights=tf.constant([], tf.int32), binary_output=False)
+    counts = tf.reshape(counts, [3, 256])
+    below = tf.cumsum(counts, axis=1, exclusive=True)  # pixels of a lower value
+    step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255  # all pixels but those of the highest value
+    table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
+    table = tf.where(step > 0, table, tf.range(256))
+    # `tf.gather` of single bytes takes half as long again.
+    values = tf.gather_nd(tf.reshape(tf.cast(table, tf.uint8), [-1]), places[..., tf.newaxis])
+    return tf.reshape(values, shape)
 
 
 def invert(image: tf.Tensor) -> tf.Tensor:
@@ -115,8 +138,10 @@ def three_times(channel: tf.Tensor) -> tf.Tensor:
 
 def contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
     """Blends with the image's mean grey level, rounded."""
-    mean = tf.floor(tf.reduce_mean(tf.cast(grey(image), tf.float32)) + 0.5)
-    return blend(mean, image, factor)
+    # Whole numbers: the same whatever the order of the sum.
+    total = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(grey(image), tf.int32), axis=1), tf.int64))
+    pixels = tf.cast(tf.shape(image)[0] * tf.shape(image)[1], tf.int64)
+    return blend((total + pixels // 2) // pixels, image, factor)
 
 
 def brightness(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
@@ -139,13 +164,14 @@ def affine(image: tf.Tensor, a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scal
     """Output pixel (x, y) is the input pixel nearest to (a x + b y + c, d x + e y + f); whole numbers are pixel centres."""
     size = tf.cast(tf.shape(image), tf.float32)
     x, y = tf.range(size[1])[tf.newaxis], tf.range(size[0])[:, tf.newaxis]
-    return sample(image, d * x + e * y + f, a * x + b * y + c)  # in the order of TensorFlow's ImageProjectiveTransformV3
+    rows, columns = _rounded(d * x) + _rounded(e * y) + f, _rounded(a * x) + _rounded(b * y) + c
+    return sample(image, rows, columns)  # in the order of TensorFlow's ImageProjectiveTransformV3
 
 
 def sample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """The pixels nearest to (rows, columns), halves away from zero; from outside the image `FILL`.
 
-    This gathers the pixels, which takes a third of the time of TensorFlow's ImageProjectiveTransformV3 and gives the same ones.
+    This gathers the pixels, which takes a fraction of the time of TensorFlow's ImageProjectiveTransformV3 and gives the same ones.
 
     Args:
         image: uint8 [H, W, 3].
@@ -159,31 +185,14 @@ def sample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     padded = tf.pad(_rows(image), _BORDER, constant_values=FILL)  # whatever is outside comes from the border
     pixels = tf.reshape(padded, [-1, 3])  # ((H + 2) (W + 2), 3)
     places = _nearest(rows, height) * (width + 2) + _nearest(columns, width)
-    return tf.ensure_shape(tf.gather(pixels, places), image.shape)
+    return tf.ensure_shape(tf.gather_nd(pixels, places[..., tf.newaxis]), image.shape)  # a third faster than `tf.gather`
 
 
 def _nearest(places: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """1 … size for the pixels of an axis, 0 before them and size + 1 behind."""
     # -0.5 goes down to -1, which is outside, and size - 0.5 up to size: the same as halves away from zero.
-    nearest = tf.raw_ops.ClipByValue(
-        t=tf.floor(places + _BELOW_HALF), clip_value_min=tf.constant(-1.0), clip_value_max=tf.cast(size, tf.float32)
-    )
-    return tf.cast(nearest, tf.int32) + 1
-
-
-def _shift(image: tf.Tensor, pixels: Scalar, axis: int) -> tf.Tensor:
-    """``affine`` by ``pixels`` along one axis, as a slice and a border."""
-    places = tf.range(tf.cast(tf.shape(image)[axis], tf.float32)) + pixels  # (n,), where each output pixel comes from
-    size = tf.shape(image)[axis]
-    inside = tf.logical_and(places > -0.5, places < tf.cast(size, tf.float32) - 0.5)
-    before = tf.reduce_sum(tf.cast(places <= -0.5, tf.int32))
-    length = tf.reduce_sum(tf.cast(inside, tf.int32))
-    start = tf.reduce_max(tf.where(inside[: before + 1], tf.cast(tf.floor(places[: before + 1] + 0.5), tf.int32), 0))
-    begin, shape = [0, 0, 0], list(tf.unstack(tf.shape(image)))
-    begin[axis], shape[axis] = start, length
-    border = [[0, 0], [0, 0], [0, 0]]
-    border[axis] = [before, size - before - length]
-    return tf.ensure_shape(tf.pad(tf.slice(image, begin, shape), border, constant_values=FILL), image.shape)
+    bounded = tf.raw_ops.ClipByValue(t=places, clip_value_min=tf.constant(-1.0), clip_value_max=tf.cast(size, tf.float32))
+    return tf.cast(tf.floor(bounded + _BELOW_HALF), tf.int32) + 1
 
 
 def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
@@ -192,8 +201,8 @@ def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
     cos, sin = tf.cos(radians), tf.sin(radians)
     shape = tf.cast(tf.shape(image), tf.float32)
     height, width = shape[0] - 1.0, shape[1] - 1.0
-    offset_x = (width - (cos * width - sin * height)) / 2.0
-    offset_y = (height - (sin * width + cos * height)) / 2.0
+    offset_x = (width - (_rounded(cos * width) - _rounded(sin * height))) / 2.0
+    offset_y = (height - (_rounded(sin * width) + _rounded(cos * height))) / 2.0
     return affine(image, cos, -sin, offset_x, sin, cos, offset_y)
 
 
@@ -201,24 +210,31 @@ def shear_x(image: tf.Tensor, level: Scalar) -> tf.Tensor:
     """Moves row y by ``level * y`` pixels to the left."""
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
     y = tf.range(height)[:, tf.newaxis]
-    return sample(image, y, tf.range(width) + level * y)
+    return sample(image, y, tf.range(width) + _rounded(level * y))
 
 
 def shear_y(image: tf.Tensor, level: Scalar) -> tf.Tensor:
     """Moves column x by ``level * x`` pixels up."""
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
     x = tf.range(width)[tf.newaxis]
-    return sample(image, level * x + tf.range(height)[:, tf.newaxis], x)
+    return sample(image, _rounded(level * x) + tf.range(height)[:, tf.newaxis], x)
 
 
 def translate_x(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     """Moves the image by ``pixels`` to the left."""
-    return _shift(image, pixels, 1)
+    width = tf.shape(image)[1]
+    nearest = _nearest(tf.range(tf.cast(width, tf.float32)) + pixels, width) - 1  # (W,), of the columns that come from inside
+    outside = tf.logical_or(nearest < 0, nearest >= width)
+    moved_by = tf.reduce_max(tf.where(outside, -width, nearest - tf.range(width)))  # the same for all of them
+    return tf.reshape(_fill_columns(tf.roll(_rows(image), -3 * moved_by, axis=1), outside), tf.shape(image))
 
 
 def translate_y(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     """Moves the image by ``pixels`` up."""
-    return _shift(image, pixels, 0)
+    height, rows = tf.shape(image)[0], _rows(image)
+    outside = tf.fill([1, tf.shape(rows)[1]], tf.constant(FILL, tf.uint8))
+    nearest = _nearest(tf.range(tf.cast(height, tf.float32)) + pixels, height)  # (H,)
+    return tf.reshape(tf.gather(tf.concat([outside, rows, outside], axis=0), nearest), tf.shape(image))
 
 
 def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
@@ -229,17 +245,17 @@ def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
         half_size: pixels, a whole number.
         center: float [2] in [0, 1): the row and the column as fractions of the image's sides.
     """
-    shape = tf.shape(image)
+    shape, rows = tf.shape(image), _rows(image)
     center = tf.cast(center * tf.cast(shape[:2], tf.float32), tf.int32)
     half_size = tf.cast(half_size, tf.int32)
-    top, left = tf.unstack(tf.maximum(center - half_size, 0))
-    bottom, right = tf.unstack(tf.minimum(center + half_size, shape[:2]))
-    # The parts around the square and the square, put together: nothing is computed.
-    rows = _rows(image)  # [H, 3 W]
-    band = rows[top:bottom]
-    square = tf.fill([bottom - top, 3 * (right - left)], tf.constant(FILL, image.dtype))
-    band = tf.concat([band[:, : 3 * left], square, band[:, 3 * right :]], axis=1)
-    return tf.reshape(tf.concat([rows[:top], band, rows[bottom:]], axis=0), shape)
+    y, x = tf.range(shape[0]), tf.range(shape[1])
+    in_rows = tf.logical_and(y >= center[0] - half_size, y < center[0] + half_size)
+    in_columns = tf.logical_and(x >= center[1] - half_size, x < center[1] + half_size)
+    # A band of rows with the square in it, then each row of the image or of the band: copies of whole rows are cheap.
+    height = tf.minimum(2 * half_size, shape[0])
+    first = tf.clip_by_value(center[0] - half_size, 0, shape[0] - height)
+    band = _fill_columns(tf.slice(rows, [first, 0], [height, 3 * shape[1]]), in_columns)
+    return tf.reshape(tf.gather(tf.concat([rows, band], axis=0), tf.where(in_rows, shape[0] + y - first, y)), shape)
 
 
 # One place for what an operation does; Cutout also takes its centre.

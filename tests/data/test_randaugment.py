@@ -39,11 +39,26 @@ def image(request):
 
 def test_operations_without_argument_are_pils(image):
     pil = Image.fromarray(image)
-    np.testing.assert_array_equal(ours("Equalize", image), np.asarray(ImageOps.equalize(pil)))
     np.testing.assert_array_equal(ours("Invert", image), np.asarray(ImageOps.invert(pil)))
     # PIL's table is in float64, the release's arithmetic in float32: a value that is a whole number may be truncated to the one below.
     difference = ours("AutoContrast", image).astype(int) - np.asarray(ImageOps.autocontrast(pil))
     assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.02
+
+
+def test_equalize_is_pils_and_tensorflow_addons():
+    import tensorflow_addons as tfa  # seconds, for this test alone
+
+    rng = np.random.Generator(np.random.PCG64(2))
+    sparse = rng.choice(np.array([3, 4, 200, 255], np.uint8), [17, 40, 3], p=[0.9, 0.06, 0.03, 0.01])
+    channels = PHOTO.copy()
+    channels[..., 1], channels[..., 2] = 255, PHOTO[..., 2] // 128 * 77  # one value, and two
+    tiny = RANDOM[:3, :4]  # fewer pixels than grey levels: nothing to spread
+    uneven = np.full([10, 51, 3], 9, np.uint8)
+    uneven[5:, :, :] = rng.integers(0, 9, [5, 51, 3])  # a step of 1 and a rest of 254: the table would pass 255
+    for name, image in {**IMAGES, "sparse": sparse, "channels": channels, "tiny": tiny, "uneven": uneven}.items():
+        found = ours("Equalize", image)
+        np.testing.assert_array_equal(found, np.asarray(ImageOps.equalize(Image.fromarray(image))), name)
+        np.testing.assert_array_equal(found, tfa.image.equalize(image), name)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -315,6 +330,33 @@ def test_eager_and_dataset_agree_and_seeds_differ(mode):
     np.testing.assert_array_equal(graph, eager)
     assert graph.dtype == np.uint8
     assert len({image.tobytes() for image in graph}) > 40
+
+
+@pytest.mark.parametrize("mode, magnitude", [("reference", 27), ("monotone", 5)])
+def test_every_operation_compiles_to_the_same_pixels(mode, magnitude):
+    """XLA would like to round once where TensorFlow's kernels round a product and then a sum: factors here are above their decimals."""
+    operations = [randaugment.operation(name, magnitude, mode, 5.0, 2.0) for name in OPS]
+    image = tf.constant(PHOTO[10:34, 20:40])
+
+    def each(image, draw):
+        return tf.stack([operation(image, draw) for operation in operations])
+
+    compiled = tf.function(each, jit_compile=True)
+    for draw in ([0.0, 0.2, 0.4, 0.9], [0.0, 0.8, 0.01, 0.5]):
+        for name, found, expected in zip(OPS, compiled(image, tf.constant(draw)), each(image, tf.constant(draw))):
+            np.testing.assert_array_equal(found, expected, name)
+
+
+def test_drawing_compiles():
+    options = {"table": "meta_pseudo_labels", "ops": ("Equalize", "Cutout", "TranslateX", "Color"), "translate_const": 5, "cutout_const": 4}
+
+    def augment(image, seed):
+        return rand_augment(image, seed, 2, 17, **options)
+
+    compiled = tf.function(augment, jit_compile=True)
+    for seed in range(8):
+        inputs = tf.constant(PHOTO[10:34, 20:40]), tf.constant([seed, 7])
+        np.testing.assert_array_equal(compiled(*inputs), augment(*inputs))
 
 
 @pytest.mark.parametrize("mode", MODES)
