@@ -21,8 +21,8 @@ list of 16 operations and the meaning of M are those of the Noisy Student releas
 
 ``reference`` repeats the release's arithmetic, so that its magnitudes mean what they meant there: the wrapped Solarize threshold, the
 Posterize shift beyond its range, the "mean" of Contrast that is the image's area / 256, and casts that truncate. One thing is
-exact that was not: Sharpness divides whole sums, where the release's float convolution, whose result depends on the machine, now and
-then falls one grey level short.
+exact that was not: Sharpness divides whole sums. The release's float convolution, whose result depends on the machine, may fall one
+grey level short where the quotient is a whole number, which the blend multiplies by |1 − factor|: up to 4 levels at M = 27.
 ``monotone`` is what a reader of the paper expects: nothing happens at M = 0, and a larger M never does less. Its operations are
 `data.image_ops`' own, which agree with PIL's.
 """
