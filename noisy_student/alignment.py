@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data.records import Manifest
-from noisy_student.predictions import read_predictions
+from noisy_student.predictions import read_predictions, require_same_classes
 from noisy_student.selection import Selection
 from stages.errors import InputError
 from stages.files import read_json
@@ -60,13 +60,16 @@ class SumShards:
         return {"images": size, "sum": total.tolist()}
 
 
-def labeled_counts(data: Path) -> list[int]:
+def labeled_counts(data: Path, predictions: Manifest) -> list[int]:
     """Labelled images of each class in a finished data directory.
 
     Raises:
-      InputError: a class has none, and would lose all its pseudo-labels.
+      InputError: its classes are not those of the predictions, or one has no image, and would lose all its pseudo-labels.
     """
     counts = read_json(data / "summary.json")["splits"]["labeled"]["per_class"]
+    require_same_classes(
+        predictions.label_names, f"predictions {predictions.directory}", tuple(counts), f"config.balance.align_labels: {data}"
+    )
     empty = [name for name, count in counts.items() if not count]
     if empty:
         raise InputError(

@@ -23,20 +23,19 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from data.protos import make_example
 from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
 from noisy_student.alignment import SumShards, aligned, class_factors, labeled_counts
+from noisy_student.balance_figure import figure
 from noisy_student.join import join_by_key, read_images
 from noisy_student.predictions import read_predictions, read_tops
 from stages import app
@@ -248,34 +247,6 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
     return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
 
 
-def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) -> bytes:
-    """A PNG of images per class before and after balancing.
-
-    Args:
-      above: int [K], above the threshold.
-      totals: int [K], written, copies included.
-      label_names: of length K.
-    """
-    plot = Figure(figsize=(8, 4), layout="constrained")
-    axes = plot.subplots()
-    many = len(above) > 40
-    order = np.argsort(-above, kind="stable") if many else np.arange(len(above))
-    x = np.arange(len(above))
-    if many:  # bars would be thinner than a pixel
-        axes.step(x, above[order], where="mid", label="above the threshold")
-        axes.step(x, totals[order], where="mid", label="after balancing")
-        axes.set_xlabel("class, by images above the threshold")
-    else:
-        axes.bar(x - 0.2, above, 0.4, label="above the threshold")
-        axes.bar(x + 0.2, totals, 0.4, label="after balancing")
-        axes.set_xticks(x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0)
-    axes.set_ylabel("pseudo-labelled images")
-    axes.legend()
-    buffer = io.BytesIO()
-    plot.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
 def check(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
     if not 0.0 <= settings.threshold < 1.0:
@@ -313,11 +284,13 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     """Runs the stage; see the module's text. Raises InputError."""
     settings = config.balance
     check(settings)
+    # Absolute, since a worker may have another current folder.
+    workdir, data, predictions = (str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions))
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
-    labeled = labeled_counts(Path(data)) if settings.align_labels else None
+    labeled = labeled_counts(Path(data), labels) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:

@@ -40,6 +40,7 @@ from data.records import Manifest, read_manifest, read_shard, shard_name, write_
 from efficientnet import model_noise
 from noisy_student import shard_jobs
 from noisy_student.calibration import fit_temperature, tempered
+from noisy_student.predictions import require_same_classes
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
@@ -289,12 +290,19 @@ def main(
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     settings = config[section]
     check(section, settings)
+    # Absolute, since a worker may have another current folder.
+    workdir, data, teacher = (str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher))
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
     workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     spec = model_dir.read_spec(teacher)
+    validation = read_manifest(Path(data) / "validation", "labeled") if settings.calibrate else None
+    if validation:
+        require_same_classes(
+            spec.label_names, f"teacher {teacher}", validation.label_names, f"config.{section}.calibrate: {validation.directory}"
+        )
     directory, progress = Path(workdir), Path(workdir) / "progress"
     noisy = settings.views or settings.model_noise
     resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
@@ -316,10 +324,10 @@ def main(
         precision=settings.precision,
         optimize=settings.optimize,
     )
-    if settings.calibrate:
+    if validation:
         kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
         if not kept.exists():
-            write_json(kept, calibrated(job, read_manifest(Path(data) / "validation", "labeled")).temperature)
+            write_json(kept, calibrated(job, validation).temperature)
         job.temperature = read_json(kept)
     results = shard_jobs.run(job, len(images.files), progress, beam_options)
 

@@ -88,3 +88,15 @@ def test_a_class_without_labelled_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="/data has none of cat"):
         _run(tmp_path)
     assert not (tmp_path / "balanced_True").exists()
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [(("ant", "bee", "cat"), "/data has 3 classes, predictions .* has 4"), (("ant", "cat", "bee", "dog"), "class 1 is 'cat'")],
+)
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    _inputs(tmp_path, np.arange(COUNT), 1)
+    write_json(tmp_path / "data" / "summary.json", {"splits": {"labeled": {"per_class": dict.fromkeys(names, 3)}}})
+    with pytest.raises(InputError, match=words):
+        _run(tmp_path)
+    assert not (tmp_path / "balanced_True").exists()

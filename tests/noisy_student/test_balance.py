@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -48,19 +49,19 @@ def _distribution(label: int, confidence: float) -> np.ndarray:
     return probabilities
 
 
-def _make_inputs(root: Path, shuffled: bool = False, keys: list[str] | None = None) -> None:
-    """Writes root/data and root/predictions; in 4 shards, each key's image and prediction in shards of the same number."""
+def _make_inputs(root: Path, shuffled: bool = False, keys: list[str] | None = None, shards: int = 4) -> None:
+    """Writes root/data and root/predictions; in shards, each key's image and prediction in shards of the same number."""
     images = _confidences()
     if keys is None:
         keys = [list(images)[i] for i in np.random.Generator(np.random.PCG64([0])).permutation(len(images))]
     prediction_keys = keys
     if shuffled:
-        edges = [i * len(keys) // 4 for i in range(5)]
+        edges = [i * len(keys) // shards for i in range(shards + 1)]
         prediction_keys = [key for a, b in zip(edges[:-1], edges[1:]) for key in reversed(keys[a:b])]
     examples = (make_example(b"image of " + key.encode(), key) for key in keys)
-    write_split(root / "data" / "unlabeled", "unlabeled", examples, 4, len(keys), kind="unlabeled")
+    write_split(root / "data" / "unlabeled", "unlabeled", examples, shards, len(keys), kind="unlabeled")
     predictions = (make_prediction(key, _distribution(*images[key]), 0) for key in prediction_keys)
-    write_split(root / "predictions", "predictions", predictions, 4, len(keys), kind="predictions", label_names=LABEL_NAMES)
+    write_split(root / "predictions", "predictions", predictions, shards, len(keys), kind="predictions", label_names=LABEL_NAMES)
     for name in ("data", "predictions"):
         write_json(root / name / "summary.json", {})
 
@@ -369,3 +370,27 @@ def test_continues_after_sigkill(root: Path) -> None:
     _run(root, "sigkill")
     assert _files(root / "sigkill") == _files(root / "balanced")
     assert first.stat().st_mtime_ns == written
+
+
+def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a shard of training records: one line, nothing half-written, and the same command goes on when there is room."""
+    workdir = root / tmp_path.name
+    original, calls = balance.make_example, 0
+
+    def full(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "shard")
+        return original(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(balance, "make_example", full)
+        with pytest.raises(InputError, match=r"^no space left on the disk of .*/pseudo_labeled-0000\d-of-00004; make room, .*$"):
+            _run(root, workdir.name)
+    assert not [path for path in workdir.rglob(".*") if path.is_file()] and not (workdir / "manifest.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in workdir.glob("pseudo_labeled-*")}
+    assert 0 < len(written) < 4
+    _run(root, workdir.name)
+    assert _files(workdir) == _files(root / "balanced")
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())

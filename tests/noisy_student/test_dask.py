@@ -1,77 +1,112 @@
-"""The shard jobs on a second engine: Beam's DaskRunner on a local cluster of two worker processes, one of which is killed."""
+"""The data jobs on other engines: Beam's DaskRunner on two worker processes, one of which is killed, and processes of Beam's own."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import distributed
 import pytest
 
-from data.records import write_shard
-from noisy_student import shard_jobs
+from data.preprocessing import Preprocessing
+from data.records import read_manifest
+from noisy_student import balance, pseudo_label, shard_jobs
+from tests.noisy_student import test_balance, test_pseudo_label
+from training import model_dir
+from training.model_dir import ModelSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Dask and Beam say about each other
 
 SHARDS = 12
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@dataclasses.dataclass
-class SlowShards:
-    """Writes one file a shard, slowly, and notes which process worked on what."""
-
-    directory: Path
-    seconds: float
-
-    def setup(self) -> None:
-        """Nothing to load."""
-
-    def outputs(self, shard: int) -> list[str]:
-        return [str(self.directory / f"out-{shard:05d}")]
-
-    def run(self, shard: int) -> dict[str, Any]:
-        (self.directory / "started").mkdir(parents=True, exist_ok=True)
-        (self.directory / "started" / f"{shard}-{os.getpid()}-{time.monotonic_ns()}").touch()
-        time.sleep(self.seconds)
-        count, _ = write_shard(self.outputs(shard)[0], (b"%d %d" % (shard, i) for i in range(5 + shard)))
-        return {"images": count}
+@pytest.fixture(name="options", scope="module")
+def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Beam's, for a cluster of two worker processes that stand in a folder of their own."""
+    here = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    try:
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+            os.chdir(here)
+            yield ["--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}"]
+    finally:
+        os.chdir(here)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.glob("out-*")}
+def _shards(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if "-of-" in path.name or path.suffix == ".json"}
 
 
-def kill_a_worker_in_the_middle(directory: Path, finished: Path, killed: list[int]) -> None:
-    """Once two shards are done and another is being worked on, kills the process that works on it."""
+def test_pseudo_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    test_pseudo_label._write_images(tmp_path, test_pseudo_label._images())
+    for name in ("data", "teacher"):
+        test_pseudo_label.write_json(tmp_path / name / "summary.json", {})
+    spec = ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=8), test_pseudo_label.LABEL_NAMES)
+    model_dir.save(tmp_path / "teacher" / "model", spec.build(), spec)
+    monkeypatch.chdir(tmp_path)
+    for workdir, runner in (("direct", []), ("dask", options)):
+        pseudo_label.main(test_pseudo_label.config(), workdir, "data", "teacher", beam_options=runner)
+    direct, dask = _shards(tmp_path / "direct"), _shards(tmp_path / "dask")
+    summaries = [files.pop("summary.json") for files in (direct, dask)]
+    assert len(direct) == test_pseudo_label.SHARDS + 2 and direct == dask
+    assert summaries[0] != summaries[1]  # seconds
+
+
+def _slow_down(started: Path) -> None:
+    """In a worker: writing a shard of training records takes its time, and tells who does it."""
+    write_shard = balance.write_shard
+
+    def slow(path: str, *arguments: Any) -> Any:
+        (started / f"{path.rpartition('pseudo_labeled-')[2][:5]}-{os.getpid()}").touch()
+        time.sleep(0.4)
+        return write_shard(path, *arguments)
+
+    balance.write_shard = slow
+
+
+def _kill_in_the_middle(started: Path, notes: Path, killed: list[int]) -> None:
+    """Once two shards of training records are done and another is being worked on, kills the process that works on it."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        done = {path.stem for path in finished.glob("*.json")}
-        working = [path.name.split("-") for path in (directory / "started").glob("*")] if (directory / "started").exists() else []
-        open_ones = [int(pid) for shard, pid, _ in working if f"{int(shard):05d}" not in done]
-        if len(done) >= 2 and open_ones:
-            os.kill(open_ones[-1], signal.SIGKILL)
-            killed.append(open_ones[-1])
+        done = {path.stem for path in notes.glob("?????.json")}
+        working = [path.name.split("-") for path in started.iterdir()]
+        pids = [int(pid) for shard, pid in working if shard not in done]
+        if len(done) >= 2 and pids:
+            os.kill(pids[-1], signal.SIGKILL)
+            killed.append(pids[-1])
             return
         time.sleep(0.02)
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    expected = tmp_path / "direct"
-    shard_jobs.run(SlowShards(expected, 0.0), SHARDS, tmp_path / "direct_progress")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        job, progress, killed = SlowShards(tmp_path / "dask", 0.4), tmp_path / "progress", []
-        killer = threading.Thread(target=kill_a_worker_in_the_middle, args=(job.directory, progress, killed))
-        killer.start()
-        options = ["--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}"]
-        results = shard_jobs.run(job, SHARDS, progress, options)
-        killer.join()
-    assert killed, "no worker was killed: the run ended too soon"
-    assert [result["images"] for result in results] == [5 + shard for shard in range(SHARDS)]
-    assert contents(tmp_path / "dask") == contents(expected)
-    workers = {path.name.split("-")[1] for path in (job.directory / "started").iterdir()}
-    assert len(workers) >= 2 and str(os.getpid()) not in workers
+def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    test_balance._make_inputs(tmp_path, shards=SHARDS)
+    (tmp_path / "started").mkdir()
+    monkeypatch.chdir(tmp_path)
+    balance.main(test_balance._config(), "direct", "data", "predictions")
+    with distributed.Client(options[1].partition("=")[2]) as client:
+        client.run(_slow_down, tmp_path / "started")
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_in_the_middle, args=(tmp_path / "started", tmp_path / "dask" / "progress" / "records", killed))
+    killer.start()
+    balance.main(test_balance._config(), "dask", "data", "predictions", options)
+    killer.join()
+    assert killed and killed[0] != os.getpid(), "no worker was killed: the run ended too soon"
+    direct = _shards(tmp_path / "direct")
+    assert len(direct) == SHARDS + 3 and direct == _shards(tmp_path / "dask")
+
+
+def test_processes_of_beams_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_balance._make_inputs(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    found = []
+    for name, runner in (("one", []), ("two", ["--direct_running_mode=multi_processing", "--direct_num_workers=2"])):
+        job = balance.ScoreShards(read_manifest(tmp_path / "predictions"), tmp_path / name, 0.5, 3)
+        results = shard_jobs.run(job, 4, tmp_path / f"{name}_progress", runner)
+        found.append((results, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
+    assert len(found[0][1]) == 8 and found[0] == found[1]

@@ -63,7 +63,7 @@ def _use_teacher(monkeypatch: pytest.MonkeyPatch, model: tf.keras.Model) -> None
     monkeypatch.setattr(pseudo_label.model_dir, "read_spec", lambda directory: spec)
 
 
-def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
+def config(**settings: Any) -> ConfigDict:
     usual = {
         "batch_size": BATCH,
         "top_k": 0,
@@ -73,8 +73,11 @@ def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
         "precision": "float32",
         "optimize": False,
     }
-    config = ConfigDict({"seed": 3, "pseudo_label": {**usual, **settings}})
-    pseudo_label.main(config, str(root / workdir), str(root / "data"), str(root / "teacher"))
+    return ConfigDict({"seed": 3, "pseudo_label": {**usual, **settings}})
+
+
+def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
+    pseudo_label.main(config(**settings), str(root / workdir), str(root / "data"), str(root / "teacher"))
     return root / workdir
 
 
@@ -148,6 +151,15 @@ def test_calibrated_on_the_validation_split(root: Path) -> None:
     assert summary["temperature"] == pytest.approx(3, rel=0.02)
     for key, probabilities in _predictions(root / "predictions").items():
         np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
+
+
+@pytest.mark.parametrize("names, words", [(("ant", "bee"), "has 2 classes, teacher .* has 3"), (("ant", "cat", "bee"), "class 1 is 'cat'")])
+def test_calibration_on_other_classes_is_refused(root: Path, names: tuple[str, ...], words: str) -> None:
+    examples = [make_example(b"", "0.png", label=0)]
+    write_split(root / "data" / "validation", "validation", examples, 1, 1, kind="labeled", label_names=names)
+    with pytest.raises(InputError, match=words):
+        _run(root, calibrate=True)
+    assert not (root / "predictions").exists()
 
 
 def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

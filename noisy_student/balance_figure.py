@@ -1,0 +1,37 @@
+"""The picture that filter & balance leaves: how many images each class has, before and after."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) -> bytes:
+    """A PNG of images per class before and after balancing.
+
+    Args:
+      above: int [K], above the threshold.
+      totals: int [K], written, copies included.
+      label_names: of length K.
+    """
+    plot = Figure(figsize=(8, 4), layout="constrained")
+    axes = plot.subplots()
+    many = len(above) > 40
+    order = np.argsort(-above, kind="stable") if many else np.arange(len(above))
+    x = np.arange(len(above))
+    if many:  # bars would be thinner than a pixel
+        axes.step(x, above[order], where="mid", label="above the threshold")
+        axes.step(x, totals[order], where="mid", label="after balancing")
+        axes.set_xlabel("class, by images above the threshold")
+    else:
+        axes.bar(x - 0.2, above, 0.4, label="above the threshold")
+        axes.bar(x + 0.2, totals, 0.4, label="after balancing")
+        axes.set_xticks(x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0)
+    axes.set_ylabel("pseudo-labelled images")
+    axes.legend()
+    buffer = io.BytesIO()
+    plot.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
