@@ -113,7 +113,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
-    samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled else {}
+    samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled and section.labeled_augmentation else {}
     if unlabeled and section.unlabeled_augmentation:
         samples["unlabeled"] = (unlabeled, spec.preprocessing)
     stage.train(
@@ -176,8 +176,8 @@ def batches(
     Without the labelled images it is `(x_u, y_u)`, with the targets made of q.
     """
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-    mixture = {"mixup": section.mixup, "cutmix": section.cutmix}
-    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **mixture, **common)
+    own = {"mixup": section.mixup, "cutmix": section.cutmix, "augment": section.labeled_augmentation}
+    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **own, **common)
     if not unlabeled:
         return images
     size = section.batch_size * section.unlabeled_ratio

@@ -35,18 +35,25 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Of the checkpoints there are, rising."""
-        found = (re.fullmatch(rf"{PREFIX}-(\d+)\.index", path.name) for path in self.directory.glob(f"{PREFIX}-*.index"))
-        return sorted(int(match[1]) for match in found if match)
+        """Of the checkpoints there are, whole or not, rising."""
+        found = (re.fullmatch(rf"{PREFIX}-(\d+)\.(index|data-.+)", path.name) for path in self.directory.glob(f"{PREFIX}-*"))
+        return sorted({int(match[1]) for match in found if match})
 
     def restore(self) -> int:
-        """Restores the newest whole checkpoint and returns its step; 0 without one.
+        """Restores the newest whole checkpoint and returns its step; 0 without one, or where the first one was not finished.
 
         Raises:
           InputError: there are checkpoints, but all are damaged.
         """
         steps = self.steps
         for step in reversed(steps):
+            if not os.path.exists(f"{self._path(step)}.index"):  # which is written last
+                print(f"checkpoint {self._path(step)} has no .index file; looking for the one before", flush=True)
+                if len(steps) == 1:  # killed while saving it: there was none before
+                    print("there is none before; starting at step 0", flush=True)
+                    self._delete(step)
+                    return 0
+                continue
             try:
                 self.checkpoint.read(self._path(step)).assert_existing_objects_matched()
                 for later in steps[steps.index(step) + 1 :]:

@@ -46,8 +46,8 @@ def fit(
 ) -> None:
     """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
 
-    SIGTERM ends it after the step that is under way, with a checkpoint (during an evaluation at once, without one). A run in several
-    processes ends then at its next log line, in all of them.
+    SIGTERM ends it after the step that is under way, with a checkpoint (at once, without one, during an evaluation and before the end of
+    the first step, which is traced and compiled first). A run in several processes ends then at its next log line, in all of them.
 
     Args:
       trainer: compiled; everything trackable in it is checkpointed.
@@ -155,7 +155,7 @@ class _Steps(tf.keras.callbacks.Callback):
         self.carried: list[Any] = []
         best_row = best(workdir) if self.chief else None
         self.best_step, self.best_top1 = (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
-        self.terminated = self.ending = self.evaluating = False
+        self.terminated = self.ending = self.evaluating = self.stepped = False
         self.began = self.last_time = time.perf_counter()
 
     def terminate(self) -> None:
@@ -163,6 +163,8 @@ class _Steps(tf.keras.callbacks.Callback):
         self.terminated = True
         if self.evaluating:
             self._leave("during an evaluation")
+        if not self.stepped and not workers.several(self.strategy):  # tracing a large network takes minutes
+            self._leave("before its first step")
 
     def _leave(self, where: str) -> None:
         print(f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
@@ -179,6 +181,7 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook; `batch` counts from 0 in this call of fit."""
+        self.stepped = True
         step = self.start + batch + 1
         self.bar.update(step - self.bar.n)
         line = step % self.log_every == 0 or step == self.steps

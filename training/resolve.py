@@ -89,6 +89,9 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
             raise InputError(f"optimizer.name: no optimizer {optimizer['name']!r}; known: {', '.join(OPTIMIZERS)}")
         if optimizer and not 0 <= optimizer["momentum"] < 1:
             raise InputError(f"optimizer.momentum must be at least 0 and below 1, got {optimizer['momentum']}")
+    for name in ("log_every", "checkpoint_every", "evaluate_every", "keep_every"):
+        if (resolved[name] or 0) < 0:
+            raise InputError(f"{name} must be at least 0, got {resolved[name]}")
     resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]

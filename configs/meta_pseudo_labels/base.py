@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.meta_pseudo_labels = train_section()
     # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
-    config.finetune.update({"steps": 1000, "batch_size": 512, "label_smoothing": 0.0})
+    config.finetune.update({"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True})
     config.finetune.optimizer.update({"name": "sgd", "momentum": 0.0})
     config.finetune.schedule.base = 1e-5 / 2  # per 256 images
     return config

@@ -57,7 +57,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.label_smoothing = 0.1
     config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
     config.cutmix = 0.0  # α of CutMix
-    config.unlabeled_augmentation = True  # off in the ablation of the paper's Table 6, as the next one
+    config.labeled_augmentation = True  # False: the images as for evaluation, without crop, flip and RandAugment
+    config.unlabeled_augmentation = True  # the same; off in the ablation of the paper's Table 6, as the next one
     config.unlabeled_model_noise = True  # dropout and stochastic depth on unlabelled images
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
@@ -126,10 +127,11 @@ def get_config() -> ConfigDict:
     )
     config.teacher = train_section()
     config.student = train_section(unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
-    # On labelled images without RandAugment, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
-    config.finetune = train_section(epochs=1.5, label_smoothing=0.1)
+    # On unaugmented labelled images, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
+    config.finetune = train_section(epochs=1.5, labeled_augmentation=False, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule
-    # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init.
+    # Whatever of `preprocessing` is to differ; None keeps it. Mean and standard deviation are those of --init. With
+    # labeled_augmentation=True the noise is crop and flip, without RandAugment.
     config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
     config.finetune_student = train_section(epochs=20.0)  # of students with labeled=False
     config.finetune_student.schedule.update({"name": "cosine", "base": 0.004, "warmup_epochs": 0.0})

@@ -171,7 +171,19 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
     for a, b in zip(before.trainable_variables, after.trainable_variables):
         np.testing.assert_array_equal(a, b)
-    assert json.loads((tmp_path / "w" / "config.json").read_text())["preprocessing"]["randaugment_layers"] == 0
+
+
+def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
+    labeled = records.read_manifest(f"{directories['data']}/labeled")
+    resolved = train.resolve(config("--config.finetune.batch_size=50"), "finetune", directories["data"], unlabeled=False)
+    preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
+    (images, labels) = next(iter(train.batches(labeled, None, preprocessing, ConfigDict(resolved["train"]), 0, 0, (1, 0), 1)))
+    (expected,) = pipeline.eval_batches(labeled, 50, preprocessing)
+    order, expected_order = (
+        sorted(range(50), key=lambda i: (int(y[i]), x[i].numpy().tobytes()))
+        for x, y in ((images, labels), (expected["image"], expected["label"]))
+    )
+    np.testing.assert_array_equal(images.numpy()[order], expected["image"].numpy()[expected_order])
 
 
 def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(directories, uninterrupted, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,20 +133,52 @@ def test_sigterm_during_an_evaluation_leaves_at_once(tmp_path):
     assert (tmp_path / "checkpoints" / "ckpt-4.index").exists()
 
 
+def test_sigterm_while_the_first_step_is_traced_leaves_at_once(tmp_path, capsys, monkeypatch):
+    student = trainer()
+
+    def traced(data):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+        return NoisyStudent.train_step(student, data)
+
+    monkeypatch.setattr(student, "train_step", traced)
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as stop:
+        fit(student, batches, tmp_path, **SIZES)
+    assert stop.value.code == 143 and time.monotonic() - began < 15
+    assert "stopped by SIGTERM before its first step" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("harm", [cut, Path.unlink])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, harm):
+@pytest.mark.parametrize(
+    ("harm", "part", "message"),
+    [
+        (cut, "data-00000-of-00001", "is damaged"),
+        (Path.unlink, "data-00000-of-00001", "is damaged"),
+        (Path.unlink, "index", "has no .index"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, harm, part, message):
     weights, _ = uninterrupted
     with pytest.raises((Killed, tf.errors.OpError)):
         run(tmp_path, killed_at(11))
-    harm(tmp_path / "checkpoints" / "ckpt-8.data-00000-of-00001")
+    harm(tmp_path / "checkpoints" / f"ckpt-8.{part}")
     for a, b in zip(weights, run(tmp_path)):
         np.testing.assert_array_equal(a, b)
     output = capsys.readouterr().out
-    assert "ckpt-8 is damaged" in output and "continuing at step 4" in output
+    assert f"ckpt-8 {message}" in output and "continuing at step 4" in output
+
+
+def test_a_first_checkpoint_that_was_not_finished_is_none(tmp_path, uninterrupted, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001").write_bytes(b"half")  # the index comes last
+    for a, b in zip(uninterrupted[0], run(tmp_path)):
+        np.testing.assert_array_equal(a, b)
+    assert "ckpt-4 has no .index file" in (output := capsys.readouterr().out) and "starting at step 0" in output
 
 
 def test_damage_that_TensorFlow_has_no_words_for(tmp_path, monkeypatch, capsys):

@@ -73,6 +73,10 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
         ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
         ({"optimizer": {"name": "sgd", "momentum": 1.5}}, "optimizer.momentum must be at least 0 and below 1"),
         ({"unlabeled_ratio": -1}, "unlabeled_ratio must be at least 0"),
+        ({"checkpoint_every": -3}, "checkpoint_every must be at least 0, got -3"),
+        ({"log_every": -1}, "log_every must be at least 0"),
+        ({"evaluate_every": -1}, "evaluate_every must be at least 0"),
+        ({"keep_every": -1}, "keep_every must be at least 0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
     ],
 )
