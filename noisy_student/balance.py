@@ -253,10 +253,9 @@ def check(settings: ConfigDict) -> None:
         raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
     if not settings.threshold < settings.max_confidence <= 1.0:
         raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
-    if not 0.0 < settings.fraction <= 1.0:
-        raise InputError(f"config.balance.fraction is {settings.fraction}; it must be above 0 and at most 1")
-    if not 0.0 < settings.share_per_class <= 1.0:
-        raise InputError(f"config.balance.share_per_class is {settings.share_per_class}; it must be above 0 and at most 1")
+    for name in ("fraction", "share_per_class"):
+        if not 0.0 < settings[name] <= 1.0:
+            raise InputError(f"config.balance.{name} is {settings[name]}; it must be above 0 and at most 1")
     if settings.images_per_class is not None and settings.images_per_class < 1:
         raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
 
@@ -309,6 +308,8 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     drawn = sum(result["drawn"] for result in results)
     if above.sum() + below.sum() != drawn or (settings.fraction == 1 and drawn != images.num_records):
         raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
+    if not above.any():
+        shard_jobs.forget(progress)  # the directory then takes another threshold
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
     most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)

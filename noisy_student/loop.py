@@ -131,6 +131,8 @@ def main(
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`."""
     directory = Path(workdir).expanduser().resolve()
+    if "," in str(directory):
+        raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
     check(config)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
@@ -141,7 +143,7 @@ def main(
         print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
         return
     created = not directory.exists()
-    done = workdirs.start(directory, _resolved(config, folders))
+    done = workdirs.start(directory, _resolved(config, folders), of_parts=True)
     if done:
         print(table(done))
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
@@ -173,12 +175,19 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
+    if config.evaluate.split not in ("labeled", "test", "validation"):
+        raise InputError(f"config.evaluate.split: no {config.evaluate.split!r}; known: labeled, test, validation")
+    if config.evaluate.split == "validation" and not config.data.validation_size:
+        raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
     balance.check(config.balance)
-    for name in {stage.arguments["section"] for stage in plan(config, Path(), {}, "") if "section" in stage.arguments}:
-        if name.startswith("pseudo_label"):
+    for stage in plan(config, Path(), {}, ""):
+        name = stage.arguments.get("section", stage.name)
+        if stage.script == "run_pseudo_label.sh":
             pseudo_label.check(name, config[name])
-        else:
-            train.check(config, name)
+            if config[name].calibrate and not config.data.validation_size:
+                raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
+        elif "strategy" in stage.arguments:  # a training
+            train.check(config, name, init="init" in stage.arguments)
 
 
 def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None]) -> list[float]:
@@ -226,17 +235,19 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json")["iterations"]
-    done = workdirs.start(workdir, _resolved(config, folders))  # in all else it must be the same run
+    done = workdirs.start(workdir, _resolved(config, folders), of_parts=open_it)  # if finished, it must be the same run in all else
     if done:
-        if len(done["students"]) < config.iterations or (config.patience and exhausted(done["validation_top1"], config.patience)):
+        before = len(done["students"])
+        if config.patience and exhausted(done["validation_top1"], config.patience):
             raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
-        before, config.iterations = config.iterations, config.iterations + int(more)
-        if open_it:
-            (workdir / "summary.json").unlink()
+        if before == config.iterations:  # else this command was killed after it had written the new number
+            config.iterations += int(more)
+        if open_it:  # the summary last: until then the same command finds all that there is to do
             for name in ("evaluation", "finetuned"):
                 if (workdir / name).exists():
                     (workdir / name).rename(workdir / f"{name}_of_{before}")
             write_json(workdir / "config.json", _resolved(config, folders))
+            (workdir / "summary.json").unlink()
     return config.lock()
 
 

@@ -36,8 +36,8 @@ FLAGS = {
 OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None}
 
 
-def check(config: ConfigDict, section: str) -> None:
-    """Raises InputError where a value of a train section is impossible, as far as it can be told without the data."""
+def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
+    """Raises InputError where a value of a train section is impossible, as far as it can be told without data and `init`."""
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
     try:
@@ -47,13 +47,20 @@ def check(config: ConfigDict, section: str) -> None:
         schedules.of_section(values, 1.0)
     except InputError as error:
         raise InputError(f"config.{section}: {error}") from error
-    _check(section, values)
+    if config[section].batch_size and config[section].batch_size % values["accumulation"]:
+        raise InputError(f"{section}.batch_size={values['batch_size']} does not divide by {section}.accumulation={values['accumulation']}")
+    stage.require_validation(section, values, bool(config.data.validation_size))
+    _check(section, values, init)
 
 
-def _check(section: str, values: dict[str, Any]) -> None:
+def _check(section: str, values: dict[str, Any], init: bool) -> None:
     for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
         if values[name] not in known:
             raise InputError(f"{section}.{name}: no {values[name]!r}; known: {', '.join(known)}")
+    if values["temperature"] <= 0:
+        raise InputError(f"{section}.temperature is {values['temperature']}; it must be above 0")
+    if values["frozen_blocks"] and not init:
+        raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
     if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
         raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
 
@@ -63,14 +70,12 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ini
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
     if "model" not in resolved["train"]:
         raise InputError(f"--section: {section} is trained by run_meta_pseudo_labels.sh")
-    _check(section, resolved["train"])
+    _check(section, resolved["train"], bool(init))
     if init:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         spec = model_dir.read_spec(init)
         resolved["preprocessing"].update({"mean": spec.preprocessing.mean, "std": spec.preprocessing.std})
         resolved["train"]["model"] = spec.architecture
-    elif resolved["train"]["frozen_blocks"]:
-        raise InputError(f"{section}.frozen_blocks={resolved['train']['frozen_blocks']} needs --init: random weights must not be frozen")
     return resolved
 
 

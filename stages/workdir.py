@@ -29,7 +29,9 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
 
-def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, str | Path] | None = None) -> dict[str, Any] | None:
+def start(
+    workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, str | Path] | None = None, *, of_parts: bool = False
+) -> dict[str, Any] | None:
     """Claims `workdir` for a run of `config`, or recognises that it was done.
 
     Args:
@@ -37,6 +39,8 @@ def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, s
       config: the resolved config of the stage, JSON-serialisable.
       inputs: finished directories that the stage reads, by name. Their fingerprints become part of the config, so that
         a new teacher in the same place is noticed.
+      of_parts: the run is made of stages with directories of their own, which compare their own part of the config: until it is
+        finished it may go on with a corrected one.
 
     Returns:
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
@@ -56,7 +60,8 @@ def start(workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, s
         differences = _differences(before, resolved)
         # A start that found its settings unusable has left nothing but its config: the corrected one takes its place.
         alone = all(other == path or other.name.startswith(".") for other in workdir.iterdir())
-        if differences and not (alone and isinstance(before, dict) and before.keys() == resolved.keys()):
+        open_yet = alone or (of_parts and not (workdir / "summary.json").exists())
+        if differences and not (open_yet and isinstance(before, dict) and before.keys() == resolved.keys()):
             shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
             raise InputError(f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one")
         if differences:

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from efficientnet import ARCHITECTURES, EfficientNet
+from efficientnet.architectures import BASELINE_STRIDES, blocks
 from resnet import ResNet50, WideResNet, is_wide_resnet
 from stages.errors import InputError
 
@@ -47,6 +48,12 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     name = arguments["name"]
     if name in ARCHITECTURES:
         function: Callable[..., tf.keras.Model] = EfficientNet
+        row = ARCHITECTURES[name]
+        width, depth = arguments.get("width", row.width), arguments.get("depth", row.depth)
+        try:
+            blocks(width, depth, arguments.get("strides", BASELINE_STRIDES), arguments.get("survival_probability", 1.0))
+        except InputError as error:
+            raise InputError(f"model: {error}") from error
     elif name == "resnet50":
         function = ResNet50
     elif is_wide_resnet(name):
@@ -58,8 +65,9 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     unknown = sorted(set(arguments) - (set(inspect.signature(function).parameters) - own))
     if unknown:
         raise InputError(f"model.{unknown[0]}: {name} has no such setting; leave it None")
-    if not 0 <= arguments.get("batch_norm_momentum", 0) < 1:
-        raise InputError(f"model.batch_norm_momentum must be at least 0 and below 1, got {arguments['batch_norm_momentum']}")
+    for setting in ("batch_norm_momentum", "dropout"):
+        if not 0 <= arguments.get(setting, 0) < 1:
+            raise InputError(f"model.{setting} must be at least 0 and below 1, got {arguments[setting]}")
     return function, arguments
 
 

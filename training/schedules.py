@@ -78,11 +78,13 @@ def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -
       steps_per_epoch: labelled images / batch_size, fractional.
 
     Raises:
-      InputError: unknown name.
+      InputError: unknown name, or an exponential decay in no time.
     """
     base = config.base * batch_size / 256
     warmup = config.warmup_epochs * steps_per_epoch
     if config.name == "exponential":
+        if not config.decay_epochs > 0:
+            raise InputError(f"schedule.decay_epochs must be above 0, got {config.decay_epochs}")
         return WarmupExponential(base, config.decay_epochs * steps_per_epoch, config.decay_rate, warmup)
     if config.name == "cosine":
         return WarmupCosine(base, steps, min(warmup, steps / 10))

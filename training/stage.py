@@ -66,9 +66,14 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
     preprocessing = resolving.preprocessing(config.preprocessing.to_dict(), own, **medians)
     train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
-    if train["final_weights"] == "best" and not (train["evaluate_every"] and (Path(data) / "validation").is_dir()):
-        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
+    require_validation(section, train, (Path(data) / "validation").is_dir())
     return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
+
+
+def require_validation(section: str, train: dict[str, Any], there: bool) -> None:
+    """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
+    if train["final_weights"] == "best" and not (train["evaluate_every"] and there):
+        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
 
 
 def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> bool:

@@ -260,6 +260,7 @@ def test_join_needs_each_key_once_on_both_sides() -> None:
 def test_nothing_above_threshold(root: Path) -> None:
     with pytest.raises(InputError, match=r"no image above threshold 0\.95; lower config\.balance\.threshold"):
         _run(root, "none", _config(threshold=0.95))
+    _run(root, "none", _config(threshold=0.5))
 
 
 def test_empty_class_is_warned_of(root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,8 @@ def test_patience(scores, patience, expected):
     assert loop.exhausted(scores, patience) is expected
 
 
-def test_more_iterations_for_a_finished_run(tmp_path, started):
+@pytest.mark.parametrize("killed", [False, True])
+def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, killed):
     config = changed(iterations=1)
     for workdir, message in ((tmp_path / "none", "there is no run"), (tmp_path, "there is no run")):
         with pytest.raises(InputError, match=message):
@@ -118,6 +119,15 @@ def test_more_iterations_for_a_finished_run(tmp_path, started):
     with pytest.raises(InputError, match="another config"):  # and nothing is lost
         main(changed(iterations=1, seed=7), workdir=str(tmp_path), iterations="+2")
     assert (tmp_path / "summary.json").exists()
+    if killed:  # after the new number was written
+
+        def kill(self):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", kill)
+            with pytest.raises(KeyboardInterrupt):
+                main(config, workdir=str(tmp_path), iterations="+2")
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
@@ -126,6 +136,16 @@ def test_more_iterations_for_a_finished_run(tmp_path, started):
     (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
+
+
+def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
+    config = changed(iterations=1)
+    main(config, workdir=str(tmp_path))
+    with pytest.raises(InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"):  # it is done
+        main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
+    (tmp_path / "summary.json").unlink()
+    main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
+    assert read_json(tmp_path / "config.json")["balance"]["threshold"] == 0.5
 
 
 def test_more_iterations_fine_tune_again(tmp_path, started):
@@ -169,12 +189,32 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
         ({"student": {"epochs": 60.0}}, r"config\.student: a train section needs either steps or epochs"),
         ({"student": {"model": {"name": "b99"}}}, r"config\.student: model\.name: no architecture 'b99'"),
         ({"student": {"schedule": {"name": "sine"}}}, r"config\.student: .*'sine'"),
+        ({"teacher": {"optimizer": {"name": "lion"}}}, r"config\.teacher: optimizer\.name: no optimizer 'lion'"),
+        ({"teacher": {"model": {"name": "b99"}}}, r"config\.teacher: model\.name: no architecture 'b99'"),
+        ({"teacher": {"precision": "float8"}}, r"config\.teacher: precision: no 'float8'"),
+        ({"evaluate": {"split": "tset"}}, r"config\.evaluate\.split: no 'tset'; known"),
+        ({"evaluate": {"split": "validation"}}, r"config\.evaluate\.split=validation needs a validation split"),
+        ({"pseudo_label": {"calibrate": True}}, r"config\.pseudo_label\.calibrate needs a validation split"),
+        ({"student": {"final_weights": "best", "evaluate_every": 10}}, r"student\.final_weights=best needs"),
+        ({"student": {"accumulation": 3}}, r"student\.batch_size=50 does not divide by student\.accumulation=3"),
+        ({"student": {"frozen_blocks": 1}}, r"student\.frozen_blocks=1 needs --init"),
+        ({"student": {"temperature": 0.0}}, r"student\.temperature is 0\.0; it must be above 0"),
+        ({"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}}, r"decay_epochs must be above 0, got 0"),
+        ({"student": {"model": {"dropout": 1.0}}}, r"model\.dropout must be at least 0 and below 1"),
+        ({"student": {"model": {"width": 0.0}}}, r"config\.student: model: EfficientNet width and depth must be above 0"),
+        ({"student": {"model": {"strides": (1, 2)}}}, r"config\.student: model: EfficientNet strides must be 7"),
     ],
 )
 def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         main(changed(**overrides), workdir=str(tmp_path / "w"))
     assert not (tmp_path / "w").exists()
+
+
+def test_a_comma_in_the_directory_s_name_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="a,b has a comma"):
+        main(workdir=str(tmp_path / "a,b"))
+    assert not (tmp_path / "a,b").exists()
 
 
 def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
