@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging as standard_logging
+import runpy
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +26,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _find_config(argument: str) -> str:
-    """`--config=PATH[:argument]` with PATH made absolute. Raises InputError where there is no such file."""
+    """`--config=PATH[:argument]` with PATH made absolute. Raises InputError where there is no such file, or it makes no recipe."""
     path, colon, rest = argument.partition(":")
     for candidate in (Path(path), ROOT / path):
         if candidate.is_file():
+            _try_recipe(candidate, [rest] if colon else [])
             return f"{candidate.resolve()}{colon}{rest}"
     raise InputError(f"--config: no file {path}; the recipes are in configs/")
+
+
+def _try_recipe(path: Path, arguments: Sequence[str]) -> None:
+    """Makes the recipe once before ml_collections does, which could not be told apart from a mistake in an override. Raises InputError."""
+    try:
+        recipe = runpy.run_path(str(path))["get_config"](*arguments)
+    except ValueError as error:  # the recipe's own answer to its argument
+        raise InputError(f"--config: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        raise InputError(f"--config={path} cannot be read as a recipe ({one_line(error)}); see configs/ for some") from error
+    if not isinstance(recipe, ConfigDict):
+        raise InputError(f"--config={path}: its get_config returns no ConfigDict; see configs/ for recipes")
 
 
 def parse(

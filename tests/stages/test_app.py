@@ -114,6 +114,33 @@ def test_wrong_usage_is_one_line(argv, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = nothing", "NameError: name 'nothing' is not defined"),
+        ("import nothing_here", "ModuleNotFoundError"),
+        ("# A page\n\nIt's no Python", "SyntaxError: unterminated string literal .*line 3"),
+        ("x = 1", "KeyError: 'get_config'"),
+        ("def get_config():\n    return None.seed", "AttributeError"),
+        ("def get_config():\n    return {}", "returns no ConfigDict"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, message):
+    (tmp_path / "recipe.py").write_text(text)
+    with pytest.raises(InputError, match=rf"^--config=.*recipe\.py.*{message}") as error:
+        parse(f"--config={tmp_path / 'recipe.py'}", "--workdir=w")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("imagenet.py:b9", "^--config: imagenet.py:b9: the names are b0, [^()]*$"), ("digits.py:b1", "takes 0 positional")],
+)
+def test_an_argument_that_the_recipe_does_not_know(argument, message):
+    with pytest.raises(InputError, match=message):
+        parse(f"--config=configs/noisy_student/{argument}", "--workdir=w")
+
+
 def test_beams_options_are_passed_on():
     values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
     assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
