@@ -109,11 +109,20 @@ class FeedbackTrainer(Trainer):
         self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def compile(self, student_optimizer: Any, teacher_optimizer: Any, **kwargs: Any) -> None:
-        """Takes an optimizer (or its Keras name) for each network. Raises ValueError under mixed_float16, which would need loss scaling."""
+        """Takes an optimizer (or its Keras name) for each network.
+
+        Raises:
+          ValueError: under mixed_float16, or a legacy optimizer for the student, whose gradients are summed over the replicas before.
+        """
         super().compile(optimizer=student_optimizer, **kwargs)
+        if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
+            raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
-        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            raise ValueError(f"{type(self).__name__} does not scale losses; use mixed_bfloat16 in place of mixed_float16")
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The student's, and the teacher's, which has a schedule of its own."""
+        return {**super().learning_rates, "teacher_learning_rate": float(self.teacher_optimizer.learning_rate.numpy())}
 
     def build_optimizers(self) -> None:
         """Makes both optimizers' slots."""

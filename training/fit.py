@@ -201,7 +201,7 @@ class _Steps(tf.keras.callbacks.Callback):
         now = time.perf_counter()
         rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)
         row = {"step": step, "seconds": round(self.spent + now - self.began, 3), "images_per_second": round(rate, 1)}
-        row["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
+        row.update(self.model.learning_rates)
         row.update(values)
         if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):
             self.evaluating = True

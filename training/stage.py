@@ -144,7 +144,8 @@ def train(
     print(
         f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, {replicas} replicas",
+        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, "
+        + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
         flush=True,
     )
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]

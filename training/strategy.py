@@ -47,6 +47,13 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     return tf.distribute.TPUStrategy(resolver)
 
 
+def device_kind(strategy: tf.distribute.Strategy) -> str:
+    """TPU, GPU or CPU: what each replica computes on."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return "TPU"
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
 def _multi_worker() -> tf.distribute.Strategy:
     """Waits until all workers of TF_CONFIG are there."""
     text = os.environ.get("TF_CONFIG", "")

@@ -44,13 +44,24 @@ class Trainer(tf.keras.Model):
         self.examples = tf.keras.metrics.Sum("examples")
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Keras's. The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of."""
+        """Keras's. The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of.
+
+        Raises:
+          ValueError: under mixed_float16, whose gradients vanish where the loss is not scaled.
+        """
         super().compile(*arguments, **{"weighted_metrics": [], **options})
+        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            raise ValueError(f"{type(self).__name__} does not scale losses; use mixed_bfloat16 in place of mixed_float16")
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """The metrics that Keras resets."""
         return [*self.logged.values(), self.examples]
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Of the step just made, by the name that the log has for it."""
+        return {"learning_rate": float(self.optimizer.learning_rate.numpy())}
 
     def build_optimizers(self) -> None:
         """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""

@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -284,20 +283,6 @@ def test_any_two_classifiers_by_keras_fit():
     assert result["top1"] > 0.9
 
 
-def test_the_readmes_lines_run(tmp_path, monkeypatch):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "MetaPseudoLabels" in block]
-    lines = [line for line in code.splitlines() if " = ..." not in line]
-    assert len([line for line in code.splitlines() if line]) < 16
-    images = tf.data.Dataset.from_tensors(tf.random.stateless_uniform([4, 32, 32, 3], [0, 1]))
-    labeled = tf.data.Dataset.zip((images, tf.data.Dataset.from_tensors([1, 2, 3, 4]))).repeat()
-    unlabeled = tf.data.Dataset.zip((images, images)).repeat()
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(lines).replace("epochs=10, steps_per_epoch=1000", "steps_per_epoch=2, verbose=0")
-    exec(code, {"labeled": labeled, "unlabeled": unlabeled, "test": labeled.take(1)})
-    assert tf.keras.models.load_model(tmp_path / "student.keras").output_shape == (None, 10)
-
-
 def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ValueError, match="same object"):
         MetaPseudoLabels(*[classifier(1)] * 2)
@@ -305,6 +290,8 @@ def test_what_cannot_be_trained_is_refused():
         MetaPseudoLabels(classifier(1), classifier(2), feedback="cosine", pseudo_labels="soft")
     with pytest.raises(ValueError, match="built"):
         MetaPseudoLabels(tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2))
+    with pytest.raises(ValueError, match=r"tf\.keras\.optimizers\.legacy"):
+        MetaPseudoLabels(classifier(1), classifier(2)).compile(tf.keras.optimizers.legacy.SGD(0.1), "adam")
 
 
 def test_two_replicas_have_the_same_feedback_and_the_same_step():

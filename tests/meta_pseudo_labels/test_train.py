@@ -71,6 +71,8 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
     names = ("loss", "teacher_loss", "uda_loss", "feedback", "agreement")
     assert [[row[name] for name in names] for row in metrics(workdir)] == [[row[name] for name in names] for row in metrics(uninterrupted)]
     assert sum(row["feedback"] != 0 for row in metrics(workdir)) > STEPS // 2
+    second = metrics(workdir)[1]
+    assert second["learning_rate"] == 0 < second["teacher_learning_rate"]  # the student waits
 
 
 def test_two_replicas_follow_one(data, uninterrupted, tmp_path):

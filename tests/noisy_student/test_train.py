@@ -94,8 +94,8 @@ def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
     """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica; rematerialised."""
     mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
     process = start(tmp_path / "student", directories, *mirrored)
-    process.communicate()
-    assert process.returncode == 0
+    output, _ = process.communicate()
+    assert process.returncode == 0 and "2 replicas, each on one CPU" in output
     one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]
     for name in ("loss", "labeled_loss", "unlabeled_loss", "l2"):
         np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4)

@@ -234,6 +234,12 @@ def test_a_finished_run_is_left_alone(uninterrupted):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_step_is_traced_once(tmp_path):
+    student = trainer()
+    fit(student, batches, tmp_path, **SIZES, **scored(*[0.5] * 7))
+    assert student.train_tf_function.experimental_get_tracing_count() == 1
+
+
 def test_a_loss_that_is_not_finite_stops_with_one_line(tmp_path):
     student = trainer(learning_rate=1e30)
     with pytest.raises(InputError, match=r"not finite between steps \d+ and \d+ .*learning rate"):
