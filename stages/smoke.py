@@ -20,8 +20,7 @@ def reduced(config: ConfigDict) -> ConfigDict:
                 continue
             train.update({"steps": 1, "epochs": None, "min_steps": 0, "batch_size": 4})
             train.unlabeled_ratio = min(train.unlabeled_ratio, 2)
-            if "accumulation" in train:
-                train.accumulation = min(train.accumulation, 2)
+            train.update({key: min(train[key], most) for key, most in (("accumulation", 2), ("frozen_blocks", 1)) if key in train})
             for network in (train, train.get("teacher"), train.get("student")):
                 if network and "model" in network:
                     _shrink(network.model)

@@ -69,8 +69,10 @@ def get_config(name: str = "b0") -> ConfigDict:
     if name in small:
         config.student.preprocessing.randaugment_layers = 0  # the standard augmentation in its place (A.4)
     config.iterations = len(chain) - 1
-    if name in chains:  # FixRes, for L2 only
+    if name in chains:  # FixRes, for the chains that end with L2 as the one to serve
         config.finetune_last = True
         config.finetune.batch_size = 2048
+        # The paper fixes the shallow layers; the number is not published. Here: the stem and two of L2's seven stages, 17 of its 88 blocks.
+        config.finetune.frozen_blocks = 17
         config.finetune.preprocessing.image_size = 800
     return config

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data import prepare
+from efficientnet import architectures
 from noisy_student import loop, train
 from stages import app
 from stages.errors import InputError
@@ -66,6 +67,15 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     step = int(step.replace(",", ""))
     assert step > 5 * 1_281_167 / 2048  # after the warm-up
     assert float(rate) == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["l2", "v1"])
+def test_fixres_fixes_the_first_two_stages_and_sees_unaugmented_images(name):
+    tuned, served = recipe(f"imagenet.py:{name}").finetune, architectures.ARCHITECTURES["l2"]
+    stages = [block.name[:6] for block in architectures.blocks(served.width, served.depth)]
+    assert set(stages[: tuned.frozen_blocks]) == {"block1", "block2"} and stages[tuned.frozen_blocks] == "block3"
+    assert not tuned.labeled_augmentation and tuned.preprocessing.image_size == 800
+    assert recipe(f"imagenet.py:{name}", "--config.smoke=True").finetune.frozen_blocks == 1
 
 
 def test_the_chain_of_the_first_version_grows():
