@@ -9,10 +9,10 @@ import pytest
 
 from data import prepare
 from efficientnet import architectures
-from noisy_student import loop, train
+from noisy_student import balance, loop, pseudo_label, train
 from stages import app
 from stages.errors import InputError
-from stages.files import write_json
+from stages.files import read_json, write_json
 from training import dry_run
 
 RECIPES = [
@@ -108,11 +108,23 @@ def test_a_recipe_that_is_not_there(name):
         recipe(name)
 
 
-@pytest.mark.parametrize("name", ["imagenet.py:l2", "svhn.py"])
-def test_a_smoke_run_takes_a_step(name, tmp_path):
-    config = recipe(name, "--config.smoke=True")
+def step(config, section, run, data, pseudo_labeled=None):
+    resolved = train.resolve(config, section, str(data), unlabeled=bool(pseudo_labeled))
+    train.train(run, resolved, str(data), pseudo_labeled and str(pseudo_labeled), None, strategy_name="one_device")
+    return read_json(run / "summary.json")["images_seen"]
+
+
+def test_a_smoke_run_takes_a_step(tmp_path):
+    config = recipe("imagenet.py:l2", "--config.smoke=True")
     prepare.main(config, str(tmp_path / "data"))
-    section = "student_1" if "student_1" in config else "student"
-    resolved = train.resolve(config, section, str(tmp_path / "data"), unlabeled=False)
-    train.train(tmp_path / "run", resolved, str(tmp_path / "data"), None, None, strategy_name="one_device")
-    assert (tmp_path / "run" / "summary.json").exists()
+    assert step(config, "student_1", tmp_path / "run", tmp_path / "data") == 4
+
+
+def test_a_smoke_run_labels_and_balances(tmp_path):
+    config = recipe("svhn.py", "--config.smoke=True")
+    data, teacher, predictions, balanced = (tmp_path / name for name in ("data", "teacher", "predictions", "pseudo_labeled"))
+    prepare.main(config, str(data))
+    assert step(config, "teacher", teacher, data) == 4
+    pseudo_label.main(config, str(predictions), str(data), str(teacher))
+    balance.main(config, str(balanced), str(data), str(predictions))
+    assert step(config, "student", tmp_path / "student", data, balanced) == 4 + 2 * 4
