@@ -54,8 +54,8 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor, mode: str = "reference") -> 
         uint8 [H, W, 3].
     """
     # Columns: whether it is applied, which of its two arguments, Cutout's row and column. The pair is drawn apart.
-    draws = tf.random.stateless_uniform([2, 4], seed)
-    number = tf.cast(tf.random.stateless_uniform([], tf.random.split(seed, 2)[1]) * len(POLICY_V0), tf.int32)
+    draws = randaugment.uniform([2, 4], seed)
+    number = tf.cast(randaugment.uniform([], tf.random.split(seed, 2, alg="philox")[1]) * len(POLICY_V0), tf.int32)
     for position in range(2):
         steps = [pair[position] for pair in POLICY_V0]
         branches = [randaugment.operation(name, level, mode, TRANSLATE_CONST, CUTOUT_CONST) for name, _, level in steps]

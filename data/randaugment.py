@@ -161,7 +161,7 @@ def switch(branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Ten
     return call
 
 
-def _uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
+def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
     """``tf.random.stateless_uniform``'s float32 in [0, 1) on a CPU, on every device and under XLA, which makes others of the same bits."""
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg="philox")
     return tf.cast(bits & tf.constant(2**23 - 1, tf.uint32), tf.float32) * 2.0**-23
@@ -223,11 +223,11 @@ def rand_augment(
     names = tuple(ops) or TABLES[table].ops
     branches = [operation(name, magnitude, mode, translate_const, cutout_const) for name in names]
     # One draw for everything: columns are the operation, which of its two arguments, Cutout's row and column.
-    draws = _uniform([num_layers, 4], seed)
+    draws = uniform([num_layers, 4], seed)
     numbers = tf.cast(draws[:, 0] * len(names), tf.int32)  # (N,)
     low, high = TABLES[table].probability
     if low < 1:
-        chances = _uniform([num_layers + 1], tf.random.split(seed, 2, alg="philox")[1])
+        chances = uniform([num_layers + 1], tf.random.split(seed, 2, alg="philox")[1])
         applied = chances[1:] < low + (high - low) * chances[0]
         numbers = tf.where(applied, numbers, len(names))
         branches.append(lambda image, draw: image)
