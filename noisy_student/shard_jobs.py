@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import logging as standard_logging
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,6 +146,11 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     unknown = [f"--{name}" for name in everything if name not in known]
     if unknown:
         raise InputError(f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam")
+    if known.get("direct_running_mode") == "multi_processing" and " " in sys.executable:  # which Beam hands to a shell as it is, and waits
+        raise InputError(
+            f"--direct_running_mode=multi_processing: Beam cannot start {sys.executable}, whose path has a space; put the environment "
+            "elsewhere (VENV=DIR), or take multi_threading"
+        )
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.
