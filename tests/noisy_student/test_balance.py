@@ -387,7 +387,7 @@ def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(balance, "make_example", full)
-        with pytest.raises(InputError, match=r"^no space left on the disk of .*/pseudo_labeled-0000\d-of-00004; make room and run the same "):
+        with pytest.raises(InputError, match=r"^no space left on the disk of .*/pseudo_labeled-0000\d-of-00004; make room and run "):
             _run(root, workdir.name)
     assert not [path for path in workdir.rglob(".*") if path.is_file()] and not (workdir / "manifest.json").exists()
     written = {path: path.stat().st_mtime_ns for path in workdir.glob("pseudo_labeled-*")}
