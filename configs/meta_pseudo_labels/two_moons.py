@@ -5,7 +5,8 @@
     ./run_two_moons.sh --config=configs/meta_pseudo_labels/two_moons.py:sweep --workdir=runs/two_moons_sweep  # one change at a time
 
 The paper's values are a network 2-8-8-2 with sigmoids, weights in ±0.1, SGD at 0.1; it gives neither steps nor batch nor noise. Two
-things differ in what works: the rate is 1, and the teacher has its UDA loss, which the paper's text leaves out of this experiment.
+things differ in what works: the rate is 1, in place of ten times the steps, and the teacher has its UDA loss, which the paper's text leaves
+out of this experiment.
 """
 
 from typing import Any

@@ -9,6 +9,7 @@ The first two report on the test images of seeds 0 to 4, the third on validation
 
 from ml_collections import ConfigDict
 
+from configs.meta_pseudo_labels import digits
 from configs.studies import base
 
 RECIPE, MPL = "configs/meta_pseudo_labels/digits.py", "--config.meta_pseudo_labels"
@@ -41,20 +42,19 @@ METHODS = {
 }
 
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example")
-PROTOCOL = {  # Meta Pseudo Labels' own, for what else is trained by Noisy Student's RMSProp
-    "optimizer.name": "sgd",
-    "optimizer.nesterov": True,
-    "optimizer.clip_norm": 5.0,
-    "schedule.base": 0.25,
-    "schedule.warmup_epochs": 100.0,  # of one step each
-    "label_smoothing": 0.15,
-    "weight_decay": 5e-4,
-}
 
 
 def by_sgd(*sections: str) -> tuple[str, ...]:
-    """Flags that train these sections as Meta Pseudo Labels trains its networks."""
-    return tuple(f"--config.{section}.{key}={value}" for section in sections for key, value in PROTOCOL.items())
+    """Flags that train these sections as the recipe trains Meta Pseudo Labels' teacher; else they are Noisy Student's, by RMSProp."""
+    train = digits.get_config().meta_pseudo_labels
+    optimizer, schedule = train.teacher.optimizer, train.teacher.schedule
+    values = {
+        **{f"optimizer.{key}": optimizer[key] for key in ("name", "momentum", "nesterov", "clip_norm")},
+        "schedule.base": schedule.base,
+        "schedule.warmup_epochs": float(schedule.warmup_steps),  # an epoch is one batch of all 50 labelled images
+        **{key: train[key] for key in ("label_smoothing", "weight_decay")},
+    }
+    return tuple(f"--config.{section}.{key}={value}" for section in sections for key, value in values.items())
 
 
 MAIN = {

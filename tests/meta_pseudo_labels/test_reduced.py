@@ -51,7 +51,7 @@ class Problem:
         start = [rng.normal(size=v.shape) / 2 for v in calibrator.get_weights()]
         calibrator.set_weights(start)
         self.start = [v.copy() for v in calibrator.get_weights()]
-        self.trainer = ReducedMetaPseudoLabels(calibrator, student, weight_decay=0.0, baseline_decay=1.0, **options)
+        self.trainer = ReducedMetaPseudoLabels(calibrator, student, **{"weight_decay": 0.0, "baseline_decay": 1.0, **options})
         self.trainer.compile(tf.keras.optimizers.SGD(self.rate), tf.keras.optimizers.SGD(1.0))
 
     def gradient(self):
@@ -86,6 +86,11 @@ class Problem:
                 moved[1][i][place] -= epsilon
                 found.append((self.objective(moved[0], soft) - self.objective(moved[1], soft)) / (2 * epsilon))
         return np.array(found)
+
+
+def test_without_feedback_the_calibrator_stays_as_it_is():
+    """Weight decay is the student's alone."""
+    np.testing.assert_array_equal(Problem(feedback="none", weight_decay=0.1).gradient(), 0.0)
 
 
 def test_drawn_labels_give_the_true_gradient_in_expectation(monkeypatch):
