@@ -1,6 +1,10 @@
-"""Order of the test files."""
+"""Order of the test files, and what a test must not leave to the next."""
 
 from __future__ import annotations
+
+import sys
+
+import pytest
 
 LONG = ("test_whole_loop.py", "test_scripts.py")
 
@@ -8,3 +12,13 @@ LONG = ("test_whole_loop.py", "test_scripts.py")
 def pytest_collection_modifyitems(items):
     """The long files first, so that none is left for the end when the suite runs in several processes."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def _own_determinism():
+    """A stage that is run in this process turns determinism on, under which keras-cv's and Keras's own random layers refuse to work."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()
