@@ -13,6 +13,7 @@ import tensorflow as tf
 from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
 from training.losses import cross_entropy, decayed
+from training.optimizers import gradient, loss_scale
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, global_rows, hits
 
@@ -112,17 +113,19 @@ class FeedbackTrainer(Trainer):
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
-          ValueError: under mixed_float16, or a legacy optimizer for the student, whose gradients are summed over the replicas before.
+          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before.
         """
         super().compile(optimizer=student_optimizer, **kwargs)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
+        if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
+            self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """The student's, and the teacher's, which has a schedule of its own."""
-        return {**super().learning_rates, "teacher_learning_rate": float(self.teacher_optimizer.learning_rate.numpy())}
+    def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
+        """The student's, and the teacher's."""
+        return {**super().optimizers, "teacher_": self.teacher_optimizer}
 
     def build_optimizers(self) -> None:
         """Makes both optimizers' slots."""
@@ -181,7 +184,7 @@ class FeedbackTrainer(Trainer):
                     logits = tf.cast(self.student_forward(x_u), tf.float32)  # (B_u, K)
                 loss = tf.reduce_mean(feedbacks.soft_cross_entropy(pseudo, logits))
                 share = loss / step.replicas
-            own = tape.gradient(share, variables)
+            own = gradient(tape, share, variables, self.optimizer)
         gradients = _all_reduce(own)
         # Weight decay is no part of ∇L_u, which the feedback is about.
         weights = {id(v) for v in decayed(variables)}
@@ -209,19 +212,32 @@ class FeedbackTrainer(Trainer):
         else:
             with tf.GradientTape() as tape:
                 new = self._labeled_loss(x, targets, step)
-            labeled = _all_reduce(tape.gradient(new, self.student.trainable_variables))
+            # With headroom, for no optimizer sees this gradient and lowers its loss scale where it overflows.
+            labeled = _all_reduce(gradient(tape, new, self.student.trainable_variables, self.optimizer, headroom=16.0))
             if self.feedback == "dot_product":
                 h = mean = feedbacks.dot_product(labeled, student.gradients, rate)
             elif self.feedback == "cosine":
                 h = mean = feedbacks.cosine(labeled, student.gradients)
             else:
-                batch_size = step.unlabeled * step.replicas
-                h = feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)  # (B_u, K)
+                h = self._label_feedback(pseudo, student, labeled, step)  # (B_u, K)
                 drawn = tf.reduce_sum(h * pseudo, -1)  # (B_u,)
                 mean = _all_reduce([tf.reduce_mean(drawn) / step.replicas])[0]
                 h = drawn if self.feedback == "per_example" else h
+        if loss_scale(self.optimizer) is not None:  # where the student's step was left out, or this overflowed, h is what it usually is
+            known = tf.math.is_finite(tf.linalg.global_norm(student.gradients)) & tf.math.is_finite(mean)
+            h, mean = tf.where(known, h, self.baseline), tf.where(known, mean, self.baseline)
         self.logged["feedback"].update_state(mean)
         return h if self.feedback == "soft" else self._center(h, mean)
+
+    def _label_feedback(self, pseudo: tf.Tensor, student: _StudentGradient, labeled: list[tf.Tensor], step: Step) -> tf.Tensor:
+        """`feedback.label_feedback` of this step; it is linear in `labeled`, whose small numbers would vanish in float16."""
+        rate, batch_size = self.optimizer.learning_rate, step.unlabeled * step.replicas
+        scale = loss_scale(self.optimizer)
+        if scale is None:
+            return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)
+        factor = scale / tf.linalg.global_norm(labeled)  # what `student.own` was divided by, so that a direction of length 1 is followed
+        directions = [g if g is None else factor * g for g in labeled]
+        return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, rate, batch_size) / factor
 
     def _center(self, h: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
         """Subtracts the baseline and moves it on."""

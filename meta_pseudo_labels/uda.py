@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from efficientnet import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
+from training.optimizers import gradient
 from training.rematerialization import Pass
 from training.trainer import Trainer, global_rows, hits
 
@@ -121,7 +122,7 @@ class UDA(Trainer):
             loss, values = self.objective(self.model, logits, one_hot(y, logits.labeled.shape[-1]), step)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             share = loss / replicas  # the optimizer sums over replicas
-        gradients = tape.gradient(share, self.model.trainable_variables)
+        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
         with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
             self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         self.ema.update(self.optimizer.iterations)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from efficientnet import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
+from training.optimizers import gradient
 from training.trainer import Trainer, accumulated, global_rows, hits
 
 LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
@@ -174,7 +175,7 @@ class NoisyStudent(Trainer):
             decay = self.weight_decay * l2(self.model.trainable_variables)
             # Every part on every replica has the same number of examples, and they are summed: this is sum / global batch.
             objective = (loss + decay) / (parts * replicas)
-        gradients = tape.gradient(objective, self.model.trainable_variables)
+        gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
 
         self.logged["loss"].update_state(loss + decay)
         self.logged["labeled_loss"].update_state(labeled_loss)

@@ -66,7 +66,7 @@ class LabelShards:
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
       temperature: of the predictions, see `calibration`.
-      precision: float32, or mixed_bfloat16 as in training.
+      precision: one of `PRECISIONS`, as in training.
       optimize: BatchNorm folded into the convolutions, and weights as constants.
     """
 

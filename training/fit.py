@@ -201,7 +201,8 @@ class _Steps(tf.keras.callbacks.Callback):
         now = time.perf_counter()
         rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)
         row = {"step": step, "seconds": round(self.spent + now - self.began, 3), "images_per_second": round(rate, 1)}
-        row.update(self.model.learning_rates)
+        row.update(self.model.optimizer_settings)
+        self._stop_if_overflowing(step, row)
         row.update(values)
         if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):
             self.evaluating = True
@@ -222,12 +223,23 @@ class _Steps(tf.keras.callbacks.Callback):
     def _stop_if_not_finite(self, step: int, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            saved = self.checkpoints.steps
-            kept = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
             raise InputError(
-                f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} ({self.workdir}); {kept}. Lower the learning "
-                "rate (schedule.base) or set optimizer.clip_norm"
+                f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} ({self.workdir}); {self._kept}. Lower the "
+                "learning rate (schedule.base) or set optimizer.clip_norm"
             )
+
+    def _stop_if_overflowing(self, step: int, row: dict[str, float]) -> None:
+        bad = [name for name, value in row.items() if name.endswith("loss_scale") and value <= 1]
+        if bad:
+            raise InputError(
+                f"{', '.join(bad)} has fallen to 1 at step {step} ({self.workdir}): the gradients overflow float16 at any scale; "
+                f"{self._kept}. Lower the learning rate (schedule.base) or train in mixed_bfloat16 (precision)"
+            )
+
+    @property
+    def _kept(self) -> str:
+        saved = self.checkpoints.steps
+        return f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
     def _write(self, row: dict[str, float]) -> None:
         with open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:

@@ -14,8 +14,8 @@ def image_size(height: float, width: float) -> int:
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
 
 
-PRECISIONS = ("float32", "mixed_bfloat16")
-"""Not mixed_float16: its loss scaling leaves out steps, and steps are the clock."""
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
 
 
 def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:

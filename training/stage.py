@@ -126,6 +126,8 @@ def train(
     batch, ratio = section.batch_size, section.unlabeled_ratio
     first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
     where = strategy.create(strategy_name, cpu_devices, tpu)
+    if section.precision == "mixed_float16" and strategy.device_kind(where) == "TPU":
+        raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
     replicas = where.num_replicas_in_sync
     digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
     workers.require_same(where, digest, "the workers run different configs; give all of them the same flags")

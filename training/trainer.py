@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from training.ema import ExponentialMovingAverage
 from training.losses import cross_entropy, one_hot
+from training.optimizers import loss_scale
 from training.rematerialization import training_pass
 
 
@@ -44,14 +46,11 @@ class Trainer(tf.keras.Model):
         self.examples = tf.keras.metrics.Sum("examples")
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Keras's. The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of.
+        """Keras's, which wraps the optimizer in a `LossScaleOptimizer` under mixed_float16.
 
-        Raises:
-          ValueError: under mixed_float16, whose gradients vanish where the loss is not scaled.
+        The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of.
         """
         super().compile(*arguments, **{"weighted_metrics": [], **options})
-        if isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            raise ValueError(f"{type(self).__name__} does not scale losses; use mixed_bfloat16 in place of mixed_float16")
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
@@ -59,9 +58,16 @@ class Trainer(tf.keras.Model):
         return [*self.logged.values(), self.examples]
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """Of the step just made, by the name that the log has for it."""
-        return {"learning_rate": float(self.optimizer.learning_rate.numpy())}
+    def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
+        """By the prefix that the log has for their settings."""
+        return {"": self.optimizer}
+
+    @property
+    def optimizer_settings(self) -> dict[str, float]:
+        """Learning rates of the step just made and loss scales of the next one, by the name that the log has for them."""
+        settings = {f"{name}learning_rate": optimizer.learning_rate for name, optimizer in self.optimizers.items()}
+        settings.update({f"{name}loss_scale": loss_scale(optimizer) for name, optimizer in self.optimizers.items()})
+        return {name: float(value.numpy()) for name, value in settings.items() if value is not None}
 
     def build_optimizers(self) -> None:
         """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
@@ -71,11 +77,13 @@ class Trainer(tf.keras.Model):
     def measured_update(self, gradient_norm: tf.Tensor) -> Iterator[None]:
         """Around the optimizer's step of the classifier: logs the norms of the gradient, of the weights, and of their move.
 
-        The weights before the step live until its end, when the activations are gone.
+        The weights before the step live until its end, when the activations are gone. A gradient that overflowed at its loss scale, whose
+        step was left out, has no norm.
         """
         before = [v.read_value() for v in self.model.trainable_variables]
         yield
-        self.logged["gradient_norm"].update_state(gradient_norm)
+        made = tf.math.is_finite(gradient_norm) if loss_scale(self.optimizer) is not None else True
+        self.logged["gradient_norm"].update_state(tf.where(made, gradient_norm, 0.0), sample_weight=tf.cast(made, tf.float32))
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
         self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
 
@@ -102,14 +110,19 @@ def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: A
       data: tensors whose first dimension is the batch, nested.
       parts: how many; divides each batch.
     """
-    split = [tf.split(tensor, parts) for tensor in tf.nest.flatten(data)]
+
+    def part(tensor: tf.Tensor, number: int) -> tf.Tensor:
+        size = (tensor.shape[0] or tf.shape(tensor)[0]) // parts
+        return tensor[number * size : (number + 1) * size]
+
     total: list[tf.Tensor | None] = []
-    for number, tensors in enumerate(zip(*split)):
+    for number in range(parts):
         # The next part waits for the last one's end: a graph would otherwise run them all at once. Unrolled and no loop, because
-        # a synchronised BatchNorm may not communicate from inside of one under MirroredStrategy.
+        # a synchronised BatchNorm may not communicate from inside of one under MirroredStrategy. Slices, because of waiting
+        # parts of a tf.split TensorFlow's optimiser makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
-            part = tf.nest.pack_sequence_as(data, [tf.identity(tensor) for tensor in tensors])
-        own = gradients(part, number)
+            piece = tf.nest.map_structure(functools.partial(part, number=number), data)
+        own = gradients(piece, number)
         total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
     return total
 

@@ -46,7 +46,7 @@ def train_section() -> ConfigDict:
     config.label_smoothing = 0.15
     config.weight_decay = 5e-4
     config.ema_decay = 0.995
-    config.precision = "float32"  # or mixed_bfloat16
+    config.precision = "float32"  # or mixed_bfloat16, or mixed_float16, with loss scaling
     config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
     config.log_every = placeholder(int)  # steps; None: a twentieth of the run, at most 100

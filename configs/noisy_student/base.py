@@ -63,7 +63,7 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.weight_decay = 1e-5
     config.ema_decay = 0.9999
     config.frozen_blocks = 0  # with --init: so many first blocks, and the stem, stay as they are
-    config.precision = "float32"  # or mixed_bfloat16
+    config.precision = "float32"  # or mixed_bfloat16, or mixed_float16, with loss scaling
     config.rematerialize = False  # True: keep the blocks' inputs only and compute the rest twice (docs/scaling.md)
     config.accumulation = 1  # parts of each batch whose gradients are added up before the step (docs/scaling.md)
     config.sync_batch_norm = True  # with more than one replica
@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
     # in the teacher; with views=1 the noised teacher of the paper's Table 6. calibrate, beyond the paper: temper the probabilities as suits
     # the validation split (noisy_student/calibration.py). For speed (`./run_benchmarks.sh pseudo_label`) there are optimize, which folds
-    # BatchNorm into the convolutions, and precision: float32 or mixed_bfloat16.
+    # BatchNorm into the convolutions, and precision: as in training.
     config.pseudo_label = ConfigDict(
         {
             "batch_size": 128,

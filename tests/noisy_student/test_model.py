@@ -208,15 +208,6 @@ def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():
     assert result["top1"] > 0.95
 
 
-def test_float16_is_refused_for_want_of_loss_scaling():
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        with pytest.raises(ValueError, match="does not scale losses; use mixed_bfloat16"):
-            NoisyStudent(small_classifier()).compile(optimizer="adam")
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
-
-
 def test_an_unbuilt_model_is_refused():
     with pytest.raises(ValueError, match="built"):
         NoisyStudent(tf.keras.Sequential([tf.keras.layers.Dense(3)]))

@@ -91,6 +91,22 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
 
 
+def test_a_loss_scale_goes_on_where_it_was(tmp_path):
+    def scaled(directory, make=batches):
+        student = trainer()
+        student.compile(tf.keras.mixed_precision.LossScaleOptimizer(RMSProp(0.05), dynamic_growth_steps=3))
+        fit(student, make, directory, **SIZES)
+        return [*student.model.get_weights(), student.optimizer.loss_scale.numpy(), student.optimizer.dynamic_counter.numpy()]
+
+    whole = scaled(tmp_path / "whole")
+    assert whole[-2:] == [2.0**19, 1]  # doubled after every third step of 13
+    with pytest.raises((Killed, tf.errors.OpError)):
+        scaled(tmp_path / "killed", killed_at(9))
+    for a, b in zip(whole, scaled(tmp_path / "killed")):
+        np.testing.assert_array_equal(a, b)
+    assert "loss_scale" in (tmp_path / "killed" / "metrics.jsonl").read_text()
+
+
 def losses(directory):
     return [(row["step"], row["loss"]) for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())]
 

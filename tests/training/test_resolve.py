@@ -69,7 +69,7 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
         ({"final_weights": "lst"}, "final_weights: no 'lst'; known: last, best"),
         ({"cutmix": -1.0}, "cutmix must be at least 0"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
-        ({"precision": "mixed_float16"}, "precision: no 'mixed_float16'; known: float32, mixed_bfloat16"),
+        ({"precision": "float16"}, "precision: no 'float16'; known: float32, mixed_bfloat16, mixed_float16"),
         ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
         ({"optimizer": {"name": "sgd", "momentum": 1.5}}, "optimizer.momentum must be at least 0 and below 1"),
         ({"unlabeled_ratio": -1}, "unlabeled_ratio must be at least 0"),
