@@ -37,6 +37,12 @@ POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
 CHUNK = 1000  # steps of a compiled loop
 PANELS = ("supervised", "pseudo_labels", "meta_pseudo_labels")  # of the figure
+CHOICES = {
+    "pseudo_labels": feedbacks.PSEUDO_LABELS,
+    "result": ("teacher", "student"),
+    "estimator": ("soft", "cosine"),
+    "schedule": ("constant", "cosine"),
+}
 COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
 
 FLAGS = {"workdir": "Directory for results.json and the figure."}
@@ -91,7 +97,7 @@ def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
 
 
-def descend(network: Network, gradients: Sequence[tf.Tensor], rate: float) -> list[tf.Tensor]:
+def descend(network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float) -> list[tf.Tensor]:
     """Plain gradient descent."""
     return [v - rate * g for v, g in zip(network, gradients)]
 
@@ -108,7 +114,9 @@ def step(
       moons: the data.
       method: which losses the teacher has, see the config. A teacher without any stays as it is.
     """
-    seeds, rate = moons.x.shape[0], method.learning_rate
+    seeds, rate = moons.x.shape[0], tf.constant(method.learning_rate)
+    if method.schedule == "cosine":
+        rate *= 0.5 * (1 + tf.cos(np.pi * tf.cast(number, tf.float32) / method.steps))
     rows = tf.random.stateless_uniform([seeds, method.batch_size], [number, 0], 0, 2 * POINTS, tf.int32)
     x_u, y_u = (tf.gather(v, rows, batch_dims=1) for v in (moons.x, moons.y))  # (S, B_u, 2)
     x_l, y_l = (x_u, y_u) if method.all_labels else moons.labeled  # (S, 6, 2)
@@ -118,12 +126,13 @@ def step(
         with tape.stop_recording():
             uniform = tf.random.stateless_uniform(tf.shape(z_u), [number, 1])
             pseudo = feedbacks.draw_pseudo_labels(method.pseudo_labels, z_u, uniform)  # (S, B_u, 2)
-            moved, h = step_student(student, x_u, pseudo, x_l, y_l, rate)
+            moved, h = step_student(student, x_u, pseudo, x_l, y_l, rate, method.estimator)
         losses = []
         if method.supervised:
             losses.append(method.supervised * cross_entropy(y_l, logits(teacher, x_l)))
-        if method.feedback:  # soft_loss is a mean over seeds, too
-            losses.append(method.feedback * seeds * feedbacks.soft_loss(h, z_u))
+        if method.feedback:  # both are means over seeds, too
+            feedback = feedbacks.soft_loss(h, z_u) if method.estimator == "soft" else feedbacks.hard_loss(h, pseudo, z_u)
+            losses.append(method.feedback * seeds * feedback)
         if method.consistency:
             shift = method.consistency_noise * tf.random.stateless_normal(tf.shape(x_u), [number, 2])
             target = tf.stop_gradient(tf.nn.softmax(z_u / method.temperature))
@@ -133,9 +142,9 @@ def step(
 
 
 def step_student(
-    student: Network, x_u: tf.Tensor, pseudo: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, rate: float
+    student: Network, x_u: tf.Tensor, pseudo: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, rate: tf.Tensor | float, estimator: str
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Moves the student on pseudo-labels: (θ_S', h_ik (S, B_u, 2)), h by `feedback.label_feedback`."""
+    """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2) or `feedback.cosine` (S, 1)."""
     with tf.GradientTape(watch_accessed_variables=False) as label_tape:
         label_tape.watch(pseudo)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -147,6 +156,8 @@ def step_student(
         tape.watch(moved)
         loss = cross_entropy(y_l, logits(moved, x_l))
     labeled = tape.gradient(loss, moved)
+    if estimator == "cosine":
+        return moved, tf.vectorized_map(lambda pair: feedbacks.cosine(*pair), (labeled, unlabeled))[:, None]
     return moved, feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
 
 
@@ -223,7 +234,7 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
         if method.temperature <= 0:
             raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
-        for key, known in (("pseudo_labels", feedbacks.PSEUDO_LABELS), ("result", ("teacher", "student"))):
+        for key, known in CHOICES.items():
             if method[key] not in known:
                 raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
 

@@ -20,9 +20,11 @@ def method(**overrides: Any) -> ConfigDict:
     config.steps = 40_000
     config.batch_size = 32  # unlabelled points a step; the 6 labelled ones are all in every step
     config.learning_rate = 1.0  # of teacher and student
+    config.schedule = "constant"  # or cosine, from the rate to 0
     config.init_scale = 0.1  # weights and biases are uniform in ± this
     config.supervised = 1.0  # factor of the teacher's loss on the labelled points
-    config.feedback = 0.0  # factor of the feedback's loss, whose gradient is the true one (feedback.label_feedback)
+    config.feedback = 0.0  # factor of the feedback's loss, whose gradient is the true one where the estimator is soft
+    config.estimator = "soft"  # of the feedback (feedback.label_feedback), or cosine (feedback.cosine, Appendix C.3)
     config.pseudo_labels = "sampled"  # or argmax, soft
     config.consistency = 0.0  # factor of UDA: the label of a point must be that of the same point moved a little
     config.consistency_noise = 0.2  # standard deviation of that move; the moons are 2 wide
@@ -60,6 +62,10 @@ def sweep() -> dict[str, ConfigDict]:
         "mpl_uda_feedback_x10": method(**{**working, "feedback": 1.0}),
         "mpl_uda_batch_8": method(**working, batch_size=8),
         "mpl_uda_batch_256": method(**working, batch_size=256),
+        "mpl_cosine": method(**mpl, estimator="cosine"),
+        "mpl_uda_cosine": method(**working, estimator="cosine"),
+        "mpl_schedule": method(**mpl, schedule="cosine"),
+        "mpl_uda_schedule": method(**working, schedule="cosine"),
         "mpl_uda_low_rate": method(**working, **low),
         "mpl_uda_low_rate_long": method(**working, **long),
         "mpl_low_rate_long": method(**mpl, **long),

@@ -34,7 +34,14 @@ def networks(seeds, scale=0.5):
     return [two_moons.initialize(i, seeds, scale) for i in (0, 1)]
 
 
-@pytest.mark.parametrize("settings", [{"feedback": 2.0, "consistency": 1.0}, {"feedback": 1.0, "pseudo_labels": "soft", "supervised": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"feedback": 2.0, "consistency": 1.0},
+        {"feedback": 1.0, "pseudo_labels": "soft", "supervised": 0.0},
+        {"feedback": 1.0, "estimator": "cosine"},
+    ],
+)
 def test_a_seed_is_not_changed_by_the_others(moons, settings):
     """What one seed does is the derivative of its own loss, so other data for another seed leave it alone."""
     method = recipe.method(**settings)
@@ -67,6 +74,47 @@ def test_the_soft_feedback_is_the_gradient_through_the_students_step(moons):
     actual, _ = two_moons.step(teacher, student, tf.constant(5), moons, method)
     for a, b, start in zip(actual, expected, teacher):
         np.testing.assert_allclose(a - start, b - start, rtol=1e-3, atol=1e-7)
+
+
+def test_the_cosine_of_each_seed(moons):
+    """h of a seed is that of `feedback.cosine` on its own two gradients, and the teacher follows h ∇CE."""
+    method = recipe.method(feedback=1.0, supervised=0.0, estimator="cosine", learning_rate=0.5)
+    teacher, student = networks(3)
+    rows = tf.random.stateless_uniform([3, method.batch_size], [5, 0], 0, 2000, tf.int32)
+    x_u, (x_l, y_l) = tf.gather(moons.x, rows, batch_dims=1), moons.labeled
+    z_u = two_moons.logits(teacher, x_u)
+    uniform = tf.random.stateless_uniform(tf.shape(z_u), [5, 1])
+    pseudo = tf.one_hot(tf.argmax(z_u - tf.math.log(-tf.math.log(uniform)), -1), 2)
+    actual, _ = two_moons.step(teacher, student, tf.constant(5), moons, method)
+    for s in range(3):
+        own, pupil = [v[s : s + 1] for v in teacher], [v[s : s + 1] for v in student]
+
+        def gradient(network, x, y, s=s):
+            with tf.GradientTape() as tape:
+                tape.watch(network)
+                z = two_moons.logits(network, x[s : s + 1])[0]
+                loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(y[s], z))
+            return tape.gradient(loss, network)
+
+        flat = lambda parts: np.concatenate([np.ravel(p) for p in parts])  # noqa: E731
+        unlabeled = gradient(pupil, x_u, pseudo)
+        labeled = gradient([v - 0.5 * g for v, g in zip(pupil, unlabeled)], x_l, y_l)
+        a, b = flat(labeled), flat(unlabeled)
+        h = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        assert abs(h) > 1e-3
+        expected = 0.5 * h * flat(gradient(own, x_u, pseudo))
+        np.testing.assert_allclose(flat(own) - flat(v[s] for v in actual), expected, rtol=1e-2, atol=1e-6)
+
+
+def test_a_schedule_ends_at_zero(moons):
+    method = recipe.method(steps=100, schedule="cosine")
+    teacher, student = networks(3)
+    moves = []
+    for number in (0, 50, 100):
+        changed, _ = two_moons.step(teacher, student, tf.constant(number), moons, method)
+        moves.append(np.concatenate([np.ravel(a - b) for a, b in zip(changed, teacher)]))
+    assert np.linalg.norm(moves[2]) == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(moves[1], 0.5 * moves[0], rtol=1e-3, atol=1e-6)  # the labelled points are the same in every step
 
 
 def test_a_fixed_teacher_stays_and_its_student_follows(moons):
