@@ -29,7 +29,7 @@ HEADER_BYTES = 12
 RECORD_OVERHEAD = HEADER_BYTES + 4
 """In a file, besides a record's data: the header, and the data's CRC."""
 RECORDS_PER_SHARD = 2000
-MAX_SHARDS = 1024
+MAX_SHARDS = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,10 @@ class Manifest:
 
 
 def num_shards_for(num_records: int) -> int:
-    """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 1,024."""
+    """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 16,384.
+
+    A training holds two windows of shuffled records, each at least a shard, in memory: so shards must not grow with the split.
+    """
     return max(1, min(MAX_SHARDS, -(-num_records // RECORDS_PER_SHARD)))
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data.sources import Request, printable
+from stages.errors import one_line
 
 
 class TfdsImages:
@@ -26,14 +28,21 @@ class TfdsImages:
     ignored: dict[str, int] = {}  # noqa: RUF012
     problems = ()
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, with_labels: bool) -> None:
-        self._builder, self._split = builder, split
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, with_labels: bool, request: Request) -> None:
+        self._builder, self._split, self._request = builder, split, request
         self._name = f"{builder.info.full_name.replace(':', '_')}/{split}"
         self.label_names = tuple(builder.info.features["label"].names) if with_labels else ()
         examples = self._examples()
         self.labels = np.full(examples.cardinality().numpy(), -1, np.int32)
         if with_labels:
-            self.labels[:] = [label for label in examples.map(lambda example: example["label"]).as_numpy_iterator()]
+            self.labels[:] = [label for label in self._readable(examples.map(lambda example: example["label"]))]
+
+    def _readable(self, dataset: tf.data.Dataset) -> Iterator[Any]:
+        """Its elements. Raises InputError where TFDS's files are not what they should be."""
+        try:
+            yield from dataset.as_numpy_iterator()
+        except tf.errors.OpError as error:
+            raise self._request.error(f"is damaged, or cannot be read ({one_line(error)}); prepare it again") from error
 
     def _examples(self) -> tf.data.Dataset:
         """In TFDS's order, with the images as they are stored."""
@@ -57,7 +66,7 @@ class TfdsImages:
         """The files' bytes; `indices` ascend."""
         wanted = iter(indices)
         index = next(wanted, None)
-        for number, example in enumerate(self._examples().as_numpy_iterator()):
+        for number, example in enumerate(self._readable(self._examples())):
             if index is None:
                 return
             if number == index:
@@ -85,7 +94,7 @@ def open_tfds(request: Request) -> TfdsImages:
     if with_labels and not isinstance(features.get("label"), tfds.features.ClassLabel):
         raise request.error("has no feature `label` with one class an image; it can be --unlabeled")
     try:
-        return TfdsImages(builder, split, with_labels)
+        return TfdsImages(builder, split, with_labels, request)
     except AssertionError as error:  # "could not find data in ..."
         prepare = f"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()"
         raise request.error(f'is not prepared; run `{sys.executable} -c "{prepare}"` first') from error

@@ -100,13 +100,13 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
     flags, *method = next(row[1:] for row in config.runs if row[0] == name)
     directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
     stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
-    common = [f"--config={config.recipe}", *config.flags, *(_of_recipe(flag, config.recipe) for flag in flags)]
+    of_run = [_of_recipe(flag, config.recipe) for flag in flags]
     made = []
     for part, script, own in stages:
         directory = directories[name] / part
         own = [flag.format(run=directories[name], **directories) for flag in own]
-        words = [str(app.ROOT / script), *common, *own, f"--config.seed={seed}", f"--workdir={directory}"]
-        made.append(Command(words, directory))
+        common = [f"--config={config.recipe}", *config.flags, *own, *of_run, f"--config.seed={seed}", f"--workdir={directory}"]
+        made.append(Command([str(app.ROOT / script), *common], directory))
     return made
 
 
@@ -204,7 +204,8 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
     directory.mkdir(parents=True, exist_ok=True)
     for part in linked(config, name):
         if not (directory / part).exists():
-            (directory / part).symlink_to(run_directory(workdir, config.runs[0][0], seed) / part)
+            (directory / part).unlink(missing_ok=True)  # a link whose target is gone
+            (directory / part).symlink_to(os.path.relpath(run_directory(workdir, config.runs[0][0], seed) / part, directory))
     share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
     for command in commands(config, workdir, name, seed):
         with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:

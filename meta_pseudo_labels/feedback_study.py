@@ -170,6 +170,8 @@ def main(config: ConfigDict, workdir: str) -> None:
 def check(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be made."""
     images = len(load_digits().target)
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must be at least 0")
     if not 1 <= config.labeled < images:
         raise InputError(f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are")
     for key, least in (("draws", 2), ("batches", 1), ("hidden", 1)):

@@ -78,10 +78,10 @@ class MetaPseudoLabels(FeedbackTrainer):
             loss, values = self.objective(self.teacher, z, targets, step.number)
             values["teacher_top1"] = values.pop("top1")
             # g_T = h ∇ CE(ŷ_u, T(x_u; θ_T))
-            loss += self.feedback_weight * self.feedback_loss(h, pseudo, z.strong, step)
-            share = loss / step.replicas  # the optimizer sums over replicas, and each has the same number of examples
+            loss += self.feedback_loss(h, pseudo, z.strong, step)
+            share = loss / step.replicas  # each replica has the same number of examples
         # θ_T' = θ_T − η_T (g_T + g_T,supervised + g_T,UDA)
-        self.teacher_optimizer.minimize(share, self.teacher.trainable_variables, tape=tape)
+        self.step_teacher(tape, share, step)
         for name, value in {"teacher_loss": loss, **values}.items():
             self.logged[name].update_state(value)
         return self.results()

@@ -61,9 +61,9 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
             z = self.teacher(tf.math.log(q + TINY), training=True)  # (B_u, K)
             with tape.stop_recording():
                 pseudo, h = self.teach(z, x_u, x, one_hot(y, z.shape[-1]), step)
-            loss = self.feedback_weight * self.feedback_loss(h, pseudo, z, step)
+            loss = self.feedback_loss(h, pseudo, z, step)
             share = loss / step.replicas
-        self.teacher_optimizer.minimize(share, self.teacher.trainable_variables, tape=tape)
+        self.step_teacher(tape, share, step)
         self.logged["teacher_loss"].update_state(loss)
         self.logged["moved"].update_state(tf.reduce_sum(tf.abs(tf.nn.softmax(z) - q), -1) / 2)  # total variation, in [0, 1]
         return self.results()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from efficientnet import model_noise
@@ -16,6 +17,9 @@ from training.losses import cross_entropy, decayed
 from training.optimizers import gradient, loss_scale
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, global_rows, hits
+
+LABELED_SCALE = 2.0**12
+"""Of the labelled loss under mixed_float16, at most."""
 
 
 class Step(NamedTuple):
@@ -53,7 +57,7 @@ class FeedbackTrainer(Trainer):
       teacher: a built Keras model that ends in logits (B, K).
       student: a built Keras classifier, images -> logits (B, K), with weights of its own.
       feedback: the estimator of h, a name of `feedback.ESTIMATORS`; the default has the least noise (`run_feedback_study.sh`). Under
-        mixed_bfloat16 use one that takes gradients: the difference of two rounded losses is mostly rounding.
+        mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
       pseudo_labels: "sampled" (the paper), "argmax" or "soft".
       feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
         beside the teacher's other losses. Below 0 it turns the sign, for an ablation.
@@ -91,7 +95,7 @@ class FeedbackTrainer(Trainer):
         name: str,
     ):
         feedbacks.check(feedback, pseudo_labels)
-        logged = ("loss", "top1", "feedback", "agreement", *logged)
+        logged = ("loss", "top1", "feedback", "agreement", "confidence", "feedback_loss", "teacher_gradient_norm", *logged)
         super().__init__(student, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
         if not teacher.built:
             raise ValueError(f"{type(self).__name__} needs a built teacher: call it on one batch, or build it, first")
@@ -119,13 +123,28 @@ class FeedbackTrainer(Trainer):
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
-        if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
-            self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
+        self.labeled_scale: tf.Variable | None = None
+        if loss_scale(self.optimizer) is not None:
+            if loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
+                self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
+            with self.distribute_strategy.scope():
+                first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+                self.labeled_scale = tf.Variable(LABELED_SCALE, trainable=False, name="labeled_scale", aggregation=first)
+
+    @property
+    def _others(self) -> tuple[tf.keras.Model, ...]:
+        return (self.teacher,)
 
     @property
     def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
         """The student's, and the teacher's."""
         return {**super().optimizers, "teacher_": self.teacher_optimizer}
+
+    @property
+    def optimizer_settings(self) -> dict[str, float]:
+        """Those of both, and the scale of the labelled loss."""
+        more = {} if self.labeled_scale is None else {"labeled_loss_scale": float(self.labeled_scale.numpy())}
+        return {**super().optimizer_settings, **more}
 
     def build_optimizers(self) -> None:
         """Makes both optimizers' slots."""
@@ -161,6 +180,7 @@ class FeedbackTrainer(Trainer):
 
     def _draw(self, logits: tf.Tensor, step: Step) -> tf.Tensor:
         """Pseudo-labels (B_u, K) of this replica's examples, whose draws belong to the example's row in the global batch."""
+        self.logged["confidence"].update_state(tf.reduce_max(tf.nn.softmax(logits), -1))
         key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
         uniform = tf.random.stateless_uniform([step.unlabeled * step.replicas, logits.shape[-1]], key, alg="philox")
         return feedbacks.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, global_rows(step.unlabeled, 0)))
@@ -210,10 +230,7 @@ class FeedbackTrainer(Trainer):
             old, new = _all_reduce([old, self._labeled_loss(x, targets, step)])
             h = mean = feedbacks.finite_difference(old, new) if self.feedback == "finite_difference" else feedbacks.released(old, new)
         else:
-            with tf.GradientTape() as tape:
-                new = self._labeled_loss(x, targets, step)
-            # With headroom, for no optimizer sees this gradient and lowers its loss scale where it overflows.
-            labeled = _all_reduce(gradient(tape, new, self.student.trainable_variables, self.optimizer, headroom=16.0))
+            labeled = self._labeled_gradient(x, targets, step)
             if self.feedback == "dot_product":
                 h = mean = feedbacks.dot_product(labeled, student.gradients, rate)
             elif self.feedback == "cosine":
@@ -226,8 +243,23 @@ class FeedbackTrainer(Trainer):
         if loss_scale(self.optimizer) is not None:  # where the student's step was left out, or this overflowed, h is what it usually is
             known = tf.math.is_finite(tf.linalg.global_norm(student.gradients)) & tf.math.is_finite(mean)
             h, mean = tf.where(known, h, self.baseline), tf.where(known, mean, self.baseline)
-        self.logged["feedback"].update_state(mean)
+            self.log_finite("feedback", tf.where(known, mean, np.nan), self.optimizer)
+        else:
+            self.logged["feedback"].update_state(mean)
         return h if self.feedback == "soft" else self._center(h, mean)
+
+    def _labeled_gradient(self, x: tf.Tensor, targets: tf.Tensor, step: Step) -> list[tf.Tensor | None]:
+        """∇L_l(θ_S'), of the global batch."""
+        with tf.GradientTape() as tape:
+            loss = self._labeled_loss(x, targets, step)
+        if self.labeled_scale is None:
+            return _all_reduce(tape.gradient(loss, self.student.trainable_variables))
+        # A scale of its own: no optimizer sees this gradient, and would lower one where it overflows.
+        scale = self.labeled_scale.read_value()
+        scaled = _all_reduce(tape.gradient(loss, self.student.trainable_variables, output_gradients=scale))
+        finite = tf.math.is_finite(tf.linalg.global_norm(scaled))
+        self.labeled_scale.assign(tf.where(finite, tf.minimum(scale * 2.0 ** (1 / 2000), LABELED_SCALE), tf.maximum(scale / 2, 1.0)))
+        return [g if g is None else g / scale for g in scaled]
 
     def _label_feedback(self, pseudo: tf.Tensor, student: _StudentGradient, labeled: list[tf.Tensor], step: Step) -> tf.Tensor:
         """`feedback.label_feedback` of this step; it is linear in `labeled`, whose small numbers would vanish in float16."""
@@ -248,15 +280,26 @@ class FeedbackTrainer(Trainer):
         return centered
 
     def feedback_loss(self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step) -> tf.Tensor:
-        """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), before its weight; `logits` are the teacher's (B_u, K)."""
-        if self.feedback == "soft":
-            return feedbacks.soft_loss(h, logits)
-        if self.feedback == "release":
-            return feedbacks.released_loss(h, logits)
+        """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), with its weight; `logits` are the teacher's (B_u, K)."""
         factor = 1.0 if self.feedback in ("per_example", "cosine") else tf.cast(step.unlabeled * step.replicas, tf.float32)
         if self.batch_factor is not None and self.feedback != "per_example":
             factor = self.batch_factor
-        return feedbacks.hard_loss(h, pseudo, logits, factor)
+        if self.feedback == "soft":
+            loss = feedbacks.soft_loss(h, logits)
+        elif self.feedback == "release":
+            loss = feedbacks.released_loss(h, logits)
+        else:
+            loss = feedbacks.hard_loss(h, pseudo, logits, factor)
+        loss *= self.feedback_weight
+        self.logged["feedback_loss"].update_state(loss)
+        return loss
+
+    def step_teacher(self, tape: tf.GradientTape, share: tf.Tensor, step: Step) -> None:
+        """Moves the teacher by the gradient of this replica's share of its loss; the optimizer sums over the replicas."""
+        gradients = gradient(tape, share, self.teacher.trainable_variables, self.teacher_optimizer)
+        norm = step.replicas * tf.linalg.global_norm(gradients)  # of each replica's own mean gradient
+        self.log_finite("teacher_gradient_norm", norm, self.teacher_optimizer)
+        self.teacher_optimizer.apply_gradients(zip(gradients, self.teacher.trainable_variables))
 
 
 def _all_reduce(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -109,6 +109,9 @@ def check(section: dict[str, Any]) -> None:
         raise InputError(f"{SECTION}.uda: weight and ramp_steps must be at least 0")
     if not 0 <= section["baseline_decay"] <= 1:
         raise InputError(f"{SECTION}.baseline_decay is {section['baseline_decay']}; it must be from 0 to 1 (no baseline)")
+    calibrator = section["calibrator"]
+    if calibrator["hidden"] < 1 or calibrator["layers"] < 0:
+        raise InputError(f"{SECTION}.calibrator: hidden must be at least 1 and layers at least 0, got {calibrator}")
     for network in ("teacher",) if section["method"] == "uda" else ("teacher", "student"):  # a calibrator's are the teacher's
         schedule = section[network]["schedule"]
         if min(schedule["wait_steps"], schedule["warmup_steps"]) < 0:

@@ -217,6 +217,8 @@ def main(config: ConfigDict, workdir: str) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError where the recipe cannot be run."""
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must be at least 0")
     if config.seeds < 1:
         raise InputError(f"seeds is {config.seeds}; at least 1 is needed")
     if not 0 < config.success <= 1:
@@ -232,6 +234,11 @@ def check(config: ConfigDict) -> None:
         for key in ("steps", "batch_size"):
             if method[key] < 1:
                 raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
+        if method.feedback:
+            try:
+                feedbacks.check(method.estimator, method.pseudo_labels)
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from error
         if method.temperature <= 0:
             raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
         for key, known in CHOICES.items():

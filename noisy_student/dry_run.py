@@ -27,10 +27,12 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
     counts = dry_run.images(config, data)
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes", "", "stages:"]
     trainings: list[str] = []
-    previous = ""
+    previous, sections = "", set()
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<16}{done:<7}{stage.directory}")
+        if stage.script == "run_pseudo_label.sh":
+            sections.add(stage.arguments["section"])
         if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh"):
             section = stage.arguments.get("section", "teacher")
             network = previous if "init" in stage.arguments else section  # whoever starts from a model keeps its network
@@ -38,7 +40,8 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
             previous = network
     lines += trainings
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
-    width = 2 * counts["classes"] if not config.pseudo_label.top_k else 8 * config.pseudo_label.top_k
+    top_k = max(config[section].top_k or counts["classes"] for section in sections)
+    width = 2 * counts["classes"] + 85 if top_k == counts["classes"] else 6 * top_k + 101  # bytes with key and framing, see docs/scaling.md
     lines += [
         "",
         f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled and as many of predictions "

@@ -200,6 +200,8 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
     models = model_directories(workdir, config.iterations)
     for stage in stages:
         run(stage)
+        if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
+            raise InputError(f"{stage.directory} has no unlabelled images; give --unlabeled, or set config.data.labeled_as_unlabeled=all")
         if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}

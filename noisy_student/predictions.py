@@ -61,7 +61,7 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
                 break
             count += len(top.keys)
             yield top
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError, UnicodeDecodeError):
+    except (tf.errors.OpError, UnicodeDecodeError):
         pass  # TensorFlow quotes the record in its message, and fails over that where it is no UTF-8
     if count != predictions.records[shard]:
         for _ in read_predictions(predictions, shard):

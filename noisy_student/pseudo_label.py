@@ -143,7 +143,7 @@ class LabelShards:
                     key = keys[int(np.argmax(bad))].decode("utf-8")
                     raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
                 yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        except tf.errors.OpError as error:
             _raise_precisely(path, preprocessing, self.images.records[shard], error)
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:

@@ -188,9 +188,12 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENOSPC:
+            print(f"error: {one_line(error)}; make room and run the same command again", file=sys.stderr)
+        elif error.errno == errno.ENAMETOOLONG:
+            print(f"error: {one_line(error)}", file=sys.stderr)  # a path of the command line: all others are our own
+        else:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)  # a path of the command line: all others are our own
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted after {time.time() - started:.0f} s; run the same command again to finish", file=sys.stderr)

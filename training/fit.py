@@ -96,7 +96,7 @@ def fit(
     try:
         with on_sigterm(callback.terminate):
             trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    except _UNREADABLE as error:
         for manifest in manifests:  # TensorFlow does not say which file or record it was
             records.verify_split(manifest)
         raise error
@@ -122,6 +122,15 @@ def best(workdir: str | Path) -> dict[str, float] | None:
     path = Path(workdir) / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return max((row for row in rows if "eval_top1" in row), key=lambda row: row["eval_top1"], default=None)
+
+
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
 
 
 class _Steps(tf.keras.callbacks.Callback):

@@ -134,33 +134,29 @@ class LARS(tf.keras.optimizers.Optimizer):
 
 
 def gradient(
-    tape: tf.GradientTape,
-    loss: tf.Tensor,
-    variables: Sequence[tf.Variable],
-    optimizer: tf.keras.optimizers.Optimizer,
-    headroom: float = 1.0,
+    tape: tf.GradientTape, loss: tf.Tensor, variables: Sequence[tf.Variable], optimizer: tf.keras.optimizers.Optimizer
 ) -> list[tf.Tensor | None]:
     """`tape.gradient`, taken at the optimizer's loss scale where it has one (mixed_float16), and divided by that again.
 
-    Args:
-      tape: has recorded `loss`.
-      loss: scalar.
-      variables: of the optimizer.
-      optimizer: decides on the scale by the gradients that it is given.
-      headroom: divides the scale, for a gradient that the optimizer is *not* given and which may be the larger one.
-
-    Returns:
-      Gradients, infinite or not a number where the scaled one overflowed.
+    Infinite or not a number where the scaled one overflowed; the optimizer then leaves the step out, which counts, and halves its scale.
     """
-    if not isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+    if loss_scale(optimizer) is None:
         return tape.gradient(loss, variables)
-    scaled = tape.gradient(loss, variables, output_gradients=optimizer.get_scaled_loss(tf.ones([])) / headroom)
-    return [g if g is None else g * headroom for g in optimizer.get_unscaled_gradients(scaled)]
+    scaled = tape.gradient(loss, variables, output_gradients=optimizer.get_scaled_loss(tf.ones([])))
+    return optimizer.get_unscaled_gradients(scaled)
 
 
 def loss_scale(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
     """The factor, float32 (), by which the loss is multiplied before its gradient is taken; None without one."""
     return optimizer.loss_scale if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) else None
+
+
+def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
+    """η of the step just made, float32 (). Keras's own attribute keeps an older one where that step was left out."""
+    schedule = getattr(getattr(optimizer, "inner_optimizer", None), "_learning_rate", None)
+    if isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule):
+        return schedule(tf.maximum(optimizer.iterations - 1, 0))
+    return optimizer.learning_rate
 
 
 def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule) -> tf.keras.optimizers.Optimizer:

@@ -47,6 +47,8 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
     """Writes `output`; see the module. Raises InputError."""
     if data and not Path(data, "summary.json").exists():
         raise InputError(f"--data: {data} holds no summary.json; make it with run_prepare_data.sh, or leave the flag out")
+    if Path(output).is_dir():
+        raise InputError(f"--output: {output} is a directory; name a PNG to write")
     panels = rates(config, dry_run.images(config, Path(data or "--data"))["labeled"])
     figure = Figure(figsize=(8.0, 0.6 + 2.2 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from training.ema import ExponentialMovingAverage
 from training.losses import cross_entropy, one_hot
-from training.optimizers import loss_scale
+from training.optimizers import learning_rate, loss_scale
 from training.rematerialization import training_pass
 
 
@@ -34,7 +34,7 @@ class Trainer(tf.keras.Model):
     """
 
     def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)  # images stay float32 until the network has normalised them
         self.distribute_reduction_method = "first"  # metrics are sums over all replicas already; Keras would add them up once more
         if not model.built:
             raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
@@ -49,8 +49,23 @@ class Trainer(tf.keras.Model):
         """Keras's, which wraps the optimizer in a `LossScaleOptimizer` under mixed_float16.
 
         The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of.
+
+        Raises:
+          ValueError: a network made under mixed_float16, and this trainer not.
         """
         super().compile(*arguments, **{"weighted_metrics": [], **options})
+        layers = [
+            layer for module in (self.model, *self._others) for layer in module.submodules if isinstance(layer, tf.keras.layers.Layer)
+        ]
+        if loss_scale(self.optimizer) is None and any(layer.compute_dtype == "float16" for layer in layers):
+            raise ValueError(
+                f"a network was made under mixed_float16; make {type(self).__name__}, whose losses must be scaled, under it too"
+            )
+
+    @property
+    def _others(self) -> tuple[tf.keras.Model, ...]:
+        """Networks that are trained beside the classifier."""
+        return ()
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
@@ -64,10 +79,11 @@ class Trainer(tf.keras.Model):
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
-        """Learning rates of the step just made and loss scales of the next one, by the name that the log has for them."""
-        settings = {f"{name}learning_rate": optimizer.learning_rate for name, optimizer in self.optimizers.items()}
-        settings.update({f"{name}loss_scale": loss_scale(optimizer) for name, optimizer in self.optimizers.items()})
-        return {name: float(value.numpy()) for name, value in settings.items() if value is not None}
+        """Learning rates of the step just made and dynamic loss scales of the next one, by the name that the log has for them."""
+        settings = {f"{name}learning_rate": learning_rate(optimizer) for name, optimizer in self.optimizers.items()}
+        scales = {name: loss_scale(optimizer) for name, optimizer in self.optimizers.items() if getattr(optimizer, "dynamic", False)}
+        settings.update({f"{name}loss_scale": scale for name, scale in scales.items()})
+        return {name: float(value.numpy()) for name, value in settings.items()}
 
     def build_optimizers(self) -> None:
         """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
@@ -77,15 +93,21 @@ class Trainer(tf.keras.Model):
     def measured_update(self, gradient_norm: tf.Tensor) -> Iterator[None]:
         """Around the optimizer's step of the classifier: logs the norms of the gradient, of the weights, and of their move.
 
-        The weights before the step live until its end, when the activations are gone. A gradient that overflowed at its loss scale, whose
-        step was left out, has no norm.
+        The weights before the step live until its end, when the activations are gone.
         """
         before = [v.read_value() for v in self.model.trainable_variables]
         yield
-        made = tf.math.is_finite(gradient_norm) if loss_scale(self.optimizer) is not None else True
-        self.logged["gradient_norm"].update_state(tf.where(made, gradient_norm, 0.0), sample_weight=tf.cast(made, tf.float32))
+        self.log_finite("gradient_norm", gradient_norm, self.optimizer)
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
         self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
+
+    def log_finite(self, name: str, value: tf.Tensor, optimizer: tf.keras.optimizers.Optimizer) -> None:
+        """Logs a scalar that comes from gradients; without those that overflowed at the optimizer's loss scale, which are left out."""
+        if loss_scale(optimizer) is None:
+            self.logged[name].update_state(value)
+        else:
+            known = tf.math.is_finite(value)
+            self.logged[name].update_state(tf.where(known, value, 0.0), sample_weight=tf.cast(known, tf.float32))
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits (B, K)."""
@@ -109,10 +131,19 @@ def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: A
       gradients: (a part of `data`, its number from 0) -> gradients.
       data: tensors whose first dimension is the batch, nested.
       parts: how many; divides each batch.
+
+    Raises:
+      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown size).
     """
 
     def part(tensor: tf.Tensor, number: int) -> tf.Tensor:
-        size = (tensor.shape[0] or tf.shape(tensor)[0]) // parts
+        examples, message = tensor.shape[0], f"a batch does not divide into accumulation={parts} parts"
+        if examples is None:
+            examples = tf.shape(tensor)[0]
+            tf.debugging.assert_equal(examples % parts, 0, message)
+        elif examples % parts:
+            raise ValueError(f"{message}: it has {examples} examples")
+        size = examples // parts
         return tensor[number * size : (number + 1) * size]
 
     total: list[tf.Tensor | None] = []

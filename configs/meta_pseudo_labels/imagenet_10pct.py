@@ -5,8 +5,8 @@
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_10pct.py --data=W/data --init=W/student --workdir=W/finetuned
 
 From the main text: network, resolution, split (128,000 labelled, all others unlabelled), fine-tuning. The rest is the command in the
-release's README, a draft by its own look (it names CIFAR-10's data and two batch sizes), so unverified. Hardware is not stated.
-Nothing here has been run at this size.
+release's README, a draft by its own look (it names CIFAR-10's data and two batch sizes), so unverified; `:release` is therefore the same
+recipe. Hardware is not stated. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from configs.meta_pseudo_labels import base
 
 
-def get_config() -> ConfigDict:
-    """The recipe."""
+def get_config(name: str = "paper") -> ConfigDict:
+    """The recipe; `name`: paper or release, which are one."""
+    if name not in ("paper", "release"):
+        raise ValueError(f"imagenet_10pct.py:{name}: the names are paper, release")
     config = base.get_config()
     config.data.update({"source": "imagenet", "label_offset": 1, "labeled_per_class": 128, "labeled_as_unlabeled": "rest"})
     config.expected.update({"labeled": 128_000, "unlabeled": 1_153_167, "classes": 1000})

@@ -2,6 +2,7 @@
 
     ./run_noisy_student.sh --config=configs/noisy_student/digits.py --workdir=runs/digits
 
+96.05 % of the test images (five seeds, std 2.42; the teacher 91.85), some five minutes on 2 cores: README, `./run_quickstart.sh --seeds=5`.
 1,797 real images of 8x8 pixels: 400 for the test (the same whatever the seed), 5 a class labelled, the others unlabelled
 together with 400 crops of two photographs, which the confidence threshold is there to keep out.
 """

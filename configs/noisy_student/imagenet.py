@@ -10,7 +10,7 @@
 `:l2_b0` ... `:l2_b7` a small student to deploy, of the last teacher of `:l2` (the first version, A.4, Table 9; its teacher had 87.4):
     B0 79.0, B1 81.4, B2 82.2, B3 83.4, B4 84.9, B5 85.6, B6 86.0, B7 86.8
 
-Where the paper is silent on a size, the released scripts' value stands and says so.
+Hardware is told for `:l2` only. Where the paper is silent on a size, the released scripts' value stands and says so.
 """
 
 from ml_collections import ConfigDict
@@ -72,6 +72,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     if name in chains:  # FixRes, for the chains that end with L2 as the one to serve
         config.finetune_last = True
         config.finetune.batch_size = 2048
+        config.finetune.precision = "mixed_bfloat16"
         # The paper fixes the shallow layers; the number is not published. Here: the stem and two of L2's seven stages, 17 of its 88 blocks.
         config.finetune.frozen_blocks = 17
         config.finetune.preprocessing.image_size = 800

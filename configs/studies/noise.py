@@ -30,5 +30,5 @@ def get_config(name: str = "all") -> ConfigDict:
         ),
     )
     if name == "small":
-        config.flags += ("--config.balance.fraction=0.125",)
+        config.runs = tuple((run, (*flags, "--config.balance.fraction=0.125"), *more) for run, flags, *more in config.runs)
     return config

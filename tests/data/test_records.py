@@ -59,7 +59,7 @@ def test_wrong_number_of_examples(tmp_path, announced):
         records.write_split(tmp_path, "s", examples(10), 2, announced, kind="labeled")
 
 
-@pytest.mark.parametrize(("count", "shards"), [(0, 1), (1, 1), (2000, 1), (2001, 2), (1_281_167, 641), (300_000_000, 1024)])
+@pytest.mark.parametrize(("count", "shards"), [(0, 1), (1, 1), (2000, 1), (2001, 2), (1_281_167, 641), (300_000_000, 16_384)])
 def test_number_of_shards(count, shards):
     assert records.num_shards_for(count) == shards
 

@@ -54,6 +54,23 @@ def test_real_files(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
         opened(labeled="dummy_mnist/dev", labeled_as_unlabeled="all")
 
+    (shard,) = tmp_path.rglob("*train.tfrecord*")
+    whole = shard.read_bytes()
+    for harmed in (whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b"".join(first_records(shard, 12))):
+        shard.write_bytes(harmed)
+        for roles in ({"labeled": "dummy_mnist/train"}, {"labeled": "dummy_mnist/test", "unlabeled": "tfds:dummy_mnist/train"}):
+            with pytest.raises(InputError, match=r"dummy_mnist/train is damaged, or cannot be read .*; prepare it again"):
+                list(opened(**{"labeled_as_unlabeled": "all", "near_duplicates": False, **roles}).splits())
+
+
+def first_records(path, count):
+    """The bytes of a file's first records."""
+    data, place = path.read_bytes(), 0
+    for _ in range(count):
+        size = 16 + int.from_bytes(data[place : place + 8], "little")
+        yield data[place : place + size]
+        place += size
+
 
 @pytest.mark.parametrize(
     "location, message",

@@ -140,6 +140,24 @@ def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypat
         assert line.startswith(f"- {finding}: **") and "points, 95 % interval" in line and "2 seeds)" in line
 
 
+def test_a_study_may_be_moved(tmp_path, scripts):
+    study.main(config(), str(tmp_path / "s"), "1")
+    for path in (tmp_path / "s" / "summary.json", *(tmp_path / "s" / "hard").glob("seed_101/summary.json")):
+        path.unlink()
+    (tmp_path / "s").rename(tmp_path / "moved")
+    teacher = tmp_path / "moved" / "hard" / "seed_101" / "teacher"
+    assert teacher.resolve() == tmp_path / "moved" / "soft" / "seed_101" / "teacher"
+    teacher.unlink()
+    teacher.symlink_to(tmp_path / "s" / "gone")  # as studies of before linked
+    study.main(config(), str(tmp_path / "moved"), "1")
+    assert teacher.resolve() == tmp_path / "moved" / "soft" / "seed_101" / "teacher"
+
+
+def test_fewer_images_stay_fewer_on_ones_own_folders():
+    runs = {name: flags for name, flags, *_ in config("noise.py:small", "--config.flags=('--labeled=a',)").runs}
+    assert all("--config.balance.fraction=0.125" in flags for flags in runs.values())
+
+
 def test_a_run_that_changes_the_teacher_trains_its_own():
     beyond = config("beyond.py")
     assert study.linked(beyond, "recipe") == []
@@ -228,7 +246,7 @@ def test_a_stage_may_read_another_run_s_directory(tmp_path):
     made = study.commands(loaded, tmp_path, "reduced_mpl", 3)
     assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
     assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
-    assert app.parse(["train", *made[3].words[1:3]], {})["config"].meta_pseudo_labels.method == "reduced"
+    assert app.parse(["train", *(word for word in made[3].words if word.startswith("--config"))], {})["config"].meta_pseudo_labels.method == "reduced"
 
 
 def test_the_interval_is_student_s(tmp_path):

@@ -45,6 +45,7 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("seed=-1", "seed is -1; it must be at least 0"),
         ("draws=1", "draws is 1; at least 2"),
         ("labeled=1797", "labeled is 1797; .* below 1797"),
         ("batch_sizes=(4, 0)", r"batch_sizes are \(4, 0\); .* from 1 to 1747"),

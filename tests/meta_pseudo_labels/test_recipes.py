@@ -47,10 +47,14 @@ def test_the_paper_s_numbers(tmp_path):
     assert text.count("480,309,308 parameters, 512 px") == 2 and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
 
 
-@pytest.mark.parametrize("name", ["cifar10_4k.py:paper2", "imagenet_jft.py:l1"])
+@pytest.mark.parametrize("name", ["cifar10_4k.py:paper2", "imagenet_jft.py:l1", "imagenet_10pct.py:paper2", "svhn_1k.py:release"])
 def test_a_recipe_that_is_not_there(name):
-    with pytest.raises(InputError, match="the names are"):
+    with pytest.raises(InputError, match=r"the names are|the release has no command for SVHN"):
         recipe(name)
+
+
+def test_the_release_has_one_command_for_a_tenth_of_imagenet():
+    assert recipe("imagenet_10pct.py:release").to_dict() == recipe("imagenet_10pct.py").to_dict()
 
 
 @pytest.mark.parametrize("name", ["cifar10_4k.py:release", "digits.py"])

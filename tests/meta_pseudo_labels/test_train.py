@@ -121,6 +121,7 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("pseudo_labels=drawn", "pseudo_labels must be one of"),
         ("feedback=taylor", "feedback must be one of"),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
+        ("calibrator.hidden=-1", r"calibrator: hidden must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),
         ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule: wait_steps and warmup_steps must be at least 0"),
         ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),

@@ -159,6 +159,8 @@ def test_the_recipes_are_whole(name):
     ("override", "message"),
     [
         ("seeds=0", "seeds is 0"),
+        ("seed=-1", "seed is -1; it must be at least 0"),
+        ("methods.meta_pseudo_labels.estimator=dot", "estimator: no 'dot'; known: soft, cosine"),
         ("success=99.0", "success is 99.0"),
         ("run=()", "run names no method"),
         ("run=('mine',)", "no method 'mine'"),

@@ -64,6 +64,8 @@ def _started(monkeypatch):
         flags = dict(flag[2:].split("=", 1) for flag in command[1:] if flag.startswith("--"))
         directory = Path(flags["workdir"])
         calls.append((directory.name, flags))
+        if directory.name == "data":
+            (directory / "unlabeled").mkdir(parents=True, exist_ok=True)
         names = [Path(path).name for path in flags.get("model", "").split(",")]
         models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
         summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
@@ -88,6 +90,20 @@ def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
     assert summary["served"] == "student_1" and summary["validation_top1"] == [0.80, 0.85, 0.84, 0.85]
     with pytest.raises(InputError, match="stopped by its patience"):
         main(config, workdir=str(tmp_path), iterations="+1")
+
+
+def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
+    call = loop.termination.call
+
+    def without(command):
+        code = call(command)
+        (tmp_path / "w" / "data" / "unlabeled").rmdir()
+        return code
+
+    monkeypatch.setattr(loop.termination, "call", without)
+    with pytest.raises(InputError, match=r"data has no unlabelled images; give --unlabeled, or set"):
+        main(workdir=str(tmp_path / "w"))
+    assert [name for name, _ in started] == ["data"]
 
 
 def test_patience_that_ends_with_the_last_iteration(tmp_path, started):
@@ -240,7 +256,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
         return codes[started[-1]]
 
     monkeypatch.setattr(loop.termination, "call", call)
-    (tmp_path / "w" / "data").mkdir(parents=True)
+    (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
     (tmp_path / "w" / "data" / "summary.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"))
@@ -253,7 +269,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
 def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
     def call(command):
         if command[0].endswith("run_prepare_data.sh"):
-            (tmp_path / "w" / "data").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
             (tmp_path / "w" / "data" / "summary.json").write_text("{}")
             return 0
         clock[0] += 100

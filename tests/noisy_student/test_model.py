@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from efficientnet import Dropout
 from noisy_student.model import NoisyStudent, combine_losses, pseudo_targets
+from training.trainer import accumulated
 
 
 def small_classifier(batch_norm=True):
@@ -90,6 +91,18 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     assert len(results[0]) == 2 + 2 + 9
     for a, b in zip(*results):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, None])
+def test_parts_that_leave_examples_over_are_refused(size):
+    seen = []
+    step = tf.function(
+        lambda x: accumulated(lambda part, _: seen.append(part) or [tf.reduce_sum(part)], x, 2), input_signature=[tf.TensorSpec([size])]
+    )
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"a batch does not divide into accumulation=2 parts"):
+        step(tf.ones([5]))
+    if size is None:
+        np.testing.assert_allclose(step(tf.range(4.0)), [6.0])
 
 
 def test_norms_of_a_step():

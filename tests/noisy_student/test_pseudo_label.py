@@ -263,6 +263,15 @@ def test_truncated_shard(root: Path, cut: int | None) -> None:
     assert not (root / "predictions" / "manifest.json").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries")
+def test_shard_that_cannot_be_read(root: Path) -> None:
+    path = root / "data" / "unlabeled" / "unlabeled-00001-of-00003"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"unlabeled-00001-of-00003"):
+        _run(root)
+
+
 def test_image_that_cannot_be_decoded(root: Path) -> None:
     _write_images(root, {**_images(), "ü/9.png": b"no image"})
     with pytest.raises(InputError, match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\): image ü/9\.png cannot be decoded"):

@@ -74,7 +74,7 @@ def test_fixres_fixes_the_first_two_stages_and_sees_unaugmented_images(name):
     tuned, served = recipe(f"imagenet.py:{name}").finetune, architectures.ARCHITECTURES["l2"]
     stages = [block.name[:6] for block in architectures.blocks(served.width, served.depth)]
     assert set(stages[: tuned.frozen_blocks]) == {"block1", "block2"} and stages[tuned.frozen_blocks] == "block3"
-    assert not tuned.labeled_augmentation and tuned.preprocessing.image_size == 800
+    assert not tuned.labeled_augmentation and tuned.preprocessing.image_size == 800 and tuned.precision == "mixed_bfloat16"
     assert recipe(f"imagenet.py:{name}", "--config.smoke=True").finetune.frozen_blocks == 1
 
 

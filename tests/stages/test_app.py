@@ -1,5 +1,6 @@
 """Command lines: what is accepted, and the one line for what is not."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +156,20 @@ def test_beams_options_are_passed_on():
     ids=["no flag", "long path"],
 )
 def test_exit_code_two_without_a_traceback(flags, message):
-    program = "from pathlib import Path; from stages import app; app.run(lambda workdir, config: Path(workdir).stat(), {'workdir': 'w'})"
+    refused(
+        "from pathlib import Path; from stages import app; app.run(lambda workdir, config: Path(workdir).stat(), {'workdir': 'w'})",
+        flags,
+        message,
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file on a full disk")
+def test_a_full_disk_is_one_line():
+    program = "from stages import app; app.run(lambda workdir: open(workdir, 'wb', 0).write(b'x'), {'workdir': 'w'}, config=False)"
+    refused(program, ["--workdir=/dev/full"], "No space left on device")
+
+
+def refused(program, flags, message):
     result = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1

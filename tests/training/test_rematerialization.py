@@ -89,7 +89,7 @@ def perceptron(seed):
 VECTORS = tf.random.stateless_normal([6, 4], [3, 4])
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_noisy_student_trains_alike(policy):
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
@@ -107,18 +107,24 @@ def test_noisy_student_trains_alike(policy):
         np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("feedback", ["soft", "dot_product"])
-def test_meta_pseudo_labels_trains_alike(feedback):
-    weights = []
-    for rematerialize in (False, True):
-        networks = perceptron(1), perceptron(2)
-        trainer = MetaPseudoLabels(*networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=10.0)
-        trainer.compile(tf.keras.optimizers.SGD(0.1), tf.keras.optimizers.SGD(0.1))
-        data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))).repeat()
-        trainer.fit(data, steps_per_epoch=2, verbose=0)
-        weights.append([w for network in networks for w in network.get_weights()])
+def test_meta_pseudo_labels_trains_alike(feedback, policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        weights = []
+        for rematerialize in (False, True):
+            networks = perceptron(1), perceptron(2)
+            trainer = MetaPseudoLabels(*networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=10.0)
+            trainer.compile(tf.keras.optimizers.SGD(0.1), tf.keras.optimizers.SGD(0.1))
+            data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))).repeat()
+            trainer.fit(data, steps_per_epoch=2, verbose=0)
+            weights.append([w for network in networks for w in network.get_weights()])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if policy == "float32" else {"rtol": 0.02, "atol": 2e-3}
     for a, b in zip(*weights):
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(b, a, **tolerance)
 
 
 def test_models_that_cannot_be_rematerialised():

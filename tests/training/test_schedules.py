@@ -82,4 +82,6 @@ def test_a_picture_of_data_that_are_not_there(tmp_path):
     config = recipe("noisy_student/digits.py")
     with pytest.raises(InputError, match=r"holds no summary.json"):
         plot_schedules.main(config, str(tmp_path / "rates.png"), str(tmp_path))
+    with pytest.raises(InputError, match=r"--output: .* is a directory"):
+        plot_schedules.main(config, str(tmp_path), None)
     assert not list(tmp_path.iterdir())
