@@ -1,5 +1,8 @@
 """Filter and balance at scale: exact selection against a numpy sort, reading against bare reading, memory against the corpus's size.
 
+The stage is its first pass, the check for doubled keys and the selection; `balance/write` is its second pass, which joins the images with
+their predictions and writes the training records, over one shard of images of 110 kB.
+
     ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
     ./run_benchmarks.sh balance --records=1000000     fewer
 
@@ -24,12 +27,13 @@ import numpy as np
 
 from benchmarks import report
 from data import records
-from data.protos import make_prediction
+from data.protos import make_example, make_prediction
 from data.records import Manifest, shard_name
 from noisy_student import balance, predictions, selection
 from stages.errors import InputError
 
 CLASSES, TOP_K, SHARD = 1000, 5, 100_000
+IMAGES, IMAGE_BYTES = 2_000, 110_000
 THRESHOLD = 0.3
 
 
@@ -84,6 +88,41 @@ def select(job: balance.ScoreShards, above: np.ndarray) -> selection.Selection:
     return selection.select(columns, above, int(np.median(above[above > 0])), THRESHOLD)
 
 
+def second_pass() -> None:
+    """The line of the second pass, beside reading all images' records and writing those kept."""
+    with tempfile.TemporaryDirectory() as directory:
+        root, rng = Path(directory), np.random.default_rng(0)
+        scores = balance.ScoreShards(write(root / "predictions", IMAGES), root / "columns", THRESHOLD, 0)
+        encoded = rng.bytes(IMAGE_BYTES)
+        (root / "images").mkdir()
+        name = shard_name("unlabeled", 0, 1)
+        _, digest = records.write_shard(root / "images" / name, (make_example(encoded, f"{i:012d}") for i in range(IMAGES)))
+        images = Manifest(root / "images", "unlabeled", (name,), (IMAGES,), (), 0, "unlabeled", {}, (digest,))
+        chosen = select(scores, np.array(scores.run(0)["above"]))
+        job = balance.WriteShards(images, scores, chosen, root / "out")
+        with np.load(scores.columns_path(0)) as columns:
+            copies = chosen.record_copies(columns, IMAGES)
+
+        def bare_copy() -> None:
+            read = records.read_shard(images.paths[0])
+            records.write_shard(root / "copy", (record for record, n in zip(read, copies) for _ in range(n)))
+
+        times = report.interleaved(3, ours=lambda: job.run(0), peer=bare_copy)
+    (wall, cpu), (peer_wall, peer_cpu) = times["ours"], times["peer"]
+    report.line(
+        "balance/write",
+        IMAGES / wall,
+        IMAGES / peer_wall,
+        "reading all and writing the kept",
+        goal=0.25,
+        unit="images/s",
+        ours_cpu_us=round(cpu / IMAGES * 1e6),
+        peer_cpu_us=round(peer_cpu / IMAGES * 1e6),
+        kept=round(float(np.count_nonzero(copies)) / IMAGES, 3),
+        written=int(copies.sum()),
+    )
+
+
 def lexsort(classes: np.ndarray, confidence: np.ndarray, hashes: np.ndarray, per_class: int) -> np.ndarray:
     """What one would write: everything in memory, one sort; how many of each class are kept."""
     order = np.lexsort((hashes, -confidence, classes))
@@ -132,6 +171,7 @@ def main(records: int = 10_000_000) -> None:
     for size in (total // 10, total):
         command = [sys.executable, "-m", "benchmarks.balance", str(size), "peers" if size == total else ""]
         sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    second_pass()
     small, large = sizes[total // 10], sizes[total]
     report.line(
         "balance/select", large["above"] / large["select"], large["above"] / large["lexsort"], "numpy.lexsort", goal=1.0, unit="records/s"

@@ -6,8 +6,8 @@ The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip ->
 Peers: decoding alone (the whole image, nothing else); the same pipeline with keras_cv.layers.RandAugment (two operations an image, rate 1;
 its own ten operations); PIL and timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
 (`PEERS=DIR`). `box` and `plain` are our pipeline up to the decoding of the random box and without RandAugment, beside decoding alone:
-what is left for RandAugment to spend. CPU milliseconds an image are given beside the rates, since wall time on a shared machine is not
-one thing.
+what is left for RandAugment to spend. `examine` is what the preparation does to every image: decoding, hashes, a thumbnail. CPU
+milliseconds an image are given beside the rates, since wall time on a shared machine is not one thing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sklearn.datasets import load_sample_image
 from benchmarks import report
 from benchmarks.models.torch_peers import load_torch
 from data import protos, records
+from data.examine import examine
 from data.image_ops import to_uint8
 from data.pipeline import prepared_batches
 from data.preprocessing import Preprocessing, decode_random_box, train_pixels
@@ -141,6 +142,11 @@ def timm_loader(files: list[bytes]) -> Callable[[], report.Timer]:
     return consume(torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=2))
 
 
+def examined(files: list[bytes]) -> Callable[[], None]:
+    """The check that preparation makes of each image."""
+    return lambda: [examine(encoded) for encoded in files] and None
+
+
 def main(images: int = 512) -> None:
     """Measures with so many JPEG files and prints the lines."""
     files = photographs(max(2, -(-images // BATCH)) * BATCH)  # whole batches
@@ -153,6 +159,7 @@ def main(images: int = 512) -> None:
             "decode": consume(dataset(path, decode)),
             "box": consume(dataset(path, decode_box)),
             "plain": consume(dataset(path, plain)),
+            "examine": examined(files[:-BATCH]),
             "keras_cv": consume(dataset(path, keras_cv_prepare())),
         }
         if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm")):
@@ -169,6 +176,7 @@ def main(images: int = 512) -> None:
         "timm": ("ours", "timm", "PIL + timm, 2 workers", 1.5),
         "box": ("box", "decode", alone, 1.0),
         "plain": ("plain", "decode", alone, 0.55),
+        "examine": ("examine", "decode", f"{alone}, on all cores", 0.25),
     }
     for name, (left, right, peer_name, goal) in lines.items():
         if right in times:

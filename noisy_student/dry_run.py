@@ -40,13 +40,12 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
             previous = network
     lines += trainings
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
-    top_k = max(config[section].top_k or counts["classes"] for section in sections)
-    width = 2 * counts["classes"] + 85 if top_k == counts["classes"] else 6 * top_k + 101  # bytes with key and framing, see docs/scaling.md
-    lines += [
-        "",
-        f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled and as many of predictions "
-        f"({counts['unlabeled'] * width / dry_run.GIB:,.1f} GiB an iteration)",
-    ]
+    predictions = ""
+    if sections:
+        top_k = max(config[section].top_k or counts["classes"] for section in sections)
+        width = 2 * counts["classes"] + 85 if top_k == counts["classes"] else 6 * top_k + 101  # bytes with key and framing: docs/scaling.md
+        predictions = f" and as many of predictions ({counts['unlabeled'] * width / dry_run.GIB:,.1f} GiB an iteration)"
+    lines += ["", f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}"]
     absent = dry_run.missing(config, folders, data)
     lines.append(f"missing: {'; '.join(absent) if absent else 'nothing'}")
     return "\n".join(lines)

@@ -63,6 +63,13 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
         predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
         section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
+        training: dict[str, Any] = {"section": section, "iteration": i, "data": data}
+        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
+        training["strategy"] = strategy
+        if config[section].online:
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], {**training, "teacher": models[i - 1]}))
+            continue
+        training["pseudo_labeled"] = pseudo_labeled
         stages += [
             Stage(
                 f"pseudo_label_{i}",
@@ -73,9 +80,6 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
             ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
         ]
-        training: dict[str, Any] = {"section": section, "iteration": i, "data": data, "pseudo_labeled": pseudo_labeled}
-        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
-        training["strategy"] = strategy
         if config[section].labeled:
             stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
         else:  # pre-training and fine-tuning, which the paper's joint training is compared with

@@ -81,6 +81,7 @@ class NoisyStudent(Trainer):
       label_smoothing: of labelled examples (and of hard pseudo-labels).
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      label_data_sample_prob: of a labelled example to count; the loss of the others is 0, and stays in the mean, as released.
       confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
@@ -105,6 +106,7 @@ class NoisyStudent(Trainer):
         label_smoothing: float = 0.1,
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
+        label_data_sample_prob: float = 1.0,
         confidence_weighted: bool = False,
         unlabeled_model_noise: bool = True,
         rematerialize: bool = False,
@@ -123,6 +125,7 @@ class NoisyStudent(Trainer):
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
+        self.label_data_sample_prob = label_data_sample_prob
         self.confidence_weighted = confidence_weighted
         self.unlabeled_model_noise = unlabeled_model_noise
         self.accumulation = accumulation
@@ -160,6 +163,9 @@ class NoisyStudent(Trainer):
                 logits = tf.cast(self.forward(images), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_losses = cross_entropy(smooth(targets, self.label_smoothing), logits[:batch])  # (B,)
+            if self.label_data_sample_prob < 1.0:
+                uniform = tf.random.stateless_uniform([batch * parts * replicas], [self.seed, self.optimizer.iterations], alg="philox")
+                labeled_losses *= tf.cast(tf.gather(uniform, rows[:batch]) < self.label_data_sample_prob, tf.float32)
             labeled_loss = tf.reduce_mean(labeled_losses)
             if x_u is not None:
                 pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)

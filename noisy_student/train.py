@@ -31,9 +31,10 @@ FLAGS = {
     "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
     "iteration": "Which student this is, from 1; those of one recipe differ in initial weights, order and noise.",
     "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
+    "teacher": "Trained model (work directory) that labels within the step, for a section that is `online`, in place of --pseudo_labeled.",
     "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
 }
-OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "init": None}
+OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": None}
 
 
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
@@ -59,6 +60,10 @@ def _check(section: str, values: dict[str, Any], init: bool) -> None:
             raise InputError(f"{section}.{name}: no {values[name]!r}; known: {', '.join(known)}")
     if values["temperature"] <= 0:
         raise InputError(f"{section}.temperature is {values['temperature']}; it must be above 0")
+    if not 0 < values["label_data_sample_prob"] <= 1:
+        raise InputError(f"{section}.label_data_sample_prob is {values['label_data_sample_prob']}; it must be above 0 and at most 1")
+    if values["online"] and not (values["labeled"] and values["unlabeled_ratio"]):
+        raise InputError(f"{section}.online=True needs unlabeled_ratio above 0 and labeled=True")
     if values["frozen_blocks"] and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
     if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
@@ -86,6 +91,7 @@ def main(
     section: str,
     iteration: str,
     pseudo_labeled: str | None,
+    teacher: str | None,
     init: str | None,
     strategy: str,
     cpu_devices: str,
@@ -94,26 +100,46 @@ def main(
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
     number, devices = app.whole_number("iteration", iteration), app.whole_number("cpu_devices", cpu_devices, 1)
-    if section.startswith("student") and not pseudo_labeled:
-        raise InputError("--pseudo_labeled is missing: a student needs the directory made by run_balance.sh")
+    online = isinstance(config.get(section), ConfigDict) and config[section].get("online", False)
+    needed, other = ("teacher", "pseudo_labeled") if online else ("pseudo_labeled", "teacher")
+    given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher}
+    if section.startswith("student") and not given[needed]:
+        of = "the directory of a trained model" if online else "the directory made by run_balance.sh"
+        raise InputError(f"--{needed} is missing: a student{' that is online' if online else ''} needs {of}")
+    if given[other]:
+        raise InputError(f"--{other}: {section} has online={online}, so that it learns from --{needed}")
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
-    inputs = {name: path for name, path in (("data", data), ("pseudo_labeled", pseudo_labeled), ("init", init)) if path}
-    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "init": "run_teacher.sh or run_student.sh"}
+    inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
+    trained = "run_teacher.sh or run_student.sh"
+    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": trained, "init": trained}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", made_by[name])
-    resolved = resolve(config, section, data, unlabeled=bool(pseudo_labeled), init=init, iteration=number)
+    resolved = resolve(config, section, data, unlabeled=any(given.values()), init=init, iteration=number)
     if stage.start(workdir, resolved, inputs):
         where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
-        train(Path(workdir), resolved, data, pseudo_labeled, init, **where)
+        train(Path(workdir), resolved, data, pseudo_labeled, init, teacher, **where)
 
 
-def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: str | None, init: str | None, **where: Any) -> None:
+def train(
+    workdir: Path,
+    resolved: dict[str, Any],
+    data: str,
+    pseudo_labeled: str | None,
+    init: str | None,
+    teacher: str | None = None,
+    **where: Any,
+) -> None:
     """Runs one resolved training; `where`: strategy, CPU devices, TPU and profile, see `stage.train`."""
     section = ConfigDict(resolved["train"])
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and section.unlabeled_ratio else None
-    if unlabeled and unlabeled.label_names != labeled.label_names:
+    if teacher:
+        unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
+        labeler = model_dir.read_spec(teacher)
+        if labeler.label_names != labeled.label_names:
+            raise InputError(f"--teacher: {teacher} knows other classes than {data}; train one on this data")
+    elif unlabeled and unlabeled.label_names != labeled.label_names:
         raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
@@ -121,12 +147,13 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled and section.labeled_augmentation else {}
     if unlabeled and section.unlabeled_augmentation:
         samples["unlabeled"] = (unlabeled, spec.preprocessing)
+    clean = labeler.preprocessing if teacher else None
     stage.train(
         workdir,
         resolved,
         spec,
-        lambda **run: build_trainer(section, spec, init=init, **run),
-        lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, resolved["seed"], *share),
+        lambda **run: build_trainer(section, spec, init=init, teacher=teacher, **run),
+        lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, resolved["seed"], *share, clean=clean),
         data=Path(data),
         labeled=labeled,
         unlabeled=unlabeled,
@@ -136,7 +163,14 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
 
 
 def build_trainer(
-    section: ConfigDict, spec: model_dir.ModelSpec, *, steps_per_epoch: float, seed: int, sync: bool, init: str | None
+    section: ConfigDict,
+    spec: model_dir.ModelSpec,
+    *,
+    steps_per_epoch: float,
+    seed: int,
+    sync: bool,
+    init: str | None,
+    teacher: str | None = None,
 ) -> NoisyStudent:
     """The compiled `NoisyStudent` of a resolved section; call inside the strategy's scope. Raises InputError for an unfit `init`."""
     model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and sync)
@@ -148,6 +182,7 @@ def build_trainer(
         fixres.freeze_blocks(model, section.frozen_blocks)
     trainer = NoisyStudent(
         model,
+        teacher=model_dir.load(teacher)[0] if teacher else None,
         loss_normalization=section.loss_normalization,
         pseudo_labels=section.pseudo_labels,
         temperature=section.temperature,
@@ -155,6 +190,7 @@ def build_trainer(
         label_smoothing=section.label_smoothing if section.labeled else 0.0,
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
+        label_data_sample_prob=section.label_data_sample_prob,
         confidence_weighted=section.confidence_weighted,
         unlabeled_model_noise=section.unlabeled_model_noise,
         rematerialize=section.rematerialize,
@@ -175,10 +211,13 @@ def batches(
     start: int,
     pipelines: tuple[int, int],
     replicas: int,
+    *,
+    clean: Preprocessing | None = None,
 ) -> tf.data.Dataset:
     """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images.
 
-    Without the labelled images it is `(x_u, y_u)`, with the targets made of q.
+    With `clean`, the size of an online teacher's images, these images are in the place of q. Without the labelled images it is
+    `(x_u, y_u)`, with the targets made of q.
     """
     common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
     own = {"mixup": section.mixup, "cutmix": section.cutmix, "augment": section.labeled_augmentation}
@@ -187,7 +226,7 @@ def batches(
         return images
     size = section.batch_size * section.unlabeled_ratio
     common["augment"] = section.unlabeled_augmentation
-    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", stream_id=1, **common)
+    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", clean=clean, stream_id=1, **common)
     if section.labeled:
         return tf.data.Dataset.zip((images, extra))
     return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))

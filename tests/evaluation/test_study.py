@@ -246,7 +246,10 @@ def test_a_stage_may_read_another_run_s_directory(tmp_path):
     made = study.commands(loaded, tmp_path, "reduced_mpl", 3)
     assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
     assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
-    assert app.parse(["train", *(word for word in made[3].words if word.startswith("--config"))], {})["config"].meta_pseudo_labels.method == "reduced"
+    assert (
+        app.parse(["train", *(word for word in made[3].words if word.startswith("--config"))], {})["config"].meta_pseudo_labels.method
+        == "reduced"
+    )
 
 
 def test_the_interval_is_student_s(tmp_path):

@@ -38,6 +38,15 @@ def test_an_iterations_own_section_is_used():
     assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
 
 
+def test_an_online_student_needs_no_stored_labels():
+    config = changed(iterations=2)
+    config.student.online = True
+    plan = loop.plan(config, Path("w"), {}, "auto")
+    assert [stage.name for stage in plan] == ["prepare", "teacher", "student_1", "student_2", "evaluate", "export"]
+    assert "of predictions" not in loop.describe(config, Path("w"), {}, plan)
+    assert plan[3].arguments["teacher"] == Path("w/student_1") and "pseudo_labeled" not in plan[3].arguments
+
+
 def test_every_stage_has_its_script():
     for stage in loop.plan(CONFIG, Path("w"), {}, "auto"):
         assert (app.ROOT / stage.script).is_file()

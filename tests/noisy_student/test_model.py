@@ -154,6 +154,22 @@ def test_labels_made_within_the_step_equal_stored_ones():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_labelled_examples_that_count_with_a_probability():
+    """The mean is over all, those left out with loss 0; which they are belongs to the example, whatever the parts."""
+    (x, y), unlabeled = batches(batch=6, ratio=2)
+    counted = tf.random.stateless_uniform([6], [3, 0], alg="philox").numpy() < 0.5
+    assert 0 < counted.sum() < 6
+    weights = small_classifier(batch_norm=False).get_weights()
+    for parts in (1, 2):
+        model = small_classifier(batch_norm=False)
+        model.set_weights(weights)
+        expected = (counted * -log_softmax(model(x).numpy())[np.arange(6), y]).mean()
+        student = NoisyStudent(model, label_data_sample_prob=0.5, label_smoothing=0.0, accumulation=parts, seed=3)
+        student.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+        history = student.fit(dataset((x, y), unlabeled), steps_per_epoch=1, verbose=0).history
+        assert history["labeled_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_unlabelled_examples_without_model_noise():
     """The losses of a network with dropout, against its own without: clean on the unlabelled half only."""
     inputs = tf.keras.Input([4, 4, 3])

@@ -116,6 +116,7 @@ def main(workdir, directories, *overrides, section="student", **flags):
         "tpu": "",
         "profile_steps": None,
         "pseudo_labeled": None,
+        "teacher": None,
     }
     train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
 
@@ -128,6 +129,45 @@ def test_another_config_is_refused(directories, uninterrupted):
 def test_a_student_needs_pseudo_labels(directories, tmp_path):
     with pytest.raises(InputError, match=r"run_balance.sh"):
         main(tmp_path / "w", {"data": directories["data"]})
+
+
+def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directories, uninterrupted, tmp_path):
+    """Images in the same order: the pool itself, and a split of as many shards with the teacher's predictions in full."""
+    teacher, spec = model_dir.load(uninterrupted)
+    pool = records.read_manifest(f"{directories['data']}/unlabeled")
+    images = [batch["image"] for batch in pipeline.eval_batches(pool, 100, spec.preprocessing)]
+    labels = tf.nn.softmax(tf.concat([teacher(image, training=False) for image in images], 0)).numpy()
+
+    def labelled():
+        for serialized, label in zip(records.read_shard(pool.paths[0]), labels):
+            feature = tf.train.Example.FromString(serialized).features.feature
+            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
+            yield protos.make_example(encoded, key.decode(), probabilities=label)
+
+    stored = {"kind": "pseudo_labeled", "label_names": spec.label_names}
+    records.write_split(tmp_path / "stored", "pseudo_labeled", labelled(), len(pool.files), pool.num_records, **stored)
+    finish(tmp_path / "stored", {})
+    few = ("--config.student.steps=3", "--config.student.schedule.base=0.5")
+    data = {"data": directories["data"]}
+    main(tmp_path / "offline", data, *few, pseudo_labeled=str(tmp_path / "stored"))
+    main(tmp_path / "online", data, *few, "--config.student.online=True", teacher=str(uninterrupted))
+    for a, b in zip(weights(tmp_path / "offline"), weights(tmp_path / "online")):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+    for name in ("unlabeled_loss", "confidence"):
+        rows = [[row[name] for row in metrics(tmp_path / run)] for run in ("offline", "online")]
+        np.testing.assert_allclose(*rows, rtol=1e-4)
+
+
+def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, tmp_path):
+    with pytest.raises(InputError, match=r"--teacher is missing: a student that is online needs"):
+        main(tmp_path / "w", directories, "--config.student.online=True")
+    with pytest.raises(InputError, match=r"--pseudo_labeled: student has online=True, so that it learns from --teacher"):
+        main(tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted))
+    with pytest.raises(InputError, match=r"--teacher: student has online=False, so that it learns from --pseudo_labeled"):
+        main(tmp_path / "w", directories, teacher=str(uninterrupted))
+    with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
+        main(tmp_path / "w", directories, "--config.student.label_data_sample_prob=0.0")
+    assert not (tmp_path / "w").exists()
 
 
 def test_missing_data_and_unknown_section(directories, tmp_path):
