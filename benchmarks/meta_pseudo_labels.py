@@ -14,6 +14,8 @@ batch. images/s are labelled and unlabelled images of a step. Lines:
                              training mode, argmax labels, difference of losses, two SGDs, one average), written here for the comparison.
                              float32: as it ships. float32_kept, bfloat16_kept: PyTorch's best, channels last, glibc told to keep its
                              pages (for both sides), bfloat16 by autocast against mixed_bfloat16
+    profile/PRECISION        no rates: milliseconds of the `finite_difference` step by kind of operation, on one thread, by
+                             TensorFlow's profiler
 
 Each process waits while another one is measured, round by round.
 """
@@ -24,6 +26,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+import collections
 import copy
 import importlib.util
 import json
@@ -31,7 +34,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks import report
@@ -198,6 +203,34 @@ def against_passes(precision: str, rounds: int) -> None:
         report.line(name, 1 / wall, 1 / passes_wall, "its passes alone", goal=round(1 / 1.05, 3), unit="steps/s", **notes)
 
 
+def profile(precision: str) -> None:
+    """Prints the line of the operations; for a process of its own, which has one thread."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    step = ours(precision)["step"]
+    for _ in range(2):  # compiled, and the memory is there
+        step()
+    with tempfile.TemporaryDirectory() as directory:
+        tf.profiler.experimental.start(directory)
+        step()
+        tf.profiler.experimental.stop()
+        (file,) = Path(directory).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    spent: collections.Counter[str] = collections.Counter()
+    for plane in space.planes:
+        names = {number: metadata.name for number, metadata in plane.event_metadata.items()}
+        for event in (event for line in plane.lines for event in line.events):
+            _, colon, operation = names[event.metadata_id].partition("#")[0].rpartition(":")  # model/conv/Conv2D:_MklNativeConv2D
+            if colon and operation.isidentifier() and not operation.startswith("__inference") and operation not in ("Process", "Run"):
+                spent[operation] += event.duration_ps / 1e9
+    most = {name: round(ms) for name, ms in spent.most_common(8)}
+    others = round(sum(spent.values())) - sum(most.values())
+    print(json.dumps({"benchmark": f"meta_pseudo_labels/profile/{precision}", "unit": "ms", **most, "others": others}), flush=True)
+
+
 def against_pytorch(rounds: int) -> None:
     """The lines with PyTorch."""
     images = B * (1 + RATIO)
@@ -222,6 +255,7 @@ def main(rounds: int = 5) -> None:
     """All lines; without PyTorch those with it are left out."""
     for precision in ("float32", "mixed_bfloat16"):
         against_passes(precision, rounds)
+        subprocess.run([sys.executable, "-m", "benchmarks.meta_pseudo_labels", "profile", precision], check=True)
     if importlib.util.find_spec("torch"):
         against_pytorch(rounds)
     else:
@@ -229,4 +263,7 @@ def main(rounds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], bool(sys.argv[3]))
+    if sys.argv[1] == "profile":
+        profile(sys.argv[2])
+    else:
+        serve(sys.argv[1], sys.argv[2], bool(sys.argv[3]))
