@@ -77,7 +77,8 @@ class Manifest:
 def num_shards_for(num_records: int) -> int:
     """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 16,384.
 
-    A training holds two windows of shuffled records, each at least a shard, in memory: so shards must not grow with the split.
+    A training holds two windows of shuffled records, each at least a shard, in memory: so shards grow with
+    the split only above 32.8 million records.
     """
     return max(1, min(MAX_SHARDS, -(-num_records // RECORDS_PER_SHARD)))
 

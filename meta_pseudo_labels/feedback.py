@@ -38,6 +38,9 @@ PSEUDO_LABELS = ("sampled", "argmax", "soft")
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft", "release", "none")
 """What `MetaPseudoLabels` can take for h; "none" is h = 0: the teacher learns from its other losses only."""
 
+OF_GRADIENTS = ("dot_product", "cosine", "per_example", "soft")
+"""Those that take the gradient of the labelled loss at the new weights."""
+
 SECOND_ORDER = ("per_example", "soft")
 """Those that take a gradient of the student's gradient: `label_feedback`."""
 

@@ -19,7 +19,7 @@ from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, global_rows, hits
 
 LABELED_SCALE = 2.0**12
-"""Of the labelled loss under mixed_float16, at most."""
+"""Of the labelled loss under mixed_float16, at most; it is halved where the feedback overflows, and doubles in 2,000 steps where not."""
 
 
 class Step(NamedTuple):
@@ -124,9 +124,9 @@ class FeedbackTrainer(Trainer):
             raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
         self.labeled_scale: tf.Variable | None = None
-        if loss_scale(self.optimizer) is not None:
-            if loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
-                self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
+        if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
+            self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
+        if loss_scale(self.optimizer) is not None and self.feedback in feedbacks.OF_GRADIENTS:
             with self.distribute_strategy.scope():
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
                 self.labeled_scale = tf.Variable(LABELED_SCALE, trainable=False, name="labeled_scale", aggregation=first)
@@ -241,7 +241,12 @@ class FeedbackTrainer(Trainer):
                 mean = _all_reduce([tf.reduce_mean(drawn) / step.replicas])[0]
                 h = drawn if self.feedback == "per_example" else h
         if loss_scale(self.optimizer) is not None:  # where the student's step was left out, or this overflowed, h is what it usually is
-            known = tf.math.is_finite(tf.linalg.global_norm(student.gradients)) & tf.math.is_finite(mean)
+            moved = tf.math.is_finite(tf.linalg.global_norm(student.gradients))
+            known = moved & tf.math.is_finite(mean)
+            if self.labeled_scale is not None:
+                scale = self.labeled_scale.read_value()
+                changed = tf.where(known, tf.minimum(scale * 2.0 ** (1 / 2000), LABELED_SCALE), tf.maximum(scale / 2, 1.0))
+                self.labeled_scale.assign(tf.where(moved, changed, scale))
             h, mean = tf.where(known, h, self.baseline), tf.where(known, mean, self.baseline)
             self.log_finite("feedback", tf.where(known, mean, np.nan), self.optimizer)
         else:
@@ -257,17 +262,16 @@ class FeedbackTrainer(Trainer):
         # A scale of its own: no optimizer sees this gradient, and would lower one where it overflows.
         scale = self.labeled_scale.read_value()
         scaled = _all_reduce(tape.gradient(loss, self.student.trainable_variables, output_gradients=scale))
-        finite = tf.math.is_finite(tf.linalg.global_norm(scaled))
-        self.labeled_scale.assign(tf.where(finite, tf.minimum(scale * 2.0 ** (1 / 2000), LABELED_SCALE), tf.maximum(scale / 2, 1.0)))
         return [g if g is None else g / scale for g in scaled]
 
     def _label_feedback(self, pseudo: tf.Tensor, student: _StudentGradient, labeled: list[tf.Tensor], step: Step) -> tf.Tensor:
         """`feedback.label_feedback` of this step; it is linear in `labeled`, whose small numbers would vanish in float16."""
         rate, batch_size = self.optimizer.learning_rate, step.unlabeled * step.replicas
-        scale = loss_scale(self.optimizer)
-        if scale is None:
+        scale = loss_scale(self.optimizer)  # what `student.own` was divided by
+        if scale is None or self.labeled_scale is None:
             return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)
-        factor = scale / tf.linalg.global_norm(labeled)  # what `student.own` was divided by, so that a direction of length 1 is followed
+        length = self.labeled_scale / LABELED_SCALE  # of the direction that is followed, 1 unless it overflows
+        factor = scale * length / tf.linalg.global_norm(labeled)
         directions = [g if g is None else factor * g for g in labeled]
         return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, rate, batch_size) / factor
 

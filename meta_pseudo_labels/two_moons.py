@@ -234,16 +234,16 @@ def check(config: ConfigDict) -> None:
         for key in ("steps", "batch_size"):
             if method[key] < 1:
                 raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
-        if method.feedback:
-            try:
-                feedbacks.check(method.estimator, method.pseudo_labels)
-            except ValueError as error:
-                raise InputError(f"methods.{name}: {error}") from error
         if method.temperature <= 0:
             raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
         for key, known in CHOICES.items():
             if method[key] not in known:
                 raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
+        if method.feedback:
+            try:
+                feedbacks.check(method.estimator, method.pseudo_labels)
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from error
 
 
 def finished(directory: Path, config: ConfigDict) -> str | None:

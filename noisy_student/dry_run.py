@@ -21,6 +21,11 @@ def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any]
     return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule, rematerialize=train["rematerialize"])
 
 
+def _prediction_bytes(top_k: int, classes: int) -> int:
+    """Of a record with its key and framing (docs/scaling.md, "Bytes")."""
+    return 6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85
+
+
 def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Any]) -> str:
     """The plan as text: stages, trainings, shards, what is missing. `stages`: `loop.plan`'s."""
     data = workdir / "data"
@@ -37,13 +42,16 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
             section = stage.arguments.get("section", "teacher")
             network = previous if "init" in stage.arguments else section  # whoever starts from a model keeps its network
             trainings += ["", *training(config, stage.name, section, counts, network)]
+            if "teacher" in stage.arguments:
+                teacher = dry_run.count_parameters(config[previous].model.to_dict(), counts["classes"])
+                size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
+                trainings.append(f"  online teacher: {size}, and its pass over the unlabelled images in every step")
             previous = network
     lines += trainings
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
     predictions = ""
     if sections:
-        top_k = max(config[section].top_k or counts["classes"] for section in sections)
-        width = 2 * counts["classes"] + 85 if top_k == counts["classes"] else 6 * top_k + 101  # bytes with key and framing: docs/scaling.md
+        width = max(_prediction_bytes(config[section].top_k, counts["classes"]) for section in sections)
         predictions = f" and as many of predictions ({counts['unlabeled'] * width / dry_run.GIB:,.1f} GiB an iteration)"
     lines += ["", f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}"]
     absent = dry_run.missing(config, folders, data)

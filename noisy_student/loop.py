@@ -205,7 +205,9 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
     for stage in stages:
         run(stage)
         if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
-            raise InputError(f"{stage.directory} has no unlabelled images; give --unlabeled, or set config.data.labeled_as_unlabeled=all")
+            raise InputError(
+                f"{stage.directory} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+            )
         if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}

@@ -81,7 +81,7 @@ class NoisyStudent(Trainer):
       label_smoothing: of labelled examples (and of hard pseudo-labels).
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
-      label_data_sample_prob: of a labelled example to count; the loss of the others is 0, and stays in the mean, as released.
+      label_data_sample_prob: of a labelled example to count; the loss of the others is 0, and stays in the mean. The release's mask.
       confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
@@ -119,7 +119,7 @@ class NoisyStudent(Trainer):
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
         logged = ("loss", "labeled_loss", "unlabeled_loss", "l2", "top1", "confidence")
         super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="noisy_student")
-        self.teacher = teacher
+        object.__setattr__(self, "teacher", teacher)  # past Keras, which would put what never changes into every checkpoint
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
         self.temperature = temperature

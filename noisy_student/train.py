@@ -106,8 +106,8 @@ def main(
     if section.startswith("student") and not given[needed]:
         of = "the directory of a trained model" if online else "the directory made by run_balance.sh"
         raise InputError(f"--{needed} is missing: a student{' that is online' if online else ''} needs {of}")
-    if given[other]:
-        raise InputError(f"--{other}: {section} has online={online}, so that it learns from --{needed}")
+    if given[other] and section in config:
+        raise InputError(f"--{other} is for a student's section with online={not online}; {section} has online={online}")
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
     inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
@@ -226,7 +226,8 @@ def batches(
         return images
     size = section.batch_size * section.unlabeled_ratio
     common["augment"] = section.unlabeled_augmentation
-    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets="probabilities", clean=clean, stream_id=1, **common)
+    target: dict[str, Any] = {"targets": "clean", "clean": clean} if clean else {"targets": "probabilities"}
+    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, stream_id=1, **target, **common)
     if section.labeled:
         return tf.data.Dataset.zip((images, extra))
     return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))

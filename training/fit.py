@@ -97,8 +97,10 @@ def fit(
         with on_sigterm(callback.terminate):
             trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
     except _UNREADABLE as error:
-        for manifest in manifests:  # TensorFlow does not say which file or record it was
-            records.verify_split(manifest)
+        of_data = isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)) and "Collective" not in str(error)
+        for manifest in manifests:  # TensorFlow does not say which record it was, nor always which file
+            if of_data or any(path in str(error) for path in manifest.paths):
+                records.verify_split(manifest)
         raise error
     finally:
         callback.close()

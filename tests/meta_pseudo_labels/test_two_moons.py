@@ -192,3 +192,9 @@ def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content)
     with pytest.raises(InputError, match=f"{tmp_path}"):
         two_moons.main(config, str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} <= {"config.json", "summary.json"}
+
+
+def test_a_feedback_without_a_gradient_is_refused(tmp_path):
+    overrides = ("estimator=cosine", "pseudo_labels=soft")
+    with pytest.raises(InputError, match="'cosine' has no gradient with soft pseudo-labels"):
+        run(tmp_path / "w", *(f"--config.methods.meta_pseudo_labels.{override}" for override in overrides))

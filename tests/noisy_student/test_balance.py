@@ -222,7 +222,7 @@ def test_doubled_key(tmp_path: Path, second: int) -> None:
 
 
 def test_doubled_keys_are_found_with_few_open_files(tmp_path: Path) -> None:
-    """A machine allows a process 1,024 of them, and a split has as many shards."""
+    """A machine allows a process 1,024 of them, and a split has up to 16,384 shards."""
     files = tuple(f"predictions-{shard:05d}-of-00200" for shard in range(200))
     manifest = Manifest(tmp_path, "predictions", files, (1,) * 200, LABEL_NAMES, 0, "predictions", {}, ("",) * 200)
     job = balance.ScoreShards(manifest, tmp_path / "columns", THRESHOLD, 3)

@@ -110,7 +110,7 @@ def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started
         return code
 
     monkeypatch.setattr(loop.termination, "call", without)
-    with pytest.raises(InputError, match=r"data has no unlabelled images; give --unlabeled, or set"):
+    with pytest.raises(InputError, match=r"data has no unlabelled images; delete it, and give --unlabeled or set"):
         main(workdir=str(tmp_path / "w"))
     assert [name for name, _ in started] == ["data"]
 

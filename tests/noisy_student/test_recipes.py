@@ -108,6 +108,15 @@ def test_a_recipe_that_is_not_there(name):
         recipe(name)
 
 
+@pytest.mark.parametrize(("overrides", "expected"), [((), "582.5"), (("--config.pseudo_label.top_k=5",), "36.6")])
+def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
+    """300 million of 2,085 B, or of 131 B (docs/scaling.md)."""
+    config = recipe("imagenet.py:b0", *overrides)
+    assert f"and as many of predictions ({expected} GiB an iteration)" in loop.describe(
+        config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
+    )
+
+
 def step(config, section, run, data, pseudo_labeled=None):
     resolved = train.resolve(config, section, str(data), unlabeled=bool(pseudo_labeled))
     train.train(run, resolved, str(data), pseudo_labeled and str(pseudo_labeled), None, strategy_name="one_device")

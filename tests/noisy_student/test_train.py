@@ -161,9 +161,9 @@ def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directorie
 def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, tmp_path):
     with pytest.raises(InputError, match=r"--teacher is missing: a student that is online needs"):
         main(tmp_path / "w", directories, "--config.student.online=True")
-    with pytest.raises(InputError, match=r"--pseudo_labeled: student has online=True, so that it learns from --teacher"):
+    with pytest.raises(InputError, match=r"--pseudo_labeled is for a student's section with online=False; student has online=True"):
         main(tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted))
-    with pytest.raises(InputError, match=r"--teacher: student has online=False, so that it learns from --pseudo_labeled"):
+    with pytest.raises(InputError, match=r"--teacher is for a student's section with online=True; student has online=False"):
         main(tmp_path / "w", directories, teacher=str(uninterrupted))
     with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
         main(tmp_path / "w", directories, "--config.student.label_data_sample_prob=0.0")

@@ -133,6 +133,15 @@ def test_a_labelled_gradient_that_overflows_alone_lowers_its_own_scale(feedback)
     assert left_out > 15 and counts == [0.0] * left_out + [1.0] * (30 - left_out)
     assert float(trainer.labeled_scale) == 2.0**12  # its largest
     assert trainer.optimizer_settings["loss_scale"] == 2.0**15  # the student's own gradients are as they were
+    trainer.labeled_scale.assign(2.0**6)
+    trainer.train_step(data)
+    assert float(trainer.labeled_scale) == pytest.approx(2.0**6 * 2.0 ** (1 / 2000), rel=1e-6)
+
+
+def test_a_scale_only_where_it_is_used():
+    with policy("mixed_float16"):
+        trainer, _ = meta_pseudo_labels("finite_difference")
+    assert trainer.labeled_scale is None and "labeled_loss_scale" not in trainer.optimizer_settings
 
 
 def test_a_network_of_float16_is_not_trained_without_a_scale():
