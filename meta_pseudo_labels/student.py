@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from efficientnet import model_noise
@@ -240,18 +239,20 @@ class FeedbackTrainer(Trainer):
                 drawn = tf.reduce_sum(h * pseudo, -1)  # (B_u,)
                 mean = _all_reduce([tf.reduce_mean(drawn) / step.replicas])[0]
                 h = drawn if self.feedback == "per_example" else h
-        if loss_scale(self.optimizer) is not None:  # where the student's step was left out, or this overflowed, h is what it usually is
-            moved = tf.math.is_finite(tf.linalg.global_norm(student.gradients))
-            known = moved & tf.math.is_finite(mean)
-            if self.labeled_scale is not None:
-                scale = self.labeled_scale.read_value()
-                changed = tf.where(known, tf.minimum(scale * 2.0 ** (1 / 2000), LABELED_SCALE), tf.maximum(scale / 2, 1.0))
-                self.labeled_scale.assign(tf.where(moved, changed, scale))
-            h, mean = tf.where(known, h, self.baseline), tf.where(known, mean, self.baseline)
-            self.log_finite("feedback", tf.where(known, mean, np.nan), self.optimizer)
-        else:
-            self.logged["feedback"].update_state(mean)
+        self.log_finite("feedback", mean, self.optimizer)
+        if loss_scale(self.optimizer) is not None:
+            h, mean = self._as_usual_after_overflow(h, mean, student)
         return h if self.feedback == "soft" else self._center(h, mean)
+
+    def _as_usual_after_overflow(self, h: tf.Tensor, mean: tf.Tensor, student: _StudentGradient) -> tuple[tf.Tensor, tf.Tensor]:
+        """Under mixed_float16: (h, mean), or the baseline where the student's step was left out, or h overflowed; moves the scale."""
+        moved = tf.math.is_finite(tf.linalg.global_norm(student.gradients))
+        known = moved & tf.math.is_finite(mean)
+        if self.labeled_scale is not None:
+            scale = self.labeled_scale.read_value()
+            changed = tf.where(known, tf.minimum(scale * 2.0 ** (1 / 2000), LABELED_SCALE), tf.maximum(scale / 2, 1.0))
+            self.labeled_scale.assign(tf.where(moved, changed, scale))
+        return tf.where(known, h, self.baseline), tf.where(known, mean, self.baseline)
 
     def _labeled_gradient(self, x: tf.Tensor, targets: tf.Tensor, step: Step) -> list[tf.Tensor | None]:
         """∇L_l(θ_S'), of the global batch."""
@@ -259,7 +260,7 @@ class FeedbackTrainer(Trainer):
             loss = self._labeled_loss(x, targets, step)
         if self.labeled_scale is None:
             return _all_reduce(tape.gradient(loss, self.student.trainable_variables))
-        # A scale of its own: no optimizer sees this gradient, and would lower one where it overflows.
+        # A scale of its own, for no optimizer sees this gradient and lowers one where it overflows.
         scale = self.labeled_scale.read_value()
         scaled = _all_reduce(tape.gradient(loss, self.student.trainable_variables, output_gradients=scale))
         return [g if g is None else g / scale for g in scaled]
