@@ -88,7 +88,7 @@ def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
 
 def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
     still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
-    options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "init": str(uninterrupted)}
+    options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
     where = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
     noisy_student.train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
