@@ -7,7 +7,7 @@ DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folde
 from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 labelled images a step, 60 passes over the labelled
 images, but no fewer than 600 steps. Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
-images on 2 cores, forward and backward: a folder of some thousand photographs wants a GPU, or small images.
+images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
 `:b1` ... `:b7` picks a larger network for teacher and students.
 """
 

@@ -170,6 +170,12 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
     assert not (tmp_path / "w").exists()
 
 
+def test_float16_is_not_for_a_tpu(directories, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.stage.strategy, "device_kind", lambda strategy: "TPU")
+    with pytest.raises(InputError, match=r"precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16"):
+        main(tmp_path / "w", directories, "--config.student.precision=mixed_float16")
+
+
 def test_missing_data_and_unknown_section(directories, tmp_path):
     with pytest.raises(InputError, match=r"run_prepare_data.sh"):
         main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
