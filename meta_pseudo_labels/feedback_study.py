@@ -2,7 +2,8 @@
 
 Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat trained. For one unlabelled batch the labels
 are drawn many times, and each time every estimator gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how
-much of a single step's gradient is direction and not luck. Scale drops out, so a batch factor or a weight does not matter.
+much of a single step's gradient is direction and not the luck of the draw; what the batches' choice adds is left out. Scale drops out,
+so a batch factor or a weight does not matter.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def signal_to_noise(gradients: np.ndarray) -> np.ndarray:
     return np.maximum(signal, 0) / noise
 
 
-def measure(config: ConfigDict) -> dict[str, list[float]]:
-    """Signal-to-noise by estimator, an entry for each batch size: the median over batches."""
+def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
+    """Signal-to-noise by estimator: a list for each batch size, with a number for each batch of images, in ascending order."""
     digits = load_digits()
     rng = np.random.default_rng(config.seed)
     order = rng.permutation(len(digits.target))
@@ -128,26 +129,27 @@ def measure(config: ConfigDict) -> dict[str, list[float]]:
     labels = tf.nn.softmax(logits(teacher, pool))
     student = descend(initialize(2 * config.seed + 1, config.hidden), pool, labels, 0.1, config.student_steps)
 
-    def draw_all(x_u: tf.Tensor, means: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        uniform = tf.random.stateless_uniform([config.draws, x_u.shape[0], 10], [config.seed, 7])
+    def draw_all(x_u: tf.Tensor, means: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        uniform = tf.random.stateless_uniform([config.draws, x_u.shape[0], 10], [config.seed, 7 + batch])
         return tf.map_fn(
             lambda u: teacher_gradients(teacher, student, x_u, x_l, y_l, u, config.learning_rate, means),
             uniform,
             fn_output_signature=(tf.float32, tf.float32),
         )
 
-    results: dict[str, list[float]] = {}
+    results: dict[str, list[list[float]]] = {}
     for size in config.batch_sizes:
         ratios = []
         compiled = tf.function(draw_all)
-        for _ in range(config.batches):
+        for batch in range(config.batches):
             x_u = tf.gather(pool, rng.choice(len(pool), size, replace=False))
-            plain, h = compiled(x_u, tf.zeros([len(BASELINES)]))
-            centered, _ = compiled(x_u, tf.reduce_mean(h, 0))
+            plain, h = compiled(x_u, tf.zeros([len(BASELINES)]), tf.constant(batch))
+            centered, _ = compiled(x_u, tf.reduce_mean(h, 0), tf.constant(batch))
             ratios.append(np.concatenate([signal_to_noise(plain.numpy()), signal_to_noise(centered.numpy()[:, : len(BASELINES)])]))
-        for name, value in zip((*ESTIMATORS, *(f"{name}, baseline" for name in BASELINES)), np.median(ratios, 0)):
-            results.setdefault(name, []).append(float(value))
-        print(f"B_u = {size}: " + ", ".join(f"{name} {values[-1]:.2g}" for name, values in results.items()), flush=True)
+        for name, values in zip((*ESTIMATORS, *(f"{name}, baseline" for name in BASELINES)), np.sort(ratios, 0).T):
+            results.setdefault(name, []).append(values.tolist())
+        parts = (f"{name} {np.median(v[-1]):.2g} ({v[-1][0]:.2g} to {v[-1][-1]:.2g})" for name, v in results.items())
+        print(f"B_u = {size}: {', '.join(parts)}", flush=True)
     return results
 
 
@@ -162,7 +164,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     results = measure(config)
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
-    draw(sizes, results, directory / "figure.png")
+    draw(sizes, results, floor(config.draws), directory / "figure.png")
     workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results})
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
@@ -184,15 +186,26 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def draw(sizes: Sequence[int], results: dict[str, list[float]], path: Path) -> None:
-    """Signal-to-noise against B_u, both logarithmic; a baseline is a dashed line of its estimator's colour."""
+def floor(draws: int) -> float:
+    """The standard error of a ratio without any signal, at most: that of noise along one line, normal."""
+    return float(np.sqrt(2) / draws)
+
+
+def draw(sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path) -> None:
+    """Medians and ranges against B_u, both logarithmic; a baseline is a dashed line of its estimator's colour. Below `least` is nothing."""
     colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, values in results.items():
+    for place, (name, ratios) in enumerate(results.items()):
         estimator, _, baseline = name.partition(", ")
-        axes.loglog(sizes, np.maximum(values, 1e-6), "o--" if baseline else "o-", color=colors[estimator], label=name, markersize=4)
+        values, apart = np.maximum(ratios, least), 1 + 0.03 * (place - len(results) // 2)  # so that bars do not hide each other
+        middle = np.median(values, 1)
+        spread = (middle - values.min(1), values.max(1) - middle)
+        style, x = "o--" if baseline else "o-", np.array(sizes) * apart
+        axes.errorbar(x, middle, spread, fmt=style, color=colors[estimator], markersize=4, elinewidth=0.8, label=name)
+    axes.axhline(least, color="0.5", linestyle=":", label="no signal")
+    axes.set(xscale="log", yscale="log")
     axes.set(xlabel="unlabelled images in a step, B_u", ylabel="signal-to-noise of the teacher's gradient")
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)

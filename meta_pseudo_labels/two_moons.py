@@ -13,6 +13,7 @@ import stages  # noqa: F401  (sets TensorFlow's log level, so it must come befor
 
 # isort: split
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +37,11 @@ from training.intervals import wilson_interval
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
 CHUNK = 1000  # steps of a compiled loop
-PANELS = ("supervised", "pseudo_labels", "meta_pseudo_labels")  # of the figure
+PANELS = ("supervised", "pseudo_labels", "uda", "meta_pseudo_labels", "meta_pseudo_labels_with_uda")  # of the figure, where they were run
 CHOICES = {
     "pseudo_labels": feedbacks.PSEUDO_LABELS,
     "result": ("teacher", "student"),
-    "estimator": ("soft", "cosine"),
+    "estimator": ("soft", "dot_product", "cosine"),
     "schedule": ("constant", "cosine"),
 }
 COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
@@ -131,7 +132,8 @@ def step(
         if method.supervised:
             losses.append(method.supervised * cross_entropy(y_l, logits(teacher, x_l)))
         if method.feedback:  # both are means over seeds, too
-            feedback = feedbacks.soft_loss(h, z_u) if method.estimator == "soft" else feedbacks.hard_loss(h, pseudo, z_u)
+            factor = method.batch_size if method.estimator == "dot_product" else 1.0
+            feedback = feedbacks.soft_loss(h, z_u) if method.estimator == "soft" else feedbacks.hard_loss(h, pseudo, z_u, factor)
             losses.append(method.feedback * seeds * feedback)
         if method.consistency:
             shift = method.consistency_noise * tf.random.stateless_normal(tf.shape(x_u), [number, 2])
@@ -144,7 +146,7 @@ def step(
 def step_student(
     student: Network, x_u: tf.Tensor, pseudo: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, rate: tf.Tensor | float, estimator: str
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2) or `feedback.cosine` (S, 1)."""
+    """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2), or the estimator's one number (S, 1)."""
     with tf.GradientTape(watch_accessed_variables=False) as label_tape:
         label_tape.watch(pseudo)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -156,8 +158,9 @@ def step_student(
         tape.watch(moved)
         loss = cross_entropy(y_l, logits(moved, x_l))
     labeled = tape.gradient(loss, moved)
-    if estimator == "cosine":
-        return moved, tf.vectorized_map(lambda pair: feedbacks.cosine(*pair), (labeled, unlabeled))[:, None]
+    if estimator != "soft":
+        scalar = feedbacks.cosine if estimator == "cosine" else functools.partial(feedbacks.dot_product, learning_rate=rate)
+        return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
     return moved, feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
 
 

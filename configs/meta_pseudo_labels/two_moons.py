@@ -23,8 +23,8 @@ def method(**overrides: Any) -> ConfigDict:
     config.schedule = "constant"  # or cosine, from the rate to 0
     config.init_scale = 0.1  # weights and biases are uniform in ± this
     config.supervised = 1.0  # factor of the teacher's loss on the labelled points
-    config.feedback = 0.0  # factor of the feedback's loss, whose gradient is the true one where the estimator is soft
-    config.estimator = "soft"  # of the feedback (feedback.label_feedback), or cosine (feedback.cosine, Appendix C.3)
+    config.feedback = 0.0  # factor of the feedback's loss; at 1 its gradient is the true one, unless the estimator is cosine
+    config.estimator = "soft"  # of the feedback: h of each point and class; or one number a step: dot_product (eq. 12), cosine (C.3)
     config.pseudo_labels = "sampled"  # or argmax, soft
     config.consistency = 0.0  # factor of UDA: the label of a point must be that of the same point moved a little
     config.consistency_noise = 0.2  # standard deviation of that move; the moons are 2 wide
@@ -36,42 +36,49 @@ def method(**overrides: Any) -> ConfigDict:
     return config
 
 
-def methods(**overrides: Any) -> dict[str, ConfigDict]:
-    """The paper's three, and the ceiling."""
+def baselines(suffix: str = "", **overrides: Any) -> dict[str, ConfigDict]:
+    """The paper's two, and the ceiling."""
+    teacher = f"supervised{suffix}"
     return {
-        "supervised": method(**overrides),
-        "pseudo_labels": method(teacher="supervised", supervised=0.0, pseudo_labels="argmax", result="student", **overrides),
-        "meta_pseudo_labels": method(feedback=0.1, consistency=2.0, result="student", **overrides),
-        "all_labels": method(all_labels=True, **overrides),
+        teacher: method(**overrides),
+        f"pseudo_labels{suffix}": method(teacher=teacher, supervised=0.0, pseudo_labels="argmax", result="student", **overrides),
+        f"all_labels{suffix}": method(all_labels=True, **overrides),
     }
+
+
+MPL = {"feedback": 1.0, "result": "student"}
+UDA = {"consistency": 2.0, "result": "student"}  # a student of it, without feedback
+WORKING = {**UDA, "feedback": 0.1}
 
 
 def sweep() -> dict[str, ConfigDict]:
     """What makes it work: one change at a time; `low_rate` is the paper's 0.1, for ten times the steps where it is `long`."""
-    mpl = {"feedback": 1.0, "result": "student"}
     low, long = {"learning_rate": 0.1}, {"learning_rate": 0.1, "steps": 400_000}
-    working = {"feedback": 0.1, "consistency": 2.0, "result": "student"}
     return {
-        "mpl": method(**mpl),
-        "mpl_feedback_x10": method(**{**mpl, "feedback": 10.0}),
-        "mpl_feedback_alone": method(**mpl, supervised=0.0),
-        "mpl_soft_labels": method(**mpl, pseudo_labels="soft"),
-        "uda": method(**{**working, "feedback": 0.0}),
-        "mpl_uda": method(**working),
-        "mpl_uda_half": method(**{**working, "consistency": 1.0}),
-        "mpl_uda_feedback_x10": method(**{**working, "feedback": 1.0}),
-        "mpl_uda_batch_8": method(**working, batch_size=8),
-        "mpl_uda_batch_256": method(**working, batch_size=256),
-        "mpl_cosine": method(**mpl, estimator="cosine"),
-        "mpl_uda_cosine": method(**working, estimator="cosine"),
-        "mpl_schedule": method(**mpl, schedule="cosine"),
-        "mpl_uda_schedule": method(**working, schedule="cosine"),
-        "mpl_uda_low_rate": method(**working, **low),
-        "mpl_uda_low_rate_long": method(**working, **long),
-        "mpl_low_rate_long": method(**mpl, **long),
-        "mpl_feedback_alone_low_rate": method(**mpl, supervised=0.0, **low),
-        "mpl_feedback_alone_low_rate_long": method(**mpl, supervised=0.0, **long),
-        "all_labels_low_rate_long": method(all_labels=True, **long),
+        "mpl": method(**MPL),
+        "mpl_feedback_x10": method(**{**MPL, "feedback": 10.0}),
+        "mpl_feedback_alone": method(**MPL, supervised=0.0),
+        "mpl_soft_labels": method(**MPL, pseudo_labels="soft"),
+        "uda": method(**UDA),
+        "mpl_uda": method(**WORKING),
+        "mpl_uda_half": method(**{**WORKING, "consistency": 1.0}),
+        "mpl_uda_feedback_x10": method(**{**WORKING, "feedback": 1.0}),
+        "mpl_uda_batch_8": method(**WORKING, batch_size=8),
+        "mpl_uda_batch_256": method(**WORKING, batch_size=256),
+        "mpl_dot_product": method(**MPL, estimator="dot_product"),
+        "mpl_cosine": method(**MPL, estimator="cosine"),
+        "mpl_uda_cosine": method(**WORKING, estimator="cosine"),
+        "mpl_schedule": method(**MPL, schedule="cosine"),
+        "mpl_uda_schedule": method(**WORKING, schedule="cosine"),
+        "mpl_uda_low_rate": method(**WORKING, **low),
+        "mpl_uda_low_rate_long": method(**WORKING, **long),
+        "mpl_low_rate_long": method(**MPL, **long),
+        "mpl_feedback_alone_low_rate": method(**MPL, supervised=0.0, **low),
+        "mpl_feedback_alone_low_rate_long": method(**MPL, supervised=0.0, **long),
+        "mpl_dot_product_low_rate_long": method(**MPL, estimator="dot_product", **long),
+        "mpl_cosine_low_rate_long": method(**MPL, estimator="cosine", **long),
+        "uda_low_rate_long": method(**UDA, **long),
+        **baselines("_low_rate_long", **long),
     }
 
 
@@ -84,9 +91,12 @@ def get_config(name: str = "working") -> ConfigDict:
     config.seeds = 16 if name == "sweep" else 50
     config.noise = 0.1  # of the points
     config.success = 0.99  # part of all points that must be right
-    named = sweep() if name == "sweep" else methods(learning_rate=0.1) if name == "paper" else methods()
-    if name == "paper":
-        named["meta_pseudo_labels"].update({"consistency": 0.0, "feedback": 1.0})
+    if name == "sweep":
+        named = sweep()
+    elif name == "paper":
+        named = {**baselines(learning_rate=0.1), "meta_pseudo_labels": method(**MPL, learning_rate=0.1)}
+    else:
+        named = {**baselines(), "uda": method(**UDA), "meta_pseudo_labels_with_uda": method(**WORKING)}
     config.run = tuple(named)  # in this order
     config.methods = ConfigDict(named)
     return config

@@ -226,7 +226,7 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
     monkeypatch.setattr(study.termination, "call", call)
     two = config("meta_pseudo_labels.py:ablations", "--config.seeds=2").copy_and_resolve_references()
     with two.unlocked():
-        two.runs, two.readings, two.claims = two.runs[:2], two.readings[:2], [claim for claim in two.claims if claim[1] == "h_0"]
+        two.runs, two.readings, two.claims = two.runs[1:3], two.readings[1:3], [("uda", "h_0", "UDA is better than its student")]
     with pytest.raises(SystemExit):
         study.main(two, str(tmp_path), "1")
     study.main(two, str(tmp_path), "1")
@@ -234,11 +234,11 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
     assert names[:2] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh"]
     assert names[2:] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh", "run_evaluate.sh"] * 4
     script, directory, flags = called[3]
-    assert (script, directory) == ("run_meta_pseudo_labels.sh", "mpl/seed_100/trained")
-    assert f"--data={tmp_path}/mpl/seed_100/data" in flags and "--config.seed=100" in flags and "--config.data.validation_size=400" in flags
-    assert (tmp_path / "h_0" / "seed_101" / "data").resolve() == tmp_path / "mpl" / "seed_101" / "data"
+    assert (script, directory) == ("run_meta_pseudo_labels.sh", "h_0/seed_0/trained")
+    assert {f"--data={tmp_path}/h_0/seed_0/data", "--config.seed=0", "--config.meta_pseudo_labels.feedback=none"} <= set(flags)
+    assert (tmp_path / "uda" / "seed_1" / "data").resolve() == tmp_path / "h_0" / "seed_1" / "data"
     found = read_json(tmp_path / "results.json")
-    assert found["readings"] == {"mpl": [75.0, 75.0], "h_0": [50.0, 50.0]}
+    assert found["readings"] == {"h_0": [50.0, 50.0], "uda": [75.0, 75.0]}
 
 
 def test_a_stage_may_read_another_run_s_directory(tmp_path):

@@ -22,7 +22,7 @@ def test_the_ratio_of_known_gradients():
 
 
 def run(workdir, *overrides):
-    small = ["--config.draws=60", "--config.batches=1", "--config.batch_sizes=(2, 16)", "--config.hidden=8"]
+    small = ["--config.draws=60", "--config.batches=2", "--config.batch_sizes=(2, 16)", "--config.hidden=8"]
     arguments = ["study", "--config=configs/meta_pseudo_labels/feedback_study.py", *small, *overrides]
     feedback_study.main(app.parse(arguments, {})["config"], str(workdir))
 
@@ -30,9 +30,11 @@ def run(workdir, *overrides):
 def test_the_command(tmp_path, capsys):
     run(tmp_path / "w")
     results = json.loads((tmp_path / "w" / "results.json").read_text())
-    ratios = results["signal_to_noise"]
+    ratios = {name: [np.mean(of_size) for of_size in values] for name, values in results["signal_to_noise"].items()}
     assert results["batch_sizes"] == [2, 16]
     assert len(ratios) == 9
+    low, high = results["signal_to_noise"]["soft"][1]
+    assert low < high, "two batches of images, each with draws of its own"
     assert ratios["soft"][1] > 2 * ratios["per_example"][1], "it has no noise of its own example's draw"
     assert ratios["per_example"][1] > 2 * ratios["dot_product"][1], "a scalar carries the noise of 16 examples"
     assert ratios["finite_difference"][1] == pytest.approx(ratios["dot_product"][1], abs=0.02), "the second is the first order of the first"

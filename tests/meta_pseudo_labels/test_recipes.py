@@ -12,6 +12,7 @@ from stages.errors import InputError
 RECIPES = [
     "digits.py",
     "digits.py:reduced",
+    "image_folder.py",
     "cifar10_4k.py",
     "cifar10_4k.py:release",
     "svhn_1k.py",
@@ -28,7 +29,8 @@ def recipe(name: str, *overrides: str):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
-    text = train.describe(recipe(name), tmp_path / "data")
+    expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
+    text = train.describe(recipe(name, *(expected if name == "image_folder.py" else ())), tmp_path / "data")
     assert text.count("learning rate:") == (1 if name == "digits.py:reduced" else 2)
     assert "missing: " in text and not list(tmp_path.iterdir())
 
@@ -57,7 +59,7 @@ def test_the_release_has_one_command_for_a_tenth_of_imagenet():
     assert recipe("imagenet_10pct.py:release").to_dict() == recipe("imagenet_10pct.py").to_dict()
 
 
-@pytest.mark.parametrize("name", ["cifar10_4k.py:release", "digits.py"])
+@pytest.mark.parametrize("name", ["cifar10_4k.py:release", "digits.py", "image_folder.py"])
 def test_a_smoke_run_takes_a_step(name, tmp_path):
     config = recipe(name, "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
     prepare.main(config, str(tmp_path / "data"))
