@@ -23,7 +23,7 @@ from stages.errors import InputError
 
 STYLES = ("small", "imagenet")
 AUTOAUGMENT = "autoaugment_v0"
-CROP_PADDING = 32  # evaluation keeps S / (S + 32) of the short side; every released checkpoint was measured so
+CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 32) of the short side
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -47,6 +47,7 @@ class Preprocessing:
         randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode, translate_const, cutout_const: see
             ``randaugment.rand_augment``.
         extra_cutout: half of the side of a square that is cut out of every image, in pixels (small style; 0 = off).
+        crop_padding: P, see ``central_box`` (imagenet style): without noise the central S / (S + P) of the short side is seen.
     """
 
     image_size: int
@@ -63,6 +64,7 @@ class Preprocessing:
     translate_const: float = 100.0
     cutout_const: float = 40.0
     extra_cutout: int = 0
+    crop_padding: int = CROP_PADDING
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_size, int) or self.image_size < 1:
@@ -73,6 +75,8 @@ class Preprocessing:
             raise InputError("preprocessing.mean and .std must have 3 values each, and those of std must be positive")
         if self.style != "small" and (self.pad or self.extra_cutout):
             raise InputError("preprocessing.pad and .extra_cutout belong to the small style; set them to 0")
+        if self.crop_padding < 0:
+            raise InputError(f"preprocessing.crop_padding is {self.crop_padding}; it must be at least 0")
         if not 0 <= self.pad < self.image_size or self.extra_cutout < 0:
             raise InputError(
                 f"preprocessing: pad {self.pad}, extra_cutout {self.extra_cutout}; needed are 0 ≤ pad < image_size and 0 ≤ extra_cutout"
@@ -130,28 +134,30 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.reshape(resized, [image_size, image_size, 3])
 
 
-def central_box(shape: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The square that evaluation looks at: side int(S / (S + 32) · short side).
+def central_box(shape: tf.Tensor, image_size: int, padding: int = CROP_PADDING) -> tf.Tensor:
+    """The square that evaluation looks at: side int(S / (S + P) · short side).
 
     Args:
         shape: int32 [≥ 2], height and width first.
         image_size: S.
+        padding: P.
 
     Returns:
         int32 [4]: top, left, height, width.
     """
     height, width = shape[0], shape[1]
-    side = tf.maximum(tf.minimum(height, width) * image_size // (image_size + CROP_PADDING), 1)
+    side = tf.maximum(tf.minimum(height, width) * image_size // (image_size + padding), 1)
     return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
 
 
-def random_box(shape: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+def random_box(shape: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
     """A box of 8–100 % of the image's area, of aspect 3/4–4/3; the central box where 10 attempts find none.
 
     Args:
         shape: int32 [3].
         image_size: S, for the central box.
         seed: [2].
+        padding: P, for the central box.
 
     Returns:
         int32 [4]: top, left, height, width.
@@ -168,7 +174,7 @@ def random_box(shape: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
     box = tf.concat([begin[:2], size[:2]], axis=0)
     # The sampler returns the whole image when it gives up.
     whole = tf.reduce_all(size[:2] == shape[:2])
-    return tf.where(whole, central_box(shape, image_size), box)
+    return tf.where(whole, central_box(shape, image_size, padding), box)
 
 
 def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
@@ -187,22 +193,22 @@ def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """
     image = decode(encoded)
     if preprocessing.style == "imagenet":
-        image = _crop(image, central_box(tf.shape(image), preprocessing.image_size))
+        image = _crop(image, central_box(tf.shape(image), preprocessing.image_size, preprocessing.crop_padding))
     return resize(image, preprocessing.image_size)
 
 
-def decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+def decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
     """Decodes a random box, see `random_box`, of an encoded image: uint8 [h, w, 3]."""
 
     def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # A quarter faster than decoding everything. The outermost pixels may differ a little: their colour is interpolated without
         # the neighbours outside the box. Evaluation therefore does not do this.
-        box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed)
+        box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed, padding)
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
 
     def other(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         image = decode(encoded)
-        return _crop(image, random_box(tf.shape(image), image_size, seed))
+        return _crop(image, random_box(tf.shape(image), image_size, seed, padding))
 
     inputs = tf.convert_to_tensor(encoded), seed
     decode_box = randaugment.switch([other, jpeg], inputs, tf.TensorSpec([None, None, 3], tf.uint8))
@@ -257,7 +263,7 @@ def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessi
     p = preprocessing
     seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
     imagenet = p.style == "imagenet"
-    image = decode_random_box(encoded, p.image_size, seeds[_CROP]) if imagenet else decode(encoded)
+    image = decode_random_box(encoded, p.image_size, seeds[_CROP], p.crop_padding) if imagenet else decode(encoded)
     image = resize(image, p.image_size)
     if p.randaugment_layers:
         image = image_ops.to_uint8(image)  # clipped and truncated, as in the release

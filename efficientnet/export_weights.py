@@ -22,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-from data.preprocessing import CROP_PADDING
 from efficientnet import names
 from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES
 from efficientnet.model import EfficientNet
@@ -96,7 +95,7 @@ def _describe(spec: model_dir.ModelSpec) -> dict[str, Any]:
         "label_names": list(spec.label_names),
         "pretrained_cfg": {
             "input_size": [3, prepared.image_size, prepared.image_size],
-            "crop_pct": prepared.image_size / (prepared.image_size + CROP_PADDING) if prepared.style == "imagenet" else 1.0,
+            "crop_pct": prepared.image_size / (prepared.image_size + prepared.crop_padding) if prepared.style == "imagenet" else 1.0,
             "interpolation": "bicubic",
             "mean": [number / 255 for number in prepared.mean],
             "std": [number / 255 for number in prepared.std],

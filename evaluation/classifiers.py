@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from data.preprocessing import CROP_PADDING, Preprocessing
+from data.preprocessing import Preprocessing
 from stages import versions
 from stages.errors import InputError, one_line
 from stages.files import read_json
@@ -126,10 +126,11 @@ def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.
     if "predict_images" not in loaded.signatures:
         raise InputError(f"{saved} has no signature predict_images; export the model again with run_export.sh")
     signature = loaded.signatures["predict_images"]
-    border = CROP_PADDING // 2 if preprocessing.style == "imagenet" else 0
+    padding = preprocessing.crop_padding if preprocessing.style == "imagenet" else 0
+    borders = [(padding + 1) // 2, padding // 2]  # `central_box` leaves the odd pixel above and to the left
 
     def logits(images: tf.Tensor) -> tf.Tensor:
-        padded = tf.pad(images, [[0, 0], [border, border], [border, border], [0, 0]])
+        padded = tf.pad(images, [[0, 0], borders, borders, [0, 0]])
         probabilities = signature(images=padded)["probabilities"]  # (B, K)
         return _log(probabilities)
 

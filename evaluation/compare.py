@@ -2,8 +2,8 @@
 
     python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
-Each run is a directory of `run_noisy_student.sh`: its `data/` and, beside it, the models. All runs must have the same test images, so the
-corrupted ones are built once. Leaves in W
+Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`). All runs must have the same test images,
+so the corrupted ones are built once. Leaves in W
 
     <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
     report.html     the table over seeds
@@ -33,7 +33,7 @@ from stages.workdir import fingerprint, finish, require_finished, start
 
 FLAGS = {
     "workdir": "Directory to write.",
-    "runs": "Finished directories of run_noisy_student.sh, separated by commas; * stands for anything.",
+    "runs": "Directories of finished runs, each with data/ and its models beside it, separated by commas; * stands for anything.",
     "models": "Names of the models to compare, separated by commas, the baseline first; all of a run if not given.",
     "suite": "What to measure, separated by commas: clean, c, p, adversarial.",
 }
@@ -123,7 +123,7 @@ def find_runs(text: str) -> dict[str, Path]:
         for path in sorted(glob.glob(part)) or [part]:
             run = Path(path).resolve()
             if not (run / "data").is_dir():
-                print(f"{path} is left out: it has no data/; give directories of run_noisy_student.sh")
+                print(f"{path} is left out: it has no data/ beside its models")
             elif found.setdefault(run.name, run) != run:
                 raise InputError(f"--runs: {found[run.name]} and {run} have the same name; rename one of them")
     if not found:

@@ -101,13 +101,13 @@ def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
 def dot_product(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor], learning_rate: tf.Tensor | float) -> tf.Tensor:
     """The paper's eq. 12, h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩: the first order of `finite_difference`.
 
-    Off by O(η_S²). Of the optimizer it knows the learning rate alone: for plain SGD and for SGD with momentum, where the
-    gradient of this step enters the move as −η_S ∇L_u. Nesterov's variant moves (1 + μ) times that; clipping scales it.
+    Off by O(η_S²). Of the optimizer it knows the rate alone: for plain SGD and for SGD with momentum, where the gradient of
+    this step enters the move as −η_S ∇L_u. Nesterov's variant moves (1 + μ) times that.
 
     Args:
       labeled: gradient of the labelled loss at the *new* weights, variable by variable.
       unlabeled: gradient of the student's loss at the *old* weights.
-      learning_rate: η_S of this step.
+      learning_rate: η_S of this step; where the gradient was clipped, times the part of it that was left.
     """
     return tf.cast(learning_rate, labeled[0].dtype) * _inner(labeled, unlabeled)
 
@@ -146,7 +146,7 @@ def label_feedback(
       pseudo_labels: ŷ (B_u, K).
       unlabeled: ∇L_u(θ_S).
       labeled: ∇L_l(θ_S').
-      learning_rate: η_S of this step.
+      learning_rate: η_S of this step, as for `dot_product`.
       batch_size: B_u, over all replicas.
     """
     # A variable that the unlabelled loss does not reach has no gradient.

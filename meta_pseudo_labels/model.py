@@ -10,6 +10,7 @@ from meta_pseudo_labels import uda
 from meta_pseudo_labels.student import FeedbackTrainer
 from training.losses import one_hot
 from training.rematerialization import training_pass
+from training.trainer import alike, pairs
 
 
 class MetaPseudoLabels(FeedbackTrainer):
@@ -64,8 +65,8 @@ class MetaPseudoLabels(FeedbackTrainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1: student, feedback, teacher."""
-        (x, y), (x_weak, x_strong) = data
-        x_weak, x_strong = tf.cast(x_weak, x.dtype), tf.cast(x_strong, x.dtype)
+        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = alike(x, x_weak, x_strong)
         step = self.step_sizes(x, x_strong)
         with tf.GradientTape() as tape:
             # T(x_l), T(x_u)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels.student import FeedbackTrainer
 from training.losses import one_hot
+from training.trainer import alike, pairs
 
 TINY = 1e-6
 """Least probability that is told from 0; stored ones are float16."""
@@ -54,8 +55,8 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step: student, feedback, calibrator."""
-        (x, y), (x_u, q) = data
-        x_u, q = tf.cast(x_u, x.dtype), tf.cast(q, tf.float32)
+        (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q))")
+        (x, x_u), q = alike(x, x_u), tf.cast(q, tf.float32)
         step = self.step_sizes(x, x_u)
         with tf.GradientTape() as tape:
             z = self.teacher(tf.math.log(q + TINY), training=True)  # (B_u, K)

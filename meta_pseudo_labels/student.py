@@ -13,9 +13,9 @@ import tensorflow as tf
 from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
 from training.losses import cross_entropy, decayed
-from training.optimizers import gradient, loss_scale
+from training.optimizers import gradient, kept_by_clipping, loss_scale
 from training.rematerialization import statistics_kept, training_pass
-from training.trainer import Trainer, global_rows, hits
+from training.trainer import Trainer, check_classifier, global_rows, hits
 
 LABELED_SCALE = 2.0**12
 """Of the labelled loss under mixed_float16, at most; it is halved where the feedback overflows, and doubles in 2,000 steps where not."""
@@ -41,6 +41,7 @@ class _StudentGradient(NamedTuple):
     gradients: list[tf.Tensor]
     own: list[tf.Tensor]
     label_tape: tf.GradientTape
+    rate: tf.Tensor  # η_S of the step, times what clipping left of the gradient
 
 
 class FeedbackTrainer(Trainer):
@@ -73,7 +74,7 @@ class FeedbackTrainer(Trainer):
       name: of the Keras model.
 
     Raises:
-      ValueError: unknown names, or a pair of feedback and pseudo-labels without a gradient.
+      ValueError: unknown names, a pair of feedback and pseudo-labels without a gradient, or networks that cannot be trained as a pair.
     """
 
     def __init__(
@@ -96,10 +97,14 @@ class FeedbackTrainer(Trainer):
         feedbacks.check(feedback, pseudo_labels)
         logged = ("loss", "top1", "feedback", "agreement", "confidence", "feedback_loss", "teacher_gradient_norm", *logged)
         super().__init__(student, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
-        if not teacher.built:
-            raise ValueError(f"{type(self).__name__} needs a built teacher: call it on one batch, or build it, first")
-        if teacher is student:
-            raise ValueError(f"{type(self).__name__} needs two networks with weights of their own; teacher and student are the same object")
+        theirs, own = check_classifier(teacher, "teacher"), check_classifier(student, "student")
+        if theirs and own and theirs != own:
+            raise ValueError(f"teacher and student have {theirs} and {own} classes; they must have the same")
+        if {id(v) for v in teacher.variables} & {id(v) for v in student.variables}:
+            raise ValueError("teacher and student share weights; each needs its own")
+        for network, named in ((teacher, "teacher"), (student, "student")):
+            if not network.trainable_variables:
+                raise ValueError(f"the {named} has nothing to train (a teacher that stays is ReducedMetaPseudoLabels with feedback='none')")
         self.teacher = teacher
         self.student = student
         self.student_forward = training_pass(student, rematerialize and feedback not in feedbacks.SECOND_ORDER)  # on unlabelled images
@@ -116,8 +121,10 @@ class FeedbackTrainer(Trainer):
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
-          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before.
+          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before; or one for both.
         """
+        if student_optimizer is teacher_optimizer and not isinstance(student_optimizer, str):
+            raise ValueError("student and teacher have the same optimizer object; each needs its own")
         super().compile(optimizer=student_optimizer, **kwargs)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
@@ -210,10 +217,11 @@ class FeedbackTrainer(Trainer):
         moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(gradients, variables) if g is not None]
         with self.measured_update(tf.linalg.global_norm(gradients)):
             self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
+        rate = self.optimizer.learning_rate * kept_by_clipping([g for g, _ in moves], self.optimizer)
         self.ema.update(self.optimizer.iterations)
         self.logged["loss"].update_state(loss)
         self.logged["agreement"].update_state(hits(pseudo, logits))
-        return _StudentGradient(gradients, own, label_tape)
+        return _StudentGradient(gradients, own, label_tape, rate)
 
     def _measure(
         self, x: tf.Tensor, targets: tf.Tensor, pseudo: tf.Tensor, old: tf.Tensor | None, student: _StudentGradient, step: Step
@@ -224,14 +232,13 @@ class FeedbackTrainer(Trainer):
         """
         if self.feedback == "none":
             return tf.zeros([])
-        rate = self.optimizer.learning_rate  # of the step just made
         if old is not None:
             old, new = _all_reduce([old, self._labeled_loss(x, targets, step)])
             h = mean = feedbacks.finite_difference(old, new) if self.feedback == "finite_difference" else feedbacks.released(old, new)
         else:
             labeled = self._labeled_gradient(x, targets, step)
             if self.feedback == "dot_product":
-                h = mean = feedbacks.dot_product(labeled, student.gradients, rate)
+                h = mean = feedbacks.dot_product(labeled, student.gradients, student.rate)
             elif self.feedback == "cosine":
                 h = mean = feedbacks.cosine(labeled, student.gradients)
             else:
@@ -267,14 +274,14 @@ class FeedbackTrainer(Trainer):
 
     def _label_feedback(self, pseudo: tf.Tensor, student: _StudentGradient, labeled: list[tf.Tensor], step: Step) -> tf.Tensor:
         """`feedback.label_feedback` of this step; it is linear in `labeled`, whose small numbers would vanish in float16."""
-        rate, batch_size = self.optimizer.learning_rate, step.unlabeled * step.replicas
+        batch_size = step.unlabeled * step.replicas
         scale = loss_scale(self.optimizer)  # what `student.own` was divided by
         if scale is None or self.labeled_scale is None:
-            return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, rate, batch_size)
+            return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, student.rate, batch_size)
         length = self.labeled_scale / LABELED_SCALE  # of the direction that is followed, 1 unless it overflows
         factor = scale * length / tf.linalg.global_norm(labeled)
         directions = [g if g is None else factor * g for g in labeled]
-        return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, rate, batch_size) / factor
+        return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, student.rate, batch_size) / factor
 
     def _center(self, h: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
         """Subtracts the baseline and moves it on."""

@@ -67,7 +67,7 @@ def main(
     check(resolved["train"])
     if bool(pseudo_labeled) != (resolved["train"]["method"] == "reduced"):
         raise InputError(f"{SECTION}.method is {resolved['train']['method']}; --pseudo_labeled and the method reduced need each other")
-    if stage.start(workdir, resolved, inputs):
+    if stage.start(workdir, resolved, inputs, strategy):
         where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
         train(Path(workdir), resolved, data, pseudo_labeled, **where)
 

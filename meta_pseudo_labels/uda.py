@@ -14,7 +14,7 @@ from efficientnet import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.rematerialization import Pass
-from training.trainer import Trainer, global_rows, hits
+from training.trainer import Trainer, alike, global_rows, hits, pairs
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
@@ -114,8 +114,8 @@ class UDA(Trainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step."""
-        (x, y), (x_weak, x_strong) = data
-        x_weak, x_strong = tf.cast(x_weak, x.dtype), tf.cast(x_strong, x.dtype)
+        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = alike(x, x_weak, x_strong)
         step = self.optimizer.iterations
         with tf.GradientTape() as tape:
             logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step)

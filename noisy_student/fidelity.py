@@ -80,7 +80,7 @@ def main(data: str, teacher: str, images: str) -> None:
     """Prints the table. Raises InputError."""
     count = app.whole_number("images", images, 1)
     workdir.require_finished(data, "data", "run_prepare_data.sh")
-    workdir.require_finished(teacher, "teacher", "run_teacher.sh")
+    workdir.require_finished(teacher, "teacher", model_dir.MADE_BY)
     manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
     print(f"{min(count, manifest.num_records):,} images\n")
     print("| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|")
@@ -93,7 +93,7 @@ if __name__ == "__main__":
         main,
         {
             "data": "finished directory of run_prepare_data.sh",
-            "teacher": "finished directory of run_teacher.sh or run_student.sh",
+            "teacher": f"finished directory of {model_dir.MADE_BY}",
             "images": "at most so many",
         },
         {"images": "10000"},

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -31,11 +32,15 @@ FLAGS = {
     "labeled": "Labelled images, [FORMAT:]LOCATION (docs/data.md), by default DIR/<class>/*.jpg.",
     "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
     "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
-    "strategy": "auto, one_device, mirrored, multi_worker or tpu; for the training stages.",
+    "strategy": "auto, one_device, mirrored or tpu; for the training stages.",
+    "tpu": "Name or address of the TPU; without it the local one.",
     "iterations": "+N: so many more iterations than the finished run in WORKDIR had.",
     "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
 }
-OPTIONAL: dict[str, Any] = {"labeled": None, "unlabeled": None, "test": None, "strategy": "auto", "iterations": None, "dry_run": False}
+OPTIONAL: dict[str, Any] = {
+    **{name: None for name in ("labeled", "unlabeled", "test", "iterations")},
+    **{"strategy": "auto", "tpu": "", "dry_run": False},
+}
 
 
 ENDING = ("finetune", "evaluate", "export")
@@ -129,6 +134,7 @@ def main(
     unlabeled: str | None,
     test: str | None,
     strategy: str,
+    tpu: str,
     iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
@@ -137,6 +143,8 @@ def main(
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
+    if strategy == "multi_worker":
+        raise InputError("--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)")
     check(config)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
@@ -155,6 +163,8 @@ def main(
     config_flags = app.recipe_flags()
 
     def run(stage: Stage) -> None:
+        if tpu and "strategy" in stage.arguments:
+            stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         _run(stage, directory, config_flags, beam_options, created)
 
     scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
@@ -281,7 +291,8 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
             shutil.rmtree(workdir)  # bad input: nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
-            print(f"== {stage.name} failed with exit code {code}; the same command continues from there", file=sys.stderr)
+            ended = "was stopped" if code in (-signal.SIGTERM, termination.EXIT_CODE) else f"failed with exit code {code}"
+            print(f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
 
 

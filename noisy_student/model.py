@@ -9,7 +9,7 @@ import tensorflow as tf
 from efficientnet import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
-from training.trainer import Trainer, accumulated, global_rows, hits
+from training.trainer import Trainer, accumulated, alike, check_classifier, global_rows, hits, pairs
 
 LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
 PSEUDO_LABELS = ("soft", "hard")
@@ -131,6 +131,7 @@ class NoisyStudent(Trainer):
         self.accumulation = accumulation
         self.seed = seed
         if teacher is not None:
+            check_classifier(teacher, "teacher")
             teacher.trainable = False
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -145,13 +146,13 @@ class NoisyStudent(Trainer):
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
         """Of the loss on one part of the batch, B and μB its sizes, divided by parts and replicas: to be summed over both."""
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
-        (x, y), (x_u, q) = data if isinstance(data[0], tuple) else (data, (None, None))
+        (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q)), or (x, y)") if isinstance(data[0], tuple) else (data, (None, None))
         batch, ratio = tf.shape(x)[0], 0.0
         images, rows = x, global_rows(batch, 0, part, parts)  # (B, H, W, 3), (B,)
         if x_u is not None:
             if self.teacher is not None:  # step 2, within the step: the second of the pair is the clean image
                 q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
-            images = tf.concat([x, tf.cast(x_u, x.dtype)], axis=0)  # (B + μB, H, W, 3)
+            images = tf.concat(alike(x, x_u), axis=0)  # (B + μB, H, W, 3)
             rows = tf.concat([rows, global_rows(tf.shape(x_u)[0], batch * parts * replicas, part, parts)], axis=0)  # (B + μB,)
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
 

@@ -295,7 +295,7 @@ def main(
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
-    workdirs.require_finished(teacher, "teacher", "run_teacher.sh")
+    workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
     images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     spec = model_dir.read_spec(teacher)
     validation = read_manifest(Path(data) / "validation", "labeled") if settings.calibrate else None
@@ -364,7 +364,7 @@ if __name__ == "__main__":
         {
             "workdir": "where the predictions go",
             "data": "finished directory of run_prepare_data.sh",
-            "teacher": "finished directory of run_teacher.sh or run_student.sh",
+            "teacher": f"finished directory of {model_dir.MADE_BY}",
             "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
         },
         {"section": "pseudo_label"},

@@ -71,7 +71,10 @@ def _check(section: str, values: dict[str, Any], init: bool) -> None:
 
 
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
-    """`stage.resolve`, for a start from the trained model in `init` if given: its network and its normalisation replace the recipe's."""
+    """`stage.resolve`, for a start from the model in `init` if given: its network and normalisation, and the resolution if left open."""
+    if init and section in config and not config.preprocessing.image_size:  # as it was trained, unless said otherwise
+        config = config.copy_and_resolve_references()
+        config.preprocessing.image_size = model_dir.read_spec(init).preprocessing.image_size
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
     if "model" not in resolved["train"]:
         raise InputError(f"--section: {section} is trained by run_meta_pseudo_labels.sh")
@@ -111,12 +114,11 @@ def main(
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
     inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
-    trained = "run_teacher.sh or run_student.sh"
-    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": trained, "init": trained}
+    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", made_by[name])
     resolved = resolve(config, section, data, unlabeled=any(given.values()), init=init, iteration=number)
-    if stage.start(workdir, resolved, inputs):
+    if stage.start(workdir, resolved, inputs, strategy):
         where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
         train(Path(workdir), resolved, data, pseudo_labeled, init, teacher, **where)
 

@@ -123,6 +123,6 @@ def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """
     size = preprocessing.image_size
     if preprocessing.style == "imagenet":
-        top, left, height, width = tf.unstack(central_box(tf.shape(image), size))
+        top, left, height, width = tf.unstack(central_box(tf.shape(image), size, preprocessing.crop_padding))
         image = image[top : top + height, left : left + width]
     return resize(image, size)

@@ -6,8 +6,11 @@ another config on a started directory is refused.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,12 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def start(
-    workdir: str | Path, config: Mapping[str, Any], inputs: Mapping[str, str | Path] | None = None, *, of_parts: bool = False
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | Path] | None = None,
+    *,
+    of_parts: bool = False,
+    shared: bool = False,
 ) -> dict[str, Any] | None:
     """Claims `workdir` for a run of `config`, or recognises that it was done.
 
@@ -41,12 +49,14 @@ def start(
         a new teacher in the same place is noticed.
       of_parts: the run is made of stages with directories of their own, which compare their own part of the config: until it is
         finished it may go on with a corrected one.
+      shared: other processes of the same run work in it, too. Else it is held until `finish`, or until the process ends.
 
     Returns:
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
 
     Raises:
-      InputError: `workdir` cannot be written or holds something of another config, or an input is not a finished directory.
+      InputError: `workdir` cannot be written, holds something of another config, or another process is at work in it; or an input is not
+        a finished directory.
     """
     workdir = Path(workdir)
     resolved = json.loads(json.dumps(dict(config)))
@@ -55,6 +65,11 @@ def start(
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
+    if re.search(r"(^|/)(gs|s3|hdfs|https?):/", str(workdir)):
+        raise InputError(f"--workdir: {workdir} is an address; mount what it names, and give the path")
+    summary = workdir / "summary.json"
+    if not shared and workdir.exists() and not summary.exists():
+        _hold(workdir)
     if path.exists():
         before = read_json(path)
         differences = _differences(before, resolved)
@@ -71,13 +86,38 @@ def start(
             write_json(path, resolved)
         except OSError as error:
             raise InputError(f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory") from error
-    summary = workdir / "summary.json"
+        if not shared:
+            _hold(workdir)
     return read_json(summary) if summary.exists() else None
 
 
 def finish(workdir: str | Path, summary: Mapping[str, Any]) -> None:
     """Writes `summary.json`, the mark of a finished directory. Call it last."""
     write_json(Path(workdir) / "summary.json", dict(summary))
+    held = _held.pop(Path(workdir).resolve(), None)
+    if held is not None:
+        os.close(held)
+
+
+_held: dict[Path, int] = {}
+"""Directories that this process works in: their file descriptors, which carry the lock."""
+
+
+def _hold(workdir: Path) -> None:
+    """Locks a directory for this process. Raises InputError where another one has it: a stage that its killed loop has left, perhaps."""
+    key = workdir.resolve()
+    if key in _held:
+        return
+    descriptor = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"--workdir: another process is at work in {workdir}; wait until it ends, or end it") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+    else:
+        _held[key] = descriptor
 
 
 def require_finished(directory: str | Path, what: str, made_by: str) -> dict[str, Any]:

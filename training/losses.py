@@ -12,10 +12,23 @@ NOT_DECAYED = r"(^|/)(gamma|beta)(:\d+)?$"
 
 
 def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Labels as distributions: int (B,) becomes float32 (B, K); a float (B, K) is passed on."""
-    if labels.dtype.is_integer:
-        return tf.one_hot(tf.reshape(labels, [-1]), num_classes, dtype=tf.float32)
-    return tf.cast(labels, tf.float32)
+    """Labels as distributions, float32 (B, K): of class ids, int (B,) or (B, 1), or of distributions, float (B, K).
+
+    Raises:
+      ValueError: another shape or type. InvalidArgumentError, when it runs: a class id outside of 0 … K − 1; XLA leaves that check out.
+    """
+    ids = labels.dtype.is_integer and (labels.shape.rank in (1, None) or labels.shape[1:] == [1])
+    distributions = labels.dtype.is_floating and labels.shape.rank in (2, None) and labels.shape[-1:] in ([num_classes], [None], None)
+    if not (ids or distributions):
+        found = f"{labels.dtype.name} {labels.shape}"
+        raise ValueError(f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got {found}")
+    if distributions:
+        return tf.cast(labels, tf.float32)
+    flat = tf.reshape(labels, [-1])
+    message = f"a label is no class id from 0 to {num_classes - 1}"
+    checks = [tf.debugging.assert_non_negative(flat, message), tf.debugging.assert_less(flat, tf.cast(num_classes, flat.dtype), message)]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.one_hot(flat, num_classes, dtype=tf.float32)
 
 
 def smooth(targets: tf.Tensor, label_smoothing: float) -> tf.Tensor:

@@ -21,6 +21,9 @@ from training import models
 
 WEIGHTS = "model.weights.h5"
 
+MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
+"""The stages that leave one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -60,7 +63,7 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
     write_json(directory / "model.json", description)
 
 
-def read_spec(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh") -> ModelSpec:
+def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
     """The spec of a finished training directory, or of a `model/` directory.
 
     Raises:
@@ -79,7 +82,7 @@ def read_spec(directory: str | Path, made_by: str = "run_teacher.sh or run_stude
         raise InputError(f"{path} does not describe a model ({error}); make it again with {made_by}") from error
 
 
-def load(directory: str | Path, made_by: str = "run_teacher.sh or run_student.sh") -> tuple[tf.keras.Model, ModelSpec]:
+def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model, ModelSpec]:
     """Builds the model and loads its weights.
 
     Args:

@@ -151,6 +151,12 @@ def loss_scale(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
     return optimizer.loss_scale if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) else None
 
 
+def kept_by_clipping(gradients: Sequence[tf.Tensor], optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
+    """What the optimizer's `global_clipnorm` c leaves of the gradients, min(1, c/‖g‖), float32 (); 1 without one."""
+    most = getattr(optimizer, "inner_optimizer", optimizer).global_clipnorm
+    return tf.ones([]) if not most else tf.minimum(1.0, most / tf.linalg.global_norm(gradients))
+
+
 def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
     """η of the step just made, float32 (). Keras's own attribute keeps an older one where that step was left out."""
     schedule = getattr(getattr(optimizer, "inner_optimizer", None), "_learning_rate", None)

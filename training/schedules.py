@@ -47,7 +47,7 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then half a cosine to 0 at `total_steps`; optionally a wait at 0 first (MPL's student).
 
-    With s = max(0, t − t_wait): η(t) = η₀ · s/t_w for s < t_w, then η₀ · ½(1 + cos(π·(s − t_w)/(T − t_wait − t_w))).
+    η(t) = 0 for t < t_wait; after it, with s = t − t_wait, η₀·s/t_w for s < t_w, then η₀ · ½(1 + cos(π·(s − t_w)/(T − t_wait − t_w))).
     """
 
     def __init__(self, base: float, total_steps: int, warmup_steps: float = 0, wait_steps: float = 0):

@@ -76,9 +76,9 @@ def require_validation(section: str, train: dict[str, Any], there: bool) -> None
         raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
 
 
-def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str]) -> bool:
+def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str], strategy: str) -> bool:
     """Claims the work directory; False, after saying so, where the training is done."""
-    done = workdirs.start(workdir, resolved, inputs)
+    done = workdirs.start(workdir, resolved, inputs, shared=strategy == "multi_worker")
     if done:
         print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
     return not done

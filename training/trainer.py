@@ -36,8 +36,7 @@ class Trainer(tf.keras.Model):
     def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
         super().__init__(name=name, autocast=False)  # images stay float32 until the network has normalised them
         self.distribute_reduction_method = "first"  # metrics are sums over all replicas already; Keras would add them up once more
-        if not model.built:
-            raise ValueError(f"{type(self).__name__} needs a built model: call it on one batch, or build it, first")
+        check_classifier(model, "model")
         self.model = model
         self.forward = training_pass(model, rematerialize)
         self.ema = ExponentialMovingAverage(model.variables, ema_decay)
@@ -122,6 +121,46 @@ class Trainer(tf.keras.Model):
         self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
         self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
         return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
+
+
+def check_classifier(model: tf.keras.Model, name: str) -> int | None:
+    """The number of classes K of a built model, images -> logits (B, K); None where only a call would tell.
+
+    Raises:
+      ValueError: it is not built, ends in probabilities, has one output, or losses of its own; the message calls it `name`.
+    """
+    if not model.built:
+        raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
+    last: Any = model
+    while isinstance(last, tf.keras.Model) and last.layers:
+        last = last.layers[-1]
+    if isinstance(last, tf.keras.layers.Softmax) or getattr(getattr(last, "activation", None), "__name__", "") in ("softmax", "sigmoid"):
+        raise ValueError(f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid")
+    shape = getattr(last, "output_shape", None)
+    classes = shape[-1] if isinstance(shape, tuple) and shape else None
+    if model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in model.submodules):
+        raise ValueError(f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay")
+    if classes == 1:
+        raise ValueError(f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for each of at least two classes")
+    return classes if isinstance(classes, int) else None
+
+
+def pairs(data: Any, form: str) -> Any:
+    """The data set's element ((a, b), (c, d)), which `form` describes.
+
+    Raises:
+      ValueError: it is none.
+    """
+    two = lambda part: isinstance(part, (tuple, list)) and len(part) == 2  # noqa: E731
+    if not (two(data) and all(two(part) for part in data)):
+        found = tf.nest.map_structure(lambda v: f"{v.dtype.name} {v.shape}", data)
+        raise ValueError(f"an element of the data set must be {form}; got {found}")
+    return data
+
+
+def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """The batches in one type: as they are where they agree, else float32, so that none is cut to another's bytes."""
+    return images if len({batch.dtype for batch in images}) == 1 else tuple(tf.cast(batch, tf.float32) for batch in images)
 
 
 def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int) -> list[tf.Tensor | None]:

@@ -125,6 +125,7 @@ def get_config() -> ConfigDict:
             "translate_const": 100.0,
             "cutout_const": 40.0,
             "extra_cutout": 0,
+            "crop_padding": 32,  # evaluation sees the central S / (S + 32) of the short side; the small style all of it
         }
     )
     config.teacher = train_section()

@@ -27,9 +27,9 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.iterations = 2
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
-    for constant in ("translate_const", "cutout_const"):  # pixels at magnitude 10; None: parts of the image size
+    for constant, kind in (("translate_const", float), ("cutout_const", float), ("crop_padding", int)):  # pixels
         del config.preprocessing[constant]
-        config.preprocessing[constant] = placeholder(float)
+        config.preprocessing[constant] = placeholder(kind)  # None: a part of the image size
     for section in ("teacher", "student"):
         train = config[section]
         train.model.name = name

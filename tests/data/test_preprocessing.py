@@ -89,19 +89,22 @@ def test_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "image_size, height, width, expected",  # side int(S / (S + 32) · short side), centred, the odd pixel above and to the left
+    "image_size, padding, height, width, expected",  # side int(S / (S + P) · short side), centred, the odd pixel above and to the left
     [
-        (224, 375, 500, (24, 86, 328, 328)),
-        (224, 256, 256, (16, 16, 224, 224)),
-        (475, 375, 500, (12, 75, 351, 351)),
-        (475, 507, 600, (16, 63, 475, 475)),
-        (600, 375, 500, (10, 72, 356, 356)),
-        (800, 500, 375, (70, 8, 360, 360)),
-        (224, 1, 9, (0, 4, 1, 1)),
+        (224, 32, 375, 500, (24, 86, 328, 328)),
+        (224, 32, 256, 256, (16, 16, 224, 224)),
+        (475, 32, 375, 500, (12, 75, 351, 351)),
+        (475, 32, 507, 600, (16, 63, 475, 475)),
+        (600, 32, 375, 500, (10, 72, 356, 356)),
+        (800, 32, 500, 375, (70, 8, 360, 360)),
+        (224, 32, 1, 9, (0, 4, 1, 1)),
+        (32, 5, 28, 28, (2, 2, 24, 24)),
+        (32, 5, 37, 37, (3, 3, 32, 32)),
+        (32, 0, 28, 30, (0, 1, 28, 28)),
     ],
 )
-def test_central_box(image_size, height, width, expected):
-    assert tuple(central_box(tf.constant([height, width, 3]), image_size).numpy()) == expected
+def test_central_box(image_size, padding, height, width, expected):
+    assert tuple(central_box(tf.constant([height, width, 3]), image_size, padding).numpy()) == expected
 
 
 @pytest.mark.parametrize("image_size", [224, 240, 260, 300, 380, 456, 475, 528, 600, 672, 800])
@@ -142,6 +145,7 @@ def test_imagenet_images_are_crops_of_the_whole(file_format):
 
     p = Preprocessing(32, "imagenet")
     np.testing.assert_array_equal(eval_image(encoded, p), cropped(central_box(tf.shape(whole), 32)))
+    np.testing.assert_array_equal(eval_image(encoded, dataclasses.replace(p, crop_padding=5)), cropped(central_box(tf.shape(whole), 32, 5)))
     images = []
     for index in range(6):
         expected = cropped(random_box(tf.shape(whole), 32, tf.random.split(seed(index), 4)[0])).numpy()

@@ -15,7 +15,6 @@ from meta_pseudo_labels.student import Step
 from meta_pseudo_labels.uda import uda_loss
 
 K, B, B_U = 3, 5, 3
-ESTIMATORS = ("finite_difference", "dot_product", "per_example")
 ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 1.0}
 
 
@@ -110,6 +109,38 @@ def test_first_order_estimators_in_the_step(monkeypatch, estimator):
     expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK).expected_and_true()
     assert cosine(expected, truth) >= 0.999
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("estimator", "least"), [("dot_product", 0.999), ("per_example", 0.95), ("soft", 0.98)])
+def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
+    """A tenth of the gradient is left here. How much depends on all labels: known to a scalar h only, to the others a constant."""
+    optimizer = tf.keras.optimizers.SGD(0.2, 0.9, global_clipnorm=0.1)
+    expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK).expected_and_true()
+    assert cosine(expected, truth) >= least
+    assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.1)
+
+
+def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
+    """cos(∇L_l(θ_S'), ∇L_u(θ_S)) before the mean CE; B_u before that of a scalar h, unless another factor is given."""
+    labels = np.eye(K, dtype="float32")[[0, 2, 1]]
+    (x, y), (weak, strong) = batch()
+    forced = Forced(monkeypatch, feedback="cosine", **ONLY_FEEDBACK)
+    found = forced(labels)
+    teacher, student, own = classifier(1), classifier(2), forced.trainer.student  # as at the start; θ_S' after the step
+    gradients = []
+    for network, images, targets in ((own, x, tf.one_hot(y, K)), (student, strong, labels), (teacher, None, labels)):
+        with tf.GradientTape() as tape:
+            z = network(tf.concat([x, weak, strong], 0) if images is None else images, training=True)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, z[B + B_U :] if images is None else z))
+        gradients.append(flat(tape.gradient(loss, network.trainable_variables)))
+    h = cosine(*gradients[:2])
+    assert abs(h) > 0.01
+    np.testing.assert_allclose(found, h * gradients[2], rtol=1e-3, atol=1e-6)
+    full, one, two = (
+        Forced(monkeypatch, feedback="finite_difference", batch_factor=factor, **ONLY_FEEDBACK)(labels) for factor in (None, 1.0, 2.0)
+    )
+    np.testing.assert_allclose(full, B_U * one, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-6)
 
 
 def test_soft_pseudo_labels_in_the_step():
@@ -275,12 +306,65 @@ def test_any_two_classifiers_by_keras_fit():
     assert result["top1"] > 0.9
 
 
-def test_what_cannot_be_trained_is_refused():
-    with pytest.raises(ValueError, match="same object"):
-        MetaPseudoLabels(*[classifier(1)] * 2)
+def dense(units=K, **options):
+    return tf.keras.Sequential([tf.keras.layers.Dense(units, input_shape=(4,), **options)])
+
+
+def shared():
+    layer = tf.keras.layers.Dense(K)
+    return [tf.keras.Sequential([tf.keras.Input([4]), layer]) for _ in range(2)]
+
+
+def frozen():
+    network = dense()
+    network.trainable = False
+    return network
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        (lambda: [classifier(1)] * 2, "share weights"),
+        (shared, "share weights"),
+        (lambda: (tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2)), "the teacher is not built"),
+        (lambda: (dense(activation="softmax"), dense()), "the teacher ends in probabilities"),
+        (lambda: (dense(), tf.keras.Sequential([dense(), tf.keras.layers.Softmax()])), "ends in probabilities"),
+        (lambda: (dense(1, activation="sigmoid"), dense()), "the teacher ends in probabilities"),
+        (lambda: (dense(), dense(1)), "has one output"),
+        (lambda: (dense(3), dense(5)), "have 3 and 5 classes"),
+        (lambda: (frozen(), dense()), "the teacher has nothing to train"),
+        (lambda: (dense(), dense(kernel_regularizer="l2")), "has losses of its own"),
+        (lambda: (dense(activity_regularizer="l2"), dense()), "has losses of its own"),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_refused(networks, message):
+    with pytest.raises(ValueError, match=message):
+        MetaPseudoLabels(*networks())
+
+
+def test_options_that_cannot_be_trained_with_are_refused():
     with pytest.raises(ValueError, match="no gradient with soft"):
         MetaPseudoLabels(classifier(1), classifier(2), feedback="cosine", pseudo_labels="soft")
-    with pytest.raises(ValueError, match="built"):
-        MetaPseudoLabels(tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2))
     with pytest.raises(ValueError, match=r"tf\.keras\.optimizers\.legacy"):
         MetaPseudoLabels(classifier(1), classifier(2)).compile(tf.keras.optimizers.legacy.SGD(0.1), "adam")
+    with pytest.raises(ValueError, match="same optimizer object"):
+        MetaPseudoLabels(classifier(1), classifier(2)).compile(*[tf.keras.optimizers.SGD(0.1)] * 2)
+
+
+def test_data_of_another_form_are_refused():
+    (x, y), (weak, strong) = batch()
+    for element in ((x, y), ((x, y, y), (weak, strong)), ((x, y), strong)):
+        with pytest.raises(ValueError, match=r"must be \(\(x, y\), \(x_weak, x_strong\)\); got .*float32 \(5, 4\)"):
+            trainer().train_step(element)
+
+
+def test_images_of_two_types_are_not_cut_to_bytes():
+    """Labelled images as bytes beside views that augmentation has made float: the step of all as float."""
+    (x, y), (weak, strong) = batch()
+    bytes_ = tf.cast(tf.abs(x) * 50, tf.uint8)
+    moved = []
+    for images in (bytes_, tf.cast(bytes_, tf.float32)):
+        one = trainer(feedback="finite_difference")
+        one.train_step(((images, y), (weak, strong)))
+        moved.append(flat(v.numpy() for v in one.trainable_variables))
+    np.testing.assert_array_equal(*moved)

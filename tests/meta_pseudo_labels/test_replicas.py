@@ -20,7 +20,13 @@ from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from meta_pseudo_labels.uda import UDA
 
 K = 3
-ESTIMATORS = ("finite_difference", "dot_product", "per_example")
+ESTIMATORS = {
+    "finite_difference": 1.0,
+    "dot_product": 1.0,
+    "cosine": 1.0,
+    "per_example": 1.0,
+    "soft": 10.0,
+}  # with the weight of the feedback
 OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of two steps
 
 
@@ -68,7 +74,10 @@ def replicas() -> None:
         return ReducedMetaPseudoLabels(calibrator, synchronized()[1], feedback_weight=10.0, seed=3)
 
     makers = {
-        **{name: lambda name=name: MetaPseudoLabels(*synchronized(), feedback=name, seed=3) for name in ESTIMATORS},
+        **{
+            name: lambda name=name, weight=weight: MetaPseudoLabels(*synchronized(), feedback=name, feedback_weight=weight, seed=3)
+            for name, weight in ESTIMATORS.items()
+        },
         **{
             f"float16 {name}": lambda name=name: MetaPseudoLabels(*synchronized(), feedback=name, seed=3)
             for name in ("dot_product", "soft")

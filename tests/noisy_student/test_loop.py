@@ -1,5 +1,6 @@
 """The order of the stages, what a failed one does, and the tables."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_every_stage_has_its_script():
 
 def main(config=CONFIG, **flags):
     values = {name: None for name in ("labeled", "unlabeled", "test", "iterations")}
-    loop.main(config=config, **{**values, "strategy": "auto", "dry_run": False, "beam_options": [], **flags})
+    loop.main(config=config, **{**values, "strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], **flags})
 
 
 def changed(**overrides):
@@ -240,6 +241,29 @@ def test_a_comma_in_the_directory_s_name_is_refused_at_once(tmp_path):
     with pytest.raises(InputError, match="a,b has a comma"):
         main(workdir=str(tmp_path / "a,b"))
     assert not (tmp_path / "a,b").exists()
+
+
+def test_several_machines_are_for_the_stages(tmp_path):
+    with pytest.raises(InputError, match="--strategy=multi_worker: the loop is for one machine"):
+        main(workdir=str(tmp_path / "w"), strategy="multi_worker")
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
+    commands = {}
+
+    def call(command):
+        commands[Path(command[0]).name] = command
+        (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
+        return -signal.SIGTERM if command[0].endswith("run_teacher.sh") else 0
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    with pytest.raises(SystemExit) as stop:
+        main(workdir=str(tmp_path / "w"), strategy="tpu", tpu="mine")
+    assert stop.value.code == 143
+    assert "== teacher was stopped; the same command continues from there" in capsys.readouterr().err
+    assert {"--strategy=tpu", "--tpu=mine"} <= set(commands["run_teacher.sh"])
+    assert not any(word.startswith("--tpu") for word in commands["run_prepare_data.sh"])
 
 
 def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):

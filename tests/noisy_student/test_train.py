@@ -242,6 +242,9 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     resolved = train.resolve(frozen, "finetune", directories["data"], unlabeled=False, init=str(other))
     prepared = resolved["preprocessing"]
     assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
+    open_size = config("--config.preprocessing.image_size=None")
+    resolved_open = train.resolve(open_size, "finetune", directories["data"], unlabeled=False, init=str(other))
+    assert resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32  # not the data's
     section = ConfigDict(resolved["train"])
     trainer = train.build_trainer(section, spec, steps_per_epoch=1.0, seed=0, sync=False, init=str(other))
     for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random

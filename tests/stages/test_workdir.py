@@ -1,10 +1,13 @@
 """The life of a work directory."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from stages import files, workdir
+from stages import app, files, workdir
 from stages.errors import InputError
 
 
@@ -37,6 +40,28 @@ def test_another_input_in_the_same_place_is_noticed(tmp_path):
     workdir.finish(teacher, {"steps": 2})
     with pytest.raises(InputError, match=r"inputs.teacher"):
         workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+
+
+def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_path):
+    """Two of them would remove each other's temporary files: the same command given twice, or a stage that outlived its killed loop."""
+    program = f"from stages import workdir; workdir.start({str(tmp_path / 'w')!r}, {{}}); print('at work', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=app.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "at work\n"
+        with pytest.raises(InputError, match="another process is at work in"):
+            workdir.start(tmp_path / "w", {})
+        assert workdir.start(tmp_path / "w", {}, shared=True) is None  # one of several workers
+        other.kill()
+    assert workdir.start(tmp_path / "w", {}) is None
+    workdir.finish(tmp_path / "w", {"top1": 0.5})
+    assert subprocess.run([sys.executable, "-c", program], cwd=app.ROOT, input="\n", text=True, check=True, capture_output=True).stdout
+
+
+def test_an_address_is_no_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gs://bucket/run", Path("gs://bucket/run").resolve()):
+        with pytest.raises(InputError, match="is an address; mount what it names"):
+            workdir.start(name, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_unfinished_and_missing_directories(tmp_path):

@@ -47,9 +47,9 @@ def test_batch_size_from_the_data(examples, expected):
 
 
 def test_distances_follow_the_image_size():
-    open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "flip": True}
+    open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "crop_padding": None, "flip": True}
     resolved = resolve.preprocessing(open_values, {}, median_height=100, median_width=150)
-    assert resolved == {"image_size": 96, "translate_const": 32.0, "cutout_const": 17.1, "flip": True}
+    assert resolved == {"image_size": 96, "translate_const": 32.0, "cutout_const": 17.1, "crop_padding": 14, "flip": True}
     given = {"image_size": 16, "translate_const": 4.0, "cutout_const": 4.0}
     assert resolve.preprocessing(given, {}, median_height=8, median_width=8) == given
 
