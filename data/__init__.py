@@ -8,6 +8,10 @@ May import `stages` only; every other package may import this one.
     image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where
     examine.py         is it a usable image, and is it one of those held out?
     splits.py          from formats to a source: labelled, unlabelled, test and validation images
+    protos.py          what a record holds
+    pipeline.py        shards to endless batches, from any step on
+    preprocessing.py   an encoded image to pixels, with the noise of training or without
+    image_ops.py, randaugment.py, autoaugment.py, mixing.py    that noise
     contact_sheet.py   a picture of every operation of RandAugment
     prepare.py         the stage that writes a source's splits as shards
 """

@@ -18,10 +18,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from data.preprocessing import decode
-
-MAX_PIXELS = 100_000_000
-"""Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images ends a run."""
+from data.preprocessing import MAX_PIXELS, decode
 
 _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
 

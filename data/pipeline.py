@@ -143,9 +143,8 @@ def train_batches(
       batch_size: images a step over all replicas.
       seed: of order and augmentation.
       start_step: number of finished steps.
-      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K), "strong" the same images once more,
-        "clean" these without noise.
-      clean: their size, as for evaluation.
+      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K), "strong" the same images once more.
+      clean: in place of any target the same images without noise, prepared so for evaluation.
       augment: off gives the images without noise, as for evaluation.
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
@@ -155,7 +154,7 @@ def train_batches(
 
     Returns:
       Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
-      flip of an image, first without RandAugment and cutout, then with them. With "clean" it is (noised view, clean image).
+      flip of an image, first without RandAugment and cutout, then with them. With `clean` it is (noised view, clean image).
     """
     number, index = pipelines
     local = batch_size // number
@@ -170,10 +169,10 @@ def train_batches(
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         encoded = example["image/encoded"]
         image = train_pixels(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
+        if clean:
+            return image, eval_image(encoded, clean)
         if targets == "strong":  # the same key: what the two views have in common is drawn alike
             return train_pixels(encoded, key, preprocessing.weak()), image
-        if targets == "clean":
-            return image, eval_image(encoded, clean or preprocessing)
         if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])

@@ -28,6 +28,7 @@ from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
 from stages.errors import InputError
+from stages.files import remove_temporaries
 from stages.progress import progress
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
@@ -130,7 +131,7 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
     Raises:
       InputError: an image cannot be read any more, or a label is out of range.
     """
-    records.remove_temporaries(directory)
+    remove_temporaries(directory)
     data = config.data
     written: dict[str, dict[str, Any]] = {}
     for name, split in source.splits().items():

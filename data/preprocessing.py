@@ -28,6 +28,10 @@ CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 3
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
+MAX_PIXELS = 100_000_000
+"""Of an image, all frames of a GIF together. Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images
+ends a run, or a server."""
+
 # One seed for each kind of noise. The order is part of what a seed means: add at the end.
 _CROP, _FLIP, _RANDAUGMENT, _CUTOUT, _NUM_SEEDS = range(5)
 

@@ -13,14 +13,14 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from stages.errors import InputError, one_line
-from stages.files import atomic_path, read_json, write_json
+from stages.files import atomic_path, read_json, remove_temporaries, write_json
 
 MANIFEST = "manifest.json"
 KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")
@@ -303,10 +303,23 @@ def _clear(directory: Path, name: str) -> None:
     remove_temporaries(directory)
 
 
-def remove_temporaries(directory: str | Path) -> None:
-    """Removes the temporary files that a killed run left in `directory`. Only for its one writer: another's would go as well."""
-    for path in Path(directory).glob(".*.tmp-*"):
-        path.unlink()
+def require_same_classes(predicted: Sequence[str], of_predicted: str, labeled: Sequence[str], of_labeled: str) -> None:
+    """Sees that predictions or a model can be held against labels.
+
+    Args:
+      predicted: name of each class.
+      of_predicted: whose these are, for the message.
+      labeled: name of each class of the labels.
+      of_labeled: whose these are.
+
+    Raises:
+      InputError: other classes, or another order.
+    """
+    if len(predicted) != len(labeled):
+        raise InputError(f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use those of one data directory")
+    for i, (name, other) in enumerate(zip(labeled, predicted)):
+        if name != other:
+            raise InputError(f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use those of one data directory")
 
 
 def verify_split(manifest: Manifest) -> None:

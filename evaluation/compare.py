@@ -102,7 +102,7 @@ def main(
         print(f"== {run}: {' '.join(command)}", flush=True)
         code = termination.call(command)
         if code:
-            sys.exit(code if code > 0 else 128 - code)
+            sys.exit(code)
     rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh")["models"] for run in folders]
     summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **aggregate(rows, names)}
     summary["report"] = str(directory / "report.html")

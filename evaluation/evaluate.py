@@ -25,7 +25,7 @@ from typing import Any
 
 import ml_collections
 
-from data.records import MANIFEST, Manifest, read_manifest
+from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
 from evaluation import build, figures, imagenet, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
 from evaluation.examples import from_records
@@ -283,17 +283,7 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
         if len(ours) != imagenet.NUM_CLASSES:
             raise InputError(f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}")
         return
-    theirs = tuple(manifest.label_names)
-    if len(ours) != len(theirs):
-        raise InputError(
-            f"{candidate.directory} tells {len(ours)} classes apart, {manifest.directory} has {len(theirs)}; "
-            "evaluate on data of its own classes"
-        )
-    for i, (mine, its) in enumerate(zip(ours, theirs)):
-        if mine != its:
-            raise InputError(
-                f"class {i} is {mine!r} for {candidate.directory}, but {its!r} in {manifest.directory}; evaluate on data of its own classes"
-            )
+    require_same_classes(ours, str(candidate.directory), manifest.label_names, str(manifest.directory))
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
             code = termination.call(command.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
         if code:
             print(f"{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
-            sys.exit(code if code > 0 else 128 - code)
+            sys.exit(code)
 
 
 def value(summary: Any, path: str) -> float:

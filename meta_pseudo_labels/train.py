@@ -127,8 +127,7 @@ def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: st
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     if pseudo_labeled:
         unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled")
-        if unlabeled.label_names != labeled.label_names:
-            raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
+        records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
     else:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
     preprocessing = Preprocessing.from_dict(resolved["preprocessing"])

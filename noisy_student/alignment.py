@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data.records import Manifest
-from noisy_student.predictions import read_predictions, require_same_classes
+from data.records import Manifest, require_same_classes
+from noisy_student.predictions import read_predictions
 from noisy_student.selection import Selection
 from stages.errors import InputError
 from stages.files import read_json

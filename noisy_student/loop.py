@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -291,9 +290,9 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
             shutil.rmtree(workdir)  # bad input: nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
-            ended = "was stopped" if code in (-signal.SIGTERM, termination.EXIT_CODE) else f"failed with exit code {code}"
+            ended = "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
             print(f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)
+        sys.exit(code)
 
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:

@@ -6,7 +6,7 @@ more than the top. Whatever is wrong with a record is left to the one that reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -119,22 +119,3 @@ def _top_of_float16(keys: list[bytes], stored: np.ndarray, num_classes: int) -> 
         return None
     classes = np.argmax(values, axis=1)
     return Top(keys, classes.astype(np.int32), values[np.arange(len(keys)), classes] / total.astype(np.float32))
-
-
-def require_same_classes(predicted: Sequence[str], of_predicted: str, labeled: Sequence[str], of_labeled: str) -> None:
-    """Sees that predictions can be held against labels.
-
-    Args:
-      predicted: name of each class.
-      of_predicted: whose these are, for the message.
-      labeled: name of each class of the labels.
-      of_labeled: whose these are.
-
-    Raises:
-      InputError: other classes, or another order.
-    """
-    if len(predicted) != len(labeled):
-        raise InputError(f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use those of one data directory")
-    for i, (name, other) in enumerate(zip(labeled, predicted)):
-        if name != other:
-            raise InputError(f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use those of one data directory")

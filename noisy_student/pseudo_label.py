@@ -36,11 +36,10 @@ from ml_collections import ConfigDict
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.protos import make_prediction, parse_example
-from data.records import Manifest, read_manifest, read_shard, shard_name, write_manifest, write_shard
+from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
 from efficientnet import model_noise
 from noisy_student import shard_jobs
 from noisy_student.calibration import fit_temperature, tempered
-from noisy_student.predictions import require_same_classes
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError

@@ -48,7 +48,7 @@ def run(workdir: Path, seed: int) -> None:
 def _call(script: str, *arguments: str) -> None:
     code = termination.call([str(app.ROOT / script), *arguments])
     if code:
-        sys.exit(code if code > 0 else 128 - code)
+        sys.exit(code)
 
 
 def example_image(workdir: Path) -> Path:

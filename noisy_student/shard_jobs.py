@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.files import read_json, remove_temporaries, write_json
 
 # Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
 standard_logging.disable(standard_logging.WARNING)
@@ -97,8 +97,7 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
     for path in notes.errors():  # an earlier run's; what was wrong may have been mended since
         path.unlink()
     for directory in {notes.directory, *(Path(path).parent for path in job.outputs(0))}:
-        for path in directory.glob(".*.tmp-*"):  # what a SIGKILL left of `atomic_path`
-            path.unlink()
+        remove_temporaries(directory)
     pending = [shard for shard in range(num_shards) if not _is_done(job, notes, shard)]
     if len(pending) < num_shards:
         logging.info("%d of %d shards are done already", num_shards - len(pending), num_shards)

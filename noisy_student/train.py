@@ -139,10 +139,9 @@ def train(
     if teacher:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
         labeler = model_dir.read_spec(teacher)
-        if labeler.label_names != labeled.label_names:
-            raise InputError(f"--teacher: {teacher} knows other classes than {data}; train one on this data")
-    elif unlabeled and unlabeled.label_names != labeled.label_names:
-        raise InputError(f"{pseudo_labeled} was labelled with other classes than {data}; make it again from this data")
+        records.require_same_classes(labeler.label_names, f"--teacher={teacher}", labeled.label_names, data)
+    elif unlabeled:
+        records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
     spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
@@ -178,8 +177,7 @@ def build_trainer(
     model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and sync)
     if init:
         trained, trained_spec = model_dir.load(init)
-        if trained_spec.label_names != spec.label_names:
-            raise InputError(f"--init: {init} knows other classes than the data; train on data of its own classes")
+        records.require_same_classes(trained_spec.label_names, f"--init={init}", spec.label_names, "the data")
         model.set_weights(trained.get_weights())
         fixres.freeze_blocks(model, section.frozen_blocks)
     trainer = NoisyStudent(
@@ -228,8 +226,7 @@ def batches(
         return images
     size = section.batch_size * section.unlabeled_ratio
     common["augment"] = section.unlabeled_augmentation
-    target: dict[str, Any] = {"targets": "clean", "clean": clean} if clean else {"targets": "probabilities"}
-    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, stream_id=1, **target, **common)
+    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, stream_id=1, targets="probabilities", clean=clean, **common)
     if section.labeled:
         return tf.data.Dataset.zip((images, extra))
     return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))

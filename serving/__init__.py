@@ -1,6 +1,6 @@
 """From a trained model to answers: the SavedModel that TF Serving loads, and a command that asks it.
 
-`export` may import `stages`, `data` and `training`; `predict` needs an exported model and TensorFlow, nothing else of the
+`export` may import `stages`, `data`, `training` and the networks; `predict` needs an exported model and TensorFlow, nothing else of the
 project but `stages`.
 """
 

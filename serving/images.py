@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from data.preprocessing import Preprocessing, eval_image
+from data.preprocessing import MAX_PIXELS, Preprocessing, eval_image
 from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
-
-MAX_PIXELS = 2**26
-"""Of one image; of all frames together in a GIF, which is decoded whole. 8192 × 8192, 192 MiB as RGB."""
 
 MAX_GIF_BLOCKS = 2**16
 """A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
-from data.records import Manifest, read_manifest
+from data.records import Manifest, read_manifest, require_same_classes
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
@@ -60,8 +60,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     require_finished(data, "data directory", "run_prepare_data.sh")
     labeled, tested = (read_manifest(Path(data) / name, "labeled") for name in ("labeled", split))
     for manifest in (labeled, tested):
-        if tuple(manifest.label_names) != tuple(spec.label_names):
-            raise InputError(f"{manifest.directory} has other classes than {model}; measure on data of the model's own classes")
+        require_same_classes(spec.label_names, model, manifest.label_names, str(manifest.directory))
     config = {"stage": "lite", "split": split, "calibration": int(calibration)}
     done = start(workdir, config, {"model": run, "data": Path(data)})
     if done is not None:

@@ -43,6 +43,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(directory)
 
 
+def remove_temporaries(directory: str | Path) -> None:
+    """Removes the temporary files that a killed run left in `directory`. Only for its one writer: another's would go as well."""
+    for path in Path(directory).glob(".*.tmp-*"):
+        path.unlink()
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-LONG = ("test_whole_loop.py", "test_scripts.py")
+LONG = ("test_whole_loop.py", "test_workers.py", "test_devices.py", "test_train.py", "test_scripts.py")
 
 
 def pytest_collection_modifyitems(items):

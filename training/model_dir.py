@@ -12,10 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from data import records
 from data.preprocessing import Preprocessing
 from stages.errors import InputError, one_line
-from stages.files import atomic_path, read_json, write_json
+from stages.files import atomic_path, read_json, remove_temporaries, write_json
 from stages.workdir import require_finished
 from training import models
 
@@ -49,7 +48,7 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
     """Writes `directory`; `model.json` last, so that a directory with it is complete."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    records.remove_temporaries(directory)
+    remove_temporaries(directory)
     with atomic_path(directory / WEIGHTS) as temporary:
         named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
         model.save_weights(named)

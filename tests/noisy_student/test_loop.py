@@ -1,12 +1,11 @@
 """The order of the stages, what a failed one does, and the tables."""
 
-import signal
 from pathlib import Path
 
 import pytest
 
 from noisy_student import loop, quickstart
-from stages import app
+from stages import app, termination
 from stages.errors import InputError
 from stages.files import read_json, write_json
 
@@ -255,7 +254,7 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
     def call(command):
         commands[Path(command[0]).name] = command
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
-        return -signal.SIGTERM if command[0].endswith("run_teacher.sh") else 0
+        return termination.EXIT_CODE if command[0].endswith("run_teacher.sh") else 0
 
     monkeypatch.setattr(loop.termination, "call", call)
     with pytest.raises(SystemExit) as stop:

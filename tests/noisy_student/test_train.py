@@ -15,7 +15,7 @@ from stages import app
 from stages.errors import InputError
 from stages.workdir import finish
 from tests import training_runs
-from tests.training_runs import kill_after, metrics
+from tests.training_runs import metrics
 from training import model_dir
 
 STEPS = 40
@@ -74,20 +74,6 @@ def uninterrupted(directories, tmp_path_factory):
 
 def weights(workdir):
     return model_dir.load(workdir)[0].get_weights()
-
-
-def test_sigkill_and_the_same_command_again_end_bit_identical(directories, uninterrupted, tmp_path):
-    workdir = tmp_path / "student"
-    kill_after(12, start(workdir, directories), workdir)
-    again = start(workdir, directories)
-    output, _ = again.communicate()
-    assert again.returncode == 0
-    assert "continuing at step" in output
-    expected, actual = weights(uninterrupted), weights(workdir)
-    assert len(expected) > 50
-    for a, b in zip(expected, actual):
-        np.testing.assert_array_equal(a, b)
-    assert [row["loss"] for row in metrics(workdir)] == [row["loss"] for row in metrics(uninterrupted)]
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):

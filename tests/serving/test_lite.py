@@ -82,7 +82,7 @@ def test_refused(small, data, tmp_path):
     write_json(other / "summary.json", {})
     for options, match in [
         ({"calibration": "0"}, "--calibration"),
-        ({"data": str(other)}, "other classes"),
+        ({"data": str(other)}, "use those of one data directory"),
         ({"data": str(tmp_path)}, "not finished"),
     ]:
         with pytest.raises(InputError, match=match):
