@@ -25,6 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+from scipy import stats
 
 from meta_pseudo_labels import feedback as feedbacks
 from stages import app
@@ -211,6 +212,8 @@ def main(config: ConfigDict, workdir: str) -> None:
             "seconds": round(time.time() - began, 1),
         }
         print(table({name: rows[name]}), flush=True)
+    for other in config.run[:-1]:
+        print(against(rows, config.run[-1], other, config.success))
     write_json(directory / "results.json", {"success": config.success, "methods": rows})
     shown = [name for name in PANELS if name in trained] or list(trained)
     draw(moons, {name: trained[name] for name in shown}, typical(rows, shown), directory / "figure.png")
@@ -278,6 +281,14 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         rate = f"{100 * row['success_rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         lines.append(f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %")
     return "\n".join(lines)
+
+
+def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: float) -> str:
+    """A line: on how many seeds only one of two methods succeeds, with the exact p of McNemar's test."""
+    first, second = (np.array(rows[method]["accuracy"]) >= success for method in (name, other))
+    only, only_other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = stats.binomtest(only, only + only_other).pvalue if only + only_other else 1.0
+    return f"{name} against {other}: {only} seeds only with the first, {only_other} only with the second, p = {p:.2g}"
 
 
 def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:

@@ -8,8 +8,9 @@
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
-From the main text: network, resolution, batches, steps, fine-tuning; for the ResNet-50 the 25,000 labelled images set aside (Section 3.3),
-where L2 and B6-Wide have the whole training set (Section 4). Learning rates, losses and augmentation are those of `imagenet_10pct.py`, for
+From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the 25,000 labelled images set aside and
+fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide
+its rate, are this project's. Learning rates, losses and augmentation are those of `imagenet_10pct.py`, for
 L2 and B6-Wide with Noisy Student's magnitude 27, although Section 4 says that all their hyper-parameters but the resolution are Noisy
 Student's: with which optimizer two networks were trained so, it does not say. None of these is verified.
 Two such networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here has been run at this

@@ -5,8 +5,10 @@
 ./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:methods --workdir=runs/studies/meta_pseudo_labels_methods  all methods
 ./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=runs/studies/meta_pseudo_labels_ablations
 
-All report on the test images of seeds 0 to 4, and nothing is chosen by them. `:methods` is the first without other estimators, soft labels
-and a longer UDA; the ablations share some conditions with it.
+These report on the test images of seeds 0 to 4, and nothing is chosen by them. `:methods` is the first without other estimators, soft
+labels and a longer UDA; the ablations share some conditions with it. How large the feedback should be is asked on validation images:
+
+./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
 """
 
 from ml_collections import ConfigDict
@@ -83,7 +85,6 @@ EVERYTHING = {**MAIN, **MORE, **REST}
 ABLATIONS = {
     **{name: EVERYTHING[name] for name in ("mpl", "h_0", "uda", "mpl_without_uda", *ESTIMATORS, "soft_labels")},
     "other_sign": ((f"{MPL}.feedback_weight=-1.0",), "mpl"),
-    "ten_times_h": ((f"{MPL}.feedback_weight=10.0",), "mpl"),
     "argmax": ((f"{MPL}.pseudo_labels=argmax", f"{MPL}.feedback=per_example"), "mpl"),
     "per_example_no_baseline": ((f"{MPL}.feedback=per_example", f"{MPL}.baseline_decay=1.0"), "mpl"),
     "uda_half": ((f"{MPL}.uda.weight=1.0",), "mpl"),
@@ -96,26 +97,34 @@ ABLATIONS = {
 }
 
 
+WEIGHTS = {"mpl": ((), "mpl"), **{f"h_times_{factor}": ((f"{MPL}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}}
+
+NAMES = {"all": EVERYTHING, "methods": {**MAIN, **MORE}, "small": MAIN, "ablations": ABLATIONS, "weight": WEIGHTS}
+
+
 def get_config(name: str = "all") -> ConfigDict:
-    """The study; `name`: all, methods, small or ablations."""
-    if name not in ("all", "methods", "small", "ablations"):
-        raise ValueError(f"meta_pseudo_labels.py:{name}: the names are all, methods, small, ablations")
-    runs = {"small": MAIN, "methods": {**MAIN, **MORE}, "all": EVERYTHING, "ablations": ABLATIONS}[name]
+    """The study; `name`: all, methods, small, ablations or weight."""
+    if name not in NAMES:
+        raise ValueError(f"meta_pseudo_labels.py:{name}: the names are {', '.join(NAMES)}")
+    runs = NAMES[name]
     readings = [(run, run, "students.-1.top1" if method == "noisy_student" else "models.trained.top1") for run, (_, method) in runs.items()]
-    readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
+    if runs.get("mpl") == MAIN["mpl"]:
+        readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
     config = base.study(
         f"Meta Pseudo Labels, {name}",
         "A training has 1,000 steps of 50 labelled images and, where it learns from unlabelled ones, 100 of these, unless its name says "
         "otherwise. Supervised learning and Noisy Student train by RMSProp, as the latter's recipe does; UDA, Meta Pseudo Labels, and what "
         "is called sgd, by SGD with Nesterov's momentum.",
         recipe=RECIPE,
-        flags=(),
-        first_seed=0,
         shared=("data",),
         runs=tuple((run, *row) for run, row in runs.items()),
         readings=tuple(readings),
         claims=tuple(claim for claim in CLAIMS if {claim[0], claim[1]} <= {reading[0] for reading in readings}),
     )
+    if name == "weight":
+        config.update({"first_seed": 200, "seeds": 4})
+    else:
+        config.update({"flags": (), "first_seed": 0})
     config.methods.update({method: METHODS[method] for method in sorted({method for _, method in runs.values()})})
     return config
 
@@ -137,7 +146,7 @@ CLAIMS = (
     ("mpl", "fixed_teacher", "a teacher that learns is better than stored labels"),
     ("mpl", "h_0", "the feedback helps"),
     ("mpl", "other_sign", "with the other sign it hurts"),
-    ("ten_times_h", "mpl", "ten times the feedback helps more"),
+    *((f"h_times_{factor}", "mpl", f"{factor} times the feedback helps more") for factor in (10, 30, 100)),
     ("mpl_finetuned", "mpl", "fine-tuning helps"),
     ("mpl", "mpl_without_uda", "UDA helps"),
     ("uda", "fixed_teacher", "a student of UDA's stored labels is worse than UDA"),

@@ -148,6 +148,13 @@ def test_the_command(tmp_path, capsys):
     assert "all_labels" in printed
 
 
+def test_two_methods_on_the_same_seeds():
+    """McNemar's exact p of 5 against 1, by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
+    rows = {"a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]}, "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]}}
+    assert two_moons.against(rows, "a", "b", 0.99) == "a against b: 5 seeds only with the first, 1 only with the second, p = 0.22"
+    assert two_moons.against(rows, "a", "a", 0.99).endswith("p = 1")
+
+
 @pytest.mark.parametrize("name", ["working", "paper", "sweep"])
 def test_the_recipes_are_whole(name):
     config = recipe.get_config(name)
