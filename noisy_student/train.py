@@ -71,10 +71,13 @@ def _check(section: str, values: dict[str, Any], init: bool) -> None:
 
 
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
-    """`stage.resolve`, for a start from the model in `init` if given: its network and normalisation, and the resolution if left open."""
-    if init and section in config and not config.preprocessing.image_size:  # as it was trained, unless said otherwise
+    """`stage.resolve`, for a start from the model in `init` if given: its network and normalisation, and what is left open."""
+    if init and section in config:  # what is left open is as it was trained
+        trained = model_dir.read_spec(init).preprocessing.to_dict()
         config = config.copy_and_resolve_references()
-        config.preprocessing.image_size = model_dir.read_spec(init).preprocessing.image_size
+        for key in ("image_size", "style", "pad"):
+            if config.preprocessing[key] is None:
+                config.preprocessing[key] = trained[key]
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
     if "model" not in resolved["train"]:
         raise InputError(f"--section: {section} is trained by run_meta_pseudo_labels.sh")

@@ -22,19 +22,23 @@ def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_hei
     """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
 
     Args:
-      recipe: its `preprocessing`; `image_size`, `translate_const`, `cutout_const` and `crop_padding` may be None.
+      recipe: its `preprocessing`; `image_size`, `style`, `pad`, `translate_const`, `cutout_const` and `crop_padding` may be None.
       section: the train section's own, whose values but None go before the recipe's.
       median_height: of the labelled images, pixels.
       median_width: of the labelled images, pixels.
 
     Returns:
       The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half side 40/224 of it (the release's
-      40 pixels at its 224), the padding of the evaluation's crop 32/224 of it: 7/8 of the short side are seen, as there.
+      40 pixels at its 224), the padding of the evaluation's crop 32/224 of it: 7/8 of the short side are seen, as there. Up to 64 pixels
+      the style is "small", moved by up to an eighth of the side: a random piece of so small an image may be of anything.
     """
     values = {**recipe, **{key: value for key, value in section.items() if value is not None}}
     size = values["image_size"] or image_size(median_height, median_width)
+    style = values.get("style") or ("small" if size <= 64 else "imagenet")
     defaults = {
         "image_size": size,
+        "style": style,
+        "pad": size // 8 if style == "small" else 0,
         "translate_const": round(size / 3, 1),
         "cutout_const": round(size * 40 / 224, 1),
         "crop_padding": round(size * 32 / 224),

@@ -5,7 +5,8 @@
 
 DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
 from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 labelled images a step, 60 passes over the labelled
-images, but no fewer than 600 steps. Any value can be given: `--config.preprocessing.image_size=128`.
+images, but no fewer than 600 steps. Images of up to 64 pixels are seen whole, moved a little and mirrored, larger ones by random pieces.
+Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
 `:b1` ... `:b7` picks a larger network for teacher and students.
@@ -27,9 +28,10 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.iterations = 2
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
-    for constant, kind in (("translate_const", float), ("cutout_const", float), ("crop_padding", int)):  # pixels
-        del config.preprocessing[constant]
-        config.preprocessing[constant] = placeholder(kind)  # None: a part of the image size
+    of_size = {"style": str, "pad": int, "translate_const": float, "cutout_const": float, "crop_padding": int}
+    for key, kind in of_size.items():  # None: from the image size, see training/resolve.py
+        del config.preprocessing[key]
+        config.preprocessing[key] = placeholder(kind)
     for section in ("teacher", "student"):
         train = config[section]
         train.model.name = name

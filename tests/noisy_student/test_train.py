@@ -231,6 +231,10 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     open_size = config("--config.preprocessing.image_size=None")
     resolved_open = train.resolve(open_size, "finetune", directories["data"], unlabeled=False, init=str(other))
     assert resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32  # not the data's
+    photos = config("--config.finetune.preprocessing.image_size=96").copy_and_resolve_references()
+    with photos.unlocked():
+        photos.preprocessing = ConfigDict({**photos.preprocessing.to_dict(), "pad": None})
+    assert train.resolve(photos, "finetune", directories["data"], unlabeled=False, init=str(other))["preprocessing"]["pad"] == 2
     section = ConfigDict(resolved["train"])
     trainer = train.build_trainer(section, spec, steps_per_epoch=1.0, seed=0, sync=False, init=str(other))
     for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random

@@ -48,8 +48,10 @@ def test_batch_size_from_the_data(examples, expected):
 
 def test_distances_follow_the_image_size():
     open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "crop_padding": None, "flip": True}
+    open_values |= {"style": None, "pad": None}
     resolved = resolve.preprocessing(open_values, {}, median_height=100, median_width=150)
-    assert resolved == {"image_size": 96, "translate_const": 32.0, "cutout_const": 17.1, "crop_padding": 14, "flip": True}
+    rest = {"translate_const": 32.0, "cutout_const": 17.1, "crop_padding": 14, "flip": True}
+    assert resolved == {"image_size": 96, "style": "imagenet", "pad": 0, **rest}
     given = {"image_size": 16, "translate_const": 4.0, "cutout_const": 4.0}
     assert resolve.preprocessing(given, {}, median_height=8, median_width=8) == given
 
