@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
+from efficientnet.architectures import ARCHITECTURES
 from stages import workdir as workdirs
 from stages.errors import InputError
 from stages.files import read_json
@@ -150,6 +151,9 @@ def train(
         + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
         flush=True,
     )
+    size, name = spec.preprocessing.image_size, spec.architecture["name"]
+    if size <= 64 and name in ARCHITECTURES and not spec.architecture.get("strides"):
+        print(f"note: {name} halves the {size} pixels five times, and little is left; set model.strides, as image_folder.py:small does")
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
     evaluate = None
     if section.evaluate_every and (data / "validation").is_dir():

@@ -33,8 +33,9 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
     train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 16, "unlabeled_ratio": 3, "ema_decay": 0.99})
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
+    for section in (config.teacher, config.student, train.teacher, train.student):
+        section.model.update({"name": name, "dropout": 0.2, "batch_norm_momentum": 0.95})
     for side, wait in (("teacher", 0), ("student", 100)):
-        train[side].model.update({"name": name, "dropout": 0.2, "batch_norm_momentum": 0.95})
         train[side].optimizer.clip_norm = 5.0
         train[side].schedule.update({"base": 0.8, "warmup_steps": 100, "wait_steps": wait})
     config.finetune.update({"steps": 200, "batch_size": 16})

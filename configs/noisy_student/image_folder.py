@@ -4,12 +4,13 @@
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
 DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
-from the data: the median image's shorter side (32 to 224 pixels), 8 to 256 labelled images a step, 60 passes over the labelled
+from the data: the median image's shorter side (32 to 224 pixels), 32 to 256 labelled images a step, 60 passes over the labelled
 images, but no fewer than 600 steps. Images of up to 64 pixels are seen whole, moved a little and mirrored, larger ones by random pieces.
 Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
-`:b1` ... `:b7` picks a larger network for teacher and students.
+`:b1` ... `:b7` picks a larger network for teacher and students; `:small` a small one for images of up to 64 pixels, which B0 halves
+five times.
 """
 
 from ml_collections import ConfigDict
@@ -17,11 +18,11 @@ from ml_collections.config_dict import placeholder
 
 from configs.noisy_student import base
 
-NAMES = tuple(f"b{i}" for i in range(8))
+NAMES = ("small", *(f"b{i}" for i in range(8)))
 
 
 def get_config(name: str = "b0") -> ConfigDict:
-    """The recipe; `name`: the EfficientNet."""
+    """The recipe; `name`: the EfficientNet, or small."""
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
@@ -34,11 +35,14 @@ def get_config(name: str = "b0") -> ConfigDict:
         config.preprocessing[key] = placeholder(kind)
     for section in ("teacher", "student"):
         train = config[section]
-        train.model.name = name
+        if name == "small":
+            train.model.update({"width": 0.5, "depth": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1)})
+        else:
+            train.model.name = name
+        train.model.batch_norm_momentum = 0.95  # 600 steps are few
         train.min_steps = 600
         train.epochs = 60.0
-        train.schedule.update({"name": "cosine", "warmup_epochs": 5.0})
+        train.schedule.update({"name": "cosine", "base": 0.064, "warmup_epochs": 5.0})
         train.ema_decay = 0.999
-        train.optimizer.clip_norm = 1.0  # the batches are small
     config.student.unlabeled_ratio = 3
     return config

@@ -61,12 +61,14 @@ def by_sgd(*sections: str) -> tuple[str, ...]:
     return tuple(f"--config.{section}.{key}={value}" for section in sections for key, value in values.items())
 
 
+WEIGHTS = {f"h_times_{factor}": ((f"{MPL}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}
 MAIN = {
     "supervised_randaugment": ((), "supervised"),
     "supervised_sgd": (by_sgd("teacher"), "supervised"),
     "uda": ((f"{MPL}.method=uda",), "mpl"),
     "mpl": ((), "mpl_finetuned"),
     "h_0": ((f"{MPL}.feedback=none",), "mpl"),
+    "h_times_10": WEIGHTS["h_times_10"],
     "noisy_student": (("--config.iterations=3",), "noisy_student"),
 }
 MORE = {
@@ -97,9 +99,7 @@ ABLATIONS = {
 }
 
 
-WEIGHTS = {"mpl": ((), "mpl"), **{f"h_times_{factor}": ((f"{MPL}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}}
-
-NAMES = {"all": EVERYTHING, "methods": {**MAIN, **MORE}, "small": MAIN, "ablations": ABLATIONS, "weight": WEIGHTS}
+NAMES = {"all": EVERYTHING, "methods": {**MAIN, **MORE}, "small": MAIN, "ablations": ABLATIONS, "weight": {"mpl": ((), "mpl"), **WEIGHTS}}
 
 
 def get_config(name: str = "all") -> ConfigDict:
@@ -145,6 +145,9 @@ CLAIMS = (
     ("mpl", "soft_labels", "drawn labels are better than soft ones"),
     ("mpl", "fixed_teacher", "a teacher that learns is better than stored labels"),
     ("mpl", "h_0", "the feedback helps"),
+    ("h_times_10", "uda", "with ten times the feedback it is better than UDA"),
+    ("h_times_10", "noisy_student", "and than Noisy Student"),
+    ("h_times_10", "h_0", "ten times the feedback helps"),
     ("mpl", "other_sign", "with the other sign it hurts"),
     *((f"h_times_{factor}", "mpl", f"{factor} times the feedback helps more") for factor in (10, 30, 100)),
     ("mpl_finetuned", "mpl", "fine-tuning helps"),

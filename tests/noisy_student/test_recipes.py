@@ -17,6 +17,7 @@ from training import dry_run
 
 RECIPES = [
     "image_folder.py",
+    "image_folder.py:small",
     "digits.py",
     "svhn.py",
     "cifar10.py",
@@ -36,7 +37,7 @@ def trainings(config):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
     expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
-    config = recipe(name, *(expected if name == "image_folder.py" else ()))
+    config = recipe(name, *(expected if name.startswith("image_folder.py") else ()))
     text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))
     assert not list(tmp_path.iterdir())
@@ -104,7 +105,7 @@ def test_a_small_student_is_the_last_one_of_a_large_teacher():
 
 @pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])
 def test_a_recipe_that_is_not_there(name):
-    with pytest.raises(InputError, match="the names are b0, b1"):
+    with pytest.raises(InputError, match=r"the names are .*b0, b1"):
         recipe(name)
 
 

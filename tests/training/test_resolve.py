@@ -41,7 +41,7 @@ def test_no_unlabelled_stream_no_ratio():
     assert resolve.section(section(steps=5, unlabeled_ratio=7), labeled_examples=10, unlabeled=False)["unlabeled_ratio"] == 0
 
 
-@pytest.mark.parametrize(("examples", "expected"), [(10, 8), (1000, 64), (10**6, 256)])
+@pytest.mark.parametrize(("examples", "expected"), [(10, 32), (1000, 64), (10**6, 256)])
 def test_batch_size_from_the_data(examples, expected):
     assert resolve.batch_size(examples) == expected
 
