@@ -280,7 +280,8 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
         axes.bar(x, np.mean(numbers), yerr=np.std(numbers, ddof=1), color="0.8", capsize=4)
         axes.plot(np.linspace(x - 0.2, x + 0.2, len(numbers)), numbers, "o", color="C0", markersize=4)
     low = min(min(numbers) for numbers in found["readings"].values())
-    axes.set(title=config.title, ylabel="top-1 %", ylim=(max(0.0, low - 3), None))
+    high = max(max(*numbers, np.mean(numbers) + np.std(numbers, ddof=1)) for numbers in found["readings"].values())
+    axes.set(title=config.title, ylabel="top-1 %", ylim=(max(0.0, low - 3), min(100.0, high + 1)))
     axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
     with atomic_path(path) as temporary:
         fig.savefig(temporary, format="png", dpi=120)
