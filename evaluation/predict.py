@@ -105,12 +105,18 @@ def read(batches: tf.data.Dataset, sets: Sequence[Examples]) -> Iterator[dict[st
         yield batch
 
 
-def first_image(examples: Examples) -> tf.Tensor:
-    """The first image, uint8 [H, W, 3]. Raises InputError where there is none or it is damaged."""
+def common_shape(examples: Examples) -> tuple[int, int, int] | None:
+    """The shape (H, W, 3) of all images; None where they have several. Raises InputError where there is none or one is damaged."""
+    found: set[tuple[int, int, int]] = set()
     try:
-        encoded, _, _ = next(iter(examples.stream()))
-        return decode(encoded)
-    except (StopIteration, tf.errors.OpError) as error:
+        for shape in examples.stream().map(lambda encoded, key, label: tf.shape(decode(encoded))):
+            height, width, channels = shape.numpy().tolist()
+            found.add((height, width, channels))
+            if len(found) > 1:
+                return None
+        (only,) = found
+        return only
+    except (ValueError, tf.errors.OpError) as error:
         raise _blame([examples], error) from error
 
 

@@ -203,16 +203,15 @@ def keys_digest(keys: np.ndarray) -> str:
 def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
     """What is attacked, whole gray levels in 0–255, and how a batch of it becomes what the network reads.
 
-    Small images: the stored pixels, all of one size, so that without an attack the answers are those of the clean suite, and the gradient
-    goes through the resizing. Photographs: the crop at the network's resolution, as in the paper (800 pixels there); held to 0–255 and
+    Small images of one size: the stored pixels, so that without an attack the answers are those of the clean suite, and the gradient
+    goes through the resizing. All others: what the network reads, as in the paper (800 pixels there); held to 0–255 and
     rounded, since resizing may leave both.
     """
     size = preprocessing.image_size
-    if preprocessing.style != "small":
+    shape = predict.common_shape(examples) if preprocessing.style == "small" else None
+    if shape is None:
         of = input_pixels(preprocessing).of
         return Pixels(lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)), tf.identity
-    height, width, _ = predict.first_image(examples).shape
-    shape = (int(height), int(width), 3)
     return (
         Pixels(lambda encoded: tf.ensure_shape(tf.cast(decode(encoded), tf.float32), shape), shape),
         lambda images: tf.raw_ops.ResizeBicubic(images=images, size=[size, size], half_pixel_centers=False),

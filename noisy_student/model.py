@@ -131,7 +131,7 @@ class NoisyStudent(Trainer):
         self.accumulation = accumulation
         self.seed = seed
         if teacher is not None:
-            check_classifier(teacher, "teacher")
+            check_classifier(teacher, "teacher", trained=False)
             teacher.trainable = False
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -41,8 +41,10 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible, as far as it can be told without data and `init`."""
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
+    of_small = any({**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout"))
+    side = 32 if of_small else 224  # of images that would do
     try:
-        Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=224, median_width=224))
+        Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=side, median_width=side))
         values = resolving.section(values, labeled_examples=1000, unlabeled=section.startswith("student"))
         models.builder(values["model"])
         schedules.of_section(values, 1.0)
@@ -75,8 +77,8 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ini
     if init and section in config:  # what is left open is as it was trained
         trained = model_dir.read_spec(init).preprocessing.to_dict()
         config = config.copy_and_resolve_references()
-        for key in ("image_size", "style", "pad"):
-            if config.preprocessing[key] is None:
+        for key in ("image_size", "style", "pad", "crop_padding"):
+            if key in config.preprocessing and config.preprocessing[key] is None:
                 config.preprocessing[key] = trained[key]
     resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
     if "model" not in resolved["train"]:

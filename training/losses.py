@@ -24,9 +24,9 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
         raise ValueError(f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got {found}")
     if distributions:
         return tf.cast(labels, tf.float32)
-    flat = tf.reshape(labels, [-1])
+    flat = tf.cast(tf.reshape(labels, [-1]), tf.int64)  # K may be no number of the labels' own type
     message = f"a label is no class id from 0 to {num_classes - 1}"
-    checks = [tf.debugging.assert_non_negative(flat, message), tf.debugging.assert_less(flat, tf.cast(num_classes, flat.dtype), message)]
+    checks = [tf.debugging.assert_non_negative(flat, message), tf.debugging.assert_less(flat, tf.cast(num_classes, tf.int64), message)]
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.one_hot(flat, num_classes, dtype=tf.float32)
 

@@ -49,7 +49,7 @@ def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_hei
 def batch_size(labeled_examples: int) -> int:
     """A labelled batch for so many labelled images: a power of two between 32 and 256, at least 8 steps an epoch if possible.
 
-    Below 32 BatchNorm and RMSProp see too few images to learn from.
+    Fewer leave BatchNorm little to normalise by.
     """
     return int(2 ** min(8, max(5, math.floor(math.log2(max(labeled_examples / 8, 1))))))
 

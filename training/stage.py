@@ -152,7 +152,8 @@ def train(
         flush=True,
     )
     size, name = spec.preprocessing.image_size, spec.architecture["name"]
-    if size <= 64 and name in ARCHITECTURES and not spec.architecture.get("strides"):
+    whole = (spec.architecture.get("stem_stride") or 2) == 2 and not spec.architecture.get("strides")
+    if size <= 64 and name in ARCHITECTURES and whole and workers.is_chief(where):
         print(f"note: {name} halves the {size} pixels five times, and little is left; set model.strides, as image_folder.py:small does")
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
     evaluate = None

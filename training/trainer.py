@@ -123,23 +123,33 @@ class Trainer(tf.keras.Model):
         return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
 
 
-def check_classifier(model: tf.keras.Model, name: str) -> int | None:
-    """The number of classes K of a built model, images -> logits (B, K); None where only a call would tell.
+def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) -> int | None:
+    """The number of classes K of a built model, images -> logits (B, K); None where only a call would tell: of a subclassed model.
+
+    Args:
+      model: the network.
+      name: what the message calls it.
+      trained: it is to be trained here, and not only applied.
 
     Raises:
-      ValueError: it is not built, ends in probabilities, has one output, or losses of its own; the message calls it `name`.
+      ValueError: it is not built, its last layer gives probabilities or one number, or it is to be trained and has losses of its own.
     """
     if not model.built:
         raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
+    if trained and (model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in model.submodules)):
+        raise ValueError(f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay")
     last: Any = model
-    while isinstance(last, tf.keras.Model) and last.layers:
-        last = last.layers[-1]
-    if isinstance(last, tf.keras.layers.Softmax) or getattr(getattr(last, "activation", None), "__name__", "") in ("softmax", "sigmoid"):
+    while (isinstance(last, tf.keras.Sequential) or getattr(last, "_is_graph_network", False)) and last.layers:
+        *before, last = last.layers
+        if before and isinstance(last, tf.keras.layers.Activation) and last.activation is tf.keras.activations.linear:
+            last = before[-1]  # under mixed precision the last word is often a cast
+    if isinstance(last, tf.keras.Model):
+        return None
+    function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"  # of a layer; of an operation
+    if isinstance(last, tf.keras.layers.Softmax) or "softmax" in function or "sigmoid" in function:
         raise ValueError(f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid")
     shape = getattr(last, "output_shape", None)
     classes = shape[-1] if isinstance(shape, tuple) and shape else None
-    if model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in model.submodules):
-        raise ValueError(f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay")
     if classes == 1:
         raise ValueError(f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for each of at least two classes")
     return classes if isinstance(classes, int) else None

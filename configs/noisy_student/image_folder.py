@@ -5,13 +5,14 @@
 
 DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
 from the data: the median image's shorter side (32 to 224 pixels), 32 to 256 labelled images a step, 60 passes over the labelled
-images, but no fewer than 3,000 steps. Images of up to 64 pixels are seen whole, moved a little and mirrored, larger ones by random pieces.
+images, but no fewer than 3,000 steps. At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by random
+pieces.
 Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
 `:b1` ... `:b7` picks a larger network for teacher and students; `:small` a small one, at least 600 steps, for images of up to 64 pixels,
-which B0 halves five times. All begin with random weights, and few images do not make a B0 of these: 600 steps on 50 digits, strides as in
-`:small`, left it at 13 %, where `:small` has 89. Weights of the releases, keras.applications and timm: docs/models.md.
+which B0 halves five times. All begin with random weights, of which few images make no B0: try `:small` with a resolution of 64 as well, or
+weights of the releases, keras.applications and timm (docs/models.md).
 """
 
 from ml_collections import ConfigDict

@@ -146,9 +146,12 @@ def test_small_images_are_attacked_as_they_are_stored():
     assert np.abs(difference).max() > 1e-3
 
 
-def test_photographs_are_attacked_at_the_networks_resolution():
-    encoded, examples = files((40, 50))
-    pixels, to_input = attacked_pixels(examples, Preprocessing(image_size=16, style="imagenet"))
+@pytest.mark.parametrize("style", ["imagenet", "small"])
+def test_photographs_are_attacked_at_the_networks_resolution(style):
+    """So are small images of several sizes, as folders have them."""
+    encoded = [*files((40, 50))[0], *files((44, 40))[0]]
+    examples = Examples("clean", "here", 6, 3, lambda: tf.data.Dataset.from_tensor_slices((encoded, list("abcdef"), [0, 1, 2] * 2)))
+    pixels, to_input = attacked_pixels(examples, Preprocessing(image_size=16, style=style))
     image = pixels.of(encoded[0]).numpy()
     assert image.shape == pixels.shape == (16, 16, 3)
     assert image.min() >= 0 and image.max() <= 255 and (image == image.round()).all()

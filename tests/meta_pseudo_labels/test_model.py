@@ -315,6 +315,26 @@ def shared():
     return [tf.keras.Sequential([tf.keras.Input([4]), layer]) for _ in range(2)]
 
 
+def ending(*functions):
+    inputs = tf.keras.Input([4])
+    outputs = tf.keras.layers.Dense(K)(inputs)
+    for function in functions:
+        outputs = function(outputs)
+    return tf.keras.Model(inputs, outputs)
+
+
+class Gated(tf.keras.Model):
+    """Its last layer by name is not its last one in the call."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.gate = tf.keras.layers.Dense(K), tf.keras.layers.Dense(1, activation="sigmoid")
+        self(tf.zeros([1, 4]))
+
+    def call(self, x):
+        return self.head(self.gate(x) * x)
+
+
 def frozen():
     network = dense()
     network.trainable = False
@@ -330,6 +350,11 @@ def frozen():
         (lambda: (dense(activation="softmax"), dense()), "the teacher ends in probabilities"),
         (lambda: (dense(), tf.keras.Sequential([dense(), tf.keras.layers.Softmax()])), "ends in probabilities"),
         (lambda: (dense(1, activation="sigmoid"), dense()), "the teacher ends in probabilities"),
+        (lambda: (ending(tf.nn.softmax), dense()), "the teacher ends in probabilities"),
+        (
+            lambda: (ending(tf.nn.softmax, tf.keras.layers.Activation("linear", dtype="float32")), dense()),
+            "the teacher ends in probabilities",
+        ),
         (lambda: (dense(), dense(1)), "has one output"),
         (lambda: (dense(3), dense(5)), "have 3 and 5 classes"),
         (lambda: (frozen(), dense()), "the teacher has nothing to train"),
@@ -340,6 +365,10 @@ def frozen():
 def test_networks_that_cannot_be_trained_are_refused(networks, message):
     with pytest.raises(ValueError, match=message):
         MetaPseudoLabels(*networks())
+
+
+def test_a_subclassed_network_is_taken_at_its_word():
+    MetaPseudoLabels(Gated(), Gated())
 
 
 def test_options_that_cannot_be_trained_with_are_refused():

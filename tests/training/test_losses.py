@@ -23,6 +23,7 @@ def test_labels_are_class_ids_or_distributions():
     expected = np.eye(3)[[2, 0]]
     for labels in (ids, ids[:, None], tf.cast(ids, tf.uint8), tf.constant(expected, tf.float64)):
         np.testing.assert_array_equal(losses.one_hot(labels, 3), expected)
+    np.testing.assert_array_equal(losses.one_hot(tf.constant([255, 3], tf.uint8), 256), np.eye(256)[[255, 3]])
     for labels in (tf.constant([2.0, 0.0]), tf.constant([[2.0], [0.0]]), tf.one_hot(ids, 3, dtype=tf.int32), tf.constant(["2", "0"])):
         with pytest.raises(ValueError, match=r"labels must be class ids, int \(B,\), or distributions, float \(B, 3\); got"):
             losses.one_hot(labels, 3)

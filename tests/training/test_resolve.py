@@ -52,6 +52,8 @@ def test_distances_follow_the_image_size():
     resolved = resolve.preprocessing(open_values, {}, median_height=100, median_width=150)
     rest = {"translate_const": 32.0, "cutout_const": 17.1, "crop_padding": 14, "flip": True}
     assert resolved == {"image_size": 96, "style": "imagenet", "pad": 0, **rest}
+    small = resolve.preprocessing(open_values, {}, median_height=60, median_width=70)
+    assert (small["image_size"], small["style"], small["pad"]) == (64, "small", 8)
     given = {"image_size": 16, "translate_const": 4.0, "cutout_const": 4.0}
     assert resolve.preprocessing(given, {}, median_height=8, median_width=8) == given
 
