@@ -10,7 +10,7 @@
 Folders, splits, resolution and RandAugment are those of configs/noisy_student/image_folder.py, so the data prepared for one method serve
 the other, and `run_teacher.sh` and `run_noisy_student.sh` run from this recipe, too, for comparison. The networks are those that the paper
 trains by SGD: a ResNet-50, or with `:wrn_28_2`, for small images or a machine without a GPU, a Wide ResNet 28-2 at 32 pixels, which sees
-each image whole. A step has 16 labelled images and 48 others; 60 passes over the labelled images, but no fewer than 1,000 steps.
+each image whole. A step has 32 labelled images and 96 others; 60 passes over the labelled images, but no fewer than 1,000 steps.
 """
 
 from ml_collections import ConfigDict
@@ -31,13 +31,13 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         config.preprocessing.update({"image_size": 32, "style": "small", "pad": 4})
     train = config.meta_pseudo_labels
     # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
-    train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 16, "unlabeled_ratio": 3, "ema_decay": 0.99})
+    train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 32, "unlabeled_ratio": 3, "ema_decay": 0.99})
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
     for section in (config.teacher, config.student, train.teacher, train.student):
         section.model.update({"name": name, "dropout": 0.2, "batch_norm_momentum": 0.95})
     for side, wait in (("teacher", 0), ("student", 100)):
         train[side].optimizer.clip_norm = 5.0
-        train[side].schedule.update({"base": 0.8, "warmup_steps": 100, "wait_steps": wait})
-    config.finetune.update({"steps": 200, "batch_size": 16})
-    config.finetune.schedule.base = 0.016
+        train[side].schedule.update({"base": 0.4, "warmup_steps": 100, "wait_steps": wait})
+    config.finetune.update({"steps": 200, "batch_size": 32})
+    config.finetune.schedule.base = 0.008
     return config
