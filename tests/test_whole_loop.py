@@ -116,7 +116,7 @@ def test_killed_in_every_stage_it_ends_bit_identical_and_predicts(folders, tmp_p
         expected, actual = (model_dir.load(directory / name)[0].get_weights() for directory in (whole, killed))
         for a, b in zip(expected, actual):
             np.testing.assert_array_equal(a, b)
-        losses = ([json.loads(line)["loss"] for line in (run / name / "metrics.jsonl").open()] for run in (whole, killed))
+        losses = ([json.loads(line)["loss"] for line in (run / name / "metrics.jsonl").read_text().splitlines()] for run in (whole, killed))
         assert len(set(map(tuple, losses))) == 1
     for name in ("data/labeled", "data/unlabeled", "predictions_1", "pseudo_labeled_1"):
         shards = sorted((whole / name).glob("*-of-00003"))
