@@ -252,10 +252,8 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json")["iterations"]
-    # A dry run only looks.
-    done = workdirs.start(
-        workdir, _resolved(config, folders), of_parts=open_it, shared=not open_it
-    )  # if finished, it must be the same run in all else
+    # A finished run must be the same in all else; a dry run only looks.
+    done = workdirs.start(workdir, _resolved(config, folders), of_parts=open_it, shared=not open_it)
     if done:
         before = len(done["students"])
         if config.patience and exhausted(done["validation_top1"], config.patience):

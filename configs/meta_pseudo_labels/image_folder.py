@@ -27,8 +27,8 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config, own = image_folder.get_config(), base.get_config()
     config.meta_pseudo_labels, config.finetune = own.meta_pseudo_labels, own.finetune
-    if name == "wrn_28_2":  # the weak noise is that for CIFAR-10: moved by up to 4 pixels and mirrored, not a piece of the image
-        config.preprocessing.update({"image_size": 32, "style": "small", "pad": 4})
+    if name == "wrn_28_2":
+        config.preprocessing.image_size = 32
     train = config.meta_pseudo_labels
     # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
     train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 32, "unlabeled_ratio": 3, "ema_decay": 0.99})

@@ -79,6 +79,10 @@ def train_section(**overrides: Any) -> ConfigDict:
     return config
 
 
+SMALL = {"width": 0.5, "depth": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1)}
+"""Of `model`: a small EfficientNet, for images of 16 to 64 pixels."""
+
+
 def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()

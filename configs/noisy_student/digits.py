@@ -38,9 +38,7 @@ def get_config() -> ConfigDict:
     )
     for section in ("teacher", "student", "finetune_student"):
         train = config[section]
-        train.model.update(
-            {"width": 0.5, "depth": 0.2, "dropout": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1), "batch_norm_momentum": 0.95}
-        )
+        train.model.update({**base.SMALL, "dropout": 0.2, "batch_norm_momentum": 0.95})
         train.batch_size = 50
         train.ema_decay = 0.99
         if section != "finetune_student":

@@ -38,7 +38,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     for section in ("teacher", "student"):
         train = config[section]
         if name == "small":
-            train.model.update({"width": 0.5, "depth": 0.2, "stem_stride": 1, "strides": (1, 2, 2, 1, 1, 1, 1)})
+            train.model.update(base.SMALL)
         else:
             train.model.name = name
         train.model.batch_norm_momentum = 0.95  # few steps
