@@ -155,13 +155,12 @@ def test_sigterm_while_the_first_step_is_traced_leaves_at_once(tmp_path, capsys,
     def traced(data):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
-        return NoisyStudent.train_step(student, data)
+        raise AssertionError("the trace went on")
 
     monkeypatch.setattr(student, "train_step", traced)
-    began = time.monotonic()
     with pytest.raises(SystemExit) as stop:
         fit(student, batches, tmp_path, **SIZES)
-    assert stop.value.code == 143 and time.monotonic() - began < 15
+    assert stop.value.code == 143
     assert "stopped by SIGTERM before its first step" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints").exists()
 
