@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from stages.errors import InputError, one_line
+from stages.errors import InputError, one_line, write_failure
 from stages.smoke import reduced
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,10 +187,12 @@ def run(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            print(f"error: {one_line(error)}; make room and run the same command again", file=sys.stderr)
-        elif error.errno == errno.ENAMETOOLONG:
+    except Exception as error:  # a full disk has another class in each library
+        failure = write_failure(error)
+        if failure:
+            what, remedy = failure
+            print(f"error: {what} ({one_line(error)}); {remedy} and run the same command again", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print(f"error: {one_line(error)}", file=sys.stderr)  # a path of the command line: all others are our own
         else:
             raise

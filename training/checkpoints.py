@@ -10,6 +10,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from stages.errors import InputError, one_line
+from stages.files import plain_path
+from training.writes import writing
 
 PREFIX = "ckpt"
 
@@ -55,7 +57,7 @@ class Checkpoints:
                     return 0
                 continue
             try:
-                self.checkpoint.read(self._path(step)).assert_existing_objects_matched()
+                self._read(step)
                 for later in steps[steps.index(step) + 1 :]:
                     self._delete(later)
                 return step
@@ -68,7 +70,7 @@ class Checkpoints:
     def restore_step(self, step: int) -> None:
         """Restores the checkpoint of `step`. Raises InputError where it is missing or damaged."""
         try:
-            self.checkpoint.read(self._path(step)).assert_existing_objects_matched()
+            self._read(step)
         except _DAMAGE as error:
             raise InputError(
                 f"checkpoint {self._path(step)} is damaged or gone ({one_line(error)}); delete the work directory to start anew"
@@ -78,24 +80,32 @@ class Checkpoints:
         """Saves under the number `step`, then deletes what is too old, but not the checkpoint of step `best`.
 
         Raises:
-          InputError: the disk is full; older checkpoints stay as they are.
+          InputError: it cannot be written; older checkpoints stay as they are.
+          tf.errors.OpError: another worker of the run is lost.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.directory.glob(f"{PREFIX}-*_temp"):  # of a run that was killed while saving
-            shutil.rmtree(unfinished)
-        try:
-            self.checkpoint.write(self._path(step))
-        except tf.errors.OpError as error:
-            self._delete(step)
-            if not isinstance(error, tf.errors.ResourceExhaustedError) and "No space left" not in str(error):
+        with writing("a checkpoint", self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._delete_unfinished()  # of a run that was killed while saving
+            try:
+                self.checkpoint.write(self._path(step))
+            except (OSError, tf.errors.OpError):
+                self._delete_unfinished()
+                self._delete(step)
                 raise
-            raise InputError(f"no space left for a checkpoint in {self.directory}; make room, and the same command goes on") from error
-        for other in self.steps[: -self.keep]:
-            if other != best and not (self.keep_every and other % self.keep_every == 0):
-                self._delete(other)
+            for other in self.steps[: -self.keep]:
+                if other != best and not (self.keep_every and other % self.keep_every == 0):
+                    self._delete(other)
+
+    def _read(self, step: int) -> None:
+        path = plain_path(self.directory) / f"{PREFIX}-{step}"
+        self.checkpoint.read(str(path)).assert_existing_objects_matched()
 
     def _path(self, step: int) -> str:
         return str(self.directory / f"{PREFIX}-{step}")
+
+    def _delete_unfinished(self) -> None:
+        for path in self.directory.glob(f"{PREFIX}-*_temp"):
+            shutil.rmtree(path)
 
     def _delete(self, step: int) -> None:
         for path in self.directory.glob(f"{PREFIX}-{step}.*"):

@@ -25,6 +25,7 @@ from stages.termination import EXIT_CODE, on_sigterm
 from training import workers
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer
+from training.writes import writing
 
 
 def fit(
@@ -66,7 +67,7 @@ def fit(
       images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the evaluations.
 
     Raises:
-      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, or a full disk.
+      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, data that end, or a failed write.
       SystemExit: after SIGTERM.
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
@@ -96,6 +97,13 @@ def fit(
     try:
         with on_sigterm(callback.terminate):
             trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
+        if callback.last_step < steps:  # Keras takes some exceptions for the end of the data, and returns
+            for manifest in manifests:
+                records.verify_split(manifest)
+            raise InputError(
+                f"the data ended between steps {callback.last_step} and {steps}, the last, and no file of them is damaged ({workdir}); "
+                "run the same command again to go on from the last checkpoint"
+            )
     except _UNREADABLE as error:
         of_data = isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)) and "Collective" not in str(error)
         for manifest in manifests:  # TensorFlow does not say which record it was, nor always which file
@@ -135,6 +143,9 @@ _UNREADABLE = (
 )
 
 
+EVENTS = "TensorBoard's events"
+
+
 class _Steps(tf.keras.callbacks.Callback):
     """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
 
@@ -161,7 +172,8 @@ class _Steps(tf.keras.callbacks.Callback):
         self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
         self.strategy, self.chief = strategy, workers.is_chief(strategy)
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not (self.chief and sys.stderr.isatty()))
-        self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
+        with writing(EVENTS, workdir):
+            self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
         self.spent, self.last_step, self.last_line = spent, start, 0.0
         self.carried: list[Any] = []
         best_row = best(workdir) if self.chief else None
@@ -253,16 +265,17 @@ class _Steps(tf.keras.callbacks.Callback):
         return f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
 
     def _write(self, row: dict[str, float]) -> None:
-        with open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
+        with writing("metrics.jsonl", self.workdir), open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
-        with self.writer.as_default(step=int(row["step"])):
+        with writing(EVENTS, self.workdir), self.writer.as_default(step=int(row["step"])):
             for name, value in row.items():
                 if name != "step":
                     tf.summary.scalar(name, value)
 
     def _write_images(self, step: int) -> None:
-        with self.writer.as_default(step=step):
-            for name, images in (self.images(step) if self.images else {}).items():
+        shown = self.images(step) if self.images else {}
+        with writing(EVENTS, self.workdir), self.writer.as_default(step=step):
+            for name, images in shown.items():
                 tf.summary.image(f"images/{name}", images, max_outputs=len(images))
 
     def _show(self, row: dict[str, float]) -> None:
@@ -279,7 +292,8 @@ class _Steps(tf.keras.callbacks.Callback):
     def close(self) -> None:
         """Ends the bar and the summary file."""
         self.bar.close()
-        self.writer.close()
+        with writing(EVENTS, self.workdir):
+            self.writer.close()
 
 
 class _Profile(tf.keras.callbacks.Callback):
@@ -288,14 +302,16 @@ class _Profile(tf.keras.callbacks.Callback):
     def __init__(self, directory: Path, start: int, first: int, last: int):
         super().__init__()
         self._supports_tf_logs = True
-        self.directory, self.start, self.first, self.last = str(directory), start, first, last
+        self.directory, self.start, self.first, self.last = directory, start, first, last
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Keras's hook."""
         if self.start + batch + 1 == self.first:
-            tf.profiler.experimental.start(self.directory)
+            with writing("a profile", self.directory):
+                tf.profiler.experimental.start(str(self.directory))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook."""
         if self.start + batch + 1 == self.last and self.start < self.first:
-            tf.profiler.experimental.stop()
+            with writing("a profile", self.directory):
+                tf.profiler.experimental.stop()

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from stages.errors import InputError, one_line
 from training.checkpoints import PREFIX, Checkpoints
+from training.writes import lost_worker, writing
 
 LOST = os.EX_TEMPFAIL
 """Exit code (75) of a process that lost another one of its run."""
@@ -74,7 +75,7 @@ class Follower(Checkpoints):
 
     def save(self, *_: Any) -> None:
         """Reads the variables with the others."""
-        with tempfile.TemporaryDirectory() as elsewhere:
+        with tempfile.TemporaryDirectory() as elsewhere, writing("a checkpoint", Path(elsewhere)):
             self.checkpoint.write(os.path.join(elsewhere, PREFIX))
 
     def _delete(self, step: int) -> None:
@@ -90,7 +91,7 @@ def leaving_with_the_lost() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if not isinstance(error, tf.errors.UnavailableError) and "Collective ops is aborted" not in str(error):
+        if not lost_worker(error):
             raise
         remedy = "start all workers again: the same commands go on from the last checkpoint"
         print(f"another worker of this run is gone ({one_line(error)}); {remedy}", file=sys.stderr, flush=True)

@@ -328,3 +328,22 @@ def test_images_at_the_start_and_with_the_evaluations(tmp_path):
 def test_steps_must_fit_together(tmp_path):
     with pytest.raises(InputError, match="must divide"):
         fit(trainer(), batches, tmp_path, steps=4, images_per_step=6, log_every=3, checkpoint_every=4)
+
+
+def test_a_training_is_not_done_where_its_data_end(tmp_path):
+    with pytest.raises(InputError, match="ended between steps 6 and 13, the last"):
+        run(tmp_path, lambda start: batches(start).take(7))
+
+
+def test_a_file_size_limit_does_not_end_a_training_in_silence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise tf.errors.OutOfRangeError(None, None, "File too large")  # which Keras takes for the end of the data
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
+    with pytest.raises(InputError, match="file size limit reached for a checkpoint"):
+        run(tmp_path)
+
+
+def test_events_beyond_a_file_size_limit_are_one_line(tmp_path, limited_files):
+    with limited_files(10), pytest.raises(InputError, match=r"file size limit reached for (metrics|Tensor).*\(ulimit -f\)"):
+        run(tmp_path)
