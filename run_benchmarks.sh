@@ -3,4 +3,4 @@
 # from pip install --target=DIR
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-exec "$PYTHON" -m benchmarks.run "$@"
+run_module benchmarks.run "$@"

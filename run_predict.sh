@@ -2,4 +2,4 @@
 # Image files -> classes and probabilities: --model=EXPORTED IMAGE...
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-exec "$PYTHON" -m serving.predict "$@"
+run_module serving.predict "$@"

@@ -2,4 +2,4 @@
 # Model -> TFLite files (float16, int8) and a table of their accuracy: --workdir --model=DIR --data=DIR
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-exec "$PYTHON" -m serving.lite "$@"
+run_module serving.lite "$@"

@@ -31,6 +31,7 @@ from data.protos import make_example, make_prediction
 from data.records import Manifest, shard_name
 from noisy_student import balance, predictions, selection
 from stages.errors import InputError
+from stages.start import python_m
 
 CLASSES, TOP_K, SHARD = 1000, 5, 100_000
 IMAGES, IMAGE_BYTES = 2_000, 110_000
@@ -169,7 +170,7 @@ def main(records: int = 10_000_000) -> None:
     if total < 1000:
         raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
     for size in (total // 10, total):
-        command = [sys.executable, "-m", "benchmarks.balance", str(size), "peers" if size == total else ""]
+        command = python_m("benchmarks.balance", str(size), "peers" if size == total else "")
         sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     second_pass()
     small, large = sizes[total // 10], sizes[total]

@@ -41,6 +41,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.models import torch_peers
+from stages.start import python_m
 
 B, RATIO, SIZE, CLASSES = 16, 7, 32, 10
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
@@ -164,7 +165,7 @@ class Side:
     """A process that measures itself, and its times by piece of work."""
 
     def __init__(self, side: str, precision: str, *, channels_last: bool = False, kept: bool = False):
-        command = [sys.executable, "-m", "benchmarks.meta_pseudo_labels", side, precision, "1" if channels_last else ""]
+        command = python_m("benchmarks.meta_pseudo_labels", side, precision, "1" if channels_last else "")
         environment = {**os.environ, **(KEEP if kept else {})}
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.times: dict[str, list[tuple[float, float]]] = {}
@@ -255,7 +256,7 @@ def main(rounds: int = 5) -> None:
     """All lines; without PyTorch those with it are left out."""
     for precision in ("float32", "mixed_bfloat16"):
         against_passes(precision, rounds)
-        subprocess.run([sys.executable, "-m", "benchmarks.meta_pseudo_labels", "profile", precision], check=True)
+        subprocess.run(python_m("benchmarks.meta_pseudo_labels", "profile", precision), check=True)
     if importlib.util.find_spec("torch"):
         against_pytorch(rounds)
     else:

@@ -32,7 +32,7 @@ def positive(name: str, text: str, kind: Callable[[str], Any] = int) -> Any:
 def memory(pid: int | str, field: str = "VmRSS") -> float:
     """GiB of a process by /proc/PID/status (Linux): `VmRSS` now, `VmHWM` at most; 0 where it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     found = [line for line in lines if line.startswith(field)]

@@ -16,7 +16,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -37,9 +36,9 @@ from benchmarks import report
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from serving.images import prepare
-from stages import app
 from stages.errors import InputError
 from stages.files import write_json
+from stages.start import python_m
 from stages.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
@@ -142,7 +141,7 @@ def load(serving_dir: Path, image: bytes, bare: dict[str, float], requests: int,
     """Asks the server for development `requests` times from `clients` connections."""
     name = "serving/local_batching" if batching else "serving/local_nobatching"
     flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0", *([] if batching else ["--nobatching"])]
-    server = subprocess.Popen([sys.executable, "-m", "serving.serve", *flags], cwd=app.ROOT, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(python_m("serving.serve", *flags), stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         address = urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc

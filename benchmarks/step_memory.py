@@ -27,6 +27,7 @@ import tensorflow as tf
 from benchmarks import report
 from efficientnet import EfficientNet, model_noise
 from stages.errors import InputError
+from stages.start import python_m
 from training.rematerialization import training_pass
 from training.trainer import accumulated
 
@@ -60,7 +61,7 @@ def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
 
     with report.Timer() as trace:
         step.get_concrete_function()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     before, times = report.memory("self"), []
     for _ in range(STEPS):
         with report.Timer() as timer:
@@ -73,7 +74,7 @@ def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
 
 def in_a_process(*case: str | int) -> dict[str, Any]:
     """`measure` in a fresh one."""
-    command = [sys.executable, "-m", "benchmarks.step_memory", *map(str, case)]
+    command = python_m("benchmarks.step_memory", *map(str, case))
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 

@@ -49,6 +49,7 @@ from noisy_student import train
 from noisy_student.model import NoisyStudent
 from stages import app
 from stages.errors import InputError
+from stages.start import python_m
 from training import model_dir, resolve
 from training.fit import fit
 
@@ -114,7 +115,7 @@ class Timm:
     """The peer's process: takes the name of a setting, takes the steps, answers with its (wall, CPU) seconds."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "benchmarks.models.torch_peers", str(BATCH), str(SIZE), str(STEPS)]
+        command = python_m("benchmarks.models.torch_peers", str(BATCH), str(SIZE), str(STEPS))
         environment = {**os.environ, **KEEP_PAGES}
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.settings = self._answer()
@@ -187,7 +188,7 @@ def loop(name: str, rounds: int, trainer: NoisyStudent, make: Callable[[int], tf
     step = bare(trainer, element)
 
     def whole() -> None:
-        with tempfile.TemporaryDirectory() as workdir, open(os.devnull, "w") as nowhere:
+        with tempfile.TemporaryDirectory() as workdir, open(os.devnull, "w", encoding="utf-8") as nowhere:
             out, sys.stdout = sys.stdout, nowhere
             try:
                 fit(trainer, make, workdir, **sizes)
@@ -227,7 +228,7 @@ def until_first_line(command: list[str], log: Path) -> float:
     """Seconds from the start of a training to its first log line; it is then ended."""
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (log.exists() and log.read_text()):
+        while process.poll() is None and not (log.exists() and log.read_text(encoding="utf-8")):
             time.sleep(0.02)
         seconds = time.monotonic() - began
         process.kill()
@@ -240,10 +241,10 @@ def start(directory: Path, rounds: int) -> None:
     for number in range(rounds):
         for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
-            command = [sys.executable, "-m", "noisy_student.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}"]
+            command = python_m("noisy_student.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
             times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
         began = time.monotonic()
-        subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT])
+        subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT], cwd=app.ROOT)
         times["keras"].append(time.monotonic() - began)
     for name in STARTS:
         ours, keras = min(times[name]), min(times["keras"])

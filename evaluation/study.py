@@ -186,7 +186,7 @@ def plan(config: ConfigDict, workdir: Path) -> str:
             if Path(words[0]).name not in PLANNED:
                 continue
             command = [*words, "--dry_run"]
-            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if said.returncode:
                 raise InputError(f"{' '.join(command)} fails: {said.stderr.strip().splitlines()[-1]}")
             found = re.findall(r"^(\S+): .* parameters.*\n +([\d,]+) steps of ([\d,]+) \+ ([\d,]+) images", said.stdout, re.MULTILINE)

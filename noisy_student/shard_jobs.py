@@ -11,13 +11,15 @@ beyond recognition.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import logging as standard_logging
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ from absl import logging
 
 from stages.errors import InputError
 from stages.files import read_json, remove_temporaries, write_json
+from stages.start import python
 
 # Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
 standard_logging.disable(standard_logging.WARNING)
@@ -102,7 +105,7 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
     if len(pending) < num_shards:
         logging.info("%d of %d shards are done already", num_shards - len(pending), num_shards)
     if pending:
-        with beam.Pipeline(options=options) as pipeline:
+        with _beams_interpreter(), beam.Pipeline(options=options) as pipeline:
             _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(job, notes, num_shards))
     errors = notes.errors()
     if errors:
@@ -145,11 +148,6 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     unknown = [f"--{name}" for name in everything if name not in known]
     if unknown:
         raise InputError(f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam")
-    if known.get("direct_running_mode") == "multi_processing" and " " in sys.executable:  # which Beam hands to a shell as it is, and waits
-        raise InputError(
-            f"--direct_running_mode=multi_processing: Beam cannot start {sys.executable}, whose path has a space; put the environment "
-            "elsewhere (VENV=DIR), or take multi_threading"
-        )
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.
@@ -157,6 +155,21 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     elif standard.runner == "DaskRunner":
         standard.runner = DASK_RUNNER
     return options
+
+
+@contextlib.contextmanager
+def _beams_interpreter() -> Iterator[None]:
+    """Within it, the processes of Beam's mode `multi_processing` start through stages/start.py.
+
+    Beam hands `sys.executable -m MODULE` to a shell. A path with a space would fail there, and the caller's directory would
+    come first on the import path of the worker.
+    """
+    kept = sys.executable
+    sys.executable = shlex.join(python())
+    try:
+        yield
+    finally:
+        sys.executable = kept
 
 
 class _RunShard(beam.DoFn):

@@ -3,8 +3,10 @@
 #
 #   VENV     where the environment lives; default .venv in the checkout. A relative path is taken from the current directory.
 #   returns  CHECKOUT (this project's directory), PYTHON (the environment's interpreter), PYTHONPATH, PYTHONUNBUFFERED
+#            and run_module
 #
-# The current directory stays the caller's, so that relative paths in flags mean what they say. Messages go to stderr.
+# The current directory stays the caller's, so that relative paths in flags mean what they say. No Python file in it is
+# imported: use run_module, not "$PYTHON" -m. Messages go to stderr.
 # Written for bash 3.2 and later (macOS has no newer one).
 
 _say() { printf '%s\n' "$*" >&2; }
@@ -62,8 +64,8 @@ _install() {
   fi
   command+=(-r "$CHECKOUT/requirements.txt" -c "$CHECKOUT/constraints.txt")
   _say "Installing TensorFlow 2.15 and the other pinned packages into $VENV: once, a few minutes, 2.5 GB; progress in $log"
-  # PIP_USER: an environment has no user site. PYTHONPATH: packages found there would count as installed.
-  if ! PIP_USER=0 PYTHONPATH="" "${command[@]}" </dev/null >"$log" 2>&1; then
+  # PIP_USER: an environment has no user site.
+  if ! PIP_USER=0 "${command[@]}" </dev/null >"$log" 2>&1; then
     cat "$log" >&2
     case $(uname -sm) in
       Linux\ x86_64 | Darwin\ *) ;;
@@ -97,10 +99,17 @@ _setup() {
   if command -v flock >/dev/null 2>&1; then exec 9<&-; fi
 }
 
+# Runs MODULE [ARGUMENT...] in place of this shell; stages/start.py keeps the current directory off the import path.
+run_module() {
+  export PYTHONSAFEPATH=1 # Python 3.11 and later: the same in processes that other packages start
+  export PYTHONUTF8=1     # TensorFlow's file names are UTF-8 in every locale
+  exec "$PYTHON" "$CHECKOUT/stages/start.py" -m "$@"
+}
+
 CHECKOUT=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=${VENV:-$CHECKOUT/.venv}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 PYTHON=$VENV/bin/python
-unset PYTHONHOME
-_setup
+unset PYTHONHOME PYTHONPATH # packages found through PYTHONPATH would count as installed
+(cd -- "$CHECKOUT" && _setup) # the caller's directory may hold a venv.py, a uv.toml or a .python-version
 export PYTHONPATH=$CHECKOUT PYTHONUNBUFFERED=1

@@ -6,7 +6,8 @@ Imports neither TensorFlow nor the rest of the project, so that a client can be 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 OK, NOT_AN_IMAGE, TOO_LARGE = range(3)
 """The `status` of an image. Any but OK comes with probabilities of 0, classes of -1 and empty labels."""
@@ -43,10 +44,18 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
 
 
 def _json(answer: Answer) -> str:
+    value: dict[str, Any] = {"file": answer.file}
     if answer.status != OK:
-        return json.dumps({"file": answer.file, "error": reason(answer)}, ensure_ascii=False)
-    label, probability = answer.top[0]
-    return json.dumps({"file": answer.file, "label": label, "probability": probability, "top": answer.top}, ensure_ascii=False)
+        value["error"] = reason(answer)
+    else:
+        label, probability = answer.top[0]
+        value.update({"label": label, "probability": probability, "top": answer.top})
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)  # JSON's own escapes: the output's would not be JSON
+    return text
 
 
 def reason(answer: Answer) -> str:

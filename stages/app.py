@@ -1,7 +1,7 @@
 """From a command line to a call: the flags and exit codes that every stage shares.
 
 Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75 another worker of the run was
-lost; 143 ended by SIGTERM, 130 by Ctrl-C; anything else is a bug.
+lost; 143 ended by SIGTERM, 130 by Ctrl-C, 141 because nobody reads the output any more; anything else is a bug.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
+from stages import output
 from stages.errors import InputError, one_line, write_failure
 from stages.smoke import reduced
 
@@ -176,6 +177,7 @@ def run(
     main: Callable[..., None], flag_help: Mapping[str, str], optional: Mapping[str, str | bool | None] | None = None, **options: Any
 ) -> None:
     """Parses `sys.argv` (see `parse`) and calls `main(**values)`; the last line of every stage's module."""
+    output.prepare()
     flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
@@ -183,11 +185,16 @@ def run(
     standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
     started = time.time()
     try:
-        main(**parse(sys.argv, flag_help, optional, **options))
+        try:
+            main(**parse(sys.argv, flag_help, optional, **options))
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:  # a full disk has another class in each library
+        if isinstance(error, BrokenPipeError) and output.reader_is_gone():
+            sys.exit(output.READER_GONE)
         failure = write_failure(error)
         if failure:
             what, remedy = failure

@@ -15,12 +15,13 @@ SCRIPTS = sorted(ROOT.glob("run_*.sh"))
 STAGES = [path for path in SCRIPTS if path.name != "run_tests.sh"]
 BASH = shutil.which("bash") or "/bin/bash"
 
-# Stands in for Python: answers setup.sh's questions, makes a "venv" with a copy of itself, writes each pip call down.
+# Stands in for Python: answers setup.sh's questions, makes a "venv" with a copy of itself, writes down where pip is called.
 FAKE_PYTHON = """#!{bash}
 case "$*" in
   "-c "*) exit 0 ;;
   "-m venv "*) mkdir -p "${{!#}}/bin"; cp "$0" "${{!#}}/bin/python"; touch "${{!#}}/pyvenv.cfg" ;;
-  "-m pip install "*) echo pip >>"{log}"; sleep 0.2; echo "pip: something went wrong"; exit "${{FAKE_PIP_STATUS:-0}}" ;;
+  "-m pip install "*) echo "in $PWD with ${{PYTHONPATH-no}} PYTHONPATH" >>"{log}"; sleep 0.2; echo "pip: something went wrong"
+    exit "${{FAKE_PIP_STATUS:-0}}" ;;
   *) printf '%s\\n' "$PYTHONPATH" "$PYTHONUNBUFFERED" "$PWD" "$@" ;;
 esac
 """
@@ -86,7 +87,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_stage_script_sets_up_and_execs_one_module_that_exists(script: Path) -> None:
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert lines[:2] == ["set -euo pipefail", 'source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"']
-    command = re.fullmatch(r'exec "\$PYTHON" -m ([a-z_.]+)( --[a-z]+=[a-z]+)* "\$@"', lines[2])
+    command = re.fullmatch(r'run_module ([a-z_.]+)( --[a-z]+=[a-z]+)* "\$@"', lines[2])
     assert command, lines[2]
     assert len(lines) == 3
     assert (ROOT / (command[1].replace(".", "/") + ".py")).is_file()
@@ -102,7 +103,8 @@ def test_first_run_installs_and_second_does_not(checkout: Checkout) -> None:
     checkout.add_python()
     code, out, err = checkout.run("--model=x", "an image.png")
     assert code == 0, err
-    expected = [str(checkout.root), "1", str(checkout.elsewhere), "-m", "serving.predict", "--model=x", "an image.png"]
+    start = [str(checkout.root / "stages" / "start.py"), "-m", "serving.predict"]
+    expected = [str(checkout.root), "1", str(checkout.elsewhere), *start, "--model=x", "an image.png"]
     assert out.splitlines() == expected, "stdout holds the module's own output only, and the current directory is the caller's"
     assert "Installing" in err
     assert (checkout.root / ".venv" / "bin" / "python").exists()
@@ -112,9 +114,15 @@ def test_first_run_installs_and_second_does_not(checkout: Checkout) -> None:
     assert checkout.installations == 1
 
 
+def test_the_callers_files_and_path_do_not_reach_the_installation(checkout: Checkout) -> None:
+    checkout.add_python()
+    assert checkout.run(PYTHONPATH=str(checkout.elsewhere))[0] == 0
+    assert checkout.pip_log.read_text(encoding="utf-8") == f"in {checkout.root} with no PYTHONPATH\n"
+
+
 def test_section_comes_before_the_callers_arguments(checkout: Checkout) -> None:
     checkout.add_python()
-    assert checkout.run("--workdir=w", script="run_teacher.sh")[1].splitlines()[3:] == [
+    assert checkout.run("--workdir=w", script="run_teacher.sh")[1].splitlines()[4:] == [
         "-m",
         "noisy_student.train",
         "--section=teacher",

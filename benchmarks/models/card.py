@@ -30,6 +30,7 @@ from efficientnet.architectures import ARCHITECTURES
 from stages import app
 from stages.errors import InputError
 from stages.files import read_json, write_json
+from stages.start import python_m
 from training import models
 
 OTHERS = {"resnet50": (224, 1000), "wrn_28_2": (32, 10)}  # pixels, classes
@@ -74,7 +75,7 @@ def main(workdir: str, models: str | None, passes: str, memory: str, seconds: st
 
 def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
     """Runs one measurement; why it was stopped, or None. Raises CalledProcessError where it failed."""
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.models.card", f"--workdir={directory}", f"--run={run}"])
+    process = subprocess.Popen(python_m("benchmarks.models.card", f"--workdir={directory}", f"--run={run}"))
     began = time.monotonic()
     while process.poll() is None:
         resident = report.memory(process.pid)

@@ -36,6 +36,7 @@ from efficientnet.architectures import ARCHITECTURES
 from stages import app
 from stages.errors import InputError
 from stages.files import read_json, write_json
+from stages.start import python_m
 from training import models
 from training.model_dir import ModelSpec
 
@@ -81,9 +82,8 @@ def main(workdir: str, only: str | None, run: str | None) -> None:
             continue
         began = time.time()
         try:
-            process = subprocess.run(
-                [sys.executable, "-m", "benchmarks.models.check", f"--workdir={workdir}", f"--run={check}"], timeout=SECONDS, check=False
-            )
+            command = python_m("benchmarks.models.check", f"--workdir={workdir}", f"--run={check}")
+            process = subprocess.run(command, timeout=SECONDS, check=False)
             done = "done" if process.returncode == 0 else f"FAILED ({process.returncode})"
         except subprocess.TimeoutExpired:
             done = f"NOT DONE in {SECONDS} s"

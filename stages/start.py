@@ -1,0 +1,45 @@
+"""Runs a module as `python -m` does, without the caller's directory on the import path.
+
+    python CHECKOUT/stages/start.py -m MODULE [ARGUMENT...]
+
+`python -m` searches the current directory before everything else. A user's own `data.py`, `evaluation/` or `numpy.py` there
+would replace the module of that name. (`python -P` prevents this too, but only Python 3.11 and later have it.)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_THIS = os.path.abspath(__file__)
+
+
+def python() -> list[str]:
+    """Returns the words that stand for `python` before `-m MODULE`: this interpreter and this file."""
+    return [sys.executable, _THIS]
+
+
+def python_m(module: str, *arguments: str) -> list[str]:
+    """Returns the command that runs `module` in a process of its own, from any directory."""
+    return [*python(), "-m", module, *arguments]
+
+
+def _main() -> None:
+    for descriptor in range(3):  # where the caller closed one (2>&-), the next file opened would get its number
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # the directory of this file, whose modules are `stages.NAME`
+    sys.path.insert(0, os.path.dirname(os.path.dirname(_THIS)))
+    import runpy  # after that, so that this directory shadows nothing
+
+    dash_m, module = sys.argv[1:3]
+    assert dash_m == "-m", sys.argv
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()
