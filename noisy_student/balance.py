@@ -377,5 +377,5 @@ if __name__ == "__main__":
             "predictions": "finished directory of run_pseudo_label.sh",
         },
         needs=("balance",),
-        beam=True,
+        beam=shard_jobs.unknown_options,
     )

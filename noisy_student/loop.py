@@ -332,4 +332,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "teacher", "iterations", "finetune_last"), beam=True)
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "teacher", "iterations", "finetune_last"), beam=shard_jobs.unknown_options)

@@ -368,5 +368,5 @@ if __name__ == "__main__":
         },
         {"section": "pseudo_label"},
         needs=("pseudo_label",),
-        beam=True,
+        beam=shard_jobs.unknown_options,
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import io
 import logging as standard_logging
 import shlex
 import shutil
@@ -132,22 +133,30 @@ def _sizes(paths: list[str]) -> list[int | None]:
     return [Path(path).stat().st_size if Path(path).exists() else None for path in paths]
 
 
-def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options of the words that are no flags of the stage. Raises InputError where they are no options of Beam either."""
+def unknown_options(flags: Sequence[str]) -> list[str]:
+    """Returns the names of those `flags` that are no options of Beam. Raises InputError where an option's value is wrong."""
     if "--runner=DaskRunner" in flags:
         try:
             importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then
         except ImportError as error:
             raise InputError("--runner=DaskRunner needs Dask; install what requirements.txt says") from error
-    options = PipelineOptions(list(flags))
+    said = io.StringIO()
     try:
-        known = options.get_all_options()
-        everything = options.get_all_options(retain_unknown_options=True)
-    except SystemExit as error:  # argparse's way of saying so, after a line on stderr
-        raise InputError(f"Beam does not take {' '.join(flags)}") from error
-    unknown = [f"--{name}" for name in everything if name not in known]
+        with contextlib.redirect_stderr(said):
+            known = PipelineOptions([]).get_all_options()
+            everything = PipelineOptions(list(flags)).get_all_options(retain_unknown_options=True)
+    except SystemExit as error:  # argparse's way of saying so, after its usage and a line on stderr
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"Beam does not take {' '.join(flags)} ({reason})") from error
+    return [f"--{name}" for name in everything if name not in known]
+
+
+def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options of the words that are no flags of the stage. Raises InputError where they are no options of Beam either."""
+    unknown = unknown_options(flags)
     if unknown:
         raise InputError(f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam")
+    options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.

@@ -6,14 +6,15 @@ lost; 143 ended by SIGTERM, 130 by Ctrl-C, 141 because nobody reads the output a
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging as standard_logging
 import runpy
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
@@ -25,19 +26,29 @@ from stages.smoke import reduced
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
+Beam = Union[bool, Callable[[Sequence[str]], Sequence[str]]]
+"""How a stage treats options of Apache Beam; see `parse`."""
 
-def _find_config(argument: str) -> str:
-    """`--config=PATH[:argument]` with PATH made absolute. Raises InputError where there is no such file, or it makes no recipe."""
+
+def _find_config(argument: str) -> tuple[str, ConfigDict]:
+    """Finds the recipe of `--config=PATH[:argument]`, and makes it once.
+
+    ml_collections will make it again; its errors could not be told apart from a mistake in an override.
+
+    Returns:
+      The argument with PATH made absolute, and the recipe before its overrides.
+
+    Raises:
+      InputError: there is no such file, or it makes no recipe.
+    """
     path, colon, rest = argument.partition(":")
     for candidate in (Path(path), ROOT / path):
         if candidate.is_file():
-            _try_recipe(candidate, [rest] if colon else [])
-            return f"{candidate.resolve()}{colon}{rest}"
+            return f"{candidate.resolve()}{colon}{rest}", _recipe(candidate, [rest] if colon else [])
     raise InputError(f"--config: no file {path}; the recipes are in configs/")
 
 
-def _try_recipe(path: Path, arguments: Sequence[str]) -> None:
-    """Makes the recipe once before ml_collections does, which could not be told apart from a mistake in an override. Raises InputError."""
+def _recipe(path: Path, arguments: Sequence[str]) -> ConfigDict:
     try:
         recipe = runpy.run_path(str(path))["get_config"](*arguments)
     except ValueError as error:  # the recipe's own answer to its argument
@@ -46,6 +57,60 @@ def _try_recipe(path: Path, arguments: Sequence[str]) -> None:
         raise InputError(f"--config={path} cannot be read as a recipe ({one_line(error)}); see configs/ for some") from error
     if not isinstance(recipe, ConfigDict):
         raise InputError(f"--config={path}: its get_config returns no ConfigDict; see configs/ for recipes")
+    return recipe
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "--") -> str:
+    """Returns "did you mean --NAME?" for the name of `known` that is most similar to `name`, or nothing where none is similar."""
+    found = difflib.get_close_matches(name.lower(), sorted(known), n=1)
+    return f"did you mean {prefix}{found[0]}?" if found else ""
+
+
+def _check_flags(argv: Sequence[str], values: flags.FlagValues, beam: Beam) -> None:
+    """Raises InputError for the first flag of `argv` that neither the stage nor Beam has, and for one that is not UTF-8."""
+    unknown, words = [], iter(argv[1:])
+    for word in words:
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            continue
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{word} is not UTF-8, which TensorFlow needs; rename the file or folder") from error
+        name, equals, _ = word.lstrip("-").partition("=")
+        if name in values:
+            if not equals and not values[name].boolean:
+                next(words, None)  # its value
+        elif not (name.startswith("config.") and "config" in values) and not (
+            name.startswith("no") and name[2:] in values and values[name[2:]].boolean
+        ):
+            unknown.append(word)
+    if beam is not False:
+        unknown = list(beam(unknown)) if unknown and beam is not True else []
+    for word in unknown:
+        flag = word.partition("=")[0]
+        whose = " of this stage or of Apache Beam" if beam else ""
+        raise InputError(f"{flag}: no such flag{whose}; {_nearest(flag.lstrip('-'), values) or '--help lists the flags'}")
+
+
+def _check_keys(argv: Sequence[str], recipe: ConfigDict) -> None:
+    """Raises InputError for the first `--config.KEY=VALUE` of `argv` with a KEY that the recipe lacks."""
+    for word in argv:
+        key = word[len("--config.") :].partition("=")[0]
+        if word.startswith("--config.") and "[" not in key:  # --config.list[0] is for ml_collections to read
+            _require_key(recipe, key)
+
+
+def _require_key(recipe: ConfigDict, key: str) -> None:
+    """Raises InputError where the recipe lacks `key`, written with dots."""
+    within: Any = recipe
+    prefix = "--config."
+    for part in key.split("."):
+        known = within if isinstance(within, ConfigDict) else {}
+        if part not in known:
+            raise InputError(f"--config: the recipe has no key {key!r}; {_nearest(part, known, prefix) or 'its file lists the keys'}")
+        within, prefix = known[part], f"{prefix}{part}."
 
 
 def parse(
@@ -56,7 +121,7 @@ def parse(
     config: bool | str = True,
     needs: Sequence[str] = (),
     positional: bool = False,
-    beam: bool = False,
+    beam: Beam = False,
 ) -> dict[str, Any]:
     """Parses a stage's command line.
 
@@ -68,7 +133,8 @@ def parse(
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`); a path is the recipe where it is not given.
       needs: keys that the config must have; a file of another kind lacks one.
       positional: whether words that are no flags are taken, as the list `arguments`.
-      beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`.
+      beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`; a function returns those words of
+        them that are no options of Beam either.
 
     Returns:
       The values by name, `config` a locked ConfigDict.
@@ -78,18 +144,27 @@ def parse(
     """
     optional = dict(optional or {})
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may follow other words
     for name, text in flag_help.items():
         define = flags.DEFINE_boolean if optional.get(name) is False else flags.DEFINE_string
         define(name, optional.get(name), text, flag_values=values)
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     argv = _joined(argv)
     if config:
+        config_flags.DEFINE_config_file(
+            "config", None, "Recipe: configs/....py[:argument]. It is Python and is executed: run nobody else's unread.", flag_values=values
+        )
+    _check_flags(argv, values, beam)
+    if config:
         named = [a.partition("=")[2] for a in argv if a.startswith("--config=")] or ([] if config is True else [str(config)])
         if not named and "--help" not in argv:
             raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
         others = [a for a in argv[1:] if not a.startswith("--config=")]
-        argv = [argv[0], *(f"--config={_find_config(path)}" for path in named[-1:]), *others]  # before its overrides
-        config_flags.DEFINE_config_file("config", None, "Recipe: configs/....py[:argument]", flag_values=values)
+        argv = [argv[0], *others]
+        for argument in named[-1:]:
+            found, plain = _find_config(argument)
+            _check_keys(others, plain)
+            argv.insert(1, f"--config={found}")  # before its overrides
     # ml_collections looks for the overrides in sys.argv (its release for Python 3.9 takes no argument for it) and refuses one given twice:
     # the last one counts, as with any other flag.
     last = {a.partition("=")[0]: i for i, a in enumerate(argv)}
@@ -98,14 +173,8 @@ def parse(
     argv = [a for a in argv if not (a.startswith("--config.") and a.endswith("=None"))]
     actual, sys.argv = sys.argv, list(argv)
     try:
-        rest = values(argv, known_only=beam)[1:]
-    except (AttributeError, KeyError) as error:  # ml_collections' answer to an unknown key: nothing but its name
-        cause: Exception = error
-        while cause.args and isinstance(cause.args[0], Exception):  # one release wraps the KeyError
-            cause = cause.args[0]
-        key = str(cause.args[0]).splitlines()[0].strip("\"'")
-        raise InputError(f"--config: the recipe has no key {key!r}; --config.KEY=VALUE overrides the keys that are in its file") from error
-    except (flags.Error, TypeError, ValueError) as error:
+        rest = values(argv, known_only=bool(beam))[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from error
     finally:
         sys.argv = actual
@@ -136,11 +205,10 @@ def parse(
 
 def _empty(recipe: Any, key: str) -> None:
     """Sets `key`, with dots, to None. Raises InputError where the recipe has no such key, or None is no value of it."""
+    _require_key(recipe, key)
     *path, last = key.split(".")
     for part in path:
-        recipe = recipe.get(part) if isinstance(recipe, ConfigDict) else None
-    if not isinstance(recipe, ConfigDict) or last not in recipe:
-        raise InputError(f"--config: the recipe has no key {key!r}; --config.KEY=VALUE overrides the keys that are in its file")
+        recipe = recipe[part]
     field = dict(recipe.items(preserve_field_references=True))[last]
     if field is not None and not isinstance(field, FieldReference):  # a `placeholder` is one, whatever it holds now
         raise InputError(f"--config.{key}=None: it needs a value")

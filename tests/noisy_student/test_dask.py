@@ -17,6 +17,7 @@ import pytest
 from data.preprocessing import Preprocessing
 from data.records import read_manifest
 from noisy_student import balance, pseudo_label, shard_jobs
+from stages.errors import InputError
 from tests.noisy_student import test_balance, test_pseudo_label
 from training import model_dir
 from training.model_dir import ModelSpec
@@ -100,6 +101,14 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: 
     assert killed and killed[0] != os.getpid(), "no worker was killed: the run ended too soon"
     direct = _shards(tmp_path / "direct")
     assert len(direct) == SHARDS + 3 and direct == _shards(tmp_path / "dask")
+
+
+def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--runner=DirectRunner", "--direct_num_workers=2", "--worker_machine_type=n1", "--init=x", "--confg"]
+    assert shard_jobs.unknown_options(flags) == ["--init", "--confg"]
+    with pytest.raises(InputError, match=r"^Beam does not take --direct_num_workers=x \(argument --direct_num_workers: invalid int"):
+        shard_jobs.unknown_options(["--direct_num_workers=x"])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_processes_of_beams_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

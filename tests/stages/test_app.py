@@ -99,8 +99,23 @@ def test_a_default_of_false_makes_a_switch():
     ("argv", "message"),
     [
         (["--workdir=w"], "--config is missing"),
+        (["--workdir=w", "--confg=x"], "^--confg: no such flag; did you mean --config\\?$"),
+        ([CONFIG, "--workdr=w"], "^--workdr: no such flag; did you mean --workdir\\?$"),
+        ([CONFIG, "--workdir=w", "--WORKDIR=w"], "^--WORKDIR: no such flag; did you mean --workdir\\?$"),
+        (["--helpfull"], "^--helpfull: no such flag; did you mean --help\\?$"),
+        (["--init=x"], "^--init: no such flag; --help lists the flags$"),
+        (["-x"], "^-x: no such flag; --help lists the flags$"),
+        (["--workdir", "--oops", "--oops"], "^--oops: no such flag"),
+        ([CONFIG, "--workdir=caf\udce9"], "^--workdir=caf\udce9 is not UTF-8"),
+        ([CONFIG, "--workdir=w", "--config.sed=1"], "no key 'sed'; did you mean --config.seed\\?$"),
+        ([CONFIG, "--workdir=w", "--config.sudent.steps=1"], "no key 'sudent.steps'; did you mean --config.student\\?$"),
+        ([CONFIG, "--workdir=w", "--config.seed.more=1"], "no key 'seed.more'; its file lists the keys$"),
+        ([CONFIG, "--workdir=w", "--config.student.qqqq=1"], "no key 'student.qqqq'; its file lists the keys$"),
         ([CONFIG], "--workdir missing"),
-        ([CONFIG, "--workdir=w", "--config.student.model.widht=1"], "no key 'widht'"),
+        (
+            [CONFIG, "--workdir=w", "--config.student.model.widht=1"],
+            "no key 'student.model.widht'; did you mean --config.student.model.width\\?$",
+        ),
         ([CONFIG, "--workdir=w", "--config.seed=one"], "config.seed=one"),
         ([CONFIG, "--workdir=w", "--config.seed=None"], "config.seed=None: it needs a value"),
         ([CONFIG, "--workdir=w", "--config.student.steeps=None"], "no key 'student.steeps'"),
@@ -142,6 +157,29 @@ def test_an_argument_that_the_recipe_does_not_know(argument, message):
         parse(f"--config=configs/noisy_student/{argument}", "--workdir=w")
 
 
+def test_flags_may_follow_other_words_and_end_with_two_dashes():
+    values = parse("a.png", "--workdir", "w", "-", "--", "-b.png", config=False, positional=True)
+    assert (values["workdir"], values["arguments"]) == ("w", ["a.png", "-", "-b.png"])
+
+
+def test_a_stage_without_a_recipe_has_no_keys():
+    with pytest.raises(InputError, match=r"^--config\.seed: no such flag"):
+        parse("--workdir=w", "--config.seed=1", config=False)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--confg=x", "--workdir=w"], ["--confg=x", "--runner=DirectRunner"], ["--direct_num_workers=2", "--confg=x"]]
+)
+def test_a_flag_of_neither_the_stage_nor_beam(argv):
+    def unknown(words):
+        return [word for word in words if not word.startswith(("--runner", "--direct"))]
+
+    with pytest.raises(InputError, match=r"^--confg: no such flag of this stage or of Apache Beam; did you mean --config\?$"):
+        parse(*argv, beam=unknown)
+    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", beam=unknown)
+    assert values["beam_options"] == ["--runner=DirectRunner"]
+
+
 def test_beams_options_are_passed_on():
     values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
     assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
@@ -173,3 +211,9 @@ def refused(program, flags, message):
     result = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_help_says_that_a_recipe_is_executed(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--help")
+    assert left.value.code == 0 and "It is Python and is executed" in " ".join(capsys.readouterr().out.split())
