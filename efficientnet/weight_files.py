@@ -368,7 +368,7 @@ def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
     architecture, normalization = None, None
     if config.exists():
         try:
-            description = read_json(config)
+            description = read_json(config, {"architecture?": (str, None), "pretrained_cfg?": (dict, None)})
             architecture, settings = description.get("architecture"), description.get("pretrained_cfg") or {}
             if {"mean", "std"} <= set(settings):
                 normalization = _checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))

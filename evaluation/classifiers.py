@@ -104,10 +104,11 @@ def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Ca
         digest.update(index.read_bytes())
     extra = saved / "assets.extra"
     if (extra / "export.json").exists():
+        schema = {"preprocessing": model_dir.PREPROCESSING}
         try:
-            preprocessing = Preprocessing.from_dict(read_json(extra / "export.json")["preprocessing"])
+            preprocessing = Preprocessing.from_dict(read_json(extra / "export.json", schema)["preprocessing"])
             names = tuple((extra / "labels.txt").read_text(encoding="utf-8").splitlines())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             reason = one_line(error)
             raise InputError(f"{extra} is damaged ({reason}); export the model again with run_export.sh") from error
         if not names:

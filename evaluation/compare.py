@@ -29,7 +29,8 @@ from evaluation.evaluate import CONFIG
 from evaluation.statistics import gain_over_seeds, over_seeds
 from stages import app, termination
 from stages.errors import InputError
-from stages.workdir import fingerprint, finish, require_finished, start
+from stages.files import reading
+from stages.workdir import fingerprint, finish, require_finished, shown, start
 
 FLAGS = {
     "workdir": "Directory to write.",
@@ -86,8 +87,7 @@ def main(
     resolved["inputs"] = {key: fingerprint(path) for key, path in inputs.items()}
     done = start(directory, resolved)
     if done is not None:
-        print(f"{workdir} is done")
-        print(table(done))
+        print(f"{workdir} is done\n{shown(workdir, done, table)}")
         return
     for run, folder in folders.items():
         flags = {
@@ -103,8 +103,11 @@ def main(
         code = termination.call(command)
         if code:
             sys.exit(code)
-    rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh")["models"] for run in folders]
-    summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **aggregate(rows, names)}
+    schema = {"models": dict.fromkeys(names, dict)}
+    rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh", schema)["models"] for run in folders]
+    with reading(f"a summary.json in {directory}"):
+        numbers = aggregate(rows, names)
+    summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **numbers}
     summary["report"] = str(directory / "report.html")
     page.write(summary["report"], "Over seeds", body(summary))
     finish(directory, summary)

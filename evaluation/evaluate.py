@@ -36,7 +36,7 @@ from evaluation.tables import table
 from stages import app
 from stages.errors import InputError
 from stages.files import write_json
-from stages.workdir import finish, require_finished, start
+from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 
 TOP_K = 5
@@ -113,8 +113,7 @@ def main(
         imagenet.real_labels(data_real, [])  # before hours of work: whether it can be read
     done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
     if done is not None:
-        print(f"{workdir} is done: nothing to evaluate")
-        print(table(done))
+        print(f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
         return
     if manifest:
         sets |= {"clean": from_records(manifest, "clean")}

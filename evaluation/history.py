@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.records import MANIFEST
 from evaluation import charts, page, pictures
-from stages.files import read_json
+from stages.files import read_json, read_json_lines
+
+BALANCED = {
+    "label_names": [str],
+    "above_threshold": [int],
+    "below_threshold": [int],
+    "total": [int],
+    "images": int,
+    "threshold": float,
+}
+"""What the report needs of the summary of run_balance.sh."""
 
 
 def training(runs: Mapping[str, Path]) -> Iterator[str]:
@@ -25,7 +34,8 @@ def training(runs: Mapping[str, Path]) -> Iterator[str]:
         ("eval_top1", "Top-1 on validation images", "top-1"),
         ("learning_rate", "Learning rate", "rate"),
     ):
-        series = [(name, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r]) for name, rows in logs.items()]
+        there = {name: [row for row in rows if row.get(key) is not None] for name, rows in logs.items()}
+        series = [(name, [row["step"] for row in rows], [row[key] for row in rows]) for name, rows in there.items()]
         series = [entry for entry in series if entry[1]]
         if series:
             drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
@@ -42,7 +52,7 @@ def pseudo_labels(run: Path | None) -> Iterator[str]:
     yield "<h2>Pseudo-labels</h2>"
     drawn = []
     for folder in rounds:
-        counts = read_json(folder / "summary.json")
+        counts = read_json(folder / "summary.json", BALANCED)
         title = f"Round {folder.name.rsplit('_', 1)[1]}"
         svg = charts.before_and_after(
             f"{title}: pseudo-labels of each class above the threshold and after balancing",
@@ -62,11 +72,11 @@ def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
     yield f"<h3>The surest pseudo-labels of round {page.text(number)}</h3>" + page.rows({k: v for k, v in sheets.items() if v})
     predictions = run / f"predictions_{number}"
     if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
-        threshold = read_json(folder / "summary.json")["threshold"]
+        threshold = read_json(folder / "summary.json", BALANCED)["threshold"]
         found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
         if found:
             yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
-    facts = read_json(data / "summary.json") if (data / "summary.json").exists() else {}
+    facts = read_json(data / "summary.json", {"out_of_domain?": object, "source?": str}) if (data / "summary.json").exists() else {}
     if facts.get("out_of_domain"):
         found = pictures.out_of_domain(folder, facts["source"], 24)
         if found:
@@ -74,4 +84,4 @@ def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [row for _, row in read_json_lines(path, {"step": int, str: (float, None)})] if path.exists() else []

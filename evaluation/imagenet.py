@@ -10,7 +10,6 @@ Classes are counted from 0 in the order of the sorted WordNet ids, as in every T
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import tensorflow_datasets as tfds
 
 from evaluation.examples import Examples, from_files, from_videos, read_video
 from evaluation.robustness import CORRUPTIONS, EXTRA_CORRUPTIONS, EXTRA_PERTURBATIONS, PERTURBATIONS, SEVERITIES
-from stages.errors import InputError
+from stages.errors import InputError, one_line
+from stages.files import read_json
 
 NUM_CLASSES = 1000
 _GROUPS = ("", "noise", "blur", "weather", "digital", "extra")
@@ -143,11 +143,12 @@ def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
       InputError: an unreadable file, or a key without such a name.
     """
     try:
-        lists = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"--data_real: {path} cannot be read as JSON ({type(error).__name__}); give the authors' real.json") from error
-    if not isinstance(lists, list) or not all(isinstance(row, list) for row in lists):
-        raise InputError(f"--data_real: {path} is not a list of lists of classes; give the authors' real.json")
+        lists = read_json(path, [[int]])
+    except (FileNotFoundError, InputError) as error:
+        reason = one_line(error)
+        raise InputError(
+            f"--data_real: {path} cannot be read, or is no list of lists of classes ({reason}); give the authors' file"
+        ) from error
     labels = []
     for key in keys:
         match = _VALIDATION_NAME.search(key)
@@ -156,5 +157,5 @@ def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
             raise InputError(
                 f"--data_real: the image {key} has no name like ILSVRC2012_val_00000001 of 1..{len(lists)}; it cannot be joined"
             )
-        labels.append([int(label) for label in lists[number - 1]])
+        labels.append(lists[number - 1])
     return labels

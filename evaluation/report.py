@@ -283,7 +283,8 @@ class _Report:
         pgd = [100 * measured[name]["pgd_top1"] for name in names]
         intervals = [_percents(measured[name]["pgd_interval"]) for name in names]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
-        settings = read_json(self.directory / "config.json")["evaluate"]
+        schema = {"evaluate": {"pgd_iterations": int, "pgd_epsilon": float, "norm": object}}
+        settings = read_json(self.directory / "config.json", schema)["evaluate"]
         told = f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm {settings['norm']}; 95 % Wilson intervals."
         yield page.charts(
             [

@@ -27,7 +27,7 @@ from evaluation.statistics import gain_over_seeds
 from stages import app, termination
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import atomic_path, read_json, write_json
+from stages.files import atomic_path, read_json, reading, write_json
 
 FLAGS = {
     "workdir": "Directory for all runs and the results.",
@@ -64,7 +64,7 @@ def main(config: ConfigDict, workdir: str, jobs: str, dry_run: bool = False) -> 
             temporary.write_text(markdown(config, done), encoding="utf-8")
         figure(config, done, directory / "results.png")
         workdirs.finish(directory, done)
-    print(markdown(config, done))
+    print(workdirs.shown(directory, done, functools.partial(markdown, config)))
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
 
 
@@ -242,9 +242,13 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
 
 def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Every reading, a number a seed, and each claim's comparison."""
-    readings = {}
+    readings: dict[str, list[float]] = {}
     for name, origin, path in config.readings:
-        readings[name] = [value(read_json(summary_path(config, workdir, origin, seed)), path) for seed in seeds(config)]
+        readings[name] = []
+        for seed in seeds(config):
+            file = summary_path(config, workdir, origin, seed)
+            with reading(file):
+                readings[name].append(value(read_json(file, dict), path))
     claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
     return {"readings": readings, "claims": claims}
 

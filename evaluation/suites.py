@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from evaluation.predict import Pixels, Predictions, input_pixels
 from evaluation.robustness import is_noise
 from evaluation.settings import Settings
 from stages.errors import InputError
-from stages.files import atomic_path
+from stages.files import atomic_path, to_json
 
 SUITES = ("clean", "real", "a", "c", "p", "adversarial")
 
@@ -92,7 +91,7 @@ class Folder:
             np.savez(f, **arrays)
         line = {"model": self.path.name, "suite": suite, **values}
         with open(self.log, "a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+            log.write(to_json(line) + "\n")
 
 
 def needed(folder: Folder, suites: Sequence[str], inputs: Inputs) -> bool:

@@ -301,7 +301,8 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     scores = ScoreShards(
         labels, progress / "columns", settings.threshold, config.seed, max_confidence=settings.max_confidence, fraction=settings.fraction
     )
-    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options)
+    counts = [int] * labels.num_classes
+    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options, {"above": counts, "below": counts, "drawn": int})
     require_unique_keys(scores)
     above = np.sum([result["above"] for result in results], axis=0)  # (K,)
     below = np.sum([result["below"] for result in results], axis=0)  # (K,)
@@ -319,10 +320,10 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     factors = None
     if labeled:
         sums = SumShards(labels, columns, chosen)
-        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options)
+        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options, {"sum": counts})
         factors = class_factors([result["sum"] for result in found], labeled)
     job = WriteShards(images, scores, chosen, directory, factors)
-    results = shard_jobs.run(job, num_shards, progress / "records", beam_options)
+    results = shard_jobs.run(job, num_shards, progress / "records", beam_options, {"records": int, "unique": int, "sha256": str})
 
     records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
     if records != chosen.totals.sum() or unique != chosen.kept.sum():

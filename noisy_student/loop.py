@@ -46,6 +46,12 @@ ENDING = ("finetune", "evaluate", "export")
 """The stages after the last student."""
 
 
+SECONDS = {str: float}
+RESULT = {"top1": float, "ece": float}
+SUMMARY = {"teacher": RESULT, "students": [RESULT], "finetuned?": RESULT, "seconds": SECONDS, "validation_top1?": [float]}
+"""What `seconds.json`, a model's row and the loop's `summary.json` hold at least."""
+
+
 class Stage(NamedTuple):
     """One script and the directory that it finishes."""
 
@@ -154,7 +160,7 @@ def main(
         print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
         return
     created = not directory.exists()
-    done = workdirs.start(directory, _resolved(config, folders), of_parts=True)
+    done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         print(table(done))
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
@@ -221,7 +227,8 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
             run(Stage(validation.name, "run_evaluate.sh", validation, arguments))
-            scores.append(read_json(validation / "summary.json")["models"][stage.directory.name]["top1"])
+            summary = read_json(validation / "summary.json", {"models": {stage.directory.name: {"top1": float}}})
+            scores.append(summary["models"][stage.directory.name]["top1"])
             if exhausted(scores, config.patience):
                 print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
                 break
@@ -251,12 +258,12 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     if not (workdir / "config.json").exists():
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
     config = config.copy_and_resolve_references()
-    config.iterations = read_json(workdir / "config.json")["iterations"]
+    config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all else; a dry run only looks.
-    done = workdirs.start(workdir, _resolved(config, folders), of_parts=open_it, shared=not open_it)
+    done = workdirs.start(workdir, _resolved(config, folders), of_parts=open_it, shared=not open_it, summary_schema=SUMMARY)
     if done:
         before = len(done["students"])
-        if config.patience and exhausted(done["validation_top1"], config.patience):
+        if config.patience and exhausted(done.get("validation_top1", []), config.patience):
             raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
         if before == config.iterations:  # else this command was killed after it had written the new number
             config.iterations += int(more)
@@ -298,24 +305,26 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:
     """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
-    spent = read_json(path) if path.exists() else {}
+    spent = read_json(path, SECONDS) if path.exists() else {}
     spent[name] = round(spent.get(name, 0) + seconds, 1)
     write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))  # a stable sort
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
-    evaluation = workdirs.require_finished(workdir / "evaluation", "evaluation", "run_evaluate.sh")
-    export = workdirs.require_finished(workdir / "export", "export", "run_export.sh")
+    names = ["teacher", *(f"student_{i}" for i in range(1, iterations + 1))]
+    schema = {"models": {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}, "figures": {"summary": str}, "report": str}
+    evaluation = workdirs.require_finished(workdir / "evaluation", "evaluation", "run_evaluate.sh", schema)
+    export = workdirs.require_finished(workdir / "export", "export", "run_export.sh", {"export": str})
     models = evaluation["models"]
     return {
         "teacher": models["teacher"],
-        "students": [models[f"student_{i}"] for i in range(1, iterations + 1)],
+        "students": [models[name] for name in names[1:]],
         **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
         "export": export["export"],
         "figure": evaluation["figures"]["summary"],
         "report": evaluation["report"],
-        "seconds": read_json(workdir / "seconds.json"),
+        "seconds": read_json(workdir / "seconds.json", SECONDS),
     }
 
 

@@ -246,6 +246,12 @@ class _Statistics:
         return {"predicted": self.predicted.tolist(), "confidence_sum": self.confidence_sum, "histogram": self.histogram.tolist()}
 
 
+def note(num_classes: int) -> dict[str, Any]:
+    """Returns the schema of what `LabelShards.run` returns."""
+    counts = {"predicted": [int] * num_classes, "histogram": [int] * CONFIDENCE_BINS}
+    return {"images": int, "sha256": str, "seconds": float, "confidence_sum": float, **counts}
+
+
 def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> dict[str, Any]:
     """The stage's summary from its shards' results; seconds are the workers' together."""
     images = sum(result["images"] for result in results)
@@ -327,8 +333,8 @@ def main(
         kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
         if not kept.exists():
             write_json(kept, calibrated(job, validation).temperature)
-        job.temperature = read_json(kept)
-    results = shard_jobs.run(job, len(images.files), progress, beam_options)
+        job.temperature = read_json(kept, float)
+    results = shard_jobs.run(job, len(images.files), progress, beam_options, note(spec.num_classes))
 
     predictions = Manifest(
         directory=directory,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages import app, termination
-from stages.files import read_json, write_json
+from stages.files import read_json, reading, write_json
 
 CONFIG = "configs/noisy_student/digits.py"
 FLAGS = {
@@ -17,6 +17,9 @@ FLAGS = {
     "seeds": "Number of seeds; more than 1 runs each in WORKDIR/seed_N and prints a table with spread.",
 }
 OPTIONAL = {"workdir": str(app.ROOT / "runs" / "quickstart"), "seeds": "1"}
+
+SUMMARY = {"teacher": {"top1": float}, "students": [{"top1": float}]}
+"""What the comparison needs of a loop's `summary.json`."""
 
 
 def main(workdir: str, seeds: str) -> None:
@@ -30,8 +33,9 @@ def main(workdir: str, seeds: str) -> None:
     for seed in range(number):
         print(f"==== seed {seed} ({seed + 1} of {number})", flush=True)
         run(directory / f"seed_{seed}", seed)
-        summaries.append(read_json(directory / f"seed_{seed}" / "summary.json"))
-    results = compare(summaries)
+        summaries.append(read_json(directory / f"seed_{seed}" / "summary.json", SUMMARY))
+    with reading(f"a summary.json in {directory}"):
+        results = compare(summaries)
     write_json(directory / "seeds.json", results)
     print(table(results))
     print(f"results: {directory / 'seeds.json'}")

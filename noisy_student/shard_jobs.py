@@ -79,7 +79,7 @@ class Notes:
         return sorted(self.directory.glob("*.error.json"))
 
 
-def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] = ()) -> list[dict[str, Any]]:
+def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] = (), result: Any = dict) -> list[dict[str, Any]]:
     """Runs `job` on the shards that are not done yet.
 
     Args:
@@ -87,12 +87,13 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
       num_shards: shards are numbered from 0.
       progress: the job's own progress directory.
       beam_options: Beam's command-line options, `--name=value`.
+      result: what the notes of the shards must hold, as a schema of `stages.files.read_json`.
 
     Returns:
       What `job.run` returned for each shard, in order, in this run or in an earlier one.
 
     Raises:
-      InputError: an unknown Beam option, or the first shard's that had one.
+      InputError: an unknown Beam option, a damaged note, or the first shard's that had one.
       KeyboardInterrupt: there was one.
     """
     options = pipeline_options(beam_options)
@@ -110,11 +111,11 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
             _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(job, notes, num_shards))
     errors = notes.errors()
     if errors:
-        message = read_json(errors[0])["error"]
+        message = read_json(errors[0], {"error": (str, None)})["error"]
         if message is None:
             raise KeyboardInterrupt
         raise InputError(message)
-    return [read_json(notes.path(shard))["result"] for shard in range(num_shards)]
+    return [read_json(notes.path(shard), {"result": result})["result"] for shard in range(num_shards)]
 
 
 def forget(progress: Path) -> None:
@@ -126,7 +127,7 @@ def _is_done(job: Job, notes: Notes, shard: int) -> bool:
     """Whether the shard has a note and its files have the sizes noted (somebody may have deleted or cut one)."""
     if not notes.path(shard).exists():
         return False
-    return read_json(notes.path(shard))["bytes"] == _sizes(job.outputs(shard))
+    return read_json(notes.path(shard), {"bytes": list})["bytes"] == _sizes(job.outputs(shard))
 
 
 def _sizes(paths: list[str]) -> list[int | None]:

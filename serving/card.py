@@ -74,12 +74,17 @@ def network(architecture: Mapping[str, Any]) -> str:
     return f"{title} ({', '.join(changed)})" if changed else title
 
 
+TRAINING = {"steps?": int, "images_seen?": int, "parameters?": int, "last?": dict}
+"""What the card needs of a training's `summary.json`."""
+
 _TRAINING = {"steps": "optimizer steps", "images_seen": "images seen", "parameters": "parameters"}
 
 
 def _metrics(training: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is not None:
-        title = f"On the {evaluation['examples']:,} images of the split `{evaluation['split']}`:"
+        title = "On the sets of its evaluation:"
+        if evaluation["examples"] is not None:
+            title = f"On the {evaluation['examples']:,} images of the split `{evaluation['split']}`:"
         numbers = evaluation["metrics"]
     else:
         title = (

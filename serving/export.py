@@ -59,6 +59,17 @@ FLAGS = {
 }
 OPTIONAL = {"name": NAME, "evaluation": None, "weights": "float32", "optimize": False, "license": None}
 
+EVALUATION = {"split": (str, None), "examples": (int, None)}
+STORED = {
+    "weights": str,
+    "optimize": bool,
+    "deviation": float,
+    "deviation_images": int,
+    "evaluation?": ({**EVALUATION, "metrics": dict}, None),
+    "license?": str,
+}
+"""What `export.json` holds at least."""
+
 _TEMPORARY = ".export.tmp"  # TF Serving looks at numbers only
 
 
@@ -97,7 +108,7 @@ def main(
     summary = serving_dir / "summary.json"
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
-    if version is not None and summary.exists() and read_json(summary)["export"] == str(folder / str(version)):
+    if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
         print(f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
@@ -106,7 +117,7 @@ def main(
         _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told})
     path = folder / str(version)
     settings.write(serving_dir, name)
-    deviation = read_json(path / "assets.extra" / "export.json")["deviation"]
+    deviation = read_json(path / "assets.extra" / "export.json", STORED)["deviation"]
     finish(
         serving_dir,
         {
@@ -124,7 +135,7 @@ def main(
 def _require_serving_dir(directory: Path) -> None:
     """Raises InputError for another stage's work directory, whose `summary.json` an export would overwrite."""
     summary = directory / "summary.json"
-    if (directory / "config.json").exists() or (summary.exists() and "signatures" not in read_json(summary)):
+    if (directory / "config.json").exists() or (summary.exists() and "signatures" not in read_json(summary, dict)):
         raise InputError(f"--workdir: {directory} is the work directory of another stage; name another one for the exported models")
 
 
@@ -134,9 +145,9 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     Raises:
       InputError: no finished evaluation, or one of other models, or of what `run` held before it was trained again.
     """
-    summary = require_finished(directory, "evaluation", "run_evaluate.sh")
+    summary = require_finished(directory, "evaluation", "run_evaluate.sh", {"models?": dict})
     config = Path(directory) / "config.json"
-    measured = read_json(config).get("models", {}) if config.exists() else {}  # name -> fingerprint, as the evaluation found them
+    measured = read_json(config, {"models?": dict}).get("models", {}) if config.exists() else {}  # name -> fingerprint, as found then
     digest = fingerprint(run)
     name = next((name for name in summary.get("models", {}) if measured.get(name) == digest), None)
     if name is None:
@@ -144,6 +155,7 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
             f"--evaluation: {directory} holds no evaluation of {run} as it is now; its models ({', '.join(measured) or 'none'}) are of "
             "other directories, or have been trained again since; evaluate this one with run_evaluate.sh"
         )
+    summary = require_finished(directory, "evaluation", "run_evaluate.sh", {**EVALUATION, "models": {name: dict}})
     return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 
 
@@ -171,12 +183,12 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
 
 def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]) -> None:
     with atomic_path(directory / "MODEL_CARD.md") as temporary:
-        temporary.write_text(card.text(name, version, spec, read_json(run / "summary.json"), stored), encoding="utf-8")
+        temporary.write_text(card.text(name, version, spec, read_json(run / "summary.json", card.TRAINING), stored), encoding="utf-8")
 
 
 def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:
     """Puts what is new in `told` into the card of the version in `path`, and says whether there was anything."""
-    before = read_json(path / "assets.extra" / "export.json")
+    before = read_json(path / "assets.extra" / "export.json", STORED)
     if told.items() <= before.items():
         return False
     stored = {"evaluation": None, "license": LICENSE, **before, **told}
@@ -219,7 +231,7 @@ def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
     if newest is None:
         return None
     path = folder / str(newest) / "assets.extra" / "export.json"
-    return newest if path.exists() and origin.items() <= read_json(path).items() else None
+    return newest if path.exists() and origin.items() <= read_json(path, dict).items() else None
 
 
 def describe(path: str | Path) -> dict[str, Any]:

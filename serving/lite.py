@@ -31,7 +31,7 @@ from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
 from stages.quiet import silent
-from stages.workdir import finish, require_finished, start
+from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 from training.model_dir import ModelSpec
 
@@ -64,8 +64,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     config = {"stage": "lite", "split": split, "calibration": int(calibration)}
     done = start(workdir, config, {"model": run, "data": Path(data)})
     if done is not None:
-        print(f"{workdir} is done: nothing to convert")
-        print(table(done))
+        print(f"{workdir} is done: nothing to convert\n{shown(workdir, done, table)}")
         return
 
     network, spec = model_dir.load(model)

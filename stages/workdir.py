@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
-from stages.files import read_json, write_json
+from stages.files import read_json, reading, to_json, write_json
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -39,6 +39,7 @@ def start(
     *,
     of_parts: bool = False,
     shared: bool = False,
+    summary_schema: Any = dict,
 ) -> dict[str, Any] | None:
     """Claims `workdir` for a run of `config`, or recognises that it was done.
 
@@ -50,16 +51,17 @@ def start(
       of_parts: the run is made of stages with directories of their own, which compare their own part of the config: until it is
         finished it may go on with a corrected one.
       shared: other processes of the same run work in it, too. Else it is held until `finish`, or until the process ends.
+      summary_schema: what `summary.json` must hold; see `files.read_json`.
 
     Returns:
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
 
     Raises:
-      InputError: `workdir` cannot be written, holds something of another config, or another process is at work in it; or an input is not
-        a finished directory.
+      InputError: `workdir` cannot be written, holds something of another config or a damaged file, or another process is at work in
+        it; or an input is not a finished directory.
     """
     workdir = Path(workdir)
-    resolved = json.loads(json.dumps(dict(config)))
+    resolved = json.loads(to_json(dict(config)))
     if inputs:
         resolved["inputs"] = {name: fingerprint(path) for name, path in inputs.items()}
     path = workdir / "config.json"
@@ -67,16 +69,20 @@ def start(
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     if re.search(r"(^|/)(gs|s3|hdfs|https?):/", str(workdir)):
         raise InputError(f"--workdir: {workdir} is an address; mount what it names, and give the path")
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--workdir: {workdir} is not UTF-8, which TensorFlow needs; name another directory") from error
     summary = workdir / "summary.json"
     if not shared and workdir.exists() and not summary.exists():
         _hold(workdir)
     if path.exists():
-        before = read_json(path)
+        before = read_json(path, dict)
         differences = _differences(before, resolved)
         # A start that found its settings unusable has left nothing but its config: the corrected one takes its place.
         alone = all(other == path or other.name.startswith(".") for other in workdir.iterdir())
         open_yet = alone or (of_parts and not (workdir / "summary.json").exists())
-        if differences and not (open_yet and isinstance(before, dict) and before.keys() == resolved.keys()):
+        if differences and not (open_yet and before.keys() == resolved.keys()):
             shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
             raise InputError(f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one")
         if differences:
@@ -88,7 +94,13 @@ def start(
             raise InputError(f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory") from error
         if not shared:
             _hold(workdir)
-    return read_json(summary) if summary.exists() else None
+    return read_json(summary, summary_schema) if summary.exists() else None
+
+
+def shown(workdir: str | Path, summary: Mapping[str, Any], table: Callable[[Any], str]) -> str:
+    """Returns the `table` of a finished directory's summary. Raises InputError where the summary does not hold what it needs."""
+    with reading(Path(workdir) / "summary.json"):
+        return table(summary)
 
 
 def finish(workdir: str | Path, summary: Mapping[str, Any]) -> None:
@@ -120,18 +132,18 @@ def _hold(workdir: Path) -> None:
         _held[key] = descriptor
 
 
-def require_finished(directory: str | Path, what: str, made_by: str) -> dict[str, Any]:
-    """Returns the summary of a finished directory.
+def require_finished(directory: str | Path, what: str, made_by: str, schema: Any = dict) -> dict[str, Any]:
+    """Returns the summary of a finished directory; it must fit `schema` (see `files.read_json`).
 
     Raises:
-      InputError: there is no such directory, or the stage that makes it has not finished.
+      InputError: there is no such directory, the stage that makes it has not finished, or its summary is damaged.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"{what} {directory} does not exist; make it with {made_by}")
     if not (directory / "summary.json").exists():
         raise InputError(f"{what} {directory} is not finished (no summary.json); finish it with {made_by}")
-    return read_json(directory / "summary.json")
+    return read_json(directory / "summary.json", schema)
 
 
 def fingerprint(directory: str | Path) -> str:

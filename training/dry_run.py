@@ -19,6 +19,15 @@ from training import models, resolve
 GIB = 2.0**30
 
 
+PREPARED = {
+    "splits": {"labeled": {"images": int}, "unlabeled?": {"images": int}},
+    "label_names": [str],
+    "median_height": float,
+    "median_width": float,
+}
+"""What the summary of prepared data holds at least."""
+
+
 def images(config: ConfigDict, data: Path) -> dict[str, Any]:
     """Images a split, class count, and median size in pixels, of the prepared data, or else of a full copy as the recipe expects it.
 
@@ -29,9 +38,9 @@ def images(config: ConfigDict, data: Path) -> dict[str, Any]:
       InputError: the data are not there and the recipe does not say how many there will be.
     """
     if (data / "summary.json").exists():
-        summary = read_json(data / "summary.json")
-        if "splits" not in summary:
+        if "splits" not in read_json(data / "summary.json", dict):
             raise InputError(f"--data: {data} is no prepared data; run_prepare_data.sh makes it")
+        summary = read_json(data / "summary.json", PREPARED)
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         return {
             "labeled": counts["labeled"],

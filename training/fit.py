@@ -6,7 +6,6 @@ continued run ends with the weights of an uninterrupted one, bit for bit, on the
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -20,12 +19,15 @@ from tqdm import tqdm
 from data import records
 from data.records import Manifest
 from stages.errors import InputError
-from stages.files import atomic_path
+from stages.files import atomic_path, read_json_lines, to_json
 from stages.termination import EXIT_CODE, on_sigterm
 from training import workers
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer
 from training.writes import writing
+
+METRICS = {"step": int, "seconds": float, "eval_top1?": (float, None)}
+"""What a line of `metrics.jsonl` holds at least."""
 
 
 def fit(
@@ -118,10 +120,10 @@ def _truncate_metrics(path: Path, step: int) -> float:
     """Drops the lines after `step`, which the continued run writes again; returns the seconds that the run had taken until then."""
     if not path.exists():
         return 0.0
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+    rows = [(line, row) for line, row in read_json_lines(path, METRICS) if row["step"] <= step]
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+        temporary.write_text("".join(f"{line}\n" for line, _ in rows), encoding="utf-8")
+    return float(rows[-1][1]["seconds"]) if rows else 0.0
 
 
 def best(workdir: str | Path) -> dict[str, float] | None:
@@ -130,8 +132,8 @@ def best(workdir: str | Path) -> dict[str, float] | None:
     The log is all that remembers it, so a run that starts again forgets what came after its checkpoint.
     """
     path = Path(workdir) / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return max((row for row in rows if "eval_top1" in row), key=lambda row: row["eval_top1"], default=None)
+    rows = [row for _, row in read_json_lines(path, METRICS)] if path.exists() else []
+    return max((row for row in rows if row.get("eval_top1") is not None), key=lambda row: row["eval_top1"], default=None)
 
 
 _UNREADABLE = (
@@ -266,7 +268,7 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def _write(self, row: dict[str, float]) -> None:
         with writing("metrics.jsonl", self.workdir), open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+            f.write(to_json(row) + "\n")
         with writing(EVENTS, self.workdir), self.writer.as_default(step=int(row["step"])):
             for name, value in row.items():
                 if name != "step":

@@ -24,6 +24,37 @@ MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
 """The stages that leave one."""
 
 
+PREPROCESSING = {
+    "image_size": int,
+    **dict.fromkeys(("style?", "randaugment_table?", "randaugment_mode?"), str),
+    **dict.fromkeys(("mean?", "std?"), [float] * 3),
+    **dict.fromkeys(("pad?", "randaugment_layers?", "extra_cutout?", "crop_padding?"), int),
+    **dict.fromkeys(("randaugment_magnitude?", "translate_const?", "cutout_const?"), float),
+    "flip?": bool,
+    "randaugment_ops?": [str],
+}
+"""The types of what `Preprocessing.to_dict` returns."""
+
+ARCHITECTURE = {
+    "name": str,
+    **dict.fromkeys(("width?", "depth?", "dropout?", "survival_probability?"), (float, None)),
+    **dict.fromkeys(("batch_norm_momentum?", "batch_norm_epsilon?"), (float, None)),
+    "stem_stride?": (int, None),
+    "strides?": ([int], None),
+    "small_images?": (bool, None),
+    "variant?": (str, None),
+}
+"""The types of the arguments of the networks' builders."""
+
+MODEL = {
+    "architecture": ARCHITECTURE,
+    "preprocessing": PREPROCESSING,
+    "label_names": [str],
+    "metadata": {"init_image_size?": (int, None)},
+}
+"""What `model.json` holds at least."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """All that is needed to use a trained classifier, but its weights."""
@@ -69,16 +100,9 @@ def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
       InputError: missing, unfinished or damaged.
     """
     path = _locate(Path(directory), made_by) / "model.json"
-    description = read_json(path)
-    try:
-        return ModelSpec(
-            architecture=description["architecture"],
-            preprocessing=Preprocessing.from_dict(description["preprocessing"]),
-            label_names=tuple(description["label_names"]),
-            metadata=description["metadata"],
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} does not describe a model ({error}); make it again with {made_by}") from error
+    description = read_json(path, MODEL)
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    return ModelSpec(description["architecture"], preprocessing, tuple(description["label_names"]), description["metadata"])
 
 
 def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model, ModelSpec]:

@@ -17,11 +17,11 @@ from data.records import Manifest
 from efficientnet.architectures import ARCHITECTURES
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import read_json
+from stages.files import read_json, read_json_lines
 from training import model_dir, strategy, workers
 from training import resolve as resolving
 from training.checkpoints import Checkpoints
-from training.fit import best, fit
+from training.fit import METRICS, best, fit
 from training.trainer import Trainer
 
 FLAGS = {
@@ -60,7 +60,7 @@ def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, ite
     known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
     if section not in known:
         raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
-    data_summary = read_json(Path(data) / "summary.json")
+    data_summary = read_json(Path(data) / "summary.json", {"median_height": float, "median_width": float})
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     own = config[section].get("preprocessing", ConfigDict()).to_dict()
     medians = {name: data_summary[name] for name in ("median_height", "median_width")}
@@ -79,7 +79,8 @@ def require_validation(section: str, train: dict[str, Any], there: bool) -> None
 
 def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str], strategy: str) -> bool:
     """Claims the work directory; False, after saying so, where the training is done."""
-    done = workdirs.start(workdir, resolved, inputs, shared=strategy == "multi_worker")
+    schema = {"steps": int, "parameters": int}
+    done = workdirs.start(workdir, resolved, inputs, shared=strategy == "multi_worker", summary_schema=schema)
     if done:
         print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
     return not done
@@ -187,7 +188,7 @@ def train(
         model_dir.save(directory, trainer.model, spec)
     if not workers.is_chief(where):
         return
-    last = json.loads((workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    last = read_json_lines(workdir / "metrics.jsonl", METRICS)[-1][1]
     summary = {
         "steps": section.steps,
         "parameters": parameters,

@@ -61,7 +61,7 @@ def _multi_worker() -> tf.distribute.Strategy:
         config = json.loads(text or "{}")
         task, cluster = config["task"], config["cluster"]
         address = cluster[task["type"]][int(task["index"])]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise InputError(
             f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which one this is, as docs/scaling.md shows"
         ) from error

@@ -219,14 +219,14 @@ def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
     import shutil
 
     root = shutil.copytree(run[0].parent, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    (root / "teacher" / "metrics.jsonl").write_text('{"step": 1, "lo')  # as a kill leaves it
+    (root / "teacher" / "metrics.jsonl").write_text('{"step": 1, "lo\n{"st')  # the last line as a kill leaves it
     shard = next(path for path in (root / "pseudo_labeled_1").iterdir() if "-of-" in path.name)
     records.write_shard(shard, [protos.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))])
     monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
     config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
     evaluate.main(config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data"))
     text = (root / "w" / "report.html").read_text(encoding="utf-8")
-    assert "left out: JSONDecodeError" in text and "left out: InvalidArgumentError" in text
+    assert "metrics.jsonl, line 1 is damaged: JSONDecodeError" in text and "left out: InvalidArgumentError" in text
     assert "Commands and configs" in text
 
 

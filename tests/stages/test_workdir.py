@@ -64,6 +64,12 @@ def test_an_address_is_no_directory(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_tensorflow_cannot_open(tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8, which TensorFlow needs"):
+        workdir.start(tmp_path / "caf\udce9", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_unfinished_and_missing_directories(tmp_path):
     (tmp_path / "half").mkdir()
     with pytest.raises(InputError, match=r"not finished \(no summary.json\); finish it with run_teacher.sh"):
