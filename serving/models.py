@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +139,7 @@ class Models:
             outputs = signature.call(**tensors)
         except tf.errors.OpError as error:
             code = _CODES.get(error.error_code, grpc.StatusCode.INTERNAL)
-            raise Refused(code, " ".join(str(error.message).split())[:500]) from error
+            raise Refused(code, _reason(str(error.message))) from error
         return {name: outputs[name].numpy() for name in wanted or signature.outputs}
 
     def status(self, model: str, version: int | None, label: str | None) -> get_model_status_pb2.GetModelStatusResponse:
@@ -194,10 +195,17 @@ def _batching(path: Path) -> dict[str, Any]:
     return {**parameters, "allowed_batch_sizes": [int(value) for value in re.findall(r"allowed_batch_sizes\s*:\s*(\d{1,18})\b", text)]}
 
 
+_QUEUES = itertools.count()
+
+
 def _batched(function: Any, outputs: tuple[str, ...], parameters: dict[str, Any]) -> Callable[..., dict[str, tf.Tensor]]:
-    """`function`, whose concurrent calls are computed as one: the scheduler that TF Serving uses, as an operation."""
+    """Returns `function` with its concurrent calls computed as one batch, by the scheduler that TF Serving uses.
+
+    A request that cannot be computed fails alone. The call raises Refused for more rows than a batch may hold.
+    """
     specs = function.structured_input_signature[1]
     names = sorted(specs)
+    most = parameters["max_batch_size"]
 
     @tf.nondifferentiable_batch_function(**parameters, autograph=False)
     def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
@@ -206,13 +214,36 @@ def _batched(function: Any, outputs: tuple[str, ...], parameters: dict[str, Any]
 
     @tf.function(input_signature=[specs[name] for name in names], autograph=False)
     def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        return together(*tensors)
+        # TensorFlow finds the queue of waiting requests by the operation's name, in the whole process. Functions with one
+        # name would share a queue, and one of them would answer the requests of all.
+        with tf.name_scope(f"queue_{next(_QUEUES)}"):
+            return together(*tensors)
 
     traced = call.get_concrete_function()  # now: many threads that call it for the first time would each trace it
 
     def by_name(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        if inputs[names[0]].shape[0] == 0:
+        rows = inputs[names[0]].shape[0]
+        if rows == 0:
             return function(**inputs)
-        return dict(zip(outputs, traced(*(inputs[name] for name in names))))
+        if rows > most:
+            message = f"the request has {rows} rows; at most {most} are accepted in one request"
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
+        try:
+            return dict(zip(outputs, traced(*(inputs[name] for name in names))))
+        except tf.errors.InvalidArgumentError:
+            # One request of another shape fails the whole batch. Computed alone, only the faulty request fails.
+            return function(**inputs)
 
     return by_name
+
+
+_STACK = ("Graph execution error:", "Detected at node", 'File "', "<stack traces unavailable>")
+
+
+def _reason(message: str) -> str:
+    """Returns TensorFlow's error message as one line, without its Python stack, which names files of this machine."""
+    lines = [line.strip() for line in message.splitlines()]
+    last = max((i for i, line in enumerate(lines) if line.startswith(_STACK)), default=-1)
+    text = " ".join(lines[last + 1 :])
+    text = re.sub(r"\[\[.*?\]\]|\{\{.*?\}\}|\[Op:\w+\]", "", text)
+    return " ".join(text.split())[:500] or "the model cannot compute this request"

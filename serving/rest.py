@@ -249,7 +249,11 @@ def predict_json(models: Models, spec: tuple[str, int | None, str | None], body:
         answer = [dict(zip(lists, row)) for row in zip(*lists.values())]
     else:
         answer = lists
-    return json.dumps({"predictions" if by_row else "outputs": answer}, ensure_ascii=False)
+    try:
+        return json.dumps({"predictions" if by_row else "outputs": answer}, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        message = "the answer holds NaN or infinity, which JSON has no numbers for; ask over gRPC"
+        raise Refused(grpc.StatusCode.INTERNAL, message) from error
 
 
 def _is_b64(value: Any) -> bool:

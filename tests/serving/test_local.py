@@ -176,6 +176,12 @@ def test_malformed_requests_are_400(server, body):
     code, answer = call(server, PREDICT, body if isinstance(body, bytes) else json.dumps(body))
     assert code == 400
     assert answer.keys() == {"error"} and answer["error"]
+    assert 'File "' not in answer["error"] and "\n" not in answer["error"]
+
+
+def test_too_many_images_are_one_line(server):
+    code, answer = call(server, PREDICT, json.dumps(REFUSED["too many"]))
+    assert (code, answer["error"]) == (400, "the request has 33 rows; at most 32 are accepted in one request")
 
 
 @pytest.mark.parametrize(

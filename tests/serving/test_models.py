@@ -1,0 +1,127 @@
+"""Batched models in one process: every answer is that of the model, version and signature asked, and nobody pays for another's request."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.models import Models, Refused
+
+VERSIONS = {("first", 1): 1.0, ("first", 2): 2.0, ("second.model-2", 1): 3.0}
+CONFIG = """model_config_list {
+  config {
+    name: "first" base_path: "/models/first" model_version_policy { specific { versions: 1 versions: 2 } }
+    version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }
+  }
+  config { name: "second.model-2" base_path: "/models/second.model-2" }
+}"""
+BATCHING = """num_batch_threads { value: 4 } max_batch_size { value: 8 }
+batch_timeout_micros { value: 5000 } max_enqueued_batches { value: 100 }"""
+THREADS = 8
+
+
+class Numbered(tf.Module):
+    """A model whose answers say which one it is, and `together` how many rows were computed with each."""
+
+    def __init__(self, number):
+        super().__init__()
+        self._number = number
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def serving_default(self, text):
+        return {"product": self._number * tf.cast(tf.strings.length(text), tf.float32), "together": tf.fill(tf.shape(text), tf.size(text))}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def embed(self, text):
+        return {"embedding": -self._number * tf.cast(tf.strings.length(text), tf.float32)[:, tf.newaxis]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="images")])
+    def pixels(self, images):
+        return {"sum": self._number * tf.reduce_sum(tf.debugging.check_numerics(images, "pixels"), axis=[1, 2])}
+
+
+@pytest.fixture(scope="module")
+def serving_dir(tmp_path_factory):
+    """Two models, one of them with two versions and two labels."""
+    folder = tmp_path_factory.mktemp("serving")
+    for (name, version), number in VERSIONS.items():
+        module = Numbered(number)
+        signatures = {"serving_default": module.serving_default, "embed": module.embed, "pixels": module.pixels}
+        tf.saved_model.save(module, str(folder / name / str(version)), signatures=signatures)
+    (folder / "models.config").write_text(CONFIG)
+    (folder / "batching_parameters.txt").write_text(BATCHING)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(serving_dir):
+    return Models(serving_dir, batching=True)
+
+
+def concurrently(work, count):
+    """What `work` gives for 0 … count − 1, called from several threads at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, range(count)))
+
+
+def text(size):
+    return {"text": np.array([b"x" * size], object)}
+
+
+TARGETS = {  # (model, version, label, signature) -> its factor
+    "versions": {("first", 1, None, ""): 1.0, ("first", 2, None, ""): 2.0},
+    "labels": {("first", None, "stable", ""): 1.0, ("first", None, "canary", ""): 2.0},
+    "models": {("first", 2, None, "embed"): -2.0, ("second.model-2", None, None, "embed"): -3.0},
+    "signatures": {("first", 1, None, ""): 1.0, ("first", 1, None, "embed"): -1.0},
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
+def test_concurrent_requests_are_answered_by_the_model_asked(models, targets):
+    def ask(i):
+        target, factor = list(targets.items())[i % 2]
+        answer = models.run(models.signature(*target), text(1 + i % 50))
+        return answer["embedding" if "embed" in target else "product"].item() == factor * (1 + i % 50)
+
+    assert concurrently(ask, 200) == [True] * 200
+
+
+def test_two_instances_in_one_process_share_no_queue(serving_dir, models, tmp_path):
+    """The same name and version of another directory is another model."""
+    shutil.copytree(serving_dir / "second.model-2" / "1", tmp_path / "first" / "1")
+    (tmp_path / "models.config").write_text('model_config_list { config { name: "first" base_path: "/models/first" } }')
+    shutil.copy(serving_dir / "batching_parameters.txt", tmp_path)
+    other = Models(tmp_path, batching=True)
+    both = [(models, models.signature("first", 1, None)), (other, other.signature("first", 1, None))]
+    answers = concurrently(lambda i: both[i % 2][0].run(both[i % 2][1], text(4)), 200)
+    assert [answer["product"].item() for answer in answers] == [4.0, 12.0] * 100
+    assert max(answer["together"].item() for answer in answers) > 1  # there were batches, which could have been mixed
+
+
+@pytest.mark.parametrize("odd", [np.ones([1, 3, 5]), np.full([1, 2, 2], np.nan)], ids=["size", "value"])
+def test_a_request_that_fails_fails_alone(models, odd):
+    """A batch stands or falls as one: the requests that were joined with a faulty one are computed again by themselves."""
+    signature = models.signature("first", 1, None, "pixels")
+    images = [np.full([1, 2, 2], i, np.float32) for i in range(THREADS)]
+    images[0] = odd.astype(np.float32)
+
+    def ask(i):
+        image = images[i % THREADS]
+        try:
+            return models.run(signature, {"images": image})["sum"].item() == image.sum()
+        except Refused as refused:
+            assert np.isnan(image).any() and str(refused).startswith("pixels"), refused  # no stack before TensorFlow's words
+            return refused.code == grpc.StatusCode.INVALID_ARGUMENT
+
+    assert concurrently(ask, 160) == [True] * 160
+
+
+def test_too_many_rows_are_one_line(models):
+    with pytest.raises(Refused, match=r"^the request has 9 rows; at most 8 are accepted in one request$") as caught:
+        models.run(models.signature("first", 1, None), {"text": np.array([b"x"] * 9, object)})
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
