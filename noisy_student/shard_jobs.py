@@ -1,4 +1,4 @@
-"""Data jobs whose unit of work is one shard, run by Apache Beam.
+"""Data jobs whose unit of work is one shard, run by Apache Beam, or by processes of this machine.
 
 A job turns shard i into files of its own, atomically, and nothing else; so a shard may be done twice, by a retry or by the run after a
 SIGKILL, and comes out the same. What a finished shard had to report is noted in a small JSON file beside the others in a progress
@@ -7,33 +7,42 @@ through Beam, and any runner will do whose workers see the same file system.
 
 A worker leaves an InputError in the progress directory too, rather than raise it: runners retry what raises, in vain here, and wrap it
 beyond recognition.
+
+Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start processes of Python's own pool, which
+notices at once: the job ends with one line and exit code 75, and the same command finishes the shards that are missing.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
 import io
 import logging as standard_logging
-import shlex
+import multiprocessing
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
 from absl import logging
 
+from stages import app
 from stages.errors import InputError
 from stages.files import read_json, remove_temporaries, write_json
-from stages.start import python
+from training.workers import LOST
 
 # Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
 standard_logging.disable(standard_logging.WARNING)
 import apache_beam as beam  # noqa: E402
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions  # noqa: E402
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions  # noqa: E402
 
 standard_logging.disable(standard_logging.NOTSET)
 standard_logging.getLogger("apache_beam").setLevel(standard_logging.WARNING)
@@ -95,6 +104,7 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
     Raises:
       InputError: an unknown Beam option, a damaged note, or the first shard's that had one.
       KeyboardInterrupt: there was one.
+      SystemExit: a worker process was killed; the exit code is `LOST`.
     """
     options = pipeline_options(beam_options)
     notes = Notes(progress)
@@ -106,9 +116,12 @@ def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] =
     pending = [shard for shard in range(num_shards) if not _is_done(job, notes, shard)]
     if len(pending) < num_shards:
         logging.info("%d of %d shards are done already", num_shards - len(pending), num_shards)
-    if pending:
-        with _beams_interpreter(), beam.Pipeline(options=options) as pipeline:
-            _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(job, notes, num_shards))
+    work, processes = _Work(job, notes, num_shards), _processes(options)
+    if pending and processes:
+        _run_in_processes(work, pending, processes)
+    elif pending:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(work))
     errors = notes.errors()
     if errors:
         message = read_json(errors[0], {"error": (str, None)})["error"]
@@ -167,38 +180,24 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     return options
 
 
-@contextlib.contextmanager
-def _beams_interpreter() -> Iterator[None]:
-    """Within it, the processes of Beam's mode `multi_processing` start through stages/start.py.
-
-    Beam hands `sys.executable -m MODULE` to a shell. A path with a space would fail there, and the caller's directory would
-    come first on the import path of the worker.
-    """
-    kept = sys.executable
-    sys.executable = shlex.join(python())
-    try:
-        yield
-    finally:
-        sys.executable = kept
-
-
-class _RunShard(beam.DoFn):
-    """Shard number -> nothing; the effect is the shard's files and its note."""
+class _Work:
+    """What a worker does: it loads what the job needs, then turns one shard after another into its files and its note."""
 
     def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
-        super().__init__()
         self._job, self._notes, self._num_shards = job, notes, num_shards
         self._setup_error: BaseException | None = None
 
     def setup(self) -> None:
+        """Once per worker."""
         try:
             self._job.setup()
         except (InputError, KeyboardInterrupt) as error:
             self._setup_error = error
 
-    def process(self, shard: int) -> None:
+    def do(self, shard: int) -> str:
+        """Returns what to log of the shard; "" where there is nothing to say."""
         if self._notes.errors():
-            return  # the job has failed; what is done now would only delay saying so
+            return ""  # the job has failed; what is done now would only delay saying so
         started = time.monotonic()
         try:
             if self._setup_error is not None:
@@ -206,10 +205,101 @@ class _RunShard(beam.DoFn):
             result = self._job.run(shard)
         except InputError as error:
             write_json(self._notes.error_path(shard), {"error": str(error)})
-            return
+            return ""
         except KeyboardInterrupt:  # it reaches workers in this process only, and Beam would turn it into a RuntimeError
             write_json(self._notes.error_path(shard), {"error": None})
-            return
+            return ""
         write_json(self._notes.path(shard), {"bytes": _sizes(self._job.outputs(shard)), "result": result})
-        seconds = max(time.monotonic() - started, 1e-6)
-        logging.info("shard %d of %d: %d images, %.0f images/s", shard + 1, self._num_shards, result["images"], result["images"] / seconds)
+        rate = result["images"] / max(time.monotonic() - started, 1e-6)
+        return f"shard {shard + 1} of {self._num_shards}: {result['images']} images, {rate:.0f} images/s"
+
+
+class _RunShard(beam.DoFn):
+    """Shard number -> nothing; the effect is the shard's files and its note."""
+
+    def __init__(self, work: _Work) -> None:
+        super().__init__()
+        self._work = work
+
+    def setup(self) -> None:
+        self._work.setup()
+
+    def process(self, shard: int) -> None:
+        if line := self._work.do(shard):
+            logging.info("%s", line)
+
+
+# Processes of this machine
+
+
+def _processes(options: PipelineOptions) -> int:
+    """Number of worker processes that Beam's options ask for; 0 where Beam itself is to run the job."""
+    direct = options.view_as(DirectOptions)
+    if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode != "multi_processing":
+        return 0
+    return direct.direct_num_workers or os.cpu_count() or 1  # 0 stands for all cores
+
+
+def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> None:
+    """Does the shards in worker processes. Raises SystemExit, after one line, as soon as one of them is gone."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    arguments = (work, os.getcwd())
+    pool = concurrent.futures.ProcessPoolExecutor(min(processes, len(shards)), context, _start_worker, arguments)
+    try:
+        with _importing_nothing_of_the_callers():
+            futures = [pool.submit(_do_in_worker, shard) for shard in shards]
+        for future in concurrent.futures.as_completed(futures):
+            if line := future.result():
+                logging.info("%s", line)
+    except BrokenProcessPool as error:
+        print(
+            "a worker process of this job is gone, killed perhaps for want of memory; run the same command again to finish the "
+            "missing shards (a smaller --direct_num_workers takes less memory)",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(LOST) from error
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:  # they may be in the middle of a long shard
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _importing_nothing_of_the_callers() -> Iterator[None]:
+    """Starts processes in the checkout: a new one would import modules of the caller's directory first."""
+    here = os.getcwd()
+    os.chdir(app.ROOT)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+
+
+_work: _Work | None = None
+"""In a worker process: what it does."""
+
+
+def _start_worker(work: _Work, directory: str) -> None:
+    global _work
+    os.chdir(directory)  # relative paths are the caller's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and the parent ends its workers
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    work.setup()
+    _work = work
+
+
+def _leave_with_parent() -> None:
+    """Ends a worker whose parent was killed and could not end it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do_in_worker(shard: int) -> str:
+    assert _work is not None
+    return _work.do(shard)

@@ -1,10 +1,11 @@
-"""The data jobs on other engines: Beam's DaskRunner on two worker processes, one of which is killed, and processes of Beam's own."""
+"""The data jobs on other engines: Beam's DaskRunner on two worker processes, one of which is killed, and processes of this machine."""
 
 from __future__ import annotations
 
+import dataclasses
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from training.model_dir import ModelSpec
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Dask and Beam say about each other
 
 SHARDS = 12
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(name="options", scope="module")
@@ -111,23 +111,56 @@ def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr() == ("", "")
 
 
-def test_processes_of_beams_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beam hands its command to a shell, and the worker's `python -m` would import the caller's files."""
+PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import nothing of the current directory."""
     test_balance._make_inputs(tmp_path)
-    interpreter = tmp_path / "my python"
-    interpreter.symlink_to(sys.executable)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]))
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     project = tmp_path / "project"
     project.mkdir()
-    for name in ("data", "noisy_student", "apache_beam", "numpy", "random"):
+    for name in ("data", "noisy_student", "apache_beam", "numpy", "random", "socket"):
         (project / f"{name}.py").write_text("raise SystemExit('the module of the current directory')", encoding="utf-8")
     monkeypatch.chdir(project)
     found = []
-    for name, runner in (("one", []), ("two", ["--direct_running_mode=multi_processing", "--direct_num_workers=2"])):
+    for name, runner in (("one", []), ("two", PROCESSES)):
         job = balance.ScoreShards(read_manifest(tmp_path / "predictions"), tmp_path / name, 0.5, 3)
         results = shard_jobs.run(job, 4, tmp_path / f"{name}_progress", runner)
         found.append((results, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
     assert len(found[0][1]) == 8 and found[0] == found[1]
-    assert sys.executable == str(interpreter)
+
+
+@dataclasses.dataclass
+class _Killed:
+    """A job whose worker is killed when it has written shard 1, before its note, unless the file `mended` is there."""
+
+    directory: Path
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def outputs(self, shard: int) -> list[str]:
+        return [str(self.directory / f"out-{shard}")]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        Path(self.outputs(shard)[0]).write_text(str(os.getpid()))
+        if shard == 1 and not (self.directory / "mended").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"images": 1, "shard": shard}
+
+
+def test_a_killed_process_ends_the_job_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line, exit code 75 and no process left; the next start does what is missing, and nothing else."""
+    before = {process.pid for process in multiprocessing.active_children()}
+    with pytest.raises(SystemExit) as ended:
+        shard_jobs.run(_Killed(tmp_path), 4, tmp_path / "progress", PROCESSES)
+    assert ended.value.code == 75
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "worker" in line]
+    assert line.startswith("a worker process of this job is gone") and "run the same command again" in line
+    assert {process.pid for process in multiprocessing.active_children()} <= before
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "progress").iterdir()}
+    assert tmp_path / "progress" / "00001.json" not in done
+    (tmp_path / "mended").touch()
+    results = shard_jobs.run(_Killed(tmp_path), 4, tmp_path / "progress")
+    assert [result["shard"] for result in results] == [0, 1, 2, 3]
+    assert {path: path.stat().st_mtime_ns for path in done} == done
