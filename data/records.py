@@ -1,17 +1,18 @@
-"""Training records: `tf.train.Example`s in TFRecord shards, and the manifest that vouches for them.
+"""Training records: `tf.train.Example`s in TFRecord shards.
 
 A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
 is whole. `data.protos` says what a record holds.
 
-Every record carries two CRC-32C sums, which are checked on every read; the manifest has each shard's number of records and SHA-256.
+Every record carries two CRC-32C sums, which `read_shard` checks. The manifest has each shard's number of records and SHA-256, which
+`data.verification` checks when a stage reads the shard.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import itertools
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,59 +20,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from stages.errors import InputError, one_line
-from stages.files import atomic_path, read_json, remove_temporaries, write_json
+from data.manifest import KINDS as KINDS
+from data.manifest import MANIFEST, Manifest, write_manifest
+from data.manifest import read_manifest as read_manifest
+from stages.errors import InputError
+from stages.files import atomic_path, remove_temporaries
 
-MANIFEST = "manifest.json"
-KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")
 HEADER_BYTES = 12
 """Before a record's data in a file: its length and that one's CRC."""
 RECORD_OVERHEAD = HEADER_BYTES + 4
 """In a file, besides a record's data: the header, and the data's CRC."""
+HARMLESS_LENGTH = 2**28
+"""Bytes that TensorFlow may try to allocate for a record that is not there."""
 RECORDS_PER_SHARD = 2000
 MAX_SHARDS = 16_384
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a split directory holds.
-
-    Attributes:
-      directory: where the shards are.
-      name: of the split; the shards' file names begin with it.
-      files: the shards' file names, in order.
-      records: number of records in each.
-      label_names: name of each class, in order; empty where unknown (unlabelled images).
-      label_offset: stored `image/class/label` minus the class counted from 0.
-      kind: one of `KINDS`.
-      extra: whatever else the writer wants known (JSON).
-      digests: SHA-256 of each file, hexadecimal.
-    """
-
-    directory: Path
-    name: str
-    files: tuple[str, ...]
-    records: tuple[int, ...]
-    label_names: tuple[str, ...]
-    label_offset: int
-    kind: str
-    extra: dict[str, Any]
-    digests: tuple[str, ...]
-
-    @property
-    def num_records(self) -> int:
-        """Over all shards."""
-        return sum(self.records)
-
-    @property
-    def num_classes(self) -> int:
-        """0 where the classes are unknown."""
-        return len(self.label_names)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The shards' full paths, in order."""
-        return tuple(str(self.directory / name) for name in self.files)
 
 
 def num_shards_for(num_records: int) -> int:
@@ -86,76 +48,6 @@ def num_shards_for(num_records: int) -> int:
 def shard_name(name: str, index: int, num_shards: int) -> str:
     """File name of one shard of split `name`."""
     return f"{name}-{index:05d}-of-{num_shards:05d}"
-
-
-# Manifest
-
-
-def write_manifest(manifest: Manifest) -> None:
-    """Writes `manifest.json` into the manifest's directory, atomically; call it when every shard is in place."""
-    if manifest.kind not in KINDS:
-        raise ValueError(f"kind {manifest.kind!r} is none of {KINDS}")
-    if not len(manifest.files) == len(manifest.records) == len(manifest.digests):
-        raise ValueError("files, records and digests differ in length")
-    write_json(
-        manifest.directory / MANIFEST,
-        {
-            "name": manifest.name,
-            "kind": manifest.kind,
-            "num_records": manifest.num_records,
-            "label_names": list(manifest.label_names),
-            "label_offset": manifest.label_offset,
-            "extra": manifest.extra,
-            "files": [{"name": f, "records": n, "sha256": d} for f, n, d in zip(manifest.files, manifest.records, manifest.digests)],
-        },
-    )
-
-
-def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
-    """Reads a split directory's manifest and sees that its shards are there.
-
-    Args:
-      directory: the split directory.
-      expect: the kind that the caller can use, one of `KINDS`; None takes any.
-
-    Raises:
-      InputError: no such directory, no manifest, an unreadable one, another kind, or a shard is missing.
-    """
-    directory = Path(directory)
-    path = directory / MANIFEST
-    if not directory.is_dir():
-        raise InputError(f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}")
-    if not path.is_file():
-        raise InputError(f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished")
-    try:
-        value = read_json(path)
-        manifest = Manifest(
-            directory=directory,
-            name=str(value["name"]),
-            files=tuple(str(f["name"]) for f in value["files"]),
-            records=tuple(int(f["records"]) for f in value["files"]),
-            label_names=tuple(value["label_names"]),
-            label_offset=int(value["label_offset"]),
-            kind=value["kind"],
-            extra=dict(value["extra"]),
-            digests=tuple(str(f["sha256"]) for f in value["files"]),
-        )
-        whole = manifest.num_records == value["num_records"] and manifest.kind in KINDS
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}); make the directory again") from error
-    if not whole:
-        raise InputError(f"{path} contradicts itself; make the directory again")
-    if expect is not None and manifest.kind != expect:
-        raise InputError(f"{directory} holds {manifest.kind} records; {expect} ones are needed here")
-    missing = [name for name in manifest.files if not (directory / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
-        )
-    return manifest
-
-
-# Shards
 
 
 def write_shard(path: str | Path, records: Iterable[bytes]) -> tuple[int, str]:
@@ -183,6 +75,25 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def impossible_record(path: str | Path) -> int | None:
+    """Number, from 0, of the first record of a TFRecord file that TensorFlow must not read; None where there is none.
+
+    TensorFlow asks for as much memory as the record's length says, and crashes where there is not so much. It can judge itself a
+    length beyond the file for which there is memory, and a file that cannot be read.
+    """
+    count = 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        left = os.path.getsize(path)
+        while len(header := file.read(HEADER_BYTES)) == HEADER_BYTES:
+            length = int.from_bytes(header[:8], "little")
+            left -= length + RECORD_OVERHEAD
+            if left < 0:
+                return count if length > HARMLESS_LENGTH else None
+            file.seek(length + RECORD_OVERHEAD - HEADER_BYTES, os.SEEK_CUR)
+            count += 1
+    return None
+
+
 def read_shard(
     path: str | Path, on_error: str = "fail", problems: list[str] | None = None, num_records: int | None = None
 ) -> Iterator[bytes]:
@@ -204,13 +115,17 @@ def read_shard(
         raise InputError(f"{path} does not exist; make the directory again")
     count = position = 0
     problem = None
-    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    impossible = impossible_record(path)
+    readable = -1 if impossible is None else impossible
+    records = iter(tf.data.TFRecordDataset(str(path)).take(readable).as_numpy_iterator())
     while problem is None:
         try:
             record = next(records)
         except StopIteration:
             # TensorFlow's reader takes a tail shorter than a record's 12-byte header for the end of the file.
-            if position != Path(path).stat().st_size:
+            if count == impossible:
+                problem = f"{path}: record {count} (counting from 0) is corrupt"
+            elif position != Path(path).stat().st_size:
                 problem = f"{path}: record {count} (counting from 0) is truncated"
             break
         except tf.errors.DataLossError as error:

@@ -9,6 +9,7 @@ read as the files that TFDS keeps, in its order, which mixes the classes.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from data.records import impossible_record
 from data.sources import Request, printable
 from stages.errors import one_line
 
@@ -32,10 +34,21 @@ class TfdsImages:
         self._builder, self._split, self._request = builder, split, request
         self._name = f"{builder.info.full_name.replace(':', '_')}/{split}"
         self.label_names = tuple(builder.info.features["label"].names) if with_labels else ()
+        self._require_impossible_record()
         examples = self._examples()
         self.labels = np.full(examples.cardinality().numpy(), -1, np.int32)
         if with_labels:
             self.labels[:] = [label for label in self._readable(examples.map(lambda example: example["label"]))]
+
+    def _require_impossible_record(self) -> None:
+        """Raises InputError where a TFRecord file has a length that TensorFlow would die of."""
+        splits = self._builder.info.splits  # empty where nothing is prepared
+        for part in splits[self._split].file_instructions if splits else ():
+            path = os.fspath(part.filename)
+            if "tfrecord" in os.path.basename(path) and os.path.isfile(path) and impossible_record(path) is not None:
+                raise self._request.error(
+                    f"is damaged, or cannot be read ({path} has a record that is longer than the file); prepare it again"
+                )
 
     def _readable(self, dataset: tf.data.Dataset) -> Iterator[Any]:
         """Its elements. Raises InputError where TFDS's files are not what they should be."""

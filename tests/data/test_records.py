@@ -80,6 +80,62 @@ def test_manifest_errors(split, tmp_path):
             records.read_manifest(split.directory)
 
 
+def changed(value, *path, to):
+    """`value` with one entry set; Ellipsis removes it."""
+    value = json.loads(json.dumps(value))
+    place = value
+    for key in path[:-1]:
+        place = place[key]
+    if to is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = to
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "message"),
+    [
+        (("files", 0, "name"), "../s-00000-of-00003", "is no name of a file in the directory"),
+        (("files", 0, "name"), "/etc/passwd", '"/etc/passwd" is no name of a file'),
+        (("files", 0, "name"), "..", "is no name of a file"),
+        (("files", 0, "name"), 7, "name is 7"),
+        (("files", 0, "name"), "s-00001-of-00003", "s-00001-of-00003 is listed twice"),
+        (("files", 0, "records"), -3, "has -3 records"),
+        (("files", 0, "records"), 3.0, r"records is 3\.0"),
+        (("files", 0, "records"), True, "records is true"),
+        (("files", 0, "records"), "3", 'records is "3"'),
+        (("files", 0, "records"), float("inf"), "records is Infinity"),
+        (("files", 0, "records"), 10**30, "records is 1000"),
+        (("files", 0, "sha256"), "ab", 'has the SHA-256 "ab"'),
+        (("files", 0, "sha256"), ..., "it lacks sha256"),
+        (("files", 0), "s-00000-of-00003", 'files is "s-00000'),
+        (("files",), {}, "files is {}"),
+        (("num_records",), 11, "num_records is 11, but its files have 10"),
+        (("num_records",), None, "num_records is null"),
+        (("label_names",), "abc", "label_names is"),
+        (("label_names", 1), None, "null is no name of a class"),
+        (("label_offset",), 0.5, r"label_offset is 0\.5"),
+        (("kind",), ["labeled"], "kind is"),
+        (("kind",), "other", 'its kind is "other"'),
+        (("name",), ..., "it lacks name"),
+        (("extra",), [], "extra is"),
+    ],
+)
+def test_a_manifest_that_nobody_of_ours_has_written(split, path, to, message):
+    file = split.directory / "manifest.json"
+    file.write_text(json.dumps(changed(json.loads(file.read_text()), *path, to=to)))
+    with pytest.raises(InputError, match=rf"^[^\n]*manifest\.json cannot be read \([^\n]*{message}[^\n]*\); make the directory again$"):
+        records.read_manifest(split.directory)
+
+
+@pytest.mark.parametrize("text", ['"x"', "[" * 100_000, "Infinity", ""])
+def test_a_manifest_that_is_no_object(split, text):
+    (split.directory / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json (is damaged|cannot be read)[^\n]*$"):
+        records.read_manifest(split.directory)
+
+
 # Damage
 
 
@@ -118,6 +174,34 @@ def test_a_flipped_bit_is_noticed(split, place):
     problems: list[str] = []
     assert list(records.read_shard(path, "skip", problems)) == examples(4)[3:]
     assert len(problems) == 1
+
+
+def header(length):
+    """A TFRecord's header for that length, with the right CRC."""
+    crc, data = 0xFFFFFFFF, length.to_bytes(8, "little")
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return data + masked.to_bytes(4, "little")
+
+
+def test_headers_are_those_of_tensorflow(split):
+    assert (split.directory / split.files[0]).read_bytes().startswith(header(len(examples(1)[0])))
+
+
+@pytest.mark.parametrize("length", [2**29, 2**40, 2**63, 2**64 - 1])
+def test_a_length_beyond_the_file_is_not_asked_for(split, length):
+    """TensorFlow would die of it, and this process with it."""
+    path = split.directory / split.files[0]
+    path.write_bytes(path.read_bytes() + header(length) + b"1234")
+    problems: list[str] = []
+    assert list(records.read_shard(path, "skip", problems)) == examples(3)
+    assert problems == [f"{path}: record 3 (counting from 0) is corrupt"]
+    with pytest.raises(InputError, match=r"record 3 .counting from 0. is corrupt; make the file again"):
+        list(records.read_shard(path))
 
 
 def test_missing_file(tmp_path):

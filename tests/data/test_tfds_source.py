@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from data import sources
 from stages.errors import InputError
 from tests.data.recipes import config, save
+from tests.data.test_records import header
 
 
 def opened(**data):
@@ -56,7 +57,8 @@ def test_real_files(tmp_path, monkeypatch):
 
     (shard,) = tmp_path.rglob("*train.tfrecord*")
     whole = shard.read_bytes()
-    for harmed in (whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b"".join(first_records(shard, 12))):
+    longer = b"".join(first_records(shard, 1)) + header(2**40)
+    for harmed in (whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b"".join(first_records(shard, 12)), longer):
         shard.write_bytes(harmed)
         for roles in ({"labeled": "dummy_mnist/train"}, {"labeled": "dummy_mnist/test", "unlabeled": "tfds:dummy_mnist/train"}):
             with pytest.raises(InputError, match=r"dummy_mnist/train is damaged, or cannot be read .*; prepare it again"):
