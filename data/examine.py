@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import PIL.Image
 import tensorflow as tf
 
 from data.preprocessing import MAX_PIXELS, decode
+from data.transparency import HEAD, decode_opaque
 
 _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
 
@@ -43,6 +45,12 @@ _PLAIN_DIFFERENCE = 4.0
 MIN_SIDE = 64
 """Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
 
+TRANSPARENT, PLAIN, DIM = "transparent", "plain", "dim"
+"""Remarks on an image that can be used: some pixels are transparent; all pixels are equal; a 16-bit PNG uses few of its bits."""
+
+_DIM_BELOW = 2**14
+"""A 16-bit PNG without a larger value is dim: sensors of 10, 12 or 14 bits. The upper 8 bits make it almost black."""
+
 _CHANGES = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
@@ -56,6 +64,8 @@ class Examined(NamedTuple):
       digest: 16 bytes, of the image file.
       hash: 16 bytes, of what it looks like.
       thumbnail: the grey levels of 16x16 pixels, row by row; empty of images too small to be compared by their looks.
+      looks: a checksum of its grey levels; images that are equal once decoded have the same.
+      remarks: what is odd about it, such as `PLAIN`.
     """
 
     height: int
@@ -63,6 +73,8 @@ class Examined(NamedTuple):
     digest: bytes
     hash: bytes
     thumbnail: bytes
+    looks: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 def examine(encoded: bytes) -> Examined | str:
@@ -75,12 +87,33 @@ def examine(encoded: bytes) -> Examined | str:
         if why:
             return why
         image = decode(tf.constant(encoded)).numpy()
+        remarks = tuple(_remarks(encoded, image))
     except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
         return _why_not_decoded(error.message)
     height, width, _ = image.shape
     grey = PIL.Image.fromarray(image).convert("L")
     thumbnail = _scaled(grey, THUMBNAIL).tobytes() if min(height, width) >= MIN_SIDE else b""
-    return Examined(height, width, hashlib.blake2b(encoded, digest_size=16).digest(), perceptual_hash(grey), thumbnail)
+    digest, looks = hashlib.blake2b(encoded, digest_size=16).digest(), zlib.crc32(grey.tobytes(), height)
+    return Examined(height, width, digest, perceptual_hash(grey), thumbnail, looks, remarks)
+
+
+def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
+    """What is odd about an image of pixels uint8 [H, W, 3]. Files that are neither PNG nor GIF are not decoded again."""
+    if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():  # the first row tells most images at once
+        yield PLAIN
+    if encoded[:4] == b"\x89PNG":
+        if encoded[25] in (4, 6) or _transparent_colours(encoded) >= 0:
+            alpha = tf.io.decode_image(encoded, channels=4)[..., 3].numpy()
+            if alpha.min() < 255:
+                yield TRANSPARENT
+        if encoded[24] == 16:
+            values = tf.io.decode_png(encoded, dtype=tf.uint16).numpy()
+            if encoded[25] in (4, 6):
+                values = values[..., :-1]  # without the alpha channel
+            if values.max() < _DIM_BELOW:
+                yield DIM
+    elif encoded[:3] == b"GIF" and (decode_opaque(encoded).numpy() != image).any():
+        yield TRANSPARENT
 
 
 def _refused(encoded: bytes) -> str | None:
@@ -89,6 +122,8 @@ def _refused(encoded: bytes) -> str | None:
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     elif encoded[:4] == b"\x89PNG" and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
+        if encoded[25:26] not in (b"\x04", b"\x06") and _transparent_colours(encoded) > HEAD - 4:
+            return f"its transparent colours stand behind {HEAD:,} bytes of text, where they are not looked for; save it again"
     elif encoded[:3] == b"GIF" and len(encoded) >= 13:
         width, height = struct.unpack("<HH", encoded[6:10])
         frames = list(_gif_frames(encoded))
@@ -104,6 +139,11 @@ def _refused(encoded: bytes) -> str | None:
     if abs(width * height) > MAX_PIXELS:
         return f"it claims to have {width} x {abs(height)} pixels, {_TOO_MANY}"
     return None
+
+
+def _transparent_colours(png: bytes) -> int:
+    """Place of a PNG's list of transparent colours; -1 if it has none."""
+    return png.find(b"tRNS", 0, max(0, png.find(b"IDAT")))
 
 
 def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:

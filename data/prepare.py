@@ -204,7 +204,7 @@ class PseudoLabeled:
         images = tfrecords.open_records(request)
         skipped: list[dict[str, str]] = []
         duplicates: list[dict[str, Any]] = []
-        usable = splits.usable_and_unseen(images, held_out, data.on_error, skipped, duplicates, "check pseudo_labeled")
+        usable = splits.usable_and_unseen(images, held_out, data.on_error, skipped, duplicates, "check pseudo_labeled", {})
         if not usable:
             raise request.error(f"has no usable image; {splits.none_left(duplicates, 'leave the flag out')}")
         return cls(data.pseudo_labeled, images, usable, skipped, duplicates)

@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from data import autoaugment, image_ops, randaugment
+from data.transparency import decode_opaque, decode_over_white, maybe_transparent
 from stages.errors import InputError
 
 STYLES = ("small", "imagenet")
@@ -31,6 +32,8 @@ IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 MAX_PIXELS = 100_000_000
 """Of an image, all frames of a GIF together. Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images
 ends a run, or a server."""
+
+_PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
 
 # One seed for each kind of noise. The order is part of what a seed means: add at the end.
 _CROP, _FLIP, _RANDAUGMENT, _CUTOUT, _NUM_SEEDS = range(5)
@@ -118,14 +121,16 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         encoded: string scalar.
 
     Returns:
-        uint8 [H, W, 3]. Grey images get three equal channels, transparency is dropped, 16-bit values keep their upper 8 bits. TensorFlow
-        does not follow the palette of an 8-bit BMP: such a file is read as if its indices were grey levels.
+        uint8 [H, W, 3]. Grey images get three equal channels. Transparency is composed over white, see ``data.transparency``. 16-bit values
+        keep their upper 8 bits. TensorFlow does not follow the palette of an 8-bit BMP: such a file is read as if its indices were grey
+        levels.
 
     Raises:
         tf.errors.InvalidArgumentError: not an image of these formats, or a damaged one.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])
+    encoded = tf.convert_to_tensor(encoded)
+    decode_kind = randaugment.switch([decode_opaque, decode_over_white], [encoded], _PIXELS)
+    return decode_kind(tf.cast(maybe_transparent(encoded), tf.int32), encoded)
 
 
 def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -215,7 +220,7 @@ def decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor, padd
         return _crop(image, random_box(tf.shape(image), image_size, seed, padding))
 
     inputs = tf.convert_to_tensor(encoded), seed
-    decode_box = randaugment.switch([other, jpeg], inputs, tf.TensorSpec([None, None, 3], tf.uint8))
+    decode_box = randaugment.switch([other, jpeg], inputs, _PIXELS)
     return decode_box(tf.cast(tf.io.is_jpeg(encoded), tf.int32), *inputs)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from absl import logging
 
 from data.examine import Examined, Seen, examine
+from data.remarks import Remarks
 from data.sources import (
     WITH_TEST,
     WITHOUT_PATH,
@@ -131,13 +132,14 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
         listed["test"].labels = _labels_as(label_names, listed["test"], data.test)
 
     skipped: list[dict[str, str]] = []
-    labeled = _decodable(listed["labeled"], data.on_error, skipped, "check labeled")
+    remarks: dict[str, Mapping[str, int]] = {}
+    labeled = _decodable(listed["labeled"], data.on_error, skipped, "check labeled", remarks)
     sizes = np.array([(image.height, image.width) for image in labeled.examined], np.int32).reshape(-1, 2)
     for label, indices in enumerate(by_class(labeled.labels(), len(label_names))):
         if not indices:
             raise InputError(f"--labeled: class {label_names[label]} has no image that can be decoded; add some or remove it")
     if "test" in listed:
-        test = _decodable(listed["test"], data.on_error, skipped, "check test")
+        test = _decodable(listed["test"], data.on_error, skipped, "check test", remarks)
         if not test.indices:
             raise InputError(
                 f"--test: {printable(data.test)} has no image that can be decoded; leave the flag out to hold out labelled images"
@@ -161,7 +163,7 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     duplicates: list[dict[str, Any]] = []
     pools: list[Sequence[int]] = [_unseen(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined, seen, duplicates)]
     if "unlabeled" in listed:
-        pools.append(usable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates, "check unlabeled"))
+        pools.append(usable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates, "check unlabeled", remarks))
     if not pools[-1] and (data.unlabeled or duplicates):
         pool = f"--unlabeled: {printable(data.unlabeled)}" if data.unlabeled else "config.data.labeled_as_unlabeled: the pool"
         raise InputError(f"{pool} has no usable image; {none_left(duplicates, 'Noisy Student needs unlabelled ones')}")
@@ -188,6 +190,7 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
             "median_width": int(np.median(sizes[:, 1])),
             "skipped": skipped,
             "ignored": {f"--{role}": dict(sorted(collection.ignored.items())) for role, collection in listed.items()},
+            "remarks": {f"--{role}": remarks[role] for role in listed},
             "held_out_images_left_out_of_unlabeled": duplicates,
         },
         parts={name: parts[name] for name in order if sum(map(len, parts[name]))},
@@ -253,17 +256,24 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
 # Examining
 
 
-def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> Iterator[tuple[int, Examined]]:
+def _examined(
+    collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str, remarks: dict[str, Mapping[str, int]]
+) -> Iterator[tuple[int, Examined]]:
     """(index, what is known of it) of each image that can be decoded; the others are appended to `skipped`.
 
+    Puts what is odd about the images into `remarks`, under their role.
+
     Raises:
-      InputError: `on_error` is "fail" and a file is no image.
+      InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see `data.remarks`.
     """
+    role = what.rpartition(" ")[2]
+    odd = Remarks(role, collection.label_names if role == "labeled" else ())  # other labels may be renumbered
     skipped.extend(dict(problem) for problem in collection.problems)
     total = len(collection.labels)
     results = ordered_map(lambda encoded: encoded if isinstance(encoded, str) else examine(encoded), collection.read(range(total)))
     for index, result in enumerate(progress(results, total, what)):
         if not isinstance(result, str):
+            odd.add(result, int(collection.labels[index]), collection.where(index))
             yield index, result
             continue
         where = collection.where(index)
@@ -271,15 +281,25 @@ def _examined(collection: Collection, on_error: str, skipped: list[dict[str, str
             raise InputError(f"{where}: {result}; mend or remove it, or leave such files out with --config.data.on_error=skip")
         skipped.append({"file": where, "why": result})
         logging.info("skipped %s: %s", where, result)
+    odd.check()
+    remarks[role] = odd.counts()
 
 
-def _decodable(collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str) -> _Usable:
-    pairs = list(_examined(collection, on_error, skipped, what))
+def _decodable(
+    collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str, remarks: dict[str, Mapping[str, int]]
+) -> _Usable:
+    pairs = list(_examined(collection, on_error, skipped, what, remarks))
     return _Usable(collection, [index for index, _ in pairs], [image for _, image in pairs])
 
 
 def usable_and_unseen(
-    collection: Collection, seen: Seen, on_error: str, skipped: list[dict[str, str]], duplicates: list[dict[str, Any]], what: str
+    collection: Collection,
+    seen: Seen,
+    on_error: str,
+    skipped: list[dict[str, str]],
+    duplicates: list[dict[str, Any]],
+    what: str,
+    remarks: dict[str, Mapping[str, int]],
 ) -> Sequence[int]:
     """Indices of the images that can be decoded and are not held out; nothing else of them is kept, so that memory is 8 bytes an image.
 
@@ -289,7 +309,7 @@ def usable_and_unseen(
       InputError: `on_error` is "fail" and a file is no image.
     """
     usable = array.array("q")
-    pairs = _examined(collection, on_error, skipped, what)
+    pairs = _examined(collection, on_error, skipped, what, remarks)
     while block := list(itertools.islice(pairs, LOOK_UP)):
         usable.extend(_unseen(collection, [index for index, _ in block], [image for _, image in block], seen, duplicates))
     return usable

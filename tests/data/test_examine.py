@@ -57,7 +57,11 @@ USABLE = {
     "16-bit PNG: the upper 8 bits": (saved(PIL.Image.fromarray(DEEP), "png"), np.repeat((DEEP >> 8)[..., None], 3, -1), 0),
     "grey: three equal channels": (saved(PIL.Image.fromarray(GREY), "png"), np.repeat(GREY[..., None], 3, -1), 0),
     "grey BMP": (saved(PIL.Image.fromarray(GREY), "bmp"), np.repeat(GREY[..., None], 3, -1), 0),
-    "transparent: dropped": (saved(PIL.Image.fromarray(np.dstack([PHOTO, GREY])), "png"), PHOTO, 0),
+    "transparent: over white": (
+        saved(PIL.Image.fromarray(np.dstack([PHOTO, GREY])), "png"),
+        np.rint(PHOTO * (GREY[..., None] / 255) + 255 - GREY[..., None]),
+        0,
+    ),
     "animated GIF: the first frame": (
         saved(PIL.Image.fromarray(GREY), "gif", save_all=True, append_images=[PIL.Image.fromarray(255 - GREY)] * 3),
         np.repeat(GREY[..., None], 3, -1),
@@ -83,6 +87,10 @@ UNUSABLE = {
     "PNG bomb": (with_png_size(20000, 30000), "it claims to have 30000 x 20000 pixels"),
     "palette BMP": (saved(PIL.Image.fromarray(PHOTO).quantize(32), "bmp"), "it is a BMP with a table of colours"),
     "1-bit BMP": (saved(PIL.Image.fromarray(PHOTO).convert("1"), "bmp"), "TensorFlow cannot decode it"),
+    "PNG with text before its transparent colours": (
+        saved(PIL.Image.fromarray(PHOTO).quantize(9), "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(20_000)),
+        "its transparent colours stand behind 16,384 bytes of text",
+    ),
     "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is no JPEG, PNG, GIF or BMP"),
     "text": (b"hello, world", "it is no JPEG, PNG, GIF or BMP"),
     "GIF bomb in a frame": (gif((1, 1), (60000, 60000)), "its frames claim to have 3,600,000,000 pixels together"),
