@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from absl import logging
 
 from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
 from training.losses import cross_entropy, decayed
-from training.optimizers import gradient, kept_by_clipping, loss_scale
+from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, check_classifier, global_rows, hits
 
@@ -41,7 +42,7 @@ class _StudentGradient(NamedTuple):
     gradients: list[tf.Tensor]
     own: list[tf.Tensor]
     label_tape: tf.GradientTape
-    rate: tf.Tensor  # η_S of the step, times what clipping left of the gradient
+    factor: tf.Tensor | None  # `linear_factor` of the step, times what clipping left of the gradient
 
 
 class FeedbackTrainer(Trainer):
@@ -66,6 +67,9 @@ class FeedbackTrainer(Trainer):
       baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline. Without meaning for `soft`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       ema_decay: of the student's moving average.
+      approximate_feedback: takes `soft`, `per_example` and `dot_product` also under a student's
+        optimizer that has no `linear_factor`, such as Adam, with a warning: the learning rate then
+        stands in for the factor. The default refuses them.
       rematerialize: keeps only the inputs of the student's blocks for the backward passes, which compute the rest again; for classifiers
         of this project's builders. Not in its pass over unlabelled images where the feedback is `per_example` or `soft`: these take a
         gradient of its gradient.
@@ -87,6 +91,7 @@ class FeedbackTrainer(Trainer):
         feedback_weight: float = 1.0,
         batch_factor: float | None = None,
         baseline_decay: float = 0.99,
+        approximate_feedback: bool = False,
         weight_decay: float = 5e-4,
         ema_decay: float = 0.995,
         rematerialize: bool = False,
@@ -113,6 +118,7 @@ class FeedbackTrainer(Trainer):
         self.feedback_weight = feedback_weight
         self.batch_factor = batch_factor
         self.baseline_decay = baseline_decay
+        self.approximate_feedback = approximate_feedback
         self.weight_decay = weight_decay
         self.seed = seed
         self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -121,13 +127,21 @@ class FeedbackTrainer(Trainer):
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
-          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before; or one for both.
+          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before; or one for both; or
+            feedback that needs a `linear_factor` which the student's optimizer lacks.
         """
         if student_optimizer is teacher_optimizer and not isinstance(student_optimizer, str):
             raise ValueError("student and teacher have the same optimizer object; each needs its own")
         super().compile(optimizer=student_optimizer, **kwargs)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
+        name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
+        # Keras projects a constrained weight after the step, which is then no multiple of the gradient.
+        constrained = any(getattr(v, "constraint", None) is not None for v in self.student.trainable_variables)
+        known = linear_factor(self.optimizer) is not None and not constrained
+        warning = feedbacks.check_factor(self.feedback, name, known, self.approximate_feedback)
+        if warning:
+            logging.warning(warning)
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
         self.labeled_scale: tf.Variable | None = None
         if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
@@ -217,11 +231,20 @@ class FeedbackTrainer(Trainer):
         moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(gradients, variables) if g is not None]
         with self.measured_update(tf.linalg.global_norm(gradients)):
             self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
-        rate = self.optimizer.learning_rate * kept_by_clipping([g for g, _ in moves], self.optimizer)
+        factor = self._factor([g for g, _ in moves])
         self.ema.update(self.optimizer.iterations)
         self.logged["loss"].update_state(loss)
         self.logged["agreement"].update_state(hits(pseudo, logits))
-        return _StudentGradient(gradients, own, label_tape, rate)
+        return _StudentGradient(gradients, own, label_tape, factor)
+
+    def _factor(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        """How far the step just made went along these gradients: η_S of eq. 12; None where no h needs it."""
+        if self.feedback not in feedbacks.FIRST_ORDER:
+            return None
+        factor = linear_factor(self.optimizer)
+        if factor is None:  # `compile` has warned that the learning rate stands in for it
+            factor = self.optimizer.learning_rate
+        return factor * kept_by_clipping(gradients, self.optimizer)
 
     def _measure(
         self, x: tf.Tensor, targets: tf.Tensor, pseudo: tf.Tensor, old: tf.Tensor | None, student: _StudentGradient, step: Step
@@ -238,7 +261,7 @@ class FeedbackTrainer(Trainer):
         else:
             labeled = self._labeled_gradient(x, targets, step)
             if self.feedback == "dot_product":
-                h = mean = feedbacks.dot_product(labeled, student.gradients, student.rate)
+                h = mean = feedbacks.dot_product(labeled, student.gradients, student.factor)
             elif self.feedback == "cosine":
                 h = mean = feedbacks.cosine(labeled, student.gradients)
             else:
@@ -277,11 +300,11 @@ class FeedbackTrainer(Trainer):
         batch_size = step.unlabeled * step.replicas
         scale = loss_scale(self.optimizer)  # what `student.own` was divided by
         if scale is None or self.labeled_scale is None:
-            return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, student.rate, batch_size)
+            return feedbacks.label_feedback(student.label_tape, pseudo, student.own, labeled, student.factor, batch_size)
         length = self.labeled_scale / LABELED_SCALE  # of the direction that is followed, 1 unless it overflows
         factor = scale * length / tf.linalg.global_norm(labeled)
         directions = [g if g is None else factor * g for g in labeled]
-        return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, student.rate, batch_size) / factor
+        return feedbacks.label_feedback(student.label_tape, pseudo, student.own, directions, student.factor, batch_size) / factor
 
     def _center(self, h: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
         """Subtracts the baseline and moves it on."""

@@ -87,6 +87,9 @@ def describe(config: ConfigDict, data: Path, pseudo_labeled: str | None = None) 
         model, rate = train[network]["model"], rates[network]
         also = {"images_kept": kept[network], "rematerialize": again, "averaged": network == NETWORKS[train["method"]][0]}
         lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, **also)]
+    warning = check_feedback(train)
+    if warning:
+        lines += ["", f"warning: {warning}"]
     absent = dry_runs.missing(config, {}, data)
     if train["method"] == "reduced" and not pseudo_labeled:
         absent.append("--pseudo_labeled is not given")
@@ -97,10 +100,7 @@ def check(section: dict[str, Any]) -> None:
     """Raises InputError where the resolved section cannot be trained."""
     if section["method"] not in NETWORKS:
         raise InputError(f"{SECTION}.method: no {section['method']!r}; known: {', '.join(NETWORKS)}")
-    try:
-        feedback.check(section["feedback"], section["pseudo_labels"])
-    except ValueError as error:
-        raise InputError(f"{SECTION}: {error}") from error
+    check_feedback(section)
     if section["unlabeled_ratio"] < 1:
         raise InputError(f"{SECTION}.unlabeled_ratio is {section['unlabeled_ratio']}; the student learns from unlabelled images only")
     if section["uda"]["temperature"] <= 0:
@@ -119,6 +119,22 @@ def check(section: dict[str, Any]) -> None:
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
             raise InputError(f"{SECTION}.{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")
+
+
+def check_feedback(section: dict[str, Any]) -> str | None:
+    """Returns a warning where the section's feedback is an approximation; else None.
+
+    Raises:
+      InputError: no such feedback, with these pseudo-labels, or with the student's optimizer.
+    """
+    try:
+        feedback.check(section["feedback"], section["pseudo_labels"])
+        if section["method"] == "uda":
+            return None
+        name = section["student"]["optimizer"]["name"]
+        return feedback.check_factor(section["feedback"], name, name not in optimizers.NOT_LINEAR, section["approximate_feedback"])
+    except ValueError as error:
+        raise InputError(f"{SECTION}: {error}") from error
 
 
 def train(workdir: Path, resolved: dict[str, Any], data: str, pseudo_labeled: str | None, **where: Any) -> None:
@@ -163,7 +179,8 @@ def build_trainer(section: ConfigDict, spec: model_dir.ModelSpec, steps_per_epoc
         "uda_ramp_steps": section.uda.ramp_steps,
         "label_smoothing": section.label_smoothing,
     }
-    feedback_of = {name: section[name] for name in ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay")}
+    names = ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay", "approximate_feedback")
+    feedback_of = {name: section[name] for name in names}
     rates = schedules.of_section(section, steps_per_epoch)
     optimizer = {name: optimizers.build(section[name].optimizer, rate) for name, rate in rates.items()}
     if section.method == "uda":

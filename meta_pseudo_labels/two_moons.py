@@ -160,7 +160,7 @@ def step_student(
         loss = cross_entropy(y_l, logits(moved, x_l))
     labeled = tape.gradient(loss, moved)
     if estimator != "soft":
-        scalar = feedbacks.cosine if estimator == "cosine" else functools.partial(feedbacks.dot_product, learning_rate=rate)
+        scalar = feedbacks.cosine if estimator == "cosine" else functools.partial(feedbacks.dot_product, factor=rate)
         return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
     return moved, feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
 

@@ -12,6 +12,9 @@ from training.losses import NOT_DECAYED
 
 OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
 
+NOT_LINEAR = ("rmsprop", "lars", "adam")
+"""Those of `OPTIMIZERS` that have no `linear_factor`."""
+
 
 class RMSProp(tf.keras.optimizers.Optimizer):
     """RMSProp with TensorFlow 1's semantics, which EfficientNet and Noisy Student were trained with.
@@ -155,6 +158,29 @@ def kept_by_clipping(gradients: Sequence[tf.Tensor], optimizer: tf.keras.optimiz
     """What the optimizer's `global_clipnorm` c leaves of the gradients, min(1, c/‖g‖), float32 (); 1 without one."""
     most = getattr(optimizer, "inner_optimizer", optimizer).global_clipnorm
     return tf.ones([]) if not most else tf.minimum(1.0, most / tf.linalg.global_norm(gradients))
+
+
+def linear_factor(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
+    """Returns how far a step follows its own gradient g: the step is -factor * g plus terms without g.
+
+    With learning rate η and momentum μ the factor is η for SGD, with momentum or not, and (1 + μ)·η
+    for Nesterov's variant. Decoupled weight decay and a loss scale leave it as it is. Clipping is not
+    in it: see `kept_by_clipping`.
+
+    Args:
+      optimizer: a Keras optimizer, or a `LossScaleOptimizer` around one. After a step the factor is
+        that of the step just made, before the first one that of the first.
+
+    Returns:
+      float32 (); None where the step is not a multiple of its gradient or not known to be one. None
+      is for every optimizer but Keras's own SGD: its subclasses may do anything. It is also for SGD
+      that clips each gradient or value by itself or overwrites the weights with their average.
+    """
+    inner = optimizer if loss_scale(optimizer) is None else optimizer.inner_optimizer
+    if type(inner) is not tf.keras.optimizers.SGD or inner.clipnorm or inner.clipvalue or inner.ema_overwrite_frequency:
+        return None
+    rate = tf.convert_to_tensor(learning_rate(optimizer))
+    return (1.0 + inner.momentum) * rate if inner.nesterov else rate
 
 
 def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:

@@ -36,6 +36,8 @@ def train_section() -> ConfigDict:
     config.unlabeled_ratio = 7  # unlabelled images a step, in labelled batches
     # How the student's step teaches the teacher: meta_pseudo_labels/feedback.py and docs/meta_pseudo_labels.md.
     config.feedback = "soft"  # or per_example, finite_difference, dot_product, cosine, release, none
+    # True, in :paper and :release: take soft, per_example and dot_product also under lars, adam or rmsprop, with a warning.
+    config.approximate_feedback = False
     config.pseudo_labels = "sampled"  # or argmax, soft
     config.feedback_weight = 1.0
     config.batch_factor = placeholder(float)  # of a scalar h; None: B_u, which makes it the true gradient; 1: eq. 12 as written

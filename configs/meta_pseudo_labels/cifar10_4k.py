@@ -45,6 +45,7 @@ def get_config(name: str = "paper") -> ConfigDict:
     train = config.meta_pseudo_labels  # base.py's values are those of this command
     train.steps = 300_000
     train.batch_size = 128
+    train.approximate_feedback = True
     for network in (train.teacher, train.student):
         network.model = wide_resnet("standard")
     if name == "release":

@@ -26,6 +26,7 @@ def get_config(name: str = "paper") -> ConfigDict:
     )
     train = config.meta_pseudo_labels
     train.update({"steps": 700_000, "batch_size": 1024, "unlabeled_ratio": 15, "precision": "mixed_bfloat16"})
+    train.approximate_feedback = True
     train.update({"weight_decay": 1e-4, "label_smoothing": 0.1, "ema_decay": 0.999})
     train.uda.update({"temperature": 0.5, "weight": 20.0, "ramp_steps": 50_000})
     for network, rate, wait in ((train.teacher, 0.15, 0), (train.student, 0.1, 20_000)):

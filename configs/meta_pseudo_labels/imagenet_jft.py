@@ -33,6 +33,7 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     config.expected.update({"labeled": 1_281_167, "unlabeled": 130_000_000})
     train = config.meta_pseudo_labels
     train.unlabeled_ratio = 8
+    train.approximate_feedback = False
     if name == "resnet50":
         config.data.validation_size = 25_000
         config.expected.update({"labeled": 1_256_167, "unlabeled": 12_800_000})

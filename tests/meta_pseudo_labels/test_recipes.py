@@ -66,3 +66,26 @@ def test_a_smoke_run_takes_a_step(name, tmp_path):
     flags = {"strategy": "one_device", "cpu_devices": "1", "tpu": "", "profile_steps": None}
     train.main(config, str(tmp_path / "run"), str(tmp_path / "data"), **flags)
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+PAPERS = ["cifar10_4k.py", "cifar10_4k.py:release", "svhn_1k.py", "imagenet_10pct.py", "imagenet_10pct.py:release"]
+LARS = "--config.meta_pseudo_labels.student.optimizer.name=lars"
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES, *PAPERS}))
+def test_only_the_papers_and_the_releases_recipes_take_an_approximation(name):
+    section = recipe(name, LARS)[train.SECTION].to_dict()
+    if name in PAPERS:
+        assert "'soft' is an approximation under lars" in train.check_feedback(section)
+    else:
+        with pytest.raises(InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"):
+            train.check_feedback(section)
+    assert [train.check_feedback({**section, "feedback": other}) for other in ("finite_difference", "cosine", "none")] == [None] * 3
+    assert train.check_feedback(recipe(name)[train.SECTION].to_dict()) is None
+
+
+def test_a_dry_run_tells_of_an_approximation_or_refuses_it(tmp_path):
+    text = train.describe(recipe("cifar10_4k.py", LARS), tmp_path)
+    assert text.count("warning: feedback 'soft' is an approximation under lars") == text.count("LARS 0.07 to 0.89") == 1
+    with pytest.raises(InputError, match="lars's is not"):
+        train.describe(recipe("digits.py:reduced", LARS), tmp_path)

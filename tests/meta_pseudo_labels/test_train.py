@@ -120,6 +120,7 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("unlabeled_ratio=0", "unlabeled_ratio is 0"),
         ("pseudo_labels=drawn", "pseudo_labels must be one of"),
         ("feedback=taylor", "feedback must be one of"),
+        ("student.optimizer.name=adam", "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'"),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
         ("calibrator.hidden=-1", r"calibrator: hidden must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),

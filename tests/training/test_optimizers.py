@@ -162,3 +162,69 @@ def test_slots_survive_a_checkpoint(tmp_path):
 def test_unknown_optimizer_is_the_users_error():
     with pytest.raises(InputError, match="rmsprop, sgd, lars, adam"):
         optimizers.build(ConfigDict({"name": "lion", "momentum": 0.9, "clip_norm": 0.0}), 0.1)
+
+
+class Halved(tf.keras.optimizers.SGD):
+    """A subclass of Keras's SGD whose step is another one."""
+
+    def update_step(self, gradient, variable):
+        super().update_step(gradient / 2, variable)
+
+
+def loss_scaled(optimizer):
+    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer, dynamic=False, initial_scale=8.0)
+
+
+FALLING = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.4, 0.2, 0.1])
+SGD, Adam = tf.keras.optimizers.SGD, tf.keras.optimizers.Adam
+
+
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [
+        (lambda: SGD(0.2), 0.2),
+        (lambda: SGD(0.2, nesterov=True), 0.2),  # Nesterov of no momentum
+        (lambda: SGD(0.2, 0.9), 0.2),
+        (lambda: SGD(0.2, 0.9, nesterov=True), 0.38),
+        (lambda: SGD(0.2, 0.5, nesterov=True), 0.3),
+        (lambda: SGD(FALLING, 0.9, nesterov=True), 0.38),
+        (lambda: SGD(FALLING, 0.9, nesterov=True, weight_decay=0.5), 0.38),
+        (lambda: SGD(0.2, 0.9, use_ema=True), 0.2),
+        (lambda: loss_scaled(SGD(FALLING, 0.9, nesterov=True, weight_decay=0.5)), 0.38),
+        (lambda: optimizers.build(ConfigDict({"name": "sgd", "momentum": 0.9, "nesterov": True, "clip_norm": 0.0}), FALLING), 0.38),
+    ],
+)
+def test_the_linear_factor_is_that_of_the_second_step(make, factor):
+    """Two optimizers of one past: what their second moves differ by is what their gradients differ by, times -factor."""
+    moved = []
+    for second in ([1.0, -2.0], [0.5, 3.0]):
+        optimizer, variable = make(), tf.Variable([1.0, 2.0])
+        for gradient in ([3.0, 4.0], second):
+            optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        moved.append(variable.numpy())
+    np.testing.assert_allclose(optimizers.linear_factor(optimizer), factor, rtol=1e-6)
+    np.testing.assert_allclose(moved[0] - moved[1], -factor * np.array([0.5, -5.0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(0.1, clipnorm=1.0),
+        lambda: SGD(0.1, clipvalue=1.0),
+        lambda: SGD(0.1, use_ema=True, ema_overwrite_frequency=2),
+        lambda: Halved(0.1),
+        lambda: tf.keras.optimizers.legacy.SGD(0.1),
+        lambda: loss_scaled(Adam()),
+        tf.keras.optimizers.AdamW,
+        tf.keras.optimizers.Adagrad,
+        tf.keras.optimizers.RMSprop,
+    ],
+)
+def test_no_linear_factor_where_none_is_known(make):
+    assert optimizers.linear_factor(make()) is None
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_recipes_optimizers_without_a_linear_factor(name):
+    optimizer = optimizers.build(ConfigDict({"name": name, "momentum": 0.9, "clip_norm": 1.0}), FALLING)
+    assert (optimizers.linear_factor(optimizer) is None) == (name in optimizers.NOT_LINEAR)
