@@ -6,16 +6,24 @@ Imports neither TensorFlow nor the rest of the project, so that a client can be 
 from __future__ import annotations
 
 import json
+import math
 import sys
+import unicodedata
 from typing import Any, NamedTuple
 
-OK, NOT_AN_IMAGE, TOO_LARGE = range(3)
+OK, NOT_AN_IMAGE, TOO_LARGE, UNSUPPORTED, NOT_FINITE = range(5)
 """The `status` of an image. Any but OK comes with probabilities of 0, classes of -1 and empty labels."""
 
 OUTPUTS = ("probabilities", "classes", "labels", "status")
 """Of the signature `serving_default`."""
 
-REASONS = ("ok", "not a JPEG, PNG, BMP or GIF that can be decoded", "more pixels than the model accepts")
+REASONS = (
+    "ok",
+    "not a JPEG, PNG, BMP or GIF that can be decoded",
+    "more pixels than the model accepts",
+    "a BMP of an unsupported kind (color table, compressed, or not 8, 24 or 32 bits a pixel); save it as PNG",
+    "NaN or infinity in the pixels or in the answer",
+)
 
 FORMATS = ("text", "json", "table")
 SHOWN = 3
@@ -29,18 +37,42 @@ class Answer(NamedTuple):
     top: list[tuple[str, float]]
 
 
+def checked(file: str, status: int, top: list[tuple[str, float]]) -> Answer:
+    """Returns the Answer; one whose probabilities are not finite gets the status NOT_FINITE and no classes.
+
+    Exports of this project never give such an answer with status OK, but older ones and other models may.
+    """
+    if status == OK and not all(math.isfinite(probability) for _, probability in top):
+        return Answer(file, NOT_FINITE, [])
+    return Answer(file, status, top)
+
+
+def escaped(name: str) -> str:
+    """Returns a name of a file or class on one line: line breaks and other control characters as Python escapes them."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c for c in name)
+
+
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of characters (bytes of a name that is not UTF-8), line and paragraph breaks."""
+
+
 def line(answer: Answer, format: str, width: int = 0) -> str:
-    """One line: `text` for people, `json` for programs, `table` in columns with the file name padded to `width`."""
+    """One line: `text` for people, `json` for programs, `table` in columns with the file name padded to `width`.
+
+    Text and table show names as `escaped` gives them; `width` counts these.
+    """
     if format == "json":
         return _json(answer)
+    file = escaped(answer.file)
     if answer.status != OK:
-        return f"{answer.file:<{width}}  {reason(answer)}" if format == "table" else f"{answer.file}: {reason(answer)}"
-    label, probability = answer.top[0]
+        return f"{file:<{width}}  {reason(answer)}" if format == "table" else f"{file}: {reason(answer)}"
+    top = [(escaped(name), p) for name, p in answer.top]
+    label, probability = top[0]
     if format == "table":
-        others = "  ".join(f"{name} {p:.3f}" for name, p in answer.top[1:SHOWN])
-        return f"{answer.file:<{width}}  {label:<20}  {100 * probability:5.1f} %  {others}".rstrip()
-    others = ", ".join(f"{name} {p:.3f}" for name, p in answer.top[:SHOWN])
-    return f"{answer.file}: {label} {100 * probability:.1f} %  (top {len(answer.top[:SHOWN])}: {others})"
+        others = "  ".join(f"{name} {p:.3f}" for name, p in top[1:SHOWN])
+        return f"{file:<{width}}  {label:<20}  {100 * probability:5.1f} %  {others}".rstrip()
+    others = ", ".join(f"{name} {p:.3f}" for name, p in top[:SHOWN])
+    return f"{file}: {label} {100 * probability:.1f} %  (top {len(top[:SHOWN])}: {others})"
 
 
 def _json(answer: Answer) -> str:

@@ -27,8 +27,9 @@ def text(
       version: of the model.
       spec: the model's.
       training: `summary.json` of the training.
-      stored: what the export did: `weights`, `optimize`, `deviation` (largest difference of a probability) and `deviation_images`; and
-        what it was told: `license`, a line, and `evaluation`, None or `split`, `examples` and `metrics` (name -> number) of this model.
+      stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest difference of a probability) and
+        `deviation_images`; and what it was told: `license`, a line, and `evaluation`, None or `split`, `examples` and `metrics`
+        (name -> number) of this model.
     """
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
@@ -56,7 +57,7 @@ def text(
         " elsewhere they are not known. It has not been examined for decisions about people.",
         "An image with a `status` other than 0 has no answer: "
         + "; ".join(f"{status}: {words}" for status, words in enumerate(REASONS) if status)
-        + ".",
+        + f". The model accepts up to {stored['max_pixels']:,} pixels.",
         "## Licence",
         stored["license"],
     ]

@@ -1,7 +1,7 @@
 """The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
     python -m serving.export --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
-        [--weights=float32|bfloat16|float16] [--optimize] [--license="…"]
+        [--weights=float32|bfloat16|float16] [--optimize] [--license="…"] [--max_pixels=25000000]
 
 leaves in SERVING_DIR
 
@@ -19,6 +19,7 @@ a few images, and its answers are compared with the trained model's.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from data.preprocessing import eval_image
 from serving import card, settings
+from serving.answers import OK
+from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
 from stages import app
 from stages.errors import InputError
@@ -56,8 +59,16 @@ FLAGS = {
     "weights": "Type of the weights on disk: float32, bfloat16 or float16. Sums stay float32.",
     "optimize": "Fold BatchNorm into the convolutions and compute what is constant.",
     "license": "The line about the licence in the card.",
+    "max_pixels": "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up to 12 bytes a pixel.",
 }
-OPTIONAL = {"name": NAME, "evaluation": None, "weights": "float32", "optimize": False, "license": None}
+OPTIONAL = {
+    "name": NAME,
+    "evaluation": None,
+    "weights": "float32",
+    "optimize": False,
+    "license": None,
+    "max_pixels": str(MAX_PIXELS),
+}
 
 EVALUATION = {"split": (str, None), "examples": (int, None)}
 STORED = {
@@ -81,6 +92,7 @@ def main(
     weights: str = "float32",
     optimize: bool = False,
     license: str | None = None,
+    max_pixels: str = str(MAX_PIXELS),
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
@@ -89,6 +101,7 @@ def main(
     Raises:
       InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's.
     """
+    limit = app.whole_number("max_pixels", max_pixels, 1)
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -97,7 +110,13 @@ def main(
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     _require_serving_dir(Path(workdir))
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
-    origin = {"model": fingerprint(run), "preprocessing": spec.preprocessing.to_dict(), "weights": weights, "optimize": optimize}
+    origin = {
+        "model": fingerprint(run),
+        "preprocessing": spec.preprocessing.to_dict(),
+        "weights": weights,
+        "optimize": optimize,
+        "max_pixels": limit,
+    }
     told: dict[str, Any] = {
         **({"evaluation": _evaluation(evaluation, run)} if evaluation else {}),
         **({"license": license} if license else {}),
@@ -164,10 +183,14 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
-    module = Classifier(network, spec, fold=stored["optimize"], weights=stored["weights"])
+    module = Classifier(network, spec, fold=stored["optimize"], weights=stored["weights"], max_pixels=stored["max_pixels"])
     with _quiet():
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
     stored = {**stored, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
+    if math.isnan(stored["deviation"]):
+        raise InputError(
+            f"{model} with weights as {stored['weights']} answers with NaN or infinity; train it again, or export it as float32"
+        )
     if stored["weights"] == "float32" and not stored["deviation"] <= SAME:
         raise RuntimeError(f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's")
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
@@ -198,7 +221,10 @@ def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bo
 
 
 def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
-    """The largest difference of a probability between a SavedModel and the trained model, on synthetic images of its size."""
+    """The largest difference of a probability between a SavedModel and the trained model, on synthetic images of its size.
+
+    NaN where one of the two answers with numbers that are not finite.
+    """
     size = spec.preprocessing.image_size
     encoded = []
     for i in range(PROBES):
@@ -208,8 +234,10 @@ def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
     images = tf.stack([eval_image(image, spec.preprocessing) for image in encoded])
     expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
     loaded = tf.saved_model.load(str(path))
-    actual = loaded.signatures["serving_default"](image_bytes=tf.stack(encoded))["probabilities"]
-    return float(tf.reduce_max(tf.abs(actual - expected)))
+    actual = loaded.signatures["serving_default"](image_bytes=tf.stack(encoded))
+    if tf.reduce_any(actual["status"] != OK):
+        return math.nan
+    return float(tf.reduce_max(tf.abs(actual["probabilities"] - expected)))
 
 
 @contextlib.contextmanager

@@ -4,18 +4,27 @@
 catches the error. But tf.data can drop an element that fails, and it runs inside a graph. So a batch becomes a small dataset
 of (row, bytes), the rows that come out of it are put back in their places, and those that are missing were no images.
 
-Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of pixels.
+Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of pixels. An image that
+TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from data.preprocessing import MAX_PIXELS, Preprocessing, eval_image
+from data.preprocessing import Preprocessing, eval_image
+from serving import bmp
 from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
+
+MAX_PIXELS = 25_000_000
+"""Default limit of an export: pixels of an image, or of all frames of a GIF. Photographs of 24 megapixels pass. Decoding takes up to
+12 bytes a pixel (a progressive JPEG in CMYK; others 3 to 9), so 300 MB for an image at the limit."""
 
 MAX_GIF_BLOCKS = 2**16
 """A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""
+
+_Walk = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
+"""Place in a GIF, whether it is inside a chain of blocks, pixels so far, width and height that hold all so far."""
 
 
 def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
@@ -24,7 +33,7 @@ def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: in
     Args:
       image_bytes: string [N]; N may be 0.
       preprocessing: the model's.
-      max_pixels: an image that declares more is not decoded.
+      max_pixels: an image that declares more is not decoded; at least 1.
 
     Returns:
       (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros where there are none; `status` int32 [N], see
@@ -35,11 +44,8 @@ def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: in
     count = tf.shape(image_bytes, out_type=tf.int64)[0]
 
     def one(row: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, status = tf.cond(
-            declared_pixels(encoded) > max_pixels,
-            lambda: (nothing, TOO_LARGE),
-            lambda: (eval_image(encoded, preprocessing), OK),
-        )
+        status = header_status(encoded, max_pixels)
+        image = tf.cond(tf.equal(status, OK), lambda: eval_image(encoded, preprocessing), lambda: nothing)
         return row, image, status
 
     answered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
@@ -57,6 +63,26 @@ def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: in
     return tf.ensure_shape(images[:count], [None, size, size, 3]), statuses[:count]
 
 
+def header_status(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns whether an image may be decoded, by its header alone.
+
+    Args:
+      encoded: string scalar.
+      max_pixels: the limit, at least 1.
+
+    Returns:
+      int32 scalar: OK, or the reason against it, see `serving.answers`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a header that is cut off.
+    """
+    pixels = declared_pixels(encoded)
+    is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), b"BM")
+    kind = tf.cond(is_bmp, lambda: bmp.status(encoded), lambda: tf.constant(OK))
+    image = (pixels > 0) & tf.not_equal(kind, NOT_AN_IMAGE)
+    return tf.where(image, tf.where(pixels > max_pixels, TOO_LARGE, kind), NOT_AN_IMAGE)
+
+
 def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
     """Height × width as the header has it, read without decoding: int64, 0 for bytes that are none of the four formats.
 
@@ -64,19 +90,23 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
       tf.errors.InvalidArgumentError: a header that is cut off.
     """
 
-    def product(numbers: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_prod(tf.abs(tf.cast(numbers, tf.int64)))
+    def product(sides: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_prod(tf.cast(sides, tf.int64))
 
     def png() -> tf.Tensor:
-        return product(tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False))
+        # The decoder skips unknown chunks before the header, which could hold other numbers in its place.
+        first = tf.equal(tf.strings.substr(encoded, 8, 8), b"\0\0\0\rIHDR")
+        sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+        return tf.where(first & tf.reduce_all(sides > 0), product(sides), 0)  # 2^31 and more are allowed to no PNG
 
-    def bmp() -> tf.Tensor:  # a negative height means rows from top to bottom
-        return product(tf.io.decode_raw(tf.strings.substr(encoded, 18, 8), tf.int32))
+    def bitmap() -> tf.Tensor:  # a negative height means rows from top to bottom
+        sides = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 18, 8), tf.int32), tf.int64)
+        return tf.where(sides[0] > 0, product(tf.abs(sides)), 0)
 
     formats = [
         (b"\xff\xd8", lambda: product(tf.io.extract_jpeg_shape(encoded)[:2])),
         (b"\x89P", png),
-        (b"BM", bmp),
+        (b"BM", bitmap),
         (b"GI", lambda: _gif_pixels(encoded)),
     ]
     magic = tf.strings.substr(encoded, 0, 2)
@@ -84,7 +114,10 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Of all frames together. The canvas at the start of the file says nothing: TensorFlow's decoder follows the frames."""
+    """Pixels of all frames together, or of a canvas that holds the screen and every frame, if that is more.
+
+    TensorFlow decodes all frames, and allocates an image as wide as the widest and as high as the highest of them.
+    """
     content = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)  # (bytes,)
     length = tf.size(content, out_type=tf.int64)
 
@@ -92,28 +125,31 @@ def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
         """Bytes of the color table that `flags` announce."""
         return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
 
-    def more(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    def sides(at: tf.Tensor) -> tf.Tensor:
+        """Width and height, 2 bytes each: int64 [2]."""
+        return tf.ensure_shape(content[at : at + 4 : 2] + 256 * content[at + 1 : at + 4 : 2], [2])
+
+    def more(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
         return position < length
 
-    def step(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def step(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor) -> _Walk:
         first = content[position]
 
-        def data_block() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # its length, so many bytes; length 0 ends the chain
-            return position + 1 + first, first > 0, pixels
+        def data_block() -> _Walk:  # its length, so many bytes; length 0 ends the chain
+            return position + 1 + first, first > 0, pixels, canvas
 
-        def frame() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            x = content[position : position + 10]  # ',', left, top, width, height (2 bytes each), flags
-            area = (x[5] + 256 * x[6]) * (x[7] + 256 * x[8])
-            return position + 11 + table(x[9]), tf.constant(True), pixels + area
+        def frame() -> _Walk:  # ',', left, top, width, height (2 bytes each), flags
+            size, flags = sides(position + 5), content[position + 9]
+            return position + 11 + table(flags), tf.constant(True), pixels + size[0] * size[1], tf.maximum(canvas, size)
 
-        def extension() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return position + 2, tf.constant(True), pixels
+        def extension() -> _Walk:
+            return position + 2, tf.constant(True), pixels, canvas
 
-        def end() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return length, tf.constant(False), pixels
+        def end() -> _Walk:
+            return length, tf.constant(False), pixels, canvas
 
         return tf.case([(inside, data_block), (tf.equal(first, 0x2C), frame), (tf.equal(first, 0x21), extension)], default=end)
 
-    start = (13 + table(content[10]), tf.constant(False), tf.constant(0, tf.int64))
-    position, _, pixels = tf.while_loop(more, step, start, maximum_iterations=MAX_GIF_BLOCKS)
-    return tf.where(position < length, tf.int64.max, pixels)
+    start = (13 + table(content[10]), tf.constant(False), tf.constant(0, tf.int64), sides(6))
+    position, _, pixels, canvas = tf.while_loop(more, step, start, maximum_iterations=MAX_GIF_BLOCKS)
+    return tf.where(position < length, tf.int64.max, tf.maximum(pixels, canvas[0] * canvas[1]))

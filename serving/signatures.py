@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from data.preprocessing import Preprocessing, central_box, resize
-from serving.answers import OK
-from serving.images import prepare
+from serving.answers import NOT_FINITE, OK
+from serving.images import MAX_PIXELS, prepare
 from training import optimize
 from training.model_dir import ModelSpec
 
@@ -28,10 +28,19 @@ class Classifier(tf.Module):
         `serving_default`: `image_bytes` string [N] -> `probabilities` float32 [N, K], `classes` int32 [N, k] (the k = min(5, K) most
         probable classes, best first), `labels` string [N, k] (their names), `status` int32 [N] (see `serving.answers`).
         `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same; `predict_images_uint8`: the same of uint8.
+          An image with NaN or infinite pixels gets a status.
         `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the classifier, and `status`.
     """
 
-    def __init__(self, model: tf.keras.Model, spec: ModelSpec, *, fold: bool = False, weights: str = "float32"):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        spec: ModelSpec,
+        *,
+        fold: bool = False,
+        weights: str = "float32",
+        max_pixels: int = MAX_PIXELS,
+    ):
         """Takes the built `model`, how its images are prepared and its classes named, and how to store it.
 
         Args:
@@ -39,6 +48,7 @@ class Classifier(tf.Module):
           spec: the model's.
           fold: BatchNorm into the convolutions, and weights as constants.
           weights: type of the weights on disk, of `training.optimize.WEIGHTS`; other than float32: constants, too.
+          max_pixels: an encoded image that declares more is not decoded; at least 1.
         """
         super().__init__(name="classifier")
         network = _network(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)
@@ -47,7 +57,7 @@ class Classifier(tf.Module):
         else:
             self.model_variables = list(model.variables)
         self.network = network
-        self.functions = _signatures(network, spec)
+        self.functions = _signatures(network, spec, max_pixels)
 
 
 def _network(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
@@ -64,13 +74,14 @@ def _network(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericF
     return network
 
 
-def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec) -> dict[str, Callable[..., Outputs]]:
+def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec, max_pixels: int) -> dict[str, Callable[..., Outputs]]:
     preprocessing, size = spec.preprocessing, spec.preprocessing.image_size
 
     def answer(images: tf.Tensor, status: tf.Tensor) -> Outputs:
         probabilities = tf.ensure_shape(network(images)[0], [None, spec.num_classes])  # (N, K)
         classes = tf.math.top_k(probabilities, min(TOP_K, spec.num_classes)).indices  # (N, k)
         labels = tf.gather(tf.constant(spec.label_names), classes)  # (N, k)
+        status = _finite(status, probabilities)
         good = (status == OK)[:, tf.newaxis]  # an image that is none must not look like an answer
         return {
             "probabilities": tf.where(good, probabilities, 0.0),
@@ -82,18 +93,21 @@ def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: Model
     def pixels(images: tf.Tensor) -> Outputs:
         spec_of_one = tf.TensorSpec([size, size, 3], tf.float32)
         prepared = tf.map_fn(lambda image: eval_pixels(image, preprocessing), images, fn_output_signature=spec_of_one)
-        return answer(prepared, tf.fill(tf.shape(images)[:1], OK))
+        status = tf.fill(tf.shape(images)[:1], OK)
+        return answer(prepared, _finite(status, images) if images.dtype.is_floating else status)
 
     encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
 
     @tf.function(input_signature=[encoded])
     def serving_default(image_bytes: tf.Tensor) -> Outputs:
-        return answer(*prepare(image_bytes, preprocessing))
+        return answer(*prepare(image_bytes, preprocessing, max_pixels))
 
     @tf.function(input_signature=[encoded])
     def embed(image_bytes: tf.Tensor) -> Outputs:
-        images, status = prepare(image_bytes, preprocessing)
-        return {"embedding": tf.where((status == OK)[:, tf.newaxis], network(images)[1], 0.0), "status": status}
+        images, status = prepare(image_bytes, preprocessing, max_pixels)
+        features = network(images)[1]  # (N, C)
+        status = _finite(status, features)
+        return {"embedding": tf.where((status == OK)[:, tf.newaxis], features, 0.0), "status": status}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="images")])
     def predict_images(images: tf.Tensor) -> Outputs:
@@ -109,6 +123,12 @@ def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: Model
         "predict_images_uint8": predict_images_uint8,
         "embed": embed,
     }
+
+
+def _finite(status: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Returns `status` [N] with NOT_FINITE in place of OK where the row of `values` [N, …] holds NaN or infinity."""
+    finite = tf.reduce_all(tf.math.is_finite(values), axis=tf.range(1, tf.rank(values)))  # (N,)
+    return tf.where(finite | (status != OK), status, NOT_FINITE)
 
 
 def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:

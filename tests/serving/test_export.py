@@ -14,6 +14,8 @@ import pytest
 import tensorflow as tf
 
 from serving import card, export, settings
+from serving.answers import OK, TOO_LARGE
+from serving.images import MAX_PIXELS
 from stages.errors import InputError
 from stages.files import write_json
 from stages.versions import resolve
@@ -181,6 +183,43 @@ def test_refused(exported, tmp_path):
     (tmp_path / "w" / "models.config").write_text("model_config_list { oops }")
     with pytest.raises(InputError, match=r"models\.config cannot be parsed"):
         settings.read_models(tmp_path / "w")
+
+
+def linear_load(path):
+    """In place of `model_dir.load`, for models that `linear` made."""
+    return linear(model_dir.read_spec(path)), model_dir.read_spec(path)
+
+
+def test_the_limit_on_pixels_is_the_exports(small, tmp_path, monkeypatch, write_model, encoded_images, capsys):
+    """Stored with the version and told in its card; the same limit again is the same version."""
+    monkeypatch.setattr(model_dir, "load", linear_load)
+    directory, workdir = write_model(tmp_path / "teacher", make=linear), tmp_path / "export"
+    with pytest.raises(InputError, match="--max_pixels is '0'"):
+        export.main(str(workdir), str(directory), max_pixels="0")
+    for _ in range(2):
+        export.main(str(workdir), str(directory), max_pixels="1200")
+    assert "is done" in capsys.readouterr().out
+    images = [encoded_images("PNG", (40, 30), n=1)[0], encoded_images("JPEG", (41, 30), n=1)[0]]
+    loaded = tf.saved_model.load(str(resolve(workdir)))
+    answer = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+    assert answer["status"].numpy().tolist() == [OK, TOO_LARGE]
+    for path, limit in [(resolve(workdir), 1200), (small.version, MAX_PIXELS)]:
+        assert json.loads((path / "assets.extra" / "export.json").read_text())["max_pixels"] == limit
+        assert f"accepts up to {limit:,} pixels" in (path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"{MAX_PIXELS:,}" in (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+def test_a_model_of_nan_is_not_exported(tmp_path, monkeypatch, write_model):
+    def load(path):
+        model, spec = linear_load(path)
+        model.layers[-1].bias.assign(np.full(len(spec.label_names), np.nan))
+        return model, spec
+
+    monkeypatch.setattr(model_dir, "load", load)
+    directory = write_model(tmp_path / "teacher", make=linear)
+    with pytest.raises(InputError, match="answers with NaN or infinity"):
+        export.main(str(tmp_path / "export"), str(directory), weights="bfloat16")
+    assert not (tmp_path / "export" / "classifier" / "1").exists()
 
 
 def test_predict_in_a_fresh_process(tmp_path, imagenet, encoded_images):

@@ -24,7 +24,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
 
 from serving import client, local, rest
+from serving.answers import NOT_FINITE, OK, TOO_LARGE
 from serving.client import Client, ServingError
+from serving.models import Input, Refused, Signature
 from stages.errors import InputError
 
 from .conftest import NAMES
@@ -218,6 +220,44 @@ def test_json_forms(server, small, encoded_images):
     connection.request("POST", PREDICT, '{"instances": []}')
     assert json.loads(connection.getresponse().read()) == {"predictions": []}
     connection.close()
+
+
+def no_number(text):
+    raise AssertionError(f"{text} is no JSON")
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999"])
+def test_pixels_that_are_not_finite_get_a_status(server, value):
+    body = f'{{"signature_name": "predict_images", "instances": [[[[{value}, 1, 2]]], [[[0, 1, 2]]]]}}'
+    connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
+    connection.request("POST", PREDICT, body)
+    rows = json.loads(connection.getresponse().read(), parse_constant=no_number)["predictions"]
+    connection.close()
+    assert [row["status"] for row in rows] == [NOT_FINITE, OK]
+    assert rows[0]["probabilities"] == [0] * len(NAMES) and sum(rows[1]["probabilities"]) == pytest.approx(1)
+
+
+def test_an_answer_of_nan_is_an_error():
+    """Of a model that is not this project's: JSON has no NaN."""
+
+    class Diverged:
+        def signature(self, *_):
+            return Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), dict)
+
+        def run(self, signature, inputs):
+            return {"y": inputs["x"] * np.nan}
+
+    with pytest.raises(Refused, match="JSON has no numbers for") as caught:
+        rest.predict_json(Diverged(), ("m", None, None), b'{"instances": [1.0]}')
+    assert caught.value.code == grpc.StatusCode.INTERNAL
+
+
+def test_bombs_are_not_decoded(connected, encoded_images):
+    """A few hundred bytes that declare 100 million pixels, beside a good image."""
+    jpeg, good = encoded_images("JPEG", (40, 30), n=1)[0], encoded_images("PNG", n=1)[0]
+    start = jpeg.index(b"\xff\xc0") + 5
+    bomb = jpeg[:start] + (9999).to_bytes(2, "big") + (10000).to_bytes(2, "big") + jpeg[start + 4 :]
+    assert [row["status"] for row in connected.predict([bomb, good, bomb])] == [TOO_LARGE, OK, TOO_LARGE]
 
 
 def test_a_body_of_50_megabytes_is_413(server):

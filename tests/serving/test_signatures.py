@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from data.examine import examine
 from data.preprocessing import Preprocessing, decode
 from serving import images
-from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
+from serving.answers import NOT_AN_IMAGE, NOT_FINITE, OK, TOO_LARGE, UNSUPPORTED
 
 from .conftest import NAMES
 
@@ -126,6 +128,123 @@ def test_all_frames_of_a_gif_count(encoded_images, monkeypatch):
     assert int(declared(file.getvalue())) == 3600
     endless = file.getvalue()[:-1] + b"\x21\xfe" + b"\x01c" * 200
     assert int(declared(endless)) == tf.int64.max
+
+
+def marked(jpeg, marker):
+    """A JPEG whose frame has another start marker than baseline's."""
+    return jpeg.replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
+
+
+def png_after_a_chunk(png):
+    """A PNG whose header is not its first chunk: the first is a private one, with 1 × 1 where the size would be."""
+    chunk = b"prVt" + struct.pack(">II", 1, 1) + bytes(5)
+    return png[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[8:]
+
+
+def gif_of_a_tall_and_a_wide_frame():
+    """6,000 × 6,000 pixels to allocate, though the frames have 12,000."""
+    frames = []
+    for size in [(1, 6000), (6000, 1)]:
+        file = io.BytesIO()
+        PIL.Image.new("P", size).save(file, "GIF")
+        frames.append(file.getvalue()[file.getvalue().index(b"\x2c\0\0\0\0") : -1])
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"  # a screen of 1 × 1, two colors
+
+
+def bombs(encoded_images):
+    """Name -> small files that declare more pixels than an export decodes by default, 25 million, in every way that the decoder follows."""
+    one = {format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")}
+    bmp = one["BMP"]
+    found = {f"JPEG of frame {marker:x}": marked(jpeg_of(10000, 9999, one["JPEG"]), marker) for marker in (0xC0, 0xC1, 0xC2)}
+    found["PNG"] = png_of(5001, 5000, one["PNG"])
+    found["GIF"] = gif_of(6000, 5000, one["GIF"])
+    found["GIF's screen"] = one["GIF"][:6] + struct.pack("<HH", 60000, 60000) + one["GIF"][10:]
+    found["GIF of a tall and a wide frame"] = gif_of_a_tall_and_a_wide_frame()
+    for width, height in [(6000, 5000), (6000, -5000), (65536, 65536), (1, -(2**31)), (2**31 - 1, 2**31 - 1)]:  # 2^32 is 0 in int32
+        found[f"BMP of {width} x {height}"] = bmp[:18] + struct.pack("<ii", width, height) + bmp[26:]
+    found["PNG of 65536 x 65536"] = png_of(65536, 65536, one["PNG"])
+    return found
+
+
+def test_bombs_are_not_decoded(small, encoded_images):
+    names, encoded = zip(*bombs(encoded_images).items())
+    assert max(map(len, encoded)) < 4000
+    status = small.serve(image_bytes=tf.constant(encoded))["status"]
+    assert dict(zip(names, status.tolist())) == dict.fromkeys(names, TOO_LARGE)
+    assert small.serve("embed", image_bytes=tf.constant(encoded))["status"].tolist() == [TOO_LARGE] * len(names)
+    png = encoded_images("PNG", n=1)[0]
+    others = [png_after_a_chunk(png), png_of(2**31, 1, png), png_of(2**32 - 1, 2**32 - 1, png), b"RIFF\x10\0\0\0WEBPVP8 "]
+    assert small.serve(image_bytes=tf.constant(others))["status"].tolist() == [NOT_AN_IMAGE] * len(others)
+
+
+GREY = b"".join(bytes([i, i, i, 0]) for i in range(256))
+STANDARD = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+
+
+def bmp_of(bits, compression=0, header=40, table=b"", masks=b"", start=None):
+    """A BMP of 8 × 8 pixels: blue, green, red in 24 bits and more."""
+    pixels = (bytes(range(8, 250)) * 8)[: 8 * bits]
+    info = struct.pack("<IiiHHIIiiII", header, 8, 8, 1, bits, compression, 0, 0, 0, 0, 0) + masks
+    info += bytes(max(0, header - len(info)))
+    start = 14 + len(info) + len(table) if start is None else start
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + info + table + pixels
+
+
+def palette_bmp():
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).convert("P").save(file, "BMP")
+    return file.getvalue()
+
+
+BITMAPS = {
+    "24 bits": (bmp_of(24), OK),
+    "32 bits": (bmp_of(32), OK),
+    "grey": (bmp_of(8, table=GREY), OK),
+    "128 grey levels": (bmp_of(8, table=GREY[:512]), OK),
+    "long header": (bmp_of(24, header=124), OK),
+    "long header, masks": (bmp_of(32, 3, header=108, masks=STANDARD), OK),
+    "masks in the usual order": (bmp_of(32, 3, masks=STANDARD), OK),
+    "masks in another order": (bmp_of(32, 3, masks=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)), UNSUPPORTED),
+    "colors": (palette_bmp(), UNSUPPORTED),
+    "grey from white to black": (bmp_of(8, table=b"".join(GREY[i : i + 4] for i in range(1020, -4, -4))), UNSUPPORTED),
+    "run lengths": (bmp_of(8, 1, table=GREY), UNSUPPORTED),
+    "a JPEG inside": (bmp_of(24, 4), UNSUPPORTED),
+    "1 bit": (bmp_of(1, table=GREY[:8]), UNSUPPORTED),
+    "4 bits": (bmp_of(4, table=GREY[:64]), UNSUPPORTED),
+    "16 bits": (bmp_of(16), UNSUPPORTED),
+    "12 bits": (bmp_of(12), UNSUPPORTED),
+    "short header": (bmp_of(24, header=12), UNSUPPORTED),
+    "pixels inside the header": (bmp_of(24, start=20), NOT_AN_IMAGE),
+    "pixels behind the end": (bmp_of(24, start=2**31 - 1), NOT_AN_IMAGE),
+    "text": (b"BMW is a brand of cars; this is no picture of one, and it is long enough", NOT_AN_IMAGE),
+}
+
+
+def test_bmps_are_decoded_rightly_or_refused(small):
+    encoded = [image for image, _ in BITMAPS.values()]
+    answer = small.serve(image_bytes=tf.constant(encoded))
+    expected = {name: status for name, (_, status) in BITMAPS.items()}
+    assert dict(zip(BITMAPS, answer["status"].tolist())) == expected
+    good = [image for image, status in BITMAPS.values() if status == OK]
+    pixels = np.stack([np.asarray(PIL.Image.open(io.BytesIO(image)).convert("RGB")) for image in good])
+    np.testing.assert_array_equal([decode(image) for image in good], pixels)
+    for image, status in BITMAPS.values():  # the same as the preparation of data, which looks at color tables alone
+        if status in (OK, UNSUPPORTED) and image[28] == 8 and image[30] == 0:
+            assert isinstance(examine(image), str) == (status == UNSUPPORTED)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_pixels_that_are_not_finite_get_a_status(exported, value):
+    """So do finite ones whose answer is not, here by an overflow."""
+    images = np.full([3, 40, 40, 3], 100, np.float32)
+    images[1, 0, 0, 0] = value  # a corner, which the imagenet style crops
+    if np.isfinite(value):
+        images[1] = np.where(np.arange(40)[:, np.newaxis] % 2 == 0, value, -value)[..., np.newaxis]
+    answer = exported.serve("predict_images", images=tf.constant(images))
+    assert answer["status"].tolist() == [OK, NOT_FINITE, OK]
+    assert not answer["probabilities"][1].any() and (answer["classes"][1] == -1).all() and (answer["labels"][1] == b"").all()
+    alone = exported.serve("predict_images", images=tf.constant(images[:1]))["probabilities"][0]
+    np.testing.assert_allclose(answer["probabilities"][[0, 2]], [alone, alone], atol=GOLDEN, rtol=0)
 
 
 def test_graph_holds_no_python_function(exported):
