@@ -29,7 +29,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from serving.answers import FORMATS, OK, OUTPUTS, Answer
+from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -331,7 +331,7 @@ def _expand(arguments: Sequence[str]) -> list[str]:
         else:
             found = []
         if not found:
-            raise InputError(f"{argument} does not exist or names no files; name image files, a glob in quotes, or - for stdin")
+            raise InputError(f"{escaped(argument)} does not exist or names no files; name image files, a glob in quotes, or - for stdin")
         names += found
     if not names:
         raise InputError("no images; name one or more files: IMAGE…")
@@ -348,7 +348,7 @@ def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
         rows = client.predict([sys.stdin.buffer.read() if name == "-" else predict.read(name) for name in batch])
         for name, row in zip(batch, rows):
             top = [(label, row["probabilities"][c]) for label, c in zip(row["labels"], row["classes"])] if row["status"] == OK else []
-            yield Answer(name, row["status"], top)
+            yield checked(name, row["status"], top)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 prints a line an image: file, most probable class, its probability, and the three most probable classes; with
 `--format=json` an object a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
 EXPORT_DIR is a SavedModel or a folder with numbered versions, of which the highest is taken. A file that is no image gets a
-line that says so; the others are answered, and the exit code is 2.
+line that says so; the others are answered, and the exit code is 2. Text and table escape line
+breaks in file names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.answers import FORMATS, OK, OUTPUTS, Answer, line
+from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
 from stages import app, versions
 from stages.errors import InputError
 
@@ -45,7 +46,7 @@ def check(format: str, files: Sequence[str]) -> None:
         raise InputError("no images; name one or more files: IMAGE…")
     for file in files:
         if not os.path.isfile(file):  # pathlib's raises for a name that is too long
-            raise InputError(f"{file} {'is a directory' if os.path.isdir(file) else 'does not exist'}; name image files")
+            raise InputError(f"{escaped(file)} {'is a directory' if os.path.isdir(file) else 'does not exist'}; name image files")
 
 
 def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
@@ -54,14 +55,14 @@ def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
     Raises:
       InputError: some of them were no answers; after the last one.
     """
-    width, bad = max(map(len, files)), []
+    width, bad = max(len(escaped(file)) for file in files), []
     for answer in answers:
         print(line(answer, format, width), flush=True)
         if answer.status != OK:
             bad.append(answer.file)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise InputError(f"{len(bad)} of {len(files)} images could not be used ({bad[0]}{more}); the lines above say why")
+        raise InputError(f"{len(bad)} of {len(files)} images could not be used ({escaped(bad[0])}{more}); the lines above say why")
 
 
 def load(model: str | Path) -> Serve:
@@ -105,7 +106,7 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
         rows = zip(names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"])  # (), (K,), (k,), (k,)
         for name, status, probabilities, classes, labels in rows:
             top = [(label.decode("utf-8"), float(probabilities[c])) for c, label in zip(classes, labels)] if status == OK else []
-            yield Answer(name, int(status), top)
+            yield checked(name, int(status), top)
 
 
 def read(name: str) -> bytes:
@@ -113,7 +114,7 @@ def read(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror})") from error
+        raise InputError(f"{escaped(name)} cannot be read ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from data.preprocessing import Preprocessing
-from serving import predict
+from serving import answers, predict
+from serving.answers import NOT_FINITE, OK, Answer
 from serving.images import prepare
 from stages.errors import InputError
 from stages.versions import resolve
@@ -68,6 +69,38 @@ def test_a_line_for_each_image(model, tmp_path, capsys):
         assert line.startswith(f"{file}: {label} {100 * probability:.1f} %")
         assert line.count(",") == 2  # the top 3
     assert len(lines) == 3
+
+
+def test_a_name_stays_on_one_line(model, tmp_path, capsys):
+    """Whatever a file is called: each image has one line, columns stay columns, and the error has one line, too."""
+    good = write_image(tmp_path / "line\nbreak 花.png", "red")
+    bad = tmp_path / "\x1b[2Jcar\rriage\u2028.jpg"
+    bad.write_bytes(b"no image")
+    for format, good_end in [("text", ": red "), ("table", "  red ")]:
+        with pytest.raises(InputError, match=r"\(.*\\x1b\[2Jcar\\rriage\\u2028\.jpg\)") as caught:
+            predict.main(str(model), format, [good, str(bad)])
+        first, second = capsys.readouterr().out.splitlines()
+        assert "line\\nbreak 花.png" in first and good_end in first
+        assert "\\x1b[2Jcar\\rriage\\u2028.jpg" in second and len(str(caught.value).splitlines()) == 1
+        assert format == "text" or first.index("red") == second.index("not a JPEG")
+    with pytest.raises(InputError, match=r"a\\nb does not exist") as caught:
+        predict.main(str(model), "text", ["a\nb"])
+    answer = Answer("a\nb", OK, [("l\nabel", 0.5)])
+    assert answers.line(answer, "text").startswith("a\\nb: l\\nabel 50.0 %") and len(answers.line(answer, "table").splitlines()) == 1
+    assert json.loads(answers.line(answer, "json"))["file"] == "a\nb"  # programs get the name itself
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_not_finite_is_none(model, tmp_path, value):
+    """Older exports give NaN with status 0."""
+
+    def serve(encoded):
+        ones = np.ones([len(encoded), 1])
+        return {"status": [0], "probabilities": value * ones, "classes": [[0]], "labels": [[b"red"]]}
+
+    (answer,) = predict.predict(serve, [write_image(tmp_path / "a.png", "red")])
+    assert answer.status == NOT_FINITE
+    assert json.loads(answers.line(answer, "json")).keys() == {"file", "error"}
 
 
 def test_batches_keep_the_order(model, tmp_path):
