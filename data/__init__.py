@@ -4,6 +4,7 @@ May import `stages` only; every other package may import this one.
 
     records.py         the shards of `tf.train.Example`s
     manifest.py        the manifest of a directory of shards
+    verification.py    the shards compared with their manifest when they are read
     sources.py         what a data set offers: label names and splits of images; the formats by name
     digits.py          a source: the embedded handwritten digits
     image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where

@@ -25,6 +25,7 @@ import tensorflow as tf
 from data import mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
+from data.verification import record_dataset, verified_paths
 from stages.errors import InputError
 
 SHUFFLE_WINDOW = 20_000
@@ -50,9 +51,9 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """The order of a split's examples: pure integer functions of (seed, epoch, window)."""
+    """The order of the examples in the shards that have any: pure integer functions of (seed, epoch, window)."""
 
-    paths: tuple[str, ...]
+    shards: tuple[int, ...]
     sizes: tuple[int, ...]
     seed: int
     shards_per_window: int
@@ -60,16 +61,16 @@ class _Order:
 
     @classmethod
     def create(cls, manifest: Manifest, seed: int, window: int) -> _Order:
-        filled = [(path, size) for path, size in zip(manifest.paths, manifest.records) if size]
+        filled = [(shard, size) for shard, size in enumerate(manifest.records) if size]
         if not filled:
             raise InputError(f"{manifest.directory} holds no records; nothing to train on")
-        paths, sizes = zip(*filled)
+        shards, sizes = zip(*filled)
         per_shard = sum(sizes) / len(sizes)
         shards_per_window = int(np.clip(round(window / per_shard), 1, len(sizes)))
-        return cls(paths, sizes, seed, shards_per_window, -(-len(sizes) // shards_per_window))
+        return cls(shards, sizes, seed, shards_per_window, -(-len(sizes) // shards_per_window))
 
     def shard_ids(self, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        """Indices of the shards of a window, int64 (n,)."""
+        """Places in `shards` of the shards of a window, int64 (n,)."""
         shards = len(self.sizes)
         first = window * self.shards_per_window
         places = tf.range(first, tf.minimum(first + self.shards_per_window, shards))
@@ -99,19 +100,23 @@ class _Order:
 
 
 def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = SHUFFLE_WINDOW) -> tf.data.Dataset:
-    """The endless shuffled stream of a split from example `start` on: (position int64, serialized record string)."""
+    """The endless shuffled stream of a split from example `start` on: (position int64, serialized record string).
+
+    A window's shards are verified when it is read for the first time, see `data.verification`.
+    """
     order = _Order.create(manifest, seed, window)
     first_window, skip = order.locate(start)
-    paths, sizes = tf.constant(order.paths), tf.constant(order.sizes, tf.int64)
+    shards, sizes = tf.constant(order.shards, tf.int64), tf.constant(order.sizes, tf.int64)
 
     def read(number: tf.Tensor) -> tf.Tensor:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
-        whole = tf.data.TFRecordDataset(tf.gather(paths, ids), buffer_size=1 << 20)
+        paths = verified_paths(manifest, tf.gather(shards, ids))
+        whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
         size = tf.reduce_sum(tf.gather(sizes, ids))
         examples = whole.batch(size).get_single_element()  # fails where there are more
         # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
-        fewer = ["fewer records than the manifest says in one of", tf.gather(paths, ids)]
+        fewer = ["fewer records than the manifest says in one of", paths]
         tf.debugging.Assert(tf.shape(examples, tf.int64)[0] == size, fewer, summarize=-1)
         return order.shuffle(examples, epoch, window_in_epoch)
 
@@ -234,7 +239,7 @@ def eval_batches(
     number, index = pipelines
     local, rest = batch_size // number, manifest.num_records % batch_size
     padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
-    examples = tf.data.TFRecordDataset(list(manifest.paths))
+    examples = record_dataset(manifest)
     if number > 1:
         examples = examples.enumerate().filter(lambda i, _: i % batch_size // local == index).map(lambda _, serialized: serialized)
     examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)

@@ -24,8 +24,9 @@ import tensorflow as tf
 
 from data import protos, records
 from data.preprocessing import decode
-from data.records import MANIFEST, Manifest, read_manifest, read_shard, write_split
+from data.records import MANIFEST, Manifest, read_manifest, write_split
 from data.sources import ordered_map
+from data.verification import read_records
 from evaluation.corruptions import SMALL, corrupt
 from evaluation.examples import Examples, from_records
 from evaluation.perturbations import FRAMES, sequence
@@ -108,7 +109,7 @@ class _Images:
         source, size = self._source, sum(image.nbytes for _, _, image in self._kept)
         if len(self._kept) == source.num_records:
             return
-        serialized = (record for path, count in zip(source.paths, source.records) for record in read_shard(path, num_records=count))
+        serialized = (record for shard in range(len(source.files)) for record in read_records(source, shard))
         for number, record in enumerate(serialized):
             if number < len(self._kept):
                 continue

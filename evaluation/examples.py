@@ -16,6 +16,7 @@ import tensorflow as tf
 from data import protos
 from data.pipeline import PARALLEL_CALLS
 from data.records import Manifest
+from data.verification import record_dataset
 from stages.errors import InputError
 
 ELEMENT = (tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64))
@@ -48,7 +49,7 @@ def from_records(manifest: Manifest, name: str) -> Examples:
         return example["image/encoded"], example["image/key"], example["label"]
 
     def stream() -> tf.data.Dataset:
-        return tf.data.TFRecordDataset(list(manifest.paths)).map(parse, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+        return record_dataset(manifest).map(parse, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
     return Examples(name, str(manifest.directory), manifest.num_records, manifest.num_classes, stream)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import heapq
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ import tensorflow as tf
 
 from data import protos
 from data.preprocessing import decode
-from data.records import Manifest, read_manifest, read_shard
+from data.records import Manifest, read_manifest
+from data.verification import read_records
 from evaluation.examples import Examples
 
 LOOK_AT = 20_000
@@ -58,14 +60,15 @@ def picture(image: bytes | np.ndarray, caption: str, text: str | None = None) ->
     return Picture(data, caption, text or plain(caption))
 
 
+def _records(manifest: Manifest) -> Iterator[bytes]:
+    """The records looked through; only the shards that hold them are read, and verified."""
+    everything = (record for shard in range(len(manifest.files)) for record in read_records(manifest, shard))
+    return itertools.islice(everything, LOOK_AT)
+
+
 def _features(manifest: Manifest) -> Iterator[Any]:
-    count = 0
-    for path in manifest.paths:
-        for record in read_shard(path):
-            if count == LOOK_AT:
-                return
-            count += 1
-            yield tf.train.Example.FromString(record).features.feature
+    for record in _records(manifest):
+        yield tf.train.Example.FromString(record).features.feature
 
 
 def _key(features: Any, number: int) -> str:
@@ -110,16 +113,11 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
     """Images of which the teacher was too unsure, the most unsure first."""
     manifest = read_manifest(predictions, "predictions")
     worst: list[tuple[float, str, int]] = []  # of the negative confidence, so that the heap drops the surest
-    number = 0
-    for path in manifest.paths:
-        for record in read_shard(path):
-            number += 1
-            if number > LOOK_AT:
-                break
-            key, probabilities = protos.read_prediction(record, manifest.num_classes)
-            if probabilities.max() <= threshold:
-                entry = (-float(probabilities.max()), key, int(probabilities.argmax()))
-                (heapq.heappush if len(worst) < count else heapq.heappushpop)(worst, entry)
+    for record in _records(manifest):
+        key, probabilities = protos.read_prediction(record, manifest.num_classes)
+        if probabilities.max() <= threshold:
+            entry = (-float(probabilities.max()), key, int(probabilities.argmax()))
+            (heapq.heappush if len(worst) < count else heapq.heappushpop)(worst, entry)
     images = by_key(read_manifest(unlabeled), [key for _, key, _ in worst])
     names = manifest.label_names
     return [

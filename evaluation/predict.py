@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, decode, eval_image
+from data.verification import raise_refusal
 from evaluation.classifiers import Classifier
 from evaluation.examples import Examples
 from stages.errors import InputError
@@ -122,10 +123,12 @@ def common_shape(examples: Examples) -> tuple[int, int, int] | None:
 
 def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
     """Which of `sets` an error in the stream over all of them comes from: batches are made ahead, so it is looked for."""
+    raise_refusal(error)
     for examples in sets:
         try:
             found = sum(1 for _ in examples.stream().map(lambda encoded, key, label: tf.shape(decode(encoded))))
         except tf.errors.OpError as own:
+            raise_refusal(own)
             reason = " ".join(str(own.message).split())[:200]
             return InputError(f"{examples.where} holds a damaged record or image ({reason}); make the data again")
         if found != examples.count:

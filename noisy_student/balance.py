@@ -32,7 +32,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from data.protos import make_example
-from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
+from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection, shard_jobs
 from noisy_student.alignment import SumShards, aligned, class_factors, labeled_counts
 from noisy_student.balance_figure import figure
@@ -41,7 +41,7 @@ from noisy_student.predictions import read_predictions, read_tops
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import atomic_path
+from stages.files import atomic_path, read_json
 
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
@@ -268,6 +268,17 @@ def _check_partition(images: Manifest, predictions: Manifest) -> None:
         )
 
 
+def _check_origin(images: Manifest, predictions: Manifest) -> None:
+    """Sees that the predictions' manifest is of this pool, and of the teacher of the run that it lies in. Raises InputError."""
+    again = "run run_pseudo_label.sh on this data"
+    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))  # None: made before these were noted
+    if of_images is not None and of_images != images.digest:
+        raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
+    config = predictions.directory / "config.json"
+    if of_teacher is not None and config.exists() and of_teacher != read_json(config)["inputs"]["teacher"]:
+        raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
+
+
 def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: float) -> list[str]:
     """Logs and returns the names of the classes with no image above the threshold."""
     empty = [name for name, count in zip(label_names, above) if count == 0]
@@ -289,6 +300,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
+    _check_origin(images, labels)
     labeled = labeled_counts(Path(data), labels) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}

@@ -21,6 +21,7 @@ import numpy as np
 
 from data.protos import make_prediction, read_prediction
 from data.records import RECORD_OVERHEAD, Manifest, read_manifest
+from data.verification import verify_shard
 from noisy_student.pseudo_label import LabelShards, image_batches
 from stages import app, workdir
 from training import model_dir
@@ -54,8 +55,8 @@ def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[lis
     job.setup()
     keys: list[str] = []
     rows: list[np.ndarray] = []
-    for path in images.paths:
-        for names, pixels in image_batches(path, preprocessing, BATCH):
+    for shard in range(len(images.files)):
+        for names, pixels in image_batches(verify_shard(images, shard), preprocessing, BATCH):
             keys += [name.decode("utf-8") for name in names]
             rows.append(job.forward(pixels[:, 0]))
             if len(keys) >= count:

@@ -7,14 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from data.records import Manifest, read_shard
+from data.records import Manifest
+from data.verification import read_records
 from stages.errors import InputError
 
 
 def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
     """Yields (key, image file) of each record of a shard. Raises InputError, naming file and record."""
     path = images.paths[shard]
-    for position, serialized in enumerate(read_shard(path, num_records=images.records[shard])):
+    for position, serialized in enumerate(read_records(images, shard)):
         try:
             features = tf.train.Example.FromString(serialized).features.feature
             yield features["image/key"].bytes_list.value[0].decode("utf-8"), features["image/encoded"].bytes_list.value[0]

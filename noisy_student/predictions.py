@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from data.pipeline import untuned
 from data.protos import read_prediction
-from data.records import Manifest, read_shard
+from data.records import Manifest
+from data.verification import read_records, verify_shard
 from stages.errors import InputError
 
 BATCH = 4096
@@ -43,8 +44,8 @@ class Top(NamedTuple):
 
 def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
     """(key, probabilities float32 [K]) of each record; errors name the file and the record."""
-    path = predictions.paths[shard]
-    for position, serialized in enumerate(read_shard(path, num_records=predictions.records[shard])):
+    path = predictions.directory / predictions.files[shard]
+    for position, serialized in enumerate(read_records(predictions, shard)):
         try:
             yield read_prediction(serialized, predictions.num_classes)
         except InputError as error:
@@ -53,7 +54,7 @@ def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, n
 
 def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
     """The shard's predictions in batches, in order. Raises InputError, naming file and record."""
-    path, count = predictions.paths[shard], 0
+    path, count = verify_shard(predictions, shard), 0
     try:
         for parsed in parsed_batches(path).as_numpy_iterator():
             top = _top(parsed, predictions.num_classes)

@@ -37,6 +37,7 @@ from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.protos import make_prediction, parse_example
 from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
+from data.verification import record_dataset, verified_beside
 from efficientnet import model_noise
 from noisy_student import shard_jobs
 from noisy_student.calibration import fit_temperature, tempered
@@ -132,18 +133,19 @@ class LabelShards:
 
     def probabilities(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError."""
-        path, preprocessing = self.images.paths[shard], self._spec.preprocessing
-        try:
-            for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
-                probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
-                probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
-                bad = ~np.isfinite(probabilities).all(axis=1)
-                if bad.any():
-                    key = keys[int(np.argmax(bad))].decode("utf-8")
-                    raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
-                yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
-        except tf.errors.OpError as error:
-            _raise_precisely(path, preprocessing, self.images.records[shard], error)
+        preprocessing = self._spec.preprocessing
+        with verified_beside(self.images, shard) as path:
+            try:
+                for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
+                    probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
+                    probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
+                    bad = ~np.isfinite(probabilities).all(axis=1)
+                    if bad.any():
+                        key = keys[int(np.argmax(bad))].decode("utf-8")
+                        raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
+                    yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
+            except tf.errors.OpError as error:
+                _raise_precisely(path, preprocessing, self.images.records[shard], error)
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
         """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
@@ -203,7 +205,7 @@ def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
     trial = dataclasses.replace(job, images=validation)
     trial.setup()
     answers = [probabilities for shard in range(len(validation.files)) for _, probabilities in trial.probabilities(shard)]
-    parsed = tf.data.TFRecordDataset(validation.paths).map(lambda record: parse_example(record, validation.label_offset)["label"])
+    parsed = record_dataset(validation).map(lambda record: parse_example(record, validation.label_offset)["label"])
     return dataclasses.replace(job, temperature=fit_temperature(np.concatenate(answers), np.array(list(parsed.as_numpy_iterator()))))
 
 
@@ -344,7 +346,7 @@ def main(
         label_names=spec.label_names,
         label_offset=0,
         kind="predictions",
-        extra={"top_k": settings.top_k},
+        extra={"top_k": settings.top_k, "images": images.digest, "teacher": workdirs.fingerprint(teacher)},
         digests=tuple(result["sha256"] for result in results),
     )
     if predictions.records != images.records:

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data import protos, records
+from data import protos
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest, require_same_classes
+from data.verification import read_records
 from stages import app
 from stages.errors import InputError
 from stages.files import atomic_path
@@ -162,7 +163,7 @@ def _examples(manifest: Manifest, preprocessing: Preprocessing, every: int = 1) 
     Raises:
       InputError: a damaged record or image, or a label that is no class.
     """
-    serialized = (record for path in manifest.paths for record in records.read_shard(path))
+    serialized = (record for shard in range(len(manifest.files)) for record in read_records(manifest, shard))
     for number, record in itertools.islice(enumerate(serialized), 0, None, every):
         try:
             example = protos.parse_example(tf.constant(record), manifest.label_offset)

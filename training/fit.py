@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data import records
 from data.records import Manifest
+from data.verification import raise_refusal
 from stages.errors import InputError
 from stages.files import atomic_path, read_json_lines, to_json
 from stages.termination import EXIT_CODE, on_sigterm
@@ -107,6 +108,7 @@ def fit(
                 "run the same command again to go on from the last checkpoint"
             )
     except _UNREADABLE as error:
+        raise_refusal(error)
         of_data = isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)) and "Collective" not in str(error)
         for manifest in manifests:  # TensorFlow does not say which record it was, nor always which file
             if of_data or any(path in str(error) for path in manifest.paths):

@@ -232,7 +232,7 @@ def test_the_recipes_split_counts_unless_one_is_named(inputs, tmp_path):
     assert_refused(tmp_path / "w", "no split 'other'", data, teacher, evaluate_config={"split": "validation"}, split="other")
 
 
-def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path):
+def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path, monkeypatch):
     """Otherwise a loss of no class, or the sign of no number, would pass for an attack."""
     teacher = inputs[1]
     wrong = write_data(tmp_path / "wrong", labels=[*datasets.load_digits().target[: N - 1], 10])
@@ -241,6 +241,7 @@ def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path)
     assert_refused(tmp_path / "w2", "gradient of broken for 'digit/0' is not finite", inputs[0], broken, suite="adversarial")
     cut = write_data(tmp_path / "cut")
     sorted((cut / "test").glob("test-*"))[0].write_bytes(b"")
+    monkeypatch.setenv("TRUST_SHARDS", "1")
     assert_refused(tmp_path / "w3", f"holds .* examples, not the {N} announced", cut, teacher, suite="adversarial")
 
 
@@ -256,7 +257,7 @@ def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
     assert not folder.path.exists()
 
 
-def test_damaged_data(quick, inputs, tmp_path):
+def test_damaged_data(quick, inputs, tmp_path, monkeypatch):
     teacher = inputs[1]
     digits = datasets.load_digits()
     twice = write_data(tmp_path / "twice", keys=["same", "same", *map(str, range(N - 2))])
@@ -266,6 +267,8 @@ def test_damaged_data(quick, inputs, tmp_path):
     cut = write_data(tmp_path / "cut")
     shard = sorted((cut / "test").glob("test-*"))[-1]
     shard.write_bytes(shard.read_bytes()[:-5])
+    assert_refused(tmp_path / "w5", r"test-00002-of-00003: record \d+ .counting from 0. is truncated; make the file again", cut, teacher)
+    monkeypatch.setenv("TRUST_SHARDS", "1")
     assert_refused(tmp_path / "w3", "damaged record", cut, teacher)
     records.write_shard(shard, list(records.read_shard(cut / "test" / "test-00001-of-00003"))[:1])
     assert_refused(tmp_path / "w4", f"not the {N} announced", cut, teacher)

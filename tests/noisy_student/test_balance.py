@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -17,8 +18,8 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from data.protos import make_example, make_prediction
-from data.records import Manifest, read_manifest, read_shard, write_shard, write_split
+from data.protos import make_example, make_prediction, read_prediction
+from data.records import Manifest, read_manifest, read_shard, write_manifest, write_shard, write_split
 from noisy_student import balance, shard_jobs
 from noisy_student import predictions as reading
 from stages.errors import InputError
@@ -224,7 +225,7 @@ def test_doubled_key(tmp_path: Path, second: int) -> None:
 def test_doubled_keys_are_found_with_few_open_files(tmp_path: Path) -> None:
     """A machine allows a process 1,024 of them, and a split has up to 16,384 shards."""
     files = tuple(f"predictions-{shard:05d}-of-00200" for shard in range(200))
-    manifest = Manifest(tmp_path, "predictions", files, (1,) * 200, LABEL_NAMES, 0, "predictions", {}, ("",) * 200)
+    manifest = Manifest(tmp_path, "predictions", files, (1,) * 200, LABEL_NAMES, 0, "predictions", {}, ("",) * 200, trusted=True)
     job = balance.ScoreShards(manifest, tmp_path / "columns", THRESHOLD, 3)
     keys = [f"{shard}.png" for shard in range(199)] + ["7.png"]
     for shard, key in enumerate(keys):
@@ -290,6 +291,36 @@ def test_predictions_of_other_data(root: Path, tmp_path: Path) -> None:
     _make_inputs(tmp_path, keys=list(_confidences())[:-1])
     with pytest.raises(InputError, match="was not made from"):
         balance.main(_config(), str(tmp_path / "balanced"), str(root / "data"), str(tmp_path / "predictions"))
+
+
+def test_predictions_of_another_teacher(tmp_path: Path) -> None:
+    """One of their shards in the place of ours: as many records, with the same keys."""
+    _make_inputs(tmp_path)
+    path = tmp_path / "predictions" / "predictions-00002-of-00004"
+    keys = [read_prediction(record, len(LABEL_NAMES))[0] for record in read_shard(path)]
+    write_shard(path, [make_prediction(key, _distribution(1, 0.9), 0) for key in keys])
+    with pytest.raises(InputError, match=r"predictions-00002-of-00004 is not the file that manifest\.json describes"):
+        _run(tmp_path)
+    assert not list((tmp_path / "balanced").glob("pseudo_labeled*"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"images": "0" * 64}, "was not made from the shards that are now in"),
+        ({"teacher": "b"}, "is of another teacher than .*config.json"),
+    ],
+)
+def test_a_manifest_of_other_predictions(root: Path, tmp_path: Path, extra: dict[str, str], words: str) -> None:
+    _make_inputs(tmp_path)
+    write_json(tmp_path / "predictions" / "config.json", {"inputs": {"teacher": "a"}})
+    manifest = read_manifest(tmp_path / "predictions")
+    right = {"images": read_manifest(tmp_path / "data" / "unlabeled").digest, "teacher": "a"}
+    write_manifest(dataclasses.replace(manifest, extra=right))
+    _run(tmp_path)
+    write_manifest(dataclasses.replace(manifest, extra={**right, **extra}))
+    with pytest.raises(InputError, match=words):
+        _run(tmp_path, "other")
 
 
 def test_unknown_beam_option(root: Path) -> None:

@@ -278,3 +278,13 @@ def test_a_truncated_shard_is_named(directories, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
         main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+
+
+def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", directories["data"], data], check=True)
+    shard = next((data / "labeled").glob("labeled-*"))
+    records.write_shard(shard, list(records.read_shard(shard))[::-1])
+    with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+    assert not list((tmp_path / "w").glob("checkpoints/*"))

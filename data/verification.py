@@ -1,0 +1,157 @@
+"""Compares shards with the digests in their manifest, at their first full read.
+
+A record's CRC tells a damaged record. Only the manifest's SHA-256 also tells a shard whose records are in another order, or that
+belongs to another run. Each process compares a shard once, just before it reads the shard, so nothing is read before it is needed. The
+operating system then has the file in memory, and the second read costs little.
+
+`TRUST_SHARDS=1` in the environment turns the comparison off, for every command (`records.read_manifest`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from data.records import HEADER_BYTES, MANIFEST, RECORD_OVERHEAD, Manifest, file_digest, impossible_record, read_shard
+from stages.errors import InputError
+
+_verified: set[tuple[str, str, int, int]] = set()
+"""Path, digest, size and modification time of the shards that this process has found to be right."""
+
+_refusals: list[InputError] = []
+"""What `verified_paths` raised in a graph: TensorFlow hands on no exception of ours, only its text."""
+
+
+def verify_shard(manifest: Manifest, shard: int) -> str:
+    """Compares one shard with its digest, unless this process has done so or the manifest is trusted.
+
+    Args:
+      manifest: of the split directory.
+      shard: number of the shard, from 0.
+
+    Returns:
+      The shard's path.
+
+    Raises:
+      InputError: the shard cannot be read or differs; where one record is to blame, the message names it.
+    """
+    path, digest = str(manifest.directory / manifest.files[shard]), manifest.digests[shard]
+    if manifest.trusted:
+        return path
+    try:
+        status = os.stat(path)
+        seen = (path, digest, status.st_size, status.st_mtime_ns)
+        if seen in _verified:
+            return path
+        found = file_digest(path)
+    except OSError:
+        found = "unknown"  # the reader below says why
+    else:
+        if found == digest:
+            _verified.add(seen)
+            return path
+    for _ in read_shard(path, num_records=manifest.records[shard]):
+        pass
+    raise InputError(
+        f"{path} is not the file that {MANIFEST} describes (its SHA-256 is {found[:12]}..., not {digest[:12]}...); "
+        "put the right file back, or make the directory again"
+    )
+
+
+def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
+    """Yields the records of one shard, after `verify_shard`.
+
+    A verified file needs no other check, so this reads faster than `records.read_shard`, which compares CRCs.
+
+    Raises:
+      InputError: as `verify_shard`; or the file does not have the number of records that the manifest says.
+    """
+    path, wanted = verify_shard(manifest, shard), manifest.records[shard]
+    if manifest.trusted:
+        yield from read_shard(path, num_records=wanted)
+        return
+    count, left = 0, os.path.getsize(path)
+    with open(path, "rb", buffering=1 << 20) as file:
+        while count < wanted and (header := file.read(HEADER_BYTES)):
+            length = int.from_bytes(header[:8], "little")
+            left -= length + RECORD_OVERHEAD
+            if left < 0:
+                break
+            yield file.read(length)
+            file.seek(RECORD_OVERHEAD - HEADER_BYTES, os.SEEK_CUR)
+            count += 1
+    if count != wanted or left:  # the digest is right, so the manifest was written of a file like this
+        for _ in read_shard(path, num_records=wanted):
+            pass
+        raise AssertionError(f"{path}: {count} of {wanted} records read")
+
+
+@contextlib.contextmanager
+def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
+    """Verifies a shard in a thread while the block reads it, for readers that wait for a GPU and not for the disk.
+
+    The block gets the path. It must publish nothing of what it reads before its end.
+
+    Raises:
+      InputError: as `verify_shard`, at the end of the block or in place of an error in it.
+    """
+    path = str(manifest.directory / manifest.files[shard])
+    if manifest.trusted:
+        yield path
+        return
+    if impossible_record(path) is not None:  # TensorFlow must not read it
+        verify_shard(manifest, shard)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        verification = pool.submit(verify_shard, manifest, shard)
+        try:
+            yield path
+        finally:
+            verification.result()
+
+
+def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
+    """Paths of shards, string (n,), in a graph that verifies them whenever it is about to read them.
+
+    Args:
+      manifest: of the split directory.
+      shards: numbers of the shards, int64 (n,).
+
+    Raises:
+      tf.errors.OpError: when the graph runs, where a shard is refused; `raise_refusal` then tells why.
+    """
+    if manifest.trusted:
+        return tf.gather(tf.constant(manifest.paths, tf.string), shards)
+
+    def verify(numbers: np.ndarray) -> np.ndarray:
+        try:
+            return np.array([verify_shard(manifest, int(number)) for number in numbers], object)
+        except InputError as error:
+            _refusals.append(error)
+            raise
+
+    # Stateless for TensorFlow, which else reads ahead no more where operations must be deterministic.
+    paths = tf.numpy_function(verify, [shards], tf.string, stateful=False)
+    return tf.ensure_shape(paths, shards.shape)
+
+
+def record_dataset(manifest: Manifest) -> tf.data.Dataset:
+    """The serialized records of a split, string scalars in stored order; a shard is verified while the one before it is read.
+
+    Raises:
+      tf.errors.OpError: while it is iterated over, see `verified_paths`.
+    """
+    numbers = tf.data.Dataset.range(len(manifest.files)).batch(1)
+    paths = numbers.map(lambda shards: verified_paths(manifest, shards)).prefetch(1)
+    return paths.flat_map(tf.data.TFRecordDataset)
+
+
+def raise_refusal(error: Exception) -> None:
+    """Raises the InputError behind TensorFlow's `error`, where `verified_paths` has refused a shard."""
+    for refusal in _refusals:
+        if str(refusal) in str(error):
+            raise refusal from error
