@@ -66,7 +66,7 @@ class ScoreShards:
       predictions: their manifest.
       directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images that pass, and `NAME.npy` with
         every image's hash, sorted.
-      threshold: least confidence, exclusive, as the paper's "higher than 0.3".
+      threshold: least confidence, exclusive, as the paper's "higher than 0.3"; see `predictions.Top.higher` for rounding.
       seed: of the hashes.
       max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence bands (A.2).
       fraction: of all images, drawn by their hashes (A.3).
@@ -100,14 +100,16 @@ class ScoreShards:
         classes = np.zeros(num_records, np.int32)
         confidence = np.zeros(num_records, np.float32)
         hashes = np.zeros(num_records, np.uint64)
+        inside = np.zeros(num_records, bool)  # higher than the threshold, and not higher than max_confidence
         done = 0
         for top in read_tops(self.predictions, shard):
             rows = slice(done, done + len(top.keys))
             classes[rows], confidence[rows], hashes[rows] = top.classes, top.confidence, image_hashes(self.seed, top.keys)
+            inside[rows] = top.higher(self.threshold) & ~top.higher(self.max_confidence)
             done = rows.stop
         confidence = np.minimum(confidence, np.float32(1.0))
         drawn = hashes <= np.uint64(min(int(self.fraction * 2**64), 2**64 - 1))
-        above = drawn & (confidence > np.float32(self.threshold)) & (confidence <= np.float32(self.max_confidence))
+        above = drawn & inside
         _save(self.hashes_path(shard), np.sort(hashes))
         _save(
             self.columns_path(shard),

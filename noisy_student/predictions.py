@@ -34,12 +34,22 @@ class Top(NamedTuple):
     Attributes:
       keys: of the images, UTF-8.
       classes: int32 [b], the most probable class.
-      confidence: float32 [b], its probability.
+      confidence: float32 [b], its probability, of the distribution that sums to 1.
+      stored: float16 or float32 [b], the same probability as the record holds it, rounded to that type.
     """
 
     keys: list[bytes]
     classes: np.ndarray
     confidence: np.ndarray
+    stored: np.ndarray
+
+    def higher(self, threshold: float) -> np.ndarray:
+        """Whether the teacher's confidence was surely higher than the threshold, bool [b].
+
+        The threshold is rounded as the record was. So an image at the threshold never passes, and one that is higher by less than the
+        step of rounding (in float16 0.00025 up to 0.5, 0.0005 above) may not pass either.
+        """
+        return (self.confidence > np.float32(threshold)) & (self.stored > self.stored.dtype.type(threshold))
 
 
 def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -108,15 +118,18 @@ def _top(parsed: dict[str, np.ndarray], num_classes: int) -> Top | None:
     if not valid or parsed["float16_bytes"] > 0:
         return None
     best = np.arange(len(keys)), np.argmax(probabilities, axis=1)
-    return Top(keys, classes[best].astype(np.int32), probabilities[best] / total.astype(np.float32))
+    top = probabilities[best]
+    return Top(keys, classes[best].astype(np.int32), top / total.astype(np.float32), top)
 
 
 def _top_of_float16(keys: list[bytes], stored: np.ndarray, num_classes: int) -> Top | None:
     if any(len(row) != 2 * num_classes for row in stored):
         return None
-    values = np.frombuffer(b"".join(stored), "<f2").reshape(-1, num_classes).astype(np.float32)  # (b, K)
+    rounded = np.frombuffer(b"".join(stored), "<f2").reshape(-1, num_classes)  # (b, K)
+    values = rounded.astype(np.float32)
     total = values.sum(axis=1, dtype=np.float64)
     if not (np.isfinite(total).all() and (total > 0).all()):
         return None
     classes = np.argmax(values, axis=1)
-    return Top(keys, classes.astype(np.int32), values[np.arange(len(keys)), classes] / total.astype(np.float32))
+    best = np.arange(len(keys)), classes
+    return Top(keys, classes.astype(np.int32), values[best] / total.astype(np.float32), rounded[best])

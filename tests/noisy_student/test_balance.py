@@ -323,6 +323,25 @@ def test_a_manifest_of_other_predictions(root: Path, tmp_path: Path, extra: dict
         _run(tmp_path, "other")
 
 
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_threshold_itself_is_not_higher(tmp_path: Path, top_k: int) -> None:
+    """float16 has 0.30005 for 0.3, which is above it; each image is in one of two neighbouring bands."""
+    confidences = np.array([0.2995, 0.2999, 0.3, 0.3004, 0.31, 0.5996, 0.6, 0.6005, 0.7], np.float32)
+    rows = np.stack([confidences, *[(1 - confidences) / 4] * 4], axis=1)
+    rows[confidences < 0.32, 1:] = (
+        np.array([0.2, 0.2, 0.2, 0.1], np.float32) / np.float32(0.7) * (1 - confidences[confidences < 0.32, None])
+    )
+    records = [make_prediction(str(i), row, top_k) for i, row in enumerate(rows)]
+    predictions = write_split(tmp_path / "p", "predictions", records, 1, len(rows), kind="predictions", label_names=list("abcde"))
+    kept = []
+    for least, most in ((0.3, 0.6), (0.6, 1.0)):
+        job = balance.ScoreShards(predictions, tmp_path / str(most), least, 3, max_confidence=most)
+        job.run(0)
+        with np.load(job.columns_path(0)) as columns:
+            kept.append(confidences[columns["position"]].tolist())
+    assert kept == [confidences[3:7].tolist(), confidences[7:].tolist()]
+
+
 def test_unknown_beam_option(root: Path) -> None:
     for options in (["--runer=DirectRunner"], ["--config.balance.treshold=0.2"]):
         with pytest.raises(InputError, match="neither a flag of this stage nor an option of Apache Beam"):
