@@ -32,7 +32,7 @@ class Manifest:
       kind: one of `KINDS`.
       extra: whatever else the writer wants known (JSON).
       digests: SHA-256 of each file, hexadecimal.
-      trusted: whether readers may take the shards as they are, without comparing them with `digests`.
+      trusted: whether readers take the shards as they are, without looking at `digests`.
     """
 
     directory: Path
@@ -58,7 +58,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the shards' digests, hexadecimal: the same only for the same records in the same order and shards."""
+        """SHA-256 of the shards' digests, hexadecimal: the same only for the same shards."""
         return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
 
     @property
@@ -119,7 +119,7 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
 
 
 def _parsed(value: Any, directory: Path) -> Manifest:
-    """The manifest in the JSON `value`. Raises ValueError, naming the first entry that is not what `write_manifest` writes."""
+    """The manifest in the JSON `value`. Raises ValueError, which names the first wrong entry."""
     if not isinstance(value, dict):
         raise ValueError(f"it holds {_shown(value)}, not an object")
     files = _entry(value, "files", list)

@@ -3,8 +3,8 @@
 A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
 is whole. `data.protos` says what a record holds.
 
-Every record carries two CRC-32C sums, which `read_shard` checks. The manifest has each shard's number of records and SHA-256, which
-`data.verification` checks when a stage reads the shard.
+Every record carries two CRC-32C sums, which `read_shard` checks. The manifest has each shard's
+number of records and SHA-256, which `data.verification` checks when a stage reads the shard.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def file_digest(path: str | Path) -> str:
 
 
 def impossible_record(path: str | Path) -> int | None:
-    """Number, from 0, of the first record of a TFRecord file that TensorFlow must not read; None where there is none.
+    """Number, from 0, of the first record of a file that TensorFlow must not read; None without one.
 
-    TensorFlow asks for as much memory as the record's length says, and crashes where there is not so much. It can judge itself a
-    length beyond the file for which there is memory, and a file that cannot be read.
+    TensorFlow asks for as much memory as the record's length says, and crashes where there is not
+    so much. It can judge itself a length beyond the file for which there is memory, and a file that
+    cannot be read.
     """
     count = 0
     with contextlib.suppress(OSError), open(path, "rb") as file:

@@ -1,10 +1,12 @@
 """Compares shards with the digests in their manifest, at their first full read.
 
-A record's CRC tells a damaged record. Only the manifest's SHA-256 also tells a shard whose records are in another order, or that
-belongs to another run. Each process compares a shard once, just before it reads the shard, so nothing is read before it is needed. The
-operating system then has the file in memory, and the second read costs little.
+A record's CRC tells a damaged record. Only the manifest's SHA-256 also tells a shard whose records
+are in another order, or that belongs to another run. Each process compares a shard once, just
+before it reads the shard, so nothing is read before it is needed. The operating system then has the
+file in memory, and the second read costs little.
 
-`TRUST_SHARDS=1` in the environment turns the comparison off, for every command (`records.read_manifest`).
+`TRUST_SHARDS=1` in the environment turns the comparison off, for every command
+(`records.read_manifest`).
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from data.records import HEADER_BYTES, MANIFEST, RECORD_OVERHEAD, Manifest, file
 from stages.errors import InputError
 
 _verified: set[tuple[str, str, int, int]] = set()
-"""Path, digest, size and modification time of the shards that this process has found to be right."""
+"""Path, digest, size and modification time of the shards that this process found right."""
 
 _refusals: list[InputError] = []
-"""What `verified_paths` raised in a graph: TensorFlow hands on no exception of ours, only its text."""
+"""What `verified_paths` raised in a graph: TensorFlow hands on only the text of an exception."""
 
 
 def verify_shard(manifest: Manifest, shard: int) -> str:
-    """Compares one shard with its digest, unless this process has done so or the manifest is trusted.
+    """Compares one shard with its digest, once in each process; passes where it is trusted.
 
     Args:
       manifest: of the split directory.
@@ -38,7 +40,8 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
       The shard's path.
 
     Raises:
-      InputError: the shard cannot be read or differs; where one record is to blame, the message names it.
+      InputError: the shard cannot be read or differs. Where one record is to blame, the message
+        names it.
     """
     path, digest = str(manifest.directory / manifest.files[shard]), manifest.digests[shard]
     if manifest.trusted:
@@ -66,10 +69,10 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
 def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
     """Yields the records of one shard, after `verify_shard`.
 
-    A verified file needs no other check, so this reads faster than `records.read_shard`, which compares CRCs.
+    A verified file needs no other check, so this is faster than `records.read_shard`.
 
     Raises:
-      InputError: as `verify_shard`; or the file does not have the number of records that the manifest says.
+      InputError: as `verify_shard`; or the manifest gives another number of records.
     """
     path, wanted = verify_shard(manifest, shard), manifest.records[shard]
     if manifest.trusted:
@@ -85,7 +88,7 @@ def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
             yield file.read(length)
             file.seek(RECORD_OVERHEAD - HEADER_BYTES, os.SEEK_CUR)
             count += 1
-    if count != wanted or left:  # the digest is right, so the manifest was written of a file like this
+    if count != wanted or left:  # the digest is right, so the manifest contradicts itself
         for _ in read_shard(path, num_records=wanted):
             pass
         raise AssertionError(f"{path}: {count} of {wanted} records read")
@@ -93,7 +96,7 @@ def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
-    """Verifies a shard in a thread while the block reads it, for readers that wait for a GPU and not for the disk.
+    """Verifies a shard in a thread while the block reads it, for readers that wait for a GPU.
 
     The block gets the path. It must publish nothing of what it reads before its end.
 
@@ -115,14 +118,14 @@ def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
 
 
 def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
-    """Paths of shards, string (n,), in a graph that verifies them whenever it is about to read them.
+    """Paths of shards, string (n,), in a graph that verifies the shards before it reads them.
 
     Args:
       manifest: of the split directory.
       shards: numbers of the shards, int64 (n,).
 
     Raises:
-      tf.errors.OpError: when the graph runs, where a shard is refused; `raise_refusal` then tells why.
+      tf.errors.OpError: a shard is refused when the graph runs; `raise_refusal` then tells why.
     """
     if manifest.trusted:
         return tf.gather(tf.constant(manifest.paths, tf.string), shards)
@@ -134,13 +137,15 @@ def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
             _refusals.append(error)
             raise
 
-    # Stateless for TensorFlow, which else reads ahead no more where operations must be deterministic.
+    # Stateless, or TensorFlow would not read ahead where operations must be deterministic.
     paths = tf.numpy_function(verify, [shards], tf.string, stateful=False)
     return tf.ensure_shape(paths, shards.shape)
 
 
 def record_dataset(manifest: Manifest) -> tf.data.Dataset:
-    """The serialized records of a split, string scalars in stored order; a shard is verified while the one before it is read.
+    """The serialized records of a split, string scalars in stored order.
+
+    A shard is verified while the one before it is read.
 
     Raises:
       tf.errors.OpError: while it is iterated over, see `verified_paths`.
@@ -151,7 +156,7 @@ def record_dataset(manifest: Manifest) -> tf.data.Dataset:
 
 
 def raise_refusal(error: Exception) -> None:
-    """Raises the InputError behind TensorFlow's `error`, where `verified_paths` has refused a shard."""
+    """Raises the InputError behind TensorFlow's `error`, where a shard was refused."""
     for refusal in _refusals:
         if str(refusal) in str(error):
             raise refusal from error

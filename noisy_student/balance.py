@@ -271,9 +271,10 @@ def _check_partition(images: Manifest, predictions: Manifest) -> None:
 
 
 def _check_origin(images: Manifest, predictions: Manifest) -> None:
-    """Sees that the predictions' manifest is of this pool, and of the teacher of the run that it lies in. Raises InputError."""
+    """Compares the pool and the teacher that the predictions' manifest names. Raises InputError."""
     again = "run run_pseudo_label.sh on this data"
-    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))  # None: made before these were noted
+    # None: the predictions are of before these were noted.
+    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
     if of_images is not None and of_images != images.digest:
         raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
     config = predictions.directory / "config.json"

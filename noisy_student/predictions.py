@@ -46,8 +46,9 @@ class Top(NamedTuple):
     def higher(self, threshold: float) -> np.ndarray:
         """Whether the teacher's confidence was surely higher than the threshold, bool [b].
 
-        The threshold is rounded as the record was. So an image at the threshold never passes, and one that is higher by less than the
-        step of rounding (in float16 0.00025 up to 0.5, 0.0005 above) may not pass either.
+        The threshold is rounded as the record was. So an image at the threshold never passes, and
+        one that is higher by less than the step of rounding (in float16 0.00025 up to 0.5, 0.0005
+        above) may not pass either.
         """
         return (self.confidence > np.float32(threshold)) & (self.stored > self.stored.dtype.type(threshold))
 

@@ -8,8 +8,9 @@ through Beam, and any runner will do whose workers see the same file system.
 A worker leaves an InputError in the progress directory too, rather than raise it: runners retry what raises, in vain here, and wrap it
 beyond recognition.
 
-Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start processes of Python's own pool, which
-notices at once: the job ends with one line and exit code 75, and the same command finishes the shards that are missing.
+Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start
+processes of Python's own pool, which notices at once: the job ends with one line and exit code 75,
+and the same command finishes the shards that are missing.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 class _Work:
-    """What a worker does: it loads what the job needs, then turns one shard after another into its files and its note."""
+    """What a worker does: it loads what the job needs, then makes one shard's files after another."""
 
     def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
         self._job, self._notes, self._num_shards = job, notes, num_shards
@@ -233,7 +234,7 @@ class _RunShard(beam.DoFn):
 
 
 def _processes(options: PipelineOptions) -> int:
-    """Number of worker processes that Beam's options ask for; 0 where Beam itself is to run the job."""
+    """Number of worker processes that Beam's options ask for; 0: Beam itself is to run the job."""
     direct = options.view_as(DirectOptions)
     if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode != "multi_processing":
         return 0
@@ -241,7 +242,7 @@ def _processes(options: PipelineOptions) -> int:
 
 
 def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> None:
-    """Does the shards in worker processes. Raises SystemExit, after one line, as soon as one of them is gone."""
+    """Does the shards in worker processes. Raises SystemExit, after one line, if one is lost."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     arguments = (work, os.getcwd())
