@@ -10,7 +10,6 @@ number of records and SHA-256, which `data.verification` checks when a stage rea
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
@@ -24,7 +23,7 @@ from data.manifest import KINDS as KINDS
 from data.manifest import MANIFEST, Manifest, write_manifest
 from data.manifest import read_manifest as read_manifest
 from stages.errors import InputError
-from stages.files import atomic_path, remove_temporaries
+from stages.files import atomic_path, file_digest, remove_temporaries
 
 HEADER_BYTES = 12
 """Before a record's data in a file: its length and that one's CRC."""
@@ -64,15 +63,6 @@ def write_shard(path: str | Path, records: Iterable[bytes]) -> tuple[int, str]:
                 count += 1
         digest = file_digest(temporary)
     return count, digest
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def impossible_record(path: str | Path) -> int | None:

@@ -39,8 +39,8 @@ from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
 from stages import app
 from stages.errors import InputError
-from stages.files import atomic_path, read_json, write_json
-from stages.versions import SAVED_MODEL, versions
+from stages.files import atomic_path, plain_path, read_json, write_json
+from stages.versions import EXPORT, SAVED_MODEL, digests, versions
 from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
 from training.model_dir import ModelSpec
@@ -136,7 +136,7 @@ def main(
         _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told})
     path = folder / str(version)
     settings.write(serving_dir, name)
-    deviation = read_json(path / "assets.extra" / "export.json", STORED)["deviation"]
+    deviation = read_json(path / EXPORT, STORED)["deviation"]
     finish(
         serving_dir,
         {
@@ -196,7 +196,7 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
     (extra / "labels.txt").write_text("".join(f"{name}\n" for name in spec.label_names), encoding="utf-8")
-    write_json(extra / "export.json", stored)
+    write_json(temporary / EXPORT, {**stored, "sha256": digests(temporary)})
     _write_card(temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored)
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
@@ -211,12 +211,12 @@ def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: 
 
 def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:
     """Puts what is new in `told` into the card of the version in `path`, and says whether there was anything."""
-    before = read_json(path / "assets.extra" / "export.json", STORED)
+    before = read_json(path / EXPORT, STORED)
     if told.items() <= before.items():
         return False
     stored = {"evaluation": None, "license": LICENSE, **before, **told}
     _write_card(path, path.parent.name, int(path.name), spec, run, stored)
-    write_json(path / "assets.extra" / "export.json", stored)
+    write_json(path / EXPORT, stored)
     return True
 
 
@@ -233,7 +233,7 @@ def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
         encoded.append(tf.io.encode_png(tf.cast(picture, tf.uint8)))
     images = tf.stack([eval_image(image, spec.preprocessing) for image in encoded])
     expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
-    loaded = tf.saved_model.load(str(path))
+    loaded = tf.saved_model.load(str(plain_path(path)))
     actual = loaded.signatures["serving_default"](image_bytes=tf.stack(encoded))
     if tf.reduce_any(actual["status"] != OK):
         return math.nan
@@ -258,7 +258,7 @@ def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
     newest = max(versions(folder), default=None) if folder.is_dir() else None
     if newest is None:
         return None
-    path = folder / str(newest) / "assets.extra" / "export.json"
+    path = folder / str(newest) / EXPORT
     return newest if path.exists() and origin.items() <= read_json(path, dict).items() else None
 
 

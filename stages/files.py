@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -52,6 +53,15 @@ def remove_temporaries(directory: str | Path) -> None:
     """Removes the temporary files that a killed run left in `directory`. Only for its one writer: another's would go as well."""
     for path in Path(directory).glob(".*.tmp-*"):
         path.unlink()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def plain_path(path: Path) -> Path:

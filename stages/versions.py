@@ -5,13 +5,17 @@ Read by those who export, serve and evaluate.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
+from stages.files import file_digest, plain_path, read_json
 
 SAVED_MODEL = "saved_model.pb"
 MODELS_CONFIG = "models.config"
+EXPORT, CARD = "assets.extra/export.json", "MODEL_CARD.md"
+"""Of a version of ours: what it is, with the digests of its files; the card. Both are written anew when there is more to tell."""
 
 
 def versions(directory: str | Path) -> list[int]:
@@ -50,12 +54,40 @@ def resolve(directory: str | Path) -> Path:
     return found
 
 
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256 by name of the files of one version, those aside that are written anew."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    names = {path.relative_to(directory).as_posix(): path for path in files}
+    return {name: file_digest(path) for name, path in names.items() if name not in (EXPORT, CARD)}
+
+
+def verify(directory: Path) -> None:
+    """Compares the files of one version with the digests in its `export.json`; somebody else's SavedModel has none.
+
+    Raises:
+      InputError: a file is missing, or another than described.
+    """
+    if not (directory / EXPORT).is_file():
+        return
+    description = read_json(directory / EXPORT)
+    stated = description.get("sha256") if isinstance(description, dict) else None
+    if not isinstance(stated, dict):
+        print(f"note: {directory} cannot be verified: its {EXPORT} states no digests", file=sys.stderr, flush=True)
+        return
+    found = digests(directory)
+    wrong = sorted(name for name, digest in stated.items() if found.get(name) != digest)
+    if wrong:
+        what = "differs (SHA-256)" if wrong[0] in found else "is missing"
+        raise InputError(f"{directory / wrong[0]} {what}; copy the version again, or make it again with run_export.sh")
+
+
 def load(directory: Path) -> Any:
     """What `tf.saved_model.load` gives for the directory of one SavedModel. Raises InputError where it is damaged."""
+    verify(directory)
     import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
 
     try:
-        return tf.saved_model.load(str(directory))
+        return tf.saved_model.load(str(plain_path(directory)))
     except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
         reason = one_line(error)
         raise InputError(f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh") from error

@@ -7,6 +7,7 @@ another config on a started directory is refused.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
-from stages.files import read_json, reading, to_json, write_json
+from stages.files import file_digest, read_json, reading, to_json, write_json
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -147,8 +148,51 @@ def require_finished(directory: str | Path, what: str, made_by: str, schema: Any
 
 
 def fingerprint(directory: str | Path) -> str:
-    """A short digest of a finished directory's summary."""
+    """Returns a short digest of a finished directory: of its summary and, where it holds a model, of that.
+
+    A model of an earlier version, whose `model.json` states no digest of the weights, does not count: work begun with it goes on.
+
+    Raises:
+      InputError: it is not finished, or its weights are not those that its `model.json` describes.
+    """
     path = Path(directory) / "summary.json"
     if not path.exists():
         raise InputError(f"{directory} is not a finished work directory (no summary.json)")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    content, model = path.read_bytes(), path.parent / "model"
+    if (model / MODEL).exists() and verify_weights(model):
+        content += (model / MODEL).read_bytes()  # with the digest of the weights
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+MODEL, WEIGHTS, WEIGHTS_DIGEST = "model.json", "model.weights.h5", "weights_sha256"
+"""In a `model/` directory: its description, its weights, and what the description calls the weights' SHA-256."""
+
+
+def verify_weights(directory: Path) -> bool:
+    """Compares the weights of a `model/` directory with the digest in its description.
+
+    Returns:
+      False where the description, of an earlier version, states no digest.
+
+    Raises:
+      InputError: the weights are missing, or others than described.
+    """
+    description, path = read_json(directory / MODEL), directory / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{path} is missing; copy the whole directory again, or make it again")
+    stated = description.get(WEIGHTS_DIGEST) if isinstance(description, dict) else None
+    if stated is None:
+        return False
+    state = path.stat()
+    if _digest(path, (state.st_ino, state.st_size, state.st_mtime_ns)) != stated:
+        raise InputError(
+            f"{path} does not hold the weights of {MODEL} (its SHA-256 differs: damaged or replaced); "
+            "copy the whole directory again, or make it again"
+        )
+    return True
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, state: tuple[int, ...]) -> str:
+    """SHA-256 of a file, once in a process for each `state` of it."""
+    return file_digest(path)

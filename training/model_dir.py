@@ -1,12 +1,13 @@
 """The `model/` directory: what one stage leaves for the next.
 
 `model.json` says how to build the model and how to prepare its images; `model.weights.h5` holds the weights to use, the
-averaged ones where the run kept an average.
+averaged ones where the run kept an average. `model.json` states the SHA-256 of the weights, which `load` verifies.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,9 @@ import tensorflow as tf
 
 from data.preprocessing import Preprocessing
 from stages.errors import InputError, one_line
-from stages.files import atomic_path, read_json, remove_temporaries, write_json
-from stages.workdir import require_finished
+from stages.files import atomic_path, file_digest, read_json, remove_temporaries, write_json
+from stages.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from training import models
-
-WEIGHTS = "model.weights.h5"
 
 MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
 """The stages that leave one."""
@@ -46,7 +45,7 @@ ARCHITECTURE = {
 }
 """The types of the arguments of the networks' builders."""
 
-MODEL = {
+DESCRIPTION = {
     "architecture": ARCHITECTURE,
     "preprocessing": PREPROCESSING,
     "label_names": [str],
@@ -89,8 +88,9 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
         "preprocessing": spec.preprocessing.to_dict(),
         "label_names": list(spec.label_names),
         "metadata": spec.metadata,
+        WEIGHTS_DIGEST: file_digest(directory / WEIGHTS),
     }
-    write_json(directory / "model.json", description)
+    write_json(directory / MODEL, description)
 
 
 def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
@@ -99,8 +99,8 @@ def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
     Raises:
       InputError: missing, unfinished or damaged.
     """
-    path = _locate(Path(directory), made_by) / "model.json"
-    description = read_json(path, MODEL)
+    path = _locate(Path(directory), made_by) / MODEL
+    description = read_json(path, DESCRIPTION)
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
     return ModelSpec(description["architecture"], preprocessing, tuple(description["label_names"]), description["metadata"])
 
@@ -116,11 +116,13 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
       (model mapping float32 (B, S, S, 3) in 0–255 to logits (B, K), its spec).
 
     Raises:
-      InputError: missing, unfinished, or weights that do not fit.
+      InputError: missing, unfinished, or weights that do not fit or are others than `model.json` describes.
     """
     spec = read_spec(directory, made_by)
-    model = spec.build()
     path = _locate(Path(directory), made_by) / WEIGHTS
+    if not verify_weights(path.parent):
+        print(f"note: {path} cannot be verified: {MODEL} states no {WEIGHTS_DIGEST}", file=sys.stderr, flush=True)
+    model = spec.build()
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
@@ -136,9 +138,9 @@ def run_directory(directory: str | Path) -> Path:
 
 
 def _locate(directory: Path, made_by: str) -> Path:
-    if (directory / "model.json").exists():
+    if (directory / MODEL).exists():
         return directory
     require_finished(directory, "model directory", made_by)
-    if not (directory / "model" / "model.json").exists():
+    if not (directory / "model" / MODEL).exists():
         raise InputError(f"{directory} holds no model/model.json; make it with {made_by}")
     return directory / "model"

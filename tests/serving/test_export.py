@@ -18,7 +18,7 @@ from serving.answers import OK, TOO_LARGE
 from serving.images import MAX_PIXELS
 from stages.errors import InputError
 from stages.files import write_json
-from stages.versions import resolve
+from stages.versions import load, resolve
 from stages.workdir import fingerprint
 from training import model_dir
 
@@ -254,3 +254,28 @@ def test_warm_up_requests_parse_and_run(small):
         assert (answer["status"] == 0).all()
         seen.append((signature, len(images)))
     assert seen == [(signature, size) for signature in ("serving_default", "embed") for size in settings.ALLOWED_BATCH_SIZES]
+
+
+def test_changed_files_are_refused(small, tmp_path, capsys):
+    version = shutil.copytree(small.version, tmp_path / "1")
+    for name in ("saved_model.pb", "variables/variables.data-00000-of-00001", "assets.extra/labels.txt"):
+        whole = (version / name).read_bytes()
+        (version / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+        with pytest.raises(InputError, match=rf"{name} differs \(SHA-256\); .* run_export.sh"):
+            load(version)
+        (version / name).write_bytes(whole)
+    (version / "assets.extra" / "labels.txt").unlink()
+    with pytest.raises(InputError, match=r"labels.txt is missing"):
+        load(version)
+    described = json.loads((version / "assets.extra" / "export.json").read_text())
+    del described["sha256"]  # as earlier versions wrote it
+    write_json(version / "assets.extra" / "export.json", described)
+    load(version)
+    assert "cannot be verified: its assets.extra/export.json states no digests" in capsys.readouterr().err
+
+
+def test_a_directory_named_with_characters_of_patterns(small, tmp_path):
+    version = shutil.copytree(small.version, tmp_path / "set [v1] {a,b} *" / "1")
+    image = tf.io.encode_png(tf.zeros([9, 9, 3], tf.uint8))[tf.newaxis]
+    answer = load(version).signatures["serving_default"](image_bytes=image)["probabilities"]
+    np.testing.assert_array_equal(answer, small.serve(image_bytes=image)["probabilities"])

@@ -1,10 +1,16 @@
 """The directory that a training leaves and every later stage reads."""
 
+import hashlib
+import json
+import re
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from data.preprocessing import Preprocessing
+from stages import workdir
 from stages.errors import InputError
 from training import model_dir, models
 
@@ -57,6 +63,55 @@ def test_damaged_weights_are_refused(saved, tmp_path):
     (tmp_path / "model.weights.h5").write_bytes((directory / "model.weights.h5").read_bytes()[:5000])
     with pytest.raises(InputError, match="does not hold the weights"):
         model_dir.load(tmp_path)
+
+
+def copied(directory, to):
+    """A copy of a `model/` directory as the finished run `to`."""
+    shutil.copytree(directory, to / "model")
+    (to / "summary.json").write_text("{}")
+    return to / "model" / "model.weights.h5", to / "model" / "model.json"
+
+
+def test_every_changed_bit_is_refused(saved, tmp_path):
+    weights, _ = copied(saved[1], tmp_path)
+    whole = bytearray(weights.read_bytes())
+    for position in np.random.default_rng(0).integers(0, 8 * len(whole), 30):
+        flipped = whole.copy()
+        flipped[position // 8] ^= 1 << position % 8
+        weights.write_bytes(flipped)
+        with pytest.raises(InputError, match=r"model.weights.h5 does not hold the weights of model.json .*make it again"):
+            model_dir.load(tmp_path)
+    weights.write_bytes(whole)
+    model_dir.load(tmp_path)
+
+
+def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, capsys):
+    _, description = copied(saved[1], tmp_path)
+    model_dir.load(tmp_path)
+    assert not capsys.readouterr().err
+    before = workdir.fingerprint(tmp_path)
+    described = json.loads(description.read_text())
+    assert len(described.pop("weights_sha256")) == 64
+    description.write_text(json.dumps(described))
+    model_dir.load(tmp_path)
+    assert re.fullmatch(r"note: .*model.weights.h5 cannot be verified: .*\n", capsys.readouterr().err)
+    assert workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before  # as it was made before
+
+
+def test_replaced_weights_are_another_teacher(saved, tmp_path):
+    weights, _ = copied(saved[1], tmp_path)
+    before, whole = workdir.fingerprint(tmp_path), weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="does not hold the weights"):
+        workdir.fingerprint(tmp_path)
+    weights.write_bytes(whole)
+    assert workdir.fingerprint(tmp_path) == before
+    other = SPEC.build(seed=5)
+    model_dir.save(tmp_path / "model", other, SPEC)  # the summary stays
+    assert workdir.fingerprint(tmp_path) != before
+    weights.unlink()
+    with pytest.raises(InputError, match=r"model\.weights\.h5 is missing"):
+        workdir.fingerprint(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", '{"architecture": {"name": "b0"}}', "[]"])
