@@ -126,8 +126,11 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
 
 
 def bare_config(folder: Path) -> None:
-    """Writes `models.config` with this machine's paths."""
-    text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
+    """Writes `models.config` with this machine's paths. Raises InputError where it is no text."""
+    try:
+        text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder / MODELS_CONFIG} is not UTF-8 text; mend it, or delete it and export again") from error
     with atomic_path(folder / BARE_CONFIG) as temporary:
         temporary.write_text(text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8")
 

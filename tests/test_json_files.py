@@ -17,7 +17,8 @@ from data.preprocessing import Preprocessing
 from efficientnet import weight_files
 from evaluation import classifiers, compare, history, imagenet, study, tables
 from noisy_student import alignment, loop, pseudo_label, quickstart, shard_jobs
-from serving import card, export, lite
+from serving import card, export, lite, serve, settings
+from serving import models as serving_models
 from stages import files, workdir
 from stages.errors import InputError
 from training import dry_run, fit, model_dir, models
@@ -187,6 +188,24 @@ def message(read: Callable[[Path], Any], path: Path) -> str | None:
     except Exception as error:
         pytest.fail(f"{type(error).__name__}: {error} for {path.read_bytes()[:300]!r}")
     return None
+
+
+SETTINGS: dict[str, Callable[[Path], Any]] = {
+    "models.config": lambda path: (settings.read_models(path.parent), serve.bare_config(path.parent)),
+    "batching_parameters.txt": serving_models._batching,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_damaged_settings_of_tf_serving(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "1" / "saved_model.pb").touch()
+    settings.write(tmp_path, "a")
+    whole = (tmp_path / name).read_bytes()
+    SETTINGS[name](tmp_path / name)
+    texts = [b"", b"\xff", b"{" * 100_000, whole.replace(b": 1", b": " + b"9" * 5000), *(whole[: len(whole) * i // 9] for i in range(1, 9))]
+    lines = [message(SETTINGS[name], write(tmp_path / name, text)) for text in texts]
+    assert sum(line is not None for line in lines) >= 3 and all("\n" not in (line or "") for line in lines)
 
 
 @pytest.mark.parametrize("kind", KINDS)
