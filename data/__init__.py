@@ -8,10 +8,14 @@ May import `stages` only; every other package may import this one.
     sources.py         what a data set offers: label names and splits of images; the formats by name
     digits.py          a source: the embedded handwritten digits
     image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where
+    formats.py         kinds of files by their first bytes and names
+    split_names.py     notices folders of splits where classes are expected
     examine.py         is it a usable image, and is it one of those held out?
     splits.py          from formats to a source: labelled, unlabelled, test and validation images
     protos.py          what a record holds
     pipeline.py        shards to endless batches, from any step on
+    transparency.py    PNG and GIF over white
+    remarks.py         counts images that show nothing or too little
     preprocessing.py   an encoded image to pixels, with the noise of training or without
     image_ops.py, randaugment.py, autoaugment.py, mixing.py    that noise
     contact_sheet.py   a picture of every operation of RandAugment

@@ -3,8 +3,10 @@
     tar:DIR, tar:FILE.tar, 'tar:DIR/pool-*.tar'
 
 Nothing is ever extracted: an archive is listed once, and images are read from their places in it, so no name in it can lead anywhere. The
-class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). Links and hidden
-files (macOS adds a `._NAME.jpg` to every file) are left alone and counted. The list of names is held in memory, the images never are.
+class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg).
+Passed over and counted are links, devices, hidden files (macOS adds a `._NAME.jpg` to every file),
+files in folders that computers make by themselves (`__MACOSX`), and images of other kinds, see
+`data.formats`. The list of names is held in memory, the images never are.
 Compressed archives cannot be read at a place; unpack those with gunzip.
 """
 
@@ -13,20 +15,18 @@ from __future__ import annotations
 import array
 import gzip
 import os
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
-from data.image_folder import ENDINGS
-from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at
+from data import split_names
+from data.formats import ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
+from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
 from stages.progress import progress
-
-_HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
-"""In names with a part that begins with a dot, but is neither `.` nor `..`."""
 
 
 class Member(NamedTuple):
@@ -90,7 +90,7 @@ class ArchiveImages:
 def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Member]:
     """The regular files of the tar archive that begins at byte `offset` of a file.
 
-    Links and hidden files are counted in `ignored`; folders and devices are passed over.
+    Links, devices, hidden files and those in folders that computers make by themselves are counted in `ignored`.
 
     Raises:
       tarfile.TarError: it is no archive, or a damaged one.
@@ -102,14 +102,21 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
             while (member := archive.next()) is not None:
                 if member.islnk() or member.issym():
                     ignored["(link)"] += 1
-                elif member.isreg() and _HIDDEN.search(member.name):
-                    ignored["(hidden)"] += 1
+                elif member.isreg() and (why := _ignored(member.name)):
+                    ignored[why] += 1
+                elif not member.isreg() and not member.isdir():
+                    ignored["(named pipe)" if member.isfifo() else "(device)"] += 1
                 elif member.isreg():
                     yield Member(member.name, member.offset_data, member.size)
                 archive.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
             f.seek(archive.offset)
             if f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # which tarfile takes for the end as well
                 raise tarfile.ReadError("it does not end as an archive ends")
+
+
+def _ignored(name: str) -> str:
+    """Returns why a file of this name, with its folders, is passed over; "" where it is not."""
+    return next((why for part in name.split("/") if part not in (".", "..") and (why := ignored_name(part))), "")
 
 
 def compressed_files(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, bytes]:
@@ -146,24 +153,31 @@ def open_archives(request: Request) -> ArchiveImages:
     ignored: Counter[str] = Counter()
     problems: list[dict[str, str]] = []
     images = ArchiveImages(paths, ignored, problems)
+    kinds: Counter[str] = Counter()
     classes: dict[str, str] = {}  # ARCHIVE/NAME without ending -> what its .cls says
     for file, path in enumerate(progress(paths, len(paths), f"list {request.role}")):
         try:
             for member in members(path, ignored):
                 stem, ending = _split_name(member.name)
-                if ending.lower() in ENDINGS:
+                kind = kind_by_name(member.name)
+                if kind is None:
+                    kind = kind_of(read_at(path, member.offset, min(member.size, HEAD)))
+                if kind == "image" or kind in READABLE:
                     images.append(file, member)
                 elif ending == ".cls" and request.role != "unlabeled":
                     classes[f"{file}/{stem}"] = read_at(path, member.offset, min(member.size, 100)).decode("ascii", "replace").strip()
                 else:
                     ignored[printable(ending) or "(no ending)"] += 1
+                    kinds.update([kind] if kind else [])
         except (tarfile.TarError, OSError) as error:
             what = "cannot be read" if isinstance(error, OSError) else "is no tar archive or a damaged one"
             if request.on_error == "fail":
                 raise request.error(f"{printable(path)} {what} ({_why(error)}); mend it or make it again") from error
             problems.append({"file": printable(path), "why": f"it {what} ({_why(error)}); what follows is left out"})
     if not len(images):
-        raise request.error(f"holds no images ({', '.join(ENDINGS)})")
+        raise request.error(f"holds no images ({', '.join(ENDINGS)}){'; ' if kinds else ''}{passed_over(kinds)}")
+    if kinds:
+        logging.warning("--%s: %s", request.role, passed_over(kinds))
     images.labels = np.full(len(images), -1, np.int32)
     if request.role != "unlabeled":
         _label(images, classes, request)
@@ -199,5 +213,9 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
         if printable(name) != name:
             raise request.error(f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and make the archive again")
     images.label_names = tuple(sorted(set(folders)))
+    split_names.check(request, images.label_names, {})
+    above = {part for i in range(len(images)) for part in images.name(i).split("/")[:-2]}
+    if len(split_names.splits_among(above)) > 1:
+        split_names.warn_of_inner_splits(request, above)
     number = {name: label for label, name in enumerate(images.label_names)}
     images.labels = np.array([number[folder] for folder in folders], np.int32)

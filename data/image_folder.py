@@ -4,8 +4,11 @@
     unlabeled/**/*.jpg
     test/CLASS/**/*.jpg
 
-JPEG, PNG, GIF (its first frame) and BMP, by content; a file is taken for an image by its name's ending. Symbolic links are followed, hidden
-files left alone. The list of file names is held in memory (about 300 bytes each), the images never are.
+JPEG, PNG, GIF (its first frame) and BMP. A file is taken for an image by its name's ending, or by its
+first bytes where the ending is unknown, see `data.formats`. Symbolic links are followed. Passed over
+and counted are hidden files, folders that computers make by themselves (`@eaDir`, `__MACOSX`), named
+pipes and the like, images of other kinds, and earlier runs' work directories. The list of file names
+is held in memory (about 300 bytes each), the images never are.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from data import split_names
+from data.formats import ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
 from data.sources import Request, entries, ordered_map, printable
 from stages.errors import InputError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+from stages.files import read_file, what_is
+from stages.workdir import is_work_directory
 
 
 class File(NamedTuple):
@@ -69,7 +74,7 @@ class FolderImages:
         if printable(file.key) != file.key:
             return "its name is not plain UTF-8"
         try:
-            return Path(file.path).read_bytes()
+            return read_file(file.path)
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
 
@@ -81,28 +86,59 @@ def open_folder(request: Request) -> FolderImages:
       InputError: it is missing, empty or cannot be read; it has no class folders; one of them is empty.
     """
     root, flag = request.location, f"--{request.role}"
-    ignored: Counter[str] = Counter()
+    listing = _Listing(root, flag)
     if request.role == "unlabeled":
         entries(root, flag)  # names the folder where it is missing
-        files = _sorted((File(path, key, -1) for path, key in _walk(root, "", flag, ignored)), flag)
+        files = _sorted((File(path, key, -1) for path, key in listing.walk(root)), flag)
         label_names: tuple[str, ...] = ()
     else:
-        folders = _class_folders(root, flag)
+        folders = listing.class_folders()
         label_names = tuple(folders)
         if not folders:
             raise InputError(f"{flag}: {printable(root)} has no class folders; sort the images as {printable(root)}/CLASS/IMAGE")
-        files = _list_classes(root, flag, folders, ignored)
+        files = _sorted(
+            (
+                File(path, key, label)
+                for label, (name, folder) in enumerate(folders.items())
+                for path, key in listing.walk(folder, name + "/")
+            ),
+            flag,
+        )
+    ignored = listing.ignored
+    if label_names:
+        subfolders = _subfolders(files)
+        split_names.check(request, label_names, subfolders)
+        if len(label_names) == 1 and len(subfolders.get(label_names[0], ())) > 1:
+            inside = ", ".join(map(printable, sorted(subfolders[label_names[0]])[:5]))
+            folder = printable(Path(root) / label_names[0])
+            raise InputError(
+                f"{flag}: {printable(root)} has one class only ({label_names[0]}); if the classes are {inside}, name {folder} instead"
+            )
     if not files:
         raise InputError(f"{flag}: {printable(root)} holds no images ({', '.join(ENDINGS)}){_of_other_types(ignored)}")
     empty = set(range(len(label_names))) - {file.label for file in files}
     if empty:
-        raise InputError(
-            f"{flag}: the class folder {printable(Path(root) / label_names[min(empty)])} holds no images; add some or remove it"
-        )
+        name = label_names[min(empty)]
+        held = _Listing(root, flag)
+        list(held.walk(folders[name]))
+        what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
+        raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
     if ignored:
         counts = ", ".join(f"{ending} {count:,}" for ending, count in ignored.most_common(5))
         logging.info("%s: files that are no images by name or place, and ignored: %s (%s)", flag, f"{sum(ignored.values()):,}", counts)
+    if listing.kinds:
+        logging.warning("%s: %s", flag, passed_over(listing.kinds))
     return FolderImages(files, label_names, ignored)
+
+
+def _subfolders(files: Iterable[File]) -> dict[str, set[str]]:
+    """Class folder -> the folders in it that hold images, of those with some."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        parts = file.key.split("/", 2)
+        if len(parts) == 3:
+            found.setdefault(parts[0], set()).add(parts[1])
+    return found
 
 
 def _normal(name: str) -> str:
@@ -117,40 +153,84 @@ def _is_folder(entry: os.DirEntry[str], flag: str) -> bool:
         raise InputError(f"{flag}: {printable(entry.path)} cannot be read ({error.strerror}); mend or remove it") from error
 
 
-def _class_folders(root: str, flag: str) -> dict[str, str]:
-    """Class name -> folder, sorted by name."""
-    folders: dict[str, str] = {}
-    for entry in entries(root, flag):
-        if _is_folder(entry, flag):
-            name = _normal(entry.name)
-            if name in folders or printable(name) != name:
-                raise InputError(f"{flag}: the folder name {printable(entry.path)} is not plain Unicode, or is there twice; rename it")
-            folders[name] = entry.path
-    return dict(sorted(folders.items()))
+class _Listing:
+    """Finds the images below a root folder, and counts what is passed over.
 
-
-def _walk(
-    folder: str, prefix: str, flag: str, ignored: Counter[str], above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[tuple[str, str]]:
-    """Yields (path, key) of the image files below `folder`, in no order; counts the other files by their ending.
-
-    `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one of them is a loop and is not followed.
+    Attributes:
+      ignored: number of files passed over, by ending or reason; a folder passed over counts once.
+      kinds: number of images that cannot be read, by kind.
     """
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in entries(folder, flag):
-        key = prefix + _normal(entry.name)
-        if _is_folder(entry, flag):
-            yield from _walk(entry.path, key + "/", flag, ignored, above | {here})
-        elif os.path.splitext(entry.name)[1].lower() in ENDINGS:
-            yield entry.path, key
-        else:
-            ignored[printable(os.path.splitext(entry.name)[1].lower()) or "(no ending)"] += 1
+
+    def __init__(self, root: str, flag: str) -> None:
+        self._root, self._flag = root, flag
+        self.ignored: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+
+    def class_folders(self) -> dict[str, str]:
+        """Class name -> folder, sorted by name. Raises InputError where the root cannot be read."""
+        folders: dict[str, str] = {}
+        for entry in entries(self._root, self._flag, self.ignored):
+            if not _is_folder(entry, self._flag):
+                self.ignored["(outside the class folders)"] += 1
+            elif is_work_directory(entry.path):
+                self._pass_over_work_directory(entry.path)
+            else:
+                name = _normal(entry.name)
+                if name in folders or printable(name) != name:
+                    raise InputError(
+                        f"{self._flag}: the folder name {printable(entry.path)} is not plain Unicode, or is there twice; rename it"
+                    )
+                folders[name] = entry.path
+        return dict(sorted(folders.items()))
+
+    def walk(self, folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, str]]:
+        """Yields (path, key) of the image files below `folder`, in no order; counts the others.
+
+        `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one of them is a loop and is not followed.
+        """
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            raise InputError(f"{self._flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            self.ignored["(link in a circle)"] += 1
+            return
+        for entry in entries(folder, self._flag, self.ignored):
+            key = prefix + _normal(entry.name)
+            if _is_folder(entry, self._flag):
+                if is_work_directory(entry.path):
+                    self._pass_over_work_directory(entry.path)
+                else:
+                    yield from self.walk(entry.path, key + "/", above | {here})
+            elif self._is_image(entry):
+                yield entry.path, key
+
+    def _pass_over_work_directory(self, path: str) -> None:
+        self.ignored["(work directory)"] += 1
+        logging.warning("%s: %s is the work directory of a run, and is passed over", self._flag, printable(path))
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        """Tells by its name or its first bytes whether a file is an image; counts it where it is none."""
+        kind = kind_by_name(entry.name)
+        broken = entry.is_symlink() and not os.path.exists(entry.path)
+        if broken and kind != "image":  # a broken link that is named as an image is a missing image
+            self.ignored["(broken link)"] += 1
+            return False
+        if not broken and not entry.is_file():
+            self.ignored[f"({what_is(entry.stat().st_mode)})"] += 1
+            return False
+        if kind is None:
+            try:
+                kind = kind_of(read_file(entry.path, HEAD))
+            except OSError:  # not worth an error: nothing says that it is an image
+                kind = ""
+        if kind == "image" or kind in READABLE:
+            return True
+        self.ignored[printable(ending_of(entry.name)) or "(no ending)"] += 1
+        if kind:
+            self.kinds[kind] += 1
+        return False
 
 
 def _sorted(files: Iterable[File], flag: str) -> list[File]:
@@ -160,20 +240,6 @@ def _sorted(files: Iterable[File], flag: str) -> list[File]:
         if one.key == other.key:
             raise InputError(f"{flag}: two files have the name {printable(one.path)} in different Unicode forms; rename one")
     return result
-
-
-def _list_classes(root: str, flag: str, folders: Mapping[str, str], ignored: Counter[str]) -> list[File]:
-    outside = sum(1 for entry in entries(root, flag) if not _is_folder(entry, flag))
-    if outside:
-        ignored["(outside the class folders)"] = outside
-    return _sorted(
-        (
-            File(path, key, label)
-            for label, (name, folder) in enumerate(folders.items())
-            for path, key in _walk(folder, name + "/", flag, ignored)
-        ),
-        flag,
-    )
 
 
 def _of_other_types(others: Counter[str]) -> str:

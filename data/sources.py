@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 import ml_collections
 import numpy as np
 
+from data import formats
 from data.examine import Seen
 from stages.errors import InputError
 
@@ -206,17 +207,37 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def entries(folder: str, flag: str) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden. Raises InputError where it cannot be read."""
+def entries(folder: str, flag: str, ignored: collections.Counter[str] | None = None) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder, without hidden ones and folders that computers make.
+
+    Those are counted in `ignored`.
+
+    Raises:
+      InputError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".")]
+            listed = list(found)
+        kinds = [ignored_name(entry.name) for entry in listed]
+        if ignored is not None:
+            ignored.update(filter(None, kinds))
+        return [entry for entry, kind in zip(listed, kinds) if not kind]
     except FileNotFoundError as error:
         raise InputError(f"{flag}: no folder {printable(folder)}") from error
     except NotADirectoryError as error:
         raise InputError(f"{flag}: {printable(folder)} is a file; name a folder") from error
     except OSError as error:
         raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def ignored_name(name: str) -> str:
+    """Returns why a file or folder of this name is passed over, "" where it is not.
+
+    The reasons are "(hidden)", and "(NAME)" for a folder such as `@eaDir`.
+    """
+    if name.startswith("."):
+        return "(hidden)"
+    return f"({printable(name)})" if formats.is_system(name) else ""
 
 
 def find_files(request: Request, endings: str, what: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -10,6 +11,7 @@ import math
 import os
 import platform
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +147,7 @@ def read_json_lines(path: str | os.PathLike[str], schema: Any = dict) -> list[tu
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_file(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise _damaged(path, error) from error
     except OSError as error:
@@ -238,3 +240,30 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
+    """Reads a regular file that a user names, or its first `size` bytes; symbolic links are followed.
+
+    Never waits: a named pipe would block until somebody writes into it, a device may have no end.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        with open(descriptor, "rb", closefd=False) as f:
+            return f.read(size)
+    finally:
+        os.close(descriptor)
+
+
+def what_is(mode: int) -> str:
+    """A file's type in words, by its `st_mode`."""
+    kinds = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "device")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
-from stages.files import file_digest, read_json, reading, to_json, write_json
+from stages.files import file_digest, read_file, read_json, reading, to_json, write_json
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -145,6 +145,32 @@ def require_finished(directory: str | Path, what: str, made_by: str, schema: Any
     if not (directory / "summary.json").exists():
         raise InputError(f"{what} {directory} is not finished (no summary.json); finish it with {made_by}")
     return read_json(directory / "summary.json", schema)
+
+
+def is_work_directory(directory: str | Path) -> bool:
+    """Tells by the contract's file names whether a run or an evaluation worked in a directory.
+
+    It need not have finished.
+    """
+    if not any(os.path.exists(os.path.join(directory, name)) for name in ("config.json", "report.html")):
+        return False  # without listing the directory, which may hold millions of images
+    try:
+        names = {name for name in os.listdir(directory) if not name.startswith(".")}
+    except OSError:
+        return False
+    if "report.html" in names and names & {"summary.json", "progress.jsonl"}:
+        return True
+    if "config.json" not in names:
+        return False
+    if names & {"summary.json", "checkpoints", "metrics.jsonl", "commands.txt"}:
+        return True
+    if names - {"config.json", "labeled", "unlabeled", "test", "validation", "pseudo_labeled"}:
+        return False
+    try:  # data that are being prepared; somebody's own folders may have such names
+        config = json.loads(read_file(Path(directory) / "config.json"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"seed", "data"} <= config.keys()
 
 
 def fingerprint(directory: str | Path) -> str:

@@ -191,8 +191,14 @@ def test_other_files_are_ignored_and_counted(folders, caplog):
         source = opened(folders)
     assert source.label_names == ("cat", "dog")
     assert sum(len(source.splits()[name]) for name in ("labeled", "test")) == 15
-    assert source.facts["ignored"]["--labeled"] == {".txt": 1, ".db": 1, "(no ending)": 1, "(outside the class folders)": 1}
-    assert "--labeled: files that are no images by name or place, and ignored: 4" in caplog.text
+    assert source.facts["ignored"]["--labeled"] == {
+        ".txt": 1,
+        ".db": 1,
+        "(no ending)": 1,
+        "(outside the class folders)": 1,
+        "(hidden)": 2,
+    }
+    assert "--labeled: files that are no images by name or place, and ignored: 6" in caplog.text
 
 
 def test_unicode_names(folders):

@@ -40,6 +40,29 @@ def test_answers_equal_the_evaluation_path(exported, encoded_images):
     assert answer["status"].tolist() == [OK] * len(encoded)
 
 
+def test_transparent_images_get_the_answer_of_the_same_image_over_white(exported, encoded_images):
+    transparent, over_white = [], []
+
+    def add(image, mask, kind, **options):
+        white = PIL.Image.new("RGB", image.size, "white")
+        flat = PIL.Image.composite(image.convert("RGB"), white, mask)
+        for files, picture, format in ((transparent, image, kind), (over_white, flat, "PNG")):
+            file = io.BytesIO()
+            picture.save(file, format, **(options if picture is image else {}))
+            files.append(file.getvalue())
+
+    for encoded in encoded_images("PNG"):
+        image = PIL.Image.open(io.BytesIO(encoded))
+        mask = image.convert("L").point(lambda level: 255 * (level > 127))
+        add(PIL.Image.merge("RGBA", [*image.split(), mask]), mask, "PNG")
+        few = image.quantize(4)
+        mask = PIL.Image.fromarray(np.where(np.asarray(few) == 1, 0, 255).astype(np.uint8))
+        add(few, mask, "PNG", transparency=1)
+        add(few, mask, "GIF", transparency=1)
+    answer = exported.serve(image_bytes=tf.constant(transparent))
+    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(over_white), atol=GOLDEN, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(37, 29), (16, 16), (7, 90)])
 @pytest.mark.parametrize(("signature", "dtype"), [("predict_images", tf.float32), ("predict_images_uint8", tf.uint8)])
 def test_pixels_get_the_answer_of_their_file(exported, encoded_images, size, signature, dtype):
