@@ -19,8 +19,10 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from data import formats
 from data.preprocessing import MAX_PIXELS, decode
 from data.transparency import HEAD, decode_opaque
+from stages.exif import orientation
 
 _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
 
@@ -45,8 +47,9 @@ _PLAIN_DIFFERENCE = 4.0
 MIN_SIDE = 64
 """Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
 
-TRANSPARENT, PLAIN, DIM = "transparent", "plain", "dim"
-"""Remarks on an image that can be used: some pixels are transparent; all pixels are equal; a 16-bit PNG uses few of its bits."""
+TRANSPARENT, PLAIN, DIM, TURNED = "transparent", "plain", "dim", "exif_orientation"
+"""Remarks on an image that can be used: some pixels are transparent; all pixels are equal; a 16-bit
+PNG uses few of its bits; EXIF asks to turn or mirror it."""
 
 _DIM_BELOW = 2**14
 """A 16-bit PNG without a larger value is dim: sensors of 10, 12 or 14 bits. The upper 8 bits make it almost black."""
@@ -89,7 +92,7 @@ def examine(encoded: bytes) -> Examined | str:
         image = decode(tf.constant(encoded)).numpy()
         remarks = tuple(_remarks(encoded, image))
     except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
-        return _why_not_decoded(error.message)
+        return _why_not_decoded(error.message, encoded)
     height, width, _ = image.shape
     grey = PIL.Image.fromarray(image).convert("L")
     thumbnail = _scaled(grey, THUMBNAIL).tobytes() if min(height, width) >= MIN_SIDE else b""
@@ -98,9 +101,11 @@ def examine(encoded: bytes) -> Examined | str:
 
 
 def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
-    """What is odd about an image of pixels uint8 [H, W, 3]. Files that are neither PNG nor GIF are not decoded again."""
+    """Yields what is odd about an image of pixels uint8 [H, W, 3]; decodes only PNG and GIF again."""
     if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():  # the first row tells most images at once
         yield PLAIN
+    if orientation(encoded) > 1:
+        yield TURNED
     if encoded[:4] == b"\x89PNG":
         if encoded[25] in (4, 6) or _transparent_colours(encoded) >= 0:
             alpha = tf.io.decode_image(encoded, channels=4)[..., 3].numpy()
@@ -180,10 +185,20 @@ def _has_colour_table(bmp: bytes) -> bool:
     return bool((table != np.arange(len(table))[:, np.newaxis]).any())
 
 
-def _why_not_decoded(message: str) -> str:
+def other_kind(encoded: bytes) -> str:
+    """Returns the kind of an image that cannot be used for what it is, such as WebP; else ""."""
+    kind = formats.kind_of(encoded[: formats.HEAD])
+    if kind == "BMP" and len(encoded) >= 30 and _has_colour_table(encoded):
+        return "BMP with a table of colours"
+    return "" if kind in formats.READABLE else kind
+
+
+def _why_not_decoded(message: str, encoded: bytes) -> str:
     """The decoder's message in a user's words."""
     if "Unknown image file format" in message:
-        return "it is no JPEG, PNG, GIF or BMP, whatever its name says; TensorFlow decodes no other format"
+        kind = other_kind(encoded)
+        advice = f"it is {kind}: convert it to JPEG or PNG" if kind else "TensorFlow decodes no other format"
+        return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
     if "Input is empty" in message:
         return "the file is empty"
     if any(f"Invalid {name} data" in message for name in ("JPEG", "PNG", "GIF")):

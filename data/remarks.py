@@ -1,7 +1,7 @@
 """Counts what is odd about the images of one role, and refuses a role whose images show nothing.
 
-`data.examine` says what is odd about one image. A few such images are only counted: `summary.json` has the numbers under
-`remarks`, and one line of the log tells each.
+`data.examine` says what is odd about one image. A few such images are only counted: `summary.json`
+has the numbers under `remarks`, and one line of the log tells each.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from data.examine import DIM, PLAIN, TRANSPARENT, Examined
+from data.examine import DIM, PLAIN, TRANSPARENT, TURNED, Examined
 from stages.errors import InputError
 
 WORDS = {
     TRANSPARENT: ("have transparent pixels", "they are composed over white, in training and in the exported model alike"),
     PLAIN: ("are plain: all pixels of an image have one value", "check the files"),
+    TURNED: (
+        "carry an EXIF orientation that turns or mirrors them",
+        "pixels are read as stored, in training and serving alike; turn the files, for instance with mogrify -auto-orient",
+    ),
     DIM: (
         "are 16-bit PNG files that use at most 14 of the 16 bits, and are read too dark",
         "scale their values to 0-65535, or save them with 8 bits",
@@ -25,11 +29,12 @@ WORDS = {
 """Remark -> what is said of the images that have it, and what follows from it."""
 
 _ALIKE_FROM = 4
-"""Images that must show the same pixels before that is an error: two or three may be copies in a tiny folder."""
+"""Images that must show the same pixels before that is an error: two or three may be copies in a
+tiny folder."""
 
 
 class Remarks:
-    """Remarks on the images of one role, counted one image at a time; memory does not grow with their number.
+    """Remarks on the images of one role, counted one image at a time in constant memory.
 
     Args:
       role: "labeled", "unlabeled", "test" or "pseudo_labeled".
@@ -68,8 +73,9 @@ class Remarks:
         """Tells the counts, one line each.
 
         Raises:
-          InputError: more than half of the images, or all images of a class with several, are plain; all images are alike; more
-            than half are 16-bit PNG files that use few of their bits.
+          InputError: more than half of the images, or all images of a class with several, are
+          plain; all images are alike; more than half are 16-bit PNG files that use few of their
+          bits.
         """
         flag, total = f"--{self._role}", self._total
         for remark in (PLAIN, DIM):

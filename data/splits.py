@@ -15,6 +15,7 @@ import array
 import dataclasses
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from data.examine import Examined, Seen, examine
+from data import formats
+from data.examine import Examined, Seen, examine, other_kind
 from data.remarks import Remarks
 from data.sources import (
     WITH_TEST,
@@ -41,6 +43,7 @@ from data.sources import (
 from stages.errors import InputError
 from stages.progress import progress
 
+LOOK_AHEAD = 1000  # images looked at for others of the kind that stops the stage
 LOOK_UP = 64  # images compared with those held out at a time
 
 
@@ -270,19 +273,31 @@ def _examined(
     odd = Remarks(role, collection.label_names if role == "labeled" else ())  # other labels may be renumbered
     skipped.extend(dict(problem) for problem in collection.problems)
     total = len(collection.labels)
-    results = ordered_map(lambda encoded: encoded if isinstance(encoded, str) else examine(encoded), collection.read(range(total)))
-    for index, result in enumerate(progress(results, total, what)):
+    kinds: Counter[str] = Counter()
+    results = ordered_map(_look_at, collection.read(range(total)))
+    for index, (result, kind) in enumerate(progress(results, total, what)):
         if not isinstance(result, str):
             odd.add(result, int(collection.labels[index]), collection.where(index))
             yield index, result
             continue
         where = collection.where(index)
+        kinds.update([kind] if kind else [])
         if on_error == "fail":
-            raise InputError(f"{where}: {result}; mend or remove it, or leave such files out with --config.data.on_error=skip")
+            more = Counter(kind for _, kind in itertools.islice(results, LOOK_AHEAD if kind else 0) if kind)
+            others = f" (among the next {LOOK_AHEAD:,} images: {formats.in_words(more)})" if more else ""
+            raise InputError(f"{where}: {result}; mend or remove it, or leave such files out with --config.data.on_error=skip{others}")
         skipped.append({"file": where, "why": result})
         logging.info("skipped %s: %s", where, result)
+    if kinds:
+        logging.warning("--%s: %s", role, formats.passed_over(kinds))
     odd.check()
     remarks[role] = odd.counts()
+
+
+def _look_at(encoded: bytes | str) -> tuple[Examined | str, str]:
+    """Examines an image: what is known of it, or why it cannot be used; and its `other_kind`."""
+    result = encoded if isinstance(encoded, str) else examine(encoded)
+    return result, other_kind(encoded) if isinstance(result, str) and isinstance(encoded, bytes) else ""
 
 
 def _decodable(

@@ -1,8 +1,9 @@
 """Decodes PNG and GIF files, and composes transparent pixels over white.
 
-TensorFlow drops the alpha channel of a PNG and paints the transparent pixels of a GIF black. Icons whose shape is in
-the alpha channel alone would become plain images. All of this runs in the graph, so that training, evaluation and an
-exported model see the same pixels. Opaque images keep their pixels exactly.
+TensorFlow drops the alpha channel of a PNG and paints the transparent pixels of a GIF black. Icons
+whose shape is in the alpha channel alone would become plain images. All of this runs in the graph,
+so that training, evaluation and an exported model see the same pixels. Opaque images keep their
+pixels exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ HEAD = 16_384
 """Bytes of a PNG that are searched for its transparent colours, which stand before the pixels."""
 
 _MAYBE_TRANSPARENT = r"GIF8\C*|\CPNG\C{21}(?:[\x04\x06]\C*|\C*tRNS\C*)"
-"""A pattern of RE2 in which \\C is any byte: a GIF, or a PNG with an alpha channel or with transparent colours."""
+"""A pattern of RE2 in which \\C is any byte: a GIF, or a PNG with an alpha channel or with
+transparent colours."""
 
 _ALL_BYTES = bytes(range(256))
 
@@ -31,7 +33,8 @@ def decode_opaque(encoded: tf.Tensor) -> tf.Tensor:
 def maybe_transparent(encoded: tf.Tensor) -> tf.Tensor:
     """Whether an image, string scalar, must be decoded by `decode_over_white`: bool scalar.
 
-    One operation for all formats, since it runs for every JPEG, too. A match inside the pixels of an opaque PNG does no harm.
+    One operation for all formats, since it runs for every JPEG, too. A match inside the pixels of
+    an opaque PNG does no harm.
     """
     return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, HEAD), _MAYBE_TRANSPARENT)
 
@@ -52,14 +55,14 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def over_white(rgba: tf.Tensor) -> tf.Tensor:
-    """Composes uint8 [H, W, 4] over white: uint8 [H, W, 3], each value rounded; exact where alpha is 255."""
+    """Composes uint8 [H, W, 4] over white: uint8 [H, W, 3], rounded; exact where alpha is 255."""
     colour, alpha = tf.cast(rgba[..., :3], tf.uint16), tf.cast(rgba[..., 3:], tf.uint16)
     sum255 = colour * alpha + 255 * (255 - alpha) + 128  # 255 times the result, and a half to round it; at most 65153
     return tf.cast(tf.bitwise.right_shift(sum255 + tf.bitwise.right_shift(sum255, 8), 8), tf.uint8)
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """Gives the transparent colour white in the color table and clears its flag, before TensorFlow decodes the file.
+    """Decodes a GIF whose color table gets white for the transparent colour, its flag cleared.
 
     Pixels that the first frame leaves out become white, too.
     """
@@ -101,7 +104,8 @@ def _first_frame(byte: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) -> tu
       start: place of the first block.
 
     Returns:
-      The place of the first frame (or of what else ends the walk), and that of its graphic control extension, 0 if none.
+      The place of the first frame (or of what else ends the walk), and that of its graphic control
+      extension, 0 if none.
     """
 
     def more(place: tf.Tensor, inside: tf.Tensor, control: tf.Tensor) -> tf.Tensor:

@@ -45,6 +45,30 @@ def test_a_few_odd_images_are_counted_and_told(folders, caplog):
         assert "--unlabeled: 1 of 10 images" in caplog.text and line in caplog.text
 
 
+def test_images_to_be_turned_are_counted_and_told(folders, caplog):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(pixels(5)).save(folders / "unlabeled/camera.jpg", exif=exif)
+    with caplog.at_level("WARNING", "absl"):
+        assert opened(folders).facts["remarks"]["--unlabeled"] == {"exif_orientation": 1}
+    assert "--unlabeled: 1 of 7 images carry an EXIF orientation that turns or mirrors them (first: " in caplog.text
+
+
+def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
+    for i in range(3):
+        PIL.Image.fromarray(pixels(i)).save(folders / f"unlabeled/{i}.png", "webp")
+    PIL.Image.fromarray(pixels(4)).quantize(9).save(folders / "unlabeled/3.png", "bmp")
+    with pytest.raises(
+        InputError, match=r"0.png: it is no JPEG.* it is WebP.*\(among the next 1,000 images: 2 WebP, 1 BMP with a table"
+    ) as caught:
+        opened(folders)
+    assert "\n" not in str(caught.value)
+    recipe = config("image_folder", labeled=str(folders / "labeled"), unlabeled=str(folders / "unlabeled"), on_error="skip")
+    with caplog.at_level("WARNING", "absl"):
+        assert len(sources.open_source(recipe).facts["skipped"]) == 4
+    assert "--unlabeled: 3 WebP, 1 BMP with a table of colours files are passed over; convert them to JPEG or PNG" in caplog.text
+
+
 def test_icons_in_the_alpha_channel_are_images(folders):
     for path in folders.rglob("*.png"):
         write(path, icon(int(path.stem) + 10 * len(path.parts[-2]) + ord(path.parts[-2][-1])))
