@@ -7,6 +7,7 @@ stream are (image file, key, label): encoded images, whatever they came from, so
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,7 +64,13 @@ def from_files(directory: Path, name: str, folders: Sequence[tuple[str, int]], n
     files: list[tuple[str, tuple[str, ...]]] = []
     labels: list[int] = []
     for folder, label in folders:
-        names = tuple(sorted(path.name for path in (directory / folder).glob("*") if not path.name.startswith(".")))
+        try:
+            with os.scandir(directory / folder) as found:
+                shown = [entry for entry in found if not entry.name.startswith(".")]
+            # A named pipe would be waited for. A broken link stays, and is an error when it is read.
+            names = tuple(sorted(entry.name for entry in shown if entry.is_file() or not os.path.exists(entry.path)))
+        except OSError:
+            names = ()
         if not names:
             raise InputError(f"{directory / folder} holds no images")
         files.append((folder, names))

@@ -345,10 +345,18 @@ def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
 
     for first in range(0, len(names), client.batch_size):  # no more in memory than one request
         batch = names[first : first + client.batch_size]
-        rows = client.predict([sys.stdin.buffer.read() if name == "-" else predict.read(name) for name in batch])
+        rows = client.predict([_stdin() if name == "-" else predict.read(name) for name in batch])
         for name, row in zip(batch, rows):
             top = [(label, row["probabilities"][c]) for label, c in zip(row["labels"], row["classes"])] if row["status"] == OK else []
             yield checked(name, row["status"], top)
+
+
+def _stdin() -> bytes:
+    from serving import predict
+
+    encoded = sys.stdin.buffer.read()
+    predict.note_orientation("-", encoded)
+    return encoded
 
 
 if __name__ == "__main__":

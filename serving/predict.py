@@ -12,6 +12,7 @@ breaks in file names.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
 from stages import app, versions
 from stages.errors import InputError
+from stages.exif import orientation
+from stages.files import read_file
 
 FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
 OPTIONAL = {"format": "text"}
@@ -46,7 +49,8 @@ def check(format: str, files: Sequence[str]) -> None:
         raise InputError("no images; name one or more files: IMAGE…")
     for file in files:
         if not os.path.isfile(file):  # pathlib's raises for a name that is too long
-            raise InputError(f"{escaped(file)} {'is a directory' if os.path.isdir(file) else 'does not exist'}; name image files")
+            what = "is a directory" if os.path.isdir(file) else "is no regular file" if os.path.exists(file) else "does not exist"
+            raise InputError(f"{escaped(file)} {what}; name image files")
 
 
 def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
@@ -110,11 +114,24 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
 
 
 def read(name: str) -> bytes:
-    """The content of a file. Raises InputError where it cannot be read."""
+    """Returns the content of a file, after a note on stderr where its EXIF orientation is not followed.
+
+    Raises:
+      InputError: it cannot be read.
+    """
     try:
-        return Path(name).read_bytes()
+        encoded = read_file(name)
     except OSError as error:
         raise InputError(f"{escaped(name)} cannot be read ({error.strerror})") from error
+    note_orientation(name, encoded)
+    return encoded
+
+
+def note_orientation(name: str, encoded: bytes) -> None:
+    """Tells on stderr that the pixels of an image are read as stored where EXIF asks to turn or mirror them."""
+    if orientation(encoded) > 1:
+        note = "EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
+        print(f"note: {escaped(name)}: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

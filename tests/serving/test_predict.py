@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     [
         ("", "text", ["missing.png"], "missing.png does not exist"),
         ("", "text", ["."], "is a directory"),
+        ("", "text", ["pipe"], "pipe is no regular file"),
         ("", "text", ["a" * 300], "does not exist"),
         ("", "text", [], "no images"),
         ("", "yaml", ["red.png"], "--format"),
@@ -143,6 +145,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
 )
 def test_wrong_usage(model, tmp_path, name, format, files, match):
     write_image(tmp_path / "red.png", "red")
+    os.mkfifo(tmp_path / "pipe")
     if name == "broken":
         (model / name).mkdir()
         (model / name / "saved_model.pb").write_bytes(b"not a model")
@@ -155,6 +158,19 @@ def test_wrong_usage(model, tmp_path, name, format, files, match):
 
 def run(*arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_an_image_that_exif_turns_is_read_as_stored_with_a_note(model, tmp_path, capsys):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (9, 7), "red").save(tmp_path / "camera.jpg", exif=exif)
+    files = [write_image(tmp_path / "red.png", "red"), str(tmp_path / "camera.jpg")]
+    predict.main(str(model), "text", files)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert [line for line in err.splitlines() if line.startswith("note: ")] == [
+        f"note: {files[1]}: EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
+    ]
 
 
 def test_exit_code_and_one_line(model, tmp_path):
