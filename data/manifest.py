@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError, one_line
+from stages.errors import InputError
 from stages.files import read_json, write_json
 
 MANIFEST = "manifest.json"
 KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")
+SCHEMA = {
+    "name": str,
+    "kind": str,
+    "num_records": int,
+    "files": [{"name": str, "records": int, "sha256": str}],
+    "label_names": [str],
+    "label_offset": int,
+    "extra": dict,
+}
+"""What `manifest.json` holds at least."""
+
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
+"""A file name without a directory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +115,7 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         raise InputError(f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}")
     if not path.is_file():
         raise InputError(f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished")
-    try:
-        manifest = _parsed(read_json(path), directory)
-    except (OSError, ValueError, RecursionError) as error:
-        why = str(error) if type(error) is ValueError else one_line(error)
-        raise InputError(f"{path} cannot be read ({why}); make the directory again") from error
+    manifest = _checked(read_json(path, SCHEMA), directory)
     if expect is not None and manifest.kind != expect:
         raise InputError(f"{directory} holds {manifest.kind} records; {expect} ones are needed here")
     missing = [name for name in manifest.files if not (directory / name).is_file()]
@@ -118,53 +126,34 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
     return manifest
 
 
-def _parsed(value: Any, directory: Path) -> Manifest:
-    """The manifest in the JSON `value`. Raises ValueError, which names the first wrong entry."""
-    if not isinstance(value, dict):
-        raise ValueError(f"it holds {_shown(value)}, not an object")
-    files = _entry(value, "files", list)
-    for file in files:
-        name = _entry(file, "name", str) if isinstance(file, dict) else _entry({"files": file}, "files", dict)
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"{_shown(name)} is no name of a file in the directory")
-        if _entry(file, "records", int) < 0:
-            raise ValueError(f"{name} has {file['records']} records")
-        if not re.fullmatch("[0-9a-f]{64}", _entry(file, "sha256", str)):
-            raise ValueError(f"{name} has the SHA-256 {_shown(file['sha256'])}")
-    names = [file["name"] for file in files]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{Counter(names).most_common(1)[0][0]} is listed twice")
-    for name in _entry(value, "label_names", list):
-        if not isinstance(name, str):
-            raise ValueError(f"{_shown(name)} is no name of a class")
-    if _entry(value, "kind", str) not in KINDS:
-        raise ValueError(f"its kind is {_shown(value['kind'])}")
-    total = sum(file["records"] for file in files)
-    if _entry(value, "num_records", int) != total:
-        raise ValueError(f"num_records is {value['num_records']}, but its files have {total}")
+def _checked(value: dict[str, Any], directory: Path) -> Manifest:
+    """Returns the manifest of a `value` that fits `SCHEMA`. Raises InputError where its entries contradict each other."""
+    names = [file["name"] for file in value["files"]]
+    total = sum(file["records"] for file in value["files"])
+    wrong = [f"{name!r} is no name of a file in the directory" for name in names if not _NAME.fullmatch(name)]
+    wrong += [f"{name} is listed {count} times" for name, count in Counter(names).items() if count > 1]
+    for file in value["files"]:
+        if file["records"] < 0:
+            wrong.append(f"{file['name']} has {file['records']} records")
+        if not re.fullmatch("[0-9a-f]{64}", file["sha256"]):
+            wrong.append(f"{file['name']} has the SHA-256 {file['sha256'][:70]!r}")
+    if value["kind"] not in KINDS:
+        wrong.append(f"its kind is {value['kind'][:60]!r}")
+    if not 0 <= value["label_offset"] < 2**31:
+        wrong.append(f"label_offset is {value['label_offset']}")
+    if value["num_records"] != total:
+        wrong.append(f"num_records is {value['num_records']}, but its files have {total}")
+    if wrong:
+        raise InputError(f"{directory / MANIFEST} is damaged: {wrong[0]}; make it, or get it, again")
     return Manifest(
         directory=directory,
-        name=_entry(value, "name", str),
+        name=value["name"],
         files=tuple(names),
-        records=tuple(file["records"] for file in files),
+        records=tuple(file["records"] for file in value["files"]),
         label_names=tuple(value["label_names"]),
-        label_offset=_entry(value, "label_offset", int),
+        label_offset=value["label_offset"],
         kind=value["kind"],
-        extra=_entry(value, "extra", dict),
-        digests=tuple(file["sha256"] for file in files),
+        extra=value["extra"],
+        digests=tuple(file["sha256"] for file in value["files"]),
         trusted=os.environ.get("TRUST_SHARDS", "0") not in ("", "0"),
     )
-
-
-def _entry(values: dict[str, Any], name: str, kind: type) -> Any:
-    """`values[name]`, which must be of type `kind`. Raises ValueError."""
-    if name not in values:
-        raise ValueError(f"it lacks {name}")
-    if type(values[name]) is not kind or (kind is int and not -(2**63) <= values[name] < 2**63):
-        raise ValueError(f"{name} is {_shown(values[name])}")
-    return values[name]
-
-
-def _shown(value: Any) -> str:
-    """A value of a JSON file in a message: on one line, and short."""
-    return json.dumps(value)[:60]

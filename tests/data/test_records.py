@@ -97,42 +97,43 @@ def changed(value, *path, to):
     ("path", "to", "message"),
     [
         (("files", 0, "name"), "../s-00000-of-00003", "is no name of a file in the directory"),
-        (("files", 0, "name"), "/etc/passwd", '"/etc/passwd" is no name of a file'),
+        (("files", 0, "name"), "/etc/passwd", "'/etc/passwd' is no name of a file"),
         (("files", 0, "name"), "..", "is no name of a file"),
-        (("files", 0, "name"), 7, "name is 7"),
-        (("files", 0, "name"), "s-00001-of-00003", "s-00001-of-00003 is listed twice"),
+        (("files", 0, "name"), 7, r"files\[0\]\.name is 7, not a text"),
+        (("files", 0, "name"), "s-00001-of-00003", "s-00001-of-00003 is listed 2 times"),
         (("files", 0, "records"), -3, "has -3 records"),
-        (("files", 0, "records"), 3.0, r"records is 3\.0"),
-        (("files", 0, "records"), True, "records is true"),
-        (("files", 0, "records"), "3", 'records is "3"'),
-        (("files", 0, "records"), float("inf"), "records is Infinity"),
-        (("files", 0, "records"), 10**30, "records is 1000"),
-        (("files", 0, "sha256"), "ab", 'has the SHA-256 "ab"'),
-        (("files", 0, "sha256"), ..., "it lacks sha256"),
-        (("files", 0), "s-00000-of-00003", 'files is "s-00000'),
-        (("files",), {}, "files is {}"),
+        (("files", 0, "records"), 3.0, r"files\[0\]\.records is 3\.0, not a whole number"),
+        (("files", 0, "records"), True, "records is True"),
+        (("files", 0, "records"), "3", "records is '3'"),
+        (("files", 0, "records"), float("inf"), "Infinity is no finite number"),
+        (("files", 0, "records"), 10**30, "1000.* has 31 digits and is too large"),
+        (("files", 0, "sha256"), "ab", "has the SHA-256 'ab'"),
+        (("files", 0, "sha256"), ..., r"it has no files\[0\]\.sha256"),
+        (("files", 0), "s-00000-of-00003", r"files\[0\] is 's-00000-of-00003', not an object"),
+        (("files",), {}, r"files is \{\}, not a list"),
         (("num_records",), 11, "num_records is 11, but its files have 10"),
-        (("num_records",), None, "num_records is null"),
+        (("num_records",), None, "num_records is None, not a whole number"),
         (("label_names",), "abc", "label_names is"),
-        (("label_names", 1), None, "null is no name of a class"),
-        (("label_offset",), 0.5, r"label_offset is 0\.5"),
+        (("label_names", 1), None, r"label_names\[1\] is None, not a text"),
+        (("label_offset",), 0.5, r"label_offset is 0\.5, not a whole number"),
+        (("label_offset",), 2**63, "label_offset is 9223372036854775808"),
         (("kind",), ["labeled"], "kind is"),
-        (("kind",), "other", 'its kind is "other"'),
-        (("name",), ..., "it lacks name"),
+        (("kind",), "other", "its kind is 'other'"),
+        (("name",), ..., "it has no name"),
         (("extra",), [], "extra is"),
     ],
 )
 def test_a_manifest_that_nobody_of_ours_has_written(split, path, to, message):
     file = split.directory / "manifest.json"
     file.write_text(json.dumps(changed(json.loads(file.read_text()), *path, to=to)))
-    with pytest.raises(InputError, match=rf"^[^\n]*manifest\.json cannot be read \([^\n]*{message}[^\n]*\); make the directory again$"):
+    with pytest.raises(InputError, match=rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$"):
         records.read_manifest(split.directory)
 
 
 @pytest.mark.parametrize("text", ['"x"', "[" * 100_000, "Infinity", ""])
 def test_a_manifest_that_is_no_object(split, text):
     (split.directory / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=r"manifest\.json (is damaged|cannot be read)[^\n]*$"):
+    with pytest.raises(InputError, match=r"manifest\.json is damaged: [^\n]*$"):
         records.read_manifest(split.directory)
 
 
