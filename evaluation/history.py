@@ -76,7 +76,8 @@ def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
         found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
         if found:
             yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
-    facts = read_json(data / "summary.json", {"out_of_domain?": object, "source?": str}) if (data / "summary.json").exists() else {}
+    summary = data / "summary.json"
+    facts = read_json(summary, {"source?": str}) if summary.exists() else {}
     if facts.get("out_of_domain"):
         found = pictures.out_of_domain(folder, facts["source"], 24)
         if found:
@@ -84,4 +85,5 @@ def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(path, {"step": int, str: (float, None)})] if path.exists() else []
+    schema = {"step": int, str: (float, None)}
+    return [row for _, row in read_json_lines(path, schema)] if path.exists() else []

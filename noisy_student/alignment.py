@@ -66,7 +66,8 @@ def labeled_counts(data: Path, predictions: Manifest) -> list[int]:
     Raises:
       InputError: its classes are not those of the predictions, or one has no image, and would lose all its pseudo-labels.
     """
-    counts = read_json(data / "summary.json", {"splits": {"labeled": {"per_class": {str: int}}}})["splits"]["labeled"]["per_class"]
+    schema = {"splits": {"labeled": {"per_class": {str: int}}}}
+    counts = read_json(data / "summary.json", schema)["splits"]["labeled"]["per_class"]
     require_same_classes(
         predictions.label_names, f"predictions {predictions.directory}", tuple(counts), f"config.balance.align_labels: {data}"
     )

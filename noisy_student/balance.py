@@ -317,7 +317,8 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
         labels, progress / "columns", settings.threshold, config.seed, max_confidence=settings.max_confidence, fraction=settings.fraction
     )
     counts = [int] * labels.num_classes
-    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options, {"above": counts, "below": counts, "drawn": int})
+    note = {"above": counts, "below": counts, "drawn": int}
+    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options, note)
     require_unique_keys(scores)
     above = np.sum([result["above"] for result in results], axis=0)  # (K,)
     below = np.sum([result["below"] for result in results], axis=0)  # (K,)
@@ -338,7 +339,8 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
         found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options, {"sum": counts})
         factors = class_factors([result["sum"] for result in found], labeled)
     job = WriteShards(images, scores, chosen, directory, factors)
-    results = shard_jobs.run(job, num_shards, progress / "records", beam_options, {"records": int, "unique": int, "sha256": str})
+    note = {"records": int, "unique": int, "sha256": str}
+    results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)
 
     records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
     if records != chosen.totals.sum() or unique != chosen.kept.sum():

@@ -42,13 +42,20 @@ OPTIONAL: dict[str, Any] = {
 }
 
 
+NEEDS = ("data", "teacher", "iterations", "finetune_last")
 ENDING = ("finetune", "evaluate", "export")
 """The stages after the last student."""
 
 
 SECONDS = {str: float}
 RESULT = {"top1": float, "ece": float}
-SUMMARY = {"teacher": RESULT, "students": [RESULT], "finetuned?": RESULT, "seconds": SECONDS, "validation_top1?": [float]}
+SUMMARY = {
+    "teacher": RESULT,
+    "students": [RESULT],
+    "finetuned?": RESULT,
+    "seconds": SECONDS,
+    "validation_top1?": [float],
+}
 """What `seconds.json`, a model's row and the loop's `summary.json` hold at least."""
 
 
@@ -260,7 +267,13 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all else; a dry run only looks.
-    done = workdirs.start(workdir, _resolved(config, folders), of_parts=open_it, shared=not open_it, summary_schema=SUMMARY)
+    done = workdirs.start(
+        workdir,
+        _resolved(config, folders),
+        of_parts=open_it,
+        shared=not open_it,
+        summary_schema=SUMMARY,
+    )
     if done:
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
@@ -313,9 +326,12 @@ def _add_seconds(path: Path, name: str, seconds: float) -> None:
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
     names = ["teacher", *(f"student_{i}" for i in range(1, iterations + 1))]
-    schema = {"models": {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}, "figures": {"summary": str}, "report": str}
-    evaluation = workdirs.require_finished(workdir / "evaluation", "evaluation", "run_evaluate.sh", schema)
-    export = workdirs.require_finished(workdir / "export", "export", "run_export.sh", {"export": str})
+    rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}
+    schema = {"models": rows, "figures": {"summary": str}, "report": str}
+    directory = workdir / "evaluation"
+    evaluation = workdirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
+    directory = workdir / "export"
+    export = workdirs.require_finished(directory, "export", "run_export.sh", {"export": str})
     models = evaluation["models"]
     return {
         "teacher": models["teacher"],
@@ -341,4 +357,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "teacher", "iterations", "finetune_last"), beam=shard_jobs.unknown_options)
+    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options)

@@ -89,7 +89,13 @@ class Notes:
         return sorted(self.directory.glob("*.error.json"))
 
 
-def run(job: Job, num_shards: int, progress: Path, beam_options: Sequence[str] = (), result: Any = dict) -> list[dict[str, Any]]:
+def run(
+    job: Job,
+    num_shards: int,
+    progress: Path,
+    beam_options: Sequence[str] = (),
+    result: Any = dict,
+) -> list[dict[str, Any]]:
     """Runs `job` on the shards that are not done yet.
 
     Args:
@@ -149,7 +155,11 @@ def _sizes(paths: list[str]) -> list[int | None]:
 
 
 def unknown_options(flags: Sequence[str]) -> list[str]:
-    """Returns the names of those `flags` that are no options of Beam. Raises InputError where an option's value is wrong."""
+    """Returns the names of those `flags` that are no options of Beam.
+
+    Raises:
+      InputError: the value of an option is wrong.
+    """
     if "--runner=DaskRunner" in flags:
         try:
             importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then

@@ -5,8 +5,8 @@
 #   returns  CHECKOUT (this project's directory), PYTHON (the environment's interpreter), PYTHONPATH, PYTHONUNBUFFERED
 #            and run_module
 #
-# The current directory stays the caller's, so that relative paths in flags mean what they say. No Python file in it is
-# imported: use run_module, not "$PYTHON" -m. Messages go to stderr.
+# The current directory stays the caller's, so that relative paths in flags mean what they say. No Python
+# file in it is imported: use run_module, not "$PYTHON" -m. Messages go to stderr.
 # Written for bash 3.2 and later (macOS has no newer one).
 
 _say() { printf '%s\n' "$*" >&2; }
@@ -99,7 +99,8 @@ _setup() {
   if command -v flock >/dev/null 2>&1; then exec 9<&-; fi
 }
 
-# Runs MODULE [ARGUMENT...] in place of this shell; stages/start.py keeps the current directory off the import path.
+# Runs MODULE [ARGUMENT...] in place of this shell.
+# stages/start.py keeps the current directory off the import path.
 run_module() {
   export PYTHONSAFEPATH=1 # Python 3.11 and later: the same in processes that other packages start
   export PYTHONUTF8=1     # TensorFlow's file names are UTF-8 in every locale
@@ -111,5 +112,6 @@ VENV=${VENV:-$CHECKOUT/.venv}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 PYTHON=$VENV/bin/python
 unset PYTHONHOME PYTHONPATH # packages found through PYTHONPATH would count as installed
-(cd -- "$CHECKOUT" && _setup) # the caller's directory may hold a venv.py, a uv.toml or a .python-version
+# In the checkout: the caller's directory may hold a venv.py, a uv.toml or a .python-version.
+(cd -- "$CHECKOUT" && _setup)
 export PYTHONPATH=$CHECKOUT PYTHONUNBUFFERED=1

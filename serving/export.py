@@ -166,7 +166,8 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     """
     summary = require_finished(directory, "evaluation", "run_evaluate.sh", {"models?": dict})
     config = Path(directory) / "config.json"
-    measured = read_json(config, {"models?": dict}).get("models", {}) if config.exists() else {}  # name -> fingerprint, as found then
+    found = read_json(config, {"models?": dict}) if config.exists() else {}
+    measured = found.get("models", {})  # name -> fingerprint, as the evaluation found them
     digest = fingerprint(run)
     name = next((name for name in summary.get("models", {}) if measured.get(name) == digest), None)
     if name is None:
@@ -206,7 +207,8 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
 
 def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]) -> None:
     with atomic_path(directory / "MODEL_CARD.md") as temporary:
-        temporary.write_text(card.text(name, version, spec, read_json(run / "summary.json", card.TRAINING), stored), encoding="utf-8")
+        training = read_json(run / "summary.json", card.TRAINING)
+        temporary.write_text(card.text(name, version, spec, training, stored), encoding="utf-8")
 
 
 def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:

@@ -186,13 +186,16 @@ def _batching(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is missing; make it with run_export.sh") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text; mend it, or delete it and export again") from error
-    numbers = {name: int(value) for name, value in re.findall(r"(\w+)\s*\{\s*value\s*:\s*(\d{1,18})\s*\}", text)}
+    number = r"(\d{1,18})\b"  # more digits are no number that TensorFlow takes
+    found = re.findall(rf"(\w+)\s*\{{\s*value\s*:\s*{number}\s*\}}", text)
+    numbers = {name: int(value) for name, value in found}
     try:
         names = ("num_batch_threads", "max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
         parameters: dict[str, Any] = {name: numbers[name] for name in names}
     except KeyError as error:
         raise InputError(f"{path} does not say {error.args[0]}; mend it, or delete it and export again") from error
-    return {**parameters, "allowed_batch_sizes": [int(value) for value in re.findall(r"allowed_batch_sizes\s*:\s*(\d{1,18})\b", text)]}
+    allowed = re.findall(rf"allowed_batch_sizes\s*:\s*{number}", text)
+    return {**parameters, "allowed_batch_sizes": [int(value) for value in allowed]}
 
 
 _QUEUES = itertools.count()

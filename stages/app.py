@@ -1,7 +1,7 @@
 """From a command line to a call: the flags and exit codes that every stage shares.
 
 Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75 another worker of the run was
-lost; 143 ended by SIGTERM, 130 by Ctrl-C, 141 because nobody reads the output any more; anything else is a bug.
+lost; 143 ended by SIGTERM, 130 by Ctrl-C; 141 nobody reads the output any more; anything else is a bug.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from stages.smoke import reduced
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
+CONFIG_HELP = "Recipe: configs/....py[:argument]. It is Python and is executed: run nobody else's before you have read it."
+
 Beam = Union[bool, Callable[[Sequence[str]], Sequence[str]]]
 """How a stage treats options of Apache Beam; see `parse`."""
 
@@ -33,7 +35,7 @@ Beam = Union[bool, Callable[[Sequence[str]], Sequence[str]]]
 def _find_config(argument: str) -> tuple[str, ConfigDict]:
     """Finds the recipe of `--config=PATH[:argument]`, and makes it once.
 
-    ml_collections will make it again; its errors could not be told apart from a mistake in an override.
+    ml_collections makes it again, and does not tell its errors from a mistake in an override.
 
     Returns:
       The argument with PATH made absolute, and the recipe before its overrides.
@@ -61,13 +63,13 @@ def _recipe(path: Path, arguments: Sequence[str]) -> ConfigDict:
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "--") -> str:
-    """Returns "did you mean --NAME?" for the name of `known` that is most similar to `name`, or nothing where none is similar."""
+    """Returns "did you mean --NAME?", where a name of `known` is similar to `name`, else nothing."""
     found = difflib.get_close_matches(name.lower(), sorted(known), n=1)
     return f"did you mean {prefix}{found[0]}?" if found else ""
 
 
 def _check_flags(argv: Sequence[str], values: flags.FlagValues, beam: Beam) -> None:
-    """Raises InputError for the first flag of `argv` that neither the stage nor Beam has, and for one that is not UTF-8."""
+    """Raises InputError for a flag that neither the stage nor Beam has, and for one that is not UTF-8."""
     unknown, words = [], iter(argv[1:])
     for word in words:
         if word == "--":
@@ -91,14 +93,15 @@ def _check_flags(argv: Sequence[str], values: flags.FlagValues, beam: Beam) -> N
     for word in unknown:
         flag = word.partition("=")[0]
         whose = " of this stage or of Apache Beam" if beam else ""
-        raise InputError(f"{flag}: no such flag{whose}; {_nearest(flag.lstrip('-'), values) or '--help lists the flags'}")
+        near = _nearest(flag.lstrip("-"), values)
+        raise InputError(f"{flag}: no such flag{whose}; {near or '--help lists the flags'}")
 
 
 def _check_keys(argv: Sequence[str], recipe: ConfigDict) -> None:
-    """Raises InputError for the first `--config.KEY=VALUE` of `argv` with a KEY that the recipe lacks."""
+    """Raises InputError for the first `--config.KEY=VALUE` whose KEY the recipe lacks."""
     for word in argv:
         key = word[len("--config.") :].partition("=")[0]
-        if word.startswith("--config.") and "[" not in key:  # --config.list[0] is for ml_collections to read
+        if word.startswith("--config.") and "[" not in key:  # ml_collections reads --config.list[0]
             _require_key(recipe, key)
 
 
@@ -109,7 +112,8 @@ def _require_key(recipe: ConfigDict, key: str) -> None:
     for part in key.split("."):
         known = within if isinstance(within, ConfigDict) else {}
         if part not in known:
-            raise InputError(f"--config: the recipe has no key {key!r}; {_nearest(part, known, prefix) or 'its file lists the keys'}")
+            near = _nearest(part, known, prefix)
+            raise InputError(f"--config: the recipe has no key {key!r}; {near or 'its file lists the keys'}")
         within, prefix = known[part], f"{prefix}{part}."
 
 
@@ -133,8 +137,8 @@ def parse(
       config: whether the stage takes `--config` (and its overrides, `--config.key=value`); a path is the recipe where it is not given.
       needs: keys that the config must have; a file of another kind lacks one.
       positional: whether words that are no flags are taken, as the list `arguments`.
-      beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`; a function returns those words of
-        them that are no options of Beam either.
+      beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`. A
+        function is given them, and returns those that Beam does not know either.
 
     Returns:
       The values by name, `config` a locked ConfigDict.
@@ -151,9 +155,7 @@ def parse(
     flags.DEFINE_boolean("help", False, "Show this text.", flag_values=values)
     argv = _joined(argv)
     if config:
-        config_flags.DEFINE_config_file(
-            "config", None, "Recipe: configs/....py[:argument]. It is Python and is executed: run nobody else's unread.", flag_values=values
-        )
+        config_flags.DEFINE_config_file("config", None, CONFIG_HELP, flag_values=values)
     _check_flags(argv, values, beam)
     if config:
         named = [a.partition("=")[2] for a in argv if a.startswith("--config=")] or ([] if config is True else [str(config)])

@@ -95,7 +95,8 @@ def _links() -> tempfile.TemporaryDirectory[str]:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `value` as indented JSON, atomically; NaN and infinity, which JSON lacks, as null."""
-    with atomic_path(path) as temporary:  # UTF-8 cannot encode only lone surrogates, whose escape is JSON's own
+    with atomic_path(path) as temporary:
+        # Lone surrogates are all that UTF-8 cannot encode, and their escape is JSON's own.
         temporary.write_text(to_json(value, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
@@ -117,22 +118,25 @@ def read_json(path: str | os.PathLike[str], schema: Any = object) -> Any:
 
     Args:
       path: of the file.
-      schema: what is expected. A type (`float` takes whole numbers too); None; a tuple of schemas, one of which must fit; `[schema]`, a
-        list of any length; `[schema, schema]`, a list of that length; `{"key": schema, "other?": schema}`, keys
-        that must (or, with `?`, may) be there; and `{str: schema}`, all other keys.
+      schema: what is expected. One of: a type (`float` takes whole numbers too); None; a tuple of
+        schemas, of which one must fit; `[schema]`, a list of any length; `[schema, schema]`, a list
+        of that length; a dict of keys that must be there, or may be (`"key?"`), beside any others.
+        The key `str` of such a dict has the schema of all others.
 
     Returns:
       The value. Its numbers are finite.
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: it cannot be read, is no JSON, or does not fit the schema; the message names the key.
+      InputError: it cannot be read, is no JSON, or does not fit the schema. The message names the key.
     """
     return parse_json(_read_text(path), schema, str(path))
 
 
 def read_json_lines(path: str | os.PathLike[str], schema: Any = dict) -> list[tuple[str, Any]]:
-    """Reads a file with one JSON value a line. A last line without its end is left out: the writer was killed.
+    """Reads a file with one JSON value a line.
+
+    A last line without its end is left out: the writer was killed.
 
     Returns:
       (line, value), in order.
@@ -161,7 +165,7 @@ def _damaged(where: str | os.PathLike[str], why: Exception | str) -> InputError:
 
 
 def parse_json(text: str, schema: Any, where: str) -> Any:
-    """Returns the value of a JSON text. Raises InputError, which names `where`, for all that `read_json` refuses."""
+    """Returns the value of a JSON text that was found in `where`. Raises InputError: see `read_json`."""
     try:
         value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
@@ -208,8 +212,10 @@ def _mismatch(value: Any, schema: Any, key: str) -> str | None:
         wrong = [_mismatch(item, schema[i % len(schema)], f"{key}[{i}]") for i, item in enumerate(value)]
         return next(filter(None, wrong), None)
     if isinstance(schema, type):
-        fits = isinstance(value, (int, float) if schema is float else schema) and (not isinstance(value, bool) or schema in (bool, object))
-        if fits and schema is str:
+        fits = isinstance(value, (int, float) if schema is float else schema)
+        if isinstance(value, bool):  # Python counts it as a whole number
+            fits = schema in (bool, object)
+        elif fits and schema is str:  # TensorFlow takes no lone surrogates
             fits = not any("\ud800" <= letter <= "\udfff" for letter in value)
     else:
         fits = value is None and schema is None
@@ -235,7 +241,10 @@ _NAMES = {
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it, values of the JSON file `path` that do not go together raise InputError in place of Python's own errors."""
+    """Raises InputError for the JSON file `path` where the code within it raises a Python error.
+
+    For values that have the right types, and do not go together.
+    """
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Standard output and standard error: what a terminal cannot show, and what nobody reads any more."""
+"""Standard output and standard error: characters that they cannot show, and readers that leave."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import select
 import sys
 
 READER_GONE = 128 + 13
-"""Exit code of a stage whose output nobody reads any more (`| head -1`): 128 + SIGPIPE, as a shell reports it."""
+"""Exit code of a stage whose output nobody reads any more (`| head -1`): 128 + SIGPIPE, as in a shell."""
 
 
 def prepare() -> None:
-    r"""Prints characters that the encoding of the output lacks as escapes (`\xdc`), and replaces streams that were closed."""
+    r"""Makes both streams print escapes (`\xdc`) where their encoding lacks a character.
+
+    A stream that the caller has closed is replaced by one that goes nowhere.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # the caller has closed it: >&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process lives)
+        if stream is None:  # >&-
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open for good)
+            setattr(sys, name, nowhere)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def reader_is_gone() -> bool:
-    """Returns whether standard output or error is a pipe without a reader, and sends what is still buffered for it nowhere."""
+    """Returns whether standard output or error is a pipe without a reader.
+
+    What is still buffered for such a pipe goes nowhere, so that Python can end without an error.
+    """
     poll = select.poll()
     for descriptor in (1, 2):
         poll.register(descriptor, 0)  # errors and hang-ups are always reported

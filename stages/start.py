@@ -2,8 +2,9 @@
 
     python CHECKOUT/stages/start.py -m MODULE [ARGUMENT...]
 
-`python -m` searches the current directory before everything else. A user's own `data.py`, `evaluation/` or `numpy.py` there
-would replace the module of that name. (`python -P` prevents this too, but only Python 3.11 and later have it.)
+`python -m` searches the current directory before everything else. A user's own `data.py`,
+`evaluation/` or `numpy.py` there would replace the module of that name.
+(`python -P` prevents this too, but only Python 3.11 and later have it.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _THIS = os.path.abspath(__file__)
 
 
 def python() -> list[str]:
-    """Returns the words that stand for `python` before `-m MODULE`: this interpreter and this file."""
+    """Returns the words that stand for `python` in `python -m MODULE`."""
     return [sys.executable, _THIS]
 
 
@@ -25,7 +26,8 @@ def python_m(module: str, *arguments: str) -> list[str]:
 
 
 def _main() -> None:
-    for descriptor in range(3):  # where the caller closed one (2>&-), the next file opened would get its number
+    # Where the caller has closed one (2>&-), the next file that is opened would get its number.
+    for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:

@@ -58,8 +58,8 @@ def start(
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
 
     Raises:
-      InputError: `workdir` cannot be written, holds something of another config or a damaged file, or another process is at work in
-        it; or an input is not a finished directory.
+      InputError: `workdir` cannot be written, or holds something of another config or a damaged
+        file; another process is at work in it; or an input is not a finished directory.
     """
     workdir = Path(workdir)
     resolved = json.loads(to_json(dict(config)))
@@ -99,7 +99,7 @@ def start(
 
 
 def shown(workdir: str | Path, summary: Mapping[str, Any], table: Callable[[Any], str]) -> str:
-    """Returns the `table` of a finished directory's summary. Raises InputError where the summary does not hold what it needs."""
+    """Returns the `table` of a finished directory's summary. Raises InputError where it cannot be made."""
     with reading(Path(workdir) / "summary.json"):
         return table(summary)
 
@@ -137,7 +137,8 @@ def require_finished(directory: str | Path, what: str, made_by: str, schema: Any
     """Returns the summary of a finished directory; it must fit `schema` (see `files.read_json`).
 
     Raises:
-      InputError: there is no such directory, the stage that makes it has not finished, or its summary is damaged.
+      InputError: there is no such directory, the stage that makes it has not finished, or its
+        summary is damaged.
     """
     directory = Path(directory)
     if not directory.is_dir():

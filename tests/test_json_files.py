@@ -1,4 +1,4 @@
-"""Every kind of JSON file that a stage reads, damaged in many ways: it is used, or refused in one line, and nothing else.
+"""Every kind of JSON file that a stage reads, damaged in many ways, is used or refused in one line.
 
 `manifest.json` is in tests/data/test_records.py.
 """
@@ -157,7 +157,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def damaged(value: Any) -> Iterator[str | bytes]:
-    """Yields the value's JSON text with each part left out, or replaced by something else, and texts that are cut or no JSON."""
+    """Yields texts that are cut or no JSON, and `value` with a part left out or replaced, as JSON."""
     yield from TEXTS
     text = json.dumps(value)
     yield from (text[: len(text) * i // 7] for i in range(1, 7))

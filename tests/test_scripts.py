@@ -15,7 +15,8 @@ SCRIPTS = sorted(ROOT.glob("run_*.sh"))
 STAGES = [path for path in SCRIPTS if path.name != "run_tests.sh"]
 BASH = shutil.which("bash") or "/bin/bash"
 
-# Stands in for Python: answers setup.sh's questions, makes a "venv" with a copy of itself, writes down where pip is called.
+# Stands in for Python: answers setup.sh's questions, makes a "venv" with a copy of itself, writes
+# down where pip is called.
 FAKE_PYTHON = """#!{bash}
 case "$*" in
   "-c "*) exit 0 ;;

@@ -135,7 +135,8 @@ def best(workdir: str | Path) -> dict[str, float] | None:
     """
     path = Path(workdir) / "metrics.jsonl"
     rows = [row for _, row in read_json_lines(path, METRICS)] if path.exists() else []
-    return max((row for row in rows if row.get("eval_top1") is not None), key=lambda row: row["eval_top1"], default=None)
+    rows = [row for row in rows if row.get("eval_top1") is not None]
+    return max(rows, key=lambda row: row["eval_top1"], default=None)
 
 
 _UNREADABLE = (
