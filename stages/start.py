@@ -15,14 +15,9 @@ import sys
 _THIS = os.path.abspath(__file__)
 
 
-def python() -> list[str]:
-    """Returns the words that stand for `python` in `python -m MODULE`."""
-    return [sys.executable, _THIS]
-
-
 def python_m(module: str, *arguments: str) -> list[str]:
     """Returns the command that runs `module` in a process of its own, from any directory."""
-    return [*python(), "-m", module, *arguments]
+    return [sys.executable, _THIS, "-m", module, *arguments]
 
 
 def _main() -> None:

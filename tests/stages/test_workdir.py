@@ -100,5 +100,5 @@ def test_an_atomic_file_is_whole_or_absent(tmp_path):
 
 def test_json_that_is_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "summary.json")
-    with pytest.raises(InputError, match=r"summary.json cannot be read: it is no regular file; remove it"):
+    with pytest.raises(InputError, match=r"summary\.json cannot be read \(.*it is no regular file"):
         files.read_json(tmp_path / "summary.json")
