@@ -21,6 +21,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from data import records
@@ -129,17 +130,24 @@ def convert(source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh
       fresh_head: leave the classifier at its initial weights.
 
     Raises:
-      InputError: a variable missing, unexpected or misshapen; all are listed.
+      InputError: a variable missing, unexpected, misshapen, not finite, or a variance below 0; all are listed.
     """
     table = names.of_architecture(spec.architecture, spec.num_classes)
     weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)
     network = spec.build()
     variables = {variable.name.partition(":")[0]: variable for variable in network.weights}
-    waiting = set(variables)
+    waiting, problems = set(variables), []
     for weight in table:
         if not (fresh_head and weight.is_classifier):
-            variables[weight.keras].assign(source.read(weight))
+            value = source.read(weight)
+            if not np.isfinite(value).all():
+                problems.append(f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not finite")
+            elif weight.is_variance and (value < 0).any():
+                problems.append(f"{source.name(weight)} holds {np.sum(value < 0)} variances below 0")
+            variables[weight.keras].assign(value)
         waiting.remove(weight.keras)
+    if problems:
+        raise InputError(f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get the file again")
     assert not waiting, f"variables without a row in efficientnet/names.py: {sorted(waiting)}"
     return network
 

@@ -59,6 +59,11 @@ class Weight(NamedTuple):
         return self.keras.startswith("predictions/")
 
     @property
+    def is_variance(self) -> bool:
+        """Whether its values are variances, which are at least 0."""
+        return self.keras.endswith("/moving_variance")
+
+    @property
     def timm_shape(self) -> tuple[int, ...]:
         """The shape in PyTorch's layout."""
         axes = _TO_PYTORCH.get(self.kind)

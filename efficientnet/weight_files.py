@@ -1,7 +1,8 @@
 """Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors.
 
 Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to read one of them in Keras's
-layout. Nothing is executed that a file brings along, and nothing is read before :func:`check` has compared every name and every shape.
+layout. Nothing is executed that a file brings along, no other file is read that it refers to, and no value is used before
+:func:`check` has compared every name and every shape.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 import zipfile
 import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ import tensorflow as tf
 from safetensors import SafetensorError, safe_open
 
 from efficientnet.architectures import ARCHITECTURES
+from efficientnet.hdf5 import datasets
 from efficientnet.names import Weight, weights
 from stages.errors import InputError
-from stages.files import read_json
+from stages.files import plain_path, read_json
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels, in 0-255 units."""
@@ -41,6 +44,7 @@ _UNREADABLE = (
     AttributeError,
     zipfile.BadZipFile,
     zlib.error,
+    MemoryError,
     tf.errors.OpError,
     SafetensorError,
 )
@@ -135,15 +139,33 @@ def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_cla
     listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
     if listed:
         fitting = [name for name in ARCHITECTURES if name != model and _fits(source, name)]
-        hint = f"it fits --model={fitting[0]}" if fitting else "nor any other variant"
+        if fitting:
+            hint = f"it fits --model={fitting[0]}"
+        elif isinstance(source, TensorFlow1) and missing and source.names.issuperset(missing):
+            hint = f"it holds these as --weights={'raw' if source.average else 'ema'} only"
+        elif missing and not unexpected and not misshapen:
+            hint = "the file is not complete; get it again"
+        else:
+            hint = "nor any other variant"
         raise InputError(f"--source: the {source.form} {source.files[0]} does not fit {model} ({hint}): {listed}")
 
 
 def num_classes(source: WeightFile) -> int | None:
-    """Outputs of the classifier in the file; None without one."""
-    bias = weights(1.0, 1.0, 1)[-1]
+    """Outputs of the classifier in the file, by its bias or else its kernel; None where the file holds neither."""
+    kernel, bias = weights(1.0, 1.0, 1)[-2:]
     shape = source.shapes.get(source.name(bias))
+    if shape is None:
+        shape = source.shapes.get(source.name(kernel), ())[source.shape(kernel).index(1) :]
     return shape[0] if shape else None
+
+
+def _require_bytes(path: Path, promised: int, held: int) -> None:
+    """Raises InputError where a file's header promises more bytes of weights than the file can hold."""
+    if promised > held:
+        raise InputError(
+            f"--source: the header of {path} promises {promised:,} bytes of weights, and the file holds {held:,}; "
+            "it is cut off or damaged: get it again"
+        )
 
 
 def _fits(source: WeightFile, name: str) -> bool:
@@ -163,13 +185,17 @@ class TensorFlow1(WeightFile):
     def __init__(self, prefix: Path, average: bool):
         """Reads the checkpoint's index."""
         self.form = "TensorFlow 1 checkpoint"
-        self.files = tuple(sorted(prefix.parent.glob(f"{prefix.name}.index")) + sorted(prefix.parent.glob(f"{prefix.name}.data-*")))
+        names = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-"))
+        self.files = (Path(f"{prefix}.index"), *names)
         self.average = average
         try:
-            self._reader = tf.train.load_checkpoint(str(prefix))
+            self._reader = tf.train.load_checkpoint(str(plain_path(prefix)))
             stored = {key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()}
+            types = self._reader.get_variable_to_dtype_map()
         except _UNREADABLE as error:
             raise InputError(f"--source: {prefix} is no readable checkpoint ({_reason(error)})") from error
+        promised = sum(prod(shape) * types[key].size for key, shape in stored.items() if types[key] != tf.string)
+        _require_bytes(self.files[0], promised, sum(path.stat().st_size for path in self.files[1:]))
         kept = [key for key in stored if not self._SLOTS.search(key)]
         scopes = {key.replace(AVERAGE, "")[: -len(self._ANCHOR)] for key in kept if key.replace(AVERAGE, "").endswith(self._ANCHOR)}
         if len(scopes) != 1:
@@ -213,7 +239,8 @@ class KerasFile(WeightFile):
         self.form = "Keras file"
         self.files = (path,)
         try:
-            self._values, config = _read_keras(path) if path.suffix == ".keras" else _read_h5(path)
+            read = _read_keras if path.suffix == ".keras" else _read_h5
+            self._values, config = read(path)
             moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
             self.normalization = _normalization(moments, config)
         except _UNREADABLE as error:
@@ -236,17 +263,19 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
         if "layers" in file and "layer_names" not in file.attrs:
             raise InputError(f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save the model as .keras or .h5")
         config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
-        group = file.get("model_weights", file)
         values: dict[str, np.ndarray] = {}
-
-        def take(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                parts = name.split("/")
-                values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(item[()], np.float32)
-
-        group.visititems(take)
+        for name, dataset in datasets(file).items():
+            parts = name.split("/")
+            if "model_weights" in file and parts.pop(0) != "model_weights":
+                continue
+            values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(dataset[()], np.float32)
     return values, config
 
+
+MOST_PACKED = 20
+"""Bytes of an archive's content for each byte of the archive; trained weights pack hardly at all."""
+SMALL = 1 << 26
+"""Bytes of an archive's content that are unpacked whatever its size."""
 
 _VARIABLES = {
     "Conv2D": ("kernel", "bias"),
@@ -260,6 +289,7 @@ _VARIABLES = {
 def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The same of a ``.keras`` archive, which numbers the layers of each class in order and its variables from 0."""
     with zipfile.ZipFile(path) as archive:
+        _require_bytes(path, sum(member.file_size for member in archive.infolist()), max(SMALL, MOST_PACKED * path.stat().st_size))
         config = json.loads(archive.read("config.json"))
         stored = io.BytesIO(archive.read("model.weights.h5"))
     seen: dict[str, int] = {}
@@ -270,14 +300,9 @@ def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         number = seen[snake] = seen.get(snake, -1) + 1
         group = f"layers/{snake}_{number}" if number else f"layers/{snake}"
         places.update({f"{group}/vars/{index}": f"{name}/{variable}" for index, variable in enumerate(_VARIABLES.get(kind, ()))})
-    values: dict[str, np.ndarray] = {}
-
-    def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
-            values[places.get(name, name)] = np.asarray(item[()], np.float32)
-
     with h5py.File(stored) as file:
-        file.visititems(take)
+        found = {name: dataset for name, dataset in datasets(file).items() if not name.startswith("optimizer/")}
+        values = {places.get(name, name): np.asarray(dataset[()], np.float32) for name, dataset in found.items()}
     return values, config
 
 

@@ -45,6 +45,7 @@ from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir
 from training.model_dir import ModelSpec
 from training.optimize import WEIGHTS
+from training.writes import writing
 
 NAME = "classifier"
 LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"
@@ -74,6 +75,7 @@ EVALUATION = {"split": (str, None), "examples": (int, None)}
 STORED = {
     "weights": str,
     "optimize": bool,
+    "max_pixels": int,
     "deviation": float,
     "deviation_images": int,
     "evaluation?": ({**EVALUATION, "metrics": dict}, None),
@@ -185,7 +187,7 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
     module = Classifier(network, spec, fold=stored["optimize"], weights=stored["weights"], max_pixels=stored["max_pixels"])
-    with _quiet():
+    with _quiet(), writing("the exported model", folder):
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
     stored = {**stored, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
     if math.isnan(stored["deviation"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 _NO_WRITING = {
     errno.ENOSPC: ("no space left", "make room"),
@@ -24,7 +25,8 @@ class InputError(Exception):
 
 def one_line(error: Exception) -> str:
     """An exception of somebody else's, for a one-line message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    text = re.sub(r"\{\{function_node [^}]*\}\} ", "", str(error))  # TensorFlow's, too long to leave room for the reason
+    return " ".join(f"{type(error).__name__}: {text}".split())[:200]
 
 
 def write_failure(error: BaseException) -> tuple[str, str] | None:
@@ -38,5 +40,5 @@ def write_failure(error: BaseException) -> tuple[str, str] | None:
     """
     if isinstance(error, OSError) and error.errno in _NO_WRITING:
         return _NO_WRITING[error.errno]
-    text = str(error)
-    return next((words for number, words in _NO_WRITING.items() if os.strerror(number) in text), None)
+    text = str(error).lower()  # h5py has them in lower case
+    return next((words for number, words in _NO_WRITING.items() if os.strerror(number).lower() in text), None)

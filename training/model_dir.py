@@ -11,13 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import tensorflow as tf
 
 from data.preprocessing import Preprocessing
+from efficientnet.hdf5 import datasets
 from stages.errors import InputError, one_line
 from stages.files import atomic_path, file_digest, read_json, remove_temporaries, write_json
 from stages.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from training import models
+from training.writes import writing
 
 MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
 """The stages that leave one."""
@@ -75,22 +78,25 @@ class ModelSpec:
 
 
 def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
-    """Writes `directory`; `model.json` last, so that a directory with it is complete."""
+    """Writes `directory`; `model.json` last, so that a directory with it is complete. Raises InputError where it cannot."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(directory)
-    with atomic_path(directory / WEIGHTS) as temporary:
-        named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
-        model.save_weights(named)
-        named.rename(temporary)
     description = {
         "architecture": spec.architecture,
         "preprocessing": spec.preprocessing.to_dict(),
         "label_names": list(spec.label_names),
         "metadata": spec.metadata,
-        WEIGHTS_DIGEST: file_digest(directory / WEIGHTS),
     }
-    write_json(directory / MODEL, description)
+    with writing("the model", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(directory)
+        with atomic_path(directory / WEIGHTS) as temporary:
+            named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
+            try:
+                model.save_weights(named)
+                named.rename(temporary)
+            finally:
+                named.unlink(missing_ok=True)
+        write_json(directory / MODEL, {**description, WEIGHTS_DIGEST: file_digest(directory / WEIGHTS)})
 
 
 def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
@@ -124,6 +130,8 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
         print(f"note: {path} cannot be verified: {MODEL} states no {WEIGHTS_DIGEST}", file=sys.stderr, flush=True)
     model = spec.build()
     try:
+        with h5py.File(path) as file:
+            datasets(file)  # Keras would follow a link to another file
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} does not hold the weights of model.json ({one_line(error)}); make it again") from error

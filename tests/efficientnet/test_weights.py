@@ -450,6 +450,105 @@ def test_damaged_and_foreign_keras_files(tmp_path: Path) -> None:
             weight_files.open_weights(source, average=True)
 
 
+def changed(state: dict[str, np.ndarray], name: str, value: float) -> dict[str, np.ndarray]:
+    array = state[name].copy()
+    array.flat[1] = value
+    return {**state, name: array}
+
+
+def test_values_that_are_no_weights_are_refused_by_name(tmp_path: Path) -> None:
+    state = random_values({row.timm: row.timm_shape for row in table()})
+    for name, value in {"conv_stem.weight": np.nan, "classifier.bias": -np.inf, "bn1.running_var": -1e-6}.items():
+        state = changed(state, name, value)
+    message = "conv_stem.weight holds 1 values that are not finite; bn1.running_var holds 1 variances below 0; classifier.bias holds 1"
+    with pytest.raises(InputError, match=message):
+        imported(write_timm(tmp_path / "tf_efficientnet_b0.safetensors", state))
+
+
+def test_half_a_classifier_is_not_thrown_away(keras_model: tf.keras.Model, release: dict[str, np.ndarray], tmp_path: Path) -> None:
+    rest = {name: value for name, value in release.items() if name != "head/dense/bias"}
+    path = write_checkpoint(tmp_path / "model.ckpt", rest, raw=False, slots=False)
+    with pytest.raises(InputError, match=r"\(the file is not complete; get it again\): 1 missing: head/dense/bias$"):
+        read(path)
+    for name in ("classifier.bias", "classifier.weight"):
+        timm = {row.timm: np.ones(row.timm_shape, np.float32) for row in table() if row.timm != name}
+        with pytest.raises(InputError, match=rf"1 missing: {name}$"):
+            read(write_timm(tmp_path / "w.safetensors", timm))
+    keras_model.save_weights(tmp_path / "w.h5")
+    with h5py.File(tmp_path / "w.h5", "a") as file:
+        del file["predictions/predictions/bias:0"]
+    with pytest.raises(InputError, match=r"1 missing: predictions/bias$"):
+        read(tmp_path / "w.h5")
+
+
+def test_values_in_other_files_are_never_read(keras_model: tf.keras.Model, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 64)
+    name = "predictions/predictions/bias:0"
+
+    def external(file: h5py.File) -> None:
+        file.create_dataset(name, (CLASSES,), "f4", external=[(str(secret), 0, 4 * CLASSES)])
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((CLASSES,), "f4")
+        layout[:] = h5py.VirtualSource(str(secret), "x", (CLASSES,))
+        file.create_virtual_dataset(name, layout)
+
+    def link(file: h5py.File) -> None:
+        file[name] = h5py.ExternalLink(str(secret), "/x")
+
+    def soft(file: h5py.File) -> None:
+        file["away"] = h5py.ExternalLink(str(secret), "/")
+        file[name] = h5py.SoftLink("/away/x")
+
+    def group(file: h5py.File) -> None:
+        file["model_weights"] = h5py.ExternalLink(str(secret), "/")
+
+    for harm, message in {external: "in another file", virtual: "in another file", link: "a link", soft: "a link", group: "a link"}.items():
+        path = tmp_path / f"{harm.__name__}.h5"
+        keras_model.save_weights(path)
+        with h5py.File(path, "a") as file:
+            del file[name]
+            harm(file)
+        with pytest.raises(InputError, match=rf"^--source: {path} is no readable Keras file \(.*{message}"):
+            read(path)
+
+
+def test_headers_that_promise_more_than_the_file_holds(keras_model: tf.keras.Model, checkpoint: Path, tmp_path: Path) -> None:
+    for number, options in enumerate(({}, {"chunks": (1 << 20,)}, {"chunks": (1 << 20,), "compression": "gzip"})):
+        path = tmp_path / f"{number}.h5"
+        keras_model.save_weights(path)
+        with h5py.File(path, "a") as file:
+            del file["predictions/predictions/bias:0"]
+            file.create_dataset("predictions/predictions/bias:0", (1 << 40,), "f4", **options)  # 4 TB
+        with pytest.raises(InputError, match=r"the header promises 4,398,046,511,104 bytes of predictions/predictions/bias:0"):
+            read(path)
+    write_archive(tmp_path / "bomb.keras", b"{}", b"\0" * (100 << 20))
+    with pytest.raises(InputError, match=r"promises 104,857,602 bytes of weights, and the file holds"):
+        read(tmp_path / "bomb.keras")
+    header = json.dumps({"classifier.bias": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
+    with pytest.raises(InputError, match="no readable safetensors file"):
+        read(tmp_path / "w.safetensors")
+    path = tmp_path / "model.ckpt"
+    shutil.copy(f"{checkpoint}.index", f"{path}.index")
+    data = Path(f"{checkpoint}.data-00000-of-00001").read_bytes()
+    Path(f"{path}.data-00000-of-00001").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"model.ckpt.index promises [\d,]+ bytes of weights, and the file holds [\d,]+"):
+        read(path)
+
+
+def test_a_checkpoint_named_with_characters_of_patterns(checkpoint: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "b0 [v1] *"
+    directory.mkdir()
+    for file in checkpoint.parent.glob("model.ckpt.*"):
+        shutil.copy(file, directory / file.name.replace("model", "model [1]"))
+    expected = weight_files.open_weights(checkpoint, average=True)
+    for source in (directory, directory / "model [1].ckpt"):
+        found = weight_files.open_weights(source, average=True)
+        np.testing.assert_array_equal(found.read(table()[-1]), expected.read(table()[-1]))
+
+
 def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
     keras_model.save_weights(tmp_path / "top.h5")
     labels = tmp_path / "labels.txt"

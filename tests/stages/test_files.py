@@ -6,7 +6,7 @@ import os
 import pytest
 
 from stages import app
-from stages.errors import InputError, write_failure
+from stages.errors import InputError, one_line, write_failure
 from stages.files import atomic_path, plain_path
 
 
@@ -36,6 +36,11 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, monkeypatch, capsys, nu
         app.run(fail, {"workdir": "Where."}, config=False)
     error = capsys.readouterr().err
     assert end.value.code == 2 and error.startswith(f"error: {what} (RuntimeError:") and error.count("\n") == 1
+
+
+def test_the_reason_of_an_error_of_tensorflow_is_not_cut_off():
+    node = "{{function_node __wrapped__SaveV2_dtypes_9_device_/job:localhost/replica:0/task:0/device:CPU:0}}"
+    assert one_line(ValueError(f"{node} {'a/' * 60}ckpt; Permission denied")).endswith("ckpt; Permission denied")
 
 
 def test_other_errors_are_none_of_the_disk_s():

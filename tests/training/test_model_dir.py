@@ -98,6 +98,17 @@ def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, c
     assert workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before  # as it was made before
 
 
+def test_a_model_that_cannot_be_written_leaves_nothing(saved, tmp_path, monkeypatch):
+    def fail(path):
+        path.write_bytes(b"half")
+        raise OSError("Unable to extend file properly, errno = 27, error message = 'file too large'")  # as h5py says it
+
+    monkeypatch.setattr(saved[0], "save_weights", fail)
+    with pytest.raises(InputError, match=r"^file size limit reached on the disk of .*\(ulimit -f\)"):
+        model_dir.save(tmp_path / "model", saved[0], SPEC)
+    assert not list((tmp_path / "model").iterdir())
+
+
 def test_replaced_weights_are_another_teacher(saved, tmp_path):
     weights, _ = copied(saved[1], tmp_path)
     before, whole = workdir.fingerprint(tmp_path), weights.read_bytes()
