@@ -16,6 +16,7 @@ Intervals are Student's over seeds: they tell how another seed would have done o
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -122,8 +123,8 @@ def find_runs(text: str) -> dict[str, Path]:
       InputError: no runs, or two of the same name.
     """
     found: dict[str, Path] = {}
-    for part in text.split(","):
-        for path in sorted(glob.glob(part)) or [part]:
+    for part in [text] if os.path.exists(text) else text.split(","):
+        for path in [part] if os.path.exists(part) else sorted(glob.glob(part)) or [part]:
             run = Path(path).resolve()
             if not (run / "data").is_dir():
                 print(f"{path} is left out: it has no data/ beside its models")

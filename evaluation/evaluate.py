@@ -18,6 +18,7 @@ Every example counts exactly once. A run that was killed goes on with the first 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -252,7 +253,8 @@ def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
 
 def _named(models: str) -> dict[str, Path]:
     """Comma-separated directories by name: the directory's own, its parent's for a `model/`; -2, -3, … where one comes again."""
-    directories = [Path(part) for part in models.split(",") if part.strip()]
+    parts = [models] if os.path.exists(models) else models.split(",")  # one directory may have a comma in its name
+    directories = [Path(part) for part in parts if part.strip()]
     if not directories:
         raise InputError("--model names no directory; give one or more, separated by commas")
     named: dict[str, Path] = {}

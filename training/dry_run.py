@@ -138,7 +138,9 @@ def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str
         location = folders.get(role) or config.data.get(role)
         if location:
             name, path = sources.split_location(location, config.data.source)
-            if name not in sources.WITHOUT_PATH and not (os.path.exists(path) or glob.glob(path)):
+            folder, last = os.path.split(path)
+            pattern = os.path.join(glob.escape(folder) if os.path.isdir(folder) else folder, last)
+            if name not in sources.WITHOUT_PATH and not (os.path.exists(path) or glob.glob(pattern)):
                 found.append(f"--{role}: no {path}")
         elif role == "labeled" or (role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"):
             found.append(f"--{role} is not given")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation import compare
+from evaluation import compare, evaluate
 from stages.errors import InputError
 from stages.files import write_json
 
@@ -81,6 +81,13 @@ def test_runs(tmp_path, capsys):
         compare.with_models(runs, ["teacher", "student_3"])
     with pytest.raises(InputError, match="no directory with data"):
         compare.find_runs(f"{tmp_path}/seed_x")
+
+
+def test_a_run_whose_name_is_also_a_pattern(tmp_path):
+    for name in ("run [v1], {a}", "run v"):
+        (tmp_path / name / "data").mkdir(parents=True)
+    assert list(compare.find_runs(f"{tmp_path}/run [v1], {{a}}")) == ["run [v1], {a}"]
+    assert list(evaluate._named(f"{tmp_path}/run [v1], {{a}}")) == ["run [v1], {a}"]
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path):
