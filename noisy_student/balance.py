@@ -278,8 +278,11 @@ def _check_origin(images: Manifest, predictions: Manifest) -> None:
     if of_images is not None and of_images != images.digest:
         raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
     config = predictions.directory / "config.json"
-    if of_teacher is not None and config.exists() and of_teacher != read_json(config)["inputs"]["teacher"]:
-        raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
+    if of_teacher is not None and config.exists():
+        run = read_json(config)
+        inputs = run.get("inputs") if isinstance(run, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("teacher") != of_teacher:
+            raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
 
 
 def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: float) -> list[str]:

@@ -321,6 +321,10 @@ def test_a_manifest_of_other_predictions(root: Path, tmp_path: Path, extra: dict
     write_manifest(dataclasses.replace(manifest, extra={**right, **extra}))
     with pytest.raises(InputError, match=words):
         _run(tmp_path, "other")
+    write_manifest(dataclasses.replace(manifest, extra=right))
+    write_json(tmp_path / "predictions" / "config.json", "x")
+    with pytest.raises(InputError, match=r"is of another teacher than .*config\.json"):
+        _run(tmp_path, "another")
 
 
 @pytest.mark.parametrize("top_k", [0, 2])
