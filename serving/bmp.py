@@ -1,7 +1,8 @@
 """Which BMP files TensorFlow decodes rightly.
 
-Its decoder reads the size and the bits of a pixel, and nothing else of the header. It takes the indices of a color table for grey
-levels, compressed bytes for pixels, and channels in another order for blue, green, red.
+Its decoder reads the size and the bits of a pixel, and nothing else of the header. It takes the
+indices of a color table for grey levels, compressed bytes for pixels, and channels in another order
+for blue, green, red.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tensorflow as tf
 from serving.answers import NOT_AN_IMAGE, OK, UNSUPPORTED
 
 _FILE_HEADER = 14  # bytes; the second header follows, which begins with its own length
-_INFO_HEADER = 40  # bytes; shorter ones lay their fields out in another way, or lack the compression
+_INFO_HEADER = 40  # bytes; shorter ones have other fields
 _RGB, _BITFIELDS = 0, 3  # values of the compression
 _MASKS = (0xFF0000, 0xFF00, 0xFF)  # red, green and blue of a pixel that is stored blue first
 
@@ -28,7 +29,8 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: a header that is cut off.
     """
-    numbers = _int32(encoded, 10, 6)  # start of the pixels, length of the second header, width, height, planes and bits, compression
+    # Start of the pixels, length of the second header, width, height, planes and bits, compression.
+    numbers = _int32(encoded, 10, 6)
     start, header = numbers[0], numbers[1]
     bits, compression = tf.bitwise.right_shift(numbers[4], 16), numbers[5]
     table = _FILE_HEADER + header

@@ -4,8 +4,8 @@
 catches the error. But tf.data can drop an element that fails, and it runs inside a graph. So a batch becomes a small dataset
 of (row, bytes), the rows that come out of it are put back in their places, and those that are missing were no images.
 
-Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of pixels. An image that
-TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
+Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of
+pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from serving import bmp
 from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
 
 MAX_PIXELS = 25_000_000
-"""Default limit of an export: pixels of an image, or of all frames of a GIF. Photographs of 24 megapixels pass. Decoding takes up to
-12 bytes a pixel (a progressive JPEG in CMYK; others 3 to 9), so 300 MB for an image at the limit."""
+"""Default limit of an export: pixels of an image, or of all frames of a GIF.
+
+Photographs of 24 megapixels pass. Decoding takes up to 12 bytes a pixel (a progressive JPEG in CMYK;
+others 3 to 9), so 300 MB for an image at the limit."""
 
 MAX_GIF_BLOCKS = 2**16
 """A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""
 
 _Walk = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
-"""Place in a GIF, whether it is inside a chain of blocks, pixels so far, width and height that hold all so far."""
+"""Place in a GIF, whether it is inside a chain of blocks, pixels so far, canvas [2] so far."""
 
 
 def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
@@ -94,10 +96,10 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
         return tf.reduce_prod(tf.cast(sides, tf.int64))
 
     def png() -> tf.Tensor:
-        # The decoder skips unknown chunks before the header, which could hold other numbers in its place.
+        # The decoder skips unknown chunks before the header. One could hold another size here.
         first = tf.equal(tf.strings.substr(encoded, 8, 8), b"\0\0\0\rIHDR")
         sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        return tf.where(first & tf.reduce_all(sides > 0), product(sides), 0)  # 2^31 and more are allowed to no PNG
+        return tf.where(first & tf.reduce_all(sides > 0), product(sides), 0)  # below 2^31
 
     def bitmap() -> tf.Tensor:  # a negative height means rows from top to bottom
         sides = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 18, 8), tf.int32), tf.int64)

@@ -1,4 +1,4 @@
-"""Batched models in one process: every answer is that of the model, version and signature asked, and nobody pays for another's request."""
+"""Batched models in one process: each answer is that of the model, version and signature asked."""
 
 from __future__ import annotations
 
