@@ -16,6 +16,7 @@ from stages.errors import InputError
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
+    "duplicates": ("photos", "images"),
     "evaluation": (),
     "input_pipeline": ("images",),
     "meta_pseudo_labels": ("rounds",),
@@ -28,7 +29,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 
 FLAGS = {
     "records": "balance: prediction records.",
-    "images": "input_pipeline, pseudo_label: JPEG files.",
+    "images": "duplicates: photographs; input_pipeline, pseudo_label: JPEG files.",
+    "photos": "duplicates: a folder or a tar archive of photographs; parts of scikit-learn's two if not given.",
     "rounds": "meta_pseudo_labels, train_step: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",
@@ -40,7 +42,7 @@ FLAGS = {
 }
 
 
-TEXTS = ("model", "networks", "cases")
+TEXTS = ("model", "networks", "cases", "photos")
 """The flags that are no numbers."""
 
 

@@ -28,6 +28,9 @@ from data.formats import ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_
 from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
 from stages.progress import progress
 
+FILES = r"\.tar$"
+"""Names of archives in a folder."""
+
 
 class Member(NamedTuple):
     """A file in an archive: its name, and its place in the archive's file."""
@@ -149,7 +152,7 @@ def open_archives(request: Request) -> ArchiveImages:
     Raises:
       InputError: there are none; one is damaged (with "skip", what follows the damage is left out); a labelled image has no class.
     """
-    paths = find_files(request, r"\.tar$", "tar archives (*.tar, not compressed)")
+    paths = find_files(request, FILES, "tar archives (*.tar, not compressed)")
     ignored: Counter[str] = Counter()
     problems: list[dict[str, str]] = []
     images = ArchiveImages(paths, ignored, problems)

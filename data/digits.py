@@ -18,7 +18,8 @@ import numpy as np
 import PIL.Image
 from sklearn import datasets
 
-from data.examine import Examined, Seen, examine
+from data.duplicates import Seen
+from data.examine import Examined, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
 from stages.errors import InputError
 
@@ -34,6 +35,11 @@ class Digits:
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
     images: Mapping[str, tuple[Image, ...]]
+
+    @property
+    def read_from(self) -> Mapping[str, Any]:
+        """No files."""
+        return {}
 
     def splits(self) -> Mapping[str, tuple[Image, ...]]:
         """The splits by name."""

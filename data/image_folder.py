@@ -65,6 +65,10 @@ class FolderImages:
         """The path."""
         return printable(self._files[index].path)
 
+    def files(self) -> list[File]:
+        """The files, in order."""
+        return self._files
+
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The files' bytes."""
         return ordered_map(self._read, indices)

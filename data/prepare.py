@@ -22,8 +22,9 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from data import protos, records, sources, splits, tfrecords
-from data.examine import Seen
+from data import fingerprint, protos, records, repeats, sources, tfrecords
+from data.duplicates import Seen
+from data.examination import Examination
 from data.sources import Image, Source, Split
 from stages import app
 from stages import workdir as work
@@ -41,8 +42,6 @@ FLAGS = {
     "source": "digits, or the format of locations that name none; config.data.source.",
 }
 OPTIONAL = dict.fromkeys((*LOCATIONS, "source"))
-LEFT_OUT = "held_out_images_left_out_of_"
-"""Keys of `summary.json` that begin so have lists."""
 
 
 def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) -> ml_collections.ConfigDict:
@@ -92,22 +91,27 @@ def main(
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
         if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
             raise InputError(f"--workdir: {directory / name} is there and was not made by this stage; name another directory")
-    summary = work.start(directory, {"seed": config.seed, "data": config.data.to_dict()})
+    settings = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
+    summary = work.start(directory, {"seed": config.seed, "data": settings})
     if summary is not None:
+        fingerprint.require_unchanged(directory, config.data)
         print(f"{directory}: done before; {_in_words(summary)}")
         return
     try:
         opened = sources.open_source(config)
         pseudo = PseudoLabeled.open(config.data, len(opened.label_names), opened.held_out()) if config.data.pseudo_labeled else None
         summary = write(opened, config, directory)
+        read_from = dict(opened.read_from)
         if pseudo is not None:
             summary["pseudo_labeled"] = pseudo.write(opened.label_names, directory)
             summary["skipped"] = [*summary["skipped"], *pseudo.skipped]
-            summary[f"{LEFT_OUT}pseudo_labeled"] = pseudo.duplicates
+            read_from["pseudo_labeled"] = pseudo.read_from
+            summary[f"{repeats.LEFT_OUT}pseudo_labeled"] = pseudo.duplicates
     except InputError:
         if fresh:
             _remove_traces(directory, new)
         raise
+    fingerprint.write(directory, read_from)
     work.finish(directory, summary)
     print(table(summary))
     print(f"{directory}: done; {_in_words(summary)}")
@@ -185,6 +189,7 @@ class PseudoLabeled:
       usable: indices of those that can be used.
       skipped: those that cannot, with `config.data.on_error` = "skip".
       duplicates: those that are held out.
+      read_from: the files; see `data.fingerprint`.
     """
 
     location: str
@@ -192,6 +197,7 @@ class PseudoLabeled:
     usable: Sequence[int]
     skipped: list[dict[str, str]]
     duplicates: list[dict[str, Any]]
+    read_from: Mapping[str, Any]
 
     @classmethod
     def open(cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen) -> PseudoLabeled:
@@ -202,12 +208,11 @@ class PseudoLabeled:
         """
         request = sources.Request(data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes)
         images = tfrecords.open_records(request)
-        skipped: list[dict[str, str]] = []
-        duplicates: list[dict[str, Any]] = []
-        usable = splits.usable_and_unseen(images, held_out, data.on_error, skipped, duplicates, "check pseudo_labeled", {})
+        found = Examination(data.on_error, {"pseudo_labeled": fingerprint.listed("pseudo_labeled", data)})
+        usable = found.unseen(images, "pseudo_labeled", held_out)
         if not usable:
-            raise request.error(f"has no usable image; {splits.none_left(duplicates, 'leave the flag out')}")
-        return cls(data.pseudo_labeled, images, usable, skipped, duplicates)
+            raise request.error(f"has no usable image; {repeats.none_left(found.duplicates, 'leave the flag out')}")
+        return cls(data.pseudo_labeled, images, usable, found.skipped, found.duplicates, found.read_from["pseudo_labeled"] or {})
 
     def write(self, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
         """Writes them as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`; returns images and shards, for the summary."""
@@ -251,10 +256,10 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     words = f"{counts}; {len(summary['label_names']):,} classes"
     if summary["skipped"]:
         words += f"; files skipped: {len(summary['skipped']):,} (listed in summary.json)"
-    left_out = sum(len(listed) for name, listed in summary.items() if name.startswith(LEFT_OUT))
+    left_out = sum(len(summary.get(f"{repeats.LEFT_OUT}{role}", ())) for role in ("unlabeled", "pseudo_labeled"))
     if left_out:
         words += f"; left out as images held out for testing: {left_out:,} (listed in summary.json)"
-    return words
+    return "\n".join([words, *repeats.in_words(summary)])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Remarks:
         self._of_class: Counter[int] = Counter()
         self._plain_of_class: Counter[int] = Counter()
         self._plain_transparent = 0
-        self._looks: int | None = None
+        self._pixels: bytes | None = None
         self._alike = True
 
     def add(self, image: Examined, label: int, where: str) -> None:
@@ -62,8 +62,8 @@ class Remarks:
         if PLAIN in image.remarks:
             self._plain_of_class[label] += 1
             self._plain_transparent += TRANSPARENT in image.remarks
-        self._looks = image.looks if self._looks is None else self._looks
-        self._alike &= image.looks == self._looks
+        self._pixels = image.pixels if self._pixels is None else self._pixels
+        self._alike &= image.pixels == self._pixels
 
     def counts(self) -> Mapping[str, int]:
         """Remark -> number of images."""

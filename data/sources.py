@@ -25,7 +25,7 @@ import ml_collections
 import numpy as np
 
 from data import formats
-from data.examine import Seen
+from data.duplicates import Seen
 from stages.errors import InputError
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
@@ -75,6 +75,11 @@ class Source(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """What the source wants in the data directory's `summary.json` (JSON): `skipped`, the files that it left out and why, and such."""
+        ...
+
+    @property
+    def read_from(self) -> Mapping[str, Any]:
+        """The files that were read, by role; see `data.fingerprint`."""
         ...
 
     def splits(self) -> Mapping[str, Split]:
@@ -157,6 +162,10 @@ WITHOUT_PATH = ("tfds",)
 
 WITH_TEST = ("imagenet", "cifar10", "svhn")
 """Formats with test images of their own, which are the test where no other is named."""
+
+
+PUBLISHED = ("imagenet", "cifar10", "svhn", "tfds")
+"""Formats of named benchmarks, whose labelled and test images stay as they were published."""
 
 
 def split_location(location: str, default: str) -> tuple[str, str]:

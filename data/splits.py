@@ -7,15 +7,16 @@
 4. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest` that step 3 left, or `all` but those held
    out, as `labeled_as_unlabeled` says. What steps 1 and 2 hold out is left out of them, by content: both papers keep the evaluation's
    images out of the unlabelled ones.
+
+Images that repeat each other stand on one side of steps 1 to 3 (`data.draws`). `data.repeats` says what becomes of labelled images that
+are in the test, or under two classes.
 """
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import itertools
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +24,11 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from data import formats
-from data.examine import Examined, Seen, examine, other_kind
-from data.remarks import Remarks
+from data import fingerprint, repeats
+from data.draws import Usable, draw, hold_out_test, hold_out_validation
+from data.duplicates import Seen
+from data.examination import Examination
+from data.repeats import Unseen, none_left
 from data.sources import (
     WITH_TEST,
     WITHOUT_PATH,
@@ -35,16 +38,12 @@ from data.sources import (
     generator,
     key_hash,
     open_collection,
-    ordered_map,
     printable,
     repeated,
     split_location,
 )
 from stages.errors import InputError
 from stages.progress import progress
-
-LOOK_AHEAD = 1000  # images looked at for others of the kind that stops the stage
-LOOK_UP = 64  # images compared with those held out at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +88,7 @@ class SplitCollections:
     facts: Mapping[str, Any]
     parts: Mapping[str, tuple[Part, ...]]
     seen: Seen
+    read_from: Mapping[str, Any]
 
     def held_out(self) -> Seen:
         """The images of the test and the validation split."""
@@ -97,21 +97,6 @@ class SplitCollections:
     def splits(self) -> Mapping[str, PartsSplit]:
         """The splits by name."""
         return {name: PartsSplit(parts, name != "unlabeled") for name, parts in self.parts.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Usable:
-    """The images of a collection that can be decoded: their indices, ascending, and what is known of each."""
-
-    collection: Collection
-    indices: list[int]
-    examined: list[Examined]
-
-    def labels(self) -> np.ndarray:
-        return self.collection.labels[self.indices]
-
-    def pick(self, places: Sequence[int]) -> _Usable:
-        return _Usable(self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places])
 
 
 def split(config: ml_collections.ConfigDict) -> SplitCollections:
@@ -134,25 +119,29 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     if "test" in listed:
         listed["test"].labels = _labels_as(label_names, listed["test"], data.test)
 
-    skipped: list[dict[str, str]] = []
-    remarks: dict[str, Mapping[str, int]] = {}
-    labeled = _decodable(listed["labeled"], data.on_error, skipped, "check labeled", remarks)
+    found = Examination(data.on_error, {role: fingerprint.listed(role, data, collection) for role, collection in listed.items()})
+    # The labelled images of a published benchmark can be millions, and its splits stay as they are.
+    labeled = found.usable(listed["labeled"], "labeled", detail=not repeats.published(data.labeled, data))
     sizes = np.array([(image.height, image.width) for image in labeled.examined], np.int32).reshape(-1, 2)
-    for label, indices in enumerate(by_class(labeled.labels(), len(label_names))):
-        if not indices:
-            raise InputError(f"--labeled: class {label_names[label]} has no image that can be decoded; add some or remove it")
+    _check_classes(labeled, label_names, "no image that can be decoded")
     if "test" in listed:
-        test = _decodable(listed["test"], data.on_error, skipped, "check test", remarks)
+        test = found.usable(listed["test"], "test")
         if not test.indices:
             raise InputError(
                 f"--test: {printable(data.test)} has no image that can be decoded; leave the flag out to hold out labelled images"
             )
     else:
-        test, labeled = _hold_out_test(labeled, label_names, data)
-    validation, labeled = _hold_out_validation(labeled, len(label_names), data.validation_size, config.seed)
+        test = None
+    labeled, test, repeated = repeats.settle(labeled, test, label_names, data)
+    if test is not None and not test.indices:
+        raise InputError(f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels")
+    _check_classes(labeled, label_names, "no image left that is not in the test or under another class, too")
+    if test is None:
+        test, labeled = hold_out_test(labeled, label_names, data)
+    validation, labeled = hold_out_validation(labeled, len(label_names), data.validation_size, config.seed)
     unused = labeled.pick([])
     if data.labeled_per_class is not None:
-        chosen, unused = _draw(labeled, [data.labeled_per_class] * len(label_names), config.seed, "labeled", label_names)
+        chosen, unused = draw(labeled, [data.labeled_per_class] * len(label_names), config.seed, "labeled", label_names)
     else:
         chosen = labeled
     as_unlabeled = {"nothing": labeled.pick([]), "rest": unused, "all": labeled}[data.labeled_as_unlabeled]
@@ -163,13 +152,14 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
         [image for part in held_out for image in part.examined],
         data.near_duplicates,
     )
-    duplicates: list[dict[str, Any]] = []
-    pools: list[Sequence[int]] = [_unseen(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined, seen, duplicates)]
+    unseen = Unseen(seen, "labeled", len(as_unlabeled.indices), found.duplicates)
+    places = unseen.places(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined)
+    pools: list[Sequence[int]] = [as_unlabeled.pick(places).indices]
     if "unlabeled" in listed:
-        pools.append(usable_and_unseen(listed["unlabeled"], seen, data.on_error, skipped, duplicates, "check unlabeled", remarks))
-    if not pools[-1] and (data.unlabeled or duplicates):
+        pools.append(found.unseen(listed["unlabeled"], "unlabeled", seen))
+    if not pools[-1] and (data.unlabeled or found.duplicates):
         pool = f"--unlabeled: {printable(data.unlabeled)}" if data.unlabeled else "config.data.labeled_as_unlabeled: the pool"
-        raise InputError(f"{pool} has no usable image; {none_left(duplicates, 'Noisy Student needs unlabelled ones')}")
+        raise InputError(f"{pool} has no usable image; {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}")
     used = sum(map(bool, pools))
 
     def part(collection: Collection, indices: Sequence[int], purpose: str, prefix: str = "") -> tuple[Part, ...]:
@@ -191,13 +181,15 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
         facts={
             "median_height": int(np.median(sizes[:, 0])),
             "median_width": int(np.median(sizes[:, 1])),
-            "skipped": skipped,
+            "skipped": found.skipped,
             "ignored": {f"--{role}": dict(sorted(collection.ignored.items())) for role, collection in listed.items()},
-            "remarks": {f"--{role}": remarks[role] for role in listed},
-            "held_out_images_left_out_of_unlabeled": duplicates,
+            "remarks": {f"--{role}": found.remarks[role] for role in listed},
+            "held_out_images_left_out_of_unlabeled": found.duplicates,
+            **repeated,
         },
         parts={name: parts[name] for name in order if sum(map(len, parts[name]))},
         seen=seen,
+        read_from={role: value for role, value in found.read_from.items() if value},
     )
 
 
@@ -256,134 +248,7 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
     return np.array([number[name] for name in collection.label_names], np.int32)[collection.labels]
 
 
-# Examining
-
-
-def _examined(
-    collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str, remarks: dict[str, Mapping[str, int]]
-) -> Iterator[tuple[int, Examined]]:
-    """(index, what is known of it) of each image that can be decoded; the others are appended to `skipped`.
-
-    Puts what is odd about the images into `remarks`, under their role.
-
-    Raises:
-      InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see `data.remarks`.
-    """
-    role = what.rpartition(" ")[2]
-    odd = Remarks(role, collection.label_names if role == "labeled" else ())  # other labels may be renumbered
-    skipped.extend(dict(problem) for problem in collection.problems)
-    total = len(collection.labels)
-    kinds: Counter[str] = Counter()
-    results = ordered_map(_look_at, collection.read(range(total)))
-    for index, (result, kind) in enumerate(progress(results, total, what)):
-        if not isinstance(result, str):
-            odd.add(result, int(collection.labels[index]), collection.where(index))
-            yield index, result
-            continue
-        where = collection.where(index)
-        kinds.update([kind] if kind else [])
-        if on_error == "fail":
-            more = Counter(kind for _, kind in itertools.islice(results, LOOK_AHEAD if kind else 0) if kind)
-            others = f" (among the next {LOOK_AHEAD:,} images: {formats.in_words(more)})" if more else ""
-            raise InputError(f"{where}: {result}; mend or remove it, or leave such files out with --config.data.on_error=skip{others}")
-        skipped.append({"file": where, "why": result})
-        logging.info("skipped %s: %s", where, result)
-    if kinds:
-        logging.warning("--%s: %s", role, formats.passed_over(kinds))
-    odd.check()
-    remarks[role] = odd.counts()
-
-
-def _look_at(encoded: bytes | str) -> tuple[Examined | str, str]:
-    """Examines an image: what is known of it, or why it cannot be used; and its `other_kind`."""
-    result = encoded if isinstance(encoded, str) else examine(encoded)
-    return result, other_kind(encoded) if isinstance(result, str) and isinstance(encoded, bytes) else ""
-
-
-def _decodable(
-    collection: Collection, on_error: str, skipped: list[dict[str, str]], what: str, remarks: dict[str, Mapping[str, int]]
-) -> _Usable:
-    pairs = list(_examined(collection, on_error, skipped, what, remarks))
-    return _Usable(collection, [index for index, _ in pairs], [image for _, image in pairs])
-
-
-def usable_and_unseen(
-    collection: Collection,
-    seen: Seen,
-    on_error: str,
-    skipped: list[dict[str, str]],
-    duplicates: list[dict[str, Any]],
-    what: str,
-    remarks: dict[str, Mapping[str, int]],
-) -> Sequence[int]:
-    """Indices of the images that can be decoded and are not held out; nothing else of them is kept, so that memory is 8 bytes an image.
-
-    The others are appended to `skipped` and to `duplicates`.
-
-    Raises:
-      InputError: `on_error` is "fail" and a file is no image.
-    """
-    usable = array.array("q")
-    pairs = _examined(collection, on_error, skipped, what, remarks)
-    while block := list(itertools.islice(pairs, LOOK_UP)):
-        usable.extend(_unseen(collection, [index for index, _ in block], [image for _, image in block], seen, duplicates))
-    return usable
-
-
-def _unseen(
-    collection: Collection, indices: Sequence[int], examined: Sequence[Examined], seen: Seen, duplicates: list[dict[str, Any]]
-) -> list[int]:
-    """Those of `indices` that are not held out; the others are appended to `duplicates`."""
-    kept: list[int] = []
-    for start in range(0, len(indices), LOOK_UP):
-        found = seen.find(examined[start : start + LOOK_UP])
-        for place, index in enumerate(indices[start : start + LOOK_UP]):
-            if place in found:
-                duplicates.append({"file": collection.where(index), **found[place]})
-            else:
-                kept.append(index)
-    return kept
-
-
-def none_left(duplicates: Sequence[Mapping[str, Any]], otherwise: str) -> str:
-    """Why a pool has no image left: so many were held-out ones; or else what is to be said."""
-    if not duplicates:
-        return otherwise
-    first = max(duplicates, key=lambda duplicate: int(duplicate["bits"] >= 0))
-    mend = "if it only looks alike, pass --config.data.near_duplicates=False" if first["bits"] >= 0 else "name other images"
-    return f"{len(duplicates):,} were left out as held-out images (such as {first['file']}, for {printable(first['of'])}); {mend}"
-
-
-# Splitting
-
-
-def _hold_out_test(labeled: _Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[_Usable, _Usable]:
-    counts = []
-    for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
-        if len(indices) < 2:
-            raise InputError(f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test")
-        counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
-    return _draw(labeled, counts, data.test_seed, "test", label_names)
-
-
-def _hold_out_validation(labeled: _Usable, num_classes: int, total: int, seed: int) -> tuple[_Usable, _Usable]:
-    spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
-    if total > spare.sum():
-        raise InputError(f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared (one of each class stays)")
-    exact = total * spare / max(1, spare.sum())
-    counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1  # largest remainders
-    return _draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
-
-
-def _draw(images: _Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]) -> tuple[_Usable, _Usable]:
-    """Draws `counts[c]` images of each class c; returns them and the others, both in their own order."""
-    drawn: set[int] = set()
-    for label, places in enumerate(by_class(images.labels(), len(counts))):
-        if counts[label] > len(places):
-            raise InputError(
-                f"config.data.labeled_per_class asks for {counts[label]} images of class {label_names[label]}; {len(places)} are left"
-            )
-        order = generator(seed, purpose, label).permutation(len(places))
-        drawn.update(places[i] for i in order[: counts[label]])
-    return images.pick(sorted(drawn)), images.pick([i for i in range(len(images.indices)) if i not in drawn])
+def _check_classes(labeled: Usable, label_names: Sequence[str], what: str) -> None:
+    for label, indices in enumerate(by_class(labeled.labels(), len(label_names))):
+        if not indices:
+            raise InputError(f"--labeled: class {label_names[label]} has {what}; add some or remove it")

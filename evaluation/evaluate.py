@@ -36,7 +36,7 @@ from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
 from stages import app
 from stages.errors import InputError
-from stages.files import write_json
+from stages.files import read_json, write_json
 from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 
@@ -235,6 +235,7 @@ def _summarize(
     summary = {
         "split": split,
         "examples": manifest.num_records if manifest else None,
+        "left_out_of_training": _left_out_of_training(manifest.directory.parent) if manifest else 0,
         "top_k": min(TOP_K, manifest.num_classes if manifest else imagenet.NUM_CLASSES),
         "suites": list(chosen),
         "baseline": baseline,
@@ -274,6 +275,11 @@ def _open_split(data: str, split: str) -> Manifest:
     if split not in splits:
         raise InputError(f"--split: {data} has no split {split!r}; it has {', '.join(splits) or 'none'}")
     return read_manifest(Path(data) / split, "labeled")
+
+
+def _left_out_of_training(data: Path) -> int:
+    """How many labelled images of a data directory were left out since they are test images, or look like one."""
+    return len(read_json(data / "summary.json").get("held_out_images_left_out_of_labeled", ()))
 
 
 def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:

@@ -66,6 +66,9 @@ def notes(summary: dict[str, Any]) -> list[str]:
     lines = []
     if summary["examples"] is not None:
         lines.append(f"{summary['examples']:,} examples of split {summary['split']}")
+    if left_out := summary.get("left_out_of_training"):
+        what = "1 labelled image was" if left_out == 1 else f"{left_out:,} labelled images were"
+        lines.append(f"{what} left out of training, being or looking like test images")
     for suite, number, of in (("c", "mCE", "error"), ("p", "mFR", "flips")):
         measured = [row[suite] for row in summary["models"].values() if suite in row]
         if measured and measured[0]["reference"] is None:

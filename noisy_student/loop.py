@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from data import sources
+from data import fingerprint, prepare, sources
 from noisy_student import balance, pseudo_label, shard_jobs, train
 from noisy_student.dry_run import describe
 from stages import app, termination
@@ -169,6 +169,7 @@ def main(
     created = not directory.exists()
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
+        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         print(table(done))
         print(f"{directory} is done; delete it, or name another --workdir, to run again")
         return
@@ -290,7 +291,9 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
 
 
 def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
-    return {**config.to_dict(), "folders": folders}
+    values = {**config.to_dict(), "folders": folders}
+    values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
+    return values
 
 
 def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:

@@ -204,7 +204,7 @@ def test_other_files_are_ignored_and_counted(folders, caplog):
 def test_unicode_names(folders):
     decomposed = unicodedata.normalize("NFD", "größe")
     save(folders / "labeled" / decomposed / f"{decomposed} 1.png")
-    save(folders / "labeled" / decomposed / "日本.png")
+    save(folders / "labeled" / decomposed / "日本.png", 1)
     source = opened(folders)
     assert source.label_names == ("cat", "dog", "größe")
     found = all_keys(source)

@@ -1,0 +1,123 @@
+"""Draws of labelled images for the test, the validation and the labelled subset.
+
+Images that repeat each other are drawn together or not at all, so that they stand on one side of every
+split. A draw takes images one by one in random order. Without repeated images it takes exactly as many
+of each class as are wanted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+
+from data.examine import Examined
+from data.sources import Collection, by_class, generator
+from stages.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Usable:
+    """The images of a collection that can be decoded.
+
+    Attributes:
+      collection: where they are.
+      indices: which images of it, ascending.
+      examined: what is known of each.
+      groups: int64 [n]; images with the same number repeat each other.
+    """
+
+    collection: Collection
+    indices: list[int]
+    examined: list[Examined]
+    groups: np.ndarray
+
+    def labels(self) -> np.ndarray:
+        """The class of each, int32 [n]."""
+        return self.collection.labels[self.indices]
+
+    def pick(self, places: Sequence[int]) -> Usable:
+        """Those at `places` of this list."""
+        return Usable(
+            self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places], self.groups[np.asarray(places, int)]
+        )
+
+
+def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[Usable, Usable]:
+    """Draws `config.data.test_fraction` of each class: the test and the rest. Raises InputError where a class cannot be divided."""
+    counts = []
+    for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
+        if len(indices) < 2:
+            raise InputError(f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test")
+        counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
+    test, rest = draw(labeled, counts, data.test_seed, "test", label_names)
+    for label, name in enumerate(label_names):
+        if not ((test.labels() == label).any() and (rest.labels() == label).any()):
+            raise InputError(
+                f"--labeled: the images of class {name} repeat each other, and so none can be spared for testing; add other images or "
+                "give --test; if they only look alike, pass --config.data.near_duplicates=False"
+            )
+    return test, rest
+
+
+def hold_out_validation(labeled: Usable, num_classes: int, total: int, seed: int) -> tuple[Usable, Usable]:
+    """Draws `total` images, in proportion to the classes: the validation and the rest. Raises InputError where they are too few."""
+    spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
+    if total > spare.sum():
+        raise InputError(f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared (one of each class stays)")
+    exact = total * spare / max(1, spare.sum())
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1  # largest remainders
+    drawn, rest = draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
+    if total and not drawn.indices:
+        raise InputError(
+            f"config.data.validation_size is {total}; the labelled images repeat each other in groups that are larger; ask for more, "
+            "or, if they only look alike, pass --config.data.near_duplicates=False"
+        )
+    return drawn, rest
+
+
+def draw(images: Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]) -> tuple[Usable, Usable]:
+    """Draws about `counts[c]` images of each class c, in whole groups; returns them and the others, both in their own order.
+
+    A group that is too large for what is still wanted is passed over. What then lacks is made up by the
+    smallest group left, where that comes closer to the number wanted. Of a class that is not wanted
+    whole, some image stays.
+    """
+    labels = images.labels()
+    classes = by_class(labels, len(counts))
+    for label, places in enumerate(classes):
+        if counts[label] > len(places):
+            raise InputError(
+                f"config.data.labeled_per_class asks for {counts[label]} images of class {label_names[label]}; {len(places)} are left"
+            )
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(images.groups.tolist()):
+        members.setdefault(group, []).append(place)
+    limit = np.array([len(places) - (count < len(places)) for places, count in zip(classes, counts)])
+    wanted, taken = np.array(counts, int), np.zeros(len(counts), int)
+    drawn: set[int] = set()
+
+    def take(group: int, most: np.ndarray) -> None:
+        """Draws a group, unless a class would have more than `most`."""
+        its, sizes = np.unique(labels[members[group]], return_counts=True)
+        if members[group][0] not in drawn and (taken[its] + sizes <= most[its]).all():
+            taken[its] += sizes
+            drawn.update(members[group])
+
+    for label, places in enumerate(classes):
+        order = generator(seed, purpose, label).permutation(len(places))
+        for i in order:
+            if taken[label] >= counts[label]:
+                break
+            take(int(images.groups[places[i]]), wanted)
+        lacking = counts[label] - taken[label]
+        left = Counter(int(images.groups[places[i]]) for i in order if places[i] not in drawn)  # how many of the class in each
+        if lacking > 0 and left:
+            group, size = min(left.items(), key=lambda item: item[1])
+            if size - lacking < lacking or not taken[label]:
+                take(group, limit)
+    return images.pick(sorted(drawn)), images.pick([i for i in range(len(images.indices)) if i not in drawn])

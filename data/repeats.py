@@ -1,0 +1,223 @@
+"""What is done about images that come again: among the labelled ones, under another class, in the test.
+
+Of users' own labelled images:
+1. One picture under two classes is an error, or all its images are left out. Identical images decide.
+   Images that only look alike may differ in what matters, so they are counted and told.
+2. Labelled images that are also test images, or look like one, are left out of training.
+3. What repeats among the labelled images is grouped, so that `data.draws` keeps it on one side.
+
+Named benchmarks keep their published images: identical ones are counted and told, and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from data import duplicates
+from data.draws import Usable
+from data.duplicates import LOOK_UP, Seen
+from data.examine import Examined
+from data.sources import PUBLISHED, Collection, printable, split_location
+from stages.errors import InputError
+
+LEFT_OUT = "held_out_images_left_out_of_"
+"""Keys of `summary.json` that begin so have lists; a role follows."""
+SHARE, FEW = 0.05, 20
+"""Of a set of images, at most this share, or so many, may be left out by their looks alone, unless there
+are no more than two for each held-out image that they look like, as there are of copies."""
+
+
+def settle(
+    labeled: Usable, test: Usable | None, label_names: Sequence[str], data: ml_collections.ConfigDict
+) -> tuple[Usable, Usable | None, dict[str, Any]]:
+    """The labelled images to train on, grouped; the test images; and facts for `summary.json`.
+
+    Args:
+      labeled: the labelled images.
+      test: the test images where they are given.
+      label_names: of both.
+      data: `config.data`.
+
+    Raises:
+      InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labelled images
+        look like test images.
+    """
+    if published(data.labeled, data):
+        return labeled, test, {"repeated_in_benchmark": _counted(labeled, test)}
+    facts: dict[str, Any] = {"images_of_several_classes_left_out": [], f"{LEFT_OUT}labeled": [], "look_alikes_of_several_classes": []}
+    parts = [labeled] if test is None or published(data.test, data) else [labeled, test]
+    parts = _without_contradictions(parts, label_names, data.on_error, facts["images_of_several_classes_left_out"])
+    labeled, test = parts[0], parts[1] if len(parts) > 1 else test
+    if test is not None:
+        seen = Seen([test.collection.key(index) for index in test.indices], test.examined, data.near_duplicates)
+        unseen = Unseen(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
+        labeled = labeled.pick(unseen.places(labeled.collection, labeled.indices, labeled.examined))
+    groups = duplicates.identical(labeled.examined)
+    identical = groups.repeated()
+    if data.near_duplicates:
+        groups, pairs = duplicates.alike(labeled.examined, groups)
+        facts["look_alikes_of_several_classes"] = _of_several_classes(labeled, pairs, label_names)
+    facts["repeated_labeled_images"] = {"identical": identical, "look_alike": groups.repeated() - identical}
+    return Usable(labeled.collection, labeled.indices, labeled.examined, groups.first), test, facts
+
+
+def published(location: str, data: ml_collections.ConfigDict) -> bool:
+    """Whether a location is a named benchmark, whose splits are published."""
+    return split_location(location, data.source)[0] in PUBLISHED
+
+
+def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
+    """How many labelled images are identical to another, to a test image, and to one of another class."""
+    examined, labels = labeled.examined, labeled.labels()
+    if test is not None:
+        examined, labels = [*examined, *test.examined], np.concatenate([labels, test.labels()])
+    groups = duplicates.identical(examined).first
+    own = groups[: len(labeled.indices)]
+    return {
+        "labeled": int((own != np.arange(len(own))).sum()),
+        "labeled_in_test": int(np.isin(own, groups[len(own) :]).sum()),
+        "of_several_classes": int(np.isin(own, groups[labels != labels[groups]]).sum()),
+    }
+
+
+def _without_contradictions(
+    parts: Sequence[Usable], label_names: Sequence[str], on_error: str, left_out: list[dict[str, str]]
+) -> list[Usable]:
+    """`parts` without the identical images that have several classes; those are appended to `left_out`.
+
+    Raises:
+      InputError: there are some, and `on_error` is "fail".
+    """
+    groups = duplicates.identical([image for part in parts for image in part.examined]).first
+    labels = np.concatenate([part.labels() for part in parts])
+    pictures = np.unique(groups[labels != labels[groups]])
+    wrong = np.isin(groups, pictures)
+    places = [(part, index) for part in parts for index in part.indices]
+
+    def where(place: int) -> str:
+        part, index = places[place]
+        return part.collection.where(index)
+
+    if len(pictures) and on_error == "fail":
+        one = int(pictures[0])
+        other = int(np.flatnonzero((groups == one) & (labels != labels[one]))[0])
+        raise InputError(
+            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes (first: {where(one)} is "
+            f"{label_names[labels[one]]}, {where(other)} is {label_names[labels[other]]}); mend the labels, "
+            "or leave all images of such pictures out with --config.data.on_error=skip"
+        )
+    for place in np.flatnonzero(wrong).tolist():
+        left_out.append({"file": where(place), "class": label_names[labels[place]], "of": where(int(groups[place]))})
+    ends = np.cumsum([len(part.indices) for part in parts])[:-1]
+    return [part.pick(np.flatnonzero(~its).tolist()) for part, its in zip(parts, np.split(wrong, ends))]
+
+
+def _of_several_classes(labeled: Usable, pairs: Sequence[tuple[int, int]], label_names: Sequence[str]) -> list[dict[str, str]]:
+    """The pairs that look alike and have different classes."""
+    labels = labeled.labels()
+    return [
+        {
+            "file": labeled.collection.where(labeled.indices[one]),
+            "class": label_names[labels[one]],
+            "looks_like": labeled.collection.where(labeled.indices[other]),
+            "class_of_that": label_names[labels[other]],
+        }
+        for one, other in pairs
+        if labels[one] != labels[other]
+    ]
+
+
+class Unseen:
+    """Leaves held-out images out of another set of images.
+
+    Args:
+      seen: the images held out.
+      role: of the other set, such as "unlabeled".
+      total: how many images the other set has.
+      left_out: where the images left out are appended: `file`, `of` which image held out, `bits`.
+    """
+
+    def __init__(self, seen: Seen, role: str, total: int, left_out: list[dict[str, Any]]) -> None:
+        self._seen, self._role, self._most, self._total, self._left_out = seen, role, max(FEW, SHARE * total), total, left_out
+        self._by_looks = 0
+        self._originals: set[str] = set()
+
+    def places(self, collection: Collection, indices: Sequence[int], examined: Sequence[Examined]) -> list[int]:
+        """The places in `indices` of the images that are not held out.
+
+        Raises:
+          InputError: more images than copies explain would be left out by their looks alone.
+        """
+        kept: list[int] = []
+        for start in range(0, len(indices), LOOK_UP):
+            found = self._seen.find(examined[start : start + LOOK_UP])
+            for place, index in enumerate(indices[start : start + LOOK_UP]):
+                if place in found:
+                    self._leave_out({"file": collection.where(index), **found[place]})
+                else:
+                    kept.append(start + place)
+        return kept
+
+    def _leave_out(self, image: dict[str, Any]) -> None:
+        self._left_out.append(image)
+        if image["bits"] < 0:
+            return
+        self._by_looks += 1
+        self._originals.add(image["of"])
+        if self._by_looks > self._most and self._by_looks > 2 * len(self._originals):
+            raise InputError(
+                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like {len(self._originals):,} images held out "
+                f"for testing (such as {image['file']}, like {printable(image['of'])}); if they are different pictures, "
+                "pass --config.data.near_duplicates=False; if they are copies, remove them"
+            )
+
+
+def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
+    """Why a pool has no image left: so many were held-out ones; or else what is to be said."""
+    if not left_out:
+        return otherwise
+    first = max(left_out, key=lambda image: int(image["bits"] >= 0))
+    mend = "if it only looks alike, pass --config.data.near_duplicates=False" if first["bits"] >= 0 else "name other images"
+    return f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for {printable(first['of'])}); {mend}"
+
+
+def in_words(summary: Mapping[str, Any]) -> list[str]:
+    """What a person must know of repeated images, a line each."""
+    lines = []
+    if left_out := summary.get(f"{LEFT_OUT}labeled"):
+        lines.append(
+            f"{_number(len(left_out), 'labelled image was', 'labelled images were')} left out of training, "
+            f"being or looking like test images (such as {left_out[0]['file']}; all are in summary.json)"
+        )
+    if wrong := summary.get("images_of_several_classes_left_out"):
+        lines.append(
+            f"{_number(len(wrong), 'image was', 'images were')} left out, whose picture stands under several classes "
+            f"(such as {wrong[0]['file']}; all are in summary.json)"
+        )
+    repeated = summary.get("repeated_labeled_images", {"identical": 0, "look_alike": 0})
+    if any(repeated.values()):
+        lines.append(
+            f"labelled images that repeat another: {repeated['identical']:,} identical, {repeated['look_alike']:,} that look alike; "
+            "each stands on the same side of every split as the image that it repeats"
+        )
+    if alike := summary.get("look_alikes_of_several_classes"):
+        first = alike[0]
+        lines.append(
+            f"warning: {_number(len(alike), 'pair', 'pairs')} of labelled images under two classes look alike (first: {first['file']} "
+            f"is {first['class']}, {first['looks_like']} is {first['class_of_that']}; all are in summary.json)"
+        )
+    counted = summary.get("repeated_in_benchmark", {})
+    if any(counted.values()):
+        lines.append(
+            f"labelled images of the benchmark that are identical to another: {counted['labeled']:,}, to a test image: "
+            f"{counted['labeled_in_test']:,}, to an image of another class: {counted['of_several_classes']:,}; all stay, as published"
+        )
+    return lines
+
+
+def _number(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
