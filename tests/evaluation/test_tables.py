@@ -10,7 +10,8 @@ from evaluation import evaluate, tables
 
 
 @pytest.mark.parametrize(
-    ("count", "line"), [(0, None), (1, "1 labelled image was left out"), (1200, "1,200 labelled images were left out")]
+    ("count", "line"),
+    [(0, None), (1, "1 labelled image was left out"), (1200, "1,200 labelled images were left out")],
 )
 def test_labeled_images_that_were_left_out_are_told(tmp_path, count, line):
     listed = {"held_out_images_left_out_of_labeled": [{"file": str(i)} for i in range(count)]}
