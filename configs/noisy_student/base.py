@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
             "validation_size": 0,  # labelled images set aside for choosing hyper-parameters
             "labeled_per_class": placeholder(int),  # a class-balanced subset; None: all
             "labeled_as_unlabeled": "nothing",  # labelled images that are unlabelled ones too: nothing, rest (those not in the subset), all
-            "near_duplicates": True,  # leave out unlabelled images that look like held-out ones; identical files are left out in any case
+            "near_duplicates": True,  # images that look alike count as copies (docs/data.md); identical ones count in any case
             "on_error": "fail",  # what an unreadable image or record does: fail, or skip (and be listed)
             "use_as_prepared": False,  # True: use a finished data directory though its images have changed since
             "num_shards": placeholder(int),  # None: one for 2,000 images, at most 16,384
