@@ -132,7 +132,8 @@ def test_a_finished_loop_notices(folders):
     (folders / "w").rename(folders / "run" / "data")
     given = {name: str(folders / name) for name in ("labeled", "unlabeled")}
     (folders / "run" / "config.json").write_text(json.dumps(loop._resolved(config, given)))
-    (folders / "run" / "summary.json").write_text(json.dumps({"teacher": {}, "students": [], "seconds": {}}))
+    result = {"top1": 0.5, "ece": 0.1}
+    (folders / "run" / "summary.json").write_text(json.dumps({"teacher": result, "students": [], "seconds": {"teacher": 1.0}}))
     arguments = {"test": None, "strategy": "auto", "tpu": "", "iterations": None, "dry_run": False, "beam_options": []}
     loop.main(config, str(folders / "run"), **given, **arguments)
     add(folders)
