@@ -279,7 +279,8 @@ def _open_split(data: str, split: str) -> Manifest:
 
 def _left_out_of_training(data: Path) -> int:
     """How many labelled images of a data directory were left out since they are test images, or look like one."""
-    return len(read_json(data / "summary.json").get("held_out_images_left_out_of_labeled", ()))
+    key = "held_out_images_left_out_of_labeled"
+    return len(read_json(data / "summary.json", {f"{key}?": list}).get(key, ()))
 
 
 def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
