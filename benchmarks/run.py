@@ -16,9 +16,9 @@ from stages.errors import InputError
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
-    "duplicates": ("photos", "images"),
     "evaluation": (),
     "input_pipeline": ("images",),
+    "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
@@ -29,8 +29,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 
 FLAGS = {
     "records": "balance: prediction records.",
-    "images": "duplicates: photographs; input_pipeline, pseudo_label: JPEG files.",
-    "photos": "duplicates: a folder or a tar archive of photographs; parts of scikit-learn's two if not given.",
+    "images": "look_alikes: photographs; input_pipeline, pseudo_label: JPEG files.",
+    "photos": "look_alikes: a folder or a tar archive of photographs; parts of scikit-learn's two if not given.",
     "rounds": "meta_pseudo_labels, train_step: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",
     "requests": "serving: requests of one image each, to each server.",

@@ -6,7 +6,7 @@
    What still differs must be spread over the picture, as the noise of compression is. A difference in
    one place is another thing before the same background.
 
-`./run_benchmarks.sh duplicates` measures precision and recall. docs/data.md states the numbers.
+`./run_benchmarks.sh look_alikes` measures precision and recall. docs/data.md states the numbers.
 """
 
 from __future__ import annotations

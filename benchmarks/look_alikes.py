@@ -1,6 +1,6 @@
 """How well look-alikes are decided: copies that are found, and different frames of one scene that are kept apart.
 
-    ./run_benchmarks.sh duplicates [--photos=DIR|FILE.tar] [--images=200]
+    ./run_benchmarks.sh look_alikes [--photos=DIR|FILE.tar] [--images=200]
 
 Copies: compressed anew, scaled, cropped by up to 5 % of each side. Frames: a photograph as the background, the noise of a sensor, and a
 small thing that differs (a handwritten digit of 1/16 to 1/4 of the side, or none). Besides, all pairs of different photographs. Each share
@@ -98,7 +98,7 @@ def main(photos: str | None = None, images: int = 200) -> None:
     known = [examined(image, 95) for image in originals]
     for name, change in copies.items():
         ours, before = found((one, change(image)) for one, image in zip(known, originals))
-        report.line(f"duplicates/copies/{name}", ours, max(before, 1e-9), peer, goal=0.9, unit="share found")
+        report.line(f"look_alikes/copies/{name}", ours, max(before, 1e-9), peer, goal=0.9, unit="share found")
     digits = datasets.load_digits().images
     for part in (1 / 16, 1 / 9, 1 / 4):
         for name, second in (("another", True), ("none", False)):
@@ -107,10 +107,10 @@ def main(photos: str | None = None, images: int = 200) -> None:
                 for i, image in enumerate(originals)
             )
             ours, before = (1 - share for share in found(frames))
-            report.line(f"duplicates/frames/{name}_{part:.3f}", ours, max(before, 1e-9), peer, goal=1.0, unit="share kept apart")
+            report.line(f"look_alikes/frames/{name}_{part:.3f}", ours, max(before, 1e-9), peer, goal=1.0, unit="share kept apart")
     seen = Seen([""] * len(known), known, near=True)
     pairs = sum(int((image != other).sum()) for image, other, _ in [seen.alike(known)]) // 2
     coarse = [image._replace(detail=b"") for image in known]
     before_pairs = sum(int((image != other).sum()) for image, other, _ in [Seen([""] * len(known), coarse, near=True).alike(coarse)]) // 2
     total = len(known) * (len(known) - 1) // 2
-    report.line("duplicates/photographs", 1 - pairs / total, 1 - before_pairs / total, peer, goal=1.0, unit="share kept apart", alike=pairs)
+    report.line("look_alikes/photographs", 1 - pairs / total, 1 - before_pairs / total, peer, goal=1.0, unit="share kept apart", alike=pairs)
