@@ -113,4 +113,6 @@ def main(photos: str | None = None, images: int = 200) -> None:
     coarse = [image._replace(detail=b"") for image in known]
     before_pairs = sum(int((image != other).sum()) for image, other, _ in [Seen([""] * len(known), coarse, near=True).alike(coarse)]) // 2
     total = len(known) * (len(known) - 1) // 2
-    report.line("look_alikes/photographs", 1 - pairs / total, 1 - before_pairs / total, peer, goal=1.0, unit="share kept apart", alike=pairs)
+    report.line(
+        "look_alikes/photographs", 1 - pairs / total, 1 - before_pairs / total, peer, goal=1.0, unit="share kept apart", alike=pairs
+    )
