@@ -206,7 +206,7 @@ def verify_weights(directory: Path) -> bool:
     """
     description, path = read_json(directory / MODEL), directory / WEIGHTS
     if not path.is_file():
-        raise InputError(f"{path} is missing; copy the whole directory again, or make it again")
+        raise InputError(f"{path} is missing, or no regular file; copy the whole directory again, or make it again")
     stated = description.get(WEIGHTS_DIGEST) if isinstance(description, dict) else None
     if stated is None:
         return False

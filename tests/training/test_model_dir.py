@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -62,6 +63,10 @@ def test_damaged_weights_are_refused(saved, tmp_path):
         (tmp_path / name).write_bytes((directory / name).read_bytes())
     (tmp_path / "model.weights.h5").write_bytes((directory / "model.weights.h5").read_bytes()[:5000])
     with pytest.raises(InputError, match="does not hold the weights"):
+        model_dir.load(tmp_path)
+    (tmp_path / "model.weights.h5").unlink()
+    os.mkfifo(tmp_path / "model.weights.h5")
+    with pytest.raises(InputError, match=r"model\.weights\.h5 is missing, or no regular file"):
         model_dir.load(tmp_path)
 
 
