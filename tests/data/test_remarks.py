@@ -71,7 +71,7 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
 
 def test_icons_in_the_alpha_channel_are_images(folders):
     for path in folders.rglob("*.png"):
-        write(path, icon(int(path.stem) + 10 * len(path.parts[-2]) + ord(path.parts[-2][-1])))
+        write(path, icon(int(path.stem) + 100 * ord(path.parts[-2][-1])))
     assert opened(folders).facts["remarks"] == {"--labeled": {"transparent": 12}, "--unlabeled": {"transparent": 6}}
 
 
