@@ -39,6 +39,9 @@ _FIXED = {
 """The files of formats whose names are fixed."""
 
 
+_SCHEMA = {str: {"files": {str: int}, "bytes": int, "names": str, "times": str, "content": str}}
+
+
 class Sum:
     """A digest of items in any order: 128 bits."""
 
@@ -134,7 +137,7 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
     """
     if data.get("use_as_prepared", False) or not (directory / FILE).exists():
         return
-    before = read_json(directory / FILE)
+    before = read_json(directory / FILE, _SCHEMA)
     changes: list[str] = []
     touched: dict[str, Any] = {}
     for role, then in before.items():
