@@ -37,7 +37,7 @@ from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from serving.images import prepare
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from stages.start import python_m
 from stages.versions import resolve
 from training import model_dir

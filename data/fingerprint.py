@@ -22,7 +22,7 @@ import ml_collections
 from data import archives, image_folder, tfrecords
 from data.sources import Collection, Request, find_files, open_collection, split_location
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from stages.progress import progress
 
 FILE = "sources.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 
 MANIFEST = "manifest.json"
 KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")

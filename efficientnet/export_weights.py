@@ -27,7 +27,8 @@ from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES
 from efficientnet.model import EfficientNet
 from stages import app
 from stages.errors import InputError
-from stages.files import atomic_path, read_json, write_json
+from stages.files import atomic_path
+from stages.json_files import read_json, write_json
 from training import model_dir
 
 TIMM = {**{f"b{i}": f"tf_efficientnet_b{i}" for i in range(9)}, "l2": "tf_efficientnet_l2", "l2_475": "tf_efficientnet_l2"}

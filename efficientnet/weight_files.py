@@ -26,7 +26,8 @@ from efficientnet.architectures import ARCHITECTURES
 from efficientnet.hdf5 import datasets
 from efficientnet.names import Weight, weights
 from stages.errors import InputError
-from stages.files import plain_path, read_json
+from stages.files import plain_path
+from stages.json_files import read_json
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels, in 0-255 units."""

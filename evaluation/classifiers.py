@@ -19,7 +19,7 @@ import tensorflow as tf
 from data.preprocessing import Preprocessing
 from stages import versions
 from stages.errors import InputError, one_line
-from stages.files import read_json
+from stages.json_files import read_json
 from stages.workdir import fingerprint
 from training import model_dir
 

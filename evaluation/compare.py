@@ -30,7 +30,7 @@ from evaluation.evaluate import CONFIG
 from evaluation.statistics import gain_over_seeds, over_seeds
 from stages import app, termination
 from stages.errors import InputError
-from stages.files import reading
+from stages.json_files import reading
 from stages.workdir import fingerprint, finish, require_finished, shown, start
 
 FLAGS = {

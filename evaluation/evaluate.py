@@ -36,7 +36,7 @@ from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.records import MANIFEST
 from evaluation import charts, page, pictures
-from stages.files import read_json, read_json_lines
+from stages.json_files import read_json, read_json_lines
 
 BALANCED = {
     "label_names": [str],

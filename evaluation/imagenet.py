@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from evaluation.examples import Examples, from_files, from_videos, read_video
 from evaluation.robustness import CORRUPTIONS, EXTRA_CORRUPTIONS, EXTRA_PERTURBATIONS, PERTURBATIONS, SEVERITIES
 from stages.errors import InputError, one_line
-from stages.files import read_json
+from stages.json_files import read_json
 
 NUM_CLASSES = 1000
 _GROUPS = ("", "noise", "blur", "weather", "digital", "extra")

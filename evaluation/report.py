@@ -20,7 +20,7 @@ from evaluation.metrics import Evaluation
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
 from evaluation.suites import Inputs
 from stages.errors import one_line
-from stages.files import read_json
+from stages.json_files import read_json
 from training import model_dir
 
 NAME = "report.html"

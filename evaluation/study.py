@@ -27,7 +27,8 @@ from evaluation.statistics import gain_over_seeds
 from stages import app, termination
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import atomic_path, read_json, reading, write_json
+from stages.files import atomic_path
+from stages.json_files import read_json, reading, write_json
 
 FLAGS = {
     "workdir": "Directory for all runs and the results.",

@@ -31,7 +31,8 @@ from evaluation.predict import Pixels, Predictions, input_pixels
 from evaluation.robustness import is_noise
 from evaluation.settings import Settings
 from stages.errors import InputError
-from stages.files import atomic_path, to_json
+from stages.files import atomic_path
+from stages.json_files import to_json
 
 SUITES = ("clean", "real", "a", "c", "p", "adversarial")
 

@@ -26,7 +26,8 @@ from meta_pseudo_labels import feedback as feedbacks
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import atomic_path, write_json
+from stages.files import atomic_path
+from stages.json_files import write_json
 
 FLAGS = {"workdir": "Directory for results.json and the figure."}
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")

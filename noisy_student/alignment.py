@@ -21,7 +21,7 @@ from data.records import Manifest, require_same_classes
 from noisy_student.predictions import read_predictions
 from noisy_student.selection import Selection
 from stages.errors import InputError
-from stages.files import read_json
+from stages.json_files import read_json
 
 FRACTION_BITS = 40
 """Of a probability in the sums; a shard's stay below 2**63 for up to 8 million records."""

@@ -41,7 +41,8 @@ from noisy_student.predictions import read_predictions, read_tops
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import atomic_path, read_json
+from stages.files import atomic_path
+from stages.json_files import read_json
 
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:

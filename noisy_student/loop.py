@@ -24,7 +24,7 @@ from noisy_student.dry_run import describe
 from stages import app, termination
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 
 FLAGS = {
     "workdir": "Directory for everything: data, teacher, students, evaluation, export.",

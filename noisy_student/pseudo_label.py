@@ -44,7 +44,7 @@ from noisy_student.calibration import fit_temperature, tempered
 from stages import app
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from training import model_dir, optimize
 from training.resolve import PRECISIONS
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages import app, termination
-from stages.files import read_json, reading, write_json
+from stages.json_files import read_json, reading, write_json
 
 CONFIG = "configs/noisy_student/digits.py"
 FLAGS = {

@@ -37,7 +37,8 @@ from absl import logging
 
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, remove_temporaries, write_json
+from stages.files import remove_temporaries
+from stages.json_files import read_json, write_json
 from training.workers import LOST
 
 # Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
@@ -103,7 +104,7 @@ def run(
       num_shards: shards are numbered from 0.
       progress: the job's own progress directory.
       beam_options: Beam's command-line options, `--name=value`.
-      result: what the notes of the shards must hold, as a schema of `stages.files.read_json`.
+      result: what the notes of the shards must hold, as a schema of `stages.json_files.read_json`.
 
     Returns:
       What `job.run` returned for each shard, in order, in this run or in an earlier one.

@@ -39,7 +39,8 @@ from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
 from stages import app
 from stages.errors import InputError
-from stages.files import atomic_path, plain_path, read_json, write_json
+from stages.files import atomic_path, plain_path
+from stages.json_files import read_json, write_json
 from stages.versions import EXPORT, SAVED_MODEL, digests, versions
 from stages.workdir import fingerprint, finish, require_finished
 from training import model_dir

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
-from stages.files import file_digest, plain_path, read_json
+from stages.files import file_digest, plain_path
+from stages.json_files import read_json
 
 SAVED_MODEL = "saved_model.pb"
 MODELS_CONFIG = "models.config"

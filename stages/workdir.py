@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, one_line
-from stages.files import file_digest, read_file, read_json, reading, to_json, write_json
+from stages.files import file_digest, read_file
+from stages.json_files import read_json, reading, to_json, write_json
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -52,7 +53,7 @@ def start(
       of_parts: the run is made of stages with directories of their own, which compare their own part of the config: until it is
         finished it may go on with a corrected one.
       shared: other processes of the same run work in it, too. Else it is held until `finish`, or until the process ends.
-      summary_schema: what `summary.json` must hold; see `files.read_json`.
+      summary_schema: what `summary.json` must hold; see `json_files.read_json`.
 
     Returns:
       The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
@@ -134,7 +135,7 @@ def _hold(workdir: Path) -> None:
 
 
 def require_finished(directory: str | Path, what: str, made_by: str, schema: Any = dict) -> dict[str, Any]:
-    """Returns the summary of a finished directory; it must fit `schema` (see `files.read_json`).
+    """Returns the summary of a finished directory; it must fit `schema` (see `json_files.read_json`).
 
     Raises:
       InputError: there is no such directory, the stage that makes it has not finished, or its

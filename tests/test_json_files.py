@@ -19,7 +19,7 @@ from evaluation import classifiers, compare, history, imagenet, study, tables
 from noisy_student import alignment, loop, pseudo_label, quickstart, shard_jobs
 from serving import card, export, lite, serve, settings
 from serving import models as serving_models
-from stages import files, workdir
+from stages import json_files, workdir
 from stages.errors import InputError
 from training import dry_run, fit, model_dir, models
 
@@ -77,8 +77,8 @@ def read_evaluation(path: Path) -> None:
     (path.parent.parent / "seconds.json").write_text('{"prepare": 1}', encoding="utf-8")
     loop.table(loop.summarize(path.parent.parent, 1))
     workdir.shown(path.parent, workdir.require_finished(path.parent, "evaluation", ""), tables.table)
-    with files.reading(path):
-        compare.aggregate([files.read_json(path, {"models": {"teacher": dict}})["models"]], ["teacher"])
+    with json_files.reading(path):
+        compare.aggregate([json_files.read_json(path, {"models": {"teacher": dict}})["models"]], ["teacher"])
 
 
 def read_evaluation_for_card(path: Path) -> None:
@@ -86,7 +86,7 @@ def read_evaluation_for_card(path: Path) -> None:
     (path.parent / "config.json").write_text(json.dumps({"models": {"teacher": digest}}), encoding="utf-8")
     told = export._evaluation(str(path.parent), path.parent)
     stored = {**STORED, "evaluation": told}
-    card.text("a", 1, SPEC, files.read_json(path, card.TRAINING), stored)
+    card.text("a", 1, SPEC, json_files.read_json(path, card.TRAINING), stored)
 
 
 def read_loop(path: Path) -> None:
@@ -95,9 +95,9 @@ def read_loop(path: Path) -> None:
     done = workdir.start(path.parent, {}, summary_schema=loop.SUMMARY, shared=True)
     assert done
     loop.table(done)
-    with files.reading(path):
-        quickstart.compare([files.read_json(path, quickstart.SUMMARY)])
-        study.value(files.read_json(path, dict), "students.-1.top1")
+    with json_files.reading(path):
+        quickstart.compare([json_files.read_json(path, quickstart.SUMMARY)])
+        study.value(json_files.read_json(path, dict), "students.-1.top1")
 
 
 def read_metrics(path: Path) -> None:
@@ -109,7 +109,7 @@ def read_metrics(path: Path) -> None:
 
 
 def read_balanced(path: Path) -> None:
-    counts = files.read_json(path, history.BALANCED)
+    counts = json_files.read_json(path, history.BALANCED)
     assert isinstance(counts["total"], list)
 
 
@@ -137,11 +137,11 @@ KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "seconds": ({"prepare": 1.5}, "seconds.json", lambda path: loop._add_seconds(path, "prepare", 1.0)),
     "metrics": (METRICS, "run/line.json", read_metrics),
     "balance": (BALANCED, "pseudo_labeled_1/summary.json", read_balanced),
-    "comparison": (COMPARED, "w/summary.json", lambda path: workdir.shown(path.parent, files.read_json(path, dict), compare.table)),
+    "comparison": (COMPARED, "w/summary.json", lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), compare.table)),
     "lite": (
         {"rows": [LITE], "examples": 3, "split": "test", "calibration_images": 3},
         "w/summary.json",
-        lambda path: workdir.shown(path.parent, files.read_json(path, dict), lite.table),
+        lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), lite.table),
     ),
     "shard's note": ({"bytes": [], "result": NOTE}, "progress/note.json", read_note),
     "timm": (TIMM, "config.json", lambda path: weight_files._describe_timm(path.with_name("b0.safetensors"))),

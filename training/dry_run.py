@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from data import sources
 from efficientnet import architectures
 from stages.errors import InputError
-from stages.files import read_json
+from stages.json_files import read_json
 from training import models, resolve
 
 GIB = 2.0**30

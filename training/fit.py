@@ -20,7 +20,8 @@ from data import records
 from data.records import Manifest
 from data.verification import raise_refusal
 from stages.errors import InputError
-from stages.files import atomic_path, read_json_lines, to_json
+from stages.files import atomic_path
+from stages.json_files import read_json_lines, to_json
 from stages.termination import EXIT_CODE, on_sigterm
 from training import workers
 from training.checkpoints import Checkpoints

@@ -17,7 +17,8 @@ import tensorflow as tf
 from data.preprocessing import Preprocessing
 from efficientnet.hdf5 import datasets
 from stages.errors import InputError, one_line
-from stages.files import atomic_path, file_digest, read_json, remove_temporaries, write_json
+from stages.files import atomic_path, file_digest, remove_temporaries
+from stages.json_files import read_json, write_json
 from stages.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from training import models
 from training.writes import writing

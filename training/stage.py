@@ -17,7 +17,7 @@ from data.records import Manifest
 from efficientnet.architectures import ARCHITECTURES
 from stages import workdir as workdirs
 from stages.errors import InputError
-from stages.files import read_json, read_json_lines
+from stages.json_files import read_json, read_json_lines
 from training import model_dir, strategy, workers
 from training import resolve as resolving
 from training.checkpoints import Checkpoints

@@ -29,7 +29,7 @@ from benchmarks.models.page import MODELS, markdown_table, replace_section
 from efficientnet.architectures import ARCHITECTURES
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from stages.start import python_m
 from training import models
 

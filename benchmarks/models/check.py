@@ -35,7 +35,7 @@ from efficientnet import StochasticDepth, export_weights, import_weights, model_
 from efficientnet.architectures import ARCHITECTURES
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from stages.start import python_m
 from training import models
 from training.model_dir import ModelSpec

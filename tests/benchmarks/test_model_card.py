@@ -10,7 +10,7 @@ from benchmarks.models import card, page
 from efficientnet import EfficientNet
 from resnet import ResNet50
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 
 
 def test_multiply_additions_by_hand():

@@ -15,7 +15,7 @@ from data.archives import open_archives
 from data.image_folder import open_folder
 from data.sources import Request
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from tests.data.recipes import encode, pixels, save
 
 

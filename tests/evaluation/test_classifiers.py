@@ -15,7 +15,7 @@ from evaluation.settings import Settings
 from evaluation.suites import Inputs
 from serving import export
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

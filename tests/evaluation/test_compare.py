@@ -8,7 +8,7 @@ from scipy import stats
 
 from evaluation import compare, evaluate
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 
 
 def row(top1, error, mce, pgd):

@@ -23,7 +23,7 @@ from evaluation.examples import from_records
 from evaluation.settings import Settings
 from evaluation.suites import Folder, Inputs
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

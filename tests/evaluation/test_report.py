@@ -20,7 +20,7 @@ from data.preprocessing import Preprocessing
 from evaluation import build, charts, evaluate, page, pictures, report
 from evaluation.perturbations import FRAMES
 from evaluation.suites import Inputs
-from stages.files import write_json
+from stages.json_files import write_json
 from tests.evaluation import browser
 from tests.evaluation.images import png
 from training import model_dir

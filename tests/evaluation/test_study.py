@@ -13,7 +13,7 @@ from evaluation import study
 from noisy_student import loop
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json
+from stages.json_files import read_json
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
 STUDIES += [f"meta_pseudo_labels.py:{name}" for name in ("small", "methods", "ablations", "weight")]

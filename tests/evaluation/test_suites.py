@@ -15,7 +15,7 @@ from data import protos, records
 from evaluation import evaluate, imagenet, predict, results, robustness
 from evaluation.imagenet import A_CLASSES
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from tests.evaluation.images import png
 
 WNIDS = imagenet.wnids()

@@ -14,7 +14,7 @@ from data.protos import make_example, make_prediction
 from data.records import read_manifest, read_shard, write_split
 from noisy_student import alignment, balance
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from stages.workdir import require_finished
 
 NAMES = ("ant", "bee", "cat", "dog")

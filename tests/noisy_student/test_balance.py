@@ -23,7 +23,7 @@ from data.records import Manifest, read_manifest, read_shard, write_manifest, wr
 from noisy_student import balance, shard_jobs
 from noisy_student import predictions as reading
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 
 LABEL_NAMES = ("ant", "bee", "cat", "dog")
 PER_CLASS = {0: 30, 1: 12, 2: 5}  # no "dog"

@@ -7,7 +7,7 @@ import pytest
 from noisy_student import loop, quickstart
 from stages import app, termination
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 
 CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py", "--config.iterations=3"], {})["config"]
 

@@ -17,7 +17,7 @@ from data.records import read_manifest, read_shard, write_split
 from efficientnet import Dropout
 from noisy_student import pseudo_label
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

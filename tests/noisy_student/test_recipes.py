@@ -12,7 +12,7 @@ from efficientnet import architectures
 from noisy_student import balance, loop, pseudo_label, train
 from stages import app
 from stages.errors import InputError
-from stages.files import read_json, write_json
+from stages.json_files import read_json, write_json
 from training import dry_run
 
 RECIPES = [

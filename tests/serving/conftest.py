@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
-from stages.files import write_json
+from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

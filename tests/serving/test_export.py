@@ -17,7 +17,7 @@ from serving import card, export, settings
 from serving.answers import OK, TOO_LARGE
 from serving.images import MAX_PIXELS
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 from stages.versions import load, resolve
 from stages.workdir import fingerprint
 from training import model_dir

@@ -11,7 +11,7 @@ import tensorflow as tf
 from data import protos, records
 from serving import lite
 from stages.errors import InputError
-from stages.files import write_json
+from stages.json_files import write_json
 
 from .conftest import NAMES
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages import files, workdir
+from stages import json_files, workdir
 from stages.errors import InputError
 
 SCHEMA = {
@@ -36,11 +36,11 @@ def write(path: Path, content: bytes | str | Any) -> Path:
 
 def test_what_fits_is_returned_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", VALUE)
-    assert files.read_json(path, SCHEMA) == files.read_json(path) == VALUE
+    assert json_files.read_json(path, SCHEMA) == json_files.read_json(path) == VALUE
     del VALUE["range"]
-    assert files.read_json(write(path, VALUE), SCHEMA) == VALUE
+    assert json_files.read_json(write(path, VALUE), SCHEMA) == VALUE
     with pytest.raises(FileNotFoundError):
-        files.read_json(tmp_path / "none.json")
+        json_files.read_json(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(
@@ -69,31 +69,31 @@ def test_what_fits_is_returned_as_it_is(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_line(tmp_path: Path, content: Any, why: str) -> None:
     path = write(tmp_path / "a.json", content)
     with pytest.raises(InputError, match=f"{why}.*; make it, or get it, again$") as error:
-        files.read_json(path, SCHEMA)
+        json_files.read_json(path, SCHEMA)
     assert str(error.value).startswith(f"{path} is damaged: ") and "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_a_directory_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read \(IsADirectoryError"):
-        files.read_json(tmp_path)
+        json_files.read_json(tmp_path)
 
 
 def test_nothing_is_written_that_is_not_json(tmp_path: Path) -> None:
     value = {"a": float("nan"), "b": [float("inf"), (-float("inf"), 1.5)], "c\udce9": "caf\udce9 ü"}
-    files.write_json(tmp_path / "a.json", value)
-    assert files.read_json(tmp_path / "a.json") == {"a": None, "b": [None, [None, 1.5]], "c\udce9": "caf\udce9 ü"}
+    json_files.write_json(tmp_path / "a.json", value)
+    assert json_files.read_json(tmp_path / "a.json") == {"a": None, "b": [None, [None, 1.5]], "c\udce9": "caf\udce9 ü"}
     assert "ü" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 def test_lines_but_for_one_that_a_kill_has_cut(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"step": 1}\n{"step": 2}\n{"step"')
-    assert files.read_json_lines(path, {"step": int}) == [('{"step": 1}', {"step": 1}), ('{"step": 2}', {"step": 2})]
+    assert json_files.read_json_lines(path, {"step": int}) == [('{"step": 1}', {"step": 1}), ('{"step": 2}', {"step": 2})]
     with pytest.raises(InputError, match=r"a\.jsonl, line 2 is damaged: step is '2', not a whole number"):
-        files.read_json_lines(write(path, '{"step": 1}\n{"step": "2"}\n'), {"step": int})
+        json_files.read_json_lines(write(path, '{"step": 1}\n{"step": "2"}\n'), {"step": int})
 
 
 def test_values_that_do_not_go_together(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.json is damaged: KeyError: 'b'"), files.reading(tmp_path / "a.json"):
+    with pytest.raises(InputError, match=r"a\.json is damaged: KeyError: 'b'"), json_files.reading(tmp_path / "a.json"):
         _ = {"a": 1}["b"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import app, files, workdir
+from stages import app, files, json_files, workdir
 from stages.errors import InputError
 
 
@@ -29,7 +29,7 @@ def test_another_config_is_named(tmp_path):
 def test_a_start_that_made_nothing_gives_way_to_the_corrected_one(tmp_path):
     workdir.start(tmp_path / "w", {"model": "b99"})
     assert workdir.start(tmp_path / "w", {"model": "b0"}) is None
-    assert files.read_json(tmp_path / "w" / "config.json") == {"model": "b0"}
+    assert json_files.read_json(tmp_path / "w" / "config.json") == {"model": "b0"}
 
 
 def test_another_input_in_the_same_place_is_noticed(tmp_path):
@@ -85,7 +85,7 @@ def test_unfinished_and_missing_directories(tmp_path):
 
 def test_an_atomic_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "deep" / "value.json"
-    files.write_json(path, {"ä": 1})
+    json_files.write_json(path, {"ä": 1})
 
     def cut() -> None:
         with files.atomic_path(path) as temporary:
@@ -94,11 +94,11 @@ def test_an_atomic_file_is_whole_or_absent(tmp_path):
 
     with pytest.raises(RuntimeError, match="power"):
         cut()
-    assert files.read_json(path) == {"ä": 1}
+    assert json_files.read_json(path) == {"ä": 1}
     assert os.listdir(path.parent) == ["value.json"]
 
 
 def test_json_that_is_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "summary.json")
     with pytest.raises(InputError, match=r"summary\.json cannot be read \(.*it is no regular file"):
-        files.read_json(tmp_path / "summary.json")
+        json_files.read_json(tmp_path / "summary.json")
