@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
+from data import transparency
 from data.preprocessing import Preprocessing, decode, eval_image, train_image
 from data.transparency import decode_opaque
 
@@ -141,3 +142,13 @@ def test_files_that_are_cut_off_are_errors(encoded):
     for function in (decode, in_a_graph):
         with pytest.raises(tf.errors.InvalidArgumentError):
             function(tf.constant(encoded))
+
+
+def test_images_of_several_blocks_are_composed_alike(monkeypatch):
+    rgba = np.random.default_rng(3).integers(0, 256, (37, 11, 4)).astype(np.uint8)
+    whole = transparency.over_white(tf.constant(rgba)).numpy()
+    alpha = rgba[..., 3:].astype(float)
+    np.testing.assert_array_equal(whole, np.rint((rgba[..., :3] * alpha + 255 * (255 - alpha)) / 255))
+    for block in (1, 11, 60, 37 * 11):
+        monkeypatch.setattr(transparency, "BLOCK", block)
+        np.testing.assert_array_equal(transparency.over_white(tf.constant(rgba)), whole)
