@@ -1,4 +1,4 @@
-"""How well look-alikes are decided: copies that are found, and different frames of one scene that are kept apart.
+"""Measures how well look-alikes are decided: copies must be found, different frames of one scene kept apart.
 
     ./run_benchmarks.sh look_alikes [--photos=DIR|FILE.tar] [--images=200]
 
@@ -44,7 +44,7 @@ def photographs(photos: str | None, count: int) -> list[PIL.Image.Image]:
 
 
 def examined(image: PIL.Image.Image, quality: int = 85) -> Examined:
-    """What is known of the image as a JPEG."""
+    """Examines the image as a JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=quality)
     result = examine(buffer.getvalue())

@@ -40,7 +40,7 @@ class Usable:
         return self.collection.labels[self.indices]
 
     def pick(self, places: Sequence[int]) -> Usable:
-        """Those at `places` of this list."""
+        """Returns the images at `places` of this list."""
         return Usable(
             self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places], self.groups[np.asarray(places, int)]
         )

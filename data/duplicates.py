@@ -54,11 +54,11 @@ class Seen:
         self._details = [image.detail for image in large]
 
     def find(self, images: Sequence[Examined]) -> dict[int, dict[str, str | int]]:
-        """Those of `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: identical)."""
+        """Returns the `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: identical)."""
         return {i: {"of": self._keys[place], "bits": bits} for i, (place, bits) in self.places(images).items()}
 
     def places(self, images: Sequence[Examined]) -> dict[int, tuple[int, int]]:
-        """Those of `images` that were seen: index -> which of the images seen, and the bits, as in `find`."""
+        """Returns the `images` that were seen: index -> which of the images seen, and the bits, as in `find`."""
         found: dict[int, tuple[int, int]] = {}
         for i, place, bits in zip(*(column.tolist() for column in self.alike(images))):
             if bits < found.get(i, (0, NEAR + 1))[1]:
@@ -72,7 +72,7 @@ class Seen:
     def alike(
         self, images: Sequence[Examined], wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pairs that look alike: image, image seen, bits in which their hashes differ; int64 [p] each.
+        """Returns the pairs that look alike: image, image seen, bits in which their hashes differ; int64 [p] each.
 
         Args:
           images: to look up.
@@ -132,12 +132,12 @@ class Groups:
             self.first[self.first == high] = low
 
     def repeated(self) -> int:
-        """How many images repeat an earlier one."""
+        """Returns how many images repeat an earlier one."""
         return int((self.first != np.arange(len(self.first))).sum())
 
 
 def identical(examined: Sequence[Examined]) -> Groups:
-    """The groups of identical images."""
+    """Returns the groups of identical images."""
     groups = Groups(range(len(examined)))
     place: dict[Hashable, int] = {}
     for i, image in enumerate(examined):
@@ -148,7 +148,7 @@ def identical(examined: Sequence[Examined]) -> Groups:
 
 
 def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tuple[int, int]]]:
-    """The groups of images that are in one of `groups` or look alike; and the pairs that joined them."""
+    """Returns the groups of images that are in one of `groups` or look alike; and the pairs that joined them."""
     joined, pairs = Groups(groups.first), []
     seen = Seen([""] * len(examined), examined, near=True)
     for start in progress(range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"):
@@ -168,7 +168,7 @@ def _apart(first: np.ndarray, first_of_others: np.ndarray) -> Callable[[np.ndarr
 
 
 def _marks(image: Examined) -> list[Hashable]:
-    """What identical images share: the digest of the file, and that of the pixels where it is known."""
+    """Returns what identical images share: the digest of the file, and of the pixels where it is known."""
     return [image.digest, *([("pixels", image.pixels)] if image.pixels else [])]
 
 

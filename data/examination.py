@@ -28,7 +28,7 @@ LOOK_AHEAD = 1000
 
 @dataclasses.dataclass
 class Examination:
-    """What examining collections has found so far.
+    """Findings of examining collections, so far.
 
     Attributes:
       on_error: "fail" or "skip": what happens where a file is no image.

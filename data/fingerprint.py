@@ -61,7 +61,7 @@ class Sum:
 
 
 def listed(role: str, data: ml_collections.ConfigDict, collection: Collection | None = None) -> dict[str, Any] | None:
-    """What the files of a location are: counts by class folder, and digests of names with sizes, and of times.
+    """Describes the files of a location: counts by class folder, and digests of names with sizes, and of times.
 
     Args:
       role: one of `ROLES`.

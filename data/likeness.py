@@ -136,7 +136,7 @@ def _pixels(details: Sequence[bytes]) -> np.ndarray:
 
 
 def _differ_little(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether `others` are `ones` up to alignment and noise, bool [p]; both float32 [p, 64, 64]."""
+    """Tells whether `others` are `ones` up to alignment and noise, bool [p]; both float32 [p, 64, 64]."""
     if not len(ones):
         return np.zeros(0, bool)
     warp = np.zeros([len(ones), 4], np.float32)

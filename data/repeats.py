@@ -1,4 +1,4 @@
-"""What is done about images that come again: among the labelled ones, under another class, in the test.
+"""Settles what becomes of repeated images: among the labelled ones, under another class, in the test.
 
 Of users' own labelled images:
 1. One picture under two classes is an error, or all its images are left out. Identical images decide.
@@ -34,7 +34,7 @@ are no more than two for each held-out image that they look like, as there are o
 def settle(
     labeled: Usable, test: Usable | None, label_names: Sequence[str], data: ml_collections.ConfigDict
 ) -> tuple[Usable, Usable | None, dict[str, Any]]:
-    """The labelled images to train on, grouped; the test images; and facts for `summary.json`.
+    """Returns the labelled images to train on, grouped; the test images; and facts for `summary.json`.
 
     Args:
       labeled: the labelled images.
@@ -66,12 +66,12 @@ def settle(
 
 
 def published(location: str, data: ml_collections.ConfigDict) -> bool:
-    """Whether a location is a named benchmark, whose splits are published."""
+    """Tells whether a location is a named benchmark: its splits are published."""
     return split_location(location, data.source)[0] in PUBLISHED
 
 
 def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
-    """How many labelled images are identical to another, to a test image, and to one of another class."""
+    """Counts the labelled images that are identical to another, to a test image, and to one of another class."""
     examined, labels = labeled.examined, labeled.labels()
     if test is not None:
         examined, labels = [*examined, *test.examined], np.concatenate([labels, test.labels()])
@@ -117,7 +117,7 @@ def _without_contradictions(
 
 
 def _of_several_classes(labeled: Usable, pairs: Sequence[tuple[int, int]], label_names: Sequence[str]) -> list[dict[str, str]]:
-    """The pairs that look alike and have different classes."""
+    """Returns the pairs that look alike and have different classes."""
     labels = labeled.labels()
     return [
         {
@@ -186,7 +186,7 @@ def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
 
 
 def in_words(summary: Mapping[str, Any]) -> list[str]:
-    """What a person must know of repeated images, a line each."""
+    """Returns what a person must know of repeated images, a line each."""
     lines = []
     if left_out := summary.get(f"{LEFT_OUT}labeled"):
         lines.append(

@@ -34,7 +34,7 @@ def decode_opaque(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def maybe_transparent(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether an image, string scalar, must be decoded by `decode_over_white`: bool scalar.
+    """Tells whether an image, string scalar, must be decoded by `decode_over_white`: bool scalar.
 
     One operation for all formats, since it runs for every JPEG, too. A match inside the pixels of
     an opaque PNG does no harm.

@@ -60,7 +60,7 @@ class Weight(NamedTuple):
 
     @property
     def is_variance(self) -> bool:
-        """Whether its values are variances, which are at least 0."""
+        """Tells whether its values are variances, which are at least 0."""
         return self.keras.endswith("/moving_variance")
 
     @property

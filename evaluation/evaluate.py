@@ -278,7 +278,7 @@ def _open_split(data: str, split: str) -> Manifest:
 
 
 def _left_out_of_training(data: Path) -> int:
-    """How many labelled images of a data directory were left out since they are test images, or look like one."""
+    """Counts the labelled images of a data directory that were left out because they are, or look like, test images."""
     key = "held_out_images_left_out_of_labeled"
     return len(read_json(data / "summary.json", {f"{key}?": list}).get(key, ()))
 
