@@ -5,9 +5,12 @@
 ./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:methods --workdir=runs/studies/meta_pseudo_labels_methods      all methods
 ./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=runs/studies/meta_pseudo_labels_ablations
 
-These report on the test images of seeds 0 to 4, the second of 0 to 9, and nothing is chosen by them. `:methods` is the first without other
-estimators, soft labels and a longer UDA; the ablations share some conditions with it. How large the feedback should be is asked on
-validation images of other seeds:
+./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=runs/studies/meta_pseudo_labels_feedback    of :small
+
+These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is chosen by them. `:methods` is the first
+without other estimators, soft labels and a longer UDA; the ablations share some conditions with it. `:feedback` has those conditions of
+`:small` that say what the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first with each other one.
+How large the feedback should be is asked on validation images of other seeds:
 
 ./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
 """
@@ -100,11 +103,18 @@ ABLATIONS = {
 }
 
 
-NAMES = {"all": EVERYTHING, "methods": {**MAIN, **MORE}, "small": MAIN, "ablations": ABLATIONS, "weight": {"mpl": ((), "mpl"), **WEIGHTS}}
+NAMES = {
+    "all": EVERYTHING,
+    "methods": {**MAIN, **MORE},
+    "small": MAIN,
+    "feedback": {name: MAIN[name] for name in ("mpl", "h_0", "uda")},
+    "ablations": ABLATIONS,
+    "weight": {"mpl": ((), "mpl"), **WEIGHTS},
+}
 
 
 def get_config(name: str = "all") -> ConfigDict:
-    """The study; `name`: all, methods, small, ablations or weight."""
+    """Returns the study; `name`: all, methods, small, feedback, ablations or weight."""
     if name not in NAMES:
         raise ValueError(f"meta_pseudo_labels.py:{name}: the names are {', '.join(NAMES)}")
     runs = NAMES[name]
@@ -125,7 +135,7 @@ def get_config(name: str = "all") -> ConfigDict:
     if name == "weight":
         config.update({"first_seed": 200, "seeds": 4})
     else:
-        config.update({"flags": (), "first_seed": 0, "seeds": 10 if name == "small" else 5})
+        config.update({"flags": (), "first_seed": 0, "seeds": 10 if name in ("small", "feedback") else 5})
     config.methods.update({method: METHODS[method] for method in sorted({method for _, method in runs.values()})})
     return config
 

@@ -16,7 +16,7 @@ from stages.errors import InputError
 from stages.json_files import read_json
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
-STUDIES += [f"meta_pseudo_labels.py:{name}" for name in ("small", "methods", "ablations", "weight")]
+STUDIES += [f"meta_pseudo_labels.py:{name}" for name in ("small", "methods", "feedback", "ablations", "weight")]
 
 
 def config(name: str = "labels.py", *overrides: str):
