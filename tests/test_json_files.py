@@ -28,7 +28,14 @@ TEXTS = ["", '"x"', "[]", "{}", "null", "[" * 100_000, "NaN", "-Infinity", "1e99
 
 SPEC = model_dir.ModelSpec({"name": "b0", "width": 0.5, "strides": [1] * 7, "dropout": None}, Preprocessing(image_size=8), ("a", "b"))
 MODEL = {"architecture": SPEC.architecture, "preprocessing": SPEC.preprocessing.to_dict(), "label_names": ["a", "b"], "metadata": {}}
-STORED = {"model": "0", "preprocessing": MODEL["preprocessing"], "weights": "float32", "optimize": False, "deviation": 1e-6}
+STORED = {
+    "model": "0",
+    "preprocessing": MODEL["preprocessing"],
+    "weights": "float32",
+    "optimize": False,
+    "max_pixels": 9,
+    "deviation": 1e-6,
+}
 STORED |= {"deviation_images": 16, "license": "mine", "evaluation": {"split": "test", "examples": 9, "metrics": {"top1": 0.5}}}
 PREPARED = {"labeled": {"images": 9, "per_class": {"a": 4, "b": 5}}, "unlabeled": {"images": 9}}
 PREPARED = {"splits": PREPARED, "label_names": ["a", "b"], "median_height": 9.5, "median_width": 9, "source": "digits"}

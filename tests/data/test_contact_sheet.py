@@ -37,4 +37,4 @@ def test_an_unknown_flag_is_refused_as_by_every_command():
     command = [sys.executable, "-m", "data.contact_sheet", "--picture=x.jpg"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: Unknown command line flag 'picture'") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: --picture: no such flag") and result.stderr.count("\n") == 1

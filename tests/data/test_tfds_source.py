@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -43,6 +44,9 @@ def test_real_files(tmp_path, monkeypatch):
     """A small data set that is written and read by TFDS itself."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     builder = tfds.testing.DummyMnist
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1)).astype(np.uint8)  # its own are all white
+    examples = {str(i): {"image": image, "label": i % 10} for i, image in enumerate(images)}
+    monkeypatch.setattr(builder, "_generate_examples", lambda self: examples.items())  # the same of both splits
     builder(data_dir=str(tmp_path)).download_and_prepare()
     monkeypatch.setattr(tfds, "builder", lambda name: builder(data_dir=str(tmp_path)))
     save(tmp_path / "pool" / "0.png")
@@ -51,7 +55,7 @@ def test_real_files(tmp_path, monkeypatch):
     assert [len(splits[name]) for name in ("labeled", "test")] == [20, 20]
     assert all(image.encoded.startswith(b"\x89PNG") and 0 <= image.label < 10 for image in splits["labeled"])
     with pytest.raises(InputError, match=r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other images"):
-        opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")  # all of its images are one
+        opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
         opened(labeled="dummy_mnist/dev", labeled_as_unlabeled="all")
 

@@ -98,7 +98,7 @@ def test_two_runs_of_one_name_are_refused(tmp_path):
 
 
 def test_other_test_images_are_refused(tmp_path):
-    for name, digest in (("a", "1"), ("b", "2")):
+    for name, digest in (("a", "1" * 64), ("b", "2" * 64)):
         value = {"name": "test", "kind": "labeled", "num_records": 1, "label_names": ["x"], "label_offset": 0, "extra": {}}
         write_json(tmp_path / name / "manifest.json", {**value, "files": [{"name": "t", "records": 1, "sha256": digest}]})
         (tmp_path / name / "t").touch()

@@ -25,6 +25,7 @@ SMALL = [
     "--config.meta_pseudo_labels.unlabeled_ratio=2",
     "--config.meta_pseudo_labels.log_every=1",
     "--config.meta_pseudo_labels.feedback=per_example",  # the default has no baseline
+    "--config.meta_pseudo_labels.feedback_weight=0.5",  # so large a learning rate multiplies rounding by the weight, step by step
     "--config.meta_pseudo_labels.checkpoint_every=5",
 ]
 
