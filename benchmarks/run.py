@@ -17,6 +17,7 @@ from stages.errors import InputError
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
+    "file_checks": ("images",),
     "input_pipeline": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
@@ -29,7 +30,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 
 FLAGS = {
     "records": "balance: prediction records.",
-    "images": "look_alikes: photographs; input_pipeline, pseudo_label: JPEG files.",
+    "images": "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.",
     "photos": "look_alikes: a folder or a tar archive of photographs; parts of scikit-learn's two if not given.",
     "rounds": "meta_pseudo_labels, train_step: times that everything is measured, in turn.",
     "model": "serving: SERVING_DIR of run_export.sh; an untrained model if not given.",

@@ -181,8 +181,8 @@ def label_feedback(
       unlabeled: ∇L_u(θ_S).
       labeled: ∇L_l(θ_S').
       factor: η_S of this step, as for `dot_product`. What clipping left is taken for a constant here,
-        although it depends on all labels of the step, so under clipping h is an approximation. In 21
-        small problems the cosine of `soft` to ∇J was 0.48 to 1.00, its size 0.6 to 4.6 times ∇J's.
+        although it depends on all labels of the step. Under clipping h is therefore an approximation,
+        and with few examples it can be a bad one: docs/meta_pseudo_labels.md, "The feedback".
       batch_size: B_u, over all replicas.
     """
     # A variable that the unlabelled loss does not reach has no gradient.
