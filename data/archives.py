@@ -13,6 +13,7 @@ Compressed archives cannot be read at a place; unpack those with gunzip.
 from __future__ import annotations
 
 import array
+import contextlib
 import gzip
 import os
 import tarfile
@@ -26,6 +27,7 @@ from absl import logging
 from data import split_names
 from data.formats import ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
 from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
+from stages.files import read_file
 from stages.progress import progress
 
 FILES = r"\.tar$"
@@ -175,7 +177,8 @@ def open_archives(request: Request) -> ArchiveImages:
         except (tarfile.TarError, OSError) as error:
             what = "cannot be read" if isinstance(error, OSError) else "is no tar archive or a damaged one"
             if request.on_error == "fail":
-                raise request.error(f"{printable(path)} {what} ({_why(error)}); mend it or make it again") from error
+                mend = "unpack it to .tar first" if _compressed(path) else "mend it or make it again"
+                raise request.error(f"{printable(path)} {what} ({_why(error)}); {mend}") from error
             problems.append({"file": printable(path), "why": f"it {what} ({_why(error)}); what follows is left out"})
     if not len(images):
         raise request.error(f"holds no images ({', '.join(ENDINGS)}){'; ' if kinds else ''}{passed_over(kinds)}")
@@ -185,6 +188,13 @@ def open_archives(request: Request) -> ArchiveImages:
     if request.role != "unlabeled":
         _label(images, classes, request)
     return images
+
+
+def _compressed(path: str) -> bool:
+    """Tells by the first bytes whether a file is compressed by gzip, bzip2, xz or zstd."""
+    with contextlib.suppress(OSError):
+        return read_file(path, 6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+    return False
 
 
 def _why(error: tarfile.TarError | OSError) -> str:

@@ -105,7 +105,10 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
 def _check(data: ml_collections.ConfigDict) -> None:
     for name in ("labeled", "unlabeled", "test"):
         if data.get(name) is not None:
-            raise InputError(f"--{name} goes with --source=image_folder and such; the digits (also those of config.smoke) are embedded")
+            raise InputError(
+                f"--{name} goes with sources of your own, such as --source=image_folder; config.data.source=digits and config.smoke=True "
+                "use the embedded digits: leave the flag out"
+            )
     for name, least in (("labeled_per_class", 1), ("test_size", 1), ("validation_size", 0), ("out_of_domain", 0)):
         if data[name] is not None and data[name] < least:
             raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from data.examine import Examined
+from data.examine import DIM, Examined
 from data.likeness import THUMBNAIL, details_alike, thumbnails_alike
 from stages.progress import progress
 
@@ -173,7 +173,8 @@ def _marks(image: Examined) -> list[Hashable]:
 
 
 def _large(images: Sequence[Examined]) -> list[int]:
-    return [i for i, image in enumerate(images) if image.thumbnail]
+    """Returns which images can be compared by their looks: large ones, but for those that are read almost black."""
+    return [i for i, image in enumerate(images) if image.thumbnail and DIM not in image.remarks]
 
 
 def _words(images: Sequence[Examined]) -> np.ndarray:

@@ -128,7 +128,9 @@ def open_folder(request: Request) -> FolderImages:
         what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
         raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
     if ignored:
-        counts = ", ".join(f"{ending} {count:,}" for ending, count in ignored.most_common(5))
+        shown = ignored.most_common(5)
+        others = sum(ignored.values()) - sum(count for _, count in shown)
+        counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
         logging.info("%s: files that are no images by name or place, and ignored: %s (%s)", flag, f"{sum(ignored.values()):,}", counts)
     if listing.kinds:
         logging.warning("%s: %s", flag, passed_over(listing.kinds))

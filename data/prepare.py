@@ -94,8 +94,11 @@ def main(
     settings = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
     summary = work.start(directory, {"seed": config.seed, "data": settings})
     if summary is not None:
+        _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)
         print(f"{directory}: done before; {_in_words(summary)}")
+        if config.data.get("use_as_prepared", False):
+            print("config.data.use_as_prepared is True: the images were not compared with those that were prepared")
         return
     try:
         opened = sources.open_source(config)
@@ -115,6 +118,15 @@ def main(
     work.finish(directory, summary)
     print(table(summary))
     print(f"{directory}: done; {_in_words(summary)}")
+
+
+def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Sees that a finished directory still has its shards. Raises InputError where one is missing."""
+    for name in summary["splits"]:
+        try:
+            records.read_manifest(directory / name)
+        except InputError as error:
+            raise InputError(f"{error}: delete {directory}, and the same command prepares it again") from error
 
 
 def _remove_traces(directory: Path, new: list[Path]) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+from absl import logging
+
 from stages.errors import InputError
 from training.optimizers import OPTIMIZERS
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Logs a line; the settings are resolved several times in one run."""
+    logging.info("%s", line)
 
 
 def image_size(height: float, width: float) -> int:
@@ -74,7 +83,10 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
         raise InputError("a train section needs either steps or epochs (of the labelled images), not both; set the other one to None")
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
     if resolved["steps"] is None:
-        resolved["steps"] = max(min_steps, math.ceil(epochs * labeled_examples / resolved["batch_size"]))
+        steps = math.ceil(epochs * labeled_examples / resolved["batch_size"])
+        resolved["steps"] = max(min_steps, steps)
+        if steps < min_steps:
+            _say_once(f"{epochs:g} epochs are {steps:,} steps; min_steps raises that to {min_steps:,}")
     if not unlabeled:
         resolved["unlabeled_ratio"] = 0
     for name in ("steps", "batch_size"):

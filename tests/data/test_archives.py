@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
@@ -166,6 +167,9 @@ def test_damaged_archives(folders):
     source = opened(folders, unlabeled=f"tar:{folders / 'pool'}", on_error="skip")
     assert len(source.splits()["unlabeled"]) == 2 + 2
     assert {entry["file"].split(": ")[0] for entry in source.facts["skipped"]} == {str(path)}
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(InputError, match=r"b\.tar is no tar archive .*; unpack it to \.tar first"):
+        opened(folders, unlabeled=f"tar:{folders / 'pool'}")
 
 
 def test_compressed_archives_are_named(folders):

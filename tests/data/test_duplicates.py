@@ -81,6 +81,12 @@ def test_different_things_on_one_background_are_different():
     assert {i: entry["of"] for i, entry in seen.find(copies).items()} == {i: str(i) for i in range(60)}
 
 
+def test_images_that_are_read_almost_black_are_not_compared_by_their_looks():
+    black, other = examined(np.zeros((80, 80, 3), np.uint8), np.full((80, 80, 3), 1, np.uint8))
+    assert Seen(["k"], [black], near=True).find([other])
+    assert not Seen(["k"], [black], near=True).find([other._replace(remarks=("dim",))])
+
+
 def test_plain_images_are_compared_by_their_means():
     grey = examined(*(np.full((80, 80, 3), level, np.uint8) for level in (100, 103, 140)))
     assert seen_bits(grey[0], *grey[1:]) == {0: 0}

@@ -283,3 +283,10 @@ def test_commands_that_fail(tmp_path, folders):
     line = failure(tmp_path, recipe, f"--labeled={folders['labeled']}", f"--unlabeled={folders['unlabeled']}")
     assert line.startswith(f"error: {folders['labeled']}/a/x.jpg: it is no JPEG, PNG, GIF or BMP")
     assert failure(tmp_path, recipe, "--labeled=/nowhere", "--unlabeled=/nowhere") == "error: --labeled: no folder /nowhere"
+
+
+def test_a_finished_directory_without_its_shards_is_no_finished_one(tmp_path):
+    prepare.main(config("digits"), str(tmp_path / "w"))
+    (tmp_path / "w" / "labeled" / "labeled-00001-of-00003").unlink()
+    with pytest.raises(InputError, match=r"labeled lacks 1 of 3 shards .*: delete .*w, and the same command prepares it again"):
+        prepare.main(config("digits"), str(tmp_path / "w"))

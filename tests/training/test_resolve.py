@@ -92,3 +92,12 @@ def test_values_that_no_training_could_use(overrides, message):
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
 def test_image_size_from_the_data(height, width, expected):
     assert resolve.image_size(height, width) == expected
+
+
+def test_raised_steps_are_told(caplog):
+    resolve._say_once.cache_clear()
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            train = section(epochs=1.0, min_steps=600, batch_size=10)
+            assert resolve.section(train, labeled_examples=20, unlabeled=False)["steps"] == 600
+    assert caplog.text.count("1 epochs are 2 steps; min_steps raises that to 600") == 1
