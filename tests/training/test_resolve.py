@@ -96,7 +96,7 @@ def test_image_size_from_the_data(height, width, expected):
 
 def test_raised_steps_are_told(caplog):
     resolve._say_once.cache_clear()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         for _ in range(2):
             train = section(epochs=1.0, min_steps=600, batch_size=10)
             assert resolve.section(train, labeled_examples=20, unlabeled=False)["steps"] == 600
