@@ -1,4 +1,4 @@
-"""What the checks of users' files cost, in CPU time.
+"""Measures what the checks of users' files cost, in CPU time.
 
     ./run_benchmarks.sh file_checks [--images=512]
 

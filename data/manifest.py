@@ -24,7 +24,7 @@ SCHEMA = {
     "label_offset": int,
     "extra": dict,
 }
-"""What `manifest.json` holds at least."""
+"""Schema of `manifest.json`."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 """A file name without a directory."""
@@ -32,7 +32,7 @@ _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a split directory holds.
+    """Contents of a split directory.
 
     Attributes:
       directory: where the shards are.

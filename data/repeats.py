@@ -27,7 +27,7 @@ from stages.errors import InputError
 LEFT_OUT = "held_out_images_left_out_of_"
 """Keys of `summary.json` that begin so have lists; a role follows."""
 SHARE, FEW = 0.05, 20
-"""Of a set of images, at most this share, or so many, may be left out by their looks alone, unless there
+"""Share, and number, of a set's images that may be left out by their looks alone, at most, unless there
 are no more than two for each held-out image that they look like, as there are of copies."""
 
 

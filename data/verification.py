@@ -26,7 +26,7 @@ _verified: set[tuple[str, str, int, int]] = set()
 """Path, digest, size and modification time of the shards that this process found right."""
 
 _refusals: list[InputError] = []
-"""What `verified_paths` raised in a graph: TensorFlow hands on only the text of an exception."""
+"""Errors that `verified_paths` raised in a graph: TensorFlow hands on only the text of an exception."""
 
 
 def verify_shard(manifest: Manifest, shard: int) -> str:

@@ -18,7 +18,7 @@ BALANCED = {
     "images": int,
     "threshold": float,
 }
-"""What the report needs of the summary of run_balance.sh."""
+"""Schema of what the report needs of the summary of run_balance.sh."""
 
 
 def training(runs: Mapping[str, Path]) -> Iterator[str]:

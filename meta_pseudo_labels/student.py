@@ -238,7 +238,7 @@ class FeedbackTrainer(Trainer):
         return _StudentGradient(gradients, own, label_tape, factor)
 
     def _factor(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
-        """How far the step just made went along these gradients: η_S of eq. 12; None where no h needs it."""
+        """Returns how far the step just made went along these gradients: η_S of eq. 12; None where no h needs it."""
         if self.feedback not in feedbacks.FIRST_ORDER:
             return None
         factor = linear_factor(self.optimizer)

@@ -56,7 +56,7 @@ SUMMARY = {
     "seconds": SECONDS,
     "validation_top1?": [float],
 }
-"""What `seconds.json`, a model's row and the loop's `summary.json` hold at least."""
+"""Schemas of `seconds.json`, of a model's row and of the loop's `summary.json`."""
 
 
 class Stage(NamedTuple):
