@@ -2,4 +2,4 @@
 # Signal and noise of each estimator of the feedback against the unlabelled batch, as a table and a figure: --config --workdir
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module meta_pseudo_labels.feedback_study "$@"
+run_module experiments.feedback_study "$@"

@@ -2,4 +2,4 @@
 # A study of a method, every condition over several seeds: --config=configs/studies/....py --workdir
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module evaluation.study "$@"
+run_module experiments.study "$@"

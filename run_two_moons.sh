@@ -2,4 +2,4 @@
 # The paper's toy experiment over many seeds at once: success rates and the figure of decision regions: --config --workdir
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module meta_pseudo_labels.two_moons "$@"
+run_module experiments.two_moons "$@"

@@ -11,7 +11,7 @@ Each size runs in a process of its own, so that its peak memory is its own.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -26,12 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import report
+from cli.errors import InputError
+from cli.start import python_m
 from data import records
 from data.protos import make_example, make_prediction
 from data.records import Manifest, shard_name
-from noisy_student import balance, predictions, selection
-from stages.errors import InputError
-from stages.start import python_m
+from noisy_student import selection
+from workflow import balance, predictions
 
 CLASSES, TOP_K, SHARD = 1000, 5, 100_000
 IMAGES, IMAGE_BYTES = 2_000, 110_000

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -21,9 +21,9 @@ import ml_collections
 
 from benchmarks import report
 from benchmarks.input_pipeline import BATCH, NOISE, photographs
+from cli.files import file_digest, read_file
 from data import fingerprint, formats, protos, records
 from data.pipeline import train_batches
-from stages.files import file_digest, read_file
 
 FILES = 100_000
 ROUNDS = 3

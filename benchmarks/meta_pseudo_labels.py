@@ -22,7 +22,7 @@ Each process waits while another one is measured, round by round.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -41,7 +41,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.models import torch_peers
-from stages.start import python_m
+from cli.start import python_m
 
 B, RATIO, SIZE, CLASSES = 16, 7, 32, 10
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}

@@ -10,7 +10,7 @@ resized, batched and prefetched; it writes nothing).
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -26,9 +26,9 @@ from benchmarks.input_pipeline import photographs
 from data import protos, records
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing
-from noisy_student.pseudo_label import LabelShards
 from training import model_dir
 from training.model_dir import ModelSpec
+from workflow.pseudo_label import LabelShards
 
 SIZE, CLASSES, BATCH, ROUNDS = 224, 1000, 64, 3
 GRAPHS: dict[str, dict[str, Any]] = {

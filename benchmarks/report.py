@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from cli.errors import InputError
 
 
 def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: float, unit: str, **notes: Any) -> None:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import report
-from stages import app
-from stages.errors import InputError
+from cli import app
+from cli.errors import InputError
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),

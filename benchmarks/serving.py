@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -33,13 +33,13 @@ import PIL.Image
 import tensorflow as tf
 
 from benchmarks import report
+from cli.errors import InputError
+from cli.json_files import write_json
+from cli.start import python_m
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from serving.images import prepare
-from stages.errors import InputError
-from stages.json_files import write_json
-from stages.start import python_m
-from stages.versions import resolve
+from serving.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
 

@@ -11,7 +11,7 @@ images of a step per GiB of that; seconds are medians, wall and CPU.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -25,9 +25,10 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import report
-from efficientnet import EfficientNet, model_noise
-from stages.errors import InputError
-from stages.start import python_m
+from cli.errors import InputError
+from cli.start import python_m
+from efficientnet import EfficientNet
+from nets.noise import model_noise
 from training.rematerialization import training_pass
 from training.trainer import accumulated
 

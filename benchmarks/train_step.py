@@ -20,7 +20,7 @@ All in turns, in one run; CPU seconds of a step stand beside the rates, since wa
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -41,17 +41,17 @@ from ml_collections import ConfigDict
 
 from benchmarks import report
 from benchmarks.input_pipeline import photographs
+from cli import app
+from cli.errors import InputError
+from cli.start import python_m
 from data import prepare, protos, records
 from data.pipeline import untuned
 from data.preprocessing import Preprocessing
-from efficientnet import layers
-from noisy_student import train
+from nets import layers
 from noisy_student.model import NoisyStudent
-from stages import app
-from stages.errors import InputError
-from stages.start import python_m
 from training import model_dir, resolve
 from training.fit import fit
+from workflow import train
 
 BATCH, SIZE, STEPS = 32, 224, 3
 KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
@@ -241,7 +241,7 @@ def start(directory: Path, rounds: int) -> None:
     for number in range(rounds):
         for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
-            command = python_m("noisy_student.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
+            command = python_m("workflow.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
             times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
         began = time.monotonic()
         subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT], cwd=app.ROOT)

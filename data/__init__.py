@@ -1,25 +1,23 @@
 """From images to batches: sources, training records, preprocessing, augmentation, input pipelines.
 
-May import `stages` only; every other package may import this one.
-
-    records.py         the shards of `tf.train.Example`s
-    manifest.py        the manifest of a directory of shards
-    verification.py    the shards compared with their manifest when they are read
-    sources.py         what a data set offers: label names and splits of images; the formats by name
-    digits.py          a source: the embedded handwritten digits
-    image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where
-    formats.py         kinds of files by their first bytes and names
-    split_names.py     notices folders of splits where classes are expected
-    examine.py         is it a usable image, and is it one of those held out?
-    splits.py          from formats to a source: labelled, unlabelled, test and validation images
-    protos.py          what a record holds
-    pipeline.py        shards to endless batches, from any step on
-    transparency.py    PNG and GIF over white
-    remarks.py         counts images that show nothing or too little
-    preprocessing.py   an encoded image to pixels, with the noise of training or without
-    image_ops.py, randaugment.py, autoaugment.py, mixing.py    that noise
-    contact_sheet.py   a picture of every operation of RandAugment
-    prepare.py         the stage that writes a source's splits as shards
+records.py         the shards of `tf.train.Example`s
+manifest.py        the manifest of a directory of shards
+verification.py    the shards compared with their manifest when they are read
+sources.py         what a data set offers: label names and splits of images; the formats by name
+digits.py          a source: the embedded handwritten digits
+image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where
+formats.py         kinds of files by their first bytes and names
+split_names.py     notices folders of splits where classes are expected
+examine.py         is it a usable image, and is it one of those held out?
+splits.py          from formats to a source: labelled, unlabelled, test and validation images
+protos.py          what a record holds
+pipeline.py        shards to endless batches, from any step on
+transparency.py    PNG and GIF over white
+remarks.py         counts images that show nothing or too little
+preprocessing.py   an encoded image to pixels, with the noise of training or without
+image_ops.py, randaugment.py, autoaugment.py, mixing.py    that noise
+contact_sheet.py   a picture of every operation of RandAugment
+prepare.py         the stage that writes a source's splits as shards
 """
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)

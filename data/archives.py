@@ -24,11 +24,11 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from cli.files import read_file
+from cli.progress import progress
 from data import split_names
 from data.formats import ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
 from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
-from stages.files import read_file
-from stages.progress import progress
 
 FILES = r"\.tar$"
 """Names of archives in a folder."""

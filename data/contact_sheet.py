@@ -5,7 +5,7 @@ python -m data.contact_sheet docs/randaugment.jpg
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -17,11 +17,11 @@ import PIL.ImageDraw
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
+from cli import app
+from cli.errors import InputError
+from cli.files import atomic_path
 from data.image_ops import OPS
 from data.randaugment import operation
-from stages import app
-from stages.errors import InputError
-from stages.files import atomic_path
 
 SIDE = 112  # pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
 ROWS = (("reference", 9), ("reference", 18), ("reference", 27), ("monotone", 9), ("monotone", 18), ("monotone", 27))

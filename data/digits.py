@@ -18,10 +18,10 @@ import numpy as np
 import PIL.Image
 from sklearn import datasets
 
+from cli.errors import InputError
 from data.duplicates import Seen
 from data.examine import Examined, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
-from stages.errors import InputError
 
 NUM_CLASSES = 10
 SIZE = 8

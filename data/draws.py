@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
+from cli.errors import InputError
 from data.examine import Examined
 from data.sources import Collection, by_class, generator
-from stages.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
+from cli.progress import progress
 from data.examine import DIM, Examined
 from data.likeness import THUMBNAIL, details_alike, thumbnails_alike
-from stages.progress import progress
 
 HASH_WORDS = 8
 NEAR = 15

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from cli.errors import InputError
+from cli.progress import progress
 from data import fingerprint, formats
 from data.draws import Usable
 from data.duplicates import LOOK_UP, Seen
@@ -19,8 +21,6 @@ from data.examine import Examined, examine, other_kind
 from data.remarks import Remarks
 from data.repeats import Unseen
 from data.sources import Collection, ordered_map
-from stages.errors import InputError
-from stages.progress import progress
 
 LOOK_AHEAD = 1000
 """Images looked at for others of the kind that stops the stage."""

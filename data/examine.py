@@ -18,9 +18,9 @@ import PIL.Image
 import tensorflow as tf
 
 from data import formats, likeness
+from data.exif import orientation
 from data.preprocessing import MAX_PIXELS, decode
 from data.transparency import HEAD, decode_opaque
-from stages.exif import orientation
 
 _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import ml_collections
 
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from cli.progress import progress
 from data import archives, image_folder, tfrecords
 from data.sources import Collection, Request, find_files, open_collection, split_location
-from stages.errors import InputError
-from stages.json_files import read_json, write_json
-from stages.progress import progress
 
 FILE = "sources.json"
 ROLES = ("labeled", "unlabeled", "test", "pseudo_labeled")

@@ -23,12 +23,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from cli.errors import InputError
+from cli.files import read_file, what_is
+from cli.workdir import is_work_directory
 from data import split_names
 from data.formats import ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
 from data.sources import Request, entries, ordered_map, printable
-from stages.errors import InputError
-from stages.files import read_file, what_is
-from stages.workdir import is_work_directory
 
 
 class File(NamedTuple):

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from cli.errors import one_line
+from cli.progress import progress
 from data import tfrecords
 from data.archives import ArchiveImages, compressed_files, members
 from data.sources import Request, entries, printable
-from stages.errors import one_line
-from stages.progress import progress
 
 _SHARD = r"-\d{5}-of-\d{5}"
 TRAIN_TAR, VALIDATION_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
-from stages.json_files import read_json, write_json
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
 
 MANIFEST = "manifest.json"
 KINDS = ("labeled", "unlabeled", "pseudo_labeled", "predictions")

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
 from data.verification import record_dataset, verified_paths
-from stages.errors import InputError
 
 SHUFFLE_WINDOW = 20_000
 """Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""

@@ -15,22 +15,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import tensorflow as tf
 
-from data import fingerprint, protos, records, repeats, sources, tfrecords
+from cli import app
+from cli import workdir as work
+from cli.errors import InputError
+from cli.files import remove_temporaries
+from cli.progress import progress
+from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
 from data.duplicates import Seen
 from data.examination import Examination
 from data.sources import Image, Source, Split
-from stages import app
-from stages import workdir as work
-from stages.errors import InputError
-from stages.files import remove_temporaries
-from stages.progress import progress
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
 FLAGS = {
@@ -42,6 +42,21 @@ FLAGS = {
     "source": "digits, or the format of locations that name none; config.data.source.",
 }
 OPTIONAL = dict.fromkeys((*LOCATIONS, "source"))
+
+
+def open_source(config: ml_collections.ConfigDict) -> Source:
+    """Opens the source named by `config.data.source`: the digits, or the format of those locations that name none.
+
+    Raises:
+      InputError: there is no such source, or its input is not usable.
+    """
+    opening: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
+        "digits": digits.digits,
+        **dict.fromkeys(sources.FORMATS, splits.split),
+    }
+    if config.data.source not in opening:
+        raise InputError(f"config.data.source is {config.data.source!r}; it can be {', '.join(opening)}")
+    return opening[config.data.source](config)
 
 
 def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) -> ml_collections.ConfigDict:
@@ -101,7 +116,7 @@ def main(
             print("config.data.use_as_prepared is True: the images were not compared with those that were prepared")
         return
     try:
-        opened = sources.open_source(config)
+        opened = open_source(config)
         pseudo = PseudoLabeled.open(config.data, len(opened.label_names), opened.held_out()) if config.data.pseudo_labeled else None
         summary = write(opened, config, directory)
         read_from = dict(opened.read_from)

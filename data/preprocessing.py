@@ -18,9 +18,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import autoaugment, image_ops, randaugment
 from data.transparency import decode_opaque, decode_over_white, maybe_transparent
-from stages.errors import InputError
 
 STYLES = ("small", "imagenet")
 AUTOAUGMENT = "autoaugment_v0"
@@ -28,6 +28,7 @@ CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 3
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+"""Per RGB channel, in units of 0-255. Source: the EfficientNet authors' code, `efficientnet_builder.py`."""
 
 MAX_PIXELS = 100_000_000
 """Of an image, all frames of a GIF together. Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images

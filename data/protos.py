@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from stages.errors import InputError
+from cli.errors import InputError
 
 
 def _bytes(*values: bytes) -> tf.train.Feature:

@@ -36,8 +36,8 @@ from typing import Callable
 
 import tensorflow as tf
 
+from cli.errors import InputError
 from data.image_ops import OPS, Scalar, blend, cutout, sharpness, three_times, translate_x, translate_y
-from stages.errors import InputError
 
 MODES = ("reference", "monotone")
 

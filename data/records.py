@@ -19,11 +19,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.files import atomic_path, file_digest, remove_temporaries
 from data.manifest import KINDS as KINDS
 from data.manifest import MANIFEST, Manifest, write_manifest
 from data.manifest import read_manifest as read_manifest
-from stages.errors import InputError
-from stages.files import atomic_path, file_digest, remove_temporaries
 
 HEADER_BYTES = 12
 """Before a record's data in a file: its length and that one's CRC."""

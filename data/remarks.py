@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
+from cli.errors import InputError
 from data.examine import DIM, PLAIN, TRANSPARENT, TURNED, Examined
-from stages.errors import InputError
 
 WORDS = {
     TRANSPARENT: ("have transparent pixels", "they are composed over white, in training and in the exported model alike"),

@@ -17,12 +17,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from cli.errors import InputError
 from data import duplicates
 from data.draws import Usable
 from data.duplicates import LOOK_UP, Seen
 from data.examine import Examined
 from data.sources import PUBLISHED, Collection, printable, split_location
-from stages.errors import InputError
 
 LEFT_OUT = "held_out_images_left_out_of_"
 """Keys of `summary.json` that begin so have lists; a role follows."""

@@ -19,9 +19,9 @@ import numpy as np
 import PIL.Image
 import scipy.io
 
+from cli.errors import one_line
 from data.archives import compressed_files
 from data.sources import Request, ordered_map
-from stages.errors import one_line
 
 CIFAR10 = "cifar-10-python.tar.gz"
 

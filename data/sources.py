@@ -24,9 +24,9 @@ from typing import Any, Protocol, TypeVar
 import ml_collections
 import numpy as np
 
+from cli.errors import InputError
 from data import formats
 from data.duplicates import Seen
-from stages.errors import InputError
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
 
@@ -194,20 +194,6 @@ def open_collection(location: str, role: str, data: ml_collections.ConfigDict) -
     name, rest = split_location(location, data.source)
     module, function = FORMATS[name].split(".")
     return getattr(importlib.import_module(f"data.{module}"), function)(Request(rest, role, data.label_offset, data.on_error))
-
-
-def open_source(config: ml_collections.ConfigDict) -> Source:
-    """Opens the source named by `config.data.source`: the digits, or the format of those locations that name none.
-
-    Raises:
-      InputError: there is no such source, or its input is not usable.
-    """
-    from data import digits, splits  # here, since they build on this module
-
-    sources: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {"digits": digits.digits, **dict.fromkeys(FORMATS, splits.split)}
-    if config.data.source not in sources:
-        raise InputError(f"config.data.source is {config.data.source!r}; it can be {', '.join(sources)}")
-    return sources[config.data.source](config)
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -24,6 +24,8 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from cli.errors import InputError
+from cli.progress import progress
 from data import fingerprint, repeats
 from data.draws import Usable, draw, hold_out_test, hold_out_validation
 from data.duplicates import Seen
@@ -42,8 +44,6 @@ from data.sources import (
     repeated,
     split_location,
 )
-from stages.errors import InputError
-from stages.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cli.errors import one_line
 from data.records import impossible_record
 from data.sources import Request, printable
-from stages.errors import one_line
 
 
 class TfdsImages:

@@ -18,11 +18,11 @@ from types import MappingProxyType
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.progress import progress
 from data.protos import make_example
 from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_shard
 from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
-from stages.errors import InputError
-from stages.progress import progress
 
 FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
 """Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""

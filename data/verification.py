@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
 from data.records import HEADER_BYTES, MANIFEST, RECORD_OVERHEAD, Manifest, file_digest, impossible_record, read_shard
-from stages.errors import InputError
 
 _verified: set[tuple[str, str, int, int]] = set()
 """Path, digest, size and modification time of the shards that this process found right."""

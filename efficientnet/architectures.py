@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from stages.errors import InputError
+from cli.errors import InputError
+from nets.names import repeat_letter
 
 
 class Architecture(NamedTuple):
@@ -278,9 +279,3 @@ def count_activations(
         insides.append(expanded + 4 * side**2 * inner + 2 * side**2 * block.filters_out)
     outside += 3 * side**2 * round_filters(HEAD_FILTERS, width)
     return outside + (sum(inputs) + max(insides) if rematerialize else sum(insides))
-
-
-def repeat_letter(repeat: int) -> str:
-    """Names the repeats a … z, then aa, ab …: l2 needs 22 letters, but depth is anyone's to choose."""
-    letter = chr(ord("a") + repeat % 26)
-    return letter if repeat < 26 else repeat_letter(repeat // 26 - 1) + letter

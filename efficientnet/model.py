@@ -2,7 +2,7 @@
 
 The arithmetic and the layer names are those of ``tf.keras.applications.EfficientNetB0`` to ``B7``, so that weights travel by
 layer name; what differs is what semi-supervised training needs: every variant up to L2, noise that belongs to the
-example (:mod:`efficientnet.noise`), synchronised batch normalisation that survives saving, initial weights that are a
+example (:mod:`nets.noise`), synchronised batch normalisation that survives saving, initial weights that are a
 function of a seed, small-image strides, logits as the output, and normalisation without weights of its own.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu, models/official/efficientnet).
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from cli.errors import InputError
+from data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from efficientnet.architectures import (
     ARCHITECTURES,
     BASELINE_STRIDES,
@@ -24,13 +26,8 @@ from efficientnet.architectures import (
     blocks,
     round_filters,
 )
-from efficientnet.layers import Layers, Normalize
-from efficientnet.noise import Dropout, StochasticDepth
-from stages.errors import InputError
-
-IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-"""Per RGB channel, in units of 0-255. Source: the authors' code, ``efficientnet_builder.py``."""
+from nets.layers import Layers, Normalize
+from nets.noise import Dropout, StochasticDepth
 
 
 def EfficientNet(

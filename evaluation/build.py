@@ -22,6 +22,8 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.progress import progress
 from data import protos, records
 from data.preprocessing import decode
 from data.records import MANIFEST, Manifest, read_manifest, write_split
@@ -31,8 +33,6 @@ from evaluation.corruptions import SMALL, corrupt
 from evaluation.examples import Examples, from_records
 from evaluation.perturbations import FRAMES, sequence
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
-from stages.errors import InputError
-from stages.progress import progress
 
 VERSION = 2
 """Of the images; a change of any of them must raise it."""

@@ -16,11 +16,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from cli.errors import InputError, one_line
+from cli.json_files import read_json
+from cli.workdir import fingerprint
 from data.preprocessing import Preprocessing
-from stages import versions
-from stages.errors import InputError, one_line
-from stages.json_files import read_json
-from stages.workdir import fingerprint
+from serving import versions
 from training import model_dir
 
 

@@ -24,14 +24,14 @@ from typing import Any
 
 import ml_collections
 
+from cli import app, termination
+from cli.errors import InputError
+from cli.json_files import reading
+from cli.workdir import fingerprint, finish, require_finished, shown, start
 from data.records import read_manifest
 from evaluation import charts, page, suites
 from evaluation.evaluate import CONFIG
 from evaluation.statistics import gain_over_seeds, over_seeds
-from stages import app, termination
-from stages.errors import InputError
-from stages.json_files import reading
-from stages.workdir import fingerprint, finish, require_finished, shown, start
 
 FLAGS = {
     "workdir": "Directory to write.",

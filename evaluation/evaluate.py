@@ -26,6 +26,10 @@ from typing import Any
 
 import ml_collections
 
+from cli import app
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from cli.workdir import finish, require_finished, shown, start
 from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
 from evaluation import build, figures, imagenet, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
@@ -34,10 +38,6 @@ from evaluation.metrics import Evaluation
 from evaluation.settings import Settings
 from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
-from stages import app
-from stages.errors import InputError
-from stages.json_files import read_json, write_json
-from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 
 TOP_K = 5

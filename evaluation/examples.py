@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import protos
 from data.pipeline import PARALLEL_CALLS
 from data.records import Manifest
 from data.verification import record_dataset
-from stages.errors import InputError
 
 ELEMENT = (tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64))
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cli.json_files import read_json, read_json_lines
 from data.records import MANIFEST
 from evaluation import charts, page, pictures
-from stages.json_files import read_json, read_json_lines
 
 BALANCED = {
     "label_names": [str],

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from cli.errors import InputError, one_line
+from cli.json_files import read_json
 from evaluation.examples import Examples, from_files, from_videos, read_video
 from evaluation.robustness import CORRUPTIONS, EXTRA_CORRUPTIONS, EXTRA_PERTURBATIONS, PERTURBATIONS, SEVERITIES
-from stages.errors import InputError, one_line
-from stages.json_files import read_json
 
 NUM_CLASSES = 1000
 _GROUPS = ("", "noise", "blur", "weather", "digital", "extra")

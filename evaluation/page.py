@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.files import atomic_path
 from evaluation.pictures import RIGHT, WRONG, Picture
-from stages.files import atomic_path
 
 LARGEST = 5_000_000
 """Bytes up to which a report opens and travels with ease."""

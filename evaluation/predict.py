@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, decode, eval_image
 from data.verification import raise_refusal
 from evaluation.classifiers import Classifier
 from evaluation.examples import Examples
-from stages.errors import InputError
 
 Reduce = Callable[[np.ndarray], dict[str, np.ndarray]]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from cli.errors import one_line
+from cli.json_files import read_json
 from data.records import Manifest
 from evaluation import charts, history, page, pictures, results, tables
 from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
 from evaluation.suites import Inputs
-from stages.errors import one_line
-from stages.json_files import read_json
 from training import model_dir
 
 NAME = "report.html"

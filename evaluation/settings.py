@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cli.errors import InputError
 from data.preprocessing import STYLES
 from evaluation.adversarial import NORMS
-from stages.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

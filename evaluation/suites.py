@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import to_json
 from data.preprocessing import Preprocessing, decode
 from evaluation import adversarial, predict
 from evaluation.classifiers import Classifier
@@ -30,9 +33,6 @@ from evaluation.imagenet import A_CLASSES
 from evaluation.predict import Pixels, Predictions, input_pixels
 from evaluation.robustness import is_noise
 from evaluation.settings import Settings
-from stages.errors import InputError
-from stages.files import atomic_path
-from stages.json_files import to_json
 
 SUITES = ("clean", "real", "a", "c", "p", "adversarial")
 

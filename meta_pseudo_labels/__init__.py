@@ -1,6 +1,4 @@
 """Meta Pseudo Labels (Pham et al. 2021): a teacher that learns from how its pseudo-labels change the student.
 
-`feedback.py` holds the signal, `model.py` the training step (`student.py` and `uda.py` its two sides), `reduced.py` that of Appendix E,
-`train.py` the stage, `two_moons.py` the paper's toy experiment, `feedback_study.py` the estimators' signal and noise. May import
-`stages`, `data`, `efficientnet`, `resnet` and `training`; never `noisy_student`.
+`feedback.py` holds the signal, `model.py` the training step (`student.py` and `uda.py` its two sides), `reduced.py` that of Appendix E.
 """

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from efficientnet import model_noise
 from meta_pseudo_labels import feedback as feedbacks
+from nets.noise import model_noise
 from training.losses import cross_entropy, decayed
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.rematerialization import statistics_kept, training_pass

@@ -6,7 +6,7 @@ fine-tuning, evaluation and export take like any other.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -16,6 +16,9 @@ from typing import Any
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
@@ -24,9 +27,6 @@ from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from meta_pseudo_labels.student import FeedbackTrainer
 from meta_pseudo_labels.uda import UDA
-from stages import app
-from stages import workdir as workdirs
-from stages.errors import InputError
 from training import dry_run as dry_runs
 from training import model_dir, optimizers, resolve, schedules, stage
 from training.trainer import Trainer

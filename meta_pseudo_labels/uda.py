@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from efficientnet import model_noise
+from nets.noise import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.rematerialization import Pass

@@ -1,4 +1,1 @@
-"""Noisy Student (Xie et al. 2020): the train step, pseudo-labelling, filter and balance, the iterated loop.
-
-May import `stages`, `data`, `efficientnet`, `resnet` and `training`; never `meta_pseudo_labels`.
-"""
+"""Noisy Student (Xie et al. 2020): the training step, and which pseudo-labelled images the student sees."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from efficientnet import model_noise
+from nets.noise import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.trainer import Trainer, accumulated, alike, check_classifier, global_rows, hits, pairs

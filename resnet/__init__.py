@@ -2,11 +2,9 @@
 
 What lives here: :mod:`resnet.wide_resnet` and :mod:`resnet.resnet50`, in the manner of :mod:`efficientnet.model` (pixels in
 0-255 in, float32 logits out, seeded initial weights, noise that belongs to the example).
-
-What it may import: TensorFlow, ``stages``, and ``efficientnet`` for the layers that both families are made of.
 """
 
-import stages  # noqa: F401  (first: it sets TensorFlow's log level)
+import cli  # noqa: F401  (first: it sets TensorFlow's log level)
 from resnet.resnet50 import ResNet50
 from resnet.wide_resnet import WideResNet, is_wide_resnet
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from efficientnet.layers import Layers, Normalize
-from efficientnet.model import IMAGENET_MEAN, IMAGENET_STD
-from efficientnet.noise import Dropout
-from stages.errors import InputError
+from cli.errors import InputError
+from data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nets.layers import Layers, Normalize
+from nets.noise import Dropout
 
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 """Blocks and inner channels of the four stages; a block gives four times its inner channels."""

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from efficientnet.architectures import repeat_letter
-from efficientnet.layers import Layers, Normalize
-from efficientnet.model import IMAGENET_MEAN, IMAGENET_STD
-from efficientnet.noise import Dropout
-from stages.errors import InputError
+from cli.errors import InputError
+from data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nets.layers import Layers, Normalize
+from nets.names import repeat_letter
+from nets.noise import Dropout
 
 VARIANTS = ("standard", "release")
 

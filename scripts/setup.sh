@@ -100,11 +100,11 @@ _setup() {
 }
 
 # Runs MODULE [ARGUMENT...] in place of this shell.
-# stages/start.py keeps the current directory off the import path.
+# cli/start.py keeps the current directory off the import path.
 run_module() {
   export PYTHONSAFEPATH=1 # Python 3.11 and later: the same in processes that other packages start
   export PYTHONUTF8=1     # TensorFlow's file names are UTF-8 in every locale
-  exec "$PYTHON" "$CHECKOUT/stages/start.py" -m "$@"
+  exec "$PYTHON" "$CHECKOUT/cli/start.py" -m "$@"
 }
 
 CHECKOUT=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cli import app
+from cli.errors import InputError
 from serving import predict
-from stages import app
-from stages.errors import InputError
-from stages.versions import SAVED_MODEL, resolve
+from serving.versions import SAVED_MODEL, resolve
 
 # TF_DataType, and how numbers of it are unpacked
 FLOAT, INT32, STRING = 1, 3, 7

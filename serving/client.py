@@ -293,9 +293,9 @@ def main(
     arguments: Sequence[str],
 ) -> None:
     """Prints the server's answers for the images `arguments`; see the module. Raises InputError."""
+    from cli import app
+    from cli.errors import InputError
     from serving import predict
-    from stages import app
-    from stages.errors import InputError
 
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
@@ -320,7 +320,7 @@ def main(
 
 def _expand(arguments: Sequence[str]) -> list[str]:
     """File names; those of globs sorted, - kept. Raises InputError where there is nothing."""
-    from stages.errors import InputError
+    from cli.errors import InputError
 
     names: list[str] = []
     for argument in arguments:
@@ -360,7 +360,7 @@ def _stdin() -> bytes:
 
 
 if __name__ == "__main__":
-    from stages import app
+    from cli import app
 
     app.run(
         main,

@@ -32,17 +32,17 @@ import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
+from cli import app
+from cli.errors import InputError
+from cli.files import atomic_path, plain_path
+from cli.json_files import read_json, write_json
+from cli.workdir import fingerprint, finish, require_finished
 from data.preprocessing import eval_image
 from serving import card, settings
 from serving.answers import OK
 from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
-from stages import app
-from stages.errors import InputError
-from stages.files import atomic_path, plain_path
-from stages.json_files import read_json, write_json
-from stages.versions import EXPORT, SAVED_MODEL, digests, versions
-from stages.workdir import fingerprint, finish, require_finished
+from serving.versions import EXPORT, SAVED_MODEL, digests, versions
 from training import model_dir
 from training.model_dir import ModelSpec
 from training.optimize import WEIGHTS

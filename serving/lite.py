@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from cli import app
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.quiet import silent
+from cli.workdir import finish, require_finished, shown, start
 from data import protos
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest, require_same_classes
 from data.verification import read_records
-from stages import app
-from stages.errors import InputError
-from stages.files import atomic_path
-from stages.quiet import silent
-from stages.workdir import finish, require_finished, shown, start
 from training import model_dir
 from training.model_dir import ModelSpec
 

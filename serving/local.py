@@ -26,9 +26,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from cli.errors import InputError
 from serving import rest
 from serving.models import Models, Refused
-from stages.errors import InputError
 
 MAX_ELEMENTS = 2**26  # of one input: a tensor of one repeated value is small on the wire, and large after it
 THREADS = 64

@@ -15,9 +15,9 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
+from cli.errors import InputError
 from serving import BATCHING, settings
-from stages.errors import InputError
-from stages.versions import MODELS_CONFIG, SAVED_MODEL, load, versions
+from serving.versions import MODELS_CONFIG, SAVED_MODEL, load, versions
 
 _DEFAULT = "serving_default"
 

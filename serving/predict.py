@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli import app
+from cli.errors import InputError
+from cli.files import read_file
+from data.exif import orientation
+from serving import versions
 from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
-from stages import app, versions
-from stages.errors import InputError
-from stages.exif import orientation
-from stages.files import read_file
 
 FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
 OPTIONAL = {"format": "text"}

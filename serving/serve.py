@@ -17,11 +17,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cli import app
+from cli.errors import InputError
+from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
-from stages import app
-from stages.errors import InputError
-from stages.files import atomic_path
-from stages.versions import MODELS_CONFIG
+from serving.versions import MODELS_CONFIG
 
 IMAGE = "docker.io/tensorflow/serving:2.15.1"
 BINARY, CONTAINERS = "tensorflow_model_server", ("docker", "podman")

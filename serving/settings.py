@@ -19,10 +19,10 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
+from cli.errors import InputError
+from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
-from stages.errors import InputError
-from stages.files import atomic_path
-from stages.versions import MODELS_CONFIG, versions
+from serving.versions import MODELS_CONFIG, versions
 
 STABLE, CANARY = "stable", "canary"
 

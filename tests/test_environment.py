@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import stages  # noqa: F401  (quietens TensorFlow before its first import)
+import cli  # noqa: F401  (quietens TensorFlow before its first import)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -104,7 +104,7 @@ def test_first_run_installs_and_second_does_not(checkout: Checkout) -> None:
     checkout.add_python()
     code, out, err = checkout.run("--model=x", "an image.png")
     assert code == 0, err
-    start = [str(checkout.root / "stages" / "start.py"), "-m", "serving.predict"]
+    start = [str(checkout.root / "cli" / "start.py"), "-m", "serving.predict"]
     expected = [str(checkout.root), "1", str(checkout.elsewhere), *start, "--model=x", "an image.png"]
     assert out.splitlines() == expected, "stdout holds the module's own output only, and the current directory is the caller's"
     assert "Installing" in err
@@ -125,7 +125,7 @@ def test_section_comes_before_the_callers_arguments(checkout: Checkout) -> None:
     checkout.add_python()
     assert checkout.run("--workdir=w", script="run_teacher.sh")[1].splitlines()[4:] == [
         "-m",
-        "noisy_student.train",
+        "workflow.train",
         "--section=teacher",
         "--workdir=w",
     ]

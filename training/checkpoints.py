@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages.errors import InputError, one_line
-from stages.files import plain_path
+from cli.errors import InputError, one_line
+from cli.files import plain_path
 from training.writes import writing
 
 PREFIX = "ckpt"

@@ -10,10 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cli.errors import InputError
+from cli.json_files import read_json
 from data import sources
 from efficientnet import architectures
-from stages.errors import InputError
-from stages.json_files import read_json
 from training import models, resolve
 
 GIB = 2.0**30

@@ -16,13 +16,13 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import read_json_lines, to_json
+from cli.termination import EXIT_CODE, on_sigterm
 from data import records
 from data.records import Manifest
 from data.verification import raise_refusal
-from stages.errors import InputError
-from stages.files import atomic_path
-from stages.json_files import read_json_lines, to_json
-from stages.termination import EXIT_CODE, on_sigterm
 from training import workers
 from training.checkpoints import Checkpoints
 from training.trainer import Trainer

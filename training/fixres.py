@@ -10,7 +10,7 @@ leaves the same weights, fed at the other resolution: what a network trained at 
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -19,17 +19,18 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages import app
-from stages import workdir as workdirs
-from stages.errors import InputError
-from training import model_dir, models
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from nets.names import block_name
+from training import model_dir
 
 
 def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     """Fixes the stem and the first `count` blocks: their weights, their BatchNorm statistics, and no noise in them.
 
     A frozen BatchNorm normalises with its moving averages, in training too, and a frozen layer of noise passes its input on
-    (Keras's meaning of `trainable` for the one, `efficientnet.noise`'s for the other). What follows, the head's BatchNorm
+    (Keras's meaning of `trainable` for the one, `nets.noise`'s for the other). What follows, the head's BatchNorm
     included, trains as usual. Their weights are whatever the model holds: load it first. Call before compiling.
 
     Args:
@@ -39,7 +40,7 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     Raises:
       InputError: fewer blocks in the model.
     """
-    blocks = list(dict.fromkeys(name for layer in model.layers if (name := models.block_name(layer))))
+    blocks = list(dict.fromkeys(name for layer in model.layers if (name := block_name(layer))))
     if not 0 <= count <= len(blocks):
         raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks")
     if count:

@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import tensorflow as tf
 
+from cli.errors import InputError, one_line
+from cli.files import atomic_path, file_digest, remove_temporaries
+from cli.json_files import read_json, write_json
+from cli.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from data.preprocessing import Preprocessing
-from efficientnet.hdf5 import datasets
-from stages.errors import InputError, one_line
-from stages.files import atomic_path, file_digest, remove_temporaries
-from stages.json_files import read_json, write_json
-from stages.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from training import models
+from training.hdf5 import datasets
 from training.writes import writing
 
 MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"

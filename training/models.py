@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from cli.errors import InputError
 from efficientnet import ARCHITECTURES, EfficientNet
 from efficientnet.architectures import BASELINE_STRIDES, blocks
 from resnet import ResNet50, WideResNet, is_wide_resnet
-from stages.errors import InputError
 
 
 def build(
@@ -69,9 +68,3 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
         if not 0 <= arguments.get(setting, 0) < 1:
             raise InputError(f"model.{setting} must be at least 0 and below 1, got {arguments[setting]}")
     return function, arguments
-
-
-def block_name(layer: tf.keras.layers.Layer) -> str | None:
-    """The block that a layer of these networks belongs to (`block2a`), or None: stem and head."""
-    match = re.match(r"block\d+[a-z]+(?=_)", layer.name)
-    return match.group() if match else None

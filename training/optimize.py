@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.grappler import tf_optimizer
 
-from stages.errors import InputError
+from cli.errors import InputError
 
 WEIGHTS = ("float32", "bfloat16", "float16")
 MAX_GRAPH_BYTES = 1_900_000_000  # a graph is one protocol buffer, and those end at 2 GiB

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from stages.errors import InputError
+from cli.errors import InputError
 from training.losses import NOT_DECAYED
 
 OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")

@@ -7,7 +7,7 @@ The steps follow from the number of labelled images: of the prepared data in --d
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -19,9 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from stages import app
-from stages.errors import InputError
-from stages.files import atomic_path
+from cli import app
+from cli.errors import InputError
+from cli.files import atomic_path
 from training import dry_run, resolve, schedules
 
 POINTS = 2000

@@ -6,7 +6,7 @@ the blocks' inputs and the maps outside of them; a block's own come to life once
 
 `tf.recompute_grad` does the work, and leaves three things to its user:
 
-- the second pass must draw the noise of the first, wherever the gradient is taken (`efficientnet.noise.repeated_noise`);
+- the second pass must draw the noise of the first, wherever the gradient is taken (`nets.noise.repeated_noise`);
 - BatchNorm's moving statistics must move once (`statistics_kept`);
 - a gradient of the gradient is refused by it: Meta Pseudo Labels' student goes without where the feedback needs one.
 """
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from efficientnet.noise import repeated_noise
-from training.models import block_name
+from nets.names import block_name
+from nets.noise import repeated_noise
 
 Pass = Callable[[tf.Tensor], tf.Tensor]
 """Images (B, H, W, 3) -> logits (B, K), in training mode."""

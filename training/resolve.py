@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from stages.errors import InputError
+from cli.errors import InputError
 from training.optimizers import OPTIMIZERS
 
 

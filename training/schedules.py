@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from stages.errors import InputError
+from cli.errors import InputError
 
 
 class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):

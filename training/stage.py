@@ -11,13 +11,13 @@ from typing import Any
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.json_files import read_json, read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from efficientnet.architectures import ARCHITECTURES
-from stages import workdir as workdirs
-from stages.errors import InputError
-from stages.json_files import read_json, read_json_lines
 from training import model_dir, strategy, workers
 from training import resolve as resolving
 from training.checkpoints import Checkpoints

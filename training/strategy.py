@@ -7,7 +7,7 @@ import os
 
 import tensorflow as tf
 
-from stages.errors import InputError, one_line
+from cli.errors import InputError, one_line
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from stages.errors import InputError, one_line
+from cli.errors import InputError, one_line
 from training.checkpoints import PREFIX, Checkpoints
 from training.writes import lost_worker, writing
 

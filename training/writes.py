@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from stages.errors import InputError, one_line, write_failure
+from cli.errors import InputError, one_line, write_failure
 
 
 @contextlib.contextmanager

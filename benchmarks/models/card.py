@@ -11,7 +11,7 @@ that are too large for the machine. The table goes into docs/models.md.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -26,11 +26,11 @@ import tensorflow as tf
 
 from benchmarks import report
 from benchmarks.models.page import MODELS, markdown_table, replace_section
+from cli import app
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from cli.start import python_m
 from efficientnet.architectures import ARCHITECTURES
-from stages import app
-from stages.errors import InputError
-from stages.json_files import read_json, write_json
-from stages.start import python_m
 from training import models
 
 OTHERS = {"resnet50": (224, 1000), "wrn_28_2": (32, 10)}  # pixels, classes

@@ -13,7 +13,7 @@ files:<variant>, `.keras` and SavedModel written and loaded; noise:b0, how often
 
 from __future__ import annotations
 
-import stages  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
 
 # isort: split
 
@@ -30,15 +30,16 @@ import tensorflow as tf
 
 from benchmarks.models import torch_peers
 from benchmarks.models.page import MODELS, markdown_table, replace_section
+from cli import app
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from cli.start import python_m
 from data.preprocessing import Preprocessing
-from efficientnet import StochasticDepth, export_weights, import_weights, model_noise, names, weight_files
 from efficientnet.architectures import ARCHITECTURES
-from stages import app
-from stages.errors import InputError
-from stages.json_files import read_json, write_json
-from stages.start import python_m
+from nets.noise import StochasticDepth, model_noise
 from training import models
 from training.model_dir import ModelSpec
+from weights import export_weights, import_weights, names, weight_files
 
 EFFICIENTNETS = tuple(f"b{i}" for i in range(9))
 CHECKS = (

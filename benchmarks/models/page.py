@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.app import ROOT
-from stages.errors import InputError
-from stages.files import atomic_path
+from cli.app import ROOT
+from cli.errors import InputError
+from cli.files import atomic_path
 
 MODELS = ROOT / "docs" / "models.md"
 

@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.smoke = False  # True: one tiny step of every training; see stages/smoke.py
+    config.smoke = False  # True: one tiny step of every training; see cli/smoke.py
     config.data = ConfigDict(
         {
             # Where a location ([FORMAT:]PATH, docs/data.md) names no format: image_folder, tfrecord, tar, tfds, imagenet, cifar10, svhn;
@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
     # top_k 0: the whole distribution, as float16. views: copies of an image, with the noise of training, over which the teacher's
     # probabilities are averaged, beyond the paper; 0: the clean image alone, as in the paper. model_noise: dropout and stochastic depth
     # in the teacher; with views=1 the noised teacher of the paper's Table 6. calibrate, beyond the paper: temper the probabilities as suits
-    # the validation split (noisy_student/calibration.py). For speed (`./run_benchmarks.sh pseudo_label`) there are optimize, which folds
+    # the validation split (workflow/calibration.py). For speed (`./run_benchmarks.sh pseudo_label`) there are optimize, which folds
     # BatchNorm into the convolutions, and precision: as in training.
     config.pseudo_label = ConfigDict(
         {
@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
     # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
     # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the
-    # kept images' labels so that the classes are as frequent as among the labelled images (noisy_student/alignment.py).
+    # kept images' labels so that the classes are as frequent as among the labelled images (workflow/alignment.py).
     config.balance = ConfigDict(
         {
             "threshold": 0.3,

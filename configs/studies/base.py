@@ -1,4 +1,4 @@
-"""What every study's config holds; `evaluation/study.py` runs it."""
+"""What every study's config holds; `experiments/study.py` runs it."""
 
 from typing import Any
 

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.models import card, page
+from cli.errors import InputError
+from cli.json_files import write_json
 from efficientnet import EfficientNet
 from resnet import ResNet50
-from stages.errors import InputError
-from stages.json_files import write_json
 
 
 def test_multiply_additions_by_hand():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from benchmarks.models import check
-from stages.json_files import write_json
+from cli.json_files import write_json
 
 GOOD = {
     "timm": {"size": 64, "images": 4, "deviation": 1e-6, "spread": 0.5, "agreement": 0.9, "agreement_peer": 0.92},

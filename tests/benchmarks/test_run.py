@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report, run
-from stages.errors import InputError
+from cli.errors import InputError
 
 
 def test_every_benchmark_takes_its_flags():

@@ -14,11 +14,11 @@ import scipy.io
 import tensorflow as tf
 from PIL import Image
 
-from data import sources
+from cli.errors import InputError
+from data import prepare, sources
 from data.archives import open_archives
 from data.imagenet import open_imagenet
 from data.preprocessing import Preprocessing, eval_image, train_image
-from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels, save
 
 
@@ -44,7 +44,7 @@ def folders(tmp_path):
 
 
 def opened(folders, source: str = "image_folder", **data):
-    return sources.open_source(config(source, **{"labeled": str(folders / "labeled"), **data}))
+    return prepare.open_source(config(source, **{"labeled": str(folders / "labeled"), **data}))
 
 
 def test_a_pool_of_archives_is_read_in_place(folders):
@@ -223,7 +223,7 @@ def imagenet(tmp_path):
 
 def test_imagenet_from_the_official_files(imagenet):
     before = {path for path in imagenet.parent.rglob("*")}
-    source = sources.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    source = prepare.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
     assert source.label_names == tuple(sorted(SYNSETS))
     splits = {name: list(split) for name, split in source.splits().items()}
     assert {name: len(split) for name, split in splits.items()} == {"labeled": 14, "unlabeled": 14, "test": 5}
@@ -238,7 +238,7 @@ def test_imagenet_from_the_official_files(imagenet):
 
 
 def test_the_known_odd_files_are_decoded_right(imagenet):
-    source = sources.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    source = prepare.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
     images = {image.key.split("/")[1]: image.encoded for image in source.splits()["labeled"]}
     preprocessing = Preprocessing(48, style="imagenet")
     for name, expected in {"n02105855_2933.JPEG": SMOOTH, "n02105855_77.JPEG": SMOOTH[::-1]}.items():
@@ -270,8 +270,8 @@ def test_incomplete_imagenet(imagenet):
     recipe = config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet))
     (imagenet / "ILSVRC2012_devkit_t12.tar.gz").rename(imagenet / "devkit")
     with pytest.raises(InputError, match=r"--test: .* has neither validation-00000-of-... nor ILSVRC2012_devkit_t12.tar.gz"):
-        sources.open_source(recipe)
+        prepare.open_source(recipe)
     (imagenet / "devkit").rename(imagenet / "ILSVRC2012_devkit_t12.tar.gz")
     tar(imagenet / "ILSVRC2012_img_val.tar", {"ILSVRC2012_val_00000001.JPEG": encode(pixels(0))})
     with pytest.raises(InputError, match=r"holds 1 images, ILSVRC2012_devkit_t12.tar.gz knows 5"):
-        sources.open_source(recipe)
+        prepare.open_source(recipe)

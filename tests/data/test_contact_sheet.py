@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import contact_sheet
 from data.image_ops import OPS, invert, posterize
-from stages.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
+from cli import app
 from data import prepare, sources, splits
-from stages import app
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
 RECIPE = re.search(r"`C=(--config=\S+)`", PAGE)[1]

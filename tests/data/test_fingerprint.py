@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.errors import InputError
 from data import fingerprint, prepare
-from noisy_student import loop
-from stages.errors import InputError
 from tests.data import recipes
 from tests.data.recipes import encode, pixels, save
+from workflow import loop
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import sys
 import PIL.Image
 import pytest
 
+from cli.files import read_file
 from data import formats
+from data.exif import orientation
 from data.formats import HEAD, kind_by_name, kind_of
-from stages.exif import orientation
-from stages.files import read_file
 
 IMAGE = PIL.Image.linear_gradient("L").resize((20, 10))
 

@@ -10,12 +10,12 @@ import tarfile
 import PIL.Image
 import pytest
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from data import split_names
 from data.archives import open_archives
 from data.image_folder import open_folder
 from data.sources import Request
-from stages.errors import InputError
-from stages.json_files import write_json
 from tests.data.recipes import encode, pixels, save
 
 

@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import pipeline, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image
-from stages.errors import InputError
 
 SIZE = 6
 

@@ -15,9 +15,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import prepare, protos, records
 from data.sources import Image
-from stages.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,8 +158,8 @@ def dies(function, calls):
 
 name, calls = sys.argv.pop(1), int(sys.argv.pop(1))
 if name == "finish":
-    import stages.workdir
-    stages.workdir.finish = dies(stages.workdir.finish, calls)
+    import cli.workdir
+    cli.workdir.finish = dies(cli.workdir.finish, calls)
 else:
     module = protos if name == "make_example" else records
     setattr(module, name, dies(getattr(module, name), calls))

@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from cli.errors import InputError
 from data.preprocessing import Preprocessing, central_box, decode, eval_image, random_box, resize, train_image
-from stages.errors import InputError
 
 PHOTO = np.asarray(Image.fromarray(load_sample_image("flower.jpg")).resize((120, 90)))
 SMALL = PHOTO[:16, :16]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import protos, records
-from stages.errors import InputError
 
 
 def test_labeled_example():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import randaugment
 from data.image_ops import OPS
 from data.randaugment import MODES, arguments, rand_augment
-from stages.errors import InputError
 from tests.data.test_image_ops import IMAGES, PHOTO, RANDOM
 
 

@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
+from cli.errors import InputError
 from data import protos, records
-from stages.errors import InputError
 
 NAMES = ("ant", "bee", "cat")
 

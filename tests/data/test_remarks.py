@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data import sources
-from stages.errors import InputError
+from cli.errors import InputError
+from data import prepare, sources
 from tests.data.recipes import config, pixels
 
 
@@ -25,7 +25,7 @@ def folders(tmp_path):
 
 
 def opened(folders) -> sources.Source:
-    return sources.open_source(config("image_folder", labeled=str(folders / "labeled"), unlabeled=str(folders / "unlabeled")))
+    return prepare.open_source(config("image_folder", labeled=str(folders / "labeled"), unlabeled=str(folders / "unlabeled")))
 
 
 def icon(shade: int, colour: int = 0) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     assert "\n" not in str(caught.value)
     recipe = config("image_folder", labeled=str(folders / "labeled"), unlabeled=str(folders / "unlabeled"), on_error="skip")
     with caplog.at_level("WARNING", "absl"):
-        assert len(sources.open_source(recipe).facts["skipped"]) == 4
+        assert len(prepare.open_source(recipe).facts["skipped"]) == 4
     assert "--unlabeled: 3 WebP, 1 BMP with a table of colours files are passed over; convert them to JPEG or PNG" in caplog.text
 
 

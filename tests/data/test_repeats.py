@@ -11,9 +11,9 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_sample_image
 
-from data import repeats, sources
+from cli.errors import InputError
+from data import prepare, repeats, sources
 from data.draws import Usable, draw
-from stages.errors import InputError
 from tests.data import recipes
 from tests.data.recipes import save
 
@@ -29,7 +29,7 @@ def folders(tmp_path):
 
 def opened(folders: Path, **data) -> sources.Source:
     data = {"labeled": str(folders / "labeled"), "unlabeled": str(folders / "unlabeled"), **data}
-    return sources.open_source(recipes.config("image_folder", **data))
+    return prepare.open_source(recipes.config("image_folder", **data))
 
 
 def keys(source: sources.Source, name: str) -> set[str]:

@@ -14,8 +14,8 @@ import PIL.Image
 import pytest
 import scipy.io
 
-from data import small_images, sources
-from stages.errors import InputError
+from cli.errors import InputError
+from data import prepare, small_images, sources
 from tests.data.recipes import config
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -59,7 +59,7 @@ def write_cifar(path, without: str = "", **replaced: bytes) -> None:
 
 def opened(source: str, folder, **data):
     data = {"labeled": str(folder), "test": str(folder), "near_duplicates": False, **data}
-    return sources.open_source(config(source, **data))
+    return prepare.open_source(config(source, **data))
 
 
 def decoded(image) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_the_subset_is_the_seeds(tmp_path):
         recipe = config(
             "cifar10", seed, labeled=str(tmp_path), test=str(tmp_path), labeled_as_unlabeled="rest", labeled_per_class=3, **data
         )
-        return {image.key for image in sources.open_source(recipe).splits()[name]}
+        return {image.key for image in prepare.open_source(recipe).splits()[name]}
 
     assert keys(0, "labeled") == keys(0, "labeled") != keys(1, "labeled")
     assert keys(0, "test") == keys(1, "test")

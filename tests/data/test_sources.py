@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_digits
 
-from data import sources
-from stages.errors import InputError
+from cli.errors import InputError
+from data import prepare, sources
 from tests.data import recipes
 from tests.data.recipes import save
 
@@ -24,7 +24,7 @@ def config(source: str, seed: int = 0, **data):
 
 
 def digits(seed: int = 0, **data) -> dict[str, list[sources.Image]]:
-    return {name: list(split) for name, split in sources.open_source(config("digits", seed, **data)).splits().items()}
+    return {name: list(split) for name, split in prepare.open_source(config("digits", seed, **data)).splits().items()}
 
 
 def keys(images) -> set[str]:
@@ -105,7 +105,7 @@ def test_digits_errors(data, message):
 
 def test_unknown_source():
     with pytest.raises(InputError, match="it can be digits, image_folder"):
-        sources.open_source(config("cifar11"))
+        prepare.open_source(config("cifar11"))
 
 
 # Image folder
@@ -124,7 +124,7 @@ def folders(tmp_path):
 
 def opened(folders, seed: int = 0, **data) -> sources.Source:
     data = {"labeled": str(folders / "labeled"), "unlabeled": str(folders / "unlabeled"), **data}
-    return sources.open_source(config("image_folder", seed, **data))
+    return prepare.open_source(config("image_folder", seed, **data))
 
 
 def all_keys(source: sources.Source) -> set[str]:

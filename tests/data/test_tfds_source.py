@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data import sources
-from stages.errors import InputError
+from cli.errors import InputError
+from data import prepare
 from tests.data.recipes import config, save
 from tests.data.test_records import header
 
 
 def opened(**data):
     data = {"near_duplicates": False, **data}
-    return sources.open_source(config("tfds", **data))
+    return prepare.open_source(config("tfds", **data))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])

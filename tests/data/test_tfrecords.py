@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import prepare, protos, records, sources, tfrecords
-from stages.errors import InputError
 from tests.data.recipes import config, encode, pixels
 
 
@@ -66,7 +66,7 @@ def folder(tmp_path):
 
 def opened(folder, source: str = "imagenet", **data):
     data = {"labeled": str(folder / "imagenet"), "test": str(folder / "imagenet"), "unlabeled": f"tfrecord:{folder / 'pool'}", **data}
-    return sources.open_source(config(source, **data))
+    return prepare.open_source(config(source, **data))
 
 
 def test_imagenets_shards_are_read_as_they_are(folder):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import pipeline, protos, records, verification
 from data.records import Manifest
-from stages.errors import InputError
 from tests.data.test_records import header
 
 READERS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cli.errors import InputError
 from efficientnet.architectures import (
     ARCHITECTURES,
     BASELINE_STAGES,
@@ -13,7 +14,6 @@ from efficientnet.architectures import (
     round_filters,
     round_repeats,
 )
-from stages.errors import InputError
 
 # Stem, head, channels and repeats of the stages as the released models have them.
 SHAPES = {

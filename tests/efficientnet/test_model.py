@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import Dropout, EfficientNet, StochasticDepth, model_noise
+from cli.errors import InputError
+from efficientnet import EfficientNet
 from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES, count_activations, count_parameters
-from efficientnet.layers import swish
-from stages.errors import InputError
-from training import models
+from nets.layers import swish
+from nets.names import block_name
+from nets.noise import Dropout, StochasticDepth, model_noise
 
 TINY = {"width": 0.25, "depth": 0.25, "num_classes": 5}
 
@@ -254,7 +255,7 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
     sizes: dict[str, int] = {}  # block or "" -> what is kept of it
     inputs: dict[str, int] = {}
     for layer in model.layers:
-        block = models.block_name(layer) or ""
+        block = block_name(layer) or ""
         if layer.name.endswith(kept):
             sizes[block] = sizes.get(block, 0) + int(np.prod(layer.output_shape[1:]))
         if block and block not in inputs:  # its first layer reads the block's input

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from efficientnet import EfficientNet
-from efficientnet.layers import BatchNormalization
+from nets.layers import BatchNormalization
 from resnet import WideResNet
 
 IMAGES = tf.random.stateless_uniform([2, 32, 32, 3], [1, 2], 0, 255)

@@ -9,11 +9,11 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from evaluation import build
 from evaluation.robustness import CORRUPTIONS
-from stages.errors import InputError
 
 
 def png(pixels):

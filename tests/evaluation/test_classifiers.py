@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from configs.evaluation import default
 from data.preprocessing import Preprocessing
 from evaluation import adversarial
@@ -14,8 +16,6 @@ from evaluation.evaluate import suites_of
 from evaluation.settings import Settings
 from evaluation.suites import Inputs
 from serving import export
-from stages.errors import InputError
-from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from evaluation import compare, evaluate
-from stages.errors import InputError
-from stages.json_files import write_json
 
 
 def row(top1, error, mce, pgd):

@@ -15,6 +15,8 @@ import tensorflow as tf
 from sklearn import datasets
 from sklearn import metrics as sklearn_metrics
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from evaluation import evaluate, suites, tables
@@ -22,8 +24,6 @@ from evaluation.classifiers import Classifier
 from evaluation.examples import from_records
 from evaluation.settings import Settings
 from evaluation.suites import Folder, Inputs
-from stages.errors import InputError
-from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

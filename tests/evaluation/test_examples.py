@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from cli.errors import InputError
 from evaluation.examples import from_files
-from stages.errors import InputError
 
 
 def test_only_regular_files_are_images(tmp_path):

@@ -15,12 +15,12 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.json_files import write_json
 from data import protos, records
 from data.preprocessing import Preprocessing
 from evaluation import build, charts, evaluate, page, pictures, report
 from evaluation.perturbations import FRAMES
 from evaluation.suites import Inputs
-from stages.json_files import write_json
 from tests.evaluation import browser
 from tests.evaluation.images import png
 from training import model_dir

@@ -11,11 +11,11 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from data import protos, records
 from evaluation import evaluate, imagenet, predict, results, robustness
 from evaluation.imagenet import A_CLASSES
-from stages.errors import InputError
-from stages.json_files import write_json
 from tests.evaluation.images import png
 
 WNIDS = imagenet.wnids()

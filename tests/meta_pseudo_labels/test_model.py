@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import Dropout
 from meta_pseudo_labels import feedback
 from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.student import Step
 from meta_pseudo_labels.uda import uda_loss
+from nets.noise import Dropout
 from training.optimizers import LARS, RMSProp
 
 K, B, B_U = 3, 5, 3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cli import app
+from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels import train
-from stages import app
-from stages.errors import InputError
 
 RECIPES = [
     "digits.py",

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli import app, workdir
+from cli.errors import InputError
 from data import prepare, protos, records
 from meta_pseudo_labels import feedback, train
 from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
-from stages import app, workdir
-from stages.errors import InputError
 from training import model_dir
 from training.checkpoints import Checkpoints
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import Dropout
 from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from meta_pseudo_labels.uda import UDA
+from nets.noise import Dropout
 
 K = 3
 ESTIMATORS = {

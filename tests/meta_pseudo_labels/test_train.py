@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import noisy_student.train
+import workflow.train
+from cli import app
+from cli.errors import InputError
 from data import pipeline, prepare, records
 from data.preprocessing import Preprocessing
 from meta_pseudo_labels import train
-from stages import app
-from stages.errors import InputError
 from tests import training_runs
 from tests.training_runs import kill_after, metrics
 from training import model_dir
@@ -91,7 +91,7 @@ def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
     still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
     options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
     where = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
-    noisy_student.train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
+    workflow.train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
     for a, b in zip(before.trainable_variables, after.trainable_variables):
         np.testing.assert_array_equal(a, b)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import Dropout
+from nets.noise import Dropout
 from noisy_student.model import NoisyStudent, combine_losses, pseudo_targets
 from training.trainer import accumulated
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import model_noise
-from efficientnet.layers import BatchNormalization
+from cli.errors import InputError
+from nets.layers import BatchNormalization
+from nets.noise import model_noise
 from resnet import ResNet50, WideResNet
 from resnet.resnet50 import STAGES
-from stages.errors import InputError
 from training import models
 
 

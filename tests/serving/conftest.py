@@ -11,9 +11,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.json_files import write_json
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
-from stages.json_files import write_json
 from training import model_dir
 from training.model_dir import ModelSpec
 

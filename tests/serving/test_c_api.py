@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from serving import c_api
-from stages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

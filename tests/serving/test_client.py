@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from cli.errors import InputError
 from serving import client, rest
 from serving.client import Client, ServingError
-from stages.errors import InputError
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.json_files import write_json
+from cli.workdir import fingerprint
 from serving import card, export, settings
 from serving.answers import OK, TOO_LARGE
 from serving.images import MAX_PIXELS
-from stages.errors import InputError
-from stages.json_files import write_json
-from stages.versions import load, resolve
-from stages.workdir import fingerprint
+from serving.versions import load, resolve
 from training import model_dir
 
 from .conftest import NAMES, linear

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.json_files import write_json
 from data import protos, records
 from serving import lite
-from stages.errors import InputError
-from stages.json_files import write_json
 
 from .conftest import NAMES
 

@@ -23,11 +23,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
 
+from cli.errors import InputError
 from serving import client, local, rest
 from serving.answers import NOT_FINITE, OK, TOO_LARGE
 from serving.client import Client, ServingError
 from serving.models import Input, Refused, Signature
-from stages.errors import InputError
 
 from .conftest import NAMES
 

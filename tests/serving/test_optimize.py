@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from cli.errors import InputError
 from resnet import WideResNet
 from serving import export
-from stages.errors import InputError
 from training import optimize
 
 

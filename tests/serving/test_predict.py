@@ -14,12 +14,12 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from serving import answers, predict
 from serving.answers import NOT_FINITE, OK, Answer
 from serving.images import prepare
-from stages.errors import InputError
-from stages.versions import resolve
+from serving.versions import resolve
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("red", "green", "blue", "$x_1$")

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from cli.errors import InputError
 from serving import serve
-from stages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ def programs(folder, **statuses):
 
 def run(path, serving_dir, *flags):
     """In a process of its own, whose place the server takes."""
-    code = "import sys; from serving import serve; from stages import app; app.run(serve.main, serve.FLAGS, serve.OPTIONAL, config=False)"
+    code = "import sys; from serving import serve; from cli import app; app.run(serve.main, serve.FLAGS, serve.OPTIONAL, config=False)"
     command = [sys.executable, "-c", code, f"--serving_dir={serving_dir}", *flags]
     return subprocess.run(command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, timeout=120)
 

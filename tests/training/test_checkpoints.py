@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from stages.errors import InputError
+from cli.errors import InputError
 from training.checkpoints import Checkpoints
 
 

@@ -16,9 +16,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from efficientnet import Dropout, StochasticDepth
-from efficientnet.layers import BatchNormalization, Layers
 from meta_pseudo_labels.model import MetaPseudoLabels
+from nets.layers import BatchNormalization, Layers
+from nets.noise import Dropout, StochasticDepth
 from noisy_student.model import NoisyStudent
 from tests.training_runs import ROOT
 from training.optimizers import RMSProp

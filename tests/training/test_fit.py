@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from efficientnet import Dropout
+from cli.errors import InputError
+from nets.noise import Dropout
 from noisy_student.model import NoisyStudent
-from stages.errors import InputError
 from training.checkpoints import Checkpoints
 from training.fit import best, fit
 from training.optimizers import RMSProp

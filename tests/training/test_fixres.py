@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
+from cli.workdir import finish
 from data.preprocessing import Preprocessing
-from efficientnet import model_noise
+from nets.noise import model_noise
 from noisy_student.model import NoisyStudent
-from stages.errors import InputError
-from stages.workdir import finish
 from training import fixres, model_dir
 
 SPEC = model_dir.ModelSpec(

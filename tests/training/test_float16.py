@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from efficientnet import EfficientNet
 from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.uda import UDA
 from noisy_student.model import NoisyStudent
-from stages.errors import InputError
 from training import optimizers
 from training.fit import fit
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli import workdir
+from cli.errors import InputError
 from data.preprocessing import Preprocessing
-from stages import workdir
-from stages.errors import InputError
 from training import model_dir, models
 
 SPEC = model_dir.ModelSpec(

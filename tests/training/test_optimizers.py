@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from stages.errors import InputError
+from cli.errors import InputError
 from training import optimizers
 from training.losses import l2
 from training.optimizers import RMSProp

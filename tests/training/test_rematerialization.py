@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet import Dropout, EfficientNet, model_noise
+from cli.errors import InputError
+from efficientnet import EfficientNet
 from meta_pseudo_labels.model import MetaPseudoLabels
+from nets.noise import Dropout, model_noise
 from noisy_student.model import NoisyStudent
 from resnet import WideResNet
-from stages.errors import InputError
 from training.rematerialization import training_pass
 
 IMAGES = tf.random.stateless_uniform([6, 16, 16, 3], [1, 2], 0, 255)

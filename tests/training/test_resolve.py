@@ -2,8 +2,8 @@
 
 import pytest
 
+from cli.errors import InputError
 from configs.noisy_student.base import train_section
-from stages.errors import InputError
 from training import resolve
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from stages import app
-from stages.errors import InputError
+from cli import app
+from cli.errors import InputError
 from training import plot_schedules, schedules
 
 

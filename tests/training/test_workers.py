@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from cli import app
+from cli.errors import InputError
+from cli.termination import EXIT_CODE
 from data import prepare
-from stages import app
-from stages.errors import InputError
-from stages.termination import EXIT_CODE
 from tests import training_runs
 from training import strategy, workers
 
@@ -36,7 +36,7 @@ def start(workdir, data):
     for index in (0, 1):
         tf_config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
         flags = [*RECIPE, f"--workdir={workdir}", f"--data={data}", "--strategy=multi_worker"]
-        yield training_runs.start("noisy_student.train", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
+        yield training_runs.start("workflow.train", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
 
 
 @pytest.fixture(scope="module")

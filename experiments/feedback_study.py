@@ -1,0 +1,218 @@
+"""Signal and noise of the estimators in `feedback.py`, on a small network and real images: `run_feedback_study.sh`.
+
+Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat trained. For one unlabelled batch the labels
+are drawn many times, and each time every estimator gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how
+much of a single step's gradient is direction and not the luck of the draw; what the batches' choice adds is left out. Scale drops out,
+so a batch factor or a weight does not matter.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
+
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import write_json
+from meta_pseudo_labels import feedback as feedbacks
+
+FLAGS = {"workdir": "Directory for results.json and the figure."}
+ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")
+BASELINES = ("finite_difference", "dot_product", "cosine", "per_example")  # those that a baseline is subtracted from
+
+Network = Sequence[tf.Tensor]
+
+
+def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
+    """Images (B, 64) -> logits (B, 10)."""
+    w1, b1, w2, b2 = network
+    return tf.tanh(x @ w1 + b1) @ w2 + b2
+
+
+def initialize(seed: int, hidden: int) -> list[tf.Tensor]:
+    """A fresh network."""
+    normal = [tf.random.stateless_normal(shape, [seed, i]) / shape[0] ** 0.5 for i, shape in enumerate([(64, hidden), (hidden, 10)])]
+    return [normal[0], tf.zeros([hidden]), normal[1], tf.zeros([10])]
+
+
+def descend(network: Network, x: tf.Tensor, targets: tf.Tensor, rate: float, steps: int) -> list[tf.Tensor]:
+    """Full-batch gradient descent on cross entropy."""
+    network = list(network)
+    for _ in range(steps):
+        network = [v - rate * g for v, g in zip(network, gradient(network, x, targets)[1])]
+    return network
+
+
+def gradient(network: Network, x: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Mean cross entropy and its gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(network)
+        loss = tf.reduce_mean(feedbacks.soft_cross_entropy(targets, logits(network, x)))
+    return loss, tape.gradient(loss, network)
+
+
+def teacher_gradients(
+    teacher: Network, student: Network, x_u: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, uniform: tf.Tensor, rate: float, means: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What each estimator makes of one draw.
+
+    Args:
+      teacher: θ_T.
+      student: θ_S.
+      x_u: (B_u, 64).
+      x_l: (B_l, 64).
+      y_l: (B_l, 10).
+      uniform: the draw, (B_u, 10).
+      rate: η_S.
+      means: a baseline for each of `BASELINES`.
+
+    Returns:
+      (gradients (estimators, parameters), the h of `BASELINES`).
+    """
+    pseudo = feedbacks.draw_pseudo_labels("sampled", logits(teacher, x_u), uniform)
+    with tf.GradientTape(watch_accessed_variables=False) as label_tape:
+        label_tape.watch(pseudo)
+        _, unlabeled = gradient(student, x_u, pseudo)
+    moved = [v - rate * g for v, g in zip(student, unlabeled)]
+    new, labeled = gradient(moved, x_l, y_l)
+    old, _ = gradient(student, x_l, y_l)
+    h_ik = feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, x_u.shape[0])
+    h_i = tf.reduce_sum(h_ik * pseudo, -1)
+    h = [
+        feedbacks.finite_difference(old, new),
+        feedbacks.dot_product(labeled, unlabeled, rate),
+        feedbacks.cosine(labeled, unlabeled),
+        tf.reduce_mean(h_i),
+    ]
+    rows = []
+    for i, estimator in enumerate(ESTIMATORS):
+        with tf.GradientTape() as tape:
+            tape.watch(teacher)
+            z = logits(teacher, x_u)
+            if estimator == "soft":
+                loss = feedbacks.soft_loss(h_ik, z)
+            else:
+                loss = feedbacks.hard_loss((h_i if estimator == "per_example" else h[i]) - means[i], pseudo, z)
+        rows.append(tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, teacher)], 0))
+    return tf.stack(rows), tf.stack(h)
+
+
+def signal_to_noise(gradients: np.ndarray) -> np.ndarray:
+    """‖E g‖² / E‖g − E g‖² of (draws, estimators, parameters), without the bias of a finite number of draws; not below 0."""
+    draws = len(gradients)
+    noise = gradients.var(0, ddof=1).sum(-1)
+    signal = (gradients.mean(0) ** 2).sum(-1) - noise / draws
+    return np.maximum(signal, 0) / noise
+
+
+def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
+    """Signal-to-noise by estimator: a list for each batch size, with a number for each batch of images, in ascending order."""
+    digits = load_digits()
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(digits.target))
+    x = tf.constant((digits.data[order] - 5.0) / 6.0, tf.float32)
+    x_l, y_l = x[: config.labeled], tf.one_hot(digits.target[order][: config.labeled], 10)
+    pool = x[config.labeled :]
+    teacher = descend(initialize(2 * config.seed, config.hidden), x_l, y_l, 0.1, config.teacher_steps)
+    labels = tf.nn.softmax(logits(teacher, pool))
+    student = descend(initialize(2 * config.seed + 1, config.hidden), pool, labels, 0.1, config.student_steps)
+
+    def draw_all(x_u: tf.Tensor, means: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        uniform = tf.random.stateless_uniform([config.draws, x_u.shape[0], 10], [config.seed, 7 + batch])
+        return tf.map_fn(
+            lambda u: teacher_gradients(teacher, student, x_u, x_l, y_l, u, config.learning_rate, means),
+            uniform,
+            fn_output_signature=(tf.float32, tf.float32),
+        )
+
+    results: dict[str, list[list[float]]] = {}
+    for size in config.batch_sizes:
+        ratios = []
+        compiled = tf.function(draw_all)
+        for batch in range(config.batches):
+            x_u = tf.gather(pool, rng.choice(len(pool), size, replace=False))
+            plain, h = compiled(x_u, tf.zeros([len(BASELINES)]), tf.constant(batch))
+            centered, _ = compiled(x_u, tf.reduce_mean(h, 0), tf.constant(batch))
+            ratios.append(np.concatenate([signal_to_noise(plain.numpy()), signal_to_noise(centered.numpy()[:, : len(BASELINES)])]))
+        for name, values in zip((*ESTIMATORS, *(f"{name}, baseline" for name in BASELINES)), np.sort(ratios, 0).T):
+            results.setdefault(name, []).append(values.tolist())
+        parts = (f"{name} {np.median(v[-1]):.2g} ({v[-1][0]:.2g} to {v[-1][-1]:.2g})" for name, v in results.items())
+        print(f"B_u = {size}: {', '.join(parts)}", flush=True)
+    return results
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Measures; leaves `results.json` and `figure.png`."""
+    check(config)
+    directory = Path(workdir)
+    done = workdirs.start(directory, config.to_dict())
+    if done:
+        print(f"{directory} is done")
+        return
+    results = measure(config)
+    sizes = list(config.batch_sizes)
+    write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
+    draw(sizes, results, floor(config.draws), directory / "figure.png")
+    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results})
+    print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the study cannot be made."""
+    images = len(load_digits().target)
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must be at least 0")
+    if not 1 <= config.labeled < images:
+        raise InputError(f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are")
+    for key, least in (("draws", 2), ("batches", 1), ("hidden", 1)):
+        if config[key] < least:
+            raise InputError(f"{key} is {config[key]}; at least {least} is needed")
+    pool = images - config.labeled
+    if not config.batch_sizes or min(config.batch_sizes) < 1 or max(config.batch_sizes) > pool:
+        raise InputError(
+            f"batch_sizes are {tuple(config.batch_sizes)}; needed are numbers from 1 to {pool}, the unlabelled images there are"
+        )
+
+
+def floor(draws: int) -> float:
+    """The standard error of a ratio without any signal, at most: that of noise along one line, normal."""
+    return float(np.sqrt(2) / draws)
+
+
+def draw(sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path) -> None:
+    """Medians and ranges against B_u, both logarithmic; a baseline is a dashed line of its estimator's colour. Below `least` is nothing."""
+    colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (name, ratios) in enumerate(results.items()):
+        estimator, _, baseline = name.partition(", ")
+        values, apart = np.maximum(ratios, least), 1 + 0.03 * (place - len(results) // 2)  # so that bars do not hide each other
+        middle = np.median(values, 1)
+        spread = (middle - values.min(1), values.max(1) - middle)
+        style, x = "o--" if baseline else "o-", np.array(sizes) * apart
+        axes.errorbar(x, middle, spread, fmt=style, color=colors[estimator], markersize=4, elinewidth=0.8, label=name)
+    axes.axhline(least, color="0.5", linestyle=":", label="no signal")
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="unlabelled images in a step, B_u", ylabel="signal-to-noise of the teacher's gradient")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, needs=("draws", "batch_sizes"))

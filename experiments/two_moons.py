@@ -1,0 +1,319 @@
+"""The paper's toy experiment (Pham et al. 2021, Section 3.1), over many seeds at once: `run_two_moons.sh`.
+
+2,000 points in two moons, 6 of them labelled; teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one
+outcome and says that Meta Pseudo Labels succeeds much more often than the others; here the rate is counted.
+
+All seeds are computed together: a parameter is a tensor (S, in, out), S seeds, and no operation mixes them, so the sum over seeds of a loss
+has each seed's own gradient. The feedback is that of `feedback.py`, the same functions that the training step uses.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from scipy import stats
+
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import write_json
+from cli.progress import progress
+from meta_pseudo_labels import feedback as feedbacks
+from training.intervals import wilson_interval
+
+POINTS, LABELED = 1000, 3  # of each moon
+SIZES = (2, 8, 8, 2)
+CHUNK = 1000  # steps of a compiled loop
+PANELS = ("supervised", "pseudo_labels", "uda", "meta_pseudo_labels", "meta_pseudo_labels_with_uda")  # of the figure, where they were run
+CHOICES = {
+    "pseudo_labels": feedbacks.PSEUDO_LABELS,
+    "result": ("teacher", "student"),
+    "estimator": ("soft", "dot_product", "cosine"),
+    "schedule": ("constant", "cosine"),
+}
+COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
+
+FLAGS = {"workdir": "Directory for results.json and the figure."}
+NEEDS = ("run", "methods")
+
+Network = Sequence[tf.Tensor]
+"""Weights and biases of each layer, (S, in, out) and (S, 1, out)."""
+
+
+class Moons:
+    """The data of S seeds.
+
+    Attributes:
+      x: points, float32 (S, 2000, 2), about the origin.
+      y: their moons, one-hot float32 (S, 2000, 2).
+      labeled: (x, y) of the labelled ones, (S, 6, 2) each.
+    """
+
+    def __init__(self, seed: int, num_seeds: int, noise: float):
+        points, labeled = [], []
+        for index in range(num_seeds):
+            rng = np.random.default_rng([seed, index])
+            angle = rng.uniform(0, np.pi, (2, POINTS))
+            upper = np.stack([np.cos(angle[0]), np.sin(angle[0])], -1)
+            lower = np.stack([1 - np.cos(angle[1]), 0.5 - np.sin(angle[1])], -1)
+            points.append(np.concatenate([upper, lower]) - [0.5, 0.25] + noise * rng.normal(size=(2 * POINTS, 2)))
+            labeled.append(np.concatenate([rng.choice(POINTS, LABELED, replace=False) + moon * POINTS for moon in (0, 1)]))
+        self.x = tf.constant(np.array(points), tf.float32)
+        self.y = tf.one_hot(tf.repeat([np.repeat([0, 1], POINTS)], num_seeds, 0), 2)
+        self.labeled = tuple(tf.gather(v, np.array(labeled), batch_dims=1) for v in (self.x, self.y))
+
+
+def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
+    """A network a seed, weights and biases uniform in ±scale."""
+    shapes = [shape for a, b in zip(SIZES, SIZES[1:]) for shape in ((a, b), (1, b))]
+    return [tf.random.stateless_uniform([num_seeds, *shape], [seed, i], -scale, scale) for i, shape in enumerate(shapes)]
+
+
+def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
+    """Points (S, n, 2) -> logits (S, n, 2)."""
+    w1, b1, w2, b2, w3, b3 = network
+    return tf.sigmoid(tf.sigmoid(x @ w1 + b1) @ w2 + b2) @ w3 + b3
+
+
+def accuracy(network: Network, moons: Moons) -> np.ndarray:
+    """The part of all points in their own moon, (S,)."""
+    return np.mean(tf.argmax(logits(network, moons.x), -1) == tf.argmax(moons.y, -1), 1)
+
+
+def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    """Mean over each seed's examples, summed over seeds."""
+    return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
+
+
+def descend(network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float) -> list[tf.Tensor]:
+    """Plain gradient descent."""
+    return [v - rate * g for v, g in zip(network, gradients)]
+
+
+def step(
+    teacher: Network, student: Network, number: tf.Tensor, moons: Moons, method: ConfigDict
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """One step of Algorithm 1 for every seed: (θ_T', θ_S').
+
+    Args:
+      teacher: θ_T.
+      student: θ_S.
+      number: of the step; all that is random is a function of it.
+      moons: the data.
+      method: which losses the teacher has, see the config. A teacher without any stays as it is.
+    """
+    seeds, rate = moons.x.shape[0], tf.constant(method.learning_rate)
+    if method.schedule == "cosine":
+        rate *= 0.5 * (1 + tf.cos(np.pi * tf.cast(number, tf.float32) / method.steps))
+    rows = tf.random.stateless_uniform([seeds, method.batch_size], [number, 0], 0, 2 * POINTS, tf.int32)
+    x_u, y_u = (tf.gather(v, rows, batch_dims=1) for v in (moons.x, moons.y))  # (S, B_u, 2)
+    x_l, y_l = (x_u, y_u) if method.all_labels else moons.labeled  # (S, 6, 2)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(teacher)
+        z_u = logits(teacher, x_u)
+        with tape.stop_recording():
+            uniform = tf.random.stateless_uniform(tf.shape(z_u), [number, 1])
+            pseudo = feedbacks.draw_pseudo_labels(method.pseudo_labels, z_u, uniform)  # (S, B_u, 2)
+            moved, h = step_student(student, x_u, pseudo, x_l, y_l, rate, method.estimator)
+        losses = []
+        if method.supervised:
+            losses.append(method.supervised * cross_entropy(y_l, logits(teacher, x_l)))
+        if method.feedback:  # both are means over seeds, too
+            factor = method.batch_size if method.estimator == "dot_product" else 1.0
+            feedback = feedbacks.soft_loss(h, z_u) if method.estimator == "soft" else feedbacks.hard_loss(h, pseudo, z_u, factor)
+            losses.append(method.feedback * seeds * feedback)
+        if method.consistency:
+            shift = method.consistency_noise * tf.random.stateless_normal(tf.shape(x_u), [number, 2])
+            target = tf.stop_gradient(tf.nn.softmax(z_u / method.temperature))
+            losses.append(method.consistency * cross_entropy(target, logits(teacher, x_u + shift)))
+        loss = tf.add_n(losses) if losses else None
+    return (list(teacher) if loss is None else descend(teacher, tape.gradient(loss, teacher), rate)), moved
+
+
+def step_student(
+    student: Network, x_u: tf.Tensor, pseudo: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, rate: tf.Tensor | float, estimator: str
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2), or the estimator's one number (S, 1)."""
+    with tf.GradientTape(watch_accessed_variables=False) as label_tape:
+        label_tape.watch(pseudo)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(student)
+            loss = cross_entropy(pseudo, logits(student, x_u))
+        unlabeled = tape.gradient(loss, student)
+    moved = descend(student, unlabeled, rate)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(moved)
+        loss = cross_entropy(y_l, logits(moved, x_l))
+    labeled = tape.gradient(loss, moved)
+    if estimator != "soft":
+        scalar = feedbacks.cosine if estimator == "cosine" else functools.partial(feedbacks.dot_product, factor=rate)
+        return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
+    return moved, feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
+
+
+def train(moons: Moons, method: ConfigDict, teacher: Network, student: Network) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """`method.steps` steps from these networks, compiled."""
+
+    @tf.function(jit_compile=True)
+    def several(first: tf.Tensor, last: tf.Tensor, *networks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def body(number: tf.Tensor, *networks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            moved = step(networks[: len(teacher)], networks[len(teacher) :], number, moons, method)
+            return (number + 1, *moved[0], *moved[1])
+
+        return tf.while_loop(lambda number, *_: number < last, body, (first, *networks))[1:]
+
+    networks: tuple[tf.Tensor, ...] = (*teacher, *student)
+    for first in progress(range(0, method.steps, CHUNK), len(range(0, method.steps, CHUNK)), "thousand steps"):
+        networks = several(tf.constant(first), tf.constant(min(first + CHUNK, method.steps)), *networks)
+    return list(networks[: len(teacher)]), list(networks[len(teacher) :])
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Trains every method on every seed; leaves `results.json` and `figure.png`."""
+    check(config)
+    directory = Path(workdir)
+    done = finished(directory, config)
+    if done:
+        print(f"{done}\n{directory} is done")
+        return
+    tf.config.experimental.enable_op_determinism()
+    moons = Moons(config.seed, config.seeds, config.noise)
+    rows: dict[str, dict[str, Any]] = {}
+    trained: dict[str, list[tf.Tensor]] = {}  # the network that counts, by method
+    for name in config.run:
+        method = config.methods[name]
+        began = time.time()
+        teacher, student = (initialize(2 * config.seed + i, config.seeds, method.init_scale) for i in (0, 1))
+        if method.teacher:
+            teacher = trained[method.teacher]
+        networks = dict(zip(("teacher", "student"), train(moons, method, teacher, student)))
+        trained[name] = networks[method.result]
+        values = accuracy(trained[name], moons)
+        rows[name] = {
+            "success_rate": float(np.mean(values >= config.success)),
+            "successes": int(np.sum(values >= config.success)),
+            "seeds": config.seeds,
+            "median_accuracy": float(np.median(values)),
+            "accuracy": [round(float(v), 4) for v in values],
+            "seconds": round(time.time() - began, 1),
+        }
+        print(table({name: rows[name]}), flush=True)
+    for other in config.run[:-1]:
+        print(against(rows, config.run[-1], other, config.success))
+    write_json(directory / "results.json", {"success": config.success, "methods": rows})
+    shown = [name for name in PANELS if name in trained] or list(trained)
+    draw(moons, {name: trained[name] for name in shown}, typical(rows, shown), directory / "figure.png")
+    workdirs.finish(directory, {"methods": rows, "figure": str(directory / "figure.png")})
+    print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where the recipe cannot be run."""
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must be at least 0")
+    if config.seeds < 1:
+        raise InputError(f"seeds is {config.seeds}; at least 1 is needed")
+    if not 0 < config.success <= 1:
+        raise InputError(f"success is {config.success}; it is a part of all points, above 0 and at most 1")
+    if not config.run:
+        raise InputError(f"run names no method; known: {', '.join(config.methods)}")
+    for place, name in enumerate(config.run):
+        if name not in config.methods:
+            raise InputError(f"run: there is no method {name!r}; known: {', '.join(config.methods)}")
+        method = config.methods[name]
+        if method.teacher and method.teacher not in config.run[:place]:
+            raise InputError(f"methods.{name}.teacher: there is no method {method.teacher!r} before it")
+        for key in ("steps", "batch_size"):
+            if method[key] < 1:
+                raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
+        if method.temperature <= 0:
+            raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
+        for key, known in CHOICES.items():
+            if method[key] not in known:
+                raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
+        if method.feedback:
+            try:
+                feedbacks.check(method.estimator, method.pseudo_labels)
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from error
+
+
+def finished(directory: Path, config: ConfigDict) -> str | None:
+    """Claims the work directory; the table of its results where the same recipe was run there before.
+
+    Raises:
+      InputError: it holds a run of another recipe, or its files are damaged or another command's.
+    """
+    try:
+        done = workdirs.start(directory, config.to_dict())
+        return None if done is None else table({name: done["methods"][name] for name in config.run})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--workdir: config.json or summary.json in {directory} is damaged or another command's; delete it or name another"
+        ) from error
+
+
+def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
+    """The seed whose accuracies are nearest to the methods' medians, so that the figure shows no lucky one."""
+    distance = sum(np.abs(np.array(rows[name]["accuracy"]) - rows[name]["median_accuracy"]) for name in names)
+    return int(np.argmin(distance))
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """A line a method: successes, their rate with its 95 % interval, the median accuracy."""
+    lines = []
+    for name, row in rows.items():
+        low, high = wilson_interval(row["successes"], row["seeds"])
+        rate = f"{100 * row['success_rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        lines.append(f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %")
+    return "\n".join(lines)
+
+
+def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: float) -> str:
+    """A line: on how many seeds only one of two methods succeeds, with the exact p of McNemar's test."""
+    first, second = (np.array(rows[method]["accuracy"]) >= success for method in (name, other))
+    only, only_other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = stats.binomtest(only, only + only_other).pvalue if only + only_other else 1.0
+    return f"{name} against {other}: {only} seeds only with the first, {only_other} only with the second, p = {p:.2g}"
+
+
+def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:
+    """The decision regions of one seed, a panel a method, as in the paper's Figure 2."""
+    figure = Figure(figsize=(4.2 * len(networks), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    x, y = moons.x[index].numpy(), np.argmax(moons.y[index], -1)
+    (low_x, low_y), (high_x, high_y) = x.min(0) - 0.2, x.max(0) + 0.2
+    grid = np.stack(np.meshgrid(np.linspace(low_x, high_x, 300), np.linspace(low_y, high_y, 300)), -1).reshape(1, -1, 2)
+    x_l, y_l = moons.labeled[0][index].numpy(), np.argmax(moons.labeled[1][index], -1)
+    for axes, (name, network) in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks.items()):
+        one = [v[index : index + 1] for v in network]
+        region = np.argmax(logits(one, tf.constant(grid, tf.float32))[0], -1).reshape(300, 300)
+        axes.imshow(
+            region, origin="lower", extent=(low_x, high_x, low_y, high_y), cmap=ListedColormap(LIGHT), vmin=0, vmax=1, aspect="auto"
+        )
+        for moon, (color, marker) in enumerate(zip(COLORS, "o^")):
+            axes.scatter(*x[y == moon].T, s=3, color=color, linewidths=0)
+            axes.scatter(*x_l[y_l == moon].T, s=110, color=color, marker=marker, edgecolors="black", linewidths=1.2)
+        right = np.mean(np.argmax(logits(one, moons.x[index : index + 1])[0], -1) == y)
+        axes.set(title=f"{name.replace('_', ' ')}: {100 * right:.1f} %", xticks=[], yticks=[])
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, needs=NEEDS)

@@ -1,0 +1,219 @@
+"""Command lines: what is accepted, and the one line for what is not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import app
+from cli.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "--config=configs/noisy_student/digits.py"
+FLAGS = {"workdir": "Where.", "data": "From where."}
+
+
+def parse(*argv, **options):
+    return app.parse(["stage", *argv], FLAGS, {"data": None}, **options)
+
+
+def test_values_and_overrides():
+    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png", positional=True)
+    assert values["workdir"] == "w"
+    assert values["data"] is None
+    assert values["config"].seed == 7
+    assert values["config"].student.model.width == 0.5
+    assert values["arguments"] == ["image.png"]
+    assert "arguments" not in parse(CONFIG, "--workdir=w")
+
+
+def test_the_recipe_in_two_words_and_by_default(monkeypatch):
+    flag, path = CONFIG.split("=")
+    words = ["--config.seed=3", "--workdir=w", flag, path]
+    assert parse(*words)["config"].seed == 3
+    monkeypatch.setattr(app.sys, "argv", ["stage", *words])
+    assert app.recipe_flags() == ["--config.seed=3", CONFIG]
+    assert parse("--workdir=w", "--config.seed=4", config=path)["config"].seed == 4
+    assert parse("--workdir=w", CONFIG, config="configs/nothing.py")["config"].seed == 0
+
+
+def test_other_ways_to_write_an_override(monkeypatch):
+    words = [CONFIG, "--workdir=w", "--config.seed", "3", "--noconfig.data.near_duplicates"]
+    config = parse(*words)["config"]
+    assert (config.seed, config.data.near_duplicates) == (3, False)
+    monkeypatch.setattr(app.sys, "argv", ["stage", *words])
+    assert app.recipe_flags() == [CONFIG, "--config.seed=3", "--config.data.near_duplicates=False"]
+
+
+def test_none_where_the_recipe_leaves_a_value_open():
+    config = parse(CONFIG, "--workdir=w", "--config.student.steps=None", "--config.student.epochs=3", "--config.patience=None")["config"]
+    assert (config.student.steps, config.student.epochs, config.patience) == (None, 3.0, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"beam": True}])
+def test_a_word_that_is_no_flag_is_refused(options):
+    with pytest.raises(InputError, match="unexpected argument 'DirectRunner'; flags are written --name=value"):
+        parse(CONFIG, "--workdir=w", "DirectRunner", **options)
+
+
+def test_a_recipe_is_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(CONFIG, "--workdir=w")["config"].seed == 0
+
+
+def test_a_recipes_argument():
+    assert parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")["config"].student.model.name == "b1"
+
+
+def test_a_config_of_another_kind_is_refused():
+    with pytest.raises(InputError, match=r"digits\.py is of another kind than this command reads: it has no claims$"):
+        parse(CONFIG, "--workdir=w", needs=("seed", "claims"))
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [
+        ("workflow.loop", "studies/ratio.py"),
+        ("data.prepare", "studies/ratio.py"),
+        ("experiments.study", "noisy_student/digits.py"),
+        ("experiments.two_moons", "noisy_student/digits.py"),
+    ],
+)
+def test_commands_refuse_a_config_of_another_kind(module, config, tmp_path):
+    command = [sys.executable, "-m", module, f"--config=configs/{config}", f"--workdir={tmp_path / 'w'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1 and "another kind" in result.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_default_of_false_makes_a_switch():
+    flags = {"workdir": "Where.", "fast": "Hurry."}
+    for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False):
+        assert app.parse(["stage", "--workdir=w", *argv], flags, {"fast": False}, config=False)["fast"] is expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--workdir=w", "--confg=x"], "^--confg: no such flag; did you mean --config\\?$"),
+        ([CONFIG, "--workdr=w"], "^--workdr: no such flag; did you mean --workdir\\?$"),
+        ([CONFIG, "--workdir=w", "--WORKDIR=w"], "^--WORKDIR: no such flag; did you mean --workdir\\?$"),
+        (["--helpfull"], "^--helpfull: no such flag; did you mean --help\\?$"),
+        (["--init=x"], "^--init: no such flag; --help lists the flags$"),
+        (["-x"], "^-x: no such flag; --help lists the flags$"),
+        (["--workdir", "--oops", "--oops"], "^--oops: no such flag"),
+        ([CONFIG, "--workdir=caf\udce9"], "^--workdir=caf\udce9 is not UTF-8"),
+        ([CONFIG, "--workdir=w", "--config.sed=1"], "no key 'sed'; did you mean --config.seed\\?$"),
+        ([CONFIG, "--workdir=w", "--config.sudent.steps=1"], "no key 'sudent.steps'; did you mean --config.student\\?$"),
+        ([CONFIG, "--workdir=w", "--config.seed.more=1"], "no key 'seed.more'; its file lists the keys$"),
+        ([CONFIG, "--workdir=w", "--config.student.qqqq=1"], "no key 'student.qqqq'; its file lists the keys$"),
+        ([CONFIG], "--workdir missing"),
+        (
+            [CONFIG, "--workdir=w", "--config.student.model.widht=1"],
+            "no key 'student.model.widht'; did you mean --config.student.model.width\\?$",
+        ),
+        ([CONFIG, "--workdir=w", "--config.seed=one"], "config.seed=one"),
+        ([CONFIG, "--workdir=w", "--config.seed=None"], "config.seed=None: it needs a value"),
+        ([CONFIG, "--workdir=w", "--config.student.steeps=None"], "no key 'student.steeps'"),
+        ([CONFIG, "--workdir=w", "--config.seed.more=None"], "no key 'seed.more'"),
+        ([CONFIG, "--workdir=w", "--dta=d"], "dta"),
+        (["--config=configs/nothing.py", "--workdir=w"], "no file configs/nothing.py"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(*argv)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = nothing", "NameError: name 'nothing' is not defined"),
+        ("import nothing_here", "ModuleNotFoundError"),
+        ("# A page\n\nIt's no Python", "SyntaxError: .*line 3"),
+        ("x = 1", "KeyError: 'get_config'"),
+        ("def get_config():\n    return None.seed", "AttributeError"),
+        ("def get_config():\n    return {}", "returns no ConfigDict"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, message):
+    (tmp_path / "recipe.py").write_text(text)
+    with pytest.raises(InputError, match=rf"^--config=.*recipe\.py.*{message}") as error:
+        parse(f"--config={tmp_path / 'recipe.py'}", "--workdir=w")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("imagenet.py:b9", "^--config: imagenet.py:b9: the names are b0, [^()]*$"), ("digits.py:b1", "takes 0 positional")],
+)
+def test_an_argument_that_the_recipe_does_not_know(argument, message):
+    with pytest.raises(InputError, match=message):
+        parse(f"--config=configs/noisy_student/{argument}", "--workdir=w")
+
+
+def test_flags_may_follow_other_words_and_end_with_two_dashes():
+    values = parse("a.png", "--workdir", "w", "-", "--", "-b.png", config=False, positional=True)
+    assert (values["workdir"], values["arguments"]) == ("w", ["a.png", "-", "-b.png"])
+
+
+def test_a_stage_without_a_recipe_has_no_keys():
+    with pytest.raises(InputError, match=r"^--config\.seed: no such flag"):
+        parse("--workdir=w", "--config.seed=1", config=False)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--confg=x", "--workdir=w"], ["--confg=x", "--runner=DirectRunner"], ["--direct_num_workers=2", "--confg=x"]]
+)
+def test_a_flag_of_neither_the_stage_nor_beam(argv):
+    def unknown(words):
+        return [word for word in words if not word.startswith(("--runner", "--direct"))]
+
+    with pytest.raises(InputError, match=r"^--confg: no such flag of this stage or of Apache Beam; did you mean --config\?$"):
+        parse(*argv, beam=unknown)
+    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", beam=unknown)
+    assert values["beam_options"] == ["--runner=DirectRunner"]
+
+
+def test_beams_options_are_passed_on():
+    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
+    assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([CONFIG], "error: --workdir missing; --help lists the flags"),
+        ([CONFIG, f"--workdir={'a' * 300}"], "File name too long"),
+    ],
+    ids=["no flag", "long path"],
+)
+def test_exit_code_two_without_a_traceback(flags, message):
+    refused(
+        "from pathlib import Path; from cli import app; app.run(lambda workdir, config: Path(workdir).stat(), {'workdir': 'w'})",
+        flags,
+        message,
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file on a full disk")
+def test_a_full_disk_is_one_line():
+    program = "from cli import app; app.run(lambda workdir: open(workdir, 'wb', 0).write(b'x'), {'workdir': 'w'}, config=False)"
+    refused(program, ["--workdir=/dev/full"], "No space left on device")
+
+
+def refused(program, flags, message):
+    result = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_help_says_that_a_recipe_is_executed(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--help")
+    assert left.value.code == 0 and "It is Python and is executed" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,12 @@
+"""Silence on the standard error, for what is not Python's, too."""
+
+import os
+
+from cli.quiet import silent
+
+
+def test_silent_for_a_moment_only(capfd):
+    with silent():
+        os.write(2, b"noise")
+    os.write(2, b"news")
+    assert capfd.readouterr().err == "news"

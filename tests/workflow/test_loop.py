@@ -1,0 +1,352 @@
+"""The order of the stages, what a failed one does, and the tables."""
+
+from pathlib import Path
+
+import pytest
+
+from cli import app, termination
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from workflow import loop, quickstart
+
+CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py", "--config.iterations=3"], {})["config"]
+
+
+def test_each_student_teaches_the_next():
+    stages = loop.plan(CONFIG, Path("w"), {}, "auto")
+    assert [stage.name for stage in stages] == [
+        *("prepare", "teacher"),
+        *("pseudo_label_1", "balance_1", "student_1"),
+        *("pseudo_label_2", "balance_2", "student_2"),
+        *("pseudo_label_3", "balance_3", "student_3"),
+        *("evaluate", "export"),
+    ]
+    by_name = {stage.name: stage for stage in stages}
+    assert by_name["pseudo_label_1"].arguments["teacher"] == Path("w/teacher")
+    assert by_name["pseudo_label_2"].arguments["teacher"] == Path("w/student_1")
+    assert by_name["student_2"].arguments["pseudo_labeled"] == Path("w/pseudo_labeled_2")
+    assert by_name["evaluate"].arguments["model"] == "w/teacher,w/student_1,w/student_2,w/student_3"
+    assert by_name["export"].arguments["model"] == Path("w/student_3")
+
+
+def test_an_iterations_own_section_is_used():
+    config = CONFIG.copy_and_resolve_references()
+    with config.unlocked():
+        config.student_1 = config.student.copy_and_resolve_references()
+    by_name = {stage.name: stage.arguments for stage in loop.plan(config, Path("w"), {}, "auto")}
+    assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == ["student_1", "student", "student"]
+    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
+
+
+def test_an_online_student_needs_no_stored_labels():
+    config = changed(iterations=2)
+    config.student.online = True
+    plan = loop.plan(config, Path("w"), {}, "auto")
+    assert [stage.name for stage in plan] == ["prepare", "teacher", "student_1", "student_2", "evaluate", "export"]
+    assert "of predictions" not in loop.describe(config, Path("w"), {}, plan)
+    assert plan[3].arguments["teacher"] == Path("w/student_1") and "pseudo_labeled" not in plan[3].arguments
+
+
+def test_every_stage_has_its_script():
+    for stage in loop.plan(CONFIG, Path("w"), {}, "auto"):
+        assert (app.ROOT / stage.script).is_file()
+
+
+def main(config=CONFIG, **flags):
+    values = {name: None for name in ("labeled", "unlabeled", "test", "iterations")}
+    loop.main(config=config, **{**values, "strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], **flags})
+
+
+def changed(**overrides):
+    config = CONFIG.copy_and_resolve_references()
+    with config.unlocked():
+        config.update(overrides)
+    return config
+
+
+@pytest.fixture(name="started")
+def _started(monkeypatch):
+    """Stage scripts that only leave their summaries, with the top-1 of `scores` on the validation split; the list of their calls."""
+    calls, scores = [], {"teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+
+    def call(command):
+        flags = dict(flag[2:].split("=", 1) for flag in command[1:] if flag.startswith("--"))
+        directory = Path(flags["workdir"])
+        calls.append((directory.name, flags))
+        if directory.name == "data":
+            (directory / "unlabeled").mkdir(parents=True, exist_ok=True)
+        names = [Path(path).name for path in flags.get("model", "").split(",")]
+        models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
+        summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
+        write_json(directory / "summary.json", summary)
+        return 0
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    return calls
+
+
+def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
+    config = changed(iterations=10, patience=2)
+    config.data.validation_size = 50
+    main(config, workdir=str(tmp_path))
+    names = [name for name, _ in started]
+    assert [name for name in names if name.startswith("student")] == ["student_1", "student_2", "student_3"]
+    assert names[-2:] == ["evaluation", "export"]
+    assert [flags["split"] for name, flags in started if name.startswith("validation")] == ["validation"] * 4
+    assert Path(dict(started)["export"]["model"]).name == "student_1"
+    assert Path(dict(started)["evaluation"]["model"].split(",")[-1]).name == "student_3"
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["served"] == "student_1" and summary["validation_top1"] == [0.80, 0.85, 0.84, 0.85]
+    with pytest.raises(InputError, match="stopped by its patience"):
+        main(config, workdir=str(tmp_path), iterations="+1")
+
+
+def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
+    call = loop.termination.call
+
+    def without(command):
+        code = call(command)
+        (tmp_path / "w" / "data" / "unlabeled").rmdir()
+        return code
+
+    monkeypatch.setattr(loop.termination, "call", without)
+    with pytest.raises(InputError, match=r"data has no unlabelled images; delete it, and give --unlabeled or set"):
+        main(workdir=str(tmp_path / "w"))
+    assert [name for name, _ in started] == ["data"]
+
+
+def test_patience_that_ends_with_the_last_iteration(tmp_path, started):
+    config = changed(iterations=2, patience=1)
+    config.data.validation_size = 50
+    main(config, workdir=str(tmp_path))
+    assert len(read_json(tmp_path / "summary.json")["students"]) == 2
+    with pytest.raises(InputError, match="stopped by its patience"):
+        main(config, workdir=str(tmp_path), iterations="+1")
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "expected"),
+    [([0.5], 1, False), ([0.5, 0.4], 1, True), ([0.5, 0.5], 1, True), ([0.5, 0.4, 0.6], 1, False), ([0.5, 0.4, 0.3], 2, True)],
+)
+def test_patience(scores, patience, expected):
+    assert loop.exhausted(scores, patience) is expected
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, killed):
+    config = changed(iterations=1)
+    for workdir, message in ((tmp_path / "none", "there is no run"), (tmp_path, "there is no run")):
+        with pytest.raises(InputError, match=message):
+            main(config, workdir=str(workdir), iterations="+1")
+    main(config, workdir=str(tmp_path))
+    with pytest.raises(InputError, match=r"it takes \+1"):
+        main(config, workdir=str(tmp_path), iterations="2")
+    with pytest.raises(InputError, match="another config"):  # and nothing is lost
+        main(changed(iterations=1, seed=7), workdir=str(tmp_path), iterations="+2")
+    assert (tmp_path / "summary.json").exists()
+    if killed:  # after the new number was written
+
+        def kill(self):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", kill)
+            with pytest.raises(KeyboardInterrupt):
+                main(config, workdir=str(tmp_path), iterations="+2")
+    main(config, workdir=str(tmp_path), iterations="+2")
+    assert read_json(tmp_path / "config.json")["iterations"] == 3
+    assert len(read_json(tmp_path / "summary.json")["students"]) == 3
+    assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
+    assert list(read_json(tmp_path / "summary.json")["seconds"])[-5:] == ["pseudo_label_3", "balance_3", "student_3", "evaluate", "export"]
+    (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
+    main(config, workdir=str(tmp_path), iterations="+2")
+    assert read_json(tmp_path / "config.json")["iterations"] == 3
+
+
+def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
+    config = changed(iterations=1)
+    main(config, workdir=str(tmp_path))
+    with pytest.raises(InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"):  # it is done
+        main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
+    (tmp_path / "summary.json").unlink()
+    main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
+    assert read_json(tmp_path / "config.json")["balance"]["threshold"] == 0.5
+
+
+def test_more_iterations_fine_tune_again(tmp_path, started):
+    config = changed(iterations=1, finetune_last=True)
+    main(config, workdir=str(tmp_path))
+    main(config, workdir=str(tmp_path), iterations="+1")
+    assert [Path(flags["init"]).name for name, flags in started if name == "finetuned"] == ["student_1", "student_2"]
+    assert (tmp_path / "finetuned_of_1" / "summary.json").exists()
+
+
+def test_a_student_may_start_from_its_teacher():
+    by_name = {stage.name: stage.arguments for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")}
+    assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [Path("w/teacher"), Path("w/student_1"), Path("w/student_2")]
+    assert "init" not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}["student_1"]
+
+
+def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones():
+    config = changed(iterations=2)
+    config.student.labeled = False
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    assert [stage.name for stage in stages[4:8]] == ["pretrain_1", "student_1", "pseudo_label_2", "balance_2"]
+    by_name = {stage.name: stage for stage in stages}
+    assert by_name["student_2"].script == "run_finetune.sh"
+    assert by_name["student_2"].arguments["init"] == by_name["pretrain_2"].directory == Path("w/pretrained_2")
+    assert by_name["student_2"].arguments["section"] == "finetune_student" and by_name["pretrain_2"].arguments["section"] == "student"
+    assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
+    text = loop.describe(config, Path("w"), {}, stages)
+    assert text.count("500 steps of 0 + 200 images") == 2 and text.count("200 steps of 50 + 0 images") == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"student_init": "zero"}, "student_init: no 'zero'; known: scratch, teacher"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"patience": 1}, "patience needs a validation split"),
+        ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
+        ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision: no 'float8'"),
+        ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels: no 'sofft'; known"),
+        ({"student": {"epochs": 60.0}}, r"config\.student: a train section needs either steps or epochs"),
+        ({"student": {"model": {"name": "b99"}}}, r"config\.student: model\.name: no architecture 'b99'"),
+        ({"student": {"schedule": {"name": "sine"}}}, r"config\.student: .*'sine'"),
+        ({"teacher": {"optimizer": {"name": "lion"}}}, r"config\.teacher: optimizer\.name: no optimizer 'lion'"),
+        ({"teacher": {"model": {"name": "b99"}}}, r"config\.teacher: model\.name: no architecture 'b99'"),
+        ({"teacher": {"precision": "float8"}}, r"config\.teacher: precision: no 'float8'"),
+        ({"evaluate": {"split": "tset"}}, r"config\.evaluate\.split: no 'tset'; known"),
+        ({"evaluate": {"split": "validation"}}, r"config\.evaluate\.split=validation needs a validation split"),
+        ({"pseudo_label": {"calibrate": True}}, r"config\.pseudo_label\.calibrate needs a validation split"),
+        ({"student": {"final_weights": "best", "evaluate_every": 10}}, r"student\.final_weights=best needs"),
+        ({"student": {"accumulation": 3}}, r"student\.batch_size=50 does not divide by student\.accumulation=3"),
+        ({"student": {"frozen_blocks": 1}}, r"student\.frozen_blocks=1 needs --init"),
+        ({"student": {"temperature": 0.0}}, r"student\.temperature is 0\.0; it must be above 0"),
+        ({"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}}, r"decay_epochs must be above 0, got 0"),
+        ({"student": {"model": {"dropout": 1.0}}}, r"model\.dropout must be at least 0 and below 1"),
+        ({"student": {"model": {"width": 0.0}}}, r"config\.student: model: EfficientNet width and depth must be above 0"),
+        ({"student": {"model": {"strides": (1, 2)}}}, r"config\.student: model: EfficientNet strides must be 7"),
+    ],
+)
+def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        main(changed(**overrides), workdir=str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_comma_in_the_directory_s_name_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="a,b has a comma"):
+        main(workdir=str(tmp_path / "a,b"))
+    assert not (tmp_path / "a,b").exists()
+
+
+def test_several_machines_are_for_the_stages(tmp_path):
+    with pytest.raises(InputError, match="--strategy=multi_worker: the loop is for one machine"):
+        main(workdir=str(tmp_path / "w"), strategy="multi_worker")
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
+    commands = {}
+
+    def call(command):
+        commands[Path(command[0]).name] = command
+        (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
+        return termination.EXIT_CODE if command[0].endswith("run_teacher.sh") else 0
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    with pytest.raises(SystemExit) as stop:
+        main(workdir=str(tmp_path / "w"), strategy="tpu", tpu="mine")
+    assert stop.value.code == 143
+    assert "== teacher was stopped; the same command continues from there" in capsys.readouterr().err
+    assert {"--strategy=tpu", "--tpu=mine"} <= set(commands["run_teacher.sh"])
+    assert not any(word.startswith("--tpu") for word in commands["run_prepare_data.sh"])
+
+
+def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
+    with pytest.raises(InputError, match="--dryrun: neither a flag of this stage nor an option of Apache Beam"):
+        main(workdir=str(tmp_path / "w"), beam_options=["--dryrun"])
+    assert not (tmp_path / "w").exists()
+
+
+def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.termination, "call", lambda command: 2)
+    with pytest.raises(SystemExit) as stop:
+        main(workdir=str(tmp_path / "w"))
+    assert stop.value.code == 2
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path, monkeypatch):
+    codes = {"run_prepare_data.sh": 0, "run_teacher.sh": 0, "run_pseudo_label.sh": 1}
+    started = []
+
+    def call(command):
+        started.append(Path(command[0]).name)
+        return codes[started[-1]]
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
+    (tmp_path / "w" / "data" / "summary.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        main(workdir=str(tmp_path / "w"))
+    assert stop.value.code == 1
+    assert started == list(codes)
+    seconds = read_json(tmp_path / "w" / "seconds.json")
+    assert list(seconds) == ["teacher", "pseudo_label_1"]  # not `prepare`, which was done
+
+
+def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
+    def call(command):
+        if command[0].endswith("run_prepare_data.sh"):
+            (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "w" / "data" / "summary.json").write_text("{}")
+            return 0
+        clock[0] += 100
+        raise KeyboardInterrupt
+
+    clock = [0.0]
+    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(loop.time, "time", lambda: clock[0])
+    for expected in (100, 200):
+        with pytest.raises(KeyboardInterrupt):
+            main(workdir=str(tmp_path / "w"))
+        assert read_json(tmp_path / "w" / "seconds.json")["teacher"] == expected
+
+
+def test_fine_tuning_comes_last_and_is_what_is_served():
+    config = CONFIG.copy_and_resolve_references()
+    config.finetune_last = True
+    by_name = {stage.name: stage for stage in loop.plan(config, Path("w"), {}, "auto")}
+    assert by_name["finetune"].arguments["init"] == Path("w/student_3")
+    assert by_name["export"].arguments["model"] == Path("w/finetuned")
+
+
+SUMMARY = {
+    "teacher": {"top1": 0.91, "ece": 0.05},
+    "students": [{"top1": 0.95, "ece": 0.04}, {"top1": 0.97, "ece": 0.03}],
+    "seconds": {"teacher": 10.0, "student_1": 20.0, "student_2": 30.0, "export": 1.5},
+}
+
+
+def test_table_of_a_run():
+    lines = loop.table(SUMMARY).splitlines()
+    assert lines[1].split() == ["teacher", "91.00", "0.050", "10.0"]
+    assert lines[-1].split() == ["total", "61.5"]
+
+
+def test_seeds_are_compared():
+    worse = {**SUMMARY, "students": [{"top1": 0.9, "ece": 0.1}, {"top1": 0.9, "ece": 0.1}]}
+    results = quickstart.compare([SUMMARY, worse])
+    assert results["gain"] == pytest.approx([6.0, -1.0])
+    assert results["mean_gain"] == pytest.approx(2.5)
+    assert results["min_gain"] == pytest.approx(-1.0)
+    assert quickstart.table(results).splitlines()[-2].split()[1:] == ["91.00", "92.50", "93.50", "2.50"]
+
+
+@pytest.mark.parametrize("seeds", ["0", "five", "-1"])
+def test_seeds_must_be_a_number(seeds):
+    with pytest.raises(InputError, match="--seeds"):
+        quickstart.main(workdir="w", seeds=seeds)

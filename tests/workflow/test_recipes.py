@@ -1,0 +1,140 @@
+"""Every recipe, at any size: it resolves, tells its plan, and takes a step."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cli import app
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from data import prepare
+from efficientnet import architectures
+from training import dry_run
+from workflow import balance, loop, pseudo_label, train
+
+RECIPES = [
+    "image_folder.py",
+    "image_folder.py:small",
+    "digits.py",
+    "svhn.py",
+    "cifar10.py",
+    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")),
+]
+
+
+def recipe(name: str, *overrides: str):
+    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {})["config"]
+
+
+def trainings(config):
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    return [stage for stage in stages if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh")]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_dry_run_tells_the_plan(name, tmp_path):
+    expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
+    config = recipe(name, *(expected if name.startswith("image_folder.py") else ()))
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert text.count("learning rate:") == len(trainings(config))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_is_missing(tmp_path):
+    config = recipe("imagenet.py:b0")
+    (tmp_path / "pool.tar").touch()
+    assert dry_run.missing(config, {}, tmp_path / "data") == ["--labeled is not given", "--unlabeled is not given"]
+    folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
+    assert dry_run.missing(config, folders, tmp_path / "data") == [f"--labeled: no {tmp_path / 'imagenet'}"]
+    assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
+
+
+def test_the_paper_s_numbers_of_l2(tmp_path):
+    """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
+    config = recipe("imagenet.py:l2")
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
+    assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert text.count("480,309,308 parameters, 475 px") == 3 and text.count("480,309,308 parameters, 800 px") == 1
+    assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
+    assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
+    assert text.count("8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
+    config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
+    assert " 11,472.0 GiB for activations" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", text).group(2, 1)
+    step = int(step.replace(",", ""))
+    assert step > 5 * 1_281_167 / 2048  # after the warm-up
+    assert float(rate) == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["l2", "v1"])
+def test_fixres_fixes_the_first_two_stages_and_sees_unaugmented_images(name):
+    tuned, served = recipe(f"imagenet.py:{name}").finetune, architectures.ARCHITECTURES["l2"]
+    stages = [block.name[:6] for block in architectures.blocks(served.width, served.depth)]
+    assert set(stages[: tuned.frozen_blocks]) == {"block1", "block2"} and stages[tuned.frozen_blocks] == "block3"
+    assert not tuned.labeled_augmentation and tuned.preprocessing.image_size == 800 and tuned.precision == "mixed_bfloat16"
+    assert recipe(f"imagenet.py:{name}", "--config.smoke=True").finetune.frozen_blocks == 1
+
+
+def test_the_chain_of_the_first_version_grows():
+    config = recipe("imagenet.py:v1")
+    names = [config[stage.arguments.get("section", "teacher")].model.name for stage in trainings(config)[:-1]]
+    assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]
+
+
+def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):
+    config = recipe("image_folder.py", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
+    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert "as many pixels as the data will suggest" in text and "px" not in text
+    splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
+    summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
+    write_json(tmp_path / "data" / "summary.json", summary)
+    assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+def test_a_small_student_is_the_last_one_of_a_large_teacher():
+    """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
+    config = recipe("imagenet.py:l2_b3")
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
+    assert [config[section].model.name for section in sections] == ["b7", "l2", "l2", "l2", "b3"]
+    assert config[sections[-1]].preprocessing.randaugment_layers == 0 and config[sections[-2]].preprocessing.randaugment_layers == 2
+
+
+@pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])
+def test_a_recipe_that_is_not_there(name):
+    with pytest.raises(InputError, match=r"the names are .*b0, b1"):
+        recipe(name)
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [((), "582.5"), (("--config.pseudo_label.top_k=5",), "36.6")])
+def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
+    """300 million of 2,085 B, or of 131 B (docs/scaling.md)."""
+    config = recipe("imagenet.py:b0", *overrides)
+    assert f"and as many of predictions ({expected} GiB an iteration)" in loop.describe(
+        config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
+    )
+
+
+def step(config, section, run, data, pseudo_labeled=None):
+    resolved = train.resolve(config, section, str(data), unlabeled=bool(pseudo_labeled))
+    train.train(run, resolved, str(data), pseudo_labeled and str(pseudo_labeled), None, strategy_name="one_device")
+    return read_json(run / "summary.json")["images_seen"]
+
+
+def test_a_smoke_run_takes_a_step(tmp_path):
+    config = recipe("imagenet.py:l2", "--config.smoke=True")
+    prepare.main(config, str(tmp_path / "data"))
+    assert step(config, "student_1", tmp_path / "run", tmp_path / "data") == 4
+
+
+def test_a_smoke_run_labels_and_balances(tmp_path):
+    config = recipe("svhn.py", "--config.smoke=True")
+    data, teacher, predictions, balanced = (tmp_path / name for name in ("data", "teacher", "predictions", "pseudo_labeled"))
+    prepare.main(config, str(data))
+    assert step(config, "teacher", teacher, data) == 4
+    pseudo_label.main(config, str(predictions), str(data), str(teacher))
+    balance.main(config, str(balanced), str(data), str(predictions))
+    assert step(config, "student", tmp_path / "student", data, balanced) == 4 + 2 * 4

@@ -1,0 +1,290 @@
+"""The training stage as a command: killed and continued, on two replicas, and with unusable input."""
+
+import dataclasses
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from cli import app
+from cli.errors import InputError
+from cli.workdir import finish
+from data import pipeline, prepare, protos, records
+from tests import training_runs
+from tests.training_runs import metrics
+from training import model_dir
+from workflow import train
+
+STEPS = 40
+SMALL = [
+    "--config=configs/noisy_student/digits.py",
+    "--config.data.out_of_domain=20",
+    "--config.student.model.width=0.25",
+    "--config.student.model.depth=0.2",
+    f"--config.student.steps={STEPS}",
+    "--config.student.batch_size=8",
+    "--config.student.unlabeled_ratio=2",
+    "--config.student.log_every=1",
+    "--config.student.checkpoint_every=5",
+]
+
+
+def config(*overrides):
+    return app.parse(["train", *SMALL, *overrides], {})["config"]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """A data directory of digits and a pseudo-labelled one made of its unlabelled images."""
+    root = tmp_path_factory.mktemp("train")
+    data, pseudo_labeled = root / "data", root / "pseudo_labeled"
+    prepare.main(config(), str(data))
+    unlabeled, labeled = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled")
+    rng = np.random.default_rng(0)
+
+    def examples():
+        for serialized in records.read_shard(unlabeled.paths[0]):
+            feature = tf.train.Example.FromString(serialized).features.feature
+            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
+            yield protos.make_example(encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32"))
+
+    records.write_split(
+        pseudo_labeled, "pseudo_labeled", examples(), 2, unlabeled.num_records, kind="pseudo_labeled", label_names=labeled.label_names
+    )
+    finish(pseudo_labeled, {"total": unlabeled.num_records})
+    return {"data": str(data), "pseudo_labeled": str(pseudo_labeled)}
+
+
+def start(workdir, directories, *extra):
+    inputs = [f"--{name}={path}" for name, path in directories.items()]
+    return training_runs.start("workflow.train", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(directories, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "student"
+    process = start(workdir, directories)
+    process.communicate()
+    assert process.returncode == 0
+    return workdir
+
+
+def weights(workdir):
+    return model_dir.load(workdir)[0].get_weights()
+
+
+def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
+    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica; rematerialised."""
+    mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
+    process = start(tmp_path / "student", directories, *mirrored)
+    output, _ = process.communicate()
+    assert process.returncode == 0 and "2 replicas, each on one CPU" in output
+    one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]
+    for name in ("loss", "labeled_loss", "unlabeled_loss", "l2"):
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4)
+    assert json.loads((tmp_path / "student" / "summary.json").read_text())["replicas"] == 2
+
+
+def test_a_finished_run_says_so(directories, uninterrupted, capsys):
+    main(uninterrupted, directories)
+    assert f"is done: {STEPS} steps" in capsys.readouterr().out
+
+
+def main(workdir, directories, *overrides, section="student", **flags):
+    values = {
+        "iteration": "0",
+        "init": None,
+        "strategy": "auto",
+        "cpu_devices": "1",
+        "tpu": "",
+        "profile_steps": None,
+        "pseudo_labeled": None,
+        "teacher": None,
+    }
+    train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
+
+
+def test_another_config_is_refused(directories, uninterrupted):
+    with pytest.raises(InputError, match=r"another config \(train.batch_size: 8 -> 10\)"):
+        main(uninterrupted, directories, "--config.student.batch_size=10")
+
+
+def test_a_student_needs_pseudo_labels(directories, tmp_path):
+    with pytest.raises(InputError, match=r"run_balance.sh"):
+        main(tmp_path / "w", {"data": directories["data"]})
+
+
+def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directories, uninterrupted, tmp_path):
+    """Images in the same order: the pool itself, and a split of as many shards with the teacher's predictions in full."""
+    teacher, spec = model_dir.load(uninterrupted)
+    pool = records.read_manifest(f"{directories['data']}/unlabeled")
+    images = [batch["image"] for batch in pipeline.eval_batches(pool, 100, spec.preprocessing)]
+    labels = tf.nn.softmax(tf.concat([teacher(image, training=False) for image in images], 0)).numpy()
+
+    def labelled():
+        for serialized, label in zip(records.read_shard(pool.paths[0]), labels):
+            feature = tf.train.Example.FromString(serialized).features.feature
+            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
+            yield protos.make_example(encoded, key.decode(), probabilities=label)
+
+    stored = {"kind": "pseudo_labeled", "label_names": spec.label_names}
+    records.write_split(tmp_path / "stored", "pseudo_labeled", labelled(), len(pool.files), pool.num_records, **stored)
+    finish(tmp_path / "stored", {})
+    few = ("--config.student.steps=3", "--config.student.schedule.base=0.5")
+    data = {"data": directories["data"]}
+    main(tmp_path / "offline", data, *few, pseudo_labeled=str(tmp_path / "stored"))
+    main(tmp_path / "online", data, *few, "--config.student.online=True", teacher=str(uninterrupted))
+    for a, b in zip(weights(tmp_path / "offline"), weights(tmp_path / "online")):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+    for name in ("unlabeled_loss", "confidence"):
+        rows = [[row[name] for row in metrics(tmp_path / run)] for run in ("offline", "online")]
+        np.testing.assert_allclose(*rows, rtol=1e-4)
+
+
+def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, tmp_path):
+    with pytest.raises(InputError, match=r"--teacher is missing: a student that is online needs"):
+        main(tmp_path / "w", directories, "--config.student.online=True")
+    with pytest.raises(InputError, match=r"--pseudo_labeled is for a student's section with online=False; student has online=True"):
+        main(tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted))
+    with pytest.raises(InputError, match=r"--teacher is for a student's section with online=True; student has online=False"):
+        main(tmp_path / "w", directories, teacher=str(uninterrupted))
+    with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
+        main(tmp_path / "w", directories, "--config.student.label_data_sample_prob=0.0")
+    assert not (tmp_path / "w").exists()
+
+
+def test_float16_is_not_for_a_tpu(directories, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.stage.strategy, "device_kind", lambda strategy: "TPU")
+    with pytest.raises(InputError, match=r"precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16"):
+        main(tmp_path / "w", directories, "--config.student.precision=mixed_float16")
+
+
+def test_missing_data_and_unknown_section(directories, tmp_path):
+    with pytest.raises(InputError, match=r"run_prepare_data.sh"):
+        main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
+    for section in ("student_9", "data", "seed"):
+        with pytest.raises(InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"):
+            main(tmp_path / "w", directories, section=section)
+    for name in ("loss_normalization", "pseudo_labels"):
+        with pytest.raises(InputError, match=f"student.{name}: no 'mean'; known: "):
+            main(tmp_path / "w", directories, f"--config.student.{name}=mean")
+    assert not (tmp_path / "w").exists()
+
+
+def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
+    labeled, unlabeled = (records.read_manifest(path) for path in (f"{directories['data']}/labeled", directories["pseudo_labeled"]))
+    found = []
+    for together in ("True", "False"):
+        overrides = (f"--config.student.labeled={together}", "--config.student.temperature=0.5", "--config.student.label_smoothing=0.2")
+        resolved = train.resolve(config(*overrides), "student", directories["data"], unlabeled=True)
+        preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
+        section = ConfigDict(resolved["train"])
+        found.append(next(iter(train.batches(labeled, unlabeled, preprocessing, section, 0, 3, (1, 0), 1))))
+    (_, (x_u, q)), (x, targets) = found
+    assert x.shape[0] == 16
+    np.testing.assert_array_equal(x, x_u)
+    np.testing.assert_allclose(targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5)
+    for broken in ("unlabeled_ratio=0", "confidence_weighted=True"):
+        alone = config("--config.student.labeled=False", f"--config.student.{broken}")
+        with pytest.raises(InputError, match=r"student\.labeled=False needs"):
+            train.resolve(alone, "student", directories["data"], unlabeled=True)
+
+
+def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
+    with pytest.raises(InputError, match="--init is missing"):
+        main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
+    data = {"data": directories["data"]}
+    # A rate of 0 and no decay of the statistics' momentum: the weights must come out as they went in.
+    still = ["--config.finetune.epochs=1", "--config.finetune.schedule.base=0.0"]
+    main(tmp_path / "w", data, *still, section="finetune", init=str(uninterrupted))
+    before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
+    for a, b in zip(before.trainable_variables, after.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
+    labeled = records.read_manifest(f"{directories['data']}/labeled")
+    resolved = train.resolve(config("--config.finetune.batch_size=50"), "finetune", directories["data"], unlabeled=False)
+    preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
+    (images, labels) = next(iter(train.batches(labeled, None, preprocessing, ConfigDict(resolved["train"]), 0, 0, (1, 0), 1)))
+    (expected,) = pipeline.eval_batches(labeled, 50, preprocessing)
+    order, expected_order = (
+        sorted(range(50), key=lambda i: (int(y[i]), x[i].numpy().tobytes()))
+        for x, y in ((images, labels), (expected["image"], expected["label"]))
+    )
+    np.testing.assert_array_equal(images.numpy()[order], expected["image"].numpy()[expected_order])
+
+
+def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(directories, uninterrupted, tmp_path):
+    other = tmp_path / "other"
+    model, spec = model_dir.load(uninterrupted)
+    spec = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)))
+    model_dir.save(other / "model", model, spec)
+    finish(other, {})
+    frozen = config("--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24")
+    resolved = train.resolve(frozen, "finetune", directories["data"], unlabeled=False, init=str(other))
+    prepared = resolved["preprocessing"]
+    assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
+    open_size = config("--config.preprocessing.image_size=None")
+    resolved_open = train.resolve(open_size, "finetune", directories["data"], unlabeled=False, init=str(other))
+    assert resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32  # not the data's
+    photos = config("--config.finetune.preprocessing.image_size=96").copy_and_resolve_references()
+    with photos.unlocked():
+        photos.preprocessing = ConfigDict({**photos.preprocessing.to_dict(), "pad": None})
+    assert train.resolve(photos, "finetune", directories["data"], unlabeled=False, init=str(other))["preprocessing"]["pad"] == 2
+    section = ConfigDict(resolved["train"])
+    trainer = train.build_trainer(section, spec, steps_per_epoch=1.0, seed=0, sync=False, init=str(other))
+    for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random
+        np.testing.assert_array_equal(a, b)
+    assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
+    with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
+        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], unlabeled=False)
+
+
+def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
+    best = ["--config.teacher.final_weights=best", "--config.teacher.evaluate_every=2", "--config.teacher.log_every=2"]
+    with pytest.raises(InputError, match=r"teacher.final_weights=best needs .* a validation split"):
+        main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
+    assert not (tmp_path / "w").exists()
+    data = tmp_path / "data"
+    small = ["--config.data.validation_size=50", "--config.teacher.model.width=0.25", "--config.teacher.model.depth=0.2"]
+    short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
+    prepare.main(config(*small), str(data))
+    main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    rows = metrics(tmp_path / "w")
+    assert summary["best"] == max(rows, key=lambda row: row["eval_top1"]) and summary["model_step"] == summary["best"]["step"]
+    model, spec = model_dir.load(tmp_path / "w")
+    model.compile(metrics=["accuracy"], loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = pipeline.eval_batches(records.read_manifest(data / "validation"), 50, spec.preprocessing)
+    _, top1 = model.evaluate(batches.map(lambda b: (b["image"], b["label"])), verbose=0)
+    assert top1 == pytest.approx(summary["best"]["eval_top1"], abs=1e-6)
+
+
+def test_an_unfinished_input_is_refused(directories, tmp_path):
+    unfinished = tmp_path / "pseudo_labeled"
+    unfinished.mkdir()
+    with pytest.raises(InputError, match=r"no summary.json"):
+        main(tmp_path / "w", {**directories, "pseudo_labeled": str(unfinished)})
+
+
+def test_a_truncated_shard_is_named(directories, tmp_path):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", directories["data"], data], check=True)
+    shard = next((data / "labeled").glob("labeled-*"))
+    shard.write_bytes(shard.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+
+
+def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", directories["data"], data], check=True)
+    shard = next((data / "labeled").glob("labeled-*"))
+    records.write_shard(shard, list(records.read_shard(shard))[::-1])
+    with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+    assert not list((tmp_path / "w").glob("checkpoints/*"))

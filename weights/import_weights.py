@@ -1,0 +1,197 @@
+"""Published weights as a model directory that every stage takes.
+
+    python -m weights.import_weights --source=FILE --model=b0 --output=DIR [--labels=FILE|DATA]
+
+FILE is the prefix of a TensorFlow 1 checkpoint of the EfficientNet or Noisy Student releases, a `tf.keras.applications` `.h5` or `.keras`,
+or timm's `tf_efficientnet_*` as safetensors. DIR gets `config.json`, `model/` and, last, `summary.json`, like a training's work
+directory: it serves as `--teacher`, `--init` or `--model`. Every variable comes from the file; what is missing, unexpected or misshapen is
+listed and nothing is written. `--head=fresh` alone leaves the classifier to be trained.
+
+`model/model.json` records, and every stage applies, how the images are prepared: the central S / (S + 32) of the short side, TensorFlow 1's
+bicubic resizing to S, and the mean and standard deviation that the weights were trained with.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from data import records
+from data.preprocessing import CROP_PADDING, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from efficientnet.architectures import ARCHITECTURES
+from training import model_dir
+from weights import names, weight_files
+
+FLAGS = {
+    "source": "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
+    "model": "EfficientNet variant: b0 ... b8, l2, l2_475, ....",
+    "output": "Directory to write.",
+    "weights": "Of a TensorFlow 1 checkpoint: ema (moving averages, which the published numbers used) or raw.",
+    "labels": "Names of the classes in order: a text file, one a line, or a directory of run_prepare_data.sh. Default: their numbers.",
+    "head": "keep, or fresh: a new random classifier for the classes of --labels, to be trained.",
+    "preprocessing": "auto (what the file records, else imagenet), imagenet (mean and std), or advprop (x / 127.5 - 1).",
+    "image_size": "Side of the image that the network reads, in pixels. Default: the variant's.",
+}
+OPTIONAL = {"weights": "ema", "labels": None, "head": "keep", "preprocessing": "auto", "image_size": None}
+
+NORMALIZATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "advprop": ((127.5,) * 3, (127.5,) * 3)}
+
+
+def main(
+    source: str,
+    model: str,
+    output: str,
+    weights: str = "ema",
+    labels: str | None = None,
+    head: str = "keep",
+    preprocessing: str = "auto",
+    image_size: str | None = None,
+) -> None:
+    """Writes `output`, or says that it is done; see the module. Raises InputError."""
+    choices = {"model": ARCHITECTURES, "weights": ("ema", "raw"), "head": ("keep", "fresh"), "preprocessing": ("auto", *NORMALIZATIONS)}
+    for flag, value in (("model", model), ("weights", weights), ("head", head), ("preprocessing", preprocessing)):
+        if value not in choices[flag]:
+            raise InputError(f"--{flag}: no {value!r}; there are {', '.join(choices[flag])}")
+    size = None if image_size is None else app.whole_number("image_size", image_size, 1)
+    opened = weight_files.open_weights(source, average=weights == "ema")
+    spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=size)
+    digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
+    spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})
+    settings = {"stage": "import_weights", **dataclasses.asdict(spec)}
+    if (Path(output) / "summary.json").exists() and workdirs.start(output, settings):
+        print(f"{output} is done: {model} from {source}")
+        return
+    network = convert(opened, spec, fresh_head=head == "fresh")
+    workdirs.start(output, settings)  # not before the weights are known to fit
+    model_dir.save(Path(output) / "model", network, spec)
+    parameters = network.count_params()
+    workdirs.finish(output, {"parameters": parameters, "classes": spec.num_classes, **spec.metadata})
+    mean, std = ([round(number, 3) for number in numbers] for numbers in (spec.preprocessing.mean, spec.preprocessing.std))
+    print(
+        f"{model}: {parameters:,} parameters from the {opened.form} {source} in {output}; {spec.preprocessing.image_size} px, mean {mean}, "
+        f"std {std}, " + ("a FRESH, untrained classifier for " if head == "fresh" else "") + f"{spec.num_classes} classes"
+    )
+
+
+def describe(
+    source: weight_files.WeightFile,
+    architecture: dict[str, Any],
+    *,
+    labels: str | None = None,
+    fresh_head: bool = False,
+    preprocessing: str = "auto",
+    image_size: int | None = None,
+) -> model_dir.ModelSpec:
+    """What `model.json` will say: the architecture, the classes, and how to prepare the images.
+
+    Args:
+      source: the opened file.
+      architecture: `name` and, where they are not the variant's, `width` and `depth`.
+      labels: text file or data directory; None: the classes' numbers.
+      fresh_head: the classifier is to be a new one.
+      preprocessing: "auto", "imagenet" or "advprop".
+      image_size: in pixels; None: the variant's.
+
+    Raises:
+      InputError: classes or normalisation that the file and the flags leave open or contradict.
+    """
+    mean, std = _normalization(source, preprocessing)
+    size = image_size or ARCHITECTURES[architecture["name"]].image_size
+    metadata = {
+        "source": source.form,
+        "head": "fresh" if fresh_head else "imported",
+        "crop_fraction": size / (size + CROP_PADDING),
+        "interpolation": "TensorFlow 1's bicubic",
+    }
+    if isinstance(source, weight_files.TensorFlow1):
+        metadata["weights"] = "moving averages" if source.average else "raw"
+    prepared = Preprocessing(image_size=size, style="imagenet", mean=mean, std=std, flip=True)
+    return model_dir.ModelSpec(architecture, prepared, _label_names(labels, weight_files.num_classes(source), fresh=fresh_head), metadata)
+
+
+def convert(source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh_head: bool = False) -> tf.keras.Model:
+    """The model of `spec` with the weights of `source`.
+
+    Args:
+      source: the opened file.
+      spec: an EfficientNet, its classes, its preprocessing.
+      fresh_head: leave the classifier at its initial weights.
+
+    Raises:
+      InputError: a variable missing, unexpected, misshapen, not finite, or a variance below 0; all are listed.
+    """
+    table = names.of_architecture(spec.architecture, spec.num_classes)
+    weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)
+    network = spec.build()
+    variables = {variable.name.partition(":")[0]: variable for variable in network.weights}
+    waiting, problems = set(variables), []
+    for weight in table:
+        if not (fresh_head and weight.is_classifier):
+            value = source.read(weight)
+            if not np.isfinite(value).all():
+                problems.append(f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not finite")
+            elif weight.is_variance and (value < 0).any():
+                problems.append(f"{source.name(weight)} holds {np.sum(value < 0)} variances below 0")
+            variables[weight.keras].assign(value)
+        waiting.remove(weight.keras)
+    if problems:
+        raise InputError(f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get the file again")
+    assert not waiting, f"variables without a row in weights/names.py: {sorted(waiting)}"
+    return network
+
+
+def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tuple[str, ...]:
+    """The classes' names: from --labels, else their numbers."""
+    if labels is None:
+        if fresh:
+            raise InputError("--head=fresh needs --labels, the classes of the new classifier")
+        if classes is None:
+            raise InputError("--source holds no classifier; give --head=fresh and --labels for a new one, to be trained")
+        return tuple(str(number) for number in range(classes))
+    path = Path(labels)
+    if path.is_dir():
+        workdirs.require_finished(path, "--labels: data directory", "run_prepare_data.sh")
+        found = records.read_manifest(path / "labeled", "labeled").label_names
+    elif path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the first name
+        except ValueError as error:
+            raise InputError(f"--labels: {labels} is no text in UTF-8; save it as such") from error
+        found = tuple(line.strip() for line in text.splitlines() if line.strip())
+    else:
+        raise InputError(f"--labels: no file or directory {labels}")
+    if not found:
+        raise InputError(f"--labels: {labels} names no class")
+    if len(set(found)) != len(found):
+        raise InputError(f"--labels: {labels} names a class twice")
+    if not fresh and len(found) != classes:
+        has = f"{classes} classes" if classes else "no classifier"
+        raise InputError(
+            f"--labels: {labels} names {len(found)} classes, the source has {has}; --head=fresh takes a new classifier, to be trained"
+        )
+    return found
+
+
+def _normalization(source: weight_files.WeightFile, preprocessing: str) -> weight_files.Normalization:
+    if preprocessing != "auto":
+        return NORMALIZATIONS[preprocessing]
+    if source.normalization:
+        return source.normalization
+    if isinstance(source, weight_files.KerasFile):
+        raise InputError(f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop")
+    return NORMALIZATIONS["imagenet"]
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, OPTIONAL, config=False)

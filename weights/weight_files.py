@@ -1,0 +1,406 @@
+"""Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors.
+
+Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to read one of them in Keras's
+layout. Nothing is executed that a file brings along, no other file is read that it refers to, and no value is used before
+:func:`check` has compared every name and every shape.
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+import json
+import re
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tensorflow as tf
+from safetensors import SafetensorError, safe_open
+
+from cli.errors import InputError
+from cli.files import plain_path
+from cli.json_files import read_json
+from efficientnet.architectures import ARCHITECTURES
+from training.hdf5 import datasets
+from weights.names import Weight, weights
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of the channels, in 0-255 units."""
+
+AVERAGE = "/ExponentialMovingAverage"
+
+# What a file that is damaged, or of another kind than its ending says, makes its readers raise.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    tf.errors.OpError,
+    SafetensorError,
+)
+
+
+class WeightFile(abc.ABC):
+    """What import needs of a file.
+
+    Attributes:
+        form: what kind of file it is, for people.
+        files: all of it on disk.
+        shapes: of the variables that may be imported, by the file's names, in the file's layout.
+        names: of all model variables in the file; one that the model lacks is an error.
+        normalization: that the file itself records, or None.
+    """
+
+    form: str
+    files: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+    names: frozenset[str]
+    normalization: Normalization | None = None
+
+    @abc.abstractmethod
+    def name(self, weight: Weight) -> str:
+        """What the file calls `weight`."""
+
+    def shape(self, weight: Weight) -> tuple[int, ...]:
+        """The shape that it should have in the file."""
+        return weight.shape
+
+    @abc.abstractmethod
+    def read(self, weight: Weight) -> np.ndarray:
+        """Its value, float32, in Keras's layout."""
+
+
+def open_weights(source: str | Path, *, average: bool) -> WeightFile:
+    """Opens a file by what it is.
+
+    Args:
+        source: the prefix of a TensorFlow 1 checkpoint (``…/model.ckpt``), or its directory; a Keras ``.h5`` or ``.keras``; timm's
+            ``.safetensors``, or the directory that holds ``model.safetensors`` and ``config.json``.
+        average: of a TensorFlow 1 checkpoint take the moving averages; else the raw variables. The others hold one set.
+
+    Raises:
+        InputError: none of these, damaged, or a plain timm EfficientNet, whose padding and normalisation differ.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = _in_directory(path)
+    if Path(f"{path}.index").exists():
+        return TensorFlow1(path, average)
+    if not path.is_file():
+        raise InputError(f"--source: no file {path}, nor a checkpoint {path}.index")
+    if path.suffix == ".safetensors":
+        return Timm(path)
+    if path.suffix in (".h5", ".hdf5", ".keras"):
+        return KerasFile(path)
+    raise InputError(f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt), .h5, .keras, .safetensors")
+
+
+def _in_directory(directory: Path) -> Path:
+    """The weights in a directory; a release's `checkpoint` file may name a path on the machine where it was written."""
+    if (directory / "model.safetensors").exists():
+        return directory / "model.safetensors"
+    found = [index.with_suffix("") for index in directory.glob("*.index")]
+    if len(found) > 1:
+        try:
+            latest = tf.train.latest_checkpoint(str(directory))
+        except ValueError:  # `checkpoint` is no text
+            latest = None
+        found = [Path(latest)] if latest else found
+    if len(found) != 1:
+        raise InputError(f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix")
+    return found[0]
+
+
+def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool) -> None:
+    """Compares every name and shape of the file with those of the model.
+
+    Raises:
+        InputError: something is missing, unexpected or misshapen; the message lists all of it.
+    """
+    wanted = [weight for weight in table if with_classifier or not weight.is_classifier]
+    missing = [source.name(weight) for weight in wanted if source.name(weight) not in source.shapes]
+    unexpected = sorted(source.names - {source.name(weight) for weight in table})
+    misshapen = [
+        f"{source.name(weight)} {source.shapes[source.name(weight)]} instead of {source.shape(weight)}"
+        for weight in wanted
+        if source.shapes.get(source.name(weight), source.shape(weight)) != source.shape(weight)
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
+    if listed:
+        fitting = [name for name in ARCHITECTURES if name != model and _fits(source, name)]
+        if fitting:
+            hint = f"it fits --model={fitting[0]}"
+        elif isinstance(source, TensorFlow1) and missing and source.names.issuperset(missing):
+            hint = f"it holds these as --weights={'raw' if source.average else 'ema'} only"
+        elif missing and not unexpected and not misshapen:
+            hint = "the file is not complete; get it again"
+        else:
+            hint = "nor any other variant"
+        raise InputError(f"--source: the {source.form} {source.files[0]} does not fit {model} ({hint}): {listed}")
+
+
+def num_classes(source: WeightFile) -> int | None:
+    """Outputs of the classifier in the file, by its bias or else its kernel; None where the file holds neither."""
+    kernel, bias = weights(1.0, 1.0, 1)[-2:]
+    shape = source.shapes.get(source.name(bias))
+    if shape is None:
+        shape = source.shapes.get(source.name(kernel), ())[source.shape(kernel).index(1) :]
+    return shape[0] if shape else None
+
+
+def _require_bytes(path: Path, promised: int, held: int) -> None:
+    """Raises InputError where a file's header promises more bytes of weights than the file can hold."""
+    if promised > held:
+        raise InputError(
+            f"--source: the header of {path} promises {promised:,} bytes of weights, and the file holds {held:,}; "
+            "it is cut off or damaged: get it again"
+        )
+
+
+def _fits(source: WeightFile, name: str) -> bool:
+    architecture = ARCHITECTURES[name]
+    table = weights(architecture.width, architecture.depth, num_classes(source) or 1)
+    held = {source.name(weight): source.shape(weight) for weight in table if not weight.is_classifier or num_classes(source)}
+    return dict(source.shapes) == held and source.names == set(held)
+
+
+class TensorFlow1(WeightFile):
+    """A checkpoint of the authors' training or release: variables, their moving averages, and optimizer slots, which are ignored."""
+
+    # Variables of the training and not of the model.
+    _SLOTS = re.compile(r"/(RMSProp|RMSProp_1|Momentum|Adam|Adam_1)$|(^|/)(global_step|beta[12]_power)$|^teacher_model/|^_CHECKPOINTABLE")
+    _ANCHOR = "stem/conv2d/kernel"
+
+    def __init__(self, prefix: Path, average: bool):
+        """Reads the checkpoint's index."""
+        self.form = "TensorFlow 1 checkpoint"
+        names = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-"))
+        self.files = (Path(f"{prefix}.index"), *names)
+        self.average = average
+        try:
+            self._reader = tf.train.load_checkpoint(str(plain_path(prefix)))
+            stored = {key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()}
+            types = self._reader.get_variable_to_dtype_map()
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {prefix} is no readable checkpoint ({_reason(error)})") from error
+        promised = sum(prod(shape) * types[key].size for key, shape in stored.items() if types[key] != tf.string)
+        _require_bytes(self.files[0], promised, sum(path.stat().st_size for path in self.files[1:]))
+        kept = [key for key in stored if not self._SLOTS.search(key)]
+        scopes = {key.replace(AVERAGE, "")[: -len(self._ANCHOR)] for key in kept if key.replace(AVERAGE, "").endswith(self._ANCHOR)}
+        if len(scopes) != 1:
+            found = f"{len(scopes)} ({', '.join(sorted(scopes))})" if scopes else "none"
+            raise InputError(f"--source: {prefix} must hold one network with a variable {self._ANCHOR}; found {found}")
+        scope = scopes.pop()
+        self._keys: dict[str, str] = {}
+        for key in kept:
+            if key.endswith(AVERAGE) == average:
+                self._keys[self._canonical(key, scope)] = key
+        self.names = frozenset(self._canonical(key, scope) for key in kept)
+        self.shapes = {name: stored[key] for name, key in self._keys.items()}
+        if not self.shapes:
+            has, flag = ("no moving averages", "raw") if average else ("moving averages only", "ema")
+            raise InputError(f"--source: {prefix} holds {has}; take --weights={flag}")
+
+    @staticmethod
+    def _canonical(key: str, scope: str) -> str:
+        """The name below the scope, without the average's ending; runs with LARS drop the ``tpu_`` of batch normalisation."""
+        name = key[len(scope) :] if key.startswith(scope) else key
+        name = name[: -len(AVERAGE)] if name.endswith(AVERAGE) else name
+        return name.replace("/batch_normalization", "/tpu_batch_normalization")
+
+    def name(self, weight: Weight) -> str:
+        """See `WeightFile`."""
+        return weight.tf1
+
+    def read(self, weight: Weight) -> np.ndarray:
+        """See `WeightFile`."""
+        try:
+            return np.asarray(self._reader.get_tensor(self._keys[weight.tf1]), np.float32)
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({_reason(error)})") from error
+
+
+class KerasFile(WeightFile):
+    """A ``tf.keras.applications`` EfficientNet: ``.h5`` (weights or a whole model) or ``.keras``."""
+
+    def __init__(self, path: Path):
+        """Reads all names, and the normalisation."""
+        self.form = "Keras file"
+        self.files = (path,)
+        try:
+            read = _read_keras if path.suffix == ".keras" else _read_h5
+            self._values, config = read(path)
+            moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
+            self.normalization = _normalization(moments, config)
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable Keras file ({_reason(error)})") from error
+        self.shapes = {name: value.shape for name, value in self._values.items()}
+        self.names = frozenset(self.shapes)
+
+    def name(self, weight: Weight) -> str:
+        """See `WeightFile`."""
+        return weight.keras
+
+    def read(self, weight: Weight) -> np.ndarray:
+        """See `WeightFile`."""
+        return self._values[weight.keras]
+
+
+def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """<layer>/<variable> -> value, and the model's config where the file holds a whole model."""
+    with h5py.File(path) as file:
+        if "layers" in file and "layer_names" not in file.attrs:
+            raise InputError(f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save the model as .keras or .h5")
+        config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
+        values: dict[str, np.ndarray] = {}
+        for name, dataset in datasets(file).items():
+            parts = name.split("/")
+            if "model_weights" in file and parts.pop(0) != "model_weights":
+                continue
+            values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(dataset[()], np.float32)
+    return values, config
+
+
+MOST_PACKED = 20
+"""Bytes of an archive's content for each byte of the archive; trained weights pack hardly at all."""
+SMALL = 1 << 26
+"""Bytes of an archive's content that are unpacked whatever its size."""
+
+_VARIABLES = {
+    "Conv2D": ("kernel", "bias"),
+    "DepthwiseConv2D": ("depthwise_kernel",),
+    "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "Normalization": ("mean", "variance", "count"),
+    "Dense": ("kernel", "bias"),
+}
+
+
+def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The same of a ``.keras`` archive, which numbers the layers of each class in order and its variables from 0."""
+    with zipfile.ZipFile(path) as archive:
+        _require_bytes(path, sum(member.file_size for member in archive.infolist()), max(SMALL, MOST_PACKED * path.stat().st_size))
+        config = json.loads(archive.read("config.json"))
+        stored = io.BytesIO(archive.read("model.weights.h5"))
+    seen: dict[str, int] = {}
+    places: dict[str, str] = {}  # in the archive -> <layer>/<variable>
+    for layer in config["config"]["layers"]:
+        kind, name = layer["class_name"], layer["config"]["name"]
+        snake = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
+        number = seen[snake] = seen.get(snake, -1) + 1
+        group = f"layers/{snake}_{number}" if number else f"layers/{snake}"
+        places.update({f"{group}/vars/{index}": f"{name}/{variable}" for index, variable in enumerate(_VARIABLES.get(kind, ()))})
+    with h5py.File(stored) as file:
+        found = {name: dataset for name, dataset in datasets(file).items() if not name.startswith("optimizer/")}
+        values = {places.get(name, name): np.asarray(dataset[()], np.float32) for name, dataset in found.items()}
+    return values, config
+
+
+def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None) -> Normalization | None:
+    """What the file's own layers do to pixels in 0-255: Rescaling, Normalization, and in some models another Rescaling.
+
+    The files that Keras publishes store the standard deviation in the variance's place, and ``weights="imagenet"`` makes good for it
+    with a second Rescaling by 1 / sqrt(std). A file of weights alone does not tell whether its model had that layer; a
+    "variance" that equals ImageNet's standard deviations is taken for one of these.
+    """
+    named = {name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()}
+    if len(named) < len(moments):
+        raise ValueError("several normalization layers")
+    if not {"mean", "variance"} <= set(named):
+        return None
+    mean, std = named["mean"], np.sqrt(np.maximum(named["variance"], 0))
+    layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
+    if config:
+        layers = [(layer["class_name"], layer["config"]) for layer in config["config"]["layers"]]
+    elif np.allclose(named["variance"], (0.229, 0.224, 0.225), rtol=1e-3):
+        std = named["variance"]
+    a, b = np.ones(1), np.zeros(1)  # a pixel x has become a·x + b
+    with np.errstate(divide="ignore", invalid="ignore"):  # a zero is refused below
+        for kind, settings in layers:
+            if kind == "Rescaling":
+                scale, offset = (np.asarray(settings.get(key, 0.0), np.float64) for key in ("scale", "offset"))
+                a, b = a * scale, b * scale + offset
+            elif kind == "Normalization":
+                a, b = a / std, (b - mean) / std
+        return _checked(-b / a, 1 / a)
+
+
+def _checked(mean: Any, std: Any) -> Normalization:
+    """Both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
+    found = np.array([mean, std], np.float64)
+    if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
+        raise ValueError("the mean and the standard deviation of the channels are no three numbers each")
+    first, second = (tuple(float(number) for number in row) for row in found)
+    return first, second
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what `error` says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class Timm(WeightFile):
+    """A timm ``tf_efficientnet_*`` as safetensors. ``config.json`` beside it, as on the Hugging Face hub, tells its preprocessing."""
+
+    def __init__(self, path: Path):
+        """Reads all names."""
+        self.form = "timm file"
+        self.files = (path,)
+        architecture, self.normalization = _describe_timm(path)
+        if not architecture.startswith("tf_efficientnet_"):  # its logits would be wrong
+            raise InputError(f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights")
+        try:
+            self._file = safe_open(path, framework="numpy")
+            slices = {key: self._file.get_slice(key) for key in self._file.keys() if not key.endswith(".num_batches_tracked")}  # noqa: SIM118
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable safetensors file ({_reason(error)})") from error
+        unread = sorted({slice_.get_dtype() for slice_ in slices.values()} - {"F16", "F32", "F64"})
+        if unread:
+            raise InputError(f"--source: {path} holds weights of type {', '.join(unread)}; save it as float32")
+        self.shapes = {key: tuple(slice_.get_shape()) for key, slice_ in slices.items()}
+        self.names = frozenset(self.shapes)
+
+    def name(self, weight: Weight) -> str:
+        """See `WeightFile`."""
+        return weight.timm
+
+    def shape(self, weight: Weight) -> tuple[int, ...]:
+        """See `WeightFile`."""
+        return weight.timm_shape
+
+    def read(self, weight: Weight) -> np.ndarray:
+        """See `WeightFile`."""
+        return weight.from_timm(np.asarray(self._file.get_tensor(weight.timm), np.float32))
+
+
+def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
+    """The architecture and the normalisation that ``config.json`` beside a timm file tells; else the architecture that it is named after.
+
+    Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in the file tells them apart. Where
+    neither it nor its directory is named after one of them, it is taken for the latter.
+    """
+    config = path.with_name("config.json")
+    architecture, normalization = None, None
+    if config.exists():
+        try:
+            description = read_json(config, {"architecture?": (str, None), "pretrained_cfg?": (dict, None)})
+            architecture, settings = description.get("architecture"), description.get("pretrained_cfg") or {}
+            if {"mean", "std"} <= set(settings):
+                normalization = _checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))
+        except _UNREADABLE as error:
+            raise InputError(f"--source: {config} is no readable description of a timm model ({_reason(error)})") from error
+    for name in (path.name, path.parent.name):
+        match = re.search(r"(tf_)?efficientnet_(b\d|l2)", name)
+        architecture = architecture or (match and match.group())
+    return str(architecture or "tf_efficientnet_*"), normalization

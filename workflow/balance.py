@@ -1,0 +1,404 @@
+"""Stage: filter and balance the pseudo-labelled images (Noisy Student, section 3.1, "Unlabeled dataset").
+
+    python -m workflow.balance --config=… --workdir=… --data=… --predictions=…
+
+Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
+with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
+its own for each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records, image and distribution:
+
+    WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
+
+In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
+
+1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
+2. `selection`: exact cuts per class, in memory bounded by classes × bins;
+3. predictions and images, joined by key, -> the images kept, with their copies; with `align_labels`, after their labels' sum (`alignment`).
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import read_json
+from data.protos import make_example
+from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
+from noisy_student import selection
+from workflow import shard_jobs
+from workflow.alignment import SumShards, aligned, class_factors, labeled_counts
+from workflow.balance_figure import figure
+from workflow.join import join_by_key, read_images
+from workflow.predictions import read_predictions, read_tops
+
+
+def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
+    """64 pseudo-random bits for each key (UTF-8), a function of seed and key; uint64 [n], the same on every machine."""
+    fresh = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy  # copies cost two thirds of new ones
+    digests = []
+    for key in keys:
+        hash_of_key = fresh()
+        hash_of_key.update(key)
+        digests.append(hash_of_key.digest())
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+# Pass 1
+
+
+@dataclasses.dataclass
+class ScoreShards:
+    """The job: one shard of predictions -> its columns for the selection.
+
+    Attributes:
+      predictions: their manifest.
+      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images that pass, and `NAME.npy` with
+        every image's hash, sorted.
+      threshold: least confidence, exclusive, as the paper's "higher than 0.3"; see `predictions.Top.higher` for rounding.
+      seed: of the hashes.
+      max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence bands (A.2).
+      fraction: of all images, drawn by their hashes (A.3).
+    """
+
+    predictions: Manifest
+    directory: Path
+    threshold: float
+    seed: int
+    max_confidence: float = 1.0
+    fraction: float = 1.0
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def columns_path(self, shard: int) -> Path:
+        """Of the images above the threshold."""
+        return self.directory / f"{self.predictions.files[shard]}.npz"
+
+    def hashes_path(self, shard: int) -> Path:
+        """Of all images."""
+        return self.directory / f"{self.predictions.files[shard]}.npy"
+
+    def outputs(self, shard: int) -> list[str]:
+        """The two files of the shard."""
+        return [str(self.columns_path(shard)), str(self.hashes_path(shard))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Reads one shard of predictions. Raises InputError where it cannot be read."""
+        num_classes, num_records = self.predictions.num_classes, self.predictions.records[shard]
+        classes = np.zeros(num_records, np.int32)
+        confidence = np.zeros(num_records, np.float32)
+        hashes = np.zeros(num_records, np.uint64)
+        inside = np.zeros(num_records, bool)  # higher than the threshold, and not higher than max_confidence
+        done = 0
+        for top in read_tops(self.predictions, shard):
+            rows = slice(done, done + len(top.keys))
+            classes[rows], confidence[rows], hashes[rows] = top.classes, top.confidence, image_hashes(self.seed, top.keys)
+            inside[rows] = top.higher(self.threshold) & ~top.higher(self.max_confidence)
+            done = rows.stop
+        confidence = np.minimum(confidence, np.float32(1.0))
+        drawn = hashes <= np.uint64(min(int(self.fraction * 2**64), 2**64 - 1))
+        above = drawn & inside
+        _save(self.hashes_path(shard), np.sort(hashes))
+        _save(
+            self.columns_path(shard),
+            classes=classes[above],
+            confidence=confidence[above],
+            hash=hashes[above],
+            position=np.flatnonzero(above),
+        )
+        return {
+            "images": num_records,
+            "above": np.bincount(classes[above], minlength=num_classes).tolist(),
+            "below": np.bincount(classes[drawn & ~above], minlength=num_classes).tolist(),
+            "drawn": int(np.count_nonzero(drawn)),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The shards of pass 1 as `selection` reads them, one at a time, each column when it is asked for."""
+
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[selection.Shard]:
+        for path in self.paths:
+            with np.load(path) as shard:
+                yield shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashes:
+    """All images' hashes, shard by shard; one file is open at a time, however many shards there are."""
+
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for path in self.paths:
+            yield np.load(path, mmap_mode="r")
+
+
+def _save(path: Path, array: np.ndarray | None = None, **columns: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        if array is not None:
+            np.save(f, array)
+        else:
+            np.savez(f, **columns)
+
+
+def require_unique_keys(job: ScoreShards) -> None:
+    """Sees that no key occurs twice in the whole corpus; memory does not grow with it.
+
+    Raises:
+      InputError: one does.
+    """
+    hashes = Hashes(tuple(map(job.hashes_path, range(len(job.predictions.files)))))
+    for value in selection.shared_values(hashes):
+        found: dict[str, str] = {}
+        for shard, values in enumerate(hashes):
+            if np.searchsorted(values, np.uint64(value)) == np.searchsorted(values, np.uint64(value), side="right"):
+                continue
+            for key, _ in read_predictions(job.predictions, shard):
+                if image_hashes(job.seed, [key.encode("utf-8")])[0] == value:
+                    if key in found:
+                        files = sorted({found[key], job.predictions.paths[shard]})
+                        raise InputError(f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again")
+                    found[key] = job.predictions.paths[shard]
+
+
+# Pass 2
+
+
+@dataclasses.dataclass
+class WriteShards:
+    """The job: one shard of images and one of predictions -> one of training records.
+
+    Attributes:
+      images: manifest of the unlabelled split.
+      scores: pass 1.
+      chosen: the selection.
+      directory: where the records go.
+      factors: float64 [K], by which the classes' probabilities are rescaled (`alignment`); None leaves them.
+    """
+
+    images: Manifest
+    scores: ScoreShards
+    chosen: selection.Selection
+    directory: Path
+    factors: np.ndarray | None = None
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def outputs(self, shard: int) -> list[str]:
+        """The shard's training records."""
+        return [str(self.directory / shard_name("pseudo_labeled", shard, len(self.images.files)))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Writes one shard. Raises InputError where images and predictions do not match."""
+        with np.load(self.scores.columns_path(shard)) as columns:
+            copies = self.chosen.record_copies(columns, self.images.records[shard])
+        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies))
+        if count != copies.sum():
+            raise AssertionError(f"{count} records written, {copies.sum()} selected")
+        return {"images": self.images.records[shard], "records": count, "unique": int(np.count_nonzero(copies)), "sha256": digest}
+
+    def _records(self, shard: int, copies: np.ndarray) -> Iterator[bytes]:
+        """The images kept, in the images' order, copies side by side (the training reader shuffles)."""
+        image_file, prediction_file = self.images.paths[shard], self.scores.predictions.paths[shard]
+        images = read_images(self.images, shard)
+        for key, encoded, (position, probabilities) in join_by_key(
+            images, self._keyed_predictions(shard, copies), image_file, prediction_file
+        ):
+            if probabilities is not None:
+                label = probabilities if self.factors is None else aligned(probabilities, self.factors)
+                record = make_example(encoded, key, probabilities=label)
+                for _ in range(copies[position]):
+                    yield record
+
+    def _keyed_predictions(self, shard: int, copies: np.ndarray) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
+        """(key, (position, probabilities)); None for what is dropped, so that no memory is held for it while it waits for its image."""
+        for position, (key, probabilities) in enumerate(read_predictions(self.scores.predictions, shard)):
+            yield key, (position, probabilities if copies[position] else None)
+
+
+# The stage
+
+
+def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: int | None) -> int | None:
+    """The number of images that each class is to have; None for no balancing.
+
+    Args:
+      above: int [K], images that may be kept.
+      balance: False only filters.
+      images_per_class: the config's; None takes the median (rounded down) of the classes that have any.
+    """
+    if not balance:
+        return None
+    return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
+
+
+def check(settings: ConfigDict) -> None:
+    """Raises InputError where a value of `config.balance` is impossible."""
+    if not 0.0 <= settings.threshold < 1.0:
+        raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
+    if not settings.threshold < settings.max_confidence <= 1.0:
+        raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
+    for name in ("fraction", "share_per_class"):
+        if not 0.0 < settings[name] <= 1.0:
+            raise InputError(f"config.balance.{name} is {settings[name]}; it must be above 0 and at most 1")
+    if settings.images_per_class is not None and settings.images_per_class < 1:
+        raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
+
+
+def _check_partition(images: Manifest, predictions: Manifest) -> None:
+    if images.records != predictions.records:
+        raise InputError(
+            f"{predictions.directory} was not made from {images.directory}: {predictions.num_records} predictions in "
+            f"{len(predictions.files)} shards for {images.num_records} images in {len(images.files)}; run run_pseudo_label.sh on this data"
+        )
+
+
+def _check_origin(images: Manifest, predictions: Manifest) -> None:
+    """Compares the pool and the teacher that the predictions' manifest names. Raises InputError."""
+    again = "run run_pseudo_label.sh on this data"
+    # None: the predictions are of before these were noted.
+    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
+    if of_images is not None and of_images != images.digest:
+        raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
+    config = predictions.directory / "config.json"
+    if of_teacher is not None and config.exists():
+        run = read_json(config)
+        inputs = run.get("inputs") if isinstance(run, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("teacher") != of_teacher:
+            raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
+
+
+def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: float) -> list[str]:
+    """Logs and returns the names of the classes with no image above the threshold."""
+    empty = [name for name, count in zip(label_names, above) if count == 0]
+    if len(empty) == len(label_names):
+        raise InputError(f"no image above threshold {threshold}; lower config.balance.threshold")
+    if empty:
+        shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        logging.warning("no image above threshold %s for %d of %d classes: %s", threshold, len(empty), len(label_names), shown)
+    return empty
+
+
+def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = ()) -> None:
+    """Runs the stage; see the module's text. Raises InputError."""
+    settings = config.balance
+    check(settings)
+    # Absolute, since a worker may have another current folder.
+    workdir, data, predictions = (str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions))
+    workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
+    images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
+    _check_partition(images, labels)
+    _check_origin(images, labels)
+    labeled = labeled_counts(Path(data), labels) if settings.align_labels else None
+    directory, progress = Path(workdir), Path(workdir) / "progress"
+    resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
+    if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
+        shard_jobs.forget(progress)
+        logging.info("%s: pseudo-labels are balanced already", workdir)
+        return
+
+    num_shards = len(images.files)
+    scores = ScoreShards(
+        labels, progress / "columns", settings.threshold, config.seed, max_confidence=settings.max_confidence, fraction=settings.fraction
+    )
+    counts = [int] * labels.num_classes
+    note = {"above": counts, "below": counts, "drawn": int}
+    results = shard_jobs.run(scores, num_shards, progress / "scores", beam_options, note)
+    require_unique_keys(scores)
+    above = np.sum([result["above"] for result in results], axis=0)  # (K,)
+    below = np.sum([result["below"] for result in results], axis=0)  # (K,)
+    drawn = sum(result["drawn"] for result in results)
+    if above.sum() + below.sum() != drawn or (settings.fraction == 1 and drawn != images.num_records):
+        raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
+    if not above.any():
+        shard_jobs.forget(progress)  # the directory then takes another threshold
+    empty = _warn_of_empty(above, labels.label_names, settings.threshold)
+
+    most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)
+    images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
+    columns = tuple(map(scores.columns_path, range(num_shards)))
+    chosen = selection.select(Columns(columns), above, images_per_class, settings.threshold, most)
+    factors = None
+    if labeled:
+        sums = SumShards(labels, columns, chosen)
+        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options, {"sum": counts})
+        factors = class_factors([result["sum"] for result in found], labeled)
+    job = WriteShards(images, scores, chosen, directory, factors)
+    note = {"records": int, "unique": int, "sha256": str}
+    results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)
+
+    records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
+    if records != chosen.totals.sum() or unique != chosen.kept.sum():
+        raise AssertionError(f"{records} records of {unique} images written, {chosen.totals.sum()} of {chosen.kept.sum()} selected")
+    write_manifest(
+        Manifest(
+            directory=directory,
+            name="pseudo_labeled",
+            files=tuple(Path(path).name for shard in range(num_shards) for path in job.outputs(shard)),
+            records=tuple(result["records"] for result in results),
+            label_names=labels.label_names,
+            label_offset=0,
+            kind="pseudo_labeled",
+            extra={"threshold": settings.threshold, "images_per_class": images_per_class},
+            digests=tuple(result["sha256"] for result in results),
+        )
+    )
+    with atomic_path(directory / "pseudo_labels.png") as temporary:
+        temporary.write_bytes(figure(above, chosen.totals, labels.label_names))
+    workdirs.finish(
+        directory,
+        {
+            "images": images.num_records,
+            "drawn": drawn,
+            "threshold": settings.threshold,
+            "images_per_class": images_per_class,
+            "label_names": list(labels.label_names),
+            "below_threshold": below.tolist(),  # or above max_confidence
+            "above_threshold": above.tolist(),
+            "unique": chosen.kept.tolist(),
+            "total": chosen.totals.tolist(),
+            "num_unique": unique,
+            "num_records": records,
+            "classes_without_images": empty,
+            "factors": None if factors is None else factors.tolist(),
+        },
+    )
+    shard_jobs.forget(progress)
+    logging.info(
+        "%d records of %d images kept, of %d; %s a class", records, unique, images.num_records, images_per_class or "no fixed number"
+    )
+
+
+if __name__ == "__main__":
+    from workflow import balance  # workers unpickle the jobs by their module's name, and "__main__" is another program there
+
+    app.run(
+        balance.main,
+        {
+            "workdir": "where the training records go",
+            "data": "finished directory of run_prepare_data.sh",
+            "predictions": "finished directory of run_pseudo_label.sh",
+        },
+        needs=("balance",),
+        beam=shard_jobs.unknown_options,
+    )

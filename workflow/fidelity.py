@@ -1,0 +1,102 @@
+"""What is lost of a teacher's distributions by storing them small, or by computing them fast.
+
+    python -m workflow.fidelity --data=W/data --teacher=W/teacher [--images=10000]
+
+labels images of `DATA/unlabeled` in float32 and prints, against those distributions p, what is read back as q from records of each form,
+and what the stage's faster graphs give: KL(q ‖ p) in nats, which is how far q is off as a target of the student, and how often the most
+probable class is the same.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cli import app, workdir
+from data.protos import make_prediction, read_prediction
+from data.records import RECORD_OVERHEAD, Manifest, read_manifest
+from data.verification import verify_shard
+from training import model_dir
+from workflow.pseudo_label import LabelShards, image_batches
+
+BATCH = 64
+STORED = {"all, float16": 0, "top 5": 5, "top 3": 3, "top 1": 1}
+"""Name -> `top_k`."""
+GRAPHS: dict[str, dict[str, Any]] = {
+    "all, optimized graph": {"optimize": True},
+    "all, optimized graph in bfloat16": {"optimize": True, "precision": "mixed_bfloat16"},
+}
+
+
+def divergence(q: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """KL(q ‖ p) of each row in nats, float64 [n], of distributions float [n, K]; a p of 0 counts as float32's smallest normal number."""
+    p = np.maximum(p.astype(np.float64), np.finfo(np.float32).tiny)
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.sum(np.where(q > 0, q * np.log(np.maximum(q, np.finfo(np.float64).tiny) / p), 0.0), axis=1)
+
+
+def stored(keys: list[str], p: np.ndarray, top_k: int) -> tuple[np.ndarray, float]:
+    """(distributions float32 [n, K] as read back from records, bytes a record in a file)."""
+    records = [make_prediction(key, row, top_k) for key, row in zip(keys, p)]
+    q = np.stack([read_prediction(record, p.shape[1])[1] for record in records])
+    return q, float(np.mean([len(record) for record in records])) + RECORD_OVERHEAD
+
+
+def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[list[str], np.ndarray]:
+    """(keys, distributions float32 [n, K]) of the first `count` images."""
+    job, preprocessing = LabelShards(images, teacher, Path(), BATCH, 0, **graph), model_dir.read_spec(teacher).preprocessing
+    job.setup()
+    keys: list[str] = []
+    rows: list[np.ndarray] = []
+    for shard in range(len(images.files)):
+        for names, pixels in image_batches(verify_shard(images, shard), preprocessing, BATCH):
+            keys += [name.decode("utf-8") for name in names]
+            rows.append(job.forward(pixels[:, 0]))
+            if len(keys) >= count:
+                return keys[:count], np.concatenate(rows)[:count]
+    return keys, np.concatenate(rows)
+
+
+def compare(images: Manifest, teacher: str, count: int) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
+    """Yields (name, bytes a record or None, KL [n], whether the class is the same [n]) of each form and graph."""
+    keys, p = label(images, teacher, count)
+    found: list[tuple[str, float | None, np.ndarray]] = []
+    for name, top_k in STORED.items():
+        if top_k < p.shape[1]:
+            q, size = stored(keys, p, top_k)
+            found.append((name, size, q))
+    found += [(name, None, label(images, teacher, count, **graph)[1]) for name, graph in GRAPHS.items()]
+    for name, bytes_or_none, q in found:
+        yield name, bytes_or_none, divergence(q, p), q.argmax(axis=1) == p.argmax(axis=1)
+
+
+def main(data: str, teacher: str, images: str) -> None:
+    """Prints the table. Raises InputError."""
+    count = app.whole_number("images", images, 1)
+    workdir.require_finished(data, "data", "run_prepare_data.sh")
+    workdir.require_finished(teacher, "teacher", model_dir.MADE_BY)
+    manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
+    print(f"{min(count, manifest.num_records):,} images\n")
+    print("| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|")
+    for name, size, kl, same in compare(manifest, teacher, count):
+        print(f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} | {kl.max():.2g} | {100 * same.mean():.2f} % |")
+
+
+if __name__ == "__main__":
+    app.run(
+        main,
+        {
+            "data": "finished directory of run_prepare_data.sh",
+            "teacher": f"finished directory of {model_dir.MADE_BY}",
+            "images": "at most so many",
+        },
+        {"images": "10000"},
+        config=False,
+    )

@@ -1,0 +1,363 @@
+"""The whole of Algorithm 1 (Xie et al. 2020), from images to an exported student: `run_noisy_student.sh`.
+
+Runs the stage scripts one after another, each in a process of its own, and prints each command, so that any of them can be
+repeated by hand. Each stage resumes by itself; this module only knows their order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cli import app, termination
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from data import fingerprint, prepare, sources
+from workflow import balance, pseudo_label, shard_jobs, train
+from workflow.dry_run import describe
+
+FLAGS = {
+    "workdir": "Directory for everything: data, teacher, students, evaluation, export.",
+    "labeled": "Labelled images, [FORMAT:]LOCATION (docs/data.md), by default DIR/<class>/*.jpg.",
+    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
+    "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
+    "strategy": "auto, one_device, mirrored or tpu; for the training stages.",
+    "tpu": "Name or address of the TPU; without it the local one.",
+    "iterations": "+N: so many more iterations than the finished run in WORKDIR had.",
+    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
+}
+OPTIONAL: dict[str, Any] = {
+    **{name: None for name in ("labeled", "unlabeled", "test", "iterations")},
+    **{"strategy": "auto", "tpu": "", "dry_run": False},
+}
+
+
+NEEDS = ("data", "teacher", "iterations", "finetune_last")
+ENDING = ("finetune", "evaluate", "export")
+"""The stages after the last student."""
+
+
+SECONDS = {str: float}
+RESULT = {"top1": float, "ece": float}
+SUMMARY = {
+    "teacher": RESULT,
+    "students": [RESULT],
+    "finetuned?": RESULT,
+    "seconds": SECONDS,
+    "validation_top1?": [float],
+}
+"""Schemas of `seconds.json`, of a model's row and of the loop's `summary.json`."""
+
+
+class Stage(NamedTuple):
+    """One script and the directory that it finishes."""
+
+    name: str
+    script: str
+    directory: Path
+    arguments: dict[str, Any]
+    beam: bool = False
+
+
+def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+    """The stages that train the teacher and the students, in order. `folders`: source directories by flag name."""
+    data = workdir / "data"
+    stages = [
+        Stage("prepare", "run_prepare_data.sh", data, folders),
+        Stage("teacher", "run_teacher.sh", workdir / "teacher", {"data": data, "strategy": strategy}),
+    ]
+    models = model_directories(workdir, config.iterations)
+    for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
+        predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
+        section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
+        training: dict[str, Any] = {"section": section, "iteration": i, "data": data}
+        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
+        training["strategy"] = strategy
+        if config[section].online:
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], {**training, "teacher": models[i - 1]}))
+            continue
+        training["pseudo_labeled"] = pseudo_labeled
+        stages += [
+            Stage(
+                f"pseudo_label_{i}",
+                "run_pseudo_label.sh",
+                predictions,
+                {"section": labels, "data": data, "teacher": models[i - 1]},
+                beam=True,
+            ),
+            Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
+        ]
+        if config[section].labeled:
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
+        else:  # pre-training and fine-tuning, which the paper's joint training is compared with
+            pretrained = workdir / f"pretrained_{i}"
+            tuning = {"section": "finetune_student", "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
+            stages += [
+                Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
+                Stage(f"student_{i}", "run_finetune.sh", models[i], tuning),
+            ]
+    return stages
+
+
+def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:
+    """The stages after `iterations` students: model `chosen` (0 is the teacher) is fine-tuned, if the recipe says so, and served."""
+    data, evaluation = workdir / "data", workdir / "evaluation"
+    stages, models = [], model_directories(workdir, iterations)
+    served = models[chosen]
+    if config.finetune_last:
+        models.append(workdir / "finetuned")
+        stages.append(
+            Stage("finetune", "run_finetune.sh", models[-1], {"section": "finetune", "init": served, "data": data, "strategy": strategy})
+        )
+        served = models[-1]
+    names = ",".join(str(model) for model in models)
+    return [
+        *stages,
+        Stage("evaluate", "run_evaluate.sh", evaluation, {"data": data, "model": names, "split": config.evaluate.split}),
+        Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
+    ]
+
+
+def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+    """The stages of a recipe that goes through all its iterations, in order."""
+    stages = trainings(config, workdir, folders, strategy)
+    return stages + ending(config, workdir, strategy, config.iterations, config.iterations)
+
+
+def model_directories(workdir: Path, iterations: int) -> list[Path]:
+    """Of the teacher and each student."""
+    return [workdir / "teacher", *(workdir / f"student_{i}" for i in range(1, iterations + 1))]
+
+
+def main(
+    config: ConfigDict,
+    workdir: str,
+    labeled: str | None,
+    unlabeled: str | None,
+    test: str | None,
+    strategy: str,
+    tpu: str,
+    iterations: str | None,
+    dry_run: bool,
+    beam_options: list[str],
+) -> None:
+    """Runs the stages that are not done, prints the table and writes `summary.json`."""
+    directory = Path(workdir).expanduser().resolve()
+    if "," in str(directory):
+        raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
+    if strategy == "multi_worker":
+        raise InputError("--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)")
+    check(config)
+    shard_jobs.pipeline_options(beam_options)
+    given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
+    if iterations:
+        config = extended(config, folders, directory, iterations, open_it=not dry_run)
+    if dry_run:
+        print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
+        return
+    created = not directory.exists()
+    done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
+    if done:
+        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        print(table(done))
+        print(f"{directory} is done; delete it, or name another --workdir, to run again")
+        return
+    config_flags = app.recipe_flags()
+
+    def run(stage: Stage) -> None:
+        if tpu and "strategy" in stage.arguments:
+            stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
+        _run(stage, directory, config_flags, beam_options, created)
+
+    scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
+    students = len(scores) - 1 if scores else config.iterations
+    chosen = scores.index(max(scores)) if scores else students
+    for stage in ending(config, directory, strategy, students, chosen):
+        run(stage)
+    summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
+    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})})
+    print(table(summary))
+    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
+    print(f"summary: {directory / 'summary.json'}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
+    if config.iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {config.iterations}")
+    if config.student_init not in ("scratch", "teacher"):
+        raise InputError(f"student_init: no {config.student_init!r}; known: scratch, teacher")
+    if config.patience is not None and config.patience < 1:
+        raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
+    if config.patience and not config.data.validation_size:
+        raise InputError("patience needs a validation split: set data.validation_size")
+    if config.evaluate.split not in ("labeled", "test", "validation"):
+        raise InputError(f"config.evaluate.split: no {config.evaluate.split!r}; known: labeled, test, validation")
+    if config.evaluate.split == "validation" and not config.data.validation_size:
+        raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
+    balance.check(config.balance)
+    for stage in plan(config, Path(), {}, ""):
+        name = stage.arguments.get("section", stage.name)
+        if stage.script == "run_pseudo_label.sh":
+            pseudo_label.check(name, config[name])
+            if config[name].calibrate and not config.data.validation_size:
+                raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
+        elif "strategy" in stage.arguments:  # a training
+            train.check(config, name, init="init" in stage.arguments)
+
+
+def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None]) -> list[float]:
+    """Runs the trainings; with `patience`, until it is exhausted.
+
+    Returns:
+      With `patience`, the top-1 on the validation split of the teacher and of each student; else nothing.
+    """
+    scores: list[float] = []
+    models = model_directories(workdir, config.iterations)
+    for stage in stages:
+        run(stage)
+        if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
+            raise InputError(
+                f"{stage.directory} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+            )
+        if config.patience and stage.directory in models:
+            validation = workdir / f"validation_{len(scores)}"
+            arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
+            run(Stage(validation.name, "run_evaluate.sh", validation, arguments))
+            summary = read_json(validation / "summary.json", {"models": {stage.directory.name: {"top1": float}}})
+            scores.append(summary["models"][stage.directory.name]["top1"])
+            if exhausted(scores, config.patience):
+                print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
+                break
+    return scores
+
+
+def exhausted(scores: list[float], patience: int) -> bool:
+    """Whether the last `patience` scores are no better than the best one before them."""
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:
+    """`config` with the iterations that `--iterations=+N` asks for: a finished run's and N, or those of a run that is not finished.
+
+    Args:
+      config: of the run.
+      folders: of the run.
+      workdir: of the run.
+      more: the flag.
+      open_it: open a finished run for the new iterations; its evaluation and the fine-tuned model are kept under other names.
+
+    Raises:
+      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its patience.
+    """
+    if not re.fullmatch(r"\+[1-9][0-9]*", more):
+        raise InputError(f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a new run")
+    if not (workdir / "config.json").exists():
+        raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
+    config = config.copy_and_resolve_references()
+    config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
+    # A finished run must be the same in all else; a dry run only looks.
+    done = workdirs.start(
+        workdir,
+        _resolved(config, folders),
+        of_parts=open_it,
+        shared=not open_it,
+        summary_schema=SUMMARY,
+    )
+    if done:
+        before = len(done["students"])
+        if config.patience and exhausted(done.get("validation_top1", []), config.patience):
+            raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
+        if before == config.iterations:  # else this command was killed after it had written the new number
+            config.iterations += int(more)
+        if open_it:  # the summary last: until then the same command finds all that there is to do
+            for name in ("evaluation", "finetuned"):
+                if (workdir / name).exists():
+                    (workdir / name).rename(workdir / f"{name}_of_{before}")
+            write_json(workdir / "config.json", _resolved(config, folders))
+            (workdir / "summary.json").unlink()
+    return config.lock()
+
+
+def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+    values = {**config.to_dict(), "folders": folders}
+    values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
+    return values
+
+
+def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+    """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
+    done_before = (stage.directory / "summary.json").exists()
+    flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
+    flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
+    print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
+    with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
+        f.write(f"./{stage.script} {shlex.join(flags)}\n")
+    began = time.time()
+    try:
+        code = termination.call([str(app.ROOT / stage.script), *flags])
+    finally:  # an interrupted stage's time counts too
+        if not done_before:
+            _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)
+    if code:
+        if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
+            shutil.rmtree(workdir)  # bad input: nothing half-written stays
+        if code != 2:  # the stage itself has said in one line what is wrong
+            ended = "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
+            print(f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr)
+        sys.exit(code)
+
+
+def _add_seconds(path: Path, name: str, seconds: float) -> None:
+    """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
+    spent = read_json(path, SECONDS) if path.exists() else {}
+    spent[name] = round(spent.get(name, 0) + seconds, 1)
+    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))  # a stable sort
+
+
+def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
+    """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
+    names = ["teacher", *(f"student_{i}" for i in range(1, iterations + 1))]
+    rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}
+    schema = {"models": rows, "figures": {"summary": str}, "report": str}
+    directory = workdir / "evaluation"
+    evaluation = workdirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
+    directory = workdir / "export"
+    export = workdirs.require_finished(directory, "export", "run_export.sh", {"export": str})
+    models = evaluation["models"]
+    return {
+        "teacher": models["teacher"],
+        "students": [models[name] for name in names[1:]],
+        **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
+        "export": export["export"],
+        "figure": evaluation["figures"]["summary"],
+        "report": evaluation["report"],
+        "seconds": read_json(workdir / "seconds.json", SECONDS),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Stage, top-1, ECE, seconds, a line each."""
+    results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
+    results["finetune"] = summary.get("finetuned")
+    rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
+    for name, seconds in summary["seconds"].items():
+        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
+        rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
+    rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options)

@@ -1,0 +1,380 @@
+"""Stage: the teacher labels the unlabelled images (Noisy Student, algorithm 1, step 2).
+
+    python -m workflow.pseudo_label --config=… --workdir=… --data=… --teacher=…
+
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
+mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
+6). With `calibrate`, beyond the paper too, its answers are tempered as its answers on the validation split want it (`calibration`).
+
+Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
+number as its own:
+
+    WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
+
+The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the runner. Batches are filled from the start of
+each shard and the last one is padded, so a prediction does not depend on which worker made it, or when.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from ml_collections import ConfigDict
+
+from cli import app
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.json_files import read_json, write_json
+from data.pipeline import PARALLEL_CALLS, untuned
+from data.preprocessing import Preprocessing, eval_image, train_image
+from data.protos import make_prediction, parse_example
+from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
+from data.verification import record_dataset, verified_beside
+from nets.noise import model_noise
+from training import model_dir, optimize
+from training.resolve import PRECISIONS
+from workflow import shard_jobs
+from workflow.calibration import fit_temperature, tempered
+
+CONFIDENCE_BINS = 20
+"""Of the histogram in the summary; equal bins over [0, 1]."""
+
+
+@dataclasses.dataclass
+class LabelShards:
+    """The job: one shard of images -> one shard of predictions.
+
+    Attributes:
+      images: manifest of the unlabelled split; of the validation split, where only `probabilities` is wanted.
+      teacher: directory of the teacher.
+      directory: where the predictions go.
+      batch_size: images in a forward pass.
+      top_k: probabilities stored per image; 0 = all.
+      views: noised copies of an image over which its probabilities are averaged; 0 = the image itself.
+      model_noise: dropout and stochastic depth in the teacher.
+      seed: of the noise.
+      temperature: of the predictions, see `calibration`.
+      precision: one of `PRECISIONS`, as in training.
+      optimize: BatchNorm folded into the convolutions, and weights as constants.
+    """
+
+    images: Manifest
+    teacher: str
+    directory: Path
+    batch_size: int
+    top_k: int
+    views: int = 0
+    model_noise: bool = False
+    seed: int = 0
+    temperature: float = 1.0
+    precision: str = "float32"
+    optimize: bool = False
+
+    def setup(self) -> None:
+        """Loads the teacher. Raises InputError where it cannot be used."""
+        with _policy(self.precision):
+            model, self._spec = model_dir.load(self.teacher)
+            if self.optimize:
+                model = optimize.fold_batch_norm(model)
+        if model.output_shape[-1] != self._spec.num_classes:
+            raise InputError(
+                f"teacher {self.teacher}: {model.output_shape[-1]} outputs for {self._spec.num_classes} label names; train it again"
+            )
+        size = self._spec.preprocessing.image_size
+        batch = tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)
+
+        @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int64)])
+        def predict(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+            with model_noise(self.seed, number, inference=True) if self.model_noise else contextlib.nullcontext():
+                return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
+
+        self._predict: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
+        if self.optimize:
+            alone = tf.function(lambda images: predict(images, 0), autograph=False)
+            frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
+            self._predict = lambda images, _: frozen(images)[0]
+
+    def outputs(self, shard: int) -> list[str]:
+        """The shard's predictions."""
+        return [str(self.directory / shard_name("predictions", shard, len(self.images.files)))]
+
+    def run(self, shard: int) -> dict[str, Any]:
+        """Labels one shard. Raises InputError where it cannot be read or the teacher gives no probabilities."""
+        started = time.monotonic()
+        statistics = _Statistics(self._spec.num_classes)
+        count, digest = write_shard(self.outputs(shard)[0], self._predictions(shard, statistics))
+        _require_count(count, self.images, shard)
+        return {"images": count, "sha256": digest, "seconds": time.monotonic() - started, **statistics.to_dict()}
+
+    def _predictions(self, shard: int, statistics: _Statistics) -> Iterator[bytes]:
+        path, done = self.images.paths[shard], 0
+        for keys, probabilities in self.probabilities(shard):
+            statistics.add(probabilities)
+            for key, row in zip(keys, probabilities):
+                if not key:
+                    raise InputError(f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh")
+                yield make_prediction(key.decode("utf-8"), row, self.top_k)
+                done += 1
+        if done != self.images.records[shard]:  # tell a cut file from a wrong manifest
+            for _ in read_shard(path, num_records=self.images.records[shard]):
+                pass
+
+    def probabilities(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError."""
+        preprocessing = self._spec.preprocessing
+        with verified_beside(self.images, shard) as path:
+            try:
+                for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
+                    probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
+                    probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
+                    bad = ~np.isfinite(probabilities).all(axis=1)
+                    if bad.any():
+                        key = keys[int(np.argmax(bad))].decode("utf-8")
+                        raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
+                    yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
+            except tf.errors.OpError as error:
+                _raise_precisely(path, preprocessing, self.images.records[shard], error)
+
+    def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
+        """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
+
+        `number` tells the batches apart in their model noise.
+        """
+        num_images = len(images)
+        if num_images < self.batch_size:
+            images = tf.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
+        return self._predict(images, tf.constant(number, tf.int64)).numpy()[:num_images]
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    """Layers made in this block compute in that precision."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
+def image_batches(
+    path: str, preprocessing: Preprocessing, batch_size: int, views: int = 0, seed: int = 0
+) -> Iterator[tuple[np.ndarray, tf.Tensor]]:
+    """Yields a shard's images in order, in batches of at most `batch_size` copies; only the last may be smaller than the others.
+
+    Args:
+      path: the shard.
+      preprocessing: the teacher's.
+      batch_size: most images in a batch, counting each copy; at least `views`.
+      views: copies of each image with the noise of training, a function of (seed, key, copy); 0: one, without noise.
+      seed: of that noise.
+
+    Yields:
+      (keys, bytes [b]; images, float32 [b, max(views, 1), S, S, 3] in 0–255).
+    """
+
+    def load(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = parse_example(serialized)
+        key, encoded = example["image/key"], example["image/encoded"]
+        if not views:
+            return key, eval_image(encoded, preprocessing)[tf.newaxis]
+        name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
+        return key, tf.stack(
+            [train_image(encoded, tf.stack([name, tf.constant(seed * 1000 + v, tf.int64)]), preprocessing) for v in range(views)]
+        )
+
+    records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    for keys, images in untuned(records.batch(batch_size // max(views, 1)).prefetch(2)):
+        yield keys.numpy(), images
+
+
+def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
+    """`job` with the temperature that its teacher should have by its answers, given in the same way, on a labelled split."""
+    trial = dataclasses.replace(job, images=validation)
+    trial.setup()
+    answers = [probabilities for shard in range(len(validation.files)) for _, probabilities in trial.probabilities(shard)]
+    parsed = record_dataset(validation).map(lambda record: parse_example(record, validation.label_offset)["label"])
+    return dataclasses.replace(job, temperature=fit_temperature(np.concatenate(answers), np.array(list(parsed.as_numpy_iterator()))))
+
+
+def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:
+    """Turns TensorFlow's error about some record of a shard into one that names it; a shard without fault re-raises `error`."""
+    for position, serialized in enumerate(read_shard(path, num_records=num_records)):
+        key = ""
+        try:
+            example = parse_example(tf.constant(serialized))
+            key = example["image/key"].numpy().decode("utf-8")
+            eval_image(example["image/encoded"], preprocessing)
+        except tf.errors.InvalidArgumentError as found:
+            what = f"image {key} cannot be decoded" if key else "no image can be read from it"
+            raise InputError(f"{path}: record {position} (counting from 0): {what}; make the data again") from found
+    raise error
+
+
+def _require_count(count: int, images: Manifest, shard: int) -> None:
+    if count != images.records[shard]:
+        raise InputError(f"{images.paths[shard]}: {count} records, where its manifest says {images.records[shard]}; make the data again")
+
+
+class _Statistics:
+    """What the summary says about the predictions, summed over a shard."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.predicted = np.zeros(num_classes, np.int64)
+        self.confidence_sum = 0.0
+        self.histogram = np.zeros(CONFIDENCE_BINS, np.int64)
+
+    def add(self, probabilities: np.ndarray) -> None:
+        """Args: probabilities, float32 [b, K]."""
+        confidence = probabilities.max(axis=1)
+        self.predicted += np.bincount(probabilities.argmax(axis=1), minlength=len(self.predicted))
+        self.confidence_sum += float(confidence.sum(dtype=np.float64))
+        self.histogram += np.histogram(np.minimum(confidence, 1.0), CONFIDENCE_BINS, (0.0, 1.0))[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"predicted": self.predicted.tolist(), "confidence_sum": self.confidence_sum, "histogram": self.histogram.tolist()}
+
+
+def note(num_classes: int) -> dict[str, Any]:
+    """Returns the schema of what `LabelShards.run` returns."""
+    counts = {"predicted": [int] * num_classes, "histogram": [int] * CONFIDENCE_BINS}
+    return {"images": int, "sha256": str, "seconds": float, "confidence_sum": float, **counts}
+
+
+def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> dict[str, Any]:
+    """The stage's summary from its shards' results; seconds are the workers' together."""
+    images = sum(result["images"] for result in results)
+    seconds = sum(result["seconds"] for result in results)
+    return {
+        "images": images,
+        "label_names": list(label_names),
+        "predicted_per_class": np.sum([result["predicted"] for result in results], axis=0).tolist(),
+        "mean_confidence": sum(result["confidence_sum"] for result in results) / max(images, 1),
+        "confidence_histogram": {
+            "edges": np.linspace(0.0, 1.0, CONFIDENCE_BINS + 1).round(6).tolist(),
+            "images": np.sum([result["histogram"] for result in results], axis=0).tolist(),
+        },
+        "seconds": seconds,
+        "images_per_second": images / max(seconds, 1e-9),
+    }
+
+
+def check(section: str, settings: ConfigDict) -> None:
+    """Raises InputError where a value of `config.SECTION` is impossible."""
+    if settings.batch_size < 1 or settings.top_k < 0:
+        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
+    if not 0 <= settings.views <= settings.batch_size:
+        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
+    if settings.precision not in PRECISIONS:
+        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
+    if settings.optimize and settings.model_noise:
+        raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
+
+
+def main(
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    teacher: str,
+    section: str = "pseudo_label",
+    beam_options: Sequence[str] = (),
+) -> None:
+    """Runs the stage; see the module's text. Raises InputError."""
+    if section not in config:
+        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+    settings = config[section]
+    check(section, settings)
+    # Absolute, since a worker may have another current folder.
+    workdir, data, teacher = (str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher))
+    workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    if settings.calibrate and not (Path(data) / "validation").is_dir():
+        raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
+    workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
+    images = read_manifest(Path(data) / "unlabeled", "unlabeled")
+    spec = model_dir.read_spec(teacher)
+    validation = read_manifest(Path(data) / "validation", "labeled") if settings.calibrate else None
+    if validation:
+        require_same_classes(
+            spec.label_names, f"teacher {teacher}", validation.label_names, f"config.{section}.calibrate: {validation.directory}"
+        )
+    directory, progress = Path(workdir), Path(workdir) / "progress"
+    noisy = settings.views or settings.model_noise
+    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
+    if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
+        shard_jobs.forget(progress)
+        logging.info("%s: pseudo-labels are finished already", workdir)
+        return
+
+    logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
+    job = LabelShards(
+        images,
+        str(teacher),
+        directory,
+        settings.batch_size,
+        settings.top_k,
+        views=settings.views,
+        model_noise=settings.model_noise,
+        seed=config.seed,
+        precision=settings.precision,
+        optimize=settings.optimize,
+    )
+    if validation:
+        kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
+        if not kept.exists():
+            write_json(kept, calibrated(job, validation).temperature)
+        job.temperature = read_json(kept, float)
+    results = shard_jobs.run(job, len(images.files), progress, beam_options, note(spec.num_classes))
+
+    predictions = Manifest(
+        directory=directory,
+        name="predictions",
+        files=tuple(Path(path).name for shard in range(len(results)) for path in job.outputs(shard)),
+        records=tuple(result["images"] for result in results),
+        label_names=spec.label_names,
+        label_offset=0,
+        kind="predictions",
+        extra={"top_k": settings.top_k, "images": images.digest, "teacher": workdirs.fingerprint(teacher)},
+        digests=tuple(result["sha256"] for result in results),
+    )
+    if predictions.records != images.records:
+        raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
+    write_manifest(predictions)
+    summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
+    workdirs.finish(directory, summary)
+    shard_jobs.forget(progress)
+    logging.info(
+        "%d images labelled, mean confidence %.3f, %.0f images/s",
+        summary["images"],
+        summary["mean_confidence"],
+        summary["images_per_second"],
+    )
+
+
+if __name__ == "__main__":
+    from workflow import pseudo_label  # workers unpickle the job by its module's name, and "__main__" is another program there
+
+    app.run(
+        pseudo_label.main,
+        {
+            "workdir": "where the predictions go",
+            "data": "finished directory of run_prepare_data.sh",
+            "teacher": f"finished directory of {model_dir.MADE_BY}",
+            "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
+        },
+        {"section": "pseudo_label"},
+        needs=("pseudo_label",),
+        beam=shard_jobs.unknown_options,
+    )
