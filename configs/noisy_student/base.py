@@ -166,8 +166,7 @@ def get_config() -> ConfigDict:
     )
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
     # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
-    # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the
-    # kept images' labels so that the classes are as frequent as among the labelled images (workflow/alignment.py).
+    # above the threshold only the most confident share of each class, which is a threshold of its own for each.
     config.balance = ConfigDict(
         {
             "threshold": 0.3,
@@ -176,7 +175,6 @@ def get_config() -> ConfigDict:
             "balance": True,
             "fraction": 1.0,
             "share_per_class": 1.0,
-            "align_labels": False,
         }
     )
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters
