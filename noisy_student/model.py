@@ -82,7 +82,6 @@ class NoisyStudent(Trainer):
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       label_data_sample_prob: of a labelled example to count; the loss of the others is 0, and stays in the mean. The release's mask.
-      confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `efficientnet`'s layers, as the paper's
         ablation does (Table 6).
       rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which computes the rest again; for classifiers
@@ -107,7 +106,6 @@ class NoisyStudent(Trainer):
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
         label_data_sample_prob: float = 1.0,
-        confidence_weighted: bool = False,
         unlabeled_model_noise: bool = True,
         rematerialize: bool = False,
         accumulation: int = 1,
@@ -126,7 +124,6 @@ class NoisyStudent(Trainer):
         self.label_smoothing = label_smoothing
         self.weight_decay = weight_decay
         self.label_data_sample_prob = label_data_sample_prob
-        self.confidence_weighted = confidence_weighted
         self.unlabeled_model_noise = unlabeled_model_noise
         self.accumulation = accumulation
         self.seed = seed
@@ -170,10 +167,7 @@ class NoisyStudent(Trainer):
             labeled_loss = tf.reduce_mean(labeled_losses)
             if x_u is not None:
                 pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)
-                unlabeled_losses = cross_entropy(pseudo, logits[batch:])  # (μB,)
-                if self.confidence_weighted:
-                    unlabeled_losses *= tf.cast(tf.reduce_max(q, -1), tf.float32)
-                unlabeled_loss = tf.reduce_mean(unlabeled_losses)
+                unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
                 loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
                 self.logged["unlabeled_loss"].update_state(unlabeled_loss)
                 self.logged["confidence"].update_state(tf.reduce_max(q, -1))

@@ -68,8 +68,8 @@ def _check(section: str, values: dict[str, Any], init: bool) -> None:
         raise InputError(f"{section}.online=True needs unlabeled_ratio above 0 and labeled=True")
     if values["frozen_blocks"] and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
-    if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
-        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
+    if not values["labeled"] and not values["unlabeled_ratio"]:
+        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
 
 
 def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
@@ -196,7 +196,6 @@ def build_trainer(
         weight_decay=section.weight_decay,
         ema_decay=section.ema_decay,
         label_data_sample_prob=section.label_data_sample_prob,
-        confidence_weighted=section.confidence_weighted,
         unlabeled_model_noise=section.unlabeled_model_noise,
         rematerialize=section.rematerialize,
         accumulation=section.accumulation,

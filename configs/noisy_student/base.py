@@ -55,7 +55,6 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.temperature = 1.0  # of soft pseudo-labels
     config.online = False  # True: the teacher labels within the step, from --teacher; no threshold, no balancing, and more time a step
     config.label_data_sample_prob = 1.0  # below 1: a labelled image counts with this probability only; rate and epochs stay
-    config.confidence_weighted = False  # beyond the paper: an unlabelled image's loss times its pseudo-label's largest probability
     config.label_smoothing = 0.1
     config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
     config.cutmix = 0.0  # α of CutMix
