@@ -1,6 +1,6 @@
 """Runs an exported model through TensorFlow's C API: no Python of TensorFlow's, the loader and the session of TF Serving.
 
-    python -m serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
+    python -m tests.serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
 
 prints what `serving.predict` prints. It shows, on a machine without a model server, that an export needs nothing but the
 C++ library: the shared library inside the installed package is opened with ctypes, and `import tensorflow` never happens.
