@@ -37,7 +37,7 @@ FLAGS = {
 }
 
 
-PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh")
+PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh", "run_train.sh")
 """The scripts that have a dry run."""
 
 

@@ -25,6 +25,7 @@ def optimizer(**overrides: Any) -> ConfigDict:
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
+    config.method = "supervised"  # or another name of workflow/methods.py
     # A row of efficientnet/architectures.py, resnet50 or wrn_28_2 and its like, and further arguments of its builder
     # (efficientnet.EfficientNet, resnet.ResNet50, resnet.WideResNet); None is its default.
     config.model = ConfigDict(
@@ -134,7 +135,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.teacher = train_section()
-    config.student = train_section(unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
+    config.student = train_section(method="noisy_student", unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
     # On unaugmented labelled images, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
     config.finetune = train_section(epochs=1.5, labeled_augmentation=False, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule

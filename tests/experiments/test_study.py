@@ -219,7 +219,7 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
         if len(called) == 2:
             return 137
         directory.mkdir(parents=True, exist_ok=True)
-        feedback = "none" if "--config.meta_pseudo_labels.feedback=none" in command else "soft"
+        feedback = "none" if "--config.train.feedback=none" in command else "soft"
         (directory / "summary.json").write_text(json.dumps({"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}}))
         return 0
 
@@ -232,10 +232,11 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
     study.main(two, str(tmp_path), "1")
     names = [name for name, *_ in called]
     assert names[:2] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh"]
-    assert names[2:] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh", "run_evaluate.sh"] * 4
+    h_0, uda = (["run_prepare_data.sh", script, "run_evaluate.sh"] for script in ("run_meta_pseudo_labels.sh", "run_train.sh"))
+    assert names[2:] == [*h_0, *uda, *h_0, *uda]
     script, directory, flags = called[3]
     assert (script, directory) == ("run_meta_pseudo_labels.sh", "h_0/seed_0/trained")
-    assert {f"--data={tmp_path}/h_0/seed_0/data", "--config.seed=0", "--config.meta_pseudo_labels.feedback=none"} <= set(flags)
+    assert {f"--data={tmp_path}/h_0/seed_0/data", "--config.seed=0", "--config.train.feedback=none"} <= set(flags)
     assert (tmp_path / "uda" / "seed_1" / "data").resolve() == tmp_path / "h_0" / "seed_1" / "data"
     found = read_json(tmp_path / "results.json")
     assert found["readings"] == {"h_0": [50.0, 50.0], "uda": [75.0, 75.0]}
@@ -247,8 +248,8 @@ def test_a_stage_may_read_another_run_s_directory(tmp_path):
     assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
     assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
     assert (
-        app.parse(["train", *(word for word in made[3].words if word.startswith("--config"))], {})["config"].meta_pseudo_labels.method
-        == "reduced"
+        app.parse(["train", *(word for word in made[3].words if word.startswith("--config"))], {})["config"].train.method
+        == "reduced_meta_pseudo_labels"
     )
 
 

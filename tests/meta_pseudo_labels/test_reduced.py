@@ -11,10 +11,11 @@ import tensorflow as tf
 from cli import app, workdir
 from cli.errors import InputError
 from data import prepare, protos, records
-from meta_pseudo_labels import feedback, train
+from meta_pseudo_labels import feedback
 from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
 from training import model_dir
 from training.checkpoints import Checkpoints
+from workflow import train
 
 K, B, B_U = 3, 5, 3
 
@@ -114,12 +115,12 @@ def test_soft_labels_give_the_true_gradient(nesterov):
 SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py:reduced",
     "--config.data.out_of_domain=20",
-    "--config.meta_pseudo_labels.steps=6",
-    "--config.meta_pseudo_labels.batch_size=4",
-    "--config.meta_pseudo_labels.log_every=1",
-    "--config.meta_pseudo_labels.checkpoint_every=2",
-    *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
-    "--config.meta_pseudo_labels.student.schedule.wait_steps=1",
+    "--config.train.steps=6",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.checkpoint_every=2",
+    *(f"--config.train.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
+    "--config.train.student.schedule.wait_steps=1",
 ]
 WHERE = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
 
@@ -172,10 +173,10 @@ def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):
 
 
 def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
-    with pytest.raises(InputError, match="need each other"):
+    with pytest.raises(InputError, match=r"--pseudo_labeled is missing: reduced_meta_pseudo_labels needs .* run_balance\.sh"):
         run(tmp_path / "w", {"data": inputs["data"]})
-    with pytest.raises(InputError, match="need each other"):
-        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=uda")
-    with pytest.raises(InputError, match="no 'little'"):
-        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=little")
+    with pytest.raises(InputError, match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels"):
+        run(tmp_path / "w", inputs, "--config.train.method=meta_pseudo_labels")
+    with pytest.raises(InputError, match=r"train\.method: no 'little'; known: supervised, noisy_student, uda"):
+        run(tmp_path / "w", inputs, "--config.train.method=little")
     assert not (tmp_path / "w").exists()

@@ -71,7 +71,7 @@ def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
 
 def test_both_networks_rates():
     config = recipe("meta_pseudo_labels/cifar10_4k.py")
-    drawn = plot_schedules.rates(config, 4000)["meta_pseudo_labels"]
+    drawn = plot_schedules.rates(config, 4000)["train"]
     (steps, student), (_, teacher) = drawn["student"], drawn["teacher"]
     waited = steps <= 3000
     assert 1 < waited.sum() < len(steps) / 2 and (student[waited] == 0).all()
