@@ -35,13 +35,6 @@ SECTION = "meta_pseudo_labels"
 NETWORKS = {"meta_pseudo_labels": ("student", "teacher"), "reduced": ("student",), "uda": ("teacher",)}
 """Method -> the networks that it trains, first the one that is kept."""
 
-FLAGS = {
-    **stage.FLAGS,
-    "pseudo_labeled": "Directory made by run_balance.sh from a fixed teacher's predictions: for the method reduced.",
-    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
-}
-OPTIONAL = {**stage.OPTIONAL, "pseudo_labeled": None, "dry_run": False}
-
 
 def main(
     config: ConfigDict,
@@ -215,7 +208,3 @@ def batches(
     targets = "probabilities" if section.method == "reduced" else "strong"
     extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, targets=targets, stream_id=1, **common)
     return tf.data.Dataset.zip((images, extra))
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing", SECTION))

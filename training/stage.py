@@ -24,16 +24,6 @@ from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.trainer import Trainer
 
-FLAGS = {
-    "workdir": "Directory for checkpoints, logs and the trained model.",
-    "data": "Directory made by run_prepare_data.sh.",
-    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
-    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
-    "tpu": "Name or address of the TPU.",
-    "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
-}
-OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
-
 SAMPLES = 8
 """Images of each split in TensorBoard."""
 

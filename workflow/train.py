@@ -26,16 +26,6 @@ from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent
 from training import fixres, model_dir, models, optimizers, schedules, stage
 from training import resolve as resolving
 
-FLAGS = {
-    **stage.FLAGS,
-    "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
-    "iteration": "Which student this is, from 1; those of one recipe differ in initial weights, order and noise.",
-    "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
-    "teacher": "Trained model (work directory) that labels within the step, for a section that is `online`, in place of --pseudo_labeled.",
-    "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
-}
-OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": None}
-
 
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible, as far as it can be told without data and `init`."""
@@ -235,7 +225,3 @@ def batches(
     if section.labeled:
         return tf.data.Dataset.zip((images, extra))
     return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"))

@@ -54,7 +54,7 @@ def tree(directory: Path) -> dict[str, bytes]:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def run(tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "data.prepare")) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "cli", "prepare_data")) -> subprocess.CompletedProcess[str]:
     (tmp_path / "recipe.py").write_text(CONFIG)
     return subprocess.run([sys.executable, *program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels import train
@@ -24,7 +24,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {})["config"]
+    return recipes.from_flags(f"--config=configs/meta_pseudo_labels/{name}", *overrides)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import workflow.train
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import pipeline, prepare, records
 from data.preprocessing import Preprocessing
@@ -31,11 +31,11 @@ SMALL = [
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 def start(workdir, data, *extra):
-    return training_runs.start("meta_pseudo_labels.train", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
+    return training_runs.start("meta_pseudo_labels", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
 
 
 def run(workdir, data, *overrides):

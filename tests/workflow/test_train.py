@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.workdir import finish
 from data import pipeline, prepare, protos, records
@@ -33,7 +33,7 @@ SMALL = [
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def directories(tmp_path_factory):
 
 def start(workdir, directories, *extra):
     inputs = [f"--{name}={path}" for name, path in directories.items()]
-    return training_runs.start("workflow.train", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
+    return training_runs.start("student", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
 
 
 @pytest.fixture(scope="module")
