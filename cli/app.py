@@ -7,7 +7,6 @@ lost; 143 ended by SIGTERM, 130 by Ctrl-C; 141 nobody reads the output any more;
 from __future__ import annotations
 
 import errno
-import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cli import commands, flags, output
-from cli.commands import Command
+from cli.commands import BEAM_OPTIONS, Command, load
 from cli.errors import InputError, one_line, write_failure
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
-
-BEAM = "workflow.shard_jobs:unknown_options"
-"""Tells which of some flags are no options of Apache Beam."""
 
 
 def main() -> None:
@@ -51,11 +47,24 @@ def run(command: Command, argv: Sequence[str]) -> None:
 
         print(help.of_setting(given.words[0], command) if given.words and command.recipes else help.of_command(command))
         return
-    values = _values(command, given)
+    try:
+        values = _values(command, given)
+    except InputError:
+        _require_known(command, given)  # a mistyped flag may be the reason
+        raise
+    from cli import again
+
+    request = again.Request(command, values)
+    says = request.answer()
+    if says is not None:
+        print(says)
+        return
+    _require_known(command, given)
     log_plainly()
     code = load(command.target)(**values)
     if code:
         sys.exit(code)
+    request.keep()
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
@@ -64,17 +73,14 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
     Raises:
       InputError: a missing, unknown or malformed flag, an unknown key of the recipe, or a word that is no flag.
     """
-    return _values(command, flags.read(argv, command.flags, bool(command.recipes)))
-
-
-def load(target: str) -> Callable[..., Any]:
-    """Imports `module:function`."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    given = flags.read(argv, command.flags, bool(command.recipes))
+    _require_known(command, given)
+    return _values(command, given)
 
 
 def _values(command: Command, given: flags.Given) -> dict[str, Any]:
-    _require_known(command, given)
+    if not command.beam:
+        _require_known(command, given)
     if command.recipes and not (given.recipe or command.recipe):
         raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
     values: dict[str, Any] = {}
@@ -101,7 +107,7 @@ def _require_known(command: Command, given: flags.Given) -> None:
     """Raises InputError for a flag that neither the command nor Beam has."""
     unknown = given.unknown
     if unknown and command.beam:
-        unknown = load(BEAM)(unknown)
+        unknown = load(BEAM_OPTIONS)(unknown)
     for word in unknown:
         name = word.partition("=")[0]
         whose = " of this stage or of Apache Beam" if command.beam else ""

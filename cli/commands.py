@@ -6,8 +6,17 @@ The table names functions as text, so that reading it imports neither TensorFlow
 from __future__ import annotations
 
 import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
 
 from cli.flags import Flag, nearest
+
+BEAM_OPTIONS = "workflow.shard_jobs:unknown_options"
+"""Tells which of some flags are no options of Apache Beam."""
+
+IMAGES_UNCHANGED = "data.fingerprint:unchanged"
+"""Tells whether prepared data still have their source images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -685,3 +694,9 @@ def find(words: list[str]) -> tuple[Command | None, list[str], str]:
         return None, rest, f"no {group or 'command'} is named; there are {', '.join(table)}"
     near = nearest(rest[0], table, "")
     return None, rest, f"no {group or 'command'} {rest[0]!r}; {near or '--help lists them'}"
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Imports `module:function`."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -101,9 +101,7 @@ def main(
     if summary is not None:
         _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)
-        print(f"{directory}: done before; {_in_words(summary)}")
-        if config.data.get("use_as_prepared", False):
-            print("config.data.use_as_prepared is True: the images were not compared with those that were prepared")
+        work.say_done(directory, _done(directory, summary, config.data))
         return
     try:
         opened = open_source(config)
@@ -120,9 +118,17 @@ def main(
             _remove_traces(directory, new)
         raise
     fingerprint.write(directory, read_from)
-    work.finish(directory, summary)
+    work.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
     print(f"{directory}: done; {_in_words(summary)}")
+
+
+def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
+    """What the stage says of a finished directory."""
+    text = f"{directory}: done before; {_in_words(summary)}"
+    if data.get("use_as_prepared", False):
+        text += "\nconfig.data.use_as_prepared is True: the images were not compared with those that were prepared"
+    return text
 
 
 def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:

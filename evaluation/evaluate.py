@@ -28,7 +28,7 @@ import ml_collections
 
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from cli.workdir import finish, require_finished, shown, start
+from cli.workdir import finish, require_finished, say_done, shown, start
 from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
 from evaluation import build, figures, imagenet, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
@@ -91,7 +91,7 @@ def main(
         imagenet.real_labels(data_real, [])  # before hours of work: whether it can be read
     done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
     if done is not None:
-        print(f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
+        say_done(workdir, f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
         return
     if manifest:
         sets |= {"clean": from_records(manifest, "clean")}
@@ -105,7 +105,7 @@ def main(
     if evaluations:
         summary["figures"] = _draw(directory, evaluations)
     summary["report"] = str(report.write(directory, summary, evaluations, candidates, inputs, manifest, sys.argv))
-    finish(workdir, summary)
+    finish(workdir, summary, f"{workdir} is done: nothing to evaluate\n{table(summary)}")
     print(table(summary))
     print(f"report: {summary['report']}")
 

@@ -158,13 +158,13 @@ def main(config: ConfigDict, workdir: str) -> None:
     directory = Path(workdir)
     done = workdirs.start(directory, config.to_dict())
     if done:
-        print(f"{directory} is done")
+        workdirs.say_done(directory, f"{directory} is done")
         return
     results = measure(config)
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
     draw(sizes, results, floor(config.draws), directory / "figure.png")
-    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results})
+    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 

@@ -57,8 +57,8 @@ def main(config: ConfigDict, workdir: str, jobs: int = 1, dry_run: bool = False)
             temporary.write_text(markdown(config, done), encoding="utf-8")
         figure(config, done, directory / "results.png")
         workdirs.finish(directory, done)
-    print(workdirs.shown(directory, done, functools.partial(markdown, config)))
-    print(f"results: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
+    text = workdirs.shown(directory, done, functools.partial(markdown, config))
+    workdirs.say_done(directory, f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
 
 
 def check(config: ConfigDict) -> None:

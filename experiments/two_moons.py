@@ -185,7 +185,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     directory = Path(workdir)
     done = finished(directory, config)
     if done:
-        print(f"{done}\n{directory} is done")
+        workdirs.say_done(directory, f"{done}\n{directory} is done")
         return
     tf.config.experimental.enable_op_determinism()
     moons = Moons(config.seed, config.seeds, config.noise)
@@ -214,7 +214,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     write_json(directory / "results.json", {"success": config.success, "methods": rows})
     shown = [name for name in PANELS if name in trained] or list(trained)
     draw(moons, {name: trained[name] for name in shown}, typical(rows, shown), directory / "figure.png")
-    workdirs.finish(directory, {"methods": rows, "figure": str(directory / "figure.png")})
+    summary = {"methods": rows, "figure": str(directory / "figure.png")}
+    workdirs.finish(directory, summary, f"{table(rows)}\n{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 

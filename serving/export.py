@@ -35,7 +35,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from cli.errors import InputError
 from cli.files import atomic_path, plain_path
 from cli.json_files import read_json, write_json
-from cli.workdir import fingerprint, finish, require_finished
+from cli.workdir import fingerprint, finish, require_finished, say_done
 from data.preprocessing import eval_image
 from serving import card, settings
 from serving.answers import OK
@@ -110,7 +110,7 @@ def main(
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
-        print(f"{workdir} is done: the model is in {folder / str(version)}")
+        say_done(workdir, f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
         version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
@@ -129,6 +129,7 @@ def main(
             "signatures": describe(path),
             "deviation": deviation,
         },
+        f"{workdir} is done: the model is in {path}",
     )
     print(f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}")
 

@@ -27,7 +27,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.quiet import silent
-from cli.workdir import finish, require_finished, shown, start
+from cli.workdir import finish, require_finished, say_done, shown, start
 from data import protos
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest, require_same_classes
@@ -63,7 +63,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     config = {"stage": "lite", "split": split, "calibration": calibration}
     done = start(workdir, config, {"model": run, "data": Path(data)})
     if done is not None:
-        print(f"{workdir} is done: nothing to convert\n{shown(workdir, done, table)}")
+        say_done(workdir, f"{workdir} is done: nothing to convert\n{shown(workdir, done, table)}")
         return
 
     network, spec = model_dir.load(model)
@@ -84,7 +84,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     }
     with atomic_path(Path(workdir) / "table.md") as temporary:
         temporary.write_text(table(summary) + "\n", encoding="utf-8")
-    finish(workdir, summary)
+    finish(workdir, summary, f"{workdir} is done: nothing to convert\n{table(summary)}")
     print(table(summary))
 
 

@@ -72,8 +72,12 @@ def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str], strate
     schema = {"steps": int, "parameters": int}
     done = workdirs.start(workdir, resolved, inputs, shared=strategy == "multi_worker", summary_schema=schema)
     if done:
-        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
+        workdirs.say_done(workdir, _done(workdir, done))
     return not done
+
+
+def _done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
+    return f"{workdir} is done: {summary['steps']} steps, {summary['parameters']:,} parameters"
 
 
 @workers.leaving_with_the_lost()
@@ -189,7 +193,7 @@ def train(
         "best": best_row,  # on the validation split
         "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
     }
-    workdirs.finish(workdir, summary)
+    workdirs.finish(workdir, summary, _done(workdir, summary))
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 

@@ -310,10 +310,11 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     _check_origin(images, labels)
     labeled = labeled_counts(Path(data), labels) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
+    done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are balanced already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     num_shards = len(images.files)
@@ -381,6 +382,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
             "classes_without_images": empty,
             "factors": None if factors is None else factors.tolist(),
         },
+        done,
     )
     shard_jobs.forget(progress)
     logging.info(

@@ -153,8 +153,7 @@ def main(
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
-        print(table(done))
-        print(f"{directory} is done; delete it, or name another --workdir, to run again")
+        workdirs.say_done(directory, _done(directory, done))
         return
     config_flags = app.recipe_flags()
 
@@ -169,10 +168,16 @@ def main(
     for stage in ending(config, directory, strategy, students, chosen):
         run(stage)
     summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
-    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})})
+    # The same --iterations=+N asks for N more each time.
+    done_text = None if iterations else _done(directory, summary)
+    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text)
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
     print(f"summary: {directory / 'summary.json'}")
+
+
+def _done(directory: Path, summary: dict[str, Any]) -> str:
+    return f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
 
 
 def check(config: ConfigDict) -> None:

@@ -311,10 +311,11 @@ def main(
         )
     directory, progress = Path(workdir), Path(workdir) / "progress"
     noisy = settings.views or settings.model_noise
+    done = f"{workdir}: pseudo-labels are finished already"
     resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
     if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are finished already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
@@ -352,7 +353,7 @@ def main(
         raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
-    workdirs.finish(directory, summary)
+    workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
         "%d images labelled, mean confidence %.3f, %.0f images/s",
