@@ -114,7 +114,9 @@ def finish(workdir: str | Path, summary: Mapping[str, Any], done: str | None = N
       done: what the same command says when it is given again; see `say_done`.
     """
     write_json(Path(workdir) / "summary.json", dict(summary))
-    if done is not None:
+    if done is None:
+        _done.pop(Path(workdir).resolve(), None)
+    else:
         _done[Path(workdir).resolve()] = done
     held = _held.pop(Path(workdir).resolve(), None)
     if held is not None:

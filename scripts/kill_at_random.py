@@ -22,7 +22,8 @@ import subprocess
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from cli import start as starting
+
 FLAGS = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.validation_size=100",
@@ -31,8 +32,8 @@ FLAGS = [
 
 
 def command(script: str, workdir: Path, *flags: str) -> list[str]:
-    """A stage's."""
-    return [str(ROOT / script), *FLAGS, f"--workdir={workdir}", *flags]
+    """Returns a stage's command."""
+    return starting.script(script, *FLAGS, f"--workdir={workdir}", *flags)
 
 
 def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subprocess.Popen[bytes]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli import app, recipes, termination
+from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from workflow import loop, quickstart
@@ -159,6 +160,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
             with pytest.raises(KeyboardInterrupt):
                 main(config, workdir=str(tmp_path), iterations="+2")
     main(config, workdir=str(tmp_path), iterations="+2")
+    assert workdirs.done_text(tmp_path) is None  # the same words ask for two more
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
@@ -171,6 +173,9 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
 def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     config = changed(iterations=1)
     main(config, workdir=str(tmp_path))
+    assert workdirs.done_text(tmp_path) == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or " + (
+        "name another --workdir, to run again"
+    )
     with pytest.raises(InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"):  # it is done
         main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
     (tmp_path / "summary.json").unlink()
