@@ -1,12 +1,15 @@
 """The same command again: a stage that is done says so without importing TensorFlow.
 
-A command that ends keeps in its work directory what it was asked, what it read, and what it says when it is asked again
-(`.done.json`). When all of that is as it was, the next start prints the text and ends. In any other case the stage itself
-starts and makes all of its checks.
+A command that ends keeps in its work directory what it was asked, what it read, and what it says
+when it is asked again (`.done.json`). When all of that is as it was, the next start prints the
+text and ends. In any other case the stage itself starts and makes all of its checks.
 
-What must be as it was: the command, the values of its flags and its recipe, the current directory, the project's code; each
-finished directory that it read, with the digest of its weights; its own summary, config and files; and, for prepared data,
-the images that they were made from.
+These must be as they were:
+
+- the command, the values of its flags and its recipe, the current directory, the project's code;
+- each finished directory that it read, with the digest of its weights;
+- its own summary, config and files;
+- for prepared data, the images that they were made from.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from cli import workdir
-from cli.commands import IMAGES_UNCHANGED, Command, load
+from cli.commands import IMAGES_UNCHANGED, load
 from cli.errors import InputError
+from cli.flags import Command
 from cli.json_files import read_json, to_json, write_json
 
 FILE = ".done.json"
@@ -73,7 +77,7 @@ class Request:
         return _digest(self._directory, ("summary.json", "config.json", *self._command.kept))
 
     def _prepared(self) -> bool:
-        """Whether the images are those that the data were prepared from, as far as the recipe wants that compared."""
+        """Tells whether the images are those that were prepared, where the recipe wants to know."""
         if not self._command.prepared or self._values["config"].data.get("use_as_prepared", False):
             return True
         from ml_collections import ConfigDict
@@ -84,7 +88,7 @@ class Request:
 
 
 def _asked(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the request as JSON. Raises InputError where an input is not finished, or its weights are damaged."""
+    """Returns the request as JSON. Raises InputError for an input that is unfinished or damaged."""
     inputs = {
         flag.name: [_input(path) for path in _directories(values[flag.name])]
         for flag in command.flags
@@ -96,7 +100,7 @@ def _asked(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _directories(text: str) -> list[Path]:
-    """The directory, or the directories separated by commas."""
+    """Returns the directory, or the directories separated by commas."""
     return [Path(part).expanduser() for part in ([text] if os.path.exists(text) else text.split(","))]
 
 
@@ -106,12 +110,12 @@ def _input(path: Path) -> str:
 
 
 def _code() -> str:
-    """A digest of the modules' names, sizes and times: another version of the project asks its stages anew."""
+    """Returns a digest of the modules' names, sizes and times: another version asks its stages anew."""
     return _of(f"{path.relative_to(ROOT)} {_state(path)}" for path in sorted(ROOT.glob("*/*.py")))
 
 
 def _digest(directory: Path, patterns: Iterable[str]) -> str:
-    """A digest of the files that fit: names, and contents of JSON files, sizes of others."""
+    """Returns a digest of the files that fit: names, contents of JSON files, sizes of others."""
     found = sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
     return _of(f"{path.relative_to(directory)} {_content(path)}" for path in found)
 

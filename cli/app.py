@@ -1,7 +1,8 @@
 """From a command line to a call: what every command shares.
 
-Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75 another worker of the run was
-lost; 143 ended by SIGTERM, 130 by Ctrl-C; 141 nobody reads the output any more; anything else is a bug.
+Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75
+another worker of the run was lost; 143 ended by SIGTERM, 130 by Ctrl-C; 141 nobody reads the output
+any more; anything else is a bug.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cli import commands, flags, output
-from cli.commands import BEAM_OPTIONS, Command, load
+from cli.commands import BEAM_OPTIONS, load
 from cli.errors import InputError, one_line, write_failure
+from cli.flags import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -71,7 +73,8 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
     """Returns the values of a command line by name: its flags, `config`, `arguments` and `beam_options`.
 
     Raises:
-      InputError: a missing, unknown or malformed flag, an unknown key of the recipe, or a word that is no flag.
+      InputError: a missing, unknown or malformed flag, an unknown key of the recipe, or a word that
+        is no flag.
     """
     given = flags.read(argv, command.flags, bool(command.recipes))
     _require_known(command, given)
@@ -122,7 +125,7 @@ def recipe_flags() -> list[str]:
 
 
 def whole_number(name: str, value: str | int, least: int = 0) -> int:
-    """Returns the value of flag `name` as a number. Raises InputError where it is no whole number of at least `least`."""
+    """Returns the value of flag `name` as a number of at least `least`. Raises InputError."""
     return int(flags.Flag(name, "", int, least=least).parse(str(value)))
 
 
@@ -141,7 +144,7 @@ def log_plainly() -> None:
 
 
 def guarded(act: Callable[[], None]) -> None:
-    """Calls `act`; turns what it raises into one line and an exit code, as far as the user can mend it."""
+    """Calls `act`; turns an error that the user can mend into one line and an exit code."""
     output.prepare()
     started = time.time()
     try:

@@ -1,4 +1,4 @@
-"""Flags: what a command takes, and how its words are read. Typed, without TensorFlow."""
+"""What a command is, the flags that it takes, and how its words are read; without TensorFlow."""
 
 from __future__ import annotations
 
@@ -86,6 +86,49 @@ def nearest(name: str, known: Iterable[str], prefix: str = "--") -> str:
     """Returns "did you mean --NAME?" where a name of `known` is similar to `name`, else ""."""
     found = difflib.get_close_matches(name.lower(), sorted(known), n=1)
     return f"did you mean {prefix}{found[0]}?" if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+      name: `./run_NAME.sh`, or the name after `./run_GROUP.sh`.
+      target: `module:function` that gets the flags' values by name; imported after they are read.
+      summary: what it does, one line.
+      does: what it reads and leaves, for `--help`.
+      flags: its own.
+      examples: command lines without the script, ready to paste; two, where there are flags.
+      group: "", "experiment" or "tool".
+      recipes: patterns, below configs/, of the recipes that fit; () if it takes no `--config`.
+      recipe: the recipe without `--config`; "" if one must be named.
+      needs: keys that its recipe must have.
+      words: what its words without dashes are, such as "IMAGE…"; "" if it takes none.
+      beam: takes the options of Apache Beam, too.
+      kept: patterns, below `--workdir`, of the files that a finished directory keeps; see `cli.again`.
+      prepared: where, below `--workdir`, data are that must still have their source images; "" if
+        nowhere.
+    """
+
+    name: str
+    target: str
+    summary: str
+    does: str
+    flags: tuple[Flag, ...]
+    examples: tuple[str, ...]
+    group: str = ""
+    recipes: tuple[str, ...] = ()
+    recipe: str = ""
+    needs: tuple[str, ...] = ()
+    words: str = ""
+    beam: bool = False
+    kept: tuple[str, ...] = ()
+    prepared: str = ""
+
+    @property
+    def script(self) -> str:
+        """How a user starts it from the checkout."""
+        return f"./run_{self.group}.sh {self.name}" if self.group else f"./run_{self.name}.sh"
 
 
 @dataclasses.dataclass

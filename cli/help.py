@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cli.commands import GROUPS, STAGES, Command
-from cli.flags import REQUIRED, Flag
+from cli.commands import GROUPS, STAGES
+from cli.flags import REQUIRED, Command, Flag
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100

@@ -14,9 +14,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from cli import again, app, workdir
-from cli.commands import Command
 from cli.files import file_digest
-from cli.flags import Flag
+from cli.flags import Command, Flag
 from cli.json_files import write_json
 from data import fingerprint
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli import app, recipes
-from cli.commands import Command
 from cli.errors import InputError
-from cli.flags import Flag
+from cli.flags import Command, Flag
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "--config=configs/noisy_student/digits.py"
@@ -198,8 +197,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 from cli import app
-from cli.commands import Command
-from cli.flags import Flag
+from cli.flags import Command, Flag
 flags = (Flag("workdir", "Where."),)
 command = Command("stage", "no:thing", "", "", flags, ("",), recipes=("x",))
 app.load = lambda _: lambda workdir, config: Path(workdir).stat()

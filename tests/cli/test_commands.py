@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cli import app, commands, flags, help
-from cli.commands import Command
 from cli.errors import InputError
+from cli.flags import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = list(commands.TABLE.values())
