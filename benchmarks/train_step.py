@@ -41,7 +41,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import report
 from benchmarks.input_pipeline import photographs
-from cli import app
+from cli import app, recipes
 from cli.errors import InputError
 from cli.start import python_m
 from data import prepare, protos, records
@@ -75,7 +75,7 @@ model.fit(tf.zeros([{BATCH}, {SIZE}, {SIZE}, 3]), tf.zeros([{BATCH}], tf.int64),
 
 def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Preprocessing]:
     """The trainer of a recipe's teacher, its resolved section and its preprocessing."""
-    config = app.parse(["train_step", *flags], {})["config"]
+    config = recipes.from_flags(*flags)
     values = config.teacher.to_dict()
     own = values.pop("preprocessing", {})
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
@@ -240,7 +240,7 @@ def start(directory: Path, rounds: int) -> None:
     for number in range(rounds):
         for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
-            command = python_m("workflow.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
+            command = python_m("cli", "teacher", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
             times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
         began = time.monotonic()
         subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT], cwd=app.ROOT)
@@ -260,11 +260,11 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
     with tempfile.TemporaryDirectory() as root:
         directory = Path(root)
         if "start" in chosen:
-            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "data"))
+            prepare.main(recipes.from_flags(*DIGITS), str(directory / "data"))
             start(directory, rounds)
         digits, section, preprocessing = build(DIGITS, 10)
         if "loops" in chosen:
-            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "digits"))
+            prepare.main(recipes.from_flags(*DIGITS), str(directory / "digits"))
             labeled = records.read_manifest(directory / "digits" / "labeled", "labeled")
             loop("digits_data", rounds, digits, reading(labeled, section, preprocessing), section, 100)
             memory = in_memory(16, 250, 10)

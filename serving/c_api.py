@@ -1,6 +1,6 @@
 """Runs an exported model through TensorFlow's C API: no Python of TensorFlow's, the loader and the session of TF Serving.
 
-    python -m serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
+    ./run_tool.sh c_api --model=EXPORT_DIR [--format=json] IMAGE…
 
 prints what `serving.predict` prints. It shows, on a machine without a model server, that an export needs nothing but the
 C++ library: the shared library inside the installed package is opened with ctypes, and `import tensorflow` never happens.
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli import app
 from cli.errors import InputError
 from serving import predict
 from serving.versions import SAVED_MODEL, resolve
@@ -217,7 +216,3 @@ def main(model: str, format: str, arguments: Sequence[str]) -> None:
         predict.show(predict.predict(loaded.run, arguments), format, arguments)
     finally:
         loaded.close()
-
-
-if __name__ == "__main__":
-    app.run(main, predict.FLAGS, predict.OPTIONAL, config=False, positional=True)

@@ -55,6 +55,11 @@ class Devices(NamedTuple):
     profile_steps: str | None = None
 
 
+def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
+    """What a finished training says when it is asked for again."""
+    return f"{workdir} is done: {summary['steps']} steps, {summary['parameters']:,} parameters"
+
+
 @workers.leaving_with_the_lost()
 def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: model_dir.ModelSpec, inputs: Inputs, devices: Devices) -> None:
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
@@ -154,7 +159,7 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         "best": best_row,  # on the validation split
         "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
     }
-    workdirs.finish(workdir, summary)
+    workdirs.finish(workdir, summary, says_done(workdir, summary))
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json
@@ -25,29 +24,9 @@ from training import dry_run as dry_runs
 from training import model_dir, models, schedules
 from training import resolve as resolving
 from training.method import PSEUDO_LABELED, TEACHER, Method
-from training.run import Devices, Inputs, train
+from training.run import Devices, Inputs, says_done, train
 from workflow import methods
 
-FLAGS = {
-    "workdir": "Directory for checkpoints, logs and the trained model.",
-    "data": "Directory made by run_prepare_data.sh.",
-    "section": "Section of the recipe to train: train, teacher, student, student_2, ..., finetune.",
-    "iteration": "Number of this student, from 1; students of one recipe differ in initial weights, order and noise.",
-    "pseudo_labeled": "Directory made by run_balance.sh; for the methods that learn from stored pseudo-labels.",
-    "teacher": "Trained model (work directory) that labels within the step, for a section that is `online`.",
-    "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
-    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
-    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
-    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
-    "tpu": "Name or address of the TPU.",
-    "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
-}
-OPTIONAL: dict[str, Any] = {
-    "section": "train",
-    "iteration": "0",
-    **dict.fromkeys(("pseudo_labeled", "teacher", "init", "profile_steps")),
-    **{"dry_run": False, "strategy": "auto", "cpu_devices": "1", "tpu": ""},
-}
 MADE_BY = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
 """Input -> the stage that makes it."""
 
@@ -148,19 +127,18 @@ def main(
     workdir: str,
     data: str,
     section: str = "train",
-    iteration: str = "0",
+    iteration: int = 0,
     pseudo_labeled: str | None = None,
     teacher: str | None = None,
     init: str | None = None,
     dry_run: bool = False,
     strategy: str = "auto",
-    cpu_devices: str = "1",
+    cpu_devices: int = 1,
     tpu: str = "",
     profile_steps: str | None = None,
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
-    number = app.whole_number("iteration", iteration)
-    devices = Devices(strategy, app.whole_number("cpu_devices", cpu_devices, 1), tpu, profile_steps)
+    devices = Devices(strategy, cpu_devices, tpu, profile_steps)
     given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher}
     method = find(config, section)
     if dry_run:
@@ -170,11 +148,11 @@ def main(
     inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
-    resolved = resolve(config, section, data, init=init, iteration=number)
+    resolved = resolve(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
     done = workdirs.start(workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int})
     if done:
-        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
+        workdirs.say_done(workdir, says_done(workdir, done))
         return
     opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init)
     train(Path(workdir), resolved, method, spec_of(method, resolved, opened), opened, devices)
@@ -242,7 +220,3 @@ def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str 
     if needed in given and not given[needed]:
         absent.append(f"--{needed} is not given")
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"))

@@ -1,18 +1,18 @@
 """Meta Pseudo Labels against what it is made of and what it is compared with, on 50 labelled digits (Pham et al. 2021, Table 2).
 
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py --workdir=runs/studies/meta_pseudo_labels
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:small --workdir=runs/studies/meta_pseudo_labels_small          the main ones
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:methods --workdir=runs/studies/meta_pseudo_labels_methods      all methods
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=runs/studies/meta_pseudo_labels_ablations
-
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=runs/studies/meta_pseudo_labels_feedback    of :small
+W=runs/studies/meta_pseudo_labels
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py --workdir=$W
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:small --workdir=${W}_small  # the main ones
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:methods --workdir=${W}_methods
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=${W}_ablations
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=${W}_feedback  # of :small
 
 These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is chosen by them. `:methods` is the first
 without other estimators, soft labels and a longer UDA; the ablations share some conditions with it. `:feedback` has those conditions of
 `:small` that say what the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first with each other one.
 How large the feedback should be is asked on validation images of other seeds:
 
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
 """
 
 from ml_collections import ConfigDict

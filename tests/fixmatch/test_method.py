@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import prepare
@@ -69,7 +69,7 @@ def test_the_step_is_the_gradient_of_the_two_losses_and_the_decay():
 
 
 def recipe(*overrides):
-    return app.parse(["train", "--config=configs/fixmatch/digits.py", "--config.smoke=True", *overrides], {})["config"]
+    return recipes.from_flags("--config=configs/fixmatch/digits.py", "--config.smoke=True", *overrides)
 
 
 def test_the_recipe_trains_and_its_impossible_values_are_refused(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels.method import META_PSEUDO_LABELS
@@ -25,7 +25,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {})["config"]
+    return recipes.from_flags(f"--config=configs/meta_pseudo_labels/{name}", *overrides)
 
 
 def describe(config, data):
@@ -68,7 +68,7 @@ def test_the_release_has_one_command_for_a_tenth_of_imagenet():
 def test_a_smoke_run_takes_a_step(name, tmp_path):
     config = recipe(name, "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
     prepare.main(config, str(tmp_path / "data"))
-    flags = {"strategy": "one_device", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+    flags = {"strategy": "one_device", "cpu_devices": 1, "tpu": "", "profile_steps": None}
     train.main(config, str(tmp_path / "run"), str(tmp_path / "data"), **flags)
     assert (tmp_path / "run" / "summary.json").exists()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import app, workdir
+from cli import recipes, workdir
 from cli.errors import InputError
 from data import prepare, protos, records
 from meta_pseudo_labels import feedback
@@ -122,7 +122,7 @@ SMALL = [
     *(f"--config.train.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
     "--config.train.student.schedule.wait_steps=1",
 ]
-WHERE = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+WHERE = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def inputs(tmp_path_factory):
     """Prepared data, and its unlabelled images with made-up predictions."""
     root = tmp_path_factory.mktemp("reduced")
     data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
-    prepare.main(app.parse(["prepare", *SMALL], {})["config"], str(data))
+    prepare.main(recipes.from_flags(*SMALL), str(data))
     unlabeled, names = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled").label_names
     rows = iter(predictions(unlabeled.num_records, 10))
 
@@ -149,7 +149,7 @@ def inputs(tmp_path_factory):
 
 
 def run(directory, inputs, *overrides):
-    train.main(app.parse(["train", *SMALL, *overrides], {})["config"], str(directory), **inputs, **WHERE)
+    train.main(recipes.from_flags(*SMALL, *overrides), str(directory), **inputs, **WHERE)
 
 
 def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):

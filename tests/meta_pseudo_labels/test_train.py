@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import pipeline, prepare, records
 from data.preprocessing import Preprocessing
@@ -32,15 +32,15 @@ SMALL = [
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 def start(workdir, data, *extra):
-    return training_runs.start("workflow.train", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
+    return training_runs.start("meta_pseudo_labels", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
 
 
 def run(workdir, data, *overrides):
-    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices="1", tpu="", profile_steps=None)
+    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices=1, tpu="", profile_steps=None)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
 
 def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
     still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
-    options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
-    where = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+    options = {"section": "finetune", "iteration": 0, "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
+    where = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
     train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
     for a, b in zip(before.trainable_variables, after.trainable_variables):

@@ -76,7 +76,7 @@ def test_command(small, encoded_images, tmp_path):
         file.write_bytes(content)
     broken = shutil.copytree(small.version, tmp_path / "broken")
     shutil.rmtree(broken / "variables")
-    command = [sys.executable, "-m", "serving.c_api", "--format=table", *map(str, files)]
+    command = [sys.executable, "-m", "cli", "tool", "c_api", "--format=table", *map(str, files)]
     done = [
         subprocess.run([*command, f"--model={path}"], cwd=ROOT, capture_output=True, text=True, timeout=120)
         for path in (small.version, broken)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import prepare
@@ -26,7 +26,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {})["config"]
+    return recipes.from_flags(f"--config=configs/noisy_student/{name}", *overrides)
 
 
 def trainings(config):

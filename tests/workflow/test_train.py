@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.workdir import finish
 from data import pipeline, prepare, protos, records
@@ -36,7 +36,7 @@ SMALL = [
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def directories(tmp_path_factory):
 
 def start(workdir, directories, *extra):
     inputs = [f"--{name}={path}" for name, path in directories.items()]
-    return training_runs.start("workflow.train", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
+    return training_runs.start("student", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,10 @@ def test_a_finished_run_says_so(directories, uninterrupted, capsys):
 
 def main(workdir, directories, *overrides, section="student", **flags):
     values = {
-        "iteration": "0",
+        "iteration": 0,
         "init": None,
         "strategy": "auto",
-        "cpu_devices": "1",
+        "cpu_devices": 1,
         "tpu": "",
         "profile_steps": None,
         "pseudo_labeled": None,
