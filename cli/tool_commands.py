@@ -192,19 +192,6 @@ TOOLS = (
         words="IMAGE…",
     ),
     Command(
-        "c_api",
-        "serving.c_api:main",
-        "Classify image files through TensorFlow's C library.",
-        "Prints one line for each image: file, class, probability.",
-        (
-            directory("model", "Exported model: a version, or a folder that holds one."),
-            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
-        ),
-        ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=json photos/*.jpg"),
-        group="tool",
-        words="IMAGE…",
-    ),
-    Command(
         "fidelity",
         "workflow.fidelity:main",
         "Compare stored and sped-up predictions with the teacher's own.",

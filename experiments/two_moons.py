@@ -32,8 +32,8 @@ from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
 from cli.progress import progress
+from evaluation.statistics import wilson_interval
 from meta_pseudo_labels import feedback as feedbacks
-from training.intervals import wilson_interval
 
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)

@@ -23,8 +23,8 @@ def _check(section: Mapping[str, Any]) -> None:
         raise InputError(f"temperature is {section['temperature']}; it must be above 0")
     if section["online"] and not (section["labeled"] and section["unlabeled_ratio"]):
         raise InputError("online=True needs unlabeled_ratio above 0 and labeled=True")
-    if not section["labeled"] and (not section["unlabeled_ratio"] or section["confidence_weighted"]):
-        raise InputError("labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
+    if not section["labeled"] and not section["unlabeled_ratio"]:
+        raise InputError("labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
 
 
 def _images(section: Mapping[str, Any]) -> int:
@@ -37,7 +37,7 @@ def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
     options = supervised.options(section, parts.seed)
     if not section.labeled:
         options["label_smoothing"] = 0.0  # pseudo-labels in the labels' place need none: `_batches` smooths hard ones
-    names = ("loss_normalization", "pseudo_labels", "temperature", "confidence_weighted", "unlabeled_model_noise")
+    names = ("loss_normalization", "pseudo_labels", "temperature", "unlabeled_model_noise")
     trainer = NoisyStudent(parts.model, teacher=parts.teacher, **{name: section[name] for name in names}, **options)
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer

@@ -79,7 +79,6 @@ class NoisyStudent(Supervised):
       loss_normalization: see `combine_losses`.
       pseudo_labels: "soft" or "hard"; see `pseudo_targets`.
       temperature: of soft pseudo-labels.
-      confidence_weighted: weigh each unlabelled example's cross entropy by the largest of the teacher's probabilities, beyond the paper.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `nets`' layers, as the paper's
         ablation does (Table 6).
       options: see `Supervised`; `label_smoothing` is that of hard pseudo-labels, too.
@@ -96,7 +95,6 @@ class NoisyStudent(Supervised):
         loss_normalization: str = "joint",
         pseudo_labels: str = "soft",
         temperature: float = 1.0,
-        confidence_weighted: bool = False,
         unlabeled_model_noise: bool = True,
         **options: Any,
     ):
@@ -109,7 +107,6 @@ class NoisyStudent(Supervised):
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
         self.temperature = temperature
-        self.confidence_weighted = confidence_weighted
         self.unlabeled_model_noise = unlabeled_model_noise
         if teacher is not None:
             check_classifier(teacher, "teacher", trained=False)
@@ -137,10 +134,7 @@ class NoisyStudent(Supervised):
                 logits = tf.cast(self.forward(images), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_loss = self.labeled_loss(targets, logits[:batch], rows, batch * parts * replicas)
-            unlabeled_losses = cross_entropy(pseudo, logits[batch:])  # (μB,)
-            if self.confidence_weighted:
-                unlabeled_losses *= tf.cast(tf.reduce_max(q, -1), tf.float32)
-            unlabeled_loss = tf.reduce_mean(unlabeled_losses)
+            unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
             loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
             decay = self.weight_decay * l2(self.model.trainable_variables)

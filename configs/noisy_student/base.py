@@ -56,7 +56,6 @@ def train_section(**overrides: Any) -> ConfigDict:
     config.temperature = 1.0  # of soft pseudo-labels
     config.online = False  # True: the teacher labels within the step, from --teacher; no threshold, no balancing, and more time a step
     config.label_data_sample_prob = 1.0  # below 1: a labelled image counts with this probability only; rate and epochs stay
-    config.confidence_weighted = False  # beyond the paper: an unlabelled image's loss times its pseudo-label's largest probability
     config.label_smoothing = 0.1
     config.mixup = 0.0  # α of MixUp on labelled images; 0: off. Beyond the paper, as the next one; with both, each for half of the batches
     config.cutmix = 0.0  # α of CutMix
@@ -167,8 +166,7 @@ def get_config() -> ConfigDict:
     )
     # Kept are confidences above threshold and up to max_confidence. images_per_class: 130,000 in the paper; None: the median class's number
     # of images kept. fraction: of the unlabelled images, drawn by seed, before all that. Beyond the paper: share_per_class: of the images
-    # above the threshold only the most confident share of each class, which is a threshold of its own for each; align_labels: rescale the
-    # kept images' labels so that the classes are as frequent as among the labelled images (workflow/alignment.py).
+    # above the threshold only the most confident share of each class, which is a threshold of its own for each.
     config.balance = ConfigDict(
         {
             "threshold": 0.3,
@@ -177,7 +175,6 @@ def get_config() -> ConfigDict:
             "balance": True,
             "fraction": 1.0,
             "share_per_class": 1.0,
-            "align_labels": False,
         }
     )
     config.evaluate = ConfigDict({"batch_size": 128, "split": "test"})  # the loop's split; validation for choosing hyper-parameters

@@ -162,7 +162,7 @@ def test_a_run_that_changes_the_teacher_trains_its_own():
     beyond = config("beyond.py")
     assert study.linked(beyond, "recipe") == []
     assert study.linked(beyond, "last_weights") == ["data"]
-    assert study.linked(beyond, "aligned") == ["data", "teacher"]
+    assert study.linked(beyond, "class_thresholds") == ["data", "teacher"]
 
 
 def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, monkeypatch):
