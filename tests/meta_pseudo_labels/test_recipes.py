@@ -8,6 +8,7 @@ from cli import recipes
 from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels.method import META_PSEUDO_LABELS
+from training import resolve
 from workflow import train
 
 RECIPES = [
@@ -26,6 +27,10 @@ RECIPES = [
 
 def recipe(name: str, *overrides: str):
     return recipes.from_flags(f"--config=configs/meta_pseudo_labels/{name}", *overrides)
+
+
+def resolved(config):
+    return resolve.section(config.train.to_dict(), labeled_examples=1000, unlabeled=True)
 
 
 def describe(config, data):
@@ -79,14 +84,14 @@ LARS = "--config.train.student.optimizer.name=lars"
 
 @pytest.mark.parametrize("name", sorted({*RECIPES, *PAPERS}))
 def test_only_the_papers_and_the_releases_recipes_take_an_approximation(name):
-    section = recipe(name, LARS).train.to_dict()
+    section = resolved(recipe(name, LARS))
     if name in PAPERS:
         assert "'soft' is an approximation under lars" in META_PSEUDO_LABELS.check(section)
     else:
         with pytest.raises(InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"):
             META_PSEUDO_LABELS.check(section)
     assert [META_PSEUDO_LABELS.check({**section, "feedback": other}) for other in ("finite_difference", "cosine", "none")] == [None] * 3
-    assert META_PSEUDO_LABELS.check(recipe(name).train.to_dict()) is None
+    assert META_PSEUDO_LABELS.check(resolved(recipe(name))) is None
 
 
 def test_a_dry_run_tells_of_an_approximation_or_refuses_it(tmp_path):
