@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cli import app, commands, recipes
 from cli.errors import InputError
-from configs.meta_pseudo_labels import two_moons as recipe
+from configs.experiments import two_moons as recipe
 from experiments import two_moons
 
 
