@@ -21,7 +21,6 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 
 from cli import output
 from cli.errors import InputError, one_line, write_failure
-from cli.smoke import reduced
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
@@ -126,6 +125,7 @@ def parse(
     needs: Sequence[str] = (),
     positional: bool = False,
     beam: Beam = False,
+    smoke: Callable[[ConfigDict], ConfigDict] | None = None,
 ) -> dict[str, Any]:
     """Parses a stage's command line.
 
@@ -139,6 +139,7 @@ def parse(
       positional: whether words that are no flags are taken, as the list `arguments`.
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`. A
         function is given them, and returns those that Beam does not know either.
+      smoke: cuts the recipe down to a run of a minute where it says `smoke=True`; None: nothing of it concerns this stage.
 
     Returns:
       The values by name, `config` a locked ConfigDict.
@@ -194,7 +195,7 @@ def parse(
         absent = [key for key in needs if key not in recipe]
         if absent:
             raise InputError(f"--config={named[-1]} is of another kind than this command reads: it has no {', '.join(absent)}")
-        parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
+        parsed["config"] = (smoke(recipe) if smoke and recipe.get("smoke") else recipe).lock()
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]
         rest = [a for a in rest if not a.startswith("--")]

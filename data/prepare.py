@@ -27,7 +27,7 @@ from cli import workdir as work
 from cli.errors import InputError
 from cli.files import remove_temporaries
 from cli.progress import progress
-from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
+from data import digits, fingerprint, protos, records, repeats, smoke, sources, splits, tfrecords
 from data.duplicates import Seen
 from data.examination import Examination
 from data.sources import Image, Source, Split
@@ -291,4 +291,4 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     tf.config.set_visible_devices([], "GPU")  # decoding needs none, and another stage may be training on it
-    app.run(main, FLAGS, optional=OPTIONAL, needs=("seed", "data"))
+    app.run(main, FLAGS, optional=OPTIONAL, needs=("seed", "data"), smoke=smoke.reduced)

@@ -28,7 +28,7 @@ from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from meta_pseudo_labels.student import FeedbackTrainer
 from meta_pseudo_labels.uda import UDA
 from training import dry_run as dry_runs
-from training import model_dir, optimizers, resolve, schedules, stage
+from training import model_dir, optimizers, resolve, schedules, smoke, stage
 from training.trainer import Trainer
 
 SECTION = "meta_pseudo_labels"
@@ -218,4 +218,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing", SECTION))
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing", SECTION), smoke=smoke.reduced)

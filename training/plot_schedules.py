@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
-from training import dry_run, resolve, schedules
+from training import dry_run, resolve, schedules, smoke
 
 POINTS = 2000
 COLORS = {"": "#0072B2", "teacher": "#D55E00", "student": "#0072B2"}  # Okabe and Ito's
@@ -65,4 +65,4 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
 
 if __name__ == "__main__":
     flags = {"output": "PNG to write.", "data": "Directory made by run_prepare_data.sh."}
-    app.run(main, flags, {"data": None}, needs=("data", "expected"))
+    app.run(main, flags, {"data": None}, needs=("data", "expected"), smoke=smoke.reduced)

@@ -39,6 +39,7 @@ from cli.json_files import read_json
 from data.protos import make_example
 from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection
+from training import smoke
 from workflow import shard_jobs
 from workflow.alignment import SumShards, aligned, class_factors, labeled_counts
 from workflow.balance_figure import figure
@@ -401,4 +402,5 @@ if __name__ == "__main__":
         },
         needs=("balance",),
         beam=shard_jobs.unknown_options,
+        smoke=smoke.reduced,
     )

@@ -23,6 +23,7 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
+from training import smoke
 from workflow import balance, pseudo_label, shard_jobs, train
 from workflow.dry_run import describe
 
@@ -360,4 +361,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options)
+    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options, smoke=smoke.reduced)

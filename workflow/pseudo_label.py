@@ -43,7 +43,7 @@ from data.protos import make_prediction, parse_example
 from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
 from data.verification import record_dataset, verified_beside
 from nets.noise import model_noise
-from training import model_dir, optimize
+from training import model_dir, optimize, smoke
 from training.resolve import PRECISIONS
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
@@ -377,4 +377,5 @@ if __name__ == "__main__":
         {"section": "pseudo_label"},
         needs=("pseudo_label",),
         beam=shard_jobs.unknown_options,
+        smoke=smoke.reduced,
     )

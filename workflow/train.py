@@ -23,7 +23,7 @@ from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent, pseudo_targets
-from training import fixres, model_dir, models, optimizers, schedules, stage
+from training import fixres, model_dir, models, optimizers, schedules, smoke, stage
 from training import resolve as resolving
 
 FLAGS = {
@@ -238,4 +238,4 @@ def batches(
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"))
+    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"), smoke=smoke.reduced)

@@ -8,6 +8,7 @@ from cli import app
 from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels import train
+from training import smoke
 
 RECIPES = [
     "digits.py",
@@ -24,7 +25,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {})["config"]
+    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {}, smoke=smoke.reduced)["config"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,7 +12,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import prepare
 from efficientnet import architectures
-from training import dry_run
+from training import dry_run, smoke
 from workflow import balance, loop, pseudo_label, train
 
 RECIPES = [
@@ -26,7 +26,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {})["config"]
+    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {}, smoke=smoke.reduced)["config"]
 
 
 def trainings(config):
