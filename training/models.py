@@ -95,6 +95,12 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     return function, arguments
 
 
+def warning(architecture: dict[str, Any], image_size: int) -> str | None:
+    """Returns a line of advice about an architecture for images of `image_size` pixels, or None."""
+    function = architectures.find(architecture["name"]).warning
+    return architectures.load(function)(architecture, image_size) if function else None
+
+
 def _takes(function: Callable[..., Any], argument: str) -> bool:
     """Whether `function` takes `argument` by keyword."""
     parameters = inspect.signature(function).parameters.values()

@@ -86,6 +86,15 @@ def test_a_dry_run_and_a_smoke_run_of_every_row(name: str) -> None:
         assert dry_run.activations(model.to_dict(), 32, 4, 4, False)
 
 
+def test_advice_for_small_images() -> None:
+    assert models.warning({"name": "b0", "strides": None}, 64) == (
+        "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as image_folder.py:small does"
+    )
+    assert models.warning({"name": "b0"}, 65) is None
+    for architecture in ({"name": "b0", "stem_stride": 1}, {"name": "wrn_28_2"}, {"name": "module:function"}):
+        assert models.warning(architecture, 8) is None
+
+
 @pytest.mark.parametrize("name", ["wrn_27_2", "wrn_28"])
 def test_a_name_that_no_network_of_the_family_has_is_refused_before_building(name: str) -> None:
     with pytest.raises(InputError, match="no Wide ResNet"):
