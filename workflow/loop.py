@@ -23,6 +23,7 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
+from evaluation.numbers import NUMBERS, text
 from workflow import balance, pseudo_label, shard_jobs, train
 from workflow.dry_run import describe
 
@@ -31,7 +32,9 @@ ENDING = ("finetune", "evaluate", "export")
 
 
 SECONDS = {str: float}
-RESULT = {"top1": float, "ece": float}
+SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
+"""Key of a model's row -> the column of `table` that shows it."""
+RESULT = dict.fromkeys(SHOWN, float)
 SUMMARY = {
     "teacher": RESULT,
     "students": [RESULT],
@@ -336,12 +339,15 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Stage, top-1, ECE, seconds, a line each."""
+    """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
-    rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
+    widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
+    titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
+    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
     for name, seconds in summary["seconds"].items():
-        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
-        rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
-    rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
+        row = results.get(name)
+        cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
+        rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
+    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)
