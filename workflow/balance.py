@@ -1,6 +1,6 @@
 """Stage: filter and balance the pseudo-labelled images (Noisy Student, section 3.1, "Unlabeled dataset").
 
-    python -m workflow.balance --config=… --workdir=… --data=… --predictions=…
+    ./run_balance.sh --config=… --workdir=… --data=… --predictions=…
 
 Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
 with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
@@ -31,7 +31,6 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
@@ -306,10 +305,11 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     _check_partition(images, labels)
     _check_origin(images, labels)
     directory, progress = Path(workdir), Path(workdir) / "progress"
+    done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are balanced already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     num_shards = len(images.files)
@@ -371,23 +371,9 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
             "num_records": records,
             "classes_without_images": empty,
         },
+        done,
     )
     shard_jobs.forget(progress)
     logging.info(
         "%d records of %d images kept, of %d; %s a class", records, unique, images.num_records, images_per_class or "no fixed number"
-    )
-
-
-if __name__ == "__main__":
-    from workflow import balance  # workers unpickle the jobs by their module's name, and "__main__" is another program there
-
-    app.run(
-        balance.main,
-        {
-            "workdir": "where the training records go",
-            "data": "finished directory of run_prepare_data.sh",
-            "predictions": "finished directory of run_pseudo_label.sh",
-        },
-        needs=("balance",),
-        beam=shard_jobs.unknown_options,
     )

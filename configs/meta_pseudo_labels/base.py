@@ -24,8 +24,8 @@ def network(warmup_steps: int, wait_steps: int) -> ConfigDict:
 def train_section() -> ConfigDict:
     """The training of the pair."""
     config = ConfigDict()
-    # Or what it is compared with: `uda`, the teacher alone (with uda.weight=0 its labelled loss alone), and `reduced` (Appendix E), the
-    # student and a calibrator of the predictions in --pseudo_labeled (with feedback="none": pseudo-labels of a fixed teacher).
+    # Or reduced_meta_pseudo_labels (Appendix E): the student and a calibrator of the predictions in --pseudo_labeled (with
+    # feedback="none": pseudo-labels of a fixed teacher). configs/uda/ has the teacher alone.
     config.method = "meta_pseudo_labels"
     config.teacher = network(warmup_steps=5000, wait_steps=0)
     config.student = network(warmup_steps=5000, wait_steps=3000)
@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.balance.update({"threshold": 0.0, "balance": False})  # for `reduced`: every unlabelled image once
-    config.meta_pseudo_labels = train_section()
+    config.train = train_section()
     # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
     config.finetune.update({"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True})

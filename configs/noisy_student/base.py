@@ -25,8 +25,9 @@ def optimizer(**overrides: Any) -> ConfigDict:
 def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
-    # A row of efficientnet/architectures.py, resnet50 or wrn_28_2 and its like, and further arguments of its builder
-    # (efficientnet.EfficientNet, resnet.ResNet50, resnet.WideResNet); None is its default.
+    config.method = "supervised"  # or another name of workflow/methods.py
+    # `name`: a name of training/architectures.py, or package.module:function, a builder of your own
+    # (docs/extending.md). The others are arguments of its builder; None means the builder's default.
     config.model = ConfigDict(
         {
             "name": "b0",
@@ -36,7 +37,7 @@ def train_section(**overrides: Any) -> ConfigDict:
             "survival_probability": placeholder(float),  # EfficientNet: 0.8 (the paper)
             "stem_stride": placeholder(int),
             "strides": placeholder(tuple),
-            "batch_norm_momentum": 0.99,
+            "batch_norm_momentum": placeholder(float),  # 0.99
         }
     )
     config.epochs = placeholder(float)  # of the labelled images; or
@@ -86,7 +87,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.smoke = False  # True: one tiny step of every training; see cli/smoke.py
+    config.smoke = False  # True: one tiny step of every training; see training/smoke.py
     config.data = ConfigDict(
         {
             # Where a location ([FORMAT:]PATH, docs/data.md) names no format: image_folder, tfrecord, tar, tfds, imagenet, cifar10, svhn;
@@ -133,7 +134,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.teacher = train_section()
-    config.student = train_section(unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
+    config.student = train_section(method="noisy_student", unlabeled_ratio=3)  # `student_2`, ... override it for that iteration
     # On unaugmented labelled images, from the weights (and architecture) of --init; the paper: 1.5 epochs at a larger resolution.
     config.finetune = train_section(epochs=1.5, labeled_augmentation=False, label_smoothing=0.1)
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})  # about the end of the student's schedule

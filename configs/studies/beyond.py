@@ -1,6 +1,6 @@
 """What goes beyond the paper, each against the recipe: does it pay?
 
-./run_studies.sh --config=configs/studies/beyond.py --workdir=runs/studies/beyond
+./run_experiment.sh study --config=configs/studies/beyond.py --workdir=runs/studies/beyond
 
 The calibrated teacher's one number is fitted on the validation images that the study also reports on, which can only flatter it.
 """

@@ -1,0 +1,298 @@
+"""The commands behind `run_experiment.sh` and `run_tool.sh`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cli.flags import Command, Flag
+from cli.stage_commands import DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
+
+EXPERIMENTS = (
+    Command(
+        "study",
+        "experiments.study:main",
+        "Run one recipe under several conditions and seeds, and compare.",
+        "Leaves each run's directory, results.json, results.md, results.png and, last, summary.json.",
+        (
+            WORKDIR,
+            Flag("jobs", "Seeds to run at the same time; they share the processor's cores.", int, 1, least=1),
+            Flag("dry_run", "Print how many trainings, steps and images the study takes; do nothing.", bool, False),
+        ),
+        (
+            "--config=configs/studies/ratio.py --workdir=runs/ratio",
+            "--config=configs/studies/noise.py --workdir=runs/noise --dry_run",
+        ),
+        group="experiment",
+        recipes=("studies/*.py",),
+        needs=("runs", "readings", "claims"),
+    ),
+    Command(
+        "two_moons",
+        "experiments.two_moons:main",
+        "Repeat the paper's toy experiment over many seeds at once.",
+        "Leaves results.json, figure.png with decision regions and, last, summary.json.",
+        (WORKDIR,),
+        (
+            "--config=configs/experiments/two_moons.py --workdir=runs/two_moons",
+            "--config=configs/experiments/two_moons.py:paper --workdir=runs/two_moons_paper",
+        ),
+        group="experiment",
+        recipes=("experiments/two_moons.py",),
+        needs=("run", "methods"),
+    ),
+    Command(
+        "feedback_study",
+        "experiments.feedback_study:main",
+        "Measure signal and noise of each estimator of the feedback.",
+        "Leaves results.json, figure.png and, last, summary.json.",
+        (WORKDIR,),
+        (
+            "--config=configs/experiments/feedback_study.py --workdir=runs/feedback_study",
+            "--config=configs/experiments/feedback_study.py --workdir=runs/feedback_short --config.draws=50",
+        ),
+        group="experiment",
+        recipes=("experiments/feedback_study.py",),
+        needs=("draws", "batch_sizes"),
+    ),
+)
+
+TOOLS = (
+    Command(
+        "compare",
+        "evaluation.compare:main",
+        "Put several seeds of one experiment together, clean and robust.",
+        "Evaluates each run; leaves report.html over seeds and, last, summary.json.",
+        (
+            WORKDIR,
+            Flag("runs", "Finished runs of run_noisy_student.sh, separated by commas; * stands for anything.", value="DIRS"),
+            Flag("models", "Models to compare, separated by commas, the baseline first. Default: all.", default=None),
+            Flag("suite", f"{SUITE}: clean, c, p, adversarial.", default="clean,c,p,adversarial"),
+        ),
+        (
+            "--workdir=runs/compared --runs='runs/quickstart/seed_*'",
+            "--workdir=runs/compared --runs='runs/quickstart/seed_*' --models=teacher,student_2 --suite=clean",
+        ),
+        group="tool",
+        recipes=("evaluation/*.py", *METHODS),
+        recipe="configs/evaluation/default.py",
+        needs=("evaluate",),
+    ),
+    Command(
+        "import_weights",
+        "weights.import_weights:main",
+        "Read published weights into a model directory.",
+        "Leaves model/ and, last, summary.json; the directory serves as --teacher, --init or --model.",
+        (
+            Flag(
+                "source",
+                "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
+                value="FILE",
+            ),
+            Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, ….", value="NAME"),
+            directory("output", "Directory to write."),
+            Flag(
+                "weights",
+                "Of a TensorFlow 1 checkpoint: moving averages, or raw.",
+                default="ema",
+                choices=("ema", "raw"),
+            ),
+            Flag(
+                "labels",
+                "Names of the classes in order: a text file, one a line, or prepared data. Default: their numbers.",
+                default=None,
+                value="FILE|DIR",
+            ),
+            Flag("head", "fresh: a new classifier for --labels, to be trained.", default="keep", choices=("keep", "fresh")),
+            Flag(
+                "preprocessing",
+                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1.",
+                default="auto",
+                choices=("auto", "imagenet", "advprop"),
+            ),
+            Flag("image_size", "Side of the network's images, in pixels. Default: the variant's.", int, None, least=1),
+        ),
+        (
+            "--source=noisy_student_efficientnet-b7/model.ckpt --model=b7 --output=models/b7",
+            "--source=efficientnetb0.h5 --model=b0 --output=models/b0",
+        ),
+        group="tool",
+    ),
+    Command(
+        "export_weights",
+        "weights.export_weights:main",
+        "Write a model as weights for timm or tf.keras.applications.",
+        "Leaves FILE and, for timm, config.json beside it.",
+        (
+            MODEL,
+            Flag("output", "FILE.safetensors for timm, FILE.h5 for tf.keras.applications.", value="FILE"),
+        ),
+        (
+            "--model=runs/photos/student_2 --output=out/model.safetensors",
+            "--model=runs/photos/student_2 --output=out/student.h5",
+        ),
+        group="tool",
+    ),
+    Command(
+        "fixres",
+        "training.fixres:main",
+        "Feed a trained model larger images, without training it.",
+        "Leaves model/ and, last, summary.json.",
+        (
+            MODEL,
+            directory("output", "Directory to write."),
+            Flag("image_size", "Side of the images that the network is to read, in pixels.", int, least=1),
+        ),
+        (
+            "--model=runs/photos/student_2 --output=runs/larger --image_size=300",
+            "--model=models/b7 --output=models/b7_large --image_size=664",
+        ),
+        group="tool",
+    ),
+    Command(
+        "tflite",
+        "serving.lite:main",
+        "Convert a model to TFLite files, float16 and int8.",
+        "Leaves float16.tflite, int8.tflite, table.md with their accuracy and, last, summary.json.",
+        (
+            WORKDIR,
+            MODEL,
+            DATA,
+            Flag("split", "Labelled split to measure on.", default="test"),
+            Flag("calibration", "Labelled images that set the scales of int8.", int, 200, least=1),
+        ),
+        (
+            "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data",
+            "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data --calibration=40",
+        ),
+        group="tool",
+        kept=("*.tflite",),
+    ),
+    Command(
+        "client",
+        "serving.client:main",
+        "Ask a running server about image files.",
+        "Prints one line for each image: file, class, probability.",
+        (
+            Flag(
+                "url",
+                "http://HOST:PORT (REST) or grpc://HOST:PORT.",
+                default="http://127.0.0.1:8501",
+                value="URL",
+            ),
+            Flag("model", "The model's name on the server.", default="classifier"),
+            Flag("version", "Its version. Without it and --label, the newest.", int, None, least=1),
+            Flag("label", "stable or canary, in place of a version.", default=None),
+            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
+            Flag("batch_size", "Images in one request.", int, 32, least=1),
+            Flag("timeout", "Seconds for each attempt.", float, 10.0),
+            Flag("retries", "Attempts after the first.", int, 3),
+        ),
+        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=json 'photos/**/*.jpg'"),
+        group="tool",
+        words="IMAGE…",
+    ),
+    Command(
+        "fidelity",
+        "workflow.fidelity:main",
+        "Compare stored and sped-up predictions with the teacher's own.",
+        "Prints a table of divergences and record sizes.",
+        (DATA, TEACHER, Flag("images", "Images to use, at most.", int, 10_000, least=1)),
+        (
+            "--data=runs/digits/data --teacher=runs/digits/teacher",
+            "--data=runs/digits/data --teacher=runs/digits/teacher --images=500",
+        ),
+        group="tool",
+    ),
+    Command(
+        "plot_schedules",
+        "training.plot_schedules:main",
+        "Draw the learning rates of a recipe.",
+        "Leaves a picture with one panel for each training.",
+        (
+            Flag("output", "Picture to write.", value="PNG"),
+            dataclasses.replace(DATA, default=None),
+        ),
+        (
+            "--config=configs/noisy_student/imagenet.py:l2 --output=rates.png",
+            f"{DIGITS} --output=rates.png --data=runs/digits/data",
+        ),
+        group="tool",
+        recipes=METHODS,
+        needs=("data", "expected"),
+    ),
+    Command(
+        "contact_sheet",
+        "data.contact_sheet:main",
+        "Draw every operation of RandAugment on one photograph.",
+        "Leaves a picture.",
+        (),
+        ("docs/randaugment.jpg",),
+        group="tool",
+        words="JPG",
+    ),
+    Command(
+        "check_models",
+        "benchmarks.models.check:main",
+        "Check the networks against independent implementations.",
+        "Leaves results and a table; fails where a number is past its bound.",
+        (
+            directory("workdir", "Directory for the results."),
+            Flag("only", "Checks, separated by commas. Default: all.", default=None),
+            Flag("run", "One check, in this process.", default=None),
+        ),
+        ("--workdir=runs/check_models", "--workdir=runs/check_models --only=timm:b0,keras:b7"),
+        group="tool",
+    ),
+    Command(
+        "model_card",
+        "benchmarks.models.card:main",
+        "Count and time the networks.",
+        "Leaves one result for each network and measurement, and a table.",
+        (
+            directory("workdir", "Directory for the results."),
+            Flag("models", "Networks, separated by commas. Default: all.", default=None),
+            Flag("passes", "Measurements, separated by commas.", default="graph,forward,train"),
+            Flag("memory", "GiB of a measurement's process at which it is stopped.", float, 12.0),
+            Flag("seconds", "Seconds at which it is stopped.", float, 300.0),
+            Flag("run", "One measurement, NAME:graph|forward|train, in this process.", default=None),
+        ),
+        ("--workdir=runs/model_card", "--workdir=runs/model_card --models=b0,b7 --passes=graph"),
+        group="tool",
+    ),
+    Command(
+        "kill_at_random",
+        "scripts.kill_at_random:main",
+        "Kill a training at random moments; compare with an undisturbed one.",
+        "Leaves whole/ and killed/; exit code 1 where weights or losses differ in a bit.",
+        (
+            directory("workdir", "Directory for the trainings."),
+            Flag("kills", "Times to send SIGKILL.", int, 20),
+            Flag("seed", "Seed of the moments.", int, 0),
+            Flag("workers", "Processes of each training; one of them is killed.", int, 1, least=1),
+            Flag("steps", "Steps of the training.", int, 800, least=1),
+        ),
+        ("--workdir=runs/kills", "--workdir=runs/kills --kills=2 --workers=2"),
+        group="tool",
+    ),
+    Command(
+        "compare_with_peers",
+        "scripts.compare_with_peers:main",
+        "Compare attacks and corruptions with established libraries.",
+        "Prints how far the images are apart. The libraries are no dependencies: PEERS=DIR in the environment.",
+        (
+            directory("run", "Finished directory of run_noisy_student.sh."),
+            Flag("images", "Test images to attack.", int, 100, least=1),
+        ),
+        ("--run=runs/digits", "--run=runs/digits --images=20"),
+        group="tool",
+    ),
+    Command(
+        "try_dtensor",
+        "scripts.try_dtensor:main",
+        "Try which layers DTensor can split over virtual devices.",
+        "Prints one line for each layer and split.",
+        (),
+        ("",),
+        group="tool",
+    ),
+)
