@@ -134,18 +134,19 @@ class Section(dict[str, Any]):
     Attributes:
       meaning: what the section is about, for people.
       others: what keys without a declaration mean; where it is empty, there must be none.
+      optional: whether `make` leaves it out of the section around it.
     """
 
-    def __init__(self, meaning: str, settings: Mapping[str, Any], others: str = "") -> None:
+    def __init__(self, meaning: str, settings: Mapping[str, Any], others: str = "", optional: bool = False) -> None:
         super().__init__(settings)
-        self.meaning, self.others = meaning, others
+        self.meaning, self.others, self.optional = meaning, others, optional
 
     def but(self, **changes: Any) -> Section:
         """Returns the same section with other defaults; a mapping changes a section's."""
         changed = {}
         for name, new in changes.items():
             changed[name] = self[name].but(**new if isinstance(new, Mapping) else {"default": new})
-        return Section(self.meaning, {**self, **changed}, self.others)
+        return Section(self.meaning, {**self, **changed}, self.others, self.optional)
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Setting]]:
         """Yields each setting with its key, written with dots."""
@@ -167,7 +168,8 @@ def make(section: Section, **overrides: Any) -> ConfigDict:
     config = ConfigDict()
     for name, declared in section.items():
         if isinstance(declared, Section):
-            config[name] = make(declared)
+            if not declared.optional:
+                config[name] = make(declared)
         else:
             open_value = declared.default is None
             config[name] = placeholder(declared.type) if open_value else declared.default

@@ -1,0 +1,211 @@
+"""Settings that every training has, whatever its method: network, optimizer, schedule, and the run itself."""
+
+from __future__ import annotations
+
+from cli.settings import Section, Setting
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
+
+OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
+SCHEDULES = ("exponential", "cosine", "constant")
+
+PAPER = "Xie et al. 2020, Section 3.1"
+
+MODEL = Section(
+    "The network. None is the architecture's own value.",
+    {
+        "name": Setting(
+            "b0",
+            "Architecture: a row of efficientnet/architectures.py, resnet50, or wrn_28_2 and its like.",
+        ),
+        "width": Setting(None, "Multiplies the channels.", type=float, none="the architecture's", above=0),
+        "depth": Setting(None, "Multiplies the layers.", type=float, none="the architecture's", above=0),
+        "dropout": Setting(
+            None,
+            "Dropout before the classifier.",
+            type=float,
+            none="the architecture's",
+            at_least=0,
+            below=1,
+        ),
+        "survival_probability": Setting(
+            None,
+            "Stochastic depth: probability that the last block is kept.",
+            type=float,
+            none="the architecture's; an EfficientNet's is the paper's 0.8",
+            above=0,
+            at_most=1,
+        ),
+        "stem_stride": Setting(
+            None,
+            "Stride of the first convolution.",
+            type=int,
+            none="the architecture's",
+            choices=(1, 2),
+        ),
+        "strides": Setting(
+            None,
+            "Stride of each stage of an EfficientNet.",
+            type=tuple,
+            items=int,
+            none="the architecture's",
+            choices=(1, 2),
+            length=(7, 7),
+        ),
+        "batch_norm_momentum": Setting(
+            0.99,
+            "Decay of BatchNorm's moving averages.",
+            none="the architecture's",
+            at_least=0,
+            below=1,
+        ),
+    },
+    others="any other argument of the architecture's builder",
+)
+
+OPTIMIZER = Section(
+    "The optimizer (training/optimizers.py).",
+    {
+        "name": Setting("rmsprop", "Which one.", choices=OPTIMIZERS, source=PAPER),
+        "momentum": Setting(0.9, "Momentum; adam ignores it.", at_least=0, below=1),
+        "nesterov": Setting(False, "Nesterov's momentum, of sgd."),
+        "trust_coefficient": Setting(1e-3, "Trust coefficient of lars.", above=0),
+        "clip_norm": Setting(0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0),
+        "decoupled_weight_decay": Setting(
+            0.0,
+            "Weight decay times the learning rate, outside of the gradient (AdamW). "
+            "The train section's `weight_decay` is the one in the loss.",
+            at_least=0,
+        ),
+    },
+)
+
+BASE = Setting(0.016, "Learning rate per 256 labeled images of a step.", at_least=0, source=PAPER)
+
+SCHEDULE = Section(
+    "The learning rate over the steps (training/schedules.py).",
+    {
+        "name": Setting("exponential", "Its form.", choices=SCHEDULES, source=PAPER),
+        "base": BASE,
+        "warmup_epochs": Setting(
+            5.0,
+            "Linear warm-up. A cosine's is at most a tenth of the run.",
+            at_least=0,
+            unit="epochs of the labeled images",
+        ),
+        "decay_epochs": Setting(
+            2.4,
+            "exponential: time between two decays.",
+            above=0,
+            unit="epochs of the labeled images",
+            source=PAPER,
+        ),
+        "decay_rate": Setting(0.97, "exponential: factor of a decay.", above=0, source=PAPER),
+    },
+)
+
+DURATION = {
+    "epochs": Setting(
+        None,
+        "Length of the run. Set either epochs or steps.",
+        type=float,
+        none="steps says it",
+        above=0,
+        unit="epochs of the labeled images",
+    ),
+    "steps": Setting(
+        None,
+        "Length of the run in optimizer steps. Set either epochs or steps.",
+        type=int,
+        none="epochs says it",
+        at_least=1,
+        unit="steps",
+    ),
+    "min_steps": Setting(0, "With epochs: least length of the run.", at_least=0, unit="steps"),
+    "batch_size": Setting(
+        None,
+        "Labeled images a step, over all replicas.",
+        type=int,
+        none="from the number of labeled images, 32 to 256",
+        at_least=1,
+        unit="images",
+    ),
+    "unlabeled_ratio": Setting(
+        0,
+        "Unlabeled images a step, in labeled batches (1 to 28 in the Noisy Student paper).",
+        at_least=0,
+    ),
+}
+"""How long a training takes, and how many images it sees."""
+
+LOSS = {
+    "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
+    "weight_decay": Setting(1e-5, "Weight decay in the loss.", at_least=0),
+    "ema_decay": Setting(
+        0.9999,
+        "Decay of the moving average of the weights, which is the model that is kept.",
+        at_least=0,
+        below=1,
+    ),
+}
+
+RUN = {
+    "precision": Setting(
+        "float32",
+        "Numbers in which the network computes. mixed_float16 trains with loss scaling.",
+        choices=PRECISIONS,
+    ),
+    "rematerialize": Setting(
+        False,
+        "Keep only the blocks' inputs and compute the rest twice, for less memory (docs/scaling.md).",
+    ),
+    "sync_batch_norm": Setting(True, "BatchNorm statistics over all replicas, where there is more than one."),
+    "log_every": Setting(
+        None,
+        "Steps between two lines of the log.",
+        type=int,
+        none="a twentieth of the run, at most 100",
+        at_least=0,
+        unit="steps",
+    ),
+    "checkpoint_every": Setting(
+        None,
+        "Steps between two checkpoints.",
+        type=int,
+        none="a tenth of the run, at most 1,000",
+        at_least=0,
+        unit="steps",
+    ),
+    "evaluate_every": Setting(
+        None,
+        "Steps between two evaluations on the validation split.",
+        type=int,
+        none="never",
+        at_least=0,
+        unit="steps",
+    ),
+    "keep_checkpoints": Setting(
+        2,
+        "Newest checkpoints that are kept. The one of the best evaluation is kept besides.",
+        at_least=1,
+    ),
+    "keep_every": Setting(
+        0,
+        "Checkpoints so far apart are kept for good; 0: none.",
+        at_least=0,
+        unit="steps",
+    ),
+    "final_weights": Setting(
+        "last",
+        "Weights of the trained model: the last ones, as in the papers, or the ones with the best top-1 on the validation split.",
+        choices=("last", "best"),
+    ),
+}
+"""What a run computes in, and what it logs and keeps."""
+
+SHARED = Section(
+    "What every training has.",
+    {**DURATION, **LOSS, **RUN},
+    others="the method's own settings",
+)

@@ -1,0 +1,201 @@
+"""The settings of a whole recipe: those of the stages, and the sections of the rooms below.
+
+`python -m workflow.settings > docs/settings.md` writes the table of all of them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import data.settings
+import evaluation.settings
+import meta_pseudo_labels.settings
+import noisy_student.settings
+from cli import settings
+from cli.settings import Section, Setting
+from training.settings import PRECISIONS
+
+PSEUDO_LABEL = Section(
+    "How the teacher labels the unlabeled images. `pseudo_label_1`, … are of one iteration.",
+    {
+        "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
+        "top_k": Setting(
+            0,
+            "Most probable classes that are stored; 0: the whole distribution, as float16.",
+            at_least=0,
+        ),
+        "views": Setting(
+            0,
+            "Beyond the paper: copies of an image, with the noise of training, over which the "
+            "teacher's probabilities are averaged. 0: the clean image, as in the paper.",
+            at_least=0,
+        ),
+        "model_noise": Setting(
+            False,
+            "Dropout and stochastic depth in the teacher. With views=1 it is the noised teacher of the paper's Table 6.",
+        ),
+        "calibrate": Setting(
+            False,
+            "Beyond the paper: temper the probabilities as the validation split needs it (workflow/calibration.py).",
+        ),
+        "precision": Setting("float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS),
+        "optimize": Setting(
+            False,
+            "For speed: fold BatchNorm into the convolutions (`./run_benchmarks.sh pseudo_label`).",
+        ),
+    },
+)
+
+BALANCE = Section(
+    "Which pseudo-labeled images are kept, and how often.",
+    {
+        "threshold": Setting(
+            0.3,
+            "Least confidence of an image that is kept, exclusive.",
+            at_least=0,
+            below=1,
+            source="Xie et al. 2020, Section 3.1",
+        ),
+        "max_confidence": Setting(
+            1.0,
+            "Greatest confidence of an image that is kept; above threshold.",
+            above=0,
+            at_most=1,
+        ),
+        "images_per_class": Setting(
+            None,
+            "Images of each class; 130,000 in the paper.",
+            type=int,
+            none="the median class's number of images kept",
+            at_least=1,
+            unit="images",
+        ),
+        "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
+        "fraction": Setting(
+            1.0,
+            "Share of the unlabeled images, drawn by seed before all else.",
+            above=0,
+            at_most=1,
+        ),
+        "share_per_class": Setting(
+            1.0,
+            "Beyond the paper: of the images above the threshold keep only this most confident "
+            "share of each class. It is a threshold of its own for each class.",
+            above=0,
+            at_most=1,
+        ),
+        "align_labels": Setting(
+            False,
+            "Beyond the paper: rescale the kept images' labels so that the classes are as frequent "
+            "as among the labeled images (workflow/alignment.py).",
+        ),
+    },
+)
+
+LOOP = {
+    "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
+    "patience": Setting(
+        None,
+        "Stop after so many students in a row that are no better on the validation split than one before, and serve the best.",
+        type=int,
+        none="never stop before the last iteration",
+        at_least=1,
+    ),
+    "student_init": Setting(
+        "scratch",
+        "Weights that a student starts from: random ones, or its teacher's, with the teacher's architecture.",
+        choices=("scratch", "teacher"),
+    ),
+    "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
+}
+
+SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (cli/smoke.py).")
+
+TRAIN, PAIR = noisy_student.settings.TRAIN, meta_pseudo_labels.settings.TRAIN
+
+RECIPE = Section(
+    "A whole recipe. `student_2` and its like take the place of `student` in that iteration.",
+    {
+        "seed": data.settings.SEED,
+        "smoke": SMOKE,
+        "data": data.settings.DATA,
+        "expected": data.settings.EXPECTED,
+        "preprocessing": data.settings.PREPROCESSING,
+        "teacher": TRAIN,
+        "student": TRAIN,
+        "finetune": TRAIN,
+        "finetune_student": TRAIN,
+        "meta_pseudo_labels": PAIR,
+        **LOOP,
+        "pseudo_label": PSEUDO_LABEL,
+        "balance": BALANCE,
+        "evaluate": evaluation.settings.EVALUATE,
+    },
+)
+
+
+def of_recipe(recipe: Mapping[str, Any]) -> Section:
+    """Returns the declarations of a recipe's keys, and of those it could have.
+
+    A training may have any name: a section with `final_weights` is one.
+    """
+    chosen = {}
+    for name, values in recipe.items():
+        if name.startswith("pseudo_label_"):
+            chosen[name] = PSEUDO_LABEL
+        elif isinstance(values, (Mapping, ConfigDict)) and "final_weights" in values:
+            chosen[name] = PAIR if "feedback" in values else TRAIN
+    return Section(RECIPE.meaning, {**RECIPE, **chosen})
+
+
+_INTRO = """\
+# Settings
+
+Made by `python -m workflow.settings > docs/settings.md`; edit the `settings.py` of each room instead.
+
+A recipe is a Python file in `configs/`. `--config.KEY=VALUE` changes one of its settings, and
+`--config.KEY=None` leaves one open, where None is allowed. A command checks all of them before it
+does anything. The defaults below are those of `configs/noisy_student/base.py` and
+`configs/meta_pseudo_labels/base.py`; a recipe may have others.
+"""
+
+
+def page() -> str:
+    """Returns docs/settings.md."""
+    sections = {name: declared for name, declared in RECIPE.items() if isinstance(declared, Section)}
+    loop = {name: declared for name, declared in RECIPE.items() if name not in sections}
+    parts = [_INTRO, _chapter("The recipe and the loop", Section(RECIPE.meaning, loop))]
+    for name in ("data", "expected", "preprocessing"):
+        parts.append(_chapter(f"`{name}`", sections[name]))
+    names = ", ".join(f"`{name}`" for name, declared in sections.items() if declared is TRAIN)
+    own = "`preprocessing` in it holds what differs from the recipe's; None keeps the recipe's value."
+    parts.append(_chapter(names, TRAIN, own, leave_out=("preprocessing",)))
+    same = "`teacher` has the settings of `student`, with wait_steps 0. `preprocessing` is as above."
+    parts.append(_chapter("`meta_pseudo_labels`", PAIR, same, leave_out=("teacher", "preprocessing")))
+    for name in ("pseudo_label", "balance", "evaluate"):
+        parts.append(_chapter(f"`{name}`", sections[name]))
+    return "\n".join(parts)
+
+
+def _chapter(title: str, section: Section, more: str = "", leave_out: tuple[str, ...] = ()) -> str:
+    shown = Section("", {name: value for name, value in section.items() if name not in leave_out})
+    text = textwrap.fill(f"{section.meaning} {more}".strip(), 100)
+    return f"## {title}\n\n{text}\n\n{settings.table(shown)}\n"
+
+
+def check(recipe: ConfigDict) -> None:
+    """Raises InputError for the first impossible value of a recipe."""
+    settings.check(recipe, of_recipe(recipe))
+
+
+def check_section(name: str, values: Mapping[str, Any]) -> None:
+    """Raises InputError for the first impossible value of a recipe's section `name`."""
+    settings.check(values, of_recipe({name: values})[name], f"config.{name}")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
