@@ -7,12 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from nets.noise import model_noise
+from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.trainer import Trainer, accumulated, alike, check_classifier, global_rows, hits, pairs
-
-LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
-PSEUDO_LABELS = ("soft", "hard")
 
 
 def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str) -> tf.Tensor:

@@ -8,10 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from cli import settings
 from cli.errors import InputError
 from efficientnet import ARCHITECTURES, EfficientNet
 from efficientnet.architectures import BASELINE_STRIDES, blocks
 from resnet import ResNet50, WideResNet, is_wide_resnet
+from training.settings import MODEL
 
 
 def build(
@@ -43,6 +45,7 @@ def build(
 
 def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model], dict[str, Any]]:
     """The function that builds an architecture, and its arguments. Raises InputError: see `build`."""
+    settings.check(architecture, MODEL, "model")
     arguments = {key: value for key, value in architecture.items() if value is not None}
     name = arguments["name"]
     if name in ARCHITECTURES:
@@ -64,7 +67,4 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     unknown = sorted(set(arguments) - (set(inspect.signature(function).parameters) - own))
     if unknown:
         raise InputError(f"model.{unknown[0]}: {name} has no such setting; leave it None")
-    for setting in ("batch_norm_momentum", "dropout"):
-        if not 0 <= arguments.get(setting, 0) < 1:
-            raise InputError(f"model.{setting} must be at least 0 and below 1, got {arguments[setting]}")
     return function, arguments
