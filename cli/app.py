@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import logging as standard_logging
 import runpy
 import sys
@@ -19,7 +20,7 @@ from typing import Any, Union
 from absl import flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
-from cli import output
+from cli import output, settings
 from cli.errors import InputError, one_line, write_failure
 from cli.smoke import reduced
 
@@ -27,6 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
 CONFIG_HELP = "Recipe: configs/....py[:argument]. It is Python and is executed: run nobody else's before you have read it."
+
+RECIPE = "workflow.settings:of_recipe"
+"""Declares the settings of the stages' recipes; as text, since this room imports none above it."""
 
 Beam = Union[bool, Callable[[Sequence[str]], Sequence[str]]]
 """How a stage treats options of Apache Beam; see `parse`."""
@@ -126,6 +130,7 @@ def parse(
     needs: Sequence[str] = (),
     positional: bool = False,
     beam: Beam = False,
+    schema: str = "",
 ) -> dict[str, Any]:
     """Parses a stage's command line.
 
@@ -139,6 +144,8 @@ def parse(
       positional: whether words that are no flags are taken, as the list `arguments`.
       beam: whether unknown `--options` are passed on to Apache Beam, as the list `beam_options`. A
         function is given them, and returns those that Beam does not know either.
+      schema: `module:function` that gets the recipe and returns the declarations of its settings;
+        "": the recipe is not checked.
 
     Returns:
       The values by name, `config` a locked ConfigDict.
@@ -181,7 +188,10 @@ def parse(
     finally:
         sys.argv = actual
     if values.help:
-        print(values.main_module_help() or values.get_help())
+        for key in rest if schema else ():  # --help KEY
+            print(settings.describe(_declared(schema, {}), key))
+        if not (schema and rest):
+            print(values.main_module_help() or values.get_help())
         raise SystemExit(0)
     missing = [f"--{name}" for name in flag_help if name not in optional and not values[name].value]
     if missing:
@@ -194,6 +204,8 @@ def parse(
         absent = [key for key in needs if key not in recipe]
         if absent:
             raise InputError(f"--config={named[-1]} is of another kind than this command reads: it has no {', '.join(absent)}")
+        if schema:
+            settings.check(recipe, _declared(schema, recipe))
         parsed["config"] = (reduced(recipe) if recipe.get("smoke") else recipe).lock()
     if beam:
         parsed["beam_options"] = [a for a in rest if a.startswith("--")]
@@ -203,6 +215,11 @@ def parse(
     elif rest:
         raise InputError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     return parsed
+
+
+def _declared(schema: str, recipe: Mapping[str, Any]) -> settings.Section:
+    module, _, name = schema.partition(":")
+    return getattr(importlib.import_module(module), name)(recipe)
 
 
 def _empty(recipe: Any, key: str) -> None:

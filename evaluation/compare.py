@@ -239,4 +239,4 @@ def body(summary: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))
+    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",), schema=app.RECIPE)

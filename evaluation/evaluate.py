@@ -295,4 +295,4 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))
+    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",), schema=app.RECIPE)

@@ -65,4 +65,4 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
 
 if __name__ == "__main__":
     flags = {"output": "PNG to write.", "data": "Directory made by run_prepare_data.sh."}
-    app.run(main, flags, {"data": None}, needs=("data", "expected"))
+    app.run(main, flags, {"data": None}, needs=("data", "expected"), schema=app.RECIPE)

@@ -23,7 +23,7 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
-from workflow import balance, pseudo_label, shard_jobs, train
+from workflow import balance, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
 
 FLAGS = {
@@ -194,16 +194,9 @@ def main(
 
 def check(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
-    if config.iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {config.iterations}")
-    if config.student_init not in ("scratch", "teacher"):
-        raise InputError(f"student_init: no {config.student_init!r}; known: scratch, teacher")
-    if config.patience is not None and config.patience < 1:
-        raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
+    settings.check(config)
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
-    if config.evaluate.split not in ("labeled", "test", "validation"):
-        raise InputError(f"config.evaluate.split: no {config.evaluate.split!r}; known: labeled, test, validation")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
     balance.check(config.balance)
@@ -360,4 +353,4 @@ def table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options)
+    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options, schema=app.RECIPE)
