@@ -1,8 +1,8 @@
 """Stage: images -> training records.
 
-    python -m data.prepare --config=configs/noisy_student/digits.py --workdir=W
-    python -m data.prepare --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
-    python -m data.prepare --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
+    ./run_prepare_data.sh --config=configs/noisy_student/digits.py --workdir=W
+    ./run_prepare_data.sh --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
+    ./run_prepare_data.sh --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
 
 docs/data.md has every format, and what each directory must look like. Leaves W/labeled, W/unlabeled, W/test and, where the config asks for
 one, W/validation, each a split directory (see `data.records`), and W/summary.json, last. W/config.json holds no more of the config than the
@@ -22,7 +22,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from cli import app, settings
+from cli import settings
 from cli import workdir as work
 from cli.errors import InputError
 from cli.files import remove_temporaries
@@ -34,15 +34,6 @@ from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
-FLAGS = {
-    "workdir": "The data directory to make.",
-    "labeled": "Labelled images, [FORMAT:]LOCATION, by default DIR/<class>/...; config.data.labeled.",
-    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION; config.data.unlabeled.",
-    "test": "Test images, [FORMAT:]LOCATION; config.data.test. Without it, some labelled images are held out.",
-    "pseudo_labeled": "Pseudo-labelled TFRecords of the Noisy Student release: a folder or a pattern.",
-    "source": "digits, or the format of locations that name none; config.data.source.",
-}
-OPTIONAL = dict.fromkeys((*LOCATIONS, "source"))
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
@@ -102,9 +93,7 @@ def main(
     if summary is not None:
         _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)
-        print(f"{directory}: done before; {_in_words(summary)}")
-        if config.data.get("use_as_prepared", False):
-            print("config.data.use_as_prepared is True: the images were not compared with those that were prepared")
+        work.say_done(directory, _done(directory, summary, config.data))
         return
     try:
         opened = open_source(config)
@@ -121,9 +110,17 @@ def main(
             _remove_traces(directory, new)
         raise
     fingerprint.write(directory, read_from)
-    work.finish(directory, summary)
+    work.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
     print(f"{directory}: done; {_in_words(summary)}")
+
+
+def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
+    """What the stage says of a finished directory."""
+    text = f"{directory}: done before; {_in_words(summary)}"
+    if data.get("use_as_prepared", False):
+        text += "\nconfig.data.use_as_prepared is True: the images were not compared with those that were prepared"
+    return text
 
 
 def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
@@ -280,6 +277,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     return "\n".join([words, *repeats.in_words(summary)])
 
 
-if __name__ == "__main__":
-    tf.config.set_visible_devices([], "GPU")  # decoding needs none, and another stage may be training on it
-    app.run(main, FLAGS, optional=OPTIONAL, needs=("seed", "data"), schema=app.RECIPE)
+def run(**values: Any) -> None:
+    """Runs the stage in a process of its own: decoding needs no GPU, and another stage may be training on it."""
+    tf.config.set_visible_devices([], "GPU")
+    main(**values)

@@ -208,7 +208,6 @@ PREPROCESSING = Section(
 OWN_PREPROCESSING = Section(
     "What differs from the recipe's `preprocessing` in this training.",
     {name: value.but(default=None, none="the recipe's") for name, value in PREPROCESSING.items()},
-    optional=True,
 )
 """A train section's own `preprocessing`."""
 

@@ -19,15 +19,20 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ml_collections
 import numpy as np
 
 from cli.errors import InputError
 from data import formats
-from data.duplicates import Seen
 from data.settings import FORMATS
+
+if TYPE_CHECKING:
+    from data.duplicates import Seen  # which needs TensorFlow
+
+TFRECORD_FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
+"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
 

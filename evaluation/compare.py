@@ -1,6 +1,6 @@
 """Several seeds of one experiment, evaluated alike and put together: does the student's gain hold from seed to seed?
 
-    python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
+    ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
 Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`). All runs must have the same test images,
 so the corrupted ones are built once. Leaves in W
@@ -27,19 +27,11 @@ import ml_collections
 from cli import app, termination
 from cli.errors import InputError
 from cli.json_files import reading
+from cli.start import python_m
 from cli.workdir import fingerprint, finish, require_finished, shown, start
 from data.records import read_manifest
 from evaluation import charts, page, suites
-from evaluation.evaluate import CONFIG
 from evaluation.statistics import gain_over_seeds, over_seeds
-
-FLAGS = {
-    "workdir": "Directory to write.",
-    "runs": "Directories of finished runs, each with data/ and its models beside it, separated by commas; * stands for anything.",
-    "models": "Names of the models to compare, separated by commas, the baseline first; all of a run if not given.",
-    "suite": "What to measure, separated by commas: clean, c, p, adversarial.",
-}
-OPTIONAL = {"models": None, "suite": "clean,c,p,adversarial"}
 
 
 class Number:
@@ -99,9 +91,9 @@ def main(
             "suite": suite,
             "cache": directory / "cache",
         }
-        command = [str(app.ROOT / "run_evaluate.sh"), *app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
-        print(f"== {run}: {' '.join(command)}", flush=True)
-        code = termination.call(command)
+        words = [*app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
+        print(f"== {run}: ./run_evaluate.sh {' '.join(words)}", flush=True)
+        code = termination.call(python_m("cli", "evaluate", *words))
         if code:
             sys.exit(code)
     schema = {"models": dict.fromkeys(names, dict)}
@@ -236,7 +228,3 @@ def body(summary: Mapping[str, Any]) -> list[str]:
         parts.append(f"<h3>{page.text(NUMBERS[key].title)}</h3>" + page.table(["seed", *names], lines, NUMBERS[key].title))
     parts.append("<h2>Runs</h2>" + page.folded("Directories", dict(summary["runs"])))
     return parts
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",), schema=app.RECIPE)

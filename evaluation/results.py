@@ -10,8 +10,7 @@ import numpy as np
 
 from evaluation import metrics, robustness, statistics
 from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, SEVERITIES
-from evaluation.statistics import bootstrap_interval
-from training.intervals import wilson_interval
+from evaluation.statistics import bootstrap_interval, wilson_interval
 
 ALEXNET = "AlexNet"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from meta_pseudo_labels import uda
 from meta_pseudo_labels.student import FeedbackTrainer
+from training import uda
 from training.losses import one_hot
 from training.rematerialization import training_pass
 from training.trainer import alike, pairs

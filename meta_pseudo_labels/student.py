@@ -57,8 +57,8 @@ class FeedbackTrainer(Trainer):
     Args:
       teacher: a built Keras model that ends in logits (B, K).
       student: a built Keras classifier, images -> logits (B, K), with weights of its own.
-      feedback: the estimator of h, a name of `feedback.ESTIMATORS`; the default has the least noise (`run_feedback_study.sh`). Under
-        mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
+      feedback: the estimator of h, a name of `feedback.ESTIMATORS`; the default has the least noise (`run_experiment.sh
+        feedback_study`). Under mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
       pseudo_labels: "sampled" (the paper), "argmax" or "soft".
       feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
         beside the teacher's other losses. Below 0 it turns the sign, for an ablation.

@@ -32,10 +32,6 @@ METHOD = {
         above=0,
         at_most=1,
     ),
-    "confidence_weighted": Setting(
-        False,
-        "Beyond the paper: multiply an unlabeled image's loss by its pseudo-label's largest probability.",
-    ),
 }
 """What makes a training Noisy Student's."""
 
@@ -61,8 +57,10 @@ NOISE = {
 }
 
 TRAIN = Section(
-    "A training: a teacher, a student, or a fine-tuning.",
+    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there are "
+    "no unlabeled images, and their settings have no effect.",
     {
+        "method": settings.METHOD,
         "model": settings.MODEL,
         **settings.DURATION,
         "optimizer": settings.OPTIMIZER,
@@ -81,6 +79,6 @@ TRAIN = Section(
             at_least=1,
         ),
         **settings.RUN,
-        "preprocessing": OWN_PREPROCESSING,
     },
+    more={"preprocessing": OWN_PREPROCESSING},
 )

@@ -16,7 +16,7 @@ FLOORS = [
     ("data", "nets"),
     ("efficientnet", "resnet"),
     ("training",),
-    ("weights", "noisy_student", "meta_pseudo_labels", "serving"),
+    ("weights", "noisy_student", "meta_pseudo_labels", "fixmatch", "serving"),
     ("evaluation",),
     ("workflow",),
     ("experiments", "configs"),

@@ -23,7 +23,7 @@ from training import models
 from training.hdf5 import datasets
 from training.writes import writing
 
-MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
+MADE_BY = "run_train.sh, run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
 """The stages that leave one."""
 
 

@@ -95,14 +95,17 @@ def of_section(train: Mapping[str, Any], steps_per_epoch: float) -> dict[str, tf
     """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
 
     Args:
-      train: as `resolve.section` returns it; the schedules of two networks have `base`, `warmup_steps` and `wait_steps`.
+      train: as `resolve.section` returns it; a schedule with `base`, `warmup_steps` and `wait_steps` is a cosine, counted in steps.
       steps_per_epoch: labelled images / batch_size, fractional.
 
     Raises:
       InputError: unknown name.
     """
     batch, steps = train["batch_size"], train["steps"]
-    if "schedule" in train:
-        return {"": build(ConfigDict(train["schedule"]), batch_size=batch, steps=steps, steps_per_epoch=steps_per_epoch)}
-    pairs = {network: train[network]["schedule"] for network in ("teacher", "student")}
-    return {name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"]) for name, s in pairs.items()}
+    settings = {"": train["schedule"]} if "schedule" in train else {name: train[name]["schedule"] for name in ("teacher", "student")}
+    return {
+        name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"])
+        if "warmup_steps" in s
+        else build(ConfigDict(s), batch_size=batch, steps=steps, steps_per_epoch=steps_per_epoch)
+        for name, s in settings.items()
+    }

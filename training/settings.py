@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cli.settings import Section, Setting
+from data.settings import OWN_PREPROCESSING
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 """Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
@@ -83,27 +84,38 @@ OPTIMIZER = Section(
 
 BASE = Setting(0.016, "Learning rate per 256 labeled images of a step.", at_least=0, source=PAPER)
 
-SCHEDULE = Section(
-    "The learning rate over the steps (training/schedules.py).",
-    {
-        "name": Setting("exponential", "Its form.", choices=SCHEDULES, source=PAPER),
-        "base": BASE,
-        "warmup_epochs": Setting(
-            5.0,
-            "Linear warm-up. A cosine's is at most a tenth of the run.",
-            at_least=0,
-            unit="epochs of the labeled images",
-        ),
-        "decay_epochs": Setting(
-            2.4,
-            "exponential: time between two decays.",
-            above=0,
-            unit="epochs of the labeled images",
-            source=PAPER,
-        ),
-        "decay_rate": Setting(0.97, "exponential: factor of a decay.", above=0, source=PAPER),
-    },
+_IN_EPOCHS = {
+    "name": Setting("exponential", "Its form.", choices=SCHEDULES, source=PAPER),
+    "base": BASE,
+    "warmup_epochs": Setting(
+        5.0,
+        "Linear warm-up. A cosine's is at most a tenth of the run.",
+        at_least=0,
+        unit="epochs of the labeled images",
+    ),
+    "decay_epochs": Setting(
+        2.4,
+        "exponential: time between two decays.",
+        above=0,
+        unit="epochs of the labeled images",
+        source=PAPER,
+    ),
+    "decay_rate": Setting(0.97, "exponential: factor of a decay.", above=0, source=PAPER),
+}
+_IN_STEPS = {
+    "base": BASE.but(default=0.1, source="the README of Meta Pseudo Labels' release"),
+    "warmup_steps": Setting(5000, "Linear warm-up.", at_least=0, unit="steps"),
+    "wait_steps": Setting(0, "Steps at rate 0 before the warm-up.", at_least=0, unit="steps"),
+}
+
+SCHEDULE = Section("The learning rate (training/schedules.py).", _IN_EPOCHS, more=_IN_STEPS)
+SCHEDULE_IN_STEPS = Section(
+    "The learning rate: waits at 0, warms up, then falls by half a cosine to 0.",
+    _IN_STEPS,
+    more=_IN_EPOCHS,
 )
+
+METHOD = Setting("supervised", "How it is trained: a name of workflow/methods.py.")
 
 DURATION = {
     "epochs": Setting(
@@ -208,4 +220,36 @@ SHARED = Section(
     "What every training has.",
     {**DURATION, **LOSS, **RUN},
     others="the method's own settings",
+)
+
+UDA = Section(
+    "Unsupervised Data Augmentation: the loss on unlabeled images.",
+    {
+        "weight": Setting(8.0, "Weight of the loss; 0: off.", at_least=0),
+        "temperature": Setting(0.7, "Temperature of the target; below 1 sharpens.", above=0),
+        "threshold": Setting(0.6, "Least confidence of an image that counts.", at_least=0, at_most=1),
+        "ramp_steps": Setting(5000, "Linear increase of the weight from 0.", at_least=0, unit="steps"),
+    },
+)
+
+OF_UNLABELED = {
+    **DURATION,
+    "unlabeled_ratio": DURATION["unlabeled_ratio"].but(default=7, at_least=1, source=""),
+}
+"""`DURATION` of a method that learns from unlabeled images only."""
+
+UDA_TRAIN = Section(
+    "A training by UDA, of one network.",
+    {
+        "method": METHOD.but(default="uda"),
+        "model": MODEL,
+        "optimizer": OPTIMIZER.but(name="sgd", nesterov=True),
+        "schedule": SCHEDULE_IN_STEPS,
+        **OF_UNLABELED,
+        "supervised_weight": Setting(1.0, "Weight of the labeled loss.", at_least=0),
+        "uda": UDA,
+        **LOSS,
+        **RUN,
+    },
+    more={"preprocessing": OWN_PREPROCESSING},
 )

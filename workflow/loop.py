@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cli import app, termination
+from cli import app, start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -26,23 +26,6 @@ from data import fingerprint, prepare, sources
 from workflow import balance, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
 
-FLAGS = {
-    "workdir": "Directory for everything: data, teacher, students, evaluation, export.",
-    "labeled": "Labelled images, [FORMAT:]LOCATION (docs/data.md), by default DIR/<class>/*.jpg.",
-    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
-    "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
-    "strategy": "auto, one_device, mirrored or tpu; for the training stages.",
-    "tpu": "Name or address of the TPU; without it the local one.",
-    "iterations": "+N: so many more iterations than the finished run in WORKDIR had.",
-    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
-}
-OPTIONAL: dict[str, Any] = {
-    **{name: None for name in ("labeled", "unlabeled", "test", "iterations")},
-    **{"strategy": "auto", "tpu": "", "dry_run": False},
-}
-
-
-NEEDS = ("data", "teacher", "iterations", "finetune_last")
 ENDING = ("finetune", "evaluate", "export")
 """The stages after the last student."""
 
@@ -170,8 +153,7 @@ def main(
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
-        print(table(done))
-        print(f"{directory} is done; delete it, or name another --workdir, to run again")
+        workdirs.say_done(directory, _done(directory, done))
         return
     config_flags = app.recipe_flags()
 
@@ -186,10 +168,16 @@ def main(
     for stage in ending(config, directory, strategy, students, chosen):
         run(stage)
     summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
-    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})})
+    # The same --iterations=+N asks for N more each time.
+    done_text = None if iterations else _done(directory, summary)
+    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text)
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
     print(f"summary: {directory / 'summary.json'}")
+
+
+def _done(directory: Path, summary: dict[str, Any]) -> str:
+    return f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
 
 
 def check(config: ConfigDict) -> None:
@@ -299,7 +287,7 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         f.write(f"./{stage.script} {shlex.join(flags)}\n")
     began = time.time()
     try:
-        code = termination.call([str(app.ROOT / stage.script), *flags])
+        code = termination.call(start.script(stage.script, *flags))
     finally:  # an interrupted stage's time counts too
         if not done_before:
             _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)
@@ -350,7 +338,3 @@ def table(summary: dict[str, Any]) -> str:
         rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
     rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options, schema=app.RECIPE)

@@ -1,6 +1,6 @@
 """Stage: the teacher labels the unlabelled images (Noisy Student, algorithm 1, step 2).
 
-    python -m workflow.pseudo_label --config=… --workdir=… --data=… --teacher=…
+    ./run_pseudo_label.sh --config=… --workdir=… --data=… --teacher=…
 
 The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
 mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
@@ -33,7 +33,6 @@ import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -309,10 +308,11 @@ def main(
         )
     directory, progress = Path(workdir), Path(workdir) / "progress"
     noisy = settings.views or settings.model_noise
+    done = f"{workdir}: pseudo-labels are finished already"
     resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
     if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are finished already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
@@ -350,29 +350,11 @@ def main(
         raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
-    workdirs.finish(directory, summary)
+    workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
         "%d images labelled, mean confidence %.3f, %.0f images/s",
         summary["images"],
         summary["mean_confidence"],
         summary["images_per_second"],
-    )
-
-
-if __name__ == "__main__":
-    from workflow import pseudo_label  # workers unpickle the job by its module's name, and "__main__" is another program there
-
-    app.run(
-        pseudo_label.main,
-        {
-            "workdir": "where the predictions go",
-            "data": "finished directory of run_prepare_data.sh",
-            "teacher": f"finished directory of {model_dir.MADE_BY}",
-            "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
-        },
-        {"section": "pseudo_label"},
-        needs=("pseudo_label",),
-        schema=app.RECIPE,
-        beam=shard_jobs.unknown_options,
     )

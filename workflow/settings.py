@@ -1,11 +1,7 @@
-"""The settings of a whole recipe: those of the stages, and the sections of the rooms below.
-
-`python -m workflow.settings > docs/settings.md` writes the table of all of them.
-"""
+"""The settings of a whole recipe: those of the stages, and the sections of the rooms below."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +9,10 @@ from ml_collections import ConfigDict
 
 import data.settings
 import evaluation.settings
-import meta_pseudo_labels.settings
-import noisy_student.settings
 from cli import settings
 from cli.settings import Section, Setting
 from training.settings import PRECISIONS
+from workflow import methods
 
 PSEUDO_LABEL = Section(
     "How the teacher labels the unlabeled images. `pseudo_label_1`, … are of one iteration.",
@@ -88,11 +83,6 @@ BALANCE = Section(
             above=0,
             at_most=1,
         ),
-        "align_labels": Setting(
-            False,
-            "Beyond the paper: rescale the kept images' labels so that the classes are as frequent "
-            "as among the labeled images (workflow/alignment.py).",
-        ),
     },
 )
 
@@ -115,7 +105,7 @@ LOOP = {
 
 SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (cli/smoke.py).")
 
-TRAIN, PAIR = noisy_student.settings.TRAIN, meta_pseudo_labels.settings.TRAIN
+SUPERVISED = methods.settings_of("supervised")
 
 RECIPE = Section(
     "A whole recipe. `student_2` and its like take the place of `student` in that iteration.",
@@ -125,11 +115,10 @@ RECIPE = Section(
         "data": data.settings.DATA,
         "expected": data.settings.EXPECTED,
         "preprocessing": data.settings.PREPROCESSING,
-        "teacher": TRAIN,
-        "student": TRAIN,
-        "finetune": TRAIN,
-        "finetune_student": TRAIN,
-        "meta_pseudo_labels": PAIR,
+        "teacher": SUPERVISED,
+        "student": SUPERVISED.but(method="noisy_student", unlabeled_ratio=3),
+        "finetune": SUPERVISED,
+        "finetune_student": SUPERVISED,
         **LOOP,
         "pseudo_label": PSEUDO_LABEL,
         "balance": BALANCE,
@@ -141,50 +130,30 @@ RECIPE = Section(
 def of_recipe(recipe: Mapping[str, Any]) -> Section:
     """Returns the declarations of a recipe's keys, and of those it could have.
 
-    A training may have any name: a section with `final_weights` is one.
+    A training may have any name. It is known by its `method`, which says what its settings are.
     """
     chosen = {}
     for name, values in recipe.items():
         if name.startswith("pseudo_label_"):
             chosen[name] = PSEUDO_LABEL
-        elif isinstance(values, (Mapping, ConfigDict)) and "final_weights" in values:
-            chosen[name] = PAIR if "feedback" in values else TRAIN
-    return Section(RECIPE.meaning, {**RECIPE, **chosen})
+        elif isinstance(values, (Mapping, ConfigDict)) and "method" in values:
+            known = values["method"] in methods.METHODS
+            chosen[name] = methods.settings_of(values["method"]) if known else UNKNOWN
+    return Section(RECIPE.meaning, {**RECIPE, **chosen}, {} if recipe else {"train": _of_any_method()})
 
 
-_INTRO = """\
-# Settings
-
-Made by `python -m workflow.settings > docs/settings.md`; edit the `settings.py` of each room instead.
-
-A recipe is a Python file in `configs/`. `--config.KEY=VALUE` changes one of its settings, and
-`--config.KEY=None` leaves one open, where None is allowed. A command checks all of them before it
-does anything. The defaults below are those of `configs/noisy_student/base.py` and
-`configs/meta_pseudo_labels/base.py`; a recipe may have others.
-"""
+UNKNOWN = Section(
+    "A training of an unknown method.",
+    {"method": SUPERVISED["method"]},
+    others="the settings of its method",
+)
 
 
-def page() -> str:
-    """Returns docs/settings.md."""
-    sections = {name: declared for name, declared in RECIPE.items() if isinstance(declared, Section)}
-    loop = {name: declared for name, declared in RECIPE.items() if name not in sections}
-    parts = [_INTRO, _chapter("The recipe and the loop", Section(RECIPE.meaning, loop))]
-    for name in ("data", "expected", "preprocessing"):
-        parts.append(_chapter(f"`{name}`", sections[name]))
-    names = ", ".join(f"`{name}`" for name, declared in sections.items() if declared is TRAIN)
-    own = "`preprocessing` in it holds what differs from the recipe's; None keeps the recipe's value."
-    parts.append(_chapter(names, TRAIN, own, leave_out=("preprocessing",)))
-    same = "`teacher` has the settings of `student`, with wait_steps 0. `preprocessing` is as above."
-    parts.append(_chapter("`meta_pseudo_labels`", PAIR, same, leave_out=("teacher", "preprocessing")))
-    for name in ("pseudo_label", "balance", "evaluate"):
-        parts.append(_chapter(f"`{name}`", sections[name]))
-    return "\n".join(parts)
-
-
-def _chapter(title: str, section: Section, more: str = "", leave_out: tuple[str, ...] = ()) -> str:
-    shown = Section("", {name: value for name, value in section.items() if name not in leave_out})
-    text = textwrap.fill(f"{section.meaning} {more}".strip(), 100)
-    return f"## {title}\n\n{text}\n\n{settings.table(shown)}\n"
+def _of_any_method() -> Section:
+    """Returns the settings of all methods together, for `--help train.KEY`."""
+    every = [methods.settings_of(name) for name in methods.METHODS]
+    settings_by_name = {name: declared for section in every for name, declared in section.items()}
+    return Section("The section of run_train.sh; its method says which it has.", settings_by_name)
 
 
 def check(recipe: ConfigDict) -> None:
@@ -195,7 +164,3 @@ def check(recipe: ConfigDict) -> None:
 def check_section(name: str, values: Mapping[str, Any]) -> None:
     """Raises InputError for the first impossible value of a recipe's section `name`."""
     settings.check(values, of_recipe({name: values})[name], f"config.{name}")
-
-
-if __name__ == "__main__":
-    print(page(), end="")

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     shared = base.get_config()
     config = ConfigDict({name: shared[name] for name in SHARED})
     config.balance.update({"threshold": 0.0, "balance": False})  # for `reduced`: every unlabelled image once
-    config.meta_pseudo_labels = train_section()
+    config.train = train_section()
     # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
     config.finetune.update({"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True})

@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     # The other settings of an evaluation are those of configs/evaluation/default.py.
     evaluate = {name: config.evaluate[name] for name in ("batch_size", "split")}
     config.evaluate = ConfigDict(evaluate)
-    config.student.unlabeled_ratio = 3
     # On unaugmented labeled images, from the weights (and architecture) of --init. The paper: 1.5
     # epochs at a larger resolution. The rate is about that at the end of the student's schedule.
     # With labeled_augmentation=True the noise is crop and flip, without RandAugment.

@@ -9,10 +9,10 @@ import tensorflow as tf
 from cli.errors import InputError
 from efficientnet import EfficientNet
 from meta_pseudo_labels.model import MetaPseudoLabels
-from meta_pseudo_labels.uda import UDA
 from noisy_student.model import NoisyStudent
 from training import optimizers
 from training.fit import fit
+from training.uda import UDA
 
 K = 3
 SGD = tf.keras.optimizers.SGD

@@ -11,12 +11,15 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import app, commands
 from cli import settings as mechanism
 from cli.errors import InputError
-from workflow import settings
+from workflow import settings, settings_page
+from workflow.methods import METHODS, settings_of
 
 RECIPES = [
+    *(f"{method}/digits.py" for method in ("supervised", "uda", "fixmatch")),
+    *(f"uda/{name}" for name in ("image_folder.py:wrn_28_2", "cifar10_4k.py", "svhn_1k.py")),
     *(f"noisy_student/{name}" for name in ("digits.py", "svhn.py", "cifar10.py", "image_folder.py:small")),
     *(f"noisy_student/imagenet.py:{name}" for name in ("b0", "l2", "v1", "l2_b0")),
     *(f"meta_pseudo_labels/{name}" for name in ("digits.py", "digits.py:reduced", "svhn_1k.py")),
@@ -29,27 +32,13 @@ DIGITS = "--config=configs/noisy_student/digits.py"
 
 
 def parsed(*words: str) -> ConfigDict:
-    return app.parse(["stage", *words], {}, schema=app.RECIPE)["config"]
+    values = app.parse(commands.TABLE["evaluate"], [*words, "--workdir=w", "--model=m"])
+    return values["config"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_passes(name):
     settings.check(parsed(f"--config=configs/{name}"))
-
-
-def test_base_recipes_have_every_setting():
-    from configs.evaluation import default
-    from configs.meta_pseudo_labels import base as pair
-    from configs.noisy_student import base
-
-    config = base.get_config()
-    config.meta_pseudo_labels = pair.get_config().meta_pseudo_labels
-    config.evaluate = default.get_config().evaluate
-    for key, _ in settings.RECIPE.walk():
-        within = config
-        for part in [] if ".preprocessing." in key else key.split("."):
-            assert part in within, key
-            within = within[part]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +50,7 @@ def test_base_recipes_have_every_setting():
         ("teacher.optimizer.name=adm", r"teacher\.optimizer\.name is 'adm'; .*; did you mean 'adam'"),
         ("finetune.schedule.base=nan", r"config\.finetune\.schedule\.base is nan"),
         ("data.on_error=ignore", r"config\.data\.on_error is 'ignore'; it can be fail or skip"),
+        ("student.method=nosy_student", r"student\.method is 'nosy_student'; .* you mean 'noisy_stu"),
         ("evaluate.split=tset", r"evaluate\.split is 'tset'; .*; did you mean 'test'"),
     ],
 )
@@ -73,7 +63,7 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
     config = parsed("--config=configs/meta_pseudo_labels/digits.py").copy_and_resolve_references()
     with config.unlocked():
         config.student_2 = config.student.copy_and_resolve_references()
-        config.longer = config.meta_pseudo_labels.copy_and_resolve_references()
+        config.longer = config.train.copy_and_resolve_references()
     for key, value in (("student_2.temperature", 0.0), ("longer.uda.temperature", 0.0)):
         bad = config.copy_and_resolve_references()
         bad.update_from_flattened_dict({key: value})
@@ -85,17 +75,24 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
         settings.check(config)
 
 
-def test_every_stage_refuses_it_at_once_and_explains_the_key(tmp_path):
-    """The stage of the bottom room, and the reader of flags; neither imports TensorFlow for it."""
-    program = (
-        "import sys; from cli import app; words, config = sys.argv[1:], True\n"
-        "try: app.run(print, {'workdir': 'w'}, schema=app.RECIPE)\n"
-        "finally: assert 'tensorflow' not in sys.modules"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(app.ROOT)}
+@pytest.mark.parametrize("stage", [stage for stage in commands.STAGES if stage.recipes], ids=str)
+def test_every_stage_refuses_it_before_it_does_anything(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "load", lambda target: loaded(target))
 
+    def loaded(target: str):
+        assert target == stage.settings
+        return commands.load(target)
+
+    with pytest.raises(InputError, match=r"^config\.balance\.threshold is 7\.0; it must be at least 0"):
+        app.run(stage, [DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_needs_no_tensorflow_to_refuse_or_explain(tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program, *words]
+        program = "import sys\nfrom cli import app\ntry: app.main()\nfinally: assert 'tensorflow' not in sys.modules"
+        environment = {**os.environ, "PYTHONPATH": str(app.ROOT)}
+        command = [sys.executable, "-c", program, "balance", *words]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
     refused = run(DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}")
@@ -109,11 +106,12 @@ def test_every_stage_refuses_it_at_once_and_explains_the_key(tmp_path):
 
 def test_the_page_is_up_to_date():
     page = (app.ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == settings.page(), "python -m workflow.settings > docs/settings.md"
+    assert page == settings_page.page(), "python -m workflow.settings_page > docs/settings.md"
 
 
 def test_meanings_are_sentences():
-    for key, setting in settings.RECIPE.walk():
+    every = [*settings.RECIPE.walk(), *(row for name in METHODS for row in settings_of(name).walk())]
+    for key, setting in every:
         assert re.fullmatch(r"[A-Z0-9(a-z].*[.)]", setting.meaning), key
         for sentence in re.split(r"(?<=\.)\s", setting.meaning):
             assert len(sentence.split()) <= 25, key
@@ -124,18 +122,18 @@ def test_choices_are_what_the_modules_know():
     from data import settings as data
     from meta_pseudo_labels import feedback
     from meta_pseudo_labels import settings as pair
-    from meta_pseudo_labels.train import NETWORKS
 
     assert set(data.RANDAUGMENT_TABLES) == set(randaugment.TABLES)
     assert set(data.RANDAUGMENT_MODES) == set(randaugment._MODE_OPS)
     fields = {field.name for field in dataclasses.fields(preprocessing.Preprocessing)}
     assert set(data.PREPROCESSING) == fields
-    assert set(pair.METHODS) == set(NETWORKS)
     assert set(pair.ESTIMATORS) == set(feedback.ESTIMATORS)
     assert set(pair.PSEUDO_LABELS) == set(feedback.PSEUDO_LABELS)
 
 
 def test_help_about_sections():
-    text = mechanism.describe(settings.of_recipe({}), "meta_pseudo_labels.uda")
-    assert text.startswith("Unsupervised Data Augmentation")
-    assert "--config.meta_pseudo_labels.uda.weight=8" in text
+    declared = settings.of_recipe({})
+    text = mechanism.describe(declared, "train.uda")
+    assert text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
+    for key in ("train.unlabeled_weight", "train.feedback", "student.temperature", "train.online"):
+        assert mechanism.describe(declared, key).startswith(f"--config.{key}=")

@@ -1,6 +1,6 @@
 """Which estimator of the feedback has the most signal for its noise?
 
-./run_feedback_study.sh --config=configs/experiments/feedback_study.py --workdir=runs/feedback_study
+./run_experiment.sh feedback_study --config=configs/experiments/feedback_study.py --workdir=runs/feedback_study
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""What a training stage does around its method: flags, checks, the run itself, and what it leaves."""
+"""Runs one resolved training, of whatever method: strategy, trainer, fit, and what it leaves."""
 
 from __future__ import annotations
 
@@ -6,128 +6,81 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
 from cli import workdir as workdirs
 from cli.errors import InputError
-from cli.json_files import read_json, read_json_lines
+from cli.json_files import read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from efficientnet.architectures import ARCHITECTURES
-from training import model_dir, strategy, workers
-from training import resolve as resolving
+from training import fixres, model_dir, optimizers, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
+from training.method import Method, Parts, Streams
 from training.trainer import Trainer
-
-FLAGS = {
-    "workdir": "Directory for checkpoints, logs and the trained model.",
-    "data": "Directory made by run_prepare_data.sh.",
-    "strategy": "auto, one_device, mirrored, multi_worker or tpu.",
-    "cpu_devices": "Logical CPU devices to split the CPU into, to try out --strategy=mirrored.",
-    "tpu": "Name or address of the TPU.",
-    "profile_steps": "FIRST,LAST: steps to profile, for TensorBoard.",
-}
-OPTIONAL = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
 
 SAMPLES = 8
 """Images of each split in TensorBoard."""
 
-Build = Callable[..., Trainer]
-"""(steps_per_epoch, seed, sync) -> the compiled trainer; called in the strategy's scope."""
 
-Batches = Callable[[int, tuple[int, int], int], tf.data.Dataset]
-"""(finished steps, (input pipelines, index), replicas) -> what the trainer eats from there on."""
+class Inputs(NamedTuple):
+    """What a training reads.
 
-
-def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, iteration: int = 0) -> dict[str, Any]:
-    """The resolved config of one training: seed, preprocessing and section (`train`), with nothing left open.
-
-    Args:
-      config: the recipe.
-      section: the name of its train section; `preprocessing` in it overrides the recipe's.
-      data: a finished data directory.
-      unlabeled: whether the run has an unlabelled stream.
-      iteration: tells trainings of one recipe apart, in their seeds.
-
-    Raises:
-      InputError: no such training, or values that don't fit.
+    Attributes:
+      data: the prepared data, for its validation split.
+      labeled: the labeled split.
+      unlabeled: the split of the second stream, or None.
+      init: directory of the trained model to start from, or None.
+      teacher: directory of the trained model that labels within the step, or None.
     """
-    known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
-    if section not in known:
-        raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
-    data_summary = read_json(Path(data) / "summary.json", {"median_height": float, "median_width": float})
-    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    own = config[section].get("preprocessing", ConfigDict()).to_dict()
-    medians = {name: data_summary[name] for name in ("median_height", "median_width")}
-    preprocessing = resolving.preprocessing(config.preprocessing.to_dict(), own, **medians)
-    train = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    train = resolving.section(train, labeled_examples=labeled.num_records, unlabeled=unlabeled)
-    require_validation(section, train, (Path(data) / "validation").is_dir())
-    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": train}
+
+    data: Path
+    labeled: Manifest
+    unlabeled: Manifest | None = None
+    init: str | None = None
+    teacher: str | None = None
 
 
-def require_validation(section: str, train: dict[str, Any], there: bool) -> None:
-    """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
-    if train["final_weights"] == "best" and not (train["evaluate_every"] and there):
-        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
+class Devices(NamedTuple):
+    """Where a training runs; see `training.strategy.create`. `profile_steps`: FIRST,LAST, the steps to profile."""
+
+    strategy: str = "auto"
+    cpu_devices: int = 1
+    tpu: str = ""
+    profile_steps: str | None = None
 
 
-def start(workdir: str, resolved: dict[str, Any], inputs: dict[str, str], strategy: str) -> bool:
-    """Claims the work directory; False, after saying so, where the training is done."""
-    schema = {"steps": int, "parameters": int}
-    done = workdirs.start(workdir, resolved, inputs, shared=strategy == "multi_worker", summary_schema=schema)
-    if done:
-        print(f"{workdir} is done: {done['steps']} steps, {done['parameters']:,} parameters")
-    return not done
+def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
+    """What a finished training says when it is asked for again."""
+    return f"{workdir} is done: {summary['steps']} steps, {summary['parameters']:,} parameters"
 
 
 @workers.leaving_with_the_lost()
-def train(
-    workdir: Path,
-    resolved: dict[str, Any],
-    spec: model_dir.ModelSpec,
-    build: Build,
-    batches: Batches,
-    *,
-    data: Path,
-    labeled: Manifest,
-    unlabeled: Manifest | None,
-    samples: Mapping[str, tuple[Manifest, Preprocessing]],
-    strategy_name: str = "auto",
-    cpu_devices: int = 1,
-    tpu: str = "",
-    profile_steps: str | None = None,
-) -> None:
+def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: model_dir.ModelSpec, inputs: Inputs, devices: Devices) -> None:
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
 
     Args:
-      workdir: claimed with `start`.
-      resolved: see `resolve`; the section has `steps`, `batch_size`, `unlabeled_ratio`, `precision` and the `..._every`s.
+      workdir: claimed with `cli.workdir.start`.
+      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns them.
+      method: of the section.
       spec: of the model that is kept.
-      build: makes the trainer.
-      batches: makes its data.
-      data: the data directory, for its validation split.
-      labeled: the labelled split.
-      unlabeled: the unlabelled split, if the run has one.
-      samples: splits and the noise of their images, by the names under which TensorBoard shows some of each.
-      strategy_name: see `training.strategy.create`.
-      cpu_devices: the same.
-      tpu: the same.
-      profile_steps: the flag.
+      inputs: what it reads.
+      devices: where it runs.
 
     Raises:
-      InputError: the batch does not divide among the replicas, and whatever `fit` and `build` raise.
+      InputError: the batch does not divide among the replicas, and whatever `fit` and the method raise.
     """
-    section = ConfigDict(resolved["train"])
-    profile = _profile(profile_steps, section.steps)
+    section, seed = ConfigDict(resolved["train"]), resolved["seed"]
+    labeled, unlabeled = inputs.labeled, inputs.unlabeled
+    profile = _profile(devices.profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
     first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
-    where = strategy.create(strategy_name, cpu_devices, tpu)
+    where = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
     if section.precision == "mixed_float16" and strategy.device_kind(where) == "TPU":
         raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
     replicas = where.num_replicas_in_sync
@@ -137,12 +90,12 @@ def train(
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
         raise InputError(f"batch_size={batch} does not divide among {among}")
-    tf.keras.utils.set_random_seed(resolved["seed"] % 2**32)
+    tf.keras.utils.set_random_seed(seed % 2**32)
     tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)
     steps_per_epoch = labeled.num_records / batch
     with where.scope():  # everything that owns variables
-        trainer = build(steps_per_epoch=steps_per_epoch, seed=resolved["seed"], sync=replicas > 1)
+        trainer = build_trainer(method, section, spec, steps_per_epoch, seed, replicas > 1, inputs)
 
     parameters = trainer.model.count_params()
     print(
@@ -158,12 +111,20 @@ def train(
         print(f"note: {name} halves the {size} pixels five times, and little is left; set model.strides, as image_folder.py:small does")
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
     evaluate = None
-    if section.evaluate_every and (data / "validation").is_dir():
-        manifests.append(records.read_manifest(data / "validation", "labeled"))
+    if section.evaluate_every and (inputs.data / "validation").is_dir():
+        manifests.append(records.read_manifest(inputs.data / "validation", "labeled"))
         evaluate = _evaluator(trainer, manifests[-1], spec, batch)
+    splits = {"labeled": labeled, "unlabeled": unlabeled}
+    samples = {
+        shown: (manifest, noise)
+        for shown, (split, noise) in method.samples(section, spec.preprocessing).items()
+        if (manifest := splits[split])
+    }
     fit(
         trainer,
-        lambda finished: pipeline.distribute(where, lambda *share: batches(finished, *share)),
+        lambda finished: pipeline.distribute(
+            where, lambda *share: batches(method, section, spec.preprocessing, inputs, seed, finished, *share)
+        ),
         workdir,
         steps=section.steps,
         images_per_step=first + more,
@@ -176,8 +137,7 @@ def train(
         manifests=manifests,
         profile=profile,
         images=lambda step: {
-            name: pipeline.samples(manifest, noise, count=SAMPLES, seed=resolved["seed"], step=step)
-            for name, (manifest, noise) in samples.items()
+            shown: pipeline.samples(manifest, noise, count=SAMPLES, seed=seed, step=step) for shown, (manifest, noise) in samples.items()
         },
     )
     best_row = best(workdir) if workers.is_chief(where) else None
@@ -199,8 +159,66 @@ def train(
         "best": best_row,  # on the validation split
         "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
     }
-    workdirs.finish(workdir, summary)
+    workdirs.finish(workdir, summary, says_done(workdir, summary))
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
+
+
+def build_trainer(
+    method: Method,
+    section: ConfigDict,
+    spec: model_dir.ModelSpec,
+    steps_per_epoch: float,
+    seed: int,
+    sync: bool,
+    inputs: Inputs | None = None,
+) -> Trainer:
+    """The method's compiled trainer; call inside the strategy's scope.
+
+    Args:
+      method: of the section.
+      section: the resolved section.
+      spec: of the model that is kept.
+      steps_per_epoch: labeled images / batch_size.
+      seed: of the run.
+      sync: there is more than one replica.
+      inputs: for the models to start from and to label by.
+
+    Raises:
+      InputError: a model in `inputs` has other classes, or fewer blocks than are to be frozen.
+    """
+    sync = section.sync_batch_norm and sync
+
+    def build(model: Mapping[str, Any], seed: int) -> tf.keras.Model:
+        return model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
+
+    model = build(spec.architecture, seed)
+    if inputs and inputs.init:
+        trained, trained_spec = model_dir.load(inputs.init)
+        records.require_same_classes(trained_spec.label_names, f"--init={inputs.init}", spec.label_names, "the data")
+        model.set_weights(trained.get_weights())
+        fixres.freeze_blocks(model, section.get("frozen_blocks", 0))
+    rates = schedules.of_section(section, steps_per_epoch)
+    settings = {name: section[name].optimizer if name else section.optimizer for name in rates}
+    by_name = {name: optimizers.build(settings[name], rate) for name, rate in rates.items()}
+    teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
+    return method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes))
+
+
+def batches(
+    method: Method,
+    section: ConfigDict,
+    preprocessing: Preprocessing,
+    inputs: Inputs,
+    seed: int,
+    start_step: int,
+    pipelines: tuple[int, int],
+    replicas: int,
+) -> tf.data.Dataset:
+    """What the method's trainer eats from step `start_step` on; the last three see `pipeline.train_batches`."""
+    options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
+    more = section.batch_size * section.unlabeled_ratio
+    clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
+    return method.batches(section, Streams(inputs.labeled, inputs.unlabeled, preprocessing, section.batch_size, more, options, clean))
 
 
 def _profile(steps: str | None, last: int) -> tuple[int, int] | None:

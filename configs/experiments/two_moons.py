@@ -1,8 +1,8 @@
 """Two moons, 6 labelled points of 2,000 (Pham et al. 2021, Section 3.1): who finds the two clusters, and how often?
 
-    ./run_two_moons.sh --config=configs/experiments/two_moons.py --workdir=runs/two_moons            # what works
-    ./run_two_moons.sh --config=configs/experiments/two_moons.py:paper --workdir=runs/two_moons_paper  # the paper's values
-    ./run_two_moons.sh --config=configs/experiments/two_moons.py:sweep --workdir=runs/two_moons_sweep  # one change at a time
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py --workdir=runs/two_moons            # what works
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=runs/two_moons_paper  # the paper's values
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:sweep --workdir=runs/two_moons_sweep  # one change at a time
 
 The paper's values are a network 2-8-8-2 with sigmoids, weights in ±0.1, SGD at 0.1; it gives neither steps nor batch nor noise. Two
 things differ in what works: the rate is 1, in place of ten times the steps, and the teacher has its UDA loss, which the paper's text leaves

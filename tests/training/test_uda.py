@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from meta_pseudo_labels.uda import UDA
 from tests.meta_pseudo_labels.test_model import B, K, batch, classifier, flat, trainer
+from training.uda import UDA
 
 
 def one_step(uda_weight):

@@ -1,6 +1,6 @@
 """Runs an exported model through TensorFlow's C API: no Python of TensorFlow's, the loader and the session of TF Serving.
 
-    python -m serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
+    python -m tests.serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
 
 prints what `serving.predict` prints. It shows, on a machine without a model server, that an export needs nothing but the
 C++ library: the shared library inside the installed package is opened with ctypes, and `import tensorflow` never happens.
@@ -8,6 +8,7 @@ C++ library: the shared library inside the installed package is opened with ctyp
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import importlib.util
 import struct
@@ -220,4 +221,8 @@ def main(model: str, format: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, predict.FLAGS, predict.OPTIONAL, config=False, positional=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--format", default="text", choices=("text", "json", "table"))
+    parser.add_argument("arguments", nargs="+", metavar="IMAGE")
+    app.guarded(lambda: main(**vars(parser.parse_args())))

@@ -1,17 +1,21 @@
-"""Unsupervised Data Augmentation (Xie et al. 2020): the losses that a teacher has besides the feedback, and what they do alone.
+"""Unsupervised Data Augmentation (Xie et al. 2020): the step and the method.
 
-`UDA` is the baseline of the paper's Tables 2 and 3. With `uda_weight=0` the labelled loss is left, but BatchNorm still sees the
-unlabelled images; supervised learning is `run_teacher.sh`.
+Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` the labeled loss is
+left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is supervised learning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from ml_collections import ConfigDict
 
+from cli.errors import InputError
 from nets.noise import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
+from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
 from training.optimizers import gradient
 from training.rematerialization import Pass
 from training.trainer import Trainer, alike, global_rows, hits, pairs
@@ -122,10 +126,46 @@ class UDA(Trainer):
             loss, values = self.objective(self.model, logits, one_hot(y, logits.labeled.shape[-1]), step)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             share = loss / replicas  # the optimizer sums over replicas
-        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
-        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
-            self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
-        self.ema.update(self.optimizer.iterations)
-        for name, value in {"loss": loss, **values}.items():
-            self.logged[name].update_state(value)
+        self.move(gradient(tape, share, self.model.trainable_variables, self.optimizer))
+        self.log(loss=loss, **values)
         return {name: metric.result() for name, metric in self.logged.items()}
+
+
+def objective(section: ConfigDict) -> dict[str, Any]:
+    """The fields of `Objective` from a train section."""
+    return {
+        "supervised_weight": section.supervised_weight,
+        "uda_weight": section.uda.weight,
+        "uda_temperature": section.uda.temperature,
+        "uda_threshold": section.uda.threshold,
+        "uda_ramp_steps": section.uda.ramp_steps,
+        "label_smoothing": section.label_smoothing,
+        "weight_decay": section.weight_decay,
+    }
+
+
+def _build(section: ConfigDict, parts: Parts) -> UDA:
+    options = {name: section[name] for name in ("ema_decay", "rematerialize")}
+    trainer = UDA(parts.model, **options, **objective(section), seed=parts.seed)
+    trainer.compile(optimizer=parts.optimizers[""])
+    return trainer
+
+
+def check(section: Mapping[str, Any]) -> None:
+    """Raises InputError where the settings of `Objective` cannot be used."""
+    if section["unlabeled_ratio"] < 1:
+        raise InputError(f"unlabeled_ratio is {section['unlabeled_ratio']}; the method needs unlabeled images")
+    if section["uda"]["temperature"] <= 0:
+        raise InputError(f"uda.temperature is {section['uda']['temperature']}; it must be above 0")
+    if min(section["uda"]["ramp_steps"], section["uda"]["weight"]) < 0:
+        raise InputError("uda: weight and ramp_steps must be at least 0")
+
+
+UNSUPERVISED_DATA_AUGMENTATION = Method(
+    unlabeled=lambda section: IMAGES,
+    networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
+    build=_build,
+    batches=lambda section, streams: streams.weak_and_strong(),
+    samples=weak_and_strong_samples,
+    check=check,
+)

@@ -1,0 +1,1 @@
+"""FixMatch (Sohn et al. 2020): confident pseudo-labels of weakly augmented images teach strongly augmented ones."""
