@@ -126,11 +126,6 @@ def recipe_flags() -> list[str]:
     return flags.read(sys.argv[1:], (), takes_recipe=True).recipe_words
 
 
-def whole_number(name: str, value: str | int, least: int = 0) -> int:
-    """Returns the value of flag `name` as a number of at least `least`. Raises InputError."""
-    return int(flags.Flag(name, "", int, least=least).parse(str(value)))
-
-
 def log_plainly() -> None:
     """Makes log lines nothing but their text, from INFO on."""
     import logging as standard_logging

@@ -103,7 +103,7 @@ LOOP = {
     "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
 }
 
-SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (cli/smoke.py).")
+SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (training/smoke.py).")
 
 SUPERVISED = methods.settings_of("supervised")
 

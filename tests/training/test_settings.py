@@ -37,7 +37,7 @@ from noisy_student.settings import TRAIN
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be at least 1"),
         ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0; it must be at least 0 and below 1"),
         ({"schedule": {"base": float("nan")}}, r"schedule\.base is nan; it must be a number"),
-        ({"model": {"strides": (1, 2)}}, r"model\.strides is \(1, 2\); it can be 7 whole numbers"),
+        ({"model": {"strides": (1, 0)}}, r"model\.strides is \(1, 0\); it must be whole numbers, e"),
         ({"preprocessing": {"pad": -1}}, r"preprocessing\.pad is -1; it must be at least 0"),
         ({"learning_rate": 0.1}, "learning_rate: no such setting"),
     ],
