@@ -8,9 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from cli import settings
 from cli.errors import InputError
-from training.settings import SHARED
 
 
 @functools.cache
@@ -72,9 +70,8 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
       The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs` and `min_steps`.
 
     Raises:
-      InputError: both or neither of `steps` and `epochs`, or a value out of its range.
+      InputError: both or neither of `steps` and `epochs`.
     """
-    settings.check(train, SHARED, "train")
     resolved = dict(train)
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
     if (epochs is None) == (resolved["steps"] is None):

@@ -216,12 +216,6 @@ RUN = {
 }
 """What a run computes in, and what it logs and keeps."""
 
-SHARED = Section(
-    "What every training has.",
-    {**DURATION, **LOSS, **RUN},
-    others="the method's own settings",
-)
-
 UDA = Section(
     "Unsupervised Data Augmentation: the loss on unlabeled images.",
     {

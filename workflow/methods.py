@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cli.errors import InputError
 from cli.settings import Section
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ METHODS = {
     "supervised": Row("training.supervised:SUPERVISED", "noisy_student.settings:TRAIN"),
     "noisy_student": Row("noisy_student.method:NOISY_STUDENT", "noisy_student.settings:TRAIN"),
     "uda": Row("training.uda:UNSUPERVISED_DATA_AUGMENTATION", "training.settings:UDA_TRAIN"),
-    "fixmatch": Row("fixmatch.method:FIXMATCH", "fixmatch.settings:TRAIN"),
+    "fixmatch": Row("fixmatch.method:FIXMATCH", "fixmatch:SETTINGS"),
     "meta_pseudo_labels": Row("meta_pseudo_labels.method:META_PSEUDO_LABELS", "meta_pseudo_labels.settings:TRAIN"),
     "reduced_meta_pseudo_labels": Row("meta_pseudo_labels.method:REDUCED", "meta_pseudo_labels.settings:TRAIN"),
 }
@@ -37,15 +36,13 @@ METHODS = {
 
 
 def find(name: str) -> Method:
-    """Returns the method of this name. Raises InputError where there is none."""
-    if name not in METHODS:
-        raise InputError(f"method: no {name!r}; known: {', '.join(METHODS)}")
+    """Returns a method by its name in `METHODS`."""
     method: Method = _import(METHODS[name].method)
     return method
 
 
 def settings_of(name: str) -> Section:
-    """Returns the declarations of a train section with this method, a name of `METHODS`."""
+    """Returns the declarations of a train section by the name of its method in `METHODS`."""
     section: Section = _import(METHODS[name].settings)
     method = section["method"].but(choices=tuple(METHODS))
     return Section(section.meaning, {**section, "method": method}, section.more, section.others)

@@ -65,11 +65,6 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
     assert resolved == {"image_size": 128, "translate_const": 4.0, "cutout_const": 22.9, "flip": False}
 
 
-def test_a_value_that_no_training_could_use():
-    with pytest.raises(InputError, match=r"train\.precision is 'float16'; it can be float32, mixed_b"):
-        resolve.section(section(steps=5, precision="float16"), labeled_examples=10, unlabeled=True)
-
-
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
 def test_image_size_from_the_data(height, width, expected):
     assert resolve.image_size(height, width) == expected
