@@ -1,4 +1,4 @@
-"""Settings, each declared once. From the declarations come recipes, checks, help and docs/settings.md.
+"""Settings, each declared once. Recipes, checks, help and docs/settings.md come from there.
 
 A declaration is a `Section` of `Setting`s and sections. Each room declares its own in a
 `settings.py` that imports no TensorFlow, so that a recipe is made and checked at once.

@@ -13,7 +13,7 @@ FORMATS = {
     "cifar10": "small_images.open_cifar10",
     "svhn": "small_images.open_svhn",
 }
-"""Format -> the function of this package that opens it, `Request -> Collection`; imported when it is needed."""
+"""Format -> the function of this package that opens it; imported when it is needed."""
 
 STYLES = ("small", "imagenet")
 AUTOAUGMENT = "autoaugment_v0"
@@ -22,7 +22,7 @@ RANDAUGMENT_MODES = ("reference", "monotone")
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-"""Per RGB channel, in units of 0-255. Source: the EfficientNet authors' code, `efficientnet_builder.py`."""
+"""Per RGB channel, in units of 0-255. Source: the EfficientNet authors' code."""
 
 CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 32) of the short side
 
@@ -33,7 +33,7 @@ DATA = Section(
     {
         "source": Setting(
             "image_folder",
-            "Format of locations ([FORMAT:]PATH) that name none; or the embedded digits. The flag --source.",
+            "Format of locations that name none (docs/data.md). The flag --source.",
             choices=("digits", *FORMATS),
         ),
         "labeled": Setting(None, "Location of the labeled images. The flag --labeled.", type=str, none="not given"),
@@ -73,12 +73,12 @@ DATA = Section(
         ),
         "labeled_as_unlabeled": Setting(
             "nothing",
-            "Labeled images that are unlabeled ones too: nothing, the rest that labeled_per_class leaves, or all.",
+            "Labeled images that are unlabeled too: rest is what labeled_per_class leaves.",
             choices=("nothing", "rest", "all"),
         ),
         "near_duplicates": Setting(
             True,
-            "Whether images that look alike count as copies (docs/data.md). Identical ones always do.",
+            "Whether images that look alike count as copies. Identical ones always do.",
         ),
         "on_error": Setting(
             "fail",
@@ -196,7 +196,7 @@ PREPROCESSING = Section(
         ),
         "crop_padding": Setting(
             CROP_PADDING,
-            "P: evaluation sees the central S / (S + P) of the short side, S being image_size. The small style sees all of it.",
+            "P: evaluation sees S / (S + P) of the short side; S is image_size. small: all.",
             none="32/224 of the side",
             at_least=0,
             unit="pixels",

@@ -18,7 +18,7 @@ EVALUATE = Section(
         "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
         "split": Setting(
             "test",
-            "Split of the data. run_evaluate.sh's flag --split goes before it. Use validation for choosing hyper-parameters.",
+            "Split of the data; validation for choosing hyper-parameters. The flag --split.",
             choices=("labeled", "test", "validation"),
         ),
         "seed": Setting(0, "Seed of corruptions, sequences and random starts.", at_least=0),
@@ -91,5 +91,5 @@ class Settings(SimpleNamespace):
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Settings:
-        """From `config.evaluate`, which may lack any of them. Raises InputError for what cannot be used."""
+        """From `config.evaluate`, which may lack any. Raises InputError."""
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in dict(values).items()})

@@ -28,7 +28,7 @@ NETWORK = Section(
 )
 
 CALIBRATOR = Section(
-    "The calibrator of the method reduced_meta_pseudo_labels. Its optimizer and schedule are the teacher's.",
+    "The calibrator of reduced_meta_pseudo_labels; it has the teacher's optimizer.",
     {
         "hidden": Setting(128, "Units of a layer.", at_least=1),
         "layers": Setting(2, "Hidden layers.", at_least=0),
@@ -43,11 +43,11 @@ FEEDBACK = {
     ),
     "approximate_feedback": Setting(
         False,
-        "Accept soft, per_example and dot_product under lars, adam or rmsprop too, with a warning. True in :paper and :release.",
+        "Accept feedback that is an approximation under this optimizer, with a warning.",
     ),
     "pseudo_labels": Setting(
         "sampled",
-        "Pseudo-labels of the student: drawn from the teacher's distribution, its most probable class, or the distribution.",
+        "Drawn from the teacher's distribution, its most probable class, or all of it.",
         choices=PSEUDO_LABELS,
     ),
     "feedback_weight": Setting(1.0, "Weight of the teacher's loss by feedback."),

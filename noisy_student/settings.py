@@ -24,7 +24,7 @@ METHOD = {
     "temperature": Setting(1.0, "Temperature of soft pseudo-labels; below 1 sharpens.", above=0),
     "online": Setting(
         False,
-        "True: the teacher of the flag --teacher labels within the step. There is no threshold and no balancing, and a step takes longer.",
+        "True: --teacher labels within the step, without threshold and balancing.",
     ),
     "label_data_sample_prob": Setting(
         1.0,
@@ -38,7 +38,7 @@ METHOD = {
 NOISE = {
     "mixup": Setting(
         0.0,
-        "Beyond the paper: α of MixUp on labeled images; 0: off. With cutmix, each is for half of the batches.",
+        "Beyond the paper: α of MixUp on labeled images; 0: off. With cutmix, half each.",
         at_least=0,
     ),
     "cutmix": Setting(0.0, "Beyond the paper: α of CutMix on labeled images; 0: off.", at_least=0),
@@ -48,11 +48,11 @@ NOISE = {
     ),
     "unlabeled_augmentation": Setting(
         True,
-        "The same on unlabeled images. Off in the ablation of the paper's Table 6.",
+        "The same on unlabeled images. Off in an ablation (Table 6).",
     ),
     "unlabeled_model_noise": Setting(
         True,
-        "Dropout and stochastic depth on unlabeled images. Off in the ablation of the paper's Table 6.",
+        "Dropout and stochastic depth on unlabeled images. Off in an ablation (Table 6).",
     ),
 }
 

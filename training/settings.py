@@ -1,4 +1,4 @@
-"""Settings that every training has, whatever its method: network, optimizer, schedule, and the run itself."""
+"""Settings of trainings: network, optimizer, schedule, the run, and UDA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = Section(
     {
         "name": Setting(
             "b0",
-            "Architecture: a name of training/architectures.py, or package.module:function, a builder of your own (docs/extending.md).",
+            "A name of training/architectures.py, or package.module:function, your own.",
         ),
         "width": Setting(None, "Multiplies the channels.", type=float, none="the architecture's", above=0),
         "depth": Setting(None, "Multiplies the layers.", type=float, none="the architecture's", above=0),
@@ -170,7 +170,7 @@ RUN = {
     ),
     "rematerialize": Setting(
         False,
-        "Keep only the blocks' inputs and compute the rest twice, for less memory (docs/scaling.md).",
+        "Compute the blocks' insides twice, for less memory (docs/scaling.md).",
     ),
     "sync_batch_norm": Setting(True, "BatchNorm statistics over all replicas, where there is more than one."),
     "log_every": Setting(
@@ -210,7 +210,7 @@ RUN = {
     ),
     "final_weights": Setting(
         "last",
-        "Weights of the trained model: the last ones, as in the papers, or the ones with the best top-1 on the validation split.",
+        "The last weights, as in the papers, or the best on the validation split.",
         choices=("last", "best"),
     ),
 }

@@ -31,11 +31,11 @@ PSEUDO_LABEL = Section(
         ),
         "model_noise": Setting(
             False,
-            "Dropout and stochastic depth in the teacher. With views=1 it is the noised teacher of the paper's Table 6.",
+            "Dropout and stochastic depth in the teacher; with views=1 as in Table 6.",
         ),
         "calibrate": Setting(
             False,
-            "Beyond the paper: temper the probabilities as the validation split needs it (workflow/calibration.py).",
+            "Beyond the paper: temper the probabilities as the validation split needs it.",
         ),
         "precision": Setting("float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS),
         "optimize": Setting(
@@ -90,14 +90,14 @@ LOOP = {
     "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
     "patience": Setting(
         None,
-        "Stop after so many students in a row that are no better on the validation split than one before, and serve the best.",
+        "Stop after so many students that are no better than one before; serve the best.",
         type=int,
         none="never stop before the last iteration",
         at_least=1,
     ),
     "student_init": Setting(
         "scratch",
-        "Weights that a student starts from: random ones, or its teacher's, with the teacher's architecture.",
+        "What a student starts from: random weights, or its teacher's network.",
         choices=("scratch", "teacher"),
     ),
     "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, the table of all settings: `python -m workflow.settings_page > docs/settings.md`."""
+"""Prints docs/settings.md, the table of all settings: `python -m workflow.settings_page`."""
 
 from __future__ import annotations
 
