@@ -11,9 +11,11 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from cli import flags
+from cli.commands import load as load_function
 from cli.errors import InputError, one_line
-from cli.smoke import reduced
 
+SMOKE = "training.smoke:reduced"
+"""Cuts a recipe down to a run of a minute."""
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
@@ -38,7 +40,7 @@ def load(argument: str, overrides: Mapping[str, str | None], needs: Sequence[str
     absent = [key for key in needs if key not in recipe]
     if absent:
         raise InputError(f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}")
-    return (reduced(recipe) if recipe.get("smoke") else recipe).lock()
+    return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
 
 def from_flags(*words: str) -> ConfigDict:

@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import sources
-from efficientnet import architectures
-from training import models, resolve, schedules
+from training import architectures, models, resolve, schedules
 from training.method import Network
 
 GIB = 2.0**30
@@ -110,7 +109,7 @@ def _network(
     """
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     first = batch if train.get("labeled", True) else 0
-    parameters = count_parameters(model, counts["classes"])
+    parameters = count_parameters(model, counts["classes"], size)
     numbers, what = (5, "weights, average, slots and gradients") if kept else (3, "weights, slot and gradient")
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
@@ -126,25 +125,27 @@ def _network(
     ]
 
 
-def count_parameters(model: dict[str, Any], classes: int) -> int:
-    """Trainable ones of the network of a section: reckoned for an EfficientNet, which may be large, else by building it."""
-    architecture = architectures.ARCHITECTURES.get(model["name"])
-    if architecture:
-        width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
-        return architectures.count_parameters(width, depth, classes)[0]
-    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+def count_parameters(model: dict[str, Any], classes: int, size: int | None = None) -> int:
+    """Returns the number of trainable parameters of a network: calculated where its row of the table can, else by building it.
+
+    Args:
+      model: a recipe's `model`.
+      classes: K.
+      size: side of the images in pixels, or None.
+    """
+    count = architectures.find(model["name"]).parameters
+    if count:
+        return int(architectures.load(count)(model, classes))
+    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
     return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
 
 
 def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int, rematerialize: bool) -> float | None:
-    """GiB that a step keeps for its backward pass (`architectures.count_activations`); None for another family or an unknown size."""
-    architecture = architectures.ARCHITECTURES.get(model["name"])
-    if not architecture or not size:
+    """Returns the GiB that a step keeps for its backward pass; None for an unknown size, and where the network's row has no count."""
+    count = architectures.find(model["name"]).activations
+    if not count or not size:
         return None
-    width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
-    strides = model.get("strides") or architectures.BASELINE_STRIDES
-    count = architectures.count_activations(width, depth, size, model.get("stem_stride") or 2, strides, rematerialize)
-    return bytes_each * count * images / GIB
+    return bytes_each * int(architectures.load(count)(model, size, rematerialize)) * images / GIB
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:

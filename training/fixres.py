@@ -33,7 +33,7 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     included, trains as usual. Their weights are whatever the model holds: load it first. Call before compiling.
 
     Args:
-      model: an EfficientNet or ResNet of this project.
+      model: a network whose layers have the names of blocks (`training.architectures`).
       count: blocks; 0 leaves the whole model as it is, the stem included.
 
     Raises:
@@ -41,7 +41,8 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     """
     blocks = list(dict.fromkeys(name for layer in model.layers if (name := block_name(layer))))
     if not 0 <= count <= len(blocks):
-        raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks")
+        why = "" if blocks else "; name the layers of a block block1a_… (training/architectures.py)"
+        raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks{why}")
     if count:
         for layer in model.layers:
             if layer.name.partition("_")[0] in ("stem", *blocks[:count]):
@@ -59,6 +60,8 @@ def main(model: str, output: str, image_size: int) -> None:
     network, spec = model_dir.load(model)
     before = spec.preprocessing.image_size
     spec = at_resolution(spec, image_size)
+    if network.input_shape[1:3] != (None, None):
+        spec.build()  # raises InputError where the network takes no other size
     settings = {"stage": "fixres", "preprocessing": spec.preprocessing.to_dict()}
     if workdirs.start(output, settings, {"model": model_dir.run_directory(model)}):
         print(f"{output} is done: {model} at {image_size} px")

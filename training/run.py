@@ -17,8 +17,7 @@ from cli.json_files import read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from efficientnet.architectures import ARCHITECTURES
-from training import fixres, model_dir, optimizers, schedules, strategy, workers
+from training import fixres, model_dir, models, optimizers, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.method import Method, Parts, Streams
@@ -105,10 +104,9 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
         flush=True,
     )
-    size, name = spec.preprocessing.image_size, spec.architecture["name"]
-    whole = (spec.architecture.get("stem_stride") or 2) == 2 and not spec.architecture.get("strides")
-    if size <= 64 and name in ARCHITECTURES and whole and workers.is_chief(where):
-        print(f"note: {name} halves the {size} pixels five times, and little is left; set model.strides, as image_folder.py:small does")
+    warning = models.warning(spec.architecture, spec.preprocessing.image_size)
+    if warning and workers.is_chief(where):
+        print(warning)
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
     evaluate = None
     if section.evaluate_every and (inputs.data / "validation").is_dir():

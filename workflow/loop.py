@@ -12,17 +12,18 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cli import app, start, termination
+from cli import app, recipes, start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
+from evaluation.numbers import NUMBERS, text
 from workflow import balance, pseudo_label, shard_jobs, train
 from workflow.dry_run import describe
 
@@ -31,7 +32,9 @@ ENDING = ("finetune", "evaluate", "export")
 
 
 SECONDS = {str: float}
-RESULT = {"top1": float, "ece": float}
+SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
+"""Key of a model's row -> the column of `table` that shows it."""
+RESULT = dict.fromkeys(SHOWN, float)
 SUMMARY = {
     "teacher": RESULT,
     "students": [RESULT],
@@ -133,8 +136,12 @@ def main(
     iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
+    recipe_flags: list[str] | None = None,
 ) -> None:
-    """Runs the stages that are not done, prints the table and writes `summary.json`."""
+    """Runs the stages that are not done, prints the table and writes `summary.json`.
+
+    The arguments are the command's flags. `recipe_flags` are the `--config` flags that the stages get; None: this process's.
+    """
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
@@ -155,7 +162,7 @@ def main(
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
         return
-    config_flags = app.recipe_flags()
+    config_flags = app.recipe_flags() if recipe_flags is None else recipe_flags
 
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
@@ -174,6 +181,49 @@ def main(
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
     print(f"summary: {directory / 'summary.json'}")
+
+
+def run(
+    *,
+    labeled: str | os.PathLike[str] | None = None,
+    unlabeled: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    workdir: str | os.PathLike[str],
+    recipe: str = "configs/noisy_student/image_folder.py",
+    settings: Mapping[str, Any] | None = None,
+    strategy: str = "auto",
+    tpu: str = "",
+) -> dict[str, Any]:
+    """Does what `run_noisy_student.sh` does: from images to an exported student. The same call again continues.
+
+    Each stage runs in a process of its own, so this one keeps its memory and its GPU.
+
+    Args:
+      labeled: labeled images, [FORMAT:]LOCATION (docs/data.md), by default a folder DIR/<class>/*.jpg.
+      unlabeled: unlabeled images; by default a folder, nested as you like.
+      test: test images; None: a part of the labeled ones is held out.
+      workdir: directory for everything.
+      recipe: PATH[:ARGUMENT] of a recipe.
+      settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
+      strategy: devices of the training stages; see `training.strategy.create`.
+      tpu: name or address of the TPU.
+
+    Returns:
+      What `summary.json` holds: `teacher`, `students`, `export` (directory of the SavedModel), `report`, `seconds`, ...
+
+    Raises:
+      InputError: unusable input, or settings that cannot work.
+      RuntimeError: a stage failed; it has said on stderr what is wrong.
+    """
+    words = [f"--config={recipe}", *(f"--config.{key}={value}" for key, value in (settings or {}).items())]
+    folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
+    options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
+    try:
+        main(recipes.from_flags(*words), os.fspath(workdir), **options, recipe_flags=words)
+    except SystemExit as stop:
+        raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
+    return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
 
 
 def _done(directory: Path, summary: dict[str, Any]) -> str:
@@ -336,12 +386,15 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Stage, top-1, ECE, seconds, a line each."""
+    """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
-    rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
+    widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
+    titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
+    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
     for name, seconds in summary["seconds"].items():
-        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
-        rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
-    rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
+        row = results.get(name)
+        cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
+        rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
+    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)

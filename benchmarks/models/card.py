@@ -29,11 +29,9 @@ from benchmarks.models.page import MODELS, markdown_table, replace_section
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from cli.start import python_m
-from efficientnet.architectures import ARCHITECTURES
-from training import models
+from training import architectures, models
 
-OTHERS = {"resnet50": (224, 1000), "wrn_28_2": (32, 10)}  # pixels, classes
-SIZES = {**{name: (row.image_size, 1000) for name, row in ARCHITECTURES.items()}, **OTHERS}
+SIZES = {name: size for family in architectures.TABLE for name, size in family.sizes.items()}  # pixels, classes
 PASSES = ("graph", "forward", "train")
 REPEATS = 3
 

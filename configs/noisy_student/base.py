@@ -26,8 +26,8 @@ def train_section(**overrides: Any) -> ConfigDict:
     """One training: a teacher, a student, or a fine-tuning."""
     config = ConfigDict()
     config.method = "supervised"  # or another name of workflow/methods.py
-    # A row of efficientnet/architectures.py, resnet50 or wrn_28_2 and its like, and further arguments of its builder
-    # (efficientnet.EfficientNet, resnet.ResNet50, resnet.WideResNet); None is its default.
+    # `name`: a name of training/architectures.py, or package.module:function, a builder of your own
+    # (docs/extending.md). The others are arguments of its builder; None means the builder's default.
     config.model = ConfigDict(
         {
             "name": "b0",
@@ -37,7 +37,7 @@ def train_section(**overrides: Any) -> ConfigDict:
             "survival_probability": placeholder(float),  # EfficientNet: 0.8 (the paper)
             "stem_stride": placeholder(int),
             "strides": placeholder(tuple),
-            "batch_norm_momentum": 0.99,
+            "batch_norm_momentum": placeholder(float),  # 0.99
         }
     )
     config.epochs = placeholder(float)  # of the labelled images; or
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     """The shared recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.smoke = False  # True: one tiny step of every training; see cli/smoke.py
+    config.smoke = False  # True: one tiny step of every training; see training/smoke.py
     config.data = ConfigDict(
         {
             # Where a location ([FORMAT:]PATH, docs/data.md) names no format: image_folder, tfrecord, tar, tfds, imagenet, cifar10, svhn;

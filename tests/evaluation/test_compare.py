@@ -108,4 +108,5 @@ def test_other_test_images_are_refused(tmp_path):
 
 
 def test_means_of_numbers_are_percent():
-    assert compare.NUMBERS["top1"].get({"top1": np.float64(0.5)}) == 50 and compare.NUMBERS["mce"].get({}) is None
+    numbers = compare.aggregate([{"a": {"top1": np.float64(0.5), "c": {"mean_error": 0.25}}}], ["a"])["numbers"]
+    assert {key: by_model["a"]["values"] for key, by_model in numbers.items()} == {"top1": [50], "c_error": [25]}

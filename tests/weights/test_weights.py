@@ -602,9 +602,9 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["b0", "b3"])
 def test_a_setting_that_is_the_variants_own_is_no_change(name: str) -> None:
     width, depth, *_ = ARCHITECTURES[name]
-    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "small_images": False, "dropout": 0.5}
+    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "dropout": 0.5}
     assert export_weights._changed({"name": name, **own}) == []
-    other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1], "small_images": True}
+    other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1]}
     for key, value in other.items():
         assert export_weights._changed({"name": name, **own, key: value}) == [key]
 

@@ -8,7 +8,7 @@ from cli import app, recipes, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import loop, quickstart
+from workflow import loop, quickstart, run
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -354,3 +354,37 @@ def test_seeds_are_compared():
     assert results["mean_gain"] == pytest.approx(2.5)
     assert results["min_gain"] == pytest.approx(-1.0)
     assert quickstart.table(results).splitlines()[-2].split()[1:] == ["91.00", "92.50", "93.50", "2.50"]
+
+
+def test_the_loop_as_one_call(tmp_path, monkeypatch):
+    """The stages get the call's recipe and settings, not those of this process; a stage's exit code becomes an exception."""
+    called = []
+
+    def call(command):
+        called.append(command)
+        if script(command) == "run_teacher.sh":
+            return 2
+        (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
+        return 0
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(loop.sys, "argv", ["pytest", "--config=another.py"])
+    given = {"labeled": tmp_path / "l", "unlabeled": tmp_path / "u", "workdir": tmp_path / "w"}
+    with pytest.raises(RuntimeError, match="ended with exit code 2"):
+        run(**given, settings={"iterations": 1, "teacher.epochs": 3.0})
+    for command in called:
+        flags = [word for word in command if word.startswith("--config")]
+        assert flags == ["--config=configs/noisy_student/image_folder.py", "--config.iterations=1", "--config.teacher.epochs=3.0"]
+    assert f"--labeled={tmp_path / 'l'}" in called[0]
+    with pytest.raises(InputError, match=r"the recipe has no key 'student\.stepz'"):
+        run(**given, settings={"student.stepz": 1})
+
+
+def test_a_finished_loop_gives_its_summary_again(tmp_path):
+    row = {"top1": 0.5, "ece": 0.1}
+    summary = {"teacher": row, "students": [row], "seconds": {"teacher": 1.0}}
+    config = recipes.from_flags("--config=configs/noisy_student/digits.py")
+    loop.workdirs.start(tmp_path, loop._resolved(config, {}), of_parts=True)
+    (tmp_path / "data").mkdir()
+    loop.workdirs.finish(tmp_path, summary)
+    assert run(workdir=tmp_path, recipe="configs/noisy_student/digits.py") == summary
