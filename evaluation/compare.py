@@ -82,7 +82,7 @@ def main(
         numbers = aggregate(rows, names)
     summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **numbers}
     summary["report"] = str(directory / "report.html")
-    page.write(summary["report"], "Over seeds", body(summary))
+    page.write(summary["report"], "seeds.html", title="Over seeds", **body(summary))
     finish(directory, summary)
     print(table(summary))
     print(f"report: {summary['report']}")
@@ -188,25 +188,14 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)"])
 
 
-def body(summary: Mapping[str, Any]) -> list[str]:
-    """The page."""
-    names, seeds = summary["models"], list(summary["runs"])
-    head, rows = cells(summary)
-    drawn = []
+def body(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What `templates/seeds.html` shows."""
+    names, runs = summary["models"], list(summary["runs"])
+    drawn, seeds = [], {}
     for key, by_model in summary["numbers"].items():
         number, (_, title, _) = COMPARED[key]
         intervals = [by_model[name]["interval"] for name in names]
         svg = charts.bars(f"{title} of each model, mean over seeds", names, [by_model[name]["mean"] for name in names], intervals, title)
         drawn.append((title[:1].upper() + title[1:], svg, f"{number.better.capitalize()} is better. 95 % intervals over seeds."))
-    parts = [
-        f"<h1>{page.text(', '.join(names))} over {len(seeds)} seeds</h1>",
-        page.table(head, rows, "Numbers over seeds"),
-        '<p class="quiet">Mean ± half of the 95 % interval over seeds (Student\'s t); p: paired t-test of the last against the first.</p>',
-        page.charts(drawn),
-        "<h2>Each seed</h2>",
-    ]
-    for key, by_model in summary["numbers"].items():
-        lines = [[seed, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, seed in enumerate(seeds)]
-        parts.append(f"<h3>{page.text(COMPARED[key][1].title)}</h3>" + page.table(["seed", *names], lines, COMPARED[key][1].title))
-    parts.append("<h2>Runs</h2>" + page.folded("Directories", dict(summary["runs"])))
-    return parts
+        seeds[title] = [[run, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, run in enumerate(runs)]
+    return {"models": names, "runs": summary["runs"], "numbers": cells(summary), "charts_of_numbers": drawn, "seeds": seeds}

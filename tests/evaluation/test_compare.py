@@ -8,7 +8,7 @@ from scipy import stats
 
 from cli.errors import InputError
 from cli.json_files import write_json
-from evaluation import compare, evaluate
+from evaluation import compare, evaluate, page
 
 
 def row(top1, error, mce, pgd):
@@ -59,8 +59,8 @@ def test_one_seed_has_no_interval():
 
 
 def test_page():
-    parts = "\n".join(compare.body(summary()))
-    assert parts.count("<svg") == 6 and "seed_2" in parts and "2 of 3" in parts
+    text = page.render("seeds.html", title="Over seeds", **compare.body(summary()))
+    assert text.count("<svg") == 6 and "seed_2" in text and "2 of 3" in text
 
 
 def test_runs(tmp_path, capsys):
