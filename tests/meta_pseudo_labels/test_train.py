@@ -9,7 +9,7 @@ from cli.errors import InputError
 from data import pipeline, prepare, records
 from data.preprocessing import Preprocessing
 from meta_pseudo_labels.method import META_PSEUDO_LABELS
-from tests import training_runs
+from tests import networks, training_runs
 from tests.training_runs import kill_after, metrics
 from training import model_dir
 from training import run as runs
@@ -20,6 +20,7 @@ SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py",
     "--config.data.out_of_domain=20",
     *(f"--config.train.{network}.schedule.warmup_steps=2" for network in ("teacher", "student")),
+    *(f"--config.train.{network}.model.name={networks.NAME}" for network in ("teacher", "student")),
     "--config.train.student.schedule.wait_steps=2",
     f"--config.train.steps={STEPS}",
     "--config.train.batch_size=8",

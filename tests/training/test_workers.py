@@ -12,15 +12,14 @@ from cli import recipes
 from cli.errors import InputError
 from cli.termination import EXIT_CODE
 from data import prepare
-from tests import training_runs
+from tests import networks, training_runs
 from training import strategy, workers
 
 RECIPE = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.out_of_domain=20",
     "--config.data.validation_size=13",
-    "--config.teacher.model.width=0.1",
-    "--config.teacher.model.depth=0.1",
+    *networks.flags("teacher"),
     "--config.teacher.steps=100000",
     "--config.teacher.batch_size=4",
     "--config.teacher.log_every=2",

@@ -15,18 +15,17 @@ from cli.errors import InputError
 from cli.workdir import finish
 from data import pipeline, prepare, protos, records
 from noisy_student.method import NOISY_STUDENT
-from tests import training_runs
+from tests import networks, training_runs
 from tests.training_runs import metrics
 from training import model_dir, run
 from training.supervised import SUPERVISED
 from workflow import train
 
-STEPS = 40
+STEPS = 12
 SMALL = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.out_of_domain=20",
-    "--config.student.model.width=0.25",
-    "--config.student.model.depth=0.2",
+    *networks.flags("student"),
     f"--config.student.steps={STEPS}",
     "--config.student.batch_size=8",
     "--config.student.unlabeled_ratio=2",
@@ -254,7 +253,7 @@ def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_pa
         main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
     assert not (tmp_path / "w").exists()
     data = tmp_path / "data"
-    small = ["--config.data.validation_size=50", "--config.teacher.model.width=0.25", "--config.teacher.model.depth=0.2"]
+    small = ["--config.data.validation_size=50", *networks.flags("teacher")]
     short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
     prepare.main(config(*small), str(data))
     main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
@@ -281,7 +280,7 @@ def test_a_truncated_shard_is_named(directories, tmp_path):
     shard = next((data / "labeled").glob("labeled-*"))
     shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
 
 
 def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
@@ -290,5 +289,5 @@ def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_pat
     shard = next((data / "labeled").glob("labeled-*"))
     records.write_shard(shard, list(records.read_shard(shard))[::-1])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
     assert not list((tmp_path / "w").glob("checkpoints/*"))
