@@ -90,7 +90,9 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
     if command.recipes:
         from cli import recipes  # for those who need it: ml_collections takes a while to import
 
-        values["config"] = recipes.load(given.recipe or command.recipe, given.overrides, command.needs)
+        declared = commands.load(command.settings) if command.settings else None
+        recipe = given.recipe or command.recipe
+        values["config"] = recipes.load(recipe, given.overrides, command.needs, declared)
     required = [flag.name for flag in command.flags if flag.default is flags.REQUIRED]
     missing = [f"--{name}" for name in required if not given.texts.get(name)]
     if missing:

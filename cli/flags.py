@@ -103,6 +103,8 @@ class Command:
       recipes: patterns, below configs/, of the recipes that fit; () if it takes no `--config`.
       recipe: the recipe without `--config`; "" if one must be named.
       needs: keys that its recipe must have.
+      settings: `module:function` that gets the recipe and returns the declarations of its settings;
+        "": the recipe is not checked.
       words: what its words without dashes are, such as "IMAGE…"; "" if it takes none.
       beam: takes the options of Apache Beam, too.
       kept: patterns, below `--workdir`, of the files that a finished directory keeps; see `cli.again`.
@@ -120,6 +122,7 @@ class Command:
     recipes: tuple[str, ...] = ()
     recipe: str = ""
     needs: tuple[str, ...] = ()
+    settings: str = "workflow.settings:of_recipe"
     words: str = ""
     beam: bool = False
     kept: tuple[str, ...] = ()

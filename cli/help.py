@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cli.commands import GROUPS, STAGES
+from cli.commands import GROUPS, STAGES, load
 from cli.flags import REQUIRED, Command, Flag
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,11 @@ def of_setting(key: str, command: Command) -> str:
     """Returns the text of `--help KEY`, for one setting of the recipe."""
     if not command.recipes:
         return f"{command.script} has no recipe and so no setting {key}"
-    return f"{key}: the comments in {' and '.join(_bases(command))} explain the settings"
+    if not command.settings:
+        return f"{key}: the comments in {' and '.join(_bases(command))} explain the settings"
+    from cli.settings import describe  # ml_collections takes a while to import
+
+    return describe(load(command.settings)({}), key)
 
 
 def _bases(command: Command) -> list[str]:

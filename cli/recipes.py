@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 from cli import flags
 from cli.commands import load as load_function
 from cli.errors import InputError, one_line
+from cli.settings import Section, check
 
 SMOKE = "training.smoke:reduced"
 """Cuts a recipe down to a run of a minute."""
@@ -20,19 +21,26 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
 
-def load(argument: str, overrides: Mapping[str, str | None], needs: Sequence[str] = ()) -> ConfigDict:
+def load(
+    argument: str,
+    overrides: Mapping[str, str | None],
+    needs: Sequence[str] = (),
+    declared: Callable[[ConfigDict], Section] | None = None,
+) -> ConfigDict:
     """Makes the recipe `PATH[:argument]` and applies overrides to it, in their order.
 
     Args:
       argument: path of the recipe's file, and what its `get_config` is given, after a colon.
       overrides: key with dots -> text of the value; None turns a true-or-false setting on.
       needs: keys that the recipe must have; a recipe for another command lacks one.
+      declared: returns the declarations of a recipe's settings, by which the recipe is checked.
 
     Returns:
       The recipe, locked.
 
     Raises:
-      InputError: no such file, no recipe, one of another kind, no such key, or no value of its type.
+      InputError: no such file, no recipe, one of another kind, no such key, no value of its type, or
+        one that `declared` does not allow.
     """
     recipe = _make(argument)
     for key, text in overrides.items():
@@ -40,6 +48,8 @@ def load(argument: str, overrides: Mapping[str, str | None], needs: Sequence[str
     absent = [key for key in needs if key not in recipe]
     if absent:
         raise InputError(f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}")
+    if declared:
+        check(recipe, declared(recipe))
     return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
 

@@ -1,4 +1,4 @@
-"""Settings, each declared once. From the declarations come recipes, checks, help and docs/settings.md.
+"""Settings, each declared once. Recipes, checks, help and docs/settings.md come from there.
 
 A declaration is a `Section` of `Setting`s and sections. Each room declares its own in a
 `settings.py` that imports no TensorFlow, so that a recipe is made and checked at once.
@@ -133,23 +133,35 @@ class Section(dict[str, Any]):
 
     Attributes:
       meaning: what the section is about, for people.
+      more: settings and sections that a recipe may have besides; `make` leaves them out.
       others: what keys without a declaration mean; where it is empty, there must be none.
     """
 
-    def __init__(self, meaning: str, settings: Mapping[str, Any], others: str = "") -> None:
+    def __init__(
+        self,
+        meaning: str,
+        settings: Mapping[str, Any],
+        more: Mapping[str, Any] | None = None,
+        others: str = "",
+    ) -> None:
         super().__init__(settings)
-        self.meaning, self.others = meaning, others
+        self.meaning, self.more, self.others = meaning, dict(more or {}), others
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """What a recipe may have."""
+        return {**self, **self.more}
 
     def but(self, **changes: Any) -> Section:
         """Returns the same section with other defaults; a mapping changes a section's."""
         changed = {}
         for name, new in changes.items():
             changed[name] = self[name].but(**new if isinstance(new, Mapping) else {"default": new})
-        return Section(self.meaning, {**self, **changed}, self.others)
+        return Section(self.meaning, {**self, **changed}, self.more, self.others)
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Setting]]:
         """Yields each setting with its key, written with dots."""
-        for name, declared in self.items():
+        for name, declared in self.all.items():
             key = f"{prefix}.{name}" if prefix else name
             if isinstance(declared, Section):
                 yield from declared.walk(key)
@@ -186,10 +198,11 @@ def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -
     Raises:
       InputError: a value is not allowed, or a key is not declared.
     """
-    unknown = [name for name in config if name not in section]
+    known = section.all
+    unknown = [name for name in config if name not in known]
     if unknown and not section.others:
-        raise InputError(f"{prefix}.{unknown[0]}: no such setting; {nearest(unknown[0], section)}")
-    for name, declared in section.items():
+        raise InputError(f"{prefix}.{unknown[0]}: no such setting; {nearest(unknown[0], known)}")
+    for name, declared in known.items():
         if name not in config:
             continue
         key, value = f"{prefix}.{name}", config[name]
@@ -204,8 +217,11 @@ def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns "did you mean …?", or the known names where none is similar."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {found[0]}?" if found else f"known: {', '.join(known)}"
+    names = list(known)
+    found = difflib.get_close_matches(name, names, n=1)
+    if not found and not names:
+        return "it is a setting, and no section"
+    return f"did you mean {found[0]}?" if found else f"known: {', '.join(names)}"
 
 
 def describe(section: Section, key: str) -> str:
@@ -221,11 +237,11 @@ def describe(section: Section, key: str) -> str:
     found: Any = section
     parts = key.removeprefix("--").removeprefix("config.").split(".") if key else []
     for i, part in enumerate(parts):
-        if not isinstance(found, Section) or part not in found:
-            known = found if isinstance(found, Section) else {}
+        known = found.all if isinstance(found, Section) else {}
+        if part not in known:
             name = ".".join(parts[: i + 1])
             raise InputError(f"--help {key}: no setting {name!r}; {nearest(part, known)}")
-        found = found[part]
+        found = known[part]
     if isinstance(found, Setting):
         return "\n".join(_lines(".".join(parts), found))
     lines = textwrap.wrap(found.meaning, 100)
@@ -234,10 +250,10 @@ def describe(section: Section, key: str) -> str:
     return "\n".join(lines)
 
 
-def table(section: Section) -> str:
-    """Returns a section's settings as a Markdown table: name, default, allowed values, meaning."""
+def table(settings: Iterable[tuple[str, Setting]]) -> str:
+    """Returns settings with their keys as a Markdown table: default, allowed values, meaning."""
     rows = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
-    for key, setting in section.walk():
+    for key, setting in settings:
         default, meaning = f"`{_shown(setting.default)}`", " ".join(_sentences(setting))
         cells = (f"`{key}`", default, setting.allowed(), meaning.replace("|", "\\|"))
         rows.append(f"| {' | '.join(cells)} |")

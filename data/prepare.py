@@ -22,6 +22,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
+from cli import settings
 from cli import workdir as work
 from cli.errors import InputError
 from cli.files import remove_temporaries
@@ -29,6 +30,7 @@ from cli.progress import progress
 from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
 from data.duplicates import Seen
 from data.examination import Examination
+from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
@@ -42,10 +44,9 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
     """
     opening: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
         "digits": digits.digits,
-        **dict.fromkeys(sources.FORMATS, splits.split),
+        **dict.fromkeys(FORMATS, splits.split),
     }
-    if config.data.source not in opening:
-        raise InputError(f"config.data.source is {config.data.source!r}; it can be {', '.join(opening)}")
+    settings.check(config, READ)
     return opening[config.data.source](config)
 
 
@@ -65,16 +66,7 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
         location = config.data.labeled
         if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
             config.data.test = location
-    data = config.data
-    for name, value in (("config.seed", config.seed), ("config.data.test_seed", data.test_seed)):
-        if value < 0:
-            raise InputError(f"{name} is {value}; it must be at least 0")
-    if data.label_offset < 0:
-        raise InputError(f"config.data.label_offset is {data.label_offset}; it must be at least 0")
-    if data.num_shards is not None and not 1 <= data.num_shards <= 99_999:
-        raise InputError(f"config.data.num_shards is {data.num_shards}; it must be from 1 to 99999, or None")
-    if data.on_error not in ("fail", "skip"):
-        raise InputError(f"config.data.on_error is {data.on_error!r}; it can be fail or skip")
+    settings.check(config, READ)
     return config
 
 
@@ -96,8 +88,8 @@ def main(
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
         if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
             raise InputError(f"--workdir: {directory / name} is there and was not made by this stage; name another directory")
-    settings = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
-    summary = work.start(directory, {"seed": config.seed, "data": settings})
+    data = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
+    summary = work.start(directory, {"seed": config.seed, "data": data})
     if summary is not None:
         _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)

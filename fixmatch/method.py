@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli.errors import InputError
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
 from training.optimizers import gradient
@@ -100,20 +98,10 @@ def _build(section: ConfigDict, parts: Parts) -> FixMatch:
     return trainer
 
 
-def _check(section: Mapping[str, Any]) -> None:
-    if section["unlabeled_ratio"] < 1:
-        raise InputError(f"unlabeled_ratio is {section['unlabeled_ratio']}; the method needs unlabeled images")
-    if not 0 <= section["threshold"] <= 1:
-        raise InputError(f"threshold is {section['threshold']}; it must be from 0 to 1")
-    if section["unlabeled_weight"] < 0:
-        raise InputError(f"unlabeled_weight is {section['unlabeled_weight']}; it must be at least 0")
-
-
 FIXMATCH = Method(
     unlabeled=lambda section: IMAGES,
     networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
     build=_build,
     batches=lambda section, streams: streams.weak_and_strong(),
     samples=weak_and_strong_samples,
-    check=_check,
 )

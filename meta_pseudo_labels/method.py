@@ -22,16 +22,8 @@ TEACHER_SEED = 50
 
 
 def _check(section: Mapping[str, Any]) -> str | None:
-    uda.check(section)
-    if not 0 <= section["baseline_decay"] <= 1:
-        raise InputError(f"baseline_decay is {section['baseline_decay']}; it must be from 0 to 1 (no baseline)")
-    calibrator = section["calibrator"]
-    if calibrator["hidden"] < 1 or calibrator["layers"] < 0:
-        raise InputError(f"calibrator: hidden must be at least 1 and layers at least 0, got {calibrator}")
     for network in (TEACHER, STUDENT):  # a calibrator's are the teacher's
         schedule = section[network]["schedule"]
-        if min(schedule["wait_steps"], schedule["warmup_steps"]) < 0:
-            raise InputError(f"{network}.schedule: wait_steps and warmup_steps must be at least 0")
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
             raise InputError(f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")

@@ -10,17 +10,12 @@ from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from data.preprocessing import Preprocessing
-from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent, pseudo_targets
+from noisy_student.model import NoisyStudent, pseudo_targets
 from training import supervised
 from training.method import PSEUDO_LABELED, TEACHER, Method, Network, Parts, Streams
 
 
 def _check(section: Mapping[str, Any]) -> None:
-    for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
-        if section[name] not in known:
-            raise InputError(f"{name}: no {section[name]!r}; known: {', '.join(known)}")
-    if section["temperature"] <= 0:
-        raise InputError(f"temperature is {section['temperature']}; it must be above 0")
     if section["online"] and not (section["labeled"] and section["unlabeled_ratio"]):
         raise InputError("online=True needs unlabeled_ratio above 0 and labeled=True")
     if not section["labeled"] and not section["unlabeled_ratio"]:

@@ -7,13 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from nets.noise import model_noise
+from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.supervised import Supervised
 from training.trainer import alike, check_classifier, global_rows, hits, pairs
-
-LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
-PSEUDO_LABELS = ("soft", "hard")
 
 
 def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str) -> tf.Tensor:

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from cli import settings
 from cli.errors import InputError
 from training import architectures
 from training.architectures import UnfitNetwork
+from training.settings import MODEL
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -71,6 +73,7 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     Raises:
       InputError: see `build`, as far as it shows without building.
     """
+    settings.check(architecture, MODEL, "model")
     arguments = {key: value for key, value in architecture.items() if value is not None}
     name = arguments["name"]
     family = architectures.find(name)
@@ -88,10 +91,6 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     if unknown:
         keys = ", ".join(f"model.{key}" for key in unknown)
         raise InputError(f"{keys}: {name} has no such {'setting; leave it' if len(unknown) == 1 else 'settings; set them to'} None")
-    if family.in_table:
-        for setting in ("batch_norm_momentum", "dropout"):
-            if not 0 <= arguments.get(setting, 0) < 1:
-                raise InputError(f"model.{setting} must be at least 0 and below 1, got {arguments[setting]}")
     return function, arguments
 
 

@@ -6,13 +6,11 @@ left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli.errors import InputError
 from nets.noise import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
@@ -151,21 +149,10 @@ def _build(section: ConfigDict, parts: Parts) -> UDA:
     return trainer
 
 
-def check(section: Mapping[str, Any]) -> None:
-    """Raises InputError where the settings of `Objective` cannot be used."""
-    if section["unlabeled_ratio"] < 1:
-        raise InputError(f"unlabeled_ratio is {section['unlabeled_ratio']}; the method needs unlabeled images")
-    if section["uda"]["temperature"] <= 0:
-        raise InputError(f"uda.temperature is {section['uda']['temperature']}; it must be above 0")
-    if min(section["uda"]["ramp_steps"], section["uda"]["weight"]) < 0:
-        raise InputError("uda: weight and ramp_steps must be at least 0")
-
-
 UNSUPERVISED_DATA_AUGMENTATION = Method(
     unlabeled=lambda section: IMAGES,
     networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
     build=_build,
     batches=lambda section, streams: streams.weak_and_strong(),
     samples=weak_and_strong_samples,
-    check=check,
 )

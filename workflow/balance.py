@@ -42,6 +42,7 @@ from workflow import shard_jobs
 from workflow.balance_figure import figure
 from workflow.join import join_by_key, read_images
 from workflow.predictions import read_predictions, read_tops
+from workflow.settings import check_section
 
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
@@ -248,15 +249,10 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
 
 def check(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
-    if not 0.0 <= settings.threshold < 1.0:
-        raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
-    if not settings.threshold < settings.max_confidence <= 1.0:
-        raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
-    for name in ("fraction", "share_per_class"):
-        if not 0.0 < settings[name] <= 1.0:
-            raise InputError(f"config.balance.{name} is {settings[name]}; it must be above 0 and at most 1")
-    if settings.images_per_class is not None and settings.images_per_class < 1:
-        raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
+    check_section("balance", settings)
+    if settings.threshold >= settings.max_confidence:
+        most = settings.max_confidence
+        raise InputError(f"config.balance.max_confidence is {most}; it must be above threshold, {settings.threshold}")
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:

@@ -24,7 +24,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, pseudo_label, shard_jobs, train
+from workflow import balance, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
 
 ENDING = ("finetune", "evaluate", "export")
@@ -136,12 +136,25 @@ def main(
     iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
-    recipe_flags: list[str] | None = None,
 ) -> None:
-    """Runs the stages that are not done, prints the table and writes `summary.json`.
+    """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags())
 
-    The arguments are the command's flags. `recipe_flags` are the `--config` flags that the stages get; None: this process's.
-    """
+
+def _loop(
+    config: ConfigDict,
+    workdir: str,
+    labeled: str | None,
+    unlabeled: str | None,
+    test: str | None,
+    strategy: str,
+    tpu: str,
+    iterations: str | None,
+    dry_run: bool,
+    beam_options: list[str],
+    config_flags: list[str],
+) -> None:
+    """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
@@ -162,7 +175,6 @@ def main(
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
         return
-    config_flags = app.recipe_flags() if recipe_flags is None else recipe_flags
 
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
@@ -220,7 +232,7 @@ def run(
     options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
     try:
-        main(recipes.from_flags(*words), os.fspath(workdir), **options, recipe_flags=words)
+        _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:
         raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
@@ -232,16 +244,9 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
-    if config.iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {config.iterations}")
-    if config.student_init not in ("scratch", "teacher"):
-        raise InputError(f"student_init: no {config.student_init!r}; known: scratch, teacher")
-    if config.patience is not None and config.patience < 1:
-        raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
+    settings.check(config)
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
-    if config.evaluate.split not in ("labeled", "test", "validation"):
-        raise InputError(f"config.evaluate.split: no {config.evaluate.split!r}; known: labeled, test, validation")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
     balance.check(config.balance)

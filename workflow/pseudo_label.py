@@ -43,9 +43,9 @@ from data.records import Manifest, read_manifest, read_shard, require_same_class
 from data.verification import record_dataset, verified_beside
 from nets.noise import model_noise
 from training import model_dir, optimize
-from training.resolve import PRECISIONS
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
+from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
 """Of the histogram in the summary; equal bins over [0, 1]."""
@@ -65,7 +65,7 @@ class LabelShards:
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
       temperature: of the predictions, see `calibration`.
-      precision: one of `PRECISIONS`, as in training.
+      precision: one of `training.settings.PRECISIONS`, as in training.
       optimize: BatchNorm folded into the convolutions, and weights as constants.
     """
 
@@ -273,12 +273,9 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
 
 def check(section: str, settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.SECTION` is impossible."""
-    if settings.batch_size < 1 or settings.top_k < 0:
-        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
-    if not 0 <= settings.views <= settings.batch_size:
+    check_section(section, settings)
+    if settings.views > settings.batch_size:
         raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
-    if settings.precision not in PRECISIONS:
-        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
     if settings.optimize and settings.model_noise:
         raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
 

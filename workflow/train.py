@@ -26,20 +26,23 @@ from training import resolve as resolving
 from training.method import PSEUDO_LABELED, TEACHER, Method
 from training.run import Devices, Inputs, says_done, train
 from workflow import methods
+from workflow.settings import check_section
 
 MADE_BY = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
 """Input -> the stage that makes it."""
 
 
 def find(config: ConfigDict, section: str) -> Method:
-    """Returns the method of a train section. Raises InputError where the recipe has no such section, or it no such method."""
+    """Returns the method of a train section.
+
+    Raises:
+      InputError: the recipe has no such section, or the section has an impossible value.
+    """
     known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
     if section not in known:
         raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
-    try:
-        return methods.find(config[section].method)
-    except InputError as error:
-        raise InputError(f"{section}.{error}") from error
+    check_section(section, config[section])
+    return methods.find(config[section].method)
 
 
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
@@ -69,8 +72,6 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
     kept = method.networks(values)[0]
     if init and kept.name:
         raise InputError(f"--init: {values['method']} trains two networks and starts from none; it is for methods of one network")
-    if values.get("label_data_sample_prob") is not None and not 0 < values["label_data_sample_prob"] <= 1:
-        raise InputError(f"{section}.label_data_sample_prob is {values['label_data_sample_prob']}; it must be above 0 and at most 1")
     if values.get("frozen_blocks") and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
     try:

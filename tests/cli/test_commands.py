@@ -126,7 +126,7 @@ def test_choices_are_those_of_the_rooms() -> None:
 
 
 def test_a_setting_is_explained_where_the_command_has_one() -> None:
-    assert "configs/noisy_student/base.py" in help.of_setting("student.steps", commands.TABLE["balance"])
+    assert "--config.student.steps=None    (at least 1" in help.of_setting("student.steps", commands.TABLE["balance"])
     assert "no setting" in help.of_setting("student.steps", commands.TABLE["export"])
 
 

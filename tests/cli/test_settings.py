@@ -91,6 +91,16 @@ def test_a_section_may_have_other_defaults():
         Setting(None, "A number.", type=int)
 
 
+def test_a_recipe_may_have_more():
+    section = Section("Part.", {"rate": OUTER["rate"]}, more={"inner": INNER})
+    assert settings.make(section).to_dict() == {"rate": 0.5}
+    assert [key for key, _ in section.but(rate=0.25).walk()] == ["rate", "inner.name"]
+    settings.check({"inner": {"name": "adam"}}, section)
+    with pytest.raises(InputError, match=r"config\.inner\.name is 'x'"):
+        settings.check({"inner": {"name": "x"}}, section)
+    assert settings.describe(section, "inner.name").startswith("--config.inner.name=sgd")
+
+
 def test_help_about_a_key_or_a_section():
     expected = "--config.rate=0.5    (at least 0 and below 1)\n    How fast. Unit: per step."
     expected += " Source: Section 3."
@@ -106,12 +116,12 @@ def test_help_about_a_key_or_a_section():
     ):
         with pytest.raises(InputError, match=message):
             settings.describe(OUTER, key)
-    with pytest.raises(InputError, match=r"no setting 'rate\.more'"):
+    with pytest.raises(InputError, match=r"no setting 'rate\.more'; it is a setting"):
         settings.describe(OUTER, "rate.more")
 
 
 def test_the_table_has_a_row_for_each_setting():
-    rows = settings.table(OUTER).splitlines()
+    rows = settings.table(OUTER.walk()).splitlines()
     assert rows[:3] == [
         "| setting | default | allowed | meaning |",
         "|---|---|---|---|",

@@ -179,6 +179,6 @@ def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
         run(tmp_path / "w", {"data": inputs["data"]})
     with pytest.raises(InputError, match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels"):
         run(tmp_path / "w", inputs, "--config.train.method=meta_pseudo_labels")
-    with pytest.raises(InputError, match=r"train\.method: no 'little'; known: supervised, noisy_student, uda"):
+    with pytest.raises(InputError, match=r"train\.method is 'little'; it can be supervised, noisy_student, uda"):
         run(tmp_path / "w", inputs, "--config.train.method=little")
     assert not (tmp_path / "w").exists()

@@ -121,13 +121,13 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
     ("override", "message"),
     [
         ("unlabeled_ratio=0", "unlabeled_ratio is 0"),
-        ("pseudo_labels=drawn", "pseudo_labels must be one of"),
-        ("feedback=taylor", "feedback must be one of"),
+        ("pseudo_labels=drawn", "pseudo_labels is 'drawn'; it can be sampled, argmax or soft"),
+        ("feedback=taylor", "feedback is 'taylor'; it can be "),
         ("student.optimizer.name=adam", "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'"),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
-        ("calibrator.hidden=-1", r"calibrator: hidden must be at least 1"),
+        ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),
-        ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule: wait_steps and warmup_steps must be at least 0"),
+        ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule\.warmup_steps is -1; it must be at least 0"),
         ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
     ],
 )

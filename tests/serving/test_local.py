@@ -34,7 +34,7 @@ from .conftest import NAMES
 ROOT = Path(__file__).parents[2]
 ATOL = 1e-5
 
-# The same as `python -m serving.serve --local`, with less patience for slow clients.
+# The same as `run_serve.sh --local`, with less patience for slow clients.
 PROGRAM = (
     "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
 )

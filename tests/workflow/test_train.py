@@ -171,7 +171,7 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
         with pytest.raises(InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"):
             main(tmp_path / "w", directories, section=section)
     for name in ("loss_normalization", "pseudo_labels"):
-        with pytest.raises(InputError, match=f"student.{name}: no 'mean'; known: "):
+        with pytest.raises(InputError, match=f"student.{name} is 'mean'; it can be "):
             main(tmp_path / "w", directories, f"--config.student.{name}=mean")
     assert not (tmp_path / "w").exists()
 
