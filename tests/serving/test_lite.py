@@ -28,8 +28,8 @@ def data(tmp_path_factory, encoded_images):
     return folder
 
 
-def test_files_and_table(small, data, tmp_path, capfd):
-    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration=10)
+def test_files_and_table(imagenet, data, tmp_path, capfd):
+    lite.main(str(tmp_path / "w"), str(imagenet.directory), str(data), calibration=10)
     out, err = capfd.readouterr()
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert err == "" or "XNNPACK" in err  # the interpreter's one line
@@ -43,15 +43,15 @@ def test_files_and_table(small, data, tmp_path, capfd):
     table = (tmp_path / "w" / "table.md").read_text()
     assert table.count("\n|") == 4 and table.strip() in out
 
-    images = [image for image, _ in lite._examples(records.read_manifest(data / "test", "labeled"), small.preprocessing)]
-    expected = tf.nn.softmax(small.model(np.stack(images), training=False)).numpy()
+    images = [image for image, _ in lite._examples(records.read_manifest(data / "test", "labeled"), imagenet.preprocessing)]
+    expected = tf.nn.softmax(imagenet.model(np.stack(images), training=False)).numpy()
     answers, _ = lite.run(tmp_path / "w" / "float16.tflite", images)
     np.testing.assert_allclose(np.abs(answers - expected).max(), half["deviation"], atol=1e-5)
     labels = np.arange(21) % len(NAMES)
     assert trained["top1"] == pytest.approx(np.mean(expected.argmax(axis=1) == labels))
     assert half["top1"] == pytest.approx(np.mean(answers.argmax(axis=1) == labels))
 
-    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration=10)
+    lite.main(str(tmp_path / "w"), str(imagenet.directory), str(data), calibration=10)
     assert "is done" in capfd.readouterr().out
 
 
