@@ -23,9 +23,8 @@ from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from meta_pseudo_labels import feedback
-from meta_pseudo_labels.model import MetaPseudoLabels
+from meta_pseudo_labels.model import FeedbackTrainer, MetaPseudoLabels
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
-from meta_pseudo_labels.student import FeedbackTrainer
 from meta_pseudo_labels.uda import UDA
 from training import dry_run as dry_runs
 from training import model_dir, optimizers, resolve, schedules, stage
@@ -83,7 +82,8 @@ def describe(config: ConfigDict, data: Path, pseudo_labeled: str | None = None) 
     batch, more = train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     kept = {"teacher": batch + 2 * more, "student": batch + more}
     for network in reversed(NETWORKS[train["method"]]):
-        again = train["rematerialize"] and (network == "teacher" or train["feedback"] not in feedback.SECOND_ORDER)
+        second_order = feedback.ESTIMATORS[train["feedback"]].second_order
+        again = train["rematerialize"] and (network == "teacher" or not second_order)
         model, rate = train[network]["model"], rates[network]
         also = {"images_kept": kept[network], "rematerialize": again, "averaged": network == NETWORKS[train["method"]][0]}
         lines += ["", *dry_runs.describe(network, model, train, counts, size, rate, **also)]
@@ -128,11 +128,12 @@ def check_feedback(section: dict[str, Any]) -> str | None:
       InputError: no such feedback, with these pseudo-labels, or with the student's optimizer.
     """
     try:
-        feedback.check(section["feedback"], section["pseudo_labels"])
+        estimator = feedback.find_estimator(section["feedback"], section["pseudo_labels"])
         if section["method"] == "uda":
             return None
         name = section["student"]["optimizer"]["name"]
-        return feedback.check_factor(section["feedback"], name, name not in optimizers.NOT_LINEAR, section["approximate_feedback"])
+        known, approximate = name not in optimizers.NOT_LINEAR, section["approximate_feedback"]
+        return feedback.check_factor(estimator, name, known, approximate)
     except ValueError as error:
         raise InputError(f"{SECTION}: {error}") from error
 

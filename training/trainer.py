@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -218,6 +218,14 @@ def global_rows(size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: i
     """
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     return first + (replica * parts + part) * size + tf.range(size)
+
+
+def all_reduced(values: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Sums each value over the replicas. None stays None."""
+    present = [v for v in values if v is not None]
+    context = tf.distribute.get_replica_context()
+    reduced = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if v is None else next(reduced) for v in values]
 
 
 def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
