@@ -107,7 +107,9 @@ class FeedbackTrainer(Trainer):
         self.seed = seed
         self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
-    def compile(self, student_optimizer: Any, teacher_optimizer: Any, **options: Any) -> None:
+    def compile(  # type: ignore[override]
+        self, student_optimizer: Any, teacher_optimizer: Any, **options: Any
+    ) -> None:
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
