@@ -2,4 +2,4 @@
 # Predictions + unlabelled shards -> filtered, balanced, pseudo-labelled shards: --config --workdir --data=PREPARED --predictions=DIR [Beam's options]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.balance "$@"
+run_command balance "$@"

@@ -3,4 +3,4 @@
 # from pip install --target=DIR
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module benchmarks.run "$@"
+run_command benchmarks "$@"

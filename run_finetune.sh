@@ -2,4 +2,4 @@
 # Student -> the same model fine-tuned at a larger resolution: --config --workdir --data=PREPARED --init=STUDENT
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.train --section=finetune "$@"
+run_command finetune "$@"

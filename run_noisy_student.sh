@@ -2,4 +2,4 @@
 # The whole iterated loop, from images to a served student: --config --workdir [--labeled=DIR --unlabeled=DIR --test=DIR]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.loop "$@"
+run_command noisy_student "$@"

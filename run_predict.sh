@@ -2,4 +2,4 @@
 # Image files -> classes and probabilities: --model=EXPORTED IMAGE...
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module serving.predict "$@"
+run_command predict "$@"

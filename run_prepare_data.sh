@@ -2,4 +2,4 @@
 # Images -> labelled, unlabelled and test shards: --config --workdir [--labeled=DIR --unlabeled=DIR --test=DIR]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module data.prepare "$@"
+run_command prepare_data "$@"

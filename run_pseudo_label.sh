@@ -2,4 +2,4 @@
 # Teacher + unlabelled shards -> prediction shards: --config --workdir --data=PREPARED --teacher=DIR [Beam's options]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.pseudo_label "$@"
+run_command pseudo_label "$@"

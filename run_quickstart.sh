@@ -2,4 +2,4 @@
 # The main job on the embedded digits, from images to a prediction: [--seeds=N]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.quickstart "$@"
+run_command quickstart "$@"

@@ -2,4 +2,4 @@
 # Exported models -> a server, REST and gRPC, on this machine alone unless told otherwise: --serving_dir [--local] [--host]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module serving.serve "$@"
+run_command serve "$@"

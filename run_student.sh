@@ -2,4 +2,4 @@
 # Labelled + pseudo-labelled shards -> student: --config --workdir --data=PREPARED --pseudo_labeled=BALANCED (or --teacher=TRAINED)
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.train --section=student "$@"
+run_command student "$@"

@@ -2,4 +2,4 @@
 # Labelled shards -> teacher: --config --workdir --data=PREPARED
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
-run_module workflow.train --section=teacher "$@"
+run_command teacher "$@"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from cli.errors import InputError
 
 
 def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: float, unit: str, **notes: Any) -> None:
@@ -18,15 +18,11 @@ def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: floa
     print(json.dumps({**row, "goal": goal, "unit": unit, **notes}), flush=True)
 
 
-def positive(name: str, text: str, kind: Callable[[str], Any] = int) -> Any:
-    """The number of a flag, `int` or `float`. Raises InputError where it is none above 0."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not value > 0:
-        raise InputError(f"--{name} is {text!r}; it must be a {'whole number' if kind is int else 'number'} above 0")
-    return value
+def find_peers() -> None:
+    """Lets this process and its children import from the directory that PEERS names in the environment."""
+    if peers := os.environ.get("PEERS"):
+        sys.path.append(peers)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), peers)))
 
 
 def memory(pid: int | str, field: str = "VmRSS") -> float:

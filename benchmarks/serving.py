@@ -141,7 +141,7 @@ def load(serving_dir: Path, image: bytes, bare: dict[str, float], requests: int,
     """Asks the server for development `requests` times from `clients` connections."""
     name = "serving/local_batching" if batching else "serving/local_nobatching"
     flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0", *([] if batching else ["--nobatching"])]
-    server = subprocess.Popen(python_m("serving.serve", *flags), stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(python_m("cli", "serve", *flags), stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         address = urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc

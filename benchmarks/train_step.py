@@ -3,7 +3,7 @@
     [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5] [--cases=start,steps,loops,swish]
 
 - `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32, trained on one batch in memory. Ours
-  is `NoisyStudent` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
+  is `Supervised` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
   dropout. Keras: `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm: `tf_efficientnet_b0` where torch
   and timm are installed, the best of float32 and bfloat16 autocast, with and without channels-last, in a process of its own whose
   glibc is told to keep its pages.
@@ -41,17 +41,16 @@ from ml_collections import ConfigDict
 
 from benchmarks import report
 from benchmarks.input_pipeline import photographs
-from cli import app
+from cli import app, recipes
 from cli.errors import InputError
 from cli.start import python_m
 from data import prepare, protos, records
 from data.pipeline import untuned
 from data.preprocessing import Preprocessing
 from nets import layers
-from noisy_student.model import NoisyStudent
-from training import model_dir, resolve
+from training import model_dir, resolve, run
 from training.fit import fit
-from workflow import train
+from training.supervised import SUPERVISED, Supervised
 
 BATCH, SIZE, STEPS = 32, 224, 3
 KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
@@ -74,15 +73,15 @@ model.fit(tf.zeros([{BATCH}, {SIZE}, {SIZE}, 3]), tf.zeros([{BATCH}], tf.int64),
 """
 
 
-def build(flags: list[str], classes: int) -> tuple[NoisyStudent, ConfigDict, Preprocessing]:
+def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Preprocessing]:
     """The trainer of a recipe's teacher, its resolved section and its preprocessing."""
-    config = app.parse(["train_step", *flags], {})["config"]
+    config = recipes.from_flags(*flags)
     values = config.teacher.to_dict()
     own = values.pop("preprocessing", {})
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
     preprocessing = Preprocessing.from_dict(resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8))
     spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, tuple(map(str, range(classes))))
-    trainer = train.build_trainer(section, spec, steps_per_epoch=4.0, seed=0, sync=False, init=None)
+    trainer = run.build_trainer(SUPERVISED, section, spec, 4.0, 0, False)
     trainer.build_optimizers()  # as `fit` does; Keras would trace once more to make the slots
     return trainer, section, preprocessing
 
@@ -138,7 +137,7 @@ class Timm:
         self.process.wait()
 
 
-def steps(rounds: int, ours: NoisyStudent, data: tf.data.Dataset) -> None:
+def steps(rounds: int, ours: Supervised, data: tf.data.Dataset) -> None:
     """B0's step beside the peers'."""
     work = {"ours": fitted(ours, data), "keras": fitted(keras_b0(), data)}
     timm = Timm() if all(importlib.util.find_spec(name) for name in ("torch", "timm")) else None
@@ -166,7 +165,7 @@ def steps(rounds: int, ours: NoisyStudent, data: tf.data.Dataset) -> None:
         report.line(f"train_step/{peer}", rate, other, names[peer], goal=1.1, unit="images/s", rounds=rounds, **cpu)
 
 
-def bare(trainer: NoisyStudent, element: Any) -> Callable[[int], None]:
+def bare(trainer: Supervised, element: Any) -> Callable[[int], None]:
     """The compiled step without the average."""
     update, trainer.ema.update = trainer.ema.update, lambda step: None
     step = tf.function(trainer.train_step)
@@ -181,7 +180,7 @@ def bare(trainer: NoisyStudent, element: Any) -> Callable[[int], None]:
     return run
 
 
-def loop(name: str, rounds: int, trainer: NoisyStudent, make: Callable[[int], tf.data.Dataset], section: ConfigDict, count: int) -> None:
+def loop(name: str, rounds: int, trainer: Supervised, make: Callable[[int], tf.data.Dataset], section: ConfigDict, count: int) -> None:
     """The whole loop beside the bare step; two log lines and a checkpoint in `count` steps."""
     sizes = {"steps": count, "images_per_step": section.batch_size, "log_every": count // 2, "checkpoint_every": count}
     element = next(iter(make(0)))
@@ -211,7 +210,7 @@ def loop(name: str, rounds: int, trainer: NoisyStudent, make: Callable[[int], tf
     )
 
 
-def swish(name: str, rounds: int, trainer: NoisyStudent, flags: list[str], classes: int, element: Any) -> None:
+def swish(name: str, rounds: int, trainer: Supervised, flags: list[str], classes: int, element: Any) -> None:
     """The step beside the same with TensorFlow's swish."""
     work = {"ours": bare(trainer, element)}
     theirs, _, _ = build(flags, classes)
@@ -241,7 +240,7 @@ def start(directory: Path, rounds: int) -> None:
     for number in range(rounds):
         for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
-            command = python_m("workflow.train", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
+            command = python_m("cli", "teacher", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
             times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
         began = time.monotonic()
         subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT], cwd=app.ROOT)
@@ -261,11 +260,11 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
     with tempfile.TemporaryDirectory() as root:
         directory = Path(root)
         if "start" in chosen:
-            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "data"))
+            prepare.main(recipes.from_flags(*DIGITS), str(directory / "data"))
             start(directory, rounds)
         digits, section, preprocessing = build(DIGITS, 10)
         if "loops" in chosen:
-            prepare.main(app.parse(["train_step", *DIGITS], {})["config"], str(directory / "digits"))
+            prepare.main(recipes.from_flags(*DIGITS), str(directory / "digits"))
             labeled = records.read_manifest(directory / "digits" / "labeled", "labeled")
             loop("digits_data", rounds, digits, reading(labeled, section, preprocessing), section, 100)
             memory = in_memory(16, 250, 10)
@@ -288,4 +287,5 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
 
 def reading(labeled: records.Manifest, section: ConfigDict, preprocessing: Preprocessing) -> Callable[[int], tf.data.Dataset]:
     """The recipe's own input from a split."""
-    return functools.partial(train.batches, labeled, None, preprocessing, section, 0, pipelines=(1, 0), replicas=1)
+    inputs = run.Inputs(Path(), labeled)
+    return functools.partial(run.batches, SUPERVISED, section, preprocessing, inputs, 0, pipelines=(1, 0), replicas=1)

@@ -17,7 +17,13 @@ _THIS = os.path.abspath(__file__)
 
 def python_m(module: str, *arguments: str) -> list[str]:
     """Returns the command that runs `module` in a process of its own, from any directory."""
-    return [sys.executable, _THIS, "-m", module, *arguments]
+    return [sys.executable, "-X", "utf8", "-u", _THIS, "-m", module, *arguments]
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    """Returns the command that does what the script `run_NAME.sh` does, without bash."""
+    command = name[len("run_") : -len(".sh")]
+    return python_m("cli", command, *arguments)
 
 
 def _main() -> None:

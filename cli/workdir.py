@@ -105,13 +105,37 @@ def shown(workdir: str | Path, summary: Mapping[str, Any], table: Callable[[Any]
         return table(summary)
 
 
-def finish(workdir: str | Path, summary: Mapping[str, Any]) -> None:
-    """Writes `summary.json`, the mark of a finished directory. Call it last."""
+def finish(workdir: str | Path, summary: Mapping[str, Any], done: str | None = None) -> None:
+    """Writes `summary.json`, the mark of a finished directory. Call it last.
+
+    Args:
+      workdir: claimed with `start`.
+      summary: its content.
+      done: what the same command says when it is given again; see `say_done`.
+    """
     write_json(Path(workdir) / "summary.json", dict(summary))
+    if done is None:
+        _done.pop(Path(workdir).resolve(), None)
+    else:
+        _done[Path(workdir).resolve()] = done
     held = _held.pop(Path(workdir).resolve(), None)
     if held is not None:
         os.close(held)
 
+
+def say_done(workdir: str | Path, text: str) -> None:
+    """Prints that a directory is finished. The next time `cli.again` says it, without starting the stage."""
+    _done[Path(workdir).resolve()] = text
+    print(text, flush=True)
+
+
+def done_text(workdir: str | Path) -> str | None:
+    """Returns what this process knows that a finished directory's command says; None for nothing."""
+    return _done.get(Path(workdir).resolve())
+
+
+_done: dict[Path, str] = {}
+"""Directories that this process found or left finished, and what their commands say."""
 
 _held: dict[Path, int] = {}
 """Directories that this process works in: their file descriptors, which carry the lock."""

@@ -1,6 +1,6 @@
 """One picture of every operation of RandAugment, at the papers' magnitudes, in both modes.
 
-python -m data.contact_sheet docs/randaugment.jpg
+./run_tool.sh contact_sheet docs/randaugment.jpg
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import PIL.ImageDraw
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
 from data.image_ops import OPS
@@ -61,10 +60,6 @@ def sheet() -> PIL.Image.Image:
 def main(arguments: Sequence[str]) -> None:
     """Writes the picture to the one argument. Raises InputError."""
     if len(arguments) != 1 or not arguments[0].endswith(".jpg"):
-        raise InputError("name the picture to write: python -m data.contact_sheet docs/randaugment.jpg")
+        raise InputError("name the picture to write: ./run_tool.sh contact_sheet docs/randaugment.jpg")
     with atomic_path(arguments[0]) as temporary:
         sheet().save(temporary, "jpeg", quality=85)
-
-
-if __name__ == "__main__":
-    app.run(main, {}, config=False, positional=True)

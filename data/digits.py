@@ -109,9 +109,6 @@ def _check(data: ml_collections.ConfigDict) -> None:
                 f"--{name} goes with sources of your own, such as --source=image_folder; config.data.source=digits and config.smoke=True "
                 "use the embedded digits: leave the flag out"
             )
-    for name, least in (("labeled_per_class", 1), ("test_size", 1), ("validation_size", 0), ("out_of_domain", 0)):
-        if data[name] is not None and data[name] < least:
-            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
 
 
 def _draw(pool: list[list[int]], counts: list[int], seed: int, purpose: str, name: str) -> tuple[list[list[int]], list[list[int]]]:

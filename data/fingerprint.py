@@ -22,8 +22,8 @@ import ml_collections
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from cli.progress import progress
-from data import archives, image_folder, tfrecords
-from data.sources import Collection, Request, find_files, open_collection, split_location
+from data import archives, image_folder
+from data.sources import TFRECORD_FILES, Collection, Request, find_files, open_collection, split_location
 
 FILE = "sources.json"
 ROLES = ("labeled", "unlabeled", "test", "pseudo_labeled")
@@ -100,7 +100,7 @@ def _files(role: str, data: ml_collections.ConfigDict, collection: Collection | 
         classes = bool(folder.label_names)
         return ((file.key.partition("/")[0] if classes else "", file.key, file.path) for file in folder.files())
     if format_ in ("tar", "tfrecord"):
-        pattern = archives.FILES if format_ == "tar" else tfrecords.FILES
+        pattern = archives.FILES if format_ == "tar" else TFRECORD_FILES
         return (("", os.path.basename(path), path) for path in find_files(request, pattern, "files any more"))
     fixed = _FIXED.get((format_, "test" if role == "test" else "train"))
     return None if fixed is None else _named(location, fixed)
@@ -161,9 +161,23 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
         write(directory, {**before, **touched})
 
 
+def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
+    """Tells whether names, sizes and times of the files of `data` are those that `directory` was prepared from.
+
+    Reads no image and imports no TensorFlow. Where it says no, `require_unchanged` says why, or that only times differ.
+    """
+    if not (directory / FILE).exists():
+        return True
+    before = read_json(directory / FILE, _SCHEMA)
+    now = {role: listed(role, data) for role in before}
+    return all(found is not None and found.items() <= before[role].items() for role, found in now.items())
+
+
 def _content(role: str, data: ml_collections.ConfigDict) -> str:
     """The digest of all images of a location, read again."""
     if role == "pseudo_labeled":
+        from data import tfrecords  # here, since it imports TensorFlow
+
         collection: Collection = tfrecords.open_records(Request(data[role], "unlabeled", on_error=data.on_error))
     else:
         collection = open_collection(data[role], role, data)

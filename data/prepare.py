@@ -1,8 +1,8 @@
 """Stage: images -> training records.
 
-    python -m data.prepare --config=configs/noisy_student/digits.py --workdir=W
-    python -m data.prepare --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
-    python -m data.prepare --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
+    ./run_prepare_data.sh --config=configs/noisy_student/digits.py --workdir=W
+    ./run_prepare_data.sh --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
+    ./run_prepare_data.sh --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
 
 docs/data.md has every format, and what each directory must look like. Leaves W/labeled, W/unlabeled, W/test and, where the config asks for
 one, W/validation, each a split directory (see `data.records`), and W/summary.json, last. W/config.json holds no more of the config than the
@@ -22,7 +22,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from cli import app
+from cli import settings
 from cli import workdir as work
 from cli.errors import InputError
 from cli.files import remove_temporaries
@@ -30,18 +30,10 @@ from cli.progress import progress
 from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
 from data.duplicates import Seen
 from data.examination import Examination
+from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
 
 LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
-FLAGS = {
-    "workdir": "The data directory to make.",
-    "labeled": "Labelled images, [FORMAT:]LOCATION, by default DIR/<class>/...; config.data.labeled.",
-    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION; config.data.unlabeled.",
-    "test": "Test images, [FORMAT:]LOCATION; config.data.test. Without it, some labelled images are held out.",
-    "pseudo_labeled": "Pseudo-labelled TFRecords of the Noisy Student release: a folder or a pattern.",
-    "source": "digits, or the format of locations that name none; config.data.source.",
-}
-OPTIONAL = dict.fromkeys((*LOCATIONS, "source"))
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
@@ -52,10 +44,9 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
     """
     opening: dict[str, Callable[[ml_collections.ConfigDict], Source]] = {
         "digits": digits.digits,
-        **dict.fromkeys(sources.FORMATS, splits.split),
+        **dict.fromkeys(FORMATS, splits.split),
     }
-    if config.data.source not in opening:
-        raise InputError(f"config.data.source is {config.data.source!r}; it can be {', '.join(opening)}")
+    settings.check(config, READ)
     return opening[config.data.source](config)
 
 
@@ -75,16 +66,7 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
         location = config.data.labeled
         if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
             config.data.test = location
-    data = config.data
-    for name, value in (("config.seed", config.seed), ("config.data.test_seed", data.test_seed)):
-        if value < 0:
-            raise InputError(f"{name} is {value}; it must be at least 0")
-    if data.label_offset < 0:
-        raise InputError(f"config.data.label_offset is {data.label_offset}; it must be at least 0")
-    if data.num_shards is not None and not 1 <= data.num_shards <= 99_999:
-        raise InputError(f"config.data.num_shards is {data.num_shards}; it must be from 1 to 99999, or None")
-    if data.on_error not in ("fail", "skip"):
-        raise InputError(f"config.data.on_error is {data.on_error!r}; it can be fail or skip")
+    settings.check(config, READ)
     return config
 
 
@@ -106,14 +88,12 @@ def main(
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
         if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
             raise InputError(f"--workdir: {directory / name} is there and was not made by this stage; name another directory")
-    settings = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
-    summary = work.start(directory, {"seed": config.seed, "data": settings})
+    data = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
+    summary = work.start(directory, {"seed": config.seed, "data": data})
     if summary is not None:
         _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)
-        print(f"{directory}: done before; {_in_words(summary)}")
-        if config.data.get("use_as_prepared", False):
-            print("config.data.use_as_prepared is True: the images were not compared with those that were prepared")
+        work.say_done(directory, _done(directory, summary, config.data))
         return
     try:
         opened = open_source(config)
@@ -130,9 +110,17 @@ def main(
             _remove_traces(directory, new)
         raise
     fingerprint.write(directory, read_from)
-    work.finish(directory, summary)
+    work.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
     print(f"{directory}: done; {_in_words(summary)}")
+
+
+def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
+    """What the stage says of a finished directory."""
+    text = f"{directory}: done before; {_in_words(summary)}"
+    if data.get("use_as_prepared", False):
+        text += "\nconfig.data.use_as_prepared is True: the images were not compared with those that were prepared"
+    return text
 
 
 def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
@@ -289,6 +277,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     return "\n".join([words, *repeats.in_words(summary)])
 
 
-if __name__ == "__main__":
-    tf.config.set_visible_devices([], "GPU")  # decoding needs none, and another stage may be training on it
-    app.run(main, FLAGS, optional=OPTIONAL, needs=("seed", "data"))
+def run(**values: Any) -> None:
+    """Runs the stage in a process of its own: decoding needs no GPU, and another stage may be training on it."""
+    tf.config.set_visible_devices([], "GPU")
+    main(**values)

@@ -36,10 +36,10 @@ from typing import Callable
 
 import tensorflow as tf
 
+from cli import settings
 from cli.errors import InputError
 from data.image_ops import OPS, Scalar, blend, cutout, sharpness, three_times, translate_x, translate_y
-
-MODES = ("reference", "monotone")
+from data.settings import PREPROCESSING
 
 
 def _release_color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
@@ -132,15 +132,20 @@ TABLES = {
 
 def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student") -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
+    values = {"table": table, "layers": num_layers, "magnitude": magnitude, "ops": ops, "mode": mode}
+    values = {f"randaugment_{name}": value for name, value in values.items()}
+    settings.check(values, PREPROCESSING, "preprocessing")
     if table not in TABLES:
-        raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
-    unknown = [name for name in ops if name not in TABLES[table].ops]
+        raise InputError(f"randaugment_table is {table!r}; RandAugment's are {', '.join(TABLES)}")
+    require_operations(ops, table)
+
+
+def require_operations(ops: Sequence[str], table: str) -> None:
+    """Raises InputError for a name in `ops` that a table of ``TABLES`` lacks."""
+    known = TABLES[table].ops
+    unknown = ", ".join(name for name in ops if name not in known)
     if unknown:
-        raise InputError(f"randaugment_ops: no operation {', '.join(unknown)} in {table}; there are {', '.join(TABLES[table].ops)}")
-    if mode not in MODES:
-        raise InputError(f"randaugment_mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    if num_layers < 0 or magnitude < 0:
-        raise InputError(f"randaugment_layers is {num_layers} and randaugment_magnitude {magnitude}; neither may be negative")
+        raise InputError(f"preprocessing.randaugment_ops: no {unknown} in {table}; known: {', '.join(known)}")
 
 
 def switch(branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Tensor], output: tf.TensorSpec) -> Callable[..., tf.Tensor]:

@@ -4,7 +4,7 @@ Two layers. A *collection* is the images of one role as some format keeps them: 
 locations are written `[FORMAT:]PATH`, one each for `--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is what they
 become once they are checked and split (`data.splits`).
 
-To add a format, write a function `Request -> Collection` and name it in `FORMATS`.
+To add a format, write a function `Request -> Collection` and name it in `data.settings.FORMATS`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ml_collections
 import numpy as np
 
 from cli.errors import InputError
 from data import formats
-from data.duplicates import Seen
+from data.settings import FORMATS
+
+if TYPE_CHECKING:
+    from data.duplicates import Seen  # which needs TensorFlow
+
+TFRECORD_FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
+"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
 
@@ -145,17 +151,6 @@ class Request:
         """An InputError about this location."""
         return InputError(f"--{self.role}: {printable(self.location)} {message}")
 
-
-FORMATS = {
-    "image_folder": "image_folder.open_folder",
-    "tfrecord": "tfrecords.open_records",
-    "tar": "archives.open_archives",
-    "tfds": "tfds_source.open_tfds",
-    "imagenet": "imagenet.open_imagenet",
-    "cifar10": "small_images.open_cifar10",
-    "svhn": "small_images.open_svhn",
-}
-"""Format -> the function of this package that opens it, `Request -> Collection`; imported when it is needed."""
 
 WITHOUT_PATH = ("tfds",)
 """Formats whose locations are no paths."""

@@ -196,20 +196,12 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
 def _check_config(data: ml_collections.ConfigDict) -> None:
     if not data.labeled:
         raise InputError("--labeled is missing; name the labelled images")
-    if data.labeled_as_unlabeled not in ("nothing", "rest", "all"):
-        raise InputError(f"config.data.labeled_as_unlabeled is {data.labeled_as_unlabeled!r}; it can be nothing, rest or all")
     if not data.unlabeled and (
         data.labeled_as_unlabeled == "nothing" or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
     ):
         raise InputError(
             "--unlabeled is missing; name the unlabelled images, or take them from the labelled ones with config.data.labeled_as_unlabeled"
         )
-    if not data.test and not 0 < data.test_fraction < 1:
-        raise InputError(f"config.data.test_fraction is {data.test_fraction}; it must be between 0 and 1")
-    if data.validation_size < 0:
-        raise InputError(f"config.data.validation_size is {data.validation_size}; it must be at least 0")
-    if data.labeled_per_class is not None and data.labeled_per_class < 1:
-        raise InputError(f"config.data.labeled_per_class is {data.labeled_per_class}; it must be at least 1, or None for all")
     locations = [split_location(location, data.source) for location in (data.labeled, data.test) if location]
     places = {(name, rest if name in WITHOUT_PATH else os.path.realpath(rest)) for name, rest in locations}
     if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:

@@ -22,10 +22,7 @@ from cli.errors import InputError
 from cli.progress import progress
 from data.protos import make_example
 from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_shard
-from data.sources import Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
-
-FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
-"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""
+from data.sources import TFRECORD_FILES, Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
 
 
 class RecordImages:
@@ -122,7 +119,7 @@ def open_records(request: Request) -> RecordImages:
     Raises:
       InputError: there are none; a record is corrupt or has no image or, where it needs one, no label or pseudo-label in range.
     """
-    return RecordImages(request, find_files(request, FILES, "TFRecord files"))
+    return RecordImages(request, find_files(request, TFRECORD_FILES, "TFRecord files"))
 
 
 def _text(feature: tf.train.Feature) -> str:

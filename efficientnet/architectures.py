@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cli.errors import InputError
 from nets.names import repeat_letter
@@ -279,3 +279,37 @@ def count_activations(
         insides.append(expanded + 4 * side**2 * inner + 2 * side**2 * block.filters_out)
     outside += 3 * side**2 * round_filters(HEAD_FILTERS, width)
     return outside + (sum(inputs) + max(insides) if rematerialize else sum(insides))
+
+
+def _coefficients(model: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns width and depth of a recipe's `model`: its own where given, else the variant's."""
+    variant = ARCHITECTURES[model["name"]]
+    width, depth = model.get("width"), model.get("depth")
+    return variant.width if width is None else width, variant.depth if depth is None else depth
+
+
+def check(model: Mapping[str, Any]) -> None:
+    """Raises InputError where width, depth, strides or survival probability of `model` is impossible."""
+    survival = model.get("survival_probability")
+    blocks(*_coefficients(model), model.get("strides") or BASELINE_STRIDES, 1.0 if survival is None else survival)
+
+
+def trainable_parameters(model: Mapping[str, Any], num_classes: int) -> int:
+    """Returns the number of trainable parameters of a recipe's `model` with `num_classes` classes."""
+    return count_parameters(*_coefficients(model), num_classes)[0]
+
+
+def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool) -> int:
+    """Returns :func:`count_activations` of a recipe's `model` for images of `image_size` pixels."""
+    strides = model.get("strides") or BASELINE_STRIDES
+    return count_activations(*_coefficients(model), image_size, model.get("stem_stride") or 2, strides, rematerialize)
+
+
+def warning(model: Mapping[str, Any], image_size: int) -> str | None:
+    """Returns a line of advice where `model` leaves nearly nothing of images of `image_size` pixels."""
+    if image_size > 64 or (model.get("stem_stride") or 2) != 2 or model.get("strides"):
+        return None
+    return (
+        f"note: {model['name']} halves the {image_size} pixels five times, and little is left; "
+        "set model.strides, as image_folder.py:small does"
+    )

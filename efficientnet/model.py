@@ -20,7 +20,6 @@ from efficientnet.architectures import (
     ARCHITECTURES,
     BASELINE_STRIDES,
     HEAD_FILTERS,
-    SMALL_IMAGE_STRIDES,
     STEM_FILTERS,
     Block,
     blocks,
@@ -33,7 +32,7 @@ from nets.noise import Dropout, StochasticDepth
 def EfficientNet(
     name: str = "b0",
     *,
-    num_classes: int | None = None,
+    num_classes: int,
     image_size: int | None = None,
     width: float | None = None,
     depth: float | None = None,
@@ -41,12 +40,10 @@ def EfficientNet(
     survival_probability: float = 0.8,
     stem_stride: int = 2,
     strides: Sequence[int] | None = None,
-    small_images: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     sync_batch_norm: bool = False,
     batch_norm_momentum: float = 0.99,
-    include_top: bool = True,
     seed: int | None = None,
 ) -> tf.keras.Model:
     """Builds one variant.
@@ -55,14 +52,14 @@ def EfficientNet(
     global one at the time of the call). Its layer ``avg_pool`` gives the pooled features (B, C), its layer
     ``top_activation`` the last feature map.
 
-    For images of about 32 pixels ``small_images=True`` leaves a 4x4 map, as in the Noisy Student release's SVHN model. For 8 to 16
-    pixels give the strides yourself: ``stem_stride=1, strides=(1, 1, 1, 2, 1, 2, 1)`` takes 16 pixels to a 4x4 map,
-    ``stem_stride=1, strides=(1, 1, 1, 2, 1, 1, 1)`` 8 pixels. ``width`` and ``depth`` below 1 make the network small enough for
-    a data set of a few thousand images.
+    For images of about 32 pixels ``strides=SMALL_IMAGE_STRIDES`` leaves a 4x4 map, as in the Noisy
+    Student release's SVHN model. With ``stem_stride=1`` the same strides take 16 pixels to a 4x4 map,
+    and ``strides=(1, 1, 1, 2, 1, 1, 1)`` 8 pixels. ``width`` and ``depth`` below 1 make the network
+    small enough for a data set of a few thousand images.
 
     Args:
         name: a key of :data:`efficientnet.architectures.ARCHITECTURES`.
-        num_classes: K; needed unless ``include_top`` is off.
+        num_classes: K, at least 1.
         image_size: side of the square input in pixels; None: any height and width.
         width: in place of the variant's width coefficient; above 0.
         depth: in place of the variant's depth coefficient; above 0.
@@ -71,12 +68,10 @@ def EfficientNet(
             every variant in both papers.
         stem_stride: 1 or 2.
         strides: stride of each of the seven stages, 1 or 2; None: the baseline's.
-        small_images: takes :data:`efficientnet.architectures.SMALL_IMAGE_STRIDES` for ``strides``.
         mean: subtracted from the input, a number a channel, in 0-255.
         std: then divides it.
         sync_batch_norm: batch statistics over all replicas instead of each replica's own.
         batch_norm_momentum: of the moving averages, in [0, 1). 0.99 is the authors'; a training of a few hundred steps wants 0.9.
-        include_top: off: the output is the pooled features (B, C), without dropout and classifier.
         seed: makes the initial weights a function of (seed, layer name); None: random ones.
 
     Returns:
@@ -87,9 +82,7 @@ def EfficientNet(
     """
     if name not in ARCHITECTURES:
         raise InputError(f"no EfficientNet variant {name!r}; there are {', '.join(ARCHITECTURES)}")
-    if small_images and strides is not None:
-        raise InputError("EfficientNet takes either small_images or strides, not both")
-    if include_top and (num_classes is None or num_classes < 1):
+    if not num_classes or num_classes < 1:
         raise InputError(f"EfficientNet needs num_classes of at least 1, not {num_classes}")
     if stem_stride not in (1, 2):
         raise InputError(f"EfficientNet stem_stride must be 1 or 2, not {stem_stride}")
@@ -98,9 +91,7 @@ def EfficientNet(
     width = architecture.width if width is None else width
     depth = architecture.depth if depth is None else depth
     dropout = architecture.dropout if dropout is None else dropout
-    if strides is None:
-        strides = SMALL_IMAGE_STRIDES if small_images else BASELINE_STRIDES
-    layout = blocks(width, depth, strides, survival_probability)
+    layout = blocks(width, depth, BASELINE_STRIDES if strides is None else strides, survival_probability)
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
 
     inputs = tf.keras.Input((image_size, image_size, 3), name="images")
@@ -114,10 +105,9 @@ def EfficientNet(
     x = make.batch_norm("top_bn")(x)
     x = make.swish("top_activation")(x)
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (B, C)
-    if include_top and num_classes is not None:
-        if dropout != 0:
-            x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)
-        x = make.classifier("predictions", num_classes)(x)  # (B, K)
+    if dropout != 0:
+        x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)
+    x = make.classifier("predictions", num_classes)(x)  # (B, K)
     return tf.keras.Model(inputs, x, name=f"efficientnet_{name}")
 
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-NORMS = ("inf", "2")
-
 Logits = Callable[[tf.Tensor], tf.Tensor]
 
 

@@ -1,6 +1,6 @@
 """Several seeds of one experiment, evaluated alike and put together: does the student's gain hold from seed to seed?
 
-    python -m evaluation.compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
+    ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
 Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`). All runs must have the same test images,
 so the corrupted ones are built once. Leaves in W
@@ -18,7 +18,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +27,15 @@ import ml_collections
 from cli import app, termination
 from cli.errors import InputError
 from cli.json_files import reading
+from cli.start import python_m
 from cli.workdir import fingerprint, finish, require_finished, shown, start
 from data.records import read_manifest
 from evaluation import charts, page, suites
-from evaluation.evaluate import CONFIG
+from evaluation.numbers import NUMBERS, find
 from evaluation.statistics import gain_over_seeds, over_seeds
 
-FLAGS = {
-    "workdir": "Directory to write.",
-    "runs": "Directories of finished runs, each with data/ and its models beside it, separated by commas; * stands for anything.",
-    "models": "Names of the models to compare, separated by commas, the baseline first; all of a run if not given.",
-    "suite": "What to measure, separated by commas: clean, c, p, adversarial.",
-}
-OPTIONAL = {"models": None, "suite": "clean,c,p,adversarial"}
-
-
-class Number:
-    """One number of a model's row in `summary.json`."""
-
-    def __init__(self, title: str, better: str, get: Callable[[Mapping[str, Any]], float | None]) -> None:
-        """`better` is "higher" or "lower"."""
-        self.title, self.better, self.get = title, better, get
-
-
-NUMBERS = {
-    "top1": Number("top-1 (%)", "higher", lambda row: _percent(row.get("top1"))),
-    "ece": Number("ECE (%)", "lower", lambda row: _percent(row.get("ece"))),
-    "c_error": Number("error under corruptions (%)", "lower", lambda row: _percent(row.get("c", {}).get("mean_error"))),
-    "mce": Number("mCE (baseline = 100)", "lower", lambda row: row.get("c", {}).get("mce")),
-    "p_flips": Number("flips (%)", "lower", lambda row: _percent(row.get("p", {}).get("mean_flip"))),
-    "mfr": Number("mFR (baseline = 100)", "lower", lambda row: row.get("p", {}).get("mfr")),
-    "fgsm": Number("top-1 under FGSM, mean over ε (%)", "higher", lambda row: _percent(row.get("adversarial", {}).get("fgsm_mean_top1"))),
-    "pgd": Number("top-1 under PGD (%)", "higher", lambda row: _percent(row.get("adversarial", {}).get("pgd_top1"))),
-}
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+COMPARED = {number.comparison.name: (number, number.comparison) for number in NUMBERS if number.comparison}
+"""Name in `numbers` of `summary.json` -> the number and how it is shown."""
 
 
 def main(
@@ -99,9 +71,9 @@ def main(
             "suite": suite,
             "cache": directory / "cache",
         }
-        command = [str(app.ROOT / "run_evaluate.sh"), *app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
-        print(f"== {run}: {' '.join(command)}", flush=True)
-        code = termination.call(command)
+        words = [*app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
+        print(f"== {run}: ./run_evaluate.sh {' '.join(words)}", flush=True)
+        code = termination.call(python_m("cli", "evaluate", *words))
         if code:
             sys.exit(code)
     schema = {"models": dict.fromkeys(names, dict)}
@@ -110,7 +82,7 @@ def main(
         numbers = aggregate(rows, names)
     summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **numbers}
     summary["report"] = str(directory / "report.html")
-    page.write(summary["report"], "Over seeds", body(summary))
+    page.write(summary["report"], "seeds.html", title="Over seeds", **body(summary))
     finish(directory, summary)
     print(table(summary))
     print(f"report: {summary['report']}")
@@ -166,10 +138,11 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     """`numbers` and `gains` of `summary.json`; `rows` are the `models` of each seed's evaluation."""
     numbers: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {}
-    for key, number in NUMBERS.items():
-        found: dict[str, list[Any]] = {name: [number.get(row[name]) for row in rows] for name in names}
-        if any(value is None for values in found.values() for value in values):
+    for key, (number, shown_as) in COMPARED.items():
+        measured = {name: [find(row[name], number.key) for row in rows] for name in names}
+        if any(value is None for values in measured.values() for value in values):
             continue
+        found = {name: [shown_as.scale * value for value in values] for name, values in measured.items()}
         numbers[key] = {name: _described(values) for name, values in found.items()}
         if len(names) > 1:
             gains[key] = gain_over_seeds(found[names[0]], found[names[-1]])._asdict()
@@ -187,10 +160,11 @@ def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     head = ["", *names, *([f"{names[-1]} − {names[0]}", "seeds better", "p"] if summary["gains"] else [])]
     body = []
     for key, by_model in summary["numbers"].items():
-        row = [NUMBERS[key].title, *(_mean(by_model[name]) for name in names)]
+        number, shown_as = COMPARED[key]
+        row = [shown_as.title, *(_mean(by_model[name]) for name in names)]
         if key in summary["gains"]:
             gain = summary["gains"][key]
-            sign = 1 if NUMBERS[key].better == "higher" else -1
+            sign = 1 if number.better == "higher" else -1
             better = sum(sign * value > 0 for value in gain["values"])
             p = gain["p_value"]
             row += [_mean(gain, "+"), f"{better} of {len(gain['values'])}", "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
@@ -214,29 +188,14 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)"])
 
 
-def body(summary: Mapping[str, Any]) -> list[str]:
-    """The page."""
-    names, seeds = summary["models"], list(summary["runs"])
-    head, rows = cells(summary)
-    drawn = []
+def body(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What `templates/seeds.html` shows."""
+    names, runs = summary["models"], list(summary["runs"])
+    drawn, seeds = [], {}
     for key, by_model in summary["numbers"].items():
-        title = NUMBERS[key].title
+        number, (_, title, _) = COMPARED[key]
         intervals = [by_model[name]["interval"] for name in names]
         svg = charts.bars(f"{title} of each model, mean over seeds", names, [by_model[name]["mean"] for name in names], intervals, title)
-        drawn.append((title[:1].upper() + title[1:], svg, f"{NUMBERS[key].better.capitalize()} is better. 95 % intervals over seeds."))
-    parts = [
-        f"<h1>{page.text(', '.join(names))} over {len(seeds)} seeds</h1>",
-        page.table(head, rows, "Numbers over seeds"),
-        '<p class="quiet">Mean ± half of the 95 % interval over seeds (Student\'s t); p: paired t-test of the last against the first.</p>',
-        page.charts(drawn),
-        "<h2>Each seed</h2>",
-    ]
-    for key, by_model in summary["numbers"].items():
-        lines = [[seed, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, seed in enumerate(seeds)]
-        parts.append(f"<h3>{page.text(NUMBERS[key].title)}</h3>" + page.table(["seed", *names], lines, NUMBERS[key].title))
-    parts.append("<h2>Runs</h2>" + page.folded("Directories", dict(summary["runs"])))
-    return parts
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))
+        drawn.append((title[:1].upper() + title[1:], svg, f"{number.better.capitalize()} is better. 95 % intervals over seeds."))
+        seeds[title] = [[run, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, run in enumerate(runs)]
+    return {"models": names, "runs": summary["runs"], "numbers": cells(summary), "charts_of_numbers": drawn, "seeds": seeds}

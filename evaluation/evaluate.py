@@ -1,7 +1,7 @@
 """The evaluation stage: how good are these models, how far can their confidence be trusted, and how robust are they?
 
-    python -m evaluation.evaluate --workdir=W --model=TEACHER,STUDENT --data=D [--split=test] [--suite=clean,c,p,adversarial]
-    python -m evaluation.evaluate --workdir=W --model=DIR_OR_SAVEDMODEL --suite=clean,real,a,c,p,adversarial --data=VALIDATION \
+    ./run_evaluate.sh --workdir=W --model=TEACHER,STUDENT --data=D [--split=test] [--suite=clean,c,p,adversarial]
+    ./run_evaluate.sh --workdir=W --model=DIR_OR_SAVEDMODEL --suite=clean,real,a,c,p,adversarial --data=VALIDATION \
         --data_real=real.json --data_a=imagenet-a --data_c=imagenet-c --data_p=imagenet-p
 
 A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each model (named as its directory):
@@ -26,10 +26,9 @@ from typing import Any
 
 import ml_collections
 
-from cli import app
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from cli.workdir import finish, require_finished, shown, start
+from cli.workdir import finish, require_finished, say_done, shown, start
 from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
 from evaluation import build, figures, imagenet, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
@@ -42,28 +41,6 @@ from training import model_dir
 
 TOP_K = 5
 CONFIG = "configs/evaluation/default.py"
-FLAGS = {
-    "workdir": "Directory to write.",
-    "model": "Finished training directories or SavedModels, separated by commas; the last one is the one of interest.",
-    "data": "Finished directory of run_prepare_data.sh.",
-    "split": "Labelled split of --data; the recipe's evaluate.split if not given.",
-    "suite": f"What to measure, separated by commas: {', '.join(suites.SUITES)}.",
-    "data_real": "ReaL's real.json.",
-    "data_a": "ImageNet-A, unpacked.",
-    "data_c": "ImageNet-C, unpacked, any of its tars; without it a -C of --data is built.",
-    "data_p": "ImageNet-P, unpacked; without it a -P of --data is built.",
-    "cache": "Where built sets are kept for later runs; WORKDIR/cache if not given.",
-}
-OPTIONAL = {
-    "data": None,
-    "split": None,
-    "suite": "clean",
-    "data_real": None,
-    "data_a": None,
-    "data_c": None,
-    "data_p": None,
-    "cache": None,
-}
 
 _RESERVED = ("figures", "cache")  # names of other things in the work directory
 
@@ -114,7 +91,7 @@ def main(
         imagenet.real_labels(data_real, [])  # before hours of work: whether it can be read
     done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
     if done is not None:
-        print(f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
+        say_done(workdir, f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
         return
     if manifest:
         sets |= {"clean": from_records(manifest, "clean")}
@@ -128,7 +105,7 @@ def main(
     if evaluations:
         summary["figures"] = _draw(directory, evaluations)
     summary["report"] = str(report.write(directory, summary, evaluations, candidates, inputs, manifest, sys.argv))
-    finish(workdir, summary)
+    finish(workdir, summary, f"{workdir} is done: nothing to evaluate\n{table(summary)}")
     print(table(summary))
     print(f"report: {summary['report']}")
 
@@ -292,7 +269,3 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
             raise InputError(f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}")
         return
     require_same_classes(ours, str(candidate.directory), manifest.label_names, str(manifest.directory))
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=CONFIG, needs=("evaluate",))

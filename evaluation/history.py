@@ -1,4 +1,7 @@
-"""The report's sections on how the models came about: training curves and pseudo-labels, from what the stages before left."""
+"""The report's sections on how the models came about: training curves and pseudo-labels, from what the stages before left.
+
+Each section yields (name, value) for `templates/report.html`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ BALANCED = {
 """Schema of what the report needs of the summary of run_balance.sh."""
 
 
-def training(runs: Mapping[str, Path]) -> Iterator[str]:
+def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
     """The curves of the models' `metrics.jsonl`; `runs`: directories by name."""
     logs = {name: _log(run / "metrics.jsonl") for name, run in runs.items()}
     logs = {name: rows for name, rows in logs.items() if rows}
@@ -40,16 +43,16 @@ def training(runs: Mapping[str, Path]) -> Iterator[str]:
         if series:
             drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
     if drawn:
-        yield "<h2>Training</h2>" + page.charts(drawn)
+        yield "charts", drawn
 
 
-def pseudo_labels(run: Path | None) -> Iterator[str]:
+def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
     """How many images each round kept, and which; `run`: the directory in which all stages of a run lie, if there is one."""
     rounds = sorted(run.glob(f"pseudo_labeled_*/{MANIFEST}"), key=lambda p: (len(str(p)), p)) if run else []  # 10 after 9
     rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
     if not rounds or run is None:
         return
-    yield "<h2>Pseudo-labels</h2>"
+    yield "round", rounds[-1].name.rsplit("_", 1)[1]
     drawn = []
     for folder in rounds:
         counts = read_json(folder / "summary.json", BALANCED)
@@ -62,26 +65,26 @@ def pseudo_labels(run: Path | None) -> Iterator[str]:
         )
         left = sum(counts["below_threshold"])
         drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
-    yield page.charts(drawn)
+    yield "charts", drawn
     yield from _pseudo_label_pictures(run, rounds[-1])
 
 
-def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[str]:
+def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[tuple[str, Any]]:
     number, data = folder.name.rsplit("_", 1)[1], run / "data"
     sheets = pictures.most_confident(folder, per_class=8, classes=page.MOST_CLASSES)
-    yield f"<h3>The surest pseudo-labels of round {page.text(number)}</h3>" + page.rows({k: v for k, v in sheets.items() if v})
+    yield "surest", {name: found for name, found in sheets.items() if found}
     predictions = run / f"predictions_{number}"
     if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
         threshold = read_json(folder / "summary.json", BALANCED)["threshold"]
         found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
         if found:
-            yield "<h3>Filtered out: what the teacher was least sure of</h3>" + page.sheet(found)
+            yield "filtered_out", found
     summary = data / "summary.json"
     facts = read_json(summary, {"source?": str}) if summary.exists() else {}
     if facts.get("out_of_domain"):
         found = pictures.out_of_domain(folder, facts["source"], 24)
         if found:
-            yield "<h3>Out of domain, and yet past the threshold</h3>" + page.sheet(found)
+            yield "out_of_domain", found
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

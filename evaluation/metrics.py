@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.intervals import wilson_interval
+from evaluation.statistics import wilson_interval
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +39,22 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
     ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None]))  # (N, K)
     return float(np.mean(ahead.sum(axis=1) < min(k, probabilities.shape[1])))
+
+
+def top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of the examples whose most probable class is the label, in 0–1."""
+    probabilities, labels = _check(probabilities, labels)
+    return _right(probabilities, labels) / len(labels)
+
+
+def top1_interval(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % Wilson interval of `top1`, in 0–1."""
+    probabilities, labels = _check(probabilities, labels)
+    return wilson_interval(_right(probabilities, labels), len(labels))
+
+
+def _right(probabilities: np.ndarray, labels: np.ndarray) -> int:
+    return int(np.sum(probabilities.argmax(axis=1) == labels))
 
 
 def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -138,17 +154,15 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model did on one split.
+    """What one model did on one split, as far as figures show it; `evaluation.numbers` lists all numbers.
 
     Attributes:
       name: of the model, for tables and figures.
       examples: N.
       top1: accuracy, 0–1; `top1_interval` its 95 % Wilson interval.
-      top5: accuracy within min(5, K) classes, 0–1.
       ece: expected calibration error, 15 equal-width bins, 0–1; `bins` its table.
       ece_equal_mass: the same over 15 bins of equally many examples.
       histogram: int64 [20] twice, right and wrong answers by confidence.
-      nll: mean negative log likelihood, nats.
       confusion: int64 [K, K], rows true, columns predicted.
       label_names: K names.
     """
@@ -157,35 +171,30 @@ class Evaluation:
     examples: int
     top1: float
     top1_interval: tuple[float, float]
-    top5: float
     ece: float
     bins: Bins
     ece_equal_mass: float
     histogram: tuple[np.ndarray, np.ndarray]
-    nll: float
     confusion: np.ndarray
     label_names: tuple[str, ...]
 
 
 def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> Evaluation:
-    """All of the above for one model's `probabilities` [N, K] of examples with `labels` [N]."""
+    """Returns the `Evaluation` of one model's `probabilities` [N, K] of examples with `labels` [N]."""
     probabilities, labels = _check(probabilities, labels)
     if len(label_names) != probabilities.shape[1]:
         raise ValueError(f"{len(label_names)} label names for {probabilities.shape[1]} classes")
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(label_names))
     error, bins = ece(probabilities, labels)
-    right = int(np.trace(confusion))
     return Evaluation(
         name=name,
         examples=len(labels),
-        top1=right / len(labels),
-        top1_interval=wilson_interval(right, len(labels)),
-        top5=top_k_accuracy(probabilities, labels, 5),
+        top1=top1(probabilities, labels),
+        top1_interval=top1_interval(probabilities, labels),
         ece=error,
         bins=bins,
         ece_equal_mass=ece(probabilities, labels, equal_mass=True)[0],
         histogram=confidence_histogram(probabilities, labels),
-        nll=nll(probabilities, labels),
         confusion=confusion,
         label_names=tuple(label_names),
     )

@@ -25,6 +25,8 @@ from training import model_dir
 
 NAME = "report.html"
 
+Section = Iterator[tuple[str, Any]]
+
 _SUITE_NAMES = {
     "clean": "clean accuracy",
     "c": "error under corruptions",
@@ -56,12 +58,12 @@ def write(
     """
     report = _Report(directory, dict(summary), evaluations, candidates, inputs, manifest, command)
     path = directory / NAME
-    page.write(path, f"Evaluation of {', '.join(candidates)}", report.body())
+    page.write(path, "report.html", title=f"Evaluation of {', '.join(candidates)}", **report.sections())
     return path
 
 
 class _Report:
-    """The sections of the page, in order; each yields HTML, or nothing where its part was not measured."""
+    """The sections of the page; each yields (name, value) for the template, or nothing where its part was not measured."""
 
     def __init__(
         self,
@@ -81,18 +83,21 @@ class _Report:
         parents = {run.parent for run in self.runs.values()}
         self.run = parents.pop() if len(parents) == 1 else None
 
-    def body(self) -> Iterator[str]:
-        yield from self.summary_section()
-        yield from self.calibration()
-        yield from _optional(lambda: history.training(self.runs))
-        yield from _optional(lambda: history.pseudo_labels(self.run))
-        yield from self.corruptions()
-        yield from _optional(self._corrupted_pictures)
-        yield from self.sequences()
-        yield from _optional(self._sequence_pictures)
-        yield from self.attacks()
-        yield from _optional(self._mistake_pictures)
-        yield from _optional(self.provenance)
+    def sections(self) -> dict[str, Any]:
+        """What `templates/report.html` shows."""
+        return {
+            **dict(self.overview()),
+            "calibration": dict(self.calibration()),
+            "training": _optional(lambda: history.training(self.runs)),
+            "pseudo_labels": _optional(lambda: history.pseudo_labels(self.run)),
+            "corruptions": dict(self.corruptions()),
+            "corrupted": _optional(self._corrupted_pictures),
+            "sequences": dict(self.sequences()),
+            "frames": _optional(self._sequence_pictures),
+            "attacks": dict(self.attacks()),
+            "mistakes": _optional(self._mistake_pictures),
+            "provenance": _optional(self.provenance),
+        }
 
     def having(self, suite: str) -> dict[str, dict[str, Any]]:
         """Model -> its numbers of a suite, for those that have it."""
@@ -102,12 +107,12 @@ class _Report:
         """The two models that are compared picture by picture: the baseline and the last."""
         return list(dict.fromkeys([self.baseline, self.last]))
 
-    def summary_section(self) -> Iterator[str]:
-        yield f"<h1>{page.text(', '.join(self.models) if len(self.models) < 6 else f'{len(self.models)} models')}</h1>"
-        yield f'<p class="headline">{page.text(self._headline())}</p>'
-        head, body = tables.cells(self.summary)
-        yield page.table(head, body, "Models and their numbers")
-        yield "".join(f'<p class="quiet">{page.text(line)}</p>' for line in tables.notes(self.summary))
+    def overview(self) -> Section:
+        yield "models", list(self.models)
+        yield "baseline", self.baseline
+        yield "headline", self._headline()
+        yield "numbers", tables.cells(self.summary)
+        yield "notes", tables.notes(self.summary)
         differences = [
             [
                 name,
@@ -120,11 +125,7 @@ class _Report:
             for name, row in self.models.items()
             for suite, d in row.get("versus", {}).items()
         ]
-        if differences:
-            yield f"<h3>Against {page.text(self.baseline)}, on the same examples</h3>"
-            head = ["model", "of", "difference (points)", "95 % interval", "p", "test"]
-            yield page.table(head, differences, f"Differences to {self.baseline}")
-            yield '<p class="quiet">Intervals by the paired bootstrap over examples; they say nothing of other seeds or other data.</p>'
+        yield "differences", differences
 
     def _headline(self) -> str:
         row, base = self.models[self.last], self.models[self.baseline]
@@ -139,19 +140,19 @@ class _Report:
                 said += f", {self.baseline} on {100 * (1 - base['c']['mean_error']):.1f} %"
         return said + "."
 
-    def calibration(self) -> Iterator[str]:
+    def calibration(self) -> Section:
         if not self.evaluations:
             return
         details = {e.name: results.details(e) for e in self.evaluations}
         last = self.evaluations[-1]
         own = details[last.name]
-        yield "<h2>Accuracy and calibration</h2>"
         values = [100 * e.top1 for e in self.evaluations]
         intervals = [[100 * bound for bound in e.top1_interval] for e in self.evaluations]
         names = [e.name for e in self.evaluations]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, values))
         histogram = own["confidence_histogram"]
-        yield page.charts(
+        yield (
+            "charts",
             [
                 ("Top-1", charts.bars(f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)"), "95 % Wilson intervals."),
                 (
@@ -164,37 +165,37 @@ class _Report:
                     charts.histogram(f"Right and wrong answers of {last.name} by confidence", histogram["right"], histogram["wrong"]),
                     "",
                 ),
-            ]
+            ],
         )
+        yield "models", names
+        yield "model", last.name
         classes = len(last.label_names)
         if classes <= page.MOST_CLASSES:
-            yield f"<h3>Confusions of {page.text(last.name)}</h3>"
-            yield page.confusion(last.confusion.tolist(), last.label_names)
-            yield '<p class="quiet">Rows: the true class; columns: the answer.</p>'
+            yield "classes", last.label_names
+            yield "confusion", last.confusion.tolist()
             accuracy = {e.name: details[e.name]["per_class_accuracy"] for e in self.evaluations}
             rows: list[list[object]] = [
                 [name, *(tables.percent(accuracy[e.name][i], 1) for e in self.evaluations)] for i, name in enumerate(last.label_names)
             ]
-            yield "<h3>Accuracy of each class (%)</h3>" + page.table(["class", *names], rows, "Accuracy of each class")
+            yield "accuracy", rows
         else:
             off = last.confusion * (1 - np.eye(classes, dtype=int))
             worst = np.argsort(-off, axis=None, kind="stable")[:15]
             rows = [
                 [last.label_names[i // classes], last.label_names[i % classes], int(off.flat[i])] for i in worst.tolist() if off.flat[i] > 0
             ]
-            yield "<h3>Most frequent confusions</h3>" + page.table(["class", f"taken by {last.name} for", "times"], rows, "Confusions")
+            yield "confused", rows
 
-    def corruptions(self) -> Iterator[str]:
+    def corruptions(self) -> Section:
         measured = self.having("c")
         if not measured:
             return
-        yield "<h2>Corruptions</h2>"
         errors = {name: row["errors"] for name, row in measured.items()}
         kinds = list(next(iter(errors.values())))
         common = [kind for kind in kinds if kind in CORRUPTIONS]
         per_kind = {name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in errors}
         svg = charts.grouped_bars("Error under each corruption, per model", kinds, per_kind, "error (%)")
-        yield page.charts([*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")])
+        yield "charts", [*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")]
 
     def _mean_corruptions(self, common: Sequence[str]) -> list[tuple[str, str, str]]:
         """The charts of the means over the corruptions `common`, to which the four extra ones do not belong."""
@@ -226,7 +227,7 @@ class _Report:
             drawn.insert(0, (f"mCE{part}", svg, caption))
         return drawn
 
-    def _corrupted_pictures(self) -> Iterator[str]:
+    def _corrupted_pictures(self) -> Section:
         if not self.having("c"):
             return
 
@@ -239,13 +240,12 @@ class _Report:
 
         names = [name for name in self.pair() if name in self.having("c")]
         shown = pictures.corrupted(self.inputs.c, (1, 3, 5), {name: ask(name) for name in names}, self._label_names())
-        yield "<h3>The first image, corrupted at severities 1, 3 and 5</h3>" + page.rows({k.replace("_", " "): v for k, v in shown.items()})
+        yield "pictures", {name.replace("_", " "): found for name, found in shown.items()}
 
-    def sequences(self) -> Iterator[str]:
+    def sequences(self) -> Section:
         measured = self.having("p")
         if not measured:
             return
-        yield "<h2>Perturbation sequences</h2>"
         names = list(measured)
         kinds = list(measured[names[0]]["flips"])
         per_kind = {name: [100 * measured[name]["flips"][kind] for kind in kinds] for name in names}
@@ -257,9 +257,9 @@ class _Report:
             said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
             svg = charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)")
             drawn.insert(0, ("Mean flip probability", svg, "Not normalised."))
-        yield page.charts(drawn)
+        yield "charts", drawn
 
-    def _sequence_pictures(self) -> Iterator[str]:
+    def _sequence_pictures(self) -> Section:
         measured = self.having("p")
         names = [name for name in self.pair() if name in measured] or list(measured)[-1:]
         if not names:
@@ -271,13 +271,12 @@ class _Report:
             given = {name: arrays["answers"][0] for name, arrays in stored.items()}
             which = sorted({round(i * (length - 1) / 6) for i in range(7)})
             shown[kind.replace("_", " ")] = pictures.frames(examples, which, given, label, self._label_names())
-        yield "<h3>The first image's sequences</h3>" + page.rows(shown)
+        yield "pictures", shown
 
-    def attacks(self) -> Iterator[str]:
+    def attacks(self) -> Section:
         measured = self.having("adversarial")
         if not measured:
             return
-        yield "<h2>Adversarial attacks</h2>"
         names = list(measured)
         curves = [(name, measured[name]["epsilons"], [100 * value for value in measured[name]["fgsm_top1"]]) for name in names]
         pgd = [100 * measured[name]["pgd_top1"] for name in names]
@@ -286,7 +285,8 @@ class _Report:
         schema = {"evaluate": {"pgd_iterations": int, "pgd_epsilon": float, "norm": object}}
         settings = read_json(self.directory / "config.json", schema)["evaluate"]
         told = f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm {settings['norm']}; 95 % Wilson intervals."
-        yield page.charts(
+        yield (
+            "charts",
             [
                 (
                     "FGSM",
@@ -294,7 +294,7 @@ class _Report:
                     "As in the paper's Figure 4.",
                 ),
                 ("PGD", charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"), told),
-            ]
+            ],
         )
         stored = results.load(self.directory / self.last / "adversarial.npz")
         shown = []
@@ -303,31 +303,27 @@ class _Report:
             for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], after)):
                 alt = f"{self._label_names()[stored['labels'][i]]}, {pictures.plain(caption)}"
                 shown.append(pictures.picture(np.rint(image).astype(np.uint8), caption, alt))
-        yield f"<h3>Images before and after PGD on {page.text(self.last)}</h3>" + page.sheet(shown)
+        yield "pictures", shown
 
-    def _mistake_pictures(self) -> Iterator[str]:
+    def _mistake_pictures(self) -> Section:
         if len(self.evaluations) < 2 or self.manifest is None:
             return
         first, last = ((name, results.load(self.directory / name / "predictions.npz")) for name in self.pair())
         found = pictures.disagreements(self.manifest, first, last, 24)
         lost = pictures.disagreements(self.manifest, last, first, 24)
-        yield "<h2>Where they differ</h2>"
-        for title, shown in ((f"{first[0]} wrong, {last[0]} right", found), (f"{first[0]} right, {last[0]} wrong", lost)):
-            if shown:
-                yield f"<h3>{page.text(title)}</h3>" + page.sheet(shown)
+        yield "sheets", {f"{first[0]} wrong, {last[0]} right": found, f"{first[0]} right, {last[0]} wrong": lost}
 
-    def provenance(self) -> Iterator[str]:
-        yield "<h2>Commands and configs</h2>"
+    def provenance(self) -> Section:
         commands = [f"./run_evaluate.sh {shlex.join(self.command[1:])}"]
         if self.run and (self.run / "commands.txt").exists():
             commands = (self.run / "commands.txt").read_text(encoding="utf-8").splitlines()
-        yield page.folded("Commands", "\n".join(commands))
-        yield page.folded("Evaluation: config.json", read_json(self.directory / "config.json"))
-        if self.run and (self.run / "config.json").exists():
-            yield page.folded("Whole run: config.json", read_json(self.run / "config.json"))
-        for name, run in self.runs.items():
-            if (run / "config.json").exists():
-                yield page.folded(f"{name}: config.json", read_json(run / "config.json"))
+        yield "commands", "\n".join(commands)
+        configs: list[tuple[str, Any]] = []
+        yield "configs", configs  # before it is full: those before a damaged one are shown
+        folders = [("Evaluation", self.directory), *([("Whole run", self.run)] if self.run else []), *self.runs.items()]
+        for name, folder in folders:
+            if (folder / "config.json").exists():
+                configs.append((f"{name}: config.json", read_json(folder / "config.json")))
 
     def _label_names(self) -> Sequence[str]:
         if self.manifest:
@@ -335,12 +331,18 @@ class _Report:
         return next((c.label_names for c in self.candidates.values() if c.label_names), [str(i) for i in range(1000)])
 
 
-def _optional(section: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """What other stages left is a help, no result: where it is gone or damaged, whatever that raises, the page says so and goes on."""
+def _optional(section: Callable[[], Section]) -> dict[str, Any]:
+    """Collects a section; an exception ends it with a `left_out` that names the error.
+
+    What other stages left is a help, no result: where it is gone or damaged, the page goes on without it.
+    """
+    values: dict[str, Any] = {}
     try:
-        yield from section()
+        for name, value in section():
+            values[name] = value
     except Exception as error:
-        yield f'<p class="quiet">The rest of this part is left out: {page.text(one_line(error))}</p>'
+        values["left_out"] = one_line(error)
+    return values
 
 
 def _percents(interval: Sequence[float] | None) -> list[float] | None:

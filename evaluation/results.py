@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import metrics, robustness, statistics
+from evaluation import metrics, numbers, robustness, statistics
 from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, SEVERITIES
-from evaluation.statistics import bootstrap_interval
-from training.intervals import wilson_interval
+from evaluation.statistics import bootstrap_interval, wilson_interval
 
 ALEXNET = "AlexNet"
 
@@ -31,12 +30,7 @@ def clean(folder: Path, name: str, label_names: Sequence[str]) -> tuple[metrics.
     probabilities, labels = stored["probabilities"], stored["labels"]
     evaluation = metrics.evaluate(name, probabilities, labels, label_names)
     row = {
-        "top1": evaluation.top1,
-        "top1_interval": list(evaluation.top1_interval),
-        "top5": evaluation.top5,
-        "ece": evaluation.ece,
-        "ece_equal_mass": evaluation.ece_equal_mass,
-        "nll": evaluation.nll,
+        **numbers.clean(probabilities, labels),
         "examples": evaluation.examples,
         "images_per_second": evaluation.examples / float(stored["seconds"]),
     }
@@ -48,11 +42,11 @@ def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
     bins, (right, wrong) = evaluation.bins, evaluation.histogram
     return {
         "label_names": list(evaluation.label_names),
-        "per_class_accuracy": numbers(metrics.per_class_accuracy(evaluation.confusion)),
+        "per_class_accuracy": without_nan(metrics.per_class_accuracy(evaluation.confusion)),
         "reliability": {
-            "edges": numbers(bins.edges),
-            "confidence": numbers(bins.confidence),
-            "accuracy": numbers(bins.accuracy),
+            "edges": without_nan(bins.edges),
+            "confidence": without_nan(bins.confidence),
+            "accuracy": without_nan(bins.accuracy),
             "count": bins.count.tolist(),
         },
         "confidence_histogram": {"right": right.tolist(), "wrong": wrong.tolist()},
@@ -60,7 +54,7 @@ def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
     }
 
 
-def numbers(values: np.ndarray) -> list[float | None]:
+def without_nan(values: np.ndarray) -> list[float | None]:
     """As JSON, which has no NaN."""
     return [None if np.isnan(value) else float(value) for value in values]
 

@@ -1,67 +1,95 @@
-"""The values of `config.evaluate`, each with its default and its check; `configs/evaluation/default.py` explains them."""
+"""The settings of `config.evaluate`: their declarations, and the values that an evaluation has."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from cli.errors import InputError
-from data.preprocessing import STYLES
-from evaluation.adversarial import NORMS
+from cli.settings import Section, Setting, check, make
+from data.settings import STYLES
+
+NORMS = ("inf", "2")
+MADRY = "Madry et al. 2018"
+
+EVALUATE = Section(
+    "How models are evaluated. A recipe may leave out any of them.",
+    {
+        "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
+        "split": Setting(
+            "test",
+            "Split of the data; validation for choosing hyper-parameters. The flag --split.",
+            choices=("labeled", "test", "validation"),
+        ),
+        "seed": Setting(0, "Seed of corruptions, sequences and random starts.", at_least=0),
+        "baseline": Setting(
+            None,
+            "Name of the model that mCE and mFR divide by.",
+            type=str,
+            none="the first one; AlexNet for ImageNet-C and -P",
+        ),
+        "saved_model_style": Setting(
+            "imagenet",
+            "Preprocessing of a SavedModel that does not say: imagenet (central crop) or small.",
+            choices=STYLES,
+        ),
+        "whole_image": Setting(
+            True,
+            "ImageNet-C and -P: resize the whole image to the network's input, without a crop.",
+            source="Xie et al. 2020, Section 3.3",
+        ),
+        "finetuned_on_c_and_p": Setting(
+            False,
+            "ImageNet-C and -P: include networks fine-tuned at a larger resolution.",
+            source="Xie et al. 2020, footnote 3",
+        ),
+        "difficulty": Setting(1, "Difficulty of the sequences of -P.", choices=(1, 2, 3)),
+        "norm": Setting("inf", "Norm of the attacks.", choices=NORMS),
+        "fgsm_epsilons": Setting(
+            tuple(float(epsilon) for epsilon in range(17)),
+            "Sizes of FGSM's attack, on the scale 0-255.",
+            at_least=0,
+            length=(1, None),
+            source="Xie et al. 2020, Section 3.4: up to 16",
+        ),
+        "pgd_epsilon": Setting(
+            16.0,
+            "Size of PGD's attack, on the scale 0-255.",
+            at_least=0,
+            source="Xie et al. 2020, Section 3.4",
+        ),
+        "pgd_iterations": Setting(10, "Iterations of PGD.", at_least=0, source="Xie et al. 2020, Section 3.4"),
+        "pgd_step": Setting(
+            None,
+            "Step of PGD, on the scale 0-255.",
+            type=float,
+            none=f"2.5 epsilon / iterations ({MADRY}, Section C); the paper does not say",
+            above=0,
+        ),
+        "pgd_random_start": Setting(True, "Whether PGD starts at a random place; the paper does not say.", source=MADRY),
+    },
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """See `configs/evaluation/default.py`, which a test holds to these defaults."""
+class Settings(SimpleNamespace):
+    """The values of `EVALUATE`, each its default unless it is given."""
 
-    batch_size: int = 128
-    split: str = "test"
-    seed: int = 0
-    baseline: str | None = None
-    saved_model_style: str = "imagenet"
-    whole_image: bool = True
-    finetuned_on_c_and_p: bool = False
-    difficulty: int = 1
-    norm: str = "inf"
-    fgsm_epsilons: tuple[float, ...] = tuple(float(epsilon) for epsilon in range(17))
-    pgd_epsilon: float = 16.0
-    pgd_iterations: int = 10
-    pgd_step: float | None = None
-    pgd_random_start: bool = True
+    def __init__(self, **values: Any) -> None:
+        check(values, EVALUATE, "config.evaluate")
+        super().__init__(**{**make(EVALUATE).to_dict(), **values})
 
     @property
     def step(self) -> float:
         """Of PGD, on the scale 0–255."""
-        return 2.5 * self.pgd_epsilon / max(self.pgd_iterations, 1) if self.pgd_step is None else self.pgd_step
+        if self.pgd_step is None:
+            return 2.5 * self.pgd_epsilon / max(self.pgd_iterations, 1)
+        return self.pgd_step
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Settings:
-        """From `config.evaluate`, which may lack any of them. Raises InputError for what cannot be used."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise InputError(f"evaluate: unknown {', '.join(sorted(unknown))}; the known ones are in configs/evaluation/default.py")
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in dict(values).items()}
-        settings = cls(**given)
-        for name, right, wanted in (
-            ("batch_size", _whole(settings.batch_size, 1), "a whole number of at least 1"),
-            ("seed", _whole(settings.seed, 0), "a whole number of at least 0"),
-            ("saved_model_style", settings.saved_model_style in STYLES, f"one of {', '.join(STYLES)}"),
-            ("difficulty", settings.difficulty in (1, 2, 3), "1, 2 or 3"),
-            ("norm", settings.norm in NORMS, f"one of {', '.join(NORMS)}"),
-            ("fgsm_epsilons", bool(settings.fgsm_epsilons) and min(settings.fgsm_epsilons) >= 0, "one or more numbers of at least 0"),
-            ("pgd_epsilon", settings.pgd_epsilon >= 0, "at least 0"),
-            ("pgd_iterations", _whole(settings.pgd_iterations, 0), "a whole number of at least 0"),
-            ("pgd_step", settings.pgd_step is None or settings.pgd_step > 0, "above 0"),
-        ):
-            if not right:
-                raise InputError(f"evaluate.{name} must be {wanted}, not {getattr(settings, name)!r}")
-        return settings
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        """From `config.evaluate`, which may lack any. Raises InputError."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in dict(values).items()})

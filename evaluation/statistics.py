@@ -17,6 +17,19 @@ RESAMPLES = 4000
 _RESAMPLES_AT_ONCE = 1_000_000  # of examples, 8 MB each
 
 
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval (low, high) in 0–1 for a share of `successes` in `n` >= 1 independent trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference";
+    method 3 of Newcombe 1998, "Two-sided confidence intervals for the single proportion".
+
+    Raises:
+      ValueError: the counts or `confidence` are impossible.
+    """
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 class Difference(NamedTuple):
     """Of two models on the same examples, second minus first.
 
@@ -38,13 +51,17 @@ def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLE
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f"need values [N], N >= 1; got {values.shape}")
-    rng = np.random.Generator(np.random.PCG64(seed))
-    means: list[np.ndarray] = []
-    step = max(1, _RESAMPLES_AT_ONCE // values.size)
-    for start in range(0, resamples, step):
-        rows = rng.integers(0, values.size, (min(step, resamples - start), values.size))
-        means.append(values[rows].mean(axis=1))
-    return np.concatenate(means)
+    if values.size == 1:  # scipy wants two
+        return np.repeat(values, resamples)
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, _RESAMPLES_AT_ONCE // values.size),
+        method="percentile",
+        random_state=np.random.Generator(np.random.PCG64(seed)),
+    )
+    return found.bootstrap_distribution
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:

@@ -4,61 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from evaluation.numbers import NUMBERS, Column, Number, text
+
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A share as percent; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
-def plain(value: float | None, digits: int = 1) -> str:
-    """A number; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of models, with the columns of those suites that were run."""
+    """Returns head and rows of the table of models, with the columns of those suites that were run."""
     models = summary["models"]
-    rows = list(models.values())
-
-    def any_has(key: str) -> bool:
-        return any(key in row for row in rows)
-
-    columns: list[tuple[str, Any]] = [("model", None)]
-    if any_has("top1"):
-        columns += [
-            ("top-1 % (95 % interval)", lambda r: _with_interval(r.get("top1"), r.get("top1_interval"))),
-            (f"top-{summary['top_k']} %", lambda r: percent(r.get("top5"))),
-            ("ECE", lambda r: plain(r.get("ece"), 4)),
-            ("NLL", lambda r: plain(r.get("nll"), 4)),
-        ]
-    if any_has("real"):
-        columns.append(("ReaL %", lambda r: percent(r.get("real", {}).get("precision"))))
-    if any_has("a"):
-        columns.append(("A top-1 %", lambda r: percent(r.get("a", {}).get("top1"))))
-        columns.append(("A top-1 of 1000 %", lambda r: percent(r.get("a", {}).get("top1_of_1000"))))
-    if any_has("c"):
-        part = any("mce_of_part" in row.get("c", {}) for row in rows)
-        key = "mce_of_part" if part else "mce"
-        columns.append(("C error %", lambda r: _with_interval(r.get("c", {}).get("mean_error"), r.get("c", {}).get("mean_error_interval"))))
-        columns.append(("mCE (part)" if part else "mCE", lambda r: plain(r.get("c", {}).get(key))))
-    if any_has("p"):
-        part = any("mfr_of_part" in row.get("p", {}) for row in rows)
-        key_p = "mfr_of_part" if part else "mfr"
-        columns.append(("P flips %", lambda r: _with_interval(r.get("p", {}).get("mean_flip"), r.get("p", {}).get("mean_flip_interval"))))
-        columns.append(("mFR (part)" if part else "mFR", lambda r: plain(r.get("p", {}).get(key_p))))
-    if any_has("adversarial"):
-        columns.append(("FGSM %", lambda r: percent(r.get("adversarial", {}).get("fgsm_mean_top1"))))
-        columns.append(("PGD %", lambda r: percent(r.get("adversarial", {}).get("pgd_top1"))))
-    if any_has("images_per_second"):
-        columns.append(("images/s", lambda r: plain(r.get("images_per_second"), 0)))
-    body = [[name, *(cell(row) for _, cell in columns[1:])] for name, row in models.items()]
-    return [head for head, _ in columns], body
+    columns = [column for number in NUMBERS if (column := _column(number, list(models.values())))]
+    head = ["model", *(column.title.format(top_k=summary["top_k"]) for _, column in columns)]
+    return head, [[name, *(text(row, key, column) for key, column in columns)] for name, row in models.items()]
 
 
-def _with_interval(value: float | None, interval: list[float] | None) -> str:
-    if value is None or interval is None:
-        return percent(value)
-    return f"{100 * value:.2f} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+def _column(number: Number, rows: list[dict[str, Any]]) -> tuple[str, Column] | None:
+    """Returns (key, column) of a number; None where it has no column, or no row has its suite."""
+    suite = number.key.partition(".")[0]  # the number itself, for one of the clean split
+    if not number.column or not any(suite in row for row in rows):
+        return None
+    if number.part and any(number.part in row.get(suite, {}) for row in rows):
+        return f"{suite}.{number.part}", number.column._replace(title=f"{number.column.title} (part)")
+    return number.key, number.column
 
 
 def notes(summary: dict[str, Any]) -> list[str]:

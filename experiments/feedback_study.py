@@ -1,4 +1,4 @@
-"""Signal and noise of the estimators in `feedback.py`, on a small network and real images: `run_feedback_study.sh`.
+"""Signal and noise of the estimators in `feedback.py`, on a small network and real images: `run_experiment.sh feedback_study`.
 
 Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat trained. For one unlabelled batch the labels
 are drawn many times, and each time every estimator gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how
@@ -22,14 +22,12 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
 from meta_pseudo_labels import feedback as feedbacks
 
-FLAGS = {"workdir": "Directory for results.json and the figure."}
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")
 BASELINES = ("finite_difference", "dot_product", "cosine", "per_example")  # those that a baseline is subtracted from
 
@@ -160,13 +158,13 @@ def main(config: ConfigDict, workdir: str) -> None:
     directory = Path(workdir)
     done = workdirs.start(directory, config.to_dict())
     if done:
-        print(f"{directory} is done")
+        workdirs.say_done(directory, f"{directory} is done")
         return
     results = measure(config)
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
     draw(sizes, results, floor(config.draws), directory / "figure.png")
-    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results})
+    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
@@ -212,7 +210,3 @@ def draw(sizes: Sequence[int], results: dict[str, list[list[float]]], least: flo
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, needs=("draws", "batch_sizes"))

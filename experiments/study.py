@@ -1,4 +1,4 @@
-"""A study: one recipe under several conditions and seeds, compared pairwise: `run_studies.sh --config=configs/studies/....py --workdir=W`.
+"""A study: one recipe under several conditions and seeds, compared pairwise: `run_experiment.sh study`.
 
 Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of several stages' scripts, one after
 another; a study that was interrupted goes on with the run that was not finished. What the runs have in common (the data, the teacher) is
@@ -23,34 +23,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cli import app, termination
+from cli import recipes, start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, reading, write_json
 from evaluation.statistics import gain_over_seeds
 
-FLAGS = {
-    "workdir": "Directory for all runs and the results.",
-    "jobs": "Seeds to run at the same time; they share the processor's cores.",
-    "dry_run": "Say how many trainings, steps and images the study comes to, and do nothing.",
-}
-
-
-PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh")
+PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh", "run_train.sh")
 """The scripts that have a dry run."""
 
 
 class Command(NamedTuple):
-    """A script's call, and the directory that it finishes."""
+    """A script's call (its name, then flags), and the directory that it finishes."""
 
     words: list[str]
     directory: Path
 
 
-def main(config: ConfigDict, workdir: str, jobs: str, dry_run: bool = False) -> None:
+def main(config: ConfigDict, workdir: str, jobs: int = 1, dry_run: bool = False) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
-    at_once = app.whole_number("jobs", jobs, 1)
     check(config)
     directory = Path(workdir).expanduser().resolve()
     if dry_run:
@@ -58,15 +50,15 @@ def main(config: ConfigDict, workdir: str, jobs: str, dry_run: bool = False) -> 
         return
     done = workdirs.start(directory, config.to_dict())
     if not done:
-        run_all(config, directory, at_once)
+        run_all(config, directory, jobs)
         done = results(config, directory)
         write_json(directory / "results.json", done)
         with atomic_path(directory / "results.md") as temporary:
             temporary.write_text(markdown(config, done), encoding="utf-8")
         figure(config, done, directory / "results.png")
         workdirs.finish(directory, done)
-    print(workdirs.shown(directory, done, functools.partial(markdown, config)))
-    print(f"results: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
+    text = workdirs.shown(directory, done, functools.partial(markdown, config))
+    workdirs.say_done(directory, f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
 
 
 def check(config: ConfigDict) -> None:
@@ -107,8 +99,13 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
         directory = directories[name] / part
         own = [flag.format(run=directories[name], **directories) for flag in own]
         common = [f"--config={config.recipe}", *config.flags, *own, *of_run, f"--config.seed={seed}", f"--workdir={directory}"]
-        made.append(Command([str(app.ROOT / script), *common], directory))
+        made.append(Command([script, *common], directory))
     return made
+
+
+def python(words: Sequence[str]) -> list[str]:
+    """Returns the words of a script's call as a call of Python."""
+    return start.script(Path(words[0]).name, *words[1:])
 
 
 def _of_recipe(flag: str, recipe: str) -> str:
@@ -119,7 +116,7 @@ def _of_recipe(flag: str, recipe: str) -> str:
 
 @functools.lru_cache
 def _keys(recipe: str) -> frozenset[str]:
-    return frozenset(app.parse(["study", f"--config={recipe}"], {})["config"])
+    return frozenset(recipes.load(recipe, {}))
 
 
 def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
@@ -184,10 +181,10 @@ def plan(config: ConfigDict, workdir: Path) -> str:
     for name, *_ in config.runs:
         trainings = []
         for words, _ in commands(config, workdir, name, config.first_seed):
-            if Path(words[0]).name not in PLANNED:
+            if words[0] not in PLANNED:
                 continue
-            command = [*words, "--dry_run"]
-            said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            command = ["./" + words[0], *words[1:], "--dry_run"]
+            said = subprocess.run(python(command), capture_output=True, text=True, errors="replace", check=False)
             if said.returncode:
                 raise InputError(f"{' '.join(command)} fails: {said.stderr.strip().splitlines()[-1]}")
             found = re.findall(r"^(\S+): .* parameters.*\n +([\d,]+) steps of ([\d,]+) \+ ([\d,]+) images", said.stdout, re.MULTILINE)
@@ -210,9 +207,9 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
     share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
     for command in commands(config, workdir, name, seed):
         with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-            code = termination.call(command.words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
+            code = termination.call(python(command.words), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
         if code:
-            print(f"{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
+            print(f"./{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
             sys.exit(code)
 
 
@@ -291,7 +288,3 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
     with atomic_path(path) as temporary:
         fig.savefig(temporary, format="png", dpi=120)
     plt.close(fig)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, {"jobs": "1", "dry_run": False}, needs=("runs", "readings", "claims"))

@@ -1,4 +1,4 @@
-"""The paper's toy experiment (Pham et al. 2021, Section 3.1), over many seeds at once: `run_two_moons.sh`.
+"""The paper's toy experiment (Pham et al. 2021, Section 3.1), over many seeds at once: `run_experiment.sh two_moons`.
 
 2,000 points in two moons, 6 of them labelled; teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one
 outcome and says that Meta Pseudo Labels succeeds much more often than the others; here the rate is counted.
@@ -27,14 +27,13 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from scipy import stats
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
 from cli.progress import progress
+from evaluation.statistics import wilson_interval
 from meta_pseudo_labels import feedback as feedbacks
-from training.intervals import wilson_interval
 
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
@@ -47,9 +46,6 @@ CHOICES = {
     "schedule": ("constant", "cosine"),
 }
 COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
-
-FLAGS = {"workdir": "Directory for results.json and the figure."}
-NEEDS = ("run", "methods")
 
 Network = Sequence[tf.Tensor]
 """Weights and biases of each layer, (S, in, out) and (S, 1, out)."""
@@ -189,7 +185,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     directory = Path(workdir)
     done = finished(directory, config)
     if done:
-        print(f"{done}\n{directory} is done")
+        workdirs.say_done(directory, f"{done}\n{directory} is done")
         return
     tf.config.experimental.enable_op_determinism()
     moons = Moons(config.seed, config.seeds, config.noise)
@@ -218,7 +214,8 @@ def main(config: ConfigDict, workdir: str) -> None:
     write_json(directory / "results.json", {"success": config.success, "methods": rows})
     shown = [name for name in PANELS if name in trained] or list(trained)
     draw(moons, {name: trained[name] for name in shown}, typical(rows, shown), directory / "figure.png")
-    workdirs.finish(directory, {"methods": rows, "figure": str(directory / "figure.png")})
+    summary = {"methods": rows, "figure": str(directory / "figure.png")}
+    workdirs.finish(directory, summary, f"{table(rows)}\n{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
@@ -313,7 +310,3 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
         axes.set(title=f"{name.replace('_', ' ')}: {100 * right:.1f} %", xticks=[], yticks=[])
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, needs=NEEDS)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from meta_pseudo_labels import feedback, uda
+from meta_pseudo_labels import feedback
 from meta_pseudo_labels.feedback import Gradients, Measurements, find_estimator
 from meta_pseudo_labels.loss_scale import LARGEST, labeled_gradient, linear, without_overflow
 from nets.noise import model_noise
+from training import uda
 from training.losses import cross_entropy, decayed, one_hot
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.rematerialization import statistics_kept, training_pass
@@ -39,8 +40,8 @@ class FeedbackTrainer(Trainer):
     Args:
       teacher: a built Keras model that ends in logits (B, K).
       student: a built Keras classifier, images -> logits (B, K), with weights of its own.
-      feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise (`run_feedback_study.sh`). Under
-        mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
+      feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise (`run_experiment.sh
+        feedback_study`). Under mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
       pseudo_labels: "sampled" (the paper), "argmax" or "soft".
       feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
         beside the teacher's other losses. Below 0 it turns the sign, for an ablation.

@@ -8,7 +8,8 @@ blocks of 16k, 32k and 64k channels, k the width). ``variant="release"``: the Me
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -21,9 +22,9 @@ from nets.noise import Dropout
 VARIANTS = ("standard", "release")
 
 
-def is_wide_resnet(name: str) -> bool:
-    """Whether `name` is written like a Wide ResNet's."""
-    return name.startswith("wrn_")
+def check(model: Mapping[str, Any]) -> None:
+    """Raises InputError where the name of a recipe's `model` is no Wide ResNet's."""
+    _parse(model["name"])
 
 
 def WideResNet(

@@ -2,7 +2,7 @@
 
     pip install --target=DIR --no-deps foolbox eagerpy gitpython gitdb smmap imagecorruptions opencv-python-headless==4.11.0.86 \
         'scikit-image<0.27' lazy-loader
-    PYTHONPATH=.:DIR .venv/bin/python scripts/compare_with_peers.py RUN [IMAGES]
+    PEERS=DIR ./run_tool.sh compare_with_peers --run=RUN [--images=100]
 
 RUN is a finished directory of run_noisy_student.sh. foolbox attacks RUN/teacher on the test images: by FGSM, whose images must be ours
 to the last bit or so, and by PGD from the image itself. imagecorruptions corrupts a photograph: where nothing is random the images are
@@ -28,6 +28,7 @@ import tensorflow as tf
 from scipy import ndimage
 from sklearn import datasets
 
+from benchmarks import report
 from data.records import read_manifest
 from evaluation import adversarial, predict
 from evaluation.classifiers import open_candidate
@@ -98,6 +99,8 @@ def _let_imagecorruptions_be_imported() -> None:
     np.float_ = np.float64  # type: ignore[misc]
 
 
-if __name__ == "__main__":
-    attacks(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+def main(run: str, images: int) -> None:
+    """Prints both comparisons; see the module."""
+    report.find_peers()
+    attacks(Path(run), images)
     corruptions()

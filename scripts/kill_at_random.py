@@ -1,11 +1,11 @@
 """Kills a training again and again, at random moments, and compares what it ends with to an undisturbed run.
 
-    python scripts/kill_at_random.py DIR [KILLS [SEED [WORKERS [STEPS]]]]
+    ./run_tool.sh kill_at_random --workdir=DIR [--kills=20] [--seed=0] [--workers=1] [--steps=800]
 
-The training is the quick start's teacher on the digits, 800 steps or STEPS, with a log line, an evaluation and a checkpoint every 10, so
+The training is the quick start's teacher on the digits, 800 steps or --steps, with a log line, an evaluation and a checkpoint every 10, so
 that the kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
 evaluations and the writing of checkpoints.
-With WORKERS above 1 each training is of so many processes on this machine (`--strategy=multi_worker`), of which one is killed; the others
+With --workers above 1 each training is of so many processes on this machine (`--strategy=multi_worker`), of which one is killed; the others
 must end by themselves within two minutes, and all are started again.
 Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights or losses differ in a single bit.
 """
@@ -19,11 +19,11 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from cli import start as starting
+
 FLAGS = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.validation_size=100",
@@ -32,8 +32,8 @@ FLAGS = [
 
 
 def command(script: str, workdir: Path, *flags: str) -> list[str]:
-    """A stage's."""
-    return [str(ROOT / script), *FLAGS, f"--workdir={workdir}", *flags]
+    """Returns a stage's command."""
+    return starting.script(script, *FLAGS, f"--workdir={workdir}", *flags)
 
 
 def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subprocess.Popen[bytes]]:
@@ -82,9 +82,9 @@ def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     ]
 
 
-def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: int = 800) -> int:
-    """Exit code."""
-    root, rng = Path(directory).resolve(), random.Random(seed)
+def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: int = 800) -> int:
+    """Returns the exit code; see the module."""
+    root, rng = Path(workdir).resolve(), random.Random(seed)
     subprocess.check_call(command("run_prepare_data.sh", root / "data"))
     data = root / "data"
     began = time.monotonic()
@@ -107,9 +107,3 @@ def main(directory: str, kills: int = 20, seed: int = 0, workers: int = 1, steps
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")
     return 0 if same else 1
-
-
-if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 6:
-        sys.exit((__doc__ or "").strip())
-    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -3,10 +3,10 @@
 #
 #   VENV     where the environment lives; default .venv in the checkout. A relative path is taken from the current directory.
 #   returns  CHECKOUT (this project's directory), PYTHON (the environment's interpreter), PYTHONPATH, PYTHONUNBUFFERED
-#            and run_module
+#            and run_command
 #
 # The current directory stays the caller's, so that relative paths in flags mean what they say. No Python
-# file in it is imported: use run_module, not "$PYTHON" -m. Messages go to stderr.
+# file in it is imported: use run_command, not "$PYTHON" -m. Messages go to stderr.
 # Written for bash 3.2 and later (macOS has no newer one).
 
 _say() { printf '%s\n' "$*" >&2; }
@@ -99,12 +99,12 @@ _setup() {
   if command -v flock >/dev/null 2>&1; then exec 9<&-; fi
 }
 
-# Runs MODULE [ARGUMENT...] in place of this shell.
+# Runs the command NAME [FLAG...] of cli/commands.py in place of this shell.
 # cli/start.py keeps the current directory off the import path.
-run_module() {
+run_command() {
   export PYTHONSAFEPATH=1 # Python 3.11 and later: the same in processes that other packages start
   export PYTHONUTF8=1     # TensorFlow's file names are UTF-8 in every locale
-  exec "$PYTHON" "$CHECKOUT/cli/start.py" -m "$@"
+  exec "$PYTHON" "$CHECKOUT/cli/start.py" -m cli "$@"
 }
 
 CHECKOUT=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -1,6 +1,6 @@
 """Tries which layers of an EfficientNet DTensor can split over four virtual CPU devices: by batch, by image height, by channels.
 
-    python scripts/try_dtensor.py
+    ./run_tool.sh try_dtensor
 
 One line a layer and split: forward and gradient, "exact" (against the layer on one device) or DTensor's reason. docs/scaling.md quotes it.
 """
@@ -79,7 +79,3 @@ def main() -> None:
             parts = [place(images, axis), place(weights, channel_axis if split == "channels" else None)]
             results = {name: outcome(f, single, parts, mesh) for name, f in (("forward", forward), ("gradient", gradient))}
             print(f"{split:9}{layer:24} " + "; ".join(f"{name}: {result}" for name, result in results.items()), flush=True)
-
-
-if __name__ == "__main__":
-    main()

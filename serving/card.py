@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from efficientnet import ARCHITECTURES
-from resnet import is_wide_resnet
 from serving.answers import REASONS
+from training import architectures
 from training.model_dir import ModelSpec
 
 _SHOWN_CLASSES = 20
@@ -65,14 +64,12 @@ def text(
 
 
 def network(architecture: Mapping[str, Any]) -> str:
-    """The network's name as its paper writes it, with the factors of a changed width or depth."""
+    """Returns the network's name as its paper writes it, with the factors of a changed width or depth."""
     name = architecture["name"]
-    if name in ARCHITECTURES:
-        title = f"EfficientNet-{name.replace('_', '-').title()}"
-    else:
-        title = f"Wide ResNet {name[4:].replace('_', '-')}" if is_wide_resnet(name) else {"resnet50": "ResNet-50"}.get(name, name)
-    changed = [f"{key} {architecture[key]:g}" for key in ("width", "depth") if architecture.get(key) is not None]
-    return f"{title} ({', '.join(changed)})" if changed else title
+    family = architectures.find(name)
+    factors = ("width", "depth") if family.in_table else ()
+    changed = [f"{key} {architecture[key]:g}" for key in factors if architecture.get(key) is not None]
+    return f"{family.title(name)} ({', '.join(changed)})" if changed else family.title(name)
 
 
 TRAINING = {"steps?": int, "images_seen?": int, "parameters?": int, "last?": dict}

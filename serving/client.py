@@ -1,6 +1,6 @@
 """A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
 
-    python -m serving.client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
+    ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
         [--format=text|json|table] [--batch_size=32] [--timeout=10] [--retries=3] IMAGE…
 
 IMAGE is a file, a glob in quotes ('photos/**/*.jpg'), or - for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
@@ -284,35 +284,24 @@ class _Grpc:
 def main(
     url: str,
     model: str,
-    version: str | None,
+    version: int | None,
     label: str | None,
     format: str,
-    batch_size: str,
-    timeout: str,
-    retries: str,
+    batch_size: int,
+    timeout: float,
+    retries: int,
     arguments: Sequence[str],
 ) -> None:
     """Prints the server's answers for the images `arguments`; see the module. Raises InputError."""
-    from cli import app
     from cli.errors import InputError
     from serving import predict
 
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
-    numbers = {"version": version, "batch_size": batch_size, "retries": retries}
-    for name, value in numbers.items():
-        if value is not None:
-            app.whole_number(name, value, 0 if name == "retries" else 1)
-    try:
-        seconds = float(timeout)
-        if not 0 < seconds < float("inf"):
-            raise ValueError
-    except ValueError as error:
-        raise InputError(f"--timeout is {timeout!r}; it must be a number of seconds") from error
     names = _expand(arguments)
-    options: dict[str, Any] = {"version": int(version) if version else None, "label": label, "timeout": seconds, "retries": int(retries)}
+    options: dict[str, Any] = {"version": version, "label": label, "timeout": timeout, "retries": retries}
     try:
-        with Client(url, model, batch_size=int(batch_size), **options) as client:
+        with Client(url, model, batch_size=batch_size, **options) as client:
             predict.show(_answers(client, names), format, names)
     except ServingError as error:
         raise InputError(str(error)) from error
@@ -357,33 +346,3 @@ def _stdin() -> bytes:
     encoded = sys.stdin.buffer.read()
     predict.note_orientation("-", encoded)
     return encoded
-
-
-if __name__ == "__main__":
-    from cli import app
-
-    app.run(
-        main,
-        {
-            "url": "http://HOST:PORT (REST) or grpc://HOST:PORT.",
-            "model": "Its name on the server.",
-            "version": "Its version; without it, and without --label, the newest.",
-            "label": "stable or canary, in place of a version.",
-            "format": f"{', '.join(FORMATS)}.",
-            "batch_size": "Images in one request.",
-            "timeout": "Seconds for each attempt.",
-            "retries": "Attempts after the first.",
-        },
-        optional={
-            "url": "http://127.0.0.1:8501",
-            "model": "classifier",
-            "version": None,
-            "label": None,
-            "format": "text",
-            "batch_size": "32",
-            "timeout": "10",
-            "retries": "3",
-        },
-        config=False,
-        positional=True,
-    )

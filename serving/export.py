@@ -1,6 +1,6 @@
 """The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
-    python -m serving.export --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
+    ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
         [--weights=float32|bfloat16|float16] [--optimize] [--license="…"] [--max_pixels=25000000]
 
 leaves in SERVING_DIR
@@ -32,11 +32,10 @@ import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path, plain_path
 from cli.json_files import read_json, write_json
-from cli.workdir import fingerprint, finish, require_finished
+from cli.workdir import fingerprint, finish, require_finished, say_done
 from data.preprocessing import eval_image
 from serving import card, settings
 from serving.answers import OK
@@ -52,25 +51,6 @@ NAME = "classifier"
 LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"
 SAME = 1e-4  # probabilities of one and the same function differ by less, whatever the order and rounding of its sums
 PROBES = 16
-
-FLAGS = {
-    "workdir": "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it.",
-    "model": "Finished training directory, or its model/.",
-    "name": "Name of the model, by which clients ask for it.",
-    "evaluation": "Finished directory of run_evaluate.sh, whose metrics of this model go into the card.",
-    "weights": "Type of the weights on disk: float32, bfloat16 or float16. Sums stay float32.",
-    "optimize": "Fold BatchNorm into the convolutions and compute what is constant.",
-    "license": "The line about the licence in the card.",
-    "max_pixels": "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up to 12 bytes a pixel.",
-}
-OPTIONAL = {
-    "name": NAME,
-    "evaluation": None,
-    "weights": "float32",
-    "optimize": False,
-    "license": None,
-    "max_pixels": str(MAX_PIXELS),
-}
 
 EVALUATION = {"split": (str, None), "examples": (int, None)}
 STORED = {
@@ -95,7 +75,7 @@ def main(
     weights: str = "float32",
     optimize: bool = False,
     license: str | None = None,
-    max_pixels: str = str(MAX_PIXELS),
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
@@ -104,7 +84,6 @@ def main(
     Raises:
       InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's.
     """
-    limit = app.whole_number("max_pixels", max_pixels, 1)
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -118,7 +97,7 @@ def main(
         "preprocessing": spec.preprocessing.to_dict(),
         "weights": weights,
         "optimize": optimize,
-        "max_pixels": limit,
+        "max_pixels": max_pixels,
     }
     told: dict[str, Any] = {
         **({"evaluation": _evaluation(evaluation, run)} if evaluation else {}),
@@ -131,7 +110,7 @@ def main(
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
-        print(f"{workdir} is done: the model is in {folder / str(version)}")
+        say_done(workdir, f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
         version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
@@ -150,6 +129,7 @@ def main(
             "signatures": describe(path),
             "deviation": deviation,
         },
+        f"{workdir} is done: the model is in {path}",
     )
     print(f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}")
 
@@ -283,7 +263,3 @@ def describe(path: str | Path) -> dict[str, Any]:
         for name, signature in sorted(signatures.items())
         if not name.startswith("__")  # TensorFlow's own
     }
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False)

@@ -1,6 +1,6 @@
-"""TFLite files for phones and small boards, and what they cost: `run_tflite.sh`.
+"""TFLite files for phones and small boards, and what they cost: `run_tool.sh tflite`.
 
-    python -m serving.lite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY [--split=test] [--calibration=200]
+    ./run_tool.sh tflite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY [--split=test] [--calibration=200]
 
 leaves in W
 
@@ -24,11 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.quiet import silent
-from cli.workdir import finish, require_finished, shown, start
+from cli.workdir import finish, require_finished, say_done, shown, start
 from data import protos
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest, require_same_classes
@@ -50,27 +49,26 @@ class Row(NamedTuple):
     milliseconds: float
 
 
-def main(workdir: str, model: str, data: str, split: str = "test", calibration: str = "200") -> None:
+def main(workdir: str, model: str, data: str, split: str = "test", calibration: int = 200) -> None:
     """Converts `model` and measures the results on `data`/`split`; see the module.
 
     Raises:
       InputError: unusable flags, a model or data that are missing, unfinished or of other classes.
     """
-    app.whole_number("calibration", calibration, 1)
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
     require_finished(data, "data directory", "run_prepare_data.sh")
     labeled, tested = (read_manifest(Path(data) / name, "labeled") for name in ("labeled", split))
     for manifest in (labeled, tested):
         require_same_classes(spec.label_names, model, manifest.label_names, str(manifest.directory))
-    config = {"stage": "lite", "split": split, "calibration": int(calibration)}
+    config = {"stage": "lite", "split": split, "calibration": calibration}
     done = start(workdir, config, {"model": run, "data": Path(data)})
     if done is not None:
-        print(f"{workdir} is done: nothing to convert\n{shown(workdir, done, table)}")
+        say_done(workdir, f"{workdir} is done: nothing to convert\n{shown(workdir, done, table)}")
         return
 
     network, spec = model_dir.load(model)
-    spread = max(1, labeled.num_records // int(calibration))  # over the whole split, not its first shard
-    samples = [image for image, _ in itertools.islice(_examples(labeled, spec.preprocessing, spread), int(calibration))]
+    spread = max(1, labeled.num_records // calibration)  # over the whole split, not its first shard
+    samples = [image for image, _ in itertools.islice(_examples(labeled, spec.preprocessing, spread), calibration)]
     files = {}
     for kind in KINDS:
         files[kind] = Path(workdir) / f"{kind}.tflite"
@@ -86,7 +84,7 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     }
     with atomic_path(Path(workdir) / "table.md") as temporary:
         temporary.write_text(table(summary) + "\n", encoding="utf-8")
-    finish(workdir, summary)
+    finish(workdir, summary, f"{workdir} is done: nothing to convert\n{table(summary)}")
     print(table(summary))
 
 
@@ -186,18 +184,3 @@ def table(summary: dict[str, Any]) -> str:
         f"\n{summary['examples']:,} images of split {summary['split']}, {summary['calibration_images']} for calibration, one at a time"
     )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    app.run(
-        main,
-        {
-            "workdir": "Directory to write.",
-            "model": "Finished training directory, or its model/.",
-            "data": "Finished directory of run_prepare_data.sh.",
-            "split": "Labelled split to measure on.",
-            "calibration": "Labelled images (of the split labeled) that set the scales of int8.",
-        },
-        optional={"split": "test", "calibration": "200"},
-        config=False,
-    )

@@ -1,6 +1,6 @@
 """Asks an exported model about image files.
 
-    python -m serving.predict --model=EXPORT_DIR [--format=text|json|table] IMAGE…
+    ./run_predict.sh --model=EXPORT_DIR [--format=text|json|table] IMAGE…
 
 prints a line an image: file, most probable class, its probability, and the three most probable classes; with
 `--format=json` an object a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
@@ -17,15 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli import app
 from cli.errors import InputError
 from cli.files import read_file
 from data.exif import orientation
 from serving import versions
 from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
 
-FLAGS = {"model": "Exported model: a version, or a folder that holds one.", "format": f"{', '.join(FORMATS)}."}
-OPTIONAL = {"format": "text"}
 BATCH_SIZE = 32
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
@@ -133,7 +130,3 @@ def note_orientation(name: str, encoded: bytes) -> None:
     if orientation(encoded) > 1:
         note = "EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
         print(f"note: {escaped(name)}: {note}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False, positional=True)

@@ -17,7 +17,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
@@ -34,33 +33,15 @@ HOW_TO_GET_ONE = (
     "or add --local for a server for development"
 )
 
-FLAGS = {
-    "serving_dir": "Directory of exported models (SERVING_DIR, the --workdir of run_export.sh).",
-    "host": "Address to listen on: 127.0.0.1 is this machine alone, 0.0.0.0 everywhere.",
-    "rest_port": "Port of the REST protocol.",
-    "grpc_port": "Port of the gRPC protocol.",
-    "image": "Container image of TF Serving.",
-    "local": "The server for development in place of TF Serving.",
-    "nobatching": "Requests don't wait for each other.",
-}
-OPTIONAL: dict[str, str | bool | None] = {
-    "host": "127.0.0.1",
-    "rest_port": "8501",
-    "grpc_port": "8500",
-    "image": IMAGE,
-    "local": False,
-    "nobatching": False,
-}
 
-
-def main(serving_dir: str, host: str, rest_port: str, grpc_port: str, image: str, local: bool, nobatching: bool) -> None:
+def main(serving_dir: str, host: str, rest_port: int, grpc_port: int, image: str, local: bool, nobatching: bool) -> None:
     """Becomes the server; see the module.
 
     Raises:
       InputError: unusable flags, nothing exported, or no server to be had.
     """
     address = _address(host)
-    ports = [_port(name, text, local) for name, text in (("rest_port", rest_port), ("grpc_port", grpc_port))]
+    ports = [_port(name, number, local) for name, number in (("rest_port", rest_port), ("grpc_port", grpc_port))]
     if ports[0] == ports[1] != 0:
         raise InputError("--rest_port and --grpc_port must differ")
     folder = Path(serving_dir).expanduser().resolve()
@@ -142,11 +123,7 @@ def _address(text: str) -> str:
         raise InputError(f"--host is {text!r}; it must be an address, such as 127.0.0.1 or 0.0.0.0") from error
 
 
-def _port(name: str, text: str, local: bool) -> int:
-    if not (text.isascii() and text.isdecimal() and (0 if local else 1) <= int(text) <= 65535):
-        raise InputError(f"--{name} is {text!r}; it must be a port from 1 to 65535" + (", or 0 for a free one" if local else ""))
-    return int(text)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False)
+def _port(name: str, port: int, local: bool) -> int:
+    if not (0 if local else 1) <= port <= 65535:
+        raise InputError(f"--{name} is {port}; it must be a port from 1 to 65535" + (", or 0 for a free one" if local else ""))
+    return port

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from cli.errors import InputError
 from data.preprocessing import Preprocessing, central_box, resize
 from serving.answers import NOT_FINITE, OK
 from serving.images import MAX_PIXELS, prepare
@@ -61,7 +62,10 @@ class Classifier(tf.Module):
 
 
 def _network(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
-    both = tf.keras.Model(model.inputs, [model.output, model.layers[-1].input])  # what the classifier layer makes of the pooled features
+    last = [layer for layer in model.layers if layer.weights][-1]
+    if not isinstance(last, tf.keras.layers.Dense):
+        raise InputError(f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense layer, the classifier")
+    both = tf.keras.Model(model.inputs, [model.output, last.input])  # the classifier's input: the pooled features, `embed`'s answer
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def network(images: tf.Tensor) -> list[tf.Tensor]:

@@ -7,12 +7,24 @@ import sys
 
 import pytest
 
-LONG = ("test_whole_loop.py", "test_workers.py", "test_devices.py", "test_train.py", "test_scripts.py")
+LONG = (
+    "tests/test_whole_loop.py",
+    "meta_pseudo_labels/test_train.py",
+    "workflow/test_train.py",
+    "training/test_devices.py",
+    "meta_pseudo_labels/test_model.py",
+    "meta_pseudo_labels/test_replicas.py",
+    "training/test_float16.py",
+    "training/test_workers.py",
+    "training/test_rematerialization.py",
+    "tests/test_scripts.py",
+)
+"""Folder and name of the files that take the longest, the longest first."""
 
 
 def pytest_collection_modifyitems(items):
-    """The long files first, so that none is left for the end when the suite runs in several processes."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Puts the long files first, so that none is left for the end when the suite runs in several processes."""
+    items.sort(key=lambda item: LONG.index(name) if (name := "/".join(item.path.parts[-2:])) in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True)

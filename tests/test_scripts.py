@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cli import app, commands
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("run_*.sh"))
 STAGES = [path for path in SCRIPTS if path.name != "run_tests.sh"]
@@ -85,13 +87,19 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.mark.parametrize("script", STAGES, ids=lambda path: path.name)
-def test_stage_script_sets_up_and_execs_one_module_that_exists(script: Path) -> None:
+def test_script_sets_up_and_execs_one_command_that_exists(script: Path) -> None:
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert lines[:2] == ["set -euo pipefail", 'source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"']
-    command = re.fullmatch(r'run_module ([a-z_.]+)( --[a-z]+=[a-z]+)* "\$@"', lines[2])
+    command = re.fullmatch(r'run_command ([a-z_]+) "\$@"', lines[2])
     assert command, lines[2]
     assert len(lines) == 3
-    assert (ROOT / (command[1].replace(".", "/") + ".py")).is_file()
+    assert script.name == f"run_{command[1]}.sh"
+    assert command[1] in commands.GROUPS or commands.TABLE[command[1]].script == f"./{script.name}"
+
+
+def test_every_command_has_its_script() -> None:
+    assert {command.script.partition(" ")[0] for command in commands.TABLE.values()} == {f"./{path.name}" for path in STAGES}
+    assert len(SCRIPTS) <= 18
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
@@ -104,7 +112,7 @@ def test_first_run_installs_and_second_does_not(checkout: Checkout) -> None:
     checkout.add_python()
     code, out, err = checkout.run("--model=x", "an image.png")
     assert code == 0, err
-    start = [str(checkout.root / "cli" / "start.py"), "-m", "serving.predict"]
+    start = [str(checkout.root / "cli" / "start.py"), "-m", "cli", "predict"]
     expected = [str(checkout.root), "1", str(checkout.elsewhere), *start, "--model=x", "an image.png"]
     assert out.splitlines() == expected, "stdout holds the module's own output only, and the current directory is the caller's"
     assert "Installing" in err
@@ -121,14 +129,13 @@ def test_the_callers_files_and_path_do_not_reach_the_installation(checkout: Chec
     assert checkout.pip_log.read_text(encoding="utf-8") == f"in {checkout.root} with no PYTHONPATH\n"
 
 
-def test_section_comes_before_the_callers_arguments(checkout: Checkout) -> None:
+def test_each_training_has_its_section(checkout: Checkout) -> None:
     checkout.add_python()
-    assert checkout.run("--workdir=w", script="run_teacher.sh")[1].splitlines()[4:] == [
-        "-m",
-        "workflow.train",
-        "--section=teacher",
-        "--workdir=w",
-    ]
+    assert checkout.run("--workdir=w", script="run_teacher.sh")[1].splitlines()[4:] == ["-m", "cli", "teacher", "--workdir=w"]
+    for name in ("teacher", "student", "finetune"):
+        words = ["--config=configs/noisy_student/digits.py", "--workdir=w", "--data=d"]
+        assert app.parse(commands.TABLE[name], words)["section"] == name
+        assert app.parse(commands.TABLE[name], [*words, "--section=student_2"])["section"] == "student_2"
 
 
 def test_venv_elsewhere_is_relative_to_the_current_directory(checkout: Checkout) -> None:

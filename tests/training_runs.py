@@ -14,10 +14,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(module: str, *arguments: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[str]:
-    """Starts `python -m module`, with its standard output in a pipe."""
+def start(name: str, *arguments: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Starts the command NAME of `cli.commands`, with its standard output in a pipe."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", "cli", name, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 

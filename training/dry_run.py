@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import sources
-from efficientnet import architectures
-from training import models, resolve
+from training import architectures, models, resolve, schedules
+from training.method import Network
 
 GIB = 2.0**30
 
@@ -65,68 +65,87 @@ def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int 
     return size
 
 
-def describe(
+def trainings(
+    name: str,
+    networks: Sequence[Network],
+    train: dict[str, Any],
+    counts: dict[str, Any],
+    size: int | None,
+    model: dict[str, Any] | None = None,
+) -> list[str]:
+    """The training of a section as lines of text, a paragraph for each network.
+
+    Args:
+      name: the training's, where it has one network; else each network has its own.
+      networks: of the method; the first is the one that is kept.
+      train: a section as `resolve.section` returns it.
+      counts: what `images` returns.
+      size: of the images, in pixels, or None.
+      model: settings of the network in place of the section's: of the model that it starts from.
+    """
+    rates = schedules.of_section(train, counts["labeled"] / train["batch_size"])
+    lines: list[str] = []
+    for network in reversed(networks):
+        settings = model or network.settings(train)["model"]
+        rate = rates[network.name]
+        lines += ["", *_network(network, network.name or name, dict(settings), train, counts, size, rate, network is networks[0])]
+    return lines
+
+
+def _network(
+    network: Network,
     name: str,
     model: dict[str, Any],
     train: dict[str, Any],
     counts: dict[str, Any],
     size: int | None,
     schedule: Callable[[int], Any],
-    images_kept: int | None = None,
-    rematerialize: bool = False,
-    averaged: bool = True,
+    kept: bool,
 ) -> list[str]:
-    """One training of one network, as lines of text.
+    """One network of a training. `kept`: it is the one whose average is served.
 
-    Args:
-      name: the training's.
-      model: the network's section.
-      train: a section as `resolve.section` returns it.
-      counts: what `images` returns.
-      size: of the images, in pixels, or None.
-      schedule: of the learning rate.
-      images_kept: a step, over all replicas, for the backward pass; None: the labelled and the unlabelled ones.
-      rematerialize: whether the blocks' insides are computed twice.
-      averaged: whether it is the network that is kept. Its five numbers a parameter: weight, average, gradient, and two slots, or a slot
-        and the labelled gradient of the feedback; another's three: weight, slot, gradient.
+    Its five numbers a parameter are weight, average, gradient, and two slots, or a slot and the labelled gradient of the feedback; another
+    network's three: weight, slot, gradient.
     """
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     first = batch if train.get("labeled", True) else 0
-    parameters = count_parameters(model, counts["classes"])
-    numbers, what = (5, "weights, average, slots and gradients") if averaged else (3, "weights, slot and gradient")
+    parameters = count_parameters(model, counts["classes"], size)
+    numbers, what = (5, "weights, average, slots and gradients") if kept else (3, "weights, slot and gradient")
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
-    at_once = (images_kept or first + more) // train.get("accumulation", 1)
-    kept = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, rematerialize)
+    at_once = network.images // train.get("accumulation", 1)
+    stored = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, network.rematerialize)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
         f"  memory: {4 * numbers * parameters / GIB:.1f} GiB for {what} on each replica; "
-        + (f"{kept:,.1f} GiB for activations over all replicas" if kept else "activations not known"),
+        + (f"{stored:,.1f} GiB for activations over all replicas" if stored else "activations not known"),
     ]
 
 
-def count_parameters(model: dict[str, Any], classes: int) -> int:
-    """Trainable ones of the network of a section: reckoned for an EfficientNet, which may be large, else by building it."""
-    architecture = architectures.ARCHITECTURES.get(model["name"])
-    if architecture:
-        width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
-        return architectures.count_parameters(width, depth, classes)[0]
-    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+def count_parameters(model: dict[str, Any], classes: int, size: int | None = None) -> int:
+    """Returns the number of trainable parameters of a network: calculated where its row of the table can, else by building it.
+
+    Args:
+      model: a recipe's `model`.
+      classes: K.
+      size: side of the images in pixels, or None.
+    """
+    count = architectures.find(model["name"]).parameters
+    if count:
+        return int(architectures.load(count)(model, classes))
+    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
     return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
 
 
 def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int, rematerialize: bool) -> float | None:
-    """GiB that a step keeps for its backward pass (`architectures.count_activations`); None for another family or an unknown size."""
-    architecture = architectures.ARCHITECTURES.get(model["name"])
-    if not architecture or not size:
+    """Returns the GiB that a step keeps for its backward pass; None for an unknown size, and where the network's row has no count."""
+    count = architectures.find(model["name"]).activations
+    if not count or not size:
         return None
-    width, depth = model.get("width") or architecture.width, model.get("depth") or architecture.depth
-    strides = model.get("strides") or architectures.BASELINE_STRIDES
-    count = architectures.count_activations(width, depth, size, model.get("stem_stride") or 2, strides, rematerialize)
-    return bytes_each * count * images / GIB
+    return bytes_each * int(architectures.load(count)(model, size, rematerialize)) * images / GIB
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:

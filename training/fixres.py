@@ -3,7 +3,7 @@
 Noisy Student's last step is 1.5 epochs on unaugmented labelled images at a larger resolution with the shallow layers fixed
 (Xie et al. 2020, Section 3.1), after Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019.
 
-    python -m training.fixres --model=DIR --output=DIR --image_size=600
+    ./run_tool.sh fixres --model=DIR --output=DIR --image_size=600
 
 leaves the same weights, fed at the other resolution: what a network trained at a smaller one does without fine-tuning.
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from nets.names import block_name
@@ -34,7 +33,7 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     included, trains as usual. Their weights are whatever the model holds: load it first. Call before compiling.
 
     Args:
-      model: an EfficientNet or ResNet of this project.
+      model: a network whose layers have the names of blocks (`training.architectures`).
       count: blocks; 0 leaves the whole model as it is, the stem included.
 
     Raises:
@@ -42,7 +41,8 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     """
     blocks = list(dict.fromkeys(name for layer in model.layers if (name := block_name(layer))))
     if not 0 <= count <= len(blocks):
-        raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks")
+        why = "" if blocks else "; name the layers of a block block1a_… (training/architectures.py)"
+        raise InputError(f"frozen_blocks={count}: {model.name} has {len(blocks)} blocks{why}")
     if count:
         for layer in model.layers:
             if layer.name.partition("_")[0] in ("stem", *blocks[:count]):
@@ -55,12 +55,13 @@ def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.Model
     return dataclasses.replace(spec, architecture=fixed, preprocessing=dataclasses.replace(spec.preprocessing, image_size=image_size))
 
 
-def main(model: str, output: str, image_size: str) -> None:
+def main(model: str, output: str, image_size: int) -> None:
     """Writes `output`; see the module. Raises InputError."""
-    size = app.whole_number("image_size", image_size, 1)
     network, spec = model_dir.load(model)
     before = spec.preprocessing.image_size
-    spec = at_resolution(spec, size)
+    spec = at_resolution(spec, image_size)
+    if network.input_shape[1:3] != (None, None):
+        spec.build()  # raises InputError where the network takes no other size
     settings = {"stage": "fixres", "preprocessing": spec.preprocessing.to_dict()}
     if workdirs.start(output, settings, {"model": model_dir.run_directory(model)}):
         print(f"{output} is done: {model} at {image_size} px")
@@ -68,12 +69,3 @@ def main(model: str, output: str, image_size: str) -> None:
     model_dir.save(Path(output) / "model", network, spec)
     workdirs.finish(output, {"image_size": spec.preprocessing.image_size, "parameters": network.count_params()})
     print(f"{model}, trained at {before} px, in {output}, fed at {image_size} px")
-
-
-if __name__ == "__main__":
-    flags = {
-        "model": "Finished directory of a training or an import, or its model/.",
-        "output": "Directory to write.",
-        "image_size": "Side of the image that the network is to read, in pixels.",
-    }
-    app.run(main, flags, config=False)

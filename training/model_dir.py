@@ -19,11 +19,12 @@ from cli.files import atomic_path, file_digest, remove_temporaries
 from cli.json_files import read_json, write_json
 from cli.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from data.preprocessing import Preprocessing
-from training import models
+from efficientnet.architectures import SMALL_IMAGE_STRIDES
+from training import architectures, models
 from training.hdf5 import datasets
 from training.writes import writing
 
-MADE_BY = "run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
+MADE_BY = "run_train.sh, run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
 """The stages that leave one."""
 
 
@@ -38,19 +39,8 @@ PREPROCESSING = {
 }
 """The types of what `Preprocessing.to_dict` returns."""
 
-ARCHITECTURE = {
-    "name": str,
-    **dict.fromkeys(("width?", "depth?", "dropout?", "survival_probability?"), (float, None)),
-    **dict.fromkeys(("batch_norm_momentum?", "batch_norm_epsilon?"), (float, None)),
-    "stem_stride?": (int, None),
-    "strides?": ([int], None),
-    "small_images?": (bool, None),
-    "variant?": (str, None),
-}
-"""The types of the arguments of the networks' builders."""
-
 DESCRIPTION = {
-    "architecture": ARCHITECTURE,
+    "architecture": {"name": str},
     "preprocessing": PREPROCESSING,
     "label_names": [str],
     "metadata": {"init_image_size?": (int, None)},
@@ -75,7 +65,15 @@ class ModelSpec:
     def build(self, seed: int = 0, sync_batch_norm: bool = False) -> tf.keras.Model:
         """The model with fresh weights: float32 (B, S, S, 3) in 0–255 -> logits (B, K)."""
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        return models.build(self.architecture, self.num_classes, mean=mean, std=std, seed=seed, sync_batch_norm=sync_batch_norm)
+        return models.build(
+            self.architecture,
+            self.num_classes,
+            mean=mean,
+            std=std,
+            seed=seed,
+            sync_batch_norm=sync_batch_norm,
+            image_size=self.preprocessing.image_size,
+        )
 
 
 def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
@@ -107,9 +105,20 @@ def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
       InputError: missing, unfinished or damaged.
     """
     path = _locate(Path(directory), made_by) / MODEL
-    description = read_json(path, DESCRIPTION)
+    architecture = _without_small_images(read_json(path, DESCRIPTION)["architecture"])
+    try:
+        types = architectures.find(architecture["name"]).types
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    description = read_json(path, {**DESCRIPTION, "architecture": {"name": str, **types}})
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    return ModelSpec(description["architecture"], preprocessing, tuple(description["label_names"]), description["metadata"])
+    return ModelSpec(architecture, preprocessing, tuple(description["label_names"]), description["metadata"])
+
+
+def _without_small_images(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Returns `architecture` without a setting of earlier versions: `small_images` was a name for these strides."""
+    kept = {key: value for key, value in architecture.items() if key != "small_images"}
+    return {**kept, "strides": list(SMALL_IMAGE_STRIDES)} if architecture.get("small_images") else kept
 
 
 def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model, ModelSpec]:

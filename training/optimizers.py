@@ -7,13 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from cli.errors import InputError
+from cli import settings
 from training.losses import NOT_DECAYED
-
-OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
+from training.settings import OPTIMIZER
 
 NOT_LINEAR = ("rmsprop", "lars", "adam")
-"""Those of `OPTIMIZERS` that have no `linear_factor`."""
+"""Optimizers of a recipe that have no `linear_factor`."""
 
 
 class RMSProp(tf.keras.optimizers.Optimizer):
@@ -201,8 +200,9 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
       learning_rate: a schedule over optimizer steps.
 
     Raises:
-      InputError: unknown name.
+      InputError: unknown name, or a value out of its range.
     """
+    settings.check(config, OPTIMIZER, "optimizer")
     common: dict[str, Any] = {"weight_decay": config.get("decoupled_weight_decay") or None}
     if config.clip_norm:
         common["global_clipnorm"] = config.clip_norm
@@ -212,9 +212,7 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
         optimizer = tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **common)
     elif config.name == "lars":
         optimizer = LARS(learning_rate, momentum=config.momentum, trust_coefficient=config.get("trust_coefficient", 1e-3), **common)
-    elif config.name == "adam":
-        optimizer = tf.keras.optimizers.Adam(learning_rate, **common)
     else:
-        raise InputError(f"optimizer.name: no optimizer {config.name!r}; known: {', '.join(OPTIMIZERS)}")
+        optimizer = tf.keras.optimizers.Adam(learning_rate, **common)
     optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer

@@ -1,6 +1,6 @@
 """The learning rates of a recipe as a picture, one panel for each of its trainings.
 
-    python -m training.plot_schedules --config=configs/noisy_student/imagenet.py:l2 --output=rates.png [--data=DIR]
+    ./run_tool.sh plot_schedules --config=configs/noisy_student/imagenet.py:l2 --output=rates.png [--data=DIR]
 
 The steps follow from the number of labelled images: of the prepared data in --data, or else of a full copy as the recipe expects it.
 """
@@ -19,7 +19,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
 from training import dry_run, resolve, schedules
@@ -61,8 +60,3 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
     with atomic_path(output) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     print(f"learning rates of {', '.join(panels)} in {output}")
-
-
-if __name__ == "__main__":
-    flags = {"output": "PNG to write.", "data": "Directory made by run_prepare_data.sh."}
-    app.run(main, flags, {"data": None}, needs=("data", "expected"))

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from nets.names import block_name
 from nets.noise import repeated_noise
+from training.architectures import UnfitNetwork
 
 Pass = Callable[[tf.Tensor], tf.Tensor]
 """Images (B, H, W, 3) -> logits (B, K), in training mode."""
@@ -33,7 +34,7 @@ def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
       rematerialize: whether the blocks' insides are computed twice.
 
     Raises:
-      ValueError: a model without blocks, with noise that cannot be repeated, or with more than one tensor between blocks.
+      UnfitNetwork: a model without blocks, with noise that cannot be repeated, or with more than one tensor between blocks.
     """
     if not rematerialize:
         return lambda images: model(images, training=True)
@@ -83,17 +84,18 @@ def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
     for layer in model.layers:
         block = block_name(layer)
         if block and isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer):
-            raise ValueError(
-                f"{layer.name} of {model.name} draws from a generator, whose noise cannot be repeated; use efficientnet's layers"
+            raise UnfitNetwork(
+                f"rematerialize: {layer.name} of {model.name} draws from a generator, whose noise cannot be repeated; "
+                "use the layers of nets.noise"
             )
         for tensor in tf.nest.flatten(layer.input):
             before = block_name(maker[id(tensor)])
             if before != block and (block or before):
                 entering.setdefault(block, {})[id(tensor)] = tensor
     if not entering:
-        raise ValueError(f"{model.name} has no blocks to rematerialize: it must be one of this project's networks")
+        raise UnfitNetwork(f"rematerialize: {model.name} has no blocks; name the layers of a block block1a_… (training/architectures.py)")
     if None not in entering or any(len(tensors) > 1 for tensors in entering.values()):
-        raise ValueError(f"{model.name} cannot be rematerialized: there is more than one tensor between two of its blocks")
+        raise UnfitNetwork(f"rematerialize: {model.name} has more than one tensor between two of its blocks; one may pass")
     names = [name for name in entering if name]
     ends = [model.input, *(next(iter(entering[name].values())) for name in [*names, None]), model.output]
     return [(name, tf.keras.Model(a, b)) for name, a, b in zip([None, *names, None], ends[:-1], ends[1:])]

@@ -9,7 +9,6 @@ from typing import Any
 from absl import logging
 
 from cli.errors import InputError
-from training.optimizers import OPTIMIZERS
 
 
 @functools.cache
@@ -21,10 +20,6 @@ def _say_once(line: str) -> None:
 def image_size(height: float, width: float) -> int:
     """A resolution for images of this median size: the shorter side, as a multiple of 32 between 32 and 224."""
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
-
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-"""Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
 
 
 def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
       The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs` and `min_steps`.
 
     Raises:
-      InputError: both or neither of `steps` and `epochs`, a number out of its range, or a name that is not known.
+      InputError: both or neither of `steps` and `epochs`.
     """
     resolved = dict(train)
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
@@ -89,33 +84,6 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
             _say_once(f"{epochs:g} epochs are {steps:,} steps; min_steps raises that to {min_steps:,}")
     if not unlabeled:
         resolved["unlabeled_ratio"] = 0
-    for name in ("steps", "batch_size"):
-        if resolved[name] < 1:
-            raise InputError(f"{name} must be at least 1, got {resolved[name]}")
-    for name in ("mixup", "cutmix"):
-        if resolved.get(name, 0.0) < 0:
-            raise InputError(f"{name} must be at least 0 (off), got {resolved[name]}")
-    if resolved.get("accumulation", 1) < 1:
-        raise InputError(f"accumulation must be at least 1, got {resolved['accumulation']}")
-    if resolved["unlabeled_ratio"] < 0:
-        raise InputError(f"unlabeled_ratio must be at least 0, got {resolved['unlabeled_ratio']}")
-    if resolved["keep_checkpoints"] < 1:
-        raise InputError(f"keep_checkpoints must be at least 1, got {resolved['keep_checkpoints']}")
-    if not 0 <= resolved["ema_decay"] < 1:
-        raise InputError(f"ema_decay must be at least 0 and below 1, got {resolved['ema_decay']}")
-    if resolved["precision"] not in PRECISIONS:
-        raise InputError(f"precision: no {resolved['precision']!r}; known: {', '.join(PRECISIONS)}")
-    if resolved["final_weights"] not in ("last", "best"):
-        raise InputError(f"final_weights: no {resolved['final_weights']!r}; known: last, best")
-    for network in (resolved, resolved.get("teacher", {}), resolved.get("student", {})):
-        optimizer = network.get("optimizer")
-        if optimizer and optimizer["name"] not in OPTIMIZERS:
-            raise InputError(f"optimizer.name: no optimizer {optimizer['name']!r}; known: {', '.join(OPTIMIZERS)}")
-        if optimizer and not 0 <= optimizer["momentum"] < 1:
-            raise InputError(f"optimizer.momentum must be at least 0 and below 1, got {optimizer['momentum']}")
-    for name in ("log_every", "checkpoint_every", "evaluate_every", "keep_every"):
-        if (resolved[name] or 0) < 0:
-            raise InputError(f"{name} must be at least 0, got {resolved[name]}")
     resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli.errors import InputError
+from cli import settings
+from training.settings import SCHEDULE
 
 
 class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -78,33 +79,33 @@ def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -
       steps_per_epoch: labelled images / batch_size, fractional.
 
     Raises:
-      InputError: unknown name, or an exponential decay in no time.
+      InputError: unknown name, or a value out of its range.
     """
+    settings.check(config, SCHEDULE, "schedule")
     base = config.base * batch_size / 256
     warmup = config.warmup_epochs * steps_per_epoch
     if config.name == "exponential":
-        if not config.decay_epochs > 0:
-            raise InputError(f"schedule.decay_epochs must be above 0, got {config.decay_epochs}")
         return WarmupExponential(base, config.decay_epochs * steps_per_epoch, config.decay_rate, warmup)
     if config.name == "cosine":
         return WarmupCosine(base, steps, min(warmup, steps / 10))
-    if config.name == "constant":
-        return WarmupExponential(base, math.inf, 1.0, warmup)
-    raise InputError(f"schedule.name: no schedule {config.name!r}; known: exponential, cosine, constant")
+    return WarmupExponential(base, math.inf, 1.0, warmup)  # constant
 
 
 def of_section(train: Mapping[str, Any], steps_per_epoch: float) -> dict[str, tf.keras.optimizers.schedules.LearningRateSchedule]:
     """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
 
     Args:
-      train: as `resolve.section` returns it; the schedules of two networks have `base`, `warmup_steps` and `wait_steps`.
+      train: as `resolve.section` returns it; a schedule with `base`, `warmup_steps` and `wait_steps` is a cosine, counted in steps.
       steps_per_epoch: labelled images / batch_size, fractional.
 
     Raises:
       InputError: unknown name.
     """
     batch, steps = train["batch_size"], train["steps"]
-    if "schedule" in train:
-        return {"": build(ConfigDict(train["schedule"]), batch_size=batch, steps=steps, steps_per_epoch=steps_per_epoch)}
-    pairs = {network: train[network]["schedule"] for network in ("teacher", "student")}
-    return {name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"]) for name, s in pairs.items()}
+    settings = {"": train["schedule"]} if "schedule" in train else {name: train[name]["schedule"] for name in ("teacher", "student")}
+    return {
+        name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"])
+        if "warmup_steps" in s
+        else build(ConfigDict(s), batch_size=batch, steps=steps, steps_per_epoch=steps_per_epoch)
+        for name, s in settings.items()
+    }

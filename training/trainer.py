@@ -167,6 +167,22 @@ class Trainer(tf.keras.Model):
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
         self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
 
+    def move(self, gradients: list[tf.Tensor | None]) -> None:
+        """One step of the classifier and of its average.
+
+        Args:
+          gradients: of this replica's share of the loss; the optimizer sums them over the replicas.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
+            self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        self.ema.update(self.optimizer.iterations)
+
+    def log(self, **values: tf.Tensor) -> None:
+        """Updates metrics of the training step by name."""
+        for name, value in values.items():
+            self.logged[name].update_state(value)
+
     def log_finite(self, name: str, value: tf.Tensor, optimizer: tf.keras.optimizers.Optimizer) -> None:
         """Logs a scalar that comes from gradients; without those that overflowed at the optimizer's loss scale, which are left out."""
         if loss_scale(optimizer) is None:

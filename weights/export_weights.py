@@ -1,7 +1,7 @@
 """A model trained or imported here as weights for timm or for keras.applications.
 
-    python -m weights.export_weights --model=DIR --output=FILE.safetensors      timm's tf_efficientnet_*, with config.json beside it
-    python -m weights.export_weights --model=DIR --output=FILE.h5               tf.keras.applications
+    ./run_tool.sh export_weights --model=DIR --output=FILE.safetensors      timm's tf_efficientnet_*, with config.json beside it
+    ./run_tool.sh export_weights --model=DIR --output=FILE.h5               tf.keras.applications
 
 The numbers are those of the model, bit for bit. timm reads the first with `load_state_dict`, or, where it is called model.safetensors,
 with `timm.create_model("local-dir:DIRECTORY", pretrained=True)`; Keras the second with `EfficientNetB0(weights=FILE, classes=K)`, whose
@@ -22,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save_file
 
-from cli import app
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, write_json
@@ -121,14 +120,3 @@ def to_keras(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> 
         named = temporary.with_name(f"{temporary.name}.h5")  # the format goes by the ending
         theirs.save_weights(named)
         named.rename(temporary)
-
-
-if __name__ == "__main__":
-    app.run(
-        main,
-        {
-            "model": "Finished directory of a training or an import, or its model/.",
-            "output": "FILE.safetensors for timm (config.json beside it), FILE.h5 for tf.keras.applications.",
-        },
-        config=False,
-    )

@@ -1,6 +1,6 @@
 """Published weights as a model directory that every stage takes.
 
-    python -m weights.import_weights --source=FILE --model=b0 --output=DIR [--labels=FILE|DATA]
+    ./run_tool.sh import_weights --source=FILE --model=b0 --output=DIR [--labels=FILE|DATA]
 
 FILE is the prefix of a TensorFlow 1 checkpoint of the EfficientNet or Noisy Student releases, a `tf.keras.applications` `.h5` or `.keras`,
 or timm's `tf_efficientnet_*` as safetensors. DIR gets `config.json`, `model/` and, last, `summary.json`, like a training's work
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from data import records
@@ -32,18 +31,6 @@ from data.preprocessing import CROP_PADDING, IMAGENET_MEAN, IMAGENET_STD, Prepro
 from efficientnet.architectures import ARCHITECTURES
 from training import model_dir
 from weights import names, weight_files
-
-FLAGS = {
-    "source": "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
-    "model": "EfficientNet variant: b0 ... b8, l2, l2_475, ....",
-    "output": "Directory to write.",
-    "weights": "Of a TensorFlow 1 checkpoint: ema (moving averages, which the published numbers used) or raw.",
-    "labels": "Names of the classes in order: a text file, one a line, or a directory of run_prepare_data.sh. Default: their numbers.",
-    "head": "keep, or fresh: a new random classifier for the classes of --labels, to be trained.",
-    "preprocessing": "auto (what the file records, else imagenet), imagenet (mean and std), or advprop (x / 127.5 - 1).",
-    "image_size": "Side of the image that the network reads, in pixels. Default: the variant's.",
-}
-OPTIONAL = {"weights": "ema", "labels": None, "head": "keep", "preprocessing": "auto", "image_size": None}
 
 NORMALIZATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "advprop": ((127.5,) * 3, (127.5,) * 3)}
 
@@ -56,16 +43,15 @@ def main(
     labels: str | None = None,
     head: str = "keep",
     preprocessing: str = "auto",
-    image_size: str | None = None,
+    image_size: int | None = None,
 ) -> None:
     """Writes `output`, or says that it is done; see the module. Raises InputError."""
     choices = {"model": ARCHITECTURES, "weights": ("ema", "raw"), "head": ("keep", "fresh"), "preprocessing": ("auto", *NORMALIZATIONS)}
     for flag, value in (("model", model), ("weights", weights), ("head", head), ("preprocessing", preprocessing)):
         if value not in choices[flag]:
             raise InputError(f"--{flag}: no {value!r}; there are {', '.join(choices[flag])}")
-    size = None if image_size is None else app.whole_number("image_size", image_size, 1)
     opened = weight_files.open_weights(source, average=weights == "ema")
-    spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=size)
+    spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=image_size)
     digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})
     settings = {"stage": "import_weights", **dataclasses.asdict(spec)}
@@ -191,7 +177,3 @@ def _normalization(source: weight_files.WeightFile, preprocessing: str) -> weigh
     if isinstance(source, weight_files.KerasFile):
         raise InputError(f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop")
     return NORMALIZATIONS["imagenet"]
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False)

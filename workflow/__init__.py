@@ -1,6 +1,17 @@
 """The stages of a run: training, pseudo-labelling, balancing, the iterated loop, the quick start.
 
 A stage reads finished work directories and leaves one. The methods, the data and the models are the rooms' below.
+`from workflow import run` is the whole loop as one call.
 """
 
+from typing import TYPE_CHECKING
+
 import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+from cli import lazy
+
+if TYPE_CHECKING:
+    from workflow.loop import run
+else:
+    __getattr__, __dir__ = lazy.attributes(__name__, {"run": "workflow.loop"})
+
+__all__ = ["run"]

@@ -1,6 +1,6 @@
 """Stage: filter and balance the pseudo-labelled images (Noisy Student, section 3.1, "Unlabeled dataset").
 
-    python -m workflow.balance --config=… --workdir=… --data=… --predictions=…
+    ./run_balance.sh --config=… --workdir=… --data=… --predictions=…
 
 Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
 with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
@@ -12,7 +12,7 @@ In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
 
 1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
 2. `selection`: exact cuts per class, in memory bounded by classes × bins;
-3. predictions and images, joined by key, -> the images kept, with their copies; with `align_labels`, after their labels' sum (`alignment`).
+3. predictions and images, joined by key, -> the images kept, with their copies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
@@ -40,10 +39,10 @@ from data.protos import make_example
 from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection
 from workflow import shard_jobs
-from workflow.alignment import SumShards, aligned, class_factors, labeled_counts
 from workflow.balance_figure import figure
 from workflow.join import join_by_key, read_images
 from workflow.predictions import read_predictions, read_tops
+from workflow.settings import check_section
 
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
@@ -191,14 +190,12 @@ class WriteShards:
       scores: pass 1.
       chosen: the selection.
       directory: where the records go.
-      factors: float64 [K], by which the classes' probabilities are rescaled (`alignment`); None leaves them.
     """
 
     images: Manifest
     scores: ScoreShards
     chosen: selection.Selection
     directory: Path
-    factors: np.ndarray | None = None
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -224,8 +221,7 @@ class WriteShards:
             images, self._keyed_predictions(shard, copies), image_file, prediction_file
         ):
             if probabilities is not None:
-                label = probabilities if self.factors is None else aligned(probabilities, self.factors)
-                record = make_example(encoded, key, probabilities=label)
+                record = make_example(encoded, key, probabilities=probabilities)
                 for _ in range(copies[position]):
                     yield record
 
@@ -253,15 +249,10 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
 
 def check(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
-    if not 0.0 <= settings.threshold < 1.0:
-        raise InputError(f"config.balance.threshold is {settings.threshold}; it must be at least 0 and below 1")
-    if not settings.threshold < settings.max_confidence <= 1.0:
-        raise InputError(f"config.balance.max_confidence is {settings.max_confidence}; it must be above threshold and at most 1")
-    for name in ("fraction", "share_per_class"):
-        if not 0.0 < settings[name] <= 1.0:
-            raise InputError(f"config.balance.{name} is {settings[name]}; it must be above 0 and at most 1")
-    if settings.images_per_class is not None and settings.images_per_class < 1:
-        raise InputError(f"config.balance.images_per_class is {settings.images_per_class}; it must be at least 1, or None")
+    check_section("balance", settings)
+    if settings.threshold >= settings.max_confidence:
+        most = settings.max_confidence
+        raise InputError(f"config.balance.max_confidence is {most}; it must be above threshold, {settings.threshold}")
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:
@@ -309,12 +300,12 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
     _check_origin(images, labels)
-    labeled = labeled_counts(Path(data), labels) if settings.align_labels else None
     directory, progress = Path(workdir), Path(workdir) / "progress"
+    done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
     if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are balanced already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     num_shards = len(images.files)
@@ -336,14 +327,9 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
 
     most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)
     images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
-    columns = tuple(map(scores.columns_path, range(num_shards)))
-    chosen = selection.select(Columns(columns), above, images_per_class, settings.threshold, most)
-    factors = None
-    if labeled:
-        sums = SumShards(labels, columns, chosen)
-        found = shard_jobs.run(sums, num_shards, progress / "sums", beam_options, {"sum": counts})
-        factors = class_factors([result["sum"] for result in found], labeled)
-    job = WriteShards(images, scores, chosen, directory, factors)
+    columns = Columns(tuple(map(scores.columns_path, range(num_shards))))
+    chosen = selection.select(columns, above, images_per_class, settings.threshold, most)
+    job = WriteShards(images, scores, chosen, directory)
     note = {"records": int, "unique": int, "sha256": str}
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)
 
@@ -380,25 +366,10 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
             "num_unique": unique,
             "num_records": records,
             "classes_without_images": empty,
-            "factors": None if factors is None else factors.tolist(),
         },
+        done,
     )
     shard_jobs.forget(progress)
     logging.info(
         "%d records of %d images kept, of %d; %s a class", records, unique, images.num_records, images_per_class or "no fixed number"
-    )
-
-
-if __name__ == "__main__":
-    from workflow import balance  # workers unpickle the jobs by their module's name, and "__main__" is another program there
-
-    app.run(
-        balance.main,
-        {
-            "workdir": "where the training records go",
-            "data": "finished directory of run_prepare_data.sh",
-            "predictions": "finished directory of run_pseudo_label.sh",
-        },
-        needs=("balance",),
-        beam=shard_jobs.unknown_options,
     )

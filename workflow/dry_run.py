@@ -9,16 +9,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data import records
-from training import dry_run, resolve, schedules
+from training import dry_run, resolve
+from workflow import train
 
 
 def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any], network: str) -> list[str]:
     """Lines about the training of `section`, with the network of section `network`; `counts`: `dry_run.images`'s."""
+    method = train.find(config, section)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    train = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=section.startswith("student"))
-    schedule = schedules.of_section(train, counts["labeled"] / train["batch_size"])[""]
+    values = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
     size = dry_run.image_size(config, section, counts)
-    return dry_run.describe(name, config[network].model.to_dict(), train, counts, size, schedule, rematerialize=train["rematerialize"])
+    return dry_run.trainings(name, method.networks(values), values, counts, size, config[network].model.to_dict())
 
 
 def _prediction_bytes(top_k: int, classes: int) -> int:
@@ -41,7 +42,7 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
         if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh"):
             section = stage.arguments.get("section", "teacher")
             network = previous if "init" in stage.arguments else section  # whoever starts from a model keeps its network
-            trainings += ["", *training(config, stage.name, section, counts, network)]
+            trainings += training(config, stage.name, section, counts, network)
             if "teacher" in stage.arguments:
                 teacher = dry_run.count_parameters(config[previous].model.to_dict(), counts["classes"])
                 size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"

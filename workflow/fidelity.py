@@ -1,6 +1,6 @@
 """What is lost of a teacher's distributions by storing them small, or by computing them fast.
 
-    python -m workflow.fidelity --data=W/data --teacher=W/teacher [--images=10000]
+    ./run_tool.sh fidelity --data=W/data --teacher=W/teacher [--images=10000]
 
 labels images of `DATA/unlabeled` in float32 and prints, against those distributions p, what is read back as q from records of each form,
 and what the stage's faster graphs give: KL(q ‖ p) in nats, which is how far q is off as a target of the student, and how often the most
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cli import app, workdir
+from cli import workdir
 from data.protos import make_prediction, read_prediction
 from data.records import RECORD_OVERHEAD, Manifest, read_manifest
 from data.verification import verify_shard
@@ -77,26 +77,12 @@ def compare(images: Manifest, teacher: str, count: int) -> Iterator[tuple[str, f
         yield name, bytes_or_none, divergence(q, p), q.argmax(axis=1) == p.argmax(axis=1)
 
 
-def main(data: str, teacher: str, images: str) -> None:
+def main(data: str, teacher: str, images: int) -> None:
     """Prints the table. Raises InputError."""
-    count = app.whole_number("images", images, 1)
     workdir.require_finished(data, "data", "run_prepare_data.sh")
     workdir.require_finished(teacher, "teacher", model_dir.MADE_BY)
     manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
-    print(f"{min(count, manifest.num_records):,} images\n")
+    print(f"{min(images, manifest.num_records):,} images\n")
     print("| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|")
-    for name, size, kl, same in compare(manifest, teacher, count):
+    for name, size, kl, same in compare(manifest, teacher, images):
         print(f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} | {kl.max():.2g} | {100 * same.mean():.2f} % |")
-
-
-if __name__ == "__main__":
-    app.run(
-        main,
-        {
-            "data": "finished directory of run_prepare_data.sh",
-            "teacher": f"finished directory of {model_dir.MADE_BY}",
-            "images": "at most so many",
-        },
-        {"images": "10000"},
-        config=False,
-    )

@@ -12,43 +12,29 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cli import app, termination
+from cli import app, recipes, start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
-from workflow import balance, pseudo_label, shard_jobs, train
+from evaluation.numbers import NUMBERS, text
+from workflow import balance, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
 
-FLAGS = {
-    "workdir": "Directory for everything: data, teacher, students, evaluation, export.",
-    "labeled": "Labelled images, [FORMAT:]LOCATION (docs/data.md), by default DIR/<class>/*.jpg.",
-    "unlabeled": "Unlabelled images, [FORMAT:]LOCATION, by default a folder, nested as you like.",
-    "test": "Test images, [FORMAT:]LOCATION; without it a part of the labelled ones is held out.",
-    "strategy": "auto, one_device, mirrored or tpu; for the training stages.",
-    "tpu": "Name or address of the TPU; without it the local one.",
-    "iterations": "+N: so many more iterations than the finished run in WORKDIR had.",
-    "dry_run": "Say what would be done, how long and how large it is and what is missing, and do nothing.",
-}
-OPTIONAL: dict[str, Any] = {
-    **{name: None for name in ("labeled", "unlabeled", "test", "iterations")},
-    **{"strategy": "auto", "tpu": "", "dry_run": False},
-}
-
-
-NEEDS = ("data", "teacher", "iterations", "finetune_last")
 ENDING = ("finetune", "evaluate", "export")
 """The stages after the last student."""
 
 
 SECONDS = {str: float}
-RESULT = {"top1": float, "ece": float}
+SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
+"""Key of a model's row -> the column of `table` that shows it."""
+RESULT = dict.fromkeys(SHOWN, float)
 SUMMARY = {
     "teacher": RESULT,
     "students": [RESULT],
@@ -151,7 +137,24 @@ def main(
     dry_run: bool,
     beam_options: list[str],
 ) -> None:
-    """Runs the stages that are not done, prints the table and writes `summary.json`."""
+    """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags())
+
+
+def _loop(
+    config: ConfigDict,
+    workdir: str,
+    labeled: str | None,
+    unlabeled: str | None,
+    test: str | None,
+    strategy: str,
+    tpu: str,
+    iterations: str | None,
+    dry_run: bool,
+    beam_options: list[str],
+    config_flags: list[str],
+) -> None:
+    """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
@@ -170,10 +173,8 @@ def main(
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
-        print(table(done))
-        print(f"{directory} is done; delete it, or name another --workdir, to run again")
+        workdirs.say_done(directory, _done(directory, done))
         return
-    config_flags = app.recipe_flags()
 
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
@@ -186,24 +187,66 @@ def main(
     for stage in ending(config, directory, strategy, students, chosen):
         run(stage)
     summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
-    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})})
+    # The same --iterations=+N asks for N more each time.
+    done_text = None if iterations else _done(directory, summary)
+    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text)
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
     print(f"summary: {directory / 'summary.json'}")
 
 
+def run(
+    *,
+    labeled: str | os.PathLike[str] | None = None,
+    unlabeled: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    workdir: str | os.PathLike[str],
+    recipe: str = "configs/noisy_student/image_folder.py",
+    settings: Mapping[str, Any] | None = None,
+    strategy: str = "auto",
+    tpu: str = "",
+) -> dict[str, Any]:
+    """Does what `run_noisy_student.sh` does: from images to an exported student. The same call again continues.
+
+    Each stage runs in a process of its own, so this one keeps its memory and its GPU.
+
+    Args:
+      labeled: labeled images, [FORMAT:]LOCATION (docs/data.md), by default a folder DIR/<class>/*.jpg.
+      unlabeled: unlabeled images; by default a folder, nested as you like.
+      test: test images; None: a part of the labeled ones is held out.
+      workdir: directory for everything.
+      recipe: PATH[:ARGUMENT] of a recipe.
+      settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
+      strategy: devices of the training stages; see `training.strategy.create`.
+      tpu: name or address of the TPU.
+
+    Returns:
+      What `summary.json` holds: `teacher`, `students`, `export` (directory of the SavedModel), `report`, `seconds`, ...
+
+    Raises:
+      InputError: unusable input, or settings that cannot work.
+      RuntimeError: a stage failed; it has said on stderr what is wrong.
+    """
+    words = [f"--config={recipe}", *(f"--config.{key}={value}" for key, value in (settings or {}).items())]
+    folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
+    options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
+    try:
+        _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
+    except SystemExit as stop:
+        raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
+    return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
+
+
+def _done(directory: Path, summary: dict[str, Any]) -> str:
+    return f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
-    if config.iterations < 1:
-        raise InputError(f"iterations must be at least 1, got {config.iterations}")
-    if config.student_init not in ("scratch", "teacher"):
-        raise InputError(f"student_init: no {config.student_init!r}; known: scratch, teacher")
-    if config.patience is not None and config.patience < 1:
-        raise InputError(f"patience must be at least 1, or None for all iterations, got {config.patience}")
+    settings.check(config)
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
-    if config.evaluate.split not in ("labeled", "test", "validation"):
-        raise InputError(f"config.evaluate.split: no {config.evaluate.split!r}; known: labeled, test, validation")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
     balance.check(config.balance)
@@ -306,7 +349,7 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         f.write(f"./{stage.script} {shlex.join(flags)}\n")
     began = time.time()
     try:
-        code = termination.call([str(app.ROOT / stage.script), *flags])
+        code = termination.call(start.script(stage.script, *flags))
     finally:  # an interrupted stage's time counts too
         if not done_before:
             _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)
@@ -348,16 +391,15 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Stage, top-1, ECE, seconds, a line each."""
+    """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
-    rows = [f"{'stage':<16}{'top-1 %':>9}{'ECE':>8}{'seconds':>9}"]
+    widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
+    titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
+    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
     for name, seconds in summary["seconds"].items():
-        top1, ece = (f"{100 * results[name]['top1']:.2f}", f"{results[name]['ece']:.3f}") if results.get(name) else ("", "")
-        rows.append(f"{name:<16}{top1:>9}{ece:>8}{seconds:>9.1f}")
-    rows.append(f"{'total':<16}{'':>17}{sum(summary['seconds'].values()):>9.1f}")
+        row = results.get(name)
+        cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
+        rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
+    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(summary['seconds'].values()):>9.1f}")
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=NEEDS, beam=shard_jobs.unknown_options)

@@ -1,6 +1,6 @@
 """Stage: the teacher labels the unlabelled images (Noisy Student, algorithm 1, step 2).
 
-    python -m workflow.pseudo_label --config=… --workdir=… --data=… --teacher=…
+    ./run_pseudo_label.sh --config=… --workdir=… --data=… --teacher=…
 
 The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
 mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
@@ -33,7 +33,6 @@ import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -44,9 +43,9 @@ from data.records import Manifest, read_manifest, read_shard, require_same_class
 from data.verification import record_dataset, verified_beside
 from nets.noise import model_noise
 from training import model_dir, optimize
-from training.resolve import PRECISIONS
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
+from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
 """Of the histogram in the summary; equal bins over [0, 1]."""
@@ -66,7 +65,7 @@ class LabelShards:
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
       temperature: of the predictions, see `calibration`.
-      precision: one of `PRECISIONS`, as in training.
+      precision: one of `training.settings.PRECISIONS`, as in training.
       optimize: BatchNorm folded into the convolutions, and weights as constants.
     """
 
@@ -274,12 +273,9 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
 
 def check(section: str, settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.SECTION` is impossible."""
-    if settings.batch_size < 1 or settings.top_k < 0:
-        raise InputError(f"config.{section}: batch_size must be at least 1 and top_k at least 0")
-    if not 0 <= settings.views <= settings.batch_size:
+    check_section(section, settings)
+    if settings.views > settings.batch_size:
         raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
-    if settings.precision not in PRECISIONS:
-        raise InputError(f"config.{section}.precision: no {settings.precision!r}; known: {', '.join(PRECISIONS)}")
     if settings.optimize and settings.model_noise:
         raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
 
@@ -312,10 +308,11 @@ def main(
         )
     directory, progress = Path(workdir), Path(workdir) / "progress"
     noisy = settings.views or settings.model_noise
+    done = f"{workdir}: pseudo-labels are finished already"
     resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
     if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
         shard_jobs.forget(progress)
-        logging.info("%s: pseudo-labels are finished already", workdir)
+        workdirs.say_done(directory, done)
         return
 
     logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
@@ -353,28 +350,11 @@ def main(
         raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
-    workdirs.finish(directory, summary)
+    workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
         "%d images labelled, mean confidence %.3f, %.0f images/s",
         summary["images"],
         summary["mean_confidence"],
         summary["images_per_second"],
-    )
-
-
-if __name__ == "__main__":
-    from workflow import pseudo_label  # workers unpickle the job by its module's name, and "__main__" is another program there
-
-    app.run(
-        pseudo_label.main,
-        {
-            "workdir": "where the predictions go",
-            "data": "finished directory of run_prepare_data.sh",
-            "teacher": f"finished directory of {model_dir.MADE_BY}",
-            "section": "section of the config: pseudo_label, or that of an iteration, pseudo_label_1, ...",
-        },
-        {"section": "pseudo_label"},
-        needs=("pseudo_label",),
-        beam=shard_jobs.unknown_options,
     )

@@ -8,30 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from cli import app, termination
+from cli import app, start, termination
 from cli.json_files import read_json, reading, write_json
 
 CONFIG = "configs/noisy_student/digits.py"
-FLAGS = {
-    "workdir": "Where to leave everything; runs/quickstart in the checkout if not given.",
-    "seeds": "Number of seeds; more than 1 runs each in WORKDIR/seed_N and prints a table with spread.",
-}
-OPTIONAL = {"workdir": str(app.ROOT / "runs" / "quickstart"), "seeds": "1"}
 
 SUMMARY = {"teacher": {"top1": float}, "students": [{"top1": float}]}
 """What the comparison needs of a loop's `summary.json`."""
 
 
-def main(workdir: str, seeds: str) -> None:
+def main(workdir: str | None = None, seeds: int = 1) -> None:
     """Runs one seed, or several one after another."""
-    number = app.whole_number("seeds", seeds, 1)
-    directory = Path(workdir).expanduser().resolve()
-    if number == 1:
+    directory = Path(workdir or app.ROOT / "runs" / "quickstart").expanduser().resolve()
+    if seeds == 1:
         run(directory, 0)
         return
     summaries = []
-    for seed in range(number):
-        print(f"==== seed {seed} ({seed + 1} of {number})", flush=True)
+    for seed in range(seeds):
+        print(f"==== seed {seed} ({seed + 1} of {seeds})", flush=True)
         run(directory / f"seed_{seed}", seed)
         summaries.append(read_json(directory / f"seed_{seed}" / "summary.json", SUMMARY))
     with reading(f"a summary.json in {directory}"):
@@ -50,7 +44,7 @@ def run(workdir: Path, seed: int) -> None:
 
 
 def _call(script: str, *arguments: str) -> None:
-    code = termination.call([str(app.ROOT / script), *arguments])
+    code = termination.call(start.script(script, *arguments))
     if code:
         sys.exit(code)
 
@@ -86,7 +80,3 @@ def table(results: dict[str, Any]) -> str:
     for name, line in (("mean", columns.mean(0)), ("std", columns.std(0, ddof=1))):
         rows.append(f"{name:<6}" + "".join(f"{value:>12.2f}" for value in line))
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, config=False)

@@ -1,7 +1,7 @@
-"""Trains a teacher or a student: `run_teacher.sh`, `run_student.sh` and `run_finetune.sh`.
+"""Trains a classifier by any method: `run_train.sh`, and its shorter names for the stages of a recipe.
 
-The three are one program on different sections of a recipe: a teacher is a student without unlabelled images, fine-tuning starts from
-trained weights, and pre-training on pseudo-labels (`labeled=False`) is the training of a teacher to whom they are the labels.
+A section of the recipe says which method and with which settings. `run_teacher.sh`, `run_student.sh` and
+`run_finetune.sh` train the sections of these names, `run_train.sh` the section `train` unless told otherwise.
 """
 
 from __future__ import annotations
@@ -13,229 +13,211 @@ import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before t
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli import app
 from cli import workdir as workdirs
 from cli.errors import InputError
-from data import pipeline, records
+from cli.json_files import read_json
+from data import records
 from data.preprocessing import Preprocessing
-from data.records import Manifest
-from noisy_student.model import LOSS_NORMALIZATIONS, PSEUDO_LABELS, NoisyStudent, pseudo_targets
-from training import fixres, model_dir, models, optimizers, schedules, stage
+from training import dry_run as dry_runs
+from training import model_dir, models, schedules
 from training import resolve as resolving
+from training.method import PSEUDO_LABELED, TEACHER, Method
+from training.run import Devices, Inputs, says_done, train
+from workflow import methods
+from workflow.settings import check_section
 
-FLAGS = {
-    **stage.FLAGS,
-    "section": "Section of the config to train: teacher, student, student_2, ..., finetune.",
-    "iteration": "Which student this is, from 1; those of one recipe differ in initial weights, order and noise.",
-    "pseudo_labeled": "Directory made by run_balance.sh; none for a teacher.",
-    "teacher": "Trained model (work directory) that labels within the step, for a section that is `online`, in place of --pseudo_labeled.",
-    "init": "Trained model (work directory) to start from: its architecture and weights, in place of the section's.",
-}
-OPTIONAL = {**stage.OPTIONAL, "section": "teacher", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": None}
+MADE_BY = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
+"""Input -> the stage that makes it."""
+
+
+def find(config: ConfigDict, section: str) -> Method:
+    """Returns the method of a train section.
+
+    Raises:
+      InputError: the recipe has no such section, or the section has an impossible value.
+    """
+    known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
+    if section not in known:
+        raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
+    check_section(section, config[section])
+    return methods.find(config[section].method)
 
 
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible, as far as it can be told without data and `init`."""
+    method = find(config, section)
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
     of_small = any({**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout"))
     side = 32 if of_small else 224  # of images that would do
     try:
         Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=side, median_width=side))
-        values = resolving.section(values, labeled_examples=1000, unlabeled=section.startswith("student"))
-        models.builder(values["model"])
+        values = resolving.section(values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)))
+        for network in method.networks(values):
+            models.builder(dict(network.settings(values)["model"]))
         schedules.of_section(values, 1.0)
     except InputError as error:
         raise InputError(f"config.{section}: {error}") from error
-    if config[section].batch_size and config[section].batch_size % values["accumulation"]:
-        raise InputError(f"{section}.batch_size={values['batch_size']} does not divide by {section}.accumulation={values['accumulation']}")
-    stage.require_validation(section, values, bool(config.data.validation_size))
-    _check(section, values, init)
+    parts = values.get("accumulation", 1)
+    if config[section].batch_size and config[section].batch_size % parts:
+        raise InputError(f"{section}.batch_size={values['batch_size']} does not divide by {section}.accumulation={parts}")
+    _require_validation(section, values, bool(config.data.validation_size))
+    _check(method, section, values, init)
 
 
-def _check(section: str, values: dict[str, Any], init: bool) -> None:
-    for name, known in {"loss_normalization": LOSS_NORMALIZATIONS, "pseudo_labels": PSEUDO_LABELS}.items():
-        if values[name] not in known:
-            raise InputError(f"{section}.{name}: no {values[name]!r}; known: {', '.join(known)}")
-    if values["temperature"] <= 0:
-        raise InputError(f"{section}.temperature is {values['temperature']}; it must be above 0")
-    if not 0 < values["label_data_sample_prob"] <= 1:
-        raise InputError(f"{section}.label_data_sample_prob is {values['label_data_sample_prob']}; it must be above 0 and at most 1")
-    if values["online"] and not (values["labeled"] and values["unlabeled_ratio"]):
-        raise InputError(f"{section}.online=True needs unlabeled_ratio above 0 and labeled=True")
-    if values["frozen_blocks"] and not init:
+def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> str | None:
+    """Returns the method's warning about the resolved section, or None. Raises InputError."""
+    kept = method.networks(values)[0]
+    if init and kept.name:
+        raise InputError(f"--init: {values['method']} trains two networks and starts from none; it is for methods of one network")
+    if values.get("frozen_blocks") and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
-    if not values["labeled"] and (not values["unlabeled_ratio"] or values["confidence_weighted"]):
-        raise InputError(f"{section}.labeled=False needs pseudo-labelled images, unlabeled_ratio above 0 and confidence_weighted=False")
+    try:
+        return method.check(values)
+    except InputError as error:
+        raise InputError(f"{section}.{error}") from error
 
 
-def resolve(config: ConfigDict, section: str, data: str, *, unlabeled: bool, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
-    """`stage.resolve`, for a start from the model in `init` if given: its network and normalisation, and what is left open."""
-    if init and section in config:  # what is left open is as it was trained
-        trained = model_dir.read_spec(init).preprocessing.to_dict()
-        config = config.copy_and_resolve_references()
+def _require_validation(section: str, train: dict[str, Any], there: bool) -> None:
+    """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
+    if train["final_weights"] == "best" and not (train["evaluate_every"] and there):
+        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
+
+
+def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
+    """The resolved config of one training: seed, preprocessing and section (`train`), with nothing left open.
+
+    Args:
+      config: the recipe.
+      section: the name of its train section; `preprocessing` in it overrides the recipe's.
+      data: a finished data directory.
+      init: directory of a trained model, whose network and normalisation replace the section's and the recipe's.
+      iteration: tells trainings of one recipe apart, in their seeds.
+
+    Raises:
+      InputError: no such training, or values that don't fit.
+    """
+    method = find(config, section)
+    trained = model_dir.read_spec(init) if init else None
+    given = config.preprocessing.to_dict()
+    if trained:  # what the recipe leaves open is as it was trained
+        of_model = trained.preprocessing.to_dict()
         for key in ("image_size", "style", "pad", "crop_padding"):
-            if key in config.preprocessing and config.preprocessing[key] is None:
-                config.preprocessing[key] = trained[key]
-    resolved = stage.resolve(config, section, data, unlabeled=unlabeled, iteration=iteration)
-    if "model" not in resolved["train"]:
-        raise InputError(f"--section: {section} is trained by run_meta_pseudo_labels.sh")
-    _check(section, resolved["train"], bool(init))
-    if init:
+            if key in given and given[key] is None:
+                given[key] = of_model[key]
+    values = config[section].to_dict()
+    own = values.pop("preprocessing", {})
+    medians = read_json(Path(data) / "summary.json", {"median_height": float, "median_width": float})
+    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
+    sizes = {name: medians[name] for name in ("median_height", "median_width")}
+    preprocessing = resolving.preprocessing(given, own, **sizes)
+    values = resolving.section(values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values)))
+    _require_validation(section, values, (Path(data) / "validation").is_dir())
+    _check(method, section, values, bool(init))
+    if trained:
         # The weights were trained on pixels normalised so: other numbers would be another network.
-        spec = model_dir.read_spec(init)
-        resolved["preprocessing"].update({"mean": spec.preprocessing.mean, "std": spec.preprocessing.std})
-        resolved["train"]["model"] = spec.architecture
-    return resolved
+        preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
+        values["model"] = trained.architecture
+    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": values}
 
 
 def main(
     config: ConfigDict,
     workdir: str,
     data: str,
-    section: str,
-    iteration: str,
-    pseudo_labeled: str | None,
-    teacher: str | None,
-    init: str | None,
-    strategy: str,
-    cpu_devices: str,
-    tpu: str,
-    profile_steps: str | None,
+    section: str = "train",
+    iteration: int = 0,
+    pseudo_labeled: str | None = None,
+    teacher: str | None = None,
+    init: str | None = None,
+    dry_run: bool = False,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+    profile_steps: str | None = None,
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
-    number, devices = app.whole_number("iteration", iteration), app.whole_number("cpu_devices", cpu_devices, 1)
-    online = isinstance(config.get(section), ConfigDict) and config[section].get("online", False)
-    needed, other = ("teacher", "pseudo_labeled") if online else ("pseudo_labeled", "teacher")
+    devices = Devices(strategy, cpu_devices, tpu, profile_steps)
     given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher}
-    if section.startswith("student") and not given[needed]:
-        of = "the directory of a trained model" if online else "the directory made by run_balance.sh"
-        raise InputError(f"--{needed} is missing: a student{' that is online' if online else ''} needs {of}")
-    if given[other] and section in config:
-        raise InputError(f"--{other} is for a student's section with online={not online}; {section} has online={online}")
+    method = find(config, section)
+    if dry_run:
+        print(describe(config, section, Path(data), given))
+        return
+    _require_inputs(method, config[section], section, given, init)
+    inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
+    for name, path in inputs.items():
+        workdirs.require_finished(path, f"--{name}", MADE_BY[name])
+    resolved = resolve(config, section, data, init=init, iteration=iteration)
+    shared = strategy == "multi_worker"
+    done = workdirs.start(workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int})
+    if done:
+        workdirs.say_done(workdir, says_done(workdir, done))
+        return
+    opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init)
+    train(Path(workdir), resolved, method, spec_of(method, resolved, opened), opened, devices)
+
+
+def _require_inputs(method: Method, values: ConfigDict, section: str, given: dict[str, str | None], init: str | None) -> None:
+    """Raises InputError where a directory that the method needs is not given, or one is given that it has no use for."""
+    needed = method.unlabeled(values)
+    if needed in given and not given[needed]:
+        of = "the directory of a trained model" if needed == TEACHER else f"the directory made by {MADE_BY[needed]}"
+        raise InputError(f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}")
+    for name, path in given.items():
+        if path and name != needed:
+            raise InputError(f"--{name} is of no use to {section}, whose method is {values.method}{_online(values)}; leave it out")
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
-    inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
-    made_by = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
-    for name, path in inputs.items():
-        workdirs.require_finished(path, f"--{name}", made_by[name])
-    resolved = resolve(config, section, data, unlabeled=any(given.values()), init=init, iteration=number)
-    if stage.start(workdir, resolved, inputs, strategy):
-        where = {"strategy_name": strategy, "cpu_devices": devices, "tpu": tpu, "profile_steps": profile_steps}
-        train(Path(workdir), resolved, data, pseudo_labeled, init, teacher, **where)
 
 
-def train(
-    workdir: Path,
+def _online(values: ConfigDict) -> str:
+    return f" with online={values.online}" if "online" in values else ""
+
+
+def open_inputs(
+    method: Method,
     resolved: dict[str, Any],
     data: str,
-    pseudo_labeled: str | None,
-    init: str | None,
+    pseudo_labeled: str | None = None,
     teacher: str | None = None,
-    **where: Any,
-) -> None:
-    """Runs one resolved training; `where`: strategy, CPU devices, TPU and profile, see `stage.train`."""
-    section = ConfigDict(resolved["train"])
+    init: str | None = None,
+) -> Inputs:
+    """Reads the manifests of a training's inputs. Raises InputError where their classes differ."""
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
-    unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled") if pseudo_labeled and section.unlabeled_ratio else None
-    if teacher:
-        unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
-        labeler = model_dir.read_spec(teacher)
-        records.require_same_classes(labeler.label_names, f"--teacher={teacher}", labeled.label_names, data)
-    elif unlabeled:
+    source = method.unlabeled(resolved["train"]) if resolved["train"]["unlabeled_ratio"] else ""
+    unlabeled = None
+    if source == PSEUDO_LABELED and pseudo_labeled:
+        unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled")
         records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
+    elif source:
+        unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
+    if teacher:
+        records.require_same_classes(model_dir.read_spec(teacher).label_names, f"--teacher={teacher}", labeled.label_names, data)
+    return Inputs(Path(data), labeled, unlabeled, init, teacher)
+
+
+def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_dir.ModelSpec:
+    """The spec of the model that a training keeps."""
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
-    metadata = {"init_image_size": model_dir.read_spec(init).preprocessing.image_size} if init else {}
-    spec = model_dir.ModelSpec(section.model.to_dict(), Preprocessing.from_dict(resolved["preprocessing"]), labeled.label_names, metadata)
-    samples = {"labeled": (labeled, spec.preprocessing)} if section.labeled and section.labeled_augmentation else {}
-    if unlabeled and section.unlabeled_augmentation:
-        samples["unlabeled"] = (unlabeled, spec.preprocessing)
-    clean = labeler.preprocessing if teacher else None
-    stage.train(
-        workdir,
-        resolved,
-        spec,
-        lambda **run: build_trainer(section, spec, init=init, teacher=teacher, **run),
-        lambda *share: batches(labeled, unlabeled, spec.preprocessing, section, resolved["seed"], *share, clean=clean),
-        data=Path(data),
-        labeled=labeled,
-        unlabeled=unlabeled,
-        samples=samples,
-        **where,
-    )
+    metadata = {"init_image_size": model_dir.read_spec(inputs.init).preprocessing.image_size} if inputs.init else {}
+    kept = method.networks(resolved["train"])[0].settings(resolved["train"])
+    preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
+    return model_dir.ModelSpec(dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata)
 
 
-def build_trainer(
-    section: ConfigDict,
-    spec: model_dir.ModelSpec,
-    *,
-    steps_per_epoch: float,
-    seed: int,
-    sync: bool,
-    init: str | None,
-    teacher: str | None = None,
-) -> NoisyStudent:
-    """The compiled `NoisyStudent` of a resolved section; call inside the strategy's scope. Raises InputError for an unfit `init`."""
-    model = spec.build(seed=seed, sync_batch_norm=section.sync_batch_norm and sync)
-    if init:
-        trained, trained_spec = model_dir.load(init)
-        records.require_same_classes(trained_spec.label_names, f"--init={init}", spec.label_names, "the data")
-        model.set_weights(trained.get_weights())
-        fixres.freeze_blocks(model, section.frozen_blocks)
-    trainer = NoisyStudent(
-        model,
-        teacher=model_dir.load(teacher)[0] if teacher else None,
-        loss_normalization=section.loss_normalization,
-        pseudo_labels=section.pseudo_labels,
-        temperature=section.temperature,
-        # Pseudo-labels in the labels' place need none: `batches` smooths hard ones.
-        label_smoothing=section.label_smoothing if section.labeled else 0.0,
-        weight_decay=section.weight_decay,
-        ema_decay=section.ema_decay,
-        label_data_sample_prob=section.label_data_sample_prob,
-        confidence_weighted=section.confidence_weighted,
-        unlabeled_model_noise=section.unlabeled_model_noise,
-        rematerialize=section.rematerialize,
-        accumulation=section.accumulation,
-        seed=seed,
-    )
-    schedule = schedules.of_section(section, steps_per_epoch)[""]
-    trainer.compile(optimizer=optimizers.build(section.optimizer, schedule))
-    return trainer
-
-
-def batches(
-    labeled: Manifest,
-    unlabeled: Manifest | None,
-    preprocessing: Preprocessing,
-    section: ConfigDict,
-    seed: int,
-    start: int,
-    pipelines: tuple[int, int],
-    replicas: int,
-    *,
-    clean: Preprocessing | None = None,
-) -> tf.data.Dataset:
-    """What `NoisyStudent` eats, from step `start` on: `(x, y)`, or `((x, y), (x_u, q))` with pseudo-labelled images.
-
-    With `clean`, the size of an online teacher's images, these images are in the place of q. Without the labelled images it is
-    `(x_u, y_u)`, with the targets made of q.
-    """
-    common: dict[str, Any] = {"seed": seed, "start_step": start, "pipelines": pipelines, "replicas": replicas}
-    own = {"mixup": section.mixup, "cutmix": section.cutmix, "augment": section.labeled_augmentation}
-    images = pipeline.train_batches(labeled, preprocessing, batch_size=section.batch_size, **own, **common)
-    if not unlabeled:
-        return images
-    size = section.batch_size * section.unlabeled_ratio
-    common["augment"] = section.unlabeled_augmentation
-    extra = pipeline.train_batches(unlabeled, preprocessing, batch_size=size, stream_id=1, targets="probabilities", clean=clean, **common)
-    if section.labeled:
-        return tf.data.Dataset.zip((images, extra))
-    return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))
-
-
-if __name__ == "__main__":
-    app.run(main, FLAGS, OPTIONAL, needs=("data", "preprocessing"))
+def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None]) -> str:
+    """What would be done, as text: each network's training in numbers, and what is missing."""
+    method, counts = find(config, section), dry_runs.images(config, data)
+    values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
+    warning = _check(method, section, values, False)
+    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
+    lines += dry_runs.trainings(section, method.networks(values), values, counts, dry_runs.image_size(config, section, counts))
+    lines += ["", f"warning: {warning}"] if warning else []
+    absent = dry_runs.missing(config, {}, data)
+    needed = method.unlabeled(values)
+    if needed in given and not given[needed]:
+        absent.append(f"--{needed} is not given")
+    return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])

@@ -1,6 +1,6 @@
 """The models in numbers: parameters, multiply-additions, memory and speed.
 
-    python -m benchmarks.models.card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] [--memory=12] [--seconds=300]
+    ./run_tool.sh model_card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] [--memory=12] [--seconds=300]
 
 For each model, at its own resolution and batch 1, in float32: trainable parameters; multiply-additions of one image, counted from the
 graph's convolutions and matrix products; peak memory and time of a forward pass and of a training step (gradients of the cross entropy
@@ -26,27 +26,23 @@ import tensorflow as tf
 
 from benchmarks import report
 from benchmarks.models.page import MODELS, markdown_table, replace_section
-from cli import app
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from cli.start import python_m
-from efficientnet.architectures import ARCHITECTURES
-from training import models
+from training import architectures, models
 
-OTHERS = {"resnet50": (224, 1000), "wrn_28_2": (32, 10)}  # pixels, classes
-SIZES = {**{name: (row.image_size, 1000) for name, row in ARCHITECTURES.items()}, **OTHERS}
+SIZES = {name: size for family in architectures.TABLE for name, size in family.sizes.items()}  # pixels, classes
 PASSES = ("graph", "forward", "train")
 REPEATS = 3
 
 
-def main(workdir: str, models: str | None, passes: str, memory: str, seconds: str, run: str | None) -> None:
+def main(workdir: str, models: str | None, passes: str, memory: float, seconds: float, run: str | None) -> None:
     """Measures what has no result yet, and writes the table. Raises InputError, and SystemExit where a measurement failed."""
     directory = Path(workdir)
     if run:
         name, _, what = run.partition(":")
         write_json(directory / f"{name}.{what}.json", _count(name) if what == "graph" else _measure(name, train=what == "train"))
         return
-    limits = report.positive("memory", memory, float), report.positive("seconds", seconds, float)
     wanted = models.split(",") if models else list(SIZES)
     for flag, given, known in (("models", wanted, tuple(SIZES)), ("passes", passes.split(","), PASSES)):
         unknown = [name for name in given if name not in known]
@@ -59,7 +55,7 @@ def main(workdir: str, models: str | None, passes: str, memory: str, seconds: st
             if path.exists():
                 continue
             try:
-                stopped = _run(directory, f"{name}:{what}", *limits)
+                stopped = _run(directory, f"{name}:{what}", memory, seconds)
             except subprocess.CalledProcessError as error:
                 failed.append(f"{name} {what}: failed ({error.returncode})")
                 continue
@@ -75,7 +71,7 @@ def main(workdir: str, models: str | None, passes: str, memory: str, seconds: st
 
 def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
     """Runs one measurement; why it was stopped, or None. Raises CalledProcessError where it failed."""
-    process = subprocess.Popen(python_m("benchmarks.models.card", f"--workdir={directory}", f"--run={run}"))
+    process = subprocess.Popen(python_m("cli", "tool", "model_card", f"--workdir={directory}", f"--run={run}"))
     began = time.monotonic()
     while process.poll() is None:
         resident = report.memory(process.pid)
@@ -157,19 +153,3 @@ def table(directory: Path) -> str:
         rows.append(cells)
     head = ["model", "pixels", "parameters", "GMAC", "GiB forward", "GiB train step", "images/s forward", "images/s train step"]
     return markdown_table(head, rows)
-
-
-if __name__ == "__main__":
-    app.run(
-        main,
-        {
-            "workdir": "Directory for the results.",
-            "models": "Models, separated by commas; all where left out.",
-            "passes": "Measurements, separated by commas: graph, forward, train.",
-            "memory": "GiB of a measurement's process at which it is stopped.",
-            "seconds": "Seconds at which it is stopped.",
-            "run": "One measurement, NAME:graph|forward|train, in this process.",
-        },
-        optional={"models": None, "passes": ",".join(PASSES), "memory": "12", "seconds": "300", "run": None},
-        config=False,
-    )

@@ -1,6 +1,6 @@
 """Every architecture against an independent implementation with the same numbers, through the importers where there is one.
 
-    python -m benchmarks.models.check --workdir=runs/check_models [--only=timm:b0,keras:b7]
+    ./run_tool.sh check_models --workdir=runs/check_models [--only=timm:b0,keras:b7]
 
 Needs PyTorch, timm and torchvision, which the project does not (see docs/models.md). Each check runs in a process of its own and leaves
 WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is written from all that is there. Exit code 1,
@@ -30,7 +30,6 @@ import tensorflow as tf
 
 from benchmarks.models import torch_peers
 from benchmarks.models.page import MODELS, markdown_table, replace_section
-from cli import app
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from cli.start import python_m
@@ -83,7 +82,7 @@ def main(workdir: str, only: str | None, run: str | None) -> None:
             continue
         began = time.time()
         try:
-            command = python_m("benchmarks.models.check", f"--workdir={workdir}", f"--run={check}")
+            command = python_m("cli", "tool", "check_models", f"--workdir={workdir}", f"--run={check}")
             process = subprocess.run(command, timeout=SECONDS, check=False)
             done = "done" if process.returncode == 0 else f"FAILED ({process.returncode})"
         except subprocess.TimeoutExpired:
@@ -363,12 +362,3 @@ def _tables(results: dict[str, dict[str, Any]]) -> str:
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    app.run(
-        main,
-        {"workdir": "Directory for the results.", "only": "Checks, separated by commas.", "run": "One check, in this process."},
-        optional={"only": None, "run": None},
-        config=False,
-    )

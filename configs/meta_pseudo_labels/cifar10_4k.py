@@ -7,7 +7,7 @@
 `:paper` (default) takes from the paper's main text the network, the split (4,000 labelled, 41,000 others, 5,000 set aside) and the
 fine-tuning. The rest, on which the main text is silent, is the command in the release's README, here and in `:release`, which also has
 the release's network and unlabelled images (all 50,000), but not its feedback, which teaches nothing: that is
-`--config.meta_pseudo_labels.feedback=release --config.meta_pseudo_labels.pseudo_labels=soft`. The paper's own table (Appendix C.4) could
+`--config.train.feedback=release --config.train.pseudo_labels=soft`. The paper's own table (Appendix C.4) could
 not be consulted; other sources give a million steps. Hardware is not stated. Nothing here has been run at this size.
 """
 
@@ -42,7 +42,7 @@ def get_config(name: str = "paper") -> ConfigDict:
             "extra_cutout": 8,
         }
     )
-    train = config.meta_pseudo_labels  # base.py's values are those of this command
+    train = config.train  # base.py's values are those of this command
     train.steps = 300_000
     train.batch_size = 128
     train.approximate_feedback = True

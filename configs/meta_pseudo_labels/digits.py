@@ -10,13 +10,13 @@ The second takes about 140 CPU seconds. docs/meta_pseudo_labels.md has what it r
 `:reduced` is Appendix E: the teacher is trained once, by UDA, and its predictions are stored.
 
     C=--config=configs/meta_pseudo_labels/digits.py R=${C}:reduced
-    ./run_meta_pseudo_labels.sh $C --config.meta_pseudo_labels.method=uda --data=W/data --workdir=W/teacher
+    ./run_train.sh --config=configs/uda/digits.py --data=W/data --workdir=W/teacher
     ./run_pseudo_label.sh $R --data=W/data --teacher=W/teacher --workdir=W/predictions
     ./run_balance.sh $R --data=W/data --predictions=W/predictions --workdir=W/pseudo_labeled
     ./run_meta_pseudo_labels.sh $R --data=W/data --pseudo_labeled=W/pseudo_labeled --workdir=W/reduced
 
 What it is compared with (configs/studies/meta_pseudo_labels.py) is in it too, with the same network and the same number of steps:
-supervised learning (`run_teacher.sh`), UDA (`--config.meta_pseudo_labels.method=uda`), Noisy Student (`run_noisy_student.sh`).
+supervised learning (`run_teacher.sh`), UDA (`run_train.sh --config=configs/uda/digits.py`), Noisy Student (`run_noisy_student.sh`).
 """
 
 from ml_collections import ConfigDict
@@ -37,8 +37,8 @@ def get_config(name: str = "full") -> ConfigDict:
     if name not in ("full", "reduced"):
         raise ValueError(f"digits.py:{name}: the names are full, reduced")
     config, own = digits.get_config(), base.get_config()
-    config.meta_pseudo_labels, config.finetune = own.meta_pseudo_labels, own.finetune
-    train = config.meta_pseudo_labels
+    config.train, config.finetune = own.train, own.finetune
+    train = config.train
     train.update({"steps": STEPS, "batch_size": 50, "unlabeled_ratio": 2, "ema_decay": 0.99})
     # Not the release's 8: on validation images of seeds 101 and 102 UDA with 2 had 96.75 and 95.25 %, with 8 95.75 and 95.25.
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
@@ -53,7 +53,7 @@ def get_config(name: str = "full") -> ConfigDict:
     config.finetune.update({"steps": 200, "batch_size": 50})
     config.finetune.schedule.base = 0.005
     if name == "reduced":
-        train.method = "reduced"
+        train.method = "reduced_meta_pseudo_labels"
         # The calibrator's, a fifth of the full teacher's: nothing but its start holds it to the stored labels. Adam, which takes large
         # steps for small gradients, led it away to one class for all images.
         train.teacher.schedule.base = 0.05

@@ -26,10 +26,10 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config, own = image_folder.get_config(), base.get_config()
-    config.meta_pseudo_labels, config.finetune = own.meta_pseudo_labels, own.finetune
+    config.train, config.finetune = own.train, own.finetune
     if name == "wrn_28_2":
         config.preprocessing.image_size = 32
-    train = config.meta_pseudo_labels
+    train = config.train
     # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
     train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 32, "unlabeled_ratio": 3, "ema_decay": 0.99})
     train.uda.update({"weight": 2.0, "ramp_steps": 300})

@@ -24,7 +24,7 @@ def get_config(name: str = "paper") -> ConfigDict:
     config.preprocessing.update(
         {"image_size": 224, "randaugment_table": "meta_pseudo_labels", "randaugment_magnitude": 17.0, "cutout_const": 40.0}
     )
-    train = config.meta_pseudo_labels
+    train = config.train
     train.update({"steps": 700_000, "batch_size": 1024, "unlabeled_ratio": 15, "precision": "mixed_bfloat16"})
     train.approximate_feedback = True
     train.update({"weight_decay": 1e-4, "label_smoothing": 0.1, "ema_decay": 0.999})

@@ -31,7 +31,7 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     config = imagenet_10pct.get_config()
     config.data.update({"labeled_per_class": None, "labeled_as_unlabeled": "nothing", "validation_size": 0})
     config.expected.update({"labeled": 1_281_167, "unlabeled": 130_000_000})
-    train = config.meta_pseudo_labels
+    train = config.train
     train.unlabeled_ratio = 8
     train.approximate_feedback = False
     if name == "resnet50":

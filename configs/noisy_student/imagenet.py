@@ -25,7 +25,8 @@ SIZES = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6":
 
 def section(name: str, unlabeled_ratio: int) -> ConfigDict:
     """A training of network `name` (the paper, Section 3.1)."""
-    train = base.train_section(unlabeled_ratio=unlabeled_ratio, batch_size=2048)
+    method = "noisy_student" if unlabeled_ratio else "supervised"
+    train = base.train_section(method=method, unlabeled_ratio=unlabeled_ratio, batch_size=2048)
     train.model.name = name
     magnitude = MAGNITUDES.get(name, 27.0)
     train.preprocessing = ConfigDict(

@@ -1,6 +1,6 @@
 """How many unlabelled images? (Xie et al. 2020, first version, A.3, Table 8: 1/128 to all, drawn at random)
 
-./run_studies.sh --config=configs/studies/amount.py --workdir=runs/studies/amount
+./run_experiment.sh study --config=configs/studies/amount.py --workdir=runs/studies/amount
 
 The paper's B4 has 84.0 % with all, 83.8 with a quarter, 83.9 with a 16th, 83.3 with a 64th, and 83.2 without any: nearly the same down to
 a 16th, worse below. A 64th is about 21 of the 1,347 unlabelled images here, before the threshold; some classes have none.

@@ -1,6 +1,6 @@
 """Soft or hard labels for images that the teacher is unsure of? (Xie et al. 2020, first version, A.2, Figure 4)
 
-./run_studies.sh --config=configs/studies/bands.py --workdir=runs/studies/bands
+./run_experiment.sh study --config=configs/studies/bands.py --workdir=runs/studies/bands
 
 On the digits the images of low confidence are mostly the crops of photographs, which are out of the domain.
 """

@@ -1,6 +1,6 @@
 """Do filtering by confidence and balancing help? (Xie et al. 2020, Section 2, Other Techniques; threshold 0.3)
 
-./run_studies.sh --config=configs/studies/filtering.py --workdir=runs/studies/filtering
+./run_experiment.sh study --config=configs/studies/filtering.py --workdir=runs/studies/filtering
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Does putting the student back as the teacher help? (Xie et al. 2020, Section 3.1, "Iterative training")
 
-./run_studies.sh --config=configs/studies/iterations.py --workdir=runs/studies/iterations
+./run_experiment.sh study --config=configs/studies/iterations.py --workdir=runs/studies/iterations
 """
 
 from ml_collections import ConfigDict

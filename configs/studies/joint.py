@@ -1,6 +1,6 @@
 """Labelled and pseudo-labelled images together, or one after the other? (Xie et al. 2020, Section 5)
 
-./run_studies.sh --config=configs/studies/joint.py --workdir=runs/studies/joint
+./run_experiment.sh study --config=configs/studies/joint.py --workdir=runs/studies/joint
 
 Apart: the student's steps on the pseudo-labelled images alone, then fine-tuning on the labelled ones, with the section `finetune_student`,
 whose values nobody has tuned. `apart_longer` is fine-tuned for four times as long.

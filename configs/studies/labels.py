@@ -1,6 +1,6 @@
 """Soft or hard pseudo-labels, and how soft? (Xie et al. 2020, Section 2; first version, A.2, Figure 4)
 
-./run_studies.sh --config=configs/studies/labels.py --workdir=runs/studies/labels
+./run_experiment.sh study --config=configs/studies/labels.py --workdir=runs/studies/labels
 """
 
 from ml_collections import ConfigDict

@@ -1,18 +1,18 @@
 """Meta Pseudo Labels against what it is made of and what it is compared with, on 50 labelled digits (Pham et al. 2021, Table 2).
 
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py --workdir=runs/studies/meta_pseudo_labels
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:small --workdir=runs/studies/meta_pseudo_labels_small          the main ones
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:methods --workdir=runs/studies/meta_pseudo_labels_methods      all methods
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=runs/studies/meta_pseudo_labels_ablations
-
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=runs/studies/meta_pseudo_labels_feedback    of :small
+W=runs/studies/meta_pseudo_labels
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py --workdir=$W
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:small --workdir=${W}_small  # the main ones
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:methods --workdir=${W}_methods
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=${W}_ablations
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=${W}_feedback  # of :small
 
 These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is chosen by them. `:methods` is the first
 without other estimators, soft labels and a longer UDA; the ablations share some conditions with it. `:feedback` has those conditions of
 `:small` that say what the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first with each other one.
 How large the feedback should be is asked on validation images of other seeds:
 
-./run_studies.sh --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from configs.meta_pseudo_labels import digits
 from configs.studies import base
 
-RECIPE, MPL = "configs/meta_pseudo_labels/digits.py", "--config.meta_pseudo_labels"
+RECIPE, TRAIN = "configs/meta_pseudo_labels/digits.py", "--config.train"
+UDA = "--config=configs/uda/digits.py"
 REDUCED = f"--config={RECIPE}:reduced"
 DATA, CHECKED = ("data", "run_prepare_data.sh", ()), "--data={run}/data"
 
@@ -33,6 +34,7 @@ def evaluation(*models: str) -> tuple[str, str, tuple[str, ...]]:
 METHODS = {
     "supervised": (DATA, ("trained", "run_teacher.sh", (CHECKED,)), evaluation("trained")),
     "mpl": (DATA, ("trained", "run_meta_pseudo_labels.sh", (CHECKED,)), evaluation("trained")),
+    "uda": (DATA, ("trained", "run_train.sh", (CHECKED,)), evaluation("trained")),
     "mpl_finetuned": (
         DATA,
         ("trained", "run_meta_pseudo_labels.sh", (CHECKED,)),
@@ -54,7 +56,7 @@ ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example")
 
 def by_sgd(*sections: str) -> tuple[str, ...]:
     """Flags that train these sections as the recipe trains Meta Pseudo Labels' teacher; else they are Noisy Student's, by RMSProp."""
-    train = digits.get_config().meta_pseudo_labels
+    train = digits.get_config().train
     optimizer, schedule = train.teacher.optimizer, train.teacher.schedule
     values = {
         **{f"optimizer.{key}": optimizer[key] for key in ("name", "momentum", "nesterov", "clip_norm")},
@@ -65,41 +67,41 @@ def by_sgd(*sections: str) -> tuple[str, ...]:
     return tuple(f"--config.{section}.{key}={value}" for section in sections for key, value in values.items())
 
 
-WEIGHTS = {f"h_times_{factor}": ((f"{MPL}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}
+WEIGHTS = {f"h_times_{factor}": ((f"{TRAIN}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}
 MAIN = {
     "supervised_randaugment": ((), "supervised"),
     "supervised_sgd": (by_sgd("teacher"), "supervised"),
-    "uda": ((f"{MPL}.method=uda",), "mpl"),
+    "uda": ((UDA,), "uda"),
     "mpl": ((), "mpl_finetuned"),
-    "h_0": ((f"{MPL}.feedback=none",), "mpl"),
+    "h_0": ((f"{TRAIN}.feedback=none",), "mpl"),
     "noisy_student": (("--config.iterations=3",), "noisy_student"),
 }
 MORE = {
     "h_times_10": WEIGHTS["h_times_10"],
     "supervised": (("--config.preprocessing.randaugment_layers=0",), "supervised"),
-    "mpl_without_uda": ((f"{MPL}.uda.weight=0.0",), "mpl"),
-    "fixed_teacher": ((REDUCED, f"{MPL}.feedback=none"), "reduced"),
+    "mpl_without_uda": ((f"{TRAIN}.uda.weight=0.0",), "mpl"),
+    "fixed_teacher": ((REDUCED, f"{TRAIN}.feedback=none"), "reduced"),
     "reduced_mpl": ((REDUCED,), "reduced"),
     "noisy_student_sgd": (("--config.iterations=3", *by_sgd("teacher", "student")), "noisy_student"),
 }
 REST = {
-    "uda_twice_as_long": ((f"{MPL}.method=uda", f"{MPL}.steps=2000"), "mpl"),
-    **{name: ((f"{MPL}.feedback={name}",), "mpl") for name in ESTIMATORS},
-    "soft_labels": ((f"{MPL}.pseudo_labels=soft",), "mpl"),
+    "uda_twice_as_long": ((UDA, f"{TRAIN}.steps=2000"), "uda"),
+    **{name: ((f"{TRAIN}.feedback={name}",), "mpl") for name in ESTIMATORS},
+    "soft_labels": ((f"{TRAIN}.pseudo_labels=soft",), "mpl"),
 }
 EVERYTHING = {**MAIN, **MORE, **REST}
 ABLATIONS = {
     **{name: EVERYTHING[name] for name in ("mpl", "h_0", "uda", "mpl_without_uda", *ESTIMATORS, "soft_labels")},
-    "other_sign": ((f"{MPL}.feedback_weight=-1.0",), "mpl"),
-    "argmax": ((f"{MPL}.pseudo_labels=argmax", f"{MPL}.feedback=per_example"), "mpl"),
-    "per_example_no_baseline": ((f"{MPL}.feedback=per_example", f"{MPL}.baseline_decay=1.0"), "mpl"),
-    "uda_half": ((f"{MPL}.uda.weight=1.0",), "mpl"),
-    "uda_released": ((f"{MPL}.uda.weight=8.0",), "mpl"),
-    "uda_no_label_smoothing": ((f"{MPL}.method=uda", f"{MPL}.label_smoothing=0.0"), "mpl"),
-    "no_uda_no_h": ((f"{MPL}.uda.weight=0.0", f"{MPL}.feedback=none"), "mpl"),
-    "no_label_smoothing": ((f"{MPL}.label_smoothing=0.0",), "mpl"),
-    "ratio_1": ((f"{MPL}.unlabeled_ratio=1",), "mpl"),
-    "ratio_4": ((f"{MPL}.unlabeled_ratio=4",), "mpl"),
+    "other_sign": ((f"{TRAIN}.feedback_weight=-1.0",), "mpl"),
+    "argmax": ((f"{TRAIN}.pseudo_labels=argmax", f"{TRAIN}.feedback=per_example"), "mpl"),
+    "per_example_no_baseline": ((f"{TRAIN}.feedback=per_example", f"{TRAIN}.baseline_decay=1.0"), "mpl"),
+    "uda_half": ((f"{TRAIN}.uda.weight=1.0",), "mpl"),
+    "uda_released": ((f"{TRAIN}.uda.weight=8.0",), "mpl"),
+    "uda_no_label_smoothing": ((UDA, f"{TRAIN}.label_smoothing=0.0"), "uda"),
+    "no_uda_no_h": ((f"{TRAIN}.uda.weight=0.0", f"{TRAIN}.feedback=none"), "mpl"),
+    "no_label_smoothing": ((f"{TRAIN}.label_smoothing=0.0",), "mpl"),
+    "ratio_1": ((f"{TRAIN}.unlabeled_ratio=1",), "mpl"),
+    "ratio_4": ((f"{TRAIN}.unlabeled_ratio=4",), "mpl"),
 }
 
 
@@ -144,20 +146,20 @@ CLAIMS = (
     ("supervised_randaugment", "supervised", "RandAugment helps supervised learning"),
     ("supervised_sgd", "supervised_randaugment", "SGD is better than RMSProp for supervised learning"),
     ("uda", "supervised_randaugment", "UDA is better than supervised learning"),
-    ("uda", "supervised_sgd", "also than that by SGD"),
+    ("uda", "supervised_sgd", "UDA is better than supervised learning trained with SGD"),
     ("mpl", "supervised_randaugment", "Meta Pseudo Labels is better than supervised learning"),
-    ("mpl", "supervised_sgd", "also than that by SGD"),
+    ("mpl", "supervised_sgd", "Meta Pseudo Labels is better than supervised learning trained with SGD"),
     ("mpl", "uda", "Meta Pseudo Labels is better than UDA"),
-    ("mpl", "uda_twice_as_long", "also than UDA of twice the steps, which takes about as long"),
+    ("mpl", "uda_twice_as_long", "Meta Pseudo Labels is better than UDA of twice the steps, which takes about as long"),
     ("mpl", "noisy_student", "Meta Pseudo Labels is better than Noisy Student"),
-    ("mpl", "noisy_student_sgd", "also than that by SGD"),
+    ("mpl", "noisy_student_sgd", "Meta Pseudo Labels is better than Noisy Student trained with SGD"),
     ("uda", "uda_no_label_smoothing", "label smoothing helps UDA"),
     *(("mpl", name, f"feedback for each image and class is better than {name}") for name in ESTIMATORS),
     ("mpl", "soft_labels", "drawn labels are better than soft ones"),
     ("mpl", "fixed_teacher", "a teacher that learns is better than stored labels"),
     ("mpl", "h_0", "the feedback helps"),
-    ("h_times_10", "uda", "with ten times the feedback it is better than UDA"),
-    ("h_times_10", "noisy_student", "and than Noisy Student"),
+    ("h_times_10", "uda", "Meta Pseudo Labels with ten times the feedback is better than UDA"),
+    ("h_times_10", "noisy_student", "Meta Pseudo Labels with ten times the feedback is better than Noisy Student"),
     ("h_times_10", "h_0", "ten times the feedback helps"),
     ("mpl", "other_sign", "with the other sign it hurts"),
     *((f"h_times_{factor}", "mpl", f"{factor} times the feedback helps more") for factor in (10, 30, 100)),

@@ -1,7 +1,9 @@
 """Is it the noise? (Xie et al. 2020, Section 4, Table 6: noise removed on the unlabelled images only, and a noised teacher)
 
-./run_studies.sh --config=configs/studies/noise.py --workdir=runs/studies/noise
-./run_studies.sh --config=configs/studies/noise.py:small --workdir=runs/studies/noise_small      with an eighth of the unlabelled images
+./run_experiment.sh study --config=configs/studies/noise.py --workdir=runs/studies/noise
+./run_experiment.sh study --config=configs/studies/noise.py:small --workdir=runs/studies/noise_small
+
+`:small` has an eighth of the unlabelled images.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """How many unlabelled images to a labelled one in a batch? (Xie et al. 2020, Section 3.1: 14 to 28 for L2, 1 to 3 for the others)
 
-./run_studies.sh --config=configs/studies/ratio.py --workdir=runs/studies/ratio
+./run_experiment.sh study --config=configs/studies/ratio.py --workdir=runs/studies/ratio
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Teacher and student of different sizes (Xie et al. 2020, Section 2: equal or larger; first version, A.4, Table 9: a small student)
 
-./run_studies.sh --config=configs/studies/sizes.py --workdir=runs/studies/sizes
+./run_experiment.sh study --config=configs/studies/sizes.py --workdir=runs/studies/sizes
 
 Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0 % of L2, 78.1 of B0, 77.3 supervised).
 """

@@ -1,6 +1,6 @@
 """Does a student profit from its teacher's weights? (Xie et al. 2020 learn a student anew: Algorithm 1, step 3)
 
-./run_studies.sh --config=configs/studies/start.py --workdir=runs/studies/start
+./run_experiment.sh study --config=configs/studies/start.py --workdir=runs/studies/start
 """
 
 from ml_collections import ConfigDict

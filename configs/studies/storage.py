@@ -1,6 +1,6 @@
 """Does a student learn less from pseudo-labels stored as the top k classes than from whole distributions?
 
-./run_studies.sh --config=configs/studies/storage.py --workdir=runs/studies/storage
+./run_experiment.sh study --config=configs/studies/storage.py --workdir=runs/studies/storage
 """
 
 from ml_collections import ConfigDict

@@ -57,7 +57,7 @@ def test_a_failed_measurement_is_told_and_tried_again(tmp_path, monkeypatch, cap
             raise subprocess.CalledProcessError(-9, run)
 
     monkeypatch.setattr(card, "_run", measurement)
-    arguments = {"workdir": str(tmp_path), "models": "b0", "passes": "graph", "memory": "1", "seconds": "60", "run": None}
+    arguments = {"workdir": str(tmp_path), "models": "b0", "passes": "graph", "memory": 1.0, "seconds": 60.0, "run": None}
     with pytest.raises(SystemExit) as caught:
         card.main(**arguments)
     assert caught.value.code == 1

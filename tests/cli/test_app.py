@@ -7,20 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from cli import app
+from cli import app, recipes
 from cli.errors import InputError
+from cli.flags import Command, Flag
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "--config=configs/noisy_student/digits.py"
-FLAGS = {"workdir": "Where.", "data": "From where."}
+FLAGS = (Flag("workdir", "Where."), Flag("data", "From where.", default=None))
+
+
+def command(flags=FLAGS, recipes=("noisy_student/*.py",), **options):
+    return Command("stage", "no:thing", "Does it.", "Leaves it.", flags, ("--workdir=w",), recipes=recipes, **options)
 
 
 def parse(*argv, **options):
-    return app.parse(["stage", *argv], FLAGS, {"data": None}, **options)
+    return app.parse(command(**options), argv)
 
 
 def test_values_and_overrides():
-    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png", positional=True)
+    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png", words="IMAGE…")
     assert values["workdir"] == "w"
     assert values["data"] is None
     assert values["config"].seed == 7
@@ -35,8 +40,8 @@ def test_the_recipe_in_two_words_and_by_default(monkeypatch):
     assert parse(*words)["config"].seed == 3
     monkeypatch.setattr(app.sys, "argv", ["stage", *words])
     assert app.recipe_flags() == ["--config.seed=3", CONFIG]
-    assert parse("--workdir=w", "--config.seed=4", config=path)["config"].seed == 4
-    assert parse("--workdir=w", CONFIG, config="configs/nothing.py")["config"].seed == 0
+    assert parse("--workdir=w", "--config.seed=4", recipe=path)["config"].seed == 4
+    assert parse("--workdir=w", CONFIG, recipe="configs/nothing.py")["config"].seed == 0
 
 
 def test_other_ways_to_write_an_override(monkeypatch):
@@ -73,26 +78,26 @@ def test_a_config_of_another_kind_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("module", "config"),
+    ("name", "config"),
     [
-        ("workflow.loop", "studies/ratio.py"),
-        ("data.prepare", "studies/ratio.py"),
-        ("experiments.study", "noisy_student/digits.py"),
-        ("experiments.two_moons", "noisy_student/digits.py"),
+        ("noisy_student", "studies/ratio.py"),
+        ("prepare_data", "studies/ratio.py"),
+        ("experiment study", "noisy_student/digits.py"),
+        ("experiment two_moons", "noisy_student/digits.py"),
     ],
 )
-def test_commands_refuse_a_config_of_another_kind(module, config, tmp_path):
-    command = [sys.executable, "-m", module, f"--config=configs/{config}", f"--workdir={tmp_path / 'w'}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_commands_refuse_a_config_of_another_kind(name, config, tmp_path):
+    line = [sys.executable, "-m", "cli", *name.split(), f"--config=configs/{config}", f"--workdir={tmp_path / 'w'}"]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1 and "another kind" in result.stderr
     assert not (tmp_path / "w").exists()
 
 
 def test_a_default_of_false_makes_a_switch():
-    flags = {"workdir": "Where.", "fast": "Hurry."}
-    for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False):
-        assert app.parse(["stage", "--workdir=w", *argv], flags, {"fast": False}, config=False)["fast"] is expected
+    flags = (*FLAGS, Flag("fast", "Hurry.", bool, False))
+    for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False), (["--fast", "--nofast"], False):
+        assert parse("--workdir=w", *argv, flags=flags, recipes=())["fast"] is expected
 
 
 @pytest.mark.parametrize(
@@ -158,31 +163,46 @@ def test_an_argument_that_the_recipe_does_not_know(argument, message):
 
 
 def test_flags_may_follow_other_words_and_end_with_two_dashes():
-    values = parse("a.png", "--workdir", "w", "-", "--", "-b.png", config=False, positional=True)
+    values = parse("a.png", "--workdir", "w", "-", "--", "-b.png", recipes=(), words="IMAGE…")
     assert (values["workdir"], values["arguments"]) == ("w", ["a.png", "-", "-b.png"])
 
 
 def test_a_stage_without_a_recipe_has_no_keys():
     with pytest.raises(InputError, match=r"^--config\.seed: no such flag"):
-        parse("--workdir=w", "--config.seed=1", config=False)
+        parse("--workdir=w", "--config.seed=1", recipes=())
+
+
+@pytest.fixture
+def beam(monkeypatch):
+    """A Beam that knows options by two prefixes."""
+    monkeypatch.setattr(app, "load", lambda _: lambda words: [word for word in words if not word.startswith(("--runner", "--direct"))])
 
 
 @pytest.mark.parametrize(
     "argv", [["--confg=x", "--workdir=w"], ["--confg=x", "--runner=DirectRunner"], ["--direct_num_workers=2", "--confg=x"]]
 )
-def test_a_flag_of_neither_the_stage_nor_beam(argv):
-    def unknown(words):
-        return [word for word in words if not word.startswith(("--runner", "--direct"))]
-
+def test_a_flag_of_neither_the_stage_nor_beam(argv, beam):
     with pytest.raises(InputError, match=r"^--confg: no such flag of this stage or of Apache Beam; did you mean --config\?$"):
-        parse(*argv, beam=unknown)
-    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", beam=unknown)
+        parse(*argv, beam=True)
+    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", beam=True)
     assert values["beam_options"] == ["--runner=DirectRunner"]
 
 
-def test_beams_options_are_passed_on():
+def test_beams_options_are_passed_on(beam):
     values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
     assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from cli import app
+from cli.flags import Command, Flag
+flags = (Flag("workdir", "Where."),)
+command = Command("stage", "no:thing", "", "", flags, ("",), recipes=("x",))
+app.load = lambda _: lambda workdir, config: Path(workdir).stat()
+app.guarded(lambda: app.run(command, sys.argv[1:]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -194,17 +214,13 @@ def test_beams_options_are_passed_on():
     ids=["no flag", "long path"],
 )
 def test_exit_code_two_without_a_traceback(flags, message):
-    refused(
-        "from pathlib import Path; from cli import app; app.run(lambda workdir, config: Path(workdir).stat(), {'workdir': 'w'})",
-        flags,
-        message,
-    )
+    refused(COMMAND, flags, message)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file on a full disk")
 def test_a_full_disk_is_one_line():
-    program = "from cli import app; app.run(lambda workdir: open(workdir, 'wb', 0).write(b'x'), {'workdir': 'w'}, config=False)"
-    refused(program, ["--workdir=/dev/full"], "No space left on device")
+    program = "from cli import app; app.guarded(lambda: open('/dev/full', 'wb', 0).write(b'x'))"
+    refused(program, [], "No space left on device")
 
 
 def refused(program, flags, message):
@@ -213,7 +229,67 @@ def refused(program, flags, message):
     assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_help_says_that_a_recipe_is_executed(capsys):
-    with pytest.raises(SystemExit) as left:
-        parse("--help")
-    assert left.value.code == 0 and "It is Python and is executed" in " ".join(capsys.readouterr().out.split())
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        (Flag("seeds", "", int, 1, least=1), "0", "^--seeds is '0'; it must be a whole number from 1 on$"),
+        (Flag("seeds", "", int, 1, least=1), "x", "^--seeds is 'x'; it must be a whole number from 1 on$"),
+        (Flag("seeds", "", int, 1), "-1", "^--seeds is '-1'; it must be a whole number from 0 on$"),
+        (Flag("seeds", "", int, 1), "²", "^--seeds is '²'"),
+        (Flag("timeout", "", float, 1.0), "inf", "^--timeout is 'inf'; it must be a number above 0$"),
+        (Flag("timeout", "", float, 1.0), "soon", "^--timeout is 'soon'"),
+        (Flag("fast", "", bool, False), "yes", "^--fast is 'yes'; it must be true or false$"),
+        (Flag("format", "", default="text", choices=("text", "json")), "jsn", "can be text, json .did you mean json"),
+    ],
+)
+def test_a_value_of_another_type_is_named(flag, text, message):
+    with pytest.raises(InputError, match=message):
+        parse("--workdir=w", f"--{flag.name}={text}", flags=(*FLAGS, flag), recipes=())
+
+
+def test_typed_values():
+    flags = (Flag("n", "", int, 1), Flag("x", "", float, 2.0), Flag("s", "", default="a", choices=("a", "b")))
+    assert parse("--n=3", "--x", "0.5", "--s=b", flags=flags, recipes=()) == {"n": 3, "x": 0.5, "s": "b"}
+    assert parse(flags=flags, recipes=()) == {"n": 1, "x": 2.0, "s": "a"}
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("data.near_duplicates=false", False),
+        ("smoke", True),
+        ("preprocessing.randaugment_ops=Rotate,ShearX", ("Rotate", "ShearX")),
+        ("preprocessing.randaugment_ops=Rotate", ("Rotate",)),
+        ("preprocessing.randaugment_ops=()", ()),
+        ("student.model.strides=(1, 2)", (1, 2)),
+        ("balance.threshold=1", 1.0),
+        ("data.labeled=None", None),
+    ],
+)
+def test_values_of_settings_by_their_type(word, expected):
+    value = recipes._make("configs/noisy_student/digits.py")
+    key, equals, text = word.partition("=")
+    recipes._override(value, key, text if equals else None)
+    for part in key.split("."):
+        value = value[part]
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.near_duplicates=maybe", "near_duplicates=maybe: it must be true or false"),
+        ("student.model.strides=(1,", "it must be a tuple, such as 1,2"),
+        ("student={}", "it must be set by its own keys"),
+        ("seed", "config.seed has no value; write --config.seed=VALUE"),
+        ("seed=1.5", "config.seed=1.5: it must be a whole number"),
+    ],
+)
+def test_values_of_settings_that_do_not_fit(word, message):
+    with pytest.raises(InputError, match=message):
+        parse(CONFIG, "--workdir=w", f"--config.{word}")
+
+
+def test_a_flag_without_its_value():
+    with pytest.raises(InputError, match=r"^--workdir has no value; write --workdir=VALUE$"):
+        parse(CONFIG, "--workdir")

@@ -19,7 +19,7 @@ from cli.files import atomic_path, plain_path
         (errno.EROFS, "read-only file system"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_one_line(tmp_path, monkeypatch, capsys, number, what):
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path, capsys, number, what):
     def fail(workdir):
         raise RuntimeError(f"Can't write data (file write failed: {os.strerror(number)})")  # as HDF5 says it
 
@@ -31,9 +31,8 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, monkeypatch, capsys, nu
     with pytest.raises(InputError, match=f"^{what} on the disk of .*name; .* run the same command again"):
         write()
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(app.sys, "argv", ["stage", "--workdir=w"])
     with pytest.raises(SystemExit) as end:
-        app.run(fail, {"workdir": "Where."}, config=False)
+        app.guarded(lambda: fail("w"))
     error = capsys.readouterr().err
     assert end.value.code == 2 and error.startswith(f"error: {what} (RuntimeError:") and error.count("\n") == 1
 

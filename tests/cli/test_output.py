@@ -13,8 +13,8 @@ from cli import app
 from serving.answers import NOT_AN_IMAGE, OK, Answer, line
 
 NAMES = ("Ünïcode 花.jpg", b"caf\xe9 \xf0.jpg".decode("utf-8", "surrogateescape"))
-PRINT = "from cli import app; app.run(lambda arguments: print(*arguments, sep='\\n'), {}, config=False, positional=True)"
-LINES = "from cli import app; app.run(lambda: [print(i, flush=True) for i in range(100000)], {}, config=False)"
+PRINT = "import sys; from cli import app; app.guarded(lambda: print(*sys.argv[1:], sep='\\n'))"
+LINES = "from cli import app; app.guarded(lambda: [print(i, flush=True) for i in range(100000)] and None)"
 
 
 def run(program: str, *arguments: str, tail: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -67,12 +67,12 @@ def test_a_reader_that_leaves(tail: str, unbuffered: str) -> None:
 
 
 def test_help_that_is_not_read_to_its_end() -> None:
-    done = run(LINES, "--help", tail="| true")
+    done = run("from cli import app; app.main()", "tool", "--help", tail="| true")
     assert done.returncode in (0, 141) and done.stderr == b""
 
 
 def test_a_broken_pipe_of_another_kind_is_a_bug() -> None:
-    program = "from cli import app; app.run(lambda: (_ for _ in ()).throw(BrokenPipeError(32, 'x')), {}, config=False)"
+    program = "from cli import app; app.guarded(lambda: (_ for _ in ()).throw(BrokenPipeError(32, 'x')))"
     done = run(program)
     assert done.returncode == 1 and b"BrokenPipeError" in done.stderr
 
@@ -87,7 +87,7 @@ def test_closed_streams(tail: str, tmp_path) -> None:
         "    with open(file, 'wb', 0) as f:\n"
         "        print('out'); print('err', file=sys.stderr); logging.getLogger().warning('log'); os.write(2, b'C++')\n"
         "        list(progress(range(2), 2, 'work')); f.write(b'data')\n"
-        "app.run(main, {'file': 'f'}, config=False)"
+        "app.log_plainly(); app.guarded(lambda: main(sys.argv[1].partition('=')[2]))"
     )
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     code = f"import sys; sys.argv[1:] = ['-m', 'program', '--file={path}']; from cli import start; start._main()"

@@ -22,7 +22,7 @@ from serving import card, export, lite, serve, settings
 from serving import models as serving_models
 from training import dry_run, fit, model_dir, models
 from weights import weight_files
-from workflow import alignment, loop, pseudo_label, quickstart, shard_jobs
+from workflow import loop, pseudo_label, quickstart, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
 TEXTS = ["", '"x"', "[]", "{}", "null", "[" * 100_000, "NaN", "-Infinity", "1e999", "9" * 5000, '{"a": 1', b'{"\xff": 1}']
@@ -75,8 +75,6 @@ def read_export(path: Path) -> None:
 
 def read_prepared(path: Path) -> None:
     dry_run.images(None, path.parent)  # type: ignore[arg-type]
-    labels = type("Labels", (), {"label_names": ("a", "b"), "directory": Path("p")})
-    alignment.labeled_counts(path.parent, labels)  # type: ignore[arg-type]
 
 
 def read_evaluation(path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_script_from_a_project_of_the_same_names(tmp_path: Path) -> None:
 
 
 def test_the_command_for_a_process_of_its_own(tmp_path: Path) -> None:
-    command = start.python_m("serving.predict", "--model=m")
+    command = start.script("run_predict.sh", "--model=m")
     project = shadow(tmp_path / "project", "serving", "cli", "absl", "numpy", "random")
     environment = {**os.environ, "PYTHONSAFEPATH": ""}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)

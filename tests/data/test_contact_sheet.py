@@ -34,7 +34,7 @@ def test_without_a_name_for_the_picture():
 
 
 def test_an_unknown_flag_is_refused_as_by_every_command():
-    command = [sys.executable, "-m", "data.contact_sheet", "--picture=x.jpg"]
+    command = [sys.executable, "-m", "cli", "tool", "contact_sheet", "--picture=x.jpg"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: --picture: no such flag") and result.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from cli import app
+from cli import app, commands
 from data import prepare, sources, splits
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
@@ -19,7 +19,7 @@ COMMANDS = re.findall(r"^\./run_prepare_data\.sh \$C (.*)", PAGE.replace("\\\n",
 
 def resolved(command: str):
     arguments = shlex.split(command, comments=True)
-    values = app.parse(["prepare", RECIPE, *arguments], prepare.FLAGS, prepare.OPTIONAL, needs=("seed", "data"))
+    values = app.parse(commands.TABLE["prepare_data"], [RECIPE, *arguments])
     config, _ = values.pop("config"), values.pop("workdir")
     return prepare.resolve(config, values).data
 

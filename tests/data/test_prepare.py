@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli import app, commands
 from cli.errors import InputError
 from data import prepare, protos, records
 from data.sources import Image
@@ -54,7 +56,7 @@ def tree(directory: Path) -> dict[str, bytes]:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def run(tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "data.prepare")) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "cli", "prepare_data")) -> subprocess.CompletedProcess[str]:
     (tmp_path / "recipe.py").write_text(CONFIG)
     return subprocess.run([sys.executable, *program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
@@ -144,7 +146,7 @@ def test_label_out_of_range(tmp_path, label):
 # Interruptions
 
 KILLED = """
-import os, runpy, signal, sys
+import os, signal, sys
 from data import protos, records
 
 def dies(function, calls):
@@ -163,7 +165,9 @@ if name == "finish":
 else:
     module = protos if name == "make_example" else records
     setattr(module, name, dies(getattr(module, name), calls))
-runpy.run_module("data.prepare", run_name="__main__")
+from cli import app
+sys.argv.insert(1, "prepare_data")
+app.main()
 """
 
 
@@ -182,6 +186,26 @@ def test_killed_and_started_again(tmp_path, folders, place):
     assert any(".tmp-" in name for name in left) == (place[0] == "make_example")  # it was in the middle of a shard
     prepare.main(config("image_folder"), str(tmp_path / "killed"), **folders)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+AGAIN = "import sys; from cli import app; app.main(); print('tensorflow' in sys.modules)"
+
+
+def test_the_same_command_again_needs_no_tensorflow(tmp_path, folders, monkeypatch, capsys):
+    """As long as the images are the same; else the stage itself looks at them."""
+    (tmp_path / "recipe.py").write_text(CONFIG)
+    words = [f"--config={tmp_path}/recipe.py:image_folder", f"--workdir={tmp_path}/w"]
+    words += [f"--{name}={folder}" for name, folder in folders.items()]
+    monkeypatch.setattr(app, "load", lambda _: prepare.main)  # without hiding GPUs from this process
+    monkeypatch.chdir(ROOT)
+    app.run(commands.TABLE["prepare_data"], words)
+    said = capsys.readouterr().out.splitlines()
+    done = run(tmp_path, "prepare_data", *words, program=("-c", AGAIN))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [said[-1].replace(": done;", ": done before;"), "False"]
+    shutil.copy(Path(folders["labeled"]) / "a" / "1.png", Path(folders["labeled"]) / "a" / "2.png")
+    with pytest.raises(InputError, match=r"prepared from other images .*use_as_prepared=True$"):
+        app.run(commands.TABLE["prepare_data"], words)
 
 
 def test_another_config_is_refused(tmp_path):

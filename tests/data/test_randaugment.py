@@ -9,7 +9,8 @@ import tensorflow as tf
 from cli.errors import InputError
 from data import randaugment
 from data.image_ops import OPS
-from data.randaugment import MODES, arguments, rand_augment
+from data.randaugment import arguments, rand_augment
+from data.settings import RANDAUGMENT_MODES as MODES
 from tests.data.test_image_ops import IMAGES, PHOTO, RANDOM
 
 

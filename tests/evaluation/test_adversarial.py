@@ -9,6 +9,7 @@ import tensorflow as tf
 from data.preprocessing import Preprocessing, eval_image
 from evaluation import adversarial
 from evaluation.examples import Examples
+from evaluation.settings import NORMS
 from evaluation.suites import attacked_pixels
 from tests.evaluation.images import png
 
@@ -48,7 +49,7 @@ def test_gradient_against_finite_differences(network):
     assert np.abs(difference).max() > 1e-2
 
 
-@pytest.mark.parametrize("norm", adversarial.NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_epsilon_0_changes_nothing(network, norm):
     gradient = adversarial.input_gradient(network, IMAGES, LABELS)
     np.testing.assert_array_equal(adversarial.fgsm(IMAGES, gradient, tf.constant(0.0), norm), IMAGES)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from cli.errors import InputError
 from cli.json_files import write_json
-from evaluation import compare, evaluate
+from evaluation import compare, evaluate, page
 
 
 def row(top1, error, mce, pgd):
@@ -59,8 +59,8 @@ def test_one_seed_has_no_interval():
 
 
 def test_page():
-    parts = "\n".join(compare.body(summary()))
-    assert parts.count("<svg") == 6 and "seed_2" in parts and "2 of 3" in parts
+    text = page.render("seeds.html", title="Over seeds", **compare.body(summary()))
+    assert text.count("<svg") == 6 and "seed_2" in text and "2 of 3" in text
 
 
 def test_runs(tmp_path, capsys):
@@ -108,4 +108,5 @@ def test_other_test_images_are_refused(tmp_path):
 
 
 def test_means_of_numbers_are_percent():
-    assert compare.NUMBERS["top1"].get({"top1": np.float64(0.5)}) == 50 and compare.NUMBERS["mce"].get({}) is None
+    numbers = compare.aggregate([{"a": {"top1": np.float64(0.5), "c": {"mean_error": 0.25}}}], ["a"])["numbers"]
+    assert {key: by_model["a"]["values"] for key, by_model in numbers.items()} == {"top1": [50], "c_error": [25]}

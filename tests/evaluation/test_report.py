@@ -152,7 +152,13 @@ def test_structure(run):
     assert len(reader.ids) == len(set(reader.ids))
     for section in ("Accuracy and calibration", "Training", "Pseudo-labels", "Corruptions", "Perturbation sequences"):
         assert section in reader.headings
-    for section in ("Adversarial attacks", "Where they differ", "Commands and configs", "Out of domain, and yet past the threshold"):
+    for section in (
+        "The first image's sequences",
+        "Adversarial attacks",
+        "Where they differ",
+        "Commands and configs",
+        "Out of domain, and yet past the threshold",
+    ):
         assert section in reader.headings
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
     assert len(reader.images) > 15 * 3 + 5 * 4
@@ -172,7 +178,7 @@ def test_names_are_text_and_nothing_else(run):
 
 
 def test_commands_and_configs_are_on_it(run):
-    assert "./run_teacher.sh --workdir=teacher" in run[2] and "&quot;fgsm_epsilons&quot;" in run[2]
+    assert "./run_teacher.sh --workdir=teacher" in run[2] and "&#34;fgsm_epsilons&#34;" in run[2]
 
 
 def test_names_may_hold_any_visible_character():
@@ -182,7 +188,7 @@ def test_names_may_hold_any_visible_character():
     shown = pictures.picture(np.zeros([4, 4, 3], np.uint8), "\n".join(lines))
     assert shown.text == "a*b: C*-algebra\n~: ~5 mm\n*plain* ~text~"
     right, wrong = '<span class="right">✓&nbsp;a*b: C*-algebra</span>', '<span class="wrong">✗&nbsp;~: ~5 mm</span>'
-    assert f"{right}<br>{wrong}<br>*plain* ~text~</div>" in page.sheet([shown])
+    assert f"{right}<br>{wrong}<br>*plain* ~text~</div>" in page.part("sheet", [shown])
 
 
 def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, monkeypatch):
@@ -208,11 +214,12 @@ def report_of(directory, models):
 
 def test_a_broken_part_leaves_a_note():
     def section():
-        yield "<h2>Pseudo-labels</h2>"
+        yield "round", "1"
         raise tf.errors.DataLossError(None, None, "corrupted <record>\n at 7")
 
-    heading, note = report._optional(section)
-    assert heading == "<h2>Pseudo-labels</h2>" and "left out: DataLossError: corrupted &lt;record&gt; at 7" in note
+    values = report._optional(section)
+    assert values.keys() == {"round", "left_out"} and values["round"] == "1"
+    assert "left out: DataLossError: corrupted &lt;record&gt; at 7" in page.part("left_out", values)
 
 
 def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
@@ -229,7 +236,8 @@ def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
     evaluate.main(config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data"))
     text = (root / "w" / "report.html").read_text(encoding="utf-8")
     assert "metrics.jsonl, line 1 is damaged: JSONDecodeError" in text and "left out: InvalidArgumentError" in text
-    assert "Commands and configs" in text
+    headings = [text.index(f"<h2>{name}</h2>") for name in ("Pseudo-labels", "Commands and configs")]
+    assert headings[0] < text.index("left out: InvalidArgumentError") < headings[1]
 
 
 def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypatch):
@@ -242,7 +250,7 @@ def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypat
     sections.inputs = Inputs(p={"tilt": (None, 3)})
     asked = []
     monkeypatch.setattr(pictures, "frames", lambda examples, which, given, label, names: asked.append((list(given), label)) or [])
-    assert "sequences" in "".join(sections._sequence_pictures())
+    assert dict(sections._sequence_pictures()) == {"pictures": {"tilt": []}}
     assert asked == [(["middle"], 1)]
     assert list(report_of(tmp_path, {"first": {}})._sequence_pictures()) == []
 
@@ -252,12 +260,12 @@ def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "lines", lambda label, series, *rest, **options: drawn.extend(series) or "")
     errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "spatter": [0.9] * 5}
     row = {"errors": errors, "mean_error": 0.3, "mce_of_part": 50.0, "reference": "AlexNet"}
-    text = "".join(report_of(tmp_path, {"m": {"c": row}}).corruptions())
+    text = page.part("charts", *dict(report_of(tmp_path, {"m": {"c": row}}).corruptions()).values())
     ((_, severities, top1),) = drawn
     assert list(severities) == [1, 2, 3, 4, 5] and top1 == pytest.approx([90, 80, 70, 60, 50])
     assert "mCE of 1 corruptions" in text and "spatter" in text
     extra = {"errors": {"spatter": [0.9] * 5}, "mean_error": None, "mce": None, "reference": "AlexNet"}
-    text = "".join(report_of(tmp_path, {"m": {"c": extra}}).corruptions())
+    text = page.part("charts", *dict(report_of(tmp_path, {"m": {"c": extra}}).corruptions()).values())
     assert "spatter" in text and "Mean error" not in text and "mCE" not in text
 
 

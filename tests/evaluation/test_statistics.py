@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, arithmetic by hand, and simulation."""
+"""Intervals and tests against published values, scipy, arithmetic by hand, and simulation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ import pytest
 from scipy import stats
 
 from evaluation import statistics
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),  # Newcombe 1998, table I, method 3
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_published_values(successes, n, low, high):
+    assert statistics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+    mirrored = statistics.wilson_interval(n - successes, n)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_contains_the_share_and_widens_with_confidence():
+    narrow, wide = statistics.wilson_interval(380, 400, 0.8), statistics.wilson_interval(380, 400, 0.99)
+    assert wide[0] < narrow[0] < 0.95 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (5, 4), (-1, 4)])
+def test_impossible_counts_are_refused(successes, n):
+    with pytest.raises(ValueError, match="must"):
+        statistics.wilson_interval(successes, n)
 
 
 def test_bootstrap_interval_of_a_share_is_near_the_normal_one():
@@ -73,5 +94,6 @@ def test_rows_of_other_examples_are_refused():
         statistics.compare(np.ones(3), np.ones(4))
     with pytest.raises(ValueError, match="same examples"):
         statistics.mcnemar(np.ones(3, bool), np.ones(4, bool))
+    assert statistics.bootstrap_interval(np.array([0.5])) == (0.5, 0.5)
     with pytest.raises(ValueError, match="N >= 1"):
         statistics.bootstrap_interval(np.zeros([0]))

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from experiments import feedback_study
 
@@ -23,8 +23,8 @@ def test_the_ratio_of_known_gradients():
 
 def run(workdir, *overrides):
     small = ["--config.draws=60", "--config.batches=2", "--config.batch_sizes=(2, 16)", "--config.hidden=8"]
-    arguments = ["study", "--config=configs/experiments/feedback_study.py", *small, *overrides]
-    feedback_study.main(app.parse(arguments, {})["config"], str(workdir))
+    config = recipes.from_flags("--config=configs/experiments/feedback_study.py", *small, *overrides)
+    feedback_study.main(config, str(workdir))
 
 
 def test_the_command(tmp_path, capsys):

@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from cli import app
+from cli import app, commands, recipes
 from cli.errors import InputError
-from configs.meta_pseudo_labels import two_moons as recipe
+from configs.experiments import two_moons as recipe
 from experiments import two_moons
 
 
@@ -129,7 +129,7 @@ def test_a_fixed_teacher_stays_and_its_student_follows(moons):
 
 def run(workdir, *overrides):
     arguments = ["two_moons", "--config=configs/experiments/two_moons.py", "--config.seeds=3", *overrides]
-    two_moons.main(**app.parse([*arguments, f"--workdir={workdir}"], two_moons.FLAGS, needs=two_moons.NEEDS))
+    two_moons.main(**app.parse(commands.TABLE["two_moons"], [*arguments[1:], f"--workdir={workdir}"]))
 
 
 def test_the_command(tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_an_unknown_recipe():
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"methods": 1}', '{"methods": {}}', '{"methods": {"supervised": {"seeds": 0}}}'])
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content):
-    config = app.parse(["two_moons", "--config=configs/experiments/two_moons.py"], {})["config"]
+    config = recipes.from_flags("--config=configs/experiments/two_moons.py")
     assert two_moons.finished(tmp_path, config) is None
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=f"{tmp_path}"):

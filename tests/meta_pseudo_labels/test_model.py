@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from meta_pseudo_labels import feedback
 from meta_pseudo_labels.model import MetaPseudoLabels, Step
-from meta_pseudo_labels.uda import uda_loss
 from nets.noise import Dropout
 from training.optimizers import LARS, RMSProp
+from training.uda import uda_loss
 
 K, B, B_U = 3, 5, 3
 ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 1.0}

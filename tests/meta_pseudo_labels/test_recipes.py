@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import prepare
-from meta_pseudo_labels import train
+from meta_pseudo_labels.method import META_PSEUDO_LABELS
+from training import resolve
+from workflow import train
 
 RECIPES = [
     "digits.py",
@@ -24,26 +26,34 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["train", f"--config=configs/meta_pseudo_labels/{name}", *overrides], {})["config"]
+    return recipes.from_flags(f"--config=configs/meta_pseudo_labels/{name}", *overrides)
+
+
+def resolved(config):
+    return resolve.section(config.train.to_dict(), labeled_examples=1000, unlabeled=True)
+
+
+def describe(config, data):
+    return train.describe(config, "train", data, {"pseudo_labeled": None, "teacher": None})
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
     expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
-    text = train.describe(recipe(name, *(expected if name == "image_folder.py" else ())), tmp_path / "data")
+    text = describe(recipe(name, *(expected if name == "image_folder.py" else ())), tmp_path / "data")
     assert text.count("learning rate:") == (1 if name == "digits.py:reduced" else 2)
     assert "missing: " in text and not list(tmp_path.iterdir())
 
 
 def test_the_paper_s_numbers(tmp_path):
     """Section 3.2: 4,000 labelled and 41,000 other images, a network of 1.45M parameters; Section 4: batches of 2,048 and 16,384."""
-    text = train.describe(recipe("cifar10_4k.py"), tmp_path)
+    text = describe(recipe("cifar10_4k.py"), tmp_path)
     assert "4,000 labelled and 41,000 unlabelled images" in text
     assert text.count("wrn_28_2, 1,467,610 parameters, 32 px") == 2
     assert text.count("0.0489 at 33,333") == 1  # the teacher's, on the way down from 0.05: 0.1 per 256 images, at 128
-    text = train.describe(recipe("imagenet_jft.py:l2"), tmp_path)
-    rematerialized = [f"--config.{train.SECTION}.{option}" for option in ("rematerialize=True", "feedback=dot_product")]
-    less = train.describe(recipe("imagenet_jft.py:l2", *rematerialized), tmp_path)
+    text = describe(recipe("imagenet_jft.py:l2"), tmp_path)
+    rematerialized = [f"--config.train.{option}" for option in ("rematerialize=True", "feedback=dot_product")]
+    less = describe(recipe("imagenet_jft.py:l2", *rematerialized), tmp_path)
     for described, teacher, student in ((text, "150,996.1", "79,939.1"), (less, "15,007.5", "7,945.2")):
         assert [f"{size} GiB for activations" in described for size in (teacher, student)] == [True, True]
     assert text.count("480,309,308 parameters, 512 px") == 2 and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
@@ -63,29 +73,29 @@ def test_the_release_has_one_command_for_a_tenth_of_imagenet():
 def test_a_smoke_run_takes_a_step(name, tmp_path):
     config = recipe(name, "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
     prepare.main(config, str(tmp_path / "data"))
-    flags = {"strategy": "one_device", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+    flags = {"strategy": "one_device", "cpu_devices": 1, "tpu": "", "profile_steps": None}
     train.main(config, str(tmp_path / "run"), str(tmp_path / "data"), **flags)
     assert (tmp_path / "run" / "summary.json").exists()
 
 
 PAPERS = ["cifar10_4k.py", "cifar10_4k.py:release", "svhn_1k.py", "imagenet_10pct.py", "imagenet_10pct.py:release"]
-LARS = "--config.meta_pseudo_labels.student.optimizer.name=lars"
+LARS = "--config.train.student.optimizer.name=lars"
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES, *PAPERS}))
 def test_only_the_papers_and_the_releases_recipes_take_an_approximation(name):
-    section = recipe(name, LARS)[train.SECTION].to_dict()
+    section = resolved(recipe(name, LARS))
     if name in PAPERS:
-        assert "'soft' is an approximation under lars" in train.check_feedback(section)
+        assert "'soft' is an approximation under lars" in META_PSEUDO_LABELS.check(section)
     else:
         with pytest.raises(InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"):
-            train.check_feedback(section)
-    assert [train.check_feedback({**section, "feedback": other}) for other in ("finite_difference", "cosine", "none")] == [None] * 3
-    assert train.check_feedback(recipe(name)[train.SECTION].to_dict()) is None
+            META_PSEUDO_LABELS.check(section)
+    assert [META_PSEUDO_LABELS.check({**section, "feedback": other}) for other in ("finite_difference", "cosine", "none")] == [None] * 3
+    assert META_PSEUDO_LABELS.check(resolved(recipe(name))) is None
 
 
 def test_a_dry_run_tells_of_an_approximation_or_refuses_it(tmp_path):
-    text = train.describe(recipe("cifar10_4k.py", LARS), tmp_path)
+    text = describe(recipe("cifar10_4k.py", LARS), tmp_path)
     assert text.count("warning: feedback 'soft' is an approximation under lars") == text.count("LARS 0.07 to 0.89") == 1
     with pytest.raises(InputError, match="lars's is not"):
-        train.describe(recipe("digits.py:reduced", LARS), tmp_path)
+        describe(recipe("digits.py:reduced", LARS), tmp_path)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import app, workdir
+from cli import recipes, workdir
 from cli.errors import InputError
 from data import prepare, protos, records
-from meta_pseudo_labels import feedback, train
+from meta_pseudo_labels import feedback
 from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
+from tests import networks
 from training import model_dir
 from training.checkpoints import Checkpoints
+from workflow import train
 
 K, B, B_U = 3, 5, 3
 
@@ -114,14 +116,15 @@ def test_soft_labels_give_the_true_gradient(nesterov):
 SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py:reduced",
     "--config.data.out_of_domain=20",
-    "--config.meta_pseudo_labels.steps=6",
-    "--config.meta_pseudo_labels.batch_size=4",
-    "--config.meta_pseudo_labels.log_every=1",
-    "--config.meta_pseudo_labels.checkpoint_every=2",
-    *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
-    "--config.meta_pseudo_labels.student.schedule.wait_steps=1",
+    f"--config.train.student.model.name={networks.NAME}",
+    "--config.train.steps=6",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.checkpoint_every=2",
+    *(f"--config.train.{network}.schedule.warmup_steps=1" for network in ("teacher", "student")),
+    "--config.train.student.schedule.wait_steps=1",
 ]
-WHERE = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
+WHERE = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def inputs(tmp_path_factory):
     """Prepared data, and its unlabelled images with made-up predictions."""
     root = tmp_path_factory.mktemp("reduced")
     data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
-    prepare.main(app.parse(["prepare", *SMALL], {})["config"], str(data))
+    prepare.main(recipes.from_flags(*SMALL), str(data))
     unlabeled, names = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled").label_names
     rows = iter(predictions(unlabeled.num_records, 10))
 
@@ -148,7 +151,7 @@ def inputs(tmp_path_factory):
 
 
 def run(directory, inputs, *overrides):
-    train.main(app.parse(["train", *SMALL, *overrides], {})["config"], str(directory), **inputs, **WHERE)
+    train.main(recipes.from_flags(*SMALL, *overrides), str(directory), **inputs, **WHERE)
 
 
 def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):
@@ -172,10 +175,10 @@ def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):
 
 
 def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
-    with pytest.raises(InputError, match="need each other"):
+    with pytest.raises(InputError, match=r"--pseudo_labeled is missing: reduced_meta_pseudo_labels needs .* run_balance\.sh"):
         run(tmp_path / "w", {"data": inputs["data"]})
-    with pytest.raises(InputError, match="need each other"):
-        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=uda")
-    with pytest.raises(InputError, match="no 'little'"):
-        run(tmp_path / "w", inputs, "--config.meta_pseudo_labels.method=little")
+    with pytest.raises(InputError, match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels"):
+        run(tmp_path / "w", inputs, "--config.train.method=meta_pseudo_labels")
+    with pytest.raises(InputError, match=r"train\.method is 'little'; it can be supervised, noisy_student, uda"):
+        run(tmp_path / "w", inputs, "--config.train.method=little")
     assert not (tmp_path / "w").exists()

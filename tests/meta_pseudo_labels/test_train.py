@@ -4,42 +4,44 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import workflow.train
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from data import pipeline, prepare, records
 from data.preprocessing import Preprocessing
-from meta_pseudo_labels import train
-from tests import training_runs
+from meta_pseudo_labels.method import META_PSEUDO_LABELS
+from tests import networks, training_runs
 from tests.training_runs import kill_after, metrics
 from training import model_dir
+from training import run as runs
+from workflow import train
 
 STEPS = 24
 SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py",
     "--config.data.out_of_domain=20",
-    *(f"--config.meta_pseudo_labels.{network}.schedule.warmup_steps=2" for network in ("teacher", "student")),
-    "--config.meta_pseudo_labels.student.schedule.wait_steps=2",
-    f"--config.meta_pseudo_labels.steps={STEPS}",
-    "--config.meta_pseudo_labels.batch_size=8",
-    "--config.meta_pseudo_labels.unlabeled_ratio=2",
-    "--config.meta_pseudo_labels.log_every=1",
-    "--config.meta_pseudo_labels.feedback=per_example",  # the default has no baseline
-    "--config.meta_pseudo_labels.feedback_weight=0.5",  # so large a learning rate multiplies rounding by the weight, step by step
-    "--config.meta_pseudo_labels.checkpoint_every=5",
+    *(f"--config.train.{network}.schedule.warmup_steps=2" for network in ("teacher", "student")),
+    *(f"--config.train.{network}.model.name={networks.NAME}" for network in ("teacher", "student")),
+    "--config.train.student.schedule.wait_steps=2",
+    f"--config.train.steps={STEPS}",
+    "--config.train.batch_size=8",
+    "--config.train.unlabeled_ratio=2",
+    "--config.train.log_every=1",
+    "--config.train.feedback=per_example",  # the default has no baseline
+    "--config.train.feedback_weight=0.5",  # so large a learning rate multiplies rounding by the weight, step by step
+    "--config.train.checkpoint_every=5",
 ]
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 def start(workdir, data, *extra):
-    return training_runs.start("meta_pseudo_labels.train", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
+    return training_runs.start("meta_pseudo_labels", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
 
 
 def run(workdir, data, *overrides):
-    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices="1", tpu="", profile_steps=None)
+    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices=1, tpu="", profile_steps=None)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,9 @@ def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
 
 def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
     still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
-    options = {"section": "finetune", "iteration": "0", "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
-    where = {"strategy": "auto", "cpu_devices": "1", "tpu": "", "profile_steps": None}
-    workflow.train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
+    options = {"section": "finetune", "iteration": 0, "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
+    where = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
+    train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
     for a, b in zip(before.trainable_variables, after.trainable_variables):
         np.testing.assert_array_equal(a, b)
@@ -102,8 +104,8 @@ def test_labelled_images_are_weakly_and_unlabelled_ones_also_strongly_augmented(
     noisy = Preprocessing(
         16, pad=2, randaugment_layers=2, randaugment_magnitude=9.0, randaugment_ops=("Rotate",), randaugment_mode="monotone"
     )
-    section = ConfigDict({"method": "meta_pseudo_labels", "batch_size": 4, "unlabeled_ratio": 2})
-    ((x, y), (weak, strong)) = next(iter(train.batches(labeled, unlabeled, noisy, section, 3, 0, (1, 0), 1)))
+    section, inputs = ConfigDict({"batch_size": 4, "unlabeled_ratio": 2}), runs.Inputs(data, labeled, unlabeled)
+    ((x, y), (weak, strong)) = next(iter(runs.batches(META_PSEUDO_LABELS, section, noisy, inputs, 3, 0, (1, 0), 1)))
     (expected, _) = next(iter(pipeline.train_batches(labeled, noisy.weak(), batch_size=4, seed=3)))
     np.testing.assert_array_equal(x, expected)
     assert (x.shape[0], y.shape[0], weak.shape[0]) == (4, 4, 8)
@@ -119,19 +121,19 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
     ("override", "message"),
     [
         ("unlabeled_ratio=0", "unlabeled_ratio is 0"),
-        ("pseudo_labels=drawn", "pseudo_labels must be one of"),
-        ("feedback=taylor", "feedback must be one of"),
+        ("pseudo_labels=drawn", "pseudo_labels is 'drawn'; it can be sampled, argmax or soft"),
+        ("feedback=taylor", "feedback is 'taylor'; it can be "),
         ("student.optimizer.name=adam", "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'"),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
-        ("calibrator.hidden=-1", r"calibrator: hidden must be at least 1"),
+        ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),
-        ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule: wait_steps and warmup_steps must be at least 0"),
+        ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule\.warmup_steps is -1; it must be at least 0"),
         ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(data, tmp_path, override, message):
     with pytest.raises(InputError, match=message):
-        run(tmp_path / "w", data, f"--config.meta_pseudo_labels.{override}")
+        run(tmp_path / "w", data, f"--config.train.{override}")
     assert not (tmp_path / "w").exists()
 
 

@@ -186,18 +186,6 @@ def test_unlabelled_examples_without_model_noise():
         assert abs(history["labeled_loss"][0] - labeled) > 1e-3
 
 
-def test_a_loss_weighted_by_confidence():
-    """Each unlabelled example's cross entropy times the largest probability of its stored label, whatever its temperature."""
-    (x, y), (x_u, q) = batches()
-    model = small_classifier(batch_norm=False)
-    sharpened = q**2 / (q**2).sum(1, keepdims=True)
-    expected = (q.max(1) * -(sharpened * log_softmax(model(x_u).numpy())).sum(1)).mean()
-    student = NoisyStudent(model, temperature=0.5, confidence_weighted=True)
-    student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
-    history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0).history
-    assert history["unlabeled_loss"][0] == pytest.approx(expected, rel=1e-5)
-
-
 def test_pseudo_targets():
     q = tf.constant([[0.7, 0.2, 0.1]])
     np.testing.assert_allclose(pseudo_targets(q, "soft", 1.0, 0.1), q)

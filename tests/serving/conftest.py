@@ -14,6 +14,7 @@ import tensorflow as tf
 from cli.json_files import write_json
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
+from tests import networks
 from training import model_dir
 from training.model_dir import ModelSpec
 
@@ -47,8 +48,10 @@ def linear(spec, seed=0):
     )
 
 
-def _write_model(directory, style="small", names=NAMES, seed=0, make=network):
-    architecture = {"name": "b0", "width": 0.1, "depth": 0.1, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 1, 1]}
+B0 = {"name": "b0", "width": 0.1, "depth": 0.1, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 1, 1]}
+
+
+def _write_model(directory, style="small", names=NAMES, seed=0, make=network, architecture=B0):
     spec = ModelSpec(architecture, Preprocessing(image_size=16, style=style), tuple(names))
     model_dir.save(directory / "model", make(spec, seed), spec)
     write_json(directory / "summary.json", {"seed": seed, "steps": 1234, "last": {"top1": 0.875}})
@@ -90,7 +93,9 @@ class Exported(NamedTuple):
 
 
 def _export(root, style="small", **options):
-    directory = _write_model(root / "student", style)
+    # One of the two styles with an EfficientNet is enough: styles differ before the network.
+    architecture = B0 if style == "small" else {"name": networks.NAME}
+    directory = _write_model(root / "student", style, architecture=architecture)
     export.main(str(root / "serving"), str(directory), **options)
     model, spec = model_dir.load(directory)
     version = root / "serving" / "classifier" / "1"

@@ -13,14 +13,14 @@ import pytest
 import tensorflow as tf
 
 from cli.errors import InputError
-from serving import c_api
+from tests.serving import c_api
 
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from serving import c_api
+from tests.serving import c_api
 path, *files = map(Path, sys.argv[1:])
 model = c_api.Model(path, c_api.tensor_names(path))
 images = [file.read_bytes() for file in files]
@@ -76,7 +76,7 @@ def test_command(small, encoded_images, tmp_path):
         file.write_bytes(content)
     broken = shutil.copytree(small.version, tmp_path / "broken")
     shutil.rmtree(broken / "variables")
-    command = [sys.executable, "-m", "serving.c_api", "--format=table", *map(str, files)]
+    command = [sys.executable, "-m", "tests.serving.c_api", "--format=table", *map(str, files)]
     done = [
         subprocess.run([*command, f"--model={path}"], cwd=ROOT, capture_output=True, text=True, timeout=120)
         for path in (small.version, broken)

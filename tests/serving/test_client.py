@@ -76,7 +76,7 @@ def test_answers_of_another_form(answer, tmp_path, capsys):
     answers, url = answer
     connected = Client(url, retries=1)
     (tmp_path / "a.png").write_bytes(b"an image")
-    options = {"model": "m", "version": None, "label": None, "format": "text", "batch_size": "8", "timeout": "9", "retries": "0"}
+    options = {"model": "m", "version": None, "label": None, "format": "text", "batch_size": 8, "timeout": 9.0, "retries": 0}
     calls = [connected.status, connected.metadata, lambda: list(connected.predict([b"x"])), lambda: list(connected.embed([b"x"]))]
     for said in OTHERS:
         for call in calls:

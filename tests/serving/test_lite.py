@@ -29,7 +29,7 @@ def data(tmp_path_factory, encoded_images):
 
 
 def test_files_and_table(small, data, tmp_path, capfd):
-    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration="10")
+    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration=10)
     out, err = capfd.readouterr()
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert err == "" or "XNNPACK" in err  # the interpreter's one line
@@ -51,7 +51,7 @@ def test_files_and_table(small, data, tmp_path, capfd):
     assert trained["top1"] == pytest.approx(np.mean(expected.argmax(axis=1) == labels))
     assert half["top1"] == pytest.approx(np.mean(answers.argmax(axis=1) == labels))
 
-    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration="10")
+    lite.main(str(tmp_path / "w"), str(small.directory), str(data), calibration=10)
     assert "is done" in capfd.readouterr().out
 
 
@@ -81,7 +81,6 @@ def test_refused(small, data, tmp_path):
         records.write_split(other / name, name, examples, 1, 1, label_names=["x"], kind="labeled")
     write_json(other / "summary.json", {})
     for options, match in [
-        ({"calibration": "0"}, "--calibration"),
         ({"data": str(other)}, "use those of one data directory"),
         ({"data": str(tmp_path)}, "not finished"),
     ]:

@@ -34,7 +34,7 @@ from .conftest import NAMES
 ROOT = Path(__file__).parents[2]
 ATOL = 1e-5
 
-# The same as `python -m serving.serve --local`, with less patience for slow clients.
+# The same as `run_serve.sh --local`, with less patience for slow clients.
 PROGRAM = (
     "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
 )
@@ -357,8 +357,8 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
         file.write_bytes(content)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(encoded[1])))
 
-    def run(*arguments, format="json", batch_size="2", **options):
-        values = {"url": server.url["http"], "model": "classifier", "version": None, "label": None, "timeout": "60", "retries": "0"}
+    def run(*arguments, format="json", batch_size=2, **options):
+        values = {"url": server.url["http"], "model": "classifier", "version": None, "label": None, "timeout": 60.0, "retries": 0}
         client.main(**{**values, **options}, format=format, batch_size=batch_size, arguments=list(arguments))
         return capsys.readouterr().out.splitlines()
 
@@ -373,12 +373,10 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
     assert "not a JPEG, PNG, BMP or GIF" in lines[0] and " %" in lines[1]
     for options, match in [
         ({"format": "xml"}, "text, json, table"),
-        ({"batch_size": "0"}, "--batch_size"),
-        ({"timeout": "-1"}, "--timeout"),
         ({"url": "ftp://x"}, "must be http://HOST:PORT"),
         ({"url": "http://[::1:8501"}, "must be http://HOST:PORT"),
         ({"model": "none"}, "answers 404: Servable not found"),
-        ({"version": "1", "label": "stable"}, "either a version or a label"),
+        ({"version": 1, "label": "stable"}, "either a version or a label"),
     ]:
         with pytest.raises(InputError, match=match):
             run(str(files[0]), **options)
@@ -438,7 +436,7 @@ def test_a_taken_port_is_one_line(small):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         flags = [f"--serving_dir={small.path}", "--local", "--grpc_port=0", f"--rest_port={taken.getsockname()[1]}"]
-        command = [sys.executable, "-m", "serving.serve", *flags]
+        command = [sys.executable, "-m", "cli", "serve", *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --rest_port") and len(done.stderr.splitlines()) == 1

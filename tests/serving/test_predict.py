@@ -176,7 +176,7 @@ def test_an_image_that_exif_turns_is_read_as_stored_with_a_note(model, tmp_path,
 def test_exit_code_and_one_line(model, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     for name in ("text.jpg", "missing.png"):
-        done = run("-m", "serving.predict", f"--model={model}", str(tmp_path / name))
+        done = run("-m", "cli", "predict", f"--model={model}", str(tmp_path / name))
         assert done.returncode == 2
         assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 

@@ -143,7 +143,7 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         ({"name": "vgg"}, "b0, b1"),
         ({"name": "resnet50", "depth": 2.0}, "model.depth: resnet50 has no such setting"),
         ({"name": "b0", "num_classes": 3}, "model.num_classes: b0 has no such setting"),
-        ({"name": "b0", "batch_norm_momentum": 1.5}, "batch_norm_momentum must be at least 0 and below 1"),
+        ({"name": "b0", "batch_norm_momentum": 1.5}, r"batch_norm_momentum is 1\.5; it must be at least 0 and below 1"),
     ],
 )
 def test_networks_that_cannot_be_built(architecture, message):

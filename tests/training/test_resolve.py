@@ -65,30 +65,6 @@ def test_a_section_s_own_preprocessing_goes_before_the_recipe_s():
     assert resolved == {"image_size": 128, "translate_const": 4.0, "cutout_const": 22.9, "flip": False}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"batch_size": -1}, "batch_size must be at least 1"),
-        ({"accumulation": 0}, "accumulation must be at least 1"),
-        ({"final_weights": "lst"}, "final_weights: no 'lst'; known: last, best"),
-        ({"cutmix": -1.0}, "cutmix must be at least 0"),
-        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
-        ({"precision": "float16"}, "precision: no 'float16'; known: float32, mixed_bfloat16, mixed_float16"),
-        ({"optimizer": {"name": "lion"}}, "no optimizer 'lion'"),
-        ({"optimizer": {"name": "sgd", "momentum": 1.5}}, "optimizer.momentum must be at least 0 and below 1"),
-        ({"unlabeled_ratio": -1}, "unlabeled_ratio must be at least 0"),
-        ({"checkpoint_every": -3}, "checkpoint_every must be at least 0, got -3"),
-        ({"log_every": -1}, "log_every must be at least 0"),
-        ({"evaluate_every": -1}, "evaluate_every must be at least 0"),
-        ({"keep_every": -1}, "keep_every must be at least 0"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
-    ],
-)
-def test_values_that_no_training_could_use(overrides, message):
-    with pytest.raises(InputError, match=message):
-        resolve.section({**section(steps=5), **overrides}, labeled_examples=10, unlabeled=True)
-
-
 @pytest.mark.parametrize(("height", "width", "expected"), [(8, 8, 32), (100, 150, 96), (375, 500, 224)])
 def test_image_size_from_the_data(height, width, expected):
     assert resolve.image_size(height, width) == expected

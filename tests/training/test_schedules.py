@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from training import plot_schedules, schedules
 
@@ -55,7 +55,7 @@ def test_unknown_schedule_is_the_users_error():
 
 
 def recipe(name):
-    return app.parse(["plot", f"--config=configs/{name}"], {})["config"]
+    return recipes.from_flags(f"--config=configs/{name}")
 
 
 def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
@@ -71,7 +71,7 @@ def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
 
 def test_both_networks_rates():
     config = recipe("meta_pseudo_labels/cifar10_4k.py")
-    drawn = plot_schedules.rates(config, 4000)["meta_pseudo_labels"]
+    drawn = plot_schedules.rates(config, 4000)["train"]
     (steps, student), (_, teacher) = drawn["student"], drawn["teacher"]
     waited = steps <= 3000
     assert 1 < waited.sum() < len(steps) / 2 and (student[waited] == 0).all()

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
-from meta_pseudo_labels.uda import UDA
 from noisy_student.model import NoisyStudent
+from training.uda import UDA
 
 K = 3
 

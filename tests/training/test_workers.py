@@ -1,4 +1,4 @@
-"""Two processes as one run: one of them is killed; and what is refused. `scripts/kill_at_random.py DIR 2 0 2` compares the weights, too."""
+"""Two processes as one run: one of them is killed; and what is refused. `./run_tool.sh kill_at_random` compares the weights, too."""
 
 import json
 import signal
@@ -8,19 +8,18 @@ import time
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.termination import EXIT_CODE
 from data import prepare
-from tests import training_runs
+from tests import networks, training_runs
 from training import strategy, workers
 
 RECIPE = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.out_of_domain=20",
     "--config.data.validation_size=13",
-    "--config.teacher.model.width=0.1",
-    "--config.teacher.model.depth=0.1",
+    *networks.flags("teacher"),
     "--config.teacher.steps=100000",
     "--config.teacher.batch_size=4",
     "--config.teacher.log_every=2",
@@ -36,13 +35,13 @@ def start(workdir, data):
     for index in (0, 1):
         tf_config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
         flags = [*RECIPE, f"--workdir={workdir}", f"--data={data}", "--strategy=multi_worker"]
-        yield training_runs.start("workflow.train", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
+        yield training_runs.start("teacher", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     directory = tmp_path_factory.mktemp("workers") / "data"
-    prepare.main(app.parse(["prepare", *RECIPE], {})["config"], str(directory))
+    prepare.main(recipes.from_flags(*RECIPE), str(directory))
     return directory
 
 

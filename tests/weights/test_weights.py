@@ -567,7 +567,7 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     state = {name: 0.5 * (value - 1) if value.ndim > 1 else value for name, value in state.items()}
     source = write_timm(tmp_path / "tf_efficientnet_b0_ap.safetensors", state)
 
-    def run(source: Path, output: Path, **flags: str) -> list[np.ndarray]:
+    def run(source: Path, output: Path, **flags: Any) -> list[np.ndarray]:
         import_weights.main(source=str(source), model="b0", output=str(output), **flags)
         loaded = model_dir.load(output)
         np.testing.assert_allclose(loaded[1].preprocessing.std, (127.5,) * 3, rtol=1e-6)
@@ -591,10 +591,9 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     run(source, tmp_path / "imported", preprocessing="advprop")
     assert "is done" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds a run of another config"):
-        run(source, tmp_path / "imported", preprocessing="advprop", image_size="96")
-    for flags, message in (({"weights": "best"}, "--weights: no 'best'; there are ema, raw"), ({"image_size": "big"}, "whole number")):
-        with pytest.raises(InputError, match=message):
-            run(source, tmp_path / "out", **flags)
+        run(source, tmp_path / "imported", preprocessing="advprop", image_size=96)
+    with pytest.raises(InputError, match="--weights: no 'best'; there are ema, raw"):
+        run(source, tmp_path / "out", weights="best")
     with pytest.raises(InputError, match="missing"):
         import_weights.main(source=str(source), model="b1", output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()  # nothing half-written
@@ -603,9 +602,9 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["b0", "b3"])
 def test_a_setting_that_is_the_variants_own_is_no_change(name: str) -> None:
     width, depth, *_ = ARCHITECTURES[name]
-    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "small_images": False, "dropout": 0.5}
+    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "dropout": 0.5}
     assert export_weights._changed({"name": name, **own}) == []
-    other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1], "small_images": True}
+    other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1]}
     for key, value in other.items():
         assert export_weights._changed({"name": name, **own, key: value}) == [key]
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cli import app, termination
+from cli import app, recipes, termination
+from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import loop, quickstart
+from workflow import loop, quickstart, run
 
-CONFIG = app.parse(["loop", "--config=configs/noisy_student/digits.py", "--config.iterations=3"], {})["config"]
+CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
 
 def test_each_student_teaches_the_next():
@@ -50,6 +51,11 @@ def test_an_online_student_needs_no_stored_labels():
 def test_every_stage_has_its_script():
     for stage in loop.plan(CONFIG, Path("w"), {}, "auto"):
         assert (app.ROOT / stage.script).is_file()
+
+
+def script(command):
+    """The script that does what a command of Python does."""
+    return f"run_{command[command.index('cli') + 1]}.sh"
 
 
 def main(config=CONFIG, **flags):
@@ -154,6 +160,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
             with pytest.raises(KeyboardInterrupt):
                 main(config, workdir=str(tmp_path), iterations="+2")
     main(config, workdir=str(tmp_path), iterations="+2")
+    assert workdirs.done_text(tmp_path) is None  # the same words ask for two more
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
@@ -166,6 +173,9 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
 def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     config = changed(iterations=1)
     main(config, workdir=str(tmp_path))
+    assert workdirs.done_text(tmp_path) == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or " + (
+        "name another --workdir, to run again"
+    )
     with pytest.raises(InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"):  # it is done
         main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
     (tmp_path / "summary.json").unlink()
@@ -204,29 +214,29 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"iterations": 0}, "iterations must be at least 1"),
-        ({"student_init": "zero"}, "student_init: no 'zero'; known: scratch, teacher"),
-        ({"patience": 0}, "patience must be at least 1"),
+        ({"iterations": 0}, r"^config\.iterations is 0; it must be at least 1"),
+        ({"student_init": "zero"}, "student_init is 'zero'; it can be scratch or teacher"),
+        ({"patience": 0}, "patience is 0; it must be at least 1, or None"),
         ({"patience": 1}, "patience needs a validation split"),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
-        ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision: no 'float8'"),
-        ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels: no 'sofft'; known"),
+        ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision is 'float8'; it can be float32"),
+        ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels is 'sofft'; it can be soft or hard; did you mean 'soft'"),
         ({"student": {"epochs": 60.0}}, r"config\.student: a train section needs either steps or epochs"),
         ({"student": {"model": {"name": "b99"}}}, r"config\.student: model\.name: no architecture 'b99'"),
-        ({"student": {"schedule": {"name": "sine"}}}, r"config\.student: .*'sine'"),
-        ({"teacher": {"optimizer": {"name": "lion"}}}, r"config\.teacher: optimizer\.name: no optimizer 'lion'"),
+        ({"student": {"schedule": {"name": "sine"}}}, r"config\.student\.schedule\.name is 'sine'; it can be exponential"),
+        ({"teacher": {"optimizer": {"name": "lion"}}}, r"config\.teacher\.optimizer\.name is 'lion'; it can be rmsprop"),
         ({"teacher": {"model": {"name": "b99"}}}, r"config\.teacher: model\.name: no architecture 'b99'"),
-        ({"teacher": {"precision": "float8"}}, r"config\.teacher: precision: no 'float8'"),
-        ({"evaluate": {"split": "tset"}}, r"config\.evaluate\.split: no 'tset'; known"),
+        ({"teacher": {"precision": "float8"}}, r"config\.teacher\.precision is 'float8'; it can be float32"),
+        ({"evaluate": {"split": "tset"}}, r"config\.evaluate\.split is 'tset'; it can be labeled, test"),
         ({"evaluate": {"split": "validation"}}, r"config\.evaluate\.split=validation needs a validation split"),
         ({"pseudo_label": {"calibrate": True}}, r"config\.pseudo_label\.calibrate needs a validation split"),
         ({"student": {"final_weights": "best", "evaluate_every": 10}}, r"student\.final_weights=best needs"),
         ({"student": {"accumulation": 3}}, r"student\.batch_size=50 does not divide by student\.accumulation=3"),
         ({"student": {"frozen_blocks": 1}}, r"student\.frozen_blocks=1 needs --init"),
         ({"student": {"temperature": 0.0}}, r"student\.temperature is 0\.0; it must be above 0"),
-        ({"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}}, r"decay_epochs must be above 0, got 0"),
-        ({"student": {"model": {"dropout": 1.0}}}, r"model\.dropout must be at least 0 and below 1"),
-        ({"student": {"model": {"width": 0.0}}}, r"config\.student: model: EfficientNet width and depth must be above 0"),
+        ({"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}}, r"decay_epochs is 0\.0; it must be above 0"),
+        ({"student": {"model": {"dropout": 1.0}}}, r"model\.dropout is 1\.0; it must be at least 0 and below 1"),
+        ({"student": {"model": {"width": 0.0}}}, r"config\.student\.model\.width is 0\.0; it must be above 0"),
         ({"student": {"model": {"strides": (1, 2)}}}, r"config\.student: model: EfficientNet strides must be 7"),
     ],
 )
@@ -252,9 +262,9 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
     commands = {}
 
     def call(command):
-        commands[Path(command[0]).name] = command
+        commands[script(command)] = command
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
-        return termination.EXIT_CODE if command[0].endswith("run_teacher.sh") else 0
+        return termination.EXIT_CODE if script(command) == "run_teacher.sh" else 0
 
     monkeypatch.setattr(loop.termination, "call", call)
     with pytest.raises(SystemExit) as stop:
@@ -284,7 +294,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
     started = []
 
     def call(command):
-        started.append(Path(command[0]).name)
+        started.append(script(command))
         return codes[started[-1]]
 
     monkeypatch.setattr(loop.termination, "call", call)
@@ -300,7 +310,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
 
 def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
     def call(command):
-        if command[0].endswith("run_prepare_data.sh"):
+        if script(command) == "run_prepare_data.sh":
             (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
             (tmp_path / "w" / "data" / "summary.json").write_text("{}")
             return 0
@@ -346,7 +356,35 @@ def test_seeds_are_compared():
     assert quickstart.table(results).splitlines()[-2].split()[1:] == ["91.00", "92.50", "93.50", "2.50"]
 
 
-@pytest.mark.parametrize("seeds", ["0", "five", "-1"])
-def test_seeds_must_be_a_number(seeds):
-    with pytest.raises(InputError, match="--seeds"):
-        quickstart.main(workdir="w", seeds=seeds)
+def test_the_loop_as_one_call(tmp_path, monkeypatch):
+    """The stages get the call's recipe and settings, not those of this process; a stage's exit code becomes an exception."""
+    called = []
+
+    def call(command):
+        called.append(command)
+        if script(command) == "run_teacher.sh":
+            return 2
+        (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
+        return 0
+
+    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(loop.sys, "argv", ["pytest", "--config=another.py"])
+    given = {"labeled": tmp_path / "l", "unlabeled": tmp_path / "u", "workdir": tmp_path / "w"}
+    with pytest.raises(RuntimeError, match="ended with exit code 2"):
+        run(**given, settings={"iterations": 1, "teacher.epochs": 3.0})
+    for command in called:
+        flags = [word for word in command if word.startswith("--config")]
+        assert flags == ["--config=configs/noisy_student/image_folder.py", "--config.iterations=1", "--config.teacher.epochs=3.0"]
+    assert f"--labeled={tmp_path / 'l'}" in called[0]
+    with pytest.raises(InputError, match=r"the recipe has no key 'student\.stepz'"):
+        run(**given, settings={"student.stepz": 1})
+
+
+def test_a_finished_loop_gives_its_summary_again(tmp_path):
+    row = {"top1": 0.5, "ece": 0.1}
+    summary = {"teacher": row, "students": [row], "seconds": {"teacher": 1.0}}
+    config = recipes.from_flags("--config=configs/noisy_student/digits.py")
+    loop.workdirs.start(tmp_path, loop._resolved(config, {}), of_parts=True)
+    (tmp_path / "data").mkdir()
+    loop.workdirs.finish(tmp_path, summary)
+    assert run(workdir=tmp_path, recipe="configs/noisy_student/digits.py") == summary

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import prepare
@@ -26,7 +26,7 @@ RECIPES = [
 
 
 def recipe(name: str, *overrides: str):
-    return app.parse(["loop", f"--config=configs/noisy_student/{name}", *overrides], {})["config"]
+    return recipes.from_flags(f"--config=configs/noisy_student/{name}", *overrides)
 
 
 def trainings(config):
@@ -119,13 +119,13 @@ def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
 
 
 def step(config, section, run, data, pseudo_labeled=None):
-    resolved = train.resolve(config, section, str(data), unlabeled=bool(pseudo_labeled))
-    train.train(run, resolved, str(data), pseudo_labeled and str(pseudo_labeled), None, strategy_name="one_device")
+    given = {"pseudo_labeled": str(pseudo_labeled)} if pseudo_labeled else {}
+    train.main(config, str(run), str(data), section, strategy="one_device", **given)
     return read_json(run / "summary.json")["images_seen"]
 
 
 def test_a_smoke_run_takes_a_step(tmp_path):
-    config = recipe("imagenet.py:l2", "--config.smoke=True")
+    config = recipe("imagenet.py:l2", "--config.smoke=True", "--config.student_1.method=supervised")
     prepare.main(config, str(tmp_path / "data"))
     assert step(config, "student_1", tmp_path / "run", tmp_path / "data") == 4
 

@@ -3,27 +3,29 @@
 import dataclasses
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli import app
+from cli import recipes
 from cli.errors import InputError
 from cli.workdir import finish
 from data import pipeline, prepare, protos, records
-from tests import training_runs
+from noisy_student.method import NOISY_STUDENT
+from tests import networks, training_runs
 from tests.training_runs import metrics
-from training import model_dir
+from training import model_dir, run
+from training.supervised import SUPERVISED
 from workflow import train
 
-STEPS = 40
+STEPS = 12
 SMALL = [
     "--config=configs/noisy_student/digits.py",
     "--config.data.out_of_domain=20",
-    "--config.student.model.width=0.25",
-    "--config.student.model.depth=0.2",
+    *networks.flags("student"),
     f"--config.student.steps={STEPS}",
     "--config.student.batch_size=8",
     "--config.student.unlabeled_ratio=2",
@@ -33,7 +35,7 @@ SMALL = [
 
 
 def config(*overrides):
-    return app.parse(["train", *SMALL, *overrides], {})["config"]
+    return recipes.from_flags(*SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def directories(tmp_path_factory):
 
 def start(workdir, directories, *extra):
     inputs = [f"--{name}={path}" for name, path in directories.items()]
-    return training_runs.start("workflow.train", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
+    return training_runs.start("student", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,10 @@ def test_a_finished_run_says_so(directories, uninterrupted, capsys):
 
 def main(workdir, directories, *overrides, section="student", **flags):
     values = {
-        "iteration": "0",
+        "iteration": 0,
         "init": None,
         "strategy": "auto",
-        "cpu_devices": "1",
+        "cpu_devices": 1,
         "tpu": "",
         "profile_steps": None,
         "pseudo_labeled": None,
@@ -145,11 +147,11 @@ def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directorie
 
 
 def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, tmp_path):
-    with pytest.raises(InputError, match=r"--teacher is missing: a student that is online needs"):
+    with pytest.raises(InputError, match=r"--teacher is missing: noisy_student that is online needs"):
         main(tmp_path / "w", directories, "--config.student.online=True")
-    with pytest.raises(InputError, match=r"--pseudo_labeled is for a student's section with online=False; student has online=True"):
+    with pytest.raises(InputError, match=r"--pseudo_labeled is of no use to student, whose method is noisy_student with online=True"):
         main(tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted))
-    with pytest.raises(InputError, match=r"--teacher is for a student's section with online=True; student has online=False"):
+    with pytest.raises(InputError, match=r"--teacher is of no use to student, whose method is noisy_student with online=False"):
         main(tmp_path / "w", directories, teacher=str(uninterrupted))
     with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
         main(tmp_path / "w", directories, "--config.student.label_data_sample_prob=0.0")
@@ -157,7 +159,7 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
 
 
 def test_float16_is_not_for_a_tpu(directories, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.stage.strategy, "device_kind", lambda strategy: "TPU")
+    monkeypatch.setattr(run.strategy, "device_kind", lambda strategy: "TPU")
     with pytest.raises(InputError, match=r"precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16"):
         main(tmp_path / "w", directories, "--config.student.precision=mixed_float16")
 
@@ -169,28 +171,27 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
         with pytest.raises(InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"):
             main(tmp_path / "w", directories, section=section)
     for name in ("loss_normalization", "pseudo_labels"):
-        with pytest.raises(InputError, match=f"student.{name}: no 'mean'; known: "):
+        with pytest.raises(InputError, match=f"student.{name} is 'mean'; it can be "):
             main(tmp_path / "w", directories, f"--config.student.{name}=mean")
     assert not (tmp_path / "w").exists()
 
 
 def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
-    labeled, unlabeled = (records.read_manifest(path) for path in (f"{directories['data']}/labeled", directories["pseudo_labeled"]))
     found = []
     for together in ("True", "False"):
         overrides = (f"--config.student.labeled={together}", "--config.student.temperature=0.5", "--config.student.label_smoothing=0.2")
-        resolved = train.resolve(config(*overrides), "student", directories["data"], unlabeled=True)
+        resolved = train.resolve(config(*overrides), "student", directories["data"])
+        inputs = train.open_inputs(NOISY_STUDENT, resolved, directories["data"], directories["pseudo_labeled"])
         preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
         section = ConfigDict(resolved["train"])
-        found.append(next(iter(train.batches(labeled, unlabeled, preprocessing, section, 0, 3, (1, 0), 1))))
+        found.append(next(iter(run.batches(NOISY_STUDENT, section, preprocessing, inputs, 0, 3, (1, 0), 1))))
     (_, (x_u, q)), (x, targets) = found
     assert x.shape[0] == 16
     np.testing.assert_array_equal(x, x_u)
     np.testing.assert_allclose(targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5)
-    for broken in ("unlabeled_ratio=0", "confidence_weighted=True"):
-        alone = config("--config.student.labeled=False", f"--config.student.{broken}")
-        with pytest.raises(InputError, match=r"student\.labeled=False needs"):
-            train.resolve(alone, "student", directories["data"], unlabeled=True)
+    alone = config("--config.student.labeled=False", "--config.student.unlabeled_ratio=0")
+    with pytest.raises(InputError, match=r"student\.labeled=False needs"):
+        train.resolve(alone, "student", directories["data"])
 
 
 def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
@@ -207,9 +208,10 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
 
 def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
     labeled = records.read_manifest(f"{directories['data']}/labeled")
-    resolved = train.resolve(config("--config.finetune.batch_size=50"), "finetune", directories["data"], unlabeled=False)
+    resolved = train.resolve(config("--config.finetune.batch_size=50"), "finetune", directories["data"])
     preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
-    (images, labels) = next(iter(train.batches(labeled, None, preprocessing, ConfigDict(resolved["train"]), 0, 0, (1, 0), 1)))
+    section, inputs = ConfigDict(resolved["train"]), run.Inputs(Path(directories["data"]), labeled)
+    (images, labels) = next(iter(run.batches(SUPERVISED, section, preprocessing, inputs, 0, 0, (1, 0), 1)))
     (expected,) = pipeline.eval_batches(labeled, 50, preprocessing)
     order, expected_order = (
         sorted(range(50), key=lambda i: (int(y[i]), x[i].numpy().tobytes()))
@@ -225,23 +227,24 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
     model_dir.save(other / "model", model, spec)
     finish(other, {})
     frozen = config("--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24")
-    resolved = train.resolve(frozen, "finetune", directories["data"], unlabeled=False, init=str(other))
+    resolved = train.resolve(frozen, "finetune", directories["data"], init=str(other))
     prepared = resolved["preprocessing"]
     assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
     open_size = config("--config.preprocessing.image_size=None")
-    resolved_open = train.resolve(open_size, "finetune", directories["data"], unlabeled=False, init=str(other))
+    resolved_open = train.resolve(open_size, "finetune", directories["data"], init=str(other))
     assert resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32  # not the data's
     photos = config("--config.finetune.preprocessing.image_size=96").copy_and_resolve_references()
     with photos.unlocked():
         photos.preprocessing = ConfigDict({**photos.preprocessing.to_dict(), "pad": None})
-    assert train.resolve(photos, "finetune", directories["data"], unlabeled=False, init=str(other))["preprocessing"]["pad"] == 2
+    assert train.resolve(photos, "finetune", directories["data"], init=str(other))["preprocessing"]["pad"] == 2
     section = ConfigDict(resolved["train"])
-    trainer = train.build_trainer(section, spec, steps_per_epoch=1.0, seed=0, sync=False, init=str(other))
+    inputs = train.open_inputs(SUPERVISED, resolved, directories["data"], init=str(other))
+    trainer = run.build_trainer(SUPERVISED, section, spec, 1.0, 0, False, inputs)
     for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random
         np.testing.assert_array_equal(a, b)
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
-        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"], unlabeled=False)
+        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"])
 
 
 def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
@@ -250,7 +253,7 @@ def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_pa
         main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
     assert not (tmp_path / "w").exists()
     data = tmp_path / "data"
-    small = ["--config.data.validation_size=50", "--config.teacher.model.width=0.25", "--config.teacher.model.depth=0.2"]
+    small = ["--config.data.validation_size=50", *networks.flags("teacher")]
     short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
     prepare.main(config(*small), str(data))
     main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
@@ -277,7 +280,7 @@ def test_a_truncated_shard_is_named(directories, tmp_path):
     shard = next((data / "labeled").glob("labeled-*"))
     shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
 
 
 def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
@@ -286,5 +289,5 @@ def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_pat
     shard = next((data / "labeled").glob("labeled-*"))
     records.write_shard(shard, list(records.read_shard(shard))[::-1])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", "--config.teacher.model.depth=0.2", section="teacher")
+        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
     assert not list((tmp_path / "w").glob("checkpoints/*"))

@@ -1,0 +1,149 @@
+"""Recipes: `--config=configs/….py[:argument]` and its overrides, `--config.KEY=VALUE`."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from cli import flags
+from cli.commands import load as load_function
+from cli.errors import InputError, one_line
+from cli.settings import Section, check
+
+SMOKE = "training.smoke:reduced"
+"""Cuts a recipe down to a run of a minute."""
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout; `configs/...` is looked up here when the current directory has none."""
+
+
+def load(
+    argument: str,
+    overrides: Mapping[str, str | None],
+    needs: Sequence[str] = (),
+    declared: Callable[[ConfigDict], Section] | None = None,
+) -> ConfigDict:
+    """Makes the recipe `PATH[:argument]` and applies overrides to it, in their order.
+
+    Args:
+      argument: path of the recipe's file, and what its `get_config` is given, after a colon.
+      overrides: key with dots -> text of the value; None turns a true-or-false setting on.
+      needs: keys that the recipe must have; a recipe for another command lacks one.
+      declared: returns the declarations of a recipe's settings, by which the recipe is checked.
+
+    Returns:
+      The recipe, locked.
+
+    Raises:
+      InputError: no such file, no recipe, one of another kind, no such key, no value of its type, or
+        one that `declared` does not allow.
+    """
+    recipe = _make(argument)
+    for key, text in overrides.items():
+        _override(recipe, key, text)
+    absent = [key for key in needs if key not in recipe]
+    if absent:
+        raise InputError(f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}")
+    if declared:
+        check(recipe, declared(recipe))
+    return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
+
+
+def from_flags(*words: str) -> ConfigDict:
+    """Returns the recipe of a command line's `--config…` words. Raises InputError: see `load`."""
+    given = flags.read(words, (), takes_recipe=True)
+    if given.unknown or given.words:
+        raise InputError(f"{[*given.unknown, *given.words][0]}: no --config flag")
+    if given.recipe is None:
+        raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+    return load(given.recipe, given.overrides)
+
+
+def _make(argument: str) -> ConfigDict:
+    name, colon, rest = argument.partition(":")
+    path = next((path for path in (Path(name), ROOT / name) if path.is_file()), None)
+    if path is None:
+        raise InputError(f"--config: no file {name}; the recipes are in configs/")
+    try:
+        recipe = runpy.run_path(str(path))["get_config"](*([rest] if colon else []))
+    except ValueError as error:  # the recipe's own answer to its argument
+        raise InputError(f"--config: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        raise InputError(f"--config={path} cannot be read as a recipe ({one_line(error)}); see configs/ for some") from error
+    if not isinstance(recipe, ConfigDict):
+        raise InputError(f"--config={path}: its get_config returns no ConfigDict; see configs/ for recipes")
+    return recipe
+
+
+def _override(recipe: ConfigDict, key: str, text: str | None) -> None:
+    section, last = _find(recipe, key)
+    kind, word = section.get_type(last), f"--config.{key}" + ("" if text is None else f"={text}")
+    if text is None and kind is not bool:
+        raise InputError(f"{word} has no value; write {word}=VALUE")
+    if text == "None":
+        held = dict(section.items(preserve_field_references=True))[last]
+        if held is not None and not isinstance(held, FieldReference):  # a `placeholder` is one, whatever it holds now
+            raise InputError(f"{word}: it needs a value")
+        section[last] = None
+        return
+    try:
+        section[last] = _TYPES.get(kind, _literal)("true" if text is None else text)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise InputError(f"{word}: it must be {_NAMES.get(kind, f'a {kind.__name__}')}") from error
+
+
+def _find(recipe: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    """Returns the section that holds `key`, written with dots, and the key's last part. Raises InputError."""
+    within: Any = recipe
+    prefix = "--config."
+    *path, last = key.split(".")
+    for part in [*path, last]:
+        section = within
+        if not isinstance(section, ConfigDict) or part not in section:
+            near = flags.nearest(part, section, prefix) if isinstance(section, ConfigDict) else ""
+            raise InputError(f"--config: the recipe has no key {key!r}; {near or 'its file lists the keys'}")
+        within, prefix = section[part], f"{prefix}{part}."
+    return section, last
+
+
+def _switch(text: str) -> bool:
+    value = flags.as_switch(text)
+    if value is None:
+        raise ValueError(text)
+    return value
+
+
+def _tuple(text: str) -> tuple[Any, ...]:
+    """`(1, 2)` and `1,2`; `a,b` and `a` without quotes, for names."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if any(mark in text for mark in "()[]{}'\""):
+            raise
+        value = tuple(word.strip() for word in text.split(","))
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _literal(text: str) -> Any:
+    return ast.literal_eval(text)
+
+
+def _section(text: str) -> Any:
+    raise ValueError(text)
+
+
+_TYPES: Mapping[type, Callable[[str], Any]] = {
+    **{bool: _switch, int: int, float: float, str: str},
+    **{tuple: _tuple, ConfigDict: _section},
+}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a tuple, such as 1,2",
+    ConfigDict: "set by its own keys",
+}

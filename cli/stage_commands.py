@@ -1,0 +1,314 @@
+"""The commands with a script of their own: stages, quick start, benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cli.flags import Command, Flag
+
+NOISY_STUDENT = ("noisy_student/*.py",)
+METHODS = (*NOISY_STUDENT, "meta_pseudo_labels/*.py", "supervised/*.py", "uda/*.py", "fixmatch/*.py")
+DIGITS = "--config=configs/noisy_student/digits.py"
+PHOTOS = "--config=configs/noisy_student/image_folder.py"
+MPL_DIGITS = "--config=configs/meta_pseudo_labels/digits.py"
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+MODEL_STAGES = "run_train.sh, run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
+
+
+def directory(name: str, text: str, **options: object) -> Flag:
+    """Returns a flag that names a directory; `options` are those of `Flag`."""
+    return Flag(name, text, value="DIR", **options)  # type: ignore[arg-type]
+
+
+WORKDIR = directory("workdir", "Work directory to write; the same command continues in it.")
+DATA = directory("data", "Prepared data: finished directory of run_prepare_data.sh.", finished=True)
+MODEL = directory("model", "Finished training directory, or its model/.", finished=True)
+TEACHER = directory("teacher", f"Teacher: finished directory of {MODEL_STAGES}.", finished=True)
+DRY_RUN = Flag("dry_run", "Print what would be done, its size, and what is missing; do nothing.", bool, False)
+SUITE = "What to measure, separated by commas"
+
+IMAGES = (
+    Flag("labeled", "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.", default=None),
+    Flag("unlabeled", "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.", default=None),
+    Flag("test", "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.", default=None),
+)
+
+PSEUDO_LABELED = directory("pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True)
+TRAINING = (
+    WORKDIR,
+    DATA,
+    PSEUDO_LABELED,
+    directory("teacher", "Teacher that labels within the step, for an online section.", default=None, finished=True),
+    directory("init", "Trained model to start from: its architecture and weights.", default=None, finished=True),
+    Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
+    Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
+    Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
+    Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+    Flag("profile_steps", "Steps to profile, for TensorBoard.", default=None, value="FIRST,LAST"),
+    DRY_RUN,
+)
+
+
+def _training(name: str, section: str, summary: str, *examples: str, recipes: tuple[str, ...] = METHODS) -> Command:
+    """Returns the command that trains one section of a recipe."""
+    return Command(
+        name,
+        "workflow.train:main",
+        summary,
+        "Reads prepared data; leaves checkpoints/, metrics.jsonl, tensorboard/, model/ and, last, summary.json.",
+        (*TRAINING, Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default=section)),
+        tuple(f"{example} --data=runs/digits/data" for example in examples),
+        recipes=recipes,
+        needs=("data", "preprocessing"),
+    )
+
+
+STAGES = (
+    Command(
+        "prepare_data",
+        "data.prepare:run",
+        "Turn images into training records.",
+        "Leaves labeled/, unlabeled/, test/ and validation/ as shards with manifests and, last, summary.json.",
+        (
+            WORKDIR,
+            *IMAGES,
+            Flag("pseudo_labeled", "Pseudo-labelled TFRecords of the release: a folder or a pattern.", default=None),
+            Flag("source", "digits, or the format of locations that name none.", default=None),
+        ),
+        (
+            f"{DIGITS} --workdir=runs/digits/data",
+            f"{PHOTOS} --workdir=runs/photos/data --labeled=photos/labeled --unlabeled=photos/unlabeled",
+        ),
+        recipes=METHODS,
+        needs=("seed", "data"),
+        kept=("*/manifest.json", "*/*-of-*"),
+        prepared=".",
+    ),
+    _training(
+        "train",
+        "train",
+        "Train a classifier by the method that the recipe names.",
+        "--config=configs/fixmatch/digits.py --workdir=runs/fixmatch",
+        "--config=configs/uda/digits.py --workdir=runs/uda",
+    ),
+    _training(
+        "teacher",
+        "teacher",
+        "Train a teacher on the labelled images.",
+        f"{DIGITS} --workdir=runs/teacher",
+        f"{MPL_DIGITS} --workdir=runs/teacher",
+    ),
+    Command(
+        "pseudo_label",
+        "workflow.pseudo_label:main",
+        "Label the unlabelled images with a teacher.",
+        "Leaves prediction shards (image key, probabilities) with a manifest and, last, summary.json.",
+        (
+            WORKDIR,
+            DATA,
+            TEACHER,
+            Flag("section", "Section of the recipe: pseudo_label, pseudo_label_1, ….", default="pseudo_label"),
+        ),
+        (
+            f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher",
+            f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher "
+            "--direct_num_workers=2 --direct_running_mode=multi_processing",
+        ),
+        recipes=NOISY_STUDENT,
+        needs=("pseudo_label",),
+        beam=True,
+    ),
+    Command(
+        "balance",
+        "workflow.balance:main",
+        "Filter and balance the pseudo-labelled images.",
+        "Joins predictions and images by key; leaves training shards, pseudo_labels.png and, last, summary.json.",
+        (
+            WORKDIR,
+            DATA,
+            directory("predictions", "Finished directory of run_pseudo_label.sh.", finished=True),
+        ),
+        (
+            f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data --predictions=runs/digits/predictions_1",
+            f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data --predictions=runs/digits/predictions_1 "
+            "--config.balance.threshold=0.5",
+        ),
+        recipes=NOISY_STUDENT,
+        needs=("balance",),
+        beam=True,
+    ),
+    _training(
+        "student",
+        "student",
+        "Train a student on the labelled and the pseudo-labelled images.",
+        f"{DIGITS} --workdir=runs/student --pseudo_labeled=runs/balanced",
+        f"{DIGITS} --workdir=runs/online --teacher=runs/teacher --config.student.online=True",
+        recipes=NOISY_STUDENT,
+    ),
+    _training(
+        "finetune",
+        "finetune",
+        "Fine-tune a trained model, by default at a larger resolution.",
+        f"{DIGITS} --workdir=runs/finetuned --init=runs/student",
+        f"{MPL_DIGITS} --workdir=runs/finetuned --init=runs/mpl",
+    ),
+    _training(
+        "meta_pseudo_labels",
+        "train",
+        "Train a student by Meta Pseudo Labels.",
+        f"{MPL_DIGITS} --workdir=runs/mpl",
+        f"{MPL_DIGITS}:reduced --workdir=runs/reduced --pseudo_labeled=runs/balanced",
+        recipes=("meta_pseudo_labels/*.py",),
+    ),
+    Command(
+        "noisy_student",
+        "workflow.loop:main",
+        "Run the whole iterated loop, from images to a served student.",
+        "Runs the stages one after another and prints each command; leaves data/, teacher/, student_N/, evaluation/, "
+        "export/ and, last, summary.json.",
+        (
+            WORKDIR,
+            *IMAGES,
+            Flag(
+                "strategy",
+                "Devices of the training stages.",
+                default="auto",
+                choices=STRATEGIES,
+                value="auto|one_device|mirrored|tpu",
+            ),
+            Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+            Flag("iterations", "So many more iterations than the finished run in WORKDIR had.", default=None, value="+N"),
+            DRY_RUN,
+        ),
+        (
+            f"{DIGITS} --workdir=runs/digits",
+            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled",
+        ),
+        recipes=NOISY_STUDENT,
+        needs=("data", "teacher", "iterations", "finetune_last"),
+        beam=True,
+        prepared="data",
+    ),
+    Command(
+        "evaluate",
+        "evaluation.evaluate:main",
+        "Measure accuracy, calibration and robustness of models.",
+        "Leaves report.html, the answers and metrics of each model, figures/ and, last, summary.json.",
+        (
+            WORKDIR,
+            directory(
+                "model",
+                "Finished training directories or SavedModels, separated by commas; the last one is the one of interest.",
+                finished=True,
+            ),
+            dataclasses.replace(DATA, default=None),
+            Flag("split", "Labelled split of --data. Default: the recipe's evaluate.split.", default=None),
+            Flag("suite", f"{SUITE}: clean, real, a, c, p, adversarial.", default="clean"),
+            Flag("data_real", "ReaL's real.json.", default=None, value="FILE"),
+            directory("data_a", "ImageNet-A, unpacked.", default=None),
+            directory("data_c", "ImageNet-C, unpacked, any of its tars. Without it a -C of --data is built.", default=None),
+            directory("data_p", "ImageNet-P, unpacked. Without it a -P of --data is built.", default=None),
+            directory("cache", "Where built sets are kept for later runs. Default: WORKDIR/cache.", default=None),
+        ),
+        (
+            "--workdir=runs/evaluation --data=runs/digits/data --model=runs/digits/teacher,runs/digits/student_2",
+            "--workdir=runs/robustness --data=runs/digits/data --model=runs/digits/student_2 --suite=clean,c,p",
+        ),
+        recipes=("evaluation/*.py", *METHODS),
+        recipe="configs/evaluation/default.py",
+        needs=("evaluate",),
+    ),
+    Command(
+        "export",
+        "serving.export:main",
+        "Export a model for TF Serving, with preprocessing inside.",
+        "Leaves NAME/VERSION (SavedModel, MODEL_CARD.md), TF Serving's settings and, last, summary.json.",
+        (
+            directory("workdir", "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it."),
+            MODEL,
+            Flag("name", "Name of the model, by which clients ask for it.", default="classifier"),
+            directory("evaluation", "Finished directory of run_evaluate.sh, for the card.", default=None, finished=True),
+            Flag(
+                "weights",
+                "Type of the weights on disk. Sums stay float32.",
+                default="float32",
+                choices=("float32", "bfloat16", "float16"),
+            ),
+            Flag("optimize", "Fold BatchNorm into the convolutions and compute what is constant.", bool, False),
+            Flag("license", "The line about the licence in the card.", default=None),
+            Flag(
+                "max_pixels",
+                "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up to 12 bytes a pixel.",
+                int,
+                25_000_000,
+                least=1,
+            ),
+        ),
+        (
+            "--workdir=serving_dir --model=runs/digits/student_2",
+            "--workdir=serving_dir --model=runs/digits/student_2 --evaluation=runs/digits/evaluation --weights=float16",
+        ),
+        kept=("*/*/*", "*/*/*/*"),
+    ),
+    Command(
+        "serve",
+        "serving.serve:main",
+        "Serve exported models over REST and gRPC.",
+        "Starts TF Serving, bare or in a container, or with --local a server for development.",
+        (
+            directory("serving_dir", "Directory of exported models: the --workdir of run_export.sh."),
+            Flag("host", "Address to listen on: 127.0.0.1 is this machine, 0.0.0.0 everywhere.", default="127.0.0.1"),
+            Flag("rest_port", "Port of the REST protocol; with --local 0 takes a free one.", int, 8501),
+            Flag("grpc_port", "Port of the gRPC protocol; with --local 0 takes a free one.", int, 8500),
+            Flag("image", "Container image of TF Serving.", default="docker.io/tensorflow/serving:2.15.1"),
+            Flag("local", "Start the server for development in place of TF Serving.", bool, False),
+            Flag("nobatching", "Requests don't wait for each other.", bool, False),
+        ),
+        ("--serving_dir=serving_dir --local", "--serving_dir=serving_dir --host=0.0.0.0"),
+    ),
+    Command(
+        "predict",
+        "serving.predict:main",
+        "Classify image files with an exported model.",
+        "Prints one line for each image: file, class, probability.",
+        (
+            directory("model", "Exported model: a version, or a folder that holds one."),
+            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
+        ),
+        ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=json photos/*.jpg"),
+        words="IMAGE…",
+    ),
+    Command(
+        "quickstart",
+        "workflow.quickstart:main",
+        "Run the main job on the embedded digits, from images to a prediction.",
+        "Runs the loop and classifies one image; with --seeds prints a table over seeds.",
+        (
+            directory("workdir", "Where everything goes. Default: runs/quickstart in the checkout.", default=None),
+            Flag("seeds", "Number of seeds; each has its own directory in WORKDIR.", int, 1, least=1),
+        ),
+        ("", "--seeds=5 --workdir=runs/five_seeds"),
+    ),
+    Command(
+        "benchmarks",
+        "benchmarks.run:main",
+        "Measure the project against its peers.",
+        "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
+        (
+            Flag("records", "balance: prediction records.", int, None, least=1),
+            Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
+            Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
+            Flag("rounds", "meta_pseudo_labels, train_step: times that everything is measured.", int, None, least=1),
+            Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),
+            Flag("requests", "serving: requests of one image each, to each server.", int, None, least=1),
+            Flag("clients", "serving: connections at the same time.", int, None, least=1),
+            Flag("networks", "step_memory: some of b0, b4, l2, separated by commas.", default=None),
+            Flag("batch", "step_memory: images a step. Default: 16, and 4 of l2.", int, None, least=1),
+            Flag("cases", "train_step: some of start, steps, loops, swish, separated by commas.", default=None),
+            Flag("parts", "step_memory: parts of such a batch. Default: 4.", int, None, least=1),
+        ),
+        ("balance --records=100000", "train_step serving"),
+        words="NAME…",
+    ),
+)

@@ -1,0 +1,107 @@
+"""FixMatch (Sohn et al. 2020, Section 2.2 and Algorithm 1): the training step and the method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from training.losses import cross_entropy, l2, one_hot, smooth
+from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
+from training.optimizers import gradient
+from training.trainer import Trainer, alike, hits, pairs
+from training.uda import forward
+
+
+def fixmatch_loss(weak: tf.Tensor, strong: tf.Tensor, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The unlabeled loss (Sohn et al. 2020, eq. 4), divided by all examples and not by the confident ones.
+
+        q_b = softmax(z_weak,b), without gradient;   1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax z_strong,b)
+
+    Args:
+      weak: logits of the weakly augmented images, float32 (μB, K).
+      strong: logits of the same images, strongly augmented, float32 (μB, K).
+      threshold: τ in [0, 1]; 0 takes every example.
+
+    Returns:
+      (loss, share of the examples that count), scalars.
+    """
+    q = tf.stop_gradient(tf.nn.softmax(weak))  # (μB, K)
+    pseudo = tf.one_hot(tf.argmax(q, -1), q.shape[-1])  # (μB, K)
+    confident = tf.cast(tf.reduce_max(q, -1) >= threshold, tf.float32)  # (μB,)
+    return tf.reduce_mean(confident * cross_entropy(pseudo, strong)), tf.reduce_mean(confident)
+
+
+class FixMatch(Trainer):
+    """Trains a classifier by FixMatch. Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`.
+
+    `x` are weakly augmented labeled images (B, H, W, 3), `y` class ids (B,) or distributions (B, K);
+    `x_weak` and `x_strong` are two views of the same unlabeled images (μB, H, W, 3).
+
+    Args:
+      model: a built Keras classifier, images -> logits (B, K).
+      threshold: τ, the least confidence of a pseudo-label that counts.
+      unlabeled_weight: λ_u, the factor of the unlabeled loss.
+      label_smoothing: of labeled examples; 0 in the paper.
+      weight_decay: λ in λ·Σ½‖v‖², part of the loss.
+      ema_decay: of the moving average, which is what `evaluate` should see.
+      rematerialize: see `Trainer`.
+      seed: of the model noise.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        threshold: float = 0.95,
+        unlabeled_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        weight_decay: float = 5e-4,
+        ema_decay: float = 0.999,
+        rematerialize: bool = False,
+        seed: int = 0,
+    ):
+        logged = ("loss", "labeled_loss", "unlabeled_loss", "confident", "top1")
+        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="fixmatch")
+        self.threshold = threshold
+        self.unlabeled_weight = unlabeled_weight
+        self.label_smoothing = label_smoothing
+        self.weight_decay = weight_decay
+        self.seed = seed
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of Algorithm 1."""
+        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        with tf.GradientTape() as tape:
+            z = forward(self.forward, x, x_weak, x_strong, self.seed, self.optimizer.iterations)
+            targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
+            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq. 3)
+            labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), z.labeled))
+            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))                             (eq. 4)
+            unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
+            # ℓ_s + λ_u ℓ_u, and weight decay
+            loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
+            loss += self.weight_decay * l2(self.model.trainable_variables)
+            share = loss / tf.distribute.get_strategy().num_replicas_in_sync  # the optimizer sums over replicas
+        self.move(gradient(tape, share, self.model.trainable_variables, self.optimizer))
+        self.log(loss=loss, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss)
+        self.log(confident=confident, top1=hits(targets, z.labeled))
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+
+def _build(section: ConfigDict, parts: Parts) -> FixMatch:
+    names = ("threshold", "unlabeled_weight", "label_smoothing", "weight_decay", "ema_decay", "rematerialize")
+    trainer = FixMatch(parts.model, **{name: section[name] for name in names}, seed=parts.seed)
+    trainer.compile(optimizer=parts.optimizers[""])
+    return trainer
+
+
+FIXMATCH = Method(
+    unlabeled=lambda section: IMAGES,
+    networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
+    build=_build,
+    batches=lambda section, streams: streams.weak_and_strong(),
+    samples=weak_and_strong_samples,
+)

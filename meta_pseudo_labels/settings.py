@@ -1,0 +1,89 @@
+"""Settings of a training by Meta Pseudo Labels."""
+
+from __future__ import annotations
+
+from cli.settings import Section, Setting
+from data.settings import OWN_PREPROCESSING
+from training import settings
+
+PSEUDO_LABELS = ("sampled", "argmax", "soft")
+ESTIMATORS = (
+    "finite_difference",
+    "dot_product",
+    "cosine",
+    "per_example",
+    "soft",
+    "release",
+    "none",
+)
+"""Names of the feedback (`meta_pseudo_labels/feedback.py`)."""
+
+NETWORK = Section(
+    "A network of the pair: architecture, optimizer and schedule.",
+    {
+        "model": settings.MODEL,
+        "optimizer": settings.OPTIMIZER.but(name="sgd", nesterov=True),
+        "schedule": settings.SCHEDULE_IN_STEPS,
+    },
+)
+
+CALIBRATOR = Section(
+    "The calibrator of reduced_meta_pseudo_labels; it has the teacher's optimizer.",
+    {
+        "hidden": Setting(128, "Units of a layer.", at_least=1),
+        "layers": Setting(2, "Hidden layers.", at_least=0),
+    },
+)
+
+FEEDBACK = {
+    "feedback": Setting(
+        "soft",
+        "How the student's step teaches the teacher (docs/meta_pseudo_labels.md).",
+        choices=ESTIMATORS,
+    ),
+    "approximate_feedback": Setting(
+        False,
+        "Accept feedback that is an approximation under this optimizer, with a warning.",
+    ),
+    "pseudo_labels": Setting(
+        "sampled",
+        "Drawn from the teacher's distribution, its most probable class, or all of it.",
+        choices=PSEUDO_LABELS,
+    ),
+    "feedback_weight": Setting(1.0, "Weight of the teacher's loss by feedback."),
+    "batch_factor": Setting(
+        None,
+        "Factor of a scalar feedback; 1: eq. 12 as written.",
+        type=float,
+        none="the unlabeled batch size, which makes it the true gradient",
+    ),
+    "baseline_decay": Setting(
+        0.99,
+        "Decay of the feedback's moving average, which is subtracted; 1: no baseline.",
+        at_least=0,
+        at_most=1,
+    ),
+}
+
+RELEASE = "the release's README, CIFAR-10-4K"
+
+TRAIN = Section(
+    "The training of a teacher and a student by Meta Pseudo Labels, or by its reduced form "
+    "(Appendix E): the student, and a calibrator of the predictions in --pseudo_labeled. That with "
+    "feedback=none is training on pseudo-labels of a fixed teacher.",
+    {
+        "method": settings.METHOD.but(default="meta_pseudo_labels"),
+        "teacher": NETWORK,
+        "student": NETWORK.but(schedule={"wait_steps": 3000}),
+        **settings.OF_UNLABELED,
+        **FEEDBACK,
+        "supervised_weight": settings.UDA_TRAIN["supervised_weight"],
+        "uda": settings.UDA,
+        "calibrator": CALIBRATOR,
+        "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE),
+        "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
+        "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
+        **settings.RUN,
+    },
+    more={"preprocessing": OWN_PREPROCESSING},
+)

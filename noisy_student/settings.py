@@ -1,0 +1,84 @@
+"""Settings of a train section: a teacher, a student, or a fine-tuning."""
+
+from __future__ import annotations
+
+from cli.settings import Section, Setting
+from data.settings import OWN_PREPROCESSING
+from training import settings
+
+LOSS_NORMALIZATIONS = ("joint", "algorithm_1", "release")
+PSEUDO_LABELS = ("soft", "hard")
+
+METHOD = {
+    "labeled": Setting(
+        True,
+        "False: a student sees pseudo-labeled images alone. The loop then fine-tunes it on the "
+        "labeled ones, by the section finetune_student.",
+    ),
+    "loss_normalization": Setting(
+        "joint",
+        "How the losses of labeled and unlabeled images are averaged (docs/differences.md).",
+        choices=LOSS_NORMALIZATIONS,
+    ),
+    "pseudo_labels": Setting("soft", "The teacher's distribution, or its most probable class.", choices=PSEUDO_LABELS),
+    "temperature": Setting(1.0, "Temperature of soft pseudo-labels; below 1 sharpens.", above=0),
+    "online": Setting(
+        False,
+        "True: --teacher labels within the step, without threshold and balancing.",
+    ),
+    "label_data_sample_prob": Setting(
+        1.0,
+        "Probability that a labeled image contributes to the loss. Learning rate and epochs stay.",
+        above=0,
+        at_most=1,
+    ),
+}
+"""What makes a training Noisy Student's."""
+
+NOISE = {
+    "mixup": Setting(
+        0.0,
+        "Beyond the paper: α of MixUp on labeled images; 0: off. With cutmix, half each.",
+        at_least=0,
+    ),
+    "cutmix": Setting(0.0, "Beyond the paper: α of CutMix on labeled images; 0: off.", at_least=0),
+    "labeled_augmentation": Setting(
+        True,
+        "Crop, flip and RandAugment on labeled images. False: the images as for evaluation.",
+    ),
+    "unlabeled_augmentation": Setting(
+        True,
+        "The same on unlabeled images. Off in an ablation (Table 6).",
+    ),
+    "unlabeled_model_noise": Setting(
+        True,
+        "Dropout and stochastic depth on unlabeled images. Off in an ablation (Table 6).",
+    ),
+}
+
+TRAIN = Section(
+    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there are "
+    "no unlabeled images, and their settings have no effect.",
+    {
+        "method": settings.METHOD,
+        "model": settings.MODEL,
+        **settings.DURATION,
+        "optimizer": settings.OPTIMIZER,
+        "schedule": settings.SCHEDULE,
+        **METHOD,
+        **NOISE,
+        **settings.LOSS,
+        "frozen_blocks": Setting(
+            0,
+            "With --init: number of first blocks that stay as they are, with the stem.",
+            at_least=0,
+        ),
+        "accumulation": Setting(
+            1,
+            "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",
+            at_least=1,
+        ),
+        **settings.RUN,
+    },
+    more={"preprocessing": OWN_PREPROCESSING},
+)

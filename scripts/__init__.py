@@ -1,0 +1,1 @@
+"""Checks by hand, which `run_tool.sh` runs, and the scripts' shared setup."""

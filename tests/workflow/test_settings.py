@@ -1,0 +1,134 @@
+"""The settings of whole recipes: every recipe passes, and what others say of them is up to date."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from cli import app, commands
+from cli import settings as mechanism
+from cli.errors import InputError
+from workflow import settings, settings_page
+from workflow.methods import METHODS, settings_of
+
+RECIPES = [
+    *(f"{method}/digits.py" for method in ("supervised", "uda", "fixmatch")),
+    *(f"uda/{name}" for name in ("image_folder.py:wrn_28_2", "cifar10_4k.py", "svhn_1k.py")),
+    *(f"noisy_student/{name}" for name in ("digits.py", "svhn.py", "cifar10.py", "image_folder.py:small")),
+    *(f"noisy_student/imagenet.py:{name}" for name in ("b0", "l2", "v1", "l2_b0")),
+    *(f"meta_pseudo_labels/{name}" for name in ("digits.py", "digits.py:reduced", "svhn_1k.py")),
+    *(f"meta_pseudo_labels/cifar10_4k.py:{name}" for name in ("paper", "release")),
+    *(f"meta_pseudo_labels/{name}" for name in ("image_folder.py", "imagenet_10pct.py")),
+    *(f"meta_pseudo_labels/imagenet_jft.py:{name}" for name in ("resnet50", "l2", "b6_wide")),
+    "evaluation/default.py",
+]
+DIGITS = "--config=configs/noisy_student/digits.py"
+
+
+def parsed(*words: str) -> ConfigDict:
+    values = app.parse(commands.TABLE["evaluate"], [*words, "--workdir=w", "--model=m"])
+    return values["config"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_passes(name):
+    settings.check(parsed(f"--config=configs/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("balance.threshold=7", r"config\.balance\.threshold is 7\.0; it must be at least 0 and b"),
+        ("seed=-1", r"config\.seed is -1; it must be at least 0"),
+        ("pseudo_label_1.precision=half", r"config\.pseudo_label_1\.precision is 'half'; it can be"),
+        ("teacher.optimizer.name=adm", r"teacher\.optimizer\.name is 'adm'; .*; did you mean 'adam'"),
+        ("finetune.schedule.base=nan", r"config\.finetune\.schedule\.base is nan"),
+        ("data.on_error=ignore", r"config\.data\.on_error is 'ignore'; it can be fail or skip"),
+        ("student.method=nosy_student", r"student\.method is 'nosy_student'; .* you mean 'noisy_stu"),
+        ("evaluate.split=tset", r"evaluate\.split is 'tset'; .*; did you mean 'test'"),
+    ],
+)
+def test_an_impossible_value_is_refused_when_the_recipe_is_read(word, message):
+    with pytest.raises(InputError, match=message):
+        parsed(DIGITS, f"--config.{word}")
+
+
+def test_sections_of_other_names_are_known_by_what_they_hold():
+    config = parsed("--config=configs/meta_pseudo_labels/digits.py").copy_and_resolve_references()
+    with config.unlocked():
+        config.student_2 = config.student.copy_and_resolve_references()
+        config.longer = config.train.copy_and_resolve_references()
+    for key, value in (("student_2.temperature", 0.0), ("longer.uda.temperature", 0.0)):
+        bad = config.copy_and_resolve_references()
+        bad.update_from_flattened_dict({key: value})
+        with pytest.raises(InputError, match=rf"config\.{key} is 0\.0; it must be above 0"):
+            settings.check(bad)
+    with config.unlocked():
+        config.balanec = ConfigDict({"threshold": 0.5})
+    with pytest.raises(InputError, match=r"config\.balanec: no such setting; did you mean balance"):
+        settings.check(config)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in commands.STAGES if stage.recipes], ids=lambda stage: stage.name)
+def test_every_stage_refuses_it_before_it_does_anything(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "load", lambda target: pytest.fail(f"{target} was begun"))
+    with pytest.raises(InputError, match=r"^config\.balance\.threshold is 7\.0; it must be at least 0"):
+        app.run(stage, [DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_needs_no_tensorflow_to_refuse_or_explain(tmp_path):
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        program = "import sys\nfrom cli import app\ntry: app.main()\nfinally: assert 'tensorflow' not in sys.modules"
+        environment = {**os.environ, "PYTHONPATH": str(app.ROOT)}
+        command = [sys.executable, "-c", program, "balance", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    refused = run(DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}")
+    expected = "error: config.balance.threshold is 7.0; it must be at least 0 and below 1\n"
+    assert (refused.returncode, refused.stderr) == (2, expected)
+    told = run("--help", "balance.threshold")
+    assert told.returncode == 0
+    assert told.stdout.startswith("--config.balance.threshold=0.3    (at least 0 and below 1)\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_is_up_to_date():
+    page = (app.ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page.page(), "python -m workflow.settings_page > docs/settings.md"
+
+
+def test_meanings_are_sentences():
+    every = [*settings.RECIPE.walk(), *(row for name in METHODS for row in settings_of(name).walk())]
+    for key, setting in every:
+        assert re.fullmatch(r"[A-Z0-9(a-z].*[.)]", setting.meaning), key
+        for sentence in re.split(r"(?<=\.)\s", setting.meaning):
+            assert len(sentence.split()) <= 25, key
+
+
+def test_choices_are_what_the_modules_know():
+    from data import preprocessing, randaugment
+    from data import settings as data
+    from meta_pseudo_labels import feedback
+    from meta_pseudo_labels import settings as pair
+
+    assert set(data.RANDAUGMENT_TABLES) == set(randaugment.TABLES)
+    assert set(data.RANDAUGMENT_MODES) == set(randaugment._MODE_OPS)
+    fields = {field.name for field in dataclasses.fields(preprocessing.Preprocessing)}
+    assert set(data.PREPROCESSING) == fields
+    assert set(pair.ESTIMATORS) == set(feedback.ESTIMATORS)
+    assert set(pair.PSEUDO_LABELS) == set(feedback.PSEUDO_LABELS)
+
+
+def test_help_about_sections():
+    declared = settings.of_recipe({})
+    text = mechanism.describe(declared, "train.uda")
+    assert text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
+    for key in ("train.unlabeled_weight", "train.feedback", "student.temperature", "train.online"):
+        assert mechanism.describe(declared, key).startswith(f"--config.{key}=")

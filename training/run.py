@@ -1,0 +1,250 @@
+"""Runs one resolved training, of whatever method: strategy, trainer, fit, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.json_files import read_json_lines
+from data import pipeline, records
+from data.preprocessing import Preprocessing
+from data.records import Manifest
+from training import fixres, model_dir, models, optimizers, schedules, strategy, workers
+from training.checkpoints import Checkpoints
+from training.fit import METRICS, best, fit
+from training.method import Method, Parts, Streams
+from training.trainer import Trainer
+
+SAMPLES = 8
+"""Images of each split in TensorBoard."""
+
+
+class Inputs(NamedTuple):
+    """What a training reads.
+
+    Attributes:
+      data: the prepared data, for its validation split.
+      labeled: the labeled split.
+      unlabeled: the split of the second stream, or None.
+      init: directory of the trained model to start from, or None.
+      teacher: directory of the trained model that labels within the step, or None.
+    """
+
+    data: Path
+    labeled: Manifest
+    unlabeled: Manifest | None = None
+    init: str | None = None
+    teacher: str | None = None
+
+
+class Devices(NamedTuple):
+    """Where a training runs; see `training.strategy.create`. `profile_steps`: FIRST,LAST, the steps to profile."""
+
+    strategy: str = "auto"
+    cpu_devices: int = 1
+    tpu: str = ""
+    profile_steps: str | None = None
+
+
+def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
+    """What a finished training says when it is asked for again."""
+    return f"{workdir} is done: {summary['steps']} steps, {summary['parameters']:,} parameters"
+
+
+@workers.leaving_with_the_lost()
+def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: model_dir.ModelSpec, inputs: Inputs, devices: Devices) -> None:
+    """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
+
+    Args:
+      workdir: claimed with `cli.workdir.start`.
+      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns them.
+      method: of the section.
+      spec: of the model that is kept.
+      inputs: what it reads.
+      devices: where it runs.
+
+    Raises:
+      InputError: the batch does not divide among the replicas, and whatever `fit` and the method raise.
+    """
+    section, seed = ConfigDict(resolved["train"]), resolved["seed"]
+    labeled, unlabeled = inputs.labeled, inputs.unlabeled
+    profile = _profile(devices.profile_steps, section.steps)
+    batch, ratio = section.batch_size, section.unlabeled_ratio
+    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
+    where = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
+    if section.precision == "mixed_float16" and strategy.device_kind(where) == "TPU":
+        raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
+    replicas = where.num_replicas_in_sync
+    digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
+    workers.require_same(where, digest, "the workers run different configs; give all of them the same flags")
+    parts = section.get("accumulation", 1)
+    if batch % (replicas * parts):
+        among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
+        raise InputError(f"batch_size={batch} does not divide among {among}")
+    tf.keras.utils.set_random_seed(seed % 2**32)
+    tf.config.experimental.enable_op_determinism()
+    tf.keras.mixed_precision.set_global_policy(section.precision)
+    steps_per_epoch = labeled.num_records / batch
+    with where.scope():  # everything that owns variables
+        trainer = build_trainer(method, section, spec, steps_per_epoch, seed, replicas > 1, inputs)
+
+    parameters = trainer.model.count_params()
+    print(
+        f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
+        + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
+        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, "
+        + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
+        flush=True,
+    )
+    warning = models.warning(spec.architecture, spec.preprocessing.image_size)
+    if warning and workers.is_chief(where):
+        print(warning)
+    manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
+    evaluate = None
+    if section.evaluate_every and (inputs.data / "validation").is_dir():
+        manifests.append(records.read_manifest(inputs.data / "validation", "labeled"))
+        evaluate = _evaluator(trainer, manifests[-1], spec, batch)
+    splits = {"labeled": labeled, "unlabeled": unlabeled}
+    samples = {
+        shown: (manifest, noise)
+        for shown, (split, noise) in method.samples(section, spec.preprocessing).items()
+        if (manifest := splits[split])
+    }
+    fit(
+        trainer,
+        lambda finished: pipeline.distribute(
+            where, lambda *share: batches(method, section, spec.preprocessing, inputs, seed, finished, *share)
+        ),
+        workdir,
+        steps=section.steps,
+        images_per_step=first + more,
+        log_every=section.log_every,
+        checkpoint_every=section.checkpoint_every,
+        evaluate_every=section.evaluate_every,
+        evaluate=evaluate,
+        keep=section.keep_checkpoints,
+        keep_every=section.keep_every,
+        manifests=manifests,
+        profile=profile,
+        images=lambda step: {
+            shown: pipeline.samples(manifest, noise, count=SAMPLES, seed=seed, step=step) for shown, (manifest, noise) in samples.items()
+        },
+    )
+    best_row = best(workdir) if workers.is_chief(where) else None
+    best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
+    if section.final_weights == "best" and best_step:
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
+    with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
+        model_dir.save(directory, trainer.model, spec)
+    if not workers.is_chief(where):
+        return
+    last = read_json_lines(workdir / "metrics.jsonl", METRICS)[-1][1]
+    summary = {
+        "steps": section.steps,
+        "parameters": parameters,
+        "images_seen": section.steps * (first + more),
+        "replicas": replicas,
+        "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
+        "last": last,
+        "best": best_row,  # on the validation split
+        "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
+    }
+    workdirs.finish(workdir, summary, says_done(workdir, summary))
+    print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
+
+
+def build_trainer(
+    method: Method,
+    section: ConfigDict,
+    spec: model_dir.ModelSpec,
+    steps_per_epoch: float,
+    seed: int,
+    sync: bool,
+    inputs: Inputs | None = None,
+) -> Trainer:
+    """The method's compiled trainer; call inside the strategy's scope.
+
+    Args:
+      method: of the section.
+      section: the resolved section.
+      spec: of the model that is kept.
+      steps_per_epoch: labeled images / batch_size.
+      seed: of the run.
+      sync: there is more than one replica.
+      inputs: for the models to start from and to label by.
+
+    Raises:
+      InputError: a model in `inputs` has other classes, or fewer blocks than are to be frozen.
+    """
+    sync = section.sync_batch_norm and sync
+
+    def build(model: Mapping[str, Any], seed: int) -> tf.keras.Model:
+        return model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
+
+    model = build(spec.architecture, seed)
+    if inputs and inputs.init:
+        trained, trained_spec = model_dir.load(inputs.init)
+        records.require_same_classes(trained_spec.label_names, f"--init={inputs.init}", spec.label_names, "the data")
+        model.set_weights(trained.get_weights())
+        fixres.freeze_blocks(model, section.get("frozen_blocks", 0))
+    rates = schedules.of_section(section, steps_per_epoch)
+    settings = {name: section[name].optimizer if name else section.optimizer for name in rates}
+    by_name = {name: optimizers.build(settings[name], rate) for name, rate in rates.items()}
+    teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
+    return method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes))
+
+
+def batches(
+    method: Method,
+    section: ConfigDict,
+    preprocessing: Preprocessing,
+    inputs: Inputs,
+    seed: int,
+    start_step: int,
+    pipelines: tuple[int, int],
+    replicas: int,
+) -> tf.data.Dataset:
+    """What the method's trainer eats from step `start_step` on; the last three see `pipeline.train_batches`."""
+    options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
+    more = section.batch_size * section.unlabeled_ratio
+    clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
+    return method.batches(section, Streams(inputs.labeled, inputs.unlabeled, preprocessing, section.batch_size, more, options, clean))
+
+
+def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
+    """First and last step of the flag --profile_steps. Raises InputError."""
+    if not steps:
+        return None
+    parts = steps.split(",")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]) <= last:
+        raise InputError(f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST")
+    return int(parts[0]), int(parts[1])
+
+
+def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
+    """A function that measures the averaged weights on a split, every example once."""
+
+    def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
+        data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing, pipelines, replicas)
+        return data.map(lambda b: (b["image"], b["label"], b["weight"]))
+
+    data = pipeline.distribute(trainer.distribute_strategy, batches)
+    steps = -(-manifest.num_records // batch_size)
+
+    def evaluate() -> dict[str, float]:
+        with trainer.ema.swapped():
+            values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
+        if values["examples"] != manifest.num_records:
+            records.verify_split(manifest)  # names the file that is to blame
+        assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
+        return values
+
+    return evaluate

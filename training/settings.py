@@ -1,0 +1,249 @@
+"""Settings of trainings: network, optimizer, schedule, the run, and UDA."""
+
+from __future__ import annotations
+
+from cli.settings import Section, Setting
+from data.settings import OWN_PREPROCESSING
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
+
+OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
+SCHEDULES = ("exponential", "cosine", "constant")
+
+PAPER = "Xie et al. 2020, Section 3.1"
+
+MODEL = Section(
+    "The network. None is the architecture's own value.",
+    {
+        "name": Setting(
+            "b0",
+            "A name of training/architectures.py, or package.module:function, your own.",
+        ),
+        "width": Setting(None, "Multiplies the channels.", type=float, none="the architecture's", above=0),
+        "depth": Setting(None, "Multiplies the layers.", type=float, none="the architecture's", above=0),
+        "dropout": Setting(
+            None,
+            "Dropout before the classifier.",
+            type=float,
+            none="the architecture's",
+            at_least=0,
+            below=1,
+        ),
+        "survival_probability": Setting(
+            None,
+            "Stochastic depth: probability that the last block is kept.",
+            type=float,
+            none="the architecture's; an EfficientNet's is the paper's 0.8",
+            above=0,
+            at_most=1,
+        ),
+        "stem_stride": Setting(
+            None,
+            "Stride of the first convolution.",
+            type=int,
+            none="the architecture's",
+            at_least=1,
+        ),
+        "strides": Setting(
+            None,
+            "Stride of each stage; 1 or 2 for each of an EfficientNet's seven.",
+            type=tuple,
+            items=int,
+            none="the architecture's",
+            at_least=1,
+        ),
+        "batch_norm_momentum": Setting(
+            None,
+            "Decay of BatchNorm's moving averages.",
+            type=float,
+            none="the architecture's, 0.99",
+            at_least=0,
+            below=1,
+        ),
+    },
+    others="any other argument of the architecture's builder",
+)
+
+OPTIMIZER = Section(
+    "The optimizer (training/optimizers.py).",
+    {
+        "name": Setting("rmsprop", "Which one.", choices=OPTIMIZERS, source=PAPER),
+        "momentum": Setting(0.9, "Momentum; adam ignores it.", at_least=0, below=1),
+        "nesterov": Setting(False, "Nesterov's momentum, of sgd."),
+        "trust_coefficient": Setting(1e-3, "Trust coefficient of lars.", above=0),
+        "clip_norm": Setting(0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0),
+        "decoupled_weight_decay": Setting(
+            0.0,
+            "Weight decay times the learning rate, outside of the gradient (AdamW). "
+            "The train section's `weight_decay` is the one in the loss.",
+            at_least=0,
+        ),
+    },
+)
+
+BASE = Setting(0.016, "Learning rate per 256 labeled images of a step.", at_least=0, source=PAPER)
+
+_IN_EPOCHS = {
+    "name": Setting("exponential", "Its form.", choices=SCHEDULES, source=PAPER),
+    "base": BASE,
+    "warmup_epochs": Setting(
+        5.0,
+        "Linear warm-up. A cosine's is at most a tenth of the run.",
+        at_least=0,
+        unit="epochs of the labeled images",
+    ),
+    "decay_epochs": Setting(
+        2.4,
+        "exponential: time between two decays.",
+        above=0,
+        unit="epochs of the labeled images",
+        source=PAPER,
+    ),
+    "decay_rate": Setting(0.97, "exponential: factor of a decay.", above=0, source=PAPER),
+}
+_IN_STEPS = {
+    "base": BASE.but(default=0.1, source="the README of Meta Pseudo Labels' release"),
+    "warmup_steps": Setting(5000, "Linear warm-up.", at_least=0, unit="steps"),
+    "wait_steps": Setting(0, "Steps at rate 0 before the warm-up.", at_least=0, unit="steps"),
+}
+
+SCHEDULE = Section("The learning rate (training/schedules.py).", _IN_EPOCHS, more=_IN_STEPS)
+SCHEDULE_IN_STEPS = Section(
+    "The learning rate: waits at 0, warms up, then falls by half a cosine to 0.",
+    _IN_STEPS,
+    more=_IN_EPOCHS,
+)
+
+METHOD = Setting("supervised", "How it is trained: a name of workflow/methods.py.")
+
+DURATION = {
+    "epochs": Setting(
+        None,
+        "Length of the run. Set either epochs or steps.",
+        type=float,
+        none="steps says it",
+        above=0,
+        unit="epochs of the labeled images",
+    ),
+    "steps": Setting(
+        None,
+        "Length of the run in optimizer steps. Set either epochs or steps.",
+        type=int,
+        none="epochs says it",
+        at_least=1,
+        unit="steps",
+    ),
+    "min_steps": Setting(0, "With epochs: least length of the run.", at_least=0, unit="steps"),
+    "batch_size": Setting(
+        None,
+        "Labeled images a step, over all replicas.",
+        type=int,
+        none="from the number of labeled images, 32 to 256",
+        at_least=1,
+        unit="images",
+    ),
+    "unlabeled_ratio": Setting(
+        0,
+        "Unlabeled images a step, in labeled batches (1 to 28 in the Noisy Student paper).",
+        at_least=0,
+    ),
+}
+"""How long a training takes, and how many images it sees."""
+
+LOSS = {
+    "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
+    "weight_decay": Setting(1e-5, "Weight decay in the loss.", at_least=0),
+    "ema_decay": Setting(
+        0.9999,
+        "Decay of the moving average of the weights, which is the model that is kept.",
+        at_least=0,
+        below=1,
+    ),
+}
+
+RUN = {
+    "precision": Setting(
+        "float32",
+        "Numbers in which the network computes. mixed_float16 trains with loss scaling.",
+        choices=PRECISIONS,
+    ),
+    "rematerialize": Setting(
+        False,
+        "Compute the blocks' insides twice, for less memory (docs/scaling.md).",
+    ),
+    "sync_batch_norm": Setting(True, "BatchNorm statistics over all replicas, where there is more than one."),
+    "log_every": Setting(
+        None,
+        "Steps between two lines of the log.",
+        type=int,
+        none="a twentieth of the run, at most 100",
+        at_least=0,
+        unit="steps",
+    ),
+    "checkpoint_every": Setting(
+        None,
+        "Steps between two checkpoints.",
+        type=int,
+        none="a tenth of the run, at most 1,000",
+        at_least=0,
+        unit="steps",
+    ),
+    "evaluate_every": Setting(
+        None,
+        "Steps between two evaluations on the validation split.",
+        type=int,
+        none="never",
+        at_least=0,
+        unit="steps",
+    ),
+    "keep_checkpoints": Setting(
+        2,
+        "Newest checkpoints that are kept. The one of the best evaluation is kept besides.",
+        at_least=1,
+    ),
+    "keep_every": Setting(
+        0,
+        "Checkpoints so far apart are kept for good; 0: none.",
+        at_least=0,
+        unit="steps",
+    ),
+    "final_weights": Setting(
+        "last",
+        "The last weights, as in the papers, or the best on the validation split.",
+        choices=("last", "best"),
+    ),
+}
+"""What a run computes in, and what it logs and keeps."""
+
+UDA = Section(
+    "Unsupervised Data Augmentation: the loss on unlabeled images.",
+    {
+        "weight": Setting(8.0, "Weight of the loss; 0: off.", at_least=0),
+        "temperature": Setting(0.7, "Temperature of the target; below 1 sharpens.", above=0),
+        "threshold": Setting(0.6, "Least confidence of an image that counts.", at_least=0, at_most=1),
+        "ramp_steps": Setting(5000, "Linear increase of the weight from 0.", at_least=0, unit="steps"),
+    },
+)
+
+OF_UNLABELED = {
+    **DURATION,
+    "unlabeled_ratio": DURATION["unlabeled_ratio"].but(default=7, at_least=1, source=""),
+}
+"""`DURATION` of a method that learns from unlabeled images only."""
+
+UDA_TRAIN = Section(
+    "A training by UDA, of one network.",
+    {
+        "method": METHOD.but(default="uda"),
+        "model": MODEL,
+        "optimizer": OPTIMIZER.but(name="sgd", nesterov=True),
+        "schedule": SCHEDULE_IN_STEPS,
+        **OF_UNLABELED,
+        "supervised_weight": Setting(1.0, "Weight of the labeled loss.", at_least=0),
+        "uda": UDA,
+        **LOSS,
+        **RUN,
+    },
+    more={"preprocessing": OWN_PREPROCESSING},
+)

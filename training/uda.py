@@ -1,0 +1,158 @@
+"""Unsupervised Data Augmentation (Xie et al. 2020): the step and the method.
+
+Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` the labeled loss is
+left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is supervised learning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from nets.noise import model_noise
+from training.losses import cross_entropy, l2, one_hot, smooth
+from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
+from training.optimizers import gradient
+from training.rematerialization import Pass
+from training.trainer import Trainer, alike, global_rows, hits, pairs
+
+LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
+
+
+class Objective(NamedTuple):
+    """What a teacher minimises on labelled images and on two views of unlabelled ones.
+
+    Attributes:
+      supervised_weight: factor of the loss on labelled images.
+      uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
+      uda_temperature: τ that sharpens the weak view's distribution.
+      uda_threshold: least confidence of the sharpened distribution that counts.
+      uda_ramp_steps: steps over which the factor grows from 0.
+      label_smoothing: of the labelled examples.
+      weight_decay: λ in λ·Σ½‖v‖².
+    """
+
+    supervised_weight: float = 1.0
+    uda_weight: float = 1.0
+    uda_temperature: float = 0.7
+    uda_threshold: float = 0.6
+    uda_ramp_steps: int = 5000
+    label_smoothing: float = 0.1
+    weight_decay: float = 5e-4
+
+    def __call__(
+        self, model: tf.keras.Model, logits: Logits, targets: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """(loss, metrics of `LOGGED`) of step number `step`, counted from 0."""
+        # g_T,supervised = ∇ CE(y_l, T(x_l; θ_T))
+        labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), logits.labeled))
+        # g_T,UDA = ∇ CE(T(x_weak), T(x_strong)), the target without gradient
+        uda, confident = uda_loss(logits.weak, logits.strong, self.uda_temperature, self.uda_threshold)
+        ramp = tf.minimum(1.0, tf.cast(step, tf.float32) / self.uda_ramp_steps) if self.uda_ramp_steps else 1.0
+        loss = self.supervised_weight * labeled_loss + ramp * self.uda_weight * uda + self.weight_decay * l2(model.trainable_variables)
+        values = {"labeled_loss": labeled_loss, "uda_loss": uda, "uda_confident": confident, "top1": hits(targets, logits.labeled)}
+        return loss, values
+
+
+class Logits(NamedTuple):
+    """A network's answers to the three batches of a step, float32."""
+
+    labeled: tf.Tensor  # (B, K)
+    weak: tf.Tensor  # (B_u, K)
+    strong: tf.Tensor  # (B_u, K)
+
+
+def forward(network: Pass, x: tf.Tensor, x_weak: tf.Tensor, x_strong: tf.Tensor, seed: int, step: tf.Tensor) -> Logits:
+    """One pass over the three batches, which share their BatchNorm statistics; noise by (seed, step, row in the global batch)."""
+    b, b_u = tf.shape(x)[0], tf.shape(x_strong)[0]  # this replica's parts of B and B_u
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    rows = [global_rows(b, 0), global_rows(b_u, b * replicas), global_rows(b_u, (b + b_u) * replicas)]
+    with model_noise(seed, step, tf.concat(rows, 0), (b + 2 * b_u) * replicas):
+        logits = network(tf.concat([x, x_weak, x_strong], 0))  # (B + 2 B_u, K)
+    return Logits(*tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u]))
+
+
+def uda_loss(weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
+
+        q_i = softmax(z_weak,i / τ), without gradient;   1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i, softmax z_strong,i)
+
+    Divided by all examples, not by the confident ones, as in both releases; that the *sharpened* distribution is compared is the
+    Meta Pseudo Labels release's way.
+
+    Args:
+      weak: logits (B_u, K).
+      strong: logits (B_u, K).
+      temperature: τ > 0; below 1 sharpens.
+      threshold: in [0, 1]; 0 takes every example.
+
+    Returns:
+      (loss, part of the examples that count), scalars.
+    """
+    target = tf.stop_gradient(tf.nn.softmax(weak / temperature))  # (B_u, K)
+    mask = tf.cast(tf.reduce_max(target, -1) >= threshold, tf.float32)  # (B_u,)
+    return tf.reduce_mean(mask * cross_entropy(target, strong)), tf.reduce_mean(mask)
+
+
+class UDA(Trainer):
+    """Trains one network by supervised learning and UDA: the teacher of Meta Pseudo Labels without a student.
+
+    Elements of the data set: `((x, y), (x_weak, x_strong))`, as for `MetaPseudoLabels`.
+
+    Args:
+      model: a built Keras classifier, images -> logits (B, K).
+      ema_decay: of its moving average, which is what `evaluate` should see.
+      rematerialize: see `Trainer`.
+      seed: of the model noise.
+      objective: the fields of `Objective`.
+    """
+
+    def __init__(self, model: tf.keras.Model, *, ema_decay: float = 0.995, rematerialize: bool = False, seed: int = 0, **objective: Any):
+        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=("loss", *LOGGED), name="uda")
+        self.seed = seed
+        self.objective = Objective(**objective)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step."""
+        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        step = self.optimizer.iterations
+        with tf.GradientTape() as tape:
+            logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step)
+            loss, values = self.objective(self.model, logits, one_hot(y, logits.labeled.shape[-1]), step)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            share = loss / replicas  # the optimizer sums over replicas
+        self.move(gradient(tape, share, self.model.trainable_variables, self.optimizer))
+        self.log(loss=loss, **values)
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+
+def objective(section: ConfigDict) -> dict[str, Any]:
+    """The fields of `Objective` from a train section."""
+    return {
+        "supervised_weight": section.supervised_weight,
+        "uda_weight": section.uda.weight,
+        "uda_temperature": section.uda.temperature,
+        "uda_threshold": section.uda.threshold,
+        "uda_ramp_steps": section.uda.ramp_steps,
+        "label_smoothing": section.label_smoothing,
+        "weight_decay": section.weight_decay,
+    }
+
+
+def _build(section: ConfigDict, parts: Parts) -> UDA:
+    options = {name: section[name] for name in ("ema_decay", "rematerialize")}
+    trainer = UDA(parts.model, **options, **objective(section), seed=parts.seed)
+    trainer.compile(optimizer=parts.optimizers[""])
+    return trainer
+
+
+UNSUPERVISED_DATA_AUGMENTATION = Method(
+    unlabeled=lambda section: IMAGES,
+    networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
+    build=_build,
+    batches=lambda section, streams: streams.weak_and_strong(),
+    samples=weak_and_strong_samples,
+)

@@ -1,0 +1,166 @@
+"""The settings of a whole recipe: those of the stages, and the sections of the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import data.settings
+import evaluation.settings
+from cli import settings
+from cli.settings import Section, Setting
+from training.settings import PRECISIONS
+from workflow import methods
+
+PSEUDO_LABEL = Section(
+    "How the teacher labels the unlabeled images. `pseudo_label_1`, … are of one iteration.",
+    {
+        "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
+        "top_k": Setting(
+            0,
+            "Most probable classes that are stored; 0: the whole distribution, as float16.",
+            at_least=0,
+        ),
+        "views": Setting(
+            0,
+            "Beyond the paper: copies of an image, with the noise of training, over which the "
+            "teacher's probabilities are averaged. 0: the clean image, as in the paper.",
+            at_least=0,
+        ),
+        "model_noise": Setting(
+            False,
+            "Dropout and stochastic depth in the teacher; with views=1 as in Table 6.",
+        ),
+        "calibrate": Setting(
+            False,
+            "Beyond the paper: temper the probabilities as the validation split needs it.",
+        ),
+        "precision": Setting("float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS),
+        "optimize": Setting(
+            False,
+            "For speed: fold BatchNorm into the convolutions (`./run_benchmarks.sh pseudo_label`).",
+        ),
+    },
+)
+
+BALANCE = Section(
+    "Which pseudo-labeled images are kept, and how often.",
+    {
+        "threshold": Setting(
+            0.3,
+            "Least confidence of an image that is kept, exclusive.",
+            at_least=0,
+            below=1,
+            source="Xie et al. 2020, Section 3.1",
+        ),
+        "max_confidence": Setting(
+            1.0,
+            "Greatest confidence of an image that is kept; above threshold.",
+            above=0,
+            at_most=1,
+        ),
+        "images_per_class": Setting(
+            None,
+            "Images of each class; 130,000 in the paper.",
+            type=int,
+            none="the median class's number of images kept",
+            at_least=1,
+            unit="images",
+        ),
+        "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
+        "fraction": Setting(
+            1.0,
+            "Share of the unlabeled images, drawn by seed before all else.",
+            above=0,
+            at_most=1,
+        ),
+        "share_per_class": Setting(
+            1.0,
+            "Beyond the paper: of the images above the threshold keep only this most confident "
+            "share of each class. It is a threshold of its own for each class.",
+            above=0,
+            at_most=1,
+        ),
+    },
+)
+
+LOOP = {
+    "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
+    "patience": Setting(
+        None,
+        "Stop after so many students that are no better than one before; serve the best.",
+        type=int,
+        none="never stop before the last iteration",
+        at_least=1,
+    ),
+    "student_init": Setting(
+        "scratch",
+        "What a student starts from: random weights, or its teacher's network.",
+        choices=("scratch", "teacher"),
+    ),
+    "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
+}
+
+SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (training/smoke.py).")
+
+SUPERVISED = methods.settings_of("supervised")
+
+RECIPE = Section(
+    "A whole recipe. `student_2` and its like take the place of `student` in that iteration.",
+    {
+        "seed": data.settings.SEED,
+        "smoke": SMOKE,
+        "data": data.settings.DATA,
+        "expected": data.settings.EXPECTED,
+        "preprocessing": data.settings.PREPROCESSING,
+        "teacher": SUPERVISED,
+        "student": SUPERVISED.but(method="noisy_student", unlabeled_ratio=3),
+        "finetune": SUPERVISED,
+        "finetune_student": SUPERVISED,
+        **LOOP,
+        "pseudo_label": PSEUDO_LABEL,
+        "balance": BALANCE,
+        "evaluate": evaluation.settings.EVALUATE,
+    },
+)
+
+
+def of_recipe(recipe: Mapping[str, Any]) -> Section:
+    """Returns the declarations of a recipe's keys, and of those it could have.
+
+    A training may have any name. It is known by its `method`, which says what its settings are.
+    """
+    chosen = {}
+    for name, values in recipe.items():
+        if name.startswith("pseudo_label_"):
+            chosen[name] = PSEUDO_LABEL
+        elif isinstance(values, (Mapping, ConfigDict)) and "method" in values:
+            known = values["method"] in methods.METHODS
+            chosen[name] = methods.settings_of(values["method"]) if known else UNKNOWN
+    return Section(RECIPE.meaning, {**RECIPE, **chosen}, {} if recipe else {"train": _of_any_method()})
+
+
+UNKNOWN = Section(
+    "A training of an unknown method.",
+    {"method": SUPERVISED["method"]},
+    others="the settings of its method",
+)
+
+
+def _of_any_method() -> Section:
+    """Returns the settings of all methods together, for `--help train.KEY`."""
+    every = [methods.settings_of(name) for name in methods.METHODS]
+    settings_by_name = {name: declared for section in every for name, declared in section.items()}
+    return Section("The section of run_train.sh; its method says which it has.", settings_by_name)
+
+
+def check(recipe: ConfigDict) -> None:
+    """Raises InputError for the first impossible value of a recipe."""
+    settings.check(recipe, of_recipe(recipe))
+
+
+def check_section(name: str, values: Mapping[str, Any]) -> None:
+    """Raises InputError for the first impossible value of a recipe's section `name`."""
+    settings.check(values, of_recipe({name: values})[name], f"config.{name}")
