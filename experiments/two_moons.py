@@ -245,7 +245,7 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
         if method.feedback:
             try:
-                feedbacks.check(method.estimator, method.pseudo_labels)
+                feedbacks.find_estimator(method.estimator, method.pseudo_labels)
             except ValueError as error:
                 raise InputError(f"methods.{name}: {error}") from error
 

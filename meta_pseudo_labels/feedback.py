@@ -29,63 +29,16 @@ they return for a distributed step is right if the losses and gradients given ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 PSEUDO_LABELS = ("sampled", "argmax", "soft")
 
-ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft", "release", "none")
-"""What `MetaPseudoLabels` can take for h; "none" is h = 0: the teacher learns from its other losses only."""
-
-OF_GRADIENTS = ("dot_product", "cosine", "per_example", "soft")
-"""Those that take the gradient of the labelled loss at the new weights."""
-
-SECOND_ORDER = ("per_example", "soft")
-"""Those that take a gradient of the student's gradient: `label_feedback`."""
-
-FIRST_ORDER = ("dot_product", "per_example", "soft")
-"""Estimators that need the factor of the student's step (`training.optimizers.linear_factor`)."""
-
-MEASURED = {"Adam": (0.56, 0.98), "RMSProp": (0.96, 1.0), "LARS": (0.07, 0.89)}
-"""Optimizer -> least and largest cosine of the true gradient and that of `soft` with the learning rate for the
-factor, found in a small problem at steps 1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
-
-
-def check(estimator: str, pseudo_labels: str) -> None:
-    """Raises ValueError for an unknown name, or for a pair that has no gradient."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"feedback must be one of {ESTIMATORS}, got {estimator!r}")
-    if pseudo_labels not in PSEUDO_LABELS:
-        raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
-    if pseudo_labels == "soft" and estimator not in ("soft", "release", "none"):
-        raise ValueError(f"feedback {estimator!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels")
-
-
-def check_factor(estimator: str, optimizer: str, known: bool, approximate: bool) -> str | None:
-    """Returns a warning where h is an approximation under the student's optimizer; else None.
-
-    Args:
-      estimator: a name of `ESTIMATORS`.
-      optimizer: the optimizer's name, for the message.
-      known: whether `training.optimizers.linear_factor` has a factor for it.
-      approximate: whether an approximation is accepted.
-
-    Raises:
-      ValueError: the estimator needs the factor, there is none, and `approximate` is False.
-    """
-    if estimator not in FIRST_ORDER or known:
-        return None
-    if approximate:
-        cosines = ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items())
-        return (
-            f"feedback {estimator!r} is an approximation under {optimizer}, whose step is no known multiple of its gradient. "
-            f"Cosines to the true gradient in a small problem: {cosines}."
-        )
-    raise ValueError(
-        f"feedback {estimator!r} needs a student's step that is a known multiple of its gradient; {optimizer}'s is not. Take "
-        "feedback 'finite_difference' or 'cosine', or SGD without clipnorm, clipvalue, EMA overwriting and weight constraints."
-    )
+Gradients = Sequence["tf.Tensor | None"]
+"""A gradient, variable by variable; None where the loss does not reach the variable."""
 
 
 # Pseudo-labels
@@ -131,7 +84,7 @@ def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
     return old_loss - new_loss
 
 
-def dot_product(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor], factor: tf.Tensor | float) -> tf.Tensor:
+def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | float) -> tf.Tensor:
     """The paper's eq. 12, h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩: the first order of `finite_difference`.
 
     Off by O(η_S²). Here η_S is the factor of the student's whole step, θ_S' = θ_S − η_S ∇L_u + terms
@@ -143,10 +96,11 @@ def dot_product(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor], fa
       factor: η_S of this step (`training.optimizers.linear_factor`), times what clipping left of the
         gradient (`kept_by_clipping`).
     """
-    return tf.cast(factor, labeled[0].dtype) * _inner(labeled, unlabeled)
+    product = _inner(labeled, unlabeled)
+    return tf.cast(factor, product.dtype) * product
 
 
-def cosine(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor]) -> tf.Tensor:
+def cosine(labeled: Gradients, unlabeled: Gradients) -> tf.Tensor:
     """The normalised product, h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1] (Appendix C.3); 0 where either gradient is 0.
 
     Of the gradient of J it keeps the sign but not the size: ‖∇L_u‖ depends on the labels drawn, so after dividing by it
@@ -159,8 +113,8 @@ def cosine(labeled: Sequence[tf.Tensor], unlabeled: Sequence[tf.Tensor]) -> tf.T
 def label_feedback(
     tape: tf.GradientTape,
     pseudo_labels: tf.Tensor,
-    unlabeled: Sequence[tf.Tensor],
-    labeled: Sequence[tf.Tensor],
+    unlabeled: Gradients,
+    labeled: Gradients,
     factor: tf.Tensor | float,
     batch_size: tf.Tensor | int,
 ) -> tf.Tensor:
@@ -190,6 +144,11 @@ def label_feedback(
     gradients, directions = zip(*pairs)
     slope = tape.gradient(list(gradients), pseudo_labels, output_gradients=list(directions))  # (B_u, K)
     return tf.cast(factor, slope.dtype) * tf.cast(batch_size, slope.dtype) * slope
+
+
+def drawn(h: tf.Tensor, pseudo_labels: tf.Tensor) -> tf.Tensor:
+    """Returns h of the labels drawn: h_i (B_u,) of h_ik (B_u, K). Another h, () or (B_u,), is one already."""
+    return tf.reduce_sum(h * pseudo_labels, -1) if h.shape.rank == 2 else h
 
 
 def released(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
@@ -259,6 +218,155 @@ def released_loss(feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return hard_loss(feedback, tf.nn.softmax(logits), logits)
 
 
-def _inner(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor]) -> tf.Tensor:
+def _inner(a: Gradients, b: Gradients) -> tf.Tensor:
     """⟨a, b⟩ over all variables; None is 0."""
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b) if x is not None and y is not None])
+
+
+# The estimators as values
+
+
+class Measurements(NamedTuple):
+    """What the student's step leaves to make h from; see `Estimator` for what is None.
+
+    Attributes:
+      pseudo_labels: ŷ of this replica's examples, (B_u, K).
+      old: L_l(θ_S) of the global batch, ().
+      new: L_l(θ_S') of the global batch, ().
+      labeled: ∇L_l(θ_S') of the global batch, variable by variable.
+      unlabeled: ∇L_u(θ_S) of the global batch, variable by variable.
+      factor: η_S of the step, times what clipping left of the gradient, ().
+      per_label: gives `label_feedback` of this replica's examples, (B_u, K).
+    """
+
+    pseudo_labels: tf.Tensor
+    old: tf.Tensor | None
+    new: tf.Tensor | None
+    labeled: Gradients
+    unlabeled: Gradients
+    factor: tf.Tensor | None
+    per_label: Callable[[], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """One way to get h and to make the teacher's loss of it: what it needs, and what it gives.
+
+    Attributes:
+      name: what recipes and constructors call it.
+      estimate: `Measurements` -> h: () for the whole step, (B_u,) for the labels drawn, or (B_u, K) for
+        all labels. None: h is 0, and nothing is measured.
+      teacher_loss: (h, ŷ (B_u, K), the teacher's logits (B_u, K), batch factor) -> loss ().
+      losses: whether `estimate` reads `old` and `new`. They are None otherwise.
+      gradient: whether it reads `labeled`, which is empty otherwise.
+      factor: whether it reads `factor`, which is None otherwise. The student's optimizer must have
+        a `training.optimizers.linear_factor` then, or the estimate is an approximation.
+      second_order: whether it calls `per_label`, which takes a gradient of the student's gradient.
+      soft_labels: whether it also has a gradient (or none on purpose) with soft pseudo-labels.
+      baseline: whether the moving average of h is subtracted; see `center`.
+      batch_factor: whether the default of the batch factor is B_u. It is 1 otherwise.
+    """
+
+    name: str
+    estimate: Callable[[Measurements], tf.Tensor] | None
+    teacher_loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | float], tf.Tensor] = hard_loss
+    losses: bool = False
+    gradient: bool = False
+    factor: bool = False
+    second_order: bool = False
+    soft_labels: bool = False
+    baseline: bool = True
+    batch_factor: bool = False
+
+
+_ALL = (
+    Estimator(
+        "finite_difference",
+        lambda m: finite_difference(m.old, m.new),
+        losses=True,
+        batch_factor=True,
+    ),
+    Estimator(
+        "dot_product",
+        lambda m: dot_product(m.labeled, m.unlabeled, m.factor),
+        gradient=True,
+        factor=True,
+        batch_factor=True,
+    ),
+    Estimator("cosine", lambda m: cosine(m.labeled, m.unlabeled), gradient=True),
+    Estimator(
+        "per_example",
+        lambda m: drawn(m.per_label(), m.pseudo_labels),
+        lambda h, labels, logits, _: hard_loss(h, labels, logits),
+        gradient=True,
+        factor=True,
+        second_order=True,
+    ),
+    Estimator(
+        "soft",
+        lambda m: m.per_label(),
+        lambda h, labels, logits, _: soft_loss(h, logits),
+        gradient=True,
+        factor=True,
+        second_order=True,
+        soft_labels=True,
+        baseline=False,  # it would have no gradient: Σ_k b T_k = b
+    ),
+    Estimator(
+        "release",
+        lambda m: released(m.old, m.new),
+        lambda h, labels, logits, _: released_loss(h, logits),
+        losses=True,
+        soft_labels=True,
+    ),
+    Estimator("none", None, soft_labels=True, batch_factor=True),
+)
+
+ESTIMATORS = {estimator.name: estimator for estimator in _ALL}
+"""What `feedback=` can be, by name."""
+
+MEASURED = {"Adam": (0.56, 0.98), "RMSProp": (0.96, 1.0), "LARS": (0.07, 0.89)}
+"""Optimizer -> least and largest cosine of the true gradient and that of `soft` with the learning rate for the
+factor, found in a small problem at steps 1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
+
+
+def find_estimator(name: str, pseudo_labels: str) -> Estimator:
+    """Returns the estimator of that name.
+
+    Raises:
+      ValueError: an unknown name, or an estimator that has no gradient with these pseudo-labels.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"feedback must be one of {tuple(ESTIMATORS)}, got {name!r}")
+    if pseudo_labels not in PSEUDO_LABELS:
+        raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
+    if pseudo_labels == "soft" and not ESTIMATORS[name].soft_labels:
+        raise ValueError(f"feedback {name!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels")
+    return ESTIMATORS[name]
+
+
+def check_factor(estimator: Estimator, optimizer: str, known: bool, approximate: bool) -> str | None:
+    """Returns a warning where h is an approximation under the student's optimizer; else None.
+
+    Args:
+      estimator: the estimator in use.
+      optimizer: the optimizer's name, for the message.
+      known: whether `training.optimizers.linear_factor` has a factor for it.
+      approximate: whether an approximation is accepted.
+
+    Raises:
+      ValueError: the estimator needs the factor, there is none, and `approximate` is False.
+    """
+    if not estimator.factor or known:
+        return None
+    if approximate:
+        cosines = ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items())
+        return (
+            f"feedback {estimator.name!r} is an approximation under {optimizer}, whose step is no "
+            f"known multiple of its gradient. Cosines to the true gradient in a small problem: {cosines}."
+        )
+    raise ValueError(
+        f"feedback {estimator.name!r} needs a student's step that is a known multiple of its gradient; "
+        f"{optimizer}'s is not. Take feedback 'finite_difference' or 'cosine', or SGD without clipnorm, "
+        "clipvalue, EMA overwriting and weight constraints."
+    )

@@ -28,16 +28,16 @@ def _check(section: Mapping[str, Any]) -> str | None:
         if before >= section["steps"]:
             raise InputError(f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")
     try:
-        feedback.check(section["feedback"], section["pseudo_labels"])
+        estimator = feedback.find_estimator(section["feedback"], section["pseudo_labels"])
         name = section[STUDENT]["optimizer"]["name"]
         linear = name not in optimizers.NOT_LINEAR
-        return feedback.check_factor(section["feedback"], name, linear, section["approximate_feedback"])
+        return feedback.check_factor(estimator, name, linear, section["approximate_feedback"])
     except ValueError as error:
         raise InputError(f"feedback: {error}") from error
 
 
 def _student(section: Mapping[str, Any]) -> Network:
-    again = section["rematerialize"] and section["feedback"] not in feedback.SECOND_ORDER
+    again = section["rematerialize"] and not feedback.ESTIMATORS[section["feedback"]].second_order
     return Network(STUDENT, section["batch_size"] * (1 + section["unlabeled_ratio"]), again)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from meta_pseudo_labels.student import FeedbackTrainer
-from training.losses import one_hot
+from meta_pseudo_labels.model import FeedbackTrainer, Step
 from training.trainer import alike, pairs
 
 TINY = 1e-6
@@ -53,18 +52,16 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
     def __init__(self, calibrator: tf.keras.Model, student: tf.keras.Model, **options: Any):
         super().__init__(calibrator, student, logged=("teacher_loss", "moved"), name="reduced_meta_pseudo_labels", **options)
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step: student, feedback, calibrator."""
+    def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q))")
-        (x, x_u), q = alike(x, x_u), tf.cast(q, tf.float32)
-        step = self.step_sizes(x, x_u)
-        with tf.GradientTape() as tape:
-            z = self.teacher(tf.math.log(q + TINY), training=True)  # (B_u, K)
-            with tape.stop_recording():
-                pseudo, h = self.teach(z, x_u, x, one_hot(y, z.shape[-1]), step)
-            loss = self.feedback_loss(h, pseudo, z, step)
-            share = loss / step.replicas
-        self.step_teacher(tape, share, step)
-        self.logged["teacher_loss"].update_state(loss)
-        self.logged["moved"].update_state(tf.reduce_sum(tf.abs(tf.nn.softmax(z) - q), -1) / 2)  # total variation, in [0, 1]
-        return self.results()
+        x, x_u = alike(x, x_u)
+        return x, y, x_u, tf.cast(q, tf.float32)
+
+    def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
+        z = self.teacher(tf.math.log(given + TINY), training=True)  # (B_u, K)
+        return z, z
+
+    def _other_losses(self, z: tf.Tensor, targets: tf.Tensor, given: tf.Tensor, step: Step) -> float:
+        variation = tf.reduce_sum(tf.abs(tf.nn.softmax(z) - given), -1) / 2  # (B_u,), in [0, 1]
+        self.logged["moved"].update_state(variation)
+        return 0.0

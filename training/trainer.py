@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -44,15 +44,38 @@ class Trainer(tf.keras.Model):
         self.logged = {name: tf.keras.metrics.Mean(name) for name in (*logged, *norms)}
         self.examples = tf.keras.metrics.Sum("examples")
 
-    def compile(self, *arguments: Any, **options: Any) -> None:
-        """Keras's, which wraps the optimizer in a `LossScaleOptimizer` under mixed_float16.
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        **options: Any,
+    ) -> None:
+        """Takes an optimizer, and Keras's options of how a step runs.
 
-        The weight of an example (0 for padding) is `test_step`'s, which Keras would otherwise warn of.
+        Keras wraps the optimizer in a `LossScaleOptimizer` under mixed_float16.
 
         Raises:
-          ValueError: a network made under mixed_float16, and this trainer not.
+          ValueError: a loss, metrics or their weights, which the method's step would not use; or a
+            network made under mixed_float16, and this trainer not.
         """
-        super().compile(*arguments, **{"weighted_metrics": [], **options})
+        unused = {
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+        }
+        for name, value in unused.items():
+            if value is not None and value != []:
+                raise ValueError(
+                    f"{type(self).__name__}.compile does not use {name}=: the losses are the "
+                    "method's own (see the class's arguments), and evaluate gives loss and top1. "
+                    "For others compile and evaluate trainer.model"
+                )
+        # Keras would warn that `test_step` weighs the examples itself (0 for padding).
+        super().compile(optimizer=optimizer, weighted_metrics=[], **options)
         layers = [
             layer for module in (self.model, *self._others) for layer in module.submodules if isinstance(layer, tf.keras.layers.Layer)
         ]
@@ -60,6 +83,50 @@ class Trainer(tf.keras.Model):
             raise ValueError(
                 f"a network was made under mixed_float16; make {type(self).__name__}, whose losses must be scaled, under it too"
             )
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *arguments: Any,
+        **options: Any,
+    ) -> tf.keras.callbacks.History:
+        """Keras's, whose progress bar shows losses and top1; all metrics are in the logs."""
+        if verbose and not isinstance(callbacks, tf.keras.callbacks.CallbackList):
+            callbacks = tf.nest.flatten(callbacks) if callbacks else []
+            if not any(isinstance(c, tf.keras.callbacks.ProgbarLogger) for c in callbacks):
+                callbacks = [*callbacks, ProgbarLogger()]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *arguments, **options)
+
+    def save(self, *arguments: Any, **options: Any) -> Any:
+        """Refuses to save the training step: the classifier in it is what is kept.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is a training step around a classifier; save trainer.model "
+            "(within `with trainer.ema.swapped():` for its averaged weights). To continue the "
+            "training later save tf.train.Checkpoint(trainer=trainer)"
+        )
+
+    export = get_config = save
+
+    def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
+        """Keras's, in TensorFlow's format: weights, their average, and the optimizers' slots.
+
+        Raises:
+          ValueError: a path of Keras's HDF5 format, which would leave the average out.
+        """
+        if str(filepath).endswith((".h5", ".hdf5", ".keras")) or "h5" in options.values():
+            raise ValueError(
+                f"{filepath}: HDF5 would leave the averaged weights out; give save_weights a path without .h5, or save trainer.model"
+            )
+        super().save_weights(filepath, *arguments, **options)
 
     @property
     def _others(self) -> tuple[tf.keras.Model, ...]:
@@ -137,6 +204,27 @@ class Trainer(tf.keras.Model):
         self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
         self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
         return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
+
+
+class ProgbarLogger(tf.keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, of the losses and accuracies only."""
+
+    # It has the name of Keras's, which times the hooks of callbacks by other names.
+
+    def __init__(self) -> None:
+        super().__init__(count_mode="steps")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Keras's hook."""
+        super().on_train_batch_end(batch, _shown(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keras's hook."""
+        super().on_epoch_end(epoch, _shown(logs))
+
+
+def _shown(logs: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: v for name, v in (logs or {}).items() if name.endswith(("loss", "top1"))}
 
 
 def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) -> int | None:
@@ -234,6 +322,14 @@ def global_rows(size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: i
     """
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     return first + (replica * parts + part) * size + tf.range(size)
+
+
+def all_reduced(values: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Sums each value over the replicas. None stays None."""
+    present = [v for v in values if v is not None]
+    context = tf.distribute.get_replica_context()
+    reduced = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if v is None else next(reduced) for v in values]
 
 
 def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

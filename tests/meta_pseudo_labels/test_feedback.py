@@ -231,4 +231,4 @@ def test_sampled_labels_follow_the_teacher():
 )
 def test_pairs_without_a_gradient_and_unknown_names_are_refused(estimator, labels):
     with pytest.raises(ValueError, match=r"feedback|pseudo_labels"):
-        feedback.check(estimator, labels)
+        feedback.find_estimator(estimator, labels)

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from meta_pseudo_labels import feedback
-from meta_pseudo_labels.model import MetaPseudoLabels
-from meta_pseudo_labels.student import Step
+from meta_pseudo_labels.model import MetaPseudoLabels, Step
 from nets.noise import Dropout
 from training.optimizers import LARS, RMSProp
 from training.uda import uda_loss
@@ -124,7 +123,10 @@ LINEAR = {
 }
 
 
-@pytest.mark.parametrize("estimator", feedback.FIRST_ORDER)
+FIRST_ORDER = [name for name, estimator in feedback.ESTIMATORS.items() if estimator.factor]
+
+
+@pytest.mark.parametrize("estimator", FIRST_ORDER)
 @pytest.mark.parametrize("optimizer", LINEAR)
 def test_first_order_estimators_know_the_optimizers_factor(monkeypatch, optimizer, estimator):
     """Two classes, so that 8 combinations of labels are all; with the rate alone, Nesterov's size would be 1/1.9."""
@@ -139,10 +141,10 @@ def test_first_order_estimators_know_the_optimizers_factor(monkeypatch, optimize
 def test_first_order_estimators_are_refused_without_a_factor():
     pair = MetaPseudoLabels(classifier(1), classifier(2))
     for estimator in feedback.ESTIMATORS:
-        pair.feedback = estimator
+        pair.estimator = feedback.ESTIMATORS[estimator]
         for optimizer in (tf.keras.optimizers.Adam(), LossScale(tf.keras.optimizers.Adam()), SGD(0.1, clipnorm=1.0)):
             name = "SGD" if isinstance(optimizer, SGD) else "Adam"
-            if estimator in feedback.FIRST_ORDER:
+            if estimator in FIRST_ORDER:
                 with pytest.raises(ValueError, match=f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or 'cosine'"):
                     pair.compile(optimizer, "sgd")
             else:
@@ -262,6 +264,25 @@ def test_release_and_none_leave_the_teacher_alone():
         still.train_step(batch())
         np.testing.assert_allclose(flat(v.numpy() for v in still.teacher.trainable_variables), before, atol=1e-8)
         assert np.abs(flat(v.numpy() for v in still.student.trainable_variables) - student).max() > 1e-3
+
+
+def test_an_estimator_is_one_value(monkeypatch):
+    """Nothing but the table knows it: a new value is found by its name, and measured as it says."""
+    twice = feedback.Estimator(
+        "twice",
+        lambda m: 2.0 * (m.old - m.new),
+        lambda h, labels, logits, factor: factor * h + 0.0 * tf.reduce_sum(logits),
+        losses=True,
+    )
+    monkeypatch.setitem(feedback.ESTIMATORS, "twice", twice)
+    values = {}
+    for name in ("finite_difference", "twice"):
+        values[name] = trainer(feedback=name, baseline_decay=1.0).train_step(batch())
+    h = float(values["finite_difference"]["feedback"])
+    assert float(values["twice"]["feedback"]) == pytest.approx(2 * h)
+    assert float(values["twice"]["feedback_loss"]) == pytest.approx(2 * h)  # the factor is 1
+    with pytest.raises(ValueError, match="'twice' has no gradient with soft pseudo-labels"):
+        trainer(feedback="twice", pseudo_labels="soft")
 
 
 @pytest.mark.parametrize("estimator", ["finite_difference", "per_example", "none"])

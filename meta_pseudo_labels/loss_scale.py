@@ -1,0 +1,88 @@
+"""The loss scale of the labelled loss: what mixed_float16 asks of the feedback.
+
+The optimizers scale and check the gradients that they are given. No optimizer sees the student's
+gradient of the labelled loss, so it has a scale of its own here. Without mixed_float16 every
+function here passes its input on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from meta_pseudo_labels.feedback import Gradients
+from training.optimizers import loss_scale
+from training.trainer import all_reduced
+
+LARGEST = 2.0**12
+"""Maximum scale of the labelled loss. Halved when the feedback overflows, otherwise doubled every
+2,000 steps."""
+
+
+def labeled_gradient(
+    tape: tf.GradientTape,
+    loss: tf.Tensor,
+    variables: Sequence[tf.Variable],
+    scale: tf.Variable | None,
+) -> Gradients:
+    """Returns the gradient of the labelled loss, summed over the replicas.
+
+    Args:
+      tape: has recorded `loss`.
+      loss: this replica's share of L_l, ().
+      variables: the student's.
+      scale: factor of the loss while the gradient is taken, (); None without mixed_float16.
+    """
+    if scale is None:
+        return all_reduced(tape.gradient(loss, variables))
+    factor = scale.read_value()
+    scaled = all_reduced(tape.gradient(loss, variables, output_gradients=factor))
+    return [g if g is None else g / factor for g in scaled]
+
+
+def linear(
+    function: Callable[[Gradients], tf.Tensor],
+    gradients: Gradients,
+    scale: tf.Variable | None,
+    optimizer: tf.keras.optimizers.Optimizer,
+) -> tf.Tensor:
+    """Returns function(gradients), for a function that is linear in them and computes in float16.
+
+    Small gradients would vanish there. They get the length of the student's own scaled gradient,
+    less where that has overflowed before, and the result is divided by the same factor.
+    """
+    own = loss_scale(optimizer)
+    if scale is None or own is None:
+        return function(gradients)
+    factor = own * (scale / LARGEST) / tf.linalg.global_norm(gradients)
+    return function([g if g is None else factor * g for g in gradients]) / factor
+
+
+def without_overflow(
+    h: tf.Tensor,
+    mean: tf.Tensor,
+    usual: tf.Variable,
+    unlabeled: Gradients,
+    scale: tf.Variable | None,
+    optimizer: tf.keras.optimizers.Optimizer,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (h, mean), or the usual h for both where float16 overflowed; moves the scale.
+
+    Args:
+      h: the feedback of this replica's examples.
+      mean: its mean over the global batch, ().
+      usual: the baseline of h, ().
+      unlabeled: ∇L_u(θ_S). Where it is not finite the optimizer has left the student's step out.
+      scale: of the labelled loss, (); None where no gradient of it is taken.
+      optimizer: the student's.
+    """
+    if loss_scale(optimizer) is None:
+        return h, mean
+    moved = tf.math.is_finite(tf.linalg.global_norm(unlabeled))
+    known = moved & tf.math.is_finite(mean)
+    if scale is not None:
+        value = scale.read_value()
+        risen, fallen = tf.minimum(value * 2.0 ** (1 / 2000), LARGEST), tf.maximum(value / 2, 1.0)
+        scale.assign(tf.where(moved, tf.where(known, risen, fallen), value))
+    return tf.where(known, h, usual), tf.where(known, mean, usual)
