@@ -13,6 +13,7 @@ from cli.errors import InputError
 from data import prepare, protos, records
 from meta_pseudo_labels import feedback
 from meta_pseudo_labels.reduced import TINY, Calibrator, ReducedMetaPseudoLabels
+from tests import networks
 from training import model_dir
 from training.checkpoints import Checkpoints
 from workflow import train
@@ -115,6 +116,7 @@ def test_soft_labels_give_the_true_gradient(nesterov):
 SMALL = [
     "--config=configs/meta_pseudo_labels/digits.py:reduced",
     "--config.data.out_of_domain=20",
+    f"--config.train.student.model.name={networks.NAME}",
     "--config.train.steps=6",
     "--config.train.batch_size=4",
     "--config.train.log_every=1",

@@ -75,7 +75,7 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
         settings.check(config)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in commands.STAGES if stage.recipes], ids=str)
+@pytest.mark.parametrize("stage", [stage for stage in commands.STAGES if stage.recipes], ids=lambda stage: stage.name)
 def test_every_stage_refuses_it_before_it_does_anything(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "load", lambda target: pytest.fail(f"{target} was begun"))
     with pytest.raises(InputError, match=r"^config\.balance\.threshold is 7\.0; it must be at least 0"):
