@@ -17,8 +17,8 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from cli.exif import orientation
 from data import formats, likeness
-from data.exif import orientation
 from data.preprocessing import MAX_PIXELS, decode
 from data.transparency import HEAD, decode_opaque
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import InputError
+from cli.exif import orientation
 from cli.files import read_file
-from data.exif import orientation
 from serving import versions
 from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
 

@@ -10,9 +10,9 @@ import sys
 import PIL.Image
 import pytest
 
+from cli.exif import orientation
 from cli.files import read_file
 from data import formats
-from data.exif import orientation
 from data.formats import HEAD, kind_by_name, kind_of
 
 IMAGE = PIL.Image.linear_gradient("L").resize((20, 10))

@@ -51,7 +51,7 @@ def serving_dir(tmp_path):
 
 
 def arguments(serving_dir, **options):
-    defaults = {"host": "127.0.0.1", "rest_port": "8501", "grpc_port": "8500", "image": serve.IMAGE, "local": False, "nobatching": False}
+    defaults = {"host": "127.0.0.1", "rest_port": 8501, "grpc_port": 8500, "image": serve.IMAGE, "local": False, "nobatching": False}
     return {"serving_dir": str(serving_dir), **defaults, **options}
 
 
