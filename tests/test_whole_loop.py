@@ -20,7 +20,7 @@ FLAGS = [
     "--config=configs/noisy_student/image_folder.py",
     "--config.iterations=1",
     "--config.data.num_shards=3",
-    *(f"--config.{section}.model.{key}" for section in ("teacher", "student") for key in ("width=0.25", "depth=0.2", "stem_stride=1")),
+    *(f"--config.{section}.model.name=wrn_10_1" for section in ("teacher", "student")),  # traced in half the time of an EfficientNet
     *(f"--config.{section}.{key}" for section in ("teacher", "student") for key in ("min_steps=24", "epochs=1", "log_every=2")),
     *(f"--config.{section}.checkpoint_every=4" for section in ("teacher", "student")),
     "--config.balance.threshold=0.0",
