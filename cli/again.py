@@ -36,7 +36,7 @@ _SHARDS = ("config.json", "manifest.json", "*/manifest.json", "*-of-*", "*/*-of-
 
 
 class Request:
-    """What a command is asked, with what it reads, at one moment.
+    """Request to a command, with what it reads, at one moment.
 
     Args:
       command: the command.

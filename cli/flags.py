@@ -1,4 +1,4 @@
-"""What a command is, the flags that it takes, and how its words are read; without TensorFlow."""
+"""Defines commands and flags, and reads the words of a command line; without TensorFlow."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Flag:
 
     @property
     def shown(self) -> str:
-        """How the flag is written: `--name=VALUE`, or `--name` for a switch."""
+        """Returns how the flag is written: `--name=VALUE`, or `--name` for a switch."""
         if self.type is bool:
             return f"--{self.name}"
         names = {int: "N", float: "NUMBER"}
@@ -130,7 +130,7 @@ class Command:
 
     @property
     def script(self) -> str:
-        """How a user starts it from the checkout."""
+        """Returns how a user starts it from the checkout."""
         return f"./run_{self.group}.sh {self.name}" if self.group else f"./run_{self.name}.sh"
 
 

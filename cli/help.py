@@ -1,4 +1,4 @@
-"""What `--help` prints: made of the table of commands and the recipes' first lines, without TensorFlow."""
+"""Makes the text of `--help` from the table of commands and the recipes' first lines, without TensorFlow."""
 
 from __future__ import annotations
 

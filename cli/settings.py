@@ -149,7 +149,7 @@ class Section(dict[str, Any]):
 
     @property
     def all(self) -> dict[str, Any]:
-        """What a recipe may have."""
+        """Returns the settings that a recipe may have."""
         return {**self, **self.more}
 
     def but(self, **changes: Any) -> Section:

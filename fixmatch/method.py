@@ -8,7 +8,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from training.losses import cross_entropy, l2, one_hot, smooth
-from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
+from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
 from training.trainer import Trainer, alike, hits, pairs
 from training.uda import forward
@@ -100,7 +100,7 @@ def _build(section: ConfigDict, parts: Parts) -> FixMatch:
 
 FIXMATCH = Method(
     unlabeled=lambda section: IMAGES,
-    networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
+    networks=network_of_three_views,
     build=_build,
     batches=lambda section, streams: streams.weak_and_strong(),
     samples=weak_and_strong_samples,

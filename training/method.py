@@ -100,6 +100,11 @@ class Streams:
         return tf.data.Dataset.zip((self.labeled_batches(weak=True), self.unlabeled_batches(targets="strong")))
 
 
+def network_of_three_views(section: Mapping[str, Any]) -> list[Network]:
+    """`Method.networks` of a method whose only network passes over labeled images and two views of unlabeled ones."""
+    return [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])]
+
+
 def weak_and_strong_samples(section: ConfigDict, noise: Preprocessing) -> dict[str, tuple[str, Preprocessing]]:
     """`Method.samples` of a method that eats `Streams.weak_and_strong`."""
     return {"labeled": ("labeled", noise.weak()), "unlabeled": ("unlabeled", noise), "unlabeled_weak": ("unlabeled", noise.weak())}

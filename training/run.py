@@ -55,7 +55,7 @@ class Devices(NamedTuple):
 
 
 def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
-    """What a finished training says when it is asked for again."""
+    """Returns what a finished training says when it is asked for again."""
     return f"{workdir} is done: {summary['steps']} steps, {summary['parameters']:,} parameters"
 
 
@@ -170,7 +170,7 @@ def build_trainer(
     sync: bool,
     inputs: Inputs | None = None,
 ) -> Trainer:
-    """The method's compiled trainer; call inside the strategy's scope.
+    """Builds the method's compiled trainer; call inside the strategy's scope.
 
     Args:
       method: of the section.
@@ -212,7 +212,7 @@ def batches(
     pipelines: tuple[int, int],
     replicas: int,
 ) -> tf.data.Dataset:
-    """What the method's trainer eats from step `start_step` on; the last three see `pipeline.train_batches`."""
+    """Returns what the method's trainer eats from step `start_step` on; the last three see `pipeline.train_batches`."""
     options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
     more = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None

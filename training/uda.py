@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from nets.noise import model_noise
 from training.losses import cross_entropy, l2, one_hot, smooth
-from training.method import IMAGES, Method, Network, Parts, weak_and_strong_samples
+from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
 from training.rematerialization import Pass
 from training.trainer import Trainer, alike, global_rows, hits, pairs
@@ -151,7 +151,7 @@ def _build(section: ConfigDict, parts: Parts) -> UDA:
 
 UNSUPERVISED_DATA_AUGMENTATION = Method(
     unlabeled=lambda section: IMAGES,
-    networks=lambda section: [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])],
+    networks=network_of_three_views,
     build=_build,
     batches=lambda section, streams: streams.weak_and_strong(),
     samples=weak_and_strong_samples,

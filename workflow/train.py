@@ -87,7 +87,7 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
 
 
 def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
-    """The resolved config of one training: seed, preprocessing and section (`train`), with nothing left open.
+    """Resolves the config of one training: seed, preprocessing and section (`train`), with nothing left open.
 
     Args:
       config: the recipe.
@@ -165,15 +165,12 @@ def _require_inputs(method: Method, values: ConfigDict, section: str, given: dic
     if needed in given and not given[needed]:
         of = "the directory of a trained model" if needed == TEACHER else f"the directory made by {MADE_BY[needed]}"
         raise InputError(f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}")
+    online = f" with online={values.online}" if "online" in values else ""
     for name, path in given.items():
         if path and name != needed:
-            raise InputError(f"--{name} is of no use to {section}, whose method is {values.method}{_online(values)}; leave it out")
+            raise InputError(f"--{name} is of no use to {section}, whose method is {values.method}{online}; leave it out")
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
-
-
-def _online(values: ConfigDict) -> str:
-    return f" with online={values.online}" if "online" in values else ""
 
 
 def open_inputs(
@@ -199,7 +196,7 @@ def open_inputs(
 
 
 def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_dir.ModelSpec:
-    """The spec of the model that a training keeps."""
+    """Returns the spec of the model that a training keeps."""
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
     metadata = {"init_image_size": model_dir.read_spec(inputs.init).preprocessing.image_size} if inputs.init else {}
     kept = method.networks(resolved["train"])[0].settings(resolved["train"])
@@ -208,7 +205,7 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
 
 
 def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None]) -> str:
-    """What would be done, as text: each network's training in numbers, and what is missing."""
+    """Describes what would be done: each network's training in numbers, and what is missing."""
     method, counts = find(config, section), dry_runs.images(config, data)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))

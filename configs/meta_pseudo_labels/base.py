@@ -1,4 +1,4 @@
-"""What every Meta Pseudo Labels recipe shares (Pham et al. 2021).
+"""Makes the part that every Meta Pseudo Labels recipe shares (Pham et al. 2021).
 
 The paper's own tables are in an appendix that could not be consulted; optimizers, schedules and losses have the values of the command
 for CIFAR-10-4K in the release's README. The architecture is the smallest EfficientNet, the feedback this project's. A recipe imports

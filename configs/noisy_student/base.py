@@ -1,4 +1,4 @@
-"""What every Noisy Student recipe shares: the paper's values (Xie et al. 2020, Section 3.1).
+"""Makes the part that every Noisy Student recipe shares: the paper's values (Xie et al. 2020, Section 3.1).
 
 docs/settings.md lists each setting with its meaning and what it may be. The defaults are declared
 in `settings.py` of each room. A recipe imports this, overrides what differs, and says why.
