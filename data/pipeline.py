@@ -26,7 +26,7 @@ from cli.errors import InputError
 from data import mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
-from data.verification import record_dataset, verified_paths
+from data.verification import record_dataset, unconverted, verified_paths
 
 SHUFFLE_WINDOW = 20_000
 """Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
@@ -108,6 +108,7 @@ def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = 
     first_window, skip = order.locate(start)
     shards, sizes = tf.constant(order.shards, tf.int64), tf.constant(order.sizes, tf.int64)
 
+    @unconverted
     def read(number: tf.Tensor) -> tf.Tensor:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
@@ -166,7 +167,8 @@ def train_batches(
     stream = example_stream(manifest, seed * 2 + stream_id, start_step * batch_size)
     if number > 1:  # every worker reads the records of the global batch and decodes its own part
         part = slice(index * local, (index + 1) * local)
-        stream = stream.batch(batch_size, drop_remainder=True).map(lambda i, r: (i[part], r[part])).unbatch()
+        whole = stream.batch(batch_size, drop_remainder=True)
+        stream = whole.map(unconverted(lambda i, r: (i[part], r[part]))).unbatch()
     num_classes = manifest.num_classes
 
     def prepare(position: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -182,6 +184,7 @@ def train_batches(
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
+    @unconverted
     def mixed(positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])  # negative: apart from the images' own
         return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
@@ -194,9 +197,10 @@ def train_batches(
 
 def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
     """Batches of `prepare`'s results for the examples, in their order; what is uint8 in them becomes float32 batch by batch."""
-    prepared = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    prepared = examples.map(unconverted(prepare), num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     batches = prepared.batch(batch_size, drop_remainder=True)
 
+    @unconverted
     def as_floats(*values: tf.Tensor) -> Any:
         floats = [tf.cast(value, tf.float32) if value.dtype == tf.uint8 else value for value in values]
         return floats[0] if len(floats) == 1 else tuple(floats)
@@ -231,6 +235,7 @@ def eval_batches(
       which is 0 for the rows that fill up the last batch.
     """
 
+    @unconverted
     def prepare(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         example = protos.parse_example(serialized, manifest.label_offset)
         image = eval_image(example["image/encoded"], preprocessing)
@@ -241,7 +246,8 @@ def eval_batches(
     padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
     examples = record_dataset(manifest)
     if number > 1:
-        examples = examples.enumerate().filter(lambda i, _: i % batch_size // local == index).map(lambda _, serialized: serialized)
+        examples = examples.enumerate().filter(unconverted(lambda i, _: i % batch_size // local == index))
+        examples = examples.map(unconverted(lambda _, serialized: serialized))
     examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]

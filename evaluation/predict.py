@@ -18,7 +18,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, decode, eval_image
-from data.verification import raise_refusal
+from data.verification import raise_refusal, unconverted
 from evaluation.classifiers import Classifier
 from evaluation.examples import Examples
 
@@ -70,6 +70,7 @@ def image_batches(sets: Sequence[Examples], batch_size: int, pixels: Pixels) -> 
     `set` counts from 0; it is −1 in the rows that fill up the last batch.
     """
 
+    @unconverted
     def prepare(encoded: tf.Tensor, key: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image": pixels.of(encoded), "key": key, "label": label, "set": number}
 

@@ -123,7 +123,7 @@ def _swish_gradient() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
     if tf.config.list_physical_devices("GPU"):  # the compiler would need parts of CUDA that TensorFlow itself does without
         return gradient
-    compiled = tf.function(gradient, jit_compile=True)
+    compiled = tf.function(gradient, jit_compile=True, autograph=False)
     with tf.init_scope(), silent():  # the compiler announces its first use, whatever the log level
         compiled(tf.zeros([1]), tf.zeros([1]))
     return compiled

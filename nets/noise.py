@@ -234,6 +234,7 @@ class StochasticDepth(_NoiseLayer):
         """What rebuilds the layer."""
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
+    @tf.autograph.experimental.do_not_convert
     def _noised(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.survival_probability == 1:
             return inputs
@@ -275,6 +276,7 @@ class Dropout(_NoiseLayer):
         """What rebuilds the layer."""
         return {**super().get_config(), "rate": self.rate}
 
+    @tf.autograph.experimental.do_not_convert
     def _noised(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.rate == 0:
             return inputs

@@ -40,7 +40,7 @@ from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.protos import make_prediction, parse_example
 from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
-from data.verification import record_dataset, verified_beside
+from data.verification import record_dataset, unconverted, verified_beside
 from nets.noise import model_noise
 from training import model_dir, optimize
 from workflow import shard_jobs
@@ -184,6 +184,7 @@ def image_batches(
       (keys, bytes [b]; images, float32 [b, max(views, 1), S, S, 3] in 0–255).
     """
 
+    @unconverted
     def load(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         example = parse_example(serialized)
         key, encoded = example["image/key"], example["image/encoded"]
