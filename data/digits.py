@@ -16,7 +16,6 @@ from typing import Any
 import ml_collections
 import numpy as np
 import PIL.Image
-from sklearn import datasets
 
 from cli.errors import InputError
 from data.duplicates import Seen
@@ -65,6 +64,8 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     """
     data = config.data
     _check(data)
+    from sklearn import datasets  # here: commands that read other images start sooner
+
     loaded = datasets.load_digits()
     labels = [int(label) for label in loaded.target]
     everything = by_class(labels, NUM_CLASSES)  # indices of each class
@@ -145,6 +146,8 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
     Crop i is a function of (seed, i). The side is log-uniform between 8 pixels and the whole height, so that they range from plain texture
     to a tiny picture of the scene.
     """
+    from sklearn import datasets
+
     photographs = datasets.load_sample_images()
     crops = []
     for i in range(count):

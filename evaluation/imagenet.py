@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from cli.errors import InputError, one_line
 from cli.json_files import read_json
@@ -47,6 +46,8 @@ A_CLASSES = np.array(
 
 def wnids() -> tuple[str, ...]:
     """WordNet id of each of the 1,000 classes."""
+    import tensorflow_datasets as tfds  # here: no other evaluation needs it
+
     names = Path(str(tfds.core.tfds_path("datasets/imagenet2012/labels.txt"))).read_text(encoding="utf-8").split()
     if len(names) != NUM_CLASSES or names != sorted(names):
         raise AssertionError("tensorflow-datasets' list of ImageNet's classes is not the sorted 1,000 WordNet ids")

@@ -38,8 +38,7 @@ from cli.json_files import read_json
 from data.protos import make_example
 from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection
-from workflow import shard_jobs
-from workflow.balance_figure import figure
+from workflow import balance_figure, shard_jobs
 from workflow.join import join_by_key, read_images
 from workflow.predictions import read_predictions, read_tops
 from workflow.settings import check_section
@@ -350,7 +349,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
         )
     )
     with atomic_path(directory / "pseudo_labels.png") as temporary:
-        temporary.write_bytes(figure(above, chosen.totals, labels.label_names))
+        temporary.write_bytes(balance_figure.figure(above, chosen.totals, labels.label_names))
     workdirs.finish(
         directory,
         {

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 
 def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) -> bytes:
@@ -17,6 +16,8 @@ def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) ->
       totals: int [K], written, copies included.
       label_names: of length K.
     """
+    from matplotlib.figure import Figure  # here: the loop imports this module to check settings
+
     plot = Figure(figsize=(8, 4), layout="constrained")
     axes = plot.subplots()
     many = len(above) > 40
