@@ -197,7 +197,8 @@ def train_batches(
 
 def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
     """Batches of `prepare`'s results for the examples, in their order; what is uint8 in them becomes float32 batch by batch."""
-    prepared = examples.map(unconverted(prepare), num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    prepare = unconverted(prepare)
+    prepared = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     batches = prepared.batch(batch_size, drop_remainder=True)
 
     @unconverted
@@ -246,7 +247,8 @@ def eval_batches(
     padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
     examples = record_dataset(manifest)
     if number > 1:
-        examples = examples.enumerate().filter(unconverted(lambda i, _: i % batch_size // local == index))
+        own = unconverted(lambda i, _: i % batch_size // local == index)
+        examples = examples.enumerate().filter(own)
         examples = examples.map(unconverted(lambda _, serialized: serialized))
     examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:

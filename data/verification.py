@@ -23,8 +23,8 @@ from cli.errors import InputError
 from data.records import HEADER_BYTES, MANIFEST, RECORD_OVERHEAD, Manifest, file_digest, impossible_record, read_shard
 
 unconverted = tf.autograph.experimental.do_not_convert
-"""Decorates functions that tf.data traces. They have no Python control flow over tensors, and rewriting
-them would cost each training seconds at its start."""
+"""Decorates functions that tf.data traces. They have no Python control flow over tensors, and to
+rewrite them would cost each training seconds at its start."""
 
 _verified: set[tuple[str, str, int, int]] = set()
 """Path, digest, size and modification time of the shards that this process found right."""

@@ -55,7 +55,8 @@ class Forced:
             v.assign(tf.random.stateless_normal(v.shape, [i, 5]) * 0.01)
         self.state = [*self.trainer.variables, *optimizer.variables, *self.trainer.teacher_optimizer.variables]
         self.start = [v.numpy() for v in self.state]
-        self.step = tf.function(lambda: self.trainer.train_step(batch()))
+        self.eager_step = lambda: self.trainer.train_step(batch())
+        self.step = tf.function(self.eager_step)
 
     def reset(self):
         for v, value in zip(self.state, self.start):
@@ -132,7 +133,7 @@ def test_first_order_estimators_know_the_optimizers_factor(monkeypatch, optimize
     """Two classes, so that 8 combinations of labels are all; with the rate alone, Nesterov's size would be 1/1.9."""
     monkeypatch.setitem(globals(), "K", 2)
     forced = Forced(monkeypatch, student_optimizer=LINEAR[optimizer](), feedback=estimator, **ONLY_FEEDBACK)
-    forced.step = lambda: forced.trainer.train_step(batch())  # 8 steps are over before a graph of one is made
+    forced.step = forced.eager_step  # 8 steps are over before a graph of one is made
     expected, truth = forced.expected_and_true()
     assert cosine(expected, truth) >= 0.999
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.02)
@@ -207,9 +208,15 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
     """cos(∇L_l(θ_S'), ∇L_u(θ_S)) before the mean CE; B_u before that of a scalar h, unless another factor is given."""
     labels = np.eye(K, dtype="float32")[[0, 2, 1]]
     (x, y), (weak, strong) = batch()
-    forced = Forced(monkeypatch, feedback="cosine", **ONLY_FEEDBACK)
-    found = forced(labels)
-    teacher, student, own = classifier(1), classifier(2), forced.trainer.student  # as at the start; θ_S' after the step
+
+    def one_step(**options):
+        forced = Forced(monkeypatch, **options, **ONLY_FEEDBACK)
+        forced.step = forced.eager_step
+        return forced(labels), forced.trainer
+
+    found, forced = one_step(feedback="cosine")
+    teacher, student = classifier(1), classifier(2)  # as at the start
+    own = forced.student  # θ_S' after the step
     gradients = []
     for network, images, targets in ((own, x, tf.one_hot(y, K)), (student, strong, labels), (teacher, None, labels)):
         with tf.GradientTape() as tape:
@@ -219,9 +226,8 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
     h = cosine(*gradients[:2])
     assert abs(h) > 0.01
     np.testing.assert_allclose(found, h * gradients[2], rtol=1e-3, atol=1e-6)
-    full, one, two = (
-        Forced(monkeypatch, feedback="finite_difference", batch_factor=factor, **ONLY_FEEDBACK)(labels) for factor in (None, 1.0, 2.0)
-    )
+    by_factor = functools.partial(one_step, feedback="finite_difference")
+    full, one, two = (by_factor(batch_factor=factor)[0] for factor in (None, 1.0, 2.0))
     np.testing.assert_allclose(full, B_U * one, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-6)
 
@@ -293,7 +299,7 @@ def test_moving_statistics_are_updated_once_in_each_network(estimator):
     for model, images in ((one.teacher, tf.concat([x, weak, strong], 0)), (one.student, strong)):
         hidden = model.layers[1](images).numpy()
         expected.append((0.01 * hidden.mean(0), 0.99 + 0.01 * hidden.var(0)))
-    tf.function(one.train_step)(batch())
+    one.train_step(batch())
     for model, (mean, variance) in zip((one.teacher, one.student), expected):
         np.testing.assert_allclose(model.layers[2].moving_mean, mean, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(model.layers[2].moving_variance, variance, rtol=1e-4)

@@ -28,6 +28,8 @@ ESTIMATORS = {
     "per_example": 1.0,
     "soft": 10.0,
 }  # with the weight of the feedback
+GRAPHS = ("per_example", "float16 soft", "reduced")
+"""Which of them run as graphs on the replicas: each form of h, both kinds of step, a loss scale."""
 OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of two steps
 
 
@@ -118,7 +120,7 @@ def replicas() -> None:
                 return feedbacks.get(threading.get_ident(), tf.zeros([]))
 
             run = functools.partial(strategy.run, step)
-            if n > 1:  # two steps on one device take less time than tracing one
+            if n > 1 and name in GRAPHS:  # two steps take less time than tracing one
                 run = tf.function(run)
             run()
             seen += [v.numpy().tolist() for v in strategy.experimental_local_results(run())]

@@ -567,25 +567,30 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     state = {name: 0.5 * (value - 1) if value.ndim > 1 else value for name, value in state.items()}
     source = write_timm(tmp_path / "tf_efficientnet_b0_ap.safetensors", state)
 
-    def run(source: Path, output: Path, **flags: Any) -> list[np.ndarray]:
+    def run(source: Path, output: Path, **flags: Any) -> None:
         import_weights.main(source=str(source), model="b0", output=str(output), **flags)
-        loaded = model_dir.load(output)
-        np.testing.assert_allclose(loaded[1].preprocessing.std, (127.5,) * 3, rtol=1e-6)
-        return loaded[0].get_weights()
 
-    first = run(source, tmp_path / "imported", preprocessing="advprop")
+    def loaded(output: Path) -> tf.keras.Model:
+        model, described = model_dir.load(output)
+        np.testing.assert_allclose(described.preprocessing.std, (127.5,) * 3, rtol=1e-6)
+        return model
+
+    run(source, tmp_path / "imported", preprocessing="advprop")
+    ours = loaded(tmp_path / "imported")
+    first = ours.get_weights()
     assert len(first) == len(state)
     (tmp_path / "timm").mkdir()
     for output in (tmp_path / "timm" / "model.safetensors", tmp_path / "keras.h5"):
         export_weights.main(model=str(tmp_path / "imported"), output=str(output))
-        again = run(output.parent if output.suffix == ".safetensors" else output, tmp_path / f"again_{output.suffix[1:]}")
-        assert all(np.array_equal(one, two) for one, two in zip(first, again))
+        again = tmp_path / f"again_{output.suffix[1:]}"
+        run(output.parent if output.suffix == ".safetensors" else output, again)
+        assert all(np.array_equal(one, two) for one, two in zip(first, loaded(again).get_weights()))
     written = load_file(tmp_path / "timm" / "model.safetensors")
     assert written.pop("bn1.num_batches_tracked").dtype == np.int64
     assert all(np.array_equal(written[name], value) for name, value in state.items())
     theirs = tf.keras.applications.EfficientNetB0(weights=str(tmp_path / "keras.h5"), classes=CLASSES, classifier_activation=None)
     images = tf.image.resize(PIXELS, [224, 224])
-    close(theirs(images, training=False), model_dir.load(tmp_path / "imported")[0](images))
+    close(theirs(images, training=False), ours(images))
 
     capsys.readouterr()
     run(source, tmp_path / "imported", preprocessing="advprop")
