@@ -90,6 +90,11 @@ def perceptron(seed):
 VECTORS = tf.random.stateless_normal([6, 4], [3, 4])
 
 
+def eagerly(rematerialize):
+    """Two plain steps end before a graph of one is made. With 16 bits a graph rounds otherwise."""
+    return not rematerialize and tf.keras.mixed_precision.global_policy().name == "float32"
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_noisy_student_trains_alike(policy):
     tf.keras.mixed_precision.set_global_policy(policy)
@@ -97,8 +102,7 @@ def test_noisy_student_trains_alike(policy):
         weights = []
         for rematerialize in (False, True):
             student = NoisyStudent(perceptron(1), ema_decay=0.5, rematerialize=rematerialize, accumulation=2)
-            # Two steps end before a graph of the plain one is made.
-            student.compile(tf.keras.optimizers.SGD(0.1), run_eagerly=not rematerialize)
+            student.compile(tf.keras.optimizers.SGD(0.1), run_eagerly=eagerly(rematerialize))
             data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], tf.one_hot(LABELS, 3)[2:]))).repeat()
             student.fit(data, steps_per_epoch=2, verbose=0)
             weights.append([*student.model.get_weights(), *(shadow.numpy() for shadow in student.ema.shadows)])
@@ -119,7 +123,7 @@ def test_meta_pseudo_labels_trains_alike(feedback, policy):
             networks = perceptron(1), perceptron(2)
             trainer = MetaPseudoLabels(*networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=10.0)
             optimizers = tf.keras.optimizers.SGD(0.1), tf.keras.optimizers.SGD(0.1)
-            trainer.compile(*optimizers, run_eagerly=not rematerialize)
+            trainer.compile(*optimizers, run_eagerly=eagerly(rematerialize))
             data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))).repeat()
             trainer.fit(data, steps_per_epoch=2, verbose=0)
             weights.append([w for network in networks for w in network.get_weights()])
