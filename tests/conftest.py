@@ -9,15 +9,16 @@ import pytest
 
 LONG = (
     "tests/test_whole_loop.py",
+    "weights/test_weights.py",
+    "training/test_rematerialization.py",
     "meta_pseudo_labels/test_train.py",
     "workflow/test_train.py",
-    "training/test_devices.py",
     "meta_pseudo_labels/test_model.py",
-    "meta_pseudo_labels/test_replicas.py",
-    "training/test_float16.py",
     "training/test_workers.py",
-    "training/test_rematerialization.py",
-    "tests/test_scripts.py",
+    "efficientnet/test_model.py",
+    "training/test_devices.py",
+    "training/test_float16.py",
+    "meta_pseudo_labels/test_replicas.py",
 )
 """Folder and name of the files that take the longest, the longest first."""
 
