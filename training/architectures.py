@@ -44,6 +44,7 @@ from typing import Any
 
 from cli.errors import InputError, one_line
 from efficientnet.architectures import ARCHITECTURES
+from nets import keras_cv_backbones
 
 _REFERENCE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
@@ -128,8 +129,20 @@ TABLE = (
         types={**_RESNET_TYPES, "variant?": _TEXT},
         check="resnet.wide_resnet:check",
     ),
+    *(
+        Family(
+            pattern="|".join(keras_cv_backbones.PREFIX + name for name in rows),
+            builder="nets.keras_cv_networks:KerasCVNetwork",
+            sizes={keras_cv_backbones.PREFIX + name: (row.image_size, 1000) for name, row in rows.items()},
+            title=keras_cv_backbones.title,
+            smoke={"name": keras_cv_backbones.PREFIX + next(iter(rows))},
+            types={**_COMMON_TYPES, "survival_probability?": _NUMBER},
+            check="nets.keras_cv_backbones:check",
+        )
+        for rows in keras_cv_backbones.FAMILIES.values()
+    ),
 )
-"""The project's own networks, one row each."""
+"""The project's own networks, one row each, and those on keras-cv's backbones, one row a family."""
 
 
 def find(name: str) -> Family:
@@ -143,9 +156,12 @@ def find(name: str) -> Family:
             return family
     if re.fullmatch(_REFERENCE, name):
         return Family(pattern=re.escape(name), builder=name)
-    known = ", ".join(name for family in TABLE for name in family.sizes)
+    if name.startswith(keras_cv_backbones.PREFIX):
+        keras_cv_backbones.find(name, "model.name")
+    known = ", ".join(name for family in TABLE for name in family.sizes if not name.startswith(keras_cv_backbones.PREFIX))
     raise InputError(
         f"model.name: no architecture {name!r}; known: {known} (or another depth and width), "
+        f"{keras_cv_backbones.PREFIX}NAME for a backbone of keras-cv (docs/models.md), "
         "or package.module:function, a builder of your own"
     )
 

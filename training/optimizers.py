@@ -8,10 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from cli import settings
+from training import addons
 from training.losses import NOT_DECAYED
-from training.settings import OPTIMIZER
+from training.settings import ADDONS, OPTIMIZER
 
-NOT_LINEAR = ("rmsprop", "lars", "adam")
+NOT_LINEAR = ("rmsprop", "lars", "adam", *ADDONS)
 """Optimizers of a recipe that have no `linear_factor`."""
 
 
@@ -200,13 +201,17 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
       learning_rate: a schedule over optimizer steps.
 
     Raises:
-      InputError: unknown name, or a value out of its range.
+      InputError: unknown name, a value out of its range, or an optimizer of a package that is not there.
     """
     settings.check(config, OPTIMIZER, "optimizer")
-    common: dict[str, Any] = {"weight_decay": config.get("decoupled_weight_decay") or None}
+    decay = config.get("decoupled_weight_decay") or None
+    common: dict[str, Any] = {"weight_decay": decay}
     if config.clip_norm:
         common["global_clipnorm"] = config.clip_norm
-    if config.name == "rmsprop":
+    if config.name in ADDONS:
+        clip = {"global_clipnorm": config.clip_norm or None}
+        optimizer = addons.build(config.name, learning_rate, config.momentum, decay or 0.0, **clip)
+    elif config.name == "rmsprop":
         optimizer = RMSProp(learning_rate, momentum=config.momentum, **common)
     elif config.name == "sgd":
         optimizer = tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **common)

@@ -84,7 +84,9 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
             _say_once(f"{epochs:g} epochs are {steps:,} steps; min_steps raises that to {min_steps:,}")
     if not unlabeled:
         resolved["unlabeled_ratio"] = 0
-    resolved["log_every"] = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
+    at_once = resolved.get("steps_per_execution", 1)
+    every = resolved["log_every"] or max(1, min(100, resolved["steps"] // 20))
+    resolved["log_every"] = math.ceil(every / at_once) * at_once
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]
     resolved["keep_every"] = math.ceil(resolved["keep_every"] / resolved["checkpoint_every"]) * resolved["checkpoint_every"]

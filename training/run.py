@@ -89,8 +89,13 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
         raise InputError(f"batch_size={batch} does not divide among {among}")
+    if section.jit_compile and replicas > 1 and strategy.device_kind(where) != "TPU":
+        raise InputError(f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to False")
+    if profile and section.steps_per_execution > 1:
+        raise InputError("--profile_steps counts single steps; set steps_per_execution to 1")
     tf.keras.utils.set_random_seed(seed % 2**32)
-    tf.config.experimental.enable_op_determinism()
+    if section.deterministic:
+        tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)
     steps_per_epoch = labeled.num_records / batch
     with where.scope():  # everything that owns variables
@@ -199,7 +204,12 @@ def build_trainer(
     settings = {name: section[name].optimizer if name else section.optimizer for name in rates}
     by_name = {name: optimizers.build(settings[name], rate) for name, rate in rates.items()}
     teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
-    return method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes))
+    trainer = method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes))
+    if section.jit_compile:
+        trainer.jit_compile = True
+    if section.steps_per_execution > 1:
+        trainer.steps_per_execution = section.steps_per_execution
+    return trainer
 
 
 def batches(

@@ -8,7 +8,10 @@ from data.settings import OWN_PREPROCESSING
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 """Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
 
-OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam")
+ADDONS = ("lamb", "novograd", "radam", "adabelief")
+"""Optimizers of the package tensorflow-addons (training/addons.py), which TensorFlow after 2.15 lacks."""
+
+OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam", *ADDONS)
 SCHEDULES = ("exponential", "cosine", "constant")
 
 PAPER = "Xie et al. 2020, Section 3.1"
@@ -68,14 +71,24 @@ MODEL = Section(
 OPTIMIZER = Section(
     "The optimizer (training/optimizers.py).",
     {
-        "name": Setting("rmsprop", "Which one.", choices=OPTIMIZERS, source=PAPER),
-        "momentum": Setting(0.9, "Momentum; adam ignores it.", at_least=0, below=1),
+        "name": Setting(
+            "rmsprop",
+            f"Which one. {', '.join(ADDONS)} need the package tensorflow-addons (TensorFlow 2.15).",
+            choices=OPTIMIZERS,
+            source=PAPER,
+        ),
+        "momentum": Setting(
+            0.9,
+            "Momentum; adam ignores it. Decay of the first moment, of tensorflow-addons' optimizers.",
+            at_least=0,
+            below=1,
+        ),
         "nesterov": Setting(False, "Nesterov's momentum, of sgd."),
         "trust_coefficient": Setting(1e-3, "Trust coefficient of lars.", above=0),
         "clip_norm": Setting(0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0),
         "decoupled_weight_decay": Setting(
             0.0,
-            "Weight decay times the learning rate, outside of the gradient (AdamW). "
+            "Weight decay times the learning rate, outside of the gradient (AdamW; within lamb's trust ratio). "
             "The train section's `weight_decay` is the one in the loss.",
             at_least=0,
         ),
@@ -167,6 +180,20 @@ RUN = {
         "float32",
         "Numbers in which the network computes. mixed_float16 trains with loss scaling.",
         choices=PRECISIONS,
+    ),
+    "jit_compile": Setting(
+        False,
+        "Compile the training step with XLA. The noise is then another one than without (docs/scaling.md).",
+    ),
+    "steps_per_execution": Setting(
+        1,
+        "Steps between two returns to Python. The other intervals are rounded up to multiples.",
+        at_least=1,
+        unit="steps",
+    ),
+    "deterministic": Setting(
+        True,
+        "Compute with repeatable operations only. Resumption to the bit needs it.",
     ),
     "rematerialize": Setting(
         False,

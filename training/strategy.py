@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 
 import tensorflow as tf
 
 from cli.errors import InputError, one_line
+from training import gpus
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -18,7 +21,10 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     Args:
       name: "auto" is "mirrored" with two or more GPUs, else "one_device".
       cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to try out distribution.
+        "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
+
+    A GPU that the machine has and TensorFlow cannot use is told on stderr, with the reason. GPU memory is taken as it is needed.
 
     Raises:
       InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
@@ -28,14 +34,23 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
-    gpus = tf.config.list_physical_devices("GPU")
+    found = tf.config.list_physical_devices("GPU")
+    for gpu in found:
+        with contextlib.suppress(RuntimeError):  # the process has used it already, in its own way
+            tf.config.experimental.set_memory_growth(gpu, True)
+    unusable = gpus.unusable() if name != "tpu" else None
+    if name == "mirrored" and not found and cpu_devices == 1:
+        why = f"TensorFlow cannot use this machine's GPU: {unusable}" if unusable else "TensorFlow sees no GPU"
+        raise InputError(f"--strategy=mirrored: {why}; leave --strategy out to train on one CPU")
+    if unusable:
+        print(f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {unusable}", file=sys.stderr, flush=True)
     if name == "auto":
-        name = "mirrored" if len(gpus) > 1 else "one_device"
+        name = "mirrored" if len(found) > 1 else "one_device"
     if name == "one_device":
         # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
         return tf.distribute.get_strategy()
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy(None if gpus else [f"CPU:{i}" for i in range(cpu_devices)])
+        return tf.distribute.MirroredStrategy(None if found else [f"CPU:{i}" for i in range(cpu_devices)])
     if name == "multi_worker":
         return _multi_worker()
     try:

@@ -20,8 +20,8 @@ from cli.errors import InputError
 from cli.json_files import read_json
 from data import records
 from data.preprocessing import Preprocessing
+from training import addons, model_dir, models, schedules
 from training import dry_run as dry_runs
-from training import model_dir, models, schedules
 from training import resolve as resolving
 from training.method import PSEUDO_LABELED, TEACHER, Method
 from training.run import Devices, Inputs, says_done, train
@@ -75,6 +75,8 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
     if values.get("frozen_blocks") and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
     try:
+        for name in schedules.of_section(values, 1.0):
+            addons.require((values[name] if name else values)["optimizer"]["name"])
         return method.check(values)
     except InputError as error:
         raise InputError(f"{section}.{error}") from error

@@ -10,7 +10,7 @@ from training import optimizers
 from training.losses import l2
 from training.optimizers import RMSProp
 from training.schedules import WarmupCosine
-from training.settings import OPTIMIZERS
+from training.settings import ADDONS, OPTIMIZERS
 
 
 def test_rmsprop_published_steps():
@@ -161,7 +161,9 @@ def test_slots_survive_a_checkpoint(tmp_path):
 
 
 def test_unknown_optimizer_is_the_users_error():
-    with pytest.raises(InputError, match=r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars or adam"):
+    with pytest.raises(
+        InputError, match=r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars, adam, lamb, novograd, radam or adabelief"
+    ):
         optimizers.build(ConfigDict({"name": "lion", "momentum": 0.9, "clip_norm": 0.0}), 0.1)
 
 
@@ -227,5 +229,7 @@ def test_no_linear_factor_where_none_is_known(make):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_recipes_optimizers_without_a_linear_factor(name):
+    if name in ADDONS:
+        pytest.importorskip("tensorflow_addons")
     optimizer = optimizers.build(ConfigDict({"name": name, "momentum": 0.9, "clip_norm": 1.0}), FALLING)
     assert (optimizers.linear_factor(optimizer) is None) == (name in optimizers.NOT_LINEAR)
