@@ -91,7 +91,7 @@ TOOLS = (
                 "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
                 value="FILE",
             ),
-            Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, ….", value="NAME"),
+            Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, lite0, ….", value="NAME"),
             directory("output", "Directory to write."),
             Flag(
                 "weights",

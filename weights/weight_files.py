@@ -171,7 +171,7 @@ def _require_bytes(path: Path, promised: int, held: int) -> None:
 
 def _fits(source: WeightFile, name: str) -> bool:
     architecture = ARCHITECTURES[name]
-    table = weights(architecture.width, architecture.depth, num_classes(source) or 1)
+    table = weights(architecture.width, architecture.depth, num_classes(source) or 1, architecture.lite)
     held = {source.name(weight): source.shape(weight) for weight in table if not weight.is_classifier or num_classes(source)}
     return dict(source.shapes) == held and source.names == set(held)
 
