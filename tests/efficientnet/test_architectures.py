@@ -91,7 +91,18 @@ def test_parameters(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "image_size", "dropout"),
-    [("b0", 224, 0.2), ("b4", 380, 0.4), ("b7", 600, 0.5), ("b8", 672, 0.5), ("l0", 380, 0.5), ("l2", 800, 0.5), ("l2_475", 475, 0.5), ("lite0", 224, 0.2), ("lite3", 280, 0.3), ("lite4", 300, 0.3)],
+    [
+        ("b0", 224, 0.2),
+        ("b4", 380, 0.4),
+        ("b7", 600, 0.5),
+        ("b8", 672, 0.5),
+        ("l0", 380, 0.5),
+        ("l2", 800, 0.5),
+        ("l2_475", 475, 0.5),
+        ("lite0", 224, 0.2),
+        ("lite3", 280, 0.3),
+        ("lite4", 300, 0.3),
+    ],
 )
 def test_image_size_and_dropout(name: str, image_size: int, dropout: float) -> None:
     assert (ARCHITECTURES[name].image_size, ARCHITECTURES[name].dropout) == (image_size, dropout)
