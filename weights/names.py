@@ -31,6 +31,22 @@ _TO_PYTORCH: dict[str, tuple[int, ...]] = {
     "depthwise": (2, 3, 0, 1),  # (h, w, channels, 1) -> (channels, 1, h, w)
     "dense": (1, 0),  # (in, out) -> (out, in)
 }
+# What EfficientNet-PyTorch calls a layer, and a layer of a block, by its Keras name or the name's ending.
+_PYTORCH = {
+    "stem_conv": "_conv_stem",
+    "stem_bn": "_bn0",
+    "top_conv": "_conv_head",
+    "top_bn": "_bn1",
+    "predictions": "_fc",
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dwconv": "_depthwise_conv",
+    "bn": "_bn1",
+    "se_reduce": "_se_reduce",
+    "se_expand": "_se_expand",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
+}
 _BATCH_NORM = (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var"))
 
 
@@ -60,6 +76,15 @@ class Weight(NamedTuple):
     def is_variance(self) -> bool:
         """Tells whether its values are variances, which are at least 0."""
         return self.keras.endswith("/moving_variance")
+
+    @property
+    def pytorch(self) -> str:
+        """Its name in a state dict of EfficientNet-PyTorch."""
+        layer, leaf = self.keras.partition("/")[0], self.timm.rpartition(".")[2]
+        if not layer.startswith("block"):
+            return f"{_PYTORCH[layer]}.{leaf}"
+        number = self.tf1.partition("/")[0].partition("_")[2]
+        return f"_blocks.{number}.{_PYTORCH[layer.partition('_')[2]]}.{leaf}"
 
     @property
     def timm_shape(self) -> tuple[int, ...]:
