@@ -61,6 +61,18 @@ EXPERIMENTS = (
 
 TOOLS = (
     Command(
+        "weights",
+        "evaluation.published:main",
+        "List the published weights that --init can name, or check some on photographs.",
+        "Prints a table, or top-1 and top-5 of the photographs.",
+        (
+            Flag("name", "Weights to check: NAME, or NAME:NETWORK where it has several.", default=None),
+            directory("check", "Photographs of ImageNet's classes: DIR/<WordNet id>/*.", default=None),
+        ),
+        ("", "--name=efficientnet-lite0 --check=imagenette2/val"),
+        group="tool",
+    ),
+    Command(
         "compare",
         "evaluation.compare:main",
         "Put several seeds of one experiment together, clean and robust.",
@@ -91,7 +103,7 @@ TOOLS = (
                 "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
                 value="FILE",
             ),
-            Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, ….", value="NAME"),
+            Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, lite0, ….", value="NAME"),
             directory("output", "Directory to write."),
             Flag(
                 "weights",
@@ -108,9 +120,9 @@ TOOLS = (
             Flag("head", "fresh: a new classifier for --labels, to be trained.", default="keep", choices=("keep", "fresh")),
             Flag(
                 "preprocessing",
-                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1.",
+                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite is (x - 127) / 128.",
                 default="auto",
-                choices=("auto", "imagenet", "advprop"),
+                choices=("auto", "imagenet", "advprop", "lite"),
             ),
             Flag("image_size", "Side of the network's images, in pixels. Default: the variant's.", int, None, least=1),
         ),

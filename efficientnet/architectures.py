@@ -11,6 +11,7 @@ Sources:
     Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020, first arXiv version,
     Table 7 (l0, l1, l2).
     Pham et al., "Meta Pseudo Labels", CVPR 2021 (b6_wide).
+    The authors' code, models/official/efficientnet/lite (lite0-lite4).
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ class Architecture(NamedTuple):
         depth: multiplies every number of repeats (then :func:`round_repeats`).
         image_size: side of the square training image, in pixels.
         dropout: rate before the classifier, in [0, 1).
+        lite: EfficientNet-Lite: no squeeze-and-excitation, ReLU6 in place of swish, and stem, head
+            and the repeats of the first and last stage are not scaled.
     """
 
     width: float
     depth: float
     image_size: int
     dropout: float
+    lite: bool = False
 
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
@@ -61,12 +65,19 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         # Meta Pseudo Labels: b6 with its width raised to 5.0. The paper's 390M parameters do not follow from these
         # coefficients under the family's rounding, which gives 316.6M; no public code has the model.
         "b6_wide": Architecture(5.0, 2.6, 512, 0.5),
+        # The authors' code, lite/efficientnet_lite_builder.py.
+        "lite0": Architecture(1.0, 1.0, 224, 0.2, lite=True),
+        "lite1": Architecture(1.0, 1.1, 240, 0.2, lite=True),
+        "lite2": Architecture(1.1, 1.2, 260, 0.3, lite=True),
+        "lite3": Architecture(1.2, 1.4, 280, 0.3, lite=True),
+        "lite4": Architecture(1.4, 1.8, 300, 0.3, lite=True),
     }
 )
 """The variants by name.
 
 Sources: b0-b8, l2, l2_475: the authors' code (``efficientnet_builder.py``). l0, l1: Noisy Student, first arXiv version,
 Table 7. b6_wide: Meta Pseudo Labels, section on large-scale experiments; under-specified, see the comment beside it.
+lite0-lite4: the authors' code (``lite/efficientnet_lite_builder.py``).
 """
 
 
@@ -130,6 +141,20 @@ def round_repeats(repeats: int, depth: float) -> int:
     return math.ceil(depth * repeats)
 
 
+def stem_and_head(width: float, lite: bool = False) -> tuple[int, int]:
+    """Returns the channels of the stem and of the head; those of a Lite variant are not scaled."""
+    return (STEM_FILTERS, HEAD_FILTERS) if lite else (round_filters(STEM_FILTERS, width), round_filters(HEAD_FILTERS, width))
+
+
+def stage_repeats(depth: float, lite: bool = False) -> tuple[int, ...]:
+    """Returns the blocks of each stage; a Lite variant does not scale the first and the last stage.
+
+    Source: the authors' code, ``efficientnet_model.py``, ``fix_head_stem``.
+    """
+    ends = (0, len(BASELINE_STAGES) - 1) if lite else ()
+    return tuple(stage.repeats if i in ends else round_repeats(stage.repeats, depth) for i, stage in enumerate(BASELINE_STAGES))
+
+
 class Block(NamedTuple):
     """One inverted residual block of a variant, all numbers final.
 
@@ -140,7 +165,7 @@ class Block(NamedTuple):
         expand: expansion ratio; at 1 there is no expansion convolution.
         filters_in: channels at the input.
         filters_out: channels at the output.
-        squeeze: channels of the squeeze-and-excitation bottleneck.
+        squeeze: channels of the squeeze-and-excitation bottleneck; 0: the block has none.
         has_skip: whether the input is added to the output.
         survival_probability: of the residual branch, in (0, 1]; 1 where there is no skip.
     """
@@ -161,6 +186,7 @@ def blocks(
     depth: float,
     strides: Sequence[int] = BASELINE_STRIDES,
     survival_probability: float = 0.8,
+    lite: bool = False,
 ) -> tuple[Block, ...]:
     """Lays out every block of a variant.
 
@@ -178,6 +204,7 @@ def blocks(
         depth: depth coefficient, above 0.
         strides: one stride (1 or 2) a stage, seven in all.
         survival_probability: that of the depth's far end, in (0, 1].
+        lite: see :class:`Architecture`.
 
     Returns:
         The blocks in order.
@@ -192,16 +219,16 @@ def blocks(
     if not 0 < survival_probability <= 1:
         raise InputError(f"survival_probability must be above 0 and at most 1, not {survival_probability}")
 
-    total = sum(round_repeats(stage.repeats, depth) for stage in BASELINE_STAGES)
+    repeats = stage_repeats(depth, lite)
     laid_out: list[Block] = []
     for number, (stage, stage_stride) in enumerate(zip(BASELINE_STAGES, strides), start=1):
-        filters_in = round_filters(stage.filters_in, width)
+        filters_in = round_filters(stage.filters_in, width) if laid_out else stem_and_head(width, lite)[0]
         filters_out = round_filters(stage.filters_out, width)
-        for repeat in range(round_repeats(stage.repeats, depth)):
+        for repeat in range(repeats[number - 1]):
             stride = stage_stride if repeat == 0 else 1
             channels = filters_in if repeat == 0 else filters_out
             has_skip = stride == 1 and channels == filters_out
-            survives = 1.0 - (1.0 - survival_probability) * len(laid_out) / total if has_skip else 1.0
+            survives = 1.0 - (1.0 - survival_probability) * len(laid_out) / sum(repeats) if has_skip else 1.0
             laid_out.append(
                 Block(
                     name=f"block{number}{repeat_letter(repeat)}",
@@ -210,7 +237,7 @@ def blocks(
                     expand=stage.expand,
                     filters_in=channels,
                     filters_out=filters_out,
-                    squeeze=max(1, int(channels * SQUEEZE_RATIO)),
+                    squeeze=0 if lite else max(1, int(channels * SQUEEZE_RATIO)),
                     has_skip=has_skip,
                     survival_probability=survives,
                 )
@@ -218,19 +245,20 @@ def blocks(
     return tuple(laid_out)
 
 
-def count_parameters(width: float, depth: float, num_classes: int) -> tuple[int, int]:
+def count_parameters(width: float, depth: float, num_classes: int, lite: bool = False) -> tuple[int, int]:
     """Counts a variant's weights from its layout, without building it (l2 alone would take 2 GB).
 
     Args:
         width: width coefficient, above 0.
         depth: depth coefficient, above 0.
         num_classes: outputs of the classifier.
+        lite: see :class:`Architecture`.
 
     Returns:
         Trainable parameters (the number that papers print), and entries of batch normalisation's moving averages.
     """
-    stem, head = round_filters(STEM_FILTERS, width), round_filters(HEAD_FILTERS, width)
-    layout = blocks(width, depth)
+    stem, head = stem_and_head(width, lite)
+    layout = blocks(width, depth, lite=lite)
     weights, normalized = 3 * 3 * 3 * stem, stem
     for block in layout:
         inner = block.filters_in * block.expand
@@ -238,7 +266,8 @@ def count_parameters(width: float, depth: float, num_classes: int) -> tuple[int,
             weights += block.filters_in * inner
             normalized += inner
         weights += block.kernel**2 * inner  # depthwise
-        weights += (inner + 1) * block.squeeze + (block.squeeze + 1) * inner  # squeeze and excitation, with biases
+        if block.squeeze:  # squeeze and excitation, with biases
+            weights += (inner + 1) * block.squeeze + (block.squeeze + 1) * inner
         weights += inner * block.filters_out
         normalized += inner + block.filters_out
     weights += layout[-1].filters_out * head + (head + 1) * num_classes
@@ -253,6 +282,7 @@ def count_activations(
     stem_stride: int = 2,
     strides: Sequence[int] = BASELINE_STRIDES,
     rematerialize: bool = False,
+    lite: bool = False,
 ) -> int:
     """Counts what a training step keeps of one image for the backward pass: the maps before and after each normalisation and swish.
 
@@ -263,46 +293,52 @@ def count_activations(
         stem_stride: 1 or 2.
         strides: one stride (1 or 2) a stage.
         rematerialize: of the blocks only the inputs are kept, and one block at a time, here the largest, is computed again.
+        lite: see :class:`Architecture`.
 
     Returns:
         Numbers (not bytes): three for each entry of a map that is normalised and activated, two for one that is only normalised, one more
         for each gated by squeeze and excitation.
     """
     side = -(-image_size // stem_stride)
-    outside = 3 * side**2 * round_filters(STEM_FILTERS, width)
+    stem, head = stem_and_head(width, lite)
+    outside = 3 * side**2 * stem
     inputs, insides = [], []
-    for block in blocks(width, depth, strides):
+    for block in blocks(width, depth, strides, lite=lite):
         inner = block.filters_in * block.expand
         inputs.append(side**2 * block.filters_in)
         expanded = 3 * side**2 * inner if block.expand != 1 else 0
         side = -(-side // block.stride)
-        insides.append(expanded + 4 * side**2 * inner + 2 * side**2 * block.filters_out)
-    outside += 3 * side**2 * round_filters(HEAD_FILTERS, width)
+        gated = 4 if block.squeeze else 3
+        insides.append(expanded + gated * side**2 * inner + 2 * side**2 * block.filters_out)
+    outside += 3 * side**2 * head
     return outside + (sum(inputs) + max(insides) if rematerialize else sum(insides))
 
 
-def _coefficients(model: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns width and depth of a recipe's `model`: its own where given, else the variant's."""
+def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
+    """Returns width, depth and `lite` of a recipe's `model`: its own width and depth where given, else the variant's."""
     variant = ARCHITECTURES[model["name"]]
     width, depth = model.get("width"), model.get("depth")
-    return variant.width if width is None else width, variant.depth if depth is None else depth
+    return variant.width if width is None else width, variant.depth if depth is None else depth, variant.lite
 
 
 def check(model: Mapping[str, Any]) -> None:
     """Raises InputError where width, depth, strides or survival probability of `model` is impossible."""
     survival = model.get("survival_probability")
-    blocks(*_coefficients(model), model.get("strides") or BASELINE_STRIDES, 1.0 if survival is None else survival)
+    width, depth, lite = coefficients(model)
+    blocks(width, depth, model.get("strides") or BASELINE_STRIDES, 1.0 if survival is None else survival, lite)
 
 
 def trainable_parameters(model: Mapping[str, Any], num_classes: int) -> int:
     """Returns the number of trainable parameters of a recipe's `model` with `num_classes` classes."""
-    return count_parameters(*_coefficients(model), num_classes)[0]
+    width, depth, lite = coefficients(model)
+    return count_parameters(width, depth, num_classes, lite)[0]
 
 
 def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool) -> int:
     """Returns :func:`count_activations` of a recipe's `model` for images of `image_size` pixels."""
     strides = model.get("strides") or BASELINE_STRIDES
-    return count_activations(*_coefficients(model), image_size, model.get("stem_stride") or 2, strides, rematerialize)
+    width, depth, lite = coefficients(model)
+    return count_activations(width, depth, image_size, model.get("stem_stride") or 2, strides, rematerialize, lite)
 
 
 def warning(model: Mapping[str, Any], image_size: int) -> str | None:

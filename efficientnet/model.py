@@ -10,7 +10,7 @@ Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -19,14 +19,15 @@ from data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from efficientnet.architectures import (
     ARCHITECTURES,
     BASELINE_STRIDES,
-    HEAD_FILTERS,
-    STEM_FILTERS,
     Block,
     blocks,
-    round_filters,
+    stem_and_head,
 )
 from nets.layers import Layers, Normalize
 from nets.noise import Dropout, StochasticDepth
+
+Activation = Callable[[str], tf.keras.layers.Layer]
+"""Makes an activation from its layer's name."""
 
 
 def EfficientNet(
@@ -91,19 +92,21 @@ def EfficientNet(
     width = architecture.width if width is None else width
     depth = architecture.depth if depth is None else depth
     dropout = architecture.dropout if dropout is None else dropout
-    layout = blocks(width, depth, BASELINE_STRIDES if strides is None else strides, survival_probability)
+    layout = blocks(width, depth, BASELINE_STRIDES if strides is None else strides, survival_probability, architecture.lite)
+    stem, head = stem_and_head(width, architecture.lite)
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
+    activation = make.relu6 if architecture.lite else make.swish
 
     inputs = tf.keras.Input((image_size, image_size, 3), name="images")
     x = Normalize(mean, std, name="normalize")(inputs)
-    x = make.conv("stem_conv", round_filters(STEM_FILTERS, width), kernel=3, stride=stem_stride)(x)
+    x = make.conv("stem_conv", stem, kernel=3, stride=stem_stride)(x)
     x = make.batch_norm("stem_bn")(x)
-    x = make.swish("stem_activation")(x)
+    x = activation("stem_activation")(x)
     for block in layout:
-        x = _inverted_residual(x, block, make)
-    x = make.conv("top_conv", round_filters(HEAD_FILTERS, width))(x)
+        x = _inverted_residual(x, block, make, activation)
+    x = make.conv("top_conv", head)(x)
     x = make.batch_norm("top_bn")(x)
-    x = make.swish("top_activation")(x)
+    x = activation("top_activation")(x)
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (B, C)
     if dropout != 0:
         x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)
@@ -111,7 +114,7 @@ def EfficientNet(
     return tf.keras.Model(inputs, x, name=f"efficientnet_{name}")
 
 
-def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers) -> tf.Tensor:
+def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers, activation: Activation) -> tf.Tensor:
     """Expand, convolve each channel, gate the channels, project back, and add the input where the shapes allow it."""
     name = block.name
     filters = block.filters_in * block.expand
@@ -119,15 +122,16 @@ def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers) -> tf.Tens
     if block.expand != 1:
         x = make.conv(f"{name}_expand_conv", filters)(x)
         x = make.batch_norm(f"{name}_expand_bn")(x)
-        x = make.swish(f"{name}_expand_activation")(x)
+        x = activation(f"{name}_expand_activation")(x)
     x = make.depthwise(f"{name}_dwconv", block.kernel, block.stride)(x)
     x = make.batch_norm(f"{name}_bn")(x)
-    x = make.swish(f"{name}_activation")(x)
+    x = activation(f"{name}_activation")(x)
 
-    gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)  # (B, 1, 1, filters)
-    gate = make.conv(f"{name}_se_reduce", block.squeeze, bias=True, activation="swish")(gate)
-    gate = make.conv(f"{name}_se_expand", filters, bias=True, activation="sigmoid")(gate)
-    x = tf.keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
+    if block.squeeze:
+        gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)  # (B, 1, 1, filters)
+        gate = make.conv(f"{name}_se_reduce", block.squeeze, bias=True, activation="swish")(gate)
+        gate = make.conv(f"{name}_se_expand", filters, bias=True, activation="sigmoid")(gate)
+        x = tf.keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
 
     x = make.conv(f"{name}_project_conv", block.filters_out)(x)
     x = make.batch_norm(f"{name}_project_bn")(x)

@@ -82,6 +82,12 @@ def imagenet_a(path: str | Path) -> Examples:
     return from_files(directory, "a", folders, NUM_CLASSES)
 
 
+def class_folders(path: str | Path) -> Examples:
+    """Returns photographs of any of ImageNet's classes. Raises InputError where a folder is no class."""
+    directory = _directory(path, "--check")
+    return from_files(directory, "photographs", _class_folders(directory), NUM_CLASSES)
+
+
 def imagenet_c(path: str | Path) -> dict[str, dict[int, Examples]]:
     """ImageNet-C: corruption -> severity -> examples, of those corruptions that are there; each has all five severities.
 

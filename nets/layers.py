@@ -87,6 +87,10 @@ class Layers(NamedTuple):
         """Swish: x * sigmoid(x)."""
         return Swish(name=name)
 
+    def relu6(self, name: str) -> tf.keras.layers.Layer:
+        """Returns ReLU6, min(max(x, 0), 6), which the Lite variants have in place of swish."""
+        return tf.keras.layers.ReLU(6.0, name=name)
+
     def classifier(self, name: str, num_classes: int) -> tf.keras.layers.Layer:
         """(B, C) -> float32 logits (B, K)."""
         limit = 1.0 / math.sqrt(num_classes)

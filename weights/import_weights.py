@@ -32,7 +32,12 @@ from efficientnet.architectures import ARCHITECTURES
 from training import model_dir
 from weights import names, weight_files
 
-NORMALIZATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "advprop": ((127.5,) * 3, (127.5,) * 3)}
+NORMALIZATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "advprop": ((127.5,) * 3, (127.5,) * 3),
+    "lite": ((127.0,) * 3, (128.0,) * 3),  # the authors' lite/efficientnet_lite_builder.py
+}
+"""Mean and standard deviation of the channels, by the name of `--preprocessing`."""
 
 
 def main(
@@ -86,12 +91,26 @@ def describe(
       architecture: `name` and, where they are not the variant's, `width` and `depth`.
       labels: text file or data directory; None: the classes' numbers.
       fresh_head: the classifier is to be a new one.
-      preprocessing: "auto", "imagenet" or "advprop".
+      preprocessing: "auto", or a name of `NORMALIZATIONS`.
       image_size: in pixels; None: the variant's.
 
     Raises:
       InputError: classes or normalisation that the file and the flags leave open or contradict.
     """
+    label_names = _label_names(labels, weight_files.num_classes(source), fresh=fresh_head)
+    return spec_of(source, architecture, label_names, fresh_head=fresh_head, preprocessing=preprocessing, image_size=image_size)
+
+
+def spec_of(
+    source: weight_files.WeightFile,
+    architecture: dict[str, Any],
+    label_names: tuple[str, ...],
+    *,
+    fresh_head: bool,
+    preprocessing: str,
+    image_size: int | None = None,
+) -> model_dir.ModelSpec:
+    """Does what `describe` does, for classes that are known."""
     mean, std = _normalization(source, preprocessing)
     size = image_size or ARCHITECTURES[architecture["name"]].image_size
     metadata = {
@@ -103,7 +122,7 @@ def describe(
     if isinstance(source, weight_files.TensorFlow1):
         metadata["weights"] = "moving averages" if source.average else "raw"
     prepared = Preprocessing(image_size=size, style="imagenet", mean=mean, std=std, flip=True)
-    return model_dir.ModelSpec(architecture, prepared, _label_names(labels, weight_files.num_classes(source), fresh=fresh_head), metadata)
+    return model_dir.ModelSpec(architecture, prepared, label_names, metadata)
 
 
 def convert(source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh_head: bool = False) -> tf.keras.Model:

@@ -18,13 +18,11 @@ import numpy as np
 from cli.errors import InputError
 from efficientnet.architectures import (
     ARCHITECTURES,
-    BASELINE_STAGES,
-    HEAD_FILTERS,
-    STEM_FILTERS,
     Block,
     blocks,
-    round_filters,
-    round_repeats,
+    coefficients,
+    stage_repeats,
+    stem_and_head,
 )
 
 # Axes that turn Keras's layout into PyTorch's, by kind of weight; a missing kind has the same layout in both.
@@ -32,6 +30,22 @@ _TO_PYTORCH: dict[str, tuple[int, ...]] = {
     "conv": (3, 2, 0, 1),  # (h, w, in, out) -> (out, in, h, w)
     "depthwise": (2, 3, 0, 1),  # (h, w, channels, 1) -> (channels, 1, h, w)
     "dense": (1, 0),  # (in, out) -> (out, in)
+}
+# What EfficientNet-PyTorch calls a layer, and a layer of a block, by its Keras name or the name's ending.
+_PYTORCH = {
+    "stem_conv": "_conv_stem",
+    "stem_bn": "_bn0",
+    "top_conv": "_conv_head",
+    "top_bn": "_bn1",
+    "predictions": "_fc",
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dwconv": "_depthwise_conv",
+    "bn": "_bn1",
+    "se_reduce": "_se_reduce",
+    "se_expand": "_se_expand",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
 }
 _BATCH_NORM = (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var"))
 
@@ -64,6 +78,15 @@ class Weight(NamedTuple):
         return self.keras.endswith("/moving_variance")
 
     @property
+    def pytorch(self) -> str:
+        """Its name in a state dict of EfficientNet-PyTorch."""
+        layer, leaf = self.keras.partition("/")[0], self.timm.rpartition(".")[2]
+        if not layer.startswith("block"):
+            return f"{_PYTORCH[layer]}.{leaf}"
+        number = self.tf1.partition("/")[0].partition("_")[2]
+        return f"_blocks.{number}.{_PYTORCH[layer.partition('_')[2]]}.{leaf}"
+
+    @property
     def timm_shape(self) -> tuple[int, ...]:
         """The shape in PyTorch's layout."""
         axes = _TO_PYTORCH.get(self.kind)
@@ -80,18 +103,19 @@ class Weight(NamedTuple):
         return np.ascontiguousarray(value.transpose(np.argsort(axes))) if axes else value
 
 
-def weights(width: float, depth: float, num_classes: int) -> tuple[Weight, ...]:
+def weights(width: float, depth: float, num_classes: int, lite: bool = False) -> tuple[Weight, ...]:
     """Every variable of a variant, moving averages included, in the order of the layers.
 
     Args:
         width: width coefficient, above 0.
         depth: depth coefficient, above 0.
         num_classes: K.
+        lite: see :class:`efficientnet.architectures.Architecture`.
     """
-    stem, head = round_filters(STEM_FILTERS, width), round_filters(HEAD_FILTERS, width)
-    layout = blocks(width, depth)
+    stem, head = stem_and_head(width, lite)
+    layout = blocks(width, depth, lite=lite)
     rows = [_conv("stem_conv", "stem/conv2d", "conv_stem", 3, 3, stem), *_batch_norm("stem_bn", "stem", 0, "bn1", stem)]
-    places = [(stage, repeat) for stage, baseline in enumerate(BASELINE_STAGES) for repeat in range(round_repeats(baseline.repeats, depth))]
+    places = [(stage, repeat) for stage, repeats in enumerate(stage_repeats(depth, lite)) for repeat in range(repeats)]
     for number, (block, (stage, repeat)) in enumerate(zip(layout, places)):
         rows += _block(block, f"blocks_{number}", f"blocks.{stage}.{repeat}")
     rows += [
@@ -112,8 +136,8 @@ def of_architecture(architecture: Mapping[str, Any], num_classes: int) -> tuple[
     name = architecture["name"]
     if name not in ARCHITECTURES:
         raise InputError(f"{name} is no EfficientNet, and only their weights have names elsewhere")
-    width, depth = (architecture.get(key) or getattr(ARCHITECTURES[name], key) for key in ("width", "depth"))
-    return weights(width, depth, num_classes)
+    width, depth, lite = coefficients(architecture)
+    return weights(width, depth, num_classes, lite)
 
 
 def _block(block: Block, tf1: str, timm: str) -> list[Weight]:
@@ -134,10 +158,11 @@ def _block(block: Block, tf1: str, timm: str) -> list[Weight]:
         )
     )
     rows += _batch_norm(f"{name}_bn", tf1, expands, f"{timm}.bn{1 + expands}", inner)
-    for layer, tf1_layer, timm_layer, channels in (
+    gate = (
         (f"{name}_se_reduce", f"{tf1}/se/conv2d", f"{timm}.se.conv_reduce", (inner, block.squeeze)),
         (f"{name}_se_expand", f"{tf1}/se/conv2d_1", f"{timm}.se.conv_expand", (block.squeeze, inner)),
-    ):
+    )
+    for layer, tf1_layer, timm_layer, channels in gate if block.squeeze else ():
         rows.append(_conv(layer, tf1_layer, timm_layer, 1, *channels))
         rows.append(Weight(f"{layer}/bias", f"{tf1_layer}/bias", f"{timm_layer}.bias", "vector", channels[1:]))
     project = ("conv2d_1", "conv_pwl") if expands else ("conv2d", "conv_pw")

@@ -1,4 +1,4 @@
-"""Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors.
+"""Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors, PyTorch's old state dicts.
 
 Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to read one of them in Keras's
 layout. Nothing is executed that a file brings along, no other file is read that it refers to, and no value is used before
@@ -7,12 +7,10 @@ layout. Nothing is executed that a file brings along, no other file is read that
 
 from __future__ import annotations
 
-import abc
 import io
 import json
 import re
 import zipfile
-import zlib
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import tensorflow as tf
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cli.errors import InputError
 from cli.files import plain_path
@@ -28,57 +26,10 @@ from cli.json_files import read_json
 from efficientnet.architectures import ARCHITECTURES
 from training.hdf5 import datasets
 from weights.names import Weight, weights
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of the channels, in 0-255 units."""
+from weights.torch_file import PyTorch
+from weights.weight_file import UNREADABLE, Normalization, WeightFile, checked, reason, require_bytes
 
 AVERAGE = "/ExponentialMovingAverage"
-
-# What a file that is damaged, or of another kind than its ending says, makes its readers raise.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    MemoryError,
-    tf.errors.OpError,
-    SafetensorError,
-)
-
-
-class WeightFile(abc.ABC):
-    """What import needs of a file.
-
-    Attributes:
-        form: what kind of file it is, for people.
-        files: all of it on disk.
-        shapes: of the variables that may be imported, by the file's names, in the file's layout.
-        names: of all model variables in the file; one that the model lacks is an error.
-        normalization: that the file itself records, or None.
-    """
-
-    form: str
-    files: tuple[Path, ...]
-    shapes: dict[str, tuple[int, ...]]
-    names: frozenset[str]
-    normalization: Normalization | None = None
-
-    @abc.abstractmethod
-    def name(self, weight: Weight) -> str:
-        """What the file calls `weight`."""
-
-    def shape(self, weight: Weight) -> tuple[int, ...]:
-        """The shape that it should have in the file."""
-        return weight.shape
-
-    @abc.abstractmethod
-    def read(self, weight: Weight) -> np.ndarray:
-        """Its value, float32, in Keras's layout."""
 
 
 def open_weights(source: str | Path, *, average: bool) -> WeightFile:
@@ -86,7 +37,7 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
 
     Args:
         source: the prefix of a TensorFlow 1 checkpoint (``…/model.ckpt``), or its directory; a Keras ``.h5`` or ``.keras``; timm's
-            ``.safetensors``, or the directory that holds ``model.safetensors`` and ``config.json``.
+            ``.safetensors``, or the directory that holds ``model.safetensors`` and ``config.json``; a ``.pth`` of EfficientNet-PyTorch.
         average: of a TensorFlow 1 checkpoint take the moving averages; else the raw variables. The others hold one set.
 
     Raises:
@@ -103,7 +54,11 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
         return Timm(path)
     if path.suffix in (".h5", ".hdf5", ".keras"):
         return KerasFile(path)
-    raise InputError(f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt), .h5, .keras, .safetensors")
+    if path.suffix in (".pth", ".pt"):
+        return PyTorch(path)
+    raise InputError(
+        f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt), .h5, .keras, .safetensors, .pth"
+    )
 
 
 def _in_directory(directory: Path) -> Path:
@@ -160,18 +115,9 @@ def num_classes(source: WeightFile) -> int | None:
     return shape[0] if shape else None
 
 
-def _require_bytes(path: Path, promised: int, held: int) -> None:
-    """Raises InputError where a file's header promises more bytes of weights than the file can hold."""
-    if promised > held:
-        raise InputError(
-            f"--source: the header of {path} promises {promised:,} bytes of weights, and the file holds {held:,}; "
-            "it is cut off or damaged: get it again"
-        )
-
-
 def _fits(source: WeightFile, name: str) -> bool:
     architecture = ARCHITECTURES[name]
-    table = weights(architecture.width, architecture.depth, num_classes(source) or 1)
+    table = weights(architecture.width, architecture.depth, num_classes(source) or 1, architecture.lite)
     held = {source.name(weight): source.shape(weight) for weight in table if not weight.is_classifier or num_classes(source)}
     return dict(source.shapes) == held and source.names == set(held)
 
@@ -193,10 +139,10 @@ class TensorFlow1(WeightFile):
             self._reader = tf.train.load_checkpoint(str(plain_path(prefix)))
             stored = {key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()}
             types = self._reader.get_variable_to_dtype_map()
-        except _UNREADABLE as error:
-            raise InputError(f"--source: {prefix} is no readable checkpoint ({_reason(error)})") from error
+        except UNREADABLE as error:
+            raise InputError(f"--source: {prefix} is no readable checkpoint ({reason(error)})") from error
         promised = sum(prod(shape) * types[key].size for key, shape in stored.items() if types[key] != tf.string)
-        _require_bytes(self.files[0], promised, sum(path.stat().st_size for path in self.files[1:]))
+        require_bytes(self.files[0], promised, sum(path.stat().st_size for path in self.files[1:]))
         kept = [key for key in stored if not self._SLOTS.search(key)]
         scopes = {key.replace(AVERAGE, "")[: -len(self._ANCHOR)] for key in kept if key.replace(AVERAGE, "").endswith(self._ANCHOR)}
         if len(scopes) != 1:
@@ -228,8 +174,8 @@ class TensorFlow1(WeightFile):
         """See `WeightFile`."""
         try:
             return np.asarray(self._reader.get_tensor(self._keys[weight.tf1]), np.float32)
-        except _UNREADABLE as error:
-            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({_reason(error)})") from error
+        except UNREADABLE as error:
+            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({reason(error)})") from error
 
 
 class KerasFile(WeightFile):
@@ -244,8 +190,8 @@ class KerasFile(WeightFile):
             self._values, config = read(path)
             moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
             self.normalization = _normalization(moments, config)
-        except _UNREADABLE as error:
-            raise InputError(f"--source: {path} is no readable Keras file ({_reason(error)})") from error
+        except UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable Keras file ({reason(error)})") from error
         self.shapes = {name: value.shape for name, value in self._values.items()}
         self.names = frozenset(self.shapes)
 
@@ -290,7 +236,7 @@ _VARIABLES = {
 def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The same of a ``.keras`` archive, which numbers the layers of each class in order and its variables from 0."""
     with zipfile.ZipFile(path) as archive:
-        _require_bytes(path, sum(member.file_size for member in archive.infolist()), max(SMALL, MOST_PACKED * path.stat().st_size))
+        require_bytes(path, sum(member.file_size for member in archive.infolist()), max(SMALL, MOST_PACKED * path.stat().st_size))
         config = json.loads(archive.read("config.json"))
         stored = io.BytesIO(archive.read("model.weights.h5"))
     seen: dict[str, int] = {}
@@ -333,21 +279,7 @@ def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None
                 a, b = a * scale, b * scale + offset
             elif kind == "Normalization":
                 a, b = a / std, (b - mean) / std
-        return _checked(-b / a, 1 / a)
-
-
-def _checked(mean: Any, std: Any) -> Normalization:
-    """Both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
-    found = np.array([mean, std], np.float64)
-    if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
-        raise ValueError("the mean and the standard deviation of the channels are no three numbers each")
-    first, second = (tuple(float(number) for number in row) for row in found)
-    return first, second
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what `error` says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        return checked(-b / a, 1 / a)
 
 
 class Timm(WeightFile):
@@ -363,8 +295,8 @@ class Timm(WeightFile):
         try:
             self._file = safe_open(path, framework="numpy")
             slices = {key: self._file.get_slice(key) for key in self._file.keys() if not key.endswith(".num_batches_tracked")}  # noqa: SIM118
-        except _UNREADABLE as error:
-            raise InputError(f"--source: {path} is no readable safetensors file ({_reason(error)})") from error
+        except UNREADABLE as error:
+            raise InputError(f"--source: {path} is no readable safetensors file ({reason(error)})") from error
         unread = sorted({slice_.get_dtype() for slice_ in slices.values()} - {"F16", "F32", "F64"})
         if unread:
             raise InputError(f"--source: {path} holds weights of type {', '.join(unread)}; save it as float32")
@@ -397,9 +329,9 @@ def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
             description = read_json(config, {"architecture?": (str, None), "pretrained_cfg?": (dict, None)})
             architecture, settings = description.get("architecture"), description.get("pretrained_cfg") or {}
             if {"mean", "std"} <= set(settings):
-                normalization = _checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))
-        except _UNREADABLE as error:
-            raise InputError(f"--source: {config} is no readable description of a timm model ({_reason(error)})") from error
+                normalization = checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))
+        except UNREADABLE as error:
+            raise InputError(f"--source: {config} is no readable description of a timm model ({reason(error)})") from error
     for name in (path.name, path.parent.name):
         match = re.search(r"(tf_)?efficientnet_(b\d|l2)", name)
         architecture = architecture or (match and match.group())

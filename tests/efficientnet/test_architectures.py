@@ -13,6 +13,8 @@ from efficientnet.architectures import (
     count_parameters,
     round_filters,
     round_repeats,
+    stage_repeats,
+    stem_and_head,
 )
 
 # Stem, head, channels and repeats of the stages as the released models have them.
@@ -31,10 +33,15 @@ SHAPES = {
     "l2": (136, 5504, [72, 104, 176, 344, 480, 824, 1376], [6, 11, 11, 16, 16, 22, 6]),
     "l2_475": (136, 5504, [72, 104, 176, 344, 480, 824, 1376], [6, 11, 11, 16, 16, 22, 6]),
     "b6_wide": (160, 6400, [80, 120, 200, 400, 560, 960, 1600], [3, 6, 6, 8, 8, 11, 3]),
+    "lite0": (32, 1280, [16, 24, 40, 80, 112, 192, 320], [1, 2, 2, 3, 3, 4, 1]),
+    "lite1": (32, 1280, [16, 24, 40, 80, 112, 192, 320], [1, 3, 3, 4, 4, 5, 1]),
+    "lite2": (32, 1280, [16, 24, 48, 88, 120, 208, 352], [1, 3, 3, 4, 4, 5, 1]),
+    "lite3": (32, 1280, [24, 32, 48, 96, 136, 232, 384], [1, 3, 3, 5, 5, 6, 1]),
+    "lite4": (32, 1280, [24, 32, 56, 112, 160, 272, 448], [1, 4, 4, 6, 6, 8, 1]),
 }
 
 # Trainable parameters with 1000 classes, and entries of the moving averages. b0 and b7 are what keras.applications counts; l0, l1
-# and l2 round to the published 140M, 273M and 480M.
+# and l2 round to the published 140M, 273M and 480M. lite0 to lite4 round to the published 4.7M, 5.4M, 6.1M, 8.2M and 13.0M.
 PARAMETERS = {
     "b0": (5_288_548, 42_016),
     "b1": (7_794_184, 62_048),
@@ -50,6 +57,11 @@ PARAMETERS = {
     "l2": (480_309_308, 1_090_688),
     "l2_475": (480_309_308, 1_090_688),
     "b6_wide": (316_649_180, 626_720),
+    "lite0": (4_652_008, 42_016),
+    "lite1": (5_416_680, 53_664),
+    "lite2": (6_092_072, 58_096),
+    "lite3": (8_197_096, 76_672),
+    "lite4": (13_006_568, 112_368),
 }
 
 
@@ -60,22 +72,37 @@ def test_every_variant_is_covered() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_channels_and_repeats(name: str) -> None:
     stem, head, filters, repeats = SHAPES[name]
-    width, depth = ARCHITECTURES[name].width, ARCHITECTURES[name].depth
-    assert (round_filters(32, width), round_filters(1280, width)) == (stem, head)
+    width, depth, lite = ARCHITECTURES[name].width, ARCHITECTURES[name].depth, ARCHITECTURES[name].lite
+    assert stem_and_head(width, lite) == (stem, head)
     assert [round_filters(stage.filters_out, width) for stage in BASELINE_STAGES] == filters
-    assert [round_repeats(stage.repeats, depth) for stage in BASELINE_STAGES] == repeats
-    assert len(blocks(width, depth)) == sum(repeats)
+    assert list(stage_repeats(depth, lite)) == repeats
+    layout = blocks(width, depth, lite=lite)
+    assert len(layout) == sum(repeats)
+    assert layout[0].filters_in == stem
+    assert {block.squeeze > 0 for block in layout} == {not lite}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name: str) -> None:
     """The closed form; test_model holds it against real models."""
-    assert count_parameters(ARCHITECTURES[name].width, ARCHITECTURES[name].depth, num_classes=1000) == PARAMETERS[name]
+    width, depth, lite = ARCHITECTURES[name].width, ARCHITECTURES[name].depth, ARCHITECTURES[name].lite
+    assert count_parameters(width, depth, 1000, lite) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize(
     ("name", "image_size", "dropout"),
-    [("b0", 224, 0.2), ("b4", 380, 0.4), ("b7", 600, 0.5), ("b8", 672, 0.5), ("l0", 380, 0.5), ("l2", 800, 0.5), ("l2_475", 475, 0.5)],
+    [
+        ("b0", 224, 0.2),
+        ("b4", 380, 0.4),
+        ("b7", 600, 0.5),
+        ("b8", 672, 0.5),
+        ("l0", 380, 0.5),
+        ("l2", 800, 0.5),
+        ("l2_475", 475, 0.5),
+        ("lite0", 224, 0.2),
+        ("lite3", 280, 0.3),
+        ("lite4", 300, 0.3),
+    ],
 )
 def test_image_size_and_dropout(name: str, image_size: int, dropout: float) -> None:
     assert (ARCHITECTURES[name].image_size, ARCHITECTURES[name].dropout) == (image_size, dropout)

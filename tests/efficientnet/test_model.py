@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications import efficientnet as keras_efficientnet
 
 from cli.errors import InputError
 from efficientnet import EfficientNet
@@ -65,7 +67,18 @@ def numbers_in(weights: list[tf.Variable]) -> int:
     return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
-VARIANTS = [f"b{i}" for i in range(8)]
+VARIANTS = [*(f"b{i}" for i in range(8)), "lite0"]
+
+
+def applications(name: str, size: int) -> tf.keras.Model:
+    """Builds keras.applications' network; Lite0, which it lacks, from its general builder."""
+    if name == "lite0":
+        blocks = [{**block, "se_ratio": 0.0} for block in keras_efficientnet.DEFAULT_BLOCKS_ARGS]
+        arguments = {"default_size": 224, "activation": tf.nn.relu6, "blocks_args": blocks}
+        build = functools.partial(keras_efficientnet.EfficientNet, 1.0, 1.0, **arguments)
+    else:
+        build = getattr(tf.keras.applications, "EfficientNet" + name.upper())
+    return build(weights=None, input_shape=(size, size, 3), classifier_activation=None)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -76,8 +89,7 @@ def test_equals_keras_applications(name: str) -> None:
     """
     size = 75 if name == "b0" else 64  # 75 for the padding of odd maps
     model = EfficientNet(name, num_classes=1000, mean=(0, 0, 0), std=(1, 1, 1), batch_norm_momentum=0.0, seed=1)
-    build = getattr(tf.keras.applications, "EfficientNet" + name.upper())
-    reference = build(weights=None, input_shape=(size, size, 3), classifier_activation=None)
+    reference = applications(name, size)
     pixels = images(16, size)
     settle_batch_norm(model, pixels * (1 / 255))
     carry(model, reference)
@@ -90,7 +102,7 @@ def test_equals_keras_applications(name: str) -> None:
     assert deviation < 1e-5
     assert np.ptp(expected, 0).max() > 0.02 * scale  # the logits do depend on the image
 
-    counted = count_parameters(ARCHITECTURES[name].width, ARCHITECTURES[name].depth, num_classes=1000)
+    counted = count_parameters(ARCHITECTURES[name].width, ARCHITECTURES[name].depth, 1000, ARCHITECTURES[name].lite)
     assert (numbers_in(model.trainable_weights), numbers_in(model.non_trainable_weights)) == counted
     drops = {layer.name: 1 - layer.survival_probability for layer in model.layers if isinstance(layer, StochasticDepth)}
     drops["top_dropout"] = model.get_layer("top_dropout").rate
@@ -243,7 +255,10 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         EfficientNet(**{**TINY, **arguments})
 
 
-@pytest.mark.parametrize(("name", "size", "stem_stride", "strides"), [("b0", 64, 2, None), ("b1", 32, 1, (1, 2, 2, 1, 1, 1, 1))])
+@pytest.mark.parametrize(
+    ("name", "size", "stem_stride", "strides"),
+    [("b0", 64, 2, None), ("b1", 32, 1, (1, 2, 2, 1, 1, 1, 1)), ("lite1", 64, 2, None)],
+)
 def test_activations_are_the_maps_of_the_built_network(name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None) -> None:
     """Against the output shapes of the convolutions, normalisations, swishes and gates of the Keras model."""
     model = EfficientNet(name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides)
@@ -251,7 +266,7 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
     expected = sum(int(np.prod(layer.output_shape[1:])) for layer in model.layers if layer.name.endswith(kept))
     row = ARCHITECTURES[name]
     arguments = row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES
-    assert count_activations(*arguments) == expected
+    assert count_activations(*arguments, lite=row.lite) == expected
     sizes: dict[str, int] = {}  # block or "" -> what is kept of it
     inputs: dict[str, int] = {}
     for layer in model.layers:
@@ -260,7 +275,7 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
             sizes[block] = sizes.get(block, 0) + int(np.prod(layer.output_shape[1:]))
         if block and block not in inputs:  # its first layer reads the block's input
             inputs[block] = int(np.prod(layer.input_shape[1:]))
-    assert count_activations(*arguments, rematerialize=True) == sizes.pop("") + sum(inputs.values()) + max(sizes.values())
+    assert count_activations(*arguments, rematerialize=True, lite=row.lite) == sizes.pop("") + sum(inputs.values()) + max(sizes.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -115,7 +115,7 @@ def test_numbers_are_pinned() -> None:
 
 def test_layer_indices_of_every_variant_are_distinct() -> None:
     for architecture in ARCHITECTURES.values():
-        names = [f"{block.name}_drop" for block in blocks(architecture.width, architecture.depth)] + ["top_dropout"]
+        names = [f"{block.name}_drop" for block in blocks(architecture.width, architecture.depth, lite=architecture.lite)] + ["top_dropout"]
         assert len({StochasticDepth(0.5, noise_id=name).layer_index for name in names}) == len(names)
 
 

@@ -36,7 +36,7 @@ def random_values(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str
     return {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def release_shapes(width: float, depth: float, classes: int) -> dict[str, tuple[int, ...]]:
+def release_shapes(width: float, depth: float, classes: int, lite: bool = False) -> dict[str, tuple[int, ...]]:
     """The variables that the release's graph creates, in its order: a second account of the names, written from its numbering by calls."""
     shapes: dict[str, tuple[int, ...]] = {}
     calls: dict[str, int] = {}
@@ -56,28 +56,32 @@ def release_shapes(width: float, depth: float, classes: int) -> dict[str, tuple[
         value = max(8, int(filters * width + 4) // 8 * 8)
         return value + 8 if value < 0.9 * filters * width else value
 
-    conv("stem", 3, 3, round8(32))
-    norm("stem", round8(32))
+    def ends(filters: int) -> int:
+        return filters if lite else round8(filters)
+
+    conv("stem", 3, 3, ends(32))
+    norm("stem", ends(32))
     strings = ["r1_k3_e1_i32_o16", "r2_k3_e6_i16_o24", "r2_k5_e6_i24_o40", "r3_k3_e6_i40_o80", "r3_k5_e6_i80_o112", "r4_k5_e6_i112_o192"]
     block = 0
     for string in [*strings, "r1_k3_e6_i192_o320"]:
         r, k, e, i, o = (int(part[1:]) for part in string.split("_"))
-        for repeat in range(round_repeats(r, depth)):
-            scope, cin = f"blocks_{block}", round8(i) if repeat == 0 else round8(o)
+        for repeat in range(r if lite and o in (16, 320) else round_repeats(r, depth)):
+            scope, cin = f"blocks_{block}", (ends(i) if block == 0 else round8(i)) if repeat == 0 else round8(o)
             inner, squeeze = cin * e, max(1, cin // 4)
             if e != 1:
                 conv(scope, 1, cin, inner)
                 norm(scope, inner)
             create(scope, "depthwise_conv2d", depthwise_kernel=(k, k, inner, 1))
             norm(scope, inner)
-            conv(f"{scope}/se", 1, inner, squeeze, bias=True)
-            conv(f"{scope}/se", 1, squeeze, inner, bias=True)
+            if not lite:
+                conv(f"{scope}/se", 1, inner, squeeze, bias=True)
+                conv(f"{scope}/se", 1, squeeze, inner, bias=True)
             conv(scope, 1, inner, round8(o))
             norm(scope, round8(o))
             block += 1
-    conv("head", 1, round8(320), round8(1280))
-    norm("head", round8(1280))
-    create("head", "dense", kernel=(round8(1280), classes), bias=(classes,))
+    conv("head", 1, round8(320), ends(1280))
+    norm("head", ends(1280))
+    create("head", "dense", kernel=(ends(1280), classes), bias=(classes,))
     return shapes
 
 
@@ -127,13 +131,13 @@ def table() -> tuple[names.Weight, ...]:
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_names_are_the_releases_and_the_models(name: str) -> None:
     """The counts are those of the official graph built in TensorFlow's compatibility mode."""
-    width, depth, *_ = ARCHITECTURES[name]
-    rows = names.weights(width, depth, 1000)
-    assert {row.tf1: row.shape for row in rows} == release_shapes(width, depth, 1000)
+    width, depth, *_, lite = ARCHITECTURES[name]
+    rows = names.weights(width, depth, 1000, lite)
+    assert {row.tf1: row.shape for row in rows} == release_shapes(width, depth, 1000, lite)
     assert len({row.timm for row in rows}) == len({row.keras for row in rows}) == len(rows)
     assert len(rows) == {"b0": 311, "b1": 439, "b7": 1037, "l2": 1654}.get(name, len(rows))
-    if name == "b0":
-        model = EfficientNet("b0", num_classes=1000)
+    if name in ("b0", "lite1"):
+        model = EfficientNet(name, num_classes=1000)
         assert {row.keras: row.shape for row in rows} == {w.name.partition(":")[0]: tuple(w.shape) for w in model.weights}
 
 

@@ -1,0 +1,67 @@
+"""The published weights: what there is, and whether they name photographs as they should.
+
+    ./run_tool.sh weights
+    ./run_tool.sh weights --name=efficientnet-lite0 --check=DIR
+
+DIR/<WordNet id>/* are photographs of ImageNet's classes, any number of classes. The check counts how many
+of them the weights name. It goes through the import, the preprocessing and the order of the classes.
+"""
+
+from __future__ import annotations
+
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+
+# isort: split
+
+from pathlib import Path
+
+from cli.errors import InputError
+from weights import published
+
+BATCH = 50
+
+
+def main(name: str | None, check: str | None) -> None:
+    """Prints the table of weights, or the result of a check. Raises InputError."""
+    if bool(name) != bool(check):
+        raise InputError("--name and --check belong together: the weights, and a folder of photographs")
+    if not (name and check):
+        print(published.listing())
+        return
+    row = published.find(name)
+    if row is None:
+        raise published.unknown(name, "--name")
+    images, top1, top5, size = measure(row, Path(check))
+    print(f"{row.name}:{row.network} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}")
+
+
+def measure(row: published.Published, folder: Path) -> tuple[int, float, float, int]:
+    """Measures weights on photographs of ImageNet's classes.
+
+    Args:
+      row: the weights.
+      folder: FOLDER/<WordNet id>/*.
+
+    Returns:
+      (number of photographs, top-1 and top-5 in percent among the 1,000 classes, image size in pixels).
+
+    Raises:
+      InputError: a folder is no class of ImageNet, it holds no images, or the weights cannot be had.
+    """
+    import tensorflow as tf
+
+    from data.preprocessing import eval_image
+    from evaluation import imagenet
+    from weights import pretrained
+
+    examples = imagenet.class_folders(folder)
+    initial = pretrained.find(f"{row.name}:{row.network}", {"name": row.network})
+    model, preprocessing = initial.load(), initial.spec.preprocessing
+    pixels = examples.stream().map(lambda encoded, key, label: (eval_image(encoded, preprocessing), label))
+    hits, count = [0, 0], 0
+    for images, labels in pixels.batch(BATCH):
+        logits = model(images, training=False)
+        for place, k in enumerate((1, 5)):
+            hits[place] += int(tf.reduce_sum(tf.cast(tf.math.in_top_k(labels, logits, k), tf.int32)))
+        count += int(labels.shape[0])
+    return count, 100 * hits[0] / count, 100 * hits[1] / count, preprocessing.image_size

@@ -1,0 +1,68 @@
+"""Weights that a training starts from, and what becomes of their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from cli.errors import InputError
+from data import records
+from training import model_dir
+
+
+class Initial(NamedTuple):
+    """A network with weights, not yet loaded.
+
+    Attributes:
+      text: what the user named: a directory, a file, or published weights.
+      spec: the network, its classes, and the normalisation that its weights were trained with.
+      load: builds the network and reads its weights. Raises InputError.
+      source: what config and summary record of published weights; empty for a directory, whose
+        fingerprint is recorded as that of every input.
+    """
+
+    text: str
+    spec: model_dir.ModelSpec
+    load: Callable[[], tf.keras.Model]
+    source: Mapping[str, Any]
+
+    def keeps_head(self, label_names: Sequence[str]) -> bool:
+        """Tells whether the classifier is kept; published weights get a new one for other classes.
+
+        Raises:
+          InputError: a model that was trained here knows other classes.
+        """
+        if tuple(self.spec.label_names) == tuple(label_names):
+            return True
+        if "head" not in self.spec.metadata:  # `weights.import_weights` writes it
+            records.require_same_classes(self.spec.label_names, f"--init={self.text}", label_names, "the data")
+        return False
+
+
+def of_directory(directory: str) -> Initial:
+    """Returns the model of a finished work directory. Raises InputError where there is none."""
+    return Initial(directory, model_dir.read_spec(directory), lambda: model_dir.load(directory)[0], {})
+
+
+def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]) -> None:
+    """Gives a network the weights of `loaded`; a new classifier keeps its own, which its seed made.
+
+    Args:
+      network: fresh, of the same architecture.
+      initial: what `loaded` is.
+      loaded: what `initial.load` returned.
+      label_names: classes of `network`.
+
+    Raises:
+      InputError: see `Initial.keeps_head`; or the layers differ.
+    """
+    if initial.keeps_head(label_names):
+        network.set_weights(loaded.get_weights())
+        return
+    pairs = [(own, theirs) for own, theirs in zip(network.layers, loaded.layers) if own.weights or theirs.weights]
+    for own, theirs in pairs[:-1]:  # the last layer with weights is the classifier
+        if [weight.shape for weight in own.weights] != [weight.shape for weight in theirs.weights]:
+            raise InputError(f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the network")
+        own.set_weights(theirs.get_weights())

@@ -1,0 +1,104 @@
+"""What `--init` names: published weights, a file of weights, or a finished work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from cli.errors import InputError
+from cli.files import file_digest
+from training.initial import Initial, of_directory
+from training.model_dir import ModelSpec
+from weights import import_weights, names, published, weight_files
+
+OF_TRAINING = ("dropout", "survival_probability", "batch_norm_momentum")
+"""Keys of `model` that published weights leave to the recipe."""
+
+
+def find(text: str, model: Mapping[str, Any]) -> Initial:
+    """Opens the weights that a training starts from. Downloads them where they are published ones and missing.
+
+    Args:
+      text: NAME or NAME:NETWORK of `weights.published`, a file or directory that
+        `weights.weight_files` reads, or a finished work directory.
+      model: the recipe's network. A file must fit it; NAME chooses by its name.
+
+    Returns:
+      The network and its weights; `spec.architecture` is the one to train.
+
+    Raises:
+      InputError: nothing of the kind, or it does not fit.
+    """
+    row = published.find(text, model["name"])
+    if row:
+        with _named(text):
+            return _of_file(text, published.locate(row), {"name": row.network}, model, row)
+    path = Path(text)
+    if path.is_dir() and not ((path / "model.safetensors").exists() or any(path.glob("*.index"))):
+        return of_directory(text)
+    if not os.path.lexists(path) and not Path(f"{text}.index").exists():
+        raise published.unknown(text)
+    with _named(text):
+        return _of_file(text, path, {key: value for key, value in model.items() if value is not None}, model, None)
+
+
+def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Returns the network to train and a line about its weights, for a dry run: nothing is downloaded.
+
+    Raises:
+      InputError: see `find`.
+    """
+    row = published.find(text, model["name"])
+    if row is None:
+        return dict(find(text, model).spec.architecture), text
+    kept = {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
+    lacks = f"not installed: pip install --no-deps {row.package}" if row.package else f"to be downloaded from {row.url} to {row.cached}"
+    return {"name": row.network, **kept}, f"{row.name}:{row.network}, {row.source if row.is_here else lacks}"
+
+
+def _of_file(text: str, path: Path, architecture: Mapping[str, Any], model: Mapping[str, Any], row: published.Published | None) -> Initial:
+    """Opens a file of weights for a network."""
+    opened, digests = _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
+    classes = weight_files.num_classes(opened)
+    table = names.of_architecture(architecture, classes or 1)
+    weight_files.check(opened, table, architecture["name"], with_classifier=classes is not None)
+    kept = {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
+    spec = import_weights.spec_of(
+        opened,
+        {**architecture, **kept},
+        tuple(str(number) for number in range(classes or 1)),
+        fresh_head=classes is None,
+        preprocessing=row.preprocessing if row else "auto",
+    )
+    source = {"weights": f"{row.name}:{row.network}" if row else text, "sha256": digests}
+    spec = dataclasses.replace(spec, metadata={**spec.metadata, "init": source})
+    return Initial(text, spec, functools.partial(_load, text, opened, spec, classes is None), source)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(path: Path, changed: int) -> tuple[weight_files.WeightFile, dict[str, str]]:
+    """Opens a file, and computes the SHA-256 of its parts by name; a stage asks several times."""
+    opened = weight_files.open_weights(path, average=True)
+    return opened, {file.name: file_digest(file) for file in opened.files}
+
+
+def _load(text: str, opened: weight_files.WeightFile, spec: ModelSpec, fresh_head: bool) -> tf.keras.Model:
+    with _named(text):
+        return import_weights.convert(opened, spec, fresh_head=fresh_head)
+
+
+@contextlib.contextmanager
+def _named(text: str) -> Iterator[None]:
+    """Names the flag that the user wrote in the messages of the readers, which serve `--source`, too."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error).removeprefix("--source: ").removeprefix("--source ")
+        raise InputError(f"--init={text}: {message}") from error
