@@ -5,5 +5,8 @@ The bottom room of the house: it imports nothing of the project, and every other
 
 import os
 
+from cli import stack
+
 # Before TensorFlow is first imported: its start-up chatter (missing CUDA and the like) would bury the one line that matters to the user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+stack.choose()

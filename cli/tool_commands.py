@@ -302,6 +302,21 @@ TOOLS = (
         group="tool",
     ),
     Command(
+        "compare_stacks",
+        "scripts.compare_stacks:main",
+        "Compare a step, the data and an export with another TensorFlow's.",
+        "Prints how far the two are apart; exit code 1 where a difference is above its limit.",
+        (
+            Flag("other", "Python of an environment with the other stack, such as VENV/bin/python.", value="PYTHON"),
+            directory("workdir", "Directory for what both sides computed."),
+        ),
+        (
+            "--other=.venv-classic/bin/python --workdir=runs/stacks",
+            "--other=$HOME/tensorflow-2.15/bin/python --workdir=runs/classic",
+        ),
+        group="tool",
+    ),
+    Command(
         "try_dtensor",
         "scripts.try_dtensor:main",
         "Try which layers DTensor can split over virtual devices.",

@@ -125,6 +125,8 @@ def _refused(encoded: bytes) -> str | None:
         width, height = struct.unpack("<ii", encoded[18:26])
         if _has_colour_table(encoded):
             return "it is a BMP with a table of colours, which TensorFlow would take for grey levels; save it as PNG"
+    elif formats.kind_of(encoded[: formats.HEAD]) == "WebP":  # TensorFlow 2.21 decodes it, 2.15 does not: one data set for both
+        return _of_another_format(encoded)
     else:
         return None  # the decoder will say
     if abs(width * height) > MAX_PIXELS:
@@ -179,12 +181,17 @@ def other_kind(encoded: bytes) -> str:
     return "" if kind in formats.READABLE else kind
 
 
+def _of_another_format(encoded: bytes) -> str:
+    """Says that an image is of no format that training reads."""
+    kind = other_kind(encoded)
+    advice = f"it is {kind}: convert it to JPEG or PNG" if kind else "no other format is read"
+    return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
+
+
 def _why_not_decoded(message: str, encoded: bytes) -> str:
     """The decoder's message in a user's words."""
     if "Unknown image file format" in message:
-        kind = other_kind(encoded)
-        advice = f"it is {kind}: convert it to JPEG or PNG" if kind else "TensorFlow decodes no other format"
-        return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
+        return _of_another_format(encoded)
     if "Input is empty" in message:
         return "the file is empty"
     if any(f"Invalid {name} data" in message for name in ("JPEG", "PNG", "GIF")):

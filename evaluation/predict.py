@@ -235,7 +235,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     decoded = np.array([key.decode("utf-8") for key in keys]) if any(keys) else np.array([f"#{i}" for i in range(len(keys))])
     unique, counts = np.unique(decoded, return_counts=True)
     if len(unique) != len(decoded):
-        raise InputError(f"{where} holds the key {unique[counts > 1][0]!r} {counts.max()} times; each example must be evaluated once")
+        raise InputError(f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each example must be evaluated once")
     require_labels(examples, decoded, labels)
     return decoded
 

@@ -26,6 +26,8 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     Raises:
       ValueError: the counts or `confidence` are impossible.
     """
+    if not 0 <= successes <= n or n < 1:  # scipy 1.18 answers with nan
+        raise ValueError(f"successes must be from 0 to n, and n must be at least 1; they are {successes} and {n}")
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 

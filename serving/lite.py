@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,9 @@ def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence
 
 def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
     """(probabilities [N, K] of a TFLite file, seconds an image) on the interpreter inside TensorFlow, one thread."""
-    interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated", UserWarning)  # from 2.18 on; 2.21 still has it
+        interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
     answers, seconds = [], 0.0

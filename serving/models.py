@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from cli.errors import InputError
+from cli.stack import json_of
 from serving import BATCHING, settings
 from serving.versions import MODELS_CONFIG, SAVED_MODEL, load, versions
 
@@ -153,7 +153,7 @@ class Models:
 
     def status_json(self, model: str, version: int | None, label: str | None) -> str:
         """The status as TF Serving's REST protocol has it."""
-        return _json(self.status(model, version, label))
+        return json_of(self.status(model, version, label))
 
     def signature_map(self, model: str, number: int) -> get_model_metadata_pb2.SignatureDefMap:
         """The signatures of a version."""
@@ -164,15 +164,11 @@ class Models:
         number = self.find(model, version, label)
         spec = model_pb2.ModelSpec()
         spec.name, spec.version.value = model, number
-        return f'{{"model_spec": {_json(spec)}, "metadata": {{"signature_def": {_json(self.signature_map(model, number))}}}}}'
+        return f'{{"model_spec": {json_of(spec)}, "metadata": {{"signature_def": {json_of(self.signature_map(model, number))}}}}}'
 
 
 # tf.errors.OpError.error_code (google.rpc.Code) -> gRPC's own
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-def _json(message: Any) -> str:
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, including_default_value_fields=True)
 
 
 def _batching(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import cli  # noqa: F401  (first: it makes tf.keras Keras 2)
+
 LONG = (
     "tests/test_whole_loop.py",
     "weights/test_weights.py",
@@ -33,7 +35,7 @@ def _own_determinism():
     """A stage that is run in this process turns determinism on, under which keras-cv's and Keras's own random layers refuse to work."""
     yield
     if "tensorflow" in sys.modules:
-        from tensorflow.python.framework import config
+        from tensorflow.python.framework import config  # there is no public way back
 
         config.disable_op_determinism()
 

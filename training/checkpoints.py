@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
+from cli import stack
 from cli.errors import InputError, one_line
 from cli.files import plain_path
 from training.writes import writing
@@ -24,6 +26,7 @@ class Checkpoints:
     """`ckpt-STEP.index` and `.data-*` in one directory: the last ones, those at certain steps, and one that the caller names.
 
     A preempted machine may leave the newest one cut off, or with a part missing. It is told, deleted, and the one before is used.
+    `ckpt-STEP.stack` names the stack that wrote a checkpoint: no other stack continues with it.
 
     Args:
       directory: made where missing.
@@ -45,9 +48,10 @@ class Checkpoints:
         """Restores the newest whole checkpoint and returns its step; 0 without one, or where the first one was not finished.
 
         Raises:
-          InputError: there are checkpoints, but all are damaged.
+          InputError: there are checkpoints, but all are damaged, or another stack wrote them.
         """
         steps = self.steps
+        self._require_own_stack(steps)
         for step in reversed(steps):
             if not os.path.exists(f"{self._path(step)}.index"):  # which is written last
                 print(f"checkpoint {self._path(step)} has no .index file; looking for the one before", flush=True)
@@ -87,6 +91,8 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._delete_unfinished()  # of a run that was killed while saving
             try:
+                # First: a checkpoint without this file counts as the classic stack's.
+                Path(f"{self._path(step)}.stack").write_text(stack.current() + "\n", encoding="utf-8")
                 self.checkpoint.write(self._path(step))
             except (OSError, tf.errors.OpError):
                 self._delete_unfinished()
@@ -95,6 +101,16 @@ class Checkpoints:
             for other in self.steps[: -self.keep]:
                 if other != best and not (self.keep_every and other % self.keep_every == 0):
                     self._delete(other)
+
+    def _require_own_stack(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            path = Path(f"{self._path(step)}.stack")
+            writer = path.read_text(encoding="utf-8").strip() if path.exists() else stack.CLASSIC
+            if writer != stack.current():
+                raise InputError(
+                    f"{self._path(step)} was written with {writer}, and this is {stack.current()}: a run continues on its own "
+                    "stack only; continue with that, or name another --workdir"
+                )
 
     def _read(self, step: int) -> None:
         path = plain_path(self.directory) / f"{PREFIX}-{step}"

@@ -268,7 +268,7 @@ def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None
     mean, std = named["mean"], np.sqrt(np.maximum(named["variance"], 0))
     layers = [("Rescaling", {"scale": 1 / 255}), ("Normalization", {})]
     if config:
-        layers = [(layer["class_name"], layer["config"]) for layer in config["config"]["layers"]]
+        layers = [_scaling(layer) for layer in config["config"]["layers"]]
     elif np.allclose(named["variance"], (0.229, 0.224, 0.225), rtol=1e-3):
         std = named["variance"]
     a, b = np.ones(1), np.zeros(1)  # a pixel x has become a·x + b
@@ -280,6 +280,20 @@ def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None
             elif kind == "Normalization":
                 a, b = a / std, (b - mean) / std
         return checked(-b / a, 1 / a)
+
+
+def _scaling(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns a layer's class and settings.
+
+    In tf-keras the second Rescaling is an operation, `tf.math.multiply` by a constant.
+    """
+    kind, settings = layer["class_name"], layer["config"]
+    if kind == "TFOpLambda" and settings.get("function") == "math.multiply":
+        arguments = layer["inbound_nodes"][0][-1]
+        factor = np.ravel(arguments.get("y", ()) if isinstance(arguments, dict) else ())
+        if factor.size == 3:
+            return "Rescaling", {"scale": factor.tolist()}
+    return kind, settings
 
 
 class Timm(WeightFile):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from cli import stack
 from cli.errors import InputError
 from training.checkpoints import Checkpoints
 
@@ -61,3 +62,28 @@ def test_a_directory_named_with_characters_of_patterns(tmp_path):
     found.checkpoint.variable.assign([0.0] * 1000)
     found.restore_step(4)
     assert found.checkpoint.variable[0] == 4.0
+
+
+@pytest.mark.parametrize("stored", ["TensorFlow 2.99, tf-keras 2.99", None])
+def test_another_stack_does_not_continue(tmp_path, monkeypatch, stored):
+    """Earlier versions stored no stack: theirs was the classic one."""
+    kept = checkpoints(tmp_path, 4.0)
+    kept.save(4)
+    named = tmp_path / "ckpt-4.stack"
+    assert named.read_text(encoding="utf-8") == f"{stack.current()}\n"
+    if stored:
+        named.write_text(f"{stored}\n", encoding="utf-8")
+    else:
+        named.unlink()
+        monkeypatch.setattr(stack, "current", lambda: "TensorFlow 2.98, tf-keras 2.98")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is {stack.current()}.*--workdir"):
+        kept.restore()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_stack_goes_with_its_checkpoint(tmp_path):
+    kept = checkpoints(tmp_path)
+    for step in (4, 8, 12):
+        kept.save(step)
+    assert sorted(path.name for path in tmp_path.glob("*.stack")) == ["ckpt-12.stack", "ckpt-8.stack"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.applications import efficientnet as keras_efficientnet
 from safetensors.numpy import load_file, save_file
 
 from cli.errors import InputError
@@ -22,6 +22,7 @@ from efficientnet.architectures import ARCHITECTURES, round_repeats
 from training import model_dir
 from weights import export_weights, import_weights, names, weight_files
 
+keras_efficientnet = sys.modules[tf.keras.applications.EfficientNetB0.__module__]  # of Keras 2.15 or of tf-keras
 SMALL = {"name": "b0", "width": 0.25, "depth": 0.5}  # 10 blocks, two of them in stage 6
 CLASSES = 5
 
