@@ -2,6 +2,7 @@
 # Linters, types, then the test suite; fails where any of them does. With arguments: pytest alone, with these arguments
 # (paths are the checkout's: ./run_tests.sh tests/data -k shards).
 set -euo pipefail
+DEVELOPMENT_TOOLS=1
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 cd "$CHECKOUT"
 if [[ $# -gt 0 ]]; then

@@ -110,9 +110,12 @@ def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:
     """All frames of a video file, uint8 [H, W, 3], red first.
 
     Raises:
-      InputError: it cannot be decoded, or does not have `frames` of them.
+      InputError: it cannot be decoded, or does not have `frames` of them; or OpenCV is not installed.
     """
-    import cv2  # here: nothing but ImageNet-P needs it
+    try:
+        import cv2  # here: nothing but ImageNet-P needs it
+    except ImportError as error:
+        raise InputError("ImageNet-P needs opencv-python-headless; docs/installation.md says how to add it") from error
 
     capture = cv2.VideoCapture(str(path))
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -28,13 +29,19 @@ def packages() -> list[str]:
     return re.findall(r'"([\w.]+)"', listed.group(1))
 
 
-def requirements() -> dict[str, Requirement]:
+def requirements() -> dict[str, list[Requirement]]:
     """Canonical name -> what pyproject.toml asks for, extras included."""
     project = PYPROJECT[PYPROJECT.index("[project]") : PYPROJECT.index("[tool.setuptools]")]
-    lists = re.findall(r"^(?!requires)[a-z]+ = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
-    found = [Requirement(text) for block in lists for text in re.findall(r'"(.*?)"', block)]
-    assert len({requirement.name for requirement in found}) == len(found)
-    return {canonicalize_name(requirement.name): requirement for requirement in found}
+    lists = re.findall(r"^(?!requires)[a-z_]+ = \[(.*?)\](?: #[^\n]*)?$", project, re.DOTALL | re.MULTILINE)
+    found: dict[str, list[Requirement]] = {}
+    for text in [text for block in lists for text in re.findall(r'"(.*?)"', block)]:
+        requirement = Requirement(text)
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+# Bounds on packages that others ask for. They are no dependencies of this one.
+BOUNDS_ONLY = {"array-record", "google-auth", "setuptools", "tensorflow-metadata"}
 
 
 def test_no_package_imports_tensorflow() -> None:
@@ -62,14 +69,27 @@ def test_every_folder_of_modules_is_packaged() -> None:
     assert tops == {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {"benchmarks", "scripts", "tests"}
 
 
-def test_the_pins_fit_the_package() -> None:
+@pytest.mark.parametrize("stack", ["classic", "current"])
+def test_the_pins_fit_the_package(stack: str) -> None:
     wanted, pinned = requirements(), {}
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        text = line.partition("#")[0].strip()
-        if text:
-            pinned.setdefault(canonicalize_name(Requirement(text).name), []).append(Requirement(text))
-    assert wanted.keys() == pinned.keys()
-    for name, pins in pinned.items():
-        for pin in pins:
+    for name in (stack, f"{stack}-dev"):
+        for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+            if line and line[0].isalnum():
+                pin = Requirement(line.rstrip(" \\"))
+                pinned.setdefault(canonicalize_name(pin.name), []).append(pin)
+    here = {"classic": "tf-keras", "current": "tensorflow-addons"}  # on the stack that has it
+    assert wanted.keys() - pinned.keys() == {here[stack]}
+    for name in wanted.keys() & pinned.keys():
+        for pin, requirement in itertools.product(pinned[name], wanted[name]):
             (version,) = (specifier.version for specifier in pin.specifier)
-            assert wanted[name].specifier.contains(version), f"{name}=={version} of requirements.txt does not fit {wanted[name]}"
+            assert requirement.specifier.contains(version), f"{name}=={version} of {stack} does not fit {requirement}"
+
+
+def test_requirements_and_package_name_the_same() -> None:
+    listed = set()
+    for name in ("requirements.txt", "requirements/dev.in"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            text = line.partition("#")[0].strip()
+            if text:
+                listed.add(canonicalize_name(Requirement(text).name))
+    assert listed - BOUNDS_ONLY == requirements().keys()

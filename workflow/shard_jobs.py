@@ -165,7 +165,7 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
         try:
             importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then
         except ImportError as error:
-            raise InputError("--runner=DaskRunner needs Dask; install what requirements.txt says") from error
+            raise InputError("--runner=DaskRunner needs Dask; docs/installation.md says how to add it") from error
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import ml_collections
 import numpy as np
@@ -15,6 +16,7 @@ from cli.errors import InputError
 from cli.json_files import write_json
 from data import protos, records
 from evaluation import evaluate, imagenet, predict, results, robustness
+from evaluation.examples import read_video
 from evaluation.imagenet import A_CLASSES
 from tests.evaluation.images import png
 
@@ -180,6 +182,12 @@ def test_real_needs_names_and_a_list(tmp_path):
         imagenet.real_labels(tmp_path / "real.json", [])
     with pytest.raises(InputError, match="cannot be read"):
         imagenet.real_labels(tmp_path / "nothing.json", [])
+
+
+def test_videos_without_opencv_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(InputError, match="ImageNet-P needs opencv-python-headless"):
+        read_video(tmp_path / "a.mp4")
 
 
 @needs_opencv
