@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cli.errors import InputError, one_line
-from efficientnet.architectures import ARCHITECTURES, count_parameters
+from training import architectures
 from weights import download
 
 RELEASE = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
@@ -236,11 +236,13 @@ def listing() -> str:
     head = ("name", "network", "pixels", "parameters", "MB", "top-1 %", "licence", "", "source")
     lines = [head]
     for row in TABLE:
-        network = ARCHITECTURES[row.network]
-        parameters = count_parameters(network.width, network.depth, 1000, network.lite)[0]
+        family = architectures.find(row.network)
+        pixels, classes = family.sizes[row.network]
+        count = architectures.load(family.parameters) if family.parameters else None
+        parameters = f"{count({'name': row.network}, classes):,}" if count else "?"
         size = f"{row.megabytes:g}" if row.megabytes else "?"
         here = "here" if row.is_here else "not here"
-        numbers = (str(network.image_size), f"{parameters:,}", size, f"{row.top1:.1f}")
+        numbers = (str(pixels), parameters, size, f"{row.top1:.1f}")
         lines.append((row.name, row.network, *numbers, row.licence, here, row.source))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = range(2, 6)
