@@ -14,8 +14,8 @@ from training import model_dir
 NEW_HEAD = 0.01
 """Scale of a new classifier's initial weights.
 
-At their usual size, the features of a trained network give logits far apart: a first loss above that of
-a guess, and gradients that spoil the trained weights.
+At their usual size, trained features give logits far apart: a first loss above that of a guess, and
+gradients that spoil the trained weights.
 """
 
 
@@ -54,7 +54,7 @@ def of_directory(directory: str) -> Initial:
 
 
 def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]) -> None:
-    """Gives a network the weights of `loaded`; a new classifier keeps its own, which its seed made, but smaller.
+    """Gives a network the weights of `loaded`; a new classifier keeps its seed's, but smaller.
 
     Args:
       network: fresh, of the same architecture.

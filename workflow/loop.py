@@ -256,7 +256,7 @@ def _with_init(config: ConfigDict, init: str) -> ConfigDict:
 
 
 def require_weights(config: ConfigDict, stages: list[Stage]) -> None:
-    """Opens, and downloads where they are missing, the weights that the trainings start from: now, not after hours.
+    """Opens the weights that the trainings start from, or downloads them: now, not after hours.
 
     Raises:
       InputError: they cannot be used, or not by the networks of the recipe.

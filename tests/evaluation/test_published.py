@@ -36,7 +36,11 @@ def test_the_photographs_that_are_named_are_counted(
     bias[[0, 5, 9]] = 3, 2, 1  # class 0 first, class 9 third, whatever the image
     head = tf.keras.layers.Dense(1000, kernel_initializer="zeros", bias_initializer=tf.keras.initializers.Constant(bias))
     model = tf.keras.Model(images, head(tf.keras.layers.GlobalAveragePooling2D()(images)))
-    spec = ModelSpec({"name": "lite0"}, Preprocessing(image_size=8, style="imagenet"), tuple(map(str, range(1000))))
+    spec = ModelSpec(
+        {"name": "lite0"},
+        Preprocessing(image_size=8, style="imagenet"),
+        tuple(map(str, range(1000))),
+    )
     monkeypatch.setattr(pretrained, "find", lambda text, model_settings: Initial(text, spec, lambda: model, {}))
     published.main("efficientnet-lite0", str(photographs))
     assert "efficientnet-lite0:lite0 at 8 px: top-1 75.0 %, top-5 100.0 % of 4 photographs" in capsys.readouterr().out
