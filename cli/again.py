@@ -90,7 +90,7 @@ class Request:
 def _asked(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the request as JSON. Raises InputError for an input that is unfinished or damaged."""
     inputs = {
-        flag.name: [_input(path) for path in _directories(values[flag.name])]
+        flag.name: [_input(path) for path in _directories(values[flag.name])] if not flag.named else _named(values[flag.name])
         for flag in command.flags
         if flag.finished and values[flag.name]
     }
@@ -102,6 +102,14 @@ def _asked(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
 def _directories(text: str) -> list[Path]:
     """Returns the directory, or the directories separated by commas."""
     return [Path(part).expanduser() for part in ([text] if os.path.exists(text) else text.split(","))]
+
+
+def _named(text: str) -> str:
+    """Returns what changes with an input that may be a directory, a file, or a name."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return _state(path)
+    return _input(path) if (path / "summary.json").exists() else text
 
 
 def _input(path: Path) -> str:

@@ -29,6 +29,7 @@ class Flag:
       least: smallest `int`; a `float` must be above 0.
       value: what `--help` shows for the value; by default the type's name.
       finished: the value names one finished work directory, or several separated by commas.
+      named: the value may also be a file or a name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Flag:
     least: int = 0
     value: str = ""
     finished: bool = False
+    named: bool = False
 
     @property
     def shown(self) -> str:

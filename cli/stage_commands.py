@@ -34,13 +34,21 @@ IMAGES = (
     Flag("test", "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.", default=None),
 )
 
+INIT = Flag(
+    "init",
+    "Weights to start from: a name (./run_tool.sh weights lists them), a file, or a finished training directory.",
+    default=None,
+    value="NAME|FILE|DIR",
+    finished=True,
+    named=True,
+)
 PSEUDO_LABELED = directory("pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True)
 TRAINING = (
     WORKDIR,
     DATA,
     PSEUDO_LABELED,
     directory("teacher", "Teacher that labels within the step, for an online section.", default=None, finished=True),
-    directory("init", "Trained model to start from: its architecture and weights.", default=None, finished=True),
+    INIT,
     Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
     Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
@@ -170,6 +178,7 @@ STAGES = (
         (
             WORKDIR,
             *IMAGES,
+            INIT,
             Flag(
                 "strategy",
                 "Devices of the training stages.",
@@ -183,7 +192,7 @@ STAGES = (
         ),
         (
             f"{DIGITS} --workdir=runs/digits",
-            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled",
+            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled --init=efficientnet-lite0",
         ),
         recipes=NOISY_STUDENT,
         needs=("data", "teacher", "iterations", "finetune_last"),

@@ -3,8 +3,8 @@
     ./run_tool.sh weights
     ./run_tool.sh weights --name=efficientnet-lite0 --check=DIR
 
-DIR/<WordNet id>/* are photographs of ImageNet's classes, any number of classes. The check counts how many
-of them the weights name. It goes through the import, the preprocessing and the order of the classes.
+DIR/<WordNet id>/* are photographs of ImageNet's classes, any number of classes. The check counts how
+many of them the weights name: it tests the import, the preprocessing and the order of the classes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def measure(row: published.Published, folder: Path) -> tuple[int, float, float, 
       folder: FOLDER/<WordNet id>/*.
 
     Returns:
-      (number of photographs, top-1 and top-5 in percent among the 1,000 classes, image size in pixels).
+      (photographs, top-1 and top-5 in percent among the 1,000 classes, image size in pixels).
 
     Raises:
       InputError: a folder is no class of ImageNet, it holds no images, or the weights cannot be had.

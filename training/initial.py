@@ -11,6 +11,13 @@ from cli.errors import InputError
 from data import records
 from training import model_dir
 
+NEW_HEAD = 0.01
+"""Scale of a new classifier's initial weights.
+
+At their usual size, trained features give logits far apart: a first loss above that of a guess, and
+gradients that spoil the trained weights.
+"""
+
 
 class Initial(NamedTuple):
     """A network with weights, not yet loaded.
@@ -47,7 +54,7 @@ def of_directory(directory: str) -> Initial:
 
 
 def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]) -> None:
-    """Gives a network the weights of `loaded`; a new classifier keeps its own, which its seed made.
+    """Gives a network the weights of `loaded`; a new classifier keeps its seed's, but smaller.
 
     Args:
       network: fresh, of the same architecture.
@@ -66,3 +73,5 @@ def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, lab
         if [weight.shape for weight in own.weights] != [weight.shape for weight in theirs.weights]:
             raise InputError(f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the network")
         own.set_weights(theirs.get_weights())
+    head = pairs[-1][0]
+    head.set_weights([NEW_HEAD * weight for weight in head.get_weights()])

@@ -17,9 +17,10 @@ from cli.json_files import read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from training import fixres, model_dir, models, optimizers, schedules, strategy, workers
+from training import fixres, initial, model_dir, models, optimizers, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
+from training.initial import Initial
 from training.method import Method, Parts, Streams
 from training.trainer import Trainer
 
@@ -34,14 +35,14 @@ class Inputs(NamedTuple):
       data: the prepared data, for its validation split.
       labeled: the labeled split.
       unlabeled: the split of the second stream, or None.
-      init: directory of the trained model to start from, or None.
+      init: the weights to start from, or None.
       teacher: directory of the trained model that labels within the step, or None.
     """
 
     data: Path
     labeled: Manifest
     unlabeled: Manifest | None = None
-    init: str | None = None
+    init: Initial | None = None
     teacher: str | None = None
 
 
@@ -109,6 +110,9 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
         flush=True,
     )
+    if inputs.init and inputs.init.source:
+        head = "their own" if inputs.init.keeps_head(spec.label_names) else "a new"
+        print(f"it starts from {inputs.init.source['weights']}, with {head} classifier for {spec.num_classes} classes", flush=True)
     warning = models.warning(spec.architecture, spec.preprocessing.image_size)
     if warning and workers.is_chief(where):
         print(warning)
@@ -161,6 +165,7 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         "last": last,
         "best": best_row,  # on the validation split
         "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
+        **({"init": dict(inputs.init.source)} if inputs.init and inputs.init.source else {}),
     }
     workdirs.finish(workdir, summary, says_done(workdir, summary))
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
@@ -191,14 +196,17 @@ def build_trainer(
     """
     sync = section.sync_batch_norm and sync
 
+    begin = inputs.init if inputs else None
+    trained = begin.load() if begin else None
+
     def build(model: Mapping[str, Any], seed: int) -> tf.keras.Model:
-        return model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
+        network = model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
+        if begin:
+            initial.start(network, begin, trained, spec.label_names)
+        return network
 
     model = build(spec.architecture, seed)
-    if inputs and inputs.init:
-        trained, trained_spec = model_dir.load(inputs.init)
-        records.require_same_classes(trained_spec.label_names, f"--init={inputs.init}", spec.label_names, "the data")
-        model.set_weights(trained.get_weights())
+    if begin:
         fixres.freeze_blocks(model, section.get("frozen_blocks", 0))
     rates = schedules.of_section(section, steps_per_epoch)
     settings = {name: section[name].optimizer if name else section.optimizer for name in rates}

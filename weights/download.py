@@ -1,4 +1,4 @@
-"""Downloads a file: with progress, from where a cut connection left it, and checked before it is used."""
+"""Downloads a file: with progress, from where a cut connection left it, and checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 def fetch(url: str, path: Path, checksum: str = "") -> None:
     """Downloads `url` to `path`, or does nothing where `path` is there and fits `checksum`.
 
-    What a cut connection or a killed run leaves stands in `path`.part, and the next call goes on there.
+    A cut connection or a killed run leaves `path`.part, and the next call goes on there.
 
     Args:
       url: of the file.
@@ -38,7 +38,11 @@ def fetch(url: str, path: Path, checksum: str = "") -> None:
     """
     by_hand = f"or fetch {url} elsewhere and put it at {path}"
     if path.exists():
-        require(path, checksum, f"{path} is damaged; delete it and run the same command again, {by_hand}")
+        require(
+            path,
+            checksum,
+            f"{path} is damaged; delete it and run the same command again, {by_hand}",
+        )
         return
     part = path.with_name(f"{path.name}.part")
     with _own(part):
@@ -49,13 +53,19 @@ def fetch(url: str, path: Path, checksum: str = "") -> None:
                 _go_on(url, part)
                 break
             except urllib.error.HTTPError as error:
-                raise InputError(f"{url}: the server answers {error.code} {error.reason}; put the file at {path} by hand") from error
+                answer = f"the server answers {error.code} {error.reason}"
+                raise InputError(f"{url}: {answer}; put the file at {path} by hand") from error
             except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
                 if attempt == ATTEMPTS:
                     why = getattr(error, "reason", None) or error
-                    raise InputError(f"{url} cannot be downloaded ({why}); run the same command again to go on, {by_hand}") from error
+                    what = f"{url} cannot be downloaded ({why})"
+                    raise InputError(f"{what}; run the same command again to go on, {by_hand}") from error
         try:
-            require(part, checksum, f"what {url} holds is not the expected file; it is not kept; try again, {by_hand}")
+            require(
+                part,
+                checksum,
+                f"what {url} holds is not the expected file; it is not kept; try again, {by_hand}",
+            )
         except InputError:
             part.unlink()
             raise
@@ -81,7 +91,7 @@ def _own(part: Path) -> Iterator[None]:
 
 
 def _go_on(url: str, part: Path) -> None:
-    """Downloads what `part` still lacks. Raises OSError and HTTPException where the connection is cut."""
+    """Downloads what `part` still lacks. Raises OSError or HTTPException where it is cut."""
     held = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={held}-"} if held else {})
     try:

@@ -23,7 +23,7 @@ OF_TRAINING = ("dropout", "survival_probability", "batch_norm_momentum")
 
 
 def find(text: str, model: Mapping[str, Any]) -> Initial:
-    """Opens the weights that a training starts from. Downloads them where they are published ones and missing.
+    """Opens the weights that a training starts from; published ones are downloaded where they are missing.
 
     Args:
       text: NAME or NAME:NETWORK of `weights.published`, a file or directory that
@@ -46,11 +46,17 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     if not os.path.lexists(path) and not Path(f"{text}.index").exists():
         raise published.unknown(text)
     with _named(text):
-        return _of_file(text, path, {key: value for key, value in model.items() if value is not None}, model, None)
+        return _of_file(
+            text,
+            path,
+            {key: value for key, value in model.items() if value is not None},
+            model,
+            None,
+        )
 
 
 def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Returns the network to train and a line about its weights, for a dry run: nothing is downloaded.
+    """Returns the network to train and a line about its weights; downloads nothing.
 
     Raises:
       InputError: see `find`.
@@ -59,11 +65,21 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if row is None:
         return dict(find(text, model).spec.architecture), text
     kept = {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
-    lacks = f"not installed: pip install --no-deps {row.package}" if row.package else f"to be downloaded from {row.url} to {row.cached}"
-    return {"name": row.network, **kept}, f"{row.name}:{row.network}, {row.source if row.is_here else lacks}"
+    where = row.source
+    if not row.is_here and row.package:
+        where = f"not installed: pip install --no-deps {row.package}"
+    elif not row.is_here:
+        where = f"to be downloaded from {row.url} to {row.cached}"
+    return {"name": row.network, **kept}, f"{row.name}:{row.network}, {where}"
 
 
-def _of_file(text: str, path: Path, architecture: Mapping[str, Any], model: Mapping[str, Any], row: published.Published | None) -> Initial:
+def _of_file(
+    text: str,
+    path: Path,
+    architecture: Mapping[str, Any],
+    model: Mapping[str, Any],
+    row: published.Published | None,
+) -> Initial:
     """Opens a file of weights for a network."""
     opened, digests = _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
     classes = weight_files.num_classes(opened)
@@ -96,7 +112,7 @@ def _load(text: str, opened: weight_files.WeightFile, spec: ModelSpec, fresh_hea
 
 @contextlib.contextmanager
 def _named(text: str) -> Iterator[None]:
-    """Names the flag that the user wrote in the messages of the readers, which serve `--source`, too."""
+    """Puts the user's flag into the messages of readers that serve `--source`, too."""
     try:
         yield
     except InputError as error:

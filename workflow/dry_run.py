@@ -10,16 +10,17 @@ from ml_collections import ConfigDict
 
 from data import records
 from training import dry_run, resolve
+from weights import pretrained
 from workflow import train
 
 
-def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any], network: str) -> list[str]:
-    """Lines about the training of `section`, with the network of section `network`; `counts`: `dry_run.images`'s."""
+def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any], network: dict[str, Any]) -> list[str]:
+    """Lines about the training of `section`, with the `network`; `counts`: `dry_run.images`'s."""
     method = train.find(config, section)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     values = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
     size = dry_run.image_size(config, section, counts)
-    return dry_run.trainings(name, method.networks(values), values, counts, size, config[network].model.to_dict())
+    return dry_run.trainings(name, method.networks(values), values, counts, size, network)
 
 
 def _prediction_bytes(top_k: int, classes: int) -> int:
@@ -34,6 +35,7 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes", "", "stages:"]
     trainings: list[str] = []
     previous, sections = "", set()
+    networks: dict[str, dict[str, Any]] = {}  # section -> the network that it trains
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<16}{done:<7}{stage.directory}")
@@ -41,13 +43,19 @@ def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
             sections.add(stage.arguments["section"])
         if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh"):
             section = stage.arguments.get("section", "teacher")
-            network = previous if "init" in stage.arguments else section  # whoever starts from a model keeps its network
-            trainings += training(config, stage.name, section, counts, network)
+            init = stage.arguments.get("init")
+            published = init is not None and init == config.init
+            network = previous if init and not published else section  # whoever starts from a model keeps its network
+            networks[section] = networks[network] if network != section else config[section].model.to_dict()
+            if published:
+                networks[section], weights = pretrained.preview(config.init, networks[section])
+            trainings += training(config, stage.name, section, counts, networks[section])
+            trainings += [f"  starts from {weights}"] if published else []
             if "teacher" in stage.arguments:
-                teacher = dry_run.count_parameters(config[previous].model.to_dict(), counts["classes"])
+                teacher = dry_run.count_parameters(networks[previous], counts["classes"])
                 size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
                 trainings.append(f"  online teacher: {size}, and its pass over the unlabelled images in every step")
-            previous = network
+            previous = section
     lines += trainings
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
     predictions = ""

@@ -58,16 +58,17 @@ class Stage(NamedTuple):
 def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
     """The stages that train the teacher and the students, in order. `folders`: source directories by flag name."""
     data = workdir / "data"
+    init = {"init": config.init} if config.init else {}
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
-        Stage("teacher", "run_teacher.sh", workdir / "teacher", {"data": data, "strategy": strategy}),
+        Stage("teacher", "run_teacher.sh", workdir / "teacher", {**init, "data": data, "strategy": strategy}),
     ]
     models = model_directories(workdir, config.iterations)
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
         predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
         section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
         training: dict[str, Any] = {"section": section, "iteration": i, "data": data}
-        training |= {"init": models[i - 1]} if config.student_init == "teacher" else {}
+        training |= {"pretrained": init, "teacher": {"init": models[i - 1]}, "scratch": {}}[train.student_init(config)]
         training["strategy"] = strategy
         if config[section].online:
             stages.append(Stage(f"student_{i}", "run_student.sh", models[i], {**training, "teacher": models[i - 1]}))
@@ -136,9 +137,10 @@ def main(
     iterations: str | None,
     dry_run: bool,
     beam_options: list[str],
+    init: str | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags())
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags(), init)
 
 
 def _loop(
@@ -153,6 +155,7 @@ def _loop(
     dry_run: bool,
     beam_options: list[str],
     config_flags: list[str],
+    init: str | None = None,
 ) -> None:
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
@@ -160,6 +163,8 @@ def _loop(
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
     if strategy == "multi_worker":
         raise InputError("--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)")
+    if init or config.init:
+        config = _with_init(config, init or config.init)
     check(config)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
@@ -170,6 +175,8 @@ def _loop(
         print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
         return
     created = not directory.exists()
+    if not (directory / "summary.json").exists():
+        require_weights(config, trainings(config, directory, folders, strategy))
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
@@ -203,6 +210,7 @@ def run(
     workdir: str | os.PathLike[str],
     recipe: str = "configs/noisy_student/image_folder.py",
     settings: Mapping[str, Any] | None = None,
+    init: str | os.PathLike[str] | None = None,
     strategy: str = "auto",
     tpu: str = "",
 ) -> dict[str, Any]:
@@ -217,6 +225,7 @@ def run(
       workdir: directory for everything.
       recipe: PATH[:ARGUMENT] of a recipe.
       settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
+      init: weights to start from: a published name, a file or a directory (docs/models.md).
       strategy: devices of the training stages; see `training.strategy.create`.
       tpu: name or address of the TPU.
 
@@ -231,11 +240,31 @@ def run(
     folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
+    options["init"] = os.fspath(init) if init is not None else None
     try:
         _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:
         raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
+
+
+def _with_init(config: ConfigDict, init: str) -> ConfigDict:
+    """Returns the recipe with the weights to start from; a path becomes an absolute one."""
+    config = config.copy_and_resolve_references()
+    config.init = os.path.abspath(init) if os.path.exists(init) or os.path.exists(f"{init}.index") else init
+    return config.lock()
+
+
+def require_weights(config: ConfigDict, stages: list[Stage]) -> None:
+    """Opens the weights that the trainings start from, or downloads them: now, not after hours.
+
+    Raises:
+      InputError: they cannot be used, or not by the networks of the recipe.
+    """
+    for stage in stages:
+        if config.init and stage.arguments.get("init") == config.init:
+            section = stage.arguments.get("section", "teacher")
+            train.open_init(train.find(config, section), config[section].to_dict(), config.init)
 
 
 def _done(directory: Path, summary: dict[str, Any]) -> str:
@@ -245,6 +274,8 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
 def check(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
     settings.check(config)
+    if config.student_init == "pretrained" and not config.init:
+        raise InputError("student_init=pretrained needs the weights to start from: give --init")
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
     if config.evaluate.split == "validation" and not config.data.validation_size:

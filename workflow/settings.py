@@ -95,10 +95,19 @@ LOOP = {
         none="never stop before the last iteration",
         at_least=1,
     ),
+    "init": Setting(
+        None,
+        "Weights to start from, as `--init` names them: published ones, a file, a directory. Their "
+        "network takes the place of the recipe's. `./run_tool.sh weights` lists the names.",
+        type=str,
+        none="random weights",
+    ),
     "student_init": Setting(
-        "scratch",
-        "What a student starts from: random weights, or its teacher's network.",
-        choices=("scratch", "teacher"),
+        None,
+        "What a student starts from: the weights of `init`, its teacher's network, or random weights.",
+        type=str,
+        choices=("pretrained", "teacher", "scratch"),
+        none="pretrained where `init` is set, else scratch",
     ),
     "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
 }

@@ -10,6 +10,7 @@ import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before t
 
 # isort: split
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from data.preprocessing import Preprocessing
 from training import addons, model_dir, models, schedules
 from training import dry_run as dry_runs
 from training import resolve as resolving
+from training.initial import Initial
 from training.method import PSEUDO_LABELED, TEACHER, Method
 from training.run import Devices, Inputs, says_done, train
+from weights import pretrained
 from workflow import methods
 from workflow.settings import check_section
 
@@ -67,11 +70,35 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     _check(method, section, values, init)
 
 
+def initial_of(config: ConfigDict, section: str) -> str | None:
+    """Returns what the recipe has a training start from, where no --init is given; None: random weights.
+
+    Students follow `student_init`. A fine-tuning always needs --init.
+    """
+    if section.startswith("finetune") or (section.startswith("student") and student_init(config) != "pretrained"):
+        return None
+    return config.get("init")
+
+
+def student_init(config: ConfigDict) -> str:
+    """Returns what the students of a recipe start from: pretrained, teacher or scratch."""
+    return config.get("student_init") or ("pretrained" if config.get("init") else "scratch")
+
+
+def open_init(method: Method, values: Mapping[str, Any], init: str | None) -> Initial | None:
+    """Opens the weights that a train section starts from, for the network that is kept. Raises InputError."""
+    return pretrained.find(init, _kept_network(method, values)) if init else None
+
+
+def _kept_network(method: Method, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `model` of the network that is kept; the batch size may still be open."""
+    values = {**values, "batch_size": values["batch_size"] or 1}
+    model: Mapping[str, Any] = method.networks(values)[0].settings(values)["model"]
+    return model
+
+
 def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> str | None:
     """Returns the method's warning about the resolved section, or None. Raises InputError."""
-    kept = method.networks(values)[0]
-    if init and kept.name:
-        raise InputError(f"--init: {values['method']} trains two networks and starts from none; it is for methods of one network")
     if values.get("frozen_blocks") and not init:
         raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
     try:
@@ -95,16 +122,19 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
       config: the recipe.
       section: the name of its train section; `preprocessing` in it overrides the recipe's.
       data: a finished data directory.
-      init: directory of a trained model, whose network and normalisation replace the section's and the recipe's.
+      init: weights, whose network and normalisation replace the section's and the recipe's; see `weights.pretrained`.
       iteration: tells trainings of one recipe apart, in their seeds.
 
     Raises:
       InputError: no such training, or values that don't fit.
     """
     method = find(config, section)
-    trained = model_dir.read_spec(init) if init else None
+    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
+    begin = open_init(method, config[section].to_dict(), init)
+    trained = begin.spec if begin else None
+    keeps_head = begin is not None and begin.keeps_head(labeled.label_names)
     given = config.preprocessing.to_dict()
-    if trained:  # what the recipe leaves open is as it was trained
+    if trained and keeps_head:  # what the recipe leaves open is as it was trained
         of_model = trained.preprocessing.to_dict()
         for key in ("image_size", "style", "pad", "crop_padding"):
             if key in given and given[key] is None:
@@ -112,7 +142,6 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
     medians = read_json(Path(data) / "summary.json", {"median_height": float, "median_width": float})
-    labeled = records.read_manifest(Path(data) / "labeled", "labeled")
     sizes = {name: medians[name] for name in ("median_height", "median_width")}
     preprocessing = resolving.preprocessing(given, own, **sizes)
     values = resolving.section(values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values)))
@@ -121,8 +150,13 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     if trained:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
-        values["model"] = trained.architecture
-    return {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": values}
+        for network in method.networks(values):
+            part = values[network.name] if network.name else values
+            part["model"] = trained.architecture
+    resolved = {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": values}
+    if begin and begin.source:  # so that other weights of the same name are noticed
+        resolved["init"] = {**begin.source, "head": "kept" if keeps_head else "new"}
+    return resolved
 
 
 def main(
@@ -144,11 +178,15 @@ def main(
     devices = Devices(strategy, cpu_devices, tpu, profile_steps)
     given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher}
     method = find(config, section)
+    init = init or initial_of(config, section)
     if dry_run:
-        print(describe(config, section, Path(data), given))
+        print(describe(config, section, Path(data), given, init))
         return
     _require_inputs(method, config[section], section, given, init)
-    inputs = {name: path for name, path in (("data", data), *given.items(), ("init", init)) if path}
+    begin = open_init(method, config[section].to_dict(), init)
+    inputs = {name: path for name, path in (("data", data), *given.items()) if path}
+    if init and begin and not begin.source:
+        inputs["init"] = init
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
     resolved = resolve(config, section, data, init=init, iteration=iteration)
@@ -192,28 +230,36 @@ def open_inputs(
         records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
     elif source:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
+    begin = open_init(method, resolved["train"], init)
     if teacher:
         records.require_same_classes(model_dir.read_spec(teacher).label_names, f"--teacher={teacher}", labeled.label_names, data)
-    return Inputs(Path(data), labeled, unlabeled, init, teacher)
+    return Inputs(Path(data), labeled, unlabeled, begin, teacher)
 
 
 def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_dir.ModelSpec:
     """Returns the spec of the model that a training keeps."""
     # Evaluation must tell a model that was fine-tuned at a larger resolution from one that was not.
-    metadata = {"init_image_size": model_dir.read_spec(inputs.init).preprocessing.image_size} if inputs.init else {}
+    metadata: dict[str, Any] = {}
+    if inputs.init and inputs.init.keeps_head(inputs.labeled.label_names):
+        metadata["init_image_size"] = inputs.init.spec.preprocessing.image_size
+    if inputs.init and inputs.init.source:
+        metadata["init"] = dict(inputs.init.source)
     kept = method.networks(resolved["train"])[0].settings(resolved["train"])
     preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
     return model_dir.ModelSpec(dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata)
 
 
-def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None]) -> str:
+def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None], init: str | None = None) -> str:
     """Describes what would be done: each network's training in numbers, and what is missing."""
     method, counts = find(config, section), dry_runs.images(config, data)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
-    warning = _check(method, section, values, False)
+    warning = _check(method, section, values, bool(init))
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
-    lines += dry_runs.trainings(section, method.networks(values), values, counts, dry_runs.image_size(config, section, counts))
+    networks = method.networks(values)
+    model, weights = pretrained.preview(init, _kept_network(method, values)) if init else (None, "")
+    lines += dry_runs.trainings(section, networks, values, counts, dry_runs.image_size(config, section, counts), model)
+    lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
     absent = dry_runs.missing(config, {}, data)
     needed = method.unlabeled(values)

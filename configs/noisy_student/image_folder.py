@@ -10,9 +10,12 @@ pieces.
 Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
+`:lite0` starts from published weights of EfficientNet-Lite0, which come with the project, at 160 pixels.
+Take it for photographs on a machine without a GPU, and for few of them anywhere. `--init=NAME` starts any
+of the networks from other weights (docs/models.md).
 `:b1` ... `:b7` picks a larger network for teacher and students; `:small` a small one, at least 600 steps, for images of up to 64 pixels,
-which B0 halves five times. All begin with random weights, of which few images make no B0: try `:small` with a resolution of 64 as well, or
-weights of the releases, keras.applications and timm (docs/models.md).
+which B0 halves five times. These begin with random weights, of which few images make no B0: try `:small` with a resolution of 64 as
+well, or weights of the releases, keras.applications and timm (docs/models.md).
 """
 
 from ml_collections import ConfigDict
@@ -20,11 +23,11 @@ from ml_collections.config_dict import placeholder
 
 from configs.noisy_student import base
 
-NAMES = ("small", *(f"b{i}" for i in range(8)))
+NAMES = ("small", "lite0", *(f"b{i}" for i in range(8)))
 
 
 def get_config(name: str = "b0") -> ConfigDict:
-    """The recipe; `name`: the EfficientNet, or small."""
+    """The recipe; `name`: the EfficientNet, or small; lite0: pretrained."""
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
@@ -47,4 +50,18 @@ def get_config(name: str = "b0") -> ConfigDict:
         train.schedule.update({"name": "cosine", "base": 0.064, "warmup_epochs": 5.0})
         train.ema_decay = 0.999
     config.student.unlabeled_ratio = 3
+    if name == "lite0":
+        _start_from_published_weights(config)
     return config
+
+
+def _start_from_published_weights(config: ConfigDict) -> None:
+    """Makes a fine-tuning of every training: few steps at a low rate, after a warm-up of the new classifier."""
+    config.init = "efficientnet-lite0"
+    config.preprocessing.image_size = 160
+    for section in ("teacher", "student"):
+        train = config[section]
+        train.min_steps = 300
+        train.optimizer.update({"name": "sgd", "nesterov": True})
+        train.schedule.base = 0.08  # 0.01 at 32 images a step
+        train.ema_decay = 0.99

@@ -201,3 +201,15 @@ def test_the_images_of_prepared_data(tmp_path: Path, change: str) -> None:
     same = change in ("nothing", "as prepared")
     assert again.Request(command, values).answer() == ("done before" if same else None)
     assert json.loads((w / again.FILE).read_text())["says"] == "done before"
+
+
+def test_an_input_with_a_name_is_a_name_a_file_or_a_directory(work: Work) -> None:
+    assert again._named("imagenet") == "imagenet"
+    file = work.root / "w.pth"
+    file.write_bytes(b"weights")
+    before = again._named(str(file)), again._named(str(work.teacher))
+    assert len(set(before)) == 2
+    assert before == (again._named(str(file)), again._named(str(work.teacher)))
+    file.write_bytes(b"other weights")
+    workdir.finish(work.teacher, {"steps": 2})
+    assert not set(before) & {again._named(str(file)), again._named(str(work.teacher))}

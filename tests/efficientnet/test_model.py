@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.applications import efficientnet as keras_efficientnet
 
 from cli.errors import InputError
 from efficientnet import EfficientNet
@@ -18,6 +18,7 @@ from nets.layers import swish
 from nets.names import block_name
 from nets.noise import Dropout, StochasticDepth, model_noise
 
+keras_efficientnet = sys.modules[tf.keras.applications.EfficientNetB0.__module__]
 TINY = {"width": 0.25, "depth": 0.25, "num_classes": 5}
 
 

@@ -37,7 +37,12 @@ def state_dict(tensors: dict[str, bytes]) -> bytes:
 def content(state: bytes, storages: dict[str, np.ndarray]) -> bytes:
     head = [MAGIC, VERSION, {"protocol_version": VERSION, "little_endian": True, "type_sizes": {}}]
     parts = [*(pickle.dumps(part, 2) for part in head), state, pickle.dumps(list(storages), 2)]
-    return b"".join([*parts, *(struct.pack("<q", values.size) + values.tobytes() for values in storages.values())])
+    return b"".join(
+        [
+            *parts,
+            *(struct.pack("<q", values.size) + values.tobytes() for values in storages.values()),
+        ]
+    )
 
 
 def save(path: Path, values: dict[str, np.ndarray]) -> Path:

@@ -95,7 +95,10 @@ def test_a_cut_connection_goes_on_where_it_was(server: Server, tmp_path: Path) -
 
 def test_the_next_command_goes_on_too(server: Server, tmp_path: Path) -> None:
     server.cuts = [100_000] * download.ATTEMPTS
-    with pytest.raises(InputError, match=rf"{server.url} cannot be downloaded .*cut after 100,000 of 2,800,000 bytes.*put it at .*/w$"):
+    with pytest.raises(
+        InputError,
+        match=rf"{server.url} cannot be downloaded .*cut after 100,000 of 2,800,000 bytes.*put it at .*/w$",
+    ):
         download.fetch(server.url, tmp_path / "w", CHECKSUM)
     assert not (tmp_path / "w").exists()
     download.fetch(server.url, tmp_path / "w", CHECKSUM)
@@ -117,7 +120,10 @@ def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) ->
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
 def test_another_file_than_expected_is_refused_and_not_kept(server: Server, tmp_path: Path, algorithm: str) -> None:
-    with pytest.raises(InputError, match=rf"not the expected file; it is not kept.*\({algorithm} [0-9a-f]+, not 0000\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"not the expected file; it is not kept.*\({algorithm} [0-9a-f]+, not 0000\)",
+    ):
         download.fetch(server.url, tmp_path / "w", f"{algorithm}:0000")
     assert not any(path.name.startswith("w") for path in tmp_path.iterdir())
 
@@ -130,7 +136,10 @@ def test_a_damaged_file_in_the_cache_is_named(server: Server, tmp_path: Path) ->
 
 
 def test_a_file_that_is_not_there(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"other\.bin: the server answers 404 Not Found; put the file at .*/w by hand"):
+    with pytest.raises(
+        InputError,
+        match=r"other\.bin: the server answers 404 Not Found; put the file at .*/w by hand",
+    ):
         download.fetch(server.url.replace("weights", "other"), tmp_path / "w")
     assert len(server.asked) == 1
 

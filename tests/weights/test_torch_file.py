@@ -33,7 +33,12 @@ def test_views_of_storages(tmp_path: Path) -> None:
     }
     values = torch_file.read(file(tmp_path, legacy.content(legacy.state_dict(views), STORAGE)))
     whole = np.arange(12, dtype=np.float32).reshape(3, 4)
-    expected = {"whole": whole, "turned": whole.T, "part": np.array([5.0, 8.0]), "number": np.array(11.0)}
+    expected = {
+        "whole": whole,
+        "turned": whole.T,
+        "part": np.array([5.0, 8.0]),
+        "number": np.array(11.0),
+    }
     assert values.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(values[name], value)
@@ -52,7 +57,11 @@ class Harm:
 
 def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
     for place in range(3):  # the magic number, the dict, the keys
-        parts = [pickle.dumps(legacy.MAGIC, 2), pickle.dumps(legacy.VERSION, 2), pickle.dumps({"little_endian": True}, 2)]
+        parts = [
+            pickle.dumps(legacy.MAGIC, 2),
+            pickle.dumps(legacy.VERSION, 2),
+            pickle.dumps({"little_endian": True}, 2),
+        ]
         harm = pickle.dumps(Harm(tmp_path / "harm"), 2)
         content = harm if place == 0 else b"".join([*parts, harm] if place == 1 else [*parts, legacy.state_dict({}), harm])
         with pytest.raises(pickle.UnpicklingError, match=r"it asks for (io|_io|builtins|__builtin__)\.open"):
@@ -69,16 +78,56 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
         (b"\x80\x02" + b"r\xff\xff\xff\x7f.", "wants to remember 2147483647 objects"),
         (legacy.content(pickle.dumps([1, 2], 2), {}), "something else than a dict of tensors"),
         (legacy.content(pickle.dumps({"a": 1}, 2), {}), "something else than a dict of tensors"),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (13,), (1,))}), STORAGE), "beyond its storage"),
         (
-            legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 3, (4, 3), (1, 4))}), STORAGE),
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (13,), (1,))}),
+                STORAGE,
+            ),
             "beyond its storage",
         ),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, -1, (2,), (1,))}), STORAGE), "impossible shape"),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 99, 0, (99,), (1,))}), STORAGE), "another size"),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("1", "FloatStorage", 12, 0, (2,), (1,))}), STORAGE), "do not fit"),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (2,), (1,))}), STORAGE)[:-4], "buffer"),
-        (legacy.content(legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (2,), (1,))}), STORAGE) + b"x", "after the last"),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 3, (4, 3), (1, 4))}),
+                STORAGE,
+            ),
+            "beyond its storage",
+        ),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, -1, (2,), (1,))}),
+                STORAGE,
+            ),
+            "impossible shape",
+        ),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 99, 0, (99,), (1,))}),
+                STORAGE,
+            ),
+            "another size",
+        ),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("1", "FloatStorage", 12, 0, (2,), (1,))}),
+                STORAGE,
+            ),
+            "do not fit",
+        ),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (2,), (1,))}),
+                STORAGE,
+            )[:-4],
+            "buffer",
+        ),
+        (
+            legacy.content(
+                legacy.state_dict({"a": legacy.tensor("0", "FloatStorage", 12, 0, (2,), (1,))}),
+                STORAGE,
+            )
+            + b"x",
+            "after the last",
+        ),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
@@ -103,9 +152,13 @@ def test_a_state_dict_of_efficientnet_pytorch(name: str, tmp_path: Path) -> None
     np.testing.assert_array_equal(values["stem_conv/kernel"][0, 1, 2, 5], state["_conv_stem.weight"][5, 2, 0, 1])
     np.testing.assert_array_equal(values["block1a_bn/moving_mean"], state["_blocks.0._bn1.running_mean"])
     np.testing.assert_array_equal(values["block2a_expand_bn/gamma"], state["_blocks.1._bn0.weight"])
-    np.testing.assert_array_equal(values["block2a_expand_conv/kernel"][0, 0, 3, 5], state["_blocks.1._expand_conv.weight"][5, 3, 0, 0])
     np.testing.assert_array_equal(
-        values["block2a_dwconv/depthwise_kernel"][1, 2, 6, 0], state["_blocks.1._depthwise_conv.weight"][6, 0, 1, 2]
+        values["block2a_expand_conv/kernel"][0, 0, 3, 5],
+        state["_blocks.1._expand_conv.weight"][5, 3, 0, 0],
+    )
+    np.testing.assert_array_equal(
+        values["block2a_dwconv/depthwise_kernel"][1, 2, 6, 0],
+        state["_blocks.1._depthwise_conv.weight"][6, 0, 1, 2],
     )
     np.testing.assert_array_equal(values["block2a_project_bn/beta"], state["_blocks.1._bn2.bias"])
     np.testing.assert_array_equal(values["top_bn/moving_variance"], state["_bn1.running_var"])

@@ -197,6 +197,35 @@ def test_a_student_may_start_from_its_teacher():
     assert "init" not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}["student_1"]
 
 
+def test_pretrained_weights_are_the_teacher_s_and_unless_told_otherwise_the_students():
+    def inits(**overrides):
+        stages = loop.plan(changed(iterations=2, **overrides), Path("w"), {}, "auto")
+        return [stage.arguments.get("init") for stage in stages if stage.name in ("teacher", "student_1", "student_2")]
+
+    assert inits(init="imagenet") == ["imagenet"] * 3
+    assert inits(init="imagenet", student_init="scratch") == ["imagenet", None, None]
+    assert inits(init="imagenet", student_init="teacher") == ["imagenet", Path("w/teacher"), Path("w/student_1")]
+    assert inits() == [None] * 3
+
+
+def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_run", lambda *arguments: pytest.fail("a stage was started"))
+    with pytest.raises(InputError, match=r"--init=imagnet: .*did you mean imagenet\?"):
+        main(changed(), workdir=str(tmp_path / "w"), init="imagnet")
+    with pytest.raises(InputError, match="student_init=pretrained needs the weights to start from: give --init"):
+        main(changed(student_init="pretrained"), workdir=str(tmp_path / "v"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_has_the_network_of_the_weights():
+    config = changed(iterations=1, init="efficientnet-lite1")
+    text = loop.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    assert text.count(": lite1, 4,") == text.count("starts from efficientnet-lite1:lite1, ") == 2
+    config = changed(iterations=1, init="efficientnet-lite1", student_init="teacher")
+    text = loop.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    assert text.count(": lite1, 4,") == 2 and text.count("starts from") == 1
+
+
 def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones():
     config = changed(iterations=2)
     config.student.labeled = False
@@ -215,7 +244,7 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
     ("overrides", "message"),
     [
         ({"iterations": 0}, r"^config\.iterations is 0; it must be at least 1"),
-        ({"student_init": "zero"}, "student_init is 'zero'; it can be scratch or teacher"),
+        ({"student_init": "zero"}, "student_init is 'zero'; it can be pretrained, teacher or scratch, or None"),
         ({"patience": 0}, "patience is 0; it must be at least 1, or None"),
         ({"patience": 1}, "patience needs a validation split"),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),

@@ -18,6 +18,7 @@ from workflow import balance, loop, pseudo_label, train
 RECIPES = [
     "image_folder.py",
     "image_folder.py:small",
+    "image_folder.py:lite0",
     "digits.py",
     "svhn.py",
     "cifar10.py",

@@ -12,13 +12,17 @@ from ml_collections import ConfigDict
 
 from cli import recipes
 from cli.errors import InputError
+from cli.files import file_digest
 from cli.workdir import finish
 from data import pipeline, prepare, protos, records
+from meta_pseudo_labels.method import META_PSEUDO_LABELS
 from noisy_student.method import NOISY_STUDENT
 from tests import networks, training_runs
 from tests.training_runs import metrics
+from tests.weights import legacy
 from training import model_dir, run
 from training.supervised import SUPERVISED
+from weights import names
 from workflow import train
 
 STEPS = 12
@@ -289,3 +293,93 @@ def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_pat
     with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
         main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
     assert not list((tmp_path / "w").glob("checkpoints/*"))
+
+
+TINY = {"name": "lite0", "width": 0.25, "depth": 0.1}
+
+
+def write_weights(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    """Writes published weights of a small network with 5 classes; returns them by Keras's names."""
+    rng = np.random.default_rng(seed)
+    rows = names.of_architecture(TINY, 5)
+    values = {row.keras: rng.uniform(0.5, 1.5, row.shape).astype(np.float32) for row in rows}
+    legacy.save(path, {row.pytorch: row.to_timm(values[row.keras]) for row in rows})
+    return values
+
+
+def by_name(model):
+    return {weight.name.partition(":")[0]: weight.numpy() for weight in model.weights}
+
+
+def is_head(name):
+    return name.startswith("predictions/")
+
+
+def tiny(section):
+    return [f"--config.{section}.model.{key}={value}" for key, value in TINY.items()]
+
+
+def test_published_weights_get_a_new_classifier(directories, tmp_path):
+    values = write_weights(tmp_path / "w.pth")
+    small = config(*tiny("teacher"), "--config.teacher.model.dropout=0.3", "--config.preprocessing.image_size=None")
+    resolved = train.resolve(small, "teacher", directories["data"], init=str(tmp_path / "w.pth"))
+    assert resolved["train"]["model"]["dropout"] == 0.3  # the recipe's noise
+    assert resolved["preprocessing"]["image_size"] == 32  # the data's, not that of the weights
+    inputs = train.open_inputs(SUPERVISED, resolved, directories["data"], init=str(tmp_path / "w.pth"))
+    spec = train.spec_of(SUPERVISED, resolved, inputs)
+    section = ConfigDict(resolved["train"])
+    started, fresh = (
+        by_name(run.build_trainer(SUPERVISED, section, spec, 1.0, 7, False, given).model) for given in (inputs, inputs._replace(init=None))
+    )
+    assert started.keys() == values.keys()
+    for name, value in started.items():
+        np.testing.assert_array_equal(value, np.float32(0.01) * fresh[name] if is_head(name) else values[name])
+
+
+def test_both_networks_of_meta_pseudo_labels_start_from_published_weights(directories, tmp_path):
+    values = write_weights(tmp_path / "w.pth")
+    recipe = recipes.from_flags("--config=configs/meta_pseudo_labels/digits.py").copy_and_resolve_references()
+    with recipe.unlocked():
+        recipe.train.student.model = ConfigDict(TINY)
+    resolved = train.resolve(recipe, "train", directories["data"], init=str(tmp_path / "w.pth"))
+    assert resolved["train"]["teacher"]["model"] == resolved["train"]["student"]["model"]
+    inputs = train.open_inputs(META_PSEUDO_LABELS, resolved, directories["data"], init=str(tmp_path / "w.pth"))
+    spec = train.spec_of(META_PSEUDO_LABELS, resolved, inputs)
+    trainer = run.build_trainer(META_PSEUDO_LABELS, ConfigDict(resolved["train"]), spec, 1.0, 0, False, inputs)
+    teacher, student = by_name(trainer.teacher), by_name(trainer.model)
+    for name, value in student.items():
+        if not is_head(name):
+            np.testing.assert_array_equal(value, values[name])
+            np.testing.assert_array_equal(teacher[name], values[name])
+    assert np.all(teacher["predictions/kernel"] != student["predictions/kernel"])
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with_only(directories, tmp_path, capsys):
+    data, path = {"data": directories["data"]}, tmp_path / "w.pth"
+    write_weights(path)
+    flags = (*tiny("teacher"), "--config.teacher.steps=1", "--config.teacher.batch_size=4")
+    main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
+    assert f"it starts from {path}, with a new classifier for 10 classes" in capsys.readouterr().out
+    source = {"weights": str(path), "sha256": {"w.pth": file_digest(path)}}
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["init"] == {**source, "head": "new"}
+    assert json.loads((tmp_path / "w" / "summary.json").read_text())["init"] == source
+    assert json.loads((tmp_path / "w" / "model" / "model.json").read_text())["metadata"]["init"] == source
+    main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
+    assert "is done: 1 steps" in capsys.readouterr().out
+    write_weights(path, seed=1)
+    with pytest.raises(InputError, match=r"holds a run of another config .*init\.sha256\.w\.pth"):
+        main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
+
+
+def test_a_dry_run_says_where_the_weights_are(directories, capsys):
+    main("", {"data": directories["data"]}, section="teacher", init="imagenet:b1", dry_run=True)
+    text = capsys.readouterr().out
+    assert "teacher: b1, 6," in text and "starts from imagenet:b1, to be downloaded from https://" in text
+
+
+def test_which_weights_a_recipe_has_a_section_start_from():
+    recipe = config("--config.init=imagenet")
+    assert [train.initial_of(recipe, name) for name in ("teacher", "student_2", "finetune")] == ["imagenet", "imagenet", None]
+    recipe = config("--config.init=imagenet", "--config.student_init=scratch")
+    assert [train.initial_of(recipe, name) for name in ("teacher", "student")] == ["imagenet", None]
+    assert train.initial_of(config(), "teacher") is None
