@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),
+    "xla_steps": ("networks", "methods", "batch"),
 }
 """Module -> flags, which are arguments of its `main`."""
 

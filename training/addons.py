@@ -89,9 +89,11 @@ def build(name: str, learning_rate: Any, momentum: float, decoupled_weight_decay
     own = {"weight_decay": decoupled_weight_decay} if rule.own_decay else {}
     beside = None if rule.own_decay else decoupled_weight_decay or None
     legacy = getattr(tensorflow_addons.optimizers, rule.kind)
-    return AddonsOptimizer(
+    named = type(rule.kind, (AddonsOptimizer,), {})  # messages name an optimizer by its class
+    made: AddonsOptimizer = named(
         lambda rate: legacy(rate, beta_1=momentum, **rule.options, **own), learning_rate, name=rule.kind, weight_decay=beside, **options
     )
+    return made
 
 
 class _Legacy:
