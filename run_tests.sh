@@ -20,6 +20,7 @@ check "ruff check" "$PYTHON" -m ruff check .
 check "ruff format" "$PYTHON" -m ruff format --check .
 check "mypy" "$PYTHON" -m mypy
 check "shellcheck" "$VENV/bin/shellcheck" ./*.sh scripts/*.sh .ci/run
+check "hadolint" "$VENV/bin/hadolint" Dockerfile Dockerfile.gpu
 
 if [[ ${#failed[@]} -gt 0 ]]; then
   printf 'FAILED before the tests: %s (see above)\n' "${failed[*]}"

