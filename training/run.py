@@ -110,9 +110,10 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
         flush=True,
     )
-    if inputs.init and inputs.init.source:
-        head = "their own" if inputs.init.keeps_head(spec.label_names) else "a new"
-        print(f"it starts from {inputs.init.source['weights']}, with {head} classifier for {spec.num_classes} classes", flush=True)
+    if inputs.init:
+        head = "its" if inputs.init.keeps_head(spec.label_names) else "a new"
+        begin = inputs.init.source.get("weights", inputs.init.text)
+        print(f"starts from {begin}, with {head} classifier for {spec.num_classes} classes", flush=True)
     warning = models.warning(spec.architecture, spec.preprocessing.image_size)
     if warning and workers.is_chief(where):
         print(warning)

@@ -10,9 +10,9 @@ pieces.
 Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
-`:lite0` starts from published weights of EfficientNet-Lite0, which come with the project, at 160 pixels.
-Take it for photographs on a machine without a GPU, and for few of them anywhere. `--init=NAME` starts any
-of the networks from other weights (docs/models.md).
+`:lite0` fine-tunes published weights of EfficientNet-Lite0, which come with the project, at 160 pixels.
+Take it for photographs on a machine without a GPU, and for few of them anywhere. With `--init=imagenet:b2`
+and the like it fine-tunes other weights, with their network (docs/models.md).
 `:b1` ... `:b7` picks a larger network for teacher and students; `:small` a small one, at least 600 steps, for images of up to 64 pixels,
 which B0 halves five times. These begin with random weights, of which few images make no B0: try `:small` with a resolution of 64 as
 well, or weights of the releases, keras.applications and timm (docs/models.md).

@@ -359,7 +359,7 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_only(directories, tmp
     write_weights(path)
     flags = (*tiny("teacher"), "--config.teacher.steps=1", "--config.teacher.batch_size=4")
     main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
-    assert f"it starts from {path}, with a new classifier for 10 classes" in capsys.readouterr().out
+    assert f"starts from {path}, with a new classifier for 10 classes" in capsys.readouterr().out
     source = {"weights": str(path), "sha256": {"w.pth": file_digest(path)}}
     assert json.loads((tmp_path / "w" / "config.json").read_text())["init"] == {**source, "head": "new"}
     assert json.loads((tmp_path / "w" / "summary.json").read_text())["init"] == source
