@@ -91,7 +91,7 @@ def measure(network: str, method: str, batch: int) -> dict[str, Any]:
     import tensorflow as tf
 
     made, data = trainer(network, method), batch_of(network, method, batch)
-    step = tf.function(made.train_step, jit_compile=True)
+    step = tf.function(made.train_step, jit_compile=True, autograph=False)
     began = time.monotonic()
     module = step.experimental_get_compiler_ir(data)(stage="hlo")
     traced = time.monotonic()
