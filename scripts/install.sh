@@ -30,7 +30,7 @@ _has_tensorflow() {
 _find_python() {
   local name names="python3.11 python3.10 python3.13 python3.12 python3.9 python3 python"
   if [[ $STACK == current || -z $_classic ]]; then names="python3.13 python3.12 python3.11 python3.10 python3 python"; fi
-  if [[ $ACCELERATOR == preinstalled ]]; then names="python3 python $names"; fi
+  if [[ $ACCELERATOR == preinstalled ]]; then names="python3 python ${names% python3 python}"; fi
   _found="" _no_ensurepip="" _unfit=""
   for name in $names; do
     command -v "$name" >/dev/null 2>&1 || continue
@@ -109,8 +109,7 @@ _install_locks() {
 
 # Installs what the TensorFlow that is there lacks, and leaves each package that is there as it is. Sets _stack.
 _install_missing() {
-  _has_tensorflow "$PYTHON" || _fail "$VENV does not see the TensorFlow of $_found; unset ACCELERATOR to install one"
-  _stack=$("$PYTHON" scripts/missing_packages.py requirements.txt "$VENV") || exit
+  _stack=$("$PYTHON" scripts/missing_packages.py requirements.txt "$VENV") || exit 2
   _logged "${_pip[@]}" -r "$VENV/missing.txt" -c "$VENV/present.txt"
   _logged "${_pip[@]}" --no-deps -r "$VENV/missing_beside_tensorflow.txt"
 }
@@ -146,6 +145,9 @@ _set_up() {
   _uv=$(command -v uv || true)
   if [[ $ACCELERATOR == preinstalled ]]; then _uv=""; fi # uv does not see the system's packages
   _check_venv || _make_venv
+  if [[ $ACCELERATOR == preinstalled ]] && ! _has_tensorflow "$PYTHON"; then
+    _fail "$VENV does not see a TensorFlow of the system; delete it and unset ACCELERATOR to install one"
+  fi
   printf '%s %s\n' "$_stack" "$ACCELERATOR" >"$STAMP" # the choice survives an interrupted installation
   _install
   _print_stamp "$_stack" "$ACCELERATOR" >"$STAMP.new" && mv "$STAMP.new" "$STAMP" # last: an interrupted one is done again
