@@ -1,4 +1,5 @@
-# Every command of the project on a CPU, Linux on x86-64 or arm64. docs/installation.md has the commands.
+# Every command of the project on a CPU, Linux on x86-64 or arm64. docs/installation.md has the
+# commands.
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]

@@ -4,8 +4,10 @@
 
 _say() { printf '%s\n' "$*" >&2; }
 
-# Sets _stack to the stack that the Python $1 is to run: STACK, or else its default. False where there is none.
-# Sets _version to MAJOR.MINOR; empty where the Python does not start (a pyenv shim may exist and yet fail).
+# Sets _stack to the stack that the Python $1 is to run: STACK, or else its default. False where
+# there is none.
+# Sets _version to MAJOR.MINOR; empty where the Python does not start (a pyenv shim may exist and
+# yet fail).
 _python_fits() {
   local stacks=""
   _version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || _version=""
@@ -24,13 +26,14 @@ _has_tensorflow() {
   "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("tensorflow") is None)' >/dev/null 2>&1
 }
 
-# Sets _found to a suitable Python on PATH that can make an environment. Without one, _found is empty, _unfit lists what
-# was seen, and _no_ensurepip names a suitable Python that lacks ensurepip (Debian keeps that in its own package).
+# Sets _found to a suitable Python on PATH that can make an environment. Without one, _found is
+# empty, _unfit lists what was seen, and _no_ensurepip names a suitable Python that lacks ensurepip
+# (Debian keeps that in its own package).
 # Pythons of the classic stack come first. 3.9, which is past its end of life, comes last.
 _find_python() {
   local name names="python3.11 python3.10 python3.13 python3.12 python3.9 python3 python"
   if [[ $STACK == current || -z $_classic ]]; then names="python3.13 python3.12 python3.11 python3.10 python3 python"; fi
-  if [[ $ACCELERATOR == preinstalled ]]; then names="python3 python $names"; fi
+  if [[ $ACCELERATOR == preinstalled ]]; then names="python3 python ${names% python3 python}"; fi
   _found="" _no_ensurepip="" _unfit=""
   for name in $names; do
     command -v "$name" >/dev/null 2>&1 || continue
@@ -50,7 +53,8 @@ _find_python() {
 _fail_without_python() {
   local needed="Python 3.9 to 3.13" advice="install python3.13 or uv"
   if [[ -n $_no_ensurepip ]]; then
-    _fail "$_no_ensurepip cannot make a virtual environment: install its venv package (Debian, Ubuntu: apt install python3-venv) or uv"
+    _fail "$_no_ensurepip cannot make a virtual environment: install its venv package" \
+      "(Debian, Ubuntu: apt install python3-venv) or uv"
   fi
   if [[ $STACK == classic || -z $_current ]]; then needed="Python 3.9 to 3.11" advice="install python3.11 or uv"; fi
   if [[ $STACK == current || -z $_classic ]]; then needed="Python 3.10 to 3.13"; fi
@@ -107,10 +111,10 @@ _install_locks() {
   _logged "${command[@]}"
 }
 
-# Installs what the TensorFlow that is there lacks, and leaves each package that is there as it is. Sets _stack.
+# Installs what the TensorFlow that is there lacks, and leaves each package that is there as it is.
+# Sets _stack.
 _install_missing() {
-  _has_tensorflow "$PYTHON" || _fail "$VENV does not see the TensorFlow of $_found; unset ACCELERATOR to install one"
-  _stack=$("$PYTHON" scripts/missing_packages.py requirements.txt "$VENV") || exit
+  _stack=$("$PYTHON" scripts/missing_packages.py requirements.txt "$VENV") || exit 2
   _logged "${_pip[@]}" -r "$VENV/missing.txt" -c "$VENV/present.txt"
   _logged "${_pip[@]}" --no-deps -r "$VENV/missing_beside_tensorflow.txt"
 }
@@ -146,12 +150,16 @@ _set_up() {
   _uv=$(command -v uv || true)
   if [[ $ACCELERATOR == preinstalled ]]; then _uv=""; fi # uv does not see the system's packages
   _check_venv || _make_venv
+  if [[ $ACCELERATOR == preinstalled ]] && ! _has_tensorflow "$PYTHON"; then
+    _fail "$VENV does not see a TensorFlow of the system; delete it and unset ACCELERATOR to install one"
+  fi
   printf '%s %s\n' "$_stack" "$ACCELERATOR" >"$STAMP" # the choice survives an interrupted installation
   _install
   _print_stamp "$_stack" "$ACCELERATOR" >"$STAMP.new" && mv "$STAMP.new" "$STAMP" # last: an interrupted one is done again
 }
 
-# Ends where STACK and ACCELERATOR are no choice for this machine. Sets _classic and _current to "" where that stack is none.
+# Ends where STACK and ACCELERATOR are no choice for this machine. Sets _classic and _current to ""
+# where that stack is none.
 _check_choice() {
   _classic=classic _current=current
   case $ACCELERATOR:$_platform in
@@ -159,7 +167,10 @@ _check_choice() {
     cuda:"Linux x86_64") ;;
     tpu:"Linux x86_64") _classic="" ;; # the package with TPU kernels is newer
     cuda:* | tpu:*) _fail "ACCELERATOR=$ACCELERATOR needs Linux on x86-64; this is $_platform" ;;
-    preinstalled:*) [[ -z $STACK || -n $_recorded ]] || _fail "the TensorFlow that is there decides the stack; unset STACK or ACCELERATOR" ;;
+    preinstalled:*)
+      [[ -z $STACK || -n $_recorded ]] ||
+        _fail "the TensorFlow that is there decides the stack; unset STACK or ACCELERATOR"
+      ;;
     *) _fail "ACCELERATOR=$ACCELERATOR is none of cpu, cuda, tpu and preinstalled" ;;
   esac
   case $_platform in # what there are wheels for

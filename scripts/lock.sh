@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes requirements/*.txt anew from requirements.txt and requirements/dev.in: ./scripts/lock.sh [--upgrade]
+# Makes requirements/*.txt anew from requirements.txt and requirements/dev.in:
+#   ./scripts/lock.sh [--upgrade]
 #
 # Needs uv and a package registry. Without --upgrade, versions that still fit stay as they are.
 # A lock holds every package of its closure with hashes, for all Pythons and platforms of its stack.
@@ -12,7 +13,8 @@ FOLDER=$PWD/requirements
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
 
-# requirements.txt gives each Python its default stack. Prints the lines of STACK, for all its Pythons.
+# requirements.txt gives each Python its default stack. Prints the lines of STACK, for all its
+# Pythons.
 lines_of() { # STACK
   case $1 in
     classic) grep -v 'python_version >= "3.12"' requirements.txt ;;

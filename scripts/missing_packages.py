@@ -21,7 +21,8 @@ from pathlib import Path
 OLDEST, FIRST_OF_CURRENT = (2, 15), (2, 16)
 BESIDE_TENSORFLOW = ("tf-keras", "tensorflow-serving-api")
 VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?")
-OTHER_STACK = {"classic": 'python_version >= "3.12"', "current": 'python_version < "3.12"'}
+MARKERS = {"classic": 'python_version < "3.12"', "current": 'python_version >= "3.12"'}
+"""How requirements.txt marks the lines of one stack."""
 
 
 def canonical(name: str) -> str:
@@ -44,15 +45,17 @@ def missing(lines: list[str], version: tuple[int, int], present: dict[str, str])
     ordinary, beside = [], []
     for line in lines:
         text, _, marker = (part.strip() for part in line.partition("#")[0].partition(";"))
-        if not text or marker == OTHER_STACK[stack]:
-            continue
+        if marker in MARKERS.values():
+            if marker != MARKERS[stack]:
+                continue
+            marker = ""
         name = canonical(re.split(r"[<>=~!\[ ]", text)[0])
-        if name == "tensorflow" or name in present:
+        if not name or name == "tensorflow" or name in present:
             continue
         if name in BESIDE_TENSORFLOW:
             beside.append(f"{name}=={version[0]}.{version[1]}.*")
         else:
-            ordinary.append(text)
+            ordinary.append(f"{text} ; {marker}" if marker else text)
     return stack, ordinary, beside
 
 

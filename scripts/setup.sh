@@ -1,16 +1,19 @@
 # shellcheck shell=bash
-# Sourced by every run_*.sh: makes the virtual environment where it is missing or out of date, and names its interpreter.
+# Sourced by every run_*.sh: makes the virtual environment where it is missing or out of date, and
+# names its interpreter.
 #
-#   VENV         where the environment lives; default .venv in the checkout. A relative path is taken from the current directory.
-#   STACK        classic (TensorFlow 2.15) or current (TensorFlow 2.21); default: what the Python runs, classic where both
+#   VENV         where the environment lives; default .venv in the checkout. A relative path is
+#                taken from the current directory.
+#   STACK        classic (TensorFlow 2.15) or current (TensorFlow 2.21); default: what the Python
+#                runs, classic where both
 #   ACCELERATOR  cpu, cuda, tpu or preinstalled; default cuda where nvidia-smi lists a GPU, else cpu
-#   returns      CHECKOUT (this project's directory), PYTHON (the environment's interpreter), PYTHONPATH, PYTHONUNBUFFERED
-#                and run_command
+#   returns      CHECKOUT (this project's directory), PYTHON (the environment's interpreter),
+#                PYTHONPATH, PYTHONUNBUFFERED and run_command
 #
-# An environment keeps its STACK and its ACCELERATOR until the caller asks for another one.
-# A script that sets DEVELOPMENT_TOOLS=1 before it sources this file gets the development tools as well.
-# The current directory stays the caller's, so that relative paths in flags mean what they say. No Python
-# file in it is imported: use run_command, not "$PYTHON" -m. Messages go to stderr.
+# An environment keeps its STACK and its ACCELERATOR. To ask for others there is an error.
+# A script that sets DEVELOPMENT_TOOLS=1 before it sources this file gets those tools as well.
+# The current directory stays the caller's, so that relative paths in flags mean what they say.
+# No Python file in it is imported: use run_command, not "$PYTHON" -m. Messages go to stderr.
 # Written for bash 3.2 and later (macOS has no newer one).
 
 _fail() {
@@ -41,7 +44,8 @@ _find_locks() {
   _locks=("${_locks[@]/%/.txt}")
 }
 
-# Prints the beginning of the stamp of an environment that is up to date. The text itself is exact, and no tool is needed to compare it.
+# Prints the beginning of the stamp of an environment that is up to date. The text of the locks is
+# exact, and no tool is needed to compare it.
 _print_stamp() {
   local _locks lock
   _find_locks "$1" "$2"
@@ -52,7 +56,8 @@ _print_stamp() {
 _is_up_to_date() {
   local _recorded
   _read_record
-  [[ -x $PYTHON && -n $_recorded && $_recorded == "${STACK:-${_recorded% *}} ${ACCELERATOR:-${_recorded#* }}" ]] || return 1
+  [[ -x $PYTHON && -n $_recorded ]] || return 1
+  [[ $_recorded == "${STACK:-${_recorded% *}} ${ACCELERATOR:-${_recorded#* }}" ]] || return 1
   # shellcheck disable=SC2086 # two words
   [[ $(<"$STAMP") == "$(_print_stamp $_recorded)"* ]]
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli import app, commands
+from scripts import missing_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("run_*.sh"))
@@ -128,7 +129,9 @@ def test_every_command_has_its_script() -> None:
     assert len(SCRIPTS) <= 18
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS, ROOT / ".ci" / "run", ROOT / "scripts" / "lock.sh", ROOT / "scripts" / "audit.sh"], ids=lambda path: path.name
+)
 def test_script_is_executable_bash(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n# ")
@@ -274,6 +277,28 @@ def test_preinstalled_leaves_tensorflow_alone(checkout: Checkout) -> None:
     ]
     checkout.run()
     assert checkout.installations == 2
+
+
+def test_preinstalled_without_tensorflow_is_one_line(checkout: Checkout) -> None:
+    write_program(checkout.programs / "python3", f'#!{BASH}\n[[ "$*" != *find_spec* ]] && echo 3.12\n')
+    code, _, err = checkout.run(ACCELERATOR="preinstalled")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "no Python 3.9 to 3.13 with TensorFlow found (python3 has no TensorFlow)" in err
+
+
+def test_only_what_is_missing_beside_a_tensorflow_is_installed() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    present = {"tensorflow-tpu": "2.20.0", "numpy": "2.2.6", "protobuf": "6.31.1", "keras": "3.12.0", "absl-py": "2.3.1"}
+    stack, ordinary, beside = missing_packages.missing(lines, (2, 20), present)
+    assert (stack, beside) == ("current", ["tf-keras==2.20.*", "tensorflow-serving-api==2.20.*"])
+    names = {re.split("[<>=; ]", line)[0] for line in ordinary}
+    assert {"apache-beam", "keras-cv", "tensorflow-datasets"} <= names
+    assert not names & {*present, "tensorflow", "tf-keras", "tensorflow-addons"}
+
+    stack, ordinary, beside = missing_packages.missing(lines, (2, 15), {})
+    assert (stack, beside) == ("classic", ["tensorflow-serving-api==2.15.*"])
+    assert "tensorflow-addons==0.23.0" in ordinary
+    assert 'array-record<0.5 ; python_version < "3.10"' in ordinary, "markers that are not the stack's stay"
 
 
 def test_the_tests_add_the_development_tools(checkout: Checkout) -> None:
