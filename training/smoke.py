@@ -21,8 +21,12 @@ def reduced(config: ConfigDict) -> ConfigDict:
         config.data.update({"source": "digits", "labeled_per_class": 2, "out_of_domain": 8, "test_size": 20, "label_offset": 0})
         config.data.validation_size = 10 if config.data.validation_size else 0
         config.preprocessing.image_size = IMAGE_SIZE
-        if "init" in config:  # published weights would bring a network of full size
-            config.update({"init": None, "student_init": None if config.student_init == "pretrained" else config.student_init})
+        if config.get("init"):  # published weights would bring a network of full size
+            config.init = None
+            if config.student_init == "pretrained":
+                config.student_init = None
+            for section in ("teacher", "student"):
+                config[section].frozen_blocks = 0  # random weights must not be frozen
         if "balance" in config:
             config.balance.update({"threshold": 0.0, "images_per_class": 4})
         for train in config.values():

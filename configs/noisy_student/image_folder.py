@@ -56,7 +56,7 @@ def get_config(name: str = "b0") -> ConfigDict:
 
 
 def _start_from_published_weights(config: ConfigDict) -> None:
-    """Makes a fine-tuning of every training: few steps at a low rate, after a warm-up of the new classifier."""
+    """Makes a fine-tuning of every training: few steps, the lower blocks fixed with their BatchNorm."""
     config.init = "efficientnet-lite0"
     config.preprocessing.image_size = 160
     for section in ("teacher", "student"):
@@ -65,5 +65,6 @@ def _start_from_published_weights(config: ConfigDict) -> None:
         train.optimizer.update({"name": "sgd", "nesterov": True})
         train.schedule.base = 0.32  # 0.04 at 32 images a step
         train.ema_decay = 0.99
+        train.frozen_blocks = 10  # of Lite0's 16: better than none on few images, and twice as fast
     # RandAugment is for the students: at a quarter of this rate and with it, the teacher underfits.
     config.teacher.preprocessing = ConfigDict({"randaugment_layers": 0})

@@ -119,6 +119,12 @@ def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
     )
 
 
+def test_a_smoke_run_needs_no_published_weights():
+    config = recipe("image_folder.py:lite0", "--config.smoke=True")
+    assert recipe("image_folder.py:lite0").init == "efficientnet-lite0" and config.init is None
+    loop.check(config)  # refuses frozen blocks of random weights
+
+
 def step(config, section, run, data, pseudo_labeled=None):
     given = {"pseudo_labeled": str(pseudo_labeled)} if pseudo_labeled else {}
     train.main(config, str(run), str(data), section, strategy="one_device", **given)
