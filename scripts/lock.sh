@@ -63,9 +63,9 @@ for stack in classic current; do
 done
 
 # The newest TensorFlow with TPU kernels on the registry is 2.20. Its package replaces `tensorflow`.
-# libtpu is held at a release of that time.
+# libtpu is held at a release of that time with wheels for every Python of the stack.
 sed -E -e 's/^tensorflow==[0-9.]+/tensorflow-tpu==2.20.0/' -e 's/^(tf-keras|tensorflow-serving-api)==[0-9.]+/\1==2.20.*/' \
   "$SCRATCH/current.in" >"$SCRATCH/tpu.in"
-echo 'libtpu==0.0.21' >>"$SCRATCH/tpu.in"
+echo 'libtpu==0.0.17' >>"$SCRATCH/tpu.in"
 echo tensorflow >"$SCRATCH/excluded.txt"
 compile current-tpu "$SCRATCH/tpu.in" --excludes "$SCRATCH/excluded.txt"
