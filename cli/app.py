@@ -137,7 +137,14 @@ def log_plainly() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
+    # TensorFlow 2.21 tells through absl how long it took to save.
+    logging.get_absl_handler().addFilter(_is_news)
     standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
+
+
+def _is_news(record: Any) -> bool:
+    """Tells whether a log record is to be shown: all but TensorFlow's own below a warning."""
+    return record.levelname != "INFO" or "/site-packages/tensorflow/" not in record.pathname
 
 
 def guarded(act: Callable[[], None]) -> None:

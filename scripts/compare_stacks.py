@@ -26,19 +26,21 @@ from ml_collections import ConfigDict
 from cli import recipes, stack, start
 from cli.errors import InputError
 from cli.files import file_digest
+from cli.workdir import finish
 from data import prepare
 from serving import export, predict
 from training import model_dir
 from training.run import batches, build_trainer
 from workflow import train
 
+_UDA = ("--config.train.uda.ramp_steps=0", "--config.train.uda.threshold=0.0")
 METHODS = {
-    "noisy_student": ("configs/noisy_student/digits.py", "student"),
-    "uda": ("configs/uda/digits.py", "train"),
-    "fixmatch": ("configs/fixmatch/digits.py", "train"),
-    "meta_pseudo_labels": ("configs/meta_pseudo_labels/digits.py", "train"),
+    "noisy_student": ("student", "configs/noisy_student/digits.py"),
+    "uda": ("train", "configs/uda/digits.py", *_UDA),
+    "fixmatch": ("train", "configs/fixmatch/digits.py", "--config.train.threshold=0.0"),
+    "meta_pseudo_labels": ("train", "configs/meta_pseudo_labels/digits.py", *_UDA),
 }
-"""Method -> recipe and section of the step."""
+"""Method -> section, recipe and flags, with which every unlabeled image counts in the first step."""
 
 LEARNING_RATE = 0.1
 LIMITS = {"loss": 1e-5, "gradient": 1e-3, "model": 1e-5, "export": 1e-5}
@@ -82,8 +84,9 @@ def _elsewhere(python: str, *words: str | Path) -> None:
 def _compared(name: str, a: np.ndarray, b: np.ndarray) -> bool:
     """Prints how far two observations are apart; returns whether the limit holds."""
     limit = LIMITS.get(name.partition(" ")[0], 0.0)
-    if a.dtype.kind != "f" or a.shape != b.shape:
-        same = a.shape == b.shape and bool((a == b).all())
+    alike = (a.shape, a.dtype) == (b.shape, b.dtype)
+    if a.dtype.kind != "f" or not alike:
+        same = alike and bool((a == b).all())
         print(f"{name:<44}{'equal' if same else 'DIFFERENT':>12}")
         return same
     scale = float(np.linalg.norm(a.astype(np.float64)))
@@ -101,8 +104,9 @@ def observe(directory: Path) -> None:
     found["shards of the digits"] = np.array([file_digest(path) for path in shards])
     found["random uniform"] = tf.random.stateless_uniform([1000], [1, 2]).numpy()
     found["random normal"] = tf.random.stateless_normal([1000], [1, 2]).numpy()
-    for method, (recipe, section) in METHODS.items():
-        found.update(_step(method, recipes.from_flags(f"--config={recipe}"), section, data, directory))
+    for method, (section, recipe, *flags) in METHODS.items():
+        config = recipes.from_flags(f"--config={recipe}", *flags)
+        found.update(_step(method, config, section, data, directory))
     found.update(_answers(directory))
     np.savez(directory / "observed.npz", **found)
     (directory / "stack.txt").write_text(stack.current(), encoding="utf-8")
@@ -114,7 +118,7 @@ def _step(name: str, config: ConfigDict, section: str, data: Path, directory: Pa
     method = train.find(config, section)
     values = ConfigDict(resolved["train"])
     if name == "noisy_student":  # the images of two views, and labels for them
-        uda, part = METHODS["uda"]
+        part, uda = METHODS["uda"][:2]
         method_of_batches = train.find(recipes.from_flags(f"--config={uda}"), part)
     else:
         method_of_batches = method
@@ -131,7 +135,7 @@ def _step(name: str, config: ConfigDict, section: str, data: Path, directory: Pa
         logits = 3.0 * tf.random.stateless_normal([len(strong), spec.num_classes], [3, 4])
         batch = (images, labels), (strong, tf.nn.softmax(logits))
     before = [variable.numpy() for variable in trainer.trainable_variables]
-    logged = tf.function(trainer.train_step)(batch)
+    logged = tf.function(trainer.train_step, autograph=False)(batch)
     gradient = [(old - new.numpy()) / np.float32(LEARNING_RATE) for old, new in zip(before, trainer.trainable_variables)]
     if name == "noisy_student":
         model_dir.save(directory / "model", trainer.model, spec)
@@ -146,6 +150,7 @@ def _step(name: str, config: ConfigDict, section: str, data: Path, directory: Pa
 
 def _answers(directory: Path) -> dict[str, np.ndarray]:
     """Exports the model and returns what both answer for the same images."""
+    finish(directory, {})
     export.main(str(directory / "serving"), str(directory / "model"))
     return _ask(directory)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,7 @@ def test_beams_options_are_passed_on(beam):
 
 COMMAND = """
 import sys
+import types
 from pathlib import Path
 from cli import app
 from cli.flags import Command, Flag
@@ -293,3 +295,15 @@ def test_values_of_settings_that_do_not_fit(word, message):
 def test_a_flag_without_its_value():
     with pytest.raises(InputError, match=r"^--workdir has no value; write --workdir=VALUE$"):
         parse(CONFIG, "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("level", "path", "shown"),
+    [
+        ("INFO", "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py", False),
+        ("WARNING", "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py", True),
+        ("INFO", "/home/me/tensorflow/data/prepare.py", True),
+    ],
+)
+def test_tensorflow_s_own_news_are_none(level, path, shown):
+    assert app._is_news(types.SimpleNamespace(levelname=level, pathname=path)) == shown

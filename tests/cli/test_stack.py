@@ -39,8 +39,9 @@ def site(tmp_path: Path, version: str = "2.21.0", keras: str = "3.0.0", legacy: 
 
 def run(program: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    # -S: without the packages that are installed.
     environment = {**kept, "PYTHONPATH": f"{path}:{ROOT}", **environment}
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 IMPORT = "import os, cli, tensorflow; print(os.environ.get('TF_USE_LEGACY_KERAS'))"
