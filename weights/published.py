@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cli.errors import InputError, one_line
+from nets import keras_cv_backbones
 from training import architectures
 from weights import download
 
@@ -263,7 +264,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
 
 
 def listing() -> str:
-    """Returns the table as text: one line for each row."""
+    """Returns the table as text, one line for each row, and the names of keras-cv's weights."""
     head = ("name", "network", "pixels", "parameters", "MB", "top-1 %", "licence", "", "source")
     lines = [head]
     for row in TABLE:
@@ -281,4 +282,6 @@ def listing() -> str:
         "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths)))
         for line in lines
     ]
+    packaged = ", ".join(keras_cv_backbones.PREFIX + name for name in keras_cv_backbones.PRESETS)
+    rows += ["", f"Of keras-cv, which downloads them: {packaged}"]
     return "\n".join(row.rstrip() for row in rows)

@@ -12,9 +12,10 @@ from nets.keras_cv_backbones import PRESETS, Backbone
 from nets.names import block_name
 from nets.noise import model_noise
 from noisy_student.model import NoisyStudent
-from training import architectures, dry_run, models
+from training import architectures, dry_run, initial, models
 from training.fixres import freeze_blocks
 from training.rematerialization import training_pass
+from weights import pretrained
 
 TINY = "keras_cv/efficientnetv2_b0"
 SIZE, K = 32, 3
@@ -208,6 +209,26 @@ class TestPublishedWeights:
         self.write(f"{self.PRESET}_classifier", package)
         networks.load_preset(network, f"{self.PRESET}_classifier")
         np.testing.assert_allclose(tf.nn.softmax(network(images())), package(images()), rtol=1e-4)
+
+    def test_a_training_starts_from_a_backbone(self):
+        package = of_package(self.NAME)
+        self.write(self.PRESET, package)
+        begin = pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0", "dropout": 0.5})
+        assert begin.spec.architecture == {"name": self.NAME, "dropout": 0.5}
+        assert not begin.keeps_head(["a", "b", "c"])
+        network = build(self.NAME)
+        before = network.get_layer("predictions").get_weights()
+        initial.start(network, begin, begin.load(), ["a", "b", "c"])
+        pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
+        np.testing.assert_allclose(pooled(images()), package(images()).numpy().mean((1, 2)), rtol=1e-4, atol=1e-12)
+        kernel = network.get_layer("predictions").get_weights()[0]
+        np.testing.assert_array_equal(kernel, initial.NEW_HEAD * before[0])
+
+    def test_a_preview_downloads_nothing(self):
+        found = pretrained.preview(f"keras_cv/{self.PRESET}", {"name": "b0"})
+        assert found == ({"name": self.NAME}, f"keras_cv/{self.PRESET}")
+        with pytest.raises(InputError, match=r"^--init=keras_cv/resnet50_imagenett: .*; did you mean resnet50_imagenet\?"):
+            pretrained.preview("keras_cv/resnet50_imagenett", {"name": "b0"})
 
     def test_weights_of_another_network(self):
         self.write(self.PRESET, of_package(self.NAME, alpha=2.0))

@@ -191,7 +191,8 @@ def test_the_package_of_lite0_is_the_published_network() -> None:
 
 def test_the_listing_has_a_line_for_each_row() -> None:
     lines = published.listing().splitlines()
-    assert len(lines) == len(published.TABLE) + 1
+    assert len(lines) == len(published.TABLE) + 3
+    assert lines[-1].startswith("Of keras-cv, which downloads them: keras_cv/efficientnetv2_b0_imagenet, ")
     assert lines[1].split()[:6] == [
         "efficientnet-lite0",
         "lite0",
