@@ -186,9 +186,9 @@ def test_small_gradients_do_not_vanish():
     with tf.GradientTape(persistent=True) as tape:
         loss = 1e-9 * tf.reduce_sum(tf.cast(layer(tf.ones([1, 1])), tf.float32))
     variables = layer.trainable_variables
-    assert float(tape.gradient(loss, variables)[0]) == 0.0
-    assert float(optimizers.gradient(tape, loss, variables, optimizer)[0]) == pytest.approx(1e-9, rel=0.01)
-    assert float(optimizers.gradient(tape, loss, variables, SGD(1.0))[0]) == 0.0
+    assert tape.gradient(loss, variables)[0].numpy().item() == 0.0
+    assert optimizers.gradient(tape, loss, variables, optimizer)[0].numpy().item() == pytest.approx(1e-9, rel=0.01)
+    assert optimizers.gradient(tape, loss, variables, SGD(1.0))[0].numpy().item() == 0.0
 
 
 @functools.lru_cache(maxsize=1)
