@@ -1,4 +1,6 @@
-"""Notices folders of splits (`train/`, `val/`, `test/`) where folders of classes are expected.
+"""Notices folders of splits where folders of classes are expected.
+
+Splits are `train/`, `val/`, `test/`, and the `labeled/` and `unlabeled/` of this project.
 
 A data set's root, taken for the folder of the classes, would give a classifier of split names. The
 stage stops where that is certain, and warns where a reader must decide.
@@ -17,6 +19,8 @@ _WORDS = {
     "train": "train training trainset trainval trn",
     "validation": "val valid validation validate valset dev devel devset eval evaluation",
     "test": "test testing tests testset tst holdout heldout",
+    "labeled": "labeled labelled",
+    "unlabeled": "unlabeled unlabelled",
 }
 _ROLES = {word: role for role, words in _WORDS.items() for word in words.split()}
 _NEUTRAL = frozenset(
@@ -113,7 +117,7 @@ def _advice(request: Request, found: Mapping[str, str], subfolders: Collection[s
     root = printable(request.location)
     if not subfolders:
         return "sort the images of each into folders of their classes, SPLIT/CLASS/IMAGE, and name one split's folder"
-    first = found.get("train") or next(iter(found.values()))
+    first = found.get("train") or found.get("labeled") or next(iter(found.values()))
     test = found.get("test") or found.get("validation")
     also = f" and {root}/{printable(test)} as --test" if test and test != first else ""
     return f"name {root}/{printable(first)} as --labeled{also}"

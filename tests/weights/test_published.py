@@ -85,7 +85,7 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         package="some-tiny-weights==0.1.0",
         checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}",
     )
-    with pytest.raises(InputError, match=r"not installed; run: pip install --no-deps some-tiny-weights==0\.1\.0"):
+    with pytest.raises(InputError, match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0"):
         published.locate(row)
     # The package must not be imported for its file.
     package(
