@@ -68,7 +68,7 @@ def test_nvidia_smi_is_asked_where_there_is_no_device_file(monkeypatch, tmp_path
     monkeypatch.setattr(gpus.glob, "glob", lambda pattern: [])
     for line, expected in (("GPU 0: NVIDIA H200", True), ("No devices were found", False)):
         tool = tmp_path / "nvidia-smi"
-        tool.write_text(f"#!{sys.executable}\nprint({line!r})\n")
+        tool.write_text(f"#!/bin/sh\necho '{line}'\n")
         tool.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         assert gpus.on_machine() is expected

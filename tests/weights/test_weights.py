@@ -397,7 +397,8 @@ def test_advprop_is_recorded_and_applied(keras_model: tf.keras.Model, tmp_path: 
 def test_unusable_sources(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("damaged.safetensors", "damaged.h5", "damaged.keras"):
         (tmp_path / name).write_bytes(b"\x10\0\0\0\0\0\0\0nonsense")
-    (tmp_path / "weights.pth").write_bytes(b"")
+    for name in ("weights.pth", "weights.npz"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
     shutil.copy(f"{checkpoint}.index", tmp_path / "cut.index")
     (tmp_path / "several").mkdir()
@@ -407,7 +408,8 @@ def test_unusable_sources(checkpoint: Path, tmp_path: Path) -> None:
         "damaged.safetensors": "no readable safetensors",
         "damaged.h5": "no readable Keras file",
         "damaged.keras": "no readable Keras file",
-        "weights.pth": "none of: TensorFlow 1 checkpoint",
+        "weights.pth": "no readable PyTorch file",
+        "weights.npz": "none of: TensorFlow 1 checkpoint",
         "nothing": "no file .*nothing",
         "empty": "neither model.safetensors nor",
         "several": "neither model.safetensors nor one TensorFlow 1 checkpoint",
