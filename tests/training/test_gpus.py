@@ -1,7 +1,6 @@
 """A GPU that TensorFlow cannot use is told, with TensorFlow's own reason."""
 
 import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
