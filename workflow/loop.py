@@ -1,7 +1,7 @@
 """The whole of Algorithm 1 (Xie et al. 2020), from images to an exported student: `run_noisy_student.sh`.
 
 Runs the stage scripts one after another, each in a process of its own, and prints each command, so that any of them can be
-repeated by hand. Each stage resumes by itself; this module only knows their order.
+repeated by hand. Each stage resumes by itself. `workflow/stages.py` knows their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -26,10 +26,7 @@ from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
 from workflow import balance, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
-
-ENDING = ("finetune", "evaluate", "export")
-"""The stages after the last student."""
-
+from workflow.stages import ENDING, Stage, ending, model_directories, plan, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -43,87 +40,6 @@ SUMMARY = {
     "validation_top1?": [float],
 }
 """Schemas of `seconds.json`, of a model's row and of the loop's `summary.json`."""
-
-
-class Stage(NamedTuple):
-    """One script and the directory that it finishes."""
-
-    name: str
-    script: str
-    directory: Path
-    arguments: dict[str, Any]
-    beam: bool = False
-
-
-def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
-    """The stages that train the teacher and the students, in order. `folders`: source directories by flag name."""
-    data = workdir / "data"
-    init = {"init": config.init} if config.init else {}
-    stages = [
-        Stage("prepare", "run_prepare_data.sh", data, folders),
-        Stage("teacher", "run_teacher.sh", workdir / "teacher", {**init, "data": data, "strategy": strategy}),
-    ]
-    models = model_directories(workdir, config.iterations)
-    for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
-        predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
-        section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
-        training: dict[str, Any] = {"section": section, "iteration": i, "data": data}
-        training |= {"pretrained": init, "teacher": {"init": models[i - 1]}, "scratch": {}}[train.student_init(config)]
-        training["strategy"] = strategy
-        if config[section].online:
-            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], {**training, "teacher": models[i - 1]}))
-            continue
-        training["pseudo_labeled"] = pseudo_labeled
-        stages += [
-            Stage(
-                f"pseudo_label_{i}",
-                "run_pseudo_label.sh",
-                predictions,
-                {"section": labels, "data": data, "teacher": models[i - 1]},
-                beam=True,
-            ),
-            Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
-        ]
-        if config[section].labeled:
-            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
-        else:  # pre-training and fine-tuning, which the paper's joint training is compared with
-            pretrained = workdir / f"pretrained_{i}"
-            tuning = {"section": "finetune_student", "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
-            stages += [
-                Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
-                Stage(f"student_{i}", "run_finetune.sh", models[i], tuning),
-            ]
-    return stages
-
-
-def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:
-    """The stages after `iterations` students: model `chosen` (0 is the teacher) is fine-tuned, if the recipe says so, and served."""
-    data, evaluation = workdir / "data", workdir / "evaluation"
-    stages, models = [], model_directories(workdir, iterations)
-    served = models[chosen]
-    if config.finetune_last:
-        models.append(workdir / "finetuned")
-        stages.append(
-            Stage("finetune", "run_finetune.sh", models[-1], {"section": "finetune", "init": served, "data": data, "strategy": strategy})
-        )
-        served = models[-1]
-    names = ",".join(str(model) for model in models)
-    return [
-        *stages,
-        Stage("evaluate", "run_evaluate.sh", evaluation, {"data": data, "model": names, "split": config.evaluate.split}),
-        Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
-    ]
-
-
-def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
-    """The stages of a recipe that goes through all its iterations, in order."""
-    stages = trainings(config, workdir, folders, strategy)
-    return stages + ending(config, workdir, strategy, config.iterations, config.iterations)
-
-
-def model_directories(workdir: Path, iterations: int) -> list[Path]:
-    """Of the teacher and each student."""
-    return [workdir / "teacher", *(workdir / f"student_{i}" for i in range(1, iterations + 1))]
 
 
 def main(
