@@ -75,7 +75,7 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
     places = np.arange(len(rows))
     top1 = np.array([100 * row.top1 for row in rows])
     interval = 100 * np.array([row.top1_interval for row in rows])  # (rows, 2)
-    axes.bar(places, top1, color=[_color(i) for i in places], width=0.65, alpha=0.85)
+    axes.bar(places, top1, color=[_color(i) for i in range(len(rows))], width=0.65, alpha=0.85)
     reach = np.stack([top1 - interval[:, 0], interval[:, 1] - top1]).clip(min=0)
     axes.errorbar(places, top1, yerr=reach, fmt="none", ecolor="black", elinewidth=1.3, capsize=5)
     # From the lowest interval, not from 0: a few points between 90 and 100 % are the news. The axis says so.

@@ -149,7 +149,7 @@ class Hashes:
             yield np.load(path, mmap_mode="r")
 
 
-def _save(path: Path, array: np.ndarray | None = None, **columns: np.ndarray) -> None:
+def _save(path: Path, array: np.ndarray | None = None, **columns: Any) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         if array is not None:
             np.save(f, array)
