@@ -104,6 +104,8 @@ class Checkpoints:
 
     def _require_own_stack(self, steps: Sequence[int]) -> None:
         for step in steps:
+            if not os.path.exists(f"{self._path(step)}.index"):
+                continue  # unfinished; it counts for nothing
             path = Path(f"{self._path(step)}.stack")
             writer = path.read_text(encoding="utf-8").strip() if path.exists() else stack.CLASSIC
             if writer != stack.current():
