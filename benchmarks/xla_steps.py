@@ -48,7 +48,7 @@ def main(networks: str = ",".join(NETWORKS), methods: str = ",".join(METHODS), b
 
 
 def trainer(network: str, method: str) -> Any:
-    """The method's compiled trainer around the network, with the optimizers of the papers."""
+    """Builds the method's compiled trainer around the network, with the optimizers of the papers."""
     import tensorflow as tf
 
     from fixmatch.method import FixMatch
@@ -73,7 +73,7 @@ def trainer(network: str, method: str) -> Any:
 
 
 def batch_of(network: str, method: str, batch: int) -> Any:
-    """What the method's step takes: random images in 0-255, labels, probabilities."""
+    """Makes a batch for the method's step: random images in 0-255, labels, probabilities."""
     import tensorflow as tf
 
     size, classes = NETWORKS[network]

@@ -22,7 +22,7 @@ OLDEST, FIRST_OF_CURRENT = (2, 15), (2, 16)
 BESIDE_TENSORFLOW = ("tf-keras", "tensorflow-serving-api")
 VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0-9.]+)?")
 MARKERS = {"classic": 'python_version < "3.12"', "current": 'python_version >= "3.12"'}
-"""How requirements.txt marks the lines of one stack."""
+"""Marks the lines of one stack in requirements.txt."""
 
 
 def canonical(name: str) -> str:

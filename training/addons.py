@@ -46,7 +46,7 @@ RULES = {
     "radam": Rule("RectifiedAdam", {}),
     "adabelief": Rule("AdaBelief", {"rectify": False}),
 }
-"""What each name of `training.settings.ADDONS` stands for.
+"""Gives the rule of each name of `training.settings.ADDONS`.
 
 Sources: You et al., "Large Batch Optimization for Deep Learning", ICLR 2020; Ginsburg et al.,
 "Stochastic Gradient Methods with Layer-wise Adaptive Moments", 2019; Liu et al., "On the Variance of

@@ -1,4 +1,4 @@
-"""Why TensorFlow does not use a GPU that the machine has."""
+"""Finds out why TensorFlow does not use a GPU that the machine has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _TELLING = (
 
 
 def on_machine() -> bool:
-    """Whether the system shows an NVIDIA GPU. False where CUDA_VISIBLE_DEVICES hides all of them."""
+    """Tells whether the system shows an NVIDIA GPU.
+
+    It shows none where CUDA_VISIBLE_DEVICES hides all of them.
+    """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     if glob.glob("/dev/nvidia[0-9]*"):

@@ -1,4 +1,4 @@
-"""What `--init` names: published weights, a file of weights, or a finished work directory."""
+"""Opens what `--init` names: published weights, a file of weights, or a work directory."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ UNREADABLE = (
 
 
 class WeightFile(abc.ABC):
-    """What import needs of a file.
+    """File of weights, as the import sees it.
 
     Attributes:
         form: what kind of file it is, for people.
@@ -56,15 +56,15 @@ class WeightFile(abc.ABC):
 
     @abc.abstractmethod
     def name(self, weight: Weight) -> str:
-        """What the file calls `weight`."""
+        """Returns the file's name for `weight`."""
 
     def shape(self, weight: Weight) -> tuple[int, ...]:
-        """The shape that it should have in the file."""
+        """Returns the shape that it should have in the file."""
         return weight.shape
 
     @abc.abstractmethod
     def read(self, weight: Weight) -> np.ndarray:
-        """Its value, float32, in Keras's layout."""
+        """Returns its value, float32, in Keras's layout."""
 
 
 def require_bytes(path: Path, promised: int, held: int) -> None:
@@ -77,7 +77,7 @@ def require_bytes(path: Path, promised: int, held: int) -> None:
 
 
 def checked(mean: Any, std: Any) -> Normalization:
-    """Both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
+    """Returns both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
     found = np.array([mean, std], np.float64)
     if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
         raise ValueError("the mean and the standard deviation of the channels are no three numbers each")
@@ -86,5 +86,5 @@ def checked(mean: Any, std: Any) -> Normalization:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what `error` says."""
+    """Returns the first line of what `error` says."""
     return (str(error).splitlines() or [type(error).__name__])[0]

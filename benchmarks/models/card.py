@@ -32,7 +32,7 @@ from cli.start import python_m
 from training import architectures, models
 
 SIZES = {name: size for family in architectures.TABLE for name, size in family.sizes.items() if "/" not in name}  # pixels, classes
-"""Of the project's own networks: keras-cv's have a prefix."""
+"""Lists the project's own networks; those of keras-cv have a prefix."""
 PASSES = ("graph", "forward", "train")
 REPEATS = 3
 

@@ -70,7 +70,7 @@ def compiled(trainer, *made, scale):
 
 
 def moves(trainer, data, steps=3, graph=False):
-    """How far the weights move. A few steps are over before a graph of one is made."""
+    """Returns how far the weights move. A few steps are over before a graph of one is made."""
     before = [v.numpy() for v in trainer.trainable_variables]
     step = lambda: trainer.train_step(data)  # noqa: E731
     step = tf.function(step) if graph else step
