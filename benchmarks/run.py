@@ -6,10 +6,12 @@ PEERS=DIR in the environment: where peers are that are no dependencies of the pr
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 
 from benchmarks import report
 from cli.errors import InputError
+from training import processor
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
@@ -18,6 +20,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "input_pipeline": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
+    "processor": ("rounds",),
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks", "batch", "parts"),
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str], **flags: str | int | None) -> None:
         if not any(flag in BENCHMARKS[name] for name in names):
             raise InputError(f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose it is")
     report.find_peers()
+    print(json.dumps({"machine": processor.machine()}), flush=True)
     for name in names:
         values = {flag: given[flag] for flag in BENCHMARKS[name] if flag in given}
         importlib.import_module(f"benchmarks.{name}").main(**values)

@@ -63,6 +63,7 @@ def run(command: Command, argv: Sequence[str]) -> None:
         return
     _require_known(command, given)
     log_plainly()
+    commands.load(commands.PROCESSOR)(values.get("config"), values.get("data"))
     code = load(command.target)(**values)
     if code:
         sys.exit(code)

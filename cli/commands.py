@@ -20,6 +20,9 @@ BEAM_OPTIONS = "workflow.shard_jobs:unknown_options"
 IMAGES_UNCHANGED = "data.fingerprint:unchanged"
 """Tells whether prepared data still have their source images."""
 
+PROCESSOR = "training.processor:choose"
+"""Chooses the kernels for this machine's CPU; before TensorFlow is imported."""
+
 TABLE = {command.name: command for command in (*STAGES, *EXPERIMENTS, *TOOLS)}
 """Every command by its name."""
 

@@ -341,6 +341,11 @@ def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool) 
     return count_activations(width, depth, image_size, model.get("stem_stride") or 2, strides, rematerialize, lite)
 
 
+def reduction(model: Mapping[str, Any]) -> int:
+    """Returns how many times smaller than the image the last maps of a recipe's `model` are, in each direction."""
+    return math.prod([model.get("stem_stride") or 2, *(model.get("strides") or BASELINE_STRIDES)])
+
+
 def warning(model: Mapping[str, Any], image_size: int) -> str | None:
     """Returns a line of advice where `model` leaves nearly nothing of images of `image_size` pixels."""
     if image_size > 64 or (model.get("stem_stride") or 2) != 2 or model.get("strides"):

@@ -179,6 +179,11 @@ def title(name: str) -> str:
     return f"{family} ({own} of keras-cv)"
 
 
+def reduction(model: Mapping[str, Any]) -> int | None:
+    """Returns image side / side of the last maps of a network's depthwise convolutions; None where it has none of these."""
+    return 32 if find(model["name"]).kind.startswith(("EfficientNetV2", "MobileNetV3")) else None
+
+
 def check(model: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of a recipe's `model` cannot be kept by its backbone."""
     if find(model["name"]).kind != "EfficientNetV2Backbone" and model.get("survival_probability") is not None:

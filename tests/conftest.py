@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 import pytest
 
 import cli  # noqa: F401  (first: it makes tf.keras Keras 2)
+from training import processor
+
+# Tests compare trainings of this process with those of commands that they start, to the bit: one
+# value for all of them, the one that TensorFlow takes by itself.
+os.environ.setdefault(processor.VARIABLE, "1" if processor.instructions() == "AVX-512" else "0")
 
 LONG = (
     "tests/test_whole_loop.py",

@@ -72,6 +72,8 @@ class Family:
       activations: (model, image_size, rematerialize) -> numbers that one image's training step
         keeps for the backward pass; None: not known.
       warning: (model, image_size) -> a line of advice, or None.
+      reduction: (model) -> image side / side of the last maps that a depthwise convolution reads;
+        None from it, or in its place: there are no such convolutions.
     """
 
     pattern: str
@@ -84,6 +86,7 @@ class Family:
     parameters: str | None = None
     activations: str | None = None
     warning: str | None = None
+    reduction: str | None = None
 
     @property
     def in_table(self) -> bool:
@@ -112,6 +115,7 @@ TABLE = (
         parameters="efficientnet.architectures:trainable_parameters",
         activations="efficientnet.architectures:activations",
         warning="efficientnet.architectures:warning",
+        reduction="efficientnet.architectures:reduction",
     ),
     Family(
         pattern="resnet50",
@@ -138,6 +142,7 @@ TABLE = (
             smoke={"name": keras_cv_backbones.PREFIX + next(iter(rows))},
             types={**_COMMON_TYPES, "survival_probability?": _NUMBER},
             check="nets.keras_cv_backbones:check",
+            reduction="nets.keras_cv_backbones:reduction",
         )
         for rows in keras_cv_backbones.FAMILIES.values()
     ),

@@ -17,7 +17,7 @@ from cli.json_files import read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from training import fixres, initial, model_dir, models, optimizers, schedules, strategy, workers
+from training import fixres, initial, model_dir, models, optimizers, processor, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.initial import Initial
@@ -107,7 +107,7 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
         + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, "
-        + f"{replicas} replicas, each on one {strategy.device_kind(where)}",
+        + f"{replicas} replicas, each on one {_device(where)}",
         flush=True,
     )
     if inputs.init:
@@ -236,6 +236,13 @@ def batches(
     more = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
     return method.batches(section, Streams(inputs.labeled, inputs.unlabeled, preprocessing, section.batch_size, more, options, clean))
+
+
+def _device(where: tf.distribute.Strategy) -> str:
+    """Returns what a replica computes on, in words: GPU, TPU, or CPU with its instructions and kernels."""
+    kind = strategy.device_kind(where)
+    kernels = processor.describe() if kind == "CPU" else ""
+    return f"{kind} ({kernels})" if kernels else kind
 
 
 def _profile(steps: str | None, last: int) -> tuple[int, int] | None:

@@ -1,0 +1,107 @@
+"""The CPU's kind, and whether TensorFlow's operations run on oneDNN, Intel's library of kernels.
+
+TensorFlow 2.15 and 2.21 turn oneDNN on by themselves only where the CPU has instructions for neural
+networks (AVX-512 VNNI and the like). `./run_benchmarks.sh processor` measures what it does without:
+with AVX2 alone, photographs train and are labelled about twice as fast with oneDNN. But its filter
+gradient of a depthwise convolution is slow on maps of 1 or 2 pixels: B0 leaves these of 64 pixels.
+
+Importing this module needs no TensorFlow, which reads its environment variable once, at import.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cli.json_files import read_json
+from training import architectures, resolve
+
+VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+SMALLEST_MAP = 2
+"""Side in pixels, up to which maps of depthwise convolutions are slow with AVX2 alone."""
+
+_SETS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))
+
+
+@functools.cache
+def _cpu() -> tuple[str, str]:
+    """Returns (model name, instruction set): AVX-512, AVX2, or "" for others and where Linux does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine(), ""
+    rows = dict(line.partition(":")[::2] for line in reversed(text.splitlines()))  # of the first core
+    values = {key.strip(): value.strip() for key, value in rows.items()}
+    flags = values.get("flags", "").split()
+    return values.get("model name", platform.machine()), next((name for flag, name in _SETS if flag in flags), "")
+
+
+def instructions() -> str:
+    """Returns the newest vector instructions that oneDNN may use: "AVX-512", "AVX2", or "" for none of these."""
+    found = _cpu()[1]
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().startswith("AVX2")  # imitates another CPU
+    return "AVX2" if found and limited else found
+
+
+def machine() -> dict[str, Any]:
+    """Returns what a measurement was made on: `cpu`, `instructions`, `cores`, `onednn`."""
+    return {"cpu": _cpu()[0], "instructions": instructions(), "cores": os.cpu_count(), "onednn": os.environ.get(VARIABLE, "default")}
+
+
+def choose(config: Mapping[str, Any] | None, data: str | os.PathLike[str] | None = None) -> None:
+    """Turns oneDNN on or off, whichever is faster here. Call it before TensorFlow is imported.
+
+    A value that the environment already has is the user's, or that of the command that started this one, and stays.
+
+    Args:
+      config: the command's recipe, or None.
+      data: prepared data, where the recipe leaves the image size to them.
+    """
+    found = instructions()
+    if found:
+        tiny = found == "AVX2" and config is not None and _has_tiny_maps(config, data)
+        os.environ.setdefault(VARIABLE, "0" if tiny else "1")
+
+
+def describe() -> str:
+    """Returns the choice for the log, such as "AVX2, oneDNN on"; "" where there was none."""
+    found, value = instructions(), os.environ.get(VARIABLE)
+    return f"{found}, oneDNN {'off' if value == '0' else 'on'}" if found and value else ""
+
+
+def _has_tiny_maps(config: Mapping[str, Any], data: str | os.PathLike[str] | None) -> bool:
+    """Tells whether a network of the recipe ends in depthwise convolutions on maps of at most `SMALLEST_MAP` pixels."""
+    size = config["preprocessing"]["image_size"] or _size_of(data) if "preprocessing" in config else None
+    if not size:
+        return False
+    for model in _networks(config):
+        family = architectures.find(model["name"])
+        by = architectures.load(family.reduction)(model) if family.reduction else None
+        if by and -(-size // by) <= SMALLEST_MAP:
+            return True
+    return False
+
+
+def _networks(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yields each `model` of the recipe that names a network. A fine-tuning takes another training's, whatever its own says."""
+    for key, value in config.items():
+        if hasattr(value, "items") and not key.startswith("finetune"):  # a ConfigDict is no Mapping
+            if key == "model" and value.get("name"):
+                yield value
+            else:
+                yield from _networks(value)
+
+
+def _size_of(data: str | os.PathLike[str] | None) -> int | None:
+    """Returns the image size that the prepared `data` suggest, or None where they are not there."""
+    path = Path(data).expanduser() / "summary.json" if data else None
+    if not path or not path.is_file():
+        return None
+    summary = read_json(path, dict)
+    if "median_height" not in summary:
+        return None
+    return resolve.image_size(summary["median_height"], summary["median_width"])
