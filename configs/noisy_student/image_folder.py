@@ -32,6 +32,9 @@ def get_config(name: str = "b0") -> ConfigDict:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
     config.iterations = 2
+    del config.data.validation_size  # None: a fifth of the labelled images where that is at least 200, to choose the served model by
+    config.data.validation_size = placeholder(int)
+    config.crossfit.folds = 3  # where it is less
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
     of_size = {"style": str, "pad": int, "translate_const": float, "cutout_const": float, "crop_padding": int}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli import app, recipes, termination
@@ -70,10 +71,28 @@ def changed(**overrides):
     return config
 
 
+def answer(directory, top1, keys):
+    """Leaves the answers of a model that is right on so large a share of images, the first ones."""
+    labels = np.arange(len(keys)) % 2
+    right = np.arange(len(keys)) < round(top1 * len(keys))
+    probabilities = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez(directory / "predictions.npz", keys=np.array(keys), labels=labels, probabilities=probabilities, seconds=1.0)
+
+
+@pytest.fixture(name="scores")
+def _scores():
+    """Top-1 of each model on the validation split."""
+    return {"teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+
+
 @pytest.fixture(name="started")
-def _started(monkeypatch):
-    """Stage scripts that only leave their summaries, with the top-1 of `scores` on the validation split; the list of their calls."""
-    calls, scores = [], {"teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+def _started(monkeypatch, scores):
+    """Stage scripts that only leave their summaries, and answers with the top-1 of `scores` on the validation split.
+
+    Returns the list of their calls.
+    """
+    calls = []
 
     def call(command):
         flags = dict(flag[2:].split("=", 1) for flag in command[1:] if flag.startswith("--"))
@@ -84,6 +103,8 @@ def _started(monkeypatch):
         names = [Path(path).name for path in flags.get("model", "").split(",")]
         models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
         summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
+        if flags.get("split") == "validation":
+            answer(directory / names[0], scores[names[0]], [f"{i:03d}" for i in range(100)])
         write_json(directory / "summary.json", summary)
         return 0
 
@@ -293,6 +314,7 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
     def call(command):
         commands[script(command)] = command
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
+        write_json(tmp_path / "w" / "data" / "summary.json", {})
         return termination.EXIT_CODE if script(command) == "run_teacher.sh" else 0
 
     monkeypatch.setattr(loop.termination, "call", call)
@@ -394,6 +416,7 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         if script(command) == "run_teacher.sh":
             return 2
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
+        write_json(tmp_path / "w" / "data" / "summary.json", {})
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
