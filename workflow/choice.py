@@ -170,7 +170,7 @@ def verdict(choice: dict[str, Any]) -> str:
     """Says in one sentence whether the unlabeled images helped, and what is exported."""
     served, images = choice["served"], choice["images"]
     if choice["on"] == LAST:
-        few = f"only {images} images were held out, {FEWEST} are needed" if images else "no images were held out"
+        few = f"only {images} validation images were held out, {FEWEST} are needed" if images else "no validation images were held out"
         return f"not known whether the unlabeled images helped: {few}; the last student, {served}, is exported"
     of = f"of {images:,} {'validation images' if choice['on'] == VALIDATION else 'labeled images, by cross-fitting'}"
     found = choice["to_teacher"]
@@ -187,6 +187,19 @@ def verdict(choice: dict[str, Any]) -> str:
     )
 
 
+def estimates(choice: dict[str, Any]) -> list[str]:
+    """Returns a line for each comparison of a choice, with its estimate."""
+    lines = []
+    for row in choice["comparisons"]:
+        top1 = f"{100 * choice['models'][row['model']]['top1']:.1f} %"
+        low, high = (_signed(100 * end) for end in row["interval"])
+        lines.append(
+            f"{row['model']}: {top1} of {choice['images']:,} held-out images; minus {row['to']}: "
+            f"{_signed(100 * row['difference'])} points (95 % interval {low} to {high}, McNemar p = {row['p_value']:.2g})"
+        )
+    return lines
+
+
 def _compared(right: np.ndarray, names: Sequence[str], student: int, other: int) -> dict[str, Any]:
     """Compares a model with another one on the same images; right: bool [M, N]."""
     found = statistics.compare(right[other], right[student])
@@ -201,4 +214,5 @@ def _compared(right: np.ndarray, names: Sequence[str], student: int, other: int)
 
 def _signed(points: float) -> str:
     """Returns a number of points with one decimal, and no minus before 0.0."""
-    return f"{points + 0.0:.1f}".replace("-0.0", "0.0") if abs(points) < 0.05 else f"{points:.1f}"
+    text = f"{points:.1f}"
+    return "0.0" if text == "-0.0" else text

@@ -44,6 +44,8 @@ def train_and_choose(
         answers = choice.of_evaluations(workdir, names_of(trained))
     chosen = choice.last(trained, choice.held_out(data)) if on == choice.LAST else choice.decide(on, answers)
     choice.write(workdir, chosen)
+    for line in choice.estimates(chosen):
+        print(f"== {line}", flush=True)
     return chosen
 
 

@@ -40,6 +40,14 @@ def test_a_student_is_served_where_it_is_better_and_the_verdict_says_by_how_much
     )
 
 
+def test_every_comparison_is_printed_as_an_estimate():
+    found = choice.decide(VALIDATION, answers(first(800), first(790), first(790)))
+    one, other = choice.estimates(found)
+    assert one.startswith("student_1: 79.0 % of 1,000 held-out images; minus teacher: -1.0 points (95 % interval -1.")
+    assert one.endswith(", McNemar p = 0.002)") and other.startswith("student_2: 79.0 %") and "minus teacher: -1.0" in other
+    assert choice.estimates(choice.last(2, 0)) == []
+
+
 def test_a_student_is_compared_with_the_best_before_it():
     found = choice.decide(VALIDATION, answers(first(800), first(850), first(840), first(850)))
     assert found["served"] == "student_1"  # the first of two that are as good
@@ -71,9 +79,9 @@ def test_without_held_out_images_the_last_student_is_served_and_nothing_is_claim
     found = choice.last(2, 0)
     assert (found["served"], found["on"], found["to_teacher"]) == ("student_2", LAST, None)
     assert found["verdict"] == (
-        "not known whether the unlabeled images helped: no images were held out; the last student, student_2, is exported"
+        "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
     )
-    assert "only 24 images were held out, 200 are needed" in choice.last(2, 24)["verdict"]
+    assert "only 24 validation images were held out, 200 are needed" in choice.last(2, 24)["verdict"]
     for written in (found, choice.decide(VALIDATION, answers([1, 0], [1, 1]))):
         choice.write(tmp_path, written)
         assert read_json(tmp_path / "choice.json", choice.SCHEMA) == written
