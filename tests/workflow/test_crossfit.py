@@ -118,6 +118,8 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr("evaluation.evaluate._draw", lambda directory, evaluations: {"summary": "f"})  # half of the test's time
+    monkeypatch.setattr("evaluation.report.write", lambda directory, *rest: directory / "report.html")
     monkeypatch.setattr("data.prepare.run", commands.load("data.prepare:main"))  # this process may keep its GPU
     values = {"config": recipes.from_flags(*FLAGS), "workdir": str(workdir), **folders, "test": None, "iterations": None}
     values |= {"strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], "config_flags": FLAGS}

@@ -451,7 +451,7 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         if script(command) == "run_teacher.sh":
             return 2
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
-        write_json(tmp_path / "w" / "data" / "summary.json", {})
+        write_json(tmp_path / "w" / "data" / "summary.json", {"splits": {"validation": {"images": 250}}})
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
