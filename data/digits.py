@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 
 from cli.errors import InputError
+from data.draws import fold_numbers, validation_size
 from data.duplicates import Seen
 from data.examine import Examined, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
@@ -72,13 +73,23 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     wanted = even_counts(data.test_size, NUM_CLASSES, generator(data.test_seed, "digits test counts"))
     test, rest = _draw(everything, wanted, data.test_seed, "digits test", "test_size")
     if data.labeled_per_class is None:
-        wanted = even_counts(data.validation_size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
+        size = validation_size(sum(map(len, rest)), data)
+        wanted = even_counts(size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
         validation, labeled = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
         rest = [[] for _ in labeled]
     else:
         labeled, rest = _draw(rest, [data.labeled_per_class] * NUM_CLASSES, config.seed, "digits labeled", "labeled_per_class")
-        wanted = even_counts(data.validation_size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
+        size = validation_size(sum(map(len, labeled)), data)
+        wanted = even_counts(size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
         validation, rest = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
+
+    facts: dict[str, Any] = {}
+    if data.fold:
+        chosen = np.array(sorted(index for of_class in labeled for index in of_class))
+        numbers = fold_numbers(np.array(labels)[chosen], chosen, NUM_CLASSES, data.folds, config.seed)
+        facts["in_no_fold"] = int((numbers == 0).sum())
+        parts = (chosen[numbers == data.fold].tolist(), chosen[numbers != data.fold].tolist())
+        validation, labeled = ([part] for part in parts)
 
     def images(indices: list[list[int]], with_labels: bool) -> list[Image]:
         return [
@@ -94,7 +105,7 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     }
     return Digits(
         label_names=tuple(str(digit) for digit in range(NUM_CLASSES)),
-        facts={"median_height": SIZE, "median_width": SIZE, "out_of_domain": data.out_of_domain, "skipped": []},
+        facts={"median_height": SIZE, "median_width": SIZE, "out_of_domain": data.out_of_domain, "skipped": [], **facts},
         images={
             name: tuple(mixed(split, data.test_seed if name == "test" else config.seed, f"digits order {name}"))
             for name, split in splits.items()

@@ -18,6 +18,11 @@ from cli.errors import InputError
 from data.examine import Examined
 from data.sources import Collection, by_class, generator
 
+FEWEST = 200
+"""Fewest validation images by which models are chosen: fewer decide nothing."""
+SHARE = 0.2
+"""Share of the labeled images that is held out where `config.data.validation_size` is None."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Usable:
@@ -45,6 +50,11 @@ class Usable:
             self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places], self.groups[np.asarray(places, int)]
         )
 
+    def without(self, others: Usable) -> Usable:
+        """Returns the images that are not among `others`, of the same collection."""
+        out = set(others.indices)
+        return self.pick([place for place, index in enumerate(self.indices) if index not in out])
+
 
 def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[Usable, Usable]:
     """Draws `config.data.test_fraction` of each class: the test and the rest. Raises InputError where a class cannot be divided."""
@@ -61,6 +71,69 @@ def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collecti
                 "give --test; if they only look alike, pass --config.data.near_duplicates=False"
             )
     return test, rest
+
+
+def validation_size(labeled: int, data: ml_collections.ConfigDict) -> int:
+    """Returns how many of `labeled` images are for validation; None stands for a fifth, if that is at least `FEWEST`."""
+    if data.validation_size is not None:
+        return int(data.validation_size)
+    size = int(SHARE * labeled)
+    return size if size >= FEWEST else 0
+
+
+def fold_numbers(labels: np.ndarray, groups: np.ndarray, num_classes: int, folds: int, seed: int) -> np.ndarray:
+    """Cuts labeled images into folds for cross-fitting, class by class, as evenly as whole groups allow.
+
+    Args:
+      labels: the class of each image, int [n].
+      groups: int [n]; images with the same number repeat each other and come into one fold.
+      num_classes: K.
+      folds: number of folds, at least 2.
+      seed: of the draw.
+
+    Returns:
+      The fold of each image from 1 to `folds`, int64 [n]; 0 for an image that is in none. A group is in none where some class would
+      have no image left outside the fold.
+    """
+    counts, totals = np.zeros([num_classes, folds], int), np.zeros(folds, int)
+    of_class = np.bincount(labels, minlength=num_classes)  # (K,)
+    found = np.zeros(len(labels), np.int64)
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(place)
+    for label, places in enumerate(by_class(labels.tolist(), num_classes)):
+        for i in generator(seed, "folds", label).permutation(len(places)):
+            its = members.pop(int(groups[places[i]]), None)
+            if its is None:  # another image brought its group in
+                continue
+            sizes = np.bincount(labels[its], minlength=num_classes)  # (K,)
+            room = (counts + sizes[:, np.newaxis] < of_class[:, np.newaxis])[sizes > 0].all(axis=0)  # (folds,)
+            if room.any():
+                fold = min(np.flatnonzero(room), key=lambda f: (counts[label, f], totals[f]))
+                counts[:, fold] += sizes
+                totals[fold] += len(its)
+                found[its] = fold + 1
+    return found
+
+
+def hold_out_fold(labeled: Usable, num_classes: int, data: ml_collections.ConfigDict, seed: int) -> tuple[Usable, Usable, int]:
+    """Takes fold `config.data.fold` out of the labeled images.
+
+    Returns:
+      The fold; the others; and how many images are in no fold.
+
+    Raises:
+      InputError: the fold has no image.
+    """
+    numbers = fold_numbers(labeled.labels(), labeled.groups, num_classes, data.folds, seed)
+    inside = numbers == data.fold
+    if not inside.any():
+        raise InputError(
+            f"config.data.folds is {data.folds}; the labelled images are too few for so many folds; choose fewer, or turn "
+            "cross-fitting off with --config.crossfit.folds=0"
+        )
+    fold, rest = (labeled.pick(np.flatnonzero(these).tolist()) for these in (inside, ~inside))
+    return fold, rest, int((numbers == 0).sum())
 
 
 def hold_out_validation(labeled: Usable, num_classes: int, total: int, seed: int) -> tuple[Usable, Usable]:

@@ -59,9 +59,20 @@ DATA = Section(
         "test_seed": Setting(0, "Seed of the images held out for the test.", at_least=0),
         "validation_size": Setting(
             0,
-            "Labeled images set aside for choosing hyper-parameters and weights.",
+            "Labeled images set aside for choosing hyper-parameters, weights and the model served.",
+            none="a fifth of the labeled images where that is at least 200, else 0",
             at_least=0,
             unit="images",
+        ),
+        "folds": Setting(
+            0,
+            "Parts of the labeled images for cross-fitting. The loop sets it, from crossfit.folds.",
+            at_least=0,
+        ),
+        "fold": Setting(
+            0,
+            "Which of the folds is the validation split, from 1; 0: none. The loop sets it.",
+            at_least=0,
         ),
         "labeled_per_class": Setting(
             None,

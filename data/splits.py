@@ -4,11 +4,13 @@
 2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn by `seed` (Meta Pseudo Labels holds out
    25,000 of ImageNet).
 3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100, ImageNet-10 % 128. None takes all.
-4. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest` that step 3 left, or `all` but those held
-   out, as `labeled_as_unlabeled` says. What steps 1 and 2 hold out is left out of them, by content: both papers keep the evaluation's
+4. With `fold`, one of `folds` parts of what step 3 chose takes the place of the validation split: cross-fitting
+   (`workflow/crossfit.py`). The images of step 2 are then in no split.
+5. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest` that step 3 left, or `all` but those held
+   out, as `labeled_as_unlabeled` says. What steps 1, 2 and 4 hold out is left out of them, by content: both papers keep the evaluation's
    images out of the unlabelled ones.
 
-Images that repeat each other stand on one side of steps 1 to 3 (`data.draws`). `data.repeats` says what becomes of labelled images that
+Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats` says what becomes of labelled images that
 are in the test, or under two classes.
 """
 
@@ -27,7 +29,7 @@ from absl import logging
 from cli.errors import InputError
 from cli.progress import progress
 from data import fingerprint, repeats
-from data.draws import Usable, draw, hold_out_test, hold_out_validation
+from data.draws import Usable, draw, hold_out_fold, hold_out_test, hold_out_validation, validation_size
 from data.duplicates import Seen
 from data.examination import Examination
 from data.repeats import Unseen, none_left
@@ -138,15 +140,20 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     _check_classes(labeled, label_names, "no image left that is not in the test or under another class, too")
     if test is None:
         test, labeled = hold_out_test(labeled, label_names, data)
-    validation, labeled = hold_out_validation(labeled, len(label_names), data.validation_size, config.seed)
+    size = validation_size(len(labeled.indices), data)
+    validation, labeled = hold_out_validation(labeled, len(label_names), size, config.seed)
     unused = labeled.pick([])
     if data.labeled_per_class is not None:
         chosen, unused = draw(labeled, [data.labeled_per_class] * len(label_names), config.seed, "labeled", label_names)
     else:
         chosen = labeled
+    held_out = [test, validation]
+    if data.fold:
+        validation, chosen, repeated["in_no_fold"] = hold_out_fold(chosen, len(label_names), data, config.seed)
+        held_out.append(validation)
+        labeled = labeled.without(validation)
     as_unlabeled = {"nothing": labeled.pick([]), "rest": unused, "all": labeled}[data.labeled_as_unlabeled]
 
-    held_out = (test, validation)
     seen = Seen(
         [part.collection.key(index) for part in held_out for index in part.indices],
         [image for part in held_out for image in part.examined],

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
     "--config=configs/noisy_student/image_folder.py",
     "--config.iterations=1",
+    "--config.crossfit.folds=0",
     "--config.data.num_shards=3",
     *(f"--config.{section}.model.name=wrn_10_1" for section in ("teacher", "student")),  # traced in half the time of an EfficientNet
     *(f"--config.{section}.{key}" for section in ("teacher", "student") for key in ("min_steps=24", "epochs=1", "log_every=2")),

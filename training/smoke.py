@@ -21,6 +21,8 @@ def reduced(config: ConfigDict) -> ConfigDict:
         config.data.update({"source": "digits", "labeled_per_class": 2, "out_of_domain": 8, "test_size": 20, "label_offset": 0})
         config.data.validation_size = 10 if config.data.validation_size else 0
         config.preprocessing.image_size = IMAGE_SIZE
+        if "crossfit" in config:  # the same stages again
+            config.crossfit.folds = 0
         if config.get("init"):  # published weights would bring a network of full size
             config.init = None
             if config.student_init == "pretrained":

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, pseudo_label, settings, shard_jobs, train
+from workflow import balance, choice, crossfit, pseudo_label, settings, shard_jobs, train
 from workflow.dry_run import describe
-from workflow.stages import ENDING, Stage, ending, model_directories, plan, trainings
+from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
+from workflow.stages import ENDING, Stage, ending, plan, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -37,6 +38,8 @@ SUMMARY = {
     "students": [RESULT],
     "finetuned?": RESULT,
     "seconds": SECONDS,
+    "served?": str,
+    "verdict?": str,
     "validation_top1?": [float],
 }
 """Schemas of `seconds.json`, of a model's row and of the loop's `summary.json`."""
@@ -89,6 +92,8 @@ def _loop(
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
         print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
+        for line in crossfit.forecast(config, directory / "data"):
+            print(line)
         return
     created = not directory.exists()
     if not (directory / "summary.json").exists():
@@ -104,12 +109,16 @@ def _loop(
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         _run(stage, directory, config_flags, beam_options, created)
 
-    scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
-    students = len(scores) - 1 if scores else config.iterations
-    chosen = scores.index(max(scores)) if scores else students
-    for stage in ending(config, directory, strategy, students, chosen):
+    prepare_data, *stages = trainings(config, directory, folders, strategy)
+    run(prepare_data)
+    require_unlabeled(prepare_data.directory)
+    chosen = train_and_choose(config, directory, folders, strategy, stages, run)
+    names = list(chosen["models"]) or names_of(config.iterations)
+    students = len(names) - 1
+    for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
-    summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
+    summary = {**summarize(directory, students), **{key: chosen[key] for key in ("served", "verdict")}}
+    scores = [model["top1"] for model in chosen["models"].values()] if chosen["on"] == choice.VALIDATION else []
     # The same --iterations=+N asks for N more each time.
     done_text = None if iterations else _done(directory, summary)
     workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text)
@@ -194,6 +203,8 @@ def check(config: ConfigDict) -> None:
         raise InputError("student_init=pretrained needs the weights to start from: give --init")
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
+    if config.crossfit.folds == 1:
+        raise InputError("crossfit.folds is 1; it must be at least 2, or 0 to turn cross-fitting off")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
     balance.check(config.balance)
@@ -205,37 +216,6 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
         elif "strategy" in stage.arguments:  # a training
             train.check(config, name, init="init" in stage.arguments)
-
-
-def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None]) -> list[float]:
-    """Runs the trainings; with `patience`, until it is exhausted.
-
-    Returns:
-      With `patience`, the top-1 on the validation split of the teacher and of each student; else nothing.
-    """
-    scores: list[float] = []
-    models = model_directories(workdir, config.iterations)
-    for stage in stages:
-        run(stage)
-        if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
-            raise InputError(
-                f"{stage.directory} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
-            )
-        if config.patience and stage.directory in models:
-            validation = workdir / f"validation_{len(scores)}"
-            arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
-            run(Stage(validation.name, "run_evaluate.sh", validation, arguments))
-            summary = read_json(validation / "summary.json", {"models": {stage.directory.name: {"top1": float}}})
-            scores.append(summary["models"][stage.directory.name]["top1"])
-            if exhausted(scores, config.patience):
-                print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
-                break
-    return scores
-
-
-def exhausted(scores: list[float], patience: int) -> bool:
-    """Whether the last `patience` scores are no better than the best one before them."""
-    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
 def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:
@@ -299,7 +279,7 @@ def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: lis
         code = termination.call(start.script(stage.script, *flags))
     finally:  # an interrupted stage's time counts too
         if not done_before:
-            _add_seconds(workdir / "seconds.json", stage.name, time.time() - began)
+            _add_seconds(workdir / "seconds.json", stage.counted or stage.name, time.time() - began)
     if code:
         if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
             shutil.rmtree(workdir)  # bad input: nothing half-written stays
@@ -318,7 +298,7 @@ def _add_seconds(path: Path, name: str, seconds: float) -> None:
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
-    names = ["teacher", *(f"student_{i}" for i in range(1, iterations + 1))]
+    names = names_of(iterations)
     rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}
     schema = {"models": rows, "figures": {"summary": str}, "report": str}
     directory = workdir / "evaluation"
@@ -338,12 +318,13 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
+    """Returns the verdict, and a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
     widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
     titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
-    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
+    rows = [summary["verdict"]] if "verdict" in summary else []
+    rows.append(f"{'stage':<16}{titles}{'seconds':>9}")
     for name, seconds in summary["seconds"].items():
         row = results.get(name)
         cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())

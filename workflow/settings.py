@@ -86,6 +86,18 @@ BALANCE = Section(
     },
 )
 
+CROSSFIT = Section(
+    "How the served model is chosen where fewer than 200 validation images are held out.",
+    {
+        "folds": Setting(
+            0,
+            "Parts of the labeled images. For each one the loop trains everything on the others, and "
+            "the answers to the part decide. So the loop takes so many times longer. 0: off.",
+            at_least=0,
+        ),
+    },
+)
+
 LOOP = {
     "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
     "patience": Setting(
@@ -109,6 +121,7 @@ LOOP = {
         choices=("pretrained", "teacher", "scratch"),
         none="pretrained where `init` is set, else scratch",
     ),
+    "crossfit": CROSSFIT,
     "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
 }
 

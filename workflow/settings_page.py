@@ -40,7 +40,7 @@ def page() -> str:
         more = ", ".join(f"`{key}`" for key in _keys(section) if key not in shown)
         parts.append(_chapter(f"Trainings: {name}", f"{section.meaning} As above: {more}.", rows))
         seen |= {setting for _, setting in section.walk()}
-    parts += [_of_section(name, sections[name]) for name in ("pseudo_label", "balance", "evaluate")]
+    parts += [_of_section(name, sections[name]) for name in ("pseudo_label", "balance", "evaluate", "crossfit")]
     return "\n".join(parts)
 
 

@@ -14,13 +14,23 @@ ENDING = ("finetune", "evaluate", "export")
 
 
 class Stage(NamedTuple):
-    """A script and the directory that it finishes."""
+    """A script and the directory that it finishes.
+
+    Attributes:
+      name: for people.
+      script: in the checkout.
+      directory: its work directory.
+      arguments: its other flags.
+      beam: whether it takes options of Beam.
+      counted: the name under which its seconds are counted; "": its own.
+    """
 
     name: str
     script: str
     directory: Path
     arguments: dict[str, Any]
     beam: bool = False
+    counted: str = ""
 
 
 def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
@@ -87,6 +97,13 @@ def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, ch
         Stage("evaluate", "run_evaluate.sh", evaluation, {"data": data, "model": names, "split": config.evaluate.split}),
         Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
     ]
+
+
+def validation(workdir: Path, number: int, model: Path) -> Stage:
+    """Returns the stage that evaluates model `number` (0 is the teacher) on the validation split."""
+    directory = workdir / f"validation_{number}"
+    arguments = {"data": workdir / "data", "model": model, "split": "validation"}
+    return Stage(directory.name, "run_evaluate.sh", directory, arguments)
 
 
 def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:

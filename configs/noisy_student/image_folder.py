@@ -10,6 +10,8 @@ pieces.
 Any value can be given: `--config.preprocessing.image_size=128`.
 What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
 images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
+With fewer than 1,000 labelled images cross-fitting chooses the served model, and trains everything three
+more times: docs/evaluation.md, "Which model is served". `--config.crossfit.folds=0` turns it off.
 `:lite0` fine-tunes published weights of EfficientNet-Lite0, which come with the project, at 160 pixels.
 Take it for photographs on a machine without a GPU, and for few of them anywhere. With `--init=imagenet:b2`
 and the like it fine-tunes other weights, with their network (docs/models.md).
@@ -32,6 +34,11 @@ def get_config(name: str = "b0") -> ConfigDict:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
     config.iterations = 2
+    # Images to choose the served model by: a fifth of the labelled ones, or cross-fitting where that
+    # is less than 200.
+    del config.data.validation_size
+    config.data.validation_size = placeholder(int)
+    config.crossfit.folds = 3
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
     of_size = {"style": str, "pad": int, "translate_const": float, "cutout_const": float, "crop_padding": int}

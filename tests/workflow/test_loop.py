@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli import app, recipes, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import loop, quickstart, run
+from workflow import choice, loop, quickstart, run
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -70,10 +71,28 @@ def changed(**overrides):
     return config
 
 
+def answer(directory, top1, keys):
+    """Leaves the answers of a model that is right on so large a share of images, the first ones."""
+    labels = np.arange(len(keys)) % 2
+    right = np.arange(len(keys)) < round(top1 * len(keys))
+    probabilities = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez(directory / "predictions.npz", keys=np.array(keys), labels=labels, probabilities=probabilities, seconds=1.0)
+
+
+@pytest.fixture(name="scores")
+def _scores():
+    """Top-1 of each model on the validation split, and how many images it has, as prepared."""
+    return {"images": 0, "teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+
+
 @pytest.fixture(name="started")
-def _started(monkeypatch):
-    """Stage scripts that only leave their summaries, with the top-1 of `scores` on the validation split; the list of their calls."""
-    calls, scores = [], {"teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+def _started(monkeypatch, scores):
+    """Stage scripts that only leave their summaries, and answers with the top-1 of `scores` on the validation split.
+
+    Returns the list of their calls.
+    """
+    calls = []
 
     def call(command):
         flags = dict(flag[2:].split("=", 1) for flag in command[1:] if flag.startswith("--"))
@@ -84,6 +103,10 @@ def _started(monkeypatch):
         names = [Path(path).name for path in flags.get("model", "").split(",")]
         models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
         summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
+        if directory.name == "data" and scores["images"]:
+            summary["splits"] = {"labeled": {"images": 900}, "validation": {"images": scores["images"]}}
+        if flags.get("split") == "validation":
+            answer(directory / names[0], scores[names[0]], [f"{i:03d}" for i in range(100)])
         write_json(directory / "summary.json", summary)
         return 0
 
@@ -105,6 +128,38 @@ def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
     assert summary["served"] == "student_1" and summary["validation_top1"] == [0.80, 0.85, 0.84, 0.85]
     with pytest.raises(InputError, match="stopped by its patience"):
         main(config, workdir=str(tmp_path), iterations="+1")
+
+
+def test_the_teacher_is_served_where_all_students_are_worse(tmp_path, started, scores, capsys):
+    scores.update({"images": 200, "teacher": 0.462, "student_1": 0.30, "student_2": 0.33})
+    main(changed(iterations=2), workdir=str(tmp_path))
+    names = [name for name, _ in started]
+    assert names[1:3] == ["teacher", "validation_0"] and names[-2:] == ["evaluation", "export"]
+    assert Path(dict(started)["export"]["model"]).name == "teacher"
+    assert [Path(path).name for path in dict(started)["evaluation"]["model"].split(",")] == ["teacher", "student_1", "student_2"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("==")]
+    assert lines[0].startswith("no student is better than the teacher: the teacher is exported (46.0 % of 100 validation images; ")
+    assert lines[1].startswith("stage ")
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["verdict"] == lines[0] == read_json(tmp_path / "choice.json", choice.SCHEMA)["verdict"]
+    assert summary["served"] == "teacher" and len(summary["students"]) == 2
+
+
+def test_without_validation_images_the_last_student_is_served(tmp_path, started, capsys):
+    main(changed(iterations=2), workdir=str(tmp_path))
+    assert not any("validation" in name for name, _ in started)
+    assert Path(dict(started)["export"]["model"]).name == "student_2"
+    verdict = "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
+    assert next(line for line in capsys.readouterr().out.splitlines() if not line.startswith("==")) == verdict
+    assert read_json(tmp_path / "summary.json")["verdict"] == verdict
+
+
+def test_more_iterations_choose_again(tmp_path, started, scores):
+    scores.update({"images": 200, "student_1": 0.70, "student_2": 0.90})
+    main(changed(iterations=1), workdir=str(tmp_path))
+    assert read_json(tmp_path / "choice.json")["served"] == "teacher"
+    main(changed(iterations=1), workdir=str(tmp_path), iterations="+1")
+    assert read_json(tmp_path / "choice.json")["served"] == "student_2" == read_json(tmp_path / "summary.json")["served"]
 
 
 def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
@@ -245,6 +300,7 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
     [
         ({"iterations": 0}, r"^config\.iterations is 0; it must be at least 1"),
         ({"student_init": "zero"}, "student_init is 'zero'; it can be pretrained, teacher or scratch, or None"),
+        ({"crossfit": {"folds": 1}}, r"crossfit\.folds is 1; it must be at least 2, or 0 to turn cross-fitting off"),
         ({"patience": 0}, "patience is 0; it must be at least 1, or None"),
         ({"patience": 1}, "patience needs a validation split"),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
@@ -293,6 +349,7 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
     def call(command):
         commands[script(command)] = command
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True, exist_ok=True)
+        write_json(tmp_path / "w" / "data" / "summary.json", {})
         return termination.EXIT_CODE if script(command) == "run_teacher.sh" else 0
 
     monkeypatch.setattr(loop.termination, "call", call)
@@ -394,6 +451,7 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         if script(command) == "run_teacher.sh":
             return 2
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
+        write_json(tmp_path / "w" / "data" / "summary.json", {"splits": {"validation": {"images": 250}}})
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
