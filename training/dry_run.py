@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from cli.json_files import read_json
-from data import sources
+from data import prepare, sources, survey
 from training import architectures, models, resolve, schedules
 from training.method import Network
 
@@ -28,33 +28,59 @@ PREPARED = {
 """What the summary of prepared data holds at least."""
 
 
-def images(config: ConfigDict, data: Path) -> dict[str, Any]:
-    """Images a split, class count, and median size in pixels, of the prepared data, or else of a full copy as the recipe expects it.
+def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None) -> dict[str, Any]:
+    """Returns how many images there are, and how large they are.
+
+    The numbers are those of the prepared data; else of the folders of images, which are looked at
+    now; else of a full copy as the recipe expects it.
+
+    Args:
+      config: the recipe.
+      data: directory of the prepared data, which may be missing.
+      folders: source directories by flag name.
 
     Returns:
-      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where only the data could tell.
+      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where
+      only the data could tell. `test` and `validation`, where known. `survey`: what was found by
+      looking at the images, or None.
 
     Raises:
-      InputError: the data are not there and the recipe does not say how many there will be.
+      InputError: the run would refuse the folders; or the data are not there and the recipe does
+        not say how many there will be.
     """
     if (data / "summary.json").exists():
         if "splits" not in read_json(data / "summary.json", dict):
             raise InputError(f"--data: {data} is no prepared data; run_prepare_data.sh makes it")
         summary = read_json(data / "summary.json", PREPARED)
         counts = {name: split["images"] for name, split in summary["splits"].items()}
-        return {
-            "labeled": counts["labeled"],
-            "unlabeled": counts.get("unlabeled", 0),
-            "classes": len(summary["label_names"]),
-            **{name: summary[name] for name in ("median_height", "median_width")},
-        }
+        sizes = {name: summary[name] for name in ("median_height", "median_width")}
+        return {**counts, "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"]), **sizes, "survey": None}
+    found = _surveyed(config, folders) if folders is not None else None
+    if found:
+        sizes = {"median_height": found.median_height, "median_width": found.median_width}
+        return {**found.images, "classes": found.classes, **sizes, "survey": found}
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
             f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
             "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
         )
-    return {**expected, "median_height": None, "median_width": None}
+    return {**expected, "median_height": None, "median_width": None, "survey": None}
+
+
+def _surveyed(config: ConfigDict, folders: dict[str, str]) -> survey.Survey | None:
+    """Looks at the images; None where they are not in folders, or not there and the recipe says how many there will be."""
+    if config.data.source == "digits":
+        return survey.of_digits(config)
+    config = prepare.resolve(config, folders)
+    locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
+    found = [sources.split_location(location, config.data.source) for location in locations]
+    if not found or any(name != "image_folder" for name, _ in found):
+        return None
+    known = None not in config.expected.to_dict().values()
+    if known and not (config.data.labeled and all(os.path.isdir(path) for _, path in found)):
+        return None
+    return survey.of_folders(config)
 
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:

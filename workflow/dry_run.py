@@ -28,11 +28,44 @@ def _prediction_bytes(top_k: int, classes: int) -> int:
     return 6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85
 
 
-def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Any]) -> str:
-    """The plan as text: stages, trainings, shards, what is missing. `stages`: `loop.plan`'s."""
+def _of_images(counts: dict[str, Any]) -> list[str]:
+    """Returns lines about the images: how many, how large, and how that is known."""
+    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
+    held_out = [f"{counts[name]:,} {name} images" for name in ("test", "validation") if counts.get(name)]
+    lines += [f"held out: {', '.join(held_out)}"] if held_out else []
+    if counts["median_height"]:
+        lines.append(f"median size of the labelled images: {counts['median_width']:g} x {counts['median_height']:g} pixels")
+    found = counts["survey"]
+    if found and found.examined is not None:
+        lines.append(
+            f"examined: {found.examined:,} labelled files; the others were only listed, so damaged or repeated "
+            "ones may change the numbers a little"
+        )
+    return lines
+
+
+def describe(
+    config: ConfigDict,
+    workdir: Path,
+    folders: dict[str, str],
+    stages: Iterable[Any],
+    counts: dict[str, Any] | None = None,
+) -> str:
+    """Returns the plan as text: stages, trainings, shards, what is missing.
+
+    Args:
+      config: the recipe.
+      workdir: of the run.
+      folders: source directories by flag name.
+      stages: `loop.plan`'s.
+      counts: what `dry_run.images` returns, if it has been called.
+
+    Raises:
+      InputError: see `dry_run.images`.
+    """
     data = workdir / "data"
-    counts = dry_run.images(config, data)
-    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes", "", "stages:"]
+    counts = counts or dry_run.images(config, data, folders)
+    lines = [*_of_images(counts), "", "stages:"]
     trainings: list[str] = []
     previous, sections = "", set()
     networks: dict[str, dict[str, Any]] = {}  # section -> the network that it trains

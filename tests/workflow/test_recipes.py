@@ -12,6 +12,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import prepare
 from efficientnet import architectures
+from tests.data.recipes import save
 from training import dry_run
 from workflow import balance, loop, pseudo_label, train
 
@@ -94,6 +95,28 @@ def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path)
     summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
     write_json(tmp_path / "data" / "summary.json", summary)
     assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
+    for folder, count in (("labeled/cat", 10), ("labeled/dog", 10), ("all", 6)):
+        for i in range(count):
+            save(tmp_path / "photos" / folder / f"{i}.png", len(folder) * 20 + i, (40, 70))
+    folders = {"labeled": str(tmp_path / "photos" / "labeled"), "unlabeled": str(tmp_path / "photos" / "all")}
+    config, workdir = recipe("image_folder.py:b0"), tmp_path / "run"
+    text = loop.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
+    assert text.startswith("16 labelled and 6 unlabelled images, 2 classes\nheld out: 4 test images\n")
+    assert "median size of the labelled images: 70 x 40 pixels" in text and "missing: nothing" in text
+    assert text.count("32 px") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    # What the recipe expects counts only where the folders are not there.
+    expected = [f"--config.expected.{key}={count}" for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))]
+    config = recipe("image_folder.py:b0", *expected)
+    assert loop.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto")).startswith("16 labelled")
+    away = {**folders, "unlabeled": str(tmp_path / "away")}
+    text = loop.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
+    assert text.startswith("1,000 labelled and 5,000") and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+    with pytest.raises(InputError, match=f"--unlabeled: no folder {tmp_path / 'away'}"):
+        loop.describe(recipe("image_folder.py:b0"), workdir, away, [])
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
