@@ -6,15 +6,18 @@ import glob
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import prepare, sources, survey
-from training import architectures, models, resolve, schedules
+from training import architectures, fixres, models, resolve, schedules
 from training.method import Network
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 GIB = 2.0**30
 
@@ -28,7 +31,7 @@ PREPARED = {
 """What the summary of prepared data holds at least."""
 
 
-def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None) -> dict[str, Any]:
+def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None, quick: bool = False) -> dict[str, Any]:
     """Returns how many images there are, and how large they are.
 
     The numbers are those of the prepared data; else of the folders of images, which are looked at
@@ -37,7 +40,8 @@ def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None
     Args:
       config: the recipe.
       data: directory of the prepared data, which may be missing.
-      folders: source directories by flag name.
+      folders: source directories by flag name; None: they are not looked at.
+      quick: look at few images only, so that it takes a second or two.
 
     Returns:
       `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where
@@ -55,7 +59,7 @@ def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         sizes = {name: summary[name] for name in ("median_height", "median_width")}
         return {**counts, "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"]), **sizes, "survey": None}
-    found = _surveyed(config, folders) if folders is not None else None
+    found = _surveyed(config, folders, quick) if folders is not None else None
     if found:
         sizes = {"median_height": found.median_height, "median_width": found.median_width}
         return {**found.images, "classes": found.classes, **sizes, "survey": found}
@@ -68,19 +72,19 @@ def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None
     return {**expected, "median_height": None, "median_width": None, "survey": None}
 
 
-def _surveyed(config: ConfigDict, folders: dict[str, str]) -> survey.Survey | None:
+def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> survey.Survey | None:
     """Looks at the images; None where they are not in folders, or not there and the recipe says how many there will be."""
+    known = None not in config.expected.to_dict().values()
     if config.data.source == "digits":
-        return survey.of_digits(config)
+        return None if quick and known and not config.smoke else survey.of_digits(config)
     config = prepare.resolve(config, folders)
     locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
     found = [sources.split_location(location, config.data.source) for location in locations]
     if not found or any(name != "image_folder" for name, _ in found):
         return None
-    known = None not in config.expected.to_dict().values()
     if known and not (config.data.labeled and all(os.path.isdir(path) for _, path in found)):
         return None
-    return survey.of_folders(config)
+    return survey.of_folders(config, survey.KEPT, 0) if quick else survey.of_folders(config)
 
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
@@ -128,50 +132,87 @@ def _network(
     schedule: Callable[[int], Any],
     kept: bool,
 ) -> list[str]:
-    """One network of a training. `kept`: it is the one whose average is served.
-
-    Its five numbers a parameter are weight, average, gradient, and two slots, or a slot and the labelled gradient of the feedback; another
-    network's three: weight, slot, gradient.
-    """
+    """Describes one network of a training. `kept`: it is the one whose average is served."""
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     first = batch if train.get("labeled", True) else 0
-    parameters = count_parameters(model, counts["classes"], size)
-    numbers, what = (5, "weights, average, slots and gradients") if kept else (3, "weights, slot and gradient")
+    frozen = train.get("frozen_blocks", 0)
+    parameters = count_parameters(model, counts["classes"], size, frozen)
+    what = "weights, average, slots and gradients" if kept else "weights, slot and gradient"
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
     at_once = network.images // train.get("accumulation", 1)
-    stored = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, network.rematerialize)
+    bytes_each = 4 if train["precision"] == "float32" else 2
+    stored = activations(model, size, at_once, bytes_each, network.rematerialize, frozen)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
-        f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
+        f"{name}: {model['name']}, {parameters}, {pixels}",
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
-        f"  memory: {4 * numbers * parameters / GIB:.1f} GiB for {what} on each replica; "
+        f"  memory: {of_weights(parameters, kept):.1f} GiB for {what} on each replica; "
         + (f"{stored:,.1f} GiB for activations over all replicas" if stored else "activations not known"),
     ]
 
 
-def count_parameters(model: dict[str, Any], classes: int, size: int | None = None) -> int:
-    """Returns the number of trainable parameters of a network: calculated where its row of the table can, else by building it.
+class Parameters(NamedTuple):
+    """Number of a network's parameters, BatchNorm's moving statistics included, and of those that are trained."""
+
+    all: int
+    trained: int
+
+    def __str__(self) -> str:
+        return f"{self.all:,} parameters" + (f", of which {self.trained:,} are trained" if self.trained != self.all else "")
+
+
+def count_parameters(model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0) -> Parameters:
+    """Counts the parameters of a network: calculated where its row of the table can, else by building it.
 
     Args:
       model: a recipe's `model`.
       classes: K.
       size: side of the images in pixels, or None.
+      frozen_blocks: first blocks that are fixed.
+
+    Raises:
+      InputError: the network cannot be built, or has fewer blocks.
     """
     count = architectures.find(model["name"]).parameters
     if count:
-        return int(architectures.load(count)(model, classes))
+        return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
     network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
-    return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
+    fixres.freeze_blocks(network, frozen_blocks)
+    return parameters_of(network)
 
 
-def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int, rematerialize: bool) -> float | None:
+def parameters_of(network: tf.keras.Model) -> Parameters:
+    """Counts the parameters of a network that is built."""
+    return Parameters(network.count_params(), sum(int(weight.shape.num_elements()) for weight in network.trainable_weights))
+
+
+def of_weights(parameters: Parameters, kept: bool) -> float:
+    """Returns the GiB of a network in training, on each replica: weights, gradients and slots.
+
+    Args:
+      parameters: of the network.
+      kept: it has an average and two slots, or a slot and the labelled gradient of the feedback;
+        another network has one slot.
+    """
+    numbers = 2 * parameters.all + 3 * parameters.trained if kept else parameters.all + 2 * parameters.trained
+    return 4 * numbers / GIB
+
+
+def activations(
+    model: dict[str, Any],
+    size: int | None,
+    images: int,
+    bytes_each: int,
+    rematerialize: bool,
+    frozen_blocks: int = 0,
+) -> float | None:
     """Returns the GiB that a step keeps for its backward pass; None for an unknown size, and where the network's row has no count."""
     count = architectures.find(model["name"]).activations
     if not count or not size:
         return None
-    return bytes_each * int(architectures.load(count)(model, size, rematerialize)) * images / GIB
+    return bytes_each * int(architectures.load(count)(model, size, rematerialize, frozen_blocks)) * images / GIB
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:
