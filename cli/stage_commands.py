@@ -188,11 +188,11 @@ STAGES = (
             ),
             Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
             Flag("iterations", "So many more iterations than the finished run in WORKDIR had.", default=None, value="+N"),
-            DRY_RUN,
+            Flag("dry_run", "Print what would be done, its time, memory and disk, and what is missing; do nothing.", bool, False),
         ),
         (
             f"{DIGITS} --workdir=runs/digits",
-            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled --init=efficientnet-lite0",
+            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled --dry_run",
         ),
         recipes=NOISY_STUDENT,
         needs=("data", "teacher", "iterations", "finetune_last"),

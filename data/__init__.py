@@ -10,6 +10,7 @@ formats.py         kinds of files by their first bytes and names
 split_names.py     notices folders of splits where classes are expected
 examine.py         is it a usable image, and is it one of those held out?
 splits.py          from formats to a source: labelled, unlabelled, test and validation images
+survey.py          counts and measures the images of folders before a run
 protos.py          what a record holds
 pipeline.py        shards to endless batches, from any step on
 transparency.py    PNG and GIF over white

@@ -101,6 +101,27 @@ class SplitCollections:
         return {name: PartsSplit(parts, name != "unlabeled") for name, parts in self.parts.items()}
 
 
+def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
+    """Lists the collections of `config.data` by role, and reads no image; the test's labels are numbered as the labeled ones.
+
+    Raises:
+      InputError: a collection cannot be listed; fewer than two classes; labels or keys that cannot be right.
+    """
+    data = config.data
+    _check_config(data)
+    found = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
+    label_names = found["labeled"].label_names
+    if len(label_names) < 2:
+        raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
+    for role, collection in found.items():
+        _check_keys(collection, role)
+        if role != "unlabeled":
+            _check_labels(collection, role)
+    if "test" in found:
+        found["test"].labels = _labels_as(label_names, found["test"], data.test)
+    return found
+
+
 def split(config: ml_collections.ConfigDict) -> SplitCollections:
     """Opens, examines and splits the collections of `config.data`; see the module's text.
 
@@ -108,19 +129,13 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
       InputError: a collection cannot be read; fewer than two classes; labels or keys that cannot be right; a class too small; an image
         that cannot be decoded (with `config.data.on_error` = "skip" it is left out and listed in `facts`).
     """
-    data = config.data
-    _check_config(data)
-    listed = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
-    label_names = listed["labeled"].label_names
-    if len(label_names) < 2:
-        raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
-    for role, collection in listed.items():
-        _check_keys(collection, role)
-        if role != "unlabeled":
-            _check_labels(collection, role)
-    if "test" in listed:
-        listed["test"].labels = _labels_as(label_names, listed["test"], data.test)
+    return split_listed(config, listed(config))
 
+
+def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collection]) -> SplitCollections:
+    """Does what `split` does, with collections that are listed already."""
+    data = config.data
+    label_names = listed["labeled"].label_names
     found = Examination(data.on_error, {role: fingerprint.listed(role, data, collection) for role, collection in listed.items()})
     # The labelled images of a published benchmark can be millions, and its splits stay as they are.
     labeled = found.usable(listed["labeled"], "labeled", detail=not repeats.published(data.labeled, data))

@@ -245,7 +245,7 @@ def blocks(
     return tuple(laid_out)
 
 
-def count_parameters(width: float, depth: float, num_classes: int, lite: bool = False) -> tuple[int, int]:
+def count_parameters(width: float, depth: float, num_classes: int, lite: bool = False, frozen_blocks: int = 0) -> tuple[int, int]:
     """Counts a variant's weights from its layout, without building it (l2 alone would take 2 GB).
 
     Args:
@@ -253,14 +253,15 @@ def count_parameters(width: float, depth: float, num_classes: int, lite: bool = 
         depth: depth coefficient, above 0.
         num_classes: outputs of the classifier.
         lite: see :class:`Architecture`.
+        frozen_blocks: first blocks whose parameters are not counted, and with them the stem's; 0: all are counted.
 
     Returns:
         Trainable parameters (the number that papers print), and entries of batch normalisation's moving averages.
     """
     stem, head = stem_and_head(width, lite)
     layout = blocks(width, depth, lite=lite)
-    weights, normalized = 3 * 3 * 3 * stem, stem
-    for block in layout:
+    weights, normalized = (0, 0) if frozen_blocks else (3 * 3 * 3 * stem, stem)
+    for block in layout[frozen_blocks:]:
         inner = block.filters_in * block.expand
         if block.expand != 1:
             weights += block.filters_in * inner
@@ -283,6 +284,7 @@ def count_activations(
     strides: Sequence[int] = BASELINE_STRIDES,
     rematerialize: bool = False,
     lite: bool = False,
+    frozen_blocks: int = 0,
 ) -> int:
     """Counts what a training step keeps of one image for the backward pass: the maps before and after each normalisation and swish.
 
@@ -294,6 +296,7 @@ def count_activations(
         strides: one stride (1 or 2) a stage.
         rematerialize: of the blocks only the inputs are kept, and one block at a time, here the largest, is computed again.
         lite: see :class:`Architecture`.
+        frozen_blocks: first blocks that are fixed, and the stem with them: nothing of them is kept.
 
     Returns:
         Numbers (not bytes): three for each entry of a map that is normalised and activated, two for one that is only normalised, one more
@@ -301,9 +304,12 @@ def count_activations(
     """
     side = -(-image_size // stem_stride)
     stem, head = stem_and_head(width, lite)
-    outside = 3 * side**2 * stem
-    inputs, insides = [], []
-    for block in blocks(width, depth, strides, lite=lite):
+    outside = 0 if frozen_blocks else 3 * side**2 * stem
+    inputs, insides = [0], [0]
+    for number, block in enumerate(blocks(width, depth, strides, lite=lite)):
+        if number < frozen_blocks:
+            side = -(-side // block.stride)
+            continue
         inner = block.filters_in * block.expand
         inputs.append(side**2 * block.filters_in)
         expanded = 3 * side**2 * inner if block.expand != 1 else 0
@@ -328,17 +334,23 @@ def check(model: Mapping[str, Any]) -> None:
     blocks(width, depth, model.get("strides") or BASELINE_STRIDES, 1.0 if survival is None else survival, lite)
 
 
-def trainable_parameters(model: Mapping[str, Any], num_classes: int) -> int:
-    """Returns the number of trainable parameters of a recipe's `model` with `num_classes` classes."""
+def parameters(model: Mapping[str, Any], num_classes: int, frozen_blocks: int = 0) -> tuple[int, int]:
+    """Counts the parameters of a recipe's `model` with `num_classes` classes.
+
+    Returns:
+        All parameters, BatchNorm's moving statistics included, and those that are trained.
+    """
     width, depth, lite = coefficients(model)
-    return count_parameters(width, depth, num_classes, lite)[0]
+    all_of_it = sum(count_parameters(width, depth, num_classes, lite))
+    return all_of_it, count_parameters(width, depth, num_classes, lite, frozen_blocks)[0]
 
 
-def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool) -> int:
+def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool, frozen_blocks: int = 0) -> int:
     """Returns :func:`count_activations` of a recipe's `model` for images of `image_size` pixels."""
     strides = model.get("strides") or BASELINE_STRIDES
     width, depth, lite = coefficients(model)
-    return count_activations(width, depth, image_size, model.get("stem_stride") or 2, strides, rematerialize, lite)
+    stem = model.get("stem_stride") or 2
+    return count_activations(width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks)
 
 
 def reduction(model: Mapping[str, Any]) -> int:

@@ -19,6 +19,7 @@ from data import prepare, sources
 from evaluation import compare, numbers, tables
 from serving import export
 from training import model_dir
+from workflow import dry_run as dry_runs
 from workflow import loop, train
 
 DOCS = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -37,7 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_architecture_through_every_stage(config: Any, tmp_path: Path) -> None:
     loop.check(config)
-    plan = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    plan = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "my_nets:small_cnn, 1,586 parameters, 32 px" in plan and "activations not known" in plan
     data, run = tmp_path / "data", tmp_path / "teacher"
     prepare.main(config, str(data))

@@ -17,7 +17,7 @@ from training import model_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
-    "--config=configs/noisy_student/image_folder.py",
+    "--config=configs/noisy_student/image_folder.py:b0",
     "--config.iterations=1",
     "--config.crossfit.folds=0",
     "--config.data.num_shards=3",

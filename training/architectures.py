@@ -68,9 +68,10 @@ class Family:
       smoke: values of `model` that `--config.smoke=True` sets; empty: the network has one size.
       types: argument -> type, as `cli.json_files.read_json` takes them, for what `model.json` stores.
       check: (model) raises InputError where a value of `model` is impossible.
-      parameters: (model, num_classes) -> number of trainable parameters; None: counted by building.
-      activations: (model, image_size, rematerialize) -> numbers that one image's training step
-        keeps for the backward pass; None: not known.
+      parameters: (model, num_classes, frozen_blocks) -> number of all parameters, and of those that
+        are trained; None: counted by building.
+      activations: (model, image_size, rematerialize, frozen_blocks) -> numbers that one image's
+        training step keeps for the backward pass; None: not known.
       warning: (model, image_size) -> a line of advice, or None.
       reduction: (model) -> image side / side of the last maps that a depthwise convolution reads;
         None from it, or in its place: there are no such convolutions.
@@ -112,7 +113,7 @@ TABLE = (
             "strides?": ([int], None),
         },
         check="efficientnet.architectures:check",
-        parameters="efficientnet.architectures:trainable_parameters",
+        parameters="efficientnet.architectures:parameters",
         activations="efficientnet.architectures:activations",
         warning="efficientnet.architectures:warning",
         reduction="efficientnet.architectures:reduction",

@@ -6,15 +6,18 @@ import glob
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from cli.json_files import read_json
-from data import sources
-from training import architectures, models, resolve, schedules
+from data import prepare, sources, survey
+from training import architectures, fixres, models, resolve, schedules
 from training.method import Network
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 GIB = 2.0**30
 
@@ -28,33 +31,60 @@ PREPARED = {
 """What the summary of prepared data holds at least."""
 
 
-def images(config: ConfigDict, data: Path) -> dict[str, Any]:
-    """Images a split, class count, and median size in pixels, of the prepared data, or else of a full copy as the recipe expects it.
+def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None, quick: bool = False) -> dict[str, Any]:
+    """Returns how many images there are, and how large they are.
+
+    The numbers are those of the prepared data; else of the folders of images, which are looked at
+    now; else of a full copy as the recipe expects it.
+
+    Args:
+      config: the recipe.
+      data: directory of the prepared data, which may be missing.
+      folders: source directories by flag name; None: they are not looked at.
+      quick: look at few images only, so that it takes a second or two.
 
     Returns:
-      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where only the data could tell.
+      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where
+      only the data could tell. `test` and `validation`, where known. `survey`: what was found by
+      looking at the images, or None.
 
     Raises:
-      InputError: the data are not there and the recipe does not say how many there will be.
+      InputError: the run would refuse the folders; or the data are not there and the recipe does
+        not say how many there will be.
     """
     if (data / "summary.json").exists():
         if "splits" not in read_json(data / "summary.json", dict):
             raise InputError(f"--data: {data} is no prepared data; run_prepare_data.sh makes it")
         summary = read_json(data / "summary.json", PREPARED)
         counts = {name: split["images"] for name, split in summary["splits"].items()}
-        return {
-            "labeled": counts["labeled"],
-            "unlabeled": counts.get("unlabeled", 0),
-            "classes": len(summary["label_names"]),
-            **{name: summary[name] for name in ("median_height", "median_width")},
-        }
+        sizes = {name: summary[name] for name in ("median_height", "median_width")}
+        return {**counts, "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"]), **sizes, "survey": None}
+    found = _surveyed(config, folders, quick) if folders is not None else None
+    if found:
+        sizes = {"median_height": found.median_height, "median_width": found.median_width}
+        return {**found.images, "classes": found.classes, **sizes, "survey": found}
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
             f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
             "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
         )
-    return {**expected, "median_height": None, "median_width": None}
+    return {**expected, "median_height": None, "median_width": None, "survey": None}
+
+
+def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> survey.Survey | None:
+    """Looks at the images; None where they are not in folders, or not there and the recipe says how many there will be."""
+    known = None not in config.expected.to_dict().values()
+    if config.data.source == "digits":
+        return None if quick and known and not config.smoke else survey.of_digits(config)
+    config = prepare.resolve(config, folders)
+    locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
+    found = [sources.split_location(location, config.data.source) for location in locations]
+    if not found or any(name != "image_folder" for name, _ in found):
+        return None
+    if known and not (config.data.labeled and all(os.path.isdir(path) for _, path in found)):
+        return None
+    return survey.of_folders(config, survey.KEPT, 0) if quick else survey.of_folders(config)
 
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
@@ -102,50 +132,87 @@ def _network(
     schedule: Callable[[int], Any],
     kept: bool,
 ) -> list[str]:
-    """One network of a training. `kept`: it is the one whose average is served.
-
-    Its five numbers a parameter are weight, average, gradient, and two slots, or a slot and the labelled gradient of the feedback; another
-    network's three: weight, slot, gradient.
-    """
+    """Describes one network of a training. `kept`: it is the one whose average is served."""
     steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
     first = batch if train.get("labeled", True) else 0
-    parameters = count_parameters(model, counts["classes"], size)
-    numbers, what = (5, "weights, average, slots and gradients") if kept else (3, "weights, slot and gradient")
+    frozen = train.get("frozen_blocks", 0)
+    parameters = count_parameters(model, counts["classes"], size, frozen)
+    what = "weights, average, slots and gradients" if kept else "weights, slot and gradient"
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
     at_once = network.images // train.get("accumulation", 1)
-    stored = activations(model, size, at_once, 4 if train["precision"] == "float32" else 2, network.rematerialize)
+    bytes_each = 4 if train["precision"] == "float32" else 2
+    stored = activations(model, size, at_once, bytes_each, network.rematerialize, frozen)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
-        f"{name}: {model['name']}, {parameters:,} parameters, {pixels}",
+        f"{name}: {model['name']}, {parameters}, {pixels}",
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
-        f"  memory: {4 * numbers * parameters / GIB:.1f} GiB for {what} on each replica; "
+        f"  memory: {of_weights(parameters, kept):.1f} GiB for {what} on each replica; "
         + (f"{stored:,.1f} GiB for activations over all replicas" if stored else "activations not known"),
     ]
 
 
-def count_parameters(model: dict[str, Any], classes: int, size: int | None = None) -> int:
-    """Returns the number of trainable parameters of a network: calculated where its row of the table can, else by building it.
+class Parameters(NamedTuple):
+    """Number of a network's parameters, BatchNorm's moving statistics included, and of those that are trained."""
+
+    all: int
+    trained: int
+
+    def __str__(self) -> str:
+        return f"{self.all:,} parameters" + (f", of which {self.trained:,} are trained" if self.trained != self.all else "")
+
+
+def count_parameters(model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0) -> Parameters:
+    """Counts the parameters of a network: calculated where its row of the table can, else by building it.
 
     Args:
       model: a recipe's `model`.
       classes: K.
       size: side of the images in pixels, or None.
+      frozen_blocks: first blocks that are fixed.
+
+    Raises:
+      InputError: the network cannot be built, or has fewer blocks.
     """
     count = architectures.find(model["name"]).parameters
     if count:
-        return int(architectures.load(count)(model, classes))
+        return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
     network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
-    return sum(int(weight.shape.num_elements()) for weight in network.trainable_weights)
+    fixres.freeze_blocks(network, frozen_blocks)
+    return parameters_of(network)
 
 
-def activations(model: dict[str, Any], size: int | None, images: int, bytes_each: int, rematerialize: bool) -> float | None:
+def parameters_of(network: tf.keras.Model) -> Parameters:
+    """Counts the parameters of a network that is built."""
+    return Parameters(network.count_params(), sum(int(weight.shape.num_elements()) for weight in network.trainable_weights))
+
+
+def of_weights(parameters: Parameters, kept: bool) -> float:
+    """Returns the GiB of a network in training, on each replica: weights, gradients and slots.
+
+    Args:
+      parameters: of the network.
+      kept: it has an average and two slots, or a slot and the labelled gradient of the feedback;
+        another network has one slot.
+    """
+    numbers = 2 * parameters.all + 3 * parameters.trained if kept else parameters.all + 2 * parameters.trained
+    return 4 * numbers / GIB
+
+
+def activations(
+    model: dict[str, Any],
+    size: int | None,
+    images: int,
+    bytes_each: int,
+    rematerialize: bool,
+    frozen_blocks: int = 0,
+) -> float | None:
     """Returns the GiB that a step keeps for its backward pass; None for an unknown size, and where the network's row has no count."""
     count = architectures.find(model["name"]).activations
     if not count or not size:
         return None
-    return bytes_each * int(architectures.load(count)(model, size, rematerialize)) * images / GIB
+    return bytes_each * int(architectures.load(count)(model, size, rematerialize, frozen_blocks)) * images / GIB
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:

@@ -151,6 +151,9 @@ _UNREADABLE = (
 
 EVENTS = "TensorBoard's events"
 
+COMPILING = "compiling"
+"""What is said until the end of the first step."""
+
 
 class _Steps(tf.keras.callbacks.Callback):
     """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
@@ -177,7 +180,8 @@ class _Steps(tf.keras.callbacks.Callback):
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
         self.strategy, self.chief = strategy, workers.is_chief(strategy)
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not (self.chief and sys.stderr.isatty()))
+        shown = self.chief and sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not shown, desc=COMPILING)
         with writing(EVENTS, workdir):
             self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
         self.spent, self.last_step, self.last_line = spent, start, 0.0
@@ -186,6 +190,7 @@ class _Steps(tf.keras.callbacks.Callback):
         self.best_step, self.best_top1 = (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
         self.terminated = self.ending = self.evaluating = self.stepped = False
         self.began = self.last_time = time.perf_counter()
+        self.first_step, self.first_time = start, self.began  # the first step of this start, which is compiled, and its end
 
     def terminate(self) -> None:
         """Asks for the end, as soon as there is nothing to lose."""
@@ -202,6 +207,8 @@ class _Steps(tf.keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Keras's hook."""
         self._write_images(self.start)
+        if self.chief and self.bar.disable:
+            print(f"step {self.start}/{self.steps} {COMPILING}", flush=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Keras's hook, after it has reset the metrics."""
@@ -210,9 +217,12 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook; `batch` counts from 0 in this call of fit."""
+        step, first = self.start + batch + 1, not self.stepped
         self.stepped = True
-        step = self.start + batch + 1
-        self.bar.update(step - self.bar.n)
+        if first:
+            self._begin_timing(step)
+        else:
+            self.bar.update(step - self.bar.n)
         line = step % self.log_every == 0 or step == self.steps
         if line or not workers.several(self.strategy):  # SIGTERM may have come to one process only, and saving takes all of them
             self.ending = any(workers.gather(self.strategy, self.terminated))
@@ -222,6 +232,14 @@ class _Steps(tf.keras.callbacks.Callback):
             self.checkpoints.save(step, self.best_step)
         if self.ending and step != self.steps:
             self._leave(f"after step {step}")
+
+    def _begin_timing(self, step: int) -> None:
+        """Starts the clock of what is left after the first step, most of whose time is compilation."""
+        self.first_step, self.first_time = step, time.perf_counter()
+        if not self.bar.disable:
+            self.bar.n = self.bar.initial = self.bar.last_print_n = step
+            self.bar.unpause()  # from here on its rate is that of the other steps
+            self.bar.set_description("")
 
     def _log(self, step: int) -> None:
         # Without those that this training does not have: their mean of nothing is no 0.
@@ -289,10 +307,11 @@ class _Steps(tf.keras.callbacks.Callback):
         self.bar.set_postfix(shown)
         now = time.perf_counter()
         if self.bar.disable and (now - self.last_line > 10 or row["step"] == self.steps):
-            done = int(row["step"]) - self.start
-            left = (now - self.began) / done * (self.steps - int(row["step"]))
+            step = int(row["step"])
+            done = step - self.first_step
+            left = f"{(now - self.first_time) / done * (self.steps - step):.0f}s" if done else "?"
             text = " ".join(f"{key}={value}" for key, value in shown.items())
-            print(f"step {row['step']}/{self.steps} {text} left={left:.0f}s", flush=True)
+            print(f"step {step}/{self.steps} {text} left={left}", flush=True)
             self.last_line = now
 
     def close(self) -> None:

@@ -41,6 +41,24 @@ def on_machine() -> bool:
     return listed.stdout.startswith("GPU ")
 
 
+def count() -> int:
+    """Returns how many GPUs TensorFlow sees."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def memory() -> int | None:
+    """Returns the bytes of memory of the smallest GPU, as nvidia-smi tells; None without a usable GPU, or where it does not tell."""
+    tool = shutil.which("nvidia-smi")
+    if not count() or not tool:
+        return None
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False).stdout
+        return min(int(line) for line in told.split()) * 2**20
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+
+
 def unusable() -> str | None:
     """Returns why TensorFlow uses none of the machine's GPUs; None where it uses one, or the machine has none.
 

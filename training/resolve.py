@@ -58,13 +58,36 @@ def batch_size(labeled_examples: int) -> int:
     return int(2 ** min(8, max(5, math.floor(math.log2(max(labeled_examples / 8, 1))))))
 
 
-def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) -> dict[str, Any]:
+def _steps(epochs: float, labeled_examples: int, batch_size: int) -> int:
+    return math.ceil(epochs * labeled_examples / batch_size)
+
+
+def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str:
+    """Says what decides the number of steps of a train section: `epochs` or `min_steps`; "" where it gives `steps`.
+
+    Args:
+      train: the section of the config, not resolved.
+      labeled_examples: images in the labelled split.
+      batch_size: labelled images a step.
+    """
+    if train["epochs"] is None:
+        return ""
+    epochs, least = train["epochs"], train["min_steps"]
+    steps = _steps(epochs, labeled_examples, batch_size)
+    are = f"{epochs:g} epochs are {steps:,} steps"
+    if steps >= least:
+        return f"{are}, no fewer than min_steps={least:,}"
+    return f"{are}; min_steps raises that to {least:,}, which are {least * batch_size / labeled_examples:,.1f} epochs"
+
+
+def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, quiet: bool = False) -> dict[str, Any]:
     """Resolves a train section.
 
     Args:
       train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled set) is set.
       labeled_examples: images in the labelled split.
       unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
+      quiet: do not log what decides the number of steps.
 
     Returns:
       The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs` and `min_steps`.
@@ -78,10 +101,9 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool) ->
         raise InputError("a train section needs either steps or epochs (of the labelled images), not both; set the other one to None")
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
     if resolved["steps"] is None:
-        steps = math.ceil(epochs * labeled_examples / resolved["batch_size"])
-        resolved["steps"] = max(min_steps, steps)
-        if steps < min_steps:
-            _say_once(f"{epochs:g} epochs are {steps:,} steps; min_steps raises that to {min_steps:,}")
+        resolved["steps"] = max(min_steps, _steps(epochs, labeled_examples, resolved["batch_size"]))
+        if not quiet:
+            _say_once(length(train, labeled_examples, resolved["batch_size"]))
     if not unlabeled:
         resolved["unlabeled_ratio"] = 0
     at_once = resolved.get("steps_per_execution", 1)

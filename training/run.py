@@ -17,7 +17,7 @@ from cli.json_files import read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from training import fixres, initial, model_dir, models, optimizers, processor, schedules, strategy, workers
+from training import dry_run, fixres, initial, model_dir, models, optimizers, processor, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.initial import Initial
@@ -102,9 +102,10 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
     with where.scope():  # everything that owns variables
         trainer = build_trainer(method, section, spec, steps_per_epoch, seed, replicas > 1, inputs)
 
-    parameters = trainer.model.count_params()
+    counted = dry_run.parameters_of(trainer.model)
+    parameters = counted.all
     print(
-        f"{spec.architecture['name']}: {parameters:,} parameters, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
+        f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
         + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, "
         + f"{replicas} replicas, each on one {_device(where)}",

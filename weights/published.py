@@ -272,7 +272,7 @@ def listing() -> str:
         family = architectures.find(row.network)
         pixels, classes = family.sizes[row.network]
         count = architectures.load(family.parameters) if family.parameters else None
-        parameters = f"{count({'name': row.network}, classes):,}" if count else "?"
+        parameters = f"{count({'name': row.network}, classes)[1]:,}" if count else "?"
         size = f"{row.megabytes:g}" if row.megabytes else "?"
         here = "here" if row.is_here else "not here"
         numbers = (str(pixels), parameters, size, f"{row.top1:.1f}")

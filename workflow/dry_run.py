@@ -4,65 +4,159 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from data import records
-from training import dry_run, resolve
+from training import dry_run, gpus, resolve
+from training.method import Network
 from weights import pretrained
 from workflow import train
+from workflow.stages import Stage
+
+TRAINING = ("run_teacher.sh", "run_student.sh", "run_finetune.sh")
 
 
-def training(config: ConfigDict, name: str, section: str, counts: dict[str, Any], network: dict[str, Any]) -> list[str]:
-    """Lines about the training of `section`, with the `network`; `counts`: `dry_run.images`'s."""
-    method = train.find(config, section)
-    values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    values = resolve.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
-    size = dry_run.image_size(config, section, counts)
-    return dry_run.trainings(name, method.networks(values), values, counts, size, network)
+class Planned(NamedTuple):
+    """A training of the plan.
+
+    Attributes:
+      stage: its stage.
+      section: of the recipe.
+      model: `model` of the network that it trains.
+      weights: published weights that it starts from, in words; "" for none.
+      networks: of its method.
+      values: the section as `training.resolve.section` returns it.
+      size: of the images in pixels; None where only the data could tell.
+      teacher: `model` of the teacher that labels within the step, or None.
+      length: what decided the number of steps, in words; "" where the recipe gives the number.
+    """
+
+    stage: Stage
+    section: str
+    model: dict[str, Any]
+    weights: str
+    networks: list[Network]
+    values: dict[str, Any]
+    size: int | None
+    teacher: dict[str, Any] | None
+    length: str
 
 
-def _prediction_bytes(top_k: int, classes: int) -> int:
-    """Of a record with its key and framing (docs/scaling.md, "Bytes")."""
-    return 6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85
+def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any]) -> list[Planned]:
+    """Returns the trainings among `stages`; `counts`: what `dry_run.images` returns. Raises InputError."""
+    planned: list[Planned] = []
+    for stage in stages:
+        if stage.script not in TRAINING:
+            continue
+        section, init = stage.arguments.get("section", "teacher"), stage.arguments.get("init")
+        published, weights = init is not None and init == config.init, ""
+        if init and not published:  # whoever starts from a model keeps its network
+            started = [training for training in planned if training.stage.directory == init]
+            model = (started or planned)[-1].model
+        else:
+            model = config[section].model.to_dict()
+        if published:
+            model, weights = pretrained.preview(config.init, model)
+        method = train.find(config, section)
+        given = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+        values = resolve.section(given, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given)), quiet=True)
+        length = resolve.length(given, counts["labeled"], values["batch_size"])
+        size = dry_run.image_size(config, section, counts)
+        teacher = planned[-1].model if "teacher" in stage.arguments else None
+        networks = method.networks(values)
+        planned.append(Planned(stage, section, model, weights, networks, values, size, teacher, length))
+    return planned
 
 
-def describe(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Any]) -> str:
-    """The plan as text: stages, trainings, shards, what is missing. `stages`: `loop.plan`'s."""
-    data = workdir / "data"
-    counts = dry_run.images(config, data)
-    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes", "", "stages:"]
-    trainings: list[str] = []
-    previous, sections = "", set()
-    networks: dict[str, dict[str, Any]] = {}  # section -> the network that it trains
+def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
+    """Returns lines about a training."""
+    lines = dry_run.trainings(training.stage.name, training.networks, training.values, counts, training.size, training.model)
+    lines += [f"  {training.length}"] if training.length else []
+    lines += [f"  starts from {training.weights}"] if training.weights else []
+    if training.teacher:
+        teacher = dry_run.count_parameters(training.teacher, counts["classes"]).all
+        size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
+        lines.append(f"  online teacher: {size}, and its pass over the unlabelled images in every step")
+    return lines
+
+
+def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) -> int:
+    """Returns the size of a stored prediction with its key and framing (docs/scaling.md, "Bytes"); 0 where none is stored."""
+    kept = [config[stage.arguments["section"]].top_k for stage in stages if stage.script == "run_pseudo_label.sh"]
+    return max((6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85 for top_k in kept), default=0)
+
+
+def _of_images(counts: dict[str, Any]) -> list[str]:
+    """Returns lines about the images: how many, how large, and how that is known."""
+    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
+    held_out = [f"{counts[name]:,} {name} images" for name in ("test", "validation") if counts.get(name)]
+    lines += [f"held out: {', '.join(held_out)}"] if held_out else []
+    if counts["median_height"]:
+        lines.append(f"median size of the labelled images: {counts['median_width']:g} x {counts['median_height']:g} pixels")
+    found = counts["survey"]
+    if found and found.examined is not None:
+        lines.append(
+            f"examined: {found.examined:,} labelled files; the others were only listed, so damaged or repeated "
+            "ones may change the numbers a little"
+        )
+    return lines
+
+
+def advice(config: ConfigDict, counts: dict[str, Any]) -> list[str]:
+    """Returns hints about other recipes for these images and this machine."""
+    lines: list[str] = []
+    if config.data.source != "image_folder" or not config.init:
+        return lines
+    side = min(counts["median_height"] or 64, counts["median_width"] or 64)
+    if side < 64:
+        lines.append(f"hint: the images' median side is {side:g} px; for less than 64 px try image_folder.py:small")
+    if config.init == "efficientnet-lite0" and gpus.count():
+        lines.append("a GPU is here: `image_folder.py:b0 --init=imagenet` at 224 px is worth trying")
+    return lines
+
+
+def describe(
+    config: ConfigDict,
+    workdir: Path,
+    folders: dict[str, str],
+    stages: Iterable[Stage],
+    counts: dict[str, Any] | None = None,
+) -> str:
+    """Returns the plan as text: stages, trainings, shards, what is missing.
+
+    Args:
+      config: the recipe.
+      workdir: of the run.
+      folders: source directories by flag name.
+      stages: `loop.plan`'s.
+      counts: what `dry_run.images` returns, if it has been called.
+
+    Raises:
+      InputError: see `dry_run.images`.
+    """
+    data, stages = workdir / "data", list(stages)
+    counts = counts or dry_run.images(config, data, folders)
+    lines = [*_of_images(counts), *advice(config, counts), "", "stages:"]
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<16}{done:<7}{stage.directory}")
-        if stage.script == "run_pseudo_label.sh":
-            sections.add(stage.arguments["section"])
-        if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh"):
-            section = stage.arguments.get("section", "teacher")
-            init = stage.arguments.get("init")
-            published = init is not None and init == config.init
-            network = previous if init and not published else section  # whoever starts from a model keeps its network
-            networks[section] = networks[network] if network != section else config[section].model.to_dict()
-            if published:
-                networks[section], weights = pretrained.preview(config.init, networks[section])
-            trainings += training(config, stage.name, section, counts, networks[section])
-            trainings += [f"  starts from {weights}"] if published else []
-            if "teacher" in stage.arguments:
-                teacher = dry_run.count_parameters(networks[previous], counts["classes"])
-                size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
-                trainings.append(f"  online teacher: {size}, and its pass over the unlabelled images in every step")
-            previous = section
-    lines += trainings
+    for training in trainings(config, stages, counts):
+        lines += _of_training(training, counts)
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
     predictions = ""
-    if sections:
-        width = max(_prediction_bytes(config[section].top_k, counts["classes"]) for section in sections)
+    if width := prediction_bytes(config, stages, counts["classes"]):
         predictions = f" and as many of predictions ({counts['unlabeled'] * width / dry_run.GIB:,.1f} GiB an iteration)"
     lines += ["", f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}"]
-    absent = dry_run.missing(config, folders, data)
+    absent = missing(config, workdir, folders, stages)
     lines.append(f"missing: {'; '.join(absent) if absent else 'nothing'}")
     return "\n".join(lines)
+
+
+def missing(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Stage]) -> list[str]:
+    """Returns what the run needs and does not find: images, and the devices of --strategy."""
+    absent = dry_run.missing(config, folders, workdir / "data")
+    if any(stage.arguments.get("strategy") == "mirrored" for stage in stages) and not gpus.count():
+        absent.append("--strategy=mirrored: TensorFlow sees no GPU")
+    return absent

@@ -24,8 +24,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, choice, crossfit, pseudo_label, settings, shard_jobs, train
-from workflow.dry_run import describe
+from workflow import balance, choice, cost, crossfit, pseudo_label, settings, shard_jobs, train
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.stages import ENDING, Stage, ending, plan, trainings
 
@@ -91,13 +90,14 @@ def _loop(
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
-        print(describe(config, directory, folders, plan(config, directory, folders, strategy)))
+        cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
         for line in crossfit.forecast(config, directory / "data"):
             print(line)
         return
     created = not directory.exists()
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
+        cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
     done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)

@@ -57,7 +57,7 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     side = 32 if of_small else 224  # of images that would do
     try:
         Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=side, median_width=side))
-        values = resolving.section(values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)))
+        values = resolving.section(values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)), quiet=True)
         for network in method.networks(values):
             models.builder(dict(network.settings(values)["model"]))
         schedules.of_section(values, 1.0)
@@ -253,12 +253,15 @@ def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str 
     """Describes what would be done: each network's training in numbers, and what is missing."""
     method, counts = find(config, section), dry_runs.images(config, data)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)))
+    given_values = values
+    values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)), quiet=True)
+    length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
     networks = method.networks(values)
     model, weights = pretrained.preview(init, _kept_network(method, values)) if init else (None, "")
     lines += dry_runs.trainings(section, networks, values, counts, dry_runs.image_size(config, section, counts), model)
+    lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
     absent = dry_runs.missing(config, {}, data)

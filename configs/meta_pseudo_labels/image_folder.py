@@ -25,7 +25,7 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     """The recipe; `name`: the network of teacher and student."""
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
-    config, own = image_folder.get_config(), base.get_config()
+    config, own = image_folder.get_config("b0"), base.get_config()
     config.train, config.finetune = own.train, own.finetune
     if name == "wrn_28_2":
         config.preprocessing.image_size = 32

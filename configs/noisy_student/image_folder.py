@@ -3,21 +3,25 @@
     ./run_noisy_student.sh --config=configs/noisy_student/image_folder.py \
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
-DIR/<class>/*.jpg are the labelled images, everything below the unlabelled folder the others. Resolution, batch size and steps follow
-from the data: the median image's shorter side (32 to 224 pixels), 32 to 256 labelled images a step, 60 passes over the labelled
-images, but no fewer than 3,000 steps. At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by random
-pieces.
-Any value can be given: `--config.preprocessing.image_size=128`.
-What it comes to is a matter of the images; `--dry_run` tells steps, memory and images. B0 at 224 pixels takes a second for a step of 32
-images on 2 cores (`./run_benchmarks.sh train_step`): a folder of some thousand photographs wants a GPU, or small images.
-With fewer than 1,000 labelled images cross-fitting chooses the served model, and trains everything three
+DIR/<class>/*.jpg are the labelled images. Everything below the unlabelled folder are the others.
+
+By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. They come
+with the project, and a machine without a GPU can do it. A labelled batch is 32 to 256 images; a training
+makes 60 passes over the labelled images, but no fewer than 200 steps. With `--init=imagenet:b2` and the
+like it fine-tunes other weights, with their network (docs/models.md). `:lite0` names the default.
+
+`:b0` ... `:b7` train that network from random weights, or from those of `--init`, at the resolution of
+the data: the median image's shorter side, 32 to 224 pixels; at least 3,000 steps. `:small` is a small
+network from random weights, at least 600 steps, for images of up to 64 pixels, which the others halve
+five times. Few images train no B0 from random weights: `./run_benchmarks.sh train_step` and `--dry_run`
+tell how long it takes here.
+
+With fewer than 1,000 labelled images cross-fitting chooses the served model, and trains everything two
 more times: docs/evaluation.md, "Which model is served". `--config.crossfit.folds=0` turns it off.
-`:lite0` fine-tunes published weights of EfficientNet-Lite0, which come with the project, at 160 pixels.
-Take it for photographs on a machine without a GPU, and for few of them anywhere. With `--init=imagenet:b2`
-and the like it fine-tunes other weights, with their network (docs/models.md).
-`:b1` ... `:b7` picks a larger network for teacher and students; `:small` a small one, at least 600 steps, for images of up to 64 pixels,
-which B0 halves five times. These begin with random weights, of which few images make no B0: try `:small` with a resolution of 64 as
-well, or weights of the releases, keras.applications and timm (docs/models.md).
+
+At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by random pieces.
+Any value can be given: `--config.preprocessing.image_size=128`. `--dry_run` counts the images, measures a
+step on this machine, and tells hours, memory and disk.
 """
 
 from ml_collections import ConfigDict
@@ -25,11 +29,11 @@ from ml_collections.config_dict import placeholder
 
 from configs.noisy_student import base
 
-NAMES = ("small", "lite0", *(f"b{i}" for i in range(8)))
+NAMES = ("lite0", "small", *(f"b{i}" for i in range(8)))
 
 
-def get_config(name: str = "b0") -> ConfigDict:
-    """The recipe; `name`: the EfficientNet, or small; lite0: pretrained."""
+def get_config(name: str = "lite0") -> ConfigDict:
+    """The recipe; `name`: lite0, which starts from published weights; another EfficientNet; or small."""
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config = base.get_config()
@@ -38,7 +42,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     # is less than 200.
     del config.data.validation_size
     config.data.validation_size = placeholder(int)
-    config.crossfit.folds = 3
+    config.crossfit.folds = 2
     config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
     config.preprocessing.randaugment_mode = "monotone"
     of_size = {"style": str, "pad": int, "translate_const": float, "cutout_const": float, "crop_padding": int}

@@ -146,6 +146,6 @@ def test_a_finished_loop_notices(folders):
 def loop_config(**data):
     from configs.noisy_student import image_folder
 
-    config = image_folder.get_config()
+    config = image_folder.get_config("b0")
     config.data.update(data)
     return config

@@ -86,6 +86,18 @@ def test_a_dry_run_and_a_smoke_run_of_every_row(name: str) -> None:
         assert dry_run.activations(model.to_dict(), 32, 4, 4, False)
 
 
+def test_parameters_of_fixed_blocks_are_not_trained() -> None:
+    model = {"name": "lite0", "width": 0.3, "depth": 0.5}
+    network = models.build(model, 4, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+    for count in (0, 1, 5):
+        fixres.freeze_blocks(network, count)
+        counted = dry_run.count_parameters(model, 4, frozen_blocks=count)
+        assert counted == dry_run.parameters_of(network) and counted.trained < counted.all
+        assert str(counted) == f"{counted.all:,} parameters, of which {counted.trained:,} are trained"
+    shallow, deep = (dry_run.activations(model, 32, 4, 4, False, count) for count in (1, 5))
+    assert shallow and deep and deep < shallow < dry_run.activations(model, 32, 4, 4, False)
+
+
 def test_advice_for_small_images() -> None:
     assert models.warning({"name": "b0", "strides": None}, 64) == (
         "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as image_folder.py:small does"
@@ -104,7 +116,7 @@ def test_a_name_that_no_network_of_the_family_has_is_refused_before_building(nam
 @pytest.mark.parametrize("function", ["plain", "bare", "sized"])
 def test_a_function_of_the_user_gets_what_it_takes(function: str) -> None:
     assert build(function, image_size=8).output_shape == (None, 4)
-    assert dry_run.count_parameters({"name": f"own_nets:{function}"}, 4) == 16
+    assert dry_run.count_parameters({"name": f"own_nets:{function}"}, 4) == (16, 16)
     assert card.network({"name": f"own_nets:{function}", "width": (1, 2)}) == f"own_nets:{function}"
 
 

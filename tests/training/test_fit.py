@@ -1,16 +1,19 @@
 """The loop: exact continuation, logs, and a loss that is not finite."""
 
+import io
 import json
 import os
 import re
 import signal
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
+from tqdm import tqdm
 
 from cli.errors import InputError
 from nets.noise import Dropout
@@ -123,6 +126,39 @@ def terminated_at(step):
         return batches(start).enumerate(start).map(lambda i, b: (tf.numpy_function(send, [i], tf.int64), b)).map(lambda _, b: b)
 
     return make
+
+
+def test_the_time_left_leaves_the_first_step_out(tmp_path, capsys, monkeypatch):
+    """The first one takes 100 s, the others 20 s."""
+    student = trainer()
+
+    def clock():
+        done = int(student.optimizer.iterations)
+        return 80.0 + 20.0 * done if done else 0.0
+
+    monkeypatch.setattr("training.fit.time", types.SimpleNamespace(perf_counter=clock))
+    fit(student, batches, tmp_path, steps=4, images_per_step=6, log_every=1, checkpoint_every=4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert lines[0] == "step 0/4 compiling"
+    assert [line.split()[-1] for line in lines[1:]] == ["left=?", "left=40s", "left=20s", "left=0s"]
+
+
+def test_the_bar_counts_from_the_second_step_on(tmp_path, monkeypatch):
+    made = []
+
+    class Bar(tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options, file=io.StringIO())
+            self.said = [self.desc]
+            made.append(self)
+
+        def set_description(self, text):
+            self.said.append((text, self.n, self.initial, abs(self.start_t - self.last_print_t) < 1e-3))
+
+    monkeypatch.setattr("training.fit.tqdm", Bar)
+    monkeypatch.setattr("sys.stderr", types.SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None))
+    fit(trainer(), batches, tmp_path, steps=3, images_per_step=6, log_every=1, checkpoint_every=3)
+    assert made[0].said == ["compiling", ("", 1, 1, True)] and made[0].n == 3
 
 
 @pytest.mark.parametrize("step", [5, 6])

@@ -76,4 +76,13 @@ def test_raised_steps_are_told(caplog):
         for _ in range(2):
             train = section(epochs=1.0, min_steps=600, batch_size=10)
             assert resolve.section(train, labeled_examples=20, unlabeled=False)["steps"] == 600
-    assert caplog.text.count("1 epochs are 2 steps; min_steps raises that to 600") == 1
+    assert caplog.text.count("1 epochs are 2 steps; min_steps raises that to 600, which are 300.0 epochs") == 1
+    assert caplog.text.count("steps") == 3  # one line
+
+
+def test_what_decides_the_length_is_said():
+    assert resolve.length(section(steps=5), 20, 10) == ""
+    assert resolve.length(section(epochs=60.0, min_steps=200), 96, 32) == (
+        "60 epochs are 180 steps; min_steps raises that to 200, which are 66.7 epochs"
+    )
+    assert resolve.length(section(epochs=60.0, min_steps=100), 96, 32) == "60 epochs are 180 steps, no fewer than min_steps=100"

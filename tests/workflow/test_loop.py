@@ -10,6 +10,7 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from workflow import choice, loop, quickstart, run
+from workflow import dry_run as dry_runs
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -45,7 +46,7 @@ def test_an_online_student_needs_no_stored_labels():
     config.student.online = True
     plan = loop.plan(config, Path("w"), {}, "auto")
     assert [stage.name for stage in plan] == ["prepare", "teacher", "student_1", "student_2", "evaluate", "export"]
-    assert "of predictions" not in loop.describe(config, Path("w"), {}, plan)
+    assert "of predictions" not in dry_runs.describe(config, Path("w"), {}, plan)
     assert plan[3].arguments["teacher"] == Path("w/student_1") and "pseudo_labeled" not in plan[3].arguments
 
 
@@ -274,10 +275,10 @@ def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkey
 
 def test_a_dry_run_has_the_network_of_the_weights():
     config = changed(iterations=1, init="efficientnet-lite1")
-    text = loop.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == text.count("starts from efficientnet-lite1:lite1, ") == 2
     config = changed(iterations=1, init="efficientnet-lite1", student_init="teacher")
-    text = loop.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == 2 and text.count("starts from") == 1
 
 
@@ -291,7 +292,7 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
     assert by_name["student_2"].arguments["init"] == by_name["pretrain_2"].directory == Path("w/pretrained_2")
     assert by_name["student_2"].arguments["section"] == "finetune_student" and by_name["pretrain_2"].arguments["section"] == "student"
     assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
-    text = loop.describe(config, Path("w"), {}, stages)
+    text = dry_runs.describe(config, Path("w"), {}, stages)
     assert text.count("500 steps of 0 + 200 images") == 2 and text.count("200 steps of 50 + 0 images") == 2
 
 

@@ -12,11 +12,14 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import prepare
 from efficientnet import architectures
+from tests.data.recipes import save
 from training import dry_run
 from workflow import balance, loop, pseudo_label, train
+from workflow import dry_run as dry_runs
 
 RECIPES = [
     "image_folder.py",
+    "image_folder.py:b0",
     "image_folder.py:small",
     "image_folder.py:lite0",
     "digits.py",
@@ -39,7 +42,7 @@ def trainings(config):
 def test_a_dry_run_tells_the_plan(name, tmp_path):
     expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
     config = recipe(name, *(expected if name.startswith("image_folder.py") else ()))
-    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))
     assert not list(tmp_path.iterdir())
 
@@ -58,13 +61,13 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     config = recipe("imagenet.py:l2")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
-    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
-    assert text.count("480,309,308 parameters, 475 px") == 3 and text.count("480,309,308 parameters, 800 px") == 1
+    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert text.count("of which 480,309,308 are trained, 475 px") == 3 and text.count("of which 478,430,546 are trained, 800 px") == 1
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
     assert text.count("8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
     config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
-    assert " 11,472.0 GiB for activations" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert " 11,472.0 GiB for activations" in dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", text).group(2, 1)
     step = int(step.replace(",", ""))
     assert step > 5 * 1_281_167 / 2048  # after the warm-up
@@ -87,13 +90,35 @@ def test_the_chain_of_the_first_version_grows():
 
 
 def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):
-    config = recipe("image_folder.py", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
-    text = loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    config = recipe("image_folder.py:b0", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
+    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "as many pixels as the data will suggest" in text and "px" not in text
     splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
     summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
     write_json(tmp_path / "data" / "summary.json", summary)
-    assert "96 px" in loop.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert "96 px" in dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+
+
+def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
+    for folder, first, count in (("labeled/cat", 10, 10), ("labeled/dog", 30, 10), ("all", 50, 6)):
+        for i in range(count):
+            save(tmp_path / "photos" / folder / f"{i}.png", first + i, (40, 70))
+    folders = {"labeled": str(tmp_path / "photos" / "labeled"), "unlabeled": str(tmp_path / "photos" / "all")}
+    config, workdir = recipe("image_folder.py:b0"), tmp_path / "run"
+    text = dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
+    assert text.startswith("16 labelled and 6 unlabelled images, 2 classes\nheld out: 4 test images\n")
+    assert "median size of the labelled images: 70 x 40 pixels" in text and "missing: nothing" in text
+    assert text.count("32 px") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    # What the recipe expects counts only where the folders are not there.
+    expected = [f"--config.expected.{key}={count}" for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))]
+    config = recipe("image_folder.py:b0", *expected)
+    assert dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto")).startswith("16 labelled")
+    away = {**folders, "unlabeled": str(tmp_path / "away")}
+    text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
+    assert text.startswith("1,000 labelled and 5,000") and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+    with pytest.raises(InputError, match=f"--unlabeled: no folder {tmp_path / 'away'}"):
+        dry_runs.describe(recipe("image_folder.py:b0"), workdir, away, [])
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
@@ -114,7 +139,7 @@ def test_a_recipe_that_is_not_there(name):
 def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
     """300 million of 2,085 B, or of 131 B (docs/scaling.md)."""
     config = recipe("imagenet.py:b0", *overrides)
-    assert f"and as many of predictions ({expected} GiB an iteration)" in loop.describe(
+    assert f"and as many of predictions ({expected} GiB an iteration)" in dry_runs.describe(
         config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
     )
 

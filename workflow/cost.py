@@ -1,0 +1,211 @@
+"""What a run costs: time on this machine, memory and room on the disk, and whether it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from cli import machine
+from cli.errors import InputError
+from cli.machine import GIB
+from training import architectures, gpus
+from training import dry_run as reckoning
+from workflow import dry_run as plans
+from workflow import times
+from workflow.dry_run import Planned
+from workflow.stages import Stage
+
+BASE = 0.9
+"""GiB of a training process besides weights and activations: TensorFlow, the input pipeline, images ahead."""
+
+WORKSPACE = 1.0
+"""GiB used over GiB of activations that the backward pass keeps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Memory that a training needs, and what there is.
+
+    Attributes:
+      training: the training that needs most.
+      needed: GiB.
+      there: GiB of the GPU or of the machine; None: not known.
+      where: "the GPU" or "this machine".
+      batch_size: that would fit; 0: none.
+    """
+
+    training: Planned
+    needed: float
+    there: float | None
+    where: str
+    batch_size: int
+
+    @property
+    def fits(self) -> bool:
+        """Tells whether it fits, as far as is known."""
+        return self.there is None or self.needed <= self.there
+
+    def __str__(self) -> str:
+        there = f"{self.where} has {self.there:,.1f} GiB" if self.there is not None else f"the memory of {self.where} is not known"
+        return f"{self.training.stage.name} needs about {self.needed:,.1f} GiB of memory; {there}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Disk:
+    """Room that a run needs on its disk, and what is free: GiB."""
+
+    needed: float
+    free: float
+
+    @property
+    def fits(self) -> bool:
+        """Tells whether it fits."""
+        return self.needed <= self.free
+
+    def __str__(self) -> str:
+        return f"the run needs about {self.needed:,.1f} GiB of disk; {self.free:,.1f} GiB are free"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the stages that are not done cost; each None where nothing is known."""
+
+    memory: Memory | None
+    disk: Disk
+
+    def problem(self) -> str:
+        """Returns what cannot fit and which setting to lower; "" where all fits."""
+        if self.memory and not self.memory.fits:
+            section, batch = self.memory.training.section, self.memory.batch_size
+            now = self.memory.training.values["batch_size"]
+            lower = f"set config.{section}.batch_size={batch} (now {now})" if batch else "choose a smaller network"
+            return f"{self.memory}: {lower}, or lower config.preprocessing.image_size (now {self.memory.training.size})"
+        if not self.disk.fits:
+            return f"{self.disk}: free some, name a --workdir on another disk, or lower keep_checkpoints of the trainings"
+        return ""
+
+
+def _needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int) -> float | None:
+    """Returns the GiB that a training takes on each device with a batch of this size; None where its activations are not known."""
+    total, values = (0.0 if on_gpu else BASE), training.values
+    for network in training.networks:
+        model = training.model if not network.name else dict(network.settings(values)["model"])
+        images = network.images * batch_size / values["batch_size"] / values.get("accumulation", 1) / devices
+        bytes_each, frozen = (4 if values["precision"] == "float32" else 2), values.get("frozen_blocks", 0)
+        one_image = reckoning.activations(model, training.size, 1, bytes_each, network.rematerialize, frozen)
+        if one_image is None:
+            return None
+        parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
+        total += reckoning.of_weights(parameters, network is training.networks[0]) + WORKSPACE * images * one_image
+    if training.teacher and architectures.find(training.teacher["name"]).parameters:
+        total += 4 * reckoning.count_parameters(training.teacher, counts["classes"]).all / GIB
+    return total
+
+
+def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory | None:
+    """Returns what the training needs that needs most; None where that is not known, or another machine trains."""
+    if any(training.stage.arguments.get("strategy") == "tpu" for training in trainings):
+        return None
+    devices = gpus.count()
+    one = any(training.stage.arguments.get("strategy") == "one_device" for training in trainings)
+    there, where = (gpus.memory(), "the GPU") if devices else (machine.memory(), "this machine")
+    known = []
+    for training in trainings:
+        spread = 1 if one else max(1, devices)
+        needed = _needs(training, counts, training.values["batch_size"], devices > 0, spread)
+        if needed is None:
+            continue
+        batch = training.values["batch_size"] // 2
+        while there and batch and (_needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB:
+            batch //= 2
+        known.append(Memory(training, needed, there / GIB if there else None, where, batch))
+    return max(known, key=lambda memory: memory.needed, default=None)
+
+
+def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Disk:
+    """Reckons the shards, the stored predictions, the checkpoints and the models."""
+    files = counts["survey"].file_bytes if counts["survey"] else 0
+    needed = 0.0
+    for stage in stages:
+        if stage.name == "prepare" or stage.script == "run_balance.sh":  # the images once more
+            needed += files
+        if stage.script == "run_pseudo_label.sh":
+            needed += counts["unlabeled"] * plans.prediction_bytes(config, [stage], counts["classes"])
+    for training in trainings:
+        for network in training.networks:
+            model = training.model if not network.name else dict(network.settings(training.values)["model"])
+            if not architectures.find(model["name"]).parameters:
+                continue
+            parameters = reckoning.count_parameters(model, counts["classes"])
+            kept = training.values["keep_checkpoints"] + 1  # while one is written
+            needed += 4 * (kept * (2 * parameters.all + 2 * parameters.trained) + parameters.all)
+    return Disk(needed / GIB, machine.disk_free(workdir) / GIB)
+
+
+def cost(config: ConfigDict, workdir: Path, stages: Sequence[Stage], counts: dict[str, Any]) -> tuple[Cost, list[Planned]]:
+    """Returns what the stages that are not done need, and the trainings among them. Raises InputError where they cannot be planned."""
+    left = [stage for stage in stages if not (stage.directory / "summary.json").exists()]
+    trainings = [training for training in plans.trainings(config, stages, counts) if training.stage in left]
+    return Cost(_memory(trainings, counts), _disk(config, workdir, left, trainings, counts)), trainings
+
+
+def announce(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]) -> None:
+    """Prints in one line what a run will come to, before its first stage; nothing where the images are not known yet.
+
+    Raises:
+      InputError: it cannot fit.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # what there is to say of the files, the first stage says
+    try:
+        counts = reckoning.images(config, workdir / "data", folders, quick=True)
+    except InputError:  # this too
+        return
+    finally:
+        logging.set_verbosity(verbosity)
+    if not (counts["survey"] or config.data.source == "digits" or (workdir / "data" / "summary.json").exists()):
+        return  # what a recipe expects is not what there is
+    found, trainings = cost(config, workdir, stages, counts)
+    if problem := found.problem():
+        raise InputError(problem)
+    if not trainings:
+        return
+    steps = sum(training.values["steps"] for training in trainings)
+    images = sum(training.values["steps"] * training.networks[0].images for training in trainings)
+    memory = f", {found.memory.needed:,.1f} GiB of memory" if found.memory else ""
+    disk = f"{found.disk.needed:,.1f} GiB of disk"
+    number = f"{len(trainings)} training{'s' if len(trainings) > 1 else ''}"
+    print(f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run measures the time", flush=True)
+    for hint in plans.advice(config, counts):
+        print(hint, flush=True)
+
+
+def dry_run(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]) -> None:
+    """Prints the plan of a run, and what it costs in memory, disk and time; measures a step for it.
+
+    Args:
+      config: the recipe.
+      workdir: of the run.
+      folders: source directories by flag name.
+      stages: `loop.plan`'s.
+
+    Raises:
+      InputError: the run would refuse its input, or cannot fit on this machine. Where something is
+        missing, a run that cannot fit is told, not refused: it will be on another machine.
+    """
+    counts = reckoning.images(config, workdir / "data", folders)
+    print(plans.describe(config, workdir, folders, stages, counts))
+    found, trainings = cost(config, workdir, stages, counts)
+    if not trainings:
+        return
+    print(f"memory: {found.memory}" if found.memory else "memory: not known")
+    print(f"disk: {found.disk}", flush=True)
+    problem = found.problem()
+    print(f"time: not measured, for it does not fit: {problem}" if problem else times.table(config, stages, counts), flush=True)
+    if problem and not plans.missing(config, workdir, folders, stages):
+        raise InputError(problem)

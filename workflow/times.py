@@ -1,0 +1,169 @@
+"""How long a run takes on this machine, a line a stage: reckoned from measured steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from training import dry_run, gpus
+from workflow import dry_run as plans
+from workflow import measure
+from workflow.dry_run import Planned
+from workflow.measure import Rates
+from workflow.stages import Stage
+
+BALANCED = 1000.0
+"""Images a second that the balancing reads and writes at least."""
+
+MEASURED_IMAGES = 32
+"""Images of a measured step where the activations are not known."""
+
+MEASURED_GIB = 3.0
+"""GiB of activations of a step that is measured; of a larger one a part of the batch is."""
+
+
+@dataclasses.dataclass
+class _Timed:
+    """What is known of a training's time: `rates`, and how: "measured", or by which other training's measurement."""
+
+    rates: Rates
+    how: str
+
+
+def _work(training: Planned) -> float | None:
+    """Returns what a training step computes, to compare two of them; None where that is not known."""
+    found = [
+        dry_run.activations(training.model, training.size, network.images, 1, False, training.values.get("frozen_blocks", 0))
+        for network in training.networks
+    ]
+    return None if None in found else sum(number for number in found if number)
+
+
+def _measurable(training: Planned) -> int:
+    """Returns how many labelled images of a step to measure; 0 where its image size is not known."""
+    batch, parts = training.values["batch_size"], training.values.get("accumulation", 1)
+    if not training.size:
+        return 0
+    images = sum(network.images for network in training.networks)
+    kept = dry_run.activations(training.model, training.size, images, 4, False, training.values.get("frozen_blocks", 0))
+    share = MEASURED_GIB / kept if kept else MEASURED_IMAGES / images
+    return batch if share >= 1 else max(1, int(batch * share) // parts) * parts
+
+
+def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str, Any]) -> tuple[dict[str, _Timed], str]:
+    """Measures steps of the trainings, the longest first, as long as there is time.
+
+    Returns:
+      Name of a training -> what is known of its time; and why nothing is, where nothing is.
+    """
+    sample = counts["survey"].sample if counts["survey"] else ()
+    by_kind: dict[str, tuple[Planned, _Timed]] = {}
+    timed: dict[str, _Timed] = {}
+    why = ""
+    longest_first = sorted(trainings, key=lambda training: -training.values["steps"] * (_work(training) or 0))
+    try:
+        with measure.Bench(config, counts, sample) as bench:
+            for training in longest_first:
+                kind = repr((training.model, training.values, training.size))
+                if kind not in by_kind and bench.spent < measure.BUDGET and (batch := _measurable(training)):
+                    try:
+                        by_kind[kind] = training, _Timed(bench.rates(training, batch), "measured")
+                    except measure.Unmeasured as error:
+                        why = str(error)
+                if kind in by_kind:
+                    timed[training.stage.name] = by_kind[kind][1]
+    except measure.Unmeasured as error:
+        why = str(error)
+    for training in trainings:
+        if training.stage.name not in timed and (found := _by_another(training, list(by_kind.values()))):
+            timed[training.stage.name] = found
+    return timed, why
+
+
+def _by_another(training: Planned, known: Sequence[tuple[Planned, _Timed]]) -> _Timed | None:
+    """Reckons a training's time from another one's, by what steps and answers compute; one of the same network goes first."""
+    work, answers = _work(training), dry_run.activations(training.model, training.size, 1, 1, False)
+    for other, timed in sorted(known, key=lambda pair: (pair[0].model, pair[0].size) != (training.model, training.size)):
+        of_step, of_answer = _work(other), dry_run.activations(other.model, other.size, 1, 1, False)
+        if work and of_step and answers and of_answer:
+            step, share = timed.rates.step * work / of_step, answers / of_answer
+            first = timed.rates.first - timed.rates.step + step
+            rates = Rates(first, step, timed.rates.first_answer, timed.rates.answer * share)
+            return _Timed(rates, f"reckoned from {other.stage.name}")
+    return None
+
+
+def seconds(
+    config: ConfigDict, stages: Sequence[Stage], trainings: Sequence[Planned], timed: Mapping[str, _Timed], counts: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Returns the seconds of each stage that is not done, in order; None where they are not known."""
+    directories = {training.stage.directory: training.stage.name for training in trainings}
+    found: dict[str, float | None] = {}
+
+    def answers(models: Sequence[Path], images: int) -> float | None:
+        known = [timed.get(directories.get(model, "")) for model in models]
+        return None if None in known else sum(of.rates.first_answer + images * of.rates.answer for of in known if of)
+
+    for stage in stages:
+        if (stage.directory / "summary.json").exists():
+            continue
+        needed: float | None = 0.0
+        if stage.script == "run_prepare_data.sh":
+            needed = counts["survey"].seconds if counts["survey"] else None
+        elif stage.script in plans.TRAINING:
+            of = timed.get(stage.name)
+            steps = next(training.values["steps"] for training in trainings if training.stage is stage)
+            needed = of.rates.first + (steps - 1) * of.rates.step if of else None
+        elif stage.script == "run_pseudo_label.sh":
+            views = max(1, config[stage.arguments["section"]].views)
+            needed = answers([Path(stage.arguments["teacher"])], counts["unlabeled"] * views)
+        elif stage.script == "run_balance.sh":
+            needed = counts["unlabeled"] / BALANCED
+        elif stage.script == "run_evaluate.sh":
+            models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
+            needed = answers(models, counts.get(stage.arguments.get("split", "test")) or 0)
+        found[stage.name] = None if needed is None else measure.STARTED + needed
+    return found
+
+
+def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -> str:
+    """Measures, and returns the times as text. Raises InputError where the recipe cannot be planned."""
+    if any(stage.arguments.get("strategy") == "tpu" for stage in stages):
+        return "time: not measured; a TPU trains, and a step is measured on this machine only"
+    trainings = plans.trainings(config, stages, counts)
+    timed, why = _measured(config, trainings, counts)
+    found = seconds(config, stages, trainings, timed, counts)
+    several = gpus.count() > 1 and not any(stage.arguments.get("strategy") == "one_device" for stage in stages)
+    where = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
+    lines, total, open_ones = ["", f"time on {where}:"], 0.0, []
+    for name, needed in found.items():
+        if needed is None:
+            open_ones.append(name)
+        total += needed or 0.0
+        lines.append(f"  {name:<16}{'?' if needed is None else duration(needed):<15}{_of_steps(name, trainings, timed)}".rstrip())
+    lines.append(f"  {'total':<16}{'at least ' if open_ones else 'about '}{duration(total)}")
+    if open_ones:
+        lines.append(f"not measured: {', '.join(open_ones)}" + (f" ({why})" if why else ""))
+    return "\n".join(lines)
+
+
+def _of_steps(name: str, trainings: Sequence[Planned], timed: Mapping[str, _Timed]) -> str:
+    """Returns what a training's time is made of; "" for another stage."""
+    for training in trainings:
+        if training.stage.name == name and (of := timed.get(name)):
+            return f"{training.values['steps']:,} steps; one step takes {of.rates.step:.2g} s, {of.how}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in the largest unit that leaves two digits, such as "95 s", "25 minutes" or "7.5 hours"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
