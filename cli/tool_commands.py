@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cli.flags import Command, Flag
-from cli.stage_commands import DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
+from cli.stage_commands import ANSWERS, DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
 
 EXPERIMENTS = (
     Command(
@@ -197,14 +197,14 @@ TOOLS = (
             Flag("model", "The model's name on the server.", default="classifier"),
             Flag("version", "Its version. Without it and --label, the newest.", int, None, least=1),
             Flag("label", "stable or canary, in place of a version.", default=None),
-            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
+            *ANSWERS,
             Flag("batch_size", "Images in one request.", int, 32, least=1),
             Flag("timeout", "Seconds for each attempt.", float, 10.0),
             Flag("retries", "Attempts after the first.", int, 3),
         ),
-        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=json 'photos/**/*.jpg'"),
+        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=jsonl 'photos/**/*.jpg'"),
         group="tool",
-        words="IMAGE…",
+        words="FILE|DIR|GLOB|CSV…",
     ),
     Command(
         "fidelity",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,18 +38,20 @@ class File(NamedTuple):
       path: where it is.
       key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the same on every file system.
       label: its class; −1 where unlabelled.
+      place: where a list names it; "" where none does.
     """
 
     path: str
     key: str
     label: int
+    place: str = ""
 
 
 class FolderImages:
     """A `Collection` of files."""
 
     scattered = True
-    problems = ()
+    problems: Sequence[Mapping[str, str]] = ()
 
     def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int]) -> None:
         self._files = files
@@ -62,12 +64,20 @@ class FolderImages:
         return self._files[index].key
 
     def where(self, index: int) -> str:
-        """The path."""
-        return printable(self._files[index].path)
+        """The path, and where a list names it."""
+        file = self._files[index]
+        return printable(file.path) + (f" ({file.place})" if file.place else "")
 
     def files(self) -> list[File]:
         """The files, in order."""
         return self._files
+
+    def listing(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (class or "", key with the class before it, path) of each file."""
+        for file in self._files:
+            name = self.label_names[file.label] if self.label_names else ""
+            inside = not name or file.key.startswith(f"{name}/")
+            yield name, file.key if inside else f"{name}/{file.key}", file.path
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The files' bytes."""
@@ -127,14 +137,22 @@ def open_folder(request: Request) -> FolderImages:
         list(held.walk(folders[name]))
         what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
         raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
-    if ignored:
-        shown = ignored.most_common(5)
-        others = sum(ignored.values()) - sum(count for _, count in shown)
-        counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
-        logging.info("%s: files that are no images by name or place, and ignored: %s (%s)", flag, f"{sum(ignored.values()):,}", counts)
-    if listing.kinds:
-        logging.warning("%s: %s", flag, passed_over(listing.kinds))
+    listing.tell()
     return FolderImages(files, label_names, ignored)
+
+
+def images_below(root: str) -> list[str]:
+    """Lists the image files below a folder, sorted, and tells what is passed over.
+
+    What is an image, and what is passed over, is as in `open_folder`.
+
+    Raises:
+      InputError: the folder cannot be read.
+    """
+    listing = _Listing(root, printable(root))
+    paths = [path for _, path in sorted((key, path) for path, key in listing.walk(root))]
+    listing.tell()
+    return paths
 
 
 def _subfolders(files: Iterable[File]) -> dict[str, set[str]]:
@@ -211,6 +229,18 @@ class _Listing:
                     yield from self.walk(entry.path, key + "/", above | {here})
             elif self._is_image(entry):
                 yield entry.path, key
+
+    def tell(self) -> None:
+        """Logs what has been passed over."""
+        if self.ignored:
+            shown = self.ignored.most_common(5)
+            total = sum(self.ignored.values())
+            others = total - sum(count for _, count in shown)
+            counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
+            text = "%s: files that are no images by name or place, and ignored: %s (%s)"
+            logging.info(text, self._flag, f"{total:,}", counts)
+        if self.kinds:
+            logging.warning("%s: %s", self._flag, passed_over(self.kinds))
 
     def _pass_over_work_directory(self, path: str) -> None:
         self.ignored["(work directory)"] += 1

@@ -6,6 +6,7 @@ from cli.settings import Section, Setting
 
 FORMATS = {
     "image_folder": "image_folder.open_folder",
+    "manifest": "image_list.open_list",
     "tfrecord": "tfrecords.open_records",
     "tar": "archives.open_archives",
     "tfds": "tfds_source.open_tfds",

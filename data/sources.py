@@ -152,6 +152,9 @@ class Request:
         return InputError(f"--{self.role}: {printable(self.location)} {message}")
 
 
+MANIFEST_ENDINGS = (".csv", ".json", ".jsonl")
+"""Names of lists of images end so."""
+
 WITHOUT_PATH = ("tfds",)
 """Formats whose locations are no paths."""
 
@@ -167,11 +170,15 @@ def split_location(location: str, default: str) -> tuple[str, str]:
     """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon.
 
     Where `default` is tfds, so is `cifar10:3.0.2/train`: a data set of that name, and its version.
+    Where it is image_folder, a name that ends as a list of images is a manifest.
     """
     name, colon, rest = location.partition(":")
     if default in WITHOUT_PATH and re.match(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)/", rest):
         return default, location
-    return (name, rest) if colon and name in FORMATS else (default, location)
+    if colon and name in FORMATS:
+        return name, rest
+    is_list = default == "image_folder" and location.lower().endswith(MANIFEST_ENDINGS)
+    return ("manifest" if is_list else default), location
 
 
 def absolute(location: str, default: str) -> str:
