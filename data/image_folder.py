@@ -4,8 +4,9 @@
     unlabeled/**/*.jpg
     test/CLASS/**/*.jpg
 
-JPEG, PNG, GIF (its first frame) and BMP. A file is taken for an image by its name's ending, or by its
-first bytes where the ending is unknown, see `data.formats`. Symbolic links are followed. Passed over
+JPEG, PNG, GIF (its first frame) and BMP; with `convert` also what `data.convert` turns into PNG. A
+file is taken for an image by its name's ending, or by its first bytes where the ending is unknown, see
+`data.formats`. Symbolic links are followed. Passed over
 and counted are hidden files, folders that computers make by themselves (`@eaDir`, `__MACOSX`), named
 pipes and the like, images of other kinds, and earlier runs' work directories. The list of file names
 is held in memory (about 300 bytes each), the images never are.
@@ -27,7 +28,8 @@ from cli.errors import InputError
 from cli.files import read_file, what_is
 from cli.workdir import is_work_directory
 from data import split_names
-from data.formats import ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
+from data.convert import converting
+from data.formats import CONVERTIBLE, ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
 from data.sources import Request, entries, ordered_map, printable
 
 
@@ -53,8 +55,8 @@ class FolderImages:
     scattered = True
     problems: Sequence[Mapping[str, str]] = ()
 
-    def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int]) -> None:
-        self._files = files
+    def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int], convert: bool = False) -> None:
+        self._files, self.convert = files, convert
         self.label_names = label_names
         self.labels = np.array([file.label for file in files], np.int32)
         self.ignored = ignored
@@ -81,7 +83,7 @@ class FolderImages:
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The files' bytes."""
-        return ordered_map(self._read, indices)
+        return ordered_map(converting(self._read) if self.convert else self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
         file = self._files[index]
@@ -100,7 +102,7 @@ def open_folder(request: Request) -> FolderImages:
       InputError: it is missing, empty or cannot be read; it has no class folders; one of them is empty.
     """
     root, flag = request.location, f"--{request.role}"
-    listing = _Listing(root, flag)
+    listing = _Listing(root, flag, request.convert)
     if request.role == "unlabeled":
         entries(root, flag)  # names the folder where it is missing
         files = _sorted((File(path, key, -1) for path, key in listing.walk(root)), flag)
@@ -133,23 +135,23 @@ def open_folder(request: Request) -> FolderImages:
     empty = set(range(len(label_names))) - {file.label for file in files}
     if empty:
         name = label_names[min(empty)]
-        held = _Listing(root, flag)
+        held = _Listing(root, flag, request.convert)
         list(held.walk(folders[name]))
         what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
         raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
     listing.tell()
-    return FolderImages(files, label_names, ignored)
+    return FolderImages(files, label_names, ignored, request.convert)
 
 
 def images_below(root: str) -> list[str]:
     """Lists the image files below a folder, sorted, and tells what is passed over.
 
-    What is an image, and what is passed over, is as in `open_folder`.
+    What is an image, and what is passed over, is as in `open_folder` with images to convert.
 
     Raises:
       InputError: the folder cannot be read.
     """
-    listing = _Listing(root, printable(root))
+    listing = _Listing(root, printable(root), convert=True)
     paths = [path for _, path in sorted((key, path) for path, key in listing.walk(root))]
     listing.tell()
     return paths
@@ -185,8 +187,8 @@ class _Listing:
       kinds: number of images that cannot be read, by kind.
     """
 
-    def __init__(self, root: str, flag: str) -> None:
-        self._root, self._flag = root, flag
+    def __init__(self, root: str, flag: str, convert: bool) -> None:
+        self._root, self._flag, self._convert = root, flag, convert
         self.ignored: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
 
@@ -240,7 +242,7 @@ class _Listing:
             text = "%s: files that are no images by name or place, and ignored: %s (%s)"
             logging.info(text, self._flag, f"{total:,}", counts)
         if self.kinds:
-            logging.warning("%s: %s", self._flag, passed_over(self.kinds))
+            logging.warning("%s: %s", self._flag, passed_over(self.kinds, setting=not self._convert))
 
     def _pass_over_work_directory(self, path: str) -> None:
         self.ignored["(work directory)"] += 1
@@ -261,7 +263,7 @@ class _Listing:
                 kind = kind_of(read_file(entry.path, HEAD))
             except OSError:  # not worth an error: nothing says that it is an image
                 kind = ""
-        if kind == "image" or kind in READABLE:
+        if kind == "image" or kind in READABLE or (self._convert and kind in CONVERTIBLE):
             return True
         self.ignored[printable(ending_of(entry.name)) or "(no ending)"] += 1
         if kind:

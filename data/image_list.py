@@ -3,6 +3,7 @@
     manifest:labels.csv      columns file,label, and any others; commas, semicolons or tabs between them
     manifest:labels.json     [{"file": "a.jpg", "label": "cat"}, …]
     manifest:labels.jsonl    one such object a line
+    manifest:export.json     an export of Label Studio, see `data.label_studio`
 
 A path is relative to the folder of the list. Labels are text, classes are sorted by name. The list of
 names is held in memory, the images never are.
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from cli.errors import InputError, one_line
 from cli.files import read_file
+from data import label_studio
 from data.image_folder import File, FolderImages
 from data.sources import Request, printable
 
@@ -62,7 +64,7 @@ def open_list(request: Request) -> FolderImages:
     number = {name: label for label, name in enumerate(names)}
     name = printable(os.path.basename(path))
     files = [File(*located(path, row.values["file"]), number.get(label, -1), f"{name}, {row.place}") for row, label in rows]
-    listed = FolderImages(sorted(files, key=lambda file: file.key), names, {})
+    listed = FolderImages(sorted(files, key=lambda file: file.key), names, {}, request.convert)
     listed.problems = tuple(problems)
     return listed
 
@@ -158,5 +160,10 @@ def _json_lines(text: str) -> Iterator[Row]:
 def _row(entry: object, place: str) -> Row:
     if not isinstance(entry, dict):
         raise ValueError(f"{place} is no object")
+    if label_studio.is_task(entry):
+        try:
+            return Row(place, label_studio.values(entry))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
     plain = {key: value for key, value in entry.items() if value is None or isinstance(value, (str, int))}
     return Row(place, {key: "" if value is None else str(value).strip() for key, value in plain.items()})

@@ -50,6 +50,12 @@ DATA = Section(
             type=str,
             none="hold out test_fraction of the labeled images",
         ),
+        "labels": Setting(
+            None,
+            "List of labels that a person corrected or added. The flag --labels.",
+            type=str,
+            none="not given",
+        ),
         "pseudo_labeled": Setting(
             None,
             "Location of shards that the Noisy Student release made. The flag --pseudo_labeled.",
@@ -85,6 +91,10 @@ DATA = Section(
             "fail",
             "What an unreadable image or record does: fail, or skip, which lists it.",
             choices=("fail", "skip"),
+        ),
+        "convert": Setting(
+            False,
+            "Whether WebP, TIFF, AVIF, HEIC, JPEG 2000 and odd BMP files are stored as PNG.",
         ),
         "use_as_prepared": Setting(
             False,

@@ -139,6 +139,7 @@ class Request:
       label_offset: stored label minus class, where the format stores labels of the user's own.
       on_error: "fail" or "skip"; see `Collection.problems`.
       num_classes: that a pseudo-label must be over.
+      convert: whether images of other kinds are turned into PNG; see `data.convert`.
     """
 
     location: str
@@ -146,6 +147,7 @@ class Request:
     label_offset: int = 0
     on_error: str = "fail"
     num_classes: int = 0
+    convert: bool = False
 
     def error(self, message: str) -> InputError:
         """An InputError about this location."""
@@ -195,7 +197,9 @@ def open_collection(location: str, role: str, data: ml_collections.ConfigDict) -
     """Lists the images of `config.data.ROLE`. Raises InputError where they cannot be listed."""
     name, rest = split_location(location, data.source)
     module, function = FORMATS[name].split(".")
-    return getattr(importlib.import_module(f"data.{module}"), function)(Request(rest, role, data.label_offset, data.on_error))
+    return getattr(importlib.import_module(f"data.{module}"), function)(
+        Request(rest, role, data.label_offset, data.on_error, convert=data.get("convert", False))
+    )
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -1,9 +1,11 @@
 """A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
 
     ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
-        [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10] [--retries=3] IMAGE…
+        [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10]
+        [--retries=3] IMAGE…
 
-IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), or - for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
+IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), a list (`data.image_list`), or - for
+one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
 Over REST the client imports nothing but Python's own library.
 
     with Client("http://127.0.0.1:8501") as client:
@@ -323,4 +325,4 @@ def _stdin() -> bytes:
 
     encoded = sys.stdin.buffer.read()
     predict.note_orientation("-", encoded)
-    return encoded
+    return predict.readable("-", encoded)

@@ -1,6 +1,7 @@
 """Asks an exported model about image files.
 
-    ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE] FILE|DIR|GLOB|CSV…
+    ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE]
+        FILE|DIR|GLOB|CSV…
 
 prints a line for each image: file, most probable class, its probability, and the three most
 probable classes. A folder stands for the images below it, a glob in quotes for the files that match,
@@ -16,6 +17,7 @@ last whole batch, and the finished file has the same bytes. `parquet` has the co
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections import deque
@@ -107,9 +109,10 @@ def save(answers: Callable[[Sequence[str]], Iterator[Answer]], format: str, file
     if rows.done:
         print(f"{output}: continues behind {rows.done:,} of {len(files):,} images", file=sys.stderr)
     left = progress(answers(files[rows.done :]), len(files) - rows.done, "predict")
-    while batch := list(itertools.islice(left, BATCH_SIZE)):
-        rows.add(batch)
-    rows.finish()
+    with contextlib.closing(rows):
+        while batch := list(itertools.islice(left, BATCH_SIZE)):
+            rows.add(batch)
+        rows.finish()
     require_good(rows.bad, rows.first_bad, len(files))
     print(f"{output}: {len(files):,} images")
 
@@ -190,7 +193,20 @@ def read(name: str) -> bytes:
     except OSError as error:
         raise InputError(f"{escaped(name)} cannot be read ({error.strerror})") from error
     note_orientation(name, encoded)
-    return encoded
+    return readable(name, encoded)
+
+
+def readable(name: str, encoded: bytes) -> bytes:
+    """Returns an image as PNG where the model cannot decode its kind; notes on stderr where that fails."""
+    if encoded[:2] in (b"\xff\xd8", b"\x89P", b"GI"):
+        return encoded
+    from data.convert import to_png  # here: most images need nothing of it
+
+    converted = to_png(encoded)
+    if isinstance(converted, str):
+        print(f"note: {escaped(name)}: {converted}", file=sys.stderr)
+        return encoded
+    return converted
 
 
 def note_orientation(name: str, encoded: bytes) -> None:

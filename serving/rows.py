@@ -108,6 +108,11 @@ class Rows:
         counts = {"rows": self.done, "bytes": file.tell(), "bad": self.bad, "first_bad": self.first_bad}
         write_json(self._note, {"asked": self._request, **counts})
 
+    def close(self) -> None:
+        """Closes the file of rows, finished or not."""
+        if self._file is not None:
+            self._file.close()
+
     def finish(self) -> None:
         """Gives the file its name."""
         file = self._open()
@@ -119,7 +124,6 @@ class Rows:
             os.fsync(file.fileno())
             os.replace(self._part, self._path)
         self._note.unlink(missing_ok=True)
-        file.close()
 
 
 def _encoded(text: str) -> bytes:

@@ -220,12 +220,20 @@ def test_folders_and_globs(model, tmp_path, capsys):
         predict.check("parquet", [str(tmp_path)])
 
 
+def red_or_no_image(encoded):
+    """Stands in for a model: PNG files are red."""
+    good = np.array([image[:4] == b"\x89PNG" for image in encoded])
+    probabilities = good[:, np.newaxis] * np.array([[0.7, 0.2, 0.1]])
+    labels = [[b"red", b"green", b"blue"]] * len(encoded)
+    return {"status": 1 - good, "probabilities": probabilities, "classes": [[0, 1, 2]] * len(encoded), "labels": labels}
+
+
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing of ours catches it."""
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "table", "parquet"])
-def test_a_killed_command_goes_on(model, tmp_path, monkeypatch, format, capsys):
+def test_a_killed_command_goes_on(tmp_path, monkeypatch, format):
     files = [write_image(tmp_path / f"{i:02}\n.png", ("red", "lime", "blue")[i % 3]) for i in range(11)]
     (tmp_path / "03\n.png").write_bytes(b"no image")
     monkeypatch.setattr(predict, "BATCH_SIZE", 4)
@@ -239,8 +247,7 @@ def test_a_killed_command_goes_on(model, tmp_path, monkeypatch, format, capsys):
             yield answer
 
     def save(output, **options):
-        serve = predict.load(model)
-        predict.save(lambda names: answers(serve, names, **options), format, files, str(output), "model")
+        predict.save(lambda names: answers(red_or_no_image, names, **options), format, files, str(output), "model")
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with pytest.raises(InputError, match=r"1 of 11 images could not be used"):
@@ -260,12 +267,13 @@ def test_a_killed_command_goes_on(model, tmp_path, monkeypatch, format, capsys):
         save(killed)
 
 
-def test_rows_of_another_request_are_refused(model, tmp_path):
+def test_rows_of_another_request_are_refused(tmp_path):
     files = [write_image(tmp_path / f"{i}.png", "red") for i in range(2)]
     rows = Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files))
     rows.add([Answer(files[0], OK, [("red", 1.0)])])
     with pytest.raises(InputError, match="another process writes"):
         Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files)).add([])
+    rows.close()
     with pytest.raises(InputError, match="is of another model, format or images"):
         Rows(str(tmp_path / "out"), "csv", digest_of("two", "csv", files))
     Path(files[1]).write_bytes(b"replaced")
@@ -273,12 +281,27 @@ def test_rows_of_another_request_are_refused(model, tmp_path):
         Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files))
 
 
-def test_parquet_has_the_columns_of_csv(model, tmp_path, capsys):
+def test_parquet_has_the_columns_of_csv(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     files = [write_image(tmp_path / "a.png", "red"), str(tmp_path / "b.png")]
     Path(files[1]).write_bytes(b"no image")
     with pytest.raises(InputError, match="1 of 2"):
-        predict.main(str(model), "parquet", files, str(tmp_path / "out.parquet"))
+        predict.save(lambda names: predict.predict(red_or_no_image, names), "parquet", files, str(tmp_path / "out.parquet"), "model")
     first, second = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert (first["file"], first["label"], first["error"]) == (files[0], "red", None) and first["confidence"] > 0.5
     assert (second["label"], second["confidence"]) == (None, None) and "JPEG" in second["error"]
+
+
+def test_images_of_other_kinds_are_converted(tmp_path, capsys):
+    image = PIL.Image.new("RGB", (9, 7), "red")
+    image.save(tmp_path / "a.webp", lossless=True)
+    image.quantize(2).save(tmp_path / "b.bmp")
+    for name in ("a.webp", "b.bmp"):
+        encoded = predict.read(str(tmp_path / name))
+        assert PIL.Image.open(io.BytesIO(encoded)).format == "PNG"
+        assert PIL.Image.open(io.BytesIO(encoded)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert capsys.readouterr().err == ""
+    cut = (tmp_path / "a.webp").read_bytes()[:30]
+    (tmp_path / "c.webp").write_bytes(cut)
+    assert predict.read(str(tmp_path / "c.webp")) == cut
+    assert f"note: {tmp_path / 'c.webp'}: it is WebP and cannot be read" in capsys.readouterr().err
