@@ -32,6 +32,12 @@ IMAGES = (
     Flag("labeled", "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.", default=None),
     Flag("unlabeled", "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.", default=None),
     Flag("test", "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.", default=None),
+    Flag(
+        "labels",
+        "List of file,label that a person corrected or added, such as an edited labels_N.csv of another run.",
+        default=None,
+        value="CSV",
+    ),
 )
 
 INIT = Flag(

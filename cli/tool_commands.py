@@ -207,6 +207,20 @@ TOOLS = (
         words="FILE|DIR|GLOB|CSV…",
     ),
     Command(
+        "labels",
+        "workflow.labels:main",
+        "List what teacher and student say of each image of a run, for a person to correct.",
+        "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh takes it back.",
+        (
+            directory("workdir", "Work directory of run_noisy_student.sh."),
+            Flag("iteration", "Which iteration, from 1. Default: the last finished one.", int, None, least=1),
+            Flag("ask", "Images to look at, at most, of each kind.", int, 20),
+            Flag("tasks", "Label Studio's tasks to write, with the images to look at.", default=None, value="FILE.json"),
+        ),
+        ("--workdir=runs/photos", "--workdir=runs/photos --iteration=1 --ask=50"),
+        group="tool",
+    ),
+    Command(
         "fidelity",
         "workflow.fidelity:main",
         "Compare stored and sped-up predictions with the teacher's own.",

@@ -8,6 +8,8 @@
    out, as `labeled_as_unlabeled` says. What steps 1 and 2 hold out is left out of them, by content: both papers keep the evaluation's
    images out of the unlabelled ones.
 
+Labels that a person corrected count from the beginning (`data.corrections`).
+
 Images that repeat each other stand on one side of steps 1 to 3 (`data.draws`). `data.repeats` says what becomes of labelled images that
 are in the test, or under two classes.
 """
@@ -26,8 +28,8 @@ from absl import logging
 
 from cli.errors import InputError
 from cli.progress import progress
-from data import fingerprint, repeats
-from data.draws import Usable, draw, hold_out_test, hold_out_validation
+from data import corrections, fingerprint, repeats
+from data.draws import Usable, draw, hold_out_validation
 from data.duplicates import Seen
 from data.examination import Examination
 from data.repeats import Unseen, none_left
@@ -39,7 +41,6 @@ from data.sources import (
     by_class,
     generator,
     key_hash,
-    open_collection,
     printable,
     repeated,
     split_location,
@@ -108,7 +109,7 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     """
     data = config.data
     _check_config(data)
-    listed = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
+    listed = corrections.open_collections(data)
     label_names = listed["labeled"].label_names
     if len(label_names) < 2:
         raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
@@ -137,7 +138,8 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
         raise InputError(f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels")
     _check_classes(labeled, label_names, "no image left that is not in the test or under another class, too")
     if test is None:
-        test, labeled = hold_out_test(labeled, label_names, data)
+        test, labeled = corrections.hold_out(labeled, label_names, data)
+        _check_classes(labeled, label_names, "no image left for training")
     validation, labeled = hold_out_validation(labeled, len(label_names), data.validation_size, config.seed)
     unused = labeled.pick([])
     if data.labeled_per_class is not None:

@@ -25,6 +25,7 @@ from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
 from workflow import balance, pseudo_label, settings, shard_jobs, train
+from workflow import labels as people
 from workflow.dry_run import describe
 from workflow.stages import ENDING, Stage, ending, model_directories, plan, trainings
 
@@ -54,9 +55,11 @@ def main(
     dry_run: bool,
     beam_options: list[str],
     init: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags(), init)
+    flags = app.recipe_flags()
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels)
 
 
 def _loop(
@@ -72,6 +75,7 @@ def _loop(
     beam_options: list[str],
     config_flags: list[str],
     init: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
@@ -85,6 +89,7 @@ def _loop(
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
+    folders |= {"labels": sources.absolute(labels, "manifest")} if labels else {}
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
@@ -103,10 +108,13 @@ def _loop(
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         _run(stage, directory, config_flags, beam_options, created)
+        people.after(stage.directory, directory)
 
     scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
     students = len(scores) - 1 if scores else config.iterations
     chosen = scores.index(max(scores)) if scores else students
+    for stage in people.answers(config, directory, students):
+        run(stage)
     for stage in ending(config, directory, strategy, students, chosen):
         run(stage)
     summary = {**summarize(directory, students), "served": model_directories(directory, students)[chosen].name}
@@ -127,6 +135,7 @@ def run(
     recipe: str = "configs/noisy_student/image_folder.py",
     settings: Mapping[str, Any] | None = None,
     init: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     strategy: str = "auto",
     tpu: str = "",
 ) -> dict[str, Any]:
@@ -142,6 +151,7 @@ def run(
       recipe: PATH[:ARGUMENT] of a recipe.
       settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
+      labels: list of labels that a person corrected or added (`data.corrections`).
       strategy: devices of the training stages; see `training.strategy.create`.
       tpu: name or address of the TPU.
 
@@ -156,7 +166,7 @@ def run(
     folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
-    options["init"] = os.fspath(init) if init is not None else None
+    options |= {name: os.fspath(path) if path is not None else None for name, path in {"init": init, "labels": labels}.items()}
     try:
         _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:
