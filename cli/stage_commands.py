@@ -32,6 +32,12 @@ IMAGES = (
     Flag("labeled", "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.", default=None),
     Flag("unlabeled", "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.", default=None),
     Flag("test", "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.", default=None),
+    Flag(
+        "labels",
+        "List of file,label that a person corrected or added, such as an edited labels_N.csv of another run.",
+        default=None,
+        value="CSV",
+    ),
 )
 
 INIT = Flag(
@@ -43,6 +49,15 @@ INIT = Flag(
     named=True,
 )
 PSEUDO_LABELED = directory("pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True)
+ANSWERS = (
+    Flag(
+        "format",
+        "How to show the answers; jsonl (or json) is an object a line, parquet needs --output.",
+        default="text",
+        choices=("text", "table", "jsonl", "json", "csv", "parquet"),
+    ),
+    Flag("output", "File to write in place of printing; the same command continues in it.", default=None, value="FILE"),
+)
 TRAINING = (
     WORKDIR,
     DATA,
@@ -283,10 +298,10 @@ STAGES = (
         "Prints one line for each image: file, class, probability.",
         (
             directory("model", "Exported model: a version, or a folder that holds one."),
-            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
+            *ANSWERS,
         ),
-        ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=json photos/*.jpg"),
-        words="IMAGE…",
+        ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=csv --output=answers.csv photos"),
+        words="FILE|DIR|GLOB|CSV…",
     ),
     Command(
         "quickstart",

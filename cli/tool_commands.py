@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cli.flags import Command, Flag
-from cli.stage_commands import DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
+from cli.stage_commands import ANSWERS, DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
 
 EXPERIMENTS = (
     Command(
@@ -197,14 +197,28 @@ TOOLS = (
             Flag("model", "The model's name on the server.", default="classifier"),
             Flag("version", "Its version. Without it and --label, the newest.", int, None, least=1),
             Flag("label", "stable or canary, in place of a version.", default=None),
-            Flag("format", "How to print the answers.", default="text", choices=("text", "json", "table")),
+            *ANSWERS,
             Flag("batch_size", "Images in one request.", int, 32, least=1),
             Flag("timeout", "Seconds for each attempt.", float, 10.0),
             Flag("retries", "Attempts after the first.", int, 3),
         ),
-        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=json 'photos/**/*.jpg'"),
+        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=jsonl 'photos/**/*.jpg'"),
         group="tool",
-        words="IMAGE…",
+        words="FILE|DIR|GLOB|CSV…",
+    ),
+    Command(
+        "labels",
+        "workflow.labels:main",
+        "List what teacher and student say of each image of a run, for a person to correct.",
+        "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh takes it back.",
+        (
+            directory("workdir", "Work directory of run_noisy_student.sh."),
+            Flag("iteration", "Which iteration, from 1. Default: the last finished one.", int, None, least=1),
+            Flag("ask", "Images to look at, at most, of each kind.", int, 20),
+            Flag("tasks", "Label Studio's tasks to write, with the images to look at.", default=None, value="FILE.json"),
+        ),
+        ("--workdir=runs/photos", "--workdir=runs/photos --iteration=1 --ask=50"),
+        group="tool",
     ),
     Command(
         "fidelity",

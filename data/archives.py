@@ -27,7 +27,8 @@ from absl import logging
 from cli.files import read_file
 from cli.progress import progress
 from data import split_names
-from data.formats import ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
+from data.convert import converting
+from data.formats import CONVERTIBLE, ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
 from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
 
 FILES = r"\.tar$"
@@ -47,8 +48,8 @@ class ArchiveImages:
 
     scattered = True
 
-    def __init__(self, paths: Sequence[str], ignored: Counter[str], problems: list[dict[str, str]]) -> None:
-        self._paths = paths
+    def __init__(self, paths: Sequence[str], ignored: Counter[str], problems: list[dict[str, str]], convert: bool = False) -> None:
+        self._paths, self._convert = paths, convert
         self._file, self._offset, self._size = (array.array(kind) for kind in "iqq")
         self._names: list[str] = []
         self.label_names: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class ArchiveImages:
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The images' bytes."""
-        return ordered_map(self._read, indices)
+        return ordered_map(converting(self._read) if self._convert else self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
         if printable(self._names[index]) != self._names[index]:
@@ -157,7 +158,7 @@ def open_archives(request: Request) -> ArchiveImages:
     paths = find_files(request, FILES, "tar archives (*.tar, not compressed)")
     ignored: Counter[str] = Counter()
     problems: list[dict[str, str]] = []
-    images = ArchiveImages(paths, ignored, problems)
+    images = ArchiveImages(paths, ignored, problems, request.convert)
     kinds: Counter[str] = Counter()
     classes: dict[str, str] = {}  # ARCHIVE/NAME without ending -> what its .cls says
     for file, path in enumerate(progress(paths, len(paths), f"list {request.role}")):
@@ -167,7 +168,7 @@ def open_archives(request: Request) -> ArchiveImages:
                 kind = kind_by_name(member.name)
                 if kind is None:
                     kind = kind_of(read_at(path, member.offset, min(member.size, HEAD)))
-                if kind == "image" or kind in READABLE:
+                if kind == "image" or kind in READABLE or (request.convert and kind in CONVERTIBLE):
                     images.append(file, member)
                 elif ending == ".cls" and request.role != "unlabeled":
                     classes[f"{file}/{stem}"] = read_at(path, member.offset, min(member.size, 100)).decode("ascii", "replace").strip()
@@ -183,7 +184,7 @@ def open_archives(request: Request) -> ArchiveImages:
     if not len(images):
         raise request.error(f"holds no images ({', '.join(ENDINGS)}){'; ' if kinds else ''}{passed_over(kinds)}")
     if kinds:
-        logging.warning("--%s: %s", request.role, passed_over(kinds))
+        logging.warning("--%s: %s", request.role, passed_over(kinds, setting=not request.convert))
     images.labels = np.full(len(images), -1, np.int32)
     if request.role != "unlabeled":
         _label(images, classes, request)

@@ -104,7 +104,7 @@ class Examination:
             self.skipped.append({"file": where, "why": result})
             logging.info("skipped %s: %s", where, result)
         if kinds:
-            logging.warning("--%s: %s", role, formats.passed_over(kinds))
+            logging.warning("--%s: %s", role, formats.passed_over(kinds, setting=True))
         odd.check()
         self.remarks[role] = odd.counts()
         if self.read_from.get(role):

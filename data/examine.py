@@ -24,6 +24,8 @@ from data.transparency import HEAD, decode_opaque
 
 _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
 
+CONVERT = "or let such files be converted with --config.data.convert=True"
+
 MIN_SIDE = 64
 """Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
 
@@ -124,7 +126,7 @@ def _refused(encoded: bytes) -> str | None:
     elif encoded[:2] == b"BM" and len(encoded) >= 30:
         width, height = struct.unpack("<ii", encoded[18:26])
         if _has_colour_table(encoded):
-            return "it is a BMP with a table of colours, which TensorFlow would take for grey levels; save it as PNG"
+            return f"it is a BMP with a table of colours, which TensorFlow would take for grey levels; save it as PNG, {CONVERT}"
     elif formats.kind_of(encoded[: formats.HEAD]) == "WebP":  # TensorFlow 2.21 decodes it, 2.15 does not: one data set for both
         return _of_another_format(encoded)
     else:
@@ -184,7 +186,8 @@ def other_kind(encoded: bytes) -> str:
 def _of_another_format(encoded: bytes) -> str:
     """Says that an image is of no format that training reads."""
     kind = other_kind(encoded)
-    advice = f"it is {kind}: convert it to JPEG or PNG" if kind else "no other format is read"
+    setting = f", {CONVERT}" if kind in formats.CONVERTIBLE else ""
+    advice = f"it is {kind}: convert it to JPEG or PNG{setting}" if kind else "no other format is read"
     return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
 
 

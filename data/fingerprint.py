@@ -22,8 +22,8 @@ import ml_collections
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from cli.progress import progress
-from data import archives, image_folder
-from data.sources import TFRECORD_FILES, Collection, Request, find_files, open_collection, split_location
+from data import archives, corrections
+from data.sources import TFRECORD_FILES, Collection, Request, find_files, split_location
 
 FILE = "sources.json"
 ROLES = ("labeled", "unlabeled", "test", "pseudo_labeled")
@@ -95,10 +95,9 @@ def _files(role: str, data: ml_collections.ConfigDict, collection: Collection | 
     """(class folder or "", name, path) of each file that is read."""
     format_, location = split_location(data[role], "tfrecord" if role == "pseudo_labeled" else data.source)
     request = Request(location, role, data.label_offset, data.on_error)
-    if format_ == "image_folder":
-        folder = collection if isinstance(collection, image_folder.FolderImages) else image_folder.open_folder(request)
-        classes = bool(folder.label_names)
-        return ((file.key.partition("/")[0] if classes else "", file.key, file.path) for file in folder.files())
+    if format_ in ("image_folder", "manifest"):
+        folder: Any = collection if collection is not None else corrections.open_role(role, data)
+        return folder.listing()
     if format_ in ("tar", "tfrecord"):
         pattern = archives.FILES if format_ == "tar" else TFRECORD_FILES
         return (("", os.path.basename(path), path) for path in find_files(request, pattern, "files any more"))
@@ -180,7 +179,7 @@ def _content(role: str, data: ml_collections.ConfigDict) -> str:
 
         collection: Collection = tfrecords.open_records(Request(data[role], "unlabeled", on_error=data.on_error))
     else:
-        collection = open_collection(data[role], role, data)
+        collection = corrections.open_role(role, data)
     count = len(collection.labels)
     total = Sum()
     for _ in content(total, collection, progress(collection.read(range(count)), count, f"read {role} again, as times have changed")):

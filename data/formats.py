@@ -15,6 +15,9 @@ from collections.abc import Mapping
 READABLE = ("JPEG", "PNG", "GIF", "BMP")
 """Kinds that TensorFlow decodes."""
 
+CONVERTIBLE = {"WebP": "WEBP", "TIFF": "TIFF", "AVIF": "AVIF", "HEIC": "HEIF", "JPEG 2000": "JPEG2000", "BMP": "BMP"}
+"""Kinds that `data.convert` turns into PNG -> Pillow's names. Of BMP only what TensorFlow cannot read."""
+
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".jfif", ".jpe")
 """Names that end so are taken for images that can be read, and are not opened to see."""
 
@@ -136,8 +139,13 @@ def in_words(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
-def passed_over(kinds: Mapping[str, int]) -> str:
-    """Says that images cannot be read, by kind; "" where there are none."""
+def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
+    """Says that images cannot be read, by kind; "" where there are none.
+
+    `setting` tells whether to name the setting that converts them, where it can.
+    """
     if not kinds:
         return ""
-    return f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over; convert them to JPEG or PNG"
+    text = f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over; convert them to JPEG or PNG"
+    can = any(kind in CONVERTIBLE or kind.startswith("BMP") for kind in kinds)
+    return f"{text}, or let them be converted with --config.data.convert=True" if setting and can else text

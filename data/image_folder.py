@@ -4,8 +4,9 @@
     unlabeled/**/*.jpg
     test/CLASS/**/*.jpg
 
-JPEG, PNG, GIF (its first frame) and BMP. A file is taken for an image by its name's ending, or by its
-first bytes where the ending is unknown, see `data.formats`. Symbolic links are followed. Passed over
+JPEG, PNG, GIF (its first frame) and BMP; with `convert` also what `data.convert` turns into PNG. A
+file is taken for an image by its name's ending, or by its first bytes where the ending is unknown, see
+`data.formats`. Symbolic links are followed. Passed over
 and counted are hidden files, folders that computers make by themselves (`@eaDir`, `__MACOSX`), named
 pipes and the like, images of other kinds, and earlier runs' work directories. The list of file names
 is held in memory (about 300 bytes each), the images never are.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ from cli.errors import InputError
 from cli.files import read_file, what_is
 from cli.workdir import is_work_directory
 from data import split_names
-from data.formats import ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
+from data.convert import converting
+from data.formats import CONVERTIBLE, ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
 from data.sources import Request, entries, ordered_map, printable
 
 
@@ -38,21 +40,23 @@ class File(NamedTuple):
       path: where it is.
       key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the same on every file system.
       label: its class; −1 where unlabelled.
+      place: where a list names it; "" where none does.
     """
 
     path: str
     key: str
     label: int
+    place: str = ""
 
 
 class FolderImages:
     """A `Collection` of files."""
 
     scattered = True
-    problems = ()
+    problems: Sequence[Mapping[str, str]] = ()
 
-    def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int]) -> None:
-        self._files = files
+    def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int], convert: bool = False) -> None:
+        self._files, self.convert = files, convert
         self.label_names = label_names
         self.labels = np.array([file.label for file in files], np.int32)
         self.ignored = ignored
@@ -62,16 +66,24 @@ class FolderImages:
         return self._files[index].key
 
     def where(self, index: int) -> str:
-        """The path."""
-        return printable(self._files[index].path)
+        """The path, and where a list names it."""
+        file = self._files[index]
+        return printable(file.path) + (f" ({file.place})" if file.place else "")
 
     def files(self) -> list[File]:
         """The files, in order."""
         return self._files
 
+    def listing(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (class or "", key with the class before it, path) of each file."""
+        for file in self._files:
+            name = self.label_names[file.label] if self.label_names else ""
+            inside = not name or file.key.startswith(f"{name}/")
+            yield name, file.key if inside else f"{name}/{file.key}", file.path
+
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The files' bytes."""
-        return ordered_map(self._read, indices)
+        return ordered_map(converting(self._read) if self.convert else self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
         file = self._files[index]
@@ -90,7 +102,7 @@ def open_folder(request: Request) -> FolderImages:
       InputError: it is missing, empty or cannot be read; it has no class folders; one of them is empty.
     """
     root, flag = request.location, f"--{request.role}"
-    listing = _Listing(root, flag)
+    listing = _Listing(root, flag, request.convert)
     if request.role == "unlabeled":
         entries(root, flag)  # names the folder where it is missing
         files = _sorted((File(path, key, -1) for path, key in listing.walk(root)), flag)
@@ -123,18 +135,26 @@ def open_folder(request: Request) -> FolderImages:
     empty = set(range(len(label_names))) - {file.label for file in files}
     if empty:
         name = label_names[min(empty)]
-        held = _Listing(root, flag)
+        held = _Listing(root, flag, request.convert)
         list(held.walk(folders[name]))
         what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
         raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
-    if ignored:
-        shown = ignored.most_common(5)
-        others = sum(ignored.values()) - sum(count for _, count in shown)
-        counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
-        logging.info("%s: files that are no images by name or place, and ignored: %s (%s)", flag, f"{sum(ignored.values()):,}", counts)
-    if listing.kinds:
-        logging.warning("%s: %s", flag, passed_over(listing.kinds))
-    return FolderImages(files, label_names, ignored)
+    listing.tell()
+    return FolderImages(files, label_names, ignored, request.convert)
+
+
+def images_below(root: str) -> list[str]:
+    """Lists the image files below a folder, sorted, and tells what is passed over.
+
+    What is an image, and what is passed over, is as in `open_folder` with images to convert.
+
+    Raises:
+      InputError: the folder cannot be read.
+    """
+    listing = _Listing(root, printable(root), convert=True)
+    paths = [path for _, path in sorted((key, path) for path, key in listing.walk(root))]
+    listing.tell()
+    return paths
 
 
 def _subfolders(files: Iterable[File]) -> dict[str, set[str]]:
@@ -167,8 +187,8 @@ class _Listing:
       kinds: number of images that cannot be read, by kind.
     """
 
-    def __init__(self, root: str, flag: str) -> None:
-        self._root, self._flag = root, flag
+    def __init__(self, root: str, flag: str, convert: bool) -> None:
+        self._root, self._flag, self._convert = root, flag, convert
         self.ignored: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
 
@@ -212,6 +232,18 @@ class _Listing:
             elif self._is_image(entry):
                 yield entry.path, key
 
+    def tell(self) -> None:
+        """Logs what has been passed over."""
+        if self.ignored:
+            shown = self.ignored.most_common(5)
+            total = sum(self.ignored.values())
+            others = total - sum(count for _, count in shown)
+            counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
+            text = "%s: files that are no images by name or place, and ignored: %s (%s)"
+            logging.info(text, self._flag, f"{total:,}", counts)
+        if self.kinds:
+            logging.warning("%s: %s", self._flag, passed_over(self.kinds, setting=not self._convert))
+
     def _pass_over_work_directory(self, path: str) -> None:
         self.ignored["(work directory)"] += 1
         logging.warning("%s: %s is the work directory of a run, and is passed over", self._flag, printable(path))
@@ -231,7 +263,7 @@ class _Listing:
                 kind = kind_of(read_file(entry.path, HEAD))
             except OSError:  # not worth an error: nothing says that it is an image
                 kind = ""
-        if kind == "image" or kind in READABLE:
+        if kind == "image" or kind in READABLE or (self._convert and kind in CONVERTIBLE):
             return True
         self.ignored[printable(ending_of(entry.name)) or "(no ending)"] += 1
         if kind:

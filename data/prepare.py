@@ -33,7 +33,9 @@ from data.examination import Examination
 from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
 
-LOCATIONS = ("labeled", "unlabeled", "test", "pseudo_labeled")
+LOCATIONS = ("labeled", "unlabeled", "test", "labels", "pseudo_labeled")
+_ALWAYS = {"pseudo_labeled": "tfrecord", "labels": "manifest"}
+"""Formats of locations that have one, whatever the source."""
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
@@ -47,6 +49,8 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
         **dict.fromkeys(FORMATS, splits.split),
     }
     settings.check(config, READ)
+    if config.data.labels and config.data.source == "digits":
+        raise InputError("--labels: the digits are no files, whose labels alone can be corrected")
     return opening[config.data.source](config)
 
 
@@ -61,7 +65,7 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
         config.data.source = flags.get("source") or config.data.source
         for name in LOCATIONS:
             location = flags.get(name) or config.data.get(name)
-            default = "tfrecord" if name == "pseudo_labeled" else config.data.source  # those are TFRecords in any case
+            default = _ALWAYS.get(name, config.data.source)
             config.data[name] = sources.absolute(location, default) if location else None
         location = config.data.labeled
         if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
@@ -78,9 +82,11 @@ def main(
     test: str | None = None,
     pseudo_labeled: str | None = None,
     source: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """Runs the stage; see the module's docstring."""
-    flags = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "pseudo_labeled": pseudo_labeled, "source": source}
+    flags = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "pseudo_labeled": pseudo_labeled}
+    flags |= {"source": source, "labels": labels}
     config = resolve(config, flags)
     directory = Path(workdir)
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first

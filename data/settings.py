@@ -6,6 +6,7 @@ from cli.settings import Section, Setting
 
 FORMATS = {
     "image_folder": "image_folder.open_folder",
+    "manifest": "image_list.open_list",
     "tfrecord": "tfrecords.open_records",
     "tar": "archives.open_archives",
     "tfds": "tfds_source.open_tfds",
@@ -48,6 +49,12 @@ DATA = Section(
             "Location of the test images. The flag --test.",
             type=str,
             none="hold out test_fraction of the labeled images",
+        ),
+        "labels": Setting(
+            None,
+            "List of labels that a person corrected or added. The flag --labels.",
+            type=str,
+            none="not given",
         ),
         "pseudo_labeled": Setting(
             None,
@@ -95,6 +102,10 @@ DATA = Section(
             "fail",
             "What an unreadable image or record does: fail, or skip, which lists it.",
             choices=("fail", "skip"),
+        ),
+        "convert": Setting(
+            False,
+            "Whether WebP, TIFF, AVIF, HEIC, JPEG 2000 and odd BMP files are stored as PNG.",
         ),
         "use_as_prepared": Setting(
             False,

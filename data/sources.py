@@ -139,6 +139,7 @@ class Request:
       label_offset: stored label minus class, where the format stores labels of the user's own.
       on_error: "fail" or "skip"; see `Collection.problems`.
       num_classes: that a pseudo-label must be over.
+      convert: whether images of other kinds are turned into PNG; see `data.convert`.
     """
 
     location: str
@@ -146,11 +147,15 @@ class Request:
     label_offset: int = 0
     on_error: str = "fail"
     num_classes: int = 0
+    convert: bool = False
 
     def error(self, message: str) -> InputError:
         """An InputError about this location."""
         return InputError(f"--{self.role}: {printable(self.location)} {message}")
 
+
+MANIFEST_ENDINGS = (".csv", ".json", ".jsonl")
+"""Names of lists of images end so."""
 
 WITHOUT_PATH = ("tfds",)
 """Formats whose locations are no paths."""
@@ -167,11 +172,15 @@ def split_location(location: str, default: str) -> tuple[str, str]:
     """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon.
 
     Where `default` is tfds, so is `cifar10:3.0.2/train`: a data set of that name, and its version.
+    Where it is image_folder, a name that ends as a list of images is a manifest.
     """
     name, colon, rest = location.partition(":")
     if default in WITHOUT_PATH and re.match(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)/", rest):
         return default, location
-    return (name, rest) if colon and name in FORMATS else (default, location)
+    if colon and name in FORMATS:
+        return name, rest
+    is_list = default == "image_folder" and location.lower().endswith(MANIFEST_ENDINGS)
+    return ("manifest" if is_list else default), location
 
 
 def absolute(location: str, default: str) -> str:
@@ -188,7 +197,9 @@ def open_collection(location: str, role: str, data: ml_collections.ConfigDict) -
     """Lists the images of `config.data.ROLE`. Raises InputError where they cannot be listed."""
     name, rest = split_location(location, data.source)
     module, function = FORMATS[name].split(".")
-    return getattr(importlib.import_module(f"data.{module}"), function)(Request(rest, role, data.label_offset, data.on_error))
+    return getattr(importlib.import_module(f"data.{module}"), function)(
+        Request(rest, role, data.label_offset, data.on_error, convert=data.get("convert", False))
+    )
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,8 @@
    out, as `labeled_as_unlabeled` says. What steps 1, 2 and 4 hold out is left out of them, by content: both papers keep the evaluation's
    images out of the unlabelled ones.
 
+Labels that a person corrected count from the beginning (`data.corrections`).
+
 Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats` says what becomes of labelled images that
 are in the test, or under two classes.
 """
@@ -28,8 +30,8 @@ from absl import logging
 
 from cli.errors import InputError
 from cli.progress import progress
-from data import fingerprint, repeats
-from data.draws import Usable, draw, hold_out_fold, hold_out_test, hold_out_validation, validation_size
+from data import corrections, fingerprint, repeats
+from data.draws import Usable, draw, hold_out_fold, hold_out_validation, validation_size
 from data.duplicates import Seen
 from data.examination import Examination
 from data.repeats import Unseen, none_left
@@ -41,7 +43,6 @@ from data.sources import (
     by_class,
     generator,
     key_hash,
-    open_collection,
     printable,
     repeated,
     split_location,
@@ -109,7 +110,7 @@ def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
     """
     data = config.data
     _check_config(data)
-    found = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
+    found = corrections.open_collections(data)
     label_names = found["labeled"].label_names
     if len(label_names) < 2:
         raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
@@ -154,7 +155,8 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
         raise InputError(f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels")
     _check_classes(labeled, label_names, "no image left that is not in the test or under another class, too")
     if test is None:
-        test, labeled = hold_out_test(labeled, label_names, data)
+        test, labeled = corrections.hold_out(labeled, label_names, data)
+        _check_classes(labeled, label_names, "no image left for training")
     size = validation_size(len(labeled.indices), data)
     validation, labeled = hold_out_validation(labeled, len(label_names), size, config.seed)
     unused = labeled.pick([])

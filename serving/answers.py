@@ -5,10 +5,13 @@ Imports neither TensorFlow nor the rest of the project, so that a client can be 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import sys
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 OK, NOT_AN_IMAGE, TOO_LARGE, UNSUPPORTED, NOT_FINITE = range(5)
@@ -25,8 +28,21 @@ REASONS = (
     "NaN or infinity in the pixels or in the answer",
 )
 
-FORMATS = ("text", "json", "table")
+PARQUET = "parquet"
+FORMATS = ("text", "table", "jsonl", "json", "csv", PARQUET)
+"""`json` is an older name of `jsonl`. `PARQUET` is for files only."""
 SHOWN = 3
+
+TOP = 5
+"""Classes in a row of a CSV file; a model with fewer leaves cells empty."""
+COLUMNS = (
+    "file",
+    "label",
+    "confidence",
+    *(f"{name}_{i}" for i in range(2, TOP + 1) for name in ("label", "confidence")),
+    "error",
+)
+"""Of a CSV file. Confidences are probabilities with six decimals."""
 
 
 class Answer(NamedTuple):
@@ -56,13 +72,22 @@ _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, halves of characters (bytes of a name that is not UTF-8), line and paragraph breaks."""
 
 
+def head(format: str) -> str:
+    """Returns what stands above the answers: the names of the columns of `csv`, else nothing."""
+    return _csv(COLUMNS) + "\n" if format == "csv" else ""
+
+
 def line(answer: Answer, format: str, width: int = 0) -> str:
-    """One line: `text` for people, `json` for programs, `table` in columns with the file name padded to `width`.
+    """One line: `text` for people, `jsonl` and `csv` for programs, `table` in columns with the file name padded to `width`.
 
     Text and table show names as `escaped` gives them; `width` counts these.
     """
-    if format == "json":
+    if format in ("json", "jsonl"):
         return _json(answer)
+    if format == "csv":
+        cells = [cell for name, p in answer.top[:TOP] for cell in (name, f"{p:.6f}")]
+        error = "" if answer.status == OK else reason(answer)
+        return _csv([answer.file, *cells, *[""] * (2 * TOP - len(cells)), error])
     file = escaped(answer.file)
     if answer.status != OK:
         return f"{file:<{width}}  {reason(answer)}" if format == "table" else f"{file}: {reason(answer)}"
@@ -73,6 +98,12 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
         return f"{file:<{width}}  {label:<20}  {100 * probability:5.1f} %  {others}".rstrip()
     others = ", ".join(f"{name} {p:.3f}" for name, p in top[:SHOWN])
     return f"{file}: {label} {100 * probability:.1f} %  (top {len(top[:SHOWN])}: {others})"
+
+
+def _csv(cells: Iterable[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
 
 
 def _json(answer: Answer) -> str:

@@ -1,9 +1,11 @@
 """A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
 
     ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
-        [--format=text|json|table] [--batch_size=32] [--timeout=10] [--retries=3] IMAGE…
+        [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10]
+        [--retries=3] IMAGE…
 
-IMAGE is a file, a glob in quotes ('photos/**/*.jpg'), or - for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
+IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), a list (`data.image_list`), or - for
+one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
 Over REST the client imports nothing but Python's own library.
 
     with Client("http://127.0.0.1:8501") as client:
@@ -15,10 +17,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import glob
 import http.client
 import json
-import os
 import random
 import socket
 import sys
@@ -29,7 +29,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped
+from serving.answers import OK, OUTPUTS, Answer, checked
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -291,42 +291,22 @@ def main(
     timeout: float,
     retries: int,
     arguments: Sequence[str],
+    output: str | None = None,
 ) -> None:
-    """Prints the server's answers for the images `arguments`; see the module. Raises InputError."""
+    """Prints or writes the server's answers for the images `arguments`; see the module. Raises InputError."""
     from cli.errors import InputError
     from serving import predict
 
-    if format not in FORMATS:
-        raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
-    names = _expand(arguments)
+    names = predict.check(format, arguments, output, stdin=True)
     options: dict[str, Any] = {"version": version, "label": label, "timeout": timeout, "retries": retries}
     try:
         with Client(url, model, batch_size=batch_size, **options) as client:
-            predict.show(_answers(client, names), format, names)
+            if output is None:
+                predict.show(_answers(client, names), format, names)
+            else:
+                predict.save(lambda left: _answers(client, left), format, names, output, f"{url} {model} {version} {label}")
     except ServingError as error:
         raise InputError(str(error)) from error
-
-
-def _expand(arguments: Sequence[str]) -> list[str]:
-    """File names; those of globs sorted, - kept. Raises InputError where there is nothing."""
-    from cli.errors import InputError
-
-    names: list[str] = []
-    for argument in arguments:
-        if argument == "-" or os.path.isfile(argument):  # pathlib's raises for a name that is too long
-            found = [argument]
-        elif glob.has_magic(argument):
-            found = sorted(name for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
-        else:
-            found = []
-        if not found:
-            raise InputError(f"{escaped(argument)} does not exist or names no files; name image files, a glob in quotes, or - for stdin")
-        names += found
-    if not names:
-        raise InputError("no images; name one or more files: IMAGE…")
-    if names.count("-") > 1:
-        raise InputError("- is named twice, and stdin holds one image")
-    return names
 
 
 def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
@@ -345,4 +325,4 @@ def _stdin() -> bytes:
 
     encoded = sys.stdin.buffer.read()
     predict.note_orientation("-", encoded)
-    return encoded
+    return predict.readable("-", encoded)

@@ -1,19 +1,28 @@
 """Asks an exported model about image files.
 
-    ./run_predict.sh --model=EXPORT_DIR [--format=text|json|table] IMAGE…
+    ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE]
+        FILE|DIR|GLOB|CSV…
 
-prints a line an image: file, most probable class, its probability, and the three most probable classes; with
-`--format=json` an object a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
-EXPORT_DIR is a SavedModel or a folder with numbered versions, of which the highest is taken. A file that is no image gets a
-line that says so; the others are answered, and the exit code is 2. Text and table escape line
-breaks in file names.
+prints a line for each image: file, most probable class, its probability, and the three most
+probable classes. A folder stands for the images below it, a glob in quotes for the files that match,
+and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object a line:
+`file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
+`--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel or a folder
+with numbered versions, of which the highest is taken. A file that is no image gets a line that says
+so; the others are answered, and the exit code is 2. Text and table escape line breaks in file names.
+
+With `--output` the rows go to a file. After an interruption the same command continues behind its
+last whole batch, and the finished file has the same bytes. `parquet` has the columns of `csv`, and needs `--output`.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import itertools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +30,49 @@ from cli.errors import InputError
 from cli.exif import orientation
 from cli.files import read_file
 from serving import versions
-from serving.answers import FORMATS, OK, OUTPUTS, Answer, checked, escaped, line
+from serving.answers import FORMATS, OK, OUTPUTS, PARQUET, Answer, checked, escaped, head, line
+from serving.inputs import expand
+from serving.rows import Rows, digest_of
 
 BATCH_SIZE = 32
+AT_ONCE = 2
+"""Batches that are read, decoded and classified at the same time: one keeps the network busy."""
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
 """Encoded images -> `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,)."""
 
 
-def main(model: str, format: str, arguments: Sequence[str]) -> None:
-    """Prints the predictions of `model` for the files `arguments`; see the module.
+def main(model: str, format: str, arguments: Sequence[str], output: str | None = None) -> None:
+    """Prints or writes the predictions of `model` for the images that `arguments` name; see the module.
 
     Raises:
       InputError: no model, no such file, or files that are not images, after all others have been answered.
     """
-    check(format, arguments)
-    show(predict(load(model), arguments), format, arguments)
+    files = check(format, arguments, output)
+    if output is None:
+        show(predict(load(model), files), format, files)
+    else:
+        version = versions.resolve(model)
+        state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(version.rglob("*")))
+        save(lambda names: predict(load(version), names), format, files, output, f"{version} {state}")
 
 
-def check(format: str, files: Sequence[str]) -> None:
-    """Raises InputError for an unknown format and for files that are not there; before TensorFlow is loaded, which takes seconds."""
+def check(format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False) -> list[str]:
+    """Returns the image files that `arguments` name.
+
+    Raises:
+      InputError: an unknown format, or files that are not there; before TensorFlow is loaded, which takes seconds.
+    """
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
-    if not files:
-        raise InputError("no images; name one or more files: IMAGE…")
-    for file in files:
-        if not os.path.isfile(file):  # pathlib's raises for a name that is too long
-            what = "is a directory" if os.path.isdir(file) else "is no regular file" if os.path.exists(file) else "does not exist"
-            raise InputError(f"{escaped(file)} {what}; name image files")
+    if format == PARQUET and output is None:
+        raise InputError("--format=parquet is no text; add --output=FILE")
+    return expand(arguments, stdin)
+
+
+def width(files: Sequence[str]) -> int:
+    """Returns the length of the longest file name as it is shown."""
+    return max(len(escaped(file)) for file in files)
 
 
 def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
@@ -57,14 +81,47 @@ def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
     Raises:
       InputError: some of them were no answers; after the last one.
     """
-    width, bad = max(len(escaped(file)) for file in files), []
+    columns, bad = width(files), []
+    print(head(format), end="", flush=True)
     for answer in answers:
-        print(line(answer, format, width), flush=True)
+        print(line(answer, format, columns), flush=True)
         if answer.status != OK:
             bad.append(answer.file)
+    require_good(len(bad), bad[0] if bad else "", len(files))
+
+
+def save(answers: Callable[[Sequence[str]], Iterator[Answer]], format: str, files: Sequence[str], output: str, model: str) -> None:
+    """Writes the answers for `files` to a file, behind those that an interrupted command has written.
+
+    Args:
+      answers: image files -> their answers.
+      format: one of `FORMATS`.
+      files: the image files.
+      output: the file to write.
+      model: what tells the model from others.
+
+    Raises:
+      InputError: the file exists, or holds answers to another request; or some images have no answer, after the last one.
+    """
+    from cli.progress import progress  # here: printed answers show themselves how many there are
+
+    rows = Rows(output, format, digest_of(model, format, files), width(files))
+    if rows.done:
+        print(f"{output}: continues behind {rows.done:,} of {len(files):,} images", file=sys.stderr)
+    left = progress(answers(files[rows.done :]), len(files) - rows.done, "predict")
+    with contextlib.closing(rows):
+        while batch := list(itertools.islice(left, BATCH_SIZE)):
+            rows.add(batch)
+        rows.finish()
+    require_good(rows.bad, rows.first_bad, len(files))
+    print(f"{output}: {len(files):,} images")
+
+
+def require_good(bad: int, first: str, total: int) -> None:
+    """Raises InputError where some of `total` images have no answer."""
     if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise InputError(f"{len(bad)} of {len(files)} images could not be used ({escaped(bad[0])}{more}); the lines above say why")
+        more = f" and {bad - 1} more" if bad > 1 else ""
+        raise InputError(f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines say why")
 
 
 def load(model: str | Path) -> Serve:
@@ -102,13 +159,27 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
     Raises:
       InputError: a file cannot be read; those of the batches before it have been yielded.
     """
-    for first in range(0, len(files), batch_size):
-        names = files[first : first + batch_size]
-        answer = serve([read(name) for name in names])
+    batches = (files[first : first + batch_size] for first in range(0, len(files), batch_size))
+    for names, answer in _ahead(lambda names: (names, serve([read(name) for name in names])), batches):
         rows = zip(names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"])  # (), (K,), (k,), (k,)
         for name, status, probabilities, classes, labels in rows:
             top = [(label.decode("utf-8"), float(probabilities[c])) for c, label in zip(classes, labels)] if status == OK else []
             yield checked(name, int(status), top)
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yields `function` of each item in order, and computes `AT_ONCE` of them at a time."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            if len(waiting) == AT_ONCE:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def read(name: str) -> bytes:
@@ -122,7 +193,20 @@ def read(name: str) -> bytes:
     except OSError as error:
         raise InputError(f"{escaped(name)} cannot be read ({error.strerror})") from error
     note_orientation(name, encoded)
-    return encoded
+    return readable(name, encoded)
+
+
+def readable(name: str, encoded: bytes) -> bytes:
+    """Returns an image as PNG where the model cannot decode its kind; notes on stderr where that fails."""
+    if encoded[:2] in (b"\xff\xd8", b"\x89P", b"GI"):
+        return encoded
+    from data.convert import to_png  # here: most images need nothing of it
+
+    converted = to_png(encoded)
+    if isinstance(converted, str):
+        print(f"note: {escaped(name)}: {converted}", file=sys.stderr)
+        return encoded
+    return converted
 
 
 def note_orientation(name: str, encoded: bytes) -> None:

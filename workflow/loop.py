@@ -25,6 +25,7 @@ from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
 from workflow import balance, choice, cost, crossfit, pseudo_label, settings, shard_jobs, train
+from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.stages import ENDING, Stage, ending, plan, trainings
 
@@ -56,9 +57,11 @@ def main(
     dry_run: bool,
     beam_options: list[str],
     init: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, app.recipe_flags(), init)
+    flags = app.recipe_flags()
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels)
 
 
 def _loop(
@@ -74,6 +77,7 @@ def _loop(
     beam_options: list[str],
     config_flags: list[str],
     init: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
@@ -87,6 +91,7 @@ def _loop(
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
+    folders |= {"labels": sources.absolute(labels, "manifest")} if labels else {}
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
@@ -108,6 +113,7 @@ def _loop(
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         _run(stage, directory, config_flags, beam_options, created)
+        people.after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
     run(prepare_data)
@@ -115,6 +121,8 @@ def _loop(
     chosen = train_and_choose(config, directory, folders, strategy, stages, run)
     names = list(chosen["models"]) or names_of(config.iterations)
     students = len(names) - 1
+    for stage in people.answers(config, directory, students):
+        run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
     summary = {**summarize(directory, students), **{key: chosen[key] for key in ("served", "verdict")}}
@@ -136,6 +144,7 @@ def run(
     recipe: str = "configs/noisy_student/image_folder.py",
     settings: Mapping[str, Any] | None = None,
     init: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     strategy: str = "auto",
     tpu: str = "",
 ) -> dict[str, Any]:
@@ -151,6 +160,7 @@ def run(
       recipe: PATH[:ARGUMENT] of a recipe.
       settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
+      labels: list of labels that a person corrected or added (`data.corrections`).
       strategy: devices of the training stages; see `training.strategy.create`.
       tpu: name or address of the TPU.
 
@@ -165,7 +175,7 @@ def run(
     folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
-    options["init"] = os.fspath(init) if init is not None else None
+    options |= {name: os.fspath(path) if path is not None else None for name, path in {"init": init, "labels": labels}.items()}
     try:
         _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:

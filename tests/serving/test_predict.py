@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from data.preprocessing import Preprocessing
 from serving import answers, predict
 from serving.answers import NOT_FINITE, OK, Answer
 from serving.images import prepare
+from serving.rows import Rows, digest_of
 from serving.versions import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +134,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     ("name", "format", "files", "match"),
     [
         ("", "text", ["missing.png"], "missing.png does not exist"),
-        ("", "text", ["."], "is a directory"),
+        ("", "text", ["empty"], "empty holds no images"),
         ("", "text", ["pipe"], "pipe is no regular file"),
         ("", "text", ["a" * 300], "does not exist"),
         ("", "text", [], "no images"),
@@ -146,6 +148,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
 def test_wrong_usage(model, tmp_path, name, format, files, match):
     write_image(tmp_path / "red.png", "red")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
     if name == "broken":
         (model / name).mkdir()
         (model / name / "saved_model.pb").write_bytes(b"not a model")
@@ -194,3 +197,111 @@ assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
 """
     done = run("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_folders_and_globs(model, tmp_path, capsys):
+    """A folder stands for the images that training would find below it."""
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    for name in ("b/deep/2.png", "b/1.png", "a.png", ".hidden.png"):
+        write_image(tmp_path / name, "red")
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    write_image(tmp_path / "b" / "unnamed", "blue")  # its first bytes tell
+    predict.main(str(model), "csv", [str(tmp_path)])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    found = [os.path.relpath(row["file"], tmp_path) for row in rows]
+    assert found == ["a.png", "b/1.png", "b/deep/2.png", "b/unnamed"]
+    assert [row["label"] for row in rows] == ["red", "red", "red", "blue"]
+    assert abs(sum(float(rows[0][name]) for name in ("confidence", "confidence_2", "confidence_3", "confidence_4")) - 1) < 1e-5
+    assert rows[0]["label_5"] == rows[0]["error"] == ""
+    assert predict.check("text", [str(tmp_path / "**" / "*.png")]) == [str(tmp_path / name) for name in found[:3]]
+    with pytest.raises(InputError, match="matches no files"):
+        predict.check("text", [str(tmp_path / "*.jpg")])
+    with pytest.raises(InputError, match="parquet is no text"):
+        predict.check("parquet", [str(tmp_path)])
+
+
+def red_or_no_image(encoded):
+    """Stands in for a model: PNG files are red."""
+    good = np.array([image[:4] == b"\x89PNG" for image in encoded])
+    probabilities = good[:, np.newaxis] * np.array([[0.7, 0.2, 0.1]])
+    labels = [[b"red", b"green", b"blue"]] * len(encoded)
+    return {"status": 1 - good, "probabilities": probabilities, "classes": [[0, 1, 2]] * len(encoded), "labels": labels}
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "table", "parquet"])
+def test_a_killed_command_goes_on(tmp_path, monkeypatch, format):
+    files = [write_image(tmp_path / f"{i:02}\n.png", ("red", "lime", "blue")[i % 3]) for i in range(11)]
+    (tmp_path / "03\n.png").write_bytes(b"no image")
+    monkeypatch.setattr(predict, "BATCH_SIZE", 4)
+    asked: list[int] = []
+
+    def answers(serve, names, stop=99):
+        for number, answer in enumerate(predict.predict(serve, names, 4)):
+            if number == stop:
+                raise Killed
+            asked.append(number)
+            yield answer
+
+    def save(output, **options):
+        predict.save(lambda names: answers(red_or_no_image, names, **options), format, files, str(output), "model")
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with pytest.raises(InputError, match=r"1 of 11 images could not be used"):
+        save(whole)
+    with pytest.raises(Killed):
+        save(killed, stop=6)
+    with open(tmp_path / "killed.part", "ab") as part:
+        part.write(b"half a ro")
+    assert not killed.exists()
+    asked.clear()
+    with pytest.raises(InputError, match=r"1 of 11 images could not be used \(.*03\\n.png\)"):
+        save(killed)
+    assert len(asked) == 7  # the first batch of 4 was whole
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("killed.*"))
+    with pytest.raises(InputError, match="exists; delete it"):
+        save(killed)
+
+
+def test_rows_of_another_request_are_refused(tmp_path):
+    files = [write_image(tmp_path / f"{i}.png", "red") for i in range(2)]
+    rows = Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files))
+    rows.add([Answer(files[0], OK, [("red", 1.0)])])
+    with pytest.raises(InputError, match="another process writes"):
+        Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files)).add([])
+    rows.close()
+    with pytest.raises(InputError, match="is of another model, format or images"):
+        Rows(str(tmp_path / "out"), "csv", digest_of("two", "csv", files))
+    Path(files[1]).write_bytes(b"replaced")
+    with pytest.raises(InputError, match="is of another model, format or images"):
+        Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files))
+
+
+def test_parquet_has_the_columns_of_csv(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = [write_image(tmp_path / "a.png", "red"), str(tmp_path / "b.png")]
+    Path(files[1]).write_bytes(b"no image")
+    with pytest.raises(InputError, match="1 of 2"):
+        predict.save(lambda names: predict.predict(red_or_no_image, names), "parquet", files, str(tmp_path / "out.parquet"), "model")
+    first, second = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (first["file"], first["label"], first["error"]) == (files[0], "red", None) and first["confidence"] > 0.5
+    assert (second["label"], second["confidence"]) == (None, None) and "JPEG" in second["error"]
+
+
+def test_images_of_other_kinds_are_converted(tmp_path, capsys):
+    image = PIL.Image.new("RGB", (9, 7), "red")
+    image.save(tmp_path / "a.webp", lossless=True)
+    image.quantize(2).save(tmp_path / "b.bmp")
+    for name in ("a.webp", "b.bmp"):
+        encoded = predict.read(str(tmp_path / name))
+        assert PIL.Image.open(io.BytesIO(encoded)).format == "PNG"
+        assert PIL.Image.open(io.BytesIO(encoded)).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert capsys.readouterr().err == ""
+    cut = (tmp_path / "a.webp").read_bytes()[:30]
+    (tmp_path / "c.webp").write_bytes(cut)
+    assert predict.read(str(tmp_path / "c.webp")) == cut
+    assert f"note: {tmp_path / 'c.webp'}: it is WebP and cannot be read" in capsys.readouterr().err

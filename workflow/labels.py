@@ -1,0 +1,342 @@
+"""Writes what the loop thinks of each image, for a person to look at and to correct.
+
+    ./run_tool.sh labels --workdir=W [--iteration=N] [--ask=20] [--tasks=FILE]
+
+`W/labels_N.csv` has a row for each image that iteration N trained on or could have: its columns are
+`COLUMNS`. The rows to look at come first. `ask` says why:
+
+- `looks_wrong`: a labelled image to which teacher and student, trained without it, both give another
+  class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
+- `out_of_domain`: an unlabelled image of the lowest maximum probability (Hendrycks & Gimpel 2017,
+  "A Baseline for Detecting Misclassified and Out-of-Distribution Examples"). It may show no class.
+- `label_next`: an unlabelled image of the smallest margin between its two most probable classes
+  (Scheffer et al. 2001), by turns over the predicted classes. Its label would tell the most.
+
+Both take the mean of the teacher's and the student's distribution. A person writes the right class into
+`label`, or anything into `checked` where it is right already, and gives the file back with `--labels`
+(`data.corrections`). With `--tasks` the images to look at become tasks for Label Studio, whose
+export `--labels` takes, too (`data.label_studio`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.files import atomic_path
+from cli.json_files import read_json, write_json
+from data import label_studio
+from data.corrections import open_collections
+from data.records import Manifest, read_manifest
+from data.sources import split_location
+from data.verification import read_records
+from workflow.predictions import read_predictions
+from workflow.stages import Stage, model_directories
+
+COLUMNS = ("file", "label", "confidence", "role", "kept", "why", "given", "teacher", "student", "ask", "checked")
+"""Columns of the file.
+
+- `file`: where the image is; its key where it is in no file of its own.
+- `label`: the given label, or the pseudo-label. The one to correct.
+- `confidence`: its probability by the teacher, 0-1; of a labelled image by cross-fitting, or empty.
+- `role`: `labeled` or `unlabeled`.
+- `kept`: how many times the image is among those that the student learned from.
+- `why`: why it is not.
+- `given`: the given label of a labelled image, as it was.
+- `teacher`, `student`: the class that each names; of labelled images by cross-fitting.
+- `ask`: see the module; `checked`: empty, for a person.
+"""
+
+ASK = 20
+MOST = 500_000
+"""Unlabelled images up to which the loop writes the file by itself: more rows are no use to a person."""
+FILES = ("image_folder", "manifest")
+"""Formats whose images are files, which a person can open."""
+
+_BALANCE = {"balance": {"threshold": float, "max_confidence": float, "fraction": float}}
+
+
+class Seen(NamedTuple):
+    """One image and what is thought of it; classes are numbers from 0, −1 where unknown.
+
+    `predicted`, `first` and `margin` are of the mean of the teacher's and the student's distribution:
+    the most probable class, its probability, and how much it is above the second one.
+    """
+
+    key: str
+    role: str
+    label: int
+    confidence: float | None
+    kept: int
+    why: str
+    teacher: int
+    student: int
+    predicted: int = -1
+    first: float = 1.0
+    margin: float = 1.0
+
+
+def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None) -> None:
+    """Writes the file of an iteration, by default the last finished one. Raises InputError."""
+    directory = Path(workdir).expanduser().resolve()
+    workdirs.require_finished(directory / "data", "data", "run_noisy_student.sh")
+    if iteration is None:
+        finished = [n for n in range(1, 1000) if (directory / f"pseudo_labeled_{n}" / "summary.json").exists()]
+        if not finished:
+            raise InputError(f"{directory} has no pseudo-labels of a finished iteration; finish one with run_noisy_student.sh")
+        iteration = max(finished)
+    print(write(directory, iteration, ask))
+    if tasks:
+        write_tasks(directory, iteration, Path(tasks).expanduser())
+
+
+def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
+    """Writes the images to look at as Label Studio's tasks, and beside them, as `.xml`, the interface that these need.
+
+    Raises:
+      InputError: there are no images to look at, or they are in no files of their own.
+    """
+    with open(workdir / f"labels_{iteration}.csv", encoding="utf-8", newline="") as file:
+        asked = [row for row in csv.DictReader(file) if row["ask"]]
+    if not asked or not all(os.path.isabs(row["file"]) and os.path.isfile(row["file"]) for row in asked):
+        raise InputError("--tasks: the images to look at are no files, or there are none; see labels_N.csv")
+    model = f"iteration {iteration}"
+    made = [label_studio.task(row["file"], row["label"], float(row["confidence"] or 0), model, row["ask"]) for row in asked]
+    write_json(path, made)
+    names = read_manifest(workdir / "data" / "labeled", "labeled").label_names
+    with atomic_path(path.with_suffix(".xml")) as temporary:
+        temporary.write_text(label_studio.interface(names), encoding="utf-8")
+    print(f"{path}: {len(made)} tasks for Label Studio; its labelling interface is {path.with_suffix('.xml')}")
+
+
+def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
+    """Writes the file of an iteration; returns what there is to look at, in words.
+
+    Raises:
+      InputError: the iteration is not finished; or the file is there and differs, since a person has edited it.
+    """
+    labeled = read_manifest(workdir / "data" / "labeled", "labeled")
+    out_of_fold, remark = _out_of_fold(workdir, iteration)
+    images = [*_labeled(labeled, out_of_fold), *_unlabeled(workdir, iteration)]
+    asks = choose(images, ask)
+    path = workdir / f"labels_{iteration}.csv"
+    content = _table(images, asks, labeled.label_names, paths(workdir / "data")).encode("utf-8")
+    if path.exists() and path.read_bytes() != content:
+        raise InputError(f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    counts = Counter(asks.values())
+    roles = Counter(image.role for image in images)
+    return (
+        f"{path}: {roles['labeled']:,} labelled and {roles['unlabeled']:,} unlabelled images; to look at: "
+        f"{counts['label_next']} to label next, {counts['out_of_domain']} perhaps out of domain, "
+        f"{counts['looks_wrong']} whose labels look wrong{remark}"
+    )
+
+
+def after(finished: Path, workdir: Path) -> None:
+    """Writes the file of an iteration, once the answers of its student are there; the loop calls it after each stage.
+
+    Args:
+      finished: directory of the stage that has ended.
+      workdir: of the loop.
+    """
+    number = re.fullmatch(r"predictions_([0-9]+)", finished.name)
+    iteration = int(number[1]) - 1 if number and finished.parent == workdir else 0
+    if iteration and _wanted(workdir) and not (workdir / f"labels_{iteration}.csv").exists():
+        print(write(workdir, iteration), flush=True)
+
+
+def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> list[Stage]:
+    """Returns the stage by which the last student answers the unlabelled images, where the file is wanted.
+
+    It is the first stage of a further iteration.
+    """
+    predictions = workdir / f"predictions_{students + 1}"
+    if not (workdir / f"pseudo_labeled_{students}").is_dir() or not _wanted(workdir):
+        return []
+    section = predictions.name.replace("predictions", "pseudo_label")
+    arguments = {"section": section if section in config else "pseudo_label", "data": workdir / "data"}
+    teacher = model_directories(workdir, students)[-1]
+    return [Stage("labels", "run_pseudo_label.sh", predictions, {**arguments, "teacher": teacher}, beam=True)]
+
+
+def _wanted(workdir: Path) -> bool:
+    """Tells whether a person can look at the images: they are files, and not too many."""
+    if not (workdir / "data" / "config.json").exists():
+        return False
+    data = read_json(workdir / "data" / "config.json", {"data": dict})["data"]
+    location = data["unlabeled"] or data["labeled"]
+    if data["source"] == "digits" or not location or split_location(location, data["source"])[0] not in FILES:
+        return False
+    return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
+
+
+def _out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray], str]:
+    """Returns key -> probabilities float32 [2, K] of teacher and student trained without the image, and a remark.
+
+    The teacher of iteration N is model N − 1, the student model N.
+    """
+    path = workdir / "folds" / "answers.npz"
+    if not path.exists():
+        return {}, " (cross-fitting is needed to tell, see crossfit.folds)"
+    with np.load(path) as stored:
+        keys, models, probabilities = stored["keys"], stored["models"].tolist(), stored["probabilities"]
+    wanted = ["teacher" if n == 0 else f"student_{n}" for n in (iteration - 1, iteration)]
+    if not set(wanted) <= set(models):
+        return {}, f" (cross-fitting has no {wanted[1]})"
+    both = probabilities[[models.index(name) for name in wanted]]  # (2, N, K)
+    return {str(key): both[:, place] for place, key in enumerate(keys)}, ""
+
+
+def _labeled(labeled: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator[Seen]:
+    for shard in range(len(labeled.files)):
+        for serialized in read_records(labeled, shard):
+            features = tf.train.Example.FromString(serialized).features.feature
+            key = features["image/key"].bytes_list.value[0].decode("utf-8")
+            label = features["image/class/label"].int64_list.value[0] - labeled.label_offset
+            both = out_of_fold.get(key)
+            if both is None:
+                yield Seen(key, "labeled", label, None, 1, "", -1, -1)
+            else:
+                teacher, student = both.argmax(axis=1).tolist()
+                yield Seen(key, "labeled", label, float(both[0, label]), 1, "", teacher, student)
+
+
+def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
+    """Yields the unlabelled images with the teacher's answers, and the student's where they are known."""
+    directory = workdir / f"pseudo_labeled_{iteration}"
+    summary = workdirs.require_finished(directory, "pseudo-labels", "run_balance.sh", {"images_per_class": (int, None)})
+    settings = read_json(directory / "config.json", _BALANCE)["balance"]
+    kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
+    if teacher is None:
+        raise InputError(f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with run_noisy_student.sh")
+    student = _predictions(workdir, iteration + 1)
+    for shard in range(len(teacher.files)):
+        copies = Counter(_keys(kept, shard))
+        answers = dict(read_predictions(student, shard)) if student else {}
+        for key, own in read_predictions(teacher, shard):
+            label, others = int(own.argmax()), answers.get(key)
+            confidence, number = float(own[label]), copies[key]
+            why = "" if number else _why_not(confidence, settings, summary["images_per_class"])
+            of_student = -1 if others is None else int(others.argmax())
+            mean = own if others is None else (own + others) / 2
+            second, first = np.sort(mean)[-2:].tolist()
+            top = (int(mean.argmax()), first, first - second)
+            yield Seen(key, "unlabeled", label, confidence, number, why, label, of_student, *top)
+
+
+def _predictions(workdir: Path, number: int) -> Manifest | None:
+    """Returns the manifest of the answers of model `number` − 1; None where they are not finished."""
+    directory = workdir / f"predictions_{number}"
+    return read_manifest(directory, "predictions") if (directory / "summary.json").exists() else None
+
+
+def _keys(records: Manifest, shard: int) -> Iterator[str]:
+    for serialized in read_records(records, shard):
+        yield tf.train.Example.FromString(serialized).features.feature["image/key"].bytes_list.value[0].decode("utf-8")
+
+
+def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: int | None) -> str:
+    """Says why a pseudo-label was not kept; balance: the settings of that section."""
+    if confidence <= balance["threshold"] + 0.001:  # answers are stored in float16
+        return f"not above the threshold {balance['threshold']:g}"
+    if confidence > balance["max_confidence"]:
+        return f"above max_confidence {balance['max_confidence']:g}"
+    if balance["fraction"] < 1:
+        return f"not drawn (balance.fraction={balance['fraction']:g}), or not among the most confident of its class"
+    return f"only the {images_per_class or 0:,} most confident of its class are kept"
+
+
+def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
+    """Chooses the images to look at.
+
+    Args:
+      images: all of them.
+      ask: the most of each kind.
+
+    Returns:
+      Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`; the order is that of looking.
+    """
+    wrong = [i for i, image in enumerate(images) if image.role == "labeled" and _contradicted(image)]
+    pool = [i for i, image in enumerate(images) if image.role == "unlabeled"]
+    strange = sorted(pool, key=lambda i: images[i].first)[:ask]
+    by_class: dict[int, list[int]] = {}
+    for i in sorted(set(pool).difference(strange), key=lambda i: (images[i].margin, i)):
+        by_class.setdefault(images[i].predicted, []).append(i)
+    turns = [places[turn] for turn in range(ask) for places in by_class.values() if turn < len(places)]
+    kinds = {
+        "label_next": turns[:ask],
+        "looks_wrong": sorted(wrong, key=lambda i: images[i].confidence or 0)[:ask],
+        "out_of_domain": strange,
+    }
+    return {i: kind for kind, places in kinds.items() for i in places}
+
+
+def _contradicted(image: Seen) -> bool:
+    """Tells whether teacher and student both name another class than the label; not where their answers are unknown."""
+    return image.teacher >= 0 and image.label not in (image.teacher, image.student)
+
+
+def _table(images: Sequence[Seen], asks: Mapping[int, str], names: Sequence[str], where: Callable[[str, str], str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+
+    def name(label: int) -> str:
+        return names[label] if label >= 0 else ""
+
+    for i in [*asks, *(i for i in range(len(images)) if i not in asks)]:
+        one = images[i]
+        confidence = "" if one.confidence is None else f"{one.confidence:.4f}"
+        given = name(one.label) if one.role == "labeled" else ""
+        own = (name(one.label), confidence, one.role, one.kept, one.why, given, name(one.teacher), name(one.student))
+        writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), ""))
+    return text.getvalue()
+
+
+def paths(data: Path) -> Callable[[str, str], str]:
+    """Returns a function from role and key of an image in prepared data to its file.
+
+    It gives the key where the image has no file of its own, or where the sources are gone.
+    """
+    settings = ml_collections.ConfigDict(read_json(data / "config.json", {"data": dict})["data"])
+    found: dict[str, dict[str, str]] = {"labeled": {}, "unlabeled": {}}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # the preparation has told what is passed over
+    try:
+        collections = open_collections(settings)
+        for role, files in found.items():
+            if role in collections:
+                files.update(_files(collections[role]))
+    except InputError as error:
+        print(f"note: the images' files cannot be listed ({error}); the column file has their keys")
+    finally:
+        logging.set_verbosity(verbosity)
+
+    def of(role: str, key: str) -> str:
+        pool, _, rest = key.partition("/")
+        both = role == "unlabeled" and pool in found  # a pool of two parts, see `data.splits`
+        own = found[pool].get(rest) if both else None
+        return own or found[role].get(key) or found["labeled"].get(key) or key
+
+    return of
+
+
+def _files(collection: Any) -> Iterable[tuple[str, str]]:
+    if hasattr(collection, "files"):
+        return ((file.key, file.path) for file in collection.files())
+    return ((collection.key(i), collection.where(i)) for i in range(len(collection.labels)))
