@@ -107,10 +107,19 @@ def lines(label: str, series: Sequence[Series], x: str, y: str, *, markers: bool
     return str(chart)
 
 
-def bars(label: str, names: Sequence[str], values: Sequence[float], intervals: Sequence[Sequence[float] | None], x: str) -> str:
-    """One horizontal bar a model, with its interval and its value."""
-    chart = Chart(label, 0.75 + 0.32 * len(names))
+def bars(
+    label: str,
+    names: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[Sequence[float] | None],
+    x: str,
+    guesses: Mapping[str, float] | None = None,
+) -> str:
+    """Draws one bar a model, with its interval and its value; `guesses` are dashed lines by name."""
+    chart = Chart(label, 0.75 + 0.32 * len(names) + (0.25 if guesses else 0))
     with chart as axes:
+        for style, (name, value) in zip(("--", ":"), (guesses or {}).items()):
+            axes.axvline(value, color=_INK, linestyle=style, linewidth=1, label=f"{name} {value:.1f}")
         places = np.arange(len(names))
         axes.barh(places, values, height=0.66, color=[color(i) for i in range(len(names))])
         for place, value, interval in zip(places, values, intervals):
@@ -124,6 +133,8 @@ def bars(label: str, names: Sequence[str], values: Sequence[float], intervals: S
         axes.set_xlabel(x)
         axes.margins(x=0.12)
         axes.set_xlim(left=0)
+        if guesses:
+            _legend(axes, 2, above=True)
     return str(chart)
 
 

@@ -39,7 +39,6 @@ from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
 from training import model_dir
 
-TOP_K = 5
 CONFIG = "configs/evaluation/default.py"
 
 _RESERVED = ("figures", "cache")  # names of other things in the work directory
@@ -213,7 +212,7 @@ def _summarize(
         "split": split,
         "examples": manifest.num_records if manifest else None,
         "left_out_of_training": _left_out_of_training(manifest.directory.parent) if manifest else 0,
-        "top_k": min(TOP_K, manifest.num_classes if manifest else imagenet.NUM_CLASSES),
+        **(results.guesses(evaluations[0]) if evaluations else {}),
         "suites": list(chosen),
         "baseline": baseline,
         "models": rows,

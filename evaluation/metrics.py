@@ -53,6 +53,18 @@ def top1_interval(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float,
     return wilson_interval(_right(probabilities, labels), len(labels))
 
 
+def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over the classes of the share of right answers in each class, in 0–1.
+
+    Every class counts the same, however few examples it has. Classes without examples are left out.
+
+    Source: Brodersen et al. 2010, "The balanced accuracy and its posterior distribution".
+    """
+    probabilities, labels = _check(probabilities, labels)
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    return float(np.nanmean(per_class_accuracy(confusion)))
+
+
 def _right(probabilities: np.ndarray, labels: np.ndarray) -> int:
     return int(np.sum(probabilities.argmax(axis=1) == labels))
 

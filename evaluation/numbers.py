@@ -18,16 +18,18 @@ class Column(NamedTuple):
     """How a table of models shows a number.
 
     Attributes:
-      title: of the column; `{top_k}` stands for the summary's.
+      title: of the column.
       scale: factor before printing; 100 for a share shown in percent.
       digits: after the point.
       interval: whether the number's 95 % interval follows it.
+      above_classes: with this number of classes or fewer, the table leaves the column out.
     """
 
     title: str
     scale: float = 1
     digits: int = 1
     interval: bool = False
+    above_classes: int = 0
 
 
 class Comparison(NamedTuple):
@@ -80,7 +82,19 @@ NUMBERS = (
         Comparison("top1", "top-1 (%)", 100),
         Column("top-1 %", 100, 2),
     ),
-    Number("top5", "higher", lambda p, y: metrics.top_k_accuracy(p, y, 5), column=Column("top-{top_k} %", 100, 2)),
+    Number(
+        "balanced_accuracy",
+        "higher",
+        metrics.balanced_accuracy,
+        column=Column("balanced %", 100, 2),
+        comparison=Comparison("balanced_accuracy", "balanced accuracy (%)", 100),
+    ),
+    Number(
+        "top5",
+        "higher",
+        lambda p, y: metrics.top_k_accuracy(p, y, 5),
+        column=Column("top-5 %", 100, 2, above_classes=10),
+    ),
     Number(
         "ece",
         "lower",

@@ -150,11 +150,18 @@ class _Report:
         intervals = [[100 * bound for bound in e.top1_interval] for e in self.evaluations]
         names = [e.name for e in self.evaluations]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, values))
+        shares = {"chance": self.summary["chance"], "majority": self.summary["majority"]["top1"]}
+        guesses = {name: 100 * share for name, share in shares.items()}
+        said += "".join(f", {name} {value:.1f} %" for name, value in guesses.items())
         histogram = own["confidence_histogram"]
         yield (
             "charts",
             [
-                ("Top-1", charts.bars(f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)"), "95 % Wilson intervals."),
+                (
+                    "Top-1",
+                    charts.bars(f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)", guesses),
+                    "95 % Wilson intervals.",
+                ),
                 (
                     "Reliability",
                     charts.reliability("Accuracy by confidence of each model", {name: d["reliability"] for name, d in details.items()}),

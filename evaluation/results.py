@@ -54,6 +54,21 @@ def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
     }
 
 
+def guesses(evaluation: metrics.Evaluation) -> dict[str, Any]:
+    """Returns what needs no model: the top-1 of a random and of the best constant answer, 0–1.
+
+    `majority` is the most frequent class of the evaluated examples; of several, the first.
+    """
+    counts = evaluation.confusion.sum(axis=1)  # (K,)
+    names = evaluation.label_names
+    return {
+        "classes": len(names),
+        "chance": 1 / len(names),
+        "majority": {"class": names[counts.argmax()], "top1": float(counts.max() / counts.sum())},
+        "classes_without_examples": [name for name, count in zip(names, counts) if not count],
+    }
+
+
 def without_nan(values: np.ndarray) -> list[float | None]:
     """As JSON, which has no NaN."""
     return [None if np.isnan(value) else float(value) for value in values]

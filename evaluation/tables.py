@@ -16,7 +16,9 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns head and rows of the table of models, with the columns of those suites that were run."""
     models = summary["models"]
     columns = [column for number in NUMBERS if (column := _column(number, list(models.values())))]
-    head = ["model", *(column.title.format(top_k=summary["top_k"]) for _, column in columns)]
+    classes = summary.get("classes", 1000)
+    columns = [(key, column) for key, column in columns if classes > column.above_classes]
+    head = ["model", *(column.title for _, column in columns)]
     return head, [[name, *(text(row, key, column) for key, column in columns)] for name, row in models.items()]
 
 
@@ -38,6 +40,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
     if left_out := summary.get("left_out_of_training"):
         what = "1 labelled image was" if left_out == 1 else f"{left_out:,} labelled images were"
         lines.append(f"{what} left out of training, being or looking like test images")
+    if "chance" in summary:
+        lines += _guesses(summary)
     for suite, number, of in (("c", "mCE", "error"), ("p", "mFR", "flips")):
         measured = [row[suite] for row in summary["models"].values() if suite in row]
         if measured and measured[0]["reference"] is None:
@@ -49,6 +53,22 @@ def notes(summary: dict[str, Any]) -> list[str]:
             lines.append(f"{number}: {of} in percent of those of {measured[0]['reference']}; lower is better")
     if any("adversarial" in row for row in summary["models"].values()):
         lines.append("FGSM: accuracy, mean over all ε above 0; PGD: accuracy; higher is better")
+    return lines
+
+
+def _guesses(summary: dict[str, Any]) -> list[str]:
+    """Returns what top-1 is to be compared with, and which classes have no examples."""
+    majority, split = summary["majority"], summary["split"]
+    lines = [
+        f"chance: {percent(summary['chance'], 1)} % (1 of {summary['classes']} classes); "
+        f"majority: {percent(majority['top1'], 1)} % "
+        f"(always answering {majority['class']}, the most frequent class of split {split})",
+        "balanced: mean over the classes of the share of right answers in each class",
+    ]
+    if without := summary["classes_without_examples"]:
+        more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+        named = ", ".join(without[:5]) + more
+        lines.append(f"no examples in split {split}, left out of balanced: {named}")
     return lines
 
 

@@ -61,7 +61,7 @@ def test_a_metric_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compare.COMPARED, entry.comparison.name, (entry, entry.comparison))
     row = numbers.clean(np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 0]))
     assert row["brier"] == pytest.approx((0.04 + 0.04 + 0.36 + 0.36) / 2)
-    head, body = tables.cells({"models": {"a": row}, "top_k": 2})
+    head, body = tables.cells({"models": {"a": row}, "classes": 2})
     assert dict(zip(head, body[0]))["Brier"] == "0.4000"
     summary = {"models": ["a", "b"], **compare.aggregate([{"a": row, "b": {**row, "brier": 0.1}}] * 2, ["a", "b"])}
     (line,) = [line for line in compare.cells(summary)[1] if line[0] == "Brier score"]

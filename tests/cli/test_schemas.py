@@ -45,7 +45,13 @@ SUITES = {
     "c": {"mean_error": 0.5, "mean_error_interval": [0.4, 0.6], "mce": 50.0, "reference": "AlexNet"},
     "adversarial": {"pgd_top1": 0.1},
 }
-EVALUATION = {"models": {"teacher": {**RESULT, **SUITES}, "student_1": RESULT}, "top_k": 5, "examples": 9, "split": "test"}
+EVALUATION = {"models": {"teacher": {**RESULT, **SUITES}, "student_1": RESULT}, "examples": 9, "split": "test"}
+EVALUATION |= {
+    "classes": 2,
+    "chance": 0.5,
+    "majority": {"class": "a", "top1": 0.6},
+    "classes_without_examples": ["b"],
+}
 EVALUATION |= {"figures": {"summary": "s.png"}, "report": "r.html"}
 LOOP = {"teacher": RESULT, "students": [RESULT], "seconds": {"prepare": 1.5, "export": 2}, "validation_top1": [0.5, 0.6]}
 METRICS = {"step": 1, "seconds": 1.5, "loss": 0.1, "eval_top1": 0.5}

@@ -113,9 +113,13 @@ def test_every_example_once_and_right(quick, inputs, tmp_path, capsys):
         assert row["top1"] == pytest.approx(sklearn_metrics.accuracy_score(digits.target[:N], expected.argmax(1)))
         assert row["nll"] == pytest.approx(sklearn_metrics.log_loss(digits.target[:N], expected, labels=range(10)), abs=1e-4)
         assert row["top1_interval"][0] <= row["top1"] <= row["top1_interval"][1]
+        balanced = sklearn_metrics.balanced_accuracy_score(digits.target[:N], expected.argmax(1))
+        assert row["balanced_accuracy"] == pytest.approx(balanced)
         assert {"top5", "ece", "images_per_second"} < set(row)
         assert f"{name} " in printed
-    assert "top-5" in printed and f"{N} examples" in printed
+    assert "balanced %" in printed and "top-5" not in printed and f"{N} examples" in printed
+    assert summary["chance"] == 0.1 and summary["majority"] == {"class": "0", "top1": 3 / N}
+    assert "chance: 10.0 % (1 of 10 classes); majority: 13.0 % (always answering 0, " in printed
     for path in summary["figures"].values():
         with PIL.Image.open(path) as picture:
             assert picture.format == "PNG" and picture.width > 300
@@ -279,6 +283,20 @@ def test_a_model_whose_answers_are_not_finite(quick, inputs, tmp_path):
     assert_refused(tmp_path / "w", "not finite", inputs[0], broken)
 
 
-def test_fewer_than_five_classes_say_so():
+@pytest.mark.parametrize(("classes", "shown"), [(3, False), (10, False), (11, True)])
+def test_top5_is_shown_above_ten_classes(classes, shown):
     row = {"top1": 0.5, "top1_interval": [0.4, 0.6], "top5": 1.0, "ece": 0.1, "nll": 0.7, "examples": 4, "images_per_second": 1.0}
-    assert "top-3" in tables.table({"split": "test", "examples": 4, "top_k": 3, "models": {"m": row}})
+    summary = {"split": "test", "examples": 4, "classes": classes, "models": {"m": row}}
+    head, _ = tables.cells(summary)
+    assert ("top-5 %" in head) == shown and "top-1 % (95 % interval)" in head
+
+
+def test_a_class_without_examples_is_left_out_and_named(quick, inputs, tmp_path, capsys):
+    labels = np.where(datasets.load_digits().target[:N] == 9, 1, datasets.load_digits().target[:N])
+    summary = run(tmp_path / "w", write_data(tmp_path / "data", labels), inputs[1])
+    stored = np.load(tmp_path / "w" / "teacher" / "predictions.npz")
+    answers = stored["probabilities"].argmax(axis=1)
+    recalls = [np.mean(answers[labels == label] == label) for label in range(9)]
+    assert summary["models"]["teacher"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert summary["classes_without_examples"] == ["9"]
+    assert "no examples in split test, left out of balanced: 9" in capsys.readouterr().out.splitlines()
