@@ -93,7 +93,7 @@ def _loop(
     created = not directory.exists()
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
-    done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
+    done = workdirs.start(directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
@@ -102,7 +102,7 @@ def _loop(
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
-        _run(stage, directory, config_flags, beam_options, created)
+        run_stage(stage, directory, config_flags, beam_options, created)
 
     scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
     students = len(scores) - 1 if scores else config.iterations
@@ -217,10 +217,8 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
     models = model_directories(workdir, config.iterations)
     for stage in stages:
         run(stage)
-        if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
-            raise InputError(
-                f"{stage.directory} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
-            )
+        if stage.name == "prepare":
+            require_unlabeled(stage.directory)
         if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
@@ -231,6 +229,12 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
                 print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
                 break
     return scores
+
+
+def require_unlabeled(data: Path) -> None:
+    """Raises InputError where the prepared data have no unlabeled images."""
+    if not (data / "unlabeled").is_dir():
+        raise InputError(f"{data} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled")
 
 
 def exhausted(scores: list[float], patience: int) -> bool:
@@ -260,7 +264,7 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     # A finished run must be the same in all else; a dry run only looks.
     done = workdirs.start(
         workdir,
-        _resolved(config, folders),
+        resolved(config, folders),
         of_parts=open_it,
         shared=not open_it,
         summary_schema=SUMMARY,
@@ -275,18 +279,19 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
             for name in ("evaluation", "finetuned"):
                 if (workdir / name).exists():
                     (workdir / name).rename(workdir / f"{name}_of_{before}")
-            write_json(workdir / "config.json", _resolved(config, folders))
+            write_json(workdir / "config.json", resolved(config, folders))
             (workdir / "summary.json").unlink()
     return config.lock()
 
 
-def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+    """Returns what a run's `config.json` holds: the recipe, and the folders of its images."""
     values = {**config.to_dict(), "folders": folders}
     values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
     return values
 
 
-def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+def run_stage(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
     """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
     done_before = (stage.directory / "summary.json").exists()
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
@@ -341,12 +346,17 @@ def table(summary: dict[str, Any]) -> str:
     """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
+    return table_of(results, summary["seconds"])
+
+
+def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
+    """Returns `table`'s text; `results`: stage -> its model's row or None, `spent`: stage -> seconds."""
     widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
     titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
     rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
-    for name, seconds in summary["seconds"].items():
+    for name, seconds in spent.items():
         row = results.get(name)
         cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
         rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
-    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(summary['seconds'].values()):>9.1f}")
+    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(spent.values()):>9.1f}")
     return "\n".join(rows)
