@@ -78,7 +78,9 @@ class Request:
 
     def _prepared(self) -> bool:
         """Tells whether the images are those that were prepared, where the recipe wants to know."""
-        if not self._command.prepared or self._values["config"].data.get("use_as_prepared", False):
+        if not self._command.prepared or self._values.get("data"):  # which somebody else prepared
+            return True
+        if self._values["config"].data.get("use_as_prepared", False):
             return True
         from ml_collections import ConfigDict
 

@@ -73,6 +73,9 @@ TRAINING = (
 )
 
 
+SECTION = Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default="train")
+
+
 def _training(name: str, section: str, summary: str, *examples: str, recipes: tuple[str, ...] = METHODS) -> Command:
     """Returns the command that trains one section of a recipe."""
     return Command(
@@ -80,7 +83,7 @@ def _training(name: str, section: str, summary: str, *examples: str, recipes: tu
         "workflow.train:main",
         summary,
         "Reads prepared data; leaves checkpoints/, metrics.jsonl, tensorboard/, model/ and, last, summary.json.",
-        (*TRAINING, Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default=section)),
+        (*TRAINING, dataclasses.replace(SECTION, default=section)),
         tuple(f"{example} --data=runs/digits/data" for example in examples),
         recipes=recipes,
         needs=("data", "preprocessing"),
@@ -108,12 +111,27 @@ STAGES = (
         kept=("*/manifest.json", "*/*-of-*"),
         prepared=".",
     ),
-    _training(
+    Command(
         "train",
-        "train",
+        "workflow.one_method:main",
         "Train a classifier by the method that the recipe names.",
-        "--config=configs/fixmatch/digits.py --workdir=runs/fixmatch",
-        "--config=configs/uda/digits.py --workdir=runs/uda",
+        "Without --data runs every stage, from images to an exported model, and leaves data/, the model, evaluation/, export/ and, "
+        "last, summary.json. With --data trains on prepared data alone and leaves checkpoints/, metrics.jsonl, tensorboard/, model/ "
+        "and, last, summary.json.",
+        (
+            WORKDIR,
+            *IMAGES,
+            dataclasses.replace(DATA, default=None),
+            *(flag for flag in TRAINING if flag not in (WORKDIR, DATA)),
+            SECTION,
+        ),
+        (
+            "--config=configs/fixmatch/image_folder.py --workdir=runs/fixmatch --labeled=photos/labeled --unlabeled=photos/unlabeled",
+            "--config=configs/uda/digits.py --workdir=runs/uda --data=runs/digits/data",
+        ),
+        recipes=METHODS,
+        needs=("data", "preprocessing"),
+        prepared="data",
     ),
     _training(
         "teacher",

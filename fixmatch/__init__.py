@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import cli  # noqa: F401  (first: it sets TensorFlow's log level)
 from cli import lazy
 from cli.settings import Section, Setting
-from data.settings import OWN_PREPROCESSING
 from training import settings
 
 if TYPE_CHECKING:
@@ -31,5 +30,5 @@ SETTINGS = Section(
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.0, source=PAPER),
         **settings.RUN,
     },
-    more={"preprocessing": OWN_PREPROCESSING},
+    more=settings.OF_A_RECIPE,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cli.settings import Section, Setting
-from data.settings import OWN_PREPROCESSING
 from training import settings
 
 PSEUDO_LABELS = ("sampled", "argmax", "soft")
@@ -85,5 +84,5 @@ TRAIN = Section(
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
         **settings.RUN,
     },
-    more={"preprocessing": OWN_PREPROCESSING},
+    more=settings.OF_A_RECIPE,
 )

@@ -68,11 +68,7 @@ TRAIN = Section(
         **METHOD,
         **NOISE,
         **settings.LOSS,
-        "frozen_blocks": Setting(
-            0,
-            "With --init: number of first blocks that stay as they are, with the stem.",
-            at_least=0,
-        ),
+        "frozen_blocks": settings.FROZEN_BLOCKS,
         "accumulation": Setting(
             1,
             "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",

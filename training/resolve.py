@@ -50,6 +50,26 @@ def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_hei
     return {**values, **{name: value for name, value in defaults.items() if name in values and values[name] is None}}
 
 
+SMALL, FAR = 64, 4
+"""Largest resolution of a recipe that is for small images, and how many times larger photographs are."""
+
+
+def shrinks(size: int, *, median_height: float, median_width: float) -> str | None:
+    """Returns a warning where a recipe for small images gets far larger ones, else None.
+
+    Args:
+      size: resolution of the training, pixels.
+      median_height: of the labeled images, pixels.
+      median_width: of the labeled images, pixels.
+    """
+    if size > SMALL or min(median_height, median_width) < FAR * size:
+        return None
+    return (
+        f"warning: images of {median_height:g}×{median_width:g} pixels are shrunk to {size}×{size}; "
+        "take the method's recipe image_folder.py, or set config.preprocessing.image_size"
+    )
+
+
 def batch_size(labeled_examples: int) -> int:
     """A labelled batch for so many labelled images: a power of two between 32 and 256, at least 8 steps an epoch if possible.
 

@@ -205,11 +205,10 @@ def build_trainer(
         network = model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
         if begin:
             initial.start(network, begin, trained, spec.label_names)
+            fixres.freeze_blocks(network, section.get("frozen_blocks", 0))
         return network
 
     model = build(spec.architecture, seed)
-    if begin:
-        fixres.freeze_blocks(model, section.get("frozen_blocks", 0))
     rates = schedules.of_section(section, steps_per_epoch)
     settings = {name: section[name].optimizer if name else section.optimizer for name in rates}
     by_name = {name: optimizers.build(settings[name], rate) for name, rate in rates.items()}

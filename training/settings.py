@@ -243,6 +243,15 @@ RUN = {
 }
 """What a run computes in, and what it logs and keeps."""
 
+FROZEN_BLOCKS = Setting(
+    0,
+    "With --init: number of first blocks that stay as they are, with the stem.",
+    at_least=0,
+)
+
+OF_A_RECIPE = {"preprocessing": OWN_PREPROCESSING, "frozen_blocks": FROZEN_BLOCKS}
+"""What the section of a method may have besides."""
+
 UDA = Section(
     "Unsupervised Data Augmentation: the loss on unlabeled images.",
     {
@@ -272,5 +281,5 @@ UDA_TRAIN = Section(
         **LOSS,
         **RUN,
     },
-    more={"preprocessing": OWN_PREPROCESSING},
+    more=OF_A_RECIPE,
 )

@@ -27,8 +27,9 @@ def reduced(config: ConfigDict) -> ConfigDict:
             config.init = None
             if config.student_init == "pretrained":
                 config.student_init = None
-            for section in ("teacher", "student"):
-                config[section].frozen_blocks = 0  # random weights must not be frozen
+            for train in config.values():
+                if isinstance(train, ConfigDict) and "frozen_blocks" in train:
+                    train.frozen_blocks = 0  # random weights must not be frozen
         if "balance" in config:
             config.balance.update({"threshold": 0.0, "images_per_class": 4})
         for train in config.values():

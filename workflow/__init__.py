@@ -1,7 +1,7 @@
 """The stages of a run: training, pseudo-labelling, balancing, the iterated loop, the quick start.
 
 A stage reads finished work directories and leaves one. The methods, the data and the models are the rooms' below.
-`from workflow import run` is the whole loop as one call.
+`from workflow import run` is the whole loop as one call, `run_method` every stage of one method.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from cli import lazy
 
 if TYPE_CHECKING:
     from workflow.loop import run
+    from workflow.one_method import run_method
 else:
-    __getattr__, __dir__ = lazy.attributes(__name__, {"run": "workflow.loop"})
+    __getattr__, __dir__ = lazy.attributes(__name__, {"run": "workflow.loop", "run_method": "workflow.one_method"})
 
-__all__ = ["run"]
+__all__ = ["run", "run_method"]

@@ -103,7 +103,7 @@ def _loop(
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
         cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
-    done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
+    done = workdirs.start(directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
@@ -112,7 +112,7 @@ def _loop(
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
-        _run(stage, directory, config_flags, beam_options, created)
+        run_stage(stage, directory, config_flags, beam_options, created)
         people.after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
@@ -250,7 +250,7 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     # A finished run must be the same in all else; a dry run only looks.
     done = workdirs.start(
         workdir,
-        _resolved(config, folders),
+        resolved(config, folders),
         of_parts=open_it,
         shared=not open_it,
         summary_schema=SUMMARY,
@@ -265,18 +265,19 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
             for name in ("evaluation", "finetuned"):
                 if (workdir / name).exists():
                     (workdir / name).rename(workdir / f"{name}_of_{before}")
-            write_json(workdir / "config.json", _resolved(config, folders))
+            write_json(workdir / "config.json", resolved(config, folders))
             (workdir / "summary.json").unlink()
     return config.lock()
 
 
-def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+    """Returns what a run's `config.json` holds: the recipe, and the folders of its images."""
     values = {**config.to_dict(), "folders": folders}
     values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
     return values
 
 
-def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+def run_stage(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
     """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
     done_before = (stage.directory / "summary.json").exists()
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
@@ -331,13 +332,17 @@ def table(summary: dict[str, Any]) -> str:
     """Returns the verdict, and a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
     results["finetune"] = summary.get("finetuned")
+    return "\n".join([*([summary["verdict"]] if "verdict" in summary else []), table_of(results, summary["seconds"])])
+
+
+def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
+    """Returns `table`'s text; `results`: stage -> its model's row or None, `spent`: stage -> seconds."""
     widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
     titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
-    rows = [summary["verdict"]] if "verdict" in summary else []
-    rows.append(f"{'stage':<16}{titles}{'seconds':>9}")
-    for name, seconds in summary["seconds"].items():
+    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
+    for name, seconds in spent.items():
         row = results.get(name)
         cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
         rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
-    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(summary['seconds'].values()):>9.1f}")
+    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(spent.values()):>9.1f}")
     return "\n".join(rows)

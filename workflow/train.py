@@ -141,9 +141,7 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
                 given[key] = of_model[key]
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
-    medians = read_json(Path(data) / "summary.json", {"median_height": float, "median_width": float})
-    sizes = {name: medians[name] for name in ("median_height", "median_width")}
-    preprocessing = resolving.preprocessing(given, own, **sizes)
+    preprocessing = resolving.preprocessing(given, own, **_sizes(data))
     values = resolving.section(values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values)))
     _require_validation(section, values, (Path(data) / "validation").is_dir())
     _check(method, section, values, bool(init))
@@ -157,6 +155,13 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     if begin and begin.source:  # so that other weights of the same name are noticed
         resolved["init"] = {**begin.source, "head": "kept" if keeps_head else "new"}
     return resolved
+
+
+def _sizes(data: str) -> dict[str, float]:
+    """Returns the median size of the labeled images, in pixels, as `training.resolve` takes it."""
+    names = ("median_height", "median_width")
+    summary = read_json(Path(data) / "summary.json", dict.fromkeys(names, float))
+    return {name: summary[name] for name in names}
 
 
 def main(
@@ -195,6 +200,9 @@ def main(
     if done:
         workdirs.say_done(workdir, says_done(workdir, done))
         return
+    warning = resolving.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
+    if warning:
+        print(warning, flush=True)
     opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init)
     train(Path(workdir), resolved, method, spec_of(method, resolved, opened), opened, devices)
 
@@ -249,8 +257,19 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
     return model_dir.ModelSpec(dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata)
 
 
-def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None], init: str | None = None) -> str:
-    """Describes what would be done: each network's training in numbers, and what is missing."""
+def describe(
+    config: ConfigDict,
+    section: str,
+    data: Path,
+    given: dict[str, str | None],
+    init: str | None = None,
+    absent: list[str] | None = None,
+) -> str:
+    """Describes what would be done: each network's training in numbers, and what is missing.
+
+    `absent`: what is missing of the images; None: prepared data are wanted.
+    """
+    init = init or initial_of(config, section)
     method, counts = find(config, section), dry_runs.images(config, data)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     given_values = values
@@ -264,7 +283,7 @@ def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str 
     lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
-    absent = dry_runs.missing(config, {}, data)
+    absent = dry_runs.missing(config, {}, data) if absent is None else list(absent)
     needed = method.unlabeled(values)
     if needed in given and not given[needed]:
         absent.append(f"--{needed} is not given")

@@ -8,16 +8,10 @@ Threshold and weight are the paper's; network, optimizer, batch and steps those 
 
 from ml_collections import ConfigDict
 
+from configs.fixmatch import base
 from configs.uda import digits
 
 
 def get_config() -> ConfigDict:
     """Returns the recipe."""
-    config = digits.get_config()
-    train = config.train
-    train.method = "fixmatch"
-    del train.uda, train.supervised_weight
-    train.threshold = 0.95  # τ, least confidence of a pseudo-label
-    train.unlabeled_weight = 1.0  # λ_u
-    train.label_smoothing = 0.0  # of the labeled examples; the paper has none
-    return config
+    return base.from_uda(digits.get_config())

@@ -27,6 +27,7 @@ step on this machine, and tells hours, memory and disk.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs import fine_tuning
 from configs.noisy_student import base
 
 NAMES = ("lite0", "small", *(f"b{i}" for i in range(8)))
@@ -68,14 +69,10 @@ def get_config(name: str = "lite0") -> ConfigDict:
 
 def _start_from_published_weights(config: ConfigDict) -> None:
     """Makes a fine-tuning of every training: few steps, the lower blocks fixed with their BatchNorm."""
-    config.init = "efficientnet-lite0"
-    config.preprocessing.image_size = 160
+    fine_tuning.start_from_published_weights(config)
     for section in ("teacher", "student"):
-        train = config[section]
-        train.min_steps = 200
-        train.optimizer.update({"name": "sgd", "nesterov": True})
-        train.schedule.base = 0.32  # 0.04 at 32 images a step
-        train.ema_decay = 0.99
-        train.frozen_blocks = 10  # of Lite0's 16: better than none on few images, and twice as fast
+        config[section].min_steps = 200
+        fine_tuning.fine_tune(config[section])
+        fine_tuning.move(config[section])
     # RandAugment is for the students: at a quarter of this rate and with it, the teacher underfits.
     config.teacher.preprocessing = ConfigDict({"randaugment_layers": 0})

@@ -46,6 +46,16 @@ def test_batch_size_from_the_data(examples, expected):
     assert resolve.batch_size(examples) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "height", "width", "warned"),
+    [(16, 224, 300, True), (16, 64, 64, True), (16, 63, 300, False), (16, 8, 8, False), (160, 4000, 3000, False)],
+)
+def test_photographs_for_a_recipe_of_small_images_are_warned_of(size, height, width, warned):
+    warning = resolve.shrinks(size, median_height=height, median_width=width)
+    assert bool(warning) == warned
+    assert not warned or f"{height}×{width} pixels are shrunk to 16×16" in warning
+
+
 def test_distances_follow_the_image_size():
     open_values = {"image_size": None, "translate_const": None, "cutout_const": None, "crop_padding": None, "flip": True}
     open_values |= {"style": None, "pad": None}

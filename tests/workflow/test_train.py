@@ -341,6 +341,7 @@ def test_both_networks_of_meta_pseudo_labels_start_from_published_weights(direct
     recipe = recipes.from_flags("--config=configs/meta_pseudo_labels/digits.py").copy_and_resolve_references()
     with recipe.unlocked():
         recipe.train.student.model = ConfigDict(TINY)
+        recipe.train.frozen_blocks = 2
     resolved = train.resolve(recipe, "train", directories["data"], init=str(tmp_path / "w.pth"))
     assert resolved["train"]["teacher"]["model"] == resolved["train"]["student"]["model"]
     inputs = train.open_inputs(META_PSEUDO_LABELS, resolved, directories["data"], init=str(tmp_path / "w.pth"))
@@ -352,6 +353,9 @@ def test_both_networks_of_meta_pseudo_labels_start_from_published_weights(direct
             np.testing.assert_array_equal(value, values[name])
             np.testing.assert_array_equal(teacher[name], values[name])
     assert np.all(teacher["predictions/kernel"] != student["predictions/kernel"])
+    learning, kept = ([w.name for w in network.trainable_weights] for network in (trainer.teacher, trainer.model))
+    assert learning == kept and len(kept) > 2
+    assert not any(name.startswith(("stem", "block1a", "block2a")) for name in kept)
 
 
 def test_a_run_goes_on_with_the_weights_that_it_began_with_only(directories, tmp_path, capsys):

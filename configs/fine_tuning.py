@@ -1,0 +1,32 @@
+"""Makes a recipe fine-tune published weights on few photographs: what the methods' recipes share.
+
+The values were chosen on photographs, with 120 labeled and 2,000 unlabeled ones (configs/noisy_student).
+"""
+
+from ml_collections import ConfigDict
+
+WEIGHTS = "efficientnet-lite0"
+"""Published weights that are installed with the project."""
+
+NETWORK = "lite0"
+IMAGE_SIZE = 160
+RATE = 0.32
+"""Learning rate per 256 labeled images: 0.04 at 32."""
+
+
+def start_from_published_weights(config: ConfigDict) -> None:
+    """Sets what the trainings of a recipe start from, and the resolution that it is worth on a CPU."""
+    config.init = WEIGHTS
+    config.preprocessing.image_size = IMAGE_SIZE
+
+
+def fine_tune(train: ConfigDict) -> None:
+    """Sets what makes a fine-tuning of any training: a fast average, the lower blocks fixed."""
+    train.ema_decay = 0.99
+    train.frozen_blocks = 10  # of Lite0's 16: better than none on few images, and twice as fast
+
+
+def move(network: ConfigDict) -> None:
+    """Sets how a network of a fine-tuning learns: `network` has an optimizer and a schedule."""
+    network.optimizer.update({"name": "sgd", "nesterov": True})
+    network.schedule.base = RATE

@@ -1,0 +1,21 @@
+"""Supervised learning on a person's own folders of images: the first teacher of Noisy Student.
+
+    ./run_train.sh --config=configs/supervised/image_folder.py \
+        --labeled=DIR --workdir=W [--test=DIR]
+
+It is what the methods that use unlabeled images must beat. The values are those of
+configs/noisy_student/image_folder.py:lite0, which fine-tunes published weights of
+EfficientNet-Lite0; another `:NAME` of that recipe picks its network.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import fine_tuning
+from configs.noisy_student import image_folder
+
+
+def get_config(name: str = fine_tuning.NETWORK) -> ConfigDict:
+    """Returns the recipe; `name`: of the Noisy Student recipe."""
+    config = image_folder.get_config(name)
+    config.train = config.teacher.copy_and_resolve_references()
+    return config

@@ -1,0 +1,308 @@
+"""Trains by one method, from images to an exported model: `run_train.sh` without --data.
+
+Runs prepare, train, fine-tune (where the recipe has `finetune_last`), evaluate and export one after
+another, each in a process of its own, and prints each command. Each stage resumes by itself. With
+--data it trains on prepared data alone. `workflow/loop.py` does the same for Noisy Student's loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cli import app, recipes
+from cli import workdir as workdirs
+from cli.errors import InputError
+from cli.json_files import read_json
+from data import fingerprint, prepare, sources
+from training import dry_run as dry_runs
+from training.method import IMAGES, NO_IMAGES
+from workflow import iterations, loop, settings, train
+from workflow.stages import Stage
+
+SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
+"""Schema of `summary.json`."""
+
+
+def main(
+    config: ConfigDict,
+    workdir: str,
+    data: str | None = None,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
+    test: str | None = None,
+    dry_run: bool = False,
+    **training: Any,
+) -> None:
+    """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
+    images = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    if not data:
+        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)
+        return
+    for name, path in images.items():
+        if path:
+            raise InputError(f"--{name}: --data={data} is prepared already; leave one out")
+    train.main(config, workdir, data, dry_run=dry_run, **training)
+
+
+def run_method(
+    *,
+    recipe: str,
+    labeled: str | os.PathLike[str] | None = None,
+    unlabeled: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    workdir: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    init: str | os.PathLike[str] | None = None,
+    strategy: str = "auto",
+    tpu: str = "",
+) -> dict[str, Any]:
+    """Does what `run_train.sh` does without --data. The same call again continues.
+
+    Args:
+      recipe: PATH[:ARGUMENT] of a recipe with a section `train`.
+      labeled: see `workflow.loop.run`, as all that follow.
+      unlabeled: unlabeled images; the method says whether it needs them.
+      test: test images.
+      workdir: directory for everything.
+      settings: key with dots -> value in place of the recipe's.
+      init: weights to start from.
+      strategy: devices of the training stages.
+      tpu: name or address of the TPU.
+
+    Returns:
+      What `summary.json` holds: `models` (name -> numbers), `export`, `report`, `seconds`, ...
+
+    Raises:
+      InputError: unusable input, or settings that cannot work.
+      RuntimeError: a stage failed; it has said on stderr what is wrong.
+    """
+    words = [
+        f"--config={recipe}",
+        *(f"--config.{key}={value}" for key, value in (settings or {}).items()),
+    ]
+    given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    images = {name: os.fspath(path) if path is not None else None for name, path in given.items()}
+    training = {
+        "init": os.fspath(init) if init is not None else None,
+        "strategy": strategy,
+        "tpu": tpu,
+    }
+    try:
+        run_stages(recipes.from_flags(*words), os.fspath(workdir), images, training, words)
+    except SystemExit as stop:
+        ended = f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}"
+        raise RuntimeError(f"{ended}; see its message above") from stop
+    return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
+
+
+def run_stages(
+    config: ConfigDict,
+    workdir: str,
+    images: Mapping[str, str | None],
+    training: Mapping[str, Any],
+    config_flags: list[str],
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Runs the stages that are not done, prints the table and writes `summary.json`.
+
+    Args:
+      config: the recipe.
+      workdir: directory for everything.
+      images: `labeled`, `unlabeled` and `test`, as [FORMAT:]LOCATION or None.
+      training: the training's flags by name; `section` and `strategy` have defaults.
+      config_flags: the `--config` flags that the stages get.
+      dry_run: prints what would be done; does nothing.
+
+    Raises:
+      InputError: unusable input, or settings that cannot work.
+    """
+    directory = Path(workdir).expanduser().resolve()
+    options: dict[str, Any] = {"section": "train", "strategy": "auto"}
+    options |= {name: value for name, value in training.items() if value}
+    if options.get("cpu_devices") == 1:
+        del options["cpu_devices"]
+    if "," in str(directory):
+        raise InputError(f"--workdir: {directory} has a comma; name another directory")
+    check(config, options)
+    section = options["section"]
+    init = options.get("init") or train.initial_of(config, section)
+    if init:
+        is_path = os.path.exists(init) or os.path.exists(f"{init}.index")
+        options["init"] = os.path.abspath(init) if is_path else init
+    given = {name: path for name, path in images.items() if path}
+    folders = {name: sources.absolute(path, config.data.source) for name, path in given.items()}
+    stages = plan(config, directory, folders, options)
+    if dry_run:
+        print(describe(config, section, folders, stages, options.get("init")))
+        return
+    absent = missing(config, section, folders, directory / "data")
+    if absent:
+        raise InputError(f"neither prepared data (--data) nor images: {'; '.join(absent)}")
+    created = not directory.exists()
+    if init and not (directory / "summary.json").exists():  # now, not after the first stage
+        method = train.find(config, section)
+        train.open_init(method, config[section].to_dict(), options["init"])
+    kept = {name: options.get(name) for name in ("section", "init")}
+    resolved = {**loop.resolved(config, folders), "training": kept}
+    done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
+    if done:
+        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        workdirs.say_done(directory, _done(directory, done))
+        return
+    served = stages[-1].arguments["model"]
+    for stage in stages:
+        if stage.name == "export":
+            stage = stage._replace(arguments={**stage.arguments, "model": served})
+        loop.run_stage(stage, directory, config_flags, [], created)
+        if stage.name == "prepare" and _needs_images(config, section):
+            iterations.require_unlabeled(stage.directory)
+        if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
+            validation = validate(directory, stage.arguments["init"], served)
+            loop.run_stage(validation, directory, config_flags, [], created)
+            served = better(validation.directory, stage.arguments["init"], served)
+    summary = {**summarize(directory), "served": served.name}
+    workdirs.finish(directory, summary, _done(directory, summary))
+    print(table(summary))
+    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}")
+    print(f"report: {summary['report']}\nsummary: {directory / 'summary.json'}")
+
+
+def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
+    """Raises InputError where a setting of any stage is impossible: before the first one runs."""
+    section = options["section"]
+    if options["strategy"] == "multi_worker":
+        raise InputError("--strategy=multi_worker needs --data: all stages are for one machine")
+    settings.check(config)
+    method = train.find(config, section)
+    if method.unlabeled(config[section]) not in (NO_IMAGES, IMAGES):
+        raise InputError(
+            f"--data is missing: {config[section].method} learns from what other stages make; "
+            "docs/meta_pseudo_labels.md has their commands",
+        )
+    for name in ("pseudo_labeled", "teacher"):
+        if name in options:
+            raise InputError(f"--{name} is of no use without --data; leave it out")
+    if config.evaluate.split == "validation" and not config.data.validation_size:
+        raise InputError("config.evaluate.split=validation needs data.validation_size")
+    init = options.get("init") or train.initial_of(config, section)
+    train.check(config, section, init=bool(init))
+    if config.get("finetune_last"):
+        train.check(config, "finetune", init=True)
+
+
+def plan(
+    config: ConfigDict,
+    workdir: Path,
+    folders: dict[str, str],
+    options: Mapping[str, Any],
+) -> list[Stage]:
+    """Returns the stages in order; `options` are the flags of the training."""
+    data, evaluation = workdir / "data", workdir / "evaluation"
+    model = workdir / name_of(config, options["section"])
+    devices = ("strategy", "cpu_devices", "tpu")
+    stages = [
+        Stage("prepare", "run_prepare_data.sh", data, folders),
+        Stage(model.name, "run_train.sh", model, {**options, "data": data}),
+    ]
+    models = [model]
+    if config.get("finetune_last"):
+        models.append(workdir / "finetuned")
+        tuning = {name: options[name] for name in devices if name in options}
+        tuning |= {"init": model, "data": data}
+        stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
+    names = ",".join(str(path) for path in models)
+    return [
+        *stages,
+        Stage(
+            "evaluate",
+            "run_evaluate.sh",
+            evaluation,
+            {"data": data, "model": names, "split": config.evaluate.split},
+        ),
+        Stage(
+            "export",
+            "run_export.sh",
+            workdir / "export",
+            {"model": models[-1], "evaluation": evaluation},
+        ),
+    ]
+
+
+def validate(workdir: Path, *models: Path) -> Stage:
+    """Returns the stage that evaluates models on the validation split."""
+    names = ",".join(str(path) for path in models)
+    arguments = {"data": workdir / "data", "model": names, "split": "validation"}
+    return Stage("validate", "run_evaluate.sh", workdir / "validation", arguments)
+
+
+def better(validation: Path, model: Path, tuned: Path) -> Path:
+    """Returns the fine-tuned model where it has the greater top-1 on the validation split."""
+    schema = {"models": {path.name: {"top1": float} for path in (model, tuned)}}
+    models = read_json(validation / "summary.json", schema)["models"]
+    return tuned if models[tuned.name]["top1"] > models[model.name]["top1"] else model
+
+
+def name_of(config: ConfigDict, section: str) -> str:
+    """Returns the model's name: `student` where it has a teacher, else its method's."""
+    return "student" if "teacher" in config[section] else str(config[section].method)
+
+
+def _needs_images(config: ConfigDict, section: str) -> bool:
+    return train.find(config, section).unlabeled(config[section]) == IMAGES
+
+
+def missing(config: ConfigDict, section: str, folders: dict[str, str], data: Path) -> list[str]:
+    """Returns what the first stage needs and does not find, of the images that the method uses."""
+    absent = dry_runs.missing(config, folders, data)
+    if _needs_images(config, section):
+        return absent
+    return [text for text in absent if text != "--unlabeled is not given"]
+
+
+def describe(
+    config: ConfigDict,
+    section: str,
+    folders: dict[str, str],
+    stages: list[Stage],
+    init: str | None,
+) -> str:
+    """Returns the plan as text: stages, trainings, and what is missing."""
+    data = stages[0].directory
+    lines = ["stages:"]
+    for stage in stages:
+        state = "done" if (stage.directory / "summary.json").exists() else "to do"
+        lines.append(f"  {stage.name:<20}{state:<7}{stage.directory}")
+    absent = missing(config, section, folders, data)
+    return "\n".join([*lines, "", train.describe(config, section, data, {}, init, absent)])
+
+
+def summarize(workdir: Path) -> dict[str, Any]:
+    """Returns each model's numbers, where the export is, and each stage's seconds."""
+    evaluation, export = workdir / "evaluation", workdir / "export"
+    schema = {"models": dict, "figures": {"summary": str}, "report": str}
+    evaluated = workdirs.require_finished(evaluation, "evaluation", "run_evaluate.sh", schema)
+    exported = workdirs.require_finished(export, "export", "run_export.sh", {"export": str})
+    return {
+        "models": evaluated["models"],
+        "export": exported["export"],
+        "figure": evaluated["figures"]["summary"],
+        "report": evaluated["report"],
+        "seconds": read_json(workdir / "seconds.json", loop.SECONDS),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
+    models = dict(summary["models"])
+    return loop.table_of({**models, "finetune": models.get("finetuned")}, summary["seconds"])
+
+
+def _done(directory: Path, summary: Mapping[str, Any]) -> str:
+    again = "delete it, or name another --workdir, to run again"
+    return f"{table(summary)}\n{directory} is done; {again}"
