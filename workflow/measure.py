@@ -7,6 +7,7 @@ or made-up ones. They are written as shards into a temporary directory, which is
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import sys
 import tempfile
@@ -133,6 +134,8 @@ class Bench:
             rates = self._measured(config, training.section, init)
         except InputError as error:
             raise Unmeasured(str(error)) from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise Unmeasured("the device has too little memory") from error
         finally:
             tf.keras.mixed_precision.set_global_policy(policy)
             tf.keras.backend.clear_session()
@@ -152,10 +155,11 @@ class Bench:
                 section.preprocessing.image_size = training.size
         if not training.values.get("frozen_blocks"):
             return config, None
-        init = config.get("init")
-        row = published.find(init, training.model["name"]) if init and not Path(init).exists() else None
-        if not init or (row and not row.is_here):
-            raise Unmeasured("the weights are not here")
+        init = config.get("init") or ""
+        if not (os.path.exists(init) or os.path.exists(f"{init}.index")):
+            row = published.find(init, training.model["name"])
+            if not (row and row.is_here):  # a dry run downloads nothing
+                raise Unmeasured("the weights are not here")
         return config, init
 
     def _measured(self, config: ConfigDict, section: str, init: str | None) -> Rates:

@@ -3,7 +3,7 @@
     ./run_noisy_student.sh --config=configs/noisy_student/image_folder.py \
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
-DIR/<class>/*.jpg are the labelled images. Everything below the unlabelled folder are the others.
+DIR/<class>/*.jpg are the labelled images. Everything below the unlabelled folder is the rest.
 
 By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. They come
 with the project, and a machine without a GPU can do it. A labelled batch is 32 to 256 images; a training
