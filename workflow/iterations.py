@@ -43,6 +43,8 @@ def train_and_choose(
     if on == choice.VALIDATION:
         answers = choice.of_evaluations(workdir, names_of(trained))
     chosen = choice.last(trained, choice.held_out(data)) if on == choice.LAST else choice.decide(on, answers)
+    if config.finetune_last:
+        chosen["verdict"] += f"; {chosen['served']} is fine-tuned before the export"
     choice.write(workdir, chosen)
     for line in choice.estimates(chosen):
         print(f"== {line}", flush=True)

@@ -245,6 +245,7 @@ def test_more_iterations_fine_tune_again(tmp_path, started):
     main(config, workdir=str(tmp_path), iterations="+1")
     assert [Path(flags["init"]).name for name, flags in started if name == "finetuned"] == ["student_1", "student_2"]
     assert (tmp_path / "finetuned_of_1" / "summary.json").exists()
+    assert read_json(tmp_path / "choice.json")["verdict"].endswith("is exported; student_2 is fine-tuned before the export")
 
 
 def test_a_student_may_start_from_its_teacher():
