@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from data import prepare, splits
-from data.draws import Usable, draw, hold_out_test, hold_out_validation
+from data.draws import Usable, draw, hold_out_test, hold_out_validation, validation_size
 from data.examination import Examination
 from data.examine import Examined
 from data.image_folder import FolderImages
@@ -145,7 +145,7 @@ def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection])
     else:
         held_out, labeled = hold_out_test(labeled, names, data)
         test = len(held_out.indices)
-    validation, labeled = hold_out_validation(labeled, len(names), data.validation_size, config.seed)
+    validation, labeled = hold_out_validation(labeled, len(names), validation_size(len(labeled.indices), data), config.seed)
     chosen = labeled
     if data.labeled_per_class is not None:
         chosen, _ = draw(labeled, [data.labeled_per_class] * len(names), config.seed, "labeled", names)

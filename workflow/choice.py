@@ -113,16 +113,15 @@ def held_out(data: Path) -> int:
     return int(splits.get("validation", {"images": 0})["images"])
 
 
-def basis(config: ConfigDict, data: Path) -> str:
+def basis(config: ConfigDict, images: int) -> str:
     """Returns the images by which a recipe chooses: `VALIDATION`, `CROSS_FITTING` or `LAST`.
 
     Args:
       config: the recipe.
-      data: its prepared data.
+      images: number of images in the validation split.
     """
     if config.patience:
         return VALIDATION
-    images = held_out(data)
     if images >= FEWEST or (images and config.data.validation_size is None):
         return VALIDATION
     return CROSS_FITTING if config.crossfit.folds else LAST

@@ -64,24 +64,6 @@ def announcement(config: ConfigDict, images: int) -> str:
     )
 
 
-def forecast(config: ConfigDict, data: Path) -> list[str]:
-    """Returns what a dry run says: whether cross-fitting comes, and its cost. Nothing where it is off.
-
-    Args:
-      config: the recipe.
-      data: the prepared data, which need not be there yet.
-    """
-    if not config.crossfit.folds or config.patience:
-        return []
-    if (data / "summary.json").exists():
-        used = choice.basis(config, data) == choice.CROSS_FITTING
-        return [announcement(config, choice.held_out(data))] if used else []
-    return [
-        f"cross-fitting, where fewer than {choice.FEWEST} images can be held out for validation: everything "
-        f"is trained {config.crossfit.folds} more times"
-    ]
-
-
 def collect(workdir: Path, folds: int, models: list[str]) -> Answers:
     """Joins the finished folds' answers, and writes `answers.npz`.
 

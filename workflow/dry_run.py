@@ -12,7 +12,7 @@ from data import records
 from training import dry_run, gpus, resolve
 from training.method import Network
 from weights import pretrained
-from workflow import train
+from workflow import choice, crossfit, train
 from workflow.stages import Stage
 
 TRAINING = ("run_teacher.sh", "run_student.sh", "run_finetune.sh")
@@ -142,6 +142,8 @@ def describe(
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<16}{done:<7}{stage.directory}")
+    if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
+        lines.append(crossfit.announcement(config, counts.get("validation", 0)))
     for training in trainings(config, stages, counts):
         lines += _of_training(training, counts)
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}

@@ -33,7 +33,7 @@ def train_and_choose(
       What `choice.json` holds; see `choice.SCHEMA`.
     """
     data = workdir / "data"
-    on = choice.basis(config, data)
+    on = choice.basis(config, choice.held_out(data))
     if on == choice.CROSS_FITTING:
         print(f"== {crossfit.announcement(config, choice.held_out(data))}", flush=True)
         for stage in crossfit.plan(config, workdir, folders, strategy):

@@ -24,7 +24,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, choice, cost, crossfit, pseudo_label, settings, shard_jobs, train
+from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.stages import ENDING, Stage, ending, plan, trainings
@@ -96,8 +96,6 @@ def _loop(
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run:
         cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
-        for line in crossfit.forecast(config, directory / "data"):
-            print(line)
         return
     created = not directory.exists()
     if not (directory / "summary.json").exists():

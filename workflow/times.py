@@ -10,11 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from training import dry_run, gpus
+from workflow import choice, measure
 from workflow import dry_run as plans
-from workflow import measure
 from workflow.dry_run import Planned
 from workflow.measure import Rates
-from workflow.stages import Stage
+from workflow.stages import ENDING, Stage
 
 BALANCED = 1000.0
 """Images a second that the balancing reads and writes at least."""
@@ -145,6 +145,10 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
             open_ones.append(name)
         total += needed or 0.0
         lines.append(f"  {name:<16}{'?' if needed is None else duration(needed):<15}{_of_steps(name, trainings, timed)}".rstrip())
+    if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
+        again = config.crossfit.folds * sum(needed or 0.0 for name, needed in found.items() if name not in ENDING)
+        total += again
+        lines.insert(2, f"  {'folds':<16}{duration(again):<15}{config.crossfit.folds} times all that is trained below, to choose the model")
     lines.append(f"  {'total':<16}{'at least ' if open_ones else 'about '}{duration(total)}")
     if open_ones:
         lines.append(f"not measured: {', '.join(open_ones)}" + (f" ({why})" if why else ""))

@@ -69,7 +69,7 @@ def test_what_cannot_fit_is_refused_by_dry_run_and_run(photos, tmp_path, monkeyp
     with pytest.raises(InputError, match=r"student_1 needs about .* set config\.student\.batch_size=16"):
         cost.dry_run(config, workdir, photos, stages)
     assert "missing: nothing\nmemory: student_1 needs about" in (said := capsys.readouterr().out) and "time: not measured" in said
-    monkeypatch.setattr(loop, "_run", lambda *_: pytest.fail("a stage was started"))
+    monkeypatch.setattr(loop, "run_stage", lambda *_: pytest.fail("a stage was started"))
     with pytest.raises(InputError, match=r"student_1 needs about"):
         loop.main(config, str(workdir), **photos, test=None, strategy="auto", tpu="", iterations=None, dry_run=False, beam_options=[])
     assert not workdir.exists()
@@ -164,7 +164,9 @@ def test_the_time_of_each_stage(photos, tmp_path, monkeypatch):
     timed = times._measured(config, plans.trainings(config, stages, counts), counts)[0]
     found = times.seconds(config, stages, plans.trainings(config, stages, counts), timed, counts)
     assert (found["student_2"], found["pseudo_label_2"], found["evaluate"]) == (student, label, evaluate)
-    assert f"total           about {times.duration(sum(found.values()))}" in text and "not measured" not in text
+    folds = 2 * sum(seconds for name, seconds in found.items() if name not in ("evaluate", "export"))
+    assert f"folds           {times.duration(folds)}" in text  # 3 labelled images a class decide nothing
+    assert f"total           about {times.duration(sum(found.values()) + folds)}" in text and "not measured" not in text
 
     monkeypatch.setattr(measure, "BUDGET", -1.0)  # no time for any
     assert "not measured: teacher, pseudo_label_1" in times.table(config, stages, counts)

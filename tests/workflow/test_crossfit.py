@@ -13,11 +13,11 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import records
 from tests.networks import NAME
-from workflow import choice, crossfit, loop
+from workflow import choice, crossfit, dry_run, loop
 
 MODELS = ("teacher", "student_1")
 FLAGS = [
-    "--config=configs/noisy_student/image_folder.py",
+    "--config=configs/noisy_student/image_folder.py:b0",
     "--config.iterations=1",
     "--config.crossfit.folds=2",
     "--config.student.online=True",
@@ -52,26 +52,22 @@ def test_each_fold_has_the_loop_s_stages_and_evaluates_every_model():
 )
 def test_what_decides(tmp_path, flags, prepared, expected):
     write_json(tmp_path / "summary.json", {"splits": {name: {"images": count} for name, count in prepared.items()}})
-    assert choice.basis(recipes.from_flags(FLAGS[0], *flags), tmp_path) == expected
+    assert choice.basis(recipes.from_flags(FLAGS[0], *flags), choice.held_out(tmp_path)) == expected
 
 
-def test_the_papers_recipes_serve_the_last_student(tmp_path):
-    write_json(tmp_path / "summary.json", {"splits": {"labeled": {"images": 50}}})
-    for name in ("digits.py", "imagenet.py:b0", "svhn.py"):
-        config = recipes.from_flags(f"--config=configs/noisy_student/{name}")
-        assert choice.basis(config, tmp_path) == choice.LAST and not crossfit.forecast(config, tmp_path)
+@pytest.mark.parametrize("name", ["digits.py", "imagenet.py:b0", "svhn.py"])
+def test_the_papers_recipes_serve_the_last_student(name):
+    assert choice.basis(recipes.from_flags(f"--config=configs/noisy_student/{name}"), 0) == choice.LAST
 
 
-def test_a_dry_run_tells_the_cost_before(tmp_path):
+@pytest.mark.parametrize(("labeled", "validation", "said"), [(96, 0, True), (960, 240, False)])
+def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
     config = recipes.from_flags(*FLAGS)
-    assert crossfit.forecast(config, tmp_path) == [
-        "cross-fitting, where fewer than 200 images can be held out for validation: everything is trained 2 more times"
-    ]
-    write_json(tmp_path / "summary.json", {"splits": {"labeled": {"images": 96}}})
-    (line,) = crossfit.forecast(config, tmp_path)
-    assert "since 0 images are held out" in line and "the run takes about 3 times as long (--config.crossfit.folds=0 turns" in line
-    write_json(tmp_path / "summary.json", {"splits": {"labeled": {"images": 960}, "validation": {"images": 240}}})
-    assert crossfit.forecast(config, tmp_path) == []
+    counts = {"labeled": labeled, "unlabeled": 50, "validation": validation, "classes": 2}
+    counts |= {"median_height": 20, "median_width": 20, "survey": None}
+    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
+    assert ("since 0 images are held out" in text) == said
+    assert ("the run takes about 3 times as long (--config.crossfit.folds=0 turns" in text) == said
 
 
 def images(directory):
