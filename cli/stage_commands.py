@@ -252,6 +252,11 @@ STAGES = (
             directory("data_c", "ImageNet-C, unpacked, any of its tars. Without it a -C of --data is built.", default=None),
             directory("data_p", "ImageNet-P, unpacked. Without it a -P of --data is built.", default=None),
             directory("cache", "Where built sets are kept for later runs. Default: WORKDIR/cache.", default=None),
+            Flag(
+                "init",
+                "Weights that the models started from; adds a linear probe on their features.",
+                default=None,
+            ),
         ),
         (
             "--workdir=runs/evaluation --data=runs/digits/data --model=runs/digits/teacher,runs/digits/student_2",

@@ -181,6 +181,53 @@ def histogram(label: str, right: Sequence[int], wrong: Sequence[int]) -> str:
     return str(chart)
 
 
+def scatter(
+    label: str,
+    places: np.ndarray,
+    labels: np.ndarray,
+    right: np.ndarray,
+    names: Sequence[str] | None,
+) -> str:
+    """Draws points coloured by class, and a cross over each wrong answer.
+
+    Args:
+      label: see `Chart`.
+      places: float [n, 2].
+      labels: int [n], the true classes.
+      right: bool [n], whether the answer is right.
+      names: of the classes; None: too many to tell apart, one colour for all.
+    """
+    shown = list(enumerate(names)) if names else [(0, "images")]
+    chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))
+    with chart as axes:
+        for i, name in shown:
+            own = places[labels == i] if names else places
+            marker = MARKERS[i % len(MARKERS)]  # colours come again after seven classes
+            axes.plot(
+                own[:, 0],
+                own[:, 1],
+                color=color(i),
+                marker=marker,
+                linestyle="none",
+                markersize=4,
+                markeredgewidth=0,
+                label=_short(name),
+            )
+        axes.plot(
+            places[~right, 0],
+            places[~right, 1],
+            color=_INK,
+            marker="x",
+            linestyle="none",
+            markersize=6,
+            markeredgewidth=1.1,
+            label="wrong answer",
+        )
+        axes.set(xticks=[], yticks=[], xlabel="first component", ylabel="second component")
+        _legend(axes, len(shown) + 1, above=True)
+    return str(chart)
+
+
 def before_and_after(label: str, names: Sequence[str], before: Sequence[int], after: Sequence[int]) -> str:
     """Pseudo-labels of each class before and after balancing."""
     chart = Chart(label, 2.6)

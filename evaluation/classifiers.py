@@ -39,6 +39,11 @@ class Classifier:
     preprocessing: Preprocessing
     logits: Callable[[tf.Tensor], tf.Tensor]
 
+    @property
+    def network(self) -> tf.keras.Model | None:
+        """The Keras model behind `logits`; None for a SavedModel and for the linear probe."""
+        return getattr(self.logits, "network", None)
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -91,7 +96,12 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
 
     def load() -> Callable[[tf.Tensor], tf.Tensor]:
         model, _ = model_dir.load(directory)
-        return lambda images: model(images, training=False)
+
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            return model(images, training=False)
+
+        logits.network = model  # type: ignore[attr-defined]
+        return logits
 
     return Candidate(
         name, directory, spec.preprocessing, tuple(spec.label_names), fingerprint(run), spec.metadata.get("init_image_size"), load

@@ -8,7 +8,9 @@ so the corrupted ones are built once. Leaves in W
     <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
     report.html     the table over seeds
     summary.json    last: `runs`, `models`, and `numbers`: number -> model -> {"values", "mean", "interval"}, and `gains`: the last model
-                    minus the first on each seed, {"values", "mean", "interval", "p_value"}
+                    minus the first on each seed, {"values", "mean", "interval", "p_value"};
+                    `gains_over_probe`: the last model minus the linear probe, where the recipe
+                    has `init`
 
 Intervals are Student's over seeds: they tell how another seed would have done on these test images.
 """
@@ -30,7 +32,7 @@ from cli.json_files import reading
 from cli.start import python_m
 from cli.workdir import fingerprint, finish, require_finished, shown, start
 from data.records import read_manifest
-from evaluation import charts, page, suites
+from evaluation import charts, page, probe, suites
 from evaluation.numbers import NUMBERS, find
 from evaluation.statistics import gain_over_seeds, over_seeds
 
@@ -57,6 +59,8 @@ def main(
     directory = Path(workdir)
     resolved = {"stage": "compare", "evaluate": config.evaluate.to_dict(), "suite": suite, "models": names}
     inputs = {f"{run} {name}": folder / name for run, folder in folders.items() for name in names}
+    if config.get("init"):
+        resolved["init"] = config.init
     resolved["inputs"] = {key: fingerprint(path) for key, path in inputs.items()}
     done = start(directory, resolved)
     if done is not None:
@@ -70,6 +74,7 @@ def main(
             "model": ",".join(str(folder / name) for name in names),
             "suite": suite,
             "cache": directory / "cache",
+            **({"init": config.init} if config.get("init") else {}),
         }
         words = [*app.recipe_flags(), *(f"--{name}={value}" for name, value in flags.items())]
         print(f"== {run}: ./run_evaluate.sh {' '.join(words)}", flush=True)
@@ -138,15 +143,22 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
     """`numbers` and `gains` of `summary.json`; `rows` are the `models` of each seed's evaluation."""
     numbers: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {}
+    over_probe: dict[str, dict[str, Any]] = {}
+    if probe.NAME not in names and all(probe.NAME in row for row in rows):
+        names = [*names, probe.NAME]
+    trained = [name for name in names if name != probe.NAME]
     for key, (number, shown_as) in COMPARED.items():
         measured = {name: [find(row[name], number.key) for row in rows] for name in names}
         if any(value is None for values in measured.values() for value in values):
             continue
         found = {name: [shown_as.scale * value for value in values] for name, values in measured.items()}
         numbers[key] = {name: _described(values) for name, values in found.items()}
-        if len(names) > 1:
-            gains[key] = gain_over_seeds(found[names[0]], found[names[-1]])._asdict()
-    return {"numbers": numbers, "gains": gains}
+        if len(trained) > 1:
+            gains[key] = gain_over_seeds(found[trained[0]], found[trained[-1]])._asdict()
+        if trained and probe.NAME in names:
+            over_probe[key] = gain_over_seeds(found[probe.NAME], found[trained[-1]])._asdict()
+    told = {"gains_over_probe": over_probe} if over_probe else {}
+    return {"numbers": numbers, "gains": gains, **told}
 
 
 def _described(values: Sequence[Any]) -> dict[str, Any]:
@@ -155,21 +167,36 @@ def _described(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a number a row, a model a column, mean ± half of the interval; then the gain of the last over the first."""
+    """Returns head and rows: a number a row, a model a column, mean ± half of the interval.
+
+    Then come the gains of the last model over the first, and over the linear probe.
+    """
     names = summary["models"]
-    head = ["", *names, *([f"{names[-1]} − {names[0]}", "seeds better", "p"] if summary["gains"] else [])]
+    gains = {names[0]: summary["gains"], probe.NAME: summary.get("gains_over_probe", {})}
+    head = ["", *_columns(summary)]
+    for name, by_number in gains.items():
+        head += [f"{names[-1]} − {name}", "seeds better", "p"] if by_number else []
     body = []
     for key, by_model in summary["numbers"].items():
         number, shown_as = COMPARED[key]
-        row = [shown_as.title, *(_mean(by_model[name]) for name in names)]
-        if key in summary["gains"]:
-            gain = summary["gains"][key]
-            sign = 1 if number.better == "higher" else -1
-            better = sum(sign * value > 0 for value in gain["values"])
-            p = gain["p_value"]
-            row += [_mean(gain, "+"), f"{better} of {len(gain['values'])}", "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
+        row = [shown_as.title, *(_mean(by_model[name]) for name in _columns(summary))]
+        for by_number in gains.values():
+            row += _gain(by_number[key], number.better) if key in by_number else []
         body.append(row)
     return head, body
+
+
+def _columns(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the models, and of the linear probe where there is one."""
+    return [*summary["models"], *([probe.NAME] if summary.get("gains_over_probe") else [])]
+
+
+def _gain(gain: Mapping[str, Any], better: str) -> list[str]:
+    sign = 1 if better == "higher" else -1
+    count = sum(sign * value > 0 for value in gain["values"])
+    p = gain["p_value"]
+    told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return [_mean(gain, "+"), f"{count} of {len(gain['values'])}", told]
 
 
 def _mean(described: Mapping[str, Any], sign: str = "") -> str:
@@ -190,7 +217,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def body(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What `templates/seeds.html` shows."""
-    names, runs = summary["models"], list(summary["runs"])
+    names, runs = _columns(summary), list(summary["runs"])
     drawn, seeds = [], {}
     for key, by_model in summary["numbers"].items():
         number, (_, title, _) = COMPARED[key]

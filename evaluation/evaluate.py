@@ -6,7 +6,8 @@
 
 A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each model (named as its directory):
 
-    NAME/                  the answers of each suite, see `evaluation.suites`
+    NAME/                  the answers of each suite, see `evaluation.suites`; probe/: those of the
+                           linear probe of --init
     NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of each class
     progress.jsonl         a line for each finished set, to be read at any time
     figures/               reliability.png (all models), confusion.png (the last one), summary.png (both and the accuracies)
@@ -20,17 +21,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from cli.errors import InputError
+from cli.files import atomic_path
 from cli.json_files import read_json, write_json
 from cli.workdir import finish, require_finished, say_done, shown, start
 from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
-from evaluation import build, figures, imagenet, report, results, suites
+from evaluation import build, embedding, figures, imagenet, probe, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
 from evaluation.examples import from_records
 from evaluation.metrics import Evaluation
@@ -41,7 +45,7 @@ from training import model_dir
 
 CONFIG = "configs/evaluation/default.py"
 
-_RESERVED = ("figures", "cache")  # names of other things in the work directory
+_RESERVED = ("figures", "cache", probe.NAME)  # names of other things in the work directory
 
 
 def main(
@@ -56,6 +60,7 @@ def main(
     data_c: str | None = None,
     data_p: str | None = None,
     cache: str | None = None,
+    init: str | None = None,
 ) -> None:
     """Evaluates each of the comma-separated directories `model`; see the module.
 
@@ -76,12 +81,16 @@ def main(
     if baseline not in candidates:
         raise InputError(f"evaluate.baseline: no model {baseline!r} among {', '.join(candidates)}")
 
+    began = time.monotonic()
+    directory = Path(workdir)
+    opened = _open_probe(init, data, candidates, manifest, directory, settings)
+    tested = {**candidates, **({probe.NAME: opened} if opened else {})}
     places = {"real": data_real, "a": data_a, "c": data_c, "p": data_p}
     resolved = {
         "stage": "evaluate",
         "evaluate": settings.to_dict(),
         "split": split if own else None,
-        "models": {name: candidate.digest for name, candidate in candidates.items()},
+        "models": {name: candidate.digest for name, candidate in tested.items()},
         "suites": chosen,
         "places": {name: str(Path(path).resolve()) for name, path in places.items() if path and name in chosen},
     }
@@ -97,16 +106,45 @@ def main(
         sets |= _build(chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache")
     inputs = Inputs(**sets)
 
-    directory = Path(workdir)
-    for candidate in candidates.values():
-        _measure(candidate, chosen, inputs, settings, Folder(directory / candidate.name, directory / "progress.jsonl"))
-    summary, evaluations = _summarize(directory, candidates, chosen, inputs, settings, manifest, split, baseline, data_real)
+    last = list(candidates)[-1]
+    for name, candidate in tested.items():
+        folder = Folder(directory / name, directory / "progress.jsonl")
+        _measure(candidate, chosen, inputs, settings, folder, embed=name == last)
+    summary, evaluations = _summarize(directory, tested, chosen, inputs, settings, manifest, split, baseline, data_real)
+    if probe.NAME in tested:
+        summary["probe"] = probe.described(tested[probe.NAME], str(init))
     if evaluations:
-        summary["figures"] = _draw(directory, evaluations)
-    summary["report"] = str(report.write(directory, summary, evaluations, candidates, inputs, manifest, sys.argv))
+        summary["figures"] = _draw(directory, [e for e in evaluations if e.name in candidates])
+    seconds = time.monotonic() - began
+    told = (evaluations, candidates, inputs, manifest, sys.argv, seconds)
+    summary["report"] = str(report.write(directory, summary, *told))
     finish(workdir, summary, f"{workdir} is done: nothing to evaluate\n{table(summary)}")
     print(table(summary))
     print(f"report: {summary['report']}")
+
+
+def _open_probe(
+    init: str | None,
+    data: str | None,
+    candidates: dict[str, Candidate],
+    manifest: Manifest | None,
+    directory: Path,
+    settings: Settings,
+) -> Candidate | None:
+    """Returns the linear probe on `init`, which learns from the labeled split of `data`.
+
+    None where it is not asked for, or has nothing to learn from.
+    """
+    if not (init and data and manifest and settings.probe):
+        return None
+    if not (Path(data) / "labeled" / MANIFEST).exists():
+        print(f"no {probe.NAME}: {data} has no labeled split")
+        return None
+    labeled = read_manifest(Path(data) / "labeled", "labeled")
+    names = manifest.label_names
+    require_same_classes(labeled.label_names, str(labeled.directory), names, str(manifest.directory))
+    like, folder = next(iter(candidates.values())), directory / probe.NAME
+    return probe.open_probe(init, like, labeled, folder, settings.batch_size, settings.seed)
 
 
 def _suites(text: str, needed: dict[str, str | None]) -> list[str]:
@@ -152,7 +190,16 @@ def suites_of(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, setti
     return [suite for suite in chosen if suite not in left_out]
 
 
-def _measure(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings, folder: Folder) -> None:
+def _measure(
+    candidate: Candidate,
+    chosen: Sequence[str],
+    inputs: Inputs,
+    settings: Settings,
+    folder: Folder,
+    *,
+    embed: bool,
+) -> None:
+    """Runs the suites on a model; `embed`: with the map of its features of the clean split."""
     mine = suites_of(candidate, chosen, inputs, settings)
     left_out = [suite for suite in chosen if suite not in mine]
     if left_out:
@@ -160,8 +207,18 @@ def _measure(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settin
             f"{candidate.name}: fine-tuned at {candidate.preprocessing.image_size} pixels, trained at {candidate.trained_at}: left out of "
             f"{', '.join(left_out)}, as in the paper (--config.evaluate.finetuned_on_c_and_p=True measures it all the same)"
         )
-    if suites.needed(folder, mine, inputs):
-        suites.run(candidate.load(), mine, inputs, settings, folder)
+    path = folder.path / embedding.FILE
+    embed = embed and "clean" in mine and not path.exists()
+    if not (embed or suites.needed(folder, mine, inputs)):
+        return
+    classifier = candidate.load()
+    suites.run(classifier, mine, inputs, settings, folder)
+    if embed and inputs.clean and classifier.network is not None:
+        size = settings.batch_size
+        found = embedding.mapped(classifier.network, classifier.preprocessing, inputs.clean, size)
+        if found:
+            with atomic_path(path) as temporary, open(temporary, "wb") as f:
+                np.savez(f, **found)
 
 
 def _summarize(
@@ -205,6 +262,9 @@ def _summarize(
     results.relative_to(rows, baseline, inputs.released_c, inputs.released_p)
     for name, differences in results.versus(scores, baseline).items():
         rows[name]["versus"] = differences
+    if probe.NAME in rows and baseline != probe.NAME:
+        for name, differences in results.versus(scores, probe.NAME).items():
+            rows[name]["versus_probe"] = differences
     for name, row in rows.items():
         found = [evaluation for evaluation in evaluations if evaluation.name == name]
         write_json(directory / name / "metrics.json", {**row, **(results.details(found[0]) if found else {})})

@@ -11,7 +11,7 @@ from typing import Any
 
 from cli.json_files import read_json, read_json_lines
 from data.records import MANIFEST
-from evaluation import charts, page, pictures
+from evaluation import about, charts, page, pictures
 
 BALANCED = {
     "label_names": [str],
@@ -48,8 +48,7 @@ def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
 
 def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
     """How many images each round kept, and which; `run`: the directory in which all stages of a run lie, if there is one."""
-    rounds = sorted(run.glob(f"pseudo_labeled_*/{MANIFEST}"), key=lambda p: (len(str(p)), p)) if run else []  # 10 after 9
-    rounds = [path.parent for path in rounds if (path.parent / "summary.json").exists()]
+    rounds = [folder for folder in about.rounds(run) if (folder / MANIFEST).exists()]
     if not rounds or run is None:
         return
     yield "round", rounds[-1].name.rsplit("_", 1)[1]

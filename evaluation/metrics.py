@@ -173,7 +173,7 @@ class Evaluation:
       examples: N.
       top1: accuracy, 0–1; `top1_interval` its 95 % Wilson interval.
       ece: expected calibration error, 15 equal-width bins, 0–1; `bins` its table.
-      ece_equal_mass: the same over 15 bins of equally many examples.
+      ece_equal_mass: the same over 15 bins of equally many examples; `mass_bins` its table.
       histogram: int64 [20] twice, right and wrong answers by confidence.
       confusion: int64 [K, K], rows true, columns predicted.
       label_names: K names.
@@ -186,6 +186,7 @@ class Evaluation:
     ece: float
     bins: Bins
     ece_equal_mass: float
+    mass_bins: Bins
     histogram: tuple[np.ndarray, np.ndarray]
     confusion: np.ndarray
     label_names: tuple[str, ...]
@@ -198,6 +199,7 @@ def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_nam
         raise ValueError(f"{len(label_names)} label names for {probabilities.shape[1]} classes")
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(label_names))
     error, bins = ece(probabilities, labels)
+    mass_error, mass_bins = ece(probabilities, labels, equal_mass=True)
     return Evaluation(
         name=name,
         examples=len(labels),
@@ -205,7 +207,8 @@ def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_nam
         top1_interval=top1_interval(probabilities, labels),
         ece=error,
         bins=bins,
-        ece_equal_mass=ece(probabilities, labels, equal_mass=True)[0],
+        ece_equal_mass=mass_error,
+        mass_bins=mass_bins,
         histogram=confidence_histogram(probabilities, labels),
         confusion=confusion,
         label_names=tuple(label_names),

@@ -50,6 +50,11 @@ def _caption(caption: str) -> Markup:
     return Markup(re.sub(f"{WRONG}([^{WRONG}]*){WRONG}", r'<span class="wrong">✗&nbsp;\1</span>', lines))
 
 
+def _anchor(title: str) -> str:
+    """The id of a section."""
+    return title.lower().replace(" ", "-")
+
+
 def _pretty(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
@@ -62,4 +67,4 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters.update(caption=_caption, pretty=_pretty)
+TEMPLATES.filters.update(anchor=_anchor, caption=_caption, pretty=_pretty)

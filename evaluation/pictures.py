@@ -25,8 +25,8 @@ from evaluation.examples import Examples
 
 LOOK_AT = 20_000
 """Records of a split that are looked through."""
-SIDE = 96
-"""Pixels of a picture's longer side, at most."""
+SIDE = 192
+"""Pixels of a picture's longer side, at most; the page shows it smaller until it is enlarged."""
 RIGHT, WRONG = "\x01", "\x02"
 """Around a right and around a wrong answer in a caption: characters that no name has."""
 
@@ -38,15 +38,17 @@ class Picture(NamedTuple):
       data: the image as a data URI.
       caption: below it; a right answer stands between two `RIGHT`, a wrong one between two `WRONG`.
       text: what is to be seen, for those who do not see it.
+      file: name of the image, as the records have it; "": not known.
     """
 
     data: str
     caption: str
     text: str
+    file: str = ""
 
 
-def picture(image: bytes | np.ndarray, caption: str, text: str | None = None) -> Picture:
-    """From an image file or uint8 [H, W, 3]."""
+def picture(image: bytes | np.ndarray, caption: str, text: str | None = None, file: str = "") -> Picture:
+    """From an image file or uint8 [H, W, 3]; `file`: its name."""
     pixels = decode(tf.constant(image)).numpy() if isinstance(image, bytes) else image
     drawn = PIL.Image.fromarray(pixels)
     if max(drawn.size) > SIDE:
@@ -57,7 +59,7 @@ def picture(image: bytes | np.ndarray, caption: str, text: str | None = None) ->
         drawn = drawn.convert("L")
     drawn.save(buffer, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": 80}))
     data = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(data, caption, text or plain(caption))
+    return Picture(data, caption, text or plain(caption), file)
 
 
 def _records(manifest: Manifest) -> Iterator[bytes]:
@@ -102,8 +104,13 @@ def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[s
         (heapq.heappush if len(best[label]) < per_class else heapq.heappushpop)(best[label], entry)
     return {
         manifest.label_names[label]: [
-            picture(encoded, f"{100 * p:.1f} %", f"pseudo-label {manifest.label_names[label]}, {100 * p:.1f} %")
-            for p, _, encoded in sorted(entries, reverse=True)
+            picture(
+                encoded,
+                f"{100 * p:.1f} %",
+                f"pseudo-label {manifest.label_names[label]}, {100 * p:.1f} %",
+                key,
+            )
+            for p, key, encoded in sorted(entries, reverse=True)
         ]
         for label, entries in enumerate(best)
     }
@@ -121,7 +128,12 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
     images = by_key(read_manifest(unlabeled), [key for _, key, _ in worst])
     names = manifest.label_names
     return [
-        picture(images[key], f"{names[label]} {-100 * p:.0f} %", f"filtered out: {names[label]} with {-100 * p:.0f} %")
+        picture(
+            images[key],
+            f"{names[label]} {-100 * p:.0f} %",
+            f"filtered out: {names[label]} with {-100 * p:.0f} %",
+            key,
+        )
         for p, key, label in sorted(worst, reverse=True)
         if key in images
     ]
@@ -137,7 +149,8 @@ def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture
         seen.add(key)
         name, p = manifest.label_names[features["label"].int64_list.value[0]], features["prob"].float_list.value[0]
         text = f"out of domain, taken for {name} with {100 * p:.0f} %"
-        found.append(picture(features["image/encoded"].bytes_list.value[0], f"{name} {100 * p:.0f} %", text))
+        encoded = features["image/encoded"].bytes_list.value[0]
+        found.append(picture(encoded, f"{name} {100 * p:.0f} %", text, key))
         if len(found) == count:
             break
     return found
@@ -174,6 +187,7 @@ def disagreements(
             images[str(a["keys"][i])],
             f"{judged(first_name, one[i], labels[i], names)}\n{judged(second_name, other[i], labels[i], names)}",
             f"{names[labels[i]]}; {first_name} says {names[one[i]]}, {second_name} says {names[other[i]]}",
+            str(a["keys"][i]),
         )
         for i in places
         if str(a["keys"][i]) in images
@@ -191,10 +205,11 @@ def corrupted(
     for corruption, by_severity in sets.items():
         row = []
         for severity in severities:
-            encoded, _, _ = next(iter(by_severity[severity].stream()))
+            encoded, key, _ = next(iter(by_severity[severity].stream()))
             lines = [judged(name, *ask(corruption, severity), label_names) for name, ask in answers.items()]
             title = f"{corruption.replace('_', ' ')}, severity {severity}"
-            row.append(picture(encoded.numpy(), "\n".join(lines), plain(f"{title}; {'; '.join(lines)}")))
+            text = plain(f"{title}; {'; '.join(lines)}")
+            row.append(picture(encoded.numpy(), "\n".join(lines), text, _name(key)))
         rows[corruption] = row
     return rows
 
@@ -204,9 +219,13 @@ def frames(
 ) -> list[Picture]:
     """Frames `which` of the first sequence. `answers`: model -> its answers int [m]."""
     row = []
-    for number, (encoded, _, _) in enumerate(examples.stream().take(max(which) + 1)):
+    for number, (encoded, key, _) in enumerate(examples.stream().take(max(which) + 1)):
         if number in which:
             lines = [judged(name, int(given[number]), label, label_names) for name, given in answers.items()]
             text = plain(f"frame {number}; {'; '.join(lines)}")
-            row.append(picture(encoded.numpy(), "\n".join(lines), text))
+            row.append(picture(encoded.numpy(), "\n".join(lines), text, _name(key)))
     return row
+
+
+def _name(key: tf.Tensor) -> str:
+    return str(key.numpy().decode("utf-8"))

@@ -16,7 +16,7 @@ import numpy as np
 from cli.errors import one_line
 from cli.json_files import read_json
 from data.records import Manifest
-from evaluation import charts, history, page, pictures, results, tables
+from evaluation import about, charts, embedding, history, page, pictures, results, tables
 from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
@@ -44,6 +44,7 @@ def write(
     inputs: Inputs,
     manifest: Manifest | None,
     command: Sequence[str],
+    seconds: float = 0.0,
 ) -> Path:
     """Writes `directory`/report.html and returns its path.
 
@@ -51,12 +52,13 @@ def write(
       directory: work directory of the evaluation.
       summary: the content of its `summary.json`.
       evaluations: of the clean split, in the models' order; may be empty.
-      candidates: the models by name.
+      candidates: the models by name, without the linear probe.
       inputs: the sets that were evaluated.
       manifest: of the split; None where ImageNet's own sets alone were evaluated.
       command: the command line.
+      seconds: that the evaluation took so far.
     """
-    report = _Report(directory, dict(summary), evaluations, candidates, inputs, manifest, command)
+    report = _Report(directory, dict(summary), evaluations, candidates, inputs, manifest, command, seconds)
     path = directory / NAME
     page.write(path, "report.html", title=f"Evaluation of {', '.join(candidates)}", **report.sections())
     return path
@@ -74,19 +76,28 @@ class _Report:
         inputs: Inputs,
         manifest: Manifest | None,
         command: Sequence[str],
+        seconds: float = 0.0,
     ) -> None:
         self.directory, self.summary, self.evaluations = directory, summary, evaluations
         self.candidates, self.inputs, self.manifest, self.command = candidates, inputs, manifest, command
         self.models: dict[str, dict[str, Any]] = summary["models"]
-        self.last, self.baseline = list(self.models)[-1], summary["baseline"]
+        self.last, self.baseline = list(candidates)[-1], summary["baseline"]  # the probe is no candidate
         self.runs = {name: model_dir.run_directory(candidate.directory).resolve() for name, candidate in candidates.items()}
         parents = {run.parent for run in self.runs.values()}
         self.run = parents.pop() if len(parents) == 1 else None
+        self.data = manifest.directory.parent if manifest else None
+        self.seconds = seconds
 
     def sections(self) -> dict[str, Any]:
         """What `templates/report.html` shows."""
+        without, split = self.summary.get("classes_without_examples", []), self.summary.get("split")
         return {
             **dict(self.overview()),
+            "verdict": _optional(lambda: about.verdict(self.run)),
+            "facts": _optional(self.facts),
+            "counts": _optional(lambda: about.counts(self.data)),
+            "warnings": _optional(lambda: about.warnings(self.run, self.data, without, str(split))),
+            "embedding": _optional(self.embedding),
             "calibration": dict(self.calibration()),
             "training": _optional(lambda: history.training(self.runs)),
             "pseudo_labels": _optional(lambda: history.pseudo_labels(self.run)),
@@ -99,6 +110,10 @@ class _Report:
             "provenance": _optional(self.provenance),
         }
 
+    def facts(self) -> Section:
+        """See `about.facts`."""
+        return about.facts(self.run, self.data, self.commands(), self.seconds)
+
     def having(self, suite: str) -> dict[str, dict[str, Any]]:
         """Model -> its numbers of a suite, for those that have it."""
         return {name: row[suite] for name, row in self.models.items() if suite in row}
@@ -108,12 +123,17 @@ class _Report:
         return list(dict.fromkeys([self.baseline, self.last]))
 
     def overview(self) -> Section:
-        yield "models", list(self.models)
+        yield "models", list(self.candidates)
         yield "baseline", self.baseline
         yield "headline", self._headline()
         yield "numbers", tables.cells(self.summary)
         yield "notes", tables.notes(self.summary)
-        differences = [
+        compared = {self.baseline: "versus", "the linear probe": "versus_probe"}
+        tables_of = {other: self._differences(key) for other, key in compared.items()}
+        yield "differences", {other: lines for other, lines in tables_of.items() if lines}
+
+    def _differences(self, key: str) -> list[list[str]]:
+        return [
             [
                 name,
                 _SUITE_NAMES[suite],
@@ -123,9 +143,8 @@ class _Report:
                 d["test"],
             ]
             for name, row in self.models.items()
-            for suite, d in row.get("versus", {}).items()
+            for suite, d in row.get(key, {}).items()
         ]
-        yield "differences", differences
 
     def _headline(self) -> str:
         row, base = self.models[self.last], self.models[self.baseline]
@@ -144,7 +163,7 @@ class _Report:
         if not self.evaluations:
             return
         details = {e.name: results.details(e) for e in self.evaluations}
-        last = self.evaluations[-1]
+        last = next(e for e in self.evaluations if e.name == self.last)
         own = details[last.name]
         values = [100 * e.top1 for e in self.evaluations]
         intervals = [[100 * bound for bound in e.top1_interval] for e in self.evaluations]
@@ -164,8 +183,13 @@ class _Report:
                 ),
                 (
                     "Reliability",
-                    charts.reliability("Accuracy by confidence of each model", {name: d["reliability"] for name, d in details.items()}),
-                    "; ".join(f"{e.name}: ECE {e.ece:.3f}, equal mass {e.ece_equal_mass:.3f}" for e in self.evaluations),
+                    charts.reliability(
+                        "Accuracy by confidence of each model, in bins of equally many examples",
+                        {name: d["reliability_equal_mass"] for name, d in details.items()},
+                    ),
+                    "Bins of equally many examples. Their ECE, and that of bins of equal width: "
+                    + "; ".join(f"{e.name} {e.ece_equal_mass:.3f}, {e.ece:.3f}" for e in self.evaluations)
+                    + ".",
                 ),
                 (
                     f"Confidence of {last.name}",
@@ -309,7 +333,8 @@ class _Report:
             after = pictures.marked("right", True) if stored["pgd"][i] else pictures.marked("wrong", False)
             for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], after)):
                 alt = f"{self._label_names()[stored['labels'][i]]}, {pictures.plain(caption)}"
-                shown.append(pictures.picture(np.rint(image).astype(np.uint8), caption, alt))
+                pixels = np.rint(image).astype(np.uint8)
+                shown.append(pictures.picture(pixels, caption, alt, str(stored["keys"][i])))
         yield "pictures", shown
 
     def _mistake_pictures(self) -> Section:
@@ -320,11 +345,17 @@ class _Report:
         lost = pictures.disagreements(self.manifest, last, first, 24)
         yield "sheets", {f"{first[0]} wrong, {last[0]} right": found, f"{first[0]} right, {last[0]} wrong": lost}
 
+    def embedding(self) -> Section:
+        """See `embedding.section`."""
+        return embedding.section(self.directory / self.last, self._label_names())
+
+    def commands(self) -> list[str]:
+        """The commands that made the run, as far as it is known."""
+        own = f"./run_evaluate.sh {shlex.join(self.command[1:])}"
+        return about.commands(self.run, own, self.directory)
+
     def provenance(self) -> Section:
-        commands = [f"./run_evaluate.sh {shlex.join(self.command[1:])}"]
-        if self.run and (self.run / "commands.txt").exists():
-            commands = (self.run / "commands.txt").read_text(encoding="utf-8").splitlines()
-        yield "commands", "\n".join(commands)
+        yield "commands", "\n".join(self.commands())
         configs: list[tuple[str, Any]] = []
         yield "configs", configs  # before it is full: those before a damaged one are shown
         folders = [("Evaluation", self.directory), *([("Whole run", self.run)] if self.run else []), *self.runs.items()]

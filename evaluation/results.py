@@ -39,18 +39,23 @@ def clean(folder: Path, name: str, label_names: Sequence[str]) -> tuple[metrics.
 
 def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
     """What is too long for the summary."""
-    bins, (right, wrong) = evaluation.bins, evaluation.histogram
+    right, wrong = evaluation.histogram
     return {
         "label_names": list(evaluation.label_names),
         "per_class_accuracy": without_nan(metrics.per_class_accuracy(evaluation.confusion)),
-        "reliability": {
-            "edges": without_nan(bins.edges),
-            "confidence": without_nan(bins.confidence),
-            "accuracy": without_nan(bins.accuracy),
-            "count": bins.count.tolist(),
-        },
+        "reliability": _table(evaluation.bins),
+        "reliability_equal_mass": _table(evaluation.mass_bins),
         "confidence_histogram": {"right": right.tolist(), "wrong": wrong.tolist()},
         "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def _table(bins: metrics.Bins) -> dict[str, Any]:
+    return {
+        "edges": without_nan(bins.edges),
+        "confidence": without_nan(bins.confidence),
+        "accuracy": without_nan(bins.accuracy),
+        "count": bins.count.tolist(),
     }
 
 

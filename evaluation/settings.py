@@ -28,6 +28,11 @@ EVALUATE = Section(
             type=str,
             none="the first one; AlexNet for ImageNet-C and -P",
         ),
+        "probe": Setting(
+            True,
+            "With `--init`, the weights that the models started from: also evaluate a linear "
+            "probe, logistic regression on their frozen features.",
+        ),
         "saved_model_style": Setting(
             "imagenet",
             "Preprocessing of a SavedModel that does not say: imagenet (central crop) or small.",

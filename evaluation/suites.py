@@ -1,6 +1,7 @@
 """What is measured of one model: each suite leaves its answers in files of the model's folder, from which `results` makes numbers.
 
     predictions.npz        clean: keys [N], labels [N], probabilities [N, K], seconds
+    embedding.npz          of the last model, beside the clean suite: see `evaluation.embedding`
     a.npz                  keys, labels, top5 [N, 5] among the 200 classes of ImageNet-A, top5_of_all [N, 5] among all
     c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`, or `unchanged`
     p/<perturbation>.npz   answers [n, m], labels [n], keys_digest of the sequences

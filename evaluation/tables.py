@@ -40,6 +40,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
     if left_out := summary.get("left_out_of_training"):
         what = "1 labelled image was" if left_out == 1 else f"{left_out:,} labelled images were"
         lines.append(f"{what} left out of training, being or looking like test images")
+    if "probe" in summary:
+        lines += [probe_line(summary["probe"]), *_against_probe(summary)]
     if "chance" in summary:
         lines += _guesses(summary)
     for suite, number, of in (("c", "mCE", "error"), ("p", "mFR", "flips")):
@@ -53,6 +55,28 @@ def notes(summary: dict[str, Any]) -> list[str]:
             lines.append(f"{number}: {of} in percent of those of {measured[0]['reference']}; lower is better")
     if any("adversarial" in row for row in summary["models"].values()):
         lines.append("FGSM: accuracy, mean over all ε above 0; PGD: accuracy; higher is better")
+    return lines
+
+
+def probe_line(probe: dict[str, Any]) -> str:
+    """Describes the linear probe; `probe` is what `evaluation.probe.described` returned."""
+    chosen = f"by {probe['folds']}-fold cross-validation" if probe["folds"] else "not chosen"
+    return (
+        f"probe: logistic regression on {probe['features']:,} frozen features of {probe['init']} "
+        f"at {probe['image_size']} px, {probe['labeled_images']:,} labeled images, "
+        f"C = {probe['inverse_penalty']:g} ({chosen})"
+    )
+
+
+def _against_probe(summary: dict[str, Any]) -> list[str]:
+    """Returns by how much each model is better than the probe, a line each."""
+    lines = []
+    for name, row in summary["models"].items():
+        if "clean" in row.get("versus_probe", {}):
+            found = row["versus_probe"]["clean"]
+            points, (low, high) = 100 * found["difference"], (100 * end for end in found["interval"])
+            interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+            lines.append(f"{name} minus probe: {points:+.1f} points ({interval})")
     return lines
 
 

@@ -92,9 +92,12 @@ def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, ch
         )
         served = models[-1]
     names = ",".join(str(model) for model in models)
+    arguments = {"data": data, "model": names, "split": config.evaluate.split}
+    if config.init:
+        arguments["init"] = config.init  # for the linear probe
     return [
         *stages,
-        Stage("evaluate", "run_evaluate.sh", evaluation, {"data": data, "model": names, "split": config.evaluate.split}),
+        Stage("evaluate", "run_evaluate.sh", evaluation, arguments),
         Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
     ]
 

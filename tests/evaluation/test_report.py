@@ -6,6 +6,7 @@ import base64
 import html.parser
 import io
 import json
+import platform
 import re
 import types
 
@@ -15,10 +16,12 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from cli import stack
 from cli.json_files import write_json
 from data import protos, records
 from data.preprocessing import Preprocessing
-from evaluation import build, charts, evaluate, page, pictures, report
+from evaluation import build, charts, embedding, evaluate, page, pictures, report
+from evaluation.examples import Examples
 from evaluation.perturbations import FRAMES
 from evaluation.suites import Inputs
 from tests.evaluation import browser
@@ -45,7 +48,8 @@ def write_run(root):
     keys = [f"{'china.jpg' if i == 4 else 'digits'}/{i}" for i in range(N)]
     unlabeled = [protos.make_example(image, key) for image, key in zip(images, keys)]
     records.write_split(root / "data" / "unlabeled", "unlabeled", unlabeled, 1, N, kind="unlabeled")
-    write_json(root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1})
+    splits = {"labeled": {"images": 9, "per_class": {"a & b": 4, "<i>x</i>": 5, "雪": 0}}, "unlabeled": {"images": N}}
+    write_json(root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1, "splits": splits})
     probabilities = rng.dirichlet([0.3] * 3, N)
     predictions = [protos.make_prediction(key, p, 0) for key, p in zip(keys, probabilities)]
     records.write_split(root / "predictions_1", "predictions", predictions, 1, N, kind="predictions", label_names=NAMES)
@@ -54,7 +58,7 @@ def write_run(root):
     pseudo = [protos.make_example(images[i], keys[i], None, probabilities[i]) for i in kept]
     folder = root / "pseudo_labeled_1"
     records.write_split(folder, "pseudo_labeled", pseudo + pseudo[:1], 1, len(pseudo) + 1, kind="pseudo_labeled", label_names=NAMES)
-    counts = {"label_names": NAMES, "above_threshold": [2, 1, 3], "below_threshold": [1, 1, 2], "total": [3, 3, 3]}
+    counts = {"label_names": NAMES, "above_threshold": [2, 0, 3], "below_threshold": [1, 2, 2], "total": [3, 0, 3]}
     write_json(folder / "summary.json", {"images": N, "threshold": 0.7, **counts})
     for seed, name in enumerate(("teacher", "student_1")):
         spec = ModelSpec({"name": "b0"}, Preprocessing(image_size=8), NAMES)
@@ -64,7 +68,18 @@ def write_run(root):
         (root / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_json(root / name / "summary.json", {"seed": seed})
     write_json(root / "config.json", {"iterations": 1})
-    (root / "commands.txt").write_text("./run_teacher.sh --workdir=teacher\n")
+    write_json(root / "choice.json", {"served": "student_1", "verdict": "student_1: 60.0 % of 10 labeled images"})
+    write_json(root / "seconds.json", {"teacher": 60.0, "student_1": 240.0, "evaluate": 5000.0})
+    lines = [
+        f"./run_teacher.sh --config=configs/a.py --config.teacher.steps=-1 --workdir={root}/teacher",
+        "./run_teacher.sh --workdir=teacher",
+        f"./run_student.sh --config=configs/a.py --workdir={root}/student_1",
+        f"./run_student.sh --workdir={root}/student_2",  # was refused, or stopped
+        f"./run_student.sh --config=configs/a.py --workdir={root}/student_1 --again",
+        "./run_student.sh --workdir='cut",
+        f"./run_evaluate.sh --workdir={root}/evaluation",
+    ]
+    (root / "commands.txt").write_text("\n".join(lines))
     return root
 
 
@@ -108,7 +123,7 @@ def test_the_numbers_of_all_suites(run):
     assert len(list((directory / "cache").glob(f"*/{build.UNCHANGED}/manifest.json"))) == 1
 
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -117,6 +132,7 @@ class Reader(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.images, self.headings, self.loads, self.ids, self.charts = [], [], [], [], [], []
+        self.links = []
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
@@ -124,6 +140,8 @@ class Reader(html.parser.HTMLParser):
             self.images.append(attrs)
         if tag == "svg":
             self.charts.append(attrs)
+        if tag == "a":
+            self.links.append(attrs["href"])
         self.loads += [
             value for key, value in attrs.items() if key in ("src", "href", "xlink:href") and not value.startswith(("data:", "#"))
         ]
@@ -160,6 +178,7 @@ def test_structure(run):
         "Out of domain, and yet past the threshold",
     ):
         assert section in reader.headings
+    assert len(reader.links) > 5 and {link[1:] for link in reader.links} == set(reader.ids)
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
     assert len(reader.images) > 15 * 3 + 5 * 4
     for image in reader.images:
@@ -179,6 +198,73 @@ def test_names_are_text_and_nothing_else(run):
 
 def test_commands_and_configs_are_on_it(run):
     assert "./run_teacher.sh --workdir=teacher" in run[2] and "&#34;fgsm_epsilons&#34;" in run[2]
+
+
+def test_the_verdict_and_the_facts_come_first(run):
+    text = run[2]
+    order = [
+        '<p class="verdict">student_1: 60.0 % of 10 labeled images</p>',
+        "No labeled images, so no model can answer: 雪.",
+        "No pseudo-labels in round 1, so the unlabeled images could not help: &lt;i&gt;x&lt;/i&gt;.",
+        "<nav ",
+        "<h2>Numbers</h2>",
+        "<h2>About this run</h2>",
+        "<dt>Data set</dt><dd>digits (",
+        "<dt>Duration</dt><dd>",
+        "<dt>Recipe</dt><dd>configs/a.py</dd>",
+        f"Python {platform.python_version()}, {stack.current()}, NumPy {np.__version__}",
+        '<th scope="row">unlabeled</th><td>10</td><td>–</td>',
+        "<h2>Accuracy and calibration</h2>",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    minutes = int(re.search(r"<dd>(\d+) min, this evaluation included", text)[1])
+    assert 5 <= minutes < 80  # five minutes and this evaluation's; not an earlier one's
+
+
+def test_only_commands_that_were_carried_out(run):
+    shown = re.search(r"<summary>Commands</summary><pre>(.*?)</pre>", run[2], re.DOTALL)[1]
+    scripts = [(line.split()[0], line.split()[-1]) for line in shown.splitlines()]
+    root = run[0].parent
+    assert scripts == [
+        ("./run_teacher.sh", "--workdir=teacher"),
+        ("./run_student.sh", "--again"),
+        ("./run_evaluate.sh", f"--workdir={root}/evaluation"),
+    ]
+
+
+def test_every_picture_names_its_file_and_can_be_enlarged(run):
+    text = run[2]
+    assert text.count('<label><input type="checkbox"><img ') == text.count("<img ") == text.count('<span class="file">')
+    assert '<span class="file">china.jpg/4</span>' in text
+
+
+def test_the_map_of_the_features(run):
+    directory, _, text = run
+    stored, answered = (np.load(directory / "student_1" / name) for name in ("embedding.npz", "predictions.npz"))
+    assert stored["keys"].tolist() == answered["keys"].tolist() and stored["places"].shape == (N, 2)
+    assert not (directory / "teacher" / "embedding.npz").exists()  # of the last model only
+    images = [np.asarray(PIL.Image.open(io.BytesIO(record))) for record in raw_images(directory.parent)]
+    pixels = np.stack(images).reshape(N, -1).astype(np.float64)  # the network's last layer reads them as they are
+    centered = pixels - pixels.mean(axis=0)
+    _, values, axes = np.linalg.svd(centered, full_matrices=False)
+    np.testing.assert_allclose(np.abs(stored["places"]), np.abs(centered @ axes[:2].T), rtol=1e-3, atol=0.5)
+    np.testing.assert_allclose(stored["explained"], (values**2 / (values**2).sum())[:2], rtol=1e-3)
+    wrong = int((answered["probabilities"].argmax(axis=1) != answered["labels"]).sum())
+    assert f"Features of {N} images, {wrong} of them answered wrongly" in text
+
+
+def raw_images(root):
+    manifest = records.read_manifest(root / "data" / "test", "labeled")
+    for record in records.read_shard(manifest.directory / manifest.files[0]):
+        yield tf.train.Example.FromString(record).features.feature["image/encoded"].bytes_list.value[0]
+
+
+def test_many_examples_are_thinned_out_evenly():
+    stream = lambda: tf.data.Dataset.range(25).map(lambda i: (b"", tf.strings.as_string(i), i))  # noqa: E731
+    found = embedding.some(Examples("clean", "here", 25, 5, stream), most=10)
+    assert found.count == 9 and [int(label) for _, _, label in found.stream()] == list(range(0, 25, 3))
+    assert embedding.some(found, most=9) is found
 
 
 def test_names_may_hold_any_visible_character():
@@ -281,6 +367,15 @@ def test_in_a_browser(run, tmp_path):
             assert len(sizes) >= 12 and min(sizes) > 40
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width
             assert all(value >= 4.5 for value in chromium.evaluate(CONTRASTS)), (width, dark, media)
+        chromium.open(f"file://{run[0] / 'report.html'}", width=390)
+        hints = "[...document.querySelectorAll('.wide')].map(t => getComputedStyle(t, '::before').content)"
+        assert "Scroll sideways" in chromium.evaluate(hints)[0]
+        width = "document.querySelector('.sheet img').getBoundingClientRect().width"
+        assert chromium.evaluate(width) < 100
+        chromium.evaluate("document.querySelector('.sheet img').click()")
+        assert chromium.evaluate(width) == 390
+        chromium.evaluate("document.querySelector('.sheet img').click()")
+        assert chromium.evaluate(width) < 100
         chromium.screenshot(tmp_path / "report.png")
         with PIL.Image.open(tmp_path / "report.png") as picture:
             assert picture.height > 2000 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
