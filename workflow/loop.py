@@ -93,7 +93,7 @@ def _loop(
     created = not directory.exists()
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
-    done = workdirs.start(directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
+    done = workdirs.start(directory, _resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
@@ -102,7 +102,7 @@ def _loop(
     def run(stage: Stage) -> None:
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
-        run_stage(stage, directory, config_flags, beam_options, created)
+        _run(stage, directory, config_flags, beam_options, created)
 
     scores = _train(config, directory, trainings(config, directory, folders, strategy), run)
     students = len(scores) - 1 if scores else config.iterations
@@ -217,8 +217,10 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
     models = model_directories(workdir, config.iterations)
     for stage in stages:
         run(stage)
-        if stage.name == "prepare":
-            require_unlabeled(stage.directory)
+        if stage.name == "prepare" and not (stage.directory / "unlabeled").is_dir():
+            raise InputError(
+                f"{stage.directory} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+            )
         if config.patience and stage.directory in models:
             validation = workdir / f"validation_{len(scores)}"
             arguments = {"data": workdir / "data", "model": stage.directory, "split": "validation"}
@@ -229,12 +231,6 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
                 print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
                 break
     return scores
-
-
-def require_unlabeled(data: Path) -> None:
-    """Raises InputError where the prepared data have no unlabeled images."""
-    if not (data / "unlabeled").is_dir():
-        raise InputError(f"{data} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled")
 
 
 def exhausted(scores: list[float], patience: int) -> bool:
@@ -264,7 +260,7 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     # A finished run must be the same in all else; a dry run only looks.
     done = workdirs.start(
         workdir,
-        resolved(config, folders),
+        _resolved(config, folders),
         of_parts=open_it,
         shared=not open_it,
         summary_schema=SUMMARY,
@@ -279,19 +275,18 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
             for name in ("evaluation", "finetuned"):
                 if (workdir / name).exists():
                     (workdir / name).rename(workdir / f"{name}_of_{before}")
-            write_json(workdir / "config.json", resolved(config, folders))
+            write_json(workdir / "config.json", _resolved(config, folders))
             (workdir / "summary.json").unlink()
     return config.lock()
 
 
-def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
-    """Returns what a run's `config.json` holds: the recipe, and the folders of its images."""
+def _resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
     values = {**config.to_dict(), "folders": folders}
     values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
     return values
 
 
-def run_stage(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+def _run(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
     """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
     done_before = (stage.directory / "summary.json").exists()
     flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]

@@ -35,10 +35,29 @@ def main(
     labeled: str | None = None,
     unlabeled: str | None = None,
     test: str | None = None,
+    section: str = "train",
+    iteration: int = 0,
+    pseudo_labeled: str | None = None,
+    teacher: str | None = None,
+    init: str | None = None,
     dry_run: bool = False,
-    **training: Any,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+    profile_steps: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
+    training: dict[str, Any] = {
+        "section": section,
+        "iteration": iteration,
+        "pseudo_labeled": pseudo_labeled,
+        "teacher": teacher,
+        "init": init,
+        "strategy": strategy,
+        "cpu_devices": cpu_devices,
+        "tpu": tpu,
+        "profile_steps": profile_steps,
+    }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     if not data:
         run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)
@@ -149,7 +168,7 @@ def run_stages(
         method = train.find(config, section)
         train.open_init(method, config[section].to_dict(), options["init"])
     kept = {name: options.get(name) for name in ("section", "init")}
-    resolved = {**loop.resolved(config, folders), "training": kept}
+    resolved = {**loop._resolved(config, folders), "training": kept}
     done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
@@ -159,12 +178,12 @@ def run_stages(
     for stage in stages:
         if stage.name == "export":
             stage = stage._replace(arguments={**stage.arguments, "model": served})
-        loop.run_stage(stage, directory, config_flags, [], created)
+        loop._run(stage, directory, config_flags, [], created)
         if stage.name == "prepare" and _needs_images(config, section):
-            loop.require_unlabeled(stage.directory)
+            _require_unlabeled(stage.directory)
         if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
             validation = validate(directory, stage.arguments["init"], served)
-            loop.run_stage(validation, directory, config_flags, [], created)
+            loop._run(validation, directory, config_flags, [], created)
             served = better(validation.directory, stage.arguments["init"], served)
     summary = {**summarize(directory), "served": served.name}
     workdirs.finish(directory, summary, _done(directory, summary))
@@ -255,6 +274,12 @@ def name_of(config: ConfigDict, section: str) -> str:
 
 def _needs_images(config: ConfigDict, section: str) -> bool:
     return train.find(config, section).unlabeled(config[section]) == IMAGES
+
+
+def _require_unlabeled(data: Path) -> None:
+    if not (data / "unlabeled").is_dir():
+        remedy = "delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+        raise InputError(f"{data} has no unlabeled images; {remedy}")
 
 
 def missing(config: ConfigDict, section: str, folders: dict[str, str], data: Path) -> list[str]:

@@ -209,7 +209,7 @@ def test_pretrained_weights_are_the_teacher_s_and_unless_told_otherwise_the_stud
 
 
 def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "run_stage", lambda *arguments: pytest.fail("a stage was started"))
+    monkeypatch.setattr(loop, "_run", lambda *arguments: pytest.fail("a stage was started"))
     with pytest.raises(InputError, match=r"--init=imagnet: .*did you mean imagenet\?"):
         main(changed(), workdir=str(tmp_path / "w"), init="imagnet")
     with pytest.raises(InputError, match="student_init=pretrained needs the weights to start from: give --init"):
@@ -413,7 +413,7 @@ def test_a_finished_loop_gives_its_summary_again(tmp_path):
     row = {"top1": 0.5, "ece": 0.1}
     summary = {"teacher": row, "students": [row], "seconds": {"teacher": 1.0}}
     config = recipes.from_flags("--config=configs/noisy_student/digits.py")
-    loop.workdirs.start(tmp_path, loop.resolved(config, {}), of_parts=True)
+    loop.workdirs.start(tmp_path, loop._resolved(config, {}), of_parts=True)
     (tmp_path / "data").mkdir()
     loop.workdirs.finish(tmp_path, summary)
     assert run(workdir=tmp_path, recipe="configs/noisy_student/digits.py") == summary
