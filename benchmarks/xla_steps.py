@@ -44,11 +44,18 @@ def main(networks: str = ",".join(NETWORKS), methods: str = ",".join(METHODS), b
             raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
     for network in wanted["networks"][0]:
         for method in wanted["methods"][0]:
-            subprocess.run(python_m("benchmarks.xla_steps", network, method, str(batch)), check=True)
+            command = python_m("benchmarks.xla_steps", network, method, str(batch))
+            code = subprocess.run(command).returncode
+            if code:  # the child's own message stands above
+                print(f"xla_steps/{network}/{method} failed with exit code {code}", file=sys.stderr)
+                sys.exit(code if code > 0 else 128 - code)
 
 
-def trainer(network: str, method: str) -> Any:
-    """Builds the method's compiled trainer around the network, with the optimizers of the papers."""
+def trainer(network: str, method: str, pixels: int | None = None) -> Any:
+    """Builds the method's compiled trainer around the network, with the optimizers of the papers.
+
+    `pixels`: side of the images; None: the network's of `NETWORKS`.
+    """
     import tensorflow as tf
 
     from fixmatch.method import FixMatch
@@ -59,7 +66,8 @@ def trainer(network: str, method: str) -> Any:
     from training.supervised import Supervised
     from training.uda import UDA
 
-    size, classes = NETWORKS[network]
+    usual, classes = NETWORKS.get(network, NETWORKS["wrn_28_2"])
+    size = pixels or usual
     architecture = {"name": network, "image_size": size}
     one, other = (models.build(architecture, classes, mean=(127.5,) * 3, std=(64.0,) * 3, seed=seed) for seed in (1, 2))
     if method == "meta_pseudo_labels":
@@ -72,11 +80,12 @@ def trainer(network: str, method: str) -> Any:
     return made
 
 
-def batch_of(network: str, method: str, batch: int) -> Any:
+def batch_of(network: str, method: str, batch: int, pixels: int | None = None) -> Any:
     """Makes a batch for the method's step: random images in 0-255, labels, probabilities."""
     import tensorflow as tf
 
-    size, classes = NETWORKS[network]
+    usual, classes = NETWORKS.get(network, NETWORKS["wrn_28_2"])
+    size = pixels or usual
     shapes = (batch, 2 * batch, 2 * batch)
     x, first, second = (tf.random.stateless_uniform([n, size, size, 3], [n, i], 0.0, 255.0) for i, n in enumerate(shapes))
     y = tf.random.stateless_uniform([batch], [0, 2], 0, classes, tf.int64)

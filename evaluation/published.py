@@ -16,6 +16,7 @@ import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before t
 from pathlib import Path
 
 from cli.errors import InputError
+from nets import keras_cv_backbones
 from weights import published
 
 BATCH = 50
@@ -28,18 +29,37 @@ def main(name: str | None, check: str | None) -> None:
     if not (name and check):
         print(published.listing())
         return
+    text, network = full_name(name)
+    images, top1, top5, size = measure(text, network, Path(check))
+    print(f"{text} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}")
+
+
+def full_name(name: str) -> tuple[str, str]:
+    """Returns what `--init` would call weights with a classifier, and their network.
+
+    Raises:
+      InputError: no published weights have that name, or they have no classifier.
+    """
+    if name.startswith(keras_cv_backbones.PREFIX):
+        try:
+            network = keras_cv_backbones.of_preset(name.removeprefix(keras_cv_backbones.PREFIX))
+        except InputError as error:
+            raise InputError(f"--name={name}: {error}") from error
+        if not name.endswith("_classifier"):
+            raise InputError(f"--name={name}: these weights have no classifier, which would name the photographs")
+        return name, network
     row = published.find(name)
     if row is None:
         raise published.unknown(name, "--name")
-    images, top1, top5, size = measure(row, Path(check))
-    print(f"{row.name}:{row.network} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}")
+    return f"{row.name}:{row.network}", row.network
 
 
-def measure(row: published.Published, folder: Path) -> tuple[int, float, float, int]:
+def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, int]:
     """Measures weights on photographs of ImageNet's classes.
 
     Args:
-      row: the weights.
+      text: the weights, as `full_name` returns them.
+      network: `model.name`.
       folder: FOLDER/<WordNet id>/*.
 
     Returns:
@@ -55,7 +75,7 @@ def measure(row: published.Published, folder: Path) -> tuple[int, float, float, 
     from weights import pretrained
 
     examples = imagenet.class_folders(folder)
-    initial = pretrained.find(f"{row.name}:{row.network}", {"name": row.network})
+    initial = pretrained.find(text, {"name": network})
     model, preprocessing = initial.load(), initial.spec.preprocessing
     pixels = examples.stream().map(lambda encoded, key, label: (eval_image(encoded, preprocessing), label))
     hits, count = [0, 0], 0

@@ -109,19 +109,14 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
       InputError: no such preset, files that cannot be had or read, weights of another network, or
         a network with another normalisation.
     """
-    row, models = find(of_preset(preset)), _package(preset).models
+    kind, local, of_classifier = _class_of(preset), folder(preset), preset.endswith("_classifier")
     normalize = network.get_layer("normalize")
     if (normalize.mean, normalize.std) != (MEAN, STD):
         raise InputError(f"weights {preset} of keras-cv expect mean {MEAN} and std {STD}, not {normalize.mean} and {normalize.std}")
-    local, of_classifier = folder(preset), preset.endswith("_classifier")
-    kind = models.ImageClassifier if of_classifier else getattr(models, row.kind)
     try:
         loaded = kind.from_preset(str(local) if (local / "config.json").exists() else preset)
     except Exception as error:
-        url = kind.presets[preset]["kaggle_handle"].replace("kaggle://", "https://www.kaggle.com/models/")
-        raise InputError(
-            f"weights {preset} of keras-cv: {one_line(error)}. Get config.json and model.weights.h5 from {url} and put them into {local}"
-        ) from error
+        raise _cannot_have(preset, error) from error
     backbone = loaded.backbone if of_classifier else loaded
     if not backbone.include_rescaling:
         raise InputError(f"weights {preset} of keras-cv in {local}: the backbone does not rescale its input, so what it expects is unknown")
@@ -133,6 +128,45 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
         raise InputError(f"weights {preset} of keras-cv do not fit {network.name} with {network.output_shape[-1]} classes")
     for source, target in pairs:
         target.set_weights(source.get_weights())
+
+
+def fetch(preset: str) -> tuple[Path, ...]:
+    """Returns the files of published weights; downloads them where they are missing.
+
+    Raises:
+      InputError: no such preset, or files that cannot be had.
+    """
+    kind, local = _class_of(preset), folder(preset)
+    if (local / "config.json").exists():
+        files = tuple(local / name for name in FILES)
+        if not all(file.is_file() for file in files):
+            raise InputError(f"{local} lacks one of {', '.join(FILES)}; put both there")
+        return files
+    try:
+        import kagglehub  # as keras-cv does, which finds the files where this leaves them
+
+        handle = kind.presets[preset]["kaggle_handle"].removeprefix("kaggle://")
+        return tuple(Path(kagglehub.model_download(handle, name)) for name in FILES)
+    except Exception as error:
+        raise _cannot_have(preset, error) from error
+
+
+def _class_of(preset: str) -> Any:
+    """Returns keras-cv's class that published weights belong to. Raises InputError."""
+    row, models = find(of_preset(preset)), _package(preset).models
+    return models.ImageClassifier if preset.endswith("_classifier") else getattr(models, row.kind)
+
+
+def _cannot_have(preset: str, error: Exception) -> InputError:
+    handle = _class_of(preset).presets[preset]["kaggle_handle"]
+    url = handle.replace("kaggle://", "https://www.kaggle.com/models/")
+    return InputError(
+        f"weights {preset} of keras-cv: {one_line(error)}. Get {' and '.join(FILES)} from {url} and put them into {folder(preset)}"
+    )
+
+
+FILES = ("config.json", "model.weights.h5")
+"""Files of published weights."""
 
 
 def folder(preset: str) -> Path:

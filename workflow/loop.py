@@ -269,7 +269,6 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
 
 
 def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
-    """Returns what a run's `config.json` holds: the recipe, and the folders of its images."""
     values = {**config.to_dict(), "folders": folders}
     values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
     return values

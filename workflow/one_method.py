@@ -35,10 +35,29 @@ def main(
     labeled: str | None = None,
     unlabeled: str | None = None,
     test: str | None = None,
+    section: str = "train",
+    iteration: int = 0,
+    pseudo_labeled: str | None = None,
+    teacher: str | None = None,
+    init: str | None = None,
     dry_run: bool = False,
-    **training: Any,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+    profile_steps: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
+    training: dict[str, Any] = {
+        "section": section,
+        "iteration": iteration,
+        "pseudo_labeled": pseudo_labeled,
+        "teacher": teacher,
+        "init": init,
+        "strategy": strategy,
+        "cpu_devices": cpu_devices,
+        "tpu": tpu,
+        "profile_steps": profile_steps,
+    }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     if not data:
         run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)

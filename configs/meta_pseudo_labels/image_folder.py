@@ -10,7 +10,8 @@ from this recipe, too, for comparison.
 Teacher and student start from published weights of EfficientNet-Lite0, each with a new classifier,
 as the recipes of all methods do (configs/fine_tuning.py). A step has 32 labeled images and 96
 others: 60 passes over the labeled images, but no fewer than 300 steps. The student is then
-fine-tuned on the labeled images, as in the paper (Section 3.2), and that model is exported.
+fine-tuned on the labeled images, as in the paper (Section 3.2), and that model is exported; where
+there are validation images, the better one on these.
 
 `:resnet50` and `:wrn_28_2` begin with random weights, which want many labeled images. They are the
 networks that the paper trains by SGD: a ResNet-50, and a Wide ResNet 28-2 for small images, which

