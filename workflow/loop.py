@@ -269,6 +269,7 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
 
 
 def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
+    """Returns what `config.json` of a loop holds: the recipe and the source directories by flag name."""
     values = {**config.to_dict(), "folders": folders}
     values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
     return values

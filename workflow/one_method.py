@@ -35,6 +35,7 @@ def main(
     labeled: str | None = None,
     unlabeled: str | None = None,
     test: str | None = None,
+    labels: str | None = None,
     section: str = "train",
     iteration: int = 0,
     pseudo_labeled: str | None = None,
@@ -58,7 +59,7 @@ def main(
         "tpu": tpu,
         "profile_steps": profile_steps,
     }
-    images = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
     if not data:
         run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)
         return
@@ -77,6 +78,7 @@ def run_method(
     workdir: str | os.PathLike[str],
     settings: Mapping[str, Any] | None = None,
     init: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     strategy: str = "auto",
     tpu: str = "",
 ) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def run_method(
       workdir: directory for everything.
       settings: key with dots -> value in place of the recipe's.
       init: weights to start from.
+      labels: list of labels that a person corrected or added.
       strategy: devices of the training stages.
       tpu: name or address of the TPU.
 
@@ -104,7 +107,7 @@ def run_method(
         f"--config={recipe}",
         *(f"--config.{key}={value}" for key, value in (settings or {}).items()),
     ]
-    given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
+    given = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
     images = {name: os.fspath(path) if path is not None else None for name, path in given.items()}
     training = {
         "init": os.fspath(init) if init is not None else None,
@@ -133,7 +136,7 @@ def run_stages(
     Args:
       config: the recipe.
       workdir: directory for everything.
-      images: `labeled`, `unlabeled` and `test`, as [FORMAT:]LOCATION or None.
+      images: `labeled`, `unlabeled` and `test`, as [FORMAT:]LOCATION or None; `labels`, a list or None.
       training: the training's flags by name; `section` and `strategy` have defaults.
       config_flags: the `--config` flags that the stages get.
       dry_run: prints what would be done; does nothing.
@@ -155,7 +158,8 @@ def run_stages(
         is_path = os.path.exists(init) or os.path.exists(f"{init}.index")
         options["init"] = os.path.abspath(init) if is_path else init
     given = {name: path for name, path in images.items() if path}
-    folders = {name: sources.absolute(path, config.data.source) for name, path in given.items()}
+    formats = {"labels": "manifest"}
+    folders = {name: sources.absolute(path, formats.get(name, config.data.source)) for name, path in given.items()}
     stages = plan(config, directory, folders, options)
     if dry_run:
         print(describe(config, section, folders, stages, options.get("init")))
