@@ -145,7 +145,7 @@ def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection])
     else:
         held_out, labeled = hold_out_test(labeled, names, data)
         test = len(held_out.indices)
-    validation, labeled = hold_out_validation(labeled, len(names), data.validation_size, config.seed)
+    validation, labeled = hold_out_validation(labeled, len(names), data.validation_size or 0, config.seed)
     chosen = labeled
     if data.labeled_per_class is not None:
         chosen, _ = draw(labeled, [data.labeled_per_class] * len(names), config.seed, "labeled", names)
