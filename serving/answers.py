@@ -102,8 +102,8 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
 
 def _csv(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # cells with either character are quoted
+    return text.getvalue()[:-2]
 
 
 def _json(answer: Answer) -> str:

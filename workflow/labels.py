@@ -138,6 +138,8 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
         raise InputError(f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it")
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+    if not (workdir / f"predictions_{iteration + 1}" / "summary.json").exists():
+        remark += f"; the student's own answers are not there (no predictions_{iteration + 1}), so the teacher's alone count"
     counts = Counter(asks.values())
     roles = Counter(image.role for image in images)
     return (

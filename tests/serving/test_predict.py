@@ -263,6 +263,9 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, format):
     assert len(asked) == 7  # the first batch of 4 was whole
     assert killed.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("killed.*"))
+    if format == "csv":
+        with open(killed, newline="") as file:
+            assert [row["file"] for row in csv.DictReader(file)] == files
     with pytest.raises(InputError, match="exists; delete it"):
         save(killed)
 
