@@ -148,7 +148,7 @@ def _network(
         f"{name}: {model['name']}, {parameters}, {pixels}",
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
-        f"  memory: {of_weights(parameters, kept):.1f} GiB for {what} on each replica; "
+        f"  memory: {of_weights(parameters.trained, kept):.1f} GiB for {what} on each replica; "
         + (f"{stored:,.1f} GiB for activations over all replicas" if stored else "activations not known"),
     ]
 
@@ -188,16 +188,15 @@ def parameters_of(network: tf.keras.Model) -> Parameters:
     return Parameters(network.count_params(), sum(int(weight.shape.num_elements()) for weight in network.trainable_weights))
 
 
-def of_weights(parameters: Parameters, kept: bool) -> float:
-    """Returns the GiB of a network in training, on each replica: weights, gradients and slots.
+def of_weights(trained: int, kept: bool) -> float:
+    """Returns the GiB of a network's trained parameters, on each replica: weights, gradients and slots.
 
     Args:
-      parameters: of the network.
+      trained: parameters that are trained.
       kept: it has an average and two slots, or a slot and the labelled gradient of the feedback;
         another network has one slot.
     """
-    numbers = 2 * parameters.all + 3 * parameters.trained if kept else parameters.all + 2 * parameters.trained
-    return 4 * numbers / GIB
+    return 4 * (5 if kept else 3) * trained / GIB
 
 
 def activations(

@@ -101,7 +101,9 @@ def _needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu
         if one_image is None:
             return None
         parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
-        total += reckoning.of_weights(parameters, network is training.networks[0]) + WORKSPACE * images * one_image
+        kept = network is training.networks[0]
+        fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB  # and its average
+        total += reckoning.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
     if training.teacher and architectures.find(training.teacher["name"]).parameters:
         total += 4 * reckoning.count_parameters(training.teacher, counts["classes"]).all / GIB
     return total
