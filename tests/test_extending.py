@@ -75,7 +75,7 @@ def test_a_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sources.FORMATS, "npz", "npz.open_npz")
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     np.savez(tmp_path / "a.npz", images=pixels, labels=[1, 0])
-    settings = types.SimpleNamespace(source="image_folder", label_offset=0, on_error="fail")
+    settings = types.SimpleNamespace(source="image_folder", label_offset=0, on_error="fail", convert=False)
     opened = sources.open_collection(f"npz:{tmp_path / 'a.npz'}", "labeled", settings)  # type: ignore[arg-type]
     assert opened.label_names == ("0", "1") and opened.labels.tolist() == [1, 0]
     (first, _) = opened.read([0, 1])
