@@ -65,7 +65,7 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     assert text.count("of which 480,309,308 are trained, 475 px") == 3 and text.count("of which 478,430,546 are trained, 800 px") == 1
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
-    assert text.count("9.0 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
+    assert text.count("8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
     config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
     assert " 11,472.0 GiB for activations" in dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", text).group(2, 1)
