@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from cli import recipes
 from cli.errors import InputError
@@ -75,10 +76,10 @@ def test_a_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sources.FORMATS, "npz", "npz.open_npz")
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     np.savez(tmp_path / "a.npz", images=pixels, labels=[1, 0])
-    settings = types.SimpleNamespace(source="image_folder", label_offset=0, on_error="fail", convert=False)
-    opened = sources.open_collection(f"npz:{tmp_path / 'a.npz'}", "labeled", settings)  # type: ignore[arg-type]
+    settings = ConfigDict({"source": "image_folder", "label_offset": 0, "on_error": "fail"})
+    opened = sources.open_collection(f"npz:{tmp_path / 'a.npz'}", "labeled", settings)
     assert opened.label_names == ("0", "1") and opened.labels.tolist() == [1, 0]
     (first, _) = opened.read([0, 1])
     np.testing.assert_array_equal(tf.io.decode_image(first), pixels[0])
     with pytest.raises(InputError, match=r"--test: .*missing.npz is no NumPy file"):
-        sources.open_collection(f"npz:{tmp_path / 'missing.npz'}", "test", settings)  # type: ignore[arg-type]
+        sources.open_collection(f"npz:{tmp_path / 'missing.npz'}", "test", settings)
