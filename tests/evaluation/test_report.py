@@ -178,7 +178,7 @@ def test_structure(run):
         "Out of domain, and yet past the threshold",
     ):
         assert section in reader.headings
-    assert len(reader.links) > 5 and {link[1:] for link in reader.links} == set(reader.ids)
+    assert len(reader.links) > 5 and {link[1:] for link in reader.links} <= set(reader.ids)
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
     assert len(reader.images) > 15 * 3 + 5 * 4
     for image in reader.images:
