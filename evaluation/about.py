@@ -169,17 +169,18 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
     """
     if not run or not (run / "commands.txt").exists():
         return [own]
-    last: dict[str, str] = {}
+    last: dict[Path, str] = {}
     for line in (run / "commands.txt").read_text(encoding="utf-8").splitlines():
         place = next((word[10:] for word in _words(line) if word.startswith("--workdir=")), "")
-        last.pop(place, None)
-        last[place] = line
-    return [line for place, line in last.items() if _is_done(run, Path(place), directory)]
+        if place:
+            last.pop(run / place, None)  # the last one keeps its place in the order
+            last[run / place] = line
+    return [line for place, line in last.items() if _is_done(run, place, directory)]
 
 
 def _is_done(run: Path, place: Path, directory: Path) -> bool:
     """Whether a work directory is finished, or that of this evaluation; the run may have moved."""
-    here = [run / place, run / place.name]
+    here = [place, run / place.name]
     return directory.resolve() in here or any((path / "summary.json").exists() for path in here)
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from cli import stack
 from cli.json_files import write_json
 from data import protos, records
-from data.preprocessing import Preprocessing
+from data.preprocessing import Preprocessing, eval_image
 from evaluation import build, charts, embedding, evaluate, page, pictures, report
 from evaluation.examples import Examples
 from evaluation.perturbations import FRAMES
@@ -178,7 +178,7 @@ def test_structure(run):
         "Out of domain, and yet past the threshold",
     ):
         assert section in reader.headings
-    assert len(reader.links) > 5 and {link[1:] for link in reader.links} == set(reader.ids)
+    assert len(reader.links) > 5 and {link[1:] for link in reader.links} <= set(reader.ids)
     assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
     assert len(reader.images) > 15 * 3 + 5 * 4
     for image in reader.images:
@@ -244,8 +244,8 @@ def test_the_map_of_the_features(run):
     stored, answered = (np.load(directory / "student_1" / name) for name in ("embedding.npz", "predictions.npz"))
     assert stored["keys"].tolist() == answered["keys"].tolist() and stored["places"].shape == (N, 2)
     assert not (directory / "teacher" / "embedding.npz").exists()  # of the last model only
-    images = [np.asarray(PIL.Image.open(io.BytesIO(record))) for record in raw_images(directory.parent)]
-    pixels = np.stack(images).reshape(N, -1).astype(np.float64)  # the network's last layer reads them as they are
+    prepared = [eval_image(image, Preprocessing(image_size=8)) for image in raw_images(directory.parent)]
+    pixels = np.stack(prepared).reshape(N, -1).astype(np.float64)  # all that the last layer reads
     centered = pixels - pixels.mean(axis=0)
     _, values, axes = np.linalg.svd(centered, full_matrices=False)
     np.testing.assert_allclose(np.abs(stored["places"]), np.abs(centered @ axes[:2].T), rtol=1e-3, atol=0.5)
