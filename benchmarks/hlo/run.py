@@ -9,14 +9,14 @@ project. For each step in DIR one JSON line:
                              1e-3 of it (float32) or 2e-2 (bfloat16)
     compile_seconds          of the whole step
     milliseconds             of one step, the median of the rounds; its inputs are on the device
-    peak_mib                 of the device's memory; where it is not counted, what the compiler says:
+    peak_mib                 of the device's memory; where it is not counted, the compiler's sum of
                              arguments, results and temporaries
     peer, peer_milliseconds, peer_peak_mib
                              timm's network in PyTorch, as many images, in bfloat16, where both are
                              installed and timm has the network
 
-Run on a CPU only so far (JAX 0.10.2), with a small Wide ResNet. It uses parts of JAX that are not public: another version may
-need other lines in `compiled`.
+Run on a CPU only so far (JAX 0.10.2), with a small Wide ResNet. It uses parts of JAX that are not
+public: another version may need other lines in `compiled`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
 
     def placed() -> list[Any]:
         # Anew for each call, since the step's variables take the place of those that it was given.
-        return list(jax.block_until_ready([jax.device_put(array, may_alias=False) for array in arguments]))
+        copies = [jax.device_put(array, may_alias=False) for array in arguments]
+        return list(jax.block_until_ready(copies))
 
     loss = float(np.asarray(call(placed())[step["loss_output"]]))
     tolerance = TOLERANCE[step["precision"]]
@@ -109,7 +110,8 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
     device = jax.local_devices()[0]
     counted = (device.memory_stats() or {}).get("peak_bytes_in_use")
     planned = executable.get_compiled_memory_stats()
-    said = planned.argument_size_in_bytes + planned.output_size_in_bytes + planned.temp_size_in_bytes
+    said = planned.argument_size_in_bytes + planned.output_size_in_bytes
+    said += planned.temp_size_in_bytes
     names = ("network", "method", "pixels", "images", "precision")
     return {
         "benchmark": f"hlo/{directory.name}",
