@@ -1,0 +1,1 @@
+"""Compiled training steps for machines without TensorFlow: written here, run there."""
