@@ -13,6 +13,7 @@ from cli import app, recipes
 from cli.errors import InputError
 from cli.json_files import read_json
 from experiments import study
+from workflow import dry_run as dry_runs
 from workflow import loop
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
@@ -170,7 +171,7 @@ def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, monkeypatch):
 
     def run(command, **_):
         recipe = recipes.from_flags(*(word for word in command if word.startswith("--config")))
-        text = loop.describe(recipe, tmp_path, {}, loop.plan(recipe, tmp_path, {}, "auto"))
+        text = dry_runs.describe(recipe, tmp_path, {}, loop.plan(recipe, tmp_path, {}, "auto"))
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr(study.subprocess, "run", run)
