@@ -13,12 +13,12 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import sys
 import tarfile
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -215,7 +215,7 @@ def locate(row: Published) -> Path:
 
 def install_command(package: str) -> str:
     """Returns the command that installs a package into this environment, as pip requires it."""
-    has_pip = importlib.util.find_spec("pip") is not None  # environments that uv makes have none
+    has_pip = PathFinder.find_spec("pip") is not None  # environments that uv makes have none
     pip = f"{sys.executable} -m pip install" if has_pip else f"uv pip install --python {sys.executable}"
     return f"{pip} --no-deps {package}"
 

@@ -240,13 +240,14 @@ def plan(
         tuning |= {"init": model, "data": data}
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
+    probe = {"init": options["init"]} if options.get("init") else {}
     return [
         *stages,
         Stage(
             "evaluate",
             "run_evaluate.sh",
             evaluation,
-            {"data": data, "model": names, "split": config.evaluate.split},
+            {"data": data, "model": names, "split": config.evaluate.split, **probe},
         ),
         Stage(
             "export",
@@ -302,7 +303,7 @@ def describe(
         state = "done" if (stage.directory / "summary.json").exists() else "to do"
         lines.append(f"  {stage.name:<20}{state:<7}{stage.directory}")
     absent = missing(config, section, folders, data)
-    return "\n".join([*lines, "", train.describe(config, section, data, {}, init, absent)])
+    return "\n".join([*lines, "", train.describe(config, section, data, {}, init, absent, folders)])
 
 
 def summarize(workdir: Path) -> dict[str, Any]:

@@ -264,13 +264,15 @@ def describe(
     given: dict[str, str | None],
     init: str | None = None,
     absent: list[str] | None = None,
+    folders: dict[str, str] | None = None,
 ) -> str:
     """Describes what would be done: each network's training in numbers, and what is missing.
 
-    `absent`: what is missing of the images; None: prepared data are wanted.
+    `absent`: what is missing of the images; None: prepared data are wanted. `folders`: of images by flag name,
+    which are looked at where `data` is not there.
     """
     init = init or initial_of(config, section)
-    method, counts = find(config, section), dry_runs.images(config, data)
+    method, counts = find(config, section), dry_runs.images(config, data, folders)
     values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     given_values = values
     values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)), quiet=True)

@@ -372,7 +372,7 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
     lines = capsys.readouterr().out.splitlines()
     assert "not a JPEG, PNG, BMP or GIF" in lines[0] and " %" in lines[1]
     for options, match in [
-        ({"format": "xml"}, "text, json, table"),
+        ({"format": "xml"}, "text, table, jsonl, json, csv, parquet"),
         ({"url": "ftp://x"}, "must be http://HOST:PORT"),
         ({"url": "http://[::1:8501"}, "must be http://HOST:PORT"),
         ({"model": "none"}, "answers 404: Servable not found"),

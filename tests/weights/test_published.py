@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import tarfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +86,10 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         package="some-tiny-weights==0.1.0",
         checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}",
     )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: object()))
     with pytest.raises(InputError, match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0"):
         published.locate(row)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no pip: uv made the environment
+    monkeypatch.setattr(published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: None))  # no pip: uv made the environment
     with pytest.raises(InputError, match=r"run: uv pip install --python .*python\S* --no-deps some-tiny-weights==0\.1\.0"):
         published.locate(row)
     monkeypatch.undo()
