@@ -380,7 +380,7 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
     ]:
         with pytest.raises(InputError, match=match):
             run(str(files[0]), **options)
-    wrong = [([], "no images"), ([str(tmp_path / "*.gif")], "names no files"), (["-", "-"], "named twice"), (["a" * 300], "not exist")]
+    wrong = [([], "no images"), ([str(tmp_path / "*.gif")], "matches no files"), (["-", "-"], "named twice"), (["a" * 300], "not exist")]
     for names, match in wrong:
         with pytest.raises(InputError, match=match):
             run(*names)
