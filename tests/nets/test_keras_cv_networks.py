@@ -182,6 +182,11 @@ def test_the_table_names_them():
     assert architectures.find(TINY).title(TINY) == "EfficientNetV2 (efficientnetv2_b0 of keras-cv)"
 
 
+def close(actual, expected):
+    """Asserts that two arrays agree; sums near 0 within what the largest one's rounding allows."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
 class TestPublishedWeights:
     """With files that keras-cv itself writes, in the folder where a user would put them."""
 
@@ -189,6 +194,7 @@ class TestPublishedWeights:
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path, monkeypatch):
+        tf.keras.utils.set_random_seed(0)  # keras-cv's own initializers have no seed
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
         monkeypatch.setattr(backbones, "PRESETS", (*PRESETS, f"{self.PRESET}_classifier"))
 
@@ -203,7 +209,7 @@ class TestPublishedWeights:
         self.write(self.PRESET, package)
         networks.load_preset(network, self.PRESET)
         pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
-        np.testing.assert_allclose(pooled(images()), package(images()).numpy().mean((1, 2)), rtol=1e-4, atol=1e-12)
+        close(pooled(images()), package(images()).numpy().mean((1, 2)))
         assert all((a == b).all() for a, b in zip(before, network.get_layer("predictions").get_weights()))
 
     def test_a_classifier(self):
@@ -225,7 +231,7 @@ class TestPublishedWeights:
         before = network.get_layer("predictions").get_weights()
         initial.start(network, begin, begin.load(), ["a", "b", "c"])
         pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
-        np.testing.assert_allclose(pooled(images()), package(images()).numpy().mean((1, 2)), rtol=1e-4, atol=1e-12)
+        close(pooled(images()), package(images()).numpy().mean((1, 2)))
         kernel = network.get_layer("predictions").get_weights()[0]
         np.testing.assert_array_equal(kernel, initial.NEW_HEAD * before[0])
 
