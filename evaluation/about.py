@@ -175,7 +175,9 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
         if place:
             last.pop(run / place, None)  # the last one keeps its place in the order
             last[run / place] = line
-    return [line for place, line in last.items() if _is_done(run, place, directory)]
+    shown = [line for place, line in last.items() if _is_done(run, place, directory)]
+    listed = any(directory.resolve() in (place, run / place.name) for place in last)
+    return shown if listed else [*shown, own]
 
 
 def _is_done(run: Path, place: Path, directory: Path) -> bool:

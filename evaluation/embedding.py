@@ -83,7 +83,7 @@ def mapped(network: tf.keras.Model, preprocessing: Preprocessing, examples: Exam
     """Makes the map of a model's features of `examples`.
 
     Returns:
-      `keys` str [n], `labels` int64 [n], `places` float32 [n, 2], and `explained` float64 [2], the
+      `index` int64 [n], the images' places in the split, `labels` int64 [n], `places` float32 [n, 2], and `explained` float64 [2], the
       share of the features' variance along each axis, 0-1. None where there is nothing to draw:
       no pooled features, or fewer than three images or two features.
     """
@@ -91,14 +91,15 @@ def mapped(network: tf.keras.Model, preprocessing: Preprocessing, examples: Exam
     chosen = some(examples)
     if to_features is None or to_features.output_shape[-1] < 2 or chosen.count < 3:
         return None
-    keys, labels, features = features_of(to_features, preprocessing, chosen, batch_size)
+    _, labels, features = features_of(to_features, preprocessing, chosen, batch_size)
     pca = PCA(2, svd_solver="full")
-    places = pca.fit_transform(features.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        places = pca.fit_transform(features.astype(np.float64))
     return {
-        "keys": keys,
+        "index": np.arange(len(labels)) * -(-examples.count // MOST_POINTS),
         "labels": labels,
         "places": places.astype(np.float32),
-        "explained": pca.explained_variance_ratio_,
+        "explained": np.nan_to_num(pca.explained_variance_ratio_),  # 0/0 where all features are equal
     }
 
 
@@ -107,13 +108,12 @@ def section(folder: Path, label_names: Sequence[str]) -> Iterator[tuple[str, Any
     if not (folder / FILE).exists():
         return
     found, answered = results.load(folder / FILE), results.load(folder / "predictions.npz")
-    place = {key: i for i, key in enumerate(answered["keys"].tolist())}
-    chosen = [place[key] for key in found["keys"].tolist()]
-    right = answered["probabilities"][chosen].argmax(axis=1) == found["labels"]  # (n,)
+    total = len(answered["labels"])
+    right = answered["probabilities"][found["index"]].argmax(axis=1) == found["labels"]  # (n,)
     names = label_names if len(label_names) <= page.MOST_CLASSES else None
     label = f"Features of {len(right)} images, {int((~right).sum())} of them answered wrongly"
     svg = charts.scatter(label, found["places"], found["labels"], right, names)
-    part = "" if len(right) == len(place) else f" of {len(place):,}, evenly chosen"
+    part = "" if len(right) == total else f" of {total:,}, evenly chosen"
     first, second = (100 * share for share in found["explained"])
     caption = (
         f"{len(right):,} images{part}: the input of the last layer of {folder.name}, by PCA. The "

@@ -32,6 +32,7 @@ from data.records import Manifest
 from evaluation import embedding, metrics, results
 from evaluation.classifiers import Candidate
 from evaluation.examples import from_records
+from serving import versions
 from training import model_dir
 from weights import pretrained
 
@@ -143,13 +144,16 @@ def open_probe(
       seed: of the folds.
 
     Returns:
-      None, and says why, where there are too many labeled images.
+      None, and says why, where there are too many labeled images, or `like` is an export.
 
     Raises:
       InputError: `init` names no weights.
     """
     if labeled.num_records > MOST_IMAGES:
         print(f"no {NAME}: {labeled.num_records:,} labeled images are more than {MOST_IMAGES:,}")
+        return None
+    if versions.find(like.directory) is not None:
+        print(f"no {NAME}: {like.directory} is an export; name a training directory first in --model")
         return None
     spec = model_dir.read_spec(like.directory)
     initial = pretrained.find(init, spec.architecture)

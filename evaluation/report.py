@@ -338,7 +338,7 @@ class _Report:
         yield "pictures", shown
 
     def _mistake_pictures(self) -> Section:
-        if len(self.evaluations) < 2 or self.manifest is None:
+        if len(self.pair()) < 2 or not self.evaluations or self.manifest is None:
             return
         first, last = ((name, results.load(self.directory / name / "predictions.npz")) for name in self.pair())
         found = pictures.disagreements(self.manifest, first, last, 24)

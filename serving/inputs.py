@@ -31,6 +31,9 @@ def expand(arguments: Sequence[str], stdin: bool = False) -> list[str]:
         names += _expanded(argument, stdin)
     if names.count("-") > 1 and stdin:
         raise InputError("- is named twice, and stdin holds one image")
+    for name in names:  # before any work: a list or a broken link may name what is not there
+        if not (stdin and name == "-") and not os.path.isfile(name):
+            raise InputError(f"{escaped(name)} does not exist or is no file; mend the list, or remove the link")
     return names
 
 
@@ -38,7 +41,10 @@ def _expanded(argument: str, stdin: bool) -> list[str]:
     if argument.lower().endswith((".csv", ".json", ".jsonl")) and os.path.isfile(argument):
         from data.image_list import files_of
 
-        return files_of(argument)
+        found = files_of(argument)
+        if not found:
+            raise InputError(f"{escaped(argument)} names no files; it needs rows with a file")
+        return found
     if (stdin and argument == "-") or os.path.isfile(argument):  # pathlib's raises for a name that is too long
         return [argument]
     if os.path.isdir(argument):

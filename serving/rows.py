@@ -20,7 +20,7 @@ from typing import IO
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, write_json
-from serving.answers import COLUMNS, OK, PARQUET, Answer, escaped, head, line
+from serving.answers import COLUMNS, OK, PARQUET, Answer, head, line
 
 ROWS_IN_MEMORY = 10_000
 """Rows of a Parquet file that are held at a time."""
@@ -87,6 +87,11 @@ class Rows:
             except BlockingIOError as error:
                 file.close()
                 raise InputError(f"another process writes {self._part}; wait until it ends, or end it") from error
+            if os.path.lexists(self._path) or os.fstat(file.fileno()).st_size < self._size:
+                if not os.fstat(file.fileno()).st_size:
+                    self._part.unlink(missing_ok=True)  # this call has made it
+                file.close()
+                raise InputError(f"another process has finished {self._path} meanwhile, or changed {self._part}; look at both")
             file.truncate(self._size)
             if not self._size:
                 file.write(_encoded(head(self._rows_as)))
@@ -140,10 +145,15 @@ def _write_parquet(rows: Path, path: Path) -> None:
     with atomic_path(path) as temporary, pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
         for block in _blocks(rows):
             cells = [
-                [(float(cell) if numbers else escaped(cell)) if cell else None for cell in column]
+                [(float(cell) if numbers else _valid(cell)) if cell else None for cell in column]
                 for column, numbers in zip(zip(*block), (type_ == pyarrow.float64() for type_ in types))
             ]
             writer.write_table(pyarrow.table(dict(zip(COLUMNS, cells)), schema))
+
+
+def _valid(text: str) -> str:
+    """Returns a text without lone surrogates, which Arrow refuses; each is written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _blocks(rows: Path) -> Iterator[list[list[str]]]:

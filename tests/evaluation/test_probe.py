@@ -137,6 +137,8 @@ def test_every_suite_can_be_run_on_it(inputs, tmp_path):
         "pgd",
         "fgsm",
     }
+    # One model and the probe: there is no pair to look at picture by picture.
+    assert "not enough values" not in (tmp_path / "w" / "report.html").read_text(encoding="utf-8")
 
 
 def test_over_seeds():

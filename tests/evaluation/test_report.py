@@ -242,7 +242,11 @@ def test_every_picture_names_its_file_and_can_be_enlarged(run):
 def test_the_map_of_the_features(run):
     directory, _, text = run
     stored, answered = (np.load(directory / "student_1" / name) for name in ("embedding.npz", "predictions.npz"))
-    assert stored["keys"].tolist() == answered["keys"].tolist() and stored["places"].shape == (N, 2)
+    assert (
+        stored["index"].tolist() == list(range(N))
+        and stored["labels"].tolist() == answered["labels"].tolist()
+        and stored["places"].shape == (N, 2)
+    )
     assert not (directory / "teacher" / "embedding.npz").exists()  # of the last model only
     prepared = [eval_image(image, Preprocessing(image_size=8)) for image in raw_images(directory.parent)]
     pixels = np.stack(prepared).reshape(N, -1).astype(np.float64)  # all that the last layer reads
