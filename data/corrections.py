@@ -43,6 +43,11 @@ class Corrected(FolderImages):
 
     given: np.ndarray
 
+    def corrected(self) -> set[str]:
+        """Returns the keys of the images whose labels are a person's."""
+        changed = np.flatnonzero(self.labels[: len(self.given)] != self.given).tolist()
+        return {self.key(i) for i in [*changed, *range(len(self.given), len(self.labels))]}
+
 
 def open_collections(data: ml_collections.ConfigDict) -> dict[str, Collection]:
     """Lists the images of each role that `config.data` names, with the corrections of `data.labels`.

@@ -80,9 +80,9 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
     config = prepare.resolve(config, folders)
     locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
     found = [sources.split_location(location, config.data.source) for location in locations]
-    if not found or any(name != "image_folder" for name, _ in found):
+    if not found or any(name not in ("image_folder", "manifest") for name, _ in found):
         return None
-    if known and not (config.data.labeled and all(os.path.isdir(path) for _, path in found)):
+    if known and not (config.data.labeled and all(os.path.exists(path) for _, path in found)):
         return None
     return survey.of_folders(config, survey.KEPT, 0) if quick else survey.of_folders(config)
 

@@ -62,9 +62,14 @@ def choose(config: Mapping[str, Any] | None, data: str | os.PathLike[str] | None
       data: prepared data, where the recipe leaves the image size to them.
     """
     found = instructions()
-    if found:
-        tiny = found == "AVX2" and config is not None and _has_tiny_maps(config, data)
-        os.environ.setdefault(VARIABLE, "0" if tiny else "1")
+    if not found:
+        return
+    size = config["preprocessing"]["image_size"] if config is not None and "preprocessing" in config else None
+    networks = list(_networks(config or {}, size or _size_of(data)))
+    if found == "AVX2" and any(side is None for _, side in networks):
+        return  # a loop's stages choose, once the data are there
+    slow = found == "AVX2" and any(_has_tiny_maps(model, side) for model, side in networks)
+    os.environ.setdefault(VARIABLE, "0" if slow else "1")
 
 
 def describe() -> str:
@@ -73,27 +78,30 @@ def describe() -> str:
     return f"{found}, oneDNN {'off' if value == '0' else 'on'}" if found and value else ""
 
 
-def _has_tiny_maps(config: Mapping[str, Any], data: str | os.PathLike[str] | None) -> bool:
-    """Tells whether a network of the recipe ends in depthwise convolutions on maps of at most `SMALLEST_MAP` pixels."""
-    size = config["preprocessing"]["image_size"] or _size_of(data) if "preprocessing" in config else None
-    if not size:
-        return False
-    for model in _networks(config):
-        family = architectures.find(model["name"])
-        by = architectures.load(family.reduction)(model) if family.reduction else None
-        if by and -(-size // by) <= SMALLEST_MAP:
-            return True
-    return False
+def _networks(config: Mapping[str, Any], size: int | None) -> Iterator[tuple[Mapping[str, Any], int | None]]:
+    """Yields each `model` of the recipe that names a network, and the side of its images in pixels, where it is known.
 
+    A fine-tuning takes another training's network, whatever its own section says.
 
-def _networks(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yields each `model` of the recipe that names a network. A fine-tuning takes another training's, whatever its own says."""
+    Args:
+      config: the recipe or a section of it.
+      size: side of the images where the section itself does not say.
+    """
     for key, value in config.items():
-        if hasattr(value, "items") and not key.startswith("finetune"):  # a ConfigDict is no Mapping
-            if key == "model" and value.get("name"):
-                yield value
-            else:
-                yield from _networks(value)
+        if not hasattr(value, "items") or key.startswith("finetune"):  # a ConfigDict is no Mapping
+            continue
+        own = (value.get("preprocessing") or {}).get("image_size") or size
+        model = value.get("model")
+        if hasattr(model, "items") and model.get("name"):
+            yield model, own
+        yield from _networks(value, own)
+
+
+def _has_tiny_maps(model: Mapping[str, Any], size: int | None) -> bool:
+    """Tells whether a network ends in depthwise convolutions on maps of at most `SMALLEST_MAP` pixels."""
+    family = architectures.find(model["name"])
+    by = architectures.load(family.reduction)(model) if family.reduction else None
+    return by is not None and size is not None and -(-size // by) <= SMALLEST_MAP
 
 
 def _size_of(data: str | os.PathLike[str] | None) -> int | None:

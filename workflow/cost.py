@@ -15,8 +15,8 @@ from cli.errors import InputError
 from cli.machine import GIB
 from training import architectures, gpus
 from training import dry_run as reckoning
+from workflow import choice, crossfit, times
 from workflow import dry_run as plans
-from workflow import times
 from workflow.dry_run import Planned
 from workflow.stages import Stage
 
@@ -146,7 +146,16 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
             parameters = reckoning.count_parameters(model, counts["classes"])
             kept = training.values["keep_checkpoints"] + 1  # while one is written
             needed += 4 * (kept * (2 * parameters.all + 2 * parameters.trained) + parameters.all)
-    return Disk(needed / GIB, machine.disk_free(workdir) / GIB)
+    needed *= 1 + again(config, workdir, counts)
+    begun = [*(stage.directory for stage in stages), workdir / crossfit.FOLDER]
+    there = sum(file.stat().st_size for place in begun for file in place.rglob("*") if file.is_file())
+    return Disk(max(0.0, needed - there) / GIB, machine.disk_free(workdir) / GIB)
+
+
+def again(config: ConfigDict, workdir: Path, counts: Mapping[str, Any]) -> int:
+    """Returns how many more times cross-fitting trains everything."""
+    by_folds = choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING
+    return config.crossfit.folds if by_folds and not (workdir / crossfit.FOLDER / crossfit.ANSWERS).exists() else 0
 
 
 def cost(config: ConfigDict, workdir: Path, stages: Sequence[Stage], counts: dict[str, Any]) -> tuple[Cost, list[Planned]]:
@@ -177,11 +186,13 @@ def announce(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
         raise InputError(problem)
     if not trainings:
         return
-    steps = sum(training.values["steps"] for training in trainings)
-    images = sum(training.values["steps"] * training.networks[0].images for training in trainings)
+    times_all = 1 + again(config, workdir, counts)
+    steps = times_all * sum(training.values["steps"] for training in trainings)
+    images = times_all * sum(training.values["steps"] * training.networks[0].images for training in trainings)
     memory = f", {found.memory.needed:,.1f} GiB of memory" if found.memory else ""
     disk = f"{found.disk.needed:,.1f} GiB of disk"
-    number = f"{len(trainings)} training{'s' if len(trainings) > 1 else ''}"
+    count = times_all * len(trainings)
+    number = f"{count} training{'s' if count > 1 else ''}"
     print(f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run measures the time", flush=True)
     for hint in plans.advice(config, counts):
         print(hint, flush=True)

@@ -45,6 +45,8 @@ def train_and_choose(
     chosen = choice.last(trained, choice.held_out(data)) if on == choice.LAST else choice.decide(on, answers)
     if config.finetune_last:
         chosen["verdict"] += f"; {chosen['served']} is fine-tuned before the export"
+    if on != choice.LAST and config.init and (Path(config.init) / "summary.json").exists():
+        chosen["verdict"] += f"; {config.init} may have learned from these images, so the numbers may be too high"
     choice.write(workdir, chosen)
     for line in choice.estimates(chosen):
         print(f"== {line}", flush=True)

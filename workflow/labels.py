@@ -25,7 +25,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +39,11 @@ from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, write_json
 from data import label_studio
-from data.corrections import open_collections
+from data.corrections import Corrected, open_collections
 from data.records import Manifest, read_manifest
 from data.sources import split_location
 from data.verification import read_records
+from workflow import choice, crossfit
 from workflow.predictions import read_predictions
 from workflow.stages import Stage, model_directories
 
@@ -57,8 +58,11 @@ COLUMNS = ("file", "label", "confidence", "role", "kept", "why", "given", "teach
 - `why`: why it is not.
 - `given`: the given label of a labelled image, as it was.
 - `teacher`, `student`: the class that each names; of labelled images by cross-fitting.
-- `ask`: see the module; `checked`: empty, for a person.
+- `ask`: see the module.
+- `checked`: `EARLIER` where the label is a correction that this run was given, so that a later run
+  has it, too; else empty, for a person.
 """
+EARLIER = "earlier"
 
 ASK = 20
 MOST = 500_000
@@ -133,7 +137,8 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     images = [*_labeled(labeled, out_of_fold), *_unlabeled(workdir, iteration)]
     asks = choose(images, ask)
     path = workdir / f"labels_{iteration}.csv"
-    content = _table(images, asks, labeled.label_names, paths(workdir / "data")).encode("utf-8")
+    where, corrected = paths(workdir / "data")
+    content = _table(images, asks, labeled.label_names, where, corrected).encode("utf-8")
     if path.exists() and path.read_bytes() != content:
         raise InputError(f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it")
     with atomic_path(path) as temporary:
@@ -192,11 +197,11 @@ def _out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray
 
     The teacher of iteration N is model N − 1, the student model N.
     """
-    path = workdir / "folds" / "answers.npz"
+    path = workdir / crossfit.FOLDER / crossfit.ANSWERS
     if not path.exists():
         return {}, " (cross-fitting is needed to tell, see crossfit.folds)"
-    with np.load(path) as stored:
-        keys, models, probabilities = stored["keys"], stored["models"].tolist(), stored["probabilities"]
+    found = choice.read_answers(path)
+    keys, models, probabilities = found.keys, list(found.models), found.probabilities
     wanted = ["teacher" if n == 0 else f"student_{n}" for n in (iteration - 1, iteration)]
     if not set(wanted) <= set(models):
         return {}, f" (cross-fitting has no {wanted[1]})"
@@ -293,7 +298,9 @@ def _contradicted(image: Seen) -> bool:
     return image.teacher >= 0 and image.label not in (image.teacher, image.student)
 
 
-def _table(images: Sequence[Seen], asks: Mapping[int, str], names: Sequence[str], where: Callable[[str, str], str]) -> str:
+def _table(
+    images: Sequence[Seen], asks: Mapping[int, str], names: Sequence[str], where: Callable[[str, str], str], corrected: Set[str]
+) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -306,21 +313,25 @@ def _table(images: Sequence[Seen], asks: Mapping[int, str], names: Sequence[str]
         confidence = "" if one.confidence is None else f"{one.confidence:.4f}"
         given = name(one.label) if one.role == "labeled" else ""
         own = (name(one.label), confidence, one.role, one.kept, one.why, given, name(one.teacher), name(one.student))
-        writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), ""))
+        earlier = EARLIER if one.role == "labeled" and one.key in corrected else ""
+        writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), earlier))
     return text.getvalue()
 
 
-def paths(data: Path) -> Callable[[str, str], str]:
-    """Returns a function from role and key of an image in prepared data to its file.
+def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
+    """Returns a function from role and key of an image in prepared data to its file, and the keys of corrected images.
 
     It gives the key where the image has no file of its own, or where the sources are gone.
     """
     settings = ml_collections.ConfigDict(read_json(data / "config.json", {"data": dict})["data"])
     found: dict[str, dict[str, str]] = {"labeled": {}, "unlabeled": {}}
+    corrected: Set[str] = set()
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # the preparation has told what is passed over
     try:
         collections = open_collections(settings)
+        if isinstance(collections["labeled"], Corrected):
+            corrected = collections["labeled"].corrected()
         for role, files in found.items():
             if role in collections:
                 files.update(_files(collections[role]))
@@ -335,7 +346,7 @@ def paths(data: Path) -> Callable[[str, str], str]:
         own = found[pool].get(rest) if both else None
         return own or found[role].get(key) or found["labeled"].get(key) or key
 
-    return of
+    return of, corrected
 
 
 def _files(collection: Any) -> Iterable[tuple[str, str]]:

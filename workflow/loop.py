@@ -215,6 +215,14 @@ def check(config: ConfigDict) -> None:
         raise InputError("crossfit.folds is 1; it must be at least 2, or 0 to turn cross-fitting off")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
+    size = config.data.validation_size
+    if config.crossfit.folds and size and size < choice.FEWEST and not config.patience:
+        for name, part in config.items():
+            if isinstance(part, ConfigDict) and (part.get("final_weights") == "best" or part.get("calibrate")):
+                raise InputError(
+                    f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
+                    f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
+                )
     balance.check(config.balance)
     for stage in plan(config, Path(), {}, ""):
         name = stage.arguments.get("section", stage.name)

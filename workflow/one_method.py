@@ -160,6 +160,11 @@ def run_stages(
     given = {name: path for name, path in images.items() if path}
     formats = {"labels": "manifest"}
     folders = {name: sources.absolute(path, formats.get(name, config.data.source)) for name, path in given.items()}
+    no_pool = not (folders.get("unlabeled") or config.data.unlabeled or _needs_images(config, section))
+    if no_pool and config.data.source != "digits" and config.data.labeled_as_unlabeled == "nothing":
+        config = config.copy_and_resolve_references()  # prepared data have a pool, of which this method reads nothing
+        config.data.labeled_as_unlabeled = "all"
+        config_flags = [*config_flags, "--config.data.labeled_as_unlabeled=all"]
     stages = plan(config, directory, folders, options)
     if dry_run:
         print(describe(config, section, folders, stages, options.get("init")))

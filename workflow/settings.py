@@ -122,7 +122,7 @@ LOOP = {
         none="pretrained where `init` is set, else scratch",
     ),
     "crossfit": CROSSFIT,
-    "finetune_last": Setting(False, "Whether to fine-tune the last student, then evaluate and export that."),
+    "finetune_last": Setting(False, "Whether to fine-tune the chosen model, then evaluate and export that."),
 }
 
 SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (training/smoke.py).")

@@ -16,8 +16,9 @@ network from random weights, at least 600 steps, for images of up to 64 pixels, 
 five times. Few images train no B0 from random weights: `./run_benchmarks.sh train_step` and `--dry_run`
 tell how long it takes here.
 
-With fewer than 1,000 labelled images cross-fitting chooses the served model, and trains everything two
-more times: docs/evaluation.md, "Which model is served". `--config.crossfit.folds=0` turns it off.
+With fewer than 1,000 labelled images besides those of the test, cross-fitting chooses the served model
+and trains everything two more times (docs/evaluation.md, "Which model is served").
+`--config.crossfit.folds=0` turns it off.
 
 At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by random pieces.
 Any value can be given: `--config.preprocessing.image_size=128`. `--dry_run` counts the images, measures a

@@ -7,8 +7,7 @@ import csv
 import pytest
 
 from cli.errors import InputError
-from data import fingerprint, prepare
-from data.corrections import open_collections
+from data import corrections, fingerprint, prepare
 from tests.data.recipes import config, save
 
 
@@ -75,6 +74,8 @@ def test_rows_of_the_runs_own_list_count_where_a_person_touched_them(folders):
     assert {key for key in after["labeled"] if key.startswith("corrected/")} == {"corrected/1.png", "corrected/2.png"}
     with pytest.raises(InputError, match="has no corrected row among 2"):
         prepared(folders, written(folders, rows[:2], columns=columns))
+    data = recipe(folders, written(folders, [*rows, (folders / "labeled/cat/1.png", "dog", "cat", "cat", "")], columns=columns)).data
+    assert corrections.open_role("labeled", data).corrected() == {"cat/1.png", "corrected/1.png", "corrected/2.png"}
 
 
 def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
@@ -107,7 +108,7 @@ def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
 def test_changes_of_the_list_are_noticed(folders):
     labels = written(folders, [(folders / "labeled/cat/0.png", "dog")])
     data = recipe(folders, labels).data
-    before = {role: fingerprint.listed(role, data, collection) for role, collection in open_collections(data).items()}
+    before = {role: fingerprint.listed(role, data, collection) for role, collection in corrections.open_collections(data).items()}
     assert before == {role: fingerprint.listed(role, data) for role in before}
     written(folders, [(folders / "labeled/cat/1.png", "dog")])
     assert fingerprint.listed("labeled", data)["names"] != before["labeled"]["names"]

@@ -38,6 +38,7 @@ def recipe(path: str, *settings: str) -> ConfigDict:
     return recipes.from_flags(f"--config=configs/{path}", *settings)
 
 
+B0 = "noisy_student/image_folder.py:b0"
 SMALL = "noisy_student/image_folder.py:small"
 
 
@@ -47,9 +48,10 @@ SMALL = "noisy_student/image_folder.py:small"
         ("AVX2", "noisy_student/digits.py", (), "1"),  # 16 px, halved twice
         ("AVX2", "meta_pseudo_labels/cifar10_4k.py", (), "1"),  # no depthwise convolutions
         ("AVX2", "noisy_student/imagenet.py:b0", (), "1"),
-        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=64",), "0"),
-        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=96",), "1"),
-        ("AVX2", SMALL, (), "1"),  # the data decide on the size, and are not there
+        ("AVX2", B0, ("--config.preprocessing.image_size=64",), "0"),
+        ("AVX2", B0, ("--config.preprocessing.image_size=96",), "1"),
+        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=64",), "1"),  # the sections have their own
+        ("AVX2", SMALL, (), None),  # the data decide on the size, and are not there: the stages choose
         ("AVX-512", "noisy_student/digits.py", (), "1"),
         ("", "noisy_student/digits.py", (), None),
     ],
@@ -67,9 +69,7 @@ def test_without_a_recipe_it_is_on(cpu) -> None:
 def test_prepared_data_say_the_size(cpu, tmp_path: Path) -> None:
     cpu("AVX2")
     (tmp_path / "summary.json").write_text(json.dumps({"median_height": 8.0, "median_width": 9.0}), encoding="utf-8")
-    base = recipe("noisy_student/imagenet.py:b0").copy_and_resolve_references()
-    base.preprocessing = ConfigDict({**base.preprocessing.to_dict(), "image_size": None})
-    assert (chosen(base, tmp_path), chosen(base, tmp_path / "none")) == ("0", "1")
+    assert (chosen(recipe(B0), tmp_path), chosen(recipe(B0), tmp_path / "none")) == ("0", None)
 
 
 @pytest.mark.parametrize("name", ["keras_cv/efficientnetv2_b0", "keras_cv/mobilenet_v3_small"])

@@ -89,8 +89,12 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
 
 
 def test_the_run_says_in_a_line_what_it_comes_to(photos, tmp_path, capsys):
-    config = recipe(SMALL, "--config.iterations=1", *(f"--config.{name}.min_steps=10" for name in ("teacher", "student")))
+    flags = ["--config.iterations=1", *(f"--config.{name}.min_steps=10" for name in ("teacher", "student"))]
+    config = recipe(SMALL, *flags)
     stages, _ = planned(config, tmp_path / "w", photos)
+    cost.announce(config, tmp_path / "w", photos, stages)
+    assert capsys.readouterr().out.startswith("to come: 6 trainings, 180 steps, 14,400 images")  # two folds, and all of them
+    config = recipe(SMALL, *flags, "--config.crossfit.folds=0")
     cost.announce(config, tmp_path / "w", photos, stages)
     line = capsys.readouterr().out
     assert line.startswith("to come: 2 trainings, 60 steps, 4,800 images; about 0.")

@@ -305,6 +305,10 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
         ({"crossfit": {"folds": 1}}, r"crossfit\.folds is 1; it must be at least 2, or 0 to turn cross-fitting off"),
         ({"patience": 0}, "patience is 0; it must be at least 1, or None"),
         ({"patience": 1}, "patience needs a validation split"),
+        (
+            {"crossfit": {"folds": 2}, "data": {"validation_size": 100}, "student": {"final_weights": "best"}},
+            "in whose place cross-fitting has",
+        ),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
         ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision is 'float8'; it can be float32"),
         ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels is 'sofft'; it can be soft or hard; did you mean 'soft'"),

@@ -188,6 +188,14 @@ def test_supervised_learning_needs_no_unlabeled_images(tmp_path, started):
     assert one_method.missing(uda, "train", folders, tmp_path) == ["--unlabeled is not given"]
 
 
+def test_supervised_learning_on_folders_needs_no_pool(tmp_path, started):
+    name = "configs/supervised/image_folder.py:small"
+    main(recipe(name), tmp_path / "w", labeled=str(tmp_path))
+    assert started[0][1]["config.data.labeled_as_unlabeled"] == "all"  # the preparation wants a pool
+    main(recipe(name), tmp_path / "v", labeled=str(tmp_path), unlabeled=str(tmp_path))
+    assert len(started) == 8 and "config.data.labeled_as_unlabeled" not in started[4][1]
+
+
 def test_a_dry_run_tells_stages_and_training(tmp_path, capsys):
     main(recipe(MPL, finetune_last=True), tmp_path / "w", dry_run=True)
     told = capsys.readouterr().out
