@@ -1,4 +1,4 @@
-"""What this machine has: memory, and room on its disks."""
+"""Tells what this machine has: memory, and room on its disks."""
 
 from __future__ import annotations
 

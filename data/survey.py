@@ -35,7 +35,7 @@ KEPT = 32
 
 
 class Survey(NamedTuple):
-    """What was found.
+    """Holds what was found.
 
     Attributes:
       images: split ("labeled", "unlabeled", "test", "validation") -> number of images.

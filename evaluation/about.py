@@ -181,7 +181,7 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
 
 
 def _is_done(run: Path, place: Path, directory: Path) -> bool:
-    """Whether a work directory is finished, or that of this evaluation; the run may have moved."""
+    """Tells whether a work directory is finished, or that of this evaluation; the run may have moved."""
     here = [place, run / place.name]
     return directory.resolve() in here or any((path / "summary.json").exists() for path in here)
 

@@ -42,7 +42,7 @@ COLUMNS = (
     *(f"{name}_{i}" for i in range(2, TOP + 1) for name in ("label", "confidence")),
     "error",
 )
-"""Of a CSV file. Confidences are probabilities with six decimals."""
+"""Names the columns of a CSV file. Confidences are probabilities with six decimals."""
 
 
 class Answer(NamedTuple):

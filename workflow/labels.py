@@ -102,6 +102,11 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
         if not finished:
             raise InputError(f"{directory} has no pseudo-labels of a finished iteration; finish one with run_noisy_student.sh")
         iteration = max(finished)
+    answered = (directory / f"predictions_{iteration + 1}" / "summary.json").exists()
+    if _wanted(directory) and not answered and not (directory / "summary.json").exists():  # the loop would keep this list
+        raise InputError(
+            f"{directory}: the student of iteration {iteration} has not answered yet; finish the run, or name an earlier --iteration"
+        )
     print(write(directory, iteration, ask))
     if tasks:
         write_tasks(directory, iteration, Path(tasks).expanduser())

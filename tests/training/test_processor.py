@@ -1,4 +1,4 @@
-"""Whether operations run on oneDNN: by the CPU's instructions, the network and the size of its images."""
+"""Checks whether operations run on oneDNN: by the CPU's instructions, the network and the size of its images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run costs: memory, disk and time, what cannot fit, and a measured step."""
+"""Checks what a run costs: memory, disk and time, what cannot fit, and a measured step."""
 
 from __future__ import annotations
 

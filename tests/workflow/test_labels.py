@@ -42,7 +42,7 @@ LABELED = {"cat/1.png": 0, "cat/wrong.png": 0, "dog/1.png": 1, "eel/1.png": 2}
 
 @pytest.fixture
 def run(tmp_path):
-    """What the loop leaves behind after one iteration, as far as it is read."""
+    """Makes what the loop leaves behind after one iteration, as far as it is read."""
     for key in ANSWERS:
         image(tmp_path / "unlabeled" / key)
     for key in LABELED:
@@ -141,6 +141,9 @@ def test_what_a_person_has_edited_stays(run):
 
 def test_a_student_that_has_not_answered(run):
     (run / "w/predictions_2/summary.json").unlink()
+    with pytest.raises(InputError, match="the student of iteration 1 has not answered yet; finish the run"):
+        labels.main(str(run / "w"), None, 1)
+    assert not (run / "w/labels_1.csv").exists()
     assert labels.write(run / "w", 1, ask=1).endswith("so the teacher's alone count")
     found = rows(run / "w/labels_1.csv")
     assert {row["student"] for row in found} == {""} and [row["ask"] for row in found].count("label_next") == 1
