@@ -9,6 +9,7 @@ Each line's `ours` is with oneDNN, its `peer` without, in processes of their own
     lite0       a step of EfficientNet-Lite0 with 10 frozen blocks, 32 images of 160 px
     b0          a step of EfficientNet-B0, 32 images of 224 px
     b0_64       the same at 64 px: maps of 2 px
+    b0_32       the same at 32 px: maps of 1 px
     wrn         a step of Meta Pseudo Labels, Wide ResNet 28-2, 16 + 2 x 112 images of 32 px
     labelling   B0's forward pass, 64 images of 224 px
 """
@@ -27,7 +28,7 @@ from benchmarks import report
 from cli.start import python_m
 from training import processor
 
-IMAGES = {"digits": 250, "lite0": 32, "b0": 32, "b0_64": 32, "wrn": 16 + 2 * 112, "labelling": 64}
+IMAGES = {"digits": 250, "lite0": 32, "b0": 32, "b0_64": 32, "b0_32": 32, "wrn": 16 + 2 * 112, "labelling": 64}
 """Case -> images of a step."""
 LITE0 = ["--config=configs/noisy_student/image_folder.py:lite0", "--config.init=None", "--config.teacher.batch_size=32"]
 STEPS, ROUNDS = 3, 3
@@ -86,6 +87,7 @@ def _work(case: str) -> Callable[[], Any]:
         "lite0": (LITE0, 160, 6),
         "b0": (train_step.B0, 224, 1000),
         "b0_64": (train_step.B0, 64, 1000),
+        "b0_32": (train_step.B0, 32, 1000),
     }[case]
     trainer = train_step.build(flags, classes)[0]
     batch = train_step.one_batch(size, IMAGES[case], classes)

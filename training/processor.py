@@ -3,7 +3,7 @@
 TensorFlow 2.15 and 2.21 turn oneDNN on by themselves only where the CPU has instructions for neural
 networks (AVX-512 VNNI and the like). `./run_benchmarks.sh processor` measures what it does without:
 with AVX2 alone, photographs train and are labelled about twice as fast with oneDNN. But its filter
-gradient of a depthwise convolution is slow on maps of 1 or 2 pixels: B0 leaves these of 64 pixels.
+gradient of a depthwise convolution is slow on maps of one pixel, which B0 leaves of 32 pixels.
 
 Importing this module needs no TensorFlow, which reads its environment variable once, at import.
 """
@@ -21,7 +21,7 @@ from cli.json_files import read_json
 from training import architectures, resolve
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
-SMALLEST_MAP = 2
+SMALLEST_MAP = 1
 """Side in pixels, up to which maps of depthwise convolutions are slow with AVX2 alone."""
 
 _SETS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))

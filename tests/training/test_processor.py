@@ -48,9 +48,9 @@ SMALL = "noisy_student/image_folder.py:small"
         ("AVX2", "noisy_student/digits.py", (), "1"),  # 16 px, halved twice
         ("AVX2", "meta_pseudo_labels/cifar10_4k.py", (), "1"),  # no depthwise convolutions
         ("AVX2", "noisy_student/imagenet.py:b0", (), "1"),
-        ("AVX2", B0, ("--config.preprocessing.image_size=64",), "0"),
-        ("AVX2", B0, ("--config.preprocessing.image_size=96",), "1"),
-        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=64",), "1"),  # the sections have their own
+        ("AVX2", B0, ("--config.preprocessing.image_size=32",), "0"),
+        ("AVX2", B0, ("--config.preprocessing.image_size=64",), "1"),
+        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=32",), "1"),  # the sections have their own
         ("AVX2", SMALL, (), None),  # the data decide on the size, and are not there: the stages choose
         ("AVX-512", "noisy_student/digits.py", (), "1"),
         ("", "noisy_student/digits.py", (), None),
@@ -75,9 +75,9 @@ def test_prepared_data_say_the_size(cpu, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["keras_cv/efficientnetv2_b0", "keras_cv/mobilenet_v3_small"])
 def test_backbones_with_depthwise_convolutions(cpu, name: str) -> None:
     cpu("AVX2")
-    small, large = (ConfigDict({"preprocessing": {"image_size": size}, "teacher": {"model": {"name": name}}}) for size in (64, 65))
+    small, large = (ConfigDict({"preprocessing": {"image_size": size}, "teacher": {"model": {"name": name}}}) for size in (32, 33))
     assert (chosen(small), chosen(large)) == ("0", "1")
-    without = ConfigDict({"preprocessing": {"image_size": 64}, "teacher": {"model": {"name": "keras_cv/resnet50"}}})
+    without = ConfigDict({"preprocessing": {"image_size": 32}, "teacher": {"model": {"name": "keras_cv/resnet50"}}})
     assert chosen(without) == "1"
 
 
