@@ -8,6 +8,7 @@ from experiments.papers.row import (
     IMPOSSIBLE,
     OF_OTHERS,
     READY,
+    RECIPES,
     RUN,
     STAND_IN,
     Differs,
@@ -16,28 +17,14 @@ from experiments.papers.row import (
     loop,
     numbers,
     of_others,
+    pair,
     study,
     supervised,
     test,
+    uda,
 )
 
-RECIPES = "--config=configs/meta_pseudo_labels/"
 APPENDIX = "the appendix could not be consulted"
-
-
-def pair(recipe: str, images: str, tuning: str = "") -> tuple[str, ...]:
-    """Returns the commands of a recipe: data, the pair, the student's fine-tuning."""
-    tuned = f"./run_finetune.sh {RECIPES}{recipe} --data=W/data --init=W/student"
-    return (
-        f"./run_prepare_data.sh {RECIPES}{recipe} {images} --workdir=W/data",
-        f"./run_meta_pseudo_labels.sh {RECIPES}{recipe} --data=W/data --workdir=W/student",
-        f"{tuned} --workdir=W/finetuned{tuning}",
-    )
-
-
-def uda(recipe: str, images: str) -> tuple[str, ...]:
-    """Returns the command of a UDA baseline."""
-    return (f"./run_train.sh --config=configs/uda/{recipe} {images} --workdir=W",)
 
 
 CIFAR, SVHN = "--labeled=CIFAR10", "--labeled=SVHN --unlabeled=SVHN"

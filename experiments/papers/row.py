@@ -99,6 +99,24 @@ def supervised(recipe: str, labeled: str = "IMAGENET") -> str:
     return f"./run_train.sh --config=configs/supervised/{recipe} --labeled={labeled} --workdir=W"
 
 
+RECIPES = "--config=configs/meta_pseudo_labels/"
+
+
+def pair(recipe: str, images: str, tuning: str = "") -> tuple[str, ...]:
+    """Returns the commands of a recipe: data, the pair, the student's fine-tuning."""
+    tuned = f"./run_finetune.sh {RECIPES}{recipe} --data=W/data --init=W/student"
+    return (
+        f"./run_prepare_data.sh {RECIPES}{recipe} {images} --workdir=W/data",
+        f"./run_meta_pseudo_labels.sh {RECIPES}{recipe} --data=W/data --workdir=W/student",
+        f"{tuned} --workdir=W/finetuned{tuning}",
+    )
+
+
+def uda(recipe: str, images: str) -> tuple[str, ...]:
+    """Returns the command of a UDA baseline."""
+    return (f"./run_train.sh --config=configs/uda/{recipe} {images} --workdir=W",)
+
+
 def evaluate(*flags: str) -> str:
     """Returns the command that evaluates a finished model; `flags` without dashes."""
     return " ".join(["./run_evaluate.sh", *(f"--{flag}" for flag in flags), "--workdir=W/evaluation"])
