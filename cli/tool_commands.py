@@ -57,6 +57,15 @@ EXPERIMENTS = (
         recipes=("experiments/feedback_study.py",),
         needs=("draws", "batch_sizes"),
     ),
+    Command(
+        "audit",
+        "experiments.audit:main",
+        "Compare every command of the papers' map with the papers' numbers.",
+        "Plans the commands of docs/paper_map.md and trains nothing; exit code 1 where a number, recipe or file is another one.",
+        (),
+        ("",),
+        group="experiment",
+    ),
 )
 
 TOOLS = (
@@ -71,6 +80,27 @@ TOOLS = (
         ),
         ("", "--name=efficientnet-lite0 --check=imagenette2/val"),
         group="tool",
+    ),
+    Command(
+        "reproduce",
+        "evaluation.reproduce:main",
+        "Measure released checkpoints, and compare with the published numbers.",
+        "Without --name prints the checkpoints. Else leaves the model, evaluation/ and comparison.json; "
+        "exit code 1 where a published number is outside of the measured one's interval.",
+        (
+            Flag("name", "Checkpoint, NAME:NETWORK.", default=None),
+            directory("imagenet", "ImageNet's TFRecords or official tar files.", default=None),
+            directory("workdir", "Work directory to write; the same command continues in it.", default=None),
+            Flag("data_real", "ReaL's real.json.", default=None, value="FILE"),
+            directory("data_a", "ImageNet-A, unpacked.", default=None),
+            directory("data_c", "ImageNet-C, unpacked, any of its tars.", default=None),
+            directory("data_p", "ImageNet-P, unpacked.", default=None),
+        ),
+        ("", "--name=noisy_student:b7 --imagenet=imagenet --workdir=runs/b7"),
+        group="tool",
+        recipes=("evaluation/*.py",),
+        recipe="configs/evaluation/default.py",
+        needs=("evaluate",),
     ),
     Command(
         "compare",

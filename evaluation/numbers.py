@@ -121,6 +121,7 @@ NUMBERS = (
         column=Column("P flips %", 100, 2, interval=True),
         comparison=Comparison("p_flips", "flips (%)", 100),
     ),
+    Number("p.top1", "higher", column=Column("P top-1 %", 100, 2)),
     Number("p.mfr", "lower", column=Column("mFR"), comparison=Comparison("mfr", "mFR (baseline = 100)"), part="mfr_of_part"),
     Number(
         "adversarial.fgsm_mean_top1",

@@ -131,8 +131,12 @@ def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Sco
 
 
 def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[dict[str, Any], Scores]:
-    """Flip probability of each perturbation; mFR is added by `relative_to`."""
-    flips, per_sequence, digests = {}, [], set()
+    """Flip probability of each perturbation, and top-1 over all frames; mFR is added by `relative_to`.
+
+    Top-1 is the mean over every frame of the benchmark's perturbations, as ImageNet-P's is published
+    (Xie et al. 2020, Table 5; first version, A.5): sets with longer sequences weigh more.
+    """
+    flips, per_sequence, digests, right = {}, [], set(), []
     for name in names:
         stored = load(folder / "p" / f"{name}.npz")
         noise = robustness.is_noise(name)
@@ -140,9 +144,11 @@ def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[
         flips[name] = float(rates.mean())
         if name in robustness.PERTURBATIONS:
             per_sequence.append(rates)
+            right.append((stored["answers"] == stored["labels"][:, None]).ravel())
             digests.add(str(stored["keys_digest"]))
     common = [value for name, value in flips.items() if name in robustness.PERTURBATIONS]
     row: dict[str, Any] = {"flips": flips, "difficulty": difficulty, "mean_flip": float(np.mean(common)) if common else None}
+    row["top1"] = float(np.concatenate(right).mean()) if right else None
     if len(digests) != 1:  # other sequences of each perturbation: they cannot be averaged one by one
         return row, {}
     mean = np.mean(per_sequence, axis=0)  # (n,)

@@ -194,6 +194,79 @@ def select(
     return chosen
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample(Selection):
+    """A selection of which some records are drawn at random; an image's copies are drawn each by itself.
+
+    `kept` are the images with a record that is drawn.
+
+    Attributes:
+      cut: records whose number (`_records`) is at most this are drawn.
+      drawn: int64 [K], records drawn.
+    """
+
+    cut: int
+    drawn: np.ndarray
+
+    @property
+    def totals(self) -> np.ndarray:
+        """int64 [K], records drawn."""
+        return self.drawn
+
+    def copies(self, shard: Shard) -> np.ndarray:
+        """int64 [n]: how many records of each image are drawn."""
+        drawn = np.zeros(len(shard["hash"]), np.int64)
+        for rows, numbers in _records(shard["hash"], super().copies(shard)):
+            drawn[rows] += numbers <= np.uint64(self.cut)
+        return drawn
+
+
+def sample(shards: Iterable[Shard], chosen: Selection, records: int) -> Sample:
+    """Draws exactly `records` of a selection's records, copies included (Noisy Student, first version, A.3).
+
+    Args:
+      shards: those of `select`.
+      chosen: what `select` returned.
+      records: how many, from 1 to all of them.
+
+    Raises:
+      ValueError: `chosen` has fewer records, or two of them have the same number at the cut.
+    """
+    total, num_classes = int(chosen.totals.sum()), len(chosen.kept)
+    cuts, ties = smallest(lambda: _numbers(shards, chosen), np.array([records]), 64, total)
+    _require_no_ties(ties)
+    found = Sample(**vars(chosen), cut=int(cuts[0]), drawn=np.zeros(num_classes, np.int64))
+    kept, drawn = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    for shard in shards:
+        classes, copies = shard["classes"], found.copies(shard)
+        kept += np.bincount(classes[copies > 0], minlength=num_classes)
+        np.add.at(drawn, classes, copies)
+    return dataclasses.replace(found, kept=kept, drawn=drawn)
+
+
+def _numbers(shards: Iterable[Shard], chosen: Selection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of all records of a selection, as one class."""
+    for shard in shards:
+        hashes = shard["hash"]
+        for rows, numbers in _records(hashes, chosen.copies(shard)):
+            yield np.zeros(len(rows), np.int64), numbers
+
+
+def _records(hashes: np.ndarray, copies: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the images that have a first record, a second, …, with a pseudo-random number of each.
+
+    The number is SplitMix64's of (hash, which copy) (Steele et al. 2014). It says nothing about the hash,
+    by whose order `select` cuts.
+    """
+    rows, copy = np.flatnonzero(copies), 1
+    while len(rows):
+        mixed = hashes[rows] + np.uint64(copy * 0x9E3779B97F4A7C15 % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        yield rows, mixed ^ (mixed >> np.uint64(31))
+        rows, copy = rows[copies[rows] > copy], copy + 1
+
+
 def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for shard in shards:
         yield shard["classes"], confidence_rank(shard["confidence"])

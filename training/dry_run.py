@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,7 +180,15 @@ def count_parameters(model: dict[str, Any], classes: int, size: int | None = Non
     count = architectures.find(model["name"]).parameters
     if count:
         return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
-    network = models.build(model, classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
+    # A builder of the user's own may change while this process runs; those of the table don't.
+    counted = _counted.__wrapped__ if ":" in model["name"] else _counted
+    return counted(json.dumps(model, sort_keys=True), classes, size, frozen_blocks)
+
+
+@functools.cache
+def _counted(model: str, classes: int, size: int | None, frozen_blocks: int) -> Parameters:
+    """Counts by building, once for the networks of a pair; `model` is JSON, so that it can be remembered."""
+    network = models.build(json.loads(model), classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
     fixres.freeze_blocks(network, frozen_blocks)
     return parameters_of(network)
 

@@ -32,6 +32,7 @@ def reduced(config: ConfigDict) -> ConfigDict:
                     train.frozen_blocks = 0  # random weights must not be frozen
         if "balance" in config:
             config.balance.update({"threshold": 0.0, "images_per_class": 4})
+            config.balance.sample_images = None
         for train in config.values():
             if isinstance(train, ConfigDict) and "steps" in train:
                 _shorten(train)

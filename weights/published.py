@@ -159,6 +159,13 @@ TABLE: tuple[Published, ...] = (
             "b8": 85.5,
         },
     ),
+    *_release(
+        "randaugment",
+        "randaug",
+        "efficientnet-{}-randaug.tar.gz",
+        "imagenet",
+        {"b5": 83.7, "b7": 84.7},
+    ),
 )
 """All published weights that are known."""
 

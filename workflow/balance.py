@@ -246,6 +246,15 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
     return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
 
 
+def draw(columns: Columns, chosen: selection.Selection, records: int, progress: Path) -> selection.Sample:
+    """Returns `records` of the selected records, drawn at random. Raises InputError where there are fewer."""
+    selected = int(chosen.totals.sum())
+    if records > selected:
+        shard_jobs.forget(progress)  # the directory then takes another number
+        raise InputError(f"config.balance.sample_images is {records}; the selection has only {selected} images with their copies")
+    return selection.sample(columns, chosen, records)
+
+
 def check(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
     check_section("balance", settings)
@@ -328,6 +337,8 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
     columns = Columns(tuple(map(scores.columns_path, range(num_shards))))
     chosen = selection.select(columns, above, images_per_class, settings.threshold, most)
+    if settings.sample_images is not None:
+        chosen = draw(columns, chosen, settings.sample_images, progress)
     job = WriteShards(images, scores, chosen, directory)
     note = {"records": int, "unique": int, "sha256": str}
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)

@@ -268,6 +268,8 @@ def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: 
         return f"not above the threshold {balance['threshold']:g}"
     if confidence > balance["max_confidence"]:
         return f"above max_confidence {balance['max_confidence']:g}"
+    if records := balance.get("sample_images"):
+        return f"not drawn (balance.sample_images={records:,.0f}), or not among the most confident of its class"
     if balance["fraction"] < 1:
         return f"not drawn (balance.fraction={balance['fraction']:g}), or not among the most confident of its class"
     return f"only the {images_per_class or 0:,} most confident of its class are kept"

@@ -76,6 +76,15 @@ BALANCE = Section(
             above=0,
             at_most=1,
         ),
+        "sample_images": Setting(
+            None,
+            "Images drawn by seed after all else, copies included.",
+            type=int,
+            none="all that are selected",
+            at_least=1,
+            unit="images",
+            source="Xie et al. 2020, first version, Table 8",
+        ),
         "share_per_class": Setting(
             1.0,
             "Beyond the paper: of the images above the threshold keep only this most confident "
@@ -130,7 +139,8 @@ SMOKE = Setting(False, "True: one tiny step of every training, to see all stages
 SUPERVISED = methods.settings_of("supervised")
 
 RECIPE = Section(
-    "A whole recipe. `student_2` and its like take the place of `student` in that iteration.",
+    "A whole recipe. `student_2` and its like take the place of `student` in that iteration. "
+    "`finetune_2` and its like fine-tune that student before it labels.",
     {
         "seed": data.settings.SEED,
         "smoke": SMOKE,

@@ -65,16 +65,28 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
             ),
             Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
         ]
-        if config[section].labeled:
+        tuning = tuning_of(config, section, i)
+        if not tuning:
             stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
-        else:  # pre-training and fine-tuning, which the paper's joint training is compared with
-            pretrained = workdir / f"pretrained_{i}"
-            tuning = {"section": "finetune_student", "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
-            stages += [
-                Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
-                Stage(f"student_{i}", "run_finetune.sh", models[i], tuning),
-            ]
+            continue
+        pretrained = workdir / f"pretrained_{i}"
+        flags = {"section": tuning, "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
+        stages += [
+            Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
+            Stage(f"student_{i}", "run_finetune.sh", models[i], flags),
+        ]
     return stages
+
+
+def tuning_of(config: ConfigDict, section: str, iteration: int) -> str:
+    """Returns the section that fine-tunes a student before it teaches the next one; "" for none.
+
+    It is `finetune_student` of a student that saw no labeled images (Yalniz et al. 2019), else
+    `finetune_<iteration>` where the recipe has it (Xie et al. 2020, first version, Section 3.1).
+    """
+    if not config[section].labeled:
+        return "finetune_student"
+    return f"finetune_{iteration}" if f"finetune_{iteration}" in config else ""
 
 
 def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:

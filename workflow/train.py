@@ -285,8 +285,18 @@ def describe(
     lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
-    absent = dry_runs.missing(config, {}, data) if absent is None else list(absent)
+    absent = _unprepared(config, data) if absent is None else list(absent)
     needed = method.unlabeled(values)
     if needed in given and not given[needed]:
         absent.append(f"--{needed} is not given")
     return "\n".join([*lines, "", f"missing: {'; '.join(absent) if absent else 'nothing'}"])
+
+
+def _unprepared(config: ConfigDict, data: Path) -> list[str]:
+    """Returns what a training lacks of its prepared data: the command that makes them, or nothing."""
+    if (data / "summary.json").exists():
+        return []
+    absent = dry_runs.missing(config, {}, data)
+    places = "".join(f" --{role}=LOCATION" for role in ("labeled", "unlabeled") if f"--{role} is not given" in absent)
+    made_by = f"./{MADE_BY['data']} with the same --config,{places} --workdir={data}"
+    return [f"--data: {data} is not prepared; make it by {made_by}"]

@@ -167,3 +167,11 @@ def test_names_do_not_run_out_of_letters() -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         blocks(**{"width": 1.0, "depth": 1.0, **arguments})
+
+
+def test_what_would_give_b6_wide_the_paper_s_parameters():
+    """390M (Meta Pseudo Labels, Section 4): no depth at width 5.0; at B6's depth, width 5.55."""
+    by_depth = {depth / 20: count_parameters(5.0, depth / 20, 1000)[0] / 1e6 for depth in range(40, 81)}
+    assert not any(385 <= millions < 395 for millions in by_depth.values())
+    assert [round(by_depth[depth], 1) for depth in (2.6, 3.0, 3.05, 3.1)] == [316.6, 337.9, 398.5, 398.5]
+    assert round(count_parameters(5.55, 2.6, 1000)[0] / 1e6, 1) == 389.3

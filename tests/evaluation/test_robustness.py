@@ -87,7 +87,8 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
     answers = np.random.Generator(np.random.PCG64(2)).integers(0, 3, (4, 9))
     (tmp_path / "p").mkdir()
     for name in ("tilt", "snow"):
-        np.savez(tmp_path / "p" / f"{name}.npz", answers=answers, keys_digest="x" if same else name)
+        digest = "x" if same else name
+        np.savez(tmp_path / "p" / f"{name}.npz", answers=answers, labels=answers[:, 0], keys_digest=digest)
     row, scores = results.perturbations(tmp_path, ["tilt", "snow"], difficulty)
     assert ("mean_flip_interval" in row) == ("p" in scores) == same
     mean = np.mean(answers[:, difficulty:] != answers[:, :-difficulty])
@@ -103,6 +104,18 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
             flips = [ALEXNET_FLIPS["tilt"], ALEXNET_FLIPS["snow"]] if released else [mean] * 2
             assert rows["m"]["p"]["mfr_of_part" if released else "mfr"] == pytest.approx(np.mean([100 * mean / flip for flip in flips]))
             assert f"in percent of those of {'AlexNet' if released else 'm'}" in told
+
+
+def test_top1_under_perturbations_is_the_mean_over_all_frames(tmp_path):
+    """Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
+    (tmp_path / "p").mkdir()
+    for name, answers in (("tilt", [[0, 0, 1]]), ("translate", [[0, 1, 1, 1, 1]]), ("shear", [[0] * 3])):
+        np.savez(tmp_path / "p" / f"{name}.npz", answers=np.array(answers), labels=np.array([0]), keys_digest="x")
+    row, _ = results.perturbations(tmp_path, ["tilt", "translate", "shear"], 1)
+    assert row["top1"] == pytest.approx((2 + 1) / (3 + 5))
+    told = tables.table({"split": "t", "examples": None, "top_k": 5, "models": {"m": {"p": row}}})
+    assert "P top-1 %" in told and "37.50" in told
+    assert results.perturbations(tmp_path, ["shear"], 1)[0]["top1"] is None
 
 
 def test_real_leaves_out_the_empty_lists():

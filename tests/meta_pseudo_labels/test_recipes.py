@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli import recipes
+from cli import app, commands, recipes
 from cli.errors import InputError
 from data import prepare
 from meta_pseudo_labels.method import META_PSEUDO_LABELS
@@ -59,6 +59,35 @@ def test_the_paper_s_numbers(tmp_path):
     assert text.count("of which 480,309,308 are trained, 512 px") == 2 and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
 
 
+@pytest.mark.parametrize("name", ["l2", "b6_wide"])
+def test_the_large_networks_have_noisy_student_s_hyper_parameters(name):
+    """Section 4: all of them but the resolution."""
+    config, other = recipe(f"imagenet_jft.py:{name}"), recipes.from_flags("--config=configs/noisy_student/imagenet.py:l2")
+    student = other.student
+    for network in (config.train.teacher, config.train.student):
+        assert network.optimizer.to_dict() == student.optimizer.to_dict()
+        assert network.schedule.base == student.schedule.base
+        assert network.schedule.warmup_steps == int(student.schedule.warmup_epochs * 1_281_167 / 2048)
+        assert network.model.get("dropout") is None and network.model.batch_norm_momentum == 0.99
+    for key in ("batch_size", "label_smoothing", "weight_decay", "ema_decay", "precision"):
+        assert config.train[key] == student[key], key
+    for key in ("randaugment_layers", "randaugment_magnitude"):
+        assert config.preprocessing[key] == student.preprocessing[key]
+    for key in ("randaugment_table", "randaugment_mode", "translate_const", "cutout_const", "style", "flip", "mean", "std"):
+        assert config.preprocessing[key] == other.preprocessing[key], key
+
+
+def test_a_dry_run_names_the_command_that_makes_the_data(tmp_path):
+    """The flags that it names are those of the command, which takes them."""
+    config = recipe("imagenet_jft.py:l2")
+    missing = describe(config, tmp_path / "data").rpartition("missing: ")[2]
+    made_by = f"./run_prepare_data.sh with the same --config, --labeled=LOCATION --unlabeled=LOCATION --workdir={tmp_path / 'data'}"
+    assert missing == f"--data: {tmp_path / 'data'} is not prepared; make it by {made_by}"
+    words = ["--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *made_by.split()[-3:]]
+    assert app.parse(commands.TABLE["prepare_data"], words)["unlabeled"] == "LOCATION"
+    assert "--labeled" not in describe(recipe("digits.py"), tmp_path / "data").rpartition("missing: ")[2]
+
+
 @pytest.mark.parametrize("name", ["cifar10_4k.py:paper2", "imagenet_jft.py:l1", "imagenet_10pct.py:paper2", "svhn_1k.py:release"])
 def test_a_recipe_that_is_not_there(name):
     with pytest.raises(InputError, match=r"the names are|the release has no command for SVHN"):
@@ -85,7 +114,9 @@ LARS = "--config.train.student.optimizer.name=lars"
 @pytest.mark.parametrize("name", sorted({*RECIPES, *PAPERS}))
 def test_only_the_papers_and_the_releases_recipes_take_an_approximation(name):
     section = resolved(recipe(name, LARS))
-    if name in PAPERS:
+    if section["feedback"] == "cosine":  # exact under every optimizer
+        assert META_PSEUDO_LABELS.check(section) is None
+    elif name in PAPERS:
         assert "'soft' is an approximation under lars" in META_PSEUDO_LABELS.check(section)
     else:
         with pytest.raises(InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"):

@@ -160,3 +160,27 @@ def test_shared_values_takes_the_memory_of_three_windows() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 2.5 * 8 * window < peak < 3.2 * 8 * window
+
+
+@pytest.mark.parametrize("records", [1, 500, 1999, 2000])
+def test_a_sample_is_as_large_as_asked_and_even(records: int) -> None:
+    """Against a sort of all records' numbers, SplitMix64's as written for whole numbers."""
+    corpus = _corpus(seed=5)
+    shards = _cut(corpus, [1000, 0, 2000])
+    chosen = selection.select(shards, _counts(corpus), 400, threshold=0.3)
+    drawn = selection.sample(shards, chosen, records)
+    copies = np.concatenate([drawn.copies(shard) for shard in shards])
+    whole = np.concatenate([chosen.copies(shard) for shard in shards])
+    numbers = sorted((_split_mix(int(corpus["hash"][i]) + c * 0x9E3779B97F4A7C15), i) for i in range(3000) for c in range(1, whole[i] + 1))
+    expected = np.bincount([i for _, i in numbers[:records]], minlength=3000)
+    np.testing.assert_array_equal(copies, expected)
+    np.testing.assert_array_equal(drawn.totals, np.bincount(corpus["classes"], copies, CLASSES))
+    np.testing.assert_array_equal(drawn.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES))
+
+
+def _split_mix(value: int) -> int:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value %= 2**64
+        value = (value ^ (value >> shift)) * factor
+    value %= 2**64
+    return value ^ (value >> 31)

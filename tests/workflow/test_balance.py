@@ -19,7 +19,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from cli.errors import InputError
-from cli.json_files import write_json
+from cli.json_files import read_json, write_json
 from data.protos import make_example, make_prediction, read_prediction
 from data.records import Manifest, read_manifest, read_shard, write_manifest, write_shard, write_split
 from workflow import balance, shard_jobs
@@ -73,7 +73,7 @@ def _config(**settings: Any) -> ConfigDict:
             "seed": 3,
             "balance": {
                 **{"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0},
-                **{"share_per_class": 1.0, **settings},
+                **{"share_per_class": 1.0, "sample_images": None, **settings},
             },
         }
     )
@@ -149,6 +149,19 @@ def test_filter_only(root: Path) -> None:
 def test_a_confidence_band(root: Path) -> None:
     directory = _run(root, "band", _config(balance=False, max_confidence=0.7))
     assert _copies(directory) == {key: 1 for key, (_, confidence) in _confidences().items() if THRESHOLD < confidence <= 0.7}
+
+
+def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
+    """Exactly so many records of the balanced set, copies included; not what `fraction` gives."""
+    whole = _copies(_run(root, "whole", _config()))
+    directory = _run(root, "drawn", _config(sample_images=11))
+    drawn, summary = _copies(directory), read_json(directory / "summary.json")
+    assert sum(drawn.values()) == sum(summary["total"]) == summary["num_records"] == 11
+    assert len(drawn) == sum(summary["unique"]) == summary["num_unique"]
+    assert all(count <= whole[key] for key, count in drawn.items())
+    assert _copies(_run(root, "all", _config(sample_images=sum(whole.values())))) == whole
+    with pytest.raises(InputError, match=f"sample_images is 999; the selection has only {sum(whole.values())} "):
+        _run(root, "too_many", _config(sample_images=999))
 
 
 def test_a_share_of_each_class(root: Path) -> None:

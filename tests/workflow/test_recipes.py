@@ -26,6 +26,7 @@ RECIPES = [
     "svhn.py",
     "cifar10.py",
     *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")),
+    *(f"imagenet.py:{name}" for name in ("b0_release", "b1_release", "resnet50")),
 ]
 
 
@@ -85,8 +86,46 @@ def test_fixres_fixes_the_first_two_stages_and_sees_unaugmented_images(name):
 
 def test_the_chain_of_the_first_version_grows():
     config = recipe("imagenet.py:v1")
-    names = [config[stage.arguments.get("section", "teacher")].model.name for stage in trainings(config)[:-1]]
+    sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)[:-1]]
+    names = [config[section].model.name for section in sections if not section.startswith("finetune")]
     assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]
+
+
+def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
+    """Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800; the stem and the first two stages stay."""
+    config = recipe("imagenet.py:v1")
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    directories = {stage.name: stage.directory for stage in stages}
+    for i, (name, pixels) in enumerate((("l0", 600), ("l1", 600), ("l2", 800)), 2):
+        (tuned,) = [stage for stage in stages if stage.name == f"student_{i}"]
+        assert tuned.script == "run_finetune.sh" and tuned.arguments["init"] == directories[f"pretrain_{i}"]
+        section = config[tuned.arguments["section"]]
+        assert section.preprocessing.image_size == pixels and section.epochs == 1.5 and not section.labeled_augmentation
+        width, depth = architectures.ARCHITECTURES[name].width, architectures.ARCHITECTURES[name].depth
+        frozen = {block.name[:6] for block in architectures.blocks(width, depth)[: section.frozen_blocks]}
+        assert frozen == {"block1", "block2"}
+        assert architectures.blocks(width, depth)[section.frozen_blocks].name.startswith("block3")
+        (labels,) = [stage for stage in stages if stage.name == f"pseudo_label_{i + 1}"]
+        assert labels.arguments["teacher"] == tuned.directory
+    assert not {"pretrain_1", "pretrain_5"} & directories.keys()
+
+
+def test_a_smoke_run_cuts_every_fine_tuning():
+    config = recipe("imagenet.py:v1", "--config.smoke=True")
+    assert [config[f"finetune_{i}"].frozen_blocks for i in (2, 3, 4)] == [1, 1, 1]
+    loop.check(config)
+
+
+@pytest.mark.parametrize("name", ["b0", "b1"])
+def test_the_smallest_networks_have_randaugment_but_for_the_release(name):
+    paper, release = recipe(f"imagenet.py:{name}"), recipe(f"imagenet.py:{name}_release")
+    for section in ("teacher", "student"):
+        assert paper[section].preprocessing.randaugment_layers == 2
+        assert release[section].preprocessing.randaugment_layers == 0
+    with release.unlocked():
+        for section in ("teacher", "student"):
+            release[section].preprocessing.randaugment_layers = 2
+    assert release.to_dict() == paper.to_dict()
 
 
 def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):

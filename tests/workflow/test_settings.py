@@ -20,6 +20,8 @@ from workflow.methods import METHODS, settings_of
 RECIPES = [
     *(f"{method}/digits.py" for method in ("supervised", "uda", "fixmatch")),
     *(f"uda/{name}" for name in ("image_folder.py:wrn_28_2", "cifar10_4k.py", "svhn_1k.py")),
+    *(f"supervised/{name}" for name in ("cifar10.py", "svhn.py", "imagenet.py:b0", "imagenet.py:l2")),
+    *("supervised/imagenet.py:resnet50", "uda/imagenet_10pct.py", "uda/imagenet_jft.py"),
     *(f"noisy_student/{name}" for name in ("digits.py", "svhn.py", "cifar10.py", "image_folder.py:small")),
     *(f"noisy_student/imagenet.py:{name}" for name in ("b0", "l2", "v1", "l2_b0")),
     *(f"meta_pseudo_labels/{name}" for name in ("digits.py", "digits.py:reduced", "svhn_1k.py")),
