@@ -27,7 +27,7 @@ from evaluation.numbers import NUMBERS, text
 from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.stages import ENDING, Stage, ending, plan, trainings
+from workflow.stages import ENDING, ONCE, SELECTOR, Stage, ending, plan, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -223,6 +223,7 @@ def check(config: ConfigDict) -> None:
                     f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
                     f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
+    _check_selection(config)
     balance.check(config.balance)
     for stage in plan(config, Path(), {}, ""):
         name = stage.arguments.get("section", stage.name)
@@ -232,6 +233,20 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
         elif "strategy" in stage.arguments:  # a training
             train.check(config, name, init="init" in stage.arguments)
+
+
+def _check_selection(config: ConfigDict) -> None:
+    """Raises InputError where the selection of unlabeled images cannot be as the recipe says."""
+    once = config.get("selection") == ONCE
+    if SELECTOR in config and not once:
+        raise InputError(f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}")
+    sections = {f"student_{i}" if f"student_{i}" in config else "student" for i in range(1, config.iterations + 1)}
+    online = [name for name in sorted(sections) if config[name].online]
+    if once and online and SELECTOR not in config:
+        raise InputError(
+            f"config.selection={ONCE} needs stored labels to select by, which config.{online[0]}.online=True does not make; "
+            f"set one of them back, or give the recipe a section {SELECTOR}"
+        )
 
 
 def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:

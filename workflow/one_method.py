@@ -46,6 +46,7 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
     profile_steps: str | None = None,
+    selection: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
     training: dict[str, Any] = {
@@ -58,6 +59,7 @@ def main(
         "cpu_devices": cpu_devices,
         "tpu": tpu,
         "profile_steps": profile_steps,
+        "selection": selection,
     }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
     if not data:
@@ -213,7 +215,7 @@ def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
             f"--data is missing: {config[section].method} learns from what other stages make; "
             "docs/meta_pseudo_labels.md has their commands",
         )
-    for name in ("pseudo_labeled", "teacher"):
+    for name in ("pseudo_labeled", "teacher", "selection"):
         if name in options:
             raise InputError(f"--{name} is of no use without --data; leave it out")
     if config.evaluate.split == "validation" and not config.data.validation_size:

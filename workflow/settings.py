@@ -98,6 +98,8 @@ CROSSFIT = Section(
     },
 )
 
+SELECTIONS = ("each_iteration", "once")
+
 LOOP = {
     "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
     "patience": Setting(
@@ -106,6 +108,12 @@ LOOP = {
         type=int,
         none="never stop before the last iteration",
         at_least=1,
+    ),
+    "selection": Setting(
+        "each_iteration",
+        "When the unlabeled images are selected. once: by the network of the section `selector`, or "
+        "else by the first teacher. Every later teacher labels that set, with its copies.",
+        choices=SELECTIONS,
     ),
     "init": Setting(
         None,
@@ -161,7 +169,8 @@ def of_recipe(recipe: Mapping[str, Any]) -> Section:
         elif isinstance(values, (Mapping, ConfigDict)) and "method" in values:
             known = values["method"] in methods.METHODS
             chosen[name] = methods.settings_of(values["method"]) if known else UNKNOWN
-    return Section(RECIPE.meaning, {**RECIPE, **chosen}, {} if recipe else {"train": _of_any_method()})
+    more = {} if recipe else {"train": _of_any_method(), "selector": SUPERVISED}
+    return Section(RECIPE.meaning, {**RECIPE, **chosen}, more)
 
 
 UNKNOWN = Section(

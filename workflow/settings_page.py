@@ -29,7 +29,7 @@ def page() -> str:
     loop = [(name, value) for name, value in RECIPE.items() if name not in sections]
     parts = [INTRO, _chapter("The recipe and the loop", RECIPE.meaning, loop)]
     parts += [_of_section(name, sections[name]) for name in ("data", "expected", "preprocessing")]
-    names = "`teacher`, `student`, `finetune`, `finetune_student`, `train`"
+    names = "`selector`, `teacher`, `student`, `finetune`, `finetune_student`, `train`"
     rows = [row for row in SUPERVISED.walk() if not row[0].startswith("preprocessing.")]
     parts.append(_chapter(f"Trainings: {names}", f"{SUPERVISED.meaning} {OWN_PREPROCESSING}", rows))
     seen = {setting for _, setting in SUPERVISED.walk()}
