@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from cli import app, recipes, start, termination
 from cli import workdir as workdirs
+from cli.effect import require_effect
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
@@ -27,7 +28,8 @@ from evaluation.numbers import NUMBERS, text
 from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.stages import ENDING, ONCE, SELECTOR, Stage, ending, plan, trainings
+from workflow.settings import of_recipe
+from workflow.stages import ENDING, ONCE, SELECTOR, Stage, ending, plan, sections_read, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -88,6 +90,7 @@ def _loop(
     if init or config.init:
         config = _with_init(config, init or config.init)
     check(config)
+    _require_effect(config, config_flags, init)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
@@ -175,7 +178,7 @@ def run(
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
     options |= {name: os.fspath(path) if path is not None else None for name, path in {"init": init, "labels": labels}.items()}
     try:
-        _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
+        _loop(recipes.from_flags(*words, declared=of_recipe), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:
         raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
@@ -233,6 +236,14 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
         elif "strategy" in stage.arguments:  # a training
             train.check(config, name, init="init" in stage.arguments)
+
+
+def _require_effect(config: ConfigDict, config_flags: list[str], init: str | None) -> None:
+    """Raises InputError where a setting of the command line does nothing in this run."""
+    given = recipes.overrides(*config_flags)
+    if init and not config.smoke:  # the recipe was checked without it
+        require_effect(config, of_recipe(config), given)
+    settings.require_read(config, given, sections_read(plan(config, Path(), {}, "")))
 
 
 def _check_selection(config: ConfigDict) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 import data.settings
 import evaluation.settings
 from cli import settings
-from cli.settings import Section, Setting
+from cli.errors import InputError
+from cli.settings import Section, Setting, When
 from training.settings import PRECISIONS
 from workflow import methods
 
@@ -68,6 +69,7 @@ BALANCE = Section(
             none="the median class's number of images kept",
             at_least=1,
             unit="images",
+            when=(When("balance"),),
         ),
         "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
         "fraction": Setting(
@@ -190,6 +192,27 @@ def _of_any_method() -> Section:
 def check(recipe: ConfigDict) -> None:
     """Raises InputError for the first impossible value of a recipe."""
     settings.check(recipe, of_recipe(recipe))
+
+
+def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]) -> None:
+    """Sees that a run reads each section of which the command line changes something.
+
+    Args:
+      recipe: with the overrides in it.
+      overrides: key with dots -> text.
+      sections: those that some stage of the run reads.
+
+    Raises:
+      InputError: no stage reads one.
+    """
+    read = set(sections)
+    of_stages = {name for name, value in recipe.items() if isinstance(value, ConfigDict) and "method" in value}
+    of_stages |= {name for name in recipe if name.startswith(("pseudo_label", "balance"))}
+    for key in overrides:
+        name = key.partition(".")[0]
+        if name in of_stages - read:
+            those = ", ".join(sorted(read & of_stages))
+            raise InputError(f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}")
 
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,15 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
     """Returns the stages of a recipe that goes through all its iterations, in order."""
     stages = trainings(config, workdir, folders, strategy)
     return stages + ending(config, workdir, strategy, config.iterations, config.iterations)
+
+
+def sections_read(stages: Iterable[Stage]) -> set[str]:
+    """Returns the sections of the recipe that the stages read: trainings, labelings and `balance`."""
+    return {stage.arguments.get("section") or _SECTIONS.get(stage.script, "") for stage in stages}
+
+
+_SECTIONS = {"run_teacher.sh": "teacher", "run_train.sh": "train", "run_finetune.sh": "finetune", "run_balance.sh": "balance"}
+"""Script -> the section that it reads where no flag names one."""
 
 
 def model_directories(workdir: Path, iterations: int) -> list[Path]:

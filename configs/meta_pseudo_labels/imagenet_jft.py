@@ -8,6 +8,16 @@
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
+The unlabelled images are a selection of JFT (`run_balance.sh`). Its command is the same for all three; T is an EfficientNet-B0 or another
+classifier of ImageNet. The training then reads the selected images, with their copies, in place of the whole pool:
+
+    ./run_pseudo_label.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --teacher=T --workdir=W/predictions
+    ./run_balance.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --predictions=W/predictions --workdir=W/selected
+    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --selection=W/selected --workdir=W/student
+
+The ResNet-50's are the 12,800 most probable of each class, the others' Noisy Student's 130,000, which its recipes leave in
+`pseudo_labeled_0`.
+
 From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the 25,000 labelled images set aside and
 fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide
 its rate, are this project's. Learning rates, losses and augmentation are those of `imagenet_10pct.py`, for
@@ -34,17 +44,20 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     train = config.train
     train.unlabeled_ratio = 8
     train.approximate_feedback = False
+    config.balance.balance = True
     if name == "resnet50":
         config.data.validation_size = 25_000
         config.expected.update({"labeled": 1_256_167, "unlabeled": 12_800_000})
         train.update({"batch_size": 4096, "steps": 500_000})
         config.finetune.steps = 10_000
+        config.balance.images_per_class = 12_800
     else:
         train.update({"batch_size": 2048, "steps": 1_000_000})
         config.preprocessing.update({"image_size": 512, "randaugment_magnitude": 27.0})
         for network in (train.teacher, train.student):
             network.model = ConfigDict({"name": name, "batch_norm_momentum": 0.99})
         config.finetune.steps = 20_000
+        config.balance.update({"threshold": 0.3, "images_per_class": 130_000})
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
     config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size  # 1e-4 whatever the batch
     return config
