@@ -357,7 +357,7 @@ STAGES = (
         "Measure the project against its peers.",
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
-            Flag("records", "balance: prediction records.", int, None, least=1),
+            Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
             Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),

@@ -1,22 +1,22 @@
 """Meta Pseudo Labels on all of ImageNet and a large unlabelled corpus (Pham et al. 2021, Sections 3.3 and 4).
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --labeled=IMAGENET --unlabeled=POOL --workdir=W/data
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --workdir=W/student
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --init=W/student --workdir=W/finetuned
 
 `:resnet50` 83.2 % top-1 with 12.8 million images of JFT (2 days on 512 TPUv2 cores)
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
-The unlabelled images are a selection of JFT (`run_balance.sh`). Its command is the same for all three; T is an EfficientNet-B0 or another
-classifier of ImageNet. The training then reads the selected images, with their copies, in place of the whole pool:
+The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of ImageNet.
+The training reads the images selected, with their copies, in place of the whole pool:
 
-    ./run_pseudo_label.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --teacher=T --workdir=W/predictions
-    ./run_balance.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --predictions=W/predictions --workdir=W/selected
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --selection=W/selected --workdir=W/student
+    C=--config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50
+    ./run_pseudo_label.sh $C --data=W/data --teacher=T --workdir=W/predictions
+    ./run_balance.sh $C --data=W/data --predictions=W/predictions --workdir=W/selected
+    ./run_meta_pseudo_labels.sh $C --data=W/data --selection=W/selected --workdir=W/student
 
-The ResNet-50's are the 12,800 most probable of each class, the others' Noisy Student's 130,000, which its recipes leave in
-`pseudo_labeled_0`.
+For the ResNet-50 that is the 12,800 most probable images of each class (Section 3.3); for the others it is
+Noisy Student's selection (Section 4), which a run of its recipes has in `pseudo_labeled_0`.
 
 From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the 25,000 labelled images set aside and
 fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide

@@ -236,3 +236,12 @@ def test_a_selection_without_its_summary_is_refused(walk, tmp_path):
     (tmp_path / "set" / "summary.json").unlink()
     with pytest.raises(InputError, match=r"--selection .*set is not finished"):
         relabel.main(str(tmp_path / "w"), str(tmp_path / "set"), str(root / "predictions_2"))
+
+
+def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
+    root, _ = walk
+    settings = config().copy_and_resolve_references()
+    settings.data.update({"source": "tfrecord", "labeled": str(root / "data" / "labeled")})
+    settings.data.unlabeled = str(root / "pseudo_labeled_1" / "pseudo_labeled-*")
+    with pytest.raises(InputError, match=r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of run_pseudo_label\.sh"):
+        prepare.main(settings, str(tmp_path / "data"))
