@@ -37,7 +37,7 @@ def require_effect(recipe: Mapping[str, Any], declared: Section, overrides: Mapp
     for key, text in overrides.items():
         if text == "None":
             continue
-        reasons = [reason for reason in _reasons(recipe, declared, key)]
+        reasons = list(_reasons(recipe, declared, key))
         if reasons and all(reasons):
             word = f"--config.{key}" + ("" if text is None else f"={text}")
             raise InputError(f"{word} has no effect while {reasons[0]}, or leave --config.{key} out")

@@ -195,7 +195,7 @@ def check(recipe: ConfigDict) -> None:
 
 
 def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]) -> None:
-    """Sees that a run reads each section of which the command line changes something.
+    """Sees that a run reads each section of which the command line changes something, and the value itself.
 
     Args:
       recipe: with the overrides in it.
@@ -203,13 +203,18 @@ def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sectio
       sections: those that some stage of the run reads.
 
     Raises:
-      InputError: no stage reads one.
+      InputError: no stage reads a section; or each training has a value of its own in place of the one
+        in the recipe's `preprocessing`.
     """
     read = set(sections)
-    of_stages = {name for name, value in recipe.items() if isinstance(value, ConfigDict) and "method" in value}
-    of_stages |= {name for name in recipe if name.startswith(("pseudo_label", "balance"))}
+    trainings = {name for name, value in recipe.items() if isinstance(value, ConfigDict) and "method" in value}
+    of_stages = trainings | {name for name in recipe if name.startswith(("pseudo_label", "balance"))}
     for key in overrides:
-        name = key.partition(".")[0]
+        name, _, rest = key.partition(".")
+        own = [other for other in sorted(read & trainings) if recipe[other].get("preprocessing", {}).get(rest) is not None]
+        if name == "preprocessing" and own and len(own) == len(read & trainings):
+            those = ", ".join(f"config.{other}.{key}" for other in own)
+            raise InputError(f"--config.{key} has no effect: each training of this run has its own value; set {those}")
         if name in of_stages - read:
             those = ", ".join(sorted(read & of_stages))
             raise InputError(f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}")

@@ -183,3 +183,11 @@ def test_a_section_that_no_stage_reads_is_refused():
         InputError, match=r"^--config\.finetune\.epochs has no effect: no stage of this run reads config\.finetune; they read st"
     ):
         settings.require_read(config, {"finetune.epochs": "9"}, {"student"})
+
+
+def test_a_value_that_each_training_has_of_its_own_is_refused():
+    config, given = parsed("--config=configs/noisy_student/imagenet.py:b7"), {"preprocessing.image_size": "64"}
+    refusal = r"each training of this run has its own value; set config\.student\.preprocessing\.image_size, config\.teacher\.p"
+    with pytest.raises(InputError, match=refusal):
+        settings.require_read(config, given, {"student", "teacher", "balance"})
+    settings.require_read(config, given, {"student", "finetune_student"})
