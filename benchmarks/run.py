@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "meta_pseudo_labels": ("rounds",),
     "processor": ("rounds",),
     "pseudo_label": ("images",),
+    "relabel": ("records",),
     "serving": ("model", "requests", "clients"),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from cli import flags
 from cli.commands import load as load_function
+from cli.effect import require_effect
 from cli.errors import InputError, one_line
 from cli.settings import Section, check
 
@@ -39,8 +40,8 @@ def load(
       The recipe, locked.
 
     Raises:
-      InputError: no such file, no recipe, one of another kind, no such key, no value of its type, or
-        one that `declared` does not allow.
+      InputError: no such file, no recipe, one of another kind, no such key, no value of its type, one
+        that `declared` does not allow, or an override that another setting switches off.
     """
     recipe = _make(argument)
     for key, text in overrides.items():
@@ -49,18 +50,25 @@ def load(
     if absent:
         raise InputError(f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}")
     if declared:
-        check(recipe, declared(recipe))
+        declarations = declared(recipe)
+        check(recipe, declarations)
+        require_effect(recipe, declarations, overrides)
     return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
 
-def from_flags(*words: str) -> ConfigDict:
+def from_flags(*words: str, declared: Callable[[ConfigDict], Section] | None = None) -> ConfigDict:
     """Returns the recipe of a command line's `--config…` words. Raises InputError: see `load`."""
     given = flags.read(words, (), takes_recipe=True)
     if given.unknown or given.words:
         raise InputError(f"{[*given.unknown, *given.words][0]}: no --config flag")
     if given.recipe is None:
         raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
-    return load(given.recipe, given.overrides)
+    return load(given.recipe, given.overrides, declared=declared)
+
+
+def overrides(*words: str) -> Mapping[str, str | None]:
+    """Returns key -> text of the `--config.KEY` among a command line's words; None where one has no value."""
+    return flags.read(words, (), takes_recipe=True).overrides
 
 
 def _make(argument: str) -> ConfigDict:

@@ -11,8 +11,8 @@ import difflib
 import math
 import numbers
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Union
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -21,6 +21,38 @@ from cli.errors import InputError
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 _PLURAL = {int: "whole numbers", float: "numbers", str: "names"}
+
+
+@dataclasses.dataclass(frozen=True)
+class When:
+    """What another setting must be for a setting, or a section, to have an effect.
+
+    Attributes:
+      key: the other setting, in the section that holds this one. A `^` before it goes one section
+        up, a `/` to the recipe's first level; dots go down.
+      values: with which there is an effect; (): whatever is not False, 0, None or empty.
+      test: tells it of a value, in place of `values`.
+      words: what the value must be; by default from `values`.
+    """
+
+    key: str
+    values: tuple[Any, ...] = ()
+    test: Callable[[Any], bool] | None = None
+    words: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Returns whether there is an effect where the other setting is `value`."""
+        if self.test:
+            return self.test(value)
+        return value in self.values if self.values else bool(value)
+
+    def wanted(self, value: Any) -> str:
+        """Returns in words what to set the other setting to, which is `value`."""
+        return self.words or _or(self.values or ("True" if isinstance(value, bool) else "a value above 0",))
+
+
+Conditions = tuple[Union[When, tuple[When, ...]], ...]
+"""All must hold; of a tuple among them, one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +73,7 @@ class Setting:
       length: least and largest number of a tuple's values; None: no limit.
       unit: of the number.
       source: where `default` is from.
+      when: what other settings must be for this one to have an effect; see `cli.effect`.
     """
 
     default: Any
@@ -56,6 +89,7 @@ class Setting:
     length: tuple[int, int | None] = (0, None)
     unit: str = ""
     source: str = ""
+    when: Conditions = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", self.type or type(self.default))
@@ -135,6 +169,8 @@ class Section(dict[str, Any]):
       meaning: what the section is about, for people.
       more: settings and sections that a recipe may have besides; `make` leaves them out.
       others: what keys without a declaration mean; where it is empty, there must be none.
+      when: what other settings must be for this section to have an effect.
+      inherits: section of the recipe's first level that has the value where one here is None.
     """
 
     def __init__(
@@ -143,9 +179,12 @@ class Section(dict[str, Any]):
         settings: Mapping[str, Any],
         more: Mapping[str, Any] | None = None,
         others: str = "",
+        when: Conditions = (),
+        inherits: str = "",
     ) -> None:
         super().__init__(settings)
         self.meaning, self.more, self.others = meaning, dict(more or {}), others
+        self.when, self.inherits = when, inherits
 
     @property
     def all(self) -> dict[str, Any]:
@@ -157,7 +196,7 @@ class Section(dict[str, Any]):
         changed = {}
         for name, new in changes.items():
             changed[name] = self[name].but(**new if isinstance(new, Mapping) else {"default": new})
-        return Section(self.meaning, {**self, **changed}, self.more, self.others)
+        return Section(self.meaning, {**self, **changed}, self.more, self.others, self.when, self.inherits)
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Setting]]:
         """Yields each setting with its key, written with dots."""
@@ -274,6 +313,19 @@ def _sentences(setting: Setting) -> Iterator[str]:
         yield f"Unit: {setting.unit}."
     if setting.source:
         yield f"Source: {setting.source}."
+    yield from _conditions(setting.when)
+
+
+def _conditions(when: Conditions) -> Iterator[str]:
+    """Yields a sentence about each condition of a setting."""
+    for condition in when:
+        alternatives = condition if isinstance(condition, tuple) else (condition,)
+        words = [f"`{one.key.lstrip('^/')}`{_is_wanted(one)}" for one in alternatives]
+        yield f"No effect without {' or '.join(words)}."
+
+
+def _is_wanted(one: When) -> str:
+    return f" {one.words or _or(one.values)}" if one.words or one.values else ""
 
 
 def _shown(value: Any) -> str:

@@ -49,6 +49,12 @@ INIT = Flag(
     named=True,
 )
 PSEUDO_LABELED = directory("pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True)
+SELECTION = directory(
+    "selection",
+    "Balanced set whose images take the place of all unlabelled ones: finished directory of run_balance.sh.",
+    default=None,
+    finished=True,
+)
 ANSWERS = (
     Flag(
         "format",
@@ -62,6 +68,7 @@ TRAINING = (
     WORKDIR,
     DATA,
     PSEUDO_LABELED,
+    SELECTION,
     directory("teacher", "Teacher that labels within the step, for an online section.", default=None, finished=True),
     INIT,
     Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
@@ -150,6 +157,7 @@ STAGES = (
             DATA,
             TEACHER,
             Flag("section", "Section of the recipe: pseudo_label, pseudo_label_1, ….", default="pseudo_label"),
+            SELECTION,
         ),
         (
             f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher",
@@ -169,6 +177,12 @@ STAGES = (
             WORKDIR,
             DATA,
             directory("predictions", "Finished directory of run_pseudo_label.sh.", finished=True),
+            directory(
+                "selection",
+                "Balanced set to label again, with its copies, by predictions on it; config.balance does not count then.",
+                default=None,
+                finished=True,
+            ),
         ),
         (
             f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data --predictions=runs/digits/predictions_1",
@@ -343,7 +357,7 @@ STAGES = (
         "Measure the project against its peers.",
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
-            Flag("records", "balance: prediction records.", int, None, least=1),
+            Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
             Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.settings import Section, Setting
+from cli.settings import Section, Setting, When
 
 FORMATS = {
     "image_folder": "image_folder.open_folder",
@@ -28,6 +28,8 @@ IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 32) of the short side
 
 SEED = Setting(0, "Seed of everything random but the test split.", at_least=0)
+
+OF_DIGITS = (When("source", ("digits",)),)
 
 DATA = Section(
     "Which images there are, and how they are split (docs/data.md).",
@@ -62,7 +64,13 @@ DATA = Section(
             type=str,
             none="not given",
         ),
-        "test_fraction": Setting(0.2, "Share of each labeled class held out for the test.", above=0, below=1),
+        "test_fraction": Setting(
+            0.2,
+            "Share of each labeled class held out for the test.",
+            above=0,
+            below=1,
+            when=(When("test", (None,)),),
+        ),
         "test_seed": Setting(0, "Seed of the images held out for the test.", at_least=0),
         "validation_size": Setting(
             0,
@@ -80,6 +88,7 @@ DATA = Section(
             0,
             "Which of the folds is the validation split, from 1; 0: none. The loop sets it.",
             at_least=0,
+            when=(When("folds"),),
         ),
         "labeled_per_class": Setting(
             None,
@@ -120,12 +129,19 @@ DATA = Section(
             at_most=99_999,
         ),
         "label_offset": Setting(0, "Stored label minus class, in TFRecords read and written.", at_least=0),
-        "test_size": Setting(400, "Of the digits: test images.", at_least=1, unit="images"),
+        "test_size": Setting(
+            400,
+            "Of the digits: test images.",
+            at_least=1,
+            unit="images",
+            when=OF_DIGITS,
+        ),
         "out_of_domain": Setting(
             0,
             "Of the digits: crops of photographs among the unlabeled images.",
             at_least=0,
             unit="images",
+            when=OF_DIGITS,
         ),
     },
 )
@@ -138,6 +154,19 @@ EXPECTED = Section(
         "classes": Setting(None, "Classes.", type=int, none="not known", at_least=1),
     },
 )
+
+AUGMENTED = (When("randaugment_layers"),)
+RANDAUGMENTED = (*AUGMENTED, When("randaugment_table", RANDAUGMENT_TABLES))
+
+
+def _drawn(*operations: str) -> When:
+    """Tells whether RandAugment draws one of the operations; () stands for all of a table."""
+    return When(
+        "randaugment_ops",
+        test=lambda drawn: not drawn or bool(set(drawn) & set(operations)),
+        words=f"() or names with {' or '.join(operations)}",
+    )
+
 
 PREPROCESSING = Section(
     "How images become pixels, with the noise of training.",
@@ -182,6 +211,7 @@ PREPROCESSING = Section(
             "noisy_student",
             f"Operations of RandAugment. {AUTOAUGMENT} is AutoAugment in its place.",
             choices=(*RANDAUGMENT_TABLES, AUTOAUGMENT),
+            when=AUGMENTED,
         ),
         "randaugment_layers": Setting(2, "Operations applied to an image, one after the other; 0: off.", at_least=0),
         "randaugment_magnitude": Setting(
@@ -189,12 +219,19 @@ PREPROCESSING = Section(
             "Strength of the operations.",
             at_least=0,
             source="Xie et al. 2020, Section 3.1",
+            when=RANDAUGMENTED,
         ),
-        "randaugment_ops": Setting((), "Operations to draw from; () is all of the table.", items=str),
+        "randaugment_ops": Setting(
+            (),
+            "Operations to draw from; () is all of the table.",
+            items=str,
+            when=RANDAUGMENTED,
+        ),
         "randaugment_mode": Setting(
             "reference",
             "reference: the release's arithmetic. monotone: a larger magnitude is always stronger.",
             choices=RANDAUGMENT_MODES,
+            when=AUGMENTED,
         ),
         "translate_const": Setting(
             100.0,
@@ -202,6 +239,7 @@ PREPROCESSING = Section(
             none="a third of the side",
             at_least=0,
             unit="pixels",
+            when=(*RANDAUGMENTED, _drawn("TranslateX", "TranslateY")),
         ),
         "cutout_const": Setting(
             40.0,
@@ -209,6 +247,7 @@ PREPROCESSING = Section(
             none="40/224 of the side",
             at_least=0,
             unit="pixels",
+            when=(*RANDAUGMENTED, _drawn("Cutout")),
         ),
         "extra_cutout": Setting(
             0,
@@ -222,6 +261,7 @@ PREPROCESSING = Section(
             none="32/224 of the side",
             at_least=0,
             unit="pixels",
+            when=(When("style", ("imagenet", None)),),
         ),
     },
 )
@@ -230,6 +270,7 @@ PREPROCESSING = Section(
 OWN_PREPROCESSING = Section(
     "What differs from the recipe's `preprocessing` in this training.",
     {name: value.but(default=None, none="the recipe's") for name, value in PREPROCESSING.items()},
+    inherits="preprocessing",
 )
 """A train section's own `preprocessing`."""
 

@@ -47,6 +47,7 @@ from data.sources import (
     repeated,
     split_location,
 )
+from data.tfrecords import RecordImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +242,13 @@ def _check_keys(collection: Collection, role: str) -> None:
         key = collection.key(index)
         if key_hash(key) in doubled and first.setdefault(key, index) != index:
             one, other = collection.where(first[key]), collection.where(index)
-            raise InputError(f"--{role}: two images have the key {printable(key)} ({one}; {other}); rename one of them")
+            mend = "rename one of them"
+            if isinstance(collection, RecordImages) and (balanced := collection.balanced()):
+                mend = (
+                    "a balanced set has copies, and is no pool: name it as "
+                    f"--selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or a training"
+                )
+            raise InputError(f"--{role}: two images have the key {printable(key)} ({one}; {other}); {mend}")
 
 
 def _check_labels(collection: Collection, role: str) -> None:

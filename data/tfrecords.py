@@ -21,7 +21,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.progress import progress
 from data.protos import make_example
-from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_shard
+from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_manifest, read_shard
 from data.sources import TFRECORD_FILES, Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
 
 
@@ -91,6 +91,16 @@ class RecordImages:
         if self._keys is not None:
             return self._keys[index]
         return f"{os.path.basename(self._paths[self._file[index]])}/{self._number[index]}"
+
+    def balanced(self) -> str:
+        """Returns the directory of run_balance.sh that the files are in; "" for other files."""
+        for directory in dict.fromkeys(map(os.path.dirname, self._paths)):
+            try:
+                read_manifest(directory, "pseudo_labeled")
+            except InputError:
+                continue
+            return directory
+        return ""
 
     def where(self, index: int) -> str:
         """File and record."""

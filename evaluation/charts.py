@@ -228,13 +228,19 @@ def scatter(
     return str(chart)
 
 
-def before_and_after(label: str, names: Sequence[str], before: Sequence[int], after: Sequence[int]) -> str:
-    """Pseudo-labels of each class before and after balancing."""
+def before_and_after(
+    label: str,
+    names: Sequence[str],
+    before: Sequence[int],
+    after: Sequence[int],
+    legend: tuple[str, str] = ("above the threshold", "after balancing"),
+) -> str:
+    """Pseudo-labels of each class before and after balancing, or what `legend` says."""
     chart = Chart(label, 2.6)
     with chart as axes:
         places = np.arange(len(names))
-        axes.bar(places - 0.2, before, 0.38, color=color(0), label="above the threshold")
-        axes.bar(places + 0.2, after, 0.38, color=color(1), label="after balancing")
+        axes.bar(places - 0.2, before, 0.38, color=color(0), label=legend[0])
+        axes.bar(places + 0.2, after, 0.38, color=color(1), label=legend[1])
         if len(names) <= 20:
             axes.set_xticks(places, [_short(name, 10) for name in names], parse_math=False, rotation=90 if max(map(len, names)) > 3 else 0)
         axes.set(xlabel="class", ylabel="images")

@@ -22,6 +22,8 @@ BALANCED = {
     "threshold": float,
 }
 """Schema of what the report needs of the summary of run_balance.sh."""
+RELABELED = {"label_names": [str], "selected": [int], "total": [int], "num_unique": int, "changed": int}
+"""The same where a selection was labelled again (`run_balance.sh --selection`)."""
 
 
 def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
@@ -54,8 +56,11 @@ def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
     yield "round", rounds[-1].name.rsplit("_", 1)[1]
     drawn = []
     for folder in rounds:
-        counts = read_json(folder / "summary.json", BALANCED)
         title = f"Round {folder.name.rsplit('_', 1)[1]}"
+        if not _selects(folder):
+            drawn.append((title, *_labeled_again(folder, title)))
+            continue
+        counts = read_json(folder / "summary.json", BALANCED)
         svg = charts.before_and_after(
             f"{title}: pseudo-labels of each class above the threshold and after balancing",
             counts["label_names"],
@@ -65,16 +70,37 @@ def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
         left = sum(counts["below_threshold"])
         drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
     yield "charts", drawn
-    yield from _pseudo_label_pictures(run, rounds[-1])
+    selecting = [folder for folder in rounds if _selects(folder)]
+    yield from _pseudo_label_pictures(run, rounds[-1], (selecting or rounds)[-1])
 
 
-def _pseudo_label_pictures(run: Path, folder: Path) -> Iterator[tuple[str, Any]]:
-    number, data = folder.name.rsplit("_", 1)[1], run / "data"
+def _selects(folder: Path) -> bool:
+    """Tells whether a round selected its images; else it labelled those of an earlier one again."""
+    return "selected" not in read_json(folder / "summary.json", dict)
+
+
+def _labeled_again(folder: Path, title: str) -> tuple[str, str]:
+    """Returns chart and caption of a round that labelled a selection again."""
+    counts = read_json(folder / "summary.json", RELABELED)
+    svg = charts.before_and_after(
+        f"{title}: pseudo-labels of each class as selected and labelled again",
+        counts["label_names"],
+        counts["selected"],
+        counts["total"],
+        ("as selected", "labelled again"),
+    )
+    changed, images = counts["changed"], counts["num_unique"]
+    return svg, f"The same {images:,} images with their copies; {changed:,} of them have another class."
+
+
+def _pseudo_label_pictures(run: Path, folder: Path, selecting: Path) -> Iterator[tuple[str, Any]]:
+    """Yields pictures of the last round, `folder`, and of what the last one that selected left out."""
+    number, data = selecting.name.rsplit("_", 1)[1], run / "data"
     sheets = pictures.most_confident(folder, per_class=8, classes=page.MOST_CLASSES)
     yield "surest", {name: found for name, found in sheets.items() if found}
     predictions = run / f"predictions_{number}"
-    if (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
-        threshold = read_json(folder / "summary.json", BALANCED)["threshold"]
+    if _selects(selecting) and (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
+        threshold = read_json(selecting / "summary.json", BALANCED)["threshold"]
         found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
         if found:
             yield "filtered_out", found

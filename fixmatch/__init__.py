@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import cli  # noqa: F401  (first: it sets TensorFlow's log level)
 from cli import lazy
-from cli.settings import Section, Setting
+from cli.settings import Section, Setting, When
 from training import settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,14 @@ SETTINGS = Section(
         "optimizer": settings.OPTIMIZER.but(name="sgd", nesterov=True),
         "schedule": settings.SCHEDULE_IN_STEPS,
         **settings.OF_UNLABELED,
-        "threshold": Setting(0.95, "Least confidence of a pseudo-label.", at_least=0, at_most=1, source=PAPER),
+        "threshold": Setting(
+            0.95,
+            "Least confidence of a pseudo-label.",
+            at_least=0,
+            at_most=1,
+            source=PAPER,
+            when=(When("unlabeled_weight"),),
+        ),
         "unlabeled_weight": Setting(1.0, "Weight of the loss on unlabeled images.", at_least=0, source=PAPER),
         **settings.LOSS,
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.0, source=PAPER),

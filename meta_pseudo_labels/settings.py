@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.settings import Section, Setting
+from cli.settings import Section, Setting, When
 from training import settings
 
 PSEUDO_LABELS = ("sampled", "argmax", "soft")
@@ -16,6 +16,16 @@ ESTIMATORS = (
     "none",
 )
 """Names of the feedback (`meta_pseudo_labels/feedback.py`)."""
+
+
+def _of(*estimators: str) -> tuple[When, ...]:
+    """Returns the condition that the feedback is one of these estimators."""
+    return (When("feedback", estimators),)
+
+
+METHOD, REDUCED = "meta_pseudo_labels", "reduced_meta_pseudo_labels"
+OF_THE_PAIR = (When("method", (METHOD,)),)
+"""Of the large teacher, which the reduced form lacks."""
 
 NETWORK = Section(
     "A network of the pair: architecture, optimizer and schedule.",
@@ -32,7 +42,10 @@ CALIBRATOR = Section(
         "hidden": Setting(128, "Units of a layer.", at_least=1),
         "layers": Setting(2, "Hidden layers.", at_least=0),
     },
+    when=(When("method", (REDUCED,)),),
 )
+
+FED_BACK = tuple(name for name in ESTIMATORS if name != "none")
 
 FEEDBACK = {
     "feedback": Setting(
@@ -43,28 +56,41 @@ FEEDBACK = {
     "approximate_feedback": Setting(
         False,
         "Accept feedback that is an approximation under this optimizer, with a warning.",
+        when=_of("dot_product", "per_example", "soft"),
     ),
     "pseudo_labels": Setting(
         "sampled",
         "Drawn from the teacher's distribution, its most probable class, or all of it.",
         choices=PSEUDO_LABELS,
     ),
-    "feedback_weight": Setting(1.0, "Weight of the teacher's loss by feedback."),
+    "feedback_weight": Setting(
+        1.0,
+        "Weight of the teacher's loss by feedback.",
+        when=_of(*FED_BACK),
+    ),
     "batch_factor": Setting(
         None,
         "Factor of a scalar feedback; 1: eq. 12 as written.",
         type=float,
         none="the unlabeled batch size, which makes it the true gradient",
+        when=_of("finite_difference", "dot_product", "cosine"),
     ),
     "baseline_decay": Setting(
         0.99,
         "Decay of the feedback's moving average, which is subtracted; 1: no baseline.",
         at_least=0,
         at_most=1,
+        when=_of(*(name for name in FED_BACK if name != "soft")),
     ),
 }
 
 RELEASE = "the release's README, CIFAR-10-4K"
+
+
+def _of_the_pair(model: Section) -> Section:
+    when = (When("^method", (METHOD,)),)
+    return Section(model.meaning, model, model.more, model.others, when)
+
 
 TRAIN = Section(
     "The training of a teacher and a student by Meta Pseudo Labels, or by its reduced form "
@@ -72,14 +98,14 @@ TRAIN = Section(
     "feedback=none is training on pseudo-labels of a fixed teacher.",
     {
         "method": settings.METHOD.but(default="meta_pseudo_labels"),
-        "teacher": NETWORK,
+        "teacher": Section(NETWORK.meaning, {**NETWORK, "model": _of_the_pair(settings.MODEL)}),
         "student": NETWORK.but(schedule={"wait_steps": 3000}),
         **settings.OF_UNLABELED,
         **FEEDBACK,
-        "supervised_weight": settings.UDA_TRAIN["supervised_weight"],
-        "uda": settings.UDA,
+        "supervised_weight": settings.UDA_TRAIN["supervised_weight"].but(when=OF_THE_PAIR),
+        "uda": Section(settings.UDA.meaning, settings.UDA, when=OF_THE_PAIR),
         "calibrator": CALIBRATOR,
-        "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE),
+        "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE, when=OF_THE_PAIR),
         "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
         **settings.RUN,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cli.settings import Section, Setting
+import os
+
+from cli.settings import Section, Setting, When
 from data.settings import OWN_PREPROCESSING
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -16,6 +18,20 @@ SCHEDULES = ("exponential", "cosine", "constant")
 
 PAPER = "Xie et al. 2020, Section 3.1"
 
+
+def _is_no_published_network(init: str | None) -> bool:
+    """Tells whether a recipe's `init` leaves the network to the recipe: none, or a file that must fit it."""
+    return init is None or os.path.isfile(init) or os.path.isfile(f"{init}.index")
+
+
+OWN_NETWORK = (
+    (
+        When("/init", test=_is_no_published_network, words="None"),
+        When("/student_init", ("scratch",)),
+    ),
+)
+"""The network of `init` takes the place of the recipe's."""
+
 MODEL = Section(
     "The network. None is the architecture's own value.",
     {
@@ -23,8 +39,22 @@ MODEL = Section(
             "b0",
             "A name of training/architectures.py, or package.module:function, your own.",
         ),
-        "width": Setting(None, "Multiplies the channels.", type=float, none="the architecture's", above=0),
-        "depth": Setting(None, "Multiplies the layers.", type=float, none="the architecture's", above=0),
+        "width": Setting(
+            None,
+            "Multiplies the channels.",
+            type=float,
+            none="the architecture's",
+            above=0,
+            when=OWN_NETWORK,
+        ),
+        "depth": Setting(
+            None,
+            "Multiplies the layers.",
+            type=float,
+            none="the architecture's",
+            above=0,
+            when=OWN_NETWORK,
+        ),
         "dropout": Setting(
             None,
             "Dropout before the classifier.",
@@ -47,6 +77,7 @@ MODEL = Section(
             type=int,
             none="the architecture's",
             at_least=1,
+            when=OWN_NETWORK,
         ),
         "strides": Setting(
             None,
@@ -55,6 +86,7 @@ MODEL = Section(
             items=int,
             none="the architecture's",
             at_least=1,
+            when=OWN_NETWORK,
         ),
         "batch_norm_momentum": Setting(
             None,
@@ -82,9 +114,15 @@ OPTIMIZER = Section(
             "Momentum; adam ignores it. Decay of the first moment, of tensorflow-addons' optimizers.",
             at_least=0,
             below=1,
+            when=(When("name", tuple(name for name in OPTIMIZERS if name != "adam")),),
         ),
-        "nesterov": Setting(False, "Nesterov's momentum, of sgd."),
-        "trust_coefficient": Setting(1e-3, "Trust coefficient of lars.", above=0),
+        "nesterov": Setting(False, "Nesterov's momentum, of sgd.", when=(When("name", ("sgd",)),)),
+        "trust_coefficient": Setting(
+            1e-3,
+            "Trust coefficient of lars.",
+            above=0,
+            when=(When("name", ("lars",)),),
+        ),
         "clip_norm": Setting(0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0),
         "decoupled_weight_decay": Setting(
             0.0,
@@ -96,6 +134,8 @@ OPTIMIZER = Section(
 )
 
 BASE = Setting(0.016, "Learning rate per 256 labeled images of a step.", at_least=0, source=PAPER)
+
+EXPONENTIAL = (When("name", ("exponential",)),)
 
 _IN_EPOCHS = {
     "name": Setting("exponential", "Its form.", choices=SCHEDULES, source=PAPER),
@@ -112,8 +152,15 @@ _IN_EPOCHS = {
         above=0,
         unit="epochs of the labeled images",
         source=PAPER,
+        when=EXPONENTIAL,
     ),
-    "decay_rate": Setting(0.97, "exponential: factor of a decay.", above=0, source=PAPER),
+    "decay_rate": Setting(
+        0.97,
+        "exponential: factor of a decay.",
+        above=0,
+        source=PAPER,
+        when=EXPONENTIAL,
+    ),
 }
 _IN_STEPS = {
     "base": BASE.but(default=0.1, source="the README of Meta Pseudo Labels' release"),
@@ -147,7 +194,13 @@ DURATION = {
         at_least=1,
         unit="steps",
     ),
-    "min_steps": Setting(0, "With epochs: least length of the run.", at_least=0, unit="steps"),
+    "min_steps": Setting(
+        0,
+        "With epochs: least length of the run.",
+        at_least=0,
+        unit="steps",
+        when=(When("epochs"),),
+    ),
     "batch_size": Setting(
         None,
         "Labeled images a step, over all replicas.",
@@ -256,9 +309,26 @@ UDA = Section(
     "Unsupervised Data Augmentation: the loss on unlabeled images.",
     {
         "weight": Setting(8.0, "Weight of the loss; 0: off.", at_least=0),
-        "temperature": Setting(0.7, "Temperature of the target; below 1 sharpens.", above=0),
-        "threshold": Setting(0.6, "Least confidence of an image that counts.", at_least=0, at_most=1),
-        "ramp_steps": Setting(5000, "Linear increase of the weight from 0.", at_least=0, unit="steps"),
+        "temperature": Setting(
+            0.7,
+            "Temperature of the target; below 1 sharpens.",
+            above=0,
+            when=(When("weight"),),
+        ),
+        "threshold": Setting(
+            0.6,
+            "Least confidence of an image that counts.",
+            at_least=0,
+            at_most=1,
+            when=(When("weight"),),
+        ),
+        "ramp_steps": Setting(
+            5000,
+            "Linear increase of the weight from 0.",
+            at_least=0,
+            unit="steps",
+            when=(When("weight"),),
+        ),
     },
 )
 

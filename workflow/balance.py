@@ -8,6 +8,9 @@ its own for each (Zou et al. 2018, class-balanced self-training). What is kept i
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
+With `--selection=BALANCED` nothing is selected: the images and copies of that set get the labels of the
+predictions (`relabel`).
+
 In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
 
 1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
@@ -34,12 +37,11 @@ from ml_collections import ConfigDict
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
-from cli.json_files import read_json
 from data.protos import make_example
-from data.records import MANIFEST, Manifest, read_manifest, shard_name, write_manifest, write_shard
+from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection
-from workflow import balance_figure, shard_jobs
-from workflow.join import join_by_key, read_images
+from workflow import balance_figure, relabel, shard_jobs
+from workflow.join import join_by_key, read_images, require_origin
 from workflow.predictions import read_predictions, read_tops
 from workflow.settings import check_section
 
@@ -271,21 +273,6 @@ def _check_partition(images: Manifest, predictions: Manifest) -> None:
         )
 
 
-def _check_origin(images: Manifest, predictions: Manifest) -> None:
-    """Compares the pool and the teacher that the predictions' manifest names. Raises InputError."""
-    again = "run run_pseudo_label.sh on this data"
-    # None: the predictions are of before these were noted.
-    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
-    if of_images is not None and of_images != images.digest:
-        raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
-    config = predictions.directory / "config.json"
-    if of_teacher is not None and config.exists():
-        run = read_json(config)
-        inputs = run.get("inputs") if isinstance(run, dict) else None
-        if not isinstance(inputs, dict) or inputs.get("teacher") != of_teacher:
-            raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
-
-
 def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: float) -> list[str]:
     """Logs and returns the names of the classes with no image above the threshold."""
     empty = [name for name, count in zip(label_names, above) if count == 0]
@@ -297,8 +284,22 @@ def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: flo
     return empty
 
 
-def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str] = ()) -> None:
-    """Runs the stage; see the module's text. Raises InputError."""
+def main(
+    config: ConfigDict,
+    workdir: str,
+    data: str,
+    predictions: str,
+    beam_options: Sequence[str] = (),
+    selection: str | None = None,
+) -> None:
+    """Runs the stage; see the module's text. With `selection` see `relabel`. Raises InputError."""
+    if selection:
+        relabel.main(workdir, selection, predictions, beam_options)
+    else:
+        _balance(config, workdir, data, predictions, beam_options)
+
+
+def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str]) -> None:
     settings = config.balance
     check(settings)
     # Absolute, since a worker may have another current folder.
@@ -307,7 +308,7 @@ def main(config: ConfigDict, workdir: str, data: str, predictions: str, beam_opt
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
     _check_partition(images, labels)
-    _check_origin(images, labels)
+    require_origin(images, labels)
     directory, progress = Path(workdir), Path(workdir) / "progress"
     done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}

@@ -7,14 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BALANCED = ("above the threshold", "after balancing")
 
-def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) -> bytes:
+
+def figure(
+    above: np.ndarray,
+    totals: np.ndarray,
+    label_names: Sequence[str],
+    legend: tuple[str, str] = BALANCED,
+) -> bytes:
     """A PNG of images per class before and after balancing.
 
     Args:
       above: int [K], above the threshold.
       totals: int [K], written, copies included.
       label_names: of length K.
+      legend: names of the two.
     """
     from matplotlib.figure import Figure  # here: the loop imports this module to check settings
 
@@ -24,12 +32,12 @@ def figure(above: np.ndarray, totals: np.ndarray, label_names: Sequence[str]) ->
     order = np.argsort(-above, kind="stable") if many else np.arange(len(above))
     x = np.arange(len(above))
     if many:  # bars would be thinner than a pixel
-        axes.step(x, above[order], where="mid", label="above the threshold")
-        axes.step(x, totals[order], where="mid", label="after balancing")
-        axes.set_xlabel("class, by images above the threshold")
+        axes.step(x, above[order], where="mid", label=legend[0])
+        axes.step(x, totals[order], where="mid", label=legend[1])
+        axes.set_xlabel(f"class, by images {legend[0]}")
     else:
-        axes.bar(x - 0.2, above, 0.4, label="above the threshold")
-        axes.bar(x + 0.2, totals, 0.4, label="after balancing")
+        axes.bar(x - 0.2, above, 0.4, label=legend[0])
+        axes.bar(x + 0.2, totals, 0.4, label=legend[1])
         axes.set_xticks(x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0)
     axes.set_ylabel("pseudo-labelled images")
     axes.legend()

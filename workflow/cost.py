@@ -134,10 +134,12 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
     files = counts["survey"].file_bytes if counts["survey"] else 0
     needed = 0.0
     for stage in stages:
-        if stage.name == "prepare" or stage.script == "run_balance.sh":  # the images once more
+        if stage.name == "prepare":
             needed += files
+        if stage.script == "run_balance.sh":  # the images once more
+            needed += files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
         if stage.script == "run_pseudo_label.sh":
-            needed += counts["unlabeled"] * plans.prediction_bytes(config, [stage], counts["classes"])
+            needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(config, [stage], counts["classes"])
     for training in trainings:
         for network in training.networks:
             model = training.model if not network.name else dict(network.settings(training.values)["model"])

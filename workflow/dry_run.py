@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cli.json_files import read_json
 from data import records
 from training import dry_run, gpus, resolve
 from training.method import Network
@@ -82,6 +83,38 @@ def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
     return lines
 
 
+def images_labeled(config: ConfigDict, stage: Stage, counts: Mapping[str, Any]) -> int:
+    """Returns how many images a stage labels or balances; of a selection that is not there yet: at most.
+
+    Args:
+      config: the recipe.
+      stage: a stage that labels or balances.
+      counts: what `dry_run.images` returns.
+    """
+    unlabeled: int = counts["unlabeled"]
+    if "selection" not in stage.arguments:
+        return unlabeled
+    summary = Path(stage.arguments["selection"]) / "summary.json"
+    if summary.exists():
+        return int(read_json(summary, {"num_unique": int})["num_unique"])
+    per_class = config.balance.images_per_class if config.balance.balance else None
+    return min(unlabeled, per_class * counts["classes"]) if per_class else unlabeled
+
+
+def _of_selection(config: ConfigDict, stages: Iterable[Stage], counts: Mapping[str, Any]) -> list[str]:
+    """Returns a line about the set that is selected once; none where each teacher selects anew."""
+    labelings = [stage for stage in stages if stage.script == "run_pseudo_label.sh"]
+    again = [stage for stage in labelings if "selection" in stage.arguments]
+    if not again:
+        return []
+    teacher = Path(labelings[0].arguments["teacher"]).name
+    images, there = images_labeled(config, again[0], counts), (Path(again[0].arguments["selection"]) / "summary.json").exists()
+    return [
+        f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of {len(labelings)} labellings "
+        f"are of {'' if there else 'at most '}{images:,} images, those selected"
+    ]
+
+
 def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) -> int:
     """Returns the size of a stored prediction with its key and framing (docs/scaling.md, "Bytes"); 0 where none is stored."""
     kept = [config[stage.arguments["section"]].top_k for stage in stages if stage.script == "run_pseudo_label.sh"]
@@ -149,7 +182,10 @@ def describe(
     shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
     predictions = ""
     if width := prediction_bytes(config, stages, counts["classes"]):
-        predictions = f" and as many of predictions ({counts['unlabeled'] * width / dry_run.GIB:,.1f} GiB an iteration)"
+        labeled = [images_labeled(config, stage, counts) for stage in stages if stage.script == "run_pseudo_label.sh"]
+        first, *later = (f"{images * width / dry_run.GIB:,.1f} GiB" for images in sorted(set(labeled), reverse=True))
+        predictions = f" and as many of predictions ({first} {'an iteration' if not later else 'for the selection, then ' + later[0]})"
+    lines += _of_selection(config, stages, counts)
     lines += ["", f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}"]
     absent = missing(config, workdir, folders, stages)
     lines.append(f"missing: {'; '.join(absent) if absent else 'nothing'}")

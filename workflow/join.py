@@ -1,14 +1,16 @@
-"""Images and their predictions, brought together by key."""
+"""Images and their predictions, brought together by key; and the copies of a balanced set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from cli.errors import InputError
-from data.records import Manifest
+from cli.json_files import read_json
+from data.records import MANIFEST, Manifest
 from data.verification import read_records
 
 
@@ -26,15 +28,15 @@ def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
 
 
 def join_by_key(
-    images: Iterable[tuple[str, bytes]], predictions: Iterable[tuple[str, Any]], image_file: str, prediction_file: str
-) -> Iterator[tuple[str, bytes, Any]]:
+    images: Iterable[tuple[str, Any]], predictions: Iterable[tuple[str, Any]], image_file: str, prediction_file: str
+) -> Iterator[tuple[str, Any, Any]]:
     """Joins the images of a shard with its predictions, by key.
 
     Predictions are read as far as the next image needs. So where both have the same order, as our own stages write them, nothing waits;
     otherwise at most one shard of them does.
 
     Args:
-      images: (key, image file).
+      images: (key, image file or whatever stands for it).
       predictions: (key, prediction).
       image_file: for errors.
       prediction_file: for errors.
@@ -70,3 +72,73 @@ def join_by_key(
     take()
     if waiting:
         raise InputError(f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in {image_file}; {again}")
+
+
+class Copied(NamedTuple):
+    """An image of a balanced set.
+
+    Attributes:
+      encoded: the image file.
+      label: class of its pseudo-label, from 0.
+      copies: how often the set has it, at least 1.
+    """
+
+    encoded: bytes
+    label: int
+    copies: int
+
+
+def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]:
+    """Yields (key, image) for each different image of a balanced shard, in order.
+
+    Holds one image at a time, however many copies it has.
+
+    Raises:
+      InputError: the shard cannot be read, or copies of an image do not stand side by side.
+    """
+    path, seen = selection.paths[shard], set[str]()
+    current: tuple[str, Copied] | None = None
+    for position, serialized in enumerate(read_records(selection, shard)):
+        features = tf.train.Example.FromString(serialized).features.feature
+        try:
+            key = features["image/key"].bytes_list.value[0].decode("utf-8")
+            image = Copied(features["image/encoded"].bytes_list.value[0], int(features["label"].int64_list.value[0]), 1)
+        except (IndexError, ValueError) as error:
+            where = f"{path}: record {position} (counting from 0)"
+            raise InputError(f"{where} lacks image/key, image/encoded or label; make the balanced set again") from error
+        if current and key == current[0]:
+            if image.encoded != current[1].encoded:
+                raise InputError(f"{path}: two images have the key {key}; make the balanced set again")
+            current = key, current[1]._replace(copies=current[1].copies + 1)
+            continue
+        if current:
+            yield current
+        if key in seen:
+            raise InputError(f"{path}: copies of image {key} do not stand side by side; make the balanced set again")
+        seen.add(key)
+        current = key, image
+    if current:
+        yield current
+
+
+def first_copies(selection: Manifest, shard: int) -> np.ndarray:
+    """Tells which records of a balanced shard are the first of their image, bool [records]. Raises InputError."""
+    copies = [image.copies for _, image in read_copied(selection, shard)]
+    first = np.zeros(selection.records[shard], bool)
+    first[np.cumsum([0, *copies[:-1]], dtype=np.int64)[: len(copies)]] = True
+    return first
+
+
+def require_origin(images: Manifest, predictions: Manifest) -> None:
+    """Compares the images and the teacher that the predictions' manifest names. Raises InputError."""
+    again = "run run_pseudo_label.sh on " + ("this data" if images.kind == "unlabeled" else f"--selection={images.directory}")
+    # None: the predictions are of before these were noted.
+    of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
+    if of_images is not None and of_images != images.digest:
+        raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
+    config = predictions.directory / "config.json"
+    if of_teacher is not None and config.exists():
+        run = read_json(config)
+        inputs = run.get("inputs") if isinstance(run, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("teacher") != of_teacher:
+            raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")

@@ -2,8 +2,8 @@
 
     ./run_tool.sh labels --workdir=W [--iteration=N] [--ask=20] [--tasks=FILE]
 
-`W/labels_N.csv` has a row for each image that iteration N trained on or could have: its columns are
-`COLUMNS`. The rows to look at come first. `ask` says why:
+`W/labels_N.csv` has a row for each image that iteration N trained on or could have (of a selection that is
+labeled again, its images): its columns are `COLUMNS`. The rows to look at come first. `ask` says why:
 
 - `looks_wrong`: a labelled image to which teacher and student, trained without it, both give another
   class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
@@ -45,7 +45,7 @@ from data.sources import split_location
 from data.verification import read_records
 from workflow import choice, crossfit
 from workflow.predictions import read_predictions
-from workflow.stages import Stage, model_directories
+from workflow.stages import Stage, model_directories, selection_of
 
 COLUMNS = ("file", "label", "confidence", "role", "kept", "why", "given", "teacher", "student", "ask", "checked")
 """Columns of the file.
@@ -70,7 +70,7 @@ MOST = 500_000
 FILES = ("image_folder", "manifest")
 """Formats whose images are files, which a person can open."""
 
-_BALANCE = {"balance": {"threshold": float, "max_confidence": float, "fraction": float}}
+_BALANCE = {"threshold": float, "max_confidence": float, "fraction": float}
 
 
 class Seen(NamedTuple):
@@ -168,7 +168,7 @@ def after(finished: Path, workdir: Path) -> None:
     """
     number = re.fullmatch(r"predictions_([0-9]+)", finished.name)
     iteration = int(number[1]) - 1 if number and finished.parent == workdir else 0
-    if iteration and _wanted(workdir) and not (workdir / f"labels_{iteration}.csv").exists():
+    if iteration > 0 and _wanted(workdir) and not (workdir / f"labels_{iteration}.csv").exists():
         print(write(workdir, iteration), flush=True)
 
 
@@ -182,6 +182,7 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
         return []
     section = predictions.name.replace("predictions", "pseudo_label")
     arguments = {"section": section if section in config else "pseudo_label", "data": workdir / "data"}
+    arguments |= selection_of(config, workdir, students + 1)
     teacher = model_directories(workdir, students)[-1]
     return [Stage("labels", "run_pseudo_label.sh", predictions, {**arguments, "teacher": teacher}, beam=True)]
 
@@ -231,8 +232,8 @@ def _labeled(labeled: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterat
 def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
     """Yields the unlabelled images with the teacher's answers, and the student's where they are known."""
     directory = workdir / f"pseudo_labeled_{iteration}"
-    summary = workdirs.require_finished(directory, "pseudo-labels", "run_balance.sh", {"images_per_class": (int, None)})
-    settings = read_json(directory / "config.json", _BALANCE)["balance"]
+    summary = workdirs.require_finished(directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)})
+    settings = read_json(directory / "config.json", {"balance?": _BALANCE}).get("balance")
     kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
     if teacher is None:
         raise InputError(f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with run_noisy_student.sh")
@@ -243,7 +244,8 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
         for key, own in read_predictions(teacher, shard):
             label, others = int(own.argmax()), answers.get(key)
             confidence, number = float(own[label]), copies[key]
-            why = "" if number else _why_not(confidence, settings, summary["images_per_class"])
+            # Where a selection is labeled again, all of its images are kept.
+            why = "" if number or not settings else _why_not(confidence, settings, summary["images_per_class"])
             of_student = -1 if others is None else int(others.argmax())
             mean = own if others is None else (own + others) / 2
             second, first = np.sort(mean)[-2:].tolist()

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from cli import app, recipes, start, termination
 from cli import workdir as workdirs
+from cli.effect import require_effect
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
@@ -27,7 +28,8 @@ from evaluation.numbers import NUMBERS, text
 from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.stages import ENDING, Stage, ending, plan, trainings
+from workflow.settings import of_recipe
+from workflow.stages import ENDING, ONCE, SELECTOR, Stage, ending, plan, sections_read, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -88,6 +90,7 @@ def _loop(
     if init or config.init:
         config = _with_init(config, init or config.init)
     check(config)
+    _require_effect(config, config_flags, init)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
@@ -175,7 +178,7 @@ def run(
     options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
     options |= {name: os.fspath(path) if path is not None else None for name, path in {"init": init, "labels": labels}.items()}
     try:
-        _loop(recipes.from_flags(*words), os.fspath(workdir), **options, config_flags=words)
+        _loop(recipes.from_flags(*words, declared=of_recipe), os.fspath(workdir), **options, config_flags=words)
     except SystemExit as stop:
         raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
@@ -223,6 +226,7 @@ def check(config: ConfigDict) -> None:
                     f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
                     f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
+    _check_selection(config)
     balance.check(config.balance)
     for stage in plan(config, Path(), {}, ""):
         name = stage.arguments.get("section", stage.name)
@@ -232,6 +236,28 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
         elif "strategy" in stage.arguments:  # a training
             train.check(config, name, init="init" in stage.arguments)
+
+
+def _require_effect(config: ConfigDict, config_flags: list[str], init: str | None) -> None:
+    """Raises InputError where a setting of the command line does nothing in this run."""
+    given = recipes.overrides(*config_flags)
+    if init and not config.smoke:  # the recipe was checked without it
+        require_effect(config, of_recipe(config), given)
+    settings.require_read(config, given, sections_read(plan(config, Path(), {}, "")))
+
+
+def _check_selection(config: ConfigDict) -> None:
+    """Raises InputError where the selection of unlabeled images cannot be as the recipe says."""
+    once = config.get("selection") == ONCE
+    if SELECTOR in config and not once:
+        raise InputError(f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}")
+    sections = {f"student_{i}" if f"student_{i}" in config else "student" for i in range(1, config.iterations + 1)}
+    online = [name for name in sorted(sections) if config[name].online]
+    if once and online and SELECTOR not in config:
+        raise InputError(
+            f"config.selection={ONCE} needs stored labels to select by, which config.{online[0]}.online=True does not make; "
+            f"set one of them back, or give the recipe a section {SELECTOR}"
+        )
 
 
 def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:

@@ -22,7 +22,8 @@ from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
 from workflow import iterations, loop, settings, train
-from workflow.stages import Stage
+from workflow.settings import of_recipe
+from workflow.stages import Stage, sections_read
 
 SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
 """Schema of `summary.json`."""
@@ -46,6 +47,7 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
     profile_steps: str | None = None,
+    selection: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
     training: dict[str, Any] = {
@@ -58,6 +60,7 @@ def main(
         "cpu_devices": cpu_devices,
         "tpu": tpu,
         "profile_steps": profile_steps,
+        "selection": selection,
     }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
     if not data:
@@ -115,7 +118,7 @@ def run_method(
         "tpu": tpu,
     }
     try:
-        run_stages(recipes.from_flags(*words), os.fspath(workdir), images, training, words)
+        run_stages(recipes.from_flags(*words, declared=of_recipe), os.fspath(workdir), images, training, words)
     except SystemExit as stop:
         ended = f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}"
         raise RuntimeError(f"{ended}; see its message above") from stop
@@ -166,6 +169,7 @@ def run_stages(
         config.data.labeled_as_unlabeled = "all"
         config_flags = [*config_flags, "--config.data.labeled_as_unlabeled=all"]
     stages = plan(config, directory, folders, options)
+    settings.require_read(config, recipes.overrides(*config_flags), sections_read(stages))
     if dry_run:
         print(describe(config, section, folders, stages, options.get("init")))
         return
@@ -213,7 +217,7 @@ def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
             f"--data is missing: {config[section].method} learns from what other stages make; "
             "docs/meta_pseudo_labels.md has their commands",
         )
-    for name in ("pseudo_labeled", "teacher"):
+    for name in ("pseudo_labeled", "teacher", "selection"):
         if name in options:
             raise InputError(f"--{name} is of no use without --data; leave it out")
     if config.evaluate.split == "validation" and not config.data.validation_size:

@@ -7,7 +7,8 @@ mean over noised copies of the image, an ensemble over its input noise; `views=1
 6). With `calibrate`, beyond the paper too, its answers are tempered as its answers on the validation split want it (`calibration`).
 
 Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
-number as its own:
+number as its own. With `--selection=BALANCED` the images are those of a balanced set, each once, however
+many copies the set has of it (`relabel`):
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
@@ -45,6 +46,7 @@ from nets.noise import model_noise
 from training import model_dir, optimize
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
+from workflow.join import first_copies
 from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
@@ -56,7 +58,7 @@ class LabelShards:
     """The job: one shard of images -> one shard of predictions.
 
     Attributes:
-      images: manifest of the unlabelled split; of the validation split, where only `probabilities` is wanted.
+      images: manifest of the unlabelled split or of a balanced set; of the validation split, where only `probabilities` is wanted.
       teacher: directory of the teacher.
       directory: where the predictions go.
       batch_size: images in a forward pass.
@@ -113,29 +115,38 @@ class LabelShards:
         """Labels one shard. Raises InputError where it cannot be read or the teacher gives no probabilities."""
         started = time.monotonic()
         statistics = _Statistics(self._spec.num_classes)
-        count, digest = write_shard(self.outputs(shard)[0], self._predictions(shard, statistics))
-        _require_count(count, self.images, shard)
+        # Of a balanced set the first copy of each image is labelled.
+        wanted = first_copies(self.images, shard) if self.images.kind == "pseudo_labeled" else None
+        count, digest = write_shard(self.outputs(shard)[0], self._predictions(shard, statistics, wanted))
+        if wanted is None:
+            _require_count(count, self.images, shard)
+        elif count != np.count_nonzero(wanted):
+            raise AssertionError(f"{self.images.paths[shard]}: {count} of {np.count_nonzero(wanted)} images labelled")
         return {"images": count, "sha256": digest, "seconds": time.monotonic() - started, **statistics.to_dict()}
 
-    def _predictions(self, shard: int, statistics: _Statistics) -> Iterator[bytes]:
+    def _predictions(self, shard: int, statistics: _Statistics, wanted: np.ndarray | None) -> Iterator[bytes]:
         path, done = self.images.paths[shard], 0
-        for keys, probabilities in self.probabilities(shard):
+        for keys, probabilities in self.probabilities(shard, wanted):
             statistics.add(probabilities)
             for key, row in zip(keys, probabilities):
                 if not key:
                     raise InputError(f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh")
                 yield make_prediction(key.decode("utf-8"), row, self.top_k)
                 done += 1
-        if done != self.images.records[shard]:  # tell a cut file from a wrong manifest
+        if wanted is None and done != self.images.records[shard]:  # tell a cut file from a wrong manifest
             for _ in read_shard(path, num_records=self.images.records[shard]):
                 pass
 
-    def probabilities(self, shard: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError."""
+    def probabilities(self, shard: int, wanted: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError.
+
+        `wanted`, bool [records], tells which records to answer; None: all.
+        """
         preprocessing = self._spec.preprocessing
         with verified_beside(self.images, shard) as path:
             try:
-                for number, (keys, images) in enumerate(image_batches(path, preprocessing, self.batch_size, self.views, self.seed)):
+                batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
+                for number, (keys, images) in enumerate(batches):
                     probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
                     probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
                     bad = ~np.isfinite(probabilities).all(axis=1)
@@ -169,7 +180,12 @@ def _policy(name: str) -> Iterator[None]:
 
 
 def image_batches(
-    path: str, preprocessing: Preprocessing, batch_size: int, views: int = 0, seed: int = 0
+    path: str,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    views: int = 0,
+    seed: int = 0,
+    wanted: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, tf.Tensor]]:
     """Yields a shard's images in order, in batches of at most `batch_size` copies; only the last may be smaller than the others.
 
@@ -179,6 +195,7 @@ def image_batches(
       batch_size: most images in a batch, counting each copy; at least `views`.
       views: copies of each image with the noise of training, a function of (seed, key, copy); 0: one, without noise.
       seed: of that noise.
+      wanted: bool [records], which records to take; None: all.
 
     Yields:
       (keys, bytes [b]; images, float32 [b, max(views, 1), S, S, 3] in 0–255).
@@ -195,7 +212,11 @@ def image_batches(
             [train_image(encoded, tf.stack([name, tf.constant(seed * 1000 + v, tf.int64)]), preprocessing) for v in range(views)]
         )
 
-    records = tf.data.TFRecordDataset(path).map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    records = tf.data.TFRecordDataset(path)
+    if wanted is not None:
+        both = tf.data.Dataset.zip((records, tf.data.Dataset.from_tensor_slices(wanted)))
+        records = both.filter(unconverted(lambda _, take: take)).map(unconverted(lambda record, _: record))
+    records = records.map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     for keys, images in untuned(records.batch(batch_size // max(views, 1)).prefetch(2)):
         yield keys.numpy(), images
 
@@ -288,6 +309,7 @@ def main(
     teacher: str,
     section: str = "pseudo_label",
     beam_options: Sequence[str] = (),
+    selection: str | None = None,
 ) -> None:
     """Runs the stage; see the module's text. Raises InputError."""
     if section not in config:
@@ -300,8 +322,15 @@ def main(
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
     workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
-    images = read_manifest(Path(data) / "unlabeled", "unlabeled")
+    inputs = {"data": data, "teacher": teacher}
     spec = model_dir.read_spec(teacher)
+    if selection:
+        selection = inputs["selection"] = str(Path(selection).expanduser().resolve())
+        workdirs.require_finished(selection, "--selection", "run_balance.sh")
+        images = read_manifest(selection, "pseudo_labeled")
+        require_same_classes(spec.label_names, f"teacher {teacher}", images.label_names, f"--selection={selection}")
+    else:
+        images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     validation = read_manifest(Path(data) / "validation", "labeled") if settings.calibrate else None
     if validation:
         require_same_classes(
@@ -311,12 +340,13 @@ def main(
     noisy = settings.views or settings.model_noise
     done = f"{workdir}: pseudo-labels are finished already"
     resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
-    if workdirs.start(directory, resolved, {"data": data, "teacher": teacher}) is not None:
+    if workdirs.start(directory, resolved, inputs) is not None:
         shard_jobs.forget(progress)
         workdirs.say_done(directory, done)
         return
 
-    logging.info("labelling %d images in %d shards with %s", images.num_records, len(images.files), teacher)
+    what = "records of the selection" if selection else "images"
+    logging.info("labelling %d %s in %d shards with %s", images.num_records, what, len(images.files), teacher)
     job = LabelShards(
         images,
         str(teacher),
@@ -347,7 +377,7 @@ def main(
         extra={"top_k": settings.top_k, "images": images.digest, "teacher": workdirs.fingerprint(teacher)},
         digests=tuple(result["sha256"] for result in results),
     )
-    if predictions.records != images.records:
+    if not selection and predictions.records != images.records:
         raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}

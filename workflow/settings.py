@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 import data.settings
 import evaluation.settings
 from cli import settings
-from cli.settings import Section, Setting
+from cli.errors import InputError
+from cli.settings import Section, Setting, When
 from training.settings import PRECISIONS
 from workflow import methods
 
@@ -68,6 +69,7 @@ BALANCE = Section(
             none="the median class's number of images kept",
             at_least=1,
             unit="images",
+            when=(When("balance"),),
         ),
         "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
         "fraction": Setting(
@@ -107,6 +109,8 @@ CROSSFIT = Section(
     },
 )
 
+SELECTIONS = ("each_iteration", "once")
+
 LOOP = {
     "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
     "patience": Setting(
@@ -115,6 +119,12 @@ LOOP = {
         type=int,
         none="never stop before the last iteration",
         at_least=1,
+    ),
+    "selection": Setting(
+        "each_iteration",
+        "When the unlabeled images are selected. once: by the network of the section `selector`, or "
+        "else by the first teacher. Every later teacher labels that set, with its copies.",
+        choices=SELECTIONS,
     ),
     "init": Setting(
         None,
@@ -171,7 +181,8 @@ def of_recipe(recipe: Mapping[str, Any]) -> Section:
         elif isinstance(values, (Mapping, ConfigDict)) and "method" in values:
             known = values["method"] in methods.METHODS
             chosen[name] = methods.settings_of(values["method"]) if known else UNKNOWN
-    return Section(RECIPE.meaning, {**RECIPE, **chosen}, {} if recipe else {"train": _of_any_method()})
+    more = {} if recipe else {"train": _of_any_method(), "selector": SUPERVISED}
+    return Section(RECIPE.meaning, {**RECIPE, **chosen}, more)
 
 
 UNKNOWN = Section(
@@ -191,6 +202,32 @@ def _of_any_method() -> Section:
 def check(recipe: ConfigDict) -> None:
     """Raises InputError for the first impossible value of a recipe."""
     settings.check(recipe, of_recipe(recipe))
+
+
+def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]) -> None:
+    """Sees that a run reads each section of which the command line changes something, and the value itself.
+
+    Args:
+      recipe: with the overrides in it.
+      overrides: key with dots -> text.
+      sections: those that some stage of the run reads.
+
+    Raises:
+      InputError: no stage reads a section; or each training has a value of its own in place of the one
+        in the recipe's `preprocessing`.
+    """
+    read = set(sections)
+    trainings = {name for name, value in recipe.items() if isinstance(value, ConfigDict) and "method" in value}
+    of_stages = trainings | {name for name in recipe if name.startswith(("pseudo_label", "balance"))}
+    for key in overrides:
+        name, _, rest = key.partition(".")
+        own = [other for other in sorted(read & trainings) if recipe[other].get("preprocessing", {}).get(rest) is not None]
+        if name == "preprocessing" and own and len(own) == len(read & trainings):
+            those = ", ".join(f"config.{other}.{key}" for other in own)
+            raise InputError(f"--config.{key} has no effect: each training of this run has its own value; set {those}")
+        if name in of_stages - read:
+            those = ", ".join(sorted(read & of_stages))
+            raise InputError(f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}")
 
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:

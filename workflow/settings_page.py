@@ -16,7 +16,8 @@ Made by `python -m workflow.settings_page > docs/settings.md`. Edit the rooms' `
 
 A recipe is a Python file in `configs/`. `--config.KEY=VALUE` changes one of its settings, and
 `--config.KEY=None` leaves one open, where None is allowed. `--help KEY` explains one.
-A command checks all of them before it does anything. The defaults below are those of
+A command checks all of them before it does anything. It refuses a flag that another setting
+switches off; "No effect without …" says which. The defaults below are those of
 `configs/noisy_student/base.py` and `configs/meta_pseudo_labels/base.py`; a recipe may have others.
 """
 
@@ -29,7 +30,7 @@ def page() -> str:
     loop = [(name, value) for name, value in RECIPE.items() if name not in sections]
     parts = [INTRO, _chapter("The recipe and the loop", RECIPE.meaning, loop)]
     parts += [_of_section(name, sections[name]) for name in ("data", "expected", "preprocessing")]
-    names = "`teacher`, `student`, `finetune`, `finetune_student`, `train`"
+    names = "`selector`, `teacher`, `student`, `finetune`, `finetune_student`, `train`"
     rows = [row for row in SUPERVISED.walk() if not row[0].startswith("preprocessing.")]
     parts.append(_chapter(f"Trainings: {names}", f"{SUPERVISED.meaning} {OWN_PREPROCESSING}", rows))
     seen = {setting for _, setting in SUPERVISED.walk()}

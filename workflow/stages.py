@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,10 @@ from workflow import train
 
 ENDING = ("finetune", "evaluate", "export")
 """The stages after the last student."""
+SELECTOR = "selector"
+"""Section of the recipe, and directory, of the network that selects the unlabeled images once."""
+ONCE = "once"
+"""The `selection` of a recipe whose unlabeled images are selected once."""
 
 
 class Stage(NamedTuple):
@@ -45,26 +50,23 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
         Stage("teacher", "run_teacher.sh", workdir / "teacher", {**init, "data": data, "strategy": strategy}),
     ]
     models = model_directories(workdir, config.iterations)
+    training: dict[str, Any]
+    if SELECTOR in config:
+        selector = workdir / SELECTOR
+        training = {"section": SELECTOR, **init, "data": data, "strategy": strategy}
+        stages.insert(1, Stage(SELECTOR, "run_teacher.sh", selector, training))
+        stages[2:2] = _labelings(config, workdir, 0, selector)
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
-        predictions, pseudo_labeled = (workdir / f"{name}_{i}" for name in ("predictions", "pseudo_labeled"))
-        section, labels = (f"{name}_{i}" if f"{name}_{i}" in config else name for name in ("student", "pseudo_label"))
-        training: dict[str, Any] = {"section": section, "iteration": i, "data": data}
+        section = f"student_{i}" if f"student_{i}" in config else "student"
+        training = {"section": section, "iteration": i, "data": data}
         training |= {"pretrained": init, "teacher": {"init": models[i - 1]}, "scratch": {}}[train.student_init(config)]
         training["strategy"] = strategy
         if config[section].online:
-            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], {**training, "teacher": models[i - 1]}))
+            training |= {"teacher": models[i - 1], **selection_of(config, workdir, i)}
+            stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
             continue
-        training["pseudo_labeled"] = pseudo_labeled
-        stages += [
-            Stage(
-                f"pseudo_label_{i}",
-                "run_pseudo_label.sh",
-                predictions,
-                {"section": labels, "data": data, "teacher": models[i - 1]},
-                beam=True,
-            ),
-            Stage(f"balance_{i}", "run_balance.sh", pseudo_labeled, {"data": data, "predictions": predictions}, beam=True),
-        ]
+        stages += _labelings(config, workdir, i, models[i - 1])
+        training["pseudo_labeled"] = stages[-1].directory
         tuning = tuning_of(config, section, i)
         if not tuning:
             stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
@@ -87,6 +89,30 @@ def tuning_of(config: ConfigDict, section: str, iteration: int) -> str:
     if not config[section].labeled:
         return "finetune_student"
     return f"finetune_{iteration}" if f"finetune_{iteration}" in config else ""
+
+
+def selection_of(config: ConfigDict, workdir: Path, iteration: int) -> dict[str, Path]:
+    """Returns the flag that names the balanced set which an iteration's teacher labels again.
+
+    Empty where the teacher labels all unlabeled images and selects by itself. Iteration 0 is the selector's.
+    """
+    first = 0 if SELECTOR in config else 1
+    if config.get("selection") != ONCE or iteration <= first:
+        return {}
+    return {"selection": workdir / f"pseudo_labeled_{first}"}
+
+
+def _labelings(config: ConfigDict, workdir: Path, number: int, teacher: Path) -> list[Stage]:
+    """Returns the two stages that make the pseudo-labels of iteration `number` by `teacher`."""
+    section = f"pseudo_label_{number}" if f"pseudo_label_{number}" in config else "pseudo_label"
+    predictions, pseudo_labeled = (workdir / f"{name}_{number}" for name in ("predictions", "pseudo_labeled"))
+    given = {"data": workdir / "data", **selection_of(config, workdir, number)}
+    labeling = {"section": section, **given, "teacher": teacher}
+    balancing = {**given, "predictions": predictions}
+    return [
+        Stage(f"pseudo_label_{number}", "run_pseudo_label.sh", predictions, labeling, beam=True),
+        Stage(f"balance_{number}", "run_balance.sh", pseudo_labeled, balancing, beam=True),
+    ]
 
 
 def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:
@@ -125,6 +151,15 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
     """Returns the stages of a recipe that goes through all its iterations, in order."""
     stages = trainings(config, workdir, folders, strategy)
     return stages + ending(config, workdir, strategy, config.iterations, config.iterations)
+
+
+def sections_read(stages: Iterable[Stage]) -> set[str]:
+    """Returns the sections of the recipe that the stages read: trainings, labelings and `balance`."""
+    return {stage.arguments.get("section") or _SECTIONS.get(stage.script, "") for stage in stages}
+
+
+_SECTIONS = {"run_teacher.sh": "teacher", "run_train.sh": "train", "run_finetune.sh": "finetune", "run_balance.sh": "balance"}
+"""Script -> the section that it reads where no flag names one."""
 
 
 def model_directories(workdir: Path, iterations: int) -> list[Path]:

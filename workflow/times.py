@@ -120,9 +120,9 @@ def seconds(
             needed = of.rates.first + (steps - 1) * of.rates.step if of else None
         elif stage.script == "run_pseudo_label.sh":
             views = max(1, config[stage.arguments["section"]].views)
-            needed = answers([Path(stage.arguments["teacher"])], counts["unlabeled"] * views)
+            needed = answers([Path(stage.arguments["teacher"])], plans.images_labeled(config, stage, counts) * views)
         elif stage.script == "run_balance.sh":
-            needed = counts["unlabeled"] / BALANCED
+            needed = plans.images_labeled(config, stage, counts) / BALANCED
         elif stage.script == "run_evaluate.sh":
             models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
             needed = answers(models, counts.get(stage.arguments.get("split", "test")) or 0)

@@ -25,13 +25,17 @@ from training import addons, model_dir, models, schedules
 from training import dry_run as dry_runs
 from training import resolve as resolving
 from training.initial import Initial
-from training.method import PSEUDO_LABELED, TEACHER, Method
+from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method
 from training.run import Devices, Inputs, says_done, train
 from weights import pretrained
 from workflow import methods
 from workflow.settings import check_section
 
-MADE_BY = {"data": "run_prepare_data.sh", "pseudo_labeled": "run_balance.sh", "teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY}
+BALANCE = "run_balance.sh"
+MADE_BY = {
+    **{"data": "run_prepare_data.sh", "pseudo_labeled": BALANCE, "selection": BALANCE},
+    **{"teacher": model_dir.MADE_BY, "init": model_dir.MADE_BY},
+}
 """Input -> the stage that makes it."""
 
 
@@ -178,10 +182,11 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
     profile_steps: str | None = None,
+    selection: str | None = None,
 ) -> None:
     """Trains the section, or goes on with it, or says that it is done."""
     devices = Devices(strategy, cpu_devices, tpu, profile_steps)
-    given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher}
+    given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher, "selection": selection}
     method = find(config, section)
     init = init or initial_of(config, section)
     if dry_run:
@@ -203,7 +208,7 @@ def main(
     warning = resolving.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
     if warning:
         print(warning, flush=True)
-    opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init)
+    opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init, selection)
     train(Path(workdir), resolved, method, spec_of(method, resolved, opened), opened, devices)
 
 
@@ -214,8 +219,9 @@ def _require_inputs(method: Method, values: ConfigDict, section: str, given: dic
         of = "the directory of a trained model" if needed == TEACHER else f"the directory made by {MADE_BY[needed]}"
         raise InputError(f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}")
     online = f" with online={values.online}" if "online" in values else ""
+    useful = {needed, *(["selection"] if needed in (IMAGES, TEACHER) else [])}
     for name, path in given.items():
-        if path and name != needed:
+        if path and name not in useful:
             raise InputError(f"--{name} is of no use to {section}, whose method is {values.method}{online}; leave it out")
     if section.startswith("finetune") and not init:
         raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
@@ -228,6 +234,7 @@ def open_inputs(
     pseudo_labeled: str | None = None,
     teacher: str | None = None,
     init: str | None = None,
+    selection: str | None = None,
 ) -> Inputs:
     """Reads the manifests of a training's inputs. Raises InputError where their classes differ."""
     labeled = records.read_manifest(Path(data) / "labeled", "labeled")
@@ -236,6 +243,8 @@ def open_inputs(
     if source == PSEUDO_LABELED and pseudo_labeled:
         unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled")
         records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
+    elif source and selection:  # its images, with their copies; whoever labels them, its labels are not read
+        unlabeled = records.read_manifest(selection, "pseudo_labeled")
     elif source:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
     begin = open_init(method, resolved["train"], init)

@@ -1,12 +1,22 @@
 """Meta Pseudo Labels on all of ImageNet and a large unlabelled corpus (Pham et al. 2021, Sections 3.3 and 4).
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --labeled=IMAGENET --unlabeled=POOL --workdir=W/data
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --workdir=W/student
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --init=W/student --workdir=W/finetuned
 
 `:resnet50` 83.2 % top-1 with 12.8 million images of JFT (2 days on 512 TPUv2 cores)
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
+
+The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of ImageNet.
+The training reads the images selected, with their copies, in place of the whole pool:
+
+    C=--config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50
+    ./run_pseudo_label.sh $C --data=W/data --teacher=T --workdir=W/predictions
+    ./run_balance.sh $C --data=W/data --predictions=W/predictions --workdir=W/selected
+    ./run_meta_pseudo_labels.sh $C --data=W/data --selection=W/selected --workdir=W/student
+
+For the ResNet-50 that is the 12,800 most probable images of each class (Section 3.3); for the others it is
+Noisy Student's selection (Section 4), which a run of its recipes has in `pseudo_labeled_0`.
 
 From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the 25,000 labelled images set aside and
 fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide
@@ -37,11 +47,13 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     train = config.train
     train.unlabeled_ratio = 8
     train.approximate_feedback = False
+    config.balance.balance = True
     if name == "resnet50":
         config.data.validation_size = 25_000
         config.expected.update({"labeled": 1_256_167, "unlabeled": 12_800_000})
         train.update({"batch_size": 4096, "steps": 500_000})
         config.finetune.steps = 10_000
+        config.balance.images_per_class = 12_800
     else:
         train.update({"batch_size": 2048, "steps": 1_000_000, "feedback": "cosine"})
         train.update({"weight_decay": 1e-5, "label_smoothing": 0.1, "ema_decay": 0.9999})
@@ -52,6 +64,7 @@ def get_config(name: str = "resnet50") -> ConfigDict:
             network.optimizer = base.optimizer()
             network.schedule.update({"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048})  # 5 epochs
         config.finetune.steps = 20_000
+        config.balance.update({"threshold": 0.3, "images_per_class": 130_000})
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
     config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size  # 1e-4 whatever the batch
     return config

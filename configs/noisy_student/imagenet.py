@@ -78,7 +78,11 @@ def get_config(name: str = "b0") -> ConfigDict:
     )
     config.expected.update({"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000})
     config.balance.images_per_class = 130_000
+    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels those (Section 3.1).
+    config.selection = "once"
     config.teacher = section(*chain[0])
+    if chain[0] != ("b0", 0):
+        config.selector = section("b0", 0)
     config.student = section(*chain[-1])
     for iteration, link in enumerate(chain[1:-1], 1):
         config[f"student_{iteration}"] = section(*link)

@@ -271,13 +271,11 @@ RESULTS = (
     ),
     Row(
         "Section 3.3: 12,800 images a class of JFT, the most probable",
-        "the recipe takes the pool as given; `run_balance.sh` makes it",
+        "`imagenet_jft.py:resnet50`; the training reads the images by `--selection`",
         DRY_RUN,
         commands=(
             f"./run_pseudo_label.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --teacher=RESNET50 --workdir=W/predictions",
-            f"./run_balance.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data "
-            "--predictions=W/predictions --workdir=W/pool "
-            "--config.balance.balance=True --config.balance.images_per_class=12800",
+            f"./run_balance.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --predictions=W/predictions --workdir=W/selected",
         ),
         numbers=(numbers("loop", "Section 3.3", images_per_class=12_800, selected=12_800_000, threshold=0),),
     ),

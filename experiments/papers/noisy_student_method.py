@@ -137,14 +137,11 @@ SETUP = (
         why="the 81M are a count of JFT's",
     ),
     Row(
-        "Section 3.1, an EfficientNet-B0 selects the unlabelled images for all students",
-        "the teacher of each iteration selects them; B0's selection: `run_pseudo_label.sh --teacher=B0`, `run_balance.sh`",
+        "Section 3.1, an EfficientNet-B0 selects the unlabelled images once; all teachers label that set",
+        "`selection=once` and the section `selector` of `configs/noisy_student/imagenet.py`; "
+        "`workflow/relabel.py`; `--selection` of `run_pseudo_label.sh` and `run_balance.sh`",
         DRY_RUN,
-        commands=(
-            "./run_pseudo_label.sh --config=configs/noisy_student/imagenet.py:l2 --data=W/data --teacher=B0 --workdir=W/b0_predictions",
-            "./run_balance.sh --config=configs/noisy_student/imagenet.py:l2 --data=W/data "
-            "--predictions=W/b0_predictions --workdir=W/b0_selection",
-        ),
+        commands=(loop("l2"),),
         numbers=L2_LOOP[:1],
     ),
     Row(

@@ -15,6 +15,7 @@ from cli.json_files import read_json
 from experiments import study
 from workflow import dry_run as dry_runs
 from workflow import loop
+from workflow.settings import of_recipe
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
 STUDIES += [f"meta_pseudo_labels.py:{name}" for name in ("small", "methods", "feedback", "ablations", "weight")]
@@ -30,6 +31,10 @@ def test_every_study_s_flags_are_the_recipe_s(name):
     study.check(loaded)
     for _, flags, *_ in loaded.runs:
         recipes.from_flags(f"--config={loaded.recipe}", *loaded.flags, *flags)
+    for run in loaded.runs:  # and no flag is without effect
+        for command in study.commands(loaded, Path("w"), run[0], 0):
+            words = [word for word in command.words if word.startswith("--config")]
+            recipes.from_flags(*words, declared=of_recipe)
     assert name in Path(app.ROOT / "configs" / "studies" / name.partition(":")[0]).read_text()
 
 

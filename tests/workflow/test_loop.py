@@ -50,6 +50,49 @@ def test_an_online_student_needs_no_stored_labels():
     assert plan[3].arguments["teacher"] == Path("w/student_1") and "pseudo_labeled" not in plan[3].arguments
 
 
+def of_selection(config):
+    """Returns name -> the balanced set that the stage labels again, of the stages that label and balance."""
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    beam = {stage.name: stage.arguments.get("selection") for stage in stages if stage.beam}
+    return {name: path and path.name for name, path in beam.items()}, [stage.name for stage in stages]
+
+
+def test_the_first_teacher_selects_once_and_the_others_label_its_set():
+    found, _ = of_selection(changed(iterations=2, selection="once"))
+    assert found == {
+        **{"pseudo_label_1": None, "balance_1": None},
+        **{"pseudo_label_2": "pseudo_labeled_1", "balance_2": "pseudo_labeled_1"},
+    }
+    assert set(of_selection(CONFIG)[0].values()) == {None}
+
+
+def test_a_selector_selects_for_all_teachers():
+    config = changed(iterations=1, selection="once")
+    with config.unlocked():
+        config.selector = config.teacher.copy_and_resolve_references()
+    loop.check(config)
+    found, names = of_selection(config)
+    assert found == {
+        **{"pseudo_label_0": None, "balance_0": None},
+        **{"pseudo_label_1": "pseudo_labeled_0", "balance_1": "pseudo_labeled_0"},
+    }
+    assert names[:5] == ["prepare", "selector", "pseudo_label_0", "balance_0", "teacher"]
+    config.student.online = True  # it labels the selected images within its step
+    loop.check(config)
+    student = next(stage for stage in loop.plan(config, Path("w"), {}, "auto") if stage.name == "student_1")
+    assert student.arguments["selection"] == Path("w/pseudo_labeled_0") and "pseudo_labeled" not in student.arguments
+    config.selection = "each_iteration"
+    with pytest.raises(InputError, match=r"config\.selector selects images once, for all teachers; set config\.selection=once"):
+        loop.check(config)
+
+
+def test_an_online_student_selects_nothing():
+    config = changed(iterations=1, selection="once")
+    config.student.online = True
+    with pytest.raises(InputError, match=r"selection=once needs stored labels .* config\.student\.online=True does not make"):
+        loop.check(config)
+
+
 def test_every_stage_has_its_script():
     for stage in loop.plan(CONFIG, Path("w"), {}, "auto"):
         assert (app.ROOT / stage.script).is_file()

@@ -61,7 +61,7 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
     config = recipe("imagenet.py:l2")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
-    assert sections == ["teacher", "student_1", "student_2", "student", "finetune"]
+    assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("of which 480,309,308 are trained, 475 px") == 3 and text.count("of which 478,430,546 are trained, 800 px") == 1
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
@@ -88,7 +88,7 @@ def test_the_chain_of_the_first_version_grows():
     config = recipe("imagenet.py:v1")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)[:-1]]
     names = [config[section].model.name for section in sections if not section.startswith("finetune")]
-    assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]
+    assert names == ["b0", "b7", "b7", "l0", "l1", "l2", "l2"]  # the first one selects the images
 
 
 def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
@@ -164,7 +164,7 @@ def test_a_small_student_is_the_last_one_of_a_large_teacher():
     """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
     config = recipe("imagenet.py:l2_b3")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
-    assert [config[section].model.name for section in sections] == ["b7", "l2", "l2", "l2", "b3"]
+    assert [config[section].model.name for section in sections] == ["b0", "b7", "l2", "l2", "l2", "b3"]
     assert config[sections[-1]].preprocessing.randaugment_layers == 0 and config[sections[-2]].preprocessing.randaugment_layers == 2
 
 
@@ -181,6 +181,22 @@ def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
     assert f"and as many of predictions ({expected} GiB an iteration)" in dry_runs.describe(
         config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
     )
+
+
+def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those(tmp_path):
+    """Section 3.1. Predictions of 300 million images, and of at most 130 million: 2,085 B each."""
+    config = recipe("imagenet.py:l2")
+    loop.check(config)
+    plan = loop.plan(config, tmp_path, {}, "auto")
+    text = dry_runs.describe(config, tmp_path, {}, plan)
+    assert "selector: b0, 5,330,564 parameters" in text
+    assert (
+        "selection: once, by selector of 300,000,000 images; 3 of 4 labellings are of at most 130,000,000 images, those selected"
+    ) in text
+    assert "predictions (582.5 GiB for the selection, then 252.4 GiB)" in text
+    write_json(tmp_path / "pseudo_labeled_0" / "summary.json", {"num_unique": 81_000_000})
+    assert "3 of 4 labellings are of 81,000,000 images, those" in dry_runs.describe(config, tmp_path, {}, plan)
+    assert "selector" not in recipe("imagenet.py:b0")  # its teacher is the B0
 
 
 def test_a_smoke_run_needs_no_published_weights():

@@ -134,3 +134,62 @@ def test_help_about_sections():
     assert text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
     for key in ("train.unlabeled_weight", "train.feedback", "student.temperature", "train.online"):
         assert mechanism.describe(declared, key).startswith(f"--config.{key}=")
+
+
+FILTERED = "meta_pseudo_labels/imagenet_10pct.py"
+"""A recipe whose base only filters the pseudo-labels."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "why"),
+    [
+        (FILTERED, "balance.images_per_class=12800", "config.balance.balance is False"),
+        ("noisy_student/digits.py", "teacher.online=True", "config.teacher.method is 'supervised'"),
+        ("noisy_student/digits.py", "student.schedule.decay_rate=0.9", "config.student.schedule.name is 'cosine'"),
+        ("noisy_student/digits.py", "student.optimizer.nesterov=True", "config.student.optimizer.name is 'rmsprop'"),
+        ("noisy_student/digits.py", "student.min_steps=9", "config.student.epochs is None"),
+        ("noisy_student/digits.py", "preprocessing.cutout_const=9", "config.preprocessing.randaugment_ops is ('Rot"),
+        (
+            "noisy_student/imagenet.py:l2_b0",
+            "student.preprocessing.randaugment_magnitude=9",
+            "student.preprocessing.randaugment_layers is 0",
+        ),
+        ("noisy_student/image_folder.py", "teacher.model.width=2", "config.init is 'efficientnet-lite0'"),
+        ("noisy_student/image_folder.py", "data.out_of_domain=9", "config.data.source is 'image_folder'"),
+        ("meta_pseudo_labels/digits.py", "train.calibrator.hidden=9", "config.train.method is 'meta_pseudo_labels'"),
+        ("meta_pseudo_labels/digits.py", "train.baseline_decay=0.9", "config.train.feedback is 'soft'"),
+        ("meta_pseudo_labels/digits.py:reduced", "train.uda.weight=9", "config.train.method is 'reduced_meta_pseudo"),
+        ("uda/digits.py", "train.uda.weight=0 train.uda.threshold=0.9", "config.train.uda.weight is 0.0"),
+        ("fixmatch/digits.py", "train.unlabeled_weight=0 train.threshold=0.9", "config.train.unlabeled_weight is 0.0"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(recipe, words, why):
+    *others, word = words.split()
+    given = [f"--config.{other}" for other in (*others, word)]
+    with pytest.raises(InputError) as error:
+        parsed(f"--config=configs/{recipe}", *given)
+    assert str(error.value).startswith(f"--config.{word} has no effect while ") and why in str(error.value)
+
+
+def test_the_same_settings_pass_with_what_they_need():
+    both = "balance.images_per_class=12800 balance.balance=True"
+    assert parsed(f"--config=configs/{FILTERED}", *(f"--config.{word}" for word in both.split())).balance.images_per_class == 12800
+    parsed(DIGITS, "--config.student.schedule.name=exponential", "--config.student.schedule.decay_rate=0.9")
+    parsed("--config=configs/noisy_student/image_folder.py", "--config.teacher.model.width=2", "--config.init=None")
+
+
+def test_a_section_that_no_stage_reads_is_refused():
+    config = parsed(DIGITS)
+    settings.require_read(config, {"student.steps": "9", "seed": "1", "data.folds": "1"}, {"student", "balance"})
+    with pytest.raises(
+        InputError, match=r"^--config\.finetune\.epochs has no effect: no stage of this run reads config\.finetune; they read st"
+    ):
+        settings.require_read(config, {"finetune.epochs": "9"}, {"student"})
+
+
+def test_a_value_that_each_training_has_of_its_own_is_refused():
+    config, given = parsed("--config=configs/noisy_student/imagenet.py:b7"), {"preprocessing.image_size": "64"}
+    refusal = r"each training of this run has its own value; set config\.student\.preprocessing\.image_size, config\.teacher\.p"
+    with pytest.raises(InputError, match=refusal):
+        settings.require_read(config, given, {"student", "teacher", "balance"})
+    settings.require_read(config, given, {"student", "finetune_student"})
