@@ -12,6 +12,7 @@ import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before t
 # isort: split
 
 import functools
+import itertools
 import math
 import re
 import shlex
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 from cli import app, commands
 from cli.errors import InputError
 from efficientnet.architectures import ARCHITECTURES
+from experiments import study
 from experiments.papers.chapters import CHAPTERS, counts
 from experiments.papers.row import DRY_RUN, IMPOSSIBLE, RUN, STAND_IN, VERDICTS, Differs, Numbers, Row
 from training import dry_run as dry_runs
@@ -77,13 +79,13 @@ def check(row: Row) -> list[str]:
     if row.verdict in (RUN, STAND_IN) and not row.ran:
         errors.append("it does not say where what was run stands")
     errors += [error for place in row.ran if (error := _absent(place))]
-    plan: Plan = {}
+    plans = []
     for command in row.commands:
         try:
-            plan.update(planned(command))
+            plans.append(planned(command))
         except InputError as error:
             errors.append(f"{command}: {error}")
-    return [*errors, *(error for numbers in row.numbers for error in _compared(numbers, plan))]
+    return [*errors, *(error for numbers in row.numbers for error in _compared(numbers, plans))]
 
 
 def _absent(place: str) -> str:
@@ -102,12 +104,13 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def _compared(numbers: Numbers, plan: Plan) -> Iterable[str]:
-    if numbers.training not in plan:
-        yield f"no training {numbers.training!r}; the commands have {', '.join(plan) or 'none'}"
-        return
-    for name, value in numbers.values.items():
-        told = plan[numbers.training]
+def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
+    """Yields what differs in any of the plans that have the training."""
+    found = [plan[numbers.training] for plan in plans if numbers.training in plan]
+    if not found:
+        known = ", ".join(dict.fromkeys(name for plan in plans for name in plan))
+        yield f"no training {numbers.training!r}; the commands have {known or 'none'}"
+    for told, (name, value) in itertools.product(found, numbers.values.items()):
         here = told.get(name)
         wanted = value.here if isinstance(value, Differs) else value
         if not _same(here, wanted, TOLERANCE if name in ROUNDED else 1e-6):
@@ -146,8 +149,12 @@ def planned(command: str) -> Plan:
         return _of_loop(values["config"])
     if found.name in _TRAININGS:
         return _of_training(values["config"], values["section"], values.get("init"))
-    if found.name in ("prepare_data", "balance", "pseudo_label"):
-        return {"data": _of_data(values["config"]), "loop": _of_selection(values["config"])}
+    if found.name == "balance":
+        return {"loop": _of_selection(values["config"])}
+    if found.name == "prepare_data":
+        return {"data": _of_data(values["config"])}
+    if found.name == "study":
+        study.check(values["config"])
     return {}
 
 
@@ -174,7 +181,7 @@ def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     own = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     values = resolve.section(own, labeled_examples=images["labeled"], unlabeled=bool(method.unlabeled(own)), quiet=True)
     size = dry_runs.image_size(config, section, images)
-    plan: Plan = {"data": _of_data(config), "loop": _of_selection(config)}
+    plan: Plan = {"data": _of_data(config)}
     networks = method.networks(values)
     for network in networks:
         model = dict(network.settings(values)["model"])

@@ -86,21 +86,20 @@ def _bands() -> tuple[Row, ...]:
             "balance.images_per_class=None",
             "balance.sample_images=1300000",
         )
-        commands = tuple(loop("b0", *band, f"student.pseudo_labels={kind}") for kind in ("soft", "hard"))
         selected = {"threshold": low, "max_confidence": high, "sample_images": 1_300_000}
-        rows.append(
-            Row(
-                "Figure 4",
-                "`balance.threshold`, `balance.max_confidence`, `balance.sample_images`",
-                DRY_RUN,
-                items=(f"[{low:.1f}, {high:.1f}], soft", f"[{low:.1f}, {high:.1f}], hard"),
-                commands=commands,
-                numbers=(
-                    numbers("loop", "A.2", iterations=1, **selected),
-                    numbers("student_1", "A.2", network="b0"),
-                ),
+        images = numbers("loop", "A.2", iterations=1, **selected)
+        for kind in ("soft", "hard"):
+            student = numbers("student_1", "A.2", network="b0", pseudo_labels=kind)
+            rows.append(
+                Row(
+                    "Figure 4",
+                    "`balance.threshold`, `balance.max_confidence`, `balance.sample_images`",
+                    DRY_RUN,
+                    items=(f"[{low:.1f}, {high:.1f}], {kind}",),
+                    commands=(loop("b0", *band, f"student.pseudo_labels={kind}"),),
+                    numbers=(images, student),
+                )
             )
-        )
     return tuple(rows)
 
 

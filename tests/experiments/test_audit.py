@@ -87,6 +87,10 @@ GOOD = Row(
             {"numbers": (numbers("student_1", "Table 4", steps=Differs(437_899, 437_899, "why")),)},
             r"student_1\.steps is the paper's by now",
         ),
+        (
+            {"commands": (LOOP, f"{LOOP} --config.student.batch_size=512")},
+            r"student_1\.batch_size is 512; Section 3\.1: 2048",  # of the second command
+        ),
         ({"commands": (LOOP.replace("b0", "b9"),)}, r"imagenet\.py:b9: the names are"),
         ({"commands": (LOOP.replace("imagenet.py", "image_net.py"),)}, r"no file configs/noisy_student/image_net\.py"),
         ({"commands": (f"{LOOP} --steps=5",)}, r"--steps: no such flag"),

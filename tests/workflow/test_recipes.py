@@ -218,6 +218,14 @@ def test_a_smoke_run_takes_a_step(tmp_path):
     assert step(config, "student_1", tmp_path / "run", tmp_path / "data") == 4
 
 
+def test_a_supervised_step_sees_labelled_images_alone(tmp_path):
+    """All labels (Pham et al. 2021, Table 2): by uda with weight 0 a step would see 15 images for one that counts."""
+    config = recipes.from_flags("--config=configs/supervised/cifar10.py", "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
+    assert recipes.from_flags("--config=configs/supervised/cifar10.py").preprocessing.randaugment_layers == 2
+    prepare.main(config, str(tmp_path / "data"))
+    assert step(config, "train", tmp_path / "run", tmp_path / "data") == 4
+
+
 def test_a_smoke_run_labels_and_balances(tmp_path):
     config = recipe("svhn.py", "--config.smoke=True")
     data, teacher, predictions, balanced = (tmp_path / name for name in ("data", "teacher", "predictions", "pseudo_labeled"))
