@@ -22,7 +22,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "meta_pseudo_labels": ("rounds",),
     "processor": ("rounds",),
     "pseudo_label": ("images",),
-    "serving": ("model", "requests", "clients"),
+    "serving": ("model", "requests", "clients", "sweep"),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),
     "xla_steps": ("networks", "methods", "batch"),
