@@ -97,7 +97,7 @@ def pinned() -> Iterator[set[int] | None]:
 
 
 def with_batching(serving_dir: Path, folder: Path, threads: int, micros: int, allowed: str) -> Path:
-    """A copy of `serving_dir` with other batching parameters."""
+    """Makes a copy of `serving_dir` with other batching parameters."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(serving_dir, folder)
     numbers = {"max_batch_size": BATCH, "batch_timeout_micros": micros, "num_batch_threads": threads, "max_enqueued_batches": 100}
@@ -167,7 +167,7 @@ def load(
     share = requests // ROUNDS
 
     def bare() -> float:
-        """CPU seconds an image of the graph in batches."""
+        """Returns the CPU seconds an image of the graph in batches."""
         began = time.process_time()
         for _ in range(share // BATCH + 1):
             serve(image_bytes=batch)
@@ -207,7 +207,7 @@ def load(
 
 @contextlib.contextmanager
 def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running development server, and its REST address HOST:PORT."""
+    """Starts the development server, and yields it and its REST address HOST:PORT."""
     flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0"]
     server = subprocess.Popen(python_m("cli", "serve", *flags), stdout=subprocess.PIPE, text=True)
     try:
@@ -219,7 +219,7 @@ def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def ask(address: str, body: Path, requests: int, clients: int, cores: set[int] | None) -> list[float]:
-    """The seconds that each of `requests` took, sent by `clients` connections from `cores`."""
+    """Returns the seconds that each of `requests` took, sent by `clients` connections from `cores`."""
     host, port = address.rsplit(":", 1)
     command = python_m("benchmarks.clients", host, port, str(body), str(requests), str(clients))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -235,7 +235,7 @@ def ask(address: str, body: Path, requests: int, clients: int, cores: set[int] |
 
 
 def batches(address: str) -> np.ndarray:
-    """Images in batches, and batches, that the server has computed so far."""
+    """Returns the images in batches, and the batches, that the server has computed so far."""
     with urllib.request.urlopen(f"http://{address}{metrics.PATH}", timeout=60) as response:
         text = response.read().decode()
     found = [re.search(rf"^{metrics.BATCH}_{what}\S* (\S+)$", text, re.MULTILINE) for what in ("sum", "count")]
@@ -243,7 +243,7 @@ def batches(address: str) -> np.ndarray:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far, by /proc (Linux)."""
+    """Returns the CPU seconds of a process so far, by /proc (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

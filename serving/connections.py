@@ -75,7 +75,7 @@ class Server:
         asyncio.run(self._server.serve([self._socket]))
 
     def shutdown(self) -> None:
-        """Takes no new connections, answers all requests in flight, and returns."""
+        """Stops taking connections, answers all requests in flight, and returns."""
         self._server.should_exit = True
         self._thread.join()
 
@@ -124,7 +124,7 @@ class _Connection(HttpToolsProtocol):
         return answered and self._arriving is None and not self.pipeline
 
     def data_received(self, data: bytes) -> None:
-        """Parses what has come; a head that is too large is refused."""
+        """Parses what has come, and refuses a head that is too large."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -132,20 +132,20 @@ class _Connection(HttpToolsProtocol):
             self._count_head(len(data))
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Notes that a request begins."""
         super().on_message_begin()
         self._arriving, self._head_bytes = _HEAD, 0
         self._start_timer()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request line."""
+        """Adds a part of the request line."""
         super().on_url(url)
         if len(self.url) > MAX_HEAD:
             self._refusal = 414, f"the path has more than {MAX_HEAD:,} bytes"
             raise ValueError(self._refusal)
 
     def on_headers_complete(self) -> None:
-        """The head is there: the application begins."""
+        """Starts the application, unless the head is too large."""
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self._refusal = 431, f"the headers have more than {MAX_HEAD:,} bytes"
             raise ValueError(self._refusal)
@@ -155,18 +155,18 @@ class _Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """The request is there."""
+        """Notes that the whole request is there."""
         super().on_message_complete()
         self._arriving = None
         self._stop_timer()
 
     def on_response_complete(self) -> None:
-        """The answer is sent."""
+        """Notes that the answer is sent."""
         self._idle_since = time.monotonic()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """Notes that the connection has ended."""
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -222,7 +222,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class _Joined:
-    """A transport that sends head and body of an answer by one system call."""
+    """Transport that sends head and body of an answer by one system call."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
         self._transport, self._loop = transport, loop

@@ -127,7 +127,7 @@ def _is_b64(value: Any) -> bool:
 
 
 def _columns(instances: Any, signature: Signature) -> Any:
-    """Row format to columns: a list of values, or of objects with every input."""
+    """Turns rows into columns: a list of values, or of objects with every input."""
     if not isinstance(instances, list):
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "'instances' must be a list")
     if not instances or not isinstance(instances[0], dict) or _is_b64(instances[0]):
@@ -139,7 +139,7 @@ def _columns(instances: Any, signature: Signature) -> Any:
 
 
 def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
-    """JSON's nested lists as an array of the input's type."""
+    """Returns JSON's nested lists as an array of the input's type."""
     if name not in signature.inputs:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"no input {name[:100]!r}; the signature has {', '.join(signature.inputs)}")
     dtype = signature.inputs[name].dtype

@@ -22,7 +22,7 @@ from serving.settings import WARMUP
 from serving.versions import MODELS_CONFIG, SAVED_MODEL, load
 
 MAX_WARMUP_REQUESTS = 1000
-"""TF Serving's own limit (kNumWarmupRecords in saved_model_warmup_util)."""
+"""TF Serving's own limit (`kMaxNumRecords` in saved_model_warmup_util.h)."""
 MAX_ELEMENTS = 2**26  # of one input: a tensor of one repeated value is small on the wire, and large after it
 
 
@@ -34,7 +34,7 @@ class Input(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A function of a version: arrays by input's name -> arrays by output's name."""
+    """Function of a version: arrays by input's name -> arrays by output's name."""
 
     model: str
     version: int

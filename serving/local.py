@@ -100,7 +100,7 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class Health:
-    """gRPC's standard health service, `grpc.health.v1.Health`: Check; clients do without Watch.
+    """gRPC's standard health service, `grpc.health.v1.Health`, with Check and without Watch.
 
     The package grpcio-health-checking needs a newer protobuf than TensorFlow 2.15 has on Python 3.9.
     The wire format of its two messages is that of protobuf's StringValue and Int32Value.
@@ -115,7 +115,7 @@ class Health:
         self._models, self.draining = models, False
 
     def check(self, request: Any, context: grpc.ServicerContext) -> wrappers_pb2.Int32Value:
-        """The state of the server (service ""), of a TF Serving service, or of a model by its name."""
+        """Returns the state of the server (service ""), of a TF Serving service, or of a model by its name."""
         known = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
         if request.value not in known:
             try:

@@ -52,7 +52,7 @@ class _Served(NamedTuple):
 
 
 class Models:
-    """The loaded versions of a SERVING_DIR, by `models.config`.
+    """Loaded versions of a SERVING_DIR, by `models.config`.
 
     Args:
       serving_dir: as `serving.export` leaves it.
@@ -140,7 +140,7 @@ class Models:
         return sorted(self._served)
 
     def find(self, model: str, version: int | None, label: str | None) -> Version:
-        """The version that is asked for. Raises Refused."""
+        """Returns the version that is asked for. Raises Refused."""
         served = self._served.get(model)
         if served is None or not served.versions:
             message = f"Servable not found for request: Latest({model[:200]})"

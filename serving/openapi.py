@@ -22,7 +22,7 @@ def _schema(name: str) -> dict[str, Any]:
 
 
 def _answers(schema: str, *codes: str) -> dict[str, Any]:
-    """Responses: 200 with `schema`, and the error codes."""
+    """Returns the responses: 200 with `schema`, and the error codes."""
     answers = {"200": {"description": "The answer.", "content": {"application/json": {"schema": _schema(schema)}}}}
     error = {"application/json": {"schema": _schema("Error")}}
     return {**answers, **{code: {"description": _ERROR_CODES[code], "content": error} for code in codes}}

@@ -62,7 +62,7 @@ class RequestLog:
         self._thread.start()
 
     def add(self, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
-        """Takes a request and its answer; never waits."""
+        """Takes a request and its answer, and never waits."""
         try:
             self._queue.put_nowait((signature, inputs, outputs))
         except queue.Full:
@@ -146,7 +146,7 @@ def images_main(logs: str, output: str) -> None:
 
 
 def _logged(file: Path) -> list[list[bytes]]:
-    """The `image_bytes` of each request in a log file. Raises InputError where it is damaged."""
+    """Returns the `image_bytes` of each request in a log file. Raises InputError where it is damaged."""
     found = []
     try:
         for record in tf.data.TFRecordDataset(str(file)):

@@ -57,7 +57,7 @@ _PATH = re.compile(
 
 
 class Server(connections.Server):
-    """The REST server of `models`, in a thread of its own.
+    """REST server of `models`, in a thread of its own.
 
     Args:
       models: what is served.
@@ -75,7 +75,7 @@ class Server(connections.Server):
         super().__init__(_application(self._rest, cors), host, port, seconds)
 
     def shutdown(self) -> None:
-        """Takes no new connections, answers all requests in flight, and returns."""
+        """Stops taking connections, answers all requests in flight, and returns."""
         self._rest.draining = True
         super().shutdown()
 
@@ -97,7 +97,7 @@ def _application(rest: _Rest, cors: bool) -> Starlette:
 
 
 class _Rest:
-    """The answers to requests.
+    """Answers to requests.
 
     Attributes:
       draining: whether a stop has begun; connections then end with their next answer.
@@ -107,7 +107,7 @@ class _Rest:
         self._models, self.draining = models, False
 
     async def models(self, request: Request) -> Response:
-        """Status, metadata and predictions."""
+        """Answers with status, metadata or predictions."""
         path = request.scope["raw_path"].decode("ascii", "replace")
         match = _PATH.fullmatch(path)
         try:
@@ -126,22 +126,22 @@ class _Rest:
             return self._error(500, "internal error; the server's stderr says more")
 
     async def health(self, request: Request) -> Response:
-        """Whether the server takes requests. It begins to listen when all models are warm."""
+        """Says whether the server takes requests. The port opens when all models are warm."""
         if self.draining:
             return self._error(503, "the server is stopping")
         return self._json('{"status": "ok"}')
 
     async def metrics(self, request: Request) -> Response:
-        """Counts and times."""
+        """Answers with counts and times."""
         text = self._models.metrics.text()
         return Response(text, headers=self._headers(), media_type=metrics.CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
-        """The description of this protocol."""
+        """Answers with the description of this protocol."""
         return self._json(json.dumps(openapi.document(self._models.names())))
 
     async def refuse(self, request: Request, error: Any) -> Response:
-        """What Starlette finds wrong, as JSON."""
+        """Says as JSON what Starlette finds wrong."""
         message = f"no such path: {request.url.path[:200]}" if error.status_code == 404 else error.detail
         headers = {**(error.headers or {}), **self._headers()}
         return JSONResponse({"error": message}, error.status_code, headers)
@@ -192,7 +192,7 @@ def _spec(match: re.Match[str]) -> _Spec:
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a request. Raises Refused before it is read where it is too long."""
+    """Reads the body of a request. Raises Refused where it is too long, if possible before it is read."""
     length, coding = request.headers.get("content-length"), request.headers.get("transfer-encoding")
     if length is None and coding is None:
         message = "a request needs a Content-Length, or Transfer-Encoding: chunked"
