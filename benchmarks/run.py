@@ -23,7 +23,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "processor": ("rounds",),
     "pseudo_label": ("images",),
     "relabel": ("records",),
-    "serving": ("model", "requests", "clients"),
+    "serving": ("model", "requests", "clients", "sweep"),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),
     "xla_steps": ("networks", "methods", "batch"),

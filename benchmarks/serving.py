@@ -1,25 +1,28 @@
-"""What serving costs: decoding that forgives, and a server in front of a model, against the bare functions.
+"""What serving costs: decoding that forgives, and the development server against the bare graph.
 
-    ./run_benchmarks.sh serving [--model=SERVING_DIR] [--requests=10000] [--clients=16]
+    ./run_benchmarks.sh serving [--model=SERVING_DIR] [--requests=10000] [--clients=16] [--sweep]
 
-prints a JSON object a line (ratio > 1: better than the bare function), then one with latencies and memory. Without `--model`
-an untrained EfficientNet-B0 at 32 pixels with 10 classes is exported first. Everything runs on this machine, over loopback;
-the clients take their share of the same cores.
+prints a JSON object a line. The server's costs are CPU seconds an image, which other work on the
+machine changes little. Bare graph and server take turns on the same cores; the clients have the
+last core for themselves, where there are two or more. `--sweep` tries other batching parameters.
+Without `--model` an untrained EfficientNet-B0 at 32 pixels with 10 classes is exported first.
 """
 
 from __future__ import annotations
 
 import base64
-import http.client
+import contextlib
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,28 +40,70 @@ from cli.errors import InputError
 from cli.json_files import write_json
 from cli.start import python_m
 from data.preprocessing import Preprocessing, eval_image
-from serving import export
+from serving import BATCHING, export, metrics
 from serving.images import prepare
 from serving.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
 
 BATCH = 32
+ROUNDS = 5
+GOAL = 1 / 1.7  # images a CPU second, server against bare graph
+ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in (1, 2, 4, 8, 16, 32))
+SWEEP = {
+    f"{threads} threads, {micros} µs, {'padded' if allowed else 'not padded'}": (threads, micros, allowed)
+    for threads, micros, allowed in ((1, 0, ALLOWED), (1, 0, ""), (2, 0, ALLOWED), (4, 2000, ALLOWED))
+}
+"""Batching parameters that `--sweep` tries, by their names in the results."""
 
 
-def main(model: str | None = None, requests: int = 10_000, clients: int = 16) -> None:
-    """Runs all of it, on the SERVING_DIR `model`. Raises InputError where there is none, or for too few requests."""
-    if requests < 10:
-        raise InputError(f"--requests is {requests}; they are sent in ten parts, so at least 10")
-    with tempfile.TemporaryDirectory() as scratch:
-        serving_dir = Path(model).resolve() if model else exported(Path(scratch))
+def main(model: str | None = None, requests: int = 10_000, clients: int | None = None, sweep: bool = False) -> None:
+    """Runs all of it, on the SERVING_DIR `model`.
+
+    Raises:
+      InputError: there is no model, or there are too few requests.
+    """
+    if requests < 10 * ROUNDS:
+        raise InputError(f"--requests is {requests}; they are sent in {ROUNDS} rounds, so at least {10 * ROUNDS}")
+    with tempfile.TemporaryDirectory() as scratch, pinned() as cores:
+        folder = Path(scratch)
+        serving_dir = Path(model).resolve() if model else exported(folder)
         resolve(serving_dir)  # before the minutes that decoding takes
         image = picture(64, 48)
+        counts = [clients] if clients else [16, 64]
+        if sweep:
+            for name, (threads, micros, allowed) in SWEEP.items():
+                variant = with_batching(serving_dir, folder / "variant", threads, micros, allowed)
+                load(variant, folder, image, requests, counts, cores, name)
+            return
         decoding("serving/decode_jpeg_500x375", picture(500, 375))
         decoding("serving/decode_jpeg_64x48", image)
-        bare = bare_rates(serving_dir, image, clients)
-        for batching in (True, False):
-            load(serving_dir, image, bare, requests, clients, batching)
+        load(serving_dir, folder, image, requests, counts, cores)
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[set[int] | None]:
+    """Leaves the last core to the clients, and yields it; None where cores cannot be parted."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        yield None
+        return
+    before = os.sched_getaffinity(0)
+    clients = {max(before)}
+    os.sched_setaffinity(0, before - clients)  # before TensorFlow counts the cores
+    try:
+        yield clients
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def with_batching(serving_dir: Path, folder: Path, threads: int, micros: int, allowed: str) -> Path:
+    """Makes a copy of `serving_dir` with other batching parameters."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(serving_dir, folder)
+    numbers = {"max_batch_size": BATCH, "batch_timeout_micros": micros, "num_batch_threads": threads, "max_enqueued_batches": 100}
+    text = "".join(f"{name} {{ value: {value} }}\n" for name, value in numbers.items())
+    (folder / BATCHING).write_text(text + allowed, encoding="utf-8")
+    return folder
 
 
 def exported(folder: Path) -> Path:
@@ -111,86 +156,96 @@ def decoding(name: str, image: bytes) -> None:
     report.line(name, ours, peer, "tf.map_fn of eval_image", goal=0.9, unit="images/s")
 
 
-def bare_rates(serving_dir: Path, image: bytes, threads: int) -> dict[str, float]:
-    """Images a second of the SavedModel itself: in batches, one at a time, and one at a time from many threads."""
+def load(
+    serving_dir: Path, scratch: Path, image: bytes, requests: int, counts: list[int], cores: set[int] | None, variant: str = "shipped"
+) -> None:
+    """Measures the bare graph and the server under `counts` clients, in turns."""
     loaded = tf.saved_model.load(str(resolve(serving_dir)))
-    serve = loaded.signatures["serving_default"]
-    batch, one = tf.constant([image] * BATCH), tf.constant([image])
-    rates = {"batches": rate(lambda: serve(image_bytes=batch), BATCH), "singly": rate(lambda: serve(image_bytes=one), 1)}
-    count, until = [0] * threads, time.perf_counter() + 4.0
+    serve, batch = loaded.signatures["serving_default"], tf.constant([image] * BATCH)
+    body = scratch / "body.json"
+    body.write_text(json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}), encoding="utf-8")
+    share = requests // ROUNDS
 
-    def work(i: int) -> None:
-        while time.perf_counter() < until:
-            serve(image_bytes=one)
-            count[i] += 1
+    def bare() -> float:
+        """Returns the CPU seconds an image of the graph in batches."""
+        began = time.process_time()
+        for _ in range(share // BATCH + 1):
+            serve(image_bytes=batch)
+        return (time.process_time() - began) / BATCH / (share // BATCH + 1)
 
-    began = time.perf_counter()
-    together([threading.Thread(target=work, args=(i,)) for i in range(threads)])
-    return {**rates, "threads": sum(count) / (time.perf_counter() - began)}
+    with local(serving_dir) as (process, address):
+        costs: dict[int, list[float]] = {count: [] for count in counts}
+        seconds: dict[int, list[float]] = {count: [] for count in counts}
+        sizes = {count: np.zeros(2) for count in counts}
+        graph, memory = [], [_mib(process.pid)]
+        bare()
+        for count in counts:
+            ask(address, body, count * 5, count, cores)
+        for _ in range(ROUNDS):
+            graph.append(bare())
+            for count in counts:
+                before, began = batches(address), cpu_seconds(process.pid)
+                seconds[count] += ask(address, body, share, count, cores)
+                costs[count].append((cpu_seconds(process.pid) - began) / share)
+                sizes[count] += batches(address) - before
+            memory.append(_mib(process.pid))
+    for count in counts:
+        p50, p99 = (1000 * float(np.percentile(seconds[count], p)) for p in (50, 99))
+        ours, peer = 1 / np.median(costs[count]), 1 / np.median(graph)
+        name, peer_name = f"serving/local_{count}_clients", f"SavedModel in batches of {BATCH}"
+        notes = {
+            "batching": variant,
+            "cpu_ms_an_image": round(1000 / ours, 3),
+            "bare_cpu_ms_an_image": round(1000 / peer, 3),
+            "mean_batch": round(float(sizes[count][0] / max(sizes[count][1], 1)), 1),
+            "requests": len(seconds[count]),
+        }
+        report.line(name, ours, peer, peer_name, goal=round(GOAL, 2), unit="images/CPU s", **notes)
+        report.line(f"{name}_tail", p50, p99, "99 % of the requests", goal=0.5, unit="ms, half of the requests", batching=variant)
+    print(json.dumps({"details": "serving/local", "resident_mib_after_each_round": memory}), flush=True)
 
 
-def together(threads: Sequence[threading.Thread]) -> None:
-    """Starts the threads and waits for them."""
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def load(serving_dir: Path, image: bytes, bare: dict[str, float], requests: int, clients: int, batching: bool) -> None:
-    """Asks the server for development `requests` times from `clients` connections."""
-    name = "serving/local_batching" if batching else "serving/local_nobatching"
-    flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0", *([] if batching else ["--nobatching"])]
+@contextlib.contextmanager
+def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Starts the development server, and yields it and its REST address HOST:PORT."""
+    flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0"]
     server = subprocess.Popen(python_m("cli", "serve", *flags), stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        address = urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc
-        ask(address, image, clients * 20, clients)  # warm
-        memory, latencies, began = [_mib(server.pid)], [], time.perf_counter()
-        for _ in range(10):
-            latencies += ask(address, image, requests // 10, clients)
-            memory.append(_mib(server.pid))
-        seconds = time.perf_counter() - began
+        yield server, urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
-    ours, singly = len(latencies) / seconds, f"SavedModel one image at a time, {clients} threads"
-    report.line(name, ours, bare["batches"], f"SavedModel in batches of {BATCH}", goal=0.5, unit="images/s")
-    report.line(f"{name}_singly", ours, bare["threads"], singly, goal=1.0, unit="images/s")
-    p50, p95, p99 = (round(1000 * float(np.percentile(latencies, p)), 1) for p in (50, 95, 99))
-    detail = {
-        "requests": len(latencies),
-        "clients": clients,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "bare_singly": round(bare["singly"], 1),
-    }
-    print(json.dumps({"details": name, **detail, "resident_mib_after_each_tenth": memory}), flush=True)
+        server.wait(timeout=60)
 
 
-def ask(address: str, image: bytes, requests: int, clients: int) -> list[float]:
-    """The seconds that each request took."""
-    body = json.dumps({"instances": [{"image_bytes": {"b64": base64.b64encode(image).decode()}}]})
-    seconds: list[float] = []
-
-    def work(share: int) -> None:
-        connection = http.client.HTTPConnection(address, timeout=60)
-        for _ in range(share):
-            began = time.perf_counter()
-            connection.request("POST", "/v1/models/classifier:predict", body)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-            seconds.append(time.perf_counter() - began)
-            if response.status != 200 or answer["predictions"][0]["status"] != 0:
-                raise RuntimeError(f"{response.status}: {answer}")
-        connection.close()
-
-    shares = [requests // clients + (i < requests % clients) for i in range(clients)]
-    together([threading.Thread(target=work, args=(share,)) for share in shares])
+def ask(address: str, body: Path, requests: int, clients: int, cores: set[int] | None) -> list[float]:
+    """Returns the seconds that each of `requests` took, sent by `clients` connections from `cores`."""
+    host, port = address.rsplit(":", 1)
+    command = python_m("benchmarks.clients", host, port, str(body), str(requests), str(clients))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    if cores:
+        os.sched_setaffinity(process.pid, cores)
+    output = process.communicate(timeout=600)[0]
+    if process.returncode:
+        raise RuntimeError(f"the clients ended with {process.returncode}")
+    seconds: list[float] = json.loads(output)
     if len(seconds) != requests:
         raise RuntimeError(f"{len(seconds)} of {requests} requests were answered")
     return seconds
+
+
+def batches(address: str) -> np.ndarray:
+    """Returns the images in batches, and the batches, that the server has computed so far."""
+    with urllib.request.urlopen(f"http://{address}{metrics.PATH}", timeout=60) as response:
+        text = response.read().decode()
+    found = [re.search(rf"^{metrics.BATCH}_{what}\S* (\S+)$", text, re.MULTILINE) for what in ("sum", "count")]
+    return np.array([float(match[1]) if match else 0.0 for match in found])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU seconds of a process so far, by /proc (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _mib(pid: int) -> int:

@@ -237,6 +237,18 @@ TOOLS = (
         words="FILE|DIR|GLOB|CSV…",
     ),
     Command(
+        "logged_images",
+        "serving.request_log:images_main",
+        "Collect the images of logged requests, as unlabelled images for the next run.",
+        "Each image goes into OUTPUT once. The same command again adds what is new.",
+        (
+            Flag("logs", "The folder of run_serve.sh --local --log_requests.", value="DIR"),
+            Flag("output", "Folder for the images.", value="DIR"),
+        ),
+        ("--logs=requests --output=photos/served", "--logs=/var/log/classifier --output=photos/unlabeled/served"),
+        group="tool",
+    ),
+    Command(
         "labels",
         "workflow.labels:main",
         "List what teacher and student say of each image of a run, for a person to correct.",

@@ -3,21 +3,22 @@
     ./run_serve.sh --serving_dir=SERVING_DIR --local
 
 It answers predict, metadata and status over REST (`serving.rest`) and gRPC, on the service classes of tensorflow-serving-api,
-and batches requests with TensorFlow's own scheduler by the numbers in `batching_parameters.txt`. **Not for production**: it
-loads the versions of `models.config` once and looks for no others, keeps no metrics, knows no TLS, and Python is in its way.
+and computes requests together (`serving.batching`) by the numbers in `batching_parameters.txt`. It follows `models.config`
+and new versions, and stops without losing a request. **Not for production**: it knows no TLS, and Python is in its way.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import tensorflow as tf
+from google.protobuf import wrappers_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -28,29 +29,22 @@ from tensorflow_serving.apis import (
 
 from cli.errors import InputError
 from serving import rest
-from serving.models import Models, Refused
+from serving.connections import DRAIN_SECONDS
+from serving.json_requests import MAX_BYTES
+from serving.loading import array_of
+from serving.models import Models, Refused, signature_map
+from serving.request_log import RequestLog
 
-MAX_ELEMENTS = 2**26  # of one input: a tensor of one repeated value is small on the wire, and large after it
 THREADS = 64
 SECONDS = 30.0
 """For a REST request to arrive whole."""
+POLL_SECONDS = 1.0
+"""Between two looks at `models.config` and the versions."""
 
 
 def _spec(spec: Any) -> tuple[str, int | None, str | None]:
     version = spec.version.value if spec.HasField("version") else None
     return spec.name, version, spec.version_label or None
-
-
-def _array(proto: Any, name: str) -> np.ndarray:
-    """A TensorProto as an array. Raises Refused."""
-    try:
-        count = int(np.prod([dimension.size for dimension in proto.tensor_shape.dim], dtype=object))
-        if not 0 <= count <= MAX_ELEMENTS:
-            raise ValueError(f"{count} elements")
-        array = tf.make_ndarray(proto)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r} is not a tensor ({str(error)[:200]})") from error
-    return array.astype(object) if array.dtype.kind in "SO" else array
 
 
 class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -61,10 +55,12 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
         """Computes a signature."""
+        spec = request.model_spec
         try:
-            signature = self._models.signature(*_spec(request.model_spec), request.model_spec.signature_name)
-            inputs = {name: _array(proto, name) for name, proto in request.inputs.items()}
-            outputs = self._models.run(signature, inputs, tuple(request.output_filter))
+            with self._models.counted(spec.name, "Predict", "GRPC"):
+                signature = self._models.signature(*_spec(spec), spec.signature_name)
+                inputs = {name: array_of(proto, name) for name, proto in request.inputs.items()}
+                outputs = self._models.run(signature, inputs, tuple(request.output_filter))
         except Refused as error:
             context.abort(error.code, str(error))
         response = predict_pb2.PredictResponse()
@@ -80,11 +76,11 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             if list(request.metadata_field) != ["signature_def"]:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "metadata_field must be signature_def")
-            number = self._models.find(*_spec(request.model_spec))
+            version = self._models.find(*_spec(request.model_spec))
         except Refused as error:
             context.abort(error.code, str(error))
-        response.model_spec.name, response.model_spec.version.value = request.model_spec.name, number
-        response.metadata["signature_def"].Pack(self._models.signature_map(request.model_spec.name, number))
+        response.model_spec.name, response.model_spec.version.value = request.model_spec.name, version.number
+        response.metadata["signature_def"].Pack(signature_map(version))
         return response
 
 
@@ -103,16 +99,50 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
             raise AssertionError from error  # abort raises
 
 
-def start_grpc(host: str, port: int, models: Models) -> tuple[grpc.Server, int]:
+class Health:
+    """gRPC's standard health service, `grpc.health.v1.Health`, with Check and without Watch.
+
+    The package grpcio-health-checking needs a newer protobuf than TensorFlow 2.15 has on Python 3.9.
+    The wire format of its two messages is that of protobuf's StringValue and Int32Value.
+
+    Attributes:
+      draining: whether a stop has begun.
+    """
+
+    SERVING, NOT_SERVING = 1, 2
+
+    def __init__(self, models: Models):
+        self._models, self.draining = models, False
+
+    def check(self, request: Any, context: grpc.ServicerContext) -> wrappers_pb2.Int32Value:
+        """Returns the state of the server (service ""), of a TF Serving service, or of a model by its name."""
+        known = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+        if request.value not in known:
+            try:
+                self._models.find(request.value, None, None)
+            except Refused as error:
+                context.abort(error.code, f"unknown service {request.value[:200]!r}")
+        return wrappers_pb2.Int32Value(value=self.NOT_SERVING if self.draining else self.SERVING)
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Registers the service."""
+        decode, encode = wrappers_pb2.StringValue.FromString, wrappers_pb2.Int32Value.SerializeToString
+        check = grpc.unary_unary_rpc_method_handler(self.check, decode, encode)
+        handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        server.add_generic_rpc_handlers((handler,))
+
+
+def start_grpc(host: str, port: int, models: Models, health: Health) -> tuple[grpc.Server, int]:
     """The running server and its port (one that is free for `port` 0).
 
     Raises:
       InputError: the port is taken.
     """
-    options = [("grpc.max_receive_message_length", rest.MAX_BYTES), ("grpc.so_reuseport", 0)]
+    options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.so_reuseport", 0)]
     server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=options, maximum_concurrent_rpcs=4 * THREADS)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(models), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(models), server)
+    health.add_to(server)
     try:
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as error:
@@ -121,27 +151,49 @@ def start_grpc(host: str, port: int, models: Models) -> tuple[grpc.Server, int]:
     return server, bound
 
 
-def serve(serving_dir: Path, host: str, grpc_port: int, rest_port: int, batching: bool, seconds: float = SECONDS) -> None:
-    """Serves until SIGINT or SIGTERM; the line `ready: …` says where.
+def serve(
+    serving_dir: Path,
+    host: str,
+    grpc_port: int,
+    rest_port: int,
+    batching: bool,
+    seconds: float = SECONDS,
+    cors: bool = False,
+    log_requests: Path | None = None,
+) -> None:
+    """Serves until SIGINT or SIGTERM; the line `ready: …` says where. All models are warm by then.
+
+    A stop answers all requests in flight first.
 
     Raises:
-      InputError: models that cannot be loaded, or a port that is taken.
+      InputError: models that cannot be loaded, a port that is taken, or a log that cannot be written.
     """
     models = Models(serving_dir, batching)
-    grpc_server, grpc_port = start_grpc(host, grpc_port, models)
-    try:
-        rest_server = rest.start(host, rest_port, models, seconds)
-    except OSError as error:
-        grpc_server.stop(None)
-        raise InputError(f"--rest_port: {host}:{rest_port} cannot be had ({error.strerror}); name another") from error
+    if log_requests is not None:
+        models.log = RequestLog(log_requests, models.metrics)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    health = Health(models)
+    grpc_server, grpc_port = start_grpc(host, grpc_port, models, health)
+    try:
+        rest_server = rest.start(host, rest_port, models, seconds, cors)
+    except OSError as error:
+        grpc_server.stop(None)
+        raise InputError(f"--rest_port: {host}:{rest_port} cannot be had ({error.strerror}); name another") from error
     url = f"[{host}]" if ":" in host else host
     print(
         f"ready: http://{url}:{rest_server.server_address[1]} grpc://{url}:{grpc_port} (a server for development, not for production)",
         flush=True,
     )
-    stop.wait()
+    while not stop.wait(POLL_SECONDS):
+        try:
+            models.refresh()
+        except Exception:  # a bug of ours must not end the server
+            traceback.print_exc()
+    health.draining = True
+    ended = grpc_server.stop(grace=DRAIN_SECONDS)
     rest_server.shutdown()
-    grpc_server.stop(grace=2.0).wait()
+    ended.wait()
+    if models.log is not None:
+        models.log.close()

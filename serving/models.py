@@ -2,126 +2,174 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from cli.errors import InputError
 from cli.stack import json_of
-from serving import BATCHING, settings
-from serving.versions import MODELS_CONFIG, SAVED_MODEL, load, versions
+from serving import BATCHING, loading, metrics, settings
+from serving.batching import Arrays, Scheduler, parameters
+from serving.loading import Input, Signature, Version
+from serving.refused import Refused
+from serving.request_log import RequestLog
+from serving.versions import MODELS_CONFIG, versions
+
+__all__ = ["Input", "Models", "Refused", "Signature"]
 
 _DEFAULT = "serving_default"
+_State = get_model_status_pb2.ModelVersionStatus
 
 
-class Refused(Exception):
-    """A request that is not answered: gRPC's code, and HTTP's where it is not the one that belongs to that."""
+class _Wanted(NamedTuple):
+    """What `models.config` asks for, of one model."""
 
-    def __init__(self, code: grpc.StatusCode, message: str, http: int | None = None):
-        super().__init__(message)
-        self.code, self.http = code, http
-
-
-class Input(NamedTuple):
-    """Type (object for strings) and shape (None: any size) of an input."""
-
-    dtype: np.dtype
-    shape: tuple[int | None, ...]
+    numbers: list[int]
+    labels: dict[str, int]
 
 
-class Signature(NamedTuple):
-    """A function of a version: arrays by input's name -> arrays by output's name."""
+class _Failure(NamedTuple):
+    """Files that could not be loaded, and why."""
 
-    model: str
-    version: int
-    name: str
-    inputs: dict[str, Input]
-    outputs: tuple[str, ...]
-    call: Callable[..., dict[str, tf.Tensor]]
+    stamp: tuple[tuple[str, int, int], ...]
+    message: str
 
 
-class _Version(NamedTuple):
-    signatures: dict[str, Signature]
-    definitions: dict[str, meta_graph_pb2.SignatureDef]
-    loaded: Any  # keeps the variables alive
+class _Served(NamedTuple):
+    """What is served, of one model. Replaced, never changed: requests read it meanwhile."""
+
+    versions: dict[int, Version]
+    labels: dict[str, int]
+    failed: dict[int, _Failure]
 
 
 class Models:
-    """The loaded versions of a SERVING_DIR, by `models.config`.
+    """Loaded versions of a SERVING_DIR, by `models.config`.
 
     Args:
       serving_dir: as `serving.export` leaves it.
-      batching: whether requests wait for each other, as `batching_parameters.txt` says.
+      batching: whether requests are computed together, as `batching_parameters.txt` says.
+
+    Attributes:
+      metrics: counts and times of all requests.
+      log: where requests and their answers are written; None: nowhere.
 
     Raises:
       InputError: settings or versions that are missing or cannot be read.
     """
 
     def __init__(self, serving_dir: Path, batching: bool):
-        self._batching = _batching(serving_dir / BATCHING) if batching else None
-        self._versions: dict[str, dict[int, _Version]] = {}
-        self._labels: dict[str, dict[str, int]] = {}
-        for entry in settings.read_models(serving_dir).model_config_list.config:
-            folder = serving_dir / entry.name
-            numbers = sorted(entry.model_version_policy.specific.versions) or (versions(folder)[-1:] if folder.is_dir() else [])
-            if not numbers:
+        self.metrics = metrics.Metrics()
+        self.log: RequestLog | None = None
+        self._serving_dir = serving_dir
+        numbers = parameters(serving_dir / BATCHING) if batching else None
+        self._scheduler = Scheduler(numbers, self.metrics)
+        self._config_error = ""
+        self._served: dict[str, _Served] = {}
+        for name, wanted in self._wanted().items():
+            if not wanted.numbers:
+                folder = serving_dir / name
                 raise InputError(f"{folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
-            self._labels[entry.name] = dict(entry.version_labels)
-            self._versions[entry.name] = {n: self._load(folder / str(n), entry.name, n) for n in numbers}
+            loaded = {number: self._load(name, number) for number in wanted.numbers}
+            self._served[name] = _Served(loaded, wanted.labels, {})
 
-    def _load(self, path: Path, model: str, number: int) -> _Version:
-        if not (path / SAVED_MODEL).is_file():
-            raise InputError(f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again")
-        loaded = load(path)
-        definitions = saved_model_pb2.SavedModel.FromString((path / SAVED_MODEL).read_bytes()).meta_graphs[0].signature_def
-        signatures = {}
-        for name, function in loaded.signatures.items():
-            inputs = {}
-            for key, spec in function.structured_input_signature[1].items():
-                dtype = np.dtype(object) if spec.dtype == tf.string else np.dtype(spec.dtype.as_numpy_dtype)
-                inputs[key] = Input(dtype, tuple(spec.shape.as_list()))
-            outputs = tuple(sorted(function.structured_outputs))
-            call = _batched(function, outputs, self._batching) if self._batching else function
-            signatures[name] = Signature(model, number, name, inputs, outputs, call)
-        return _Version(signatures, {n: d for n, d in definitions.items() if n in signatures}, loaded)
+    def _wanted(self) -> dict[str, _Wanted]:
+        wanted = {}
+        for entry in settings.read_models(self._serving_dir).model_config_list.config:
+            folder = self._serving_dir / entry.name
+            latest = versions(folder)[-1:] if folder.is_dir() else []
+            numbers = sorted(entry.model_version_policy.specific.versions) or latest
+            wanted[entry.name] = _Wanted(numbers, dict(entry.version_labels))
+        return wanted
 
-    def find(self, model: str, version: int | None, label: str | None) -> int:
-        """The number of the version that is asked for. Raises Refused."""
-        if model not in self._versions:
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({model[:200]})")
+    def _load(self, model: str, number: int) -> Version:
+        return loading.load_version(self._serving_dir / model / str(number), model, self.metrics)
+
+    def refresh(self) -> None:
+        """Follows `models.config` and the folders: loads what is new, then drops what is not wanted.
+
+        A version takes requests once it is loaded and warm. Where one cannot be loaded, standard
+        error gets a line, and the model keeps the versions that it has. A label that has moved to
+        the damaged version stays where it was. Files that have changed are tried again.
+        """
+        try:
+            wanted = self._wanted()
+        except InputError as error:
+            if str(error) != self._config_error:
+                _say(f"{error}; until then the models stay as they are")
+            self._config_error = str(error)
+            return
+        self._config_error = ""
+        for name, one in wanted.items():
+            if one.numbers:
+                served = self._served.get(name, _Served({}, {}, {}))
+                self._served = {**self._served, name: self._renewed(name, one, served)}
+        self._served = {name: served for name, served in self._served.items() if name in wanted}
+
+    def _renewed(self, name: str, wanted: _Wanted, served: _Served) -> _Served:
+        loaded, failed = dict(served.versions), {}
+        for number in wanted.numbers:
+            if number in loaded:
+                continue
+            stamp, before = loading.stamp(self._serving_dir / name / str(number)), served.failed.get(number)
+            if before is not None and before.stamp == stamp:
+                failed[number] = before
+                continue
+            try:
+                loaded[number] = self._load(name, number)
+            except InputError as error:
+                failed[number] = _Failure(stamp, str(error))
+                _say(f"{error}; until then {name} keeps its versions {sorted(served.versions)}")
+        if not failed:
+            loaded = {number: version for number, version in loaded.items() if number in wanted.numbers}
+        labels = {label: n if n in loaded else served.labels.get(label, n) for label, n in wanted.labels.items()}
+        if loaded.keys() != served.versions.keys():
+            _say(f"{name} now serves its versions {sorted(loaded)}")
+        return _Served(loaded, labels, failed)
+
+    def names(self) -> list[str]:
+        """Names the models that are served."""
+        return sorted(self._served)
+
+    def find(self, model: str, version: int | None, label: str | None) -> Version:
+        """Returns the version that is asked for. Raises Refused."""
+        served = self._served.get(model)
+        if served is None or not served.versions:
+            message = f"Servable not found for request: Latest({model[:200]})"
+            raise Refused(grpc.StatusCode.NOT_FOUND, message)
         if label is not None:
-            if label not in self._labels[model]:
-                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"model {model} has no version label {label[:200]!r}")
-            version = self._labels[model][label]
+            if label not in served.labels:
+                message = f"model {model} has no version label {label[:200]!r}"
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
+            version = served.labels[label]
         if version is None:
-            version = max(self._versions[model])
-        if version not in self._versions[model]:
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Specific({model}, {version})")
-        return version
+            version = max(served.versions)
+        if version not in served.versions:
+            message = f"Servable not found for request: Specific({model}, {version})"
+            raise Refused(grpc.StatusCode.NOT_FOUND, message)
+        return served.versions[version]
 
     def signature(self, model: str, version: int | None, label: str | None, name: str = "") -> Signature:
         """A signature of a version; no name: the default one. Raises Refused."""
-        number = self.find(model, version, label)
-        signatures = self._versions[model][number].signatures
+        signatures = self.find(model, version, label).signatures
         if (name or _DEFAULT) not in signatures:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name[:200]}" not found.')
+            message = f'Serving signature key "{name[:200]}" not found.'
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message)
         return signatures[name or _DEFAULT]
 
-    def run(self, signature: Signature, inputs: dict[str, np.ndarray], wanted: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """Checks names, types and shapes, and computes. Raises Refused."""
+    def submit(self, signature: Signature, inputs: Arrays) -> Future[Arrays]:
+        """Checks names, types and shapes, and returns the future answer. Raises Refused."""
         if inputs.keys() != signature.inputs.keys():
-            raise Refused(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"the signature takes {{{', '.join(signature.inputs)}}}, not {{{', '.join(sorted(inputs))[:200]}}}",
-            )
+            message = f"the signature takes {{{', '.join(signature.inputs)}}}, not {{{', '.join(sorted(inputs))[:200]}}}"
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         for name, value in inputs.items():
             dtype, shape = signature.inputs[name]
             fits = value.ndim == len(shape) and all(size in (None, actual) for size, actual in zip(shape, value.shape))
@@ -131,118 +179,79 @@ class Models:
                     grpc.StatusCode.INVALID_ARGUMENT,
                     f"input {name!r} must be {dtype} of shape [{expected}], not {value.dtype} of shape {list(value.shape)}",
                 )
+        answer = self._scheduler.submit(signature.work, inputs)
+        if self.log is not None:
+            answer.add_done_callback(functools.partial(self._write, self.log, signature, inputs))
+        return answer
+
+    @staticmethod
+    def _write(log: RequestLog, signature: Signature, inputs: Arrays, answer: Future[Arrays]) -> None:
+        if answer.exception() is None:
+            log.add(signature, inputs, answer.result())
+
+    def run(self, signature: Signature, inputs: Arrays, wanted: tuple[str, ...] = ()) -> Arrays:
+        """Checks names, types and shapes, and computes the outputs `wanted`, or all. Raises Refused."""
         unknown = set(wanted) - set(signature.outputs)
         if unknown:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"no output {min(unknown)!r}; there are {', '.join(signature.outputs)}")
+            message = f"no output {min(unknown)!r}; there are {', '.join(signature.outputs)}"
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
+        outputs = self.submit(signature, inputs).result()
+        return {name: outputs[name] for name in wanted or signature.outputs}
+
+    @contextlib.contextmanager
+    def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
+        """Counts the request that is answered meanwhile, and times it where it succeeds.
+
+        Requests for models that are not served count as one model with an empty name, so that
+        strangers cannot make names without end.
+        """
+        began, status = time.perf_counter(), grpc.StatusCode.INTERNAL
+        name = model if model in self._served else ""
         try:
-            tensors = {n: tf.constant(value, tf.string if value.dtype == object else None) for n, value in inputs.items()}
-            outputs = signature.call(**tensors)
-        except tf.errors.OpError as error:
-            code = _CODES.get(error.error_code, grpc.StatusCode.INTERNAL)
-            raise Refused(code, _reason(str(error.message))) from error
-        return {name: outputs[name].numpy() for name in wanted or signature.outputs}
+            yield
+            status = grpc.StatusCode.OK
+            microseconds = 1e6 * (time.perf_counter() - began)
+            self.metrics.observe(metrics.LATENCY, microseconds, name, api, entrypoint)
+        except Refused as error:
+            status = error.code
+            raise
+        finally:
+            self.metrics.count(metrics.REQUESTS, name, status.name)
 
     def status(self, model: str, version: int | None, label: str | None) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of one version, or of all. Raises Refused."""
-        found = self.find(model, version, label)
         response = get_model_status_pb2.GetModelStatusResponse()
-        for number in sorted(self._versions[model], reverse=True) if version is None and label is None else [found]:
-            state = response.model_version_status.add(version=number, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+        served = self._served.get(model)
+        failed = served.failed if served else {}
+        if served and label is None and (version is None or version in failed):
+            numbers = [version] if version is not None else sorted({*served.versions, *failed}, reverse=True)
+        else:
+            numbers = [self.find(model, version, label).number]
+        for number in numbers:
+            state = response.model_version_status.add(version=number, state=_State.AVAILABLE)
             state.status.SetInParent()  # OK
+            if number in failed:
+                state.state = _State.END
+                state.status.error_code = grpc.StatusCode.DATA_LOSS.value[0]
+                state.status.error_message = "the version cannot be loaded; the server's stderr says why"
         return response
 
     def status_json(self, model: str, version: int | None, label: str | None) -> str:
         """The status as TF Serving's REST protocol has it."""
         return json_of(self.status(model, version, label))
 
-    def signature_map(self, model: str, number: int) -> get_model_metadata_pb2.SignatureDefMap:
-        """The signatures of a version."""
-        return get_model_metadata_pb2.SignatureDefMap(signature_def=self._versions[model][number].definitions)
-
     def metadata_json(self, model: str, version: int | None, label: str | None) -> str:
         """Name, version and signatures as TF Serving's REST protocol has them."""
-        number = self.find(model, version, label)
-        spec = model_pb2.ModelSpec()
-        spec.name, spec.version.value = model, number
-        return f'{{"model_spec": {json_of(spec)}, "metadata": {{"signature_def": {json_of(self.signature_map(model, number))}}}}}'
+        found, spec = self.find(model, version, label), model_pb2.ModelSpec()
+        spec.name, spec.version.value = model, found.number
+        signatures = json_of(signature_map(found))
+        return f'{{"model_spec": {json_of(spec)}, "metadata": {{"signature_def": {signatures}}}}}'
 
 
-# tf.errors.OpError.error_code (google.rpc.Code) -> gRPC's own
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+def signature_map(version: Version) -> get_model_metadata_pb2.SignatureDefMap:
+    """The signatures of a version."""
+    return get_model_metadata_pb2.SignatureDefMap(signature_def=version.definitions)
 
 
-def _batching(path: Path) -> dict[str, Any]:
-    """The numbers of `batching_parameters.txt` under the names of TensorFlow's batch function.
-
-    The message itself is not part of tensorflow-serving-api; these fields are all that its text needs.
-    """
-    try:
-        text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; make it with run_export.sh") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; mend it, or delete it and export again") from error
-    number = r"(\d{1,18})\b"  # more digits are no number that TensorFlow takes
-    found = re.findall(rf"(\w+)\s*\{{\s*value\s*:\s*{number}\s*\}}", text)
-    numbers = {name: int(value) for name, value in found}
-    try:
-        names = ("num_batch_threads", "max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
-        parameters: dict[str, Any] = {name: numbers[name] for name in names}
-    except KeyError as error:
-        raise InputError(f"{path} does not say {error.args[0]}; mend it, or delete it and export again") from error
-    allowed = re.findall(rf"allowed_batch_sizes\s*:\s*{number}", text)
-    return {**parameters, "allowed_batch_sizes": [int(value) for value in allowed]}
-
-
-_QUEUES = itertools.count()
-
-
-def _batched(function: Any, outputs: tuple[str, ...], parameters: dict[str, Any]) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns `function` with its concurrent calls computed as one batch, by the scheduler that TF Serving uses.
-
-    A request that cannot be computed fails alone. The call raises Refused for more rows than a batch may hold.
-    """
-    specs = function.structured_input_signature[1]
-    names = sorted(specs)
-    most = parameters["max_batch_size"]
-
-    @tf.nondifferentiable_batch_function(**parameters, autograph=False)
-    def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        answer = function(**dict(zip(names, tensors)))
-        return [answer[name] for name in outputs]
-
-    @tf.function(input_signature=[specs[name] for name in names], autograph=False)
-    def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        # TensorFlow finds the queue of waiting requests by the operation's name, in the whole process. Functions with one
-        # name would share a queue, and one of them would answer the requests of all.
-        with tf.name_scope(f"queue_{next(_QUEUES)}"):
-            return together(*tensors)
-
-    traced = call.get_concrete_function()  # now: many threads that call it for the first time would each trace it
-
-    def by_name(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = inputs[names[0]].shape[0]
-        if rows == 0:
-            return function(**inputs)
-        if rows > most:
-            message = f"the request has {rows} rows; at most {most} are accepted in one request"
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
-        try:
-            return dict(zip(outputs, traced(*(inputs[name] for name in names))))
-        except tf.errors.InvalidArgumentError:
-            # One request of another shape fails the whole batch. Computed alone, only the faulty request fails.
-            return function(**inputs)
-
-    return by_name
-
-
-_STACK = ("Graph execution error:", "Detected at node", 'File "', "<stack traces unavailable>")
-
-
-def _reason(message: str) -> str:
-    """Returns TensorFlow's error message as one line, without its Python stack, which names files of this machine."""
-    lines = [line.strip() for line in message.splitlines()]
-    last = max((i for i, line in enumerate(lines) if line.startswith(_STACK)), default=-1)
-    text = " ".join(lines[last + 1 :])
-    text = re.sub(r"\[\[.*?\]\]|\{\{.*?\}\}|\[Op:\w+\]", "", text)
-    return " ".join(text.split())[:500] or "the model cannot compute this request"
+def _say(message: str) -> None:
+    print(f"note: {message}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Starts a server for a SERVING_DIR: `run_serve.sh`.
 
-    ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] [--grpc_port=8500] [--local [--nobatching]]
+    ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] [--grpc_port=8500] [--cors]
+        [--local [--nobatching] [--log_requests=DIR]]
 
 `tensorflow_model_server` from PATH, else the official container through docker or podman; the command is printed, and takes
 this process's place. A container publishes its ports on `--host` alone. `tensorflow_model_server` has no flag for that: it
@@ -34,7 +35,17 @@ HOW_TO_GET_ONE = (
 )
 
 
-def main(serving_dir: str, host: str, rest_port: int, grpc_port: int, image: str, local: bool, nobatching: bool) -> None:
+def main(
+    serving_dir: str,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    image: str,
+    local: bool,
+    nobatching: bool,
+    cors: bool = False,
+    log_requests: str | None = None,
+) -> None:
     """Becomes the server; see the module.
 
     Raises:
@@ -50,9 +61,14 @@ def main(serving_dir: str, host: str, rest_port: int, grpc_port: int, image: str
     if local:
         from serving import local as development  # loads TensorFlow
 
-        development.serve(folder, address, ports[1], ports[0], batching=not nobatching)
+        log = Path(log_requests).expanduser().resolve() if log_requests else None
+        development.serve(folder, address, ports[1], ports[0], not nobatching, cors=cors, log_requests=log)
         return
+    if log_requests:
+        raise InputError("--log_requests is for --local; TF Serving's own logging needs a collector that is compiled in")
     line = command(folder, address, ports[0], ports[1], image, not nobatching, find())
+    if cors:
+        line.append("--rest_api_enable_cors_support=true")
     if line[0] == BINARY:
         bare_config(folder)
     print(f"== {shlex.join(line)}", flush=True)

@@ -35,10 +35,11 @@ WARM_SIGNATURES = ("serving_default", "embed")
 _BATCHING_TEXT = f"""\
 # BatchingParameters of TF Serving (--enable_batching --batching_parameters_file=...).
 max_batch_size {{ value: {ALLOWED_BATCH_SIZES[-1]} }}
-# How long a request waits for others, in microseconds. 0 is right where single requests keep the machine busy.
-batch_timeout_micros {{ value: 2000 }}
-# Batches that are computed at the same time: about the number of cores, 1 or 2 on a GPU.
-num_batch_threads {{ value: 4 }}
+# How long a request waits for others, in microseconds. 0: a batch begins when a thread is free.
+batch_timeout_micros {{ value: 0 }}
+# Batches that are computed at the same time. With 1 the next batch collects while one is computed,
+# and TensorFlow uses all cores for each. More help where a batch does not keep the cores busy.
+num_batch_threads {{ value: 1 }}
 # Batches that may wait; beyond them a request is refused with 503 (UNAVAILABLE).
 max_enqueued_batches {{ value: 100 }}
 # The last one equals max_batch_size. Each of them has been warmed up.

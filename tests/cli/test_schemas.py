@@ -18,8 +18,7 @@ from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from evaluation import classifiers, compare, history, imagenet, tables
 from experiments import study
-from serving import card, export, lite, serve, settings
-from serving import models as serving_models
+from serving import batching, card, export, lite, serve, settings
 from training import dry_run, fit, model_dir, models
 from weights import weight_files
 from workflow import loop, pseudo_label, quickstart, shard_jobs
@@ -204,7 +203,7 @@ def message(read: Callable[[Path], Any], path: Path) -> str | None:
 
 SETTINGS: dict[str, Callable[[Path], Any]] = {
     "models.config": lambda path: (settings.read_models(path.parent), serve.bare_config(path.parent)),
-    "batching_parameters.txt": serving_models._batching,
+    "batching_parameters.txt": batching.parameters,
 }
 
 

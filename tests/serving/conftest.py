@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from serving import export
 from tests import networks
 from training import model_dir
 from training.model_dir import ModelSpec
+
+from .running import PROGRAM, Process
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "naïve 雪")
 
@@ -128,3 +131,12 @@ def imagenet(tmp_path_factory):
 def exported(request):
     """The export of each style."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(small):
+    """The development server as a process, with patience of 3 seconds."""
+    process = Process([sys.executable, "-c", PROGRAM, str(small.path)])
+    yield process
+    assert process.process.poll() is None, "nothing that the tests sent may end the server"
+    assert process.stop() == 0

@@ -7,14 +7,11 @@ import http.client
 import io
 import json
 import os
-import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
@@ -24,53 +21,15 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
 
 from cli.errors import InputError
-from serving import client, local, rest
+from serving import client, connections, json_requests, local, rest
 from serving.answers import NOT_FINITE, OK, TOO_LARGE
 from serving.client import Client, ServingError
 from serving.models import Input, Refused, Signature
 
 from .conftest import NAMES
+from .running import PREDICT, ROOT, call
 
-ROOT = Path(__file__).parents[2]
 ATOL = 1e-5
-
-# The same as `run_serve.sh --local`, with less patience for slow clients.
-PROGRAM = (
-    "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
-)
-
-
-class Process:
-    """A running server. `url` maps "http" and "grpc" to its URLs."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            line = self.process.stdout.readline()  # a server that dies ends the line
-            self.url = {url.partition(":")[0]: url for url in re.findall(r"\w+://[0-9.:]+", line)}
-            assert set(self.url) == {"http", "grpc"}, line + (self.process.stderr.read() if self.process.poll() is not None else "")
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-        finally:
-            self.process.stdout.close()
-            self.process.stderr.close()
-
-
-@pytest.fixture(scope="module")
-def server(small):
-    process = Process([sys.executable, "-c", PROGRAM, str(small.path)])
-    yield process
-    assert process.process.poll() is None, "nothing that the tests sent may end the server"
-    assert process.stop() == 0
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -130,18 +89,6 @@ def test_concurrent_clients_get_their_own_answers(server, small, encoded_images)
         assert sum(pool.map(ask, range(60))) == 60
 
 
-def call(server, path, body=None, method=None, headers=None):
-    """(HTTP code, decoded answer)."""
-    connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
-    try:
-        connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
-
-
-PREDICT = "/v1/models/classifier:predict"
 GOOD = {"b64": base64.b64encode(b"no image, but bytes").decode()}
 REFUSED = {
     "no JSON": b"{",
@@ -240,15 +187,10 @@ def test_pixels_that_are_not_finite_get_a_status(server, value):
 def test_an_answer_of_nan_is_an_error():
     """Of a model that is not this project's: JSON has no NaN."""
 
-    class Diverged:
-        def signature(self, *_):
-            return Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), dict)
-
-        def run(self, signature, inputs):
-            return {"y": inputs["x"] * np.nan}
-
+    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
+    asked = json_requests.parse(b'{"instances": [1.0]}', lambda name: signature)
     with pytest.raises(Refused, match="JSON has no numbers for") as caught:
-        rest.predict_json(Diverged(), ("m", None, None), b'{"instances": [1.0]}')
+        json_requests.answer({"y": asked.inputs["x"] * np.nan}, asked.by_row)
     assert caught.value.code == grpc.StatusCode.INTERNAL
 
 
@@ -292,10 +234,10 @@ HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n".encode()
         ([HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10], 0.5, 408),  # a byte every half second
         ([HEAD, *[b"X-A: b\r\n"] * 10], 0.5, 408),  # header after header
         ([HEAD + b"\r\n"], 0, 411),
-        ([HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 0, 411),
+        ([HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 0, 400),  # empty
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 0, 400),
         ([HEAD + b"Content-Length: 99999999999\r\n\r\n"], 0, 413),
-        ([b"GET " + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"], 0, 414),
+        ([b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"], 0, 414),
         ([b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"], 0, 400),  # TLS
     ],
     ids=["slow body", "slow head", "no length", "chunked", "negative", "huge", "long path", "tls"],
@@ -387,12 +329,13 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
 
 
 def test_too_many_connections_are_503(monkeypatch):
-    monkeypatch.setattr(rest, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
     server = rest.start("127.0.0.1", 0, None, 20.0)
     waiting = []
     try:
         for _ in range(2):
             waiting.append(socket.create_connection(server.server_address, timeout=20))
+            waiting[-1].sendall(HEAD)  # an idle one would make room
             time.sleep(0.1)
         with socket.create_connection(server.server_address, timeout=20) as third:
             assert third.recv(100).startswith(b"HTTP/1.1 503 ")
@@ -400,7 +343,6 @@ def test_too_many_connections_are_503(monkeypatch):
         for connection in waiting:
             connection.close()
         server.shutdown()
-        server.server_close()
 
 
 def test_settings_that_are_missing(small, tmp_path):

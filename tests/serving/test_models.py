@@ -9,7 +9,9 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
+from cli.errors import InputError
 from serving.models import Models, Refused
 
 VERSIONS = {("first", 1): 1.0, ("first", 2): 2.0, ("second.model-2", 1): 3.0}
@@ -125,3 +127,110 @@ def test_too_many_rows_are_one_line(models):
     with pytest.raises(Refused, match=r"^the request has 9 rows; at most 8 are accepted in one request$") as caught:
         models.run(models.signature("first", 1, None), {"text": np.array([b"x"] * 9, object)})
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def write(folder, numbers, labels=None):
+    """Writes `models.config` of the model `first` with the versions `numbers`, or the newest for none."""
+    policy = f"model_version_policy {{ specific {{ {' '.join(f'versions: {n}' for n in numbers)} }} }}" if numbers else ""
+    entries = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items())
+    entry = f'config {{ name: "first" base_path: "/models/first" {policy} {entries} }}'
+    (folder / "models.config").write_text(f"model_config_list {{ {entry} }}")
+
+
+@pytest.fixture
+def changing(serving_dir, tmp_path):
+    """A SERVING_DIR of its own with version 1 of the model `first`, which is stable and canary."""
+    shutil.copytree(serving_dir / "first" / "1", tmp_path / "first" / "1")
+    shutil.copy(serving_dir / "batching_parameters.txt", tmp_path)
+    write(tmp_path, [1], {"stable": 1, "canary": 1})
+    return tmp_path
+
+
+def product(models, version=None, label=None):
+    return models.run(models.signature("first", version, label), text(4))["product"].item()
+
+
+def states(models):
+    return {one.version: (one.state, one.status.error_code) for one in models.status("first", None, None).model_version_status}
+
+
+AVAILABLE, END, DATA_LOSS = 30, 50, 15
+
+
+def test_new_versions_and_labels_are_followed(changing, serving_dir, capfd):
+    models = Models(changing, batching=True)
+    models.refresh()
+    shutil.copytree(serving_dir / "first" / "2", changing / "first" / "2")
+    models.refresh()
+    assert states(models) == {1: (AVAILABLE, 0)}  # models.config names version 1 alone
+    write(changing, [1, 2], {"stable": 1, "canary": 2})
+    models.refresh()
+    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (8.0, 8.0, 4.0)
+    old = models.signature("first", 1, None)
+    write(changing, [2], {"stable": 2})
+    models.refresh()
+    assert states(models) == {2: (AVAILABLE, 0)} and product(models, label="stable") == 8.0
+    for version, label, match in ((1, None, "not found"), (None, "canary", "no version label")):
+        with pytest.raises(Refused, match=match):
+            models.signature("first", version, label)
+    assert models.run(old, text(4))["product"].item() == 4.0  # a request that was under way
+    write(changing, [])  # the newest
+    models.refresh()
+    shutil.copytree(serving_dir / "second.model-2" / "1", changing / "first" / "3")
+    models.refresh()
+    assert states(models) == {3: (AVAILABLE, 0)} and product(models) == 12.0
+    assert "first now serves its versions [3]" in capfd.readouterr().err
+
+
+def test_a_damaged_version_leaves_the_others_serving(changing, serving_dir, capfd):
+    models = Models(changing, batching=True)
+    shutil.copytree(serving_dir / "first" / "2", changing / "first" / "2")
+    whole = (changing / "first" / "2" / "saved_model.pb").read_bytes()
+    (changing / "first" / "2" / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    write(changing, [2], {"stable": 1, "canary": 2})
+    for _ in range(3):
+        models.refresh()
+    assert states(models) == {2: (END, DATA_LOSS), 1: (AVAILABLE, 0)}
+    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (4.0, 4.0, 4.0)
+    (message,) = models.status("first", 2, None).model_version_status
+    assert "cannot be loaded" in message.status.error_message and str(changing) not in message.status.error_message
+    lines = capfd.readouterr().err.splitlines()
+    assert len([line for line in lines if "keeps its versions [1]" in line]) == 1  # once, not at each look
+    (changing / "first" / "2" / "saved_model.pb").write_bytes(whole)
+    models.refresh()
+    assert states(models) == {2: (AVAILABLE, 0)} and product(models, label="canary") == 8.0
+
+
+def test_settings_that_break_change_nothing(changing, capfd):
+    models = Models(changing, batching=True)
+    (changing / "models.config").write_text("model_config_list {")
+    for _ in range(3):
+        models.refresh()
+    assert product(models) == 4.0
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    (changing / "models.config").write_text("")  # no model any more
+    models.refresh()
+    with pytest.raises(Refused, match="Servable not found"):
+        models.find("first", None, None)
+
+
+def test_warm_up_requests_are_played_and_a_wrong_one_is_an_error(changing):
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.inputs["text"].CopyFrom(tf.make_tensor_proto([b"four"]))
+    file = changing / "first" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    file.parent.mkdir()
+
+    def record(signature):
+        log.predict_log.request.model_spec.signature_name = signature
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            writer.write(log.SerializeToString())
+
+    for signature in ("", "embed"):
+        record(signature)
+        assert 'model_warmup_latency_count{model_path="first/1",status="OK"} 1' in Models(changing, batching=True).metrics.text()
+    record("pixels")
+    with pytest.raises(InputError, match="cannot answer its warm-up requests"):
+        Models(changing, batching=True)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(InputError, match="cannot answer its warm-up requests"):
+        Models(changing, batching=True)

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import models, settings
+from serving import batching, settings
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 INT64 = ".google.protobuf.Int64Value"
@@ -79,7 +79,7 @@ def test_batching(written):
     assert parsed.allowed_batch_sizes == sorted(parsed.allowed_batch_sizes)
     # or the server refuses to start
     assert parsed.allowed_batch_sizes[-1] == parsed.max_batch_size.value == settings.ALLOWED_BATCH_SIZES[-1]
-    ours = models._batching(Path(written / "batching_parameters.txt"))
+    ours = batching.parameters(Path(written / "batching_parameters.txt"))
     assert ours.pop("allowed_batch_sizes") == list(parsed.allowed_batch_sizes)
     assert ours == {name: getattr(parsed, name).value for name in ours} and len(ours) == 4
 

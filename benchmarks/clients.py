@@ -1,0 +1,47 @@
+"""Many clients of one REST server in one process: what `benchmarks.serving` starts on cores of its own.
+
+    python -m benchmarks.clients HOST PORT BODY REQUESTS CLIENTS
+
+sends the file BODY as REQUESTS predict requests over CLIENTS connections that stay open, and prints
+the seconds that each took as a JSON list. A request begins when the one before it on its connection
+is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+
+
+async def _ask(host: str, port: int, request: bytes, share: int, seconds: list[float]) -> None:
+    reader, writer = await asyncio.open_connection(host, port)
+    for _ in range(share):
+        began = time.perf_counter()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        seconds.append(time.perf_counter() - began)
+        if not head.startswith(b"HTTP/1.1 200") or b'"status": 0' not in body:
+            raise RuntimeError((head + body)[:500].decode())
+    writer.close()
+
+
+async def _all(host: str, port: int, body: bytes, requests: int, clients: int) -> list[float]:
+    head = f"POST /v1/models/classifier:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    request, seconds = head.encode() + body, list[float]()
+    shares = [requests // clients + (i < requests % clients) for i in range(clients)]
+    await asyncio.gather(*(_ask(host, port, request, share, seconds) for share in shares))
+    return seconds
+
+
+if __name__ == "__main__":
+    _host, _port, _body, _requests, _clients = sys.argv[1:]
+    _answered = _all(_host, int(_port), Path(_body).read_bytes(), int(_requests), int(_clients))
+    print(json.dumps(asyncio.run(_answered)))

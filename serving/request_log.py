@@ -1,0 +1,158 @@
+"""Requests and answers on disk, in TF Serving's format, and the images in them as the next unlabelled pool.
+
+    ./run_serve.sh --serving_dir=SERVING_DIR --local --log_requests=DIR
+    ./run_tool.sh logged_images --logs=DIR --output=FOLDER
+
+DIR gets TFRecord files of `tensorflow.serving.PredictionLog`, as TF Serving's request logging and its
+warm-up files have them. A file appears when it is whole, so a killed server loses its last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import prediction_log_pb2
+
+from cli.errors import InputError
+from cli.files import atomic_path
+from serving import metrics
+from serving.batching import Arrays
+from serving.loading import Signature, array_of
+from serving.refused import Refused
+
+FILE_BYTES = 64 * 2**20
+"""A file that is at least so large is finished, and the next one begins."""
+WAITING = 1000
+"""Requests that may wait to be written; more are not logged, and counted."""
+
+_KINDS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp"}
+
+
+class RequestLog:
+    """Writes predict requests and their answers, in a thread of its own.
+
+    Args:
+      folder: where the files go; made where it is missing.
+      measured: where records are counted.
+
+    Raises:
+      InputError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, measured: metrics.Metrics):
+        self._folder, self._metrics = folder, measured
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{os.getpid()}.part"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"--log_requests: {folder} cannot be written to ({error.strerror}); name another directory") from error
+        self._queue: queue.Queue[tuple[Signature, Arrays, Arrays] | None] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
+        self._thread.start()
+
+    def add(self, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
+        """Takes a request and its answer, and never waits."""
+        try:
+            self._queue.put_nowait((signature, inputs, outputs))
+        except queue.Full:
+            self._metrics.count(metrics.LOGGED, signature.model, "RESOURCE_EXHAUSTED")
+
+    def close(self) -> None:
+        """Writes what waits, and finishes the file."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        item, number = self._queue.get(), 0
+        while item is not None:
+            name = time.strftime(f"requests-%Y%m%d-%H%M%S-{os.getpid()}-{number:05d}.tfrecord", time.gmtime())
+            try:
+                with atomic_path(self._folder / name) as part:
+                    item = self._write_file(part, item)
+            except (InputError, OSError, tf.errors.OpError) as error:
+                print(f"note: requests are not logged any more: {error}", file=sys.stderr, flush=True)
+                while item is not None:
+                    self._metrics.count(metrics.LOGGED, item[0].model, "UNAVAILABLE")
+                    item = self._queue.get()
+            number += 1
+
+    def _write_file(self, path: Path, item: tuple[Signature, Arrays, Arrays] | None) -> tuple[Signature, Arrays, Arrays] | None:
+        """Writes records until the file is large or the log ends; returns the next request."""
+        size = 0
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            while item is not None and size < FILE_BYTES:
+                record = _record(*item)
+                writer.write(record)
+                size += len(record)
+                self._metrics.count(metrics.LOGGED, item[0].model, "OK")
+                item = self._queue.get()
+        return item
+
+
+def _record(signature: Signature, inputs: Arrays, outputs: Arrays) -> bytes:
+    log = prediction_log_pb2.PredictionLog()
+    spec = log.predict_log.request.model_spec
+    spec.name, spec.signature_name, spec.version.value = signature.model, signature.name, signature.version
+    log.log_metadata.model_spec.CopyFrom(spec)
+    log.predict_log.response.model_spec.CopyFrom(spec)
+    for arrays, message in ((inputs, log.predict_log.request.inputs), (outputs, log.predict_log.response.outputs)):
+        for name, value in arrays.items():
+            message[name].CopyFrom(tf.make_tensor_proto(value, tf.string if value.dtype == object else None))
+    content: bytes = log.SerializeToString()
+    return content
+
+
+def images_main(logs: str, output: str) -> None:
+    """Writes each image of the finished log files in `logs` into the folder `output`, once.
+
+    An image is named by its SHA-256, so the same command adds what is new. What is no image by its
+    first bytes is left out.
+
+    Raises:
+      InputError: there are no log files, or one is damaged.
+    """
+    files = sorted(Path(logs).glob("*.tfrecord"))
+    if not files:
+        raise InputError(f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local --log_requests=DIR")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    requests = new = known = others = 0
+    for file in files:
+        for images in _logged(file):
+            requests += 1
+            for image in images:
+                kind = _KINDS.get(image[:2])
+                path = folder / f"{hashlib.sha256(image).hexdigest()}.{kind}"
+                if kind is None:
+                    others += 1
+                elif path.exists():
+                    known += 1
+                else:
+                    with atomic_path(path) as temporary:
+                        temporary.write_bytes(image)
+                    new += 1
+    print(f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that are none")
+
+
+def _logged(file: Path) -> list[list[bytes]]:
+    """Returns the `image_bytes` of each request in a log file. Raises InputError where it is damaged."""
+    found = []
+    try:
+        for record in tf.data.TFRecordDataset(str(file)):
+            request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+            if "image_bytes" in request.inputs:
+                found.append([bytes(one) for one in np.ravel(array_of(request.inputs["image_bytes"], "image_bytes"))])
+    except (tf.errors.OpError, DecodeError, Refused) as error:
+        raise InputError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); move it away") from error
+    return found
