@@ -80,6 +80,7 @@ TRAIN = Section(
         "uda": settings.UDA,
         "calibrator": CALIBRATOR,
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE),
+        "logit_adjustment": settings.LOSS["logit_adjustment"],
         "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
         **settings.RUN,
