@@ -63,6 +63,14 @@ DATA = Section(
             none="not given",
         ),
         "test_fraction": Setting(0.2, "Share of each labeled class held out for the test.", above=0, below=1),
+        "test_per_class": Setting(
+            None,
+            "Images of each labeled class held out for the test.",
+            type=int,
+            none="test_fraction says how many",
+            at_least=1,
+            unit="images a class",
+        ),
         "test_seed": Setting(0, "Seed of the images held out for the test.", at_least=0),
         "validation_size": Setting(
             0,
