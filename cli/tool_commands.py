@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 
 from cli.flags import Command, Flag
-from cli.stage_commands import ANSWERS, DATA, DIGITS, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
+from cli.stage_commands import ANSWERS, DATA, DIGITS, IMAGES, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
 
 EXPERIMENTS = (
     Command(
         "study",
         "experiments.study:main",
         "Run one recipe under several conditions and seeds, and compare.",
-        "Leaves each run's directory, results.json, results.md, results.png and, last, summary.json.",
+        "Leaves each run's directory, readings.jsonl (a line for each finished run), results.json, results.md, results.png "
+        "and, last, summary.json.",
         (
             WORKDIR,
+            *(image for image in IMAGES if image.name != "labels"),
+            Flag("only", "Runs of the study to do now, as NAME or NAME:SEED, separated by commas. Default: all.", default=None),
             Flag("jobs", "Seeds to run at the same time; they share the processor's cores.", int, 1, least=1),
             Flag("dry_run", "Print how many trainings, steps and images the study takes; do nothing.", bool, False),
         ),
         (
             "--config=configs/studies/ratio.py --workdir=runs/ratio",
             "--config=configs/studies/noise.py --workdir=runs/noise --dry_run",
+            "--config=configs/studies/photographs.py --labeled=photos --workdir=runs/photographs --only=uda:0,mpl:0",
         ),
         group="experiment",
         settings="",

@@ -67,6 +67,10 @@ class ArchiveImages:
     def __len__(self) -> int:
         return len(self._names)
 
+    def file_bytes(self) -> int:
+        """Returns the size of the image files, without the archives' own bytes."""
+        return sum(self._size)
+
     def name(self, index: int) -> str:
         """An image's name in its archive."""
         return self._names[index]

@@ -57,12 +57,32 @@ class Usable:
 
 
 def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[Usable, Usable]:
-    """Draws `config.data.test_fraction` of each class: the test and the rest. Raises InputError where a class cannot be divided."""
+    """Draws the test images of each class: `test_per_class` of them, or `test_fraction`.
+
+    Args:
+      labeled: all labelled images.
+      label_names: of the classes.
+      data: `config.data`.
+
+    Returns:
+      The test and the rest.
+
+    Raises:
+      InputError: a class has too few images, or its images repeat each other.
+    """
     counts = []
     for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
         if len(indices) < 2:
             raise InputError(f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test")
-        counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
+        if data.test_per_class is None:
+            counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
+        elif data.test_per_class >= len(indices):
+            raise InputError(
+                f"--labeled: class {name} has {len(indices)} usable images, too few for config.data.test_per_class="
+                f"{data.test_per_class} and one to learn from; add images or lower it"
+            )
+        else:
+            counts.append(data.test_per_class)
     test, rest = draw(labeled, counts, data.test_seed, "test", label_names)
     for label, name in enumerate(label_names):
         if not ((test.labels() == label).any() and (rest.labels() == label).any()):

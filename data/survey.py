@@ -18,11 +18,15 @@ import ml_collections
 import numpy as np
 
 from data import prepare, splits
+from data.archives import ArchiveImages
 from data.draws import Usable, draw, hold_out_test, hold_out_validation, validation_size
 from data.examination import Examination
 from data.examine import Examined
 from data.image_folder import FolderImages
 from data.sources import Collection, Source
+
+LISTED = ("image_folder", "manifest", "tar", "tfds")
+"""Formats that are looked at: listing them costs little beside reading the images."""
 
 WHOLE = 100 * 2**20
 """Bytes of image files up to which all are examined: some 10 seconds on 2 cores."""
@@ -86,11 +90,11 @@ def of_digits(config: ml_collections.ConfigDict) -> Survey:
     return _of_source(prepare.open_source(config), 0, 0.0)
 
 
-def of_folders(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int = WHOLE) -> Survey:
-    """Looks at folders of images.
+def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int = WHOLE) -> Survey:
+    """Looks at folders, lists, archives or data sets of TFDS.
 
     Args:
-      config: a recipe as `prepare.resolve` returns it; its locations are folders.
+      config: a recipe as `prepare.resolve` returns it; its locations are of the formats `LISTED`.
       most: labeled files that are examined, where not all files are.
       whole: bytes of files up to which all files are examined.
 
@@ -98,8 +102,11 @@ def of_folders(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int
       InputError: what `splits.split` would raise, as far as it was looked at.
     """
     listed = splits.listed(config)
+    counts = {role: len(collection.labels) for role, collection in listed.items()}
     sizes = {role: _file_bytes(collection) for role, collection in listed.items()}
-    size = sum(sizes.values())
+    known = {role: size for role, size in sizes.items() if size is not None}
+    all_known = len(known) == len(sizes)
+    size = sum(known.values()) if all_known else _estimate(listed["labeled"]) * sum(counts.values())
     began = time.perf_counter()
     if size <= whole:
         source = splits.split_listed(config, listed)
@@ -107,7 +114,8 @@ def of_folders(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int
     labeled = listed["labeled"]
     some = _Some(labeled, np.unique(np.linspace(0, len(labeled.labels) - 1, most).astype(int)))
     found = Examination(config.data.on_error, {}).usable(some, "labeled")
-    part = sum(sizes.values()) / max(1, sizes["labeled"]) * len(labeled.labels) / len(some.labels)
+    shares = known if all_known else counts
+    part = sum(shares.values()) / max(1, shares["labeled"]) * len(labeled.labels) / len(some.labels)
     return Survey(
         images=_counts(config, listed),
         classes=len(labeled.label_names),
@@ -128,10 +136,17 @@ def _of_source(source: Source, size: int, seconds: float) -> Survey:
     return Survey(images, len(source.label_names), height, width, size, seconds, sample)
 
 
-def _file_bytes(collection: Collection) -> int:
-    """Returns the size of a folder's files; links that lead nowhere count 0."""
-    assert isinstance(collection, FolderImages)
-    return sum(os.path.getsize(file.path) for file in collection.files() if os.path.exists(file.path))
+def _file_bytes(collection: Collection) -> int | None:
+    """Returns the size of the image files; links that lead nowhere count 0. None: the format does not tell."""
+    if isinstance(collection, FolderImages):
+        return sum(os.path.getsize(file.path) for file in collection.files() if os.path.exists(file.path))
+    return collection.file_bytes() if isinstance(collection, ArchiveImages) else None
+
+
+def _estimate(labeled: Collection) -> int:
+    """Returns the mean size of an image file, of the first ones."""
+    read = [len(image) for image in labeled.read(range(min(KEPT, len(labeled.labels)))) if isinstance(image, bytes)]
+    return int(np.mean(read)) if read else 0
 
 
 def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection]) -> dict[str, int]:

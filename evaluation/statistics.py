@@ -104,6 +104,26 @@ def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
     return Difference(float(second.mean() - first.mean()), (float(low), float(high)), p_value, test)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts the p-values of several tests, so that any false finding has the probability of one.
+
+    Args:
+      p_values: of m tests, each in 0-1.
+
+    Returns:
+      In the same order: max over the smaller or equal p-values p_(i) of min(1, (m + 1 - i) p_(i)).
+      A test is decided at level a where its adjusted value is at most a.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = np.argsort(p_values, kind="stable")
+    left = np.arange(len(order), 0, -1)  # (m,)
+    sorted_values = np.maximum.accumulate(np.minimum(1.0, left * np.asarray(p_values)[order]))
+    adjusted = np.empty(len(order))
+    adjusted[order] = sorted_values
+    return [float(value) for value in adjusted]
+
+
 class OverSeeds(NamedTuple):
     """Mean, standard deviation and the mean's 95 % interval over seeds; the last two None with one seed."""
 

@@ -4,6 +4,9 @@ Each condition ("run") and seed is a call of the recipe's own script in its own 
 another; a study that was interrupted goes on with the run that was not finished. What the runs have in common (the data, the teacher) is
 made once a seed: the first run makes it, the others get a link, unless their own flags change it; and the stage itself refuses a link
 where their configs differ in what it depends on. `configs/studies/base.py` says what a study's config holds.
+
+`readings.jsonl` has a line for each finished run: its name, its seed, and what is read from it, in percent. So a long study can be made
+piece by piece, with `only`, and looked at meanwhile.
 """
 
 from __future__ import annotations
@@ -11,46 +14,57 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cli import recipes, start, termination
+from cli import start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
-from cli.json_files import read_json, reading, write_json
-from evaluation.statistics import gain_over_seeds
-
-PLANNED = ("run_noisy_student.sh", "run_meta_pseudo_labels.sh", "run_train.sh")
-"""The scripts that have a dry run."""
-
-
-class Command(NamedTuple):
-    """A script's call (its name, then flags), and the directory that it finishes."""
-
-    words: list[str]
-    directory: Path
+from cli.json_files import read_json, reading, to_json, write_json
+from data import sources
+from evaluation.statistics import gain_over_seeds, holm
+from experiments.study_runs import commands, linked, run_directory, seeds
 
 
-def main(config: ConfigDict, workdir: str, jobs: int = 1, dry_run: bool = False) -> None:
-    """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`."""
+def main(
+    config: ConfigDict,
+    workdir: str,
+    jobs: int = 1,
+    dry_run: bool = False,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
+    test: str | None = None,
+    only: str | None = None,
+) -> None:
+    """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`.
+
+    The arguments are the command's flags. With `only` it does those runs, and the results wait for the others.
+    """
+    config = with_images(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
     check(config)
+    chosen = selected(config, only)
     directory = Path(workdir).expanduser().resolve()
     if dry_run:
-        print(plan(config, directory))
+        from experiments import study_plan  # which needs TensorFlow
+
+        print(study_plan.plan(config, directory))
         return
     done = workdirs.start(directory, config.to_dict())
     if not done:
-        run_all(config, directory, jobs)
+        run_all(config, directory, jobs, chosen)
+        left = [f"{name}:{seed}" for name, seed in selected(config, None) if not finished(config, directory, name, seed)]
+        if left:
+            print(f"left: {', '.join(left)}; the same command without --only does them and writes the results")
+            return
         done = results(config, directory)
         write_json(directory / "results.json", done)
         with atomic_path(directory / "results.md") as temporary:
@@ -61,8 +75,53 @@ def main(config: ConfigDict, workdir: str, jobs: int = 1, dry_run: bool = False)
     workdirs.say_done(directory, f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
 
 
+def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDict:
+    """Returns the study with the user's images, which its runs get as flags.
+
+    Raises:
+      InputError: a study of the user's photographs has none, or another study is given some.
+    """
+    flags = tuple(f"--{name}={sources.absolute(path, 'image_folder')}" for name, path in given.items() if path)
+    if config.of_photographs and not given["labeled"]:
+        raise InputError("--labeled is missing; name the folder of labelled photographs, PHOTOS/CLASS/*")
+    if flags and not config.of_photographs:
+        raise InputError(f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give it in config.flags")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.flags = (*config.flags, *flags)
+    return config.lock()
+
+
+def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
+    """Returns the runs and seeds to do, in the study's order; with each one the run that makes what its seed shares.
+
+    Args:
+      config: the study.
+      only: NAME or NAME:SEED, separated by commas; None: all.
+
+    Raises:
+      InputError: the study has no such run or seed.
+    """
+    runs = [(row[0], seed) for seed in seeds(config) for row in config.runs]
+    if only is None:
+        return runs
+    wanted: set[tuple[str, int]] = set()
+    for word in only.split(","):
+        name, _, seed = word.partition(":")
+        found = [run for run in runs if run[0] == name and seed in ("", str(run[1]))]
+        if not found:
+            names = ", ".join(row[0] for row in config.runs)
+            raise InputError(f"--only={only}: no run {word}; the runs are {names}, the seeds {seeds(config)[0]} to {seeds(config)[-1]}")
+        wanted.update(found)
+    if config.shared:
+        wanted |= {(runs[0][0], seed) for _, seed in wanted}
+    return [run for run in runs if run in wanted]
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be run as it stands."""
+    if config.correction not in ("none", "holm"):
+        raise InputError(f"config.correction is {config.correction!r}; it can be none or holm")
     if config.seeds < 2:
         raise InputError(f"config.seeds is {config.seeds}; a comparison needs at least 2")
     runs, readings = [row[0] for row in config.runs], [name for name, _, _ in config.readings]
@@ -78,54 +137,19 @@ def check(config: ConfigDict) -> None:
                 raise InputError(f"config.claims: no reading {name!r}; there are {', '.join(readings)}")
 
 
-def seeds(config: ConfigDict) -> range:
-    """The study's seeds."""
-    return range(config.first_seed, config.first_seed + config.seeds)
-
-
-def run_directory(workdir: Path, name: str, seed: int) -> Path:
-    """Where one run lives."""
-    return workdir / name / f"seed_{seed}"
-
-
-def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Command]:
-    """What one run is made of: its method's stages, or the study's script."""
-    flags, *method = next(row[1:] for row in config.runs if row[0] == name)
-    directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
-    stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
-    of_run = [_of_recipe(flag, config.recipe) for flag in flags]
-    made = []
-    for part, script, own in stages:
-        directory = directories[name] / part
-        own = [flag.format(run=directories[name], **directories) for flag in own]
-        common = [f"--config={config.recipe}", *config.flags, *own, *of_run, f"--config.seed={seed}", f"--workdir={directory}"]
-        made.append(Command([script, *common], directory))
-    return made
-
-
 def python(words: Sequence[str]) -> list[str]:
     """Returns the words of a script's call as a call of Python."""
     return start.script(Path(words[0]).name, *words[1:])
 
 
-def _of_recipe(flag: str, recipe: str) -> str:
-    """A flag of a first iteration's own section (`pseudo_label_1`) as one of the general section where the recipe has none of its own."""
-    own = re.fullmatch(r"--config\.(\w+)_1\.(.*)", flag)
-    return f"--config.{own[1]}.{own[2]}" if own and f"{own[1]}_1" not in _keys(recipe) else flag
-
-
-@functools.lru_cache
-def _keys(recipe: str) -> frozenset[str]:
-    return frozenset(recipes.load(recipe, {}))
-
-
-def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
-    """Every run that is not finished: the seeds `jobs` at a time, the runs of a seed in their order."""
-    todo = [(row[0], seed) for seed in seeds(config) for row in config.runs if not finished(config, workdir, row[0], seed)]
-    total, began = len(config.runs) * config.seeds, time.monotonic()
+def run_all(config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple[str, int]]) -> None:
+    """Does what is not finished of the `chosen` runs: the seeds `jobs` at a time, the runs of a seed in their order."""
+    todo = [(name, seed) for name, seed in chosen if not finished(config, workdir, name, seed)]
+    total, began = len(chosen), time.monotonic()
     print(f"{total - len(todo)} of {total} runs are done", flush=True)
     ended: list[str] = []
-    stop = threading.Event()
+    stop, writing = threading.Event(), threading.Lock()
+    tell_readings(config, workdir)
 
     def run_seed(seed: int) -> None:
         for name in [name for name, of in todo if of == seed]:
@@ -137,6 +161,8 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int) -> None:
                 stop.set()  # the others end with the run that they are at
                 raise
             ended.append(name)
+            with writing:
+                tell_readings(config, workdir)
             left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
             print(f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left", flush=True)
 
@@ -161,39 +187,22 @@ def finished(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
     return summary_path(config, workdir, name, seed).exists()
 
 
-def linked(config: ConfigDict, name: str) -> list[str]:
-    """The shared parts that run `name` takes from the first run: all that its own flags leave as they are."""
-    if name == config.runs[0][0]:
-        return []
-    own = next(row[1] for row in config.runs if row[0] == name)
-    return [part for part in config.shared if not any(flag.startswith(f"--config.{part}.") for flag in own)]
+def tell_readings(config: ConfigDict, workdir: Path) -> None:
+    """Writes `readings.jsonl`: a line for each finished run that something is read from."""
+    lines = []
+    for name, seed in selected(config, None):
+        found = {reading: path for reading, origin, path in config.readings if origin == name}
+        if found and finished(config, workdir, name, seed):
+            lines.append({"run": name, "seed": seed, "top1": {key: read(config, workdir, name, seed, found[key]) for key in found}})
+    with atomic_path(workdir / "readings.jsonl") as temporary:
+        temporary.write_text("".join(f"{to_json(line)}\n" for line in lines), encoding="utf-8")
 
 
-def plan(config: ConfigDict, workdir: Path) -> str:
-    """What the study comes to, a line a run: trainings, steps and images over all seeds, without what is linked.
-
-    Of a run of several stages, those count whose script has a dry run: a method's own, not a teacher's or a fine-tuning.
-
-    Raises:
-      InputError: the recipe's own dry run has failed.
-    """
-    lines, sums = [f"{'run':<24}{'trainings':>10}{'steps':>10}{'images':>14}"], np.zeros(3, np.int64)
-    for name, *_ in config.runs:
-        trainings = []
-        for words, _ in commands(config, workdir, name, config.first_seed):
-            if words[0] not in PLANNED:
-                continue
-            command = ["./" + words[0], *words[1:], "--dry_run"]
-            said = subprocess.run(python(command), capture_output=True, text=True, errors="replace", check=False)
-            if said.returncode:
-                raise InputError(f"{' '.join(command)} fails: {said.stderr.strip().splitlines()[-1]}")
-            found = re.findall(r"^(\S+): .* parameters.*\n +([\d,]+) steps of ([\d,]+) \+ ([\d,]+) images", said.stdout, re.MULTILINE)
-            trainings += [[int(word.replace(",", "")) for word in words] for stage, *words in found if stage not in linked(config, name)]
-        rows = np.array([[1, steps, steps * (first + more)] for steps, first, more in trainings], np.int64).reshape(-1, 3)
-        counts = rows.sum(axis=0) * config.seeds
-        lines.append(f"{name:<24}" + "{:>10,}{:>10,}{:>14,}".format(*counts))
-        sums += counts
-    return "\n".join([*lines, f"{f'{config.seeds} seeds, all runs':<24}" + "{:>10,}{:>10,}{:>14,}".format(*sums)])
+def read(config: ConfigDict, workdir: Path, name: str, seed: int, path: str) -> float:
+    """Returns the number at a dotted path of a finished run's summary, in percent. Raises InputError where it has none."""
+    file = summary_path(config, workdir, name, seed)
+    with reading(file):
+        return value(read_json(file, dict), path)
 
 
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
@@ -220,6 +229,16 @@ def value(summary: Any, path: str) -> float:
     return 100.0 * float(summary)
 
 
+def corrected(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns `compare`'s claims with Holm's correction: `p_holm`, and the verdict at 0.05 by it."""
+    p_values = [claim["p"] if claim["p"] is not None else float(not claim["difference"]) for claim in claims]
+    found = []
+    for claim, p in zip(claims, holm(p_values)):
+        decided = "holds" if claim["difference"] > 0 else "opposite"
+        found.append({**claim, "p_holm": p, "verdict": decided if p <= 0.05 else "not decided"})
+    return found
+
+
 def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
     """Paired comparison over seeds.
 
@@ -242,13 +261,9 @@ def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Every reading, a number a seed, and each claim's comparison."""
     readings: dict[str, list[float]] = {}
     for name, origin, path in config.readings:
-        readings[name] = []
-        for seed in seeds(config):
-            file = summary_path(config, workdir, origin, seed)
-            with reading(file):
-                readings[name].append(value(read_json(file, dict), path))
+        readings[name] = [read(config, workdir, origin, seed, path) for seed in seeds(config)]
     claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
-    return {"readings": readings, "claims": claims}
+    return {"readings": readings, "claims": corrected(claims) if config.correction == "holm" else claims}
 
 
 def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
@@ -261,6 +276,7 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
     lines.append("")
     for claim in found["claims"]:
         p = "" if claim["p"] is None else f"p = {claim['p']:.2g}, "
+        p += f"{claim['p_holm']:.2g} by Holm's correction, " if "p_holm" in claim else ""
         lines.append(
             f"- {claim['finding']}: **{claim['verdict']}** ({claim['difference']:+.2f} points, 95 % interval {claim['low']:+.2f} to "
             f"{claim['high']:+.2f}, {p}{config.seeds} seeds)"

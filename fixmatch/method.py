@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from training.losses import cross_entropy, l2, one_hot, smooth
+from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
 from training.trainer import Trainer, alike, hits, pairs
@@ -44,6 +45,7 @@ class FixMatch(Trainer):
       threshold: τ, the least confidence of a pseudo-label that counts.
       unlabeled_weight: λ_u, the factor of the unlabeled loss.
       label_smoothing: of labeled examples; 0 in the paper.
+      adjustment: added to the logits in their loss, K numbers or None; see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average, which is what `evaluate` should see.
       rematerialize: see `Trainer`.
@@ -57,6 +59,7 @@ class FixMatch(Trainer):
         threshold: float = 0.95,
         unlabeled_weight: float = 1.0,
         label_smoothing: float = 0.0,
+        adjustment: Sequence[float] | None = None,
         weight_decay: float = 5e-4,
         ema_decay: float = 0.999,
         rematerialize: bool = False,
@@ -67,6 +70,7 @@ class FixMatch(Trainer):
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.label_smoothing = label_smoothing
+        self.adjustment = adjustment
         self.weight_decay = weight_decay
         self.seed = seed
 
@@ -78,7 +82,8 @@ class FixMatch(Trainer):
             z = forward(self.forward, x, x_weak, x_strong, self.seed, self.optimizer.iterations)
             targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
             # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq. 3)
-            labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), z.labeled))
+            labeled = adjusted(z.labeled, self.adjustment)
+            labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
             # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))                             (eq. 4)
             unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
             # ℓ_s + λ_u ℓ_u, and weight decay
@@ -93,7 +98,8 @@ class FixMatch(Trainer):
 
 def _build(section: ConfigDict, parts: Parts) -> FixMatch:
     names = ("threshold", "unlabeled_weight", "label_smoothing", "weight_decay", "ema_decay", "rematerialize")
-    trainer = FixMatch(parts.model, **{name: section[name] for name in names}, seed=parts.seed)
+    options = {name: section[name] for name in names}
+    trainer = FixMatch(parts.model, **options, adjustment=parts.adjustment, seed=parts.seed)
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer
 

@@ -46,16 +46,17 @@ def _networks(section: Mapping[str, Any]) -> list[Network]:
     return [_student(section), Network(TEACHER, images, section["rematerialize"])]
 
 
-def _options(section: ConfigDict, seed: int) -> dict[str, Any]:
-    """`FeedbackTrainer`'s arguments from a train section."""
+def _options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
+    """`FeedbackTrainer`'s arguments from a train section and what its trainer is made of."""
     names = ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay", "approximate_feedback")
     common = ("weight_decay", "ema_decay", "rematerialize")
-    return {**{name: section[name] for name in (*names, *common)}, "seed": seed}
+    own = {"adjustment": parts.adjustment, "seed": parts.seed}
+    return {**{name: section[name] for name in (*names, *common)}, **own}
 
 
 def _build(section: ConfigDict, parts: Parts) -> MetaPseudoLabels:
     teacher = parts.build(section.teacher.model, parts.seed + TEACHER_SEED)
-    options = {**uda.objective(section), **_options(section, parts.seed)}
+    options = {**uda.objective(section, parts), **_options(section, parts)}
     trainer = MetaPseudoLabels(teacher, parts.model, **options)
     trainer.compile(student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER])
     return trainer
@@ -63,7 +64,7 @@ def _build(section: ConfigDict, parts: Parts) -> MetaPseudoLabels:
 
 def _build_reduced(section: ConfigDict, parts: Parts) -> ReducedMetaPseudoLabels:
     calibrator = Calibrator(parts.num_classes, **section.calibrator, seed=parts.seed + TEACHER_SEED)
-    trainer = ReducedMetaPseudoLabels(calibrator, parts.model, **_options(section, parts.seed))
+    trainer = ReducedMetaPseudoLabels(calibrator, parts.model, **_options(section, parts))
     trainer.compile(student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER])
     return trainer
 

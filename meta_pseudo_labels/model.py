@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -13,7 +14,7 @@ from meta_pseudo_labels.feedback import Gradients, Measurements, find_estimator
 from meta_pseudo_labels.loss_scale import LARGEST, labeled_gradient, linear, without_overflow
 from nets.noise import model_noise
 from training import uda
-from training.losses import cross_entropy, decayed, one_hot
+from training.losses import adjusted, cross_entropy, decayed, one_hot
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import Trainer, alike, all_reduced, check_classifier, global_rows, hits, pairs
@@ -48,6 +49,8 @@ class FeedbackTrainer(Trainer):
       batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and `dot_product` the gradient of J, and 1
         for `cosine`, which is not; 1 is eq. 12 as written. Without meaning for `per_example` and `soft`.
       baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline. Without meaning for `soft`.
+      adjustment: added to the student's logits of labelled images in the loss that the feedback measures, K numbers or None;
+        see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       ema_decay: of the student's moving average.
       approximate_feedback: takes `soft`, `per_example` and `dot_product` also under a student's
@@ -75,6 +78,7 @@ class FeedbackTrainer(Trainer):
         batch_factor: float | None = None,
         baseline_decay: float = 0.99,
         approximate_feedback: bool = False,
+        adjustment: Sequence[float] | None = None,
         weight_decay: float = 5e-4,
         ema_decay: float = 0.995,
         rematerialize: bool = False,
@@ -104,6 +108,7 @@ class FeedbackTrainer(Trainer):
         self.batch_factor = batch_factor
         self.baseline_decay = baseline_decay
         self.approximate_feedback = approximate_feedback
+        self.adjustment = adjustment
         self.weight_decay = weight_decay
         self.seed = seed
         self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -285,7 +290,7 @@ class FeedbackTrainer(Trainer):
         rows = global_rows(step.labeled, step.unlabeled * step.replicas)
         with statistics_kept(self.student), self._student_noise(step, rows):
             logits = tf.cast(self.forward(x), tf.float32)  # (B, K)
-        return tf.reduce_mean(cross_entropy(targets, logits)) / step.replicas
+        return tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.replicas
 
     def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
         """Moves the student and its average along ∇L_u(θ_S); returns the factor η_S that h needs, or None."""
@@ -330,6 +335,7 @@ class MetaPseudoLabels(FeedbackTrainer):
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
       label_smoothing: of the teacher's labelled examples.
+      adjustment: added to the logits in the loss of labelled examples, the teacher's and the student's; see `FeedbackTrainer`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       rematerialize: keeps only the inputs of the networks' blocks for the backward passes: in the teacher, and see `FeedbackTrainer`.
       options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay, seed: see `FeedbackTrainer`.
@@ -349,16 +355,17 @@ class MetaPseudoLabels(FeedbackTrainer):
         uda_threshold: float = 0.6,
         uda_ramp_steps: int = 5000,
         label_smoothing: float = 0.1,
+        adjustment: Sequence[float] | None = None,
         weight_decay: float = 5e-4,
         rematerialize: bool = False,
         **options: Any,
     ):
         logged = ("teacher_loss", "teacher_top1", *(name for name in uda.LOGGED if name != "top1"))
-        common = {"weight_decay": weight_decay, "rematerialize": rematerialize, **options}
+        common = {"adjustment": adjustment, "weight_decay": weight_decay, "rematerialize": rematerialize, **options}
         super().__init__(teacher, student, logged=logged, name="meta_pseudo_labels", **common)
         self.teacher_forward = training_pass(teacher, rematerialize)
         self.objective = uda.Objective(
-            supervised_weight, uda_weight, uda_temperature, uda_threshold, uda_ramp_steps, label_smoothing, weight_decay
+            supervised_weight, uda_weight, uda_temperature, uda_threshold, uda_ramp_steps, label_smoothing, weight_decay, adjustment
         )
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -20,6 +20,8 @@ def _check(section: Mapping[str, Any]) -> None:
         raise InputError("online=True needs unlabeled_ratio above 0 and labeled=True")
     if not section["labeled"] and not section["unlabeled_ratio"]:
         raise InputError("labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
+    if not section["labeled"] and section.get("logit_adjustment"):
+        raise InputError("logit_adjustment is of the loss on labelled images, and labeled=False leaves these out; set it to 0")
 
 
 def _images(section: Mapping[str, Any]) -> int:
@@ -29,7 +31,7 @@ def _images(section: Mapping[str, Any]) -> int:
 
 
 def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
-    options = supervised.options(section, parts.seed)
+    options = supervised.options(section, parts)
     if not section.labeled:
         options["label_smoothing"] = 0.0  # pseudo-labels in the labels' place need none: `_batches` smooths hard ones
     names = ("loss_normalization", "pseudo_labels", "temperature", "unlabeled_model_noise")

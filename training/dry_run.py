@@ -36,8 +36,8 @@ PREPARED = {
 def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None, quick: bool = False) -> dict[str, Any]:
     """Returns how many images there are, and how large they are.
 
-    The numbers are those of the prepared data; else of the folders of images, which are looked at
-    now; else of a full copy as the recipe expects it.
+    The numbers are those of the prepared data; else of the folders, lists, archives or TFDS data
+    sets, which are looked at now; else of a full copy as the recipe expects it.
 
     Args:
       config: the recipe.
@@ -75,18 +75,24 @@ def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None
 
 
 def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> survey.Survey | None:
-    """Looks at the images; None where they are not in folders, or not there and the recipe says how many there will be."""
+    """Looks at the images.
+
+    Returns:
+      None where their format is not looked at, or where they are not there and the recipe says how
+      many there will be.
+    """
     known = None not in config.expected.to_dict().values()
     if config.data.source == "digits":
         return None if quick and known and not config.smoke else survey.of_digits(config)
     config = prepare.resolve(config, folders)
     locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
     found = [sources.split_location(location, config.data.source) for location in locations]
-    if not found or any(name not in ("image_folder", "manifest") for name, _ in found):
+    formats = {name for name, _ in found}
+    if not formats or formats - set(survey.LISTED) or (quick and "tfds" in formats):
         return None
     if known and not (config.data.labeled and all(os.path.exists(path) for _, path in found)):
         return None
-    return survey.of_folders(config, survey.KEPT, 0) if quick else survey.of_folders(config)
+    return survey.of_images(config, survey.KEPT, 0) if quick else survey.of_images(config)
 
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
@@ -103,7 +109,6 @@ def trainings(
     train: dict[str, Any],
     counts: dict[str, Any],
     size: int | None,
-    model: dict[str, Any] | None = None,
 ) -> list[str]:
     """The training of a section as lines of text, a paragraph for each network.
 
@@ -113,12 +118,11 @@ def trainings(
       train: a section as `resolve.section` returns it.
       counts: what `images` returns.
       size: of the images, in pixels, or None.
-      model: settings of the network in place of the section's: of the model that it starts from.
     """
     rates = schedules.of_section(train, counts["labeled"] / train["batch_size"])
     lines: list[str] = []
     for network in reversed(networks):
-        settings = model or network.settings(train)["model"]
+        settings = network.settings(train)["model"]
         rate = rates[network.name]
         lines += ["", *_network(network, network.name or name, dict(settings), train, counts, size, rate, network is networks[0])]
     return lines

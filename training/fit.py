@@ -43,13 +43,14 @@ def fit(
     checkpoint_every: int,
     evaluate_every: int = 0,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    stop_after: int = 0,
     keep: int = 2,
     keep_every: int = 0,
     manifests: Sequence[Manifest] = (),
     profile: tuple[int, int] | None = None,
     images: Callable[[int], Mapping[str, tf.Tensor]] | None = None,
 ) -> None:
-    """Trains to step `steps`, continuing from the newest checkpoint in `workdir`.
+    """Trains to step `steps` or to an early stop, continuing from the newest checkpoint in `workdir`.
 
     SIGTERM ends it after the step that is under way, with a checkpoint (at once, without one, during an evaluation and before the end of
     the first step, which is traced and compiled first). A run in several processes ends then at its next log line, in all of them.
@@ -64,6 +65,8 @@ def fit(
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
       evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a checkpoint is made and kept: see `best`.
+      stop_after: evaluations without a larger `top1` after which the training ends, with a checkpoint; 0: it never does. The log
+        remembers the evaluations, so a run that starts again ends at the same step.
       keep: newest checkpoints kept.
       keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
       manifests: of the data, to name the broken shard where reading fails.
@@ -89,19 +92,20 @@ def fit(
     spent = _truncate_metrics(workdir / "metrics.jsonl", start) if chief else 0.0
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
-    if start >= steps:
+    if start >= steps or any(workers.gather(strategy, chief and exhausted(workdir, stop_after))):
         return
     if profile and start >= profile[0]:
         print(f"no profile: step {profile[0]} is done already", flush=True)
     every = (log_every, checkpoint_every, evaluate_every)
-    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, images if chief else None, spent)
+    shown = images if chief else None
+    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, stop_after, shown, spent)
     callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else [])]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
     callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     try:
         with on_sigterm(callback.terminate):
             trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
-        if callback.last_step < steps:  # Keras takes some exceptions for the end of the data, and returns
+        if callback.last_step < steps and not callback.stopped:  # Keras takes some exceptions for the end of the data, and returns
             for manifest in manifests:
                 records.verify_split(manifest)
             raise InputError(
@@ -140,6 +144,15 @@ def best(workdir: str | Path) -> dict[str, float] | None:
     return max(rows, key=lambda row: row["eval_top1"], default=None)
 
 
+def exhausted(workdir: str | Path, stop_after: int) -> bool:
+    """Tells whether the last `stop_after` evaluations in `metrics.jsonl` brought no larger top-1; never with 0."""
+    path = Path(workdir) / "metrics.jsonl"
+    if not stop_after or not path.exists():
+        return False
+    scores = [row["eval_top1"] for _, row in read_json_lines(path, METRICS) if row.get("eval_top1") is not None]
+    return len(scores) > stop_after and max(scores[-stop_after:]) <= max(scores[:-stop_after])
+
+
 _UNREADABLE = (
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
@@ -170,6 +183,7 @@ class _Steps(tf.keras.callbacks.Callback):
         checkpoint_every: int,
         evaluate_every: int,
         evaluate: Callable[[], dict[str, float]] | None,
+        stop_after: int,
         images: Callable[[int], Mapping[str, tf.Tensor]] | None,
         spent: float,
     ):
@@ -179,6 +193,7 @@ class _Steps(tf.keras.callbacks.Callback):
         self.start, self.steps, self.images_per_step = start, steps, images_per_step
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.evaluate_every, self.evaluate, self.images = evaluate_every, evaluate, images
+        self.stop_after, self.stopped = stop_after, False
         self.strategy, self.chief = strategy, workers.is_chief(strategy)
         shown = self.chief and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not shown, desc=COMPILING)
@@ -230,7 +245,7 @@ class _Steps(tf.keras.callbacks.Callback):
             self._log(step)
         elif self.ending:
             self.checkpoints.save(step, self.best_step)
-        if self.ending and step != self.steps:
+        if self.ending and step != self.steps and not self.stopped:
             self._leave(f"after step {step}")
 
     def _begin_timing(self, step: int) -> None:
@@ -262,7 +277,10 @@ class _Steps(tf.keras.callbacks.Callback):
         better = self.chief and row.get("eval_top1", -math.inf) > self.best_top1
         if any(workers.gather(self.strategy, better)):  # all save at the same steps
             self.best_step, self.best_top1 = step, row["eval_top1"]
-        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.ending:
+        if "eval_top1" in row and self.stop_after and step != self.steps:
+            enough = self.chief and exhausted(self.workdir, self.stop_after)
+            self.stopped = self.model.stop_training = any(workers.gather(self.strategy, enough))
+        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.ending or self.stopped:
             self.checkpoints.save(step, self.best_step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+from cli.errors import InputError
 
 NOT_DECAYED = r"(^|/)(gamma|beta)(:\d+)?$"
 """Names of the variables that weight decay leaves alone: BatchNorm's scale and shift."""
@@ -36,6 +39,33 @@ def smooth(targets: tf.Tensor, label_smoothing: float) -> tf.Tensor:
     if not label_smoothing:
         return targets
     return targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
+
+
+def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None:
+    """Returns τ log π_k of each class, which logit adjustment adds to the logits of labeled images; None with τ = 0.
+
+    Args:
+      counts: labeled images of each class, K numbers; π is their share.
+      weight: τ, at least 0.
+
+    Raises:
+      InputError: a class has no labeled image.
+    """
+    if not weight:
+        return None
+    if min(counts) < 1:
+        raise InputError(f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no labeled image; set it to 0")
+    total = sum(counts)
+    return tuple(weight * math.log(count / total) for count in counts)
+
+
+def adjusted(logits: tf.Tensor, adjustment: Sequence[float] | None) -> tf.Tensor:
+    """Returns the logits (B, K) with which the loss on labeled images is computed: z_k + τ log π_k.
+
+    So trained, a network answers by z as if all classes were equally frequent (Menon et al. 2021,
+    eq. 10). `adjustment` is what `log_priors` returns; None leaves the logits.
+    """
+    return logits if adjustment is None else logits + tf.constant([float(value) for value in adjustment], logits.dtype)
 
 
 def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ eats. `workflow/methods.py` has the table of them; docs/extending.md shows how t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -42,6 +42,13 @@ class Network(NamedTuple):
         return part
 
 
+def set_model(networks: Sequence[Network], section: dict[str, Any], model: Mapping[str, Any]) -> None:
+    """Gives all networks of a train section the architecture `model`, such as that of the weights they start from."""
+    for network in networks:
+        part = section[network.name] if network.name else section
+        part["model"] = dict(model)
+
+
 class Parts(NamedTuple):
     """What a method's trainer is made of; all of it was made in the strategy's scope.
 
@@ -52,6 +59,7 @@ class Parts(NamedTuple):
       teacher: the finished model of --teacher, or None.
       seed: of the run.
       num_classes: K.
+      adjustment: τ log π_k of each class, for the loss on labeled images, or None; see `losses.log_priors`.
     """
 
     model: tf.keras.Model
@@ -60,6 +68,7 @@ class Parts(NamedTuple):
     teacher: tf.keras.Model | None
     seed: int
     num_classes: int
+    adjustment: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

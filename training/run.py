@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from cli import workdir as workdirs
 from cli.errors import InputError
-from cli.json_files import read_json_lines
+from cli.json_files import read_json, read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from training import dry_run, fixres, initial, model_dir, models, optimizers, processor, schedules, strategy, workers
+from training import dry_run, fixres, initial, losses, model_dir, models, optimizers, processor, schedules, strategy, workers
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.initial import Initial
@@ -141,6 +141,7 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
         evaluate=evaluate,
+        stop_after=section.stop_after,
         keep=section.keep_checkpoints,
         keep_every=section.keep_every,
         manifests=manifests,
@@ -158,15 +159,22 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
     if not workers.is_chief(where):
         return
     last = read_json_lines(workdir / "metrics.jsonl", METRICS)[-1][1]
+    model_step = best_row["step"] if section.final_weights == "best" and best_row else last["step"]
+    if last["step"] < section.steps:
+        print(
+            f"stopped at step {last['step']} of {section.steps}: {section.stop_after} evaluations without a better top-1; "
+            f"the weights of step {model_step} are kept (final_weights={section.final_weights})",
+            flush=True,
+        )
     summary = {
-        "steps": section.steps,
+        "steps": last["step"],
         "parameters": parameters,
-        "images_seen": section.steps * (first + more),
+        "images_seen": last["step"] * (first + more),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
         "best": best_row,  # on the validation split
-        "model_step": best_row["step"] if section.final_weights == "best" and best_row else section.steps,
+        "model_step": model_step,
         **({"init": dict(inputs.init.source)} if inputs.init and inputs.init.source else {}),
     }
     workdirs.finish(workdir, summary, says_done(workdir, summary))
@@ -213,12 +221,23 @@ def build_trainer(
     settings = {name: section[name].optimizer if name else section.optimizer for name in rates}
     by_name = {name: optimizers.build(settings[name], rate) for name, rate in rates.items()}
     teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
-    trainer = method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes))
+    adjustment = None
+    if inputs and section.get("logit_adjustment"):
+        adjustment = losses.log_priors(labels_per_class(inputs), section.logit_adjustment)
+    trainer = method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment))
     if section.jit_compile:
         trainer.jit_compile = True
     if section.steps_per_execution > 1:
         trainer.steps_per_execution = section.steps_per_execution
     return trainer
+
+
+def labels_per_class(inputs: Inputs) -> list[int]:
+    """Counts the labeled images of each class, in the classes' order, by the summary of the prepared data."""
+    names = inputs.labeled.label_names
+    schema = {"splits": {"labeled": {"per_class": dict.fromkeys(names, int)}}}
+    counts = read_json(inputs.data / "summary.json", schema)["splits"]["labeled"]["per_class"]
+    return [counts[name] for name in names]
 
 
 def batches(

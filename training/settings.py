@@ -219,6 +219,13 @@ DURATION = {
 
 LOSS = {
     "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
+    "logit_adjustment": Setting(
+        0.0,
+        "Logit adjustment, for classes of unequal frequency: the loss on labeled images adds this τ "
+        "times the log of each class's share of them to the logits. 1 in the paper; 0: off.",
+        at_least=0,
+        source="Menon et al. 2021, Section 5",
+    ),
     "weight_decay": Setting(1e-5, "Weight decay in the loss.", at_least=0),
     "ema_decay": Setting(
         0.9999,
@@ -276,6 +283,12 @@ RUN = {
         none="never",
         at_least=0,
         unit="steps",
+    ),
+    "stop_after": Setting(
+        0,
+        "Evaluations without a better top-1 after which the training ends; 0: never. `final_weights` says which weights are kept.",
+        at_least=0,
+        unit="evaluations",
     ),
     "keep_checkpoints": Setting(
         2,

@@ -5,13 +5,14 @@ It trains the first teacher (Xie et al. 2020, Algorithm 1, step 1), fine-tunes, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
 from nets.noise import model_noise
-from training.losses import cross_entropy, l2, one_hot, smooth
+from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import NO_IMAGES, Method, Network, Parts
 from training.optimizers import gradient
 from training.trainer import Trainer, accumulated, global_rows, hits
@@ -25,6 +26,7 @@ class Supervised(Trainer):
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       label_smoothing: ε of labeled examples.
+      adjustment: added to the logits in the loss of labeled examples, K numbers or None; see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       label_data_sample_prob: probability that a labeled example contributes to the loss. Masked
@@ -43,6 +45,7 @@ class Supervised(Trainer):
         model: tf.keras.Model,
         *,
         label_smoothing: float = 0.1,
+        adjustment: Sequence[float] | None = None,
         weight_decay: float = 1e-5,
         ema_decay: float = 0.9999,
         label_data_sample_prob: float = 1.0,
@@ -55,6 +58,7 @@ class Supervised(Trainer):
         logged = ("loss", "labeled_loss", *logged, "l2", "top1")
         super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
         self.label_smoothing = label_smoothing
+        self.adjustment = adjustment
         self.weight_decay = weight_decay
         self.label_data_sample_prob = label_data_sample_prob
         self.accumulation = accumulation
@@ -84,7 +88,7 @@ class Supervised(Trainer):
         return gradients
 
     def labeled_loss(self, targets: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
-        """1/B Σ_b CE(y_b, z_b), scalar; with `label_data_sample_prob` some of its terms are 0.
+        """1/B Σ_b CE(y_b, z_b + τ log π), scalar; with `label_data_sample_prob` some of its terms are 0.
 
         Args:
           targets: y, float32 (B, K), before label smoothing.
@@ -92,21 +96,21 @@ class Supervised(Trainer):
           rows: where the examples stand in the global labeled batch, int32 (B,).
           num_rows: size of the global labeled batch, scalar.
         """
-        losses = cross_entropy(smooth(targets, self.label_smoothing), logits)  # (B,)
+        losses = cross_entropy(smooth(targets, self.label_smoothing), adjusted(logits, self.adjustment))  # (B,)
         if self.label_data_sample_prob < 1.0:
             uniform = tf.random.stateless_uniform([num_rows], [self.seed, self.optimizer.iterations], alg="philox")
             losses *= tf.cast(tf.gather(uniform, rows) < self.label_data_sample_prob, tf.float32)
         return tf.reduce_mean(losses)
 
 
-def options(section: ConfigDict, seed: int) -> dict[str, Any]:
-    """`Supervised`'s arguments from a train section."""
+def options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
+    """`Supervised`'s arguments from a train section and what its trainer is made of."""
     names = ("label_smoothing", "weight_decay", "ema_decay", "label_data_sample_prob", "rematerialize", "accumulation")
-    return {**{name: section[name] for name in names}, "seed": seed}
+    return {**{name: section[name] for name in names}, "adjustment": parts.adjustment, "seed": parts.seed}
 
 
 def _build(section: ConfigDict, parts: Parts) -> Supervised:
-    trainer = Supervised(parts.model, **options(section, parts.seed))
+    trainer = Supervised(parts.model, **options(section, parts))
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer
 

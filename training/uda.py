@@ -6,13 +6,14 @@ left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
 from nets.noise import model_noise
-from training.losses import cross_entropy, l2, one_hot, smooth
+from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
 from training.rematerialization import Pass
@@ -32,6 +33,7 @@ class Objective(NamedTuple):
       uda_ramp_steps: steps over which the factor grows from 0.
       label_smoothing: of the labelled examples.
       weight_decay: λ in λ·Σ½‖v‖².
+      adjustment: added to the logits in the loss of labelled examples, K numbers or None; see `losses.log_priors`.
     """
 
     supervised_weight: float = 1.0
@@ -41,13 +43,15 @@ class Objective(NamedTuple):
     uda_ramp_steps: int = 5000
     label_smoothing: float = 0.1
     weight_decay: float = 5e-4
+    adjustment: Sequence[float] | None = None
 
     def __call__(
         self, model: tf.keras.Model, logits: Logits, targets: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """(loss, metrics of `LOGGED`) of step number `step`, counted from 0."""
         # g_T,supervised = ∇ CE(y_l, T(x_l; θ_T))
-        labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), logits.labeled))
+        labeled = adjusted(logits.labeled, self.adjustment)  # (B, K)
+        labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
         # g_T,UDA = ∇ CE(T(x_weak), T(x_strong)), the target without gradient
         uda, confident = uda_loss(logits.weak, logits.strong, self.uda_temperature, self.uda_threshold)
         ramp = tf.minimum(1.0, tf.cast(step, tf.float32) / self.uda_ramp_steps) if self.uda_ramp_steps else 1.0
@@ -129,8 +133,8 @@ class UDA(Trainer):
         return {name: metric.result() for name, metric in self.logged.items()}
 
 
-def objective(section: ConfigDict) -> dict[str, Any]:
-    """The fields of `Objective` from a train section."""
+def objective(section: ConfigDict, parts: Parts) -> dict[str, Any]:
+    """The fields of `Objective` from a train section and what its trainer is made of."""
     return {
         "supervised_weight": section.supervised_weight,
         "uda_weight": section.uda.weight,
@@ -139,12 +143,13 @@ def objective(section: ConfigDict) -> dict[str, Any]:
         "uda_ramp_steps": section.uda.ramp_steps,
         "label_smoothing": section.label_smoothing,
         "weight_decay": section.weight_decay,
+        "adjustment": parts.adjustment,
     }
 
 
 def _build(section: ConfigDict, parts: Parts) -> UDA:
     options = {name: section[name] for name in ("ema_decay", "rematerialize")}
-    trainer = UDA(parts.model, **options, **objective(section), seed=parts.seed)
+    trainer = UDA(parts.model, **options, **objective(section, parts), seed=parts.seed)
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer
 

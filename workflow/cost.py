@@ -94,7 +94,7 @@ def _needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu
     """Returns the GiB that a training takes on each device with a batch of this size; None where its activations are not known."""
     total, values = (0.0 if on_gpu else BASE), training.values
     for network in training.networks:
-        model = training.model if not network.name else dict(network.settings(values)["model"])
+        model = training.network(network)
         images = network.images * batch_size / values["batch_size"] / values.get("accumulation", 1) / devices
         bytes_each, frozen = (4 if values["precision"] == "float32" else 2), values.get("frozen_blocks", 0)
         one_image = reckoning.activations(model, training.size, 1, bytes_each, network.rematerialize, frozen)
@@ -142,7 +142,7 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
             needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(config, [stage], counts["classes"])
     for training in trainings:
         for network in training.networks:
-            model = training.model if not network.name else dict(network.settings(training.values)["model"])
+            model = training.network(network)
             if not architectures.find(model["name"]).parameters:
                 continue
             parameters = reckoning.count_parameters(model, counts["classes"])

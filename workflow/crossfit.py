@@ -45,7 +45,7 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
             others.append(_of_fold(fold, stage))
             if stage.directory in models:
                 number = models.index(stage.directory)
-                others.append(_of_fold(fold, validation(directory, number, stage.directory)))
+                others.append(_of_fold(fold, validation(config, directory, number, stage.directory)))
     return preparations + others
 
 

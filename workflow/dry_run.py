@@ -11,12 +11,18 @@ from ml_collections import ConfigDict
 from cli.json_files import read_json
 from data import records
 from training import dry_run, gpus, resolve
-from training.method import Network
+from training.method import Network, set_model
 from weights import pretrained
 from workflow import choice, crossfit, train
 from workflow.stages import Stage
 
-TRAINING = ("run_teacher.sh", "run_student.sh", "run_finetune.sh")
+TRAINING = {
+    "run_teacher.sh": "teacher",
+    "run_student.sh": "student",
+    "run_finetune.sh": "finetune",
+    "run_train.sh": "train",
+}
+"""Script of a training -> the section that it trains unless told otherwise."""
 
 
 class Planned(NamedTuple):
@@ -25,13 +31,14 @@ class Planned(NamedTuple):
     Attributes:
       stage: its stage.
       section: of the recipe.
-      model: `model` of the network that it trains.
+      model: `model` of the network that is kept.
       weights: published weights that it starts from, in words; "" for none.
       networks: of its method.
-      values: the section as `training.resolve.section` returns it.
+      values: the section as `training.resolve.section` returns it, with the networks of the weights that it starts from.
       size: of the images in pixels; None where only the data could tell.
       teacher: `model` of the teacher that labels within the step, or None.
       length: what decided the number of steps, in words; "" where the recipe gives the number.
+      warning: the method's, or "".
     """
 
     stage: Stage
@@ -43,6 +50,11 @@ class Planned(NamedTuple):
     size: int | None
     teacher: dict[str, Any] | None
     length: str
+    warning: str = ""
+
+    def network(self, part: Network) -> dict[str, Any]:
+        """Returns `model` of one of its networks."""
+        return dict(part.settings(self.values)["model"])
 
 
 def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any]) -> list[Planned]:
@@ -51,31 +63,33 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
     for stage in stages:
         if stage.script not in TRAINING:
             continue
-        section, init = stage.arguments.get("section", "teacher"), stage.arguments.get("init")
-        published, weights = init is not None and init == config.init, ""
-        if init and not published:  # whoever starts from a model keeps its network
-            started = [training for training in planned if training.stage.directory == init]
-            model = (started or planned)[-1].model
-        else:
-            model = config[section].model.to_dict()
-        if published:
-            model, weights = pretrained.preview(config.init, model)
+        section, init = stage.arguments.get("section", TRAINING[stage.script]), stage.arguments.get("init")
         method = train.find(config, section)
         given = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
         values = resolve.section(given, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given)), quiet=True)
+        networks = method.networks(values)
+        model, weights = dict(networks[0].settings(values)["model"]), ""
+        if init and init != config.get("init"):  # whoever starts from a model keeps its network
+            started = [training for training in planned if training.stage.directory == init]
+            model = (started or planned)[-1].model
+        elif init:
+            model, weights = pretrained.preview(init, model)
+        if init:
+            set_model(networks, values, model)
         length = resolve.length(given, counts["labeled"], values["batch_size"])
         size = dry_run.image_size(config, section, counts)
         teacher = planned[-1].model if "teacher" in stage.arguments else None
-        networks = method.networks(values)
-        planned.append(Planned(stage, section, model, weights, networks, values, size, teacher, length))
+        warning = method.check(values) or ""
+        planned.append(Planned(stage, section, model, weights, networks, values, size, teacher, length, warning))
     return planned
 
 
 def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
     """Returns lines about a training."""
-    lines = dry_run.trainings(training.stage.name, training.networks, training.values, counts, training.size, training.model)
+    lines = dry_run.trainings(training.stage.name, training.networks, training.values, counts, training.size)
     lines += [f"  {training.length}"] if training.length else []
     lines += [f"  starts from {training.weights}"] if training.weights else []
+    lines += [f"  warning: {training.warning}"] if training.warning else []
     if training.teacher:
         teacher = dry_run.count_parameters(training.teacher, counts["classes"]).all
         size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
@@ -163,7 +177,7 @@ def describe(
       config: the recipe.
       workdir: of the run.
       folders: source directories by flag name.
-      stages: `loop.plan`'s.
+      stages: `loop.plan`'s, or `one_method.plan`'s.
       counts: what `dry_run.images` returns, if it has been called.
 
     Raises:

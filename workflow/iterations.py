@@ -63,7 +63,7 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
         run(stage)
         if evaluated and stage.directory in models:
             number = models.index(stage.directory)
-            run(validation(workdir, number, stage.directory))
+            run(validation(config, workdir, number, stage.directory))
             scores = choice.of_evaluations(workdir, names_of(number)).right().mean(axis=1).tolist()
             if config.patience and exhausted(scores, config.patience):
                 print(f"== no better model for {config.patience} of the iterations: enough", flush=True)

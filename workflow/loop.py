@@ -25,11 +25,11 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
+from workflow import balance, by_device, choice, cost, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.settings import of_recipe
-from workflow.stages import ENDING, ONCE, SELECTOR, Stage, ending, plan, sections_read, trainings
+from workflow.stages import ENDING, ONCE, SELECTOR, Stage, check_baseline, ending, plan, sections_read, trainings
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -39,6 +39,8 @@ SUMMARY = {
     "teacher": RESULT,
     "students": [RESULT],
     "finetuned?": RESULT,
+    "probe?": RESULT,
+    "exported?": RESULT,
     "seconds": SECONDS,
     "served?": str,
     "verdict?": str,
@@ -87,6 +89,7 @@ def _loop(
         raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
     if strategy == "multi_worker":
         raise InputError("--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)")
+    config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
         config = _with_init(config, init or config.init)
     check(config)
@@ -127,6 +130,8 @@ def _loop(
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
     summary = {**summarize(directory, students), **{key: chosen[key] for key in ("served", "verdict")}}
+    rows = [summary["teacher"], *summary["students"]]
+    summary["exported"] = summary.get("finetuned") or rows[names.index(chosen["served"])]
     scores = [model["top1"] for model in chosen["models"].values()] if chosen["on"] == choice.VALIDATION else []
     # The same --iterations=+N asks for N more each time.
     done_text = None if iterations else _done(directory, summary)
@@ -221,14 +226,16 @@ def check(config: ConfigDict) -> None:
     size = config.data.validation_size
     if config.crossfit.folds and size and size < choice.FEWEST and not config.patience:
         for name, part in config.items():
-            if isinstance(part, ConfigDict) and (part.get("final_weights") == "best" or part.get("calibrate")):
+            if isinstance(part, ConfigDict) and (part.get("final_weights") == "best" or part.get("stop_after") or part.get("calibrate")):
                 raise InputError(
                     f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
                     f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
     _check_selection(config)
     balance.check(config.balance)
-    for stage in plan(config, Path(), {}, ""):
+    stages = plan(config, Path(), {}, "")
+    check_baseline(config, stages)
+    for stage in stages:
         name = stage.arguments.get("section", stage.name)
         if stage.script == "run_pseudo_label.sh":
             pseudo_label.check(name, config[name])
@@ -342,7 +349,7 @@ def _add_seconds(path: Path, name: str, seconds: float) -> None:
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
     names = names_of(iterations)
-    rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT}
+    rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT, "probe?": RESULT}
     schema = {"models": rows, "figures": {"summary": str}, "report": str}
     directory = workdir / "evaluation"
     evaluation = workdirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
@@ -352,7 +359,7 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     return {
         "teacher": models["teacher"],
         "students": [models[name] for name in names[1:]],
-        **({"finetuned": models["finetuned"]} if "finetuned" in models else {}),
+        **{name: models[name] for name in ("finetuned", "probe") if name in models},
         "export": export["export"],
         "figure": evaluation["figures"]["summary"],
         "report": evaluation["report"],
@@ -363,18 +370,22 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 def table(summary: dict[str, Any]) -> str:
     """Returns the verdict, and a line for each stage: its numbers, where it made a model, and its seconds."""
     results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
-    results["finetune"] = summary.get("finetuned")
+    results |= {"finetune": summary.get("finetuned"), "probe": summary.get("probe")}
     return "\n".join([*([summary["verdict"]] if "verdict" in summary else []), table_of(results, summary["seconds"])])
 
 
 def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """Returns `table`'s text; `results`: stage -> its model's row or None, `spent`: stage -> seconds."""
+    """Returns `table`'s text; `results`: stage, or the linear probe -> its model's row or None, `spent`: stage -> seconds."""
     widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
     titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
     rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
+
+    def cells(row: Mapping[str, Any] | None) -> str:
+        return "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
+
     for name, seconds in spent.items():
-        row = results.get(name)
-        cells = "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
-        rows.append(f"{name:<16}{cells}{seconds:>9.1f}")
+        rows.append(f"{name:<16}{cells(results.get(name))}{seconds:>9.1f}")
+    if results.get("probe"):  # its seconds are the evaluation's
+        rows.append(f"{'probe':<16}{cells(results['probe'])}")
     rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(spent.values()):>9.1f}")
     return "\n".join(rows)

@@ -148,8 +148,12 @@ class Bench:
         with config.unlocked():
             section = config[training.section]
             section.update({"steps": 1000, "epochs": None, "batch_size": batch_size, "evaluate_every": 0, "steps_per_execution": 1})
-            section.final_weights = "last"
-            section.model = ConfigDict(training.model)
+            section.update({"final_weights": "last", "stop_after": 0})
+            if section.get("logit_adjustment"):
+                section.logit_adjustment = 0.0  # costs nothing, and the bench has no counts
+            for network in training.networks:
+                part = section[network.name] if network.name else section
+                part.model = ConfigDict(training.network(network))
             config.preprocessing.image_size = training.size
             if section.get("preprocessing"):
                 section.preprocessing.image_size = training.size

@@ -21,9 +21,9 @@ from cli.json_files import read_json
 from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
-from workflow import iterations, loop, settings, train
+from workflow import by_device, cost, iterations, loop, settings, train
 from workflow.settings import of_recipe
-from workflow.stages import Stage, sections_read
+from workflow.stages import Stage, check_baseline, sections_read, validated
 
 SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
 """Schema of `summary.json`."""
@@ -154,6 +154,7 @@ def run_stages(
         del options["cpu_devices"]
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma; name another directory")
+    config, config_flags = by_device.settle(config, config_flags, directory, options.get("init"), dry_run=dry_run)
     check(config, options)
     section = options["section"]
     init = options.get("init") or train.initial_of(config, section)
@@ -169,9 +170,10 @@ def run_stages(
         config.data.labeled_as_unlabeled = "all"
         config_flags = [*config_flags, "--config.data.labeled_as_unlabeled=all"]
     stages = plan(config, directory, folders, options)
+    check_baseline(config, stages)
     settings.require_read(config, recipes.overrides(*config_flags), sections_read(stages))
     if dry_run:
-        print(describe(config, section, folders, stages, options.get("init")))
+        cost.dry_run(alone(config, options.get("init")), directory, folders, stages)
         return
     absent = missing(config, section, folders, directory / "data")
     if absent:
@@ -180,6 +182,8 @@ def run_stages(
     if init and not (directory / "summary.json").exists():  # now, not after the first stage
         method = train.find(config, section)
         train.open_init(method, config[section].to_dict(), options["init"])
+    if not (directory / "summary.json").exists():
+        cost.announce(alone(config, options.get("init")), directory, folders, stages)
     kept = {name: options.get(name) for name in ("section", "init")}
     resolved = {**loop.resolved(config, folders), "training": kept}
     done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
@@ -195,10 +199,11 @@ def run_stages(
         if stage.name == "prepare" and _needs_images(config, section):
             iterations.require_unlabeled(stage.directory)
         if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
-            validation = validate(directory, stage.arguments["init"], served)
+            validation = validate(config, directory, stage.arguments["init"], served)
             loop.run_stage(validation, directory, config_flags, [], created)
             served = better(validation.directory, stage.arguments["init"], served)
     summary = {**summarize(directory), "served": served.name}
+    summary["exported"] = summary["models"][served.name]
     workdirs.finish(directory, summary, _done(directory, summary))
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}")
@@ -267,10 +272,9 @@ def plan(
     ]
 
 
-def validate(workdir: Path, *models: Path) -> Stage:
+def validate(config: ConfigDict, workdir: Path, *models: Path) -> Stage:
     """Returns the stage that evaluates models on the validation split."""
-    names = ",".join(str(path) for path in models)
-    arguments = {"data": workdir / "data", "model": names, "split": "validation"}
+    arguments = validated(config, workdir, *models)
     return Stage("validate", "run_evaluate.sh", workdir / "validation", arguments)
 
 
@@ -298,21 +302,13 @@ def missing(config: ConfigDict, section: str, folders: dict[str, str], data: Pat
     return [text for text in absent if text != "--unlabeled is not given"]
 
 
-def describe(
-    config: ConfigDict,
-    section: str,
-    folders: dict[str, str],
-    stages: list[Stage],
-    init: str | None,
-) -> str:
-    """Returns the plan as text: stages, trainings, and what is missing."""
-    data = stages[0].directory
-    lines = ["stages:"]
-    for stage in stages:
-        state = "done" if (stage.directory / "summary.json").exists() else "to do"
-        lines.append(f"  {stage.name:<20}{state:<7}{stage.directory}")
-    absent = missing(config, section, folders, data)
-    return "\n".join([*lines, "", train.describe(config, section, data, {}, init, absent, folders)])
+def alone(config: ConfigDict, init: str | None) -> ConfigDict:
+    """Returns the recipe without what only Noisy Student's loop does, and with the weights to start from: for `cost`."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.crossfit = ConfigDict({"folds": 0})
+        config.patience, config.init = None, init
+    return config.lock()
 
 
 def summarize(workdir: Path) -> dict[str, Any]:

@@ -133,6 +133,11 @@ LOOP = {
         type=str,
         none="random weights",
     ),
+    "by_device": Setting(
+        False,
+        "Whether a GPU, where one is, puts its network and resolution in the place of `init` and the "
+        "recipe's image size (workflow/by_device.py). The commands that run all stages do it.",
+    ),
     "student_init": Setting(
         None,
         "What a student starts from: the weights of `init`, its teacher's network, or random weights.",

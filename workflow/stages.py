@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cli.errors import InputError
 from workflow import train
 
 ENDING = ("finetune", "evaluate", "export")
@@ -140,11 +141,31 @@ def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, ch
     ]
 
 
-def validation(workdir: Path, number: int, model: Path) -> Stage:
+def validation(config: ConfigDict, workdir: Path, number: int, model: Path) -> Stage:
     """Returns the stage that evaluates model `number` (0 is the teacher) on the validation split."""
     directory = workdir / f"validation_{number}"
-    arguments = {"data": workdir / "data", "model": model, "split": "validation"}
-    return Stage(directory.name, "run_evaluate.sh", directory, arguments)
+    return Stage(directory.name, "run_evaluate.sh", directory, validated(config, workdir, model))
+
+
+def validated(config: ConfigDict, workdir: Path, *models: Path) -> dict[str, Any]:
+    """Returns the arguments of an evaluation of models on the validation split.
+
+    A recipe's `evaluate.baseline` may be none of them: the first one then stands in for it.
+    """
+    named = models[0] if len(models) == 1 else ",".join(map(str, models))
+    arguments: dict[str, Any] = {"data": workdir / "data", "model": named, "split": "validation"}
+    if config.evaluate.get("baseline") not in (None, *(model.name for model in models)):
+        arguments["config.evaluate.baseline"] = models[0].name
+    return arguments
+
+
+def check_baseline(config: ConfigDict, stages: Sequence[Stage]) -> None:
+    """Raises InputError where the last evaluation has no model `evaluate.baseline`: now, not after the trainings."""
+    baseline = config.evaluate.get("baseline")
+    evaluation = next(stage for stage in stages if stage.name == "evaluate")
+    names = [Path(model).name for model in str(evaluation.arguments["model"]).split(",")]
+    if baseline and baseline not in names:
+        raise InputError(f"config.evaluate.baseline: no model {baseline!r}; the run evaluates {', '.join(names)}")
 
 
 def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:

@@ -37,13 +37,26 @@ class _Timed:
 def _work(training: Planned) -> float | None:
     """Returns what a training step computes, to compare two of them; None where that is not known."""
     found = [
-        dry_run.activations(training.model, training.size, network.images, 1, False, training.values.get("frozen_blocks", 0))
+        dry_run.activations(training.network(network), training.size, network.images, 1, False, training.values.get("frozen_blocks", 0))
         for network in training.networks
     ]
     return None if None in found else sum(number for number in found if number)
 
 
-def _measurable(training: Planned) -> int:
+COSTLY = (
+    *("method", "batch_size", "unlabeled_ratio", "labeled", "online", "feedback", "frozen_blocks"),
+    *("accumulation", "precision", "rematerialize", "jit_compile"),
+)
+"""Settings of a training that change how long a step takes."""
+
+
+def kind(training: Planned) -> str:
+    """Returns a text that trainings have in common whose steps take the same time."""
+    networks = [training.network(network) for network in training.networks]
+    return repr((networks, training.size, {name: training.values.get(name) for name in COSTLY}))
+
+
+def measurable(training: Planned) -> int:
     """Returns how many labelled images of a step to measure; 0 where its image size is not known."""
     batch, parts = training.values["batch_size"], training.values.get("accumulation", 1)
     if not training.size:
@@ -68,14 +81,14 @@ def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str
     try:
         with measure.Bench(config, counts, sample) as bench:
             for training in longest_first:
-                kind = repr((training.model, training.values, training.size))
-                if kind not in by_kind and bench.spent < measure.BUDGET and (batch := _measurable(training)):
+                own = kind(training)
+                if own not in by_kind and bench.spent < measure.BUDGET and (batch := measurable(training)):
                     try:
-                        by_kind[kind] = training, _Timed(bench.rates(training, batch), "measured")
+                        by_kind[own] = training, _Timed(bench.rates(training, batch), "measured")
                     except measure.Unmeasured as error:
                         why = str(error)
-                if kind in by_kind:
-                    timed[training.stage.name] = by_kind[kind][1]
+                if own in by_kind:
+                    timed[training.stage.name] = by_kind[own][1]
     except measure.Unmeasured as error:
         why = str(error)
     for training in trainings:

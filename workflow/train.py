@@ -25,7 +25,7 @@ from training import addons, model_dir, models, schedules
 from training import dry_run as dry_runs
 from training import resolve as resolving
 from training.initial import Initial
-from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method
+from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
 from weights import pretrained
 from workflow import methods
@@ -115,8 +115,10 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
 
 def _require_validation(section: str, train: dict[str, Any], there: bool) -> None:
     """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
-    if train["final_weights"] == "best" and not (train["evaluate_every"] and there):
-        raise InputError(f"{section}.final_weights=best needs {section}.evaluate_every and a validation split (data.validation_size)")
+    settings = {"final_weights=best": train["final_weights"] == "best", f"stop_after={train['stop_after']}": train["stop_after"]}
+    for setting, given in settings.items():
+        if given and not (train["evaluate_every"] and there):
+            raise InputError(f"{section}.{setting} needs {section}.evaluate_every and a validation split (data.validation_size)")
 
 
 def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
@@ -152,9 +154,7 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     if trained:
         # The weights were trained on pixels normalised so: other numbers would be another network.
         preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
-        for network in method.networks(values):
-            part = values[network.name] if network.name else values
-            part["model"] = trained.architecture
+        set_model(method.networks(values), values, trained.architecture)
     resolved = {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": values}
     if begin and begin.source:  # so that other weights of the same name are noticed
         resolved["init"] = {**begin.source, "head": "kept" if keeps_head else "new"}
@@ -266,35 +266,24 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
     return model_dir.ModelSpec(dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata)
 
 
-def describe(
-    config: ConfigDict,
-    section: str,
-    data: Path,
-    given: dict[str, str | None],
-    init: str | None = None,
-    absent: list[str] | None = None,
-    folders: dict[str, str] | None = None,
-) -> str:
-    """Describes what would be done: each network's training in numbers, and what is missing.
-
-    `absent`: what is missing of the images; None: prepared data are wanted. `folders`: of images by flag name,
-    which are looked at where `data` is not there.
-    """
+def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None], init: str | None = None) -> str:
+    """Describes what a training on prepared data would do: each network in numbers, and what is missing."""
     init = init or initial_of(config, section)
-    method, counts = find(config, section), dry_runs.images(config, data, folders)
-    values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    given_values = values
-    values = resolving.section(values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(values)), quiet=True)
+    method, counts = find(config, section), dry_runs.images(config, data)
+    given_values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    values = resolving.section(given_values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given_values)), quiet=True)
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
-    networks = method.networks(values)
-    model, weights = pretrained.preview(init, _kept_network(method, values)) if init else (None, "")
-    lines += dry_runs.trainings(section, networks, values, counts, dry_runs.image_size(config, section, counts), model)
+    networks, weights = method.networks(values), ""
+    if init:
+        model, weights = pretrained.preview(init, _kept_network(method, values))
+        set_model(networks, values, model)
+    lines += dry_runs.trainings(section, networks, values, counts, dry_runs.image_size(config, section, counts))
     lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
-    absent = _unprepared(config, data) if absent is None else list(absent)
+    absent = _unprepared(config, data)
     needed = method.unlabeled(values)
     if needed in given and not given[needed]:
         absent.append(f"--{needed} is not given")

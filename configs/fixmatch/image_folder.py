@@ -10,11 +10,10 @@ there are 3, which a CPU can compute.
 
 from ml_collections import ConfigDict
 
-from configs import fine_tuning
 from configs.fixmatch import base
 from configs.uda import image_folder
 
 
-def get_config(name: str = fine_tuning.NETWORK) -> ConfigDict:
-    """Returns the recipe; `name`: the network."""
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the recipe; `name`: the network; "": that of this machine."""
     return base.from_uda(image_folder.get_config(name))

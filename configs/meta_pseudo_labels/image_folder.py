@@ -28,11 +28,11 @@ from configs.noisy_student import image_folder
 NAMES = (fine_tuning.NETWORK, "resnet50", "wrn_28_2")
 
 
-def get_config(name: str = fine_tuning.NETWORK) -> ConfigDict:
-    """Returns the recipe; `name`: the network of teacher and student."""
-    if name not in NAMES:
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the recipe; `name`: the network of teacher and student; "": that of this machine."""
+    if name and name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
-    pretrained = name == fine_tuning.NETWORK
+    pretrained = name in ("", fine_tuning.NETWORK)
     config = image_folder.get_config(name if pretrained else "b0")
     own = base.get_config()
     config.train, config.finetune = own.train, own.finetune

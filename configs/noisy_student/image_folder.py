@@ -5,10 +5,13 @@
 
 DIR/<class>/*.jpg are the labelled images. Everything below the unlabelled folder is the rest.
 
-By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. They come
-with the project, and a machine without a GPU can do it. A labelled batch is 32 to 256 images; a training
-makes 60 passes over the labelled images, but no fewer than 200 steps. With `--init=imagenet:b2` and the
-like it fine-tunes other weights, with their network (docs/models.md). `:lite0` names the default.
+By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. They
+come with the project, and a machine without a GPU can do it. Where TensorFlow sees a GPU, the
+commands that run all stages take B0 from ImageNet weights at 224 pixels, which they download
+(workflow/by_device.py); one line says so, and a begun run keeps its network. `:lite0` is the same
+on every machine. A labelled batch is 32 to 256 images; a training makes 60 passes over the
+labelled images, but no fewer than 200 steps. With `--init=imagenet:b2` and the like it fine-tunes
+other weights, with their network (docs/models.md).
 
 `:b0` ... `:b7` train that network from random weights, or from those of `--init`, at the resolution of
 the data: the median image's shorter side, 32 to 224 pixels; at least 3,000 steps. `:small` is a small
@@ -34,11 +37,17 @@ from configs.noisy_student import base
 NAMES = ("lite0", "small", *(f"b{i}" for i in range(8)))
 
 
-def get_config(name: str = "lite0") -> ConfigDict:
-    """The recipe; `name`: lite0, which starts from published weights; another EfficientNet; or small."""
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the recipe.
+
+    `name`: lite0, which starts from published weights; another EfficientNet; or small. Without a
+    name it is lite0, or on a GPU what `workflow.by_device` puts in its place.
+    """
+    config = base.get_config()
+    config.by_device = not name
+    name = name or fine_tuning.NETWORK
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
-    config = base.get_config()
     config.iterations = 2
     # Images to choose the served model by: a fifth of the labelled ones, or cross-fitting where that
     # is less than 200.

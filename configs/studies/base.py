@@ -14,6 +14,8 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
         `{NAME}` that of another run of the same seed, which must come before it.
       readings: (name, run, dotted path into the summary.json of the run or of its last stage).
       claims: (reading, reading, finding): the finding says that the first is higher than the second.
+      correction: of the claims' p-values for their number: none, or holm. With none the 95 % interval decides.
+      of_photographs: whether the images are the user's, given by the flags --labeled, --unlabeled and --test.
     """
     config = ConfigDict()
     config.title, config.description = title, description
@@ -23,6 +25,7 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
     config.methods = ConfigDict()
     config.shared = ("data", "teacher")  # stage directories that do not depend on the run
     config.first_seed, config.seeds = 100, 5
+    config.correction, config.of_photographs = "none", False
     config.update(values)
     return config
 

@@ -10,12 +10,11 @@ EfficientNet-Lite0; another `:NAME` of that recipe picks its network.
 
 from ml_collections import ConfigDict
 
-from configs import fine_tuning
 from configs.noisy_student import image_folder
 
 
-def get_config(name: str = fine_tuning.NETWORK) -> ConfigDict:
-    """Returns the recipe; `name`: of the Noisy Student recipe."""
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the recipe; `name`: of the Noisy Student recipe, "" too."""
     config = image_folder.get_config(name)
     config.train = config.teacher.copy_and_resolve_references()
     return config

@@ -15,10 +15,10 @@ from configs.meta_pseudo_labels import image_folder
 from configs.uda import base
 
 
-def get_config(name: str = fine_tuning.NETWORK) -> ConfigDict:
-    """Returns the recipe; `name`: the network."""
+def get_config(name: str = "") -> ConfigDict:
+    """Returns the recipe; `name`: the network; "": that of this machine."""
     config = base.teacher_alone(image_folder.get_config(name))
     config.finetune_last = False  # UDA's paper has none
-    if name == fine_tuning.NETWORK:
+    if name in ("", fine_tuning.NETWORK):
         config.train.min_steps = 500
     return config

@@ -166,6 +166,18 @@ def test_every_class_keeps_an_image_and_gives_one(folders):
     assert Counter(image.label for image in splits["test"]) == {0: 1, 1: 1}
 
 
+def test_so_many_test_images_of_each_class(folders):
+    splits = {name: list(split) for name, split in opened(folders, test_per_class=2).splits().items()}
+    assert Counter(image.label for image in splits["test"]) == {0: 2, 1: 2}
+    assert Counter(image.label for image in splits["labeled"]) == {0: 3, 1: 8}
+    few = {"test_per_class": 2, "labeled_per_class": 1, "labeled_as_unlabeled": "rest", "unlabeled": None}
+    one, other = (split_keys(opened(folders, seed, **few)) for seed in (0, 3))
+    assert one["test"] == other["test"] and one["labeled"] != other["labeled"]
+    assert {name: len(keys) for name, keys in one.items()} == {"labeled": 2, "unlabeled": 9, "test": 4}
+    with pytest.raises(InputError, match=r"class cat has 5 usable images, too few for .*test_per_class=5"):
+        opened(folders, test_per_class=5)
+
+
 def test_own_test_folder(folders):
     save(folders / "test" / "dog" / "a.png", 1)
     save(folders / "test" / "cat" / "a.png", 2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 
 import pytest
+import tensorflow_datasets as tfds
 
 from cli.errors import InputError
 from data import prepare, survey
@@ -28,7 +30,7 @@ def recipe(folders, **data):
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])
 @pytest.mark.parametrize("data", [{}, {"validation_size": 4}, {"labeled_per_class": 5, "labeled_as_unlabeled": "rest"}])
 def test_the_numbers_are_those_of_the_run(folders, data, whole):
-    found = survey.of_folders(recipe(folders, **data), whole=whole)
+    found = survey.of_images(recipe(folders, **data), whole=whole)
     splits = prepare.open_source(recipe(folders, **data)).splits()
     assert {name: count for name, count in found.images.items() if count} == {name: len(split) for name, split in splits.items()}
     facts = prepare.open_source(recipe(folders, **data)).facts
@@ -38,11 +40,39 @@ def test_the_numbers_are_those_of_the_run(folders, data, whole):
     assert found.examined == (None if whole else 18)
 
 
+def archive(path, folder):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, arcname=folder.name)
+    return f"tar:{path}"
+
+
+@pytest.mark.parametrize("whole", [0, survey.WHOLE])
+def test_archives_are_looked_at_too(folders, whole):
+    locations = {name: archive(folders / "tars" / f"{name}.tar", folders / name) for name in ("labeled", "unlabeled")}
+    config = prepare.resolve(recipes.config("image_folder"), locations)
+    found, of_folders = survey.of_images(config, whole=whole), survey.of_images(recipe(folders), whole=whole)
+    assert found._replace(seconds=0, sample=()) == of_folders._replace(seconds=0, sample=())
+    assert len(found.sample) == len(of_folders.sample)
+
+
+@pytest.mark.parametrize("whole", [0, survey.WHOLE])
+def test_data_sets_of_tfds_are_looked_at_too(whole):
+    with tfds.testing.mock_data(num_examples=40):
+        config = recipes.config("tfds", labeled="cifar10/train", unlabeled="imagenet2012/train", near_duplicates=False, labeled_per_class=1)
+        config.data.labeled_as_unlabeled, config.data.test_fraction = "rest", 0.3
+        found = survey.of_images(config, whole=whole)
+        splits = prepare.open_source(config).splits()
+    assert found.classes == 10 and (found.median_height, found.median_width) == (32, 32)
+    assert found.images["labeled"] == len(splits["labeled"]) == 10 and found.file_bytes > 80 * 100
+    assert found.images["test"] == len(splits["test"])
+
+
 def test_a_test_folder_is_counted(folders):
     for name in ("cat", "dog"):
         save(folders / "test" / name / "t.png", 90 if name == "cat" else 95)
     for whole in (0, survey.WHOLE):
-        assert survey.of_folders(recipe(folders, test=str(folders / "test")), whole=whole).images["test"] == 2
+        assert survey.of_images(recipe(folders, test=str(folders / "test")), whole=whole).images["test"] == 2
 
 
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])
@@ -64,11 +94,11 @@ def test_what_the_run_refuses_is_refused_with_the_same_words(folders, fault, who
     with pytest.raises(InputError) as of_run:
         prepare.open_source(recipe(folders))
     with pytest.raises(InputError) as of_survey:
-        survey.of_folders(recipe(folders), whole=whole)
+        survey.of_images(recipe(folders), whole=whole)
     assert str(of_survey.value) == str(of_run.value)
 
 
 def test_only_a_sample_of_many_files_is_examined(folders):
     (folders / "labeled" / "cat" / "3.png").write_bytes(b"no image")
-    found = survey.of_folders(recipe(folders), most=2, whole=0)
+    found = survey.of_images(recipe(folders), most=2, whole=0)
     assert found.examined == 2 and found.images["labeled"] == 14

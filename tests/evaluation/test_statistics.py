@@ -89,6 +89,21 @@ def test_over_seeds():
     assert statistics.over_seeds([0.5]) == (0.5, None, None)
 
 
+def test_holm_s_adjusted_values_decide_as_his_sequence_of_tests():
+    """R's p.adjust has 0.05, 0.08, 0.09, 0.09, 0.09 for the first; Holm 1979, Section 3 for the others."""
+    assert statistics.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert statistics.holm([]) == []
+    rng = np.random.Generator(np.random.PCG64(0))
+    for _ in range(50):
+        p_values, level = rng.uniform(0, 0.1, 6), rng.uniform(0.01, 0.2)
+        rejected = np.zeros(6, bool)
+        for step, index in enumerate(np.argsort(p_values)):
+            if p_values[index] > level / (6 - step):
+                break
+            rejected[index] = True
+        np.testing.assert_array_equal(np.array(statistics.holm(p_values)) <= level, rejected)
+
+
 def test_rows_of_other_examples_are_refused():
     with pytest.raises(ValueError, match="same examples"):
         statistics.compare(np.ones(3), np.ones(4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from cli import app, recipes
 from cli.errors import InputError
 from cli.json_files import read_json
 from experiments import study
-from workflow import dry_run as dry_runs
-from workflow import loop
+from tests.data.recipes import save
+from workflow import loop, measure, times
 from workflow.settings import of_recipe
 
 STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
@@ -133,17 +132,99 @@ def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypat
         top1 = 0.9 + 0.001 * names.index(run) + 0.0001 * (int(seed[-1]) + 1) ** (names.index(run) % 5)
         rows = [{"top1": top1 + 0.001 * i} for i in range(loaded.iterations)]
         models = {"trained": {"top1": top1}, "finetuned": {"top1": top1 + 0.001 * int(seed[-1])}}
+        whole = {"exported": {"top1": top1}, "probe": {"top1": 0.8}}
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows, "models": models}))
+        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows, "models": models, **whole}))
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
     monkeypatch.setattr(study, "figure", lambda *_: None)
-    study.main(loaded, str(tmp_path / "s"), 1)
+    study.main(loaded, str(tmp_path / "s"), 1, labeled="photos" if loaded.of_photographs else None)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
     assert len(lines) == len(loaded.claims) > 0
     for line, (_, _, finding) in zip(lines, loaded.claims):
         assert line.startswith(f"- {finding}: **") and "points, 95 % interval" in line and "2 seeds)" in line
+
+
+PHOTOGRAPHS = "photographs.py"
+
+
+@pytest.fixture
+def photographs(monkeypatch):
+    """Calls of the scripts; each leaves a summary, with numbers of its method and seed."""
+    calls = []
+
+    def call(command, **_):
+        calls.append(command)
+        directory = Path(command[-1].partition("=")[2])
+        run, seed = directory.parts[-2:] if directory.name != "data" else directory.parts[-3:-1]
+        gain = {"uda": 0.03, "fixmatch": 0.001 * (int(seed[-1]) - 2), "mpl": 0.02, "noisy_student": 0.04}.get(run, 0.0)
+        top1 = 0.7 + gain + 0.001 * (int(seed[-1]) % 2)
+        summary = {"exported": {"top1": top1}, "teacher": {"top1": 0.7}, "probe": {"top1": 0.66}}
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(study.termination, "call", call)
+    return calls
+
+
+def of(command):
+    """Run and seed of a stand-in's call."""
+    return command[-1].rpartition("/seed_")[0].rpartition("/")[2], command[-2]
+
+
+def test_photographs_are_given_by_flag_and_done_piece_by_piece(tmp_path, photographs, capsys):
+    loaded, directory = config(PHOTOGRAPHS), tmp_path / "s"
+    study.main(loaded, str(directory), labeled="photos", only="uda:1,noisy_student:0")
+    done = [(name, int(seed.partition("=")[2])) for name, seed in map(of, photographs)]
+    assert done == [("data", 0), ("noisy_student", 0), ("data", 1), ("uda", 1)]
+    assert all(f"--labeled={Path('photos').absolute()}" in command for command in photographs)
+    lines = [json.loads(line) for line in (directory / "readings.jsonl").read_text().splitlines()]
+    assert lines[0]["run"] == "noisy_student" and lines[0]["top1"] == {
+        "probe": pytest.approx(66.0),
+        "supervised": pytest.approx(70.0),
+        "noisy_student": pytest.approx(74.0),
+    }
+    assert lines[1] == {"run": "uda", "seed": 1, "top1": {"uda": pytest.approx(73.1)}} and len(lines) == 2
+    assert "left: uda:0, fixmatch:0, mpl:0, noisy_student:1" in capsys.readouterr().out
+    assert not (directory / "summary.json").exists()
+    study.main(loaded, str(directory), labeled="photos")
+    assert len(photographs) == 25, "a finished run was run again"
+    found = {claim["finding"]: claim for claim in read_json(directory / "results.json")["claims"]}
+    assert found["Noisy Student is better than its teacher"]["verdict"] == "holds"
+    assert found["FixMatch is better than supervised fine-tuning"]["verdict"] == "not decided"
+    assert found["Meta Pseudo Labels is better than UDA"]["verdict"] == "opposite"
+    assert "by Holm's correction" in (directory / "results.md").read_text()
+    with pytest.raises(InputError, match="another config"):
+        study.main(loaded, str(directory), labeled="others")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (PHOTOGRAPHS, {}, "--labeled is missing"),
+        (PHOTOGRAPHS, {"labeled": "p", "only": "uda,udda"}, "no run udda; the runs are data, noisy_student"),
+        (PHOTOGRAPHS, {"labeled": "p", "only": "uda:7"}, "no run uda:7; .* the seeds 0 to 4"),
+        ("labels.py", {"labeled": "p"}, "--labeled: this study has images of its own"),
+    ],
+)
+def test_photographs_and_runs_that_a_study_does_not_take(tmp_path, name, flags, message):
+    with pytest.raises(InputError, match=message):
+        study.main(config(name), str(tmp_path / "s"), **flags)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", [PHOTOGRAPHS, "photographs.py:10", "photographs.py:smoke"])
+def test_the_methods_learn_from_the_same_photographs_and_weights(name):
+    loaded, seen, starts = config(name), [], set()
+    for run, *_ in loaded.runs:
+        flags = [word for word in study.commands(loaded, Path("w"), run, 3)[0].words if word.startswith("--config")]
+        recipe = recipes.from_flags(*flags)
+        seen.append((recipe.seed, recipe.data.to_dict(), recipe.preprocessing.image_size))
+        starts.add(recipe.init)
+    assert all(one == seen[0] for one in seen) and starts == {"efficientnet-lite0"}
+    assert seen[0][1]["labeled_per_class"] == {"photographs.py:10": 10, "photographs.py:smoke": 2}.get(name, 20)
 
 
 def test_a_study_may_be_moved(tmp_path, scripts):
@@ -171,21 +252,42 @@ def test_a_run_that_changes_the_teacher_trains_its_own():
     assert study.linked(beyond, "class_thresholds") == ["data", "teacher"]
 
 
-def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, monkeypatch):
-    """From the recipe's own dry run: 800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
+@pytest.fixture
+def measured(monkeypatch):
+    """Stands in for the measurement: 11 s until the first step's end, 2 s a step. The names of what was measured."""
+    names = []
 
-    def run(command, **_):
-        recipe = recipes.from_flags(*(word for word in command if word.startswith("--config")))
-        text = dry_runs.describe(recipe, tmp_path, {}, loop.plan(recipe, tmp_path, {}, "auto"))
-        return subprocess.CompletedProcess(command, 0, text, "")
+    def rates(self, training, batch_size):
+        names.append(training.stage.name)
+        return measure.Rates(first=11.0, step=2.0, first_answer=3.0, answer=0.5)
 
-    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(measure.Bench, "rates", rates)
+    return names
+
+
+def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, measured):
+    """800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
     study.main(config("joint.py"), str(tmp_path / "s"), 1, dry_run=True)
-    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in capsys.readouterr().out.splitlines()}
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in said.partition("\n\n")[0].splitlines()}
     assert rows["joint"] == ["10", str(5 * 1300), str(5 * (800 * 50 + 500 * 250))]
     assert rows["apart"] == ["10", str(5 * 700), str(5 * (500 * 200 + 200 * 50))]
     assert rows["5"] == ["30", str(5 * 3300), str(5 * (40_000 + 125_000 + 110_000 + 140_000))]
+    assert measured.count("teacher") == 1
+    assert f"  joint                 {times.duration(5 * (2 * 11 + 2 * (799 + 499)))}" in said
     assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_of_photographs_measures_each_kind_of_training_once(tmp_path, capsys, measured):
+    for name, first in (("cat", 0), ("dog", 100)):
+        for i in range(60):
+            save(tmp_path / "photos" / name / f"{i}.png", first + i, (40, 70))
+    small = config("photographs.py:5")
+    study.main(small, str(tmp_path / "s"), dry_run=True, labeled=str(tmp_path / "photos"))
+    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in capsys.readouterr().out.partition("\n\n")[0].splitlines()}
+    assert rows["noisy_student"] == [str(5 * 3 * 3), str(45 * 200), str(5 * 3 * 200 * (32 + 2 * 128))]  # and two folds
+    assert rows["uda"] == ["5", "2500", str(2500 * 128)] and rows["mpl"][0] == "10" and rows["data"] == ["0", "0", "0"]
+    assert sorted(measured) == ["fixmatch", "student", "student_1", "teacher", "uda"]  # fine-tuning is as the teacher
 
 
 def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
@@ -266,9 +368,15 @@ def test_the_interval_is_student_s(tmp_path):
     assert study.compare([1.0, -1.0, 0.5], [0.0, 0.0, 0.0])["verdict"] == "not decided"
 
 
+def test_all_the_same_difference_is_no_division_by_zero():
+    claims = [study.compare(np.full(5, 91.0), np.full(5, 90.0)), study.compare(np.full(5, 90.0), np.full(5, 90.0))]
+    assert [claim["verdict"] for claim in study.corrected(claims)] == ["holds", "not decided"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"correction": "bonferroni"}, "it can be none or holm"),
         ({"seeds": 1}, "at least 2"),
         ({"claims": (("soft", "nothing", "?"),)}, "no reading 'nothing'"),
         ({"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()}, "read from run 'nothing'"),

@@ -342,6 +342,34 @@ def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
         checkpoints.restore_step(12)
 
 
+def evaluated_steps(directory):
+    return [row["step"] for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines()) if "eval_top1" in row]
+
+
+def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted):
+    """Killed before step 9, and started again after its end: each time it ends at step 10, with the same weights."""
+    scores = {2: 0.1, 4: 0.4, 6: 0.4, 8: 0.2, 10: 0.3, 12: 0.9, 13: 0.9}
+
+    def train(directory, make=batches, **more):
+        student = trainer()
+        evaluate = {"evaluate_every": 2, "evaluate": lambda: {"top1": scores[int(student.optimizer.iterations)]}}
+        fit(student, make, directory, **SIZES, **evaluate, **more)
+        return student.model.get_weights() + [shadow.numpy() for shadow in student.ema.shadows]
+
+    whole = train(tmp_path / "a", stop_after=3)
+    assert evaluated_steps(tmp_path / "a") == [2, 4, 6, 8, 10] and kept_steps(tmp_path / "a") == [4, 8, 10]
+    assert best(tmp_path / "a")["step"] == 4
+    with pytest.raises((Killed, tf.errors.OpError)):
+        train(tmp_path / "b", killed_at(8), stop_after=3)
+    for _ in range(2):
+        for a, b in zip(whole, train(tmp_path / "b", stop_after=3)):
+            np.testing.assert_array_equal(a, b)
+        assert evaluated_steps(tmp_path / "b") == [2, 4, 6, 8, 10]
+    for a, b in zip(uninterrupted[0], train(tmp_path / "c", stop_after=4)):
+        np.testing.assert_array_equal(a, b)
+    assert evaluated_steps(tmp_path / "c") == list(scores), "step 12 was better than the four before it"
+
+
 def test_images_at_the_start_and_with_the_evaluations(tmp_path):
     shown = {}
 

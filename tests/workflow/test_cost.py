@@ -187,9 +187,9 @@ def test_of_a_large_step_a_part_is_measured(photos, tmp_path):
     stages, counts = planned(config, tmp_path / "w", photos)
     teacher, student, _ = plans.trainings(config, stages, counts)
     kept = dry_run.activations(student.model, 224, 4, 4, False)
-    part = times._measurable(student)
+    part = times.measurable(student)
     assert 2 <= part < 32 and part % 2 == 0 and part * kept <= times.MEASURED_GIB < (part + 2) * kept
-    assert times._measurable(teacher) > part
+    assert times.measurable(teacher) > part
 
 
 def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypatch, capsys):

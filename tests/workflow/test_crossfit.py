@@ -13,7 +13,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import records
 from tests.networks import NAME
-from workflow import choice, crossfit, dry_run, loop
+from workflow import choice, crossfit, dry_run, loop, one_method
 
 MODELS = ("teacher", "student_1")
 FLAGS = [
@@ -36,6 +36,21 @@ def test_each_fold_has_the_loop_s_stages_and_evaluates_every_model():
     ]
     assert stages[1].arguments == {"labeled": "l", "config.data.folds": 2, "config.data.fold": 2}
     assert stages[3].arguments == {"data": Path("w/folds/1/data"), "model": Path("w/folds/1/teacher"), "split": "validation"}
+
+
+def test_an_evaluation_of_one_model_compares_with_no_other_one():
+    """A recipe's baseline is a model of the last evaluation, which each model's own one lacks."""
+    config = recipes.from_flags(*FLAGS[:3]).copy_and_resolve_references()
+    with config.unlocked():
+        config.evaluate.baseline = "student_1"
+    loop.check(config)
+    stages = {stage.name: stage.arguments for stage in crossfit.plan(config, Path("w"), {}, "auto")}
+    assert stages["fold_1/validation_0"]["config.evaluate.baseline"] == "teacher"
+    assert "config.evaluate.baseline" not in stages["fold_1/validation_1"]
+    assert "config.evaluate.baseline" not in one_method.validate(config, Path("w"), Path("w/a"), Path("w/student_1")).arguments
+    config.evaluate.baseline = "student_2"
+    with pytest.raises(InputError, match=r"no model 'student_2'; the run evaluates teacher, student_1$"):
+        loop.check(config)
 
 
 @pytest.mark.parametrize(

@@ -480,6 +480,8 @@ def test_table_of_a_run():
     lines = loop.table(SUMMARY).splitlines()
     assert lines[1].split() == ["teacher", "91.00", "0.050", "10.0"]
     assert lines[-1].split() == ["total", "61.5"]
+    with_probe = loop.table({**SUMMARY, "probe": {"top1": 0.7, "ece": 0.2}}).splitlines()
+    assert with_probe[-2].split() == ["probe", "70.00", "0.200"] and with_probe[-1] == lines[-1]
 
 
 def test_seeds_are_compared():

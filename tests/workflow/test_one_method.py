@@ -8,8 +8,15 @@ from cli import recipes
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import loop, one_method, run_method
+from tests import networks
+from tests.data.recipes import save
+from training import dry_run
+from workflow import dry_run as plans
+from workflow import loop, measure, one_method, run_method
+from workflow.measure import Rates
+from workflow.times import duration
 
+OPTIONS = {"section": "train", "strategy": "auto"}
 FIXMATCH = "configs/fixmatch/digits.py"
 MPL = "configs/meta_pseudo_labels/digits.py"
 ROW = {"top1": 0.9, "ece": 0.05}
@@ -196,18 +203,47 @@ def test_supervised_learning_on_folders_needs_no_pool(tmp_path, started):
     assert len(started) == 8 and "config.data.labeled_as_unlabeled" not in started[4][1]
 
 
-def test_a_dry_run_tells_stages_and_training(tmp_path, capsys):
+STAGES = ["prepare", "student", "finetune", "evaluate", "export"]
+
+
+def test_a_dry_run_tells_stages_and_trainings_and_measures_them(tmp_path, monkeypatch, capsys):
+    measured = []
+
+    def rates(self, training, batch_size):
+        measured.append(training.stage.name)
+        return Rates(first=11.0, step=2.0, first_answer=3.0, answer=0.5)
+
+    monkeypatch.setattr(measure.Bench, "rates", rates)
+    monkeypatch.setattr(measure, "STARTED", 1.0)
     main(recipe(MPL, finetune_last=True), tmp_path / "w", dry_run=True)
     told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.splitlines()[1:6]] == [
-        "prepare",
-        "student",
-        "finetune",
-        "evaluate",
-        "export",
-    ]
-    assert told.count("learning rate:") == 2 and told.rstrip().endswith("missing: nothing")
+    stages, times = (told.partition(title)[2].splitlines()[1:6] for title in ("stages:", "time on this machine:"))
+    assert [line.split()[0] for line in stages] == [line.split()[0] for line in times] == STAGES
+    assert told.count("learning rate:") == 3 and "missing: nothing\nmemory: " in told
+    assert measured == ["student", "finetune"] and "1,000 steps; one step takes 2 s, measured" in told
+    assert f"evaluate        {duration(1 + 2 * (3 + 400 * 0.5))}" in told, "two models, and 400 test images"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_s_step_is_the_method_s_own(tmp_path):
+    """UDA's step on folders, with the network of the tests; both networks of Meta Pseudo Labels."""
+    for name, first in (("labeled/cat", 0), ("labeled/dog", 10), ("all", 20)):
+        for i in range(4):
+            save(tmp_path / name / f"{i}.png", first + i, (40, 70))
+    folders = {"labeled": str(tmp_path / "labeled"), "unlabeled": str(tmp_path / "all")}
+    flags = ["--config.preprocessing.image_size=16", "--config.train.batch_size=4"]
+    uda = one_method.alone(recipes.from_flags("--config=configs/uda/image_folder.py:wrn_28_2", *flags, *networks.flags("train")), None)
+    counts = dry_run.images(uda, tmp_path / "w", folders)
+    [training] = plans.trainings(uda, one_method.plan(uda, tmp_path / "w", folders, OPTIONS)[:2], counts)
+    with measure.Bench(uda, counts, counts["survey"].sample) as bench:
+        assert bench.rates(training, 4).step > 0
+    config = one_method.alone(recipes.from_flags("--config=configs/meta_pseudo_labels/image_folder.py"), "efficientnet-lite0")
+    stages = one_method.plan(config, tmp_path / "w", folders, {**OPTIONS, "init": "efficientnet-lite0"})
+    student, tuned = plans.trainings(config, stages, counts)
+    with measure.Bench(config, counts, ()) as bench:
+        section = bench._recipe(student, 4)[0].train
+    assert section.teacher.model.name == section.student.model.name == tuned.model["name"] == "lite0"
+    assert student.weights and not tuned.weights
 
 
 @pytest.mark.parametrize("name", ["supervised", "uda", "fixmatch", "meta_pseudo_labels"])

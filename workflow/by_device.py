@@ -1,0 +1,73 @@
+"""Chooses network and resolution by the machine, for a recipe that leaves them to it (`by_device`).
+
+The recipe's own are for a machine without a GPU. The commands that run all stages ask once, give
+their stages the answer as flags, and keep it in the work directory's `config.json`: a run that is
+continued elsewhere goes on with what it began with.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cli.errors import InputError
+from cli.json_files import read_json
+from training import gpus
+from weights import pretrained
+
+GPU = ("imagenet:b0", 224)
+"""Weights and image size, in pixels, on a GPU."""
+
+CHOSEN = r"--config\.(init|preprocessing\.image_size|(.+\.)?model\..+)="
+"""Flags by which a user has chosen."""
+
+
+def settle(
+    config: ConfigDict,
+    flags: list[str],
+    workdir: Path,
+    init: str | None,
+    *,
+    dry_run: bool = False,
+) -> tuple[ConfigDict, list[str]]:
+    """Returns the recipe and its flags with the network of this machine or of the begun run, and says which it is.
+
+    Args:
+      config: the recipe.
+      flags: the `--config` flags that the stages get.
+      workdir: of the run; it may be there.
+      init: the flag --init, by which the user has chosen.
+      dry_run: download nothing.
+    """
+    chosen_by_user = init or any(re.match(CHOSEN, flag) for flag in flags)
+    if chosen_by_user or not (config.get("by_device") and config.init):
+        return config, flags
+    own = (config.init, config.preprocessing.image_size)
+    if (workdir / "config.json").exists():
+        begun = read_json(workdir / "config.json", dict)
+        chosen = (begun.get("init", own[0]), begun.get("preprocessing", {}).get("image_size", own[1]))
+        why = f"as {workdir} began"
+    elif gpus.count():
+        chosen, why = GPU, "since TensorFlow sees a GPU; image_folder.py:lite0 takes what a CPU gets"
+        if not dry_run and (problem := _problem(GPU[0])):
+            chosen, why = own, f"although TensorFlow sees a GPU: {problem}"
+    else:
+        chosen, why = own, "since TensorFlow sees no GPU"
+    print(f"network: {chosen[0]} at {chosen[1]} px, {why}", flush=True)
+    if chosen == own:
+        return config, flags
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.init, config.preprocessing.image_size = chosen
+    return config.lock(), [*flags, f"--config.init={chosen[0]}", f"--config.preprocessing.image_size={chosen[1]}"]
+
+
+def _problem(name: str) -> str:
+    """Downloads weights where they are missing. Returns why they cannot be had; "" where they are here."""
+    try:
+        pretrained.find(name, {"name": name.partition(":")[2]})
+    except InputError as error:
+        return str(error)
+    return ""
