@@ -221,8 +221,8 @@ LOSS = {
     "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
     "logit_adjustment": Setting(
         0.0,
-        "Logit adjustment, for classes of unequal frequency: the loss on labeled images adds this τ "
-        "times the log of each class's share of them to the logits. 1 in the paper; 0: off.",
+        "Logit adjustment, for classes of unequal frequency; 0: off. The loss on labeled images adds "
+        "so many times the log of each class's share to the logits; 1 in the paper.",
         at_least=0,
         source="Menon et al. 2021, Section 5",
     ),
