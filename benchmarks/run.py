@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "processor": ("rounds",),
     "pseudo_label": ("images",),
     "serving": ("model", "requests", "clients"),
+    "several_devices": ("images",),
+    "several_hosts": ("images",),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),
     "xla_steps": ("networks", "methods", "batch"),

@@ -58,6 +58,16 @@ ANSWERS = (
     ),
     Flag("output", "File to write in place of printing; the same command continues in it.", default=None, value="FILE"),
 )
+DEVICES = (
+    Flag(
+        "strategy",
+        "Devices to use; auto takes all GPUs of the machine.",
+        default="auto",
+        choices=tuple(name for name in STRATEGIES if name != "multi_worker"),
+    ),
+    Flag("cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1),
+    Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+)
 TRAINING = (
     WORKDIR,
     DATA,
@@ -150,6 +160,7 @@ STAGES = (
             DATA,
             TEACHER,
             Flag("section", "Section of the recipe: pseudo_label, pseudo_label_1, ….", default="pseudo_label"),
+            *DEVICES,
         ),
         (
             f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher",
@@ -214,7 +225,7 @@ STAGES = (
             INIT,
             Flag(
                 "strategy",
-                "Devices of the training stages.",
+                "Devices to train, label and evaluate on.",
                 default="auto",
                 choices=STRATEGIES,
                 value="auto|one_device|mirrored|tpu",
@@ -257,6 +268,7 @@ STAGES = (
                 "Weights that the models started from; adds a linear probe on their features.",
                 default=None,
             ),
+            *DEVICES,
         ),
         (
             "--workdir=runs/evaluation --data=runs/digits/data --model=runs/digits/teacher,runs/digits/student_2",
@@ -322,6 +334,7 @@ STAGES = (
         (
             directory("model", "Exported model: a version, or a folder that holds one."),
             *ANSWERS,
+            *DEVICES,
         ),
         ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=csv --output=answers.csv photos"),
         words="FILE|DIR|GLOB|CSV…",
@@ -344,7 +357,9 @@ STAGES = (
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
             Flag("records", "balance: prediction records.", int, None, least=1),
-            Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
+            Flag(
+                "images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label, several_*: JPEG files.", int, None, least=1
+            ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),
             Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),

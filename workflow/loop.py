@@ -108,6 +108,8 @@ def _loop(
         return
 
     def run(stage: Stage) -> None:
+        if strategy != "auto" and stage.script in ("run_pseudo_label.sh", "run_evaluate.sh"):
+            stage = stage._replace(arguments={**stage.arguments, "strategy": strategy})
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         run_stage(stage, directory, config_flags, beam_options, created)
@@ -159,7 +161,7 @@ def run(
       settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
       labels: list of labels that a person corrected or added (`data.corrections`).
-      strategy: devices of the training stages; see `training.strategy.create`.
+      strategy: devices to train, label and evaluate on; see `training.strategy.create`.
       tpu: name or address of the TPU.
 
     Returns:

@@ -233,7 +233,7 @@ def plan(
     """Returns the stages in order; `options` are the flags of the training."""
     data, evaluation = workdir / "data", workdir / "evaluation"
     model = workdir / name_of(config, options["section"])
-    devices = ("strategy", "cpu_devices", "tpu")
+    devices = {name: options[name] for name in ("strategy", "cpu_devices", "tpu") if name in options}
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
         Stage(model.name, "run_train.sh", model, {**options, "data": data}),
@@ -241,18 +241,18 @@ def plan(
     models = [model]
     if config.get("finetune_last"):
         models.append(workdir / "finetuned")
-        tuning = {name: options[name] for name in devices if name in options}
-        tuning |= {"init": model, "data": data}
+        tuning = {**devices, "init": model, "data": data}
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
-    probe = {"init": options["init"]} if options.get("init") else {}
+    more = {"init": options["init"]} if options.get("init") else {}
+    more |= devices if options["strategy"] != "auto" else {}
     return [
         *stages,
         Stage(
             "evaluate",
             "run_evaluate.sh",
             evaluation,
-            {"data": data, "model": names, "split": config.evaluate.split, **probe},
+            {"data": data, "model": names, "split": config.evaluate.split, **more},
         ),
         Stage(
             "export",
