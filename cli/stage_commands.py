@@ -83,6 +83,11 @@ TRAINING = (
 )
 
 
+PLAN = (
+    Flag("devices", "With --dry_run: number of devices to plan for, one replica each.", int, 0),
+    Flag("memory", "With --dry_run: memory of such a device. Default: that of --device.", default=None, value="80GiB"),
+    Flag("device", "With --dry_run: what they are, for hours.", default=None, value="A100|H100|v3|v5e"),
+)
 SECTION = Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default="train")
 
 
@@ -133,6 +138,7 @@ STAGES = (
             *IMAGES,
             dataclasses.replace(DATA, default=None),
             *(flag for flag in TRAINING if flag not in (WORKDIR, DATA)),
+            *PLAN,
             SECTION,
         ),
         (
@@ -233,6 +239,7 @@ STAGES = (
             Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
             Flag("iterations", "So many more iterations than the finished run in WORKDIR had.", default=None, value="+N"),
             Flag("dry_run", "Print what would be done, its time, memory and disk, and what is missing; do nothing.", bool, False),
+            *PLAN,
         ),
         (
             f"{DIGITS} --workdir=runs/digits",

@@ -24,7 +24,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, choice, cost, pseudo_label, settings, shard_jobs, train
+from workflow import balance, choice, cost, planner, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.stages import ENDING, Stage, ending, plan, trainings
@@ -58,10 +58,15 @@ def main(
     beam_options: list[str],
     init: str | None = None,
     labels: str | None = None,
+    devices: int = 0,
+    memory: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
-    flags = app.recipe_flags()
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels)
+    flags, target = app.recipe_flags(), planner.Target.of_flags(devices, memory, device)
+    if target and not dry_run:
+        raise InputError("--devices, --memory and --device are for --dry_run; add it, or leave them out")
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels, target)
 
 
 def _loop(
@@ -78,6 +83,7 @@ def _loop(
     config_flags: list[str],
     init: str | None = None,
     labels: str | None = None,
+    target: planner.Target | None = None,
 ) -> None:
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
@@ -94,6 +100,9 @@ def _loop(
     folders |= {"labels": sources.absolute(labels, "manifest")} if labels else {}
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
+    if dry_run and target:
+        print(planner.dry_run(config, directory, folders, plan(config, directory, folders, strategy), target))
+        return
     if dry_run:
         cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
         return

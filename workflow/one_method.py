@@ -21,7 +21,7 @@ from cli.json_files import read_json
 from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
-from workflow import iterations, loop, settings, train
+from workflow import iterations, loop, planner, settings, train
 from workflow.stages import Stage
 
 SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
@@ -46,6 +46,9 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
     profile_steps: str | None = None,
+    devices: int = 0,
+    memory: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
     training: dict[str, Any] = {
@@ -60,8 +63,11 @@ def main(
         "profile_steps": profile_steps,
     }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
+    target = planner.Target.of_flags(devices, memory, device)
+    if target and (data or not dry_run):
+        raise InputError("--devices, --memory and --device plan all stages: they need --dry_run, and no --data")
     if not data:
-        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)
+        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run, target=target)
         return
     for name, path in images.items():
         if path:
@@ -130,6 +136,7 @@ def run_stages(
     config_flags: list[str],
     *,
     dry_run: bool = False,
+    target: planner.Target | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`.
 
@@ -140,6 +147,7 @@ def run_stages(
       training: the training's flags by name; `section` and `strategy` have defaults.
       config_flags: the `--config` flags that the stages get.
       dry_run: prints what would be done; does nothing.
+      target: the devices that a dry run plans for; None: it does not.
 
     Raises:
       InputError: unusable input, or settings that cannot work.
@@ -168,6 +176,9 @@ def run_stages(
     stages = plan(config, directory, folders, options)
     if dry_run:
         print(describe(config, section, folders, stages, options.get("init")))
+        if target:
+            counts = dry_runs.images(config, directory / "data", folders)
+            print(f"\n{planner.describe(config, stages, planner.trainings_of(config, stages, counts), counts, target)}")
         return
     absent = missing(config, section, folders, directory / "data")
     if absent:
