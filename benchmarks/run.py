@@ -24,6 +24,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "pseudo_label": ("images",),
     "relabel": ("records",),
     "serving": ("model", "requests", "clients", "sweep"),
+    "several_devices": ("images",),
+    "several_hosts": ("images",),
     "step_memory": ("networks", "batch", "parts"),
     "train_step": ("rounds", "cases"),
     "xla_steps": ("networks", "methods", "batch"),

@@ -64,6 +64,16 @@ ANSWERS = (
     ),
     Flag("output", "File to write in place of printing; the same command continues in it.", default=None, value="FILE"),
 )
+DEVICES = (
+    Flag(
+        "strategy",
+        "Devices to use; auto takes all GPUs of the machine.",
+        default="auto",
+        choices=tuple(name for name in STRATEGIES if name != "multi_worker"),
+    ),
+    Flag("cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1),
+    Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+)
 TRAINING = (
     WORKDIR,
     DATA,
@@ -80,6 +90,11 @@ TRAINING = (
 )
 
 
+PLAN = (
+    Flag("devices", "With --dry_run: number of devices to plan for, one replica each.", int, 0),
+    Flag("memory", "With --dry_run: memory of such a device. Default: that of --device.", default=None, value="80GiB"),
+    Flag("device", "With --dry_run: what they are, for hours.", default=None, value="A100|H100|v3|v5e"),
+)
 SECTION = Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default="train")
 
 
@@ -130,6 +145,7 @@ STAGES = (
             *IMAGES,
             dataclasses.replace(DATA, default=None),
             *(flag for flag in TRAINING if flag not in (WORKDIR, DATA)),
+            *PLAN,
             SECTION,
         ),
         (
@@ -158,6 +174,7 @@ STAGES = (
             TEACHER,
             Flag("section", "Section of the recipe: pseudo_label, pseudo_label_1, ….", default="pseudo_label"),
             SELECTION,
+            *DEVICES,
         ),
         (
             f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher",
@@ -228,7 +245,7 @@ STAGES = (
             INIT,
             Flag(
                 "strategy",
-                "Devices of the training stages.",
+                "Devices to train, label and evaluate on.",
                 default="auto",
                 choices=STRATEGIES,
                 value="auto|one_device|mirrored|tpu",
@@ -236,6 +253,7 @@ STAGES = (
             Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
             Flag("iterations", "So many more iterations than the finished run in WORKDIR had.", default=None, value="+N"),
             Flag("dry_run", "Print what would be done, its time, memory and disk, and what is missing; do nothing.", bool, False),
+            *PLAN,
         ),
         (
             f"{DIGITS} --workdir=runs/digits",
@@ -271,6 +289,7 @@ STAGES = (
                 "Weights that the models started from; adds a linear probe on their features.",
                 default=None,
             ),
+            *DEVICES,
         ),
         (
             "--workdir=runs/evaluation --data=runs/digits/data --model=runs/digits/teacher,runs/digits/student_2",
@@ -338,6 +357,7 @@ STAGES = (
         (
             directory("model", "Exported model: a version, or a folder that holds one."),
             *ANSWERS,
+            *DEVICES,
         ),
         ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=csv --output=answers.csv photos"),
         words="FILE|DIR|GLOB|CSV…",
@@ -360,7 +380,9 @@ STAGES = (
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
             Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
-            Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
+            Flag(
+                "images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label, several_*: JPEG files.", int, None, least=1
+            ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),
             Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),

@@ -9,6 +9,10 @@ a run which starts again at step s gets exactly the batches from s on and nothin
 
 So every example comes exactly once an epoch, reading stays sequential, and memory is one window of encoded images (two
 while the next one is read). A batch may span two epochs; nothing is dropped.
+
+Where several hosts share out each batch, a host knows by the same integers which records of a
+window are its own, and by the shards' indexes where they stand. It reads those records only, in
+the order of the file.
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from cli.errors import InputError
-from data import mixing, protos, records
+from data import index, mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
 from data.verification import record_dataset, unconverted, verified_paths
@@ -76,11 +80,9 @@ class _Order:
         places = tf.range(first, tf.minimum(first + self.shards_per_window, shards))
         return tf.random.experimental.index_shuffle(places, self._key(epoch, -1), shards - 1)
 
-    def shuffle(self, examples: tf.Tensor, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        """Permutes the records (n,) of a window."""
-        n = tf.shape(examples, tf.int64)[0]
-        places = tf.random.experimental.index_shuffle(tf.range(n), self._key(epoch, window), n - 1)
-        return tf.gather(examples, places)
+    def places(self, n: tf.Tensor, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        """Which of the n records of a window comes at each place, int64 (n,)."""
+        return tf.random.experimental.index_shuffle(tf.range(n), self._key(epoch, window), n - 1)
 
     def _key(self, epoch: tf.Tensor, window: tf.Tensor | int) -> tf.Tensor:
         number = tf.cast(epoch, tf.int64) * (self.windows + 1) + tf.cast(window, tf.int64) + 1
@@ -119,10 +121,90 @@ def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = 
         # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
         fewer = ["fewer records than the manifest says in one of", paths]
         tf.debugging.Assert(tf.shape(examples, tf.int64)[0] == size, fewer, summarize=-1)
-        return order.shuffle(examples, epoch, window_in_epoch)
+        return tf.gather(examples, order.places(size, epoch, window_in_epoch))
 
     stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()
     return stream.skip(skip).enumerate(start)
+
+
+class Share(NamedTuple):
+    """The examples of one of several hosts.
+
+    Attributes:
+      batch_size: images a step over all hosts.
+      hosts: number of hosts; it divides the batch.
+      host: number of this one, from 0. It has the part of that number of each batch.
+    """
+
+    batch_size: int
+    hosts: int
+    host: int
+
+    def has(self, position: tf.Tensor) -> tf.Tensor:
+        """Tells which positions are its own, bool (n,); positions int64 (n,)."""
+        return position % self.batch_size // (self.batch_size // self.hosts) == self.host
+
+
+def own_stream(manifest: Manifest, seed: int, share: Share, start: int = 0, window: int = SHUFFLE_WINDOW) -> tf.data.Dataset:
+    """The examples of `example_stream` that are a host's own, in the same order, without reading the others.
+
+    Reads the index of each shard, and memory is the host's own part of a window.
+
+    Raises:
+      tf.errors.OpError: while it is iterated over; an index or a record is damaged, or belongs to another shard.
+    """
+    order = _Order.create(manifest, seed, window)
+    first_window, skip = order.locate(start)
+    sizes, paths = tf.constant(order.sizes, tf.int64), tf.constant([manifest.paths[shard] for shard in order.shards])
+    digests = index.digests(manifest, order.shards)
+
+    @unconverted
+    def begin(position: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        ids = order.shard_ids(number // order.windows, number % order.windows)
+        size = tf.reduce_sum(tf.gather(sizes, ids))
+        return position + size, (number, position, size)
+
+    @unconverted
+    def read(number: tf.Tensor, position: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
+        epoch, window_in_epoch = number // order.windows, number % order.windows
+        ids = order.shard_ids(epoch, window_in_epoch)
+        shards = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(of, ids) for of in (paths, digests, sizes)))
+        table = shards.map(unconverted(index.read), num_parallel_calls=PARALLEL_CALLS).unbatch().batch(size).get_single_element()
+        positions, wanted = position + tf.range(size), order.places(size, epoch, window_in_epoch)
+        own = share.has(positions) & (positions >= start)
+        positions, wanted = tf.boolean_mask(positions, own), tf.boolean_mask(wanted, own)
+        in_file = tf.argsort(wanted)
+        wanted = tf.gather(wanted, in_file)
+        where = tf.gather(tf.repeat(tf.gather(paths, ids), tf.gather(sizes, ids)), wanted)
+        found = index.read_records(where, tf.gather(table, wanted), PARALLEL_CALLS)
+        found = found.batch(tf.maximum(tf.size(wanted, tf.int64), 1))
+        return found.map(unconverted(lambda records: (positions, tf.gather(records, tf.argsort(in_file)))))
+
+    windows = tf.data.Dataset.range(first_window, 2**62).scan(tf.constant(start - skip, tf.int64), begin)
+    return windows.flat_map(read).prefetch(1).unbatch()
+
+
+def own_records(manifest: Manifest, share: Share) -> tf.data.Dataset:
+    """One host's part of each batch of a split in its stored order, string scalars; reads nothing else of indexed shards.
+
+    Raises:
+      tf.errors.OpError: see `own_stream` and `verification.record_dataset`.
+    """
+    if not index.indexed(manifest):
+        own = record_dataset(manifest).enumerate().filter(unconverted(lambda position, _: share.has(position)))
+        return own.map(unconverted(lambda _, serialized: serialized))
+    firsts = np.cumsum((0, *manifest.records), dtype=np.int64)
+    filled = [shard for shard, size in enumerate(manifest.records) if size]
+    columns = [manifest.paths[shard] for shard in filled], index.digests(manifest, filled)
+    numbers = np.array([(manifest.records[shard], firsts[shard]) for shard in filled], np.int64).reshape(-1, 2)
+
+    @unconverted
+    def read(path: tf.Tensor, digest: tf.Tensor, numbers: tf.Tensor) -> tf.data.Dataset:
+        count, first = numbers[0], numbers[1]
+        entries = tf.boolean_mask(index.read(path, digest, count), share.has(first + tf.range(count)))
+        return index.read_records(tf.repeat(path, tf.shape(entries)[0]), entries, PARALLEL_CALLS)
+
+    return tf.data.Dataset.from_tensor_slices((*columns, numbers)).flat_map(read)
 
 
 def train_batches(
@@ -162,13 +244,14 @@ def train_batches(
       Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
       flip of an image, first without RandAugment and cutout, then with them. With `clean` it is (noised view, clean image).
     """
-    number, index = pipelines
-    local = batch_size // number
-    stream = example_stream(manifest, seed * 2 + stream_id, start_step * batch_size)
-    if number > 1:  # every worker reads the records of the global batch and decodes its own part
-        part = slice(index * local, (index + 1) * local)
-        whole = stream.batch(batch_size, drop_remainder=True)
-        stream = whole.map(unconverted(lambda i, r: (i[part], r[part]))).unbatch()
+    share, start = Share(batch_size, *pipelines), start_step * batch_size
+    if share.hosts == 1:
+        stream = example_stream(manifest, seed * 2 + stream_id, start)
+    elif index.indexed(manifest):
+        stream = own_stream(manifest, seed * 2 + stream_id, share, start)
+    else:  # a host must read all, and decodes its own part
+        whole = example_stream(manifest, seed * 2 + stream_id, start)
+        stream = whole.filter(unconverted(lambda position, _: share.has(position)))
     num_classes = manifest.num_classes
 
     def prepare(position: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -242,14 +325,10 @@ def eval_batches(
         image = eval_image(example["image/encoded"], preprocessing)
         return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
 
-    number, index = pipelines
-    local, rest = batch_size // number, manifest.num_records % batch_size
-    padding = max(0, min(local, (index + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
-    examples = record_dataset(manifest)
-    if number > 1:
-        own = unconverted(lambda i, _: i % batch_size // local == index)
-        examples = examples.enumerate().filter(own)
-        examples = examples.map(unconverted(lambda _, serialized: serialized))
+    share, rest = Share(batch_size, *pipelines), manifest.num_records % batch_size
+    local = batch_size // share.hosts
+    padding = max(0, min(local, (share.host + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
+    examples = own_records(manifest, share) if share.hosts > 1 else record_dataset(manifest)
     examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]

@@ -3,8 +3,9 @@
 A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
 is whole. `data.protos` says what a record holds.
 
-Every record carries two CRC-32C sums, which `read_shard` checks. The manifest has each shard's
-number of records and SHA-256, which `data.verification` checks when a stage reads the shard.
+Beside each shard of a split stands its index (`data.index`). Every record carries two CRC-32C sums,
+which `read_shard` checks. The manifest has each shard's number of records and SHA-256, which
+`data.verification` checks when a stage reads the shard.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.files import atomic_path, file_digest, remove_temporaries
+from data.index import ENDING, Offsets
 from data.manifest import KINDS as KINDS
 from data.manifest import MANIFEST, Manifest, write_manifest
 from data.manifest import read_manifest as read_manifest
@@ -49,19 +51,29 @@ def shard_name(name: str, index: int, num_shards: int) -> str:
     return f"{name}-{index:05d}-of-{num_shards:05d}"
 
 
-def write_shard(path: str | Path, records: Iterable[bytes]) -> tuple[int, str]:
+def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False) -> tuple[int, str]:
     """Writes one TFRecord file, atomically: under a temporary name, fsynced, renamed.
+
+    Args:
+      path: of the file.
+      records: what it is to hold.
+      index: write its index beside it, after it; see `data.index`. Training on several hosts reads by it.
 
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
     """
-    count = 0
+    count, position, offsets = 0, 0, Offsets() if index else None
     with atomic_path(path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in records:
                 writer.write(record)
                 count += 1
+                if offsets:
+                    offsets.add(position, record)
+                position += len(record) + RECORD_OVERHEAD
         digest = file_digest(temporary)
+    if offsets:
+        offsets.write(path, digest)
     return count, digest
 
 
@@ -176,7 +188,7 @@ def write_split(
     written = []
     for i, file in enumerate(files):
         size = (i + 1) * num_records // num_shards - i * num_records // num_shards
-        count, digest = write_shard(directory / file, itertools.islice(iterator, size))
+        count, digest = write_shard(directory / file, itertools.islice(iterator, size), index=True)
         if count != size:
             raise ValueError(f"{directory}: the examples end {size - count} short of {file}'s end; {num_records} were announced")
         written.append((count, digest))
@@ -202,7 +214,7 @@ def _clear(directory: Path, name: str) -> None:
     if not directory.is_dir():
         return
     (directory / MANIFEST).unlink(missing_ok=True)
-    ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}")
+    ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}" + f"({re.escape(ENDING)})?")
     for path in sorted(directory.iterdir()):
         if ours.fullmatch(path.name):
             path.unlink()

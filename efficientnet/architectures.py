@@ -353,6 +353,28 @@ def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool, 
     return count_activations(width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks)
 
 
+def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -> int:
+    """Counts the multiplications, each with an addition, of one image's forward pass.
+
+    Convolutions, squeeze-and-excitation and the classifier count; normalisation and activation do not.
+
+    Args:
+        model: a recipe's `model`.
+        image_size: side of the square input in pixels.
+        num_classes: outputs of the classifier.
+    """
+    width, depth, lite = coefficients(model)
+    side = -(-image_size // (model.get("stem_stride") or 2))
+    channels, head = stem_and_head(width, lite)
+    total = side**2 * 27 * channels
+    for block in blocks(width, depth, model.get("strides") or BASELINE_STRIDES, lite=lite):
+        inner, channels = block.filters_in * block.expand, block.filters_out
+        total += side**2 * block.filters_in * inner if block.expand != 1 else 0
+        side = -(-side // block.stride)
+        total += side**2 * inner * (block.kernel**2 + channels) + 2 * inner * block.squeeze
+    return total + side**2 * channels * head + head * num_classes
+
+
 def reduction(model: Mapping[str, Any]) -> int:
     """Returns how many times smaller than the image the last maps of a recipe's `model` are, in each direction."""
     return math.prod([model.get("stem_stride") or 2, *(model.get("strides") or BASELINE_STRIDES)])

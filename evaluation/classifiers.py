@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cli.workdir import fingerprint
 from data.preprocessing import Preprocessing
 from serving import versions
 from training import model_dir
+from training.copies import Copies, Device, on, on_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,21 @@ class Classifier:
       preprocessing: how its images become pixels.
       logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K], whose softmax is its answer; in inference mode (BatchNorm with its
         moving statistics, no dropout) and differentiable.
+      copies: (device, such a function there) of all devices, where there are several; `logits` is the first.
     """
 
     name: str
     preprocessing: Preprocessing
     logits: Callable[[tf.Tensor], tf.Tensor]
+    copies: Sequence[tuple[Device, Callable[[tf.Tensor], tf.Tensor]]] = ()
+
+    def everywhere(self, make: Callable[[Callable[[tf.Tensor], tf.Tensor]], Callable[..., Any]]) -> Copies:
+        """Returns `make(logits)` of each device's logits, as one function that the devices share."""
+        copies: list[tuple[Device, Callable[..., Any]]] = []
+        for device, logits in self.copies or [(None, self.logits)]:
+            with on(device):
+                copies.append((device, make(logits)))
+        return Copies(copies)
 
     @property
     def network(self) -> tf.keras.Model | None:
@@ -72,9 +83,10 @@ class Candidate:
         """Whether it was fine-tuned at a larger resolution than it was trained at."""
         return self.trained_at is not None and self.trained_at < self.preprocessing.image_size
 
-    def load(self) -> Classifier:
-        """Builds the model and reads its weights. Raises InputError."""
-        return Classifier(self.name, self.preprocessing, self.load_logits())
+    def load(self, devices: Sequence[Device] = (None,)) -> Classifier:
+        """Builds the model on each device and reads its weights. Raises InputError."""
+        copies = on_each(devices, self.load_logits)
+        return Classifier(self.name, self.preprocessing, copies[0][1], copies)
 
 
 def open_candidate(name: str, directory: Path, style: str) -> Candidate:

@@ -19,10 +19,11 @@ Every example counts exactly once. A run that was killed goes on with the first 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from evaluation.settings import Settings
 from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
 from training import model_dir
+from training import strategy as strategies
+from training.copies import Device
 
 CONFIG = "configs/evaluation/default.py"
 
@@ -61,8 +64,11 @@ def main(
     data_p: str | None = None,
     cache: str | None = None,
     init: str | None = None,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
 ) -> None:
-    """Evaluates each of the comma-separated directories `model`; see the module.
+    """Evaluates each of the comma-separated directories `model`; see the module. The devices change no answer.
 
     Raises:
       InputError: unusable flags, models that are missing or unfinished or were made for other classes, damaged records.
@@ -106,10 +112,10 @@ def main(
         sets |= _build(chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache")
     inputs = Inputs(**sets)
 
-    last = list(candidates)[-1]
+    last, devices = list(candidates)[-1], functools.lru_cache(lambda: strategies.devices(strategy, cpu_devices, tpu))
     for name, candidate in tested.items():
         folder = Folder(directory / name, directory / "progress.jsonl")
-        _measure(candidate, chosen, inputs, settings, folder, embed=name == last)
+        _measure(candidate, chosen, inputs, settings, folder, devices, embed=name == last)
     summary, evaluations = _summarize(directory, tested, chosen, inputs, settings, manifest, split, baseline, data_real)
     if probe.NAME in tested:
         summary["probe"] = probe.described(tested[probe.NAME], str(init))
@@ -196,10 +202,11 @@ def _measure(
     inputs: Inputs,
     settings: Settings,
     folder: Folder,
+    devices: Callable[[], Sequence[Device]],
     *,
     embed: bool,
 ) -> None:
-    """Runs the suites on a model; `embed`: with the map of its features of the clean split."""
+    """Runs the suites on a model, on `devices()`; `embed`: with the map of its features of the clean split."""
     mine = suites_of(candidate, chosen, inputs, settings)
     left_out = [suite for suite in chosen if suite not in mine]
     if left_out:
@@ -211,7 +218,7 @@ def _measure(
     embed = embed and "clean" in mine and not path.exists()
     if not (embed or suites.needed(folder, mine, inputs)):
         return
-    classifier = candidate.load()
+    classifier = candidate.load(devices())
     suites.run(classifier, mine, inputs, settings, folder)
     if embed and inputs.clean and classifier.network is not None:
         size = settings.batch_size

@@ -168,15 +168,18 @@ def predict(
     for examples in sets:
         require_some(examples)
     batches = image_batches(sets, batch_size, input_pixels(preprocessing or classifier.preprocessing))
-    probabilities_of = tf.function(lambda images: tf.nn.softmax(tf.cast(classifier.logits(images), tf.float32)))
-    probabilities_of = probabilities_of.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
 
+    def answer(logits: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], np.ndarray]:
+        function = tf.function(lambda images: tf.nn.softmax(tf.cast(logits(images), tf.float32)))
+        function = function.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
+        return lambda images: function(images).numpy()
+
+    probabilities_of = classifier.everywhere(answer)
     current, collected = 0, _Collected()
     started = time.perf_counter()
-    for batch in read(batches, sets):
+    for batch, probabilities in probabilities_of.map(lambda batch: (batch["image"],), read(batches, sets)):  # (b, K)
         number = batch["set"].numpy()  # (b,)
         keys, labels = batch["key"].numpy(), batch["label"].numpy()
-        probabilities = probabilities_of(batch["image"]).numpy()  # (b, K)
         for i in np.unique(number[number >= 0]):
             while current < i:
                 yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)

@@ -148,7 +148,7 @@ def measure(row: Published, config: ConfigDict, imagenet: str, directory: Path, 
     labels = str(data / imagenet_validation.CLASSES)
     import_weights.main(str(source), row.network, str(model), labels=labels, preprocessing=row.preprocessing)
     suites = ",".join(["clean", *places])
-    flags = {f"data_{suite}": path for suite, path in places.items()}
+    flags: dict[str, Any] = {f"data_{suite}": path for suite, path in places.items()}
     workdir = str(directory / "evaluation")
     evaluate.main(config, workdir, str(model), str(data), SPLIT, suites, **flags)
 

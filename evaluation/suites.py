@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,15 +219,9 @@ def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[P
     )
 
 
-def _run_adversarial(classifier: Classifier, examples: Examples, settings: Settings, folder: Folder) -> None:
-    """Attacks every example. Raises InputError for what `predict.predict` refuses, and for gradients that are not finite."""
-    predict.require_some(examples)
-    s = settings
+def _attack(logits: adversarial.Logits, s: Settings) -> Callable[..., tuple[np.ndarray, ...]]:
+    """Returns the attack of one device on images [B, H, W, 3], labels [B] and keys [B], as `_run_adversarial` collects it."""
     epsilons = tf.constant(s.fgsm_epsilons, tf.float32)  # (E,)
-    pixels, to_input = attacked_pixels(examples, classifier.preprocessing)
-
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        return classifier.logits(to_input(images))  # (B, K)
 
     def right(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.argmax(logits(images), axis=1) == labels  # (B,)
@@ -246,15 +240,31 @@ def _run_adversarial(classifier: Classifier, examples: Examples, settings: Setti
         finite = [tf.reduce_all(tf.math.is_finite(values), axis=[1, 2, 3]) for values in (gradient, attacked)]  # (B,) each
         return by_epsilon, right(attacked, labels), attacked, finite[0] & finite[1]
 
+    return lambda *batch: tuple(tensor.numpy() for tensor in attack(*batch))
+
+
+def _run_adversarial(classifier: Classifier, examples: Examples, settings: Settings, folder: Folder) -> None:
+    """Attacks every example. Raises InputError for what `predict.predict` refuses, and for gradients that are not finite."""
+    predict.require_some(examples)
+    s = settings
+    pixels, to_input = attacked_pixels(examples, classifier.preprocessing)
+    attack = classifier.everywhere(lambda logits: _attack(lambda images: logits(to_input(images)), s))
     collected: dict[str, list[np.ndarray]] = {name: [] for name in ("keys", "labels", "fgsm", "pgd", "images", "attacked")}
     started = time.perf_counter()
-    for batch in predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples]):
+
+    def checked() -> Iterator[dict[str, tf.Tensor]]:
+        for number, batch in enumerate(predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])):
+            real = batch["set"].numpy() >= 0
+            # Now: what a loss of no class would be depends on the device.
+            predict.require_labels(examples, batch["key"].numpy()[real], batch["label"].numpy()[real])
+            if number == 0:
+                predict.require_classes(classifier, classifier.logits(to_input(batch["image"])).shape[1], examples)
+            yield batch
+
+    for batch, answers in attack.map(lambda batch: (batch["image"], batch["label"], batch["key"]), checked()):
         real, images = batch["set"].numpy() >= 0, batch["image"].numpy()
         keys, labels = batch["key"].numpy()[real], batch["label"].numpy()[real]
-        predict.require_labels(examples, keys, labels)  # now: what a loss of no class would be depends on the device
-        if not collected["keys"]:
-            predict.require_classes(classifier, logits(batch["image"]).shape[1], examples)
-        fgsm, pgd, attacked, finite = (tensor.numpy() for tensor in attack(batch["image"], batch["label"], batch["key"]))
+        fgsm, pgd, attacked, finite = answers
         if not finite[real].all():
             key = keys[~finite[real]][0].decode()
             raise InputError(f"the gradient of {classifier.name} for {key!r} is not finite; train it again")

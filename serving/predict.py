@@ -36,25 +36,36 @@ from serving.rows import Rows, digest_of
 
 BATCH_SIZE = 32
 AT_ONCE = 2
-"""Batches that are read, decoded and classified at the same time: one keeps the network busy."""
+"""Batches that are read, decoded and classified at the same time on each device: one keeps the network busy."""
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
 """Encoded images -> `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,)."""
 
 
-def main(model: str, format: str, arguments: Sequence[str], output: str | None = None) -> None:
+def main(
+    model: str,
+    format: str,
+    arguments: Sequence[str],
+    output: str | None = None,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
+) -> None:
     """Prints or writes the predictions of `model` for the images that `arguments` name; see the module.
+
+    The devices change no prediction.
 
     Raises:
       InputError: no model, no such file, or files that are not images, after all others have been answered.
     """
     files = check(format, arguments, output)
+    devices = (strategy, cpu_devices, tpu)
     if output is None:
-        show(predict(load(model), files), format, files)
+        show(predict(load(model, *devices), files), format, files)
     else:
         version = versions.resolve(model)
         state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(version.rglob("*")))
-        save(lambda names: predict(load(version), names), format, files, output, f"{version} {state}")
+        save(lambda names: predict(load(version, *devices), names), format, files, output, f"{version} {state}")
 
 
 def check(format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False) -> list[str]:
@@ -124,26 +135,38 @@ def require_good(bad: int, first: str, total: int) -> None:
         raise InputError(f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines say why")
 
 
-def load(model: str | Path) -> Serve:
-    """The `serving_default` signature of an exported model.
+def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: str = "") -> Serve:
+    """Loads an exported model on each device and returns its signature `serving_default`.
+
+    Args:
+      model: the export.
+      strategy: see `training.strategy.devices`, as the others.
+      cpu_devices: logical CPU devices.
+      tpu: name of the TPU.
 
     Raises:
       InputError: no SavedModel, one that cannot be read, or one that takes something else than image bytes.
     """
     path = versions.resolve(model)
-    loaded = versions.load(path)
-    signature = loaded.signatures.get("serving_default")
-    names = (signature.structured_input_signature[1], signature.structured_outputs) if signature is not None else ((), ())
-    require_names(path, *names)
+    from training import copies  # here: TensorFlow takes seconds to load
+    from training import strategy as strategies
 
-    def serve(encoded: Sequence[bytes]) -> dict[str, Any]:
-        import tensorflow as tf
+    def one() -> Serve:
+        loaded = versions.load(path)
+        signature = loaded.signatures.get("serving_default")
+        names = (signature.structured_input_signature[1], signature.structured_outputs) if signature is not None else ((), ())
+        require_names(path, *names)
 
-        # `loaded`, not its signature, is what keeps the variables alive.
-        answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(encoded), tf.string))
-        return {name: value.numpy() for name, value in answer.items()}
+        def serve(encoded: Sequence[bytes]) -> dict[str, Any]:
+            import tensorflow as tf
 
-    return serve
+            # `loaded`, not its signature, is what keeps the variables alive.
+            answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(encoded), tf.string))
+            return {name: value.numpy() for name, value in answer.items()}
+
+        return serve
+
+    return copies.Copies(copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE)
 
 
 def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:
@@ -156,24 +179,26 @@ def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> 
 def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
     """Yields the answer for each of the image `files`, in their order.
 
+    A `serve` with `places`, as `load` returns it, is asked about so many batches at a time.
+
     Raises:
       InputError: a file cannot be read; those of the batches before it have been yielded.
     """
     batches = (files[first : first + batch_size] for first in range(0, len(files), batch_size))
-    for names, answer in _ahead(lambda names: (names, serve([read(name) for name in names])), batches):
+    for names, answer in _ahead(lambda names: (names, serve([read(name) for name in names])), batches, getattr(serve, "places", AT_ONCE)):
         rows = zip(names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"])  # (), (K,), (k,), (k,)
         for name, status, probabilities, classes, labels in rows:
             top = [(label.decode("utf-8"), float(probabilities[c])) for c, label in zip(classes, labels)] if status == OK else []
             yield checked(name, int(status), top)
 
 
-def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Yields `function` of each item in order, and computes `AT_ONCE` of them at a time."""
-    pool = ThreadPoolExecutor(AT_ONCE)
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any], at_once: int = AT_ONCE) -> Iterator[Any]:
+    """Yields `function` of each item in order, and computes `at_once` of them at a time."""
+    pool = ThreadPoolExecutor(at_once)
     waiting: deque[Future[Any]] = deque()
     try:
         for item in items:
-            if len(waiting) == AT_ONCE:
+            if len(waiting) == at_once:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(function, item))
         while waiting:

@@ -72,6 +72,8 @@ class Family:
         are trained; None: counted by building.
       activations: (model, image_size, rematerialize, frozen_blocks) -> numbers that one image's
         training step keeps for the backward pass; None: not known.
+      multiply_adds: (model, image_size, num_classes) -> multiplications of one image's forward pass;
+        None: not known.
       warning: (model, image_size) -> a line of advice, or None.
       reduction: (model) -> image side / side of the last maps that a depthwise convolution reads;
         None from it, or in its place: there are no such convolutions.
@@ -86,6 +88,7 @@ class Family:
     check: str | None = None
     parameters: str | None = None
     activations: str | None = None
+    multiply_adds: str | None = None
     warning: str | None = None
     reduction: str | None = None
 
@@ -115,6 +118,7 @@ TABLE = (
         check="efficientnet.architectures:check",
         parameters="efficientnet.architectures:parameters",
         activations="efficientnet.architectures:activations",
+        multiply_adds="efficientnet.architectures:multiply_adds",
         warning="efficientnet.architectures:warning",
         reduction="efficientnet.architectures:reduction",
     ),

@@ -29,11 +29,59 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     Raises:
       InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
     """
+    found = _usable(name, cpu_devices)
+    if name == "auto":
+        name = "mirrored" if len(found) > 1 else "one_device"
+    if name == "one_device":
+        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(None if found else [f"CPU:{i}" for i in range(cpu_devices)])
+    if name == "multi_worker":
+        return _multi_worker()
+    return tf.distribute.TPUStrategy(_tpu(tpu))
+
+
+def devices(name: str = "auto", cpu_devices: int = 1, tpu: str = "", share: tuple[int, int] = (1, 0)) -> tuple[str | None, ...]:
+    """Returns the devices that answer side by side, for `training.copies`.
+
+    Args:
+      name: "auto" and "mirrored" take all GPUs, or the logical CPU devices; "tpu" all its cores.
+      cpu_devices: see `create`.
+      tpu: see `create`.
+      share: (processes that share out this machine's GPUs, number of this one from 0). More
+        processes than GPUs share a GPU. The others' GPUs are invisible to this process afterwards.
+
+    Returns:
+      Names of devices. (None,) where there is one, which TensorFlow takes by itself.
+
+    Raises:
+      InputError: see `create`; also for "multi_worker".
+    """
+    if name == "multi_worker":
+        raise InputError("--strategy=multi_worker is for training; other stages share shards out by Beam (docs/scaling.md)")
+    gpus_found = _usable(name, cpu_devices)
+    if name == "tpu":
+        _tpu(tpu)
+        return tuple(device.name for device in tf.config.list_logical_devices("TPU"))
+    processes, index = share
+    if gpus_found and processes > 1:
+        gpus_found = gpus_found[index::processes] or [gpus_found[index % len(gpus_found)]]
+        tf.config.set_visible_devices(gpus_found, "GPU")
+    if name == "one_device":
+        return (None,)
+    kind, count = ("GPU", len(gpus_found)) if gpus_found else ("CPU", cpu_devices)
+    return tuple(f"{kind}:{i}" for i in range(count)) if count > 1 else (None,)
+
+
+def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
+    """Splits the CPU and returns the GPUs that TensorFlow can use; tells why where it can use none. Raises InputError."""
     if name not in NAMES:
         raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
+        if len(tf.config.get_logical_device_configuration(cpu) or ()) != cpu_devices:  # a stage may ask twice
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
     found = tf.config.list_physical_devices("GPU")
     for gpu in found:
         with contextlib.suppress(RuntimeError):  # the process has used it already, in its own way
@@ -44,22 +92,18 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
         raise InputError(f"--strategy=mirrored: {why}; leave --strategy out to train on one CPU")
     if unusable:
         print(f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {unusable}", file=sys.stderr, flush=True)
-    if name == "auto":
-        name = "mirrored" if len(found) > 1 else "one_device"
-    if name == "one_device":
-        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
-        return tf.distribute.get_strategy()
-    if name == "mirrored":
-        return tf.distribute.MirroredStrategy(None if found else [f"CPU:{i}" for i in range(cpu_devices)])
-    if name == "multi_worker":
-        return _multi_worker()
+    return found
+
+
+def _tpu(name: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
+    """Connects to a TPU. Raises InputError where none answers."""
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu") from error
-    return tf.distribute.TPUStrategy(resolver)
+    return resolver
 
 
 def device_kind(strategy: tf.distribute.Strategy) -> str:

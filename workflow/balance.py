@@ -209,7 +209,7 @@ class WriteShards:
         """Writes one shard. Raises InputError where images and predictions do not match."""
         with np.load(self.scores.columns_path(shard)) as columns:
             copies = self.chosen.record_copies(columns, self.images.records[shard])
-        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies))
+        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies), index=True)
         if count != copies.sum():
             raise AssertionError(f"{count} records written, {copies.sum()} selected")
         return {"images": self.images.records[shard], "records": count, "unique": int(np.count_nonzero(copies)), "sha256": digest}

@@ -90,7 +90,7 @@ class Cost:
         return ""
 
 
-def _needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int) -> float | None:
+def needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int) -> float | None:
     """Returns the GiB that a training takes on each device with a batch of this size; None where its activations are not known."""
     total, values = (0.0 if on_gpu else BASE), training.values
     for network in training.networks:
@@ -119,11 +119,11 @@ def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory |
     known = []
     for training in trainings:
         spread = 1 if one else max(1, devices)
-        needed = _needs(training, counts, training.values["batch_size"], devices > 0, spread)
+        needed = needs(training, counts, training.values["batch_size"], devices > 0, spread)
         if needed is None:
             continue
         batch = training.values["batch_size"] // 2
-        while there and batch and (_needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB:
+        while there and batch and (needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB:
             batch //= 2
         known.append(Memory(training, needed, there / GIB if there else None, where, batch))
     return max(known, key=lambda memory: memory.needed, default=None)

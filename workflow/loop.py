@@ -25,7 +25,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, by_device, choice, cost, pseudo_label, settings, shard_jobs, train
+from workflow import balance, by_device, choice, cost, planner, pseudo_label, settings, shard_jobs, train
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.settings import of_recipe
@@ -62,10 +62,15 @@ def main(
     beam_options: list[str],
     init: str | None = None,
     labels: str | None = None,
+    devices: int = 0,
+    memory: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
-    flags = app.recipe_flags()
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels)
+    flags, target = app.recipe_flags(), planner.Target.of_flags(devices, memory, device)
+    if target and not dry_run:
+        raise InputError("--devices, --memory and --device are for --dry_run; add it, or leave them out")
+    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels, target)
 
 
 def _loop(
@@ -82,6 +87,7 @@ def _loop(
     config_flags: list[str],
     init: str | None = None,
     labels: str | None = None,
+    target: planner.Target | None = None,
 ) -> None:
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
@@ -100,6 +106,9 @@ def _loop(
     folders |= {"labels": sources.absolute(labels, "manifest")} if labels else {}
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
+    if dry_run and target:
+        print(planner.dry_run(config, directory, folders, plan(config, directory, folders, strategy), target))
+        return
     if dry_run:
         cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
         return
@@ -114,6 +123,8 @@ def _loop(
         return
 
     def run(stage: Stage) -> None:
+        if strategy != "auto" and stage.script in ("run_pseudo_label.sh", "run_evaluate.sh"):
+            stage = stage._replace(arguments={**stage.arguments, "strategy": strategy})
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         run_stage(stage, directory, config_flags, beam_options, created)
@@ -167,7 +178,7 @@ def run(
       settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
       labels: list of labels that a person corrected or added (`data.corrections`).
-      strategy: devices of the training stages; see `training.strategy.create`.
+      strategy: devices to train, label and evaluate on; see `training.strategy.create`.
       tpu: name or address of the TPU.
 
     Returns:

@@ -21,7 +21,7 @@ from cli.json_files import read_json
 from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
-from workflow import by_device, cost, iterations, loop, settings, train
+from workflow import by_device, cost, iterations, loop, planner, settings, train
 from workflow.settings import of_recipe
 from workflow.stages import Stage, check_baseline, sections_read, validated
 
@@ -48,6 +48,9 @@ def main(
     tpu: str = "",
     profile_steps: str | None = None,
     selection: str | None = None,
+    devices: int = 0,
+    memory: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
     training: dict[str, Any] = {
@@ -63,8 +66,11 @@ def main(
         "selection": selection,
     }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
+    target = planner.Target.of_flags(devices, memory, device)
+    if target and (data or not dry_run):
+        raise InputError("--devices, --memory and --device plan all stages: they need --dry_run, and no --data")
     if not data:
-        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run)
+        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run, target=target)
         return
     for name, path in images.items():
         if path:
@@ -133,6 +139,7 @@ def run_stages(
     config_flags: list[str],
     *,
     dry_run: bool = False,
+    target: planner.Target | None = None,
 ) -> None:
     """Runs the stages that are not done, prints the table and writes `summary.json`.
 
@@ -143,6 +150,7 @@ def run_stages(
       training: the training's flags by name; `section` and `strategy` have defaults.
       config_flags: the `--config` flags that the stages get.
       dry_run: prints what would be done; does nothing.
+      target: the devices that a dry run plans for; None: it does not.
 
     Raises:
       InputError: unusable input, or settings that cannot work.
@@ -173,7 +181,10 @@ def run_stages(
     check_baseline(config, stages)
     settings.require_read(config, recipes.overrides(*config_flags), sections_read(stages))
     if dry_run:
-        cost.dry_run(alone(config, options.get("init")), directory, folders, stages)
+        if target:
+            print(planner.dry_run(alone(config, options.get("init")), directory, folders, stages, target))
+        else:
+            cost.dry_run(alone(config, options.get("init")), directory, folders, stages)
         return
     absent = missing(config, section, folders, directory / "data")
     if absent:
@@ -242,7 +253,7 @@ def plan(
     """Returns the stages in order; `options` are the flags of the training."""
     data, evaluation = workdir / "data", workdir / "evaluation"
     model = workdir / name_of(config, options["section"])
-    devices = ("strategy", "cpu_devices", "tpu")
+    devices = {name: options[name] for name in ("strategy", "cpu_devices", "tpu") if name in options}
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
         Stage(model.name, "run_train.sh", model, {**options, "data": data}),
@@ -250,18 +261,18 @@ def plan(
     models = [model]
     if config.get("finetune_last"):
         models.append(workdir / "finetuned")
-        tuning = {name: options[name] for name in devices if name in options}
-        tuning |= {"init": model, "data": data}
+        tuning = {**devices, "init": model, "data": data}
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
-    probe = {"init": options["init"]} if options.get("init") else {}
+    more = {"init": options["init"]} if options.get("init") else {}
+    more |= devices if options["strategy"] != "auto" else {}
     return [
         *stages,
         Stage(
             "evaluate",
             "run_evaluate.sh",
             evaluation,
-            {"data": data, "model": names, "split": config.evaluate.split, **probe},
+            {"data": data, "model": names, "split": config.evaluate.split, **more},
         ),
         Stage(
             "export",

@@ -13,7 +13,8 @@ many copies the set has of it (`relabel`):
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
 The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the runner. Batches are filled from the start of
-each shard and the last one is padded, so a prediction does not depend on which worker made it, or when.
+each shard and the last one is padded, so a prediction does not depend on which worker or device made it, or when. A process uses all GPUs
+that it may (`training.copies`); workers that `shard_jobs` starts share them out.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from data.protos import make_prediction, parse_example
 from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
 from data.verification import record_dataset, unconverted, verified_beside
 from nets.noise import model_noise
-from training import model_dir, optimize
+from training import gpus, model_dir, optimize
+from training import strategy as strategies
+from training.copies import Copies, on_each
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
 from workflow.join import first_copies
@@ -69,6 +72,7 @@ class LabelShards:
       temperature: of the predictions, see `calibration`.
       precision: one of `training.settings.PRECISIONS`, as in training.
       optimize: BatchNorm folded into the convolutions, and weights as constants.
+      devices: `strategy`, `cpu_devices` and `tpu` of `training.strategy.devices`.
     """
 
     images: Manifest
@@ -82,9 +86,19 @@ class LabelShards:
     temperature: float = 1.0
     precision: str = "float32"
     optimize: bool = False
+    devices: tuple[str, int, str] = ("auto", 1, "")
 
     def setup(self) -> None:
-        """Loads the teacher. Raises InputError where it cannot be used."""
+        """Loads the teacher on each device. Raises InputError where it cannot be used."""
+        places = strategies.devices(*self.devices, share=shard_jobs.share())
+        self._copies = Copies(on_each(places, self._load))
+
+    def close(self) -> None:
+        """Ends the shards that other threads are at."""
+        self._copies.close()
+
+    def _load(self) -> Callable[[tf.Tensor, int], np.ndarray]:
+        """Returns `forward` on the device of the context. Raises InputError."""
         with _policy(self.precision):
             model, self._spec = model_dir.load(self.teacher)
             if self.optimize:
@@ -101,11 +115,23 @@ class LabelShards:
             with model_noise(self.seed, number, inference=True) if self.model_noise else contextlib.nullcontext():
                 return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
 
-        self._predict: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
-        if self.optimize:
+        answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
+        if self.optimize and 4 * model.count_params() <= optimize.MAX_GRAPH_BYTES:  # a larger one is only folded
             alone = tf.function(lambda images: predict(images, 0), autograph=False)
             frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
-            self._predict = lambda images, _: frozen(images)[0]
+
+            def answer(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+                del number  # this graph has no noise
+                return frozen(images)[0]
+
+        def forward(images: tf.Tensor, number: int) -> np.ndarray:
+            images = tf.reshape(images, [-1, size, size, 3])
+            count = len(images)
+            if count < self.batch_size:
+                images = tf.pad(images, [(0, self.batch_size - count), (0, 0), (0, 0), (0, 0)])
+            return answer(images, tf.constant(number, tf.int64)).numpy()[:count]
+
+        return forward
 
     def outputs(self, shard: int) -> list[str]:
         """The shard's predictions."""
@@ -144,11 +170,11 @@ class LabelShards:
         """
         preprocessing = self._spec.preprocessing
         with verified_beside(self.images, shard) as path:
+            batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
+            numbered = ((shard * 2**16 + number, *batch) for number, batch in enumerate(batches))
             try:
-                batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
-                for number, (keys, images) in enumerate(batches):
-                    probabilities = self.forward(tf.reshape(images, [-1, *images.shape[2:]]), shard * 2**16 + number)  # (b·V, K)
-                    probabilities = probabilities.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, K)
+                for (_, keys, images), answers in self._copies.map(lambda batch: (batch[2], batch[0]), numbered):
+                    probabilities = answers.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, V, K) -> (b, K)
                     bad = ~np.isfinite(probabilities).all(axis=1)
                     if bad.any():
                         key = keys[int(np.argmax(bad))].decode("utf-8")
@@ -162,10 +188,7 @@ class LabelShards:
 
         `number` tells the batches apart in their model noise.
         """
-        num_images = len(images)
-        if num_images < self.batch_size:
-            images = tf.pad(images, [(0, self.batch_size - num_images), (0, 0), (0, 0), (0, 0)])
-        return self._predict(images, tf.constant(number, tf.int64)).numpy()[:num_images]
+        return self._copies(images, number)
 
 
 @contextlib.contextmanager
@@ -310,8 +333,11 @@ def main(
     section: str = "pseudo_label",
     beam_options: Sequence[str] = (),
     selection: str | None = None,
+    strategy: str = "auto",
+    cpu_devices: int = 1,
+    tpu: str = "",
 ) -> None:
-    """Runs the stage; see the module's text. Raises InputError."""
+    """Runs the stage; see the module's text. The devices change no prediction. Raises InputError."""
     if section not in config:
         raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
     settings = config[section]
@@ -358,13 +384,16 @@ def main(
         seed=config.seed,
         precision=settings.precision,
         optimize=settings.optimize,
+        devices=(strategy, cpu_devices, tpu),
     )
     if validation:
         kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
         if not kept.exists():
             write_json(kept, calibrated(job, validation).temperature)
         job.temperature = read_json(kept, float)
-    results = shard_jobs.run(job, len(images.files), progress, beam_options, note(spec.num_classes))
+    several = strategy == "tpu" or (strategy != "one_device" and max(gpus.count(), cpu_devices) > 1)
+    # Of two shards one keeps the devices busy while the other one begins or ends.
+    results = shard_jobs.run(job, len(images.files), progress, beam_options, note(spec.num_classes), at_once=2 if several else 1)
 
     predictions = Manifest(
         directory=directory,

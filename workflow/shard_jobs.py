@@ -10,7 +10,7 @@ beyond recognition.
 
 Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start
 processes of Python's own pool, which notices at once: the job ends with one line and exit code 75,
-and the same command finishes the shards that are missing.
+and the same command finishes the shards that are missing. They share out the GPUs (`share`).
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def run(
     progress: Path,
     beam_options: Sequence[str] = (),
     result: Any = dict,
+    at_once: int = 1,
 ) -> list[dict[str, Any]]:
     """Runs `job` on the shards that are not done yet.
 
@@ -105,6 +106,8 @@ def run(
       progress: the job's own progress directory.
       beam_options: Beam's command-line options, `--name=value`.
       result: what the notes of the shards must hold, as a schema of `cli.json_files.read_json`.
+      at_once: shards that threads of this process work on side by side, where no other engine was
+        asked for. With more than 1 the job has a method `close`, which ends them early.
 
     Returns:
       What `job.run` returned for each shard, in order, in this run or in an earlier one.
@@ -127,6 +130,8 @@ def run(
     work, processes = _Work(job, notes, num_shards), _processes(options)
     if pending and processes:
         _run_in_processes(work, pending, processes)
+    elif pending and at_once > 1 and _here(options):
+        _run_in_threads(work, pending, at_once)
     elif pending:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | beam.Create(pending) | beam.Reshuffle() | beam.ParDo(_RunShard(work))
@@ -206,6 +211,10 @@ class _Work:
         except (InputError, KeyboardInterrupt) as error:
             self._setup_error = error
 
+    def close(self) -> None:
+        """Ends what other threads do."""
+        self._job.close()  # type: ignore[attr-defined]
+
     def do(self, shard: int) -> str:
         """Returns what to log of the shard; "" where there is nothing to say."""
         if self._notes.errors():
@@ -241,7 +250,39 @@ class _RunShard(beam.DoFn):
             logging.info("%s", line)
 
 
+# Threads of this process
+
+
+def _here(options: PipelineOptions) -> bool:
+    """Tells whether Beam would run the job in this process, on one thread."""
+    return options.view_as(StandardOptions).runner == "FnApiRunner" and options.view_as(DirectOptions).direct_running_mode == "in_memory"
+
+
+def _run_in_threads(work: _Work, shards: Sequence[int], threads: int) -> None:
+    """Does the shards with one job, several at a time."""
+    work.setup()
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    try:
+        futures = [pool.submit(work.do, shard) for shard in shards]
+        for future in concurrent.futures.as_completed(futures):
+            if line := future.result():
+                logging.info("%s", line)
+    except BaseException:
+        work.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 # Processes of this machine
+
+
+def share() -> tuple[int, int]:
+    """Returns (worker processes on this machine, number of this one from 0); (1, 0) outside of them."""
+    return _share
+
+
+_share = (1, 0)
 
 
 def _processes(options: PipelineOptions) -> int:
@@ -256,8 +297,9 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
     """Does the shards in worker processes. Raises SystemExit, after one line, if one is lost."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    arguments = (work, os.getcwd())
-    pool = concurrent.futures.ProcessPoolExecutor(min(processes, len(shards)), context, _start_worker, arguments)
+    processes = min(processes, len(shards))
+    arguments = (work, os.getcwd(), processes, context.Value("i", 0))
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, arguments)
     try:
         with _importing_nothing_of_the_callers():
             futures = [pool.submit(_do_in_worker, shard) for shard in shards]
@@ -295,8 +337,10 @@ _work: _Work | None = None
 """In a worker process: what it does."""
 
 
-def _start_worker(work: _Work, directory: str) -> None:
-    global _work
+def _start_worker(work: _Work, directory: str, processes: int, started: Any) -> None:
+    global _work, _share
+    with started.get_lock():
+        _share, started.value = (processes, started.value), started.value + 1
     os.chdir(directory)  # relative paths are the caller's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and the parent ends its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -80,6 +80,8 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.balance.images_per_class = 130_000
     # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels those (Section 3.1).
     config.selection = "once"
+    # Labels by the folded graph, in the numbers that the teacher was trained in (docs/scaling.md, "What small records lose").
+    config.pseudo_label.update({"optimize": True, "precision": "mixed_bfloat16"})
     config.teacher = section(*chain[0])
     if chain[0] != ("b0", 0):
         config.selector = section("b0", 0)

@@ -38,7 +38,7 @@ def test_split_round_trip(split):
 def test_rewriting_leaves_no_old_shards(split):
     (split.directory / ".s-00000-of-00003.tmp-1").write_bytes(b"left by a killed run")
     again = records.write_split(split.directory, "s", examples(4), 1, 4, kind="unlabeled")
-    assert sorted(path.name for path in again.directory.iterdir()) == ["manifest.json", "s-00000-of-00001"]
+    assert sorted(path.name for path in again.directory.iterdir()) == ["manifest.json", "s-00000-of-00001", "s-00000-of-00001.index"]
 
 
 def test_an_interrupted_split_has_no_manifest(split):
@@ -48,7 +48,8 @@ def test_an_interrupted_split_has_no_manifest(split):
 
     with pytest.raises(KeyboardInterrupt):
         records.write_split(split.directory, "s", interrupted(), 3, 10, kind="labeled")
-    assert [path.name for path in split.directory.iterdir()] == ["s-00000-of-00003"]  # the one that was whole, and no temporary file
+    # The one that was whole with its index, and no temporary file.
+    assert sorted(path.name for path in split.directory.iterdir()) == ["s-00000-of-00003", "s-00000-of-00003.index"]
     with pytest.raises(InputError, match=r"no manifest\.json"):
         records.read_manifest(split.directory)
 

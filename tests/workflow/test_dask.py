@@ -100,7 +100,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: 
     killer.join()
     assert killed and killed[0] != os.getpid(), "no worker was killed: the run ended too soon"
     direct = _shards(tmp_path / "direct")
-    assert len(direct) == SHARDS + 3 and direct == _shards(tmp_path / "dask")
+    assert len(direct) == 2 * SHARDS + 3 and direct == _shards(tmp_path / "dask")  # each shard has its index
 
 
 def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
