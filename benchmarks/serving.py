@@ -42,6 +42,7 @@ from cli.start import python_m
 from data.preprocessing import Preprocessing, eval_image
 from serving import BATCHING, export, metrics
 from serving.images import prepare
+from serving.settings import ALLOWED_BATCH_SIZES
 from serving.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
@@ -49,7 +50,7 @@ from training.model_dir import ModelSpec
 BATCH = 32
 ROUNDS = 5
 GOAL = 1 / 1.7  # images a CPU second, server against bare graph
-ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in (1, 2, 4, 8, 16, 32))
+ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in ALLOWED_BATCH_SIZES)
 SWEEP = {
     f"{threads} threads, {micros} µs, {'padded' if allowed else 'not padded'}": (threads, micros, allowed)
     for threads, micros, allowed in ((1, 0, ALLOWED), (1, 0, ""), (2, 0, ALLOWED), (4, 2000, ALLOWED))
@@ -191,7 +192,7 @@ def load(
             memory.append(_mib(process.pid))
     for count in counts:
         p50, p99 = (1000 * float(np.percentile(seconds[count], p)) for p in (50, 99))
-        ours, peer = 1 / np.median(costs[count]), 1 / np.median(graph)
+        ours, peer = 1 / float(np.median(costs[count])), 1 / float(np.median(graph))
         name, peer_name = f"serving/local_{count}_clients", f"SavedModel in batches of {BATCH}"
         notes = {
             "batching": variant,

@@ -28,7 +28,7 @@ from serving.refused import Refused
 
 Arrays = dict[str, np.ndarray]
 
-STEP = 0.002
+STEP = 0.003
 """Seconds without a new request after which no more are expected from the clients of a batch."""
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import grpc
@@ -32,6 +32,7 @@ _State = get_model_status_pb2.ModelVersionStatus
 class _Wanted(NamedTuple):
     """What `models.config` asks for, of one model."""
 
+    folder: Path
     numbers: list[int]
     labels: dict[str, int]
 
@@ -76,22 +77,22 @@ class Models:
         self._served: dict[str, _Served] = {}
         for name, wanted in self._wanted().items():
             if not wanted.numbers:
-                folder = serving_dir / name
-                raise InputError(f"{folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
-            loaded = {number: self._load(name, number) for number in wanted.numbers}
+                raise InputError(f"{wanted.folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
+            loaded = {number: self._load(name, wanted.folder / str(number)) for number in wanted.numbers}
             self._served[name] = _Served(loaded, wanted.labels, {})
 
     def _wanted(self) -> dict[str, _Wanted]:
         wanted = {}
         for entry in settings.read_models(self._serving_dir).model_config_list.config:
-            folder = self._serving_dir / entry.name
+            # The official image's path; several models may be served from one folder.
+            folder = self._serving_dir / PurePosixPath(entry.base_path or entry.name).name
             latest = versions(folder)[-1:] if folder.is_dir() else []
             numbers = sorted(entry.model_version_policy.specific.versions) or latest
-            wanted[entry.name] = _Wanted(numbers, dict(entry.version_labels))
+            wanted[entry.name] = _Wanted(folder, numbers, dict(entry.version_labels))
         return wanted
 
-    def _load(self, model: str, number: int) -> Version:
-        return loading.load_version(self._serving_dir / model / str(number), model, self.metrics)
+    def _load(self, model: str, path: Path) -> Version:
+        return loading.load_version(path, model, self.metrics)
 
     def refresh(self) -> None:
         """Follows `models.config` and the folders: loads what is new, then drops what is not wanted.
@@ -119,12 +120,13 @@ class Models:
         for number in wanted.numbers:
             if number in loaded:
                 continue
-            stamp, before = loading.stamp(self._serving_dir / name / str(number)), served.failed.get(number)
+            path = wanted.folder / str(number)
+            stamp, before = loading.stamp(path), served.failed.get(number)
             if before is not None and before.stamp == stamp:
                 failed[number] = before
                 continue
             try:
-                loaded[number] = self._load(name, number)
+                loaded[number] = self._load(name, path)
             except InputError as error:
                 failed[number] = _Failure(stamp, str(error))
                 _say(f"{error}; until then {name} keeps its versions {sorted(served.versions)}")

@@ -26,7 +26,7 @@ from serving.versions import MODELS_CONFIG, versions
 
 STABLE, CANARY = "stable", "canary"
 
-ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+ALLOWED_BATCH_SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 """A server fills a batch up to the next of these; the last one is also the largest request."""
 
 WARMUP = "tf_serving_warmup_requests"
