@@ -82,6 +82,7 @@ TRAIN = Section(
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE),
         "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
+        "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },
     more=settings.OF_A_RECIPE,

@@ -69,11 +69,7 @@ TRAIN = Section(
         **NOISE,
         **settings.LOSS,
         "frozen_blocks": settings.FROZEN_BLOCKS,
-        "accumulation": Setting(
-            1,
-            "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",
-            at_least=1,
-        ),
+        "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },
     more={"preprocessing": OWN_PREPROCESSING},
