@@ -13,13 +13,14 @@ fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training s
 its rate, are this project's. Learning rates, losses and augmentation are those of `imagenet_10pct.py`, for
 L2 and B6-Wide with Noisy Student's magnitude 27, although Section 4 says that all their hyper-parameters but the resolution are Noisy
 Student's: with which optimizer two networks were trained so, it does not say. None of these is verified.
-Two such networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here has been run at this
-size.
+The feedback is the paper's: the cosine of eq. 12's gradients (Appendix C.3), for labels that are
+drawn. Two such networks at 512 pixels do not fit one accelerator: the paper splits each replica over
+16 cores. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict
 
-from configs.meta_pseudo_labels import imagenet_10pct
+from configs.meta_pseudo_labels import base, imagenet_10pct
 
 NAMES = ("resnet50", "l2", "b6_wide")
 
@@ -33,7 +34,6 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     config.expected.update({"labeled": 1_281_167, "unlabeled": 130_000_000})
     train = config.train
     train.unlabeled_ratio = 8
-    train.approximate_feedback = False
     if name == "resnet50":
         config.data.validation_size = 25_000
         config.expected.update({"labeled": 1_256_167, "unlabeled": 12_800_000})
@@ -47,4 +47,5 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         config.finetune.steps = 20_000
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
     config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size  # 1e-4 whatever the batch
+    base.steps_follow_the_batch(config)
     return config
