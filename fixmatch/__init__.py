@@ -35,6 +35,7 @@ SETTINGS = Section(
         "unlabeled_weight": Setting(1.0, "Weight of the loss on unlabeled images.", at_least=0, source=PAPER),
         **settings.LOSS,
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.0, source=PAPER),
+        "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },
     more=settings.OF_A_RECIPE,

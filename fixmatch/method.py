@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
-from training.trainer import Trainer, alike, hits, pairs
+from training.trainer import Trainer, accumulated, alike, hits, pairs
 from training.uda import forward
 
 
@@ -49,6 +49,7 @@ class FixMatch(Trainer):
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average, which is what `evaluate` should see.
       rematerialize: see `Trainer`.
+      accumulation: parts into which each batch is cut; see `training.supervised.Supervised`.
       seed: of the model noise.
     """
 
@@ -63,6 +64,7 @@ class FixMatch(Trainer):
         weight_decay: float = 5e-4,
         ema_decay: float = 0.999,
         rematerialize: bool = False,
+        accumulation: int = 1,
         seed: int = 0,
     ):
         logged = ("loss", "labeled_loss", "unlabeled_loss", "confident", "top1")
@@ -72,14 +74,23 @@ class FixMatch(Trainer):
         self.label_smoothing = label_smoothing
         self.adjustment = adjustment
         self.weight_decay = weight_decay
+        self.accumulation = accumulation
         self.seed = seed
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1."""
         (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
         x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
+        """Of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
+        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
+        x, y, x_weak, x_strong = data
+        step = self.optimizer.iterations
         with tf.GradientTape() as tape:
-            z = forward(self.forward, x, x_weak, x_strong, self.seed, self.optimizer.iterations)
+            z = forward(self.forward, x, x_weak, x_strong, self.seed, step, part, parts)
             targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
             # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq. 3)
             labeled = adjusted(z.labeled, self.adjustment)
@@ -89,15 +100,15 @@ class FixMatch(Trainer):
             # ℓ_s + λ_u ℓ_u, and weight decay
             loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
             loss += self.weight_decay * l2(self.model.trainable_variables)
-            share = loss / tf.distribute.get_strategy().num_replicas_in_sync  # the optimizer sums over replicas
-        self.move(gradient(tape, share, self.model.trainable_variables, self.optimizer))
+            share = loss / (parts * replicas)
+        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
         self.log(loss=loss, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss)
         self.log(confident=confident, top1=hits(targets, z.labeled))
-        return {name: metric.result() for name, metric in self.logged.items()}
+        return gradients
 
 
 def _build(section: ConfigDict, parts: Parts) -> FixMatch:
-    names = ("threshold", "unlabeled_weight", "label_smoothing", "weight_decay", "ema_decay", "rematerialize")
+    names = ("threshold", "unlabeled_weight", "label_smoothing", "weight_decay", "ema_decay", "rematerialize", "accumulation")
     options = {name: section[name] for name in names}
     trainer = FixMatch(parts.model, **options, adjustment=parts.adjustment, seed=parts.seed)
     trainer.compile(optimizer=parts.optimizers[""])

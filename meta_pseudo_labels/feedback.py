@@ -146,6 +146,20 @@ def label_feedback(
     return tf.cast(factor, slope.dtype) * tf.cast(batch_size, slope.dtype) * slope
 
 
+def label_feedback_of(logits: tf.Tensor, slope: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """Returns the h_ik of `label_feedback` from the derivative of the student's logits, (B_u, K).
+
+    With S = softmax z the derivative of log S_k is that of z_k less Σ_j S_j times that of z_j.
+
+    Args:
+      logits: z of the student at θ_S, (B_u, K).
+      slope: d/dε z(θ_S + ε ∇L_l(θ_S')) at ε = 0, (B_u, K): see `training.rematerialization.derivative_pass`.
+      factor: as for `label_feedback`.
+    """
+    mean = tf.reduce_sum(tf.nn.softmax(logits) * slope, -1, keepdims=True)  # (B_u, 1)
+    return tf.cast(factor, slope.dtype) * (mean - slope)
+
+
 def drawn(h: tf.Tensor, pseudo_labels: tf.Tensor) -> tf.Tensor:
     """Returns h of the labels drawn: h_i (B_u,) of h_ik (B_u, K). Another h, () or (B_u,), is one already."""
     return tf.reduce_sum(h * pseudo_labels, -1) if h.shape.rank == 2 else h

@@ -7,7 +7,7 @@ function here passes its input on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -20,25 +20,20 @@ LARGEST = 2.0**12
 2,000 steps."""
 
 
-def labeled_gradient(
-    tape: tf.GradientTape,
-    loss: tf.Tensor,
-    variables: Sequence[tf.Variable],
-    scale: tf.Variable | None,
-) -> Gradients:
+def labeled_factor(scale: tf.Variable | None) -> tf.Tensor | None:
+    """Returns the factor, (), by which the gradient of the labelled loss is taken larger; None: 1."""
+    return None if scale is None else scale.read_value()
+
+
+def labeled_gradient(scaled: Gradients, factor: tf.Tensor | None) -> Gradients:
     """Returns the gradient of the labelled loss, summed over the replicas.
 
     Args:
-      tape: has recorded `loss`.
-      loss: this replica's share of L_l, ().
-      variables: the student's.
-      scale: factor of the loss while the gradient is taken, (); None without mixed_float16.
+      scaled: that of this replica's share, times the factor.
+      factor: of `labeled_factor`.
     """
-    if scale is None:
-        return all_reduced(tape.gradient(loss, variables))
-    factor = scale.read_value()
-    scaled = all_reduced(tape.gradient(loss, variables, output_gradients=factor))
-    return [g if g is None else g / factor for g in scaled]
+    reduced = all_reduced(scaled)
+    return reduced if factor is None else [g if g is None else g / factor for g in reduced]
 
 
 def linear(

@@ -37,8 +37,7 @@ def _check(section: Mapping[str, Any]) -> str | None:
 
 
 def _student(section: Mapping[str, Any]) -> Network:
-    again = section["rematerialize"] and not feedback.ESTIMATORS[section["feedback"]].second_order
-    return Network(STUDENT, section["batch_size"] * (1 + section["unlabeled_ratio"]), again)
+    return Network(STUDENT, section["batch_size"] * (1 + section["unlabeled_ratio"]), section["rematerialize"])
 
 
 def _networks(section: Mapping[str, Any]) -> list[Network]:
@@ -49,7 +48,7 @@ def _networks(section: Mapping[str, Any]) -> list[Network]:
 def _options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
     """`FeedbackTrainer`'s arguments from a train section and what its trainer is made of."""
     names = ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay", "approximate_feedback")
-    common = ("weight_decay", "ema_decay", "rematerialize")
+    common = ("weight_decay", "ema_decay", "rematerialize", "accumulation")
     own = {"adjustment": parts.adjustment, "seed": parts.seed}
     return {**{name: section[name] for name in (*names, *common)}, **own}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,33 +9,34 @@ import tensorflow as tf
 from absl import logging
 
 from meta_pseudo_labels import feedback
-from meta_pseudo_labels.feedback import Gradients, Measurements, find_estimator
-from meta_pseudo_labels.loss_scale import LARGEST, labeled_gradient, linear, without_overflow
-from nets.noise import model_noise
+from meta_pseudo_labels.feedback import find_estimator
+from meta_pseudo_labels.loss_scale import LARGEST
+from meta_pseudo_labels.student import Step, StudentTrainer
 from training import uda
-from training.losses import adjusted, cross_entropy, decayed, one_hot
-from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
+from training.losses import one_hot
+from training.optimizers import gradient, linear_factor, loss_scale
 from training.rematerialization import statistics_kept, training_pass
-from training.trainer import Trainer, alike, all_reduced, check_classifier, global_rows, hits, pairs
+from training.trainer import accumulated, alike, check_classifier, in_turn, pairs
 
 
-class Step(NamedTuple):
-    """Which step it is, and the sizes of its batches."""
+class Batch(NamedTuple):
+    """What a step learns from: labelled images with labels, and unlabelled ones with what the teacher is given beside them."""
 
-    number: tf.Tensor
-    labeled: tf.Tensor  # this replica's part of B
-    unlabeled: tf.Tensor  # this replica's part of B_u
-    replicas: int
+    x: tf.Tensor  # (B, H, W, 3)
+    y: tf.Tensor  # (B,) or (B, K)
+    x_u: tf.Tensor  # (B_u, H, W, 3)
+    given: tf.Tensor  # (B_u, ...)
 
 
-class FeedbackTrainer(Trainer):
+class FeedbackTrainer(StudentTrainer):
     """Algorithm 1 for a teacher that the subclass defines: `_inputs` and `_teacher_pass`.
 
     `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a step, by its pass over the unlabelled
     images. Its passes over the labelled ones, which measure the feedback, use the batch's statistics and leave the moving ones alone.
 
     Everything random is a function of (seed, step, example) if the student's noise comes from `efficientnet`'s layers; Keras's own
-    Dropout works too, but draws other masks before and after the student's step, which is noise in `finite_difference`.
+    Dropout works too, but draws other masks before and after the student's step, which is noise in `finite_difference`. With
+    `accumulation` it draws others in the teacher's second pass, too, and in the student's for `soft` and `per_example`.
 
     Args:
       teacher: a built Keras model that ends in logits (B, K).
@@ -56,9 +56,11 @@ class FeedbackTrainer(Trainer):
       approximate_feedback: takes `soft`, `per_example` and `dot_product` also under a student's
         optimizer that has no `linear_factor`, such as Adam, with a warning: the learning rate then
         stands in for the factor. The default refuses them.
-      rematerialize: keeps only the inputs of the student's blocks for the backward passes, which compute the rest again; for classifiers
-        of this project's builders. Not in its pass over unlabelled images where the feedback is `per_example` or `soft`: these take a
-        gradient of its gradient.
+      rematerialize: keeps only the inputs of the student's blocks for the backward passes, which compute the rest again; for
+        classifiers of this project's builders. `per_example` and `soft` then take one more pass for their derivative.
+      accumulation: parts into which each batch is cut, one in memory at a time. The step is that of the whole batch, but for
+        BatchNorm, which normalises each part by itself, and whose moving statistics move with each. The teacher passes twice over
+        the parts: before the student's step for its labels, and after it for its gradient.
       seed: of the draws of pseudo-labels and of the model noise.
       logged: names of the subclass's metrics.
       name: of the Keras model.
@@ -82,6 +84,7 @@ class FeedbackTrainer(Trainer):
         weight_decay: float = 5e-4,
         ema_decay: float = 0.995,
         rematerialize: bool = False,
+        accumulation: int = 1,
         seed: int = 0,
         logged: tuple[str, ...],
         name: str,
@@ -89,7 +92,19 @@ class FeedbackTrainer(Trainer):
         estimator = find_estimator(feedback, pseudo_labels)
         own_metrics = ("loss", "top1", "feedback", "agreement", "confidence", "feedback_loss")
         logged = (*own_metrics, "teacher_gradient_norm", *logged)
-        super().__init__(student, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
+        super().__init__(
+            student,
+            estimator,
+            baseline_decay=baseline_decay,
+            adjustment=adjustment,
+            weight_decay=weight_decay,
+            accumulation=accumulation,
+            rematerialize=rematerialize,
+            seed=seed,
+            ema_decay=ema_decay,
+            logged=logged,
+            name=name,
+        )
         theirs, own = check_classifier(teacher, "teacher"), check_classifier(student, "student")
         if theirs and own and theirs != own:
             raise ValueError(f"teacher and student have {theirs} and {own} classes; they must have the same")
@@ -99,19 +114,10 @@ class FeedbackTrainer(Trainer):
             if not network.trainable_variables:
                 raise ValueError(f"the {named} has nothing to train (a teacher that stays is ReducedMetaPseudoLabels with feedback='none')")
         self.teacher = teacher
-        self.student = student
-        # On unlabelled images; a gradient of a rematerialized gradient cannot be taken.
-        self.student_forward = training_pass(student, rematerialize and not estimator.second_order)
-        self.estimator = estimator
         self.pseudo_labels = pseudo_labels
         self.feedback_weight = feedback_weight
         self.batch_factor = batch_factor
-        self.baseline_decay = baseline_decay
         self.approximate_feedback = approximate_feedback
-        self.adjustment = adjustment
-        self.weight_decay = weight_decay
-        self.seed = seed
-        self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def compile(  # type: ignore[override]
         self, student_optimizer: Any, teacher_optimizer: Any, **options: Any
@@ -135,7 +141,7 @@ class FeedbackTrainer(Trainer):
         if warning:
             logging.warning(warning)
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
-        self.labeled_scale: tf.Variable | None = None
+        self.labeled_scale = None
         if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
             self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
         if loss_scale(self.optimizer) is not None and self.estimator.gradient:
@@ -168,7 +174,7 @@ class FeedbackTrainer(Trainer):
         self.teacher_optimizer.build(self.teacher.trainable_variables)
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns (x, y, x_u, what the teacher is given beside them) of an element of the data set."""
+        """Returns the fields of `Batch` of an element of the data set."""
         raise NotImplementedError
 
     def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, Any]:
@@ -181,138 +187,77 @@ class FeedbackTrainer(Trainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1, in its order. B and B_u are the batch sizes on this replica."""
-        x, y, x_u, given = self._inputs(data)
+        batch, parts = Batch(*self._inputs(data)), self.accumulation
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        step = Step(self.teacher_optimizer.iterations, tf.shape(x)[0], tf.shape(x_u)[0], replicas)
+        sizes = [tf.shape(images)[0] for images in (batch.x, batch.x_u)]
+        labeled, unlabeled = sizes if parts == 1 else [size // parts for size in sizes]
+        step = Step(self.teacher_optimizer.iterations, labeled, unlabeled, replicas, parts)
+        gradients = (self._gradients if parts == 1 else self._gradients_in_parts)(batch, step)
+        # θ_T' = θ_T − η_T (g_T + g_T,supervised + g_T,UDA)
+        norm = replicas * tf.linalg.global_norm(gradients)  # of each replica's own mean gradient
+        self.log_finite("teacher_gradient_norm", norm, self.teacher_optimizer)
+        self.teacher_optimizer.apply_gradients(zip(gradients, self.teacher.trainable_variables))
+        # `top1` is of evaluations only.
+        return {name: metric.result() for name, metric in self.logged.items() if name != "top1"}
+
+    def _gradients(self, batch: Batch, step: Step) -> list[tf.Tensor | None]:
+        """Returns the teacher's, after the student's step; one pass of the teacher serves for labels and gradient."""
         with tf.GradientTape() as tape:
             # T(x_u; θ_T)
-            z_u, z = self._teacher_pass(x, x_u, given, step)  # (B_u, K)
-            targets = one_hot(y, z_u.shape[-1])  # (B, K)
+            z_u, z = self._teacher_pass(batch.x, batch.x_u, batch.given, step)  # (B_u, K)
             with tape.stop_recording():
                 # ŷ_u ~ T(x_u; θ_T)
                 pseudo = self._draw(z_u, step)  # (B_u, K)
                 # θ_S' = θ_S − η_S ∇ CE(ŷ_u, S(x_u; θ_S)) (under eq. 2), and h of it (eq. 12)
-                h = self._student_step(x, targets, x_u, pseudo, step)  # (), (B_u,) or (B_u, K)
-            # The losses of g_T,supervised and g_T,UDA, and h CE(ŷ_u, T(x_u; θ_T)), that of g_T
-            loss = self._other_losses(z, targets, given, step)  # ()
-            feedback_loss = self._feedback_loss(h, pseudo, z_u, step)  # ()
-            loss += feedback_loss
-            share = loss / replicas  # the optimizer sums over the replicas
-        # θ_T' = θ_T − η_T (g_T + g_T,supervised + g_T,UDA)
-        variables = self.teacher.trainable_variables
-        gradients = gradient(tape, share, variables, self.teacher_optimizer)
-        norm = replicas * tf.linalg.global_norm(gradients)  # of each replica's own mean gradient
-        self.log_finite("teacher_gradient_norm", norm, self.teacher_optimizer)
-        self.teacher_optimizer.apply_gradients(zip(gradients, variables))
+                targets = one_hot(batch.y, z_u.shape[-1])  # (B, K)
+                h = self.student_step(batch.x, targets, batch.x_u, pseudo, step)  # (), (B_u,) or (B_u, K)
+            share = self._teacher_loss(batch, z_u, z, pseudo, h, step)
+        return gradient(tape, share, self.teacher.trainable_variables, self.teacher_optimizer)
+
+    def _gradients_in_parts(self, batch: Batch, step: Step) -> list[tf.Tensor | None]:
+        """Does the same with one part of the batch in memory at a time: the teacher passes once more for its gradient."""
+
+        def labels(part: Batch, number: int) -> tf.Tensor:
+            with statistics_kept(self.teacher):
+                z_u, _ = self._teacher_pass(part.x, part.x_u, part.given, step.at(number))
+            return self._draw(z_u, step.at(number))
+
+        def gradients(part: Any, number: int) -> list[tf.Tensor | None]:
+            images, pseudo, h = part
+            with tf.GradientTape() as tape:
+                z_u, z = self._teacher_pass(images.x, images.x_u, images.given, step.at(number))
+                share = self._teacher_loss(images, z_u, z, pseudo, h, step.at(number))
+            return gradient(tape, share, self.teacher.trainable_variables, self.teacher_optimizer)
+
+        pseudo = in_turn(labels, batch, step.parts)  # (B_u, K)
+        targets = one_hot(batch.y, pseudo.shape[-1])  # (B, K)
+        h = self.student_step(batch.x, targets, batch.x_u, pseudo, step)
+        with tf.control_dependencies([h]):  # the teacher's second pass is not to run beside the student's
+            batch = tf.nest.map_structure(tf.identity, batch)
+        return accumulated(gradients, (batch, pseudo, h), step.parts)
+
+    def _teacher_loss(self, batch: Batch, z_u: tf.Tensor, z: Any, pseudo: tf.Tensor, h: tf.Tensor, step: Step) -> tf.Tensor:
+        """Returns the teacher's loss on one part of the batch, divided by parts and replicas: the optimizer sums over the latter."""
+        # The losses of g_T,supervised and g_T,UDA, and h CE(ŷ_u, T(x_u; θ_T)), that of g_T
+        loss = self._other_losses(z, one_hot(batch.y, z_u.shape[-1]), batch.given, step)  # ()
+        feedback_loss = self._feedback_loss(h, pseudo, z_u, step)  # ()
+        loss += feedback_loss
         self.logged["feedback_loss"].update_state(feedback_loss)
         self.logged["teacher_loss"].update_state(loss)
-        # `top1` is of evaluations only.
-        return {name: metric.result() for name, metric in self.logged.items() if name != "top1"}
-
-    def _student_step(self, x: tf.Tensor, targets: tf.Tensor, x_u: tf.Tensor, pseudo: tf.Tensor, step: Step) -> tf.Tensor:
-        """The student's lines of Algorithm 1: moves θ_S to θ_S', and returns h, less the baseline.
-
-        Args:
-          x: labelled images (B, H, W, 3).
-          targets: their labels (B, K).
-          x_u: the images that the student learns from (B_u, H, W, 3).
-          pseudo: their pseudo-labels ŷ_u (B_u, K).
-          step: the step's number and sizes.
-
-        Returns:
-          h: () for the whole step and the same on every replica, (B_u,) or (B_u, K).
-        """
-        estimator, variables = self.estimator, self.student.trainable_variables
-        # L_l(θ_S), where h is a difference of losses
-        old = self._labeled_loss(x, targets, step) if estimator.losses else None  # ()
-        # ∇L_u(θ_S), L_u = CE(ŷ_u, S(x_u; θ_S)) (eq. 1); the label tape knows its dependence on ŷ_u
-        with tf.GradientTape(watch_accessed_variables=False) as label_tape:
-            if estimator.second_order:
-                label_tape.watch(pseudo)
-            with tf.GradientTape() as tape:
-                with self._student_noise(step, global_rows(step.unlabeled, 0)):
-                    logits = tf.cast(self.student_forward(x_u), tf.float32)  # (B_u, K)
-                loss = tf.reduce_mean(feedback.soft_cross_entropy(pseudo, logits))  # ()
-                share = loss / step.replicas
-            own = gradient(tape, share, variables, self.optimizer)
-        unlabeled = all_reduced(own)
-        self.logged["loss"].update_state(loss)
-        self.logged["agreement"].update_state(hits(pseudo, logits))
-        # θ_S' = θ_S − η_S ∇L_u(θ_S)
-        factor = self._move_student(unlabeled)  # η_S, ()
-        if estimator.estimate is None:
-            return tf.zeros([])
-        # L_l(θ_S') or ∇L_l(θ_S')
-        with tf.GradientTape(watch_accessed_variables=estimator.gradient) as tape:
-            new = self._labeled_loss(x, targets, step)  # ()
-        labeled: Gradients = ()
-        if estimator.gradient:
-            labeled = labeled_gradient(tape, new, variables, self.labeled_scale)
-        if estimator.losses:
-            old, new = all_reduced([old, new])
-
-        def per_label() -> tf.Tensor:
-            batch_size = step.unlabeled * step.replicas
-            return linear(
-                lambda v: feedback.label_feedback(label_tape, pseudo, own, v, factor, batch_size),
-                labeled,
-                self.labeled_scale,
-                self.optimizer,
-            )
-
-        # h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ (eq. 12), or another estimate of L_l(θ_S) − L_l(θ_S')
-        h = estimator.estimate(Measurements(pseudo, old, new, labeled, unlabeled, factor, per_label))
-        mean = feedback.drawn(h, pseudo)  # () or (B_u,)
-        if mean.shape.rank:
-            mean = all_reduced([tf.reduce_mean(mean) / step.replicas])[0]  # ()
-        self.log_finite("feedback", mean, self.optimizer)
-        h, mean = without_overflow(h, mean, self.baseline, unlabeled, self.labeled_scale, self.optimizer)
-        # h − b (Appendix C.3)
-        if not estimator.baseline or self.baseline_decay == 1.0:
-            return h
-        h, following = feedback.center(h, mean, tf.identity(self.baseline), self.baseline_decay)
-        self.baseline.assign(following)
-        return h
+        return loss / step.shares
 
     def _draw(self, logits: tf.Tensor, step: Step) -> tf.Tensor:
-        """Pseudo-labels (B_u, K) of this replica's examples, whose draws belong to the example's row in the global batch."""
+        """Pseudo-labels (B_u, K) of this part's examples, whose draws belong to the example's row in the global batch."""
         self.logged["confidence"].update_state(tf.reduce_max(tf.nn.softmax(logits), -1))
         key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
-        uniform = tf.random.stateless_uniform([step.unlabeled * step.replicas, logits.shape[-1]], key, alg="philox")
-        return feedback.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, global_rows(step.unlabeled, 0)))
-
-    def _student_noise(self, step: Step, rows: tf.Tensor) -> contextlib.AbstractContextManager[None]:
-        """The student's model noise: unlabelled images have the first rows, labelled ones follow."""
-        return model_noise(2 * self.seed + 1, step.number, rows, (step.labeled + step.unlabeled) * step.replicas)
-
-    def _labeled_loss(self, x: tf.Tensor, targets: tf.Tensor, step: Step) -> tf.Tensor:
-        """The student's L_l, this replica's share; before and after its move with the same noise, and both without a trace."""
-        rows = global_rows(step.labeled, step.unlabeled * step.replicas)
-        with statistics_kept(self.student), self._student_noise(step, rows):
-            logits = tf.cast(self.forward(x), tf.float32)  # (B, K)
-        return tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.replicas
-
-    def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
-        """Moves the student and its average along ∇L_u(θ_S); returns the factor η_S that h needs, or None."""
-        variables = self.student.trainable_variables
-        # Weight decay is no part of ∇L_u, which the feedback is about.
-        weights = {id(v) for v in decayed(variables)}
-        moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(unlabeled, variables) if g is not None]
-        with self.measured_update(tf.linalg.global_norm(unlabeled)):
-            self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
-        self.ema.update(self.optimizer.iterations)
-        if not self.estimator.factor:
-            return None
-        factor = linear_factor(self.optimizer)
-        if factor is None:  # `compile` has warned that the learning rate stands in for it
-            factor = self.optimizer.learning_rate
-        return factor * kept_by_clipping([g for g, _ in moves], self.optimizer)
+        uniform = tf.random.stateless_uniform([step.unlabeled * step.shares, logits.shape[-1]], key, alg="philox")
+        return feedback.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, step.unlabeled_rows()))
 
     def _feedback_loss(self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step) -> tf.Tensor:
         """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), with its weight; `logits` are the teacher's (B_u, K)."""
         factor: Any = self.batch_factor
         if factor is None:
-            factor = step.unlabeled * step.replicas if self.estimator.batch_factor else 1.0
+            factor = step.unlabeled * step.shares if self.estimator.batch_factor else 1.0
         return self.feedback_weight * self.estimator.teacher_loss(h, pseudo, logits, factor)
 
 
@@ -338,7 +283,8 @@ class MetaPseudoLabels(FeedbackTrainer):
       adjustment: added to the logits in the loss of labelled examples, the teacher's and the student's; see `FeedbackTrainer`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       rematerialize: keeps only the inputs of the networks' blocks for the backward passes: in the teacher, and see `FeedbackTrainer`.
-      options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay, seed: see `FeedbackTrainer`.
+      options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay, accumulation, seed: see
+        `FeedbackTrainer`.
 
     Raises:
       ValueError: see `FeedbackTrainer`.
@@ -374,7 +320,7 @@ class MetaPseudoLabels(FeedbackTrainer):
         return x, y, x_strong, x_weak
 
     def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, uda.Logits]:
-        z = uda.forward(self.teacher_forward, x, given, x_u, 2 * self.seed, step.number)
+        z = uda.forward(self.teacher_forward, x, given, x_u, 2 * self.seed, step.number, step.part, step.parts)
         return z.strong, z
 
     def _other_losses(self, z: uda.Logits, targets: tf.Tensor, given: tf.Tensor, step: Step) -> tf.Tensor:

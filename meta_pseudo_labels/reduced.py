@@ -10,7 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from meta_pseudo_labels.model import FeedbackTrainer, Step
+from meta_pseudo_labels.model import FeedbackTrainer
+from meta_pseudo_labels.student import Step
 from training.trainer import alike, pairs
 
 TINY = 1e-6

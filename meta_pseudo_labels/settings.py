@@ -109,6 +109,7 @@ TRAIN = Section(
         "logit_adjustment": settings.LOSS["logit_adjustment"].but(when=OF_THE_PAIR),
         "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
+        "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },
     more=settings.OF_A_RECIPE,

@@ -101,11 +101,7 @@ TRAIN = Section(
             when=((*OF_LABELED, When("pseudo_labels", ("hard",))),),
         ),
         "frozen_blocks": settings.FROZEN_BLOCKS,
-        "accumulation": Setting(
-            1,
-            "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",
-            at_least=1,
-        ),
+        "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },
     more={"preprocessing": OWN_PREPROCESSING},

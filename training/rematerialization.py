@@ -8,13 +8,15 @@ the blocks' inputs and the maps outside of them; a block's own come to life once
 
 - the second pass must draw the noise of the first, wherever the gradient is taken (`nets.noise.repeated_noise`);
 - BatchNorm's moving statistics must move once (`statistics_kept`);
-- a gradient of the gradient is refused by it: Meta Pseudo Labels' student goes without where the feedback needs one.
+- a gradient of the gradient is refused by it. `derivative_pass` gives what Meta Pseudo Labels needs in its
+  place: the derivative of the logits along a change of the weights, block by block.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -47,6 +49,88 @@ def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
         return x
 
     return forward
+
+
+Derivative = Callable[[tf.Tensor, Mapping[Any, tf.Tensor]], "tuple[tf.Tensor, tf.Tensor]"]
+"""(images (B, H, W, 3), direction v by variable reference) -> logits and d/dε logits(θ + εv), both (B, K)."""
+
+
+def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
+    """Returns the model in training mode with its derivative along a change v of its weights θ.
+
+    The derivative passes from the images to the logits, in one go with the pass itself: of each block
+    it takes J_x·ẋ + J_θ·v, with ẋ the derivative of the block's input. Nothing is kept for a backward
+    pass, so that only one block at a time is in memory. BatchNorm's moving statistics stay.
+
+    Args:
+      model: of this project's builders, if it is to be rematerialised.
+      rematerialize: False takes the whole model as one block.
+
+    Raises:
+      UnfitNetwork: see `training_pass`.
+    """
+    blocks = [block for _, block in _split(model)] if rematerialize else [model]
+
+    def forward(images: tf.Tensor, direction: Mapping[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        x, slope = images, None
+        for block in blocks:
+            x, slope = _derivative(block, x, slope, direction)
+            # The next block waits for this one's derivative: a graph would otherwise run all passes first.
+            with tf.control_dependencies([slope]):
+                x = tf.identity(x)
+        return x, slope
+
+    return forward
+
+
+def _derivative(
+    block: tf.keras.Model,
+    x: tf.Tensor,
+    slope: tf.Tensor | None,
+    direction: Mapping[Any, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a block's output y, and its derivative where that of its input is `slope` (None: 0).
+
+    The gradient g(u) = (J_x, J_θ)ᵀu is linear in u, and its own gradient by u along (ẋ, v) is J_x·ẋ + J_θ·v.
+    """
+    sources = [v for v in block.trainable_variables if v.ref() in direction]
+    along = [direction[v.ref()] for v in sources]
+    with statistics_kept(block), tf.GradientTape(watch_accessed_variables=False) as outer:
+        with tf.GradientTape() as tape:
+            if slope is not None:
+                tape.watch(x)
+                sources, along = [x, *sources], [slope, *along]
+            y = block(x, training=True)
+        u = tf.zeros_like(y)
+        outer.watch(u)
+        gradients = tape.gradient(y, sources, output_gradients=u)
+    along = [v for g, v in zip(gradients, along) if g is not None]
+    gradients = [g for g in gradients if g is not None]
+    return y, outer.gradient(gradients, u, output_gradients=along, unconnected_gradients="zero")
+
+
+@contextlib.contextmanager
+def weights_of(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Within it the variables have other values. Call in replica context.
+
+    Args:
+      variables: trainable ones, with the same value on each replica.
+      values: theirs for the time being.
+    """
+    kept = [v.read_value() for v in variables]
+    _assign(variables, values)
+    yield
+    _assign(variables, kept)
+
+
+def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    """Assigns in replica context, where a mirrored variable takes a value from all replicas at once only."""
+
+    def everywhere(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
+        for variable, value in zip(variables, values):
+            strategy.extended.update(variable, lambda v, new: v.assign(new), args=(value,), group=False)
+
+    tf.distribute.get_replica_context().merge_call(everywhere, args=(list(values),))
 
 
 @contextlib.contextmanager

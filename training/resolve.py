@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -82,8 +83,25 @@ def _steps(epochs: float, labeled_examples: int, batch_size: int) -> int:
     return math.ceil(epochs * labeled_examples / batch_size)
 
 
+IN_STEPS = ("steps", "warmup_steps", "wait_steps", "ramp_steps")
+"""Durations that are given for the batch size `steps_for_batch`."""
+
+
+def _for_batch(values: Mapping[str, Any], given_for: int, batch_size: int) -> dict[str, Any]:
+    """Returns a section, and the sections in it, with as many epochs in steps of another batch size."""
+    scaled: dict[str, Any] = dict(values)
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            scaled[key] = _for_batch(value, given_for, batch_size)
+        elif key in IN_STEPS and value:
+            scaled[key] = max(1, round(value * given_for / batch_size))
+    return scaled
+
+
 def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str:
-    """Says what decides the number of steps of a train section: `epochs` or `min_steps`; "" where it gives `steps`.
+    """Says what decides the number of steps of a train section: `epochs`, `min_steps` or `steps_for_batch`.
+
+    "" where `steps` are taken as they are given.
 
     Args:
       train: the section of the config, not resolved.
@@ -91,7 +109,12 @@ def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str
       batch_size: labelled images a step.
     """
     if train["epochs"] is None:
-        return ""
+        given_for, steps = train.get("steps_for_batch"), train["steps"]
+        if not given_for or not steps or given_for == batch_size:
+            return ""
+        scaled = _for_batch({"steps": steps}, given_for, batch_size)["steps"]
+        given = f"steps={steps:,} is for {given_for:,} labelled images a step"
+        return f"{given}; with {batch_size:,} that is {scaled:,} (steps_for_batch)"
     epochs, least = train["epochs"], train["min_steps"]
     steps = _steps(epochs, labeled_examples, batch_size)
     are = f"{epochs:g} epochs are {steps:,} steps"
@@ -110,7 +133,8 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, qu
       quiet: do not log what decides the number of steps.
 
     Returns:
-      The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs` and `min_steps`.
+      The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs`, `min_steps`
+      and `steps_for_batch`.
 
     Raises:
       InputError: both or neither of `steps` and `epochs`.
@@ -120,10 +144,14 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, qu
     if (epochs is None) == (resolved["steps"] is None):
         raise InputError("a train section needs either steps or epochs (of the labelled images), not both; set the other one to None")
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
+    given_for = resolved.pop("steps_for_batch", None)
+    if given_for:
+        resolved = _for_batch(resolved, given_for, resolved["batch_size"])
     if resolved["steps"] is None:
         resolved["steps"] = max(min_steps, _steps(epochs, labeled_examples, resolved["batch_size"]))
-        if not quiet:
-            _say_once(length(train, labeled_examples, resolved["batch_size"]))
+    said = length(train, labeled_examples, resolved["batch_size"])
+    if said and not quiet:
+        _say_once(said)
     if not unlabeled:
         resolved["unlabeled_ratio"] = 0
     at_once = resolved.get("steps_per_execution", 1)

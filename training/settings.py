@@ -209,6 +209,14 @@ DURATION = {
         at_least=1,
         unit="images",
     ),
+    "steps_for_batch": Setting(
+        None,
+        "The batch_size that steps, warm-up, wait and ramp are for. Another one scales them.",
+        type=int,
+        none="they are as given with any batch_size",
+        at_least=1,
+        unit="images",
+    ),
     "unlabeled_ratio": Setting(
         0,
         "Unlabeled images a step, in labeled batches (1 to 28 in the Noisy Student paper).",
@@ -216,6 +224,12 @@ DURATION = {
     ),
 }
 """How long a training takes, and how many images it sees."""
+
+ACCUMULATION = Setting(
+    1,
+    "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",
+    at_least=1,
+)
 
 LOSS = {
     "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
@@ -362,6 +376,7 @@ UDA_TRAIN = Section(
         "supervised_weight": Setting(1.0, "Weight of the labeled loss.", at_least=0),
         "uda": UDA,
         **LOSS,
+        "accumulation": ACCUMULATION,
         **RUN,
     },
     more=OF_A_RECIPE,

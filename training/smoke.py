@@ -42,6 +42,8 @@ def reduced(config: ConfigDict) -> ConfigDict:
 def _shorten(train: ConfigDict) -> None:
     """Cuts a train section."""
     train.update({"steps": 1, "epochs": None, "min_steps": 0, "batch_size": 4})
+    if "steps_for_batch" in train:
+        train.steps_for_batch = None
     train.unlabeled_ratio = min(train.unlabeled_ratio, 2)
     train.update({key: min(train[key], most) for key, most in (("accumulation", 2), ("frozen_blocks", 1)) if key in train})
     for network in (train, train.get("teacher"), train.get("student")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -277,19 +276,21 @@ def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return images if len({batch.dtype for batch in images}) == 1 else tuple(tf.cast(batch, tf.float32) for batch in images)
 
 
-def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int) -> list[tf.Tensor | None]:
-    """The sum of the gradients of equal parts of a batch, one part in memory at a time.
+def part_of(data: Any, number: int, parts: int) -> Any:
+    """Returns part `number`, counted from 0, of `parts` equal ones of a batch.
 
     Args:
-      gradients: (a part of `data`, its number from 0) -> gradients.
-      data: tensors whose first dimension is the batch, nested.
-      parts: how many; divides each batch.
+      data: tensors whose first dimension is the batch, nested. A scalar is not cut.
+      number: which part.
+      parts: how many there are; divides each batch.
 
     Raises:
       ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown size).
     """
 
-    def part(tensor: tf.Tensor, number: int) -> tf.Tensor:
+    def part(tensor: tf.Tensor) -> tf.Tensor:
+        if tensor.shape.rank == 0:
+            return tensor
         examples, message = tensor.shape[0], f"a batch does not divide into accumulation={parts} parts"
         if examples is None:
             examples = tf.shape(tensor)[0]
@@ -299,13 +300,43 @@ def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: A
         size = examples // parts
         return tensor[number * size : (number + 1) * size]
 
+    return data if parts == 1 else tf.nest.map_structure(part, data)
+
+
+def in_turn(function: Callable[[Any, int], tf.Tensor], data: Any, parts: int) -> tf.Tensor:
+    """Returns what `function` gives for each part of a batch, concatenated, one part in memory at a time.
+
+    Args:
+      function: (a part of `data`, its number from 0) -> a tensor (examples of the part, ...).
+      data: see `part_of`.
+      parts: how many.
+    """
+    results: list[tf.Tensor] = []
+    for number in range(parts):
+        with tf.control_dependencies(results):  # see `accumulated`
+            piece = part_of(data, number, parts)
+        results.append(function(piece, number))
+    return results[0] if parts == 1 else tf.concat(results, 0)
+
+
+def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int) -> list[tf.Tensor | None]:
+    """The sum of the gradients of equal parts of a batch, one part in memory at a time.
+
+    Args:
+      gradients: (a part of `data`, its number from 0) -> gradients.
+      data: tensors whose first dimension is the batch, nested; see `part_of`.
+      parts: how many; divides each batch.
+
+    Raises:
+      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown size).
+    """
     total: list[tf.Tensor | None] = []
     for number in range(parts):
         # The next part waits for the last one's end: a graph would otherwise run them all at once. Unrolled and no loop, because
         # a synchronised BatchNorm may not communicate from inside of one under MirroredStrategy. Slices, because of waiting
         # parts of a tf.split TensorFlow's optimiser makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
-            piece = tf.nest.map_structure(functools.partial(part, number=number), data)
+            piece = part_of(data, number, parts)
         own = gradients(piece, number)
         total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
     return total

@@ -17,7 +17,7 @@ from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
 from training.rematerialization import Pass
-from training.trainer import Trainer, alike, global_rows, hits, pairs
+from training.trainer import Trainer, accumulated, alike, global_rows, hits, pairs
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
@@ -68,12 +68,33 @@ class Logits(NamedTuple):
     strong: tf.Tensor  # (B_u, K)
 
 
-def forward(network: Pass, x: tf.Tensor, x_weak: tf.Tensor, x_strong: tf.Tensor, seed: int, step: tf.Tensor) -> Logits:
-    """One pass over the three batches, which share their BatchNorm statistics; noise by (seed, step, row in the global batch)."""
+def forward(
+    network: Pass,
+    x: tf.Tensor,
+    x_weak: tf.Tensor,
+    x_strong: tf.Tensor,
+    seed: int,
+    step: tf.Tensor,
+    part: int = 0,
+    parts: int = 1,
+) -> Logits:
+    """One pass over the three batches, which share their BatchNorm statistics; noise by (seed, step, row in the global batch).
+
+    Args:
+      network: the network in training mode.
+      x: labeled images of this part of the batch, (B, H, W, 3).
+      x_weak: unlabeled ones, (B_u, H, W, 3).
+      x_strong: the same in another view.
+      seed: of the noise.
+      step: number of the step.
+      part: which part of the replica's batch it is.
+      parts: parts of a replica's batch.
+    """
     b, b_u = tf.shape(x)[0], tf.shape(x_strong)[0]  # this replica's parts of B and B_u
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    rows = [global_rows(b, 0), global_rows(b_u, b * replicas), global_rows(b_u, (b + b_u) * replicas)]
-    with model_noise(seed, step, tf.concat(rows, 0), (b + 2 * b_u) * replicas):
+    images = tf.distribute.get_strategy().num_replicas_in_sync * parts  # of the global batch for each here
+    starts = ((b, 0), (b_u, b * images), (b_u, (b + b_u) * images))
+    rows = [global_rows(size, first, part, parts) for size, first in starts]
+    with model_noise(seed, step, tf.concat(rows, 0), (b + 2 * b_u) * images):
         logits = network(tf.concat([x, x_weak, x_strong], 0))  # (B + 2 B_u, K)
     return Logits(*tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u]))
 
@@ -109,12 +130,23 @@ class UDA(Trainer):
       model: a built Keras classifier, images -> logits (B, K).
       ema_decay: of its moving average, which is what `evaluate` should see.
       rematerialize: see `Trainer`.
+      accumulation: parts into which each batch is cut; see `Supervised`.
       seed: of the model noise.
       objective: the fields of `Objective`.
     """
 
-    def __init__(self, model: tf.keras.Model, *, ema_decay: float = 0.995, rematerialize: bool = False, seed: int = 0, **objective: Any):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        ema_decay: float = 0.995,
+        rematerialize: bool = False,
+        accumulation: int = 1,
+        seed: int = 0,
+        **objective: Any,
+    ):
         super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=("loss", *LOGGED), name="uda")
+        self.accumulation = accumulation
         self.seed = seed
         self.objective = Objective(**objective)
 
@@ -122,15 +154,22 @@ class UDA(Trainer):
         """One step."""
         (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
         x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
+        """Of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
+        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
+        x, y, x_weak, x_strong = data
         step = self.optimizer.iterations
         with tf.GradientTape() as tape:
-            logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step)
-            loss, values = self.objective(self.model, logits, one_hot(y, logits.labeled.shape[-1]), step)
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            share = loss / replicas  # the optimizer sums over replicas
-        self.move(gradient(tape, share, self.model.trainable_variables, self.optimizer))
+            logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step, part, parts)
+            targets = one_hot(y, logits.labeled.shape[-1])  # (B, K)
+            loss, values = self.objective(self.model, logits, targets, step)
+            share = loss / (parts * replicas)
+        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
         self.log(loss=loss, **values)
-        return {name: metric.result() for name, metric in self.logged.items()}
+        return gradients
 
 
 def objective(section: ConfigDict, parts: Parts) -> dict[str, Any]:
@@ -148,7 +187,7 @@ def objective(section: ConfigDict, parts: Parts) -> dict[str, Any]:
 
 
 def _build(section: ConfigDict, parts: Parts) -> UDA:
-    options = {name: section[name] for name in ("ema_decay", "rematerialize")}
+    options = {name: section[name] for name in ("ema_decay", "rematerialize", "accumulation")}
     trainer = UDA(parts.model, **options, **objective(section, parts), seed=parts.seed)
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer

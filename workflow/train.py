@@ -67,9 +67,8 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
         schedules.of_section(values, 1.0)
     except InputError as error:
         raise InputError(f"config.{section}: {error}") from error
-    parts = values.get("accumulation", 1)
-    if config[section].batch_size and config[section].batch_size % parts:
-        raise InputError(f"{section}.batch_size={values['batch_size']} does not divide by {section}.accumulation={parts}")
+    if config[section].batch_size:
+        _require_whole_parts(section, values)
     _require_validation(section, values, bool(config.data.validation_size))
     _check(method, section, values, init)
 
@@ -113,6 +112,13 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
         raise InputError(f"{section}.{error}") from error
 
 
+def _require_whole_parts(section: str, values: Mapping[str, Any]) -> None:
+    """Raises InputError where the batch of the resolved section does not divide into the parts of `accumulation`."""
+    batch, parts = values["batch_size"], values.get("accumulation", 1)
+    if batch % parts:
+        raise InputError(f"{section}.batch_size={batch} does not divide by {section}.accumulation={parts}")
+
+
 def _require_validation(section: str, train: dict[str, Any], there: bool) -> None:
     """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
     settings = {"final_weights=best": train["final_weights"] == "best", f"stop_after={train['stop_after']}": train["stop_after"]}
@@ -150,6 +156,7 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     preprocessing = resolving.preprocessing(given, own, **_sizes(data))
     values = resolving.section(values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values)))
     _require_validation(section, values, (Path(data) / "validation").is_dir())
+    _require_whole_parts(section, values)
     _check(method, section, values, bool(init))
     if trained:
         # The weights were trained on pixels normalised so: other numbers would be another network.
@@ -272,6 +279,7 @@ def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str 
     method, counts = find(config, section), dry_runs.images(config, data)
     given_values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
     values = resolving.section(given_values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given_values)), quiet=True)
+    _require_whole_parts(section, values)
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]

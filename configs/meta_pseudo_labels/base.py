@@ -1,8 +1,10 @@
 """Makes the part that every Meta Pseudo Labels recipe shares (Pham et al. 2021).
 
 The paper's own tables are in an appendix that could not be consulted; optimizers, schedules and losses have the values of the command
-for CIFAR-10-4K in the release's README. The architecture is the smallest EfficientNet, the feedback this project's. A recipe imports
-this, overrides what differs, and says why. docs/settings.md lists each setting with its meaning.
+for CIFAR-10-4K in the release's README. The architecture is the smallest EfficientNet. The feedback
+is this project's, `soft`; recipes of the paper's experiments set the paper's, `cosine`. A recipe
+imports this, overrides what differs, and says why. docs/settings.md lists each setting with its
+meaning.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +23,12 @@ SHARED = (
 def train_section() -> ConfigDict:
     """The training of the pair."""
     return make(TRAIN)
+
+
+def steps_follow_the_batch(config: ConfigDict) -> None:
+    """Ties the durations in steps to the recipe's batches: another batch size takes other steps, and as many epochs."""
+    for section in (config.train, config.finetune):
+        section.steps_for_batch = section.batch_size
 
 
 def get_config() -> ConfigDict:

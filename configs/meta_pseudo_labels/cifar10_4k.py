@@ -6,9 +6,16 @@
 
 `:paper` (default) takes from the paper's main text the network, the split (4,000 labelled, 41,000 others, 5,000 set aside) and the
 fine-tuning. The rest, on which the main text is silent, is the command in the release's README, here and in `:release`, which also has
-the release's network and unlabelled images (all 50,000), but not its feedback, which teaches nothing: that is
-`--config.train.feedback=release --config.train.pseudo_labels=soft`. The paper's own table (Appendix C.4) could
-not be consulted; other sources give a million steps. Hardware is not stated. Nothing here has been run at this size.
+the release's network and unlabelled images (all 50,000).
+
+Both draw hard labels and have one h a step. `:paper` takes the cosine of the two gradients of eq. 12
+less its moving average (Appendix C.3). `:release` takes the released difference of losses, with the
+sign that teaches. As it was released the feedback teaches nothing:
+`--config.train.feedback=release --config.train.pseudo_labels=soft`. This project's own feedback is
+`--config.train.feedback=soft`.
+
+The paper's own table (Appendix C.4) could not be consulted; other sources give a million steps.
+Hardware is not stated. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict
@@ -45,12 +52,14 @@ def get_config(name: str = "paper") -> ConfigDict:
     train = config.train  # base.py's values are those of this command
     train.steps = 300_000
     train.batch_size = 128
-    train.approximate_feedback = True
+    train.feedback = "cosine"
+    base.steps_follow_the_batch(config)
     for network in (train.teacher, train.student):
         network.model = wide_resnet("standard")
     if name == "release":
         config.data.update({"labeled_as_unlabeled": "all", "validation_size": 0})
         config.expected.unlabeled = 50_000
+        train.feedback = "finite_difference"
         for network in (train.teacher, train.student):
             network.model.variant = "release"
     return config

@@ -24,15 +24,18 @@ its rate, are this project's. The ResNet-50's learning rates, losses and augment
 
 L2 and B6-Wide have Noisy Student's hyper-parameters, as Section 4 says: RMSProp at 0.128 for 2,048 images, weight decay, label smoothing,
 moving average, dropout, RandAugment 2 x 27. The rate falls by half a cosine: Noisy Student's factor of 0.97 every 2.4 epochs would
-leave 1.5e-9 of it after these 1,599 epochs. RMSProp's step is no multiple of its gradient, so the feedback is the cosine of Appendix C.3.
-Two such networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here has been run at this
-size.
+leave 1.5e-9 of it after these 1,599 epochs.
+
+The feedback is the paper's: the cosine of eq. 12's gradients (Appendix C.3), for labels that are
+drawn. It needs no step that is a multiple of the gradient, which RMSProp's is not. Two such networks
+at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here
+has been run at this size.
 """
 
 from ml_collections import ConfigDict
 
-from configs.meta_pseudo_labels import imagenet_10pct
-from configs.noisy_student import base
+from configs.meta_pseudo_labels import base, imagenet_10pct
+from configs.noisy_student import base as noisy_student
 
 NAMES = ("resnet50", "l2", "b6_wide")
 
@@ -46,7 +49,6 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     config.expected.update({"labeled": 1_281_167, "unlabeled": 130_000_000})
     train = config.train
     train.unlabeled_ratio = 8
-    train.approximate_feedback = False
     config.balance.balance = True
     if name == "resnet50":
         config.data.validation_size = 25_000
@@ -55,16 +57,17 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         config.finetune.steps = 10_000
         config.balance.images_per_class = 12_800
     else:
-        train.update({"batch_size": 2048, "steps": 1_000_000, "feedback": "cosine"})
+        train.update({"batch_size": 2048, "steps": 1_000_000})
         train.update({"weight_decay": 1e-5, "label_smoothing": 0.1, "ema_decay": 0.9999})
         noise = {"randaugment_table": "noisy_student", "randaugment_layers": 2, "randaugment_magnitude": 27.0}
         config.preprocessing.update({"image_size": 512, **noise})
         for network in (train.teacher, train.student):
             network.model = ConfigDict({"name": name, "batch_norm_momentum": 0.99})
-            network.optimizer = base.optimizer()
+            network.optimizer = noisy_student.optimizer()
             network.schedule.update({"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048})  # 5 epochs
         config.finetune.steps = 20_000
         config.balance.update({"threshold": 0.3, "images_per_class": 130_000})
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
     config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size  # 1e-4 whatever the batch
+    base.steps_follow_the_batch(config)
     return config

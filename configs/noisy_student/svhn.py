@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
         train.weight_decay = 1e-4
         train.batch_size = 128
         train.steps = 109_474
+        train.steps_for_batch = train.batch_size
         train.schedule.decay_epochs = 1.372  # ends at 2e-4 per 256 images
     config.student.unlabeled_ratio = 5
     config.pseudo_label.optimize = True  # the same answers, sooner

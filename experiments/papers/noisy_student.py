@@ -260,6 +260,7 @@ def _ablations() -> tuple[Row, ...]:
             ratio,
             "pseudo_label.views=1",
             "pseudo_label.model_noise=True",
+            "pseudo_label.optimize=False",
         ),
     }
     few = (

@@ -28,7 +28,9 @@ ESTIMATORS = {
     "per_example": 1.0,
     "soft": 10.0,
 }  # with the weight of the feedback
-GRAPHS = ("per_example", "float16 soft", "reduced")
+PARTS = ("parts soft", "parts cosine")
+"""One device takes the whole batch here, each of the two replicas its own in two parts."""
+GRAPHS = ("per_example", "float16 soft", "reduced", "parts soft")
 """Which of them run as graphs on the replicas: each form of h, both kinds of step, a loss scale."""
 OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of two steps
 
@@ -40,7 +42,7 @@ def test_two_replicas_have_the_same_feedback_and_the_same_step():
     result = subprocess.run([sys.executable, __file__], cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     compared = json.loads(result.stdout.splitlines()[-1])
-    assert list(compared) == [*ESTIMATORS, "float16 dot_product", "float16 soft", "reduced", "uda"]
+    assert list(compared) == [*ESTIMATORS, "float16 dot_product", "float16 soft", *PARTS, "reduced", "uda"]
     for name, values in compared.items():
         tolerance = {"rtol": 0.03, "atol": 1e-3} if name.startswith("float16") else {"rtol": 2e-3, "atol": 2e-6}
         np.testing.assert_allclose(values["two"], values["one"], **tolerance, err_msg=name)
@@ -76,6 +78,11 @@ def replicas() -> None:
         calibrator.set_weights([np.random.default_rng(i).normal(size=v.shape) for i, v in enumerate(calibrator.get_weights())])
         return ReducedMetaPseudoLabels(calibrator, synchronized()[1], feedback_weight=10.0, seed=3)
 
+    def in_parts(name):
+        parts = tf.distribute.get_strategy().num_replicas_in_sync
+        networks = synchronized(batch_norm=False)
+        return MetaPseudoLabels(*networks, feedback=name, feedback_weight=10.0, accumulation=parts, seed=3)
+
     makers = {
         **{
             name: lambda name=name, weight=weight: MetaPseudoLabels(*synchronized(), feedback=name, feedback_weight=weight, seed=3)
@@ -85,6 +92,7 @@ def replicas() -> None:
             f"float16 {name}": lambda name=name: MetaPseudoLabels(*synchronized(), feedback=name, seed=3)
             for name in ("dot_product", "soft")
         },
+        **{name: lambda name=name: in_parts(name.split()[1]) for name in PARTS},
         "reduced": reduced,
         "uda": lambda: UDA(synchronized()[0], uda_ramp_steps=0, uda_threshold=0.5, seed=3),
     }
@@ -107,15 +115,17 @@ def replicas() -> None:
             estimator = getattr(one, "estimator", None)
 
             def record(h, *arguments, estimator=estimator, to=feedbacks):
-                to[threading.get_ident()] = h
+                known = to.get(threading.get_ident())
+                to[threading.get_ident()] = h if known is None or not h.shape.rank else tf.concat([known, h], 0)
                 return estimator.teacher_loss(h, *arguments)
 
             if estimator:
                 one.estimator = dataclasses.replace(estimator, teacher_loss=record)
 
-            def step(one=one, n=n, feedbacks=feedbacks, views=views):
+            def step(one=one, n=n, feedbacks=feedbacks, views=views, labeled=4 if name in PARTS else 6):
                 r = tf.distribute.get_replica_context().replica_id_in_sync_group
-                part = [tf.gather(v, r * (len(v) // n) + tf.range(len(v) // n)) for v in (x, y, *views)]
+                feedbacks.pop(threading.get_ident(), None)  # of the step before
+                part = [tf.gather(v, r * (len(v) // n) + tf.range(len(v) // n)) for v in (x[:labeled], y[:labeled], *views)]
                 one.train_step(((part[0], part[1]), (part[2], part[3])))
                 return feedbacks.get(threading.get_ident(), tf.zeros([]))
 
@@ -131,14 +141,16 @@ def replicas() -> None:
     print(json.dumps(results))
 
 
-def synchronized():
+def synchronized(batch_norm=True):
     """Two classifiers whose BatchNorm sees the global batch, with noise that belongs to the example."""
     result = []
     for seed in (1, 2):
         inputs = tf.keras.Input([4])
         initializer = tf.keras.initializers.RandomNormal(0, 0.7, seed=seed)
         hidden = tf.keras.layers.Dense(5, kernel_initializer=initializer)(inputs)
-        hidden = tf.nn.tanh(tf.keras.layers.BatchNormalization(synchronized=True)(hidden))
+        if batch_norm:
+            hidden = tf.keras.layers.BatchNormalization(synchronized=True)(hidden)
+        hidden = tf.nn.tanh(hidden)
         initializer = tf.keras.initializers.RandomNormal(0, 0.7, seed=seed + 10)
         outputs = tf.keras.layers.Dense(K, kernel_initializer=initializer)(Dropout(0.3, noise_id="d")(hidden))
         result.append(tf.keras.Model(inputs, outputs))

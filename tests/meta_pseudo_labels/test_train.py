@@ -125,6 +125,7 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
         ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),
+        ("accumulation=3", r"train\.batch_size=8 does not divide by train\.accumulation=3"),
         ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule\.warmup_steps is -1; it must be at least 0"),
         ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
     ],

@@ -1,5 +1,7 @@
 """A rematerialised step against the plain one: the same loss, gradients, noise and statistics."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,7 @@ from meta_pseudo_labels.model import MetaPseudoLabels
 from nets.noise import Dropout, model_noise
 from noisy_student.model import NoisyStudent
 from resnet import WideResNet
-from training.rematerialization import training_pass
+from training.rematerialization import derivative_pass, training_pass, weights_of
 
 IMAGES = tf.random.stateless_uniform([6, 16, 16, 3], [1, 2], 0, 255)
 LABELS = tf.constant([0, 1, 2, 0, 1, 2])
@@ -62,6 +64,73 @@ def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
         first, second = passes  # the block ran twice
         np.testing.assert_array_equal(first, second)
         assert not first.all()
+
+
+@pytest.mark.parametrize("make", [wide_resnet, efficientnet])
+def test_the_derivative_along_a_change_of_the_weights(make):
+    """By blocks and in one, against TensorFlow's forward mode; BatchNorm's coupling and the noise are in it."""
+    model = make()
+    variables = model.trainable_variables
+    along = [tf.random.stateless_normal(v.shape, [i, 1]) for i, v in enumerate(variables)]
+    before = [v.numpy() for v in model.variables]
+
+    def run(function):
+        with model_noise(3, 4, tf.range(6), 6):
+            return function(IMAGES)
+
+    direction = {v.ref(): d for v, d in zip(variables, along)}
+    found = [run(lambda x, by_block=by_block: derivative_pass(model, by_block)(x, direction)) for by_block in (True, False)]
+    for a, v in zip(before, model.variables):
+        np.testing.assert_array_equal(v, a)  # the moving statistics, too
+    forward = training_pass(model, False)
+    with tf.autodiff.ForwardAccumulator(variables, along) as accumulator:
+        logits = run(forward)
+    truth = accumulator.jvp(logits).numpy()
+    largest = np.abs(truth).max()
+    assert largest > 0.1
+    for z, slope in found:
+        np.testing.assert_allclose(z, logits, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(slope, truth, rtol=1e-4, atol=1e-4 * largest)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_weights_of_another_moment_and_back():
+    model = wide_resnet()
+    kept, others = [v.numpy() for v in model.trainable_variables], [v + 1.0 for v in model.trainable_variables]
+
+    @tf.function
+    def inside():
+        with weights_of(model.trainable_variables, others):
+            return [v.read_value() for v in model.trainable_variables]
+
+    for seen, other, v, before in zip(inside(), others, model.trainable_variables, kept):
+        np.testing.assert_array_equal(seen, other)
+        np.testing.assert_array_equal(v, before)
+
+
+@pytest.mark.parametrize("feedback", ["soft", "per_example"])
+def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
+    """h_ik and with it the teacher's step, eagerly, of networks with BatchNorm and noise: within float32's rounding."""
+    h, weights = [], []
+    for rematerialize in (False, True):
+        options = {"feedback_weight": 100.0, "uda_weight": 0.0, "supervised_weight": 0.0, "weight_decay": 0.0}
+        trainer = MetaPseudoLabels(perceptron(1), perceptron(2), feedback=feedback, rematerialize=rematerialize, **options)
+        estimator = trainer.estimator
+
+        def record(measured, estimator=estimator):
+            h.append(measured.per_label())
+            return estimator.estimate(measured._replace(per_label=lambda: h[-1]))
+
+        trainer.estimator = dataclasses.replace(estimator, estimate=record)
+        trainer.compile(*(tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True, global_clipnorm=1.0) for _ in range(2)))
+        start = [v.numpy() for v in trainer.teacher.trainable_variables]
+        trainer.train_step(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9)))
+        weights.append([v.numpy() - a for v, a in zip(trainer.teacher.trainable_variables, start)])
+    largest = np.abs(h[0].numpy()).max()
+    assert largest > 1e-3
+    np.testing.assert_allclose(h[1], h[0], rtol=1e-5, atol=1e-6 * largest)
+    for a, b in zip(*weights):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
 
 
 def test_the_network_itself_stays_as_it_is():

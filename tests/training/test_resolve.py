@@ -96,3 +96,24 @@ def test_what_decides_the_length_is_said():
         "60 epochs are 180 steps; min_steps raises that to 200, which are 66.7 epochs"
     )
     assert resolve.length(section(epochs=60.0, min_steps=100), 96, 32) == "60 epochs are 180 steps, no fewer than min_steps=100"
+
+
+def test_steps_given_for_another_batch_are_as_many_epochs():
+    """All durations in steps, of the networks' own sections, too; other numbers stay, and so does the recipe."""
+    train = section(steps=1000, batch_size=16, steps_for_batch=128, log_every=10)
+    train["uda"] = {"ramp_steps": 50, "weight": 2.0}
+    train["student"] = {"schedule": {"warmup_steps": 25, "wait_steps": 0, "base": 0.1}}
+    resolved = resolve.section(train, labeled_examples=100, unlabeled=False, quiet=True)
+    assert (resolved["steps"], resolved["log_every"], resolved["uda"]) == (8000, 10, {"ramp_steps": 400, "weight": 2.0})
+    assert resolved["student"]["schedule"] == {"warmup_steps": 200, "wait_steps": 0, "base": 0.1}
+    assert "steps_for_batch" not in resolved and train["uda"]["ramp_steps"] == 50
+    said = "steps=1,000 is for 128 labelled images a step; with 16 that is 8,000 (steps_for_batch)"
+    assert resolve.length(train, 100, 16) == said
+    same = resolve.section({**train, "batch_size": 128}, labeled_examples=100, unlabeled=False)
+    assert (same["steps"], same["uda"], resolve.length(train, 100, 128)) == (1000, train["uda"], "")
+    assert resolve.section({**train, "batch_size": 4096}, labeled_examples=100, unlabeled=False)["steps"] == 31
+
+
+def test_epochs_need_no_batch_to_be_given_for():
+    train = section(epochs=4.0, batch_size=10, steps_for_batch=20)
+    assert resolve.section(train, labeled_examples=100, unlabeled=False)["steps"] == 40
