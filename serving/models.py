@@ -70,7 +70,7 @@ class Models:
         self._versions: dict[str, dict[int, _Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         for entry in settings.read_models(serving_dir).model_config_list.config:
-            folder = serving_dir / entry.name
+            folder = settings.folder_of(serving_dir, entry)
             numbers = sorted(entry.model_version_policy.specific.versions) or (versions(folder)[-1:] if folder.is_dir() else [])
             if not numbers:
                 raise InputError(f"{folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
