@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
     "evaluation": (),
     "file_checks": ("images",),
+    "formats": ("trained", "rounds"),
     "input_pipeline": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),

@@ -23,6 +23,7 @@ def directory(name: str, text: str, **options: object) -> Flag:
 
 WORKDIR = directory("workdir", "Work directory to write; the same command continues in it.")
 DATA = directory("data", "Prepared data: finished directory of run_prepare_data.sh.", finished=True)
+SERVING_DIR = directory("serving_dir", "Directory of exported models: the --workdir of run_export.sh.")
 MODEL = directory("model", "Finished training directory, or its model/.", finished=True)
 TEACHER = directory("teacher", f"Teacher: finished directory of {MODEL_STAGES}.", finished=True)
 DRY_RUN = Flag("dry_run", "Print what would be done, its size, and what is missing; do nothing.", bool, False)
@@ -316,6 +317,7 @@ STAGES = (
                 choices=("float32", "bfloat16", "float16"),
             ),
             Flag("optimize", "Fold BatchNorm into the convolutions and compute what is constant.", bool, False),
+            Flag("onnx", "Write an ONNX file, too, and compare its answers with the model's.", bool, False),
             Flag("license", "The line about the licence in the card.", default=None),
             Flag(
                 "max_pixels",
@@ -327,7 +329,7 @@ STAGES = (
         ),
         (
             "--workdir=serving_dir --model=runs/digits/student_2",
-            "--workdir=serving_dir --model=runs/digits/student_2 --evaluation=runs/digits/evaluation --weights=float16",
+            "--workdir=serving_dir --model=runs/digits/student_2 --evaluation=runs/digits/evaluation --weights=float16 --onnx",
         ),
         kept=("*/*/*", "*/*/*/*"),
     ),
@@ -337,7 +339,7 @@ STAGES = (
         "Serve exported models over REST and gRPC.",
         "Starts TF Serving, bare or in a container, or with --local a server for development.",
         (
-            directory("serving_dir", "Directory of exported models: the --workdir of run_export.sh."),
+            SERVING_DIR,
             Flag("host", "Address to listen on: 127.0.0.1 is this machine, 0.0.0.0 everywhere.", default="127.0.0.1"),
             Flag("rest_port", "Port of the REST protocol; with --local 0 takes a free one.", int, 8501),
             Flag("grpc_port", "Port of the gRPC protocol; with --local 0 takes a free one.", int, 8500),
@@ -384,8 +386,9 @@ STAGES = (
                 "images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label, several_*: JPEG files.", int, None, least=1
             ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
-            Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),
+            Flag("rounds", "formats, meta_pseudo_labels, processor, train_step: times that all is measured.", int, None, least=1),
             Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),
+            Flag("trained", "formats: training directory. Default: an untrained model.", default=None),
             Flag("requests", "serving: requests of one image each, to each server.", int, None, least=1),
             Flag("clients", "serving: connections at the same time; default: 16, then 64.", int, None, least=1),
             Flag("sweep", "serving: try other batching parameters.", bool, None),

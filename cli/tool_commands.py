@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cli.flags import Command, Flag
-from cli.stage_commands import ANSWERS, DATA, DIGITS, IMAGES, METHODS, MODEL, SUITE, TEACHER, WORKDIR, directory
+from cli.stage_commands import ANSWERS, DATA, DIGITS, IMAGES, METHODS, MODEL, SERVING_DIR, SUITE, TEACHER, WORKDIR, directory
 
 EXPERIMENTS = (
     Command(
@@ -217,6 +217,40 @@ TOOLS = (
         kept=("*.tflite",),
     ),
     Command(
+        "promote",
+        "serving.promotion:promote",
+        "Make another exported version the stable one, after a check on held-out images.",
+        "Prints accuracy, agreement and time; replaces models.config where they are within the limits.",
+        (
+            SERVING_DIR,
+            DATA,
+            Flag("split", "Labelled split that the models were not trained on.", default="test"),
+            Flag("name", "The model.", default="classifier"),
+            Flag("version", "Version to promote. Default: the newest.", int, None, least=1),
+            Flag("drop", "Percentage points that the accuracy may fall.", float, 1.0),
+            Flag("agreement", "Percentage of images to which both versions must give the same class.", float, 70.0),
+            Flag("slower", "How many times the stable version's time a request may take.", float, 1.5),
+        ),
+        (
+            "--serving_dir=serving_dir --data=runs/digits/data",
+            "--serving_dir=serving_dir --data=runs/digits/data --version=2 --drop=0.5",
+        ),
+        group="tool",
+    ),
+    Command(
+        "rollback",
+        "serving.promotion:rollback",
+        "Make the version stable that was so before the last promotion.",
+        "Replaces models.config.",
+        (
+            SERVING_DIR,
+            Flag("name", "The model.", default="classifier"),
+            Flag("version", "Version to return to. Default: the one before the last promotion.", int, None, least=1),
+        ),
+        ("--serving_dir=serving_dir", "--serving_dir=serving_dir --version=1"),
+        group="tool",
+    ),
+    Command(
         "client",
         "serving.client:main",
         "Ask a running server about image files.",
@@ -228,15 +262,15 @@ TOOLS = (
                 default="http://127.0.0.1:8501",
                 value="URL",
             ),
-            Flag("model", "The model's name on the server.", default="classifier"),
-            Flag("version", "Its version. Without it and --label, the newest.", int, None, least=1),
-            Flag("label", "stable or canary, in place of a version.", default=None),
+            Flag("model", "The model's name on the server; NAME-canary is the newest export.", default="classifier"),
+            Flag("version", "Its version. Without it and --label, the newest that is served under the name.", int, None, least=1),
+            Flag("label", "A version label of models.config, in place of a version.", default=None),
             *ANSWERS,
             Flag("batch_size", "Images in one request.", int, 32, least=1),
             Flag("timeout", "Seconds for each attempt.", float, 10.0),
             Flag("retries", "Attempts after the first.", int, 3),
         ),
-        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --label=canary --format=jsonl 'photos/**/*.jpg'"),
+        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --model=classifier-canary --format=jsonl 'photos/**/*.jpg'"),
         group="tool",
         words="FILE|DIR|GLOB|CSV…",
     ),

@@ -27,14 +27,21 @@ def text(
       spec: the model's.
       training: `summary.json` of the training.
       stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest difference of a probability) and
-        `deviation_images`; and what it was told: `license`, a line, and `evaluation`, None or `split`, `examples` and `metrics`
-        (name -> number) of this model.
+        `deviation_images`; where there is an ONNX file, `onnx`: its `opset` and `deviation`. And what it was told: `license`, a line,
+        and `evaluation`, None or `split`, `examples` and `metrics` (name -> number) of this model.
     """
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
     if spec.num_classes > _SHOWN_CLASSES:
         names += f", … (all of them in `assets.extra/labels.txt`; {spec.num_classes - _SHOWN_CLASSES} more)"
     folded = ", BatchNorm folded, weights as constants" if stored["optimize"] else ""
+    onnx = stored.get("onnx")
+    also = ""
+    if onnx:
+        also = (
+            f" `assets.extra/model.onnx` is the same model for other runtimes (ONNX, opset {onnx['opset']}). On the same images its"
+            f" probabilities differ by at most {onnx['deviation']:.2g}."
+        )
     trained = ", ".join(f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training)
     parts = [
         f"# {name}, version {version}",
@@ -43,7 +50,7 @@ def text(
         f"{network(spec.architecture)}, {preprocessing.image_size} × {preprocessing.image_size} pixels, averaged weights where the"
         f" training kept an average. Weights on disk: {stored['weights']}{folded}."
         f" Its probabilities differ by at most {stored['deviation']:.2g} from those of the trained model ({stored['deviation_images']}"
-        " synthetic images, float32).",
+        f" synthetic images, float32).{also}",
         "## Data",
         f"Trained with {trained or 'nothing on record'}. Images reach the network as in evaluation: style `{preprocessing.style}`, bicubic"
         " to the size above, mean and deviation inside the network. The data themselves are described by the `manifest.json` files of the"

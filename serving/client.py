@@ -1,6 +1,6 @@
 """A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
 
-    ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=stable]
+    ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=LABEL]
         [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10]
         [--retries=3] IMAGE…
 
@@ -56,8 +56,8 @@ class Client:
     Args:
       url: `http://HOST:PORT`, `https://…` or `grpc://HOST:PORT`.
       model: its name on the server.
-      version: its version; None: the newest one.
-      label: in place of a version, such as `stable`.
+      version: its version; None: the newest that is served under the name.
+      label: in place of a version, where `models.config` has labels.
       timeout: seconds for each attempt.
       retries: attempts after the first, where it failed for a reason that may pass (no connection, no answer in time, a full queue).
       batch_size: images in one request, at most.

@@ -1,12 +1,13 @@
 """The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
     ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
-        [--weights=float32|bfloat16|float16] [--optimize] [--license="…"] [--max_pixels=25000000]
+        [--weights=float32|bfloat16|float16] [--optimize] [--onnx] [--license="…"] [--max_pixels=25000000]
 
 leaves in SERVING_DIR
 
     NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model gets the next number
-    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its card tells), requests to warm it up
+    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its card tells), requests to warm it up,
+                            preprocessing.json and preprocess.py (how pixels reach the network), with --onnx model.onnx
     models.config, …        TF Serving's settings, see `serving.settings`
     summary.json            last: `export` (path of the version), `name`, `version`, `label_names`, `signatures`, `deviation`
 
@@ -33,11 +34,11 @@ from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
 from cli.errors import InputError
-from cli.files import atomic_path, plain_path
+from cli.files import atomic_path, file_digest, plain_path
 from cli.json_files import read_json, write_json
 from cli.workdir import fingerprint, finish, require_finished, say_done
-from data.preprocessing import eval_image
-from serving import card, settings
+from data.preprocessing import Preprocessing, eval_image
+from serving import card, onnx_file, preprocess, settings
 from serving.answers import OK
 from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
@@ -61,6 +62,8 @@ STORED = {
     "deviation_images": int,
     "evaluation?": ({**EVALUATION, "metrics": dict}, None),
     "license?": str,
+    "onnx?": ({"opset": int, "deviation": float}, None),
+    "sha256?": dict,
 }
 """What `export.json` holds at least."""
 
@@ -76,18 +79,24 @@ def main(
     optimize: bool = False,
     license: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    onnx: bool = False,
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
-    Where the model is exported already, an `evaluation` or a `license` that is new goes into its card.
+    Where the model is exported already, an `evaluation` or a `license` that is new goes into its card, and `onnx` adds the file.
 
     Raises:
-      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's.
+      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's; an ONNX file that
+        cannot be made or answers differently.
     """
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
+    if onnx:
+        onnx_file.check_available(weights)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"--name is {name!r}; it becomes part of a URL: letters, digits, '_', '-' and '.'")
+    if name.endswith(settings.CANARY_SUFFIX):
+        raise InputError(f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries; name another")
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     _require_serving_dir(Path(workdir))
@@ -107,6 +116,8 @@ def main(
     serving_dir, folder = Path(workdir), Path(workdir) / name
     version = _find_version(folder, origin)
     summary = serving_dir / "summary.json"
+    if version is not None and onnx:
+        _add_onnx(folder / str(version), model)
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
@@ -115,7 +126,11 @@ def main(
     if version is None:
         version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told})
+        try:
+            _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told}, onnx)
+        except InputError:
+            shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
+            raise
     path = folder / str(version)
     settings.write(serving_dir, name)
     deviation = read_json(path / EXPORT, STORED)["deviation"]
@@ -162,7 +177,7 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
 
 
-def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any]) -> None:
+def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any], onnx: bool) -> None:
     """Writes `folder`/`version`: beside it first, then renamed. `stored` becomes its `export.json`."""
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
@@ -180,12 +195,52 @@ def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
     (extra / "labels.txt").write_text("".join(f"{name}\n" for name in spec.label_names), encoding="utf-8")
+    _write_preprocessing(extra, spec.preprocessing)
+    if onnx:
+        stored["onnx"] = _write_onnx(extra, network, spec, stored)
     write_json(temporary / EXPORT, {**stored, "sha256": digests(temporary)})
     _write_card(temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored)
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
             os.fsync(f.fileno())  # the name must not survive a power cut without the content
     os.replace(temporary, folder / str(version))
+
+
+def _write_preprocessing(extra: Path, preprocessing: Preprocessing) -> None:
+    """Writes how pixels reach the network, for people and as a program."""
+    write_json(extra / "preprocessing.json", onnx_file.describe(preprocessing))
+    with atomic_path(extra / "preprocess.py") as temporary:
+        shutil.copyfile(preprocess.__file__, temporary)
+
+
+def _write_onnx(extra: Path, network: tf.keras.Model, spec: ModelSpec, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes `model.onnx` and returns its entry in `export.json`. Raises InputError where it answers differently."""
+    _, images = _probes(spec.preprocessing)
+    metadata = onnx_file.metadata(spec, stored["license"], stored["model"])
+    found = onnx_file.write(extra / onnx_file.FILE, network, spec, metadata, stored["weights"], images.numpy())
+    print(f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained model's by at most {found:.2g}")
+    return {"opset": onnx_file.OPSET, "deviation": found}
+
+
+def _add_onnx(path: Path, model: str) -> None:
+    """Adds `model.onnx` to the version in `path`, an export of `model`, where it has none."""
+    stored = read_json(path / EXPORT, STORED)
+    if stored.get("onnx"):
+        return
+    extra, (network, spec) = (path / EXPORT).parent, model_dir.load(model)
+    _write_preprocessing(extra, spec.preprocessing)
+    stored = {"evaluation": None, "license": LICENSE, **stored}
+    stored["onnx"] = _write_onnx(extra, network, spec, stored)
+    _write_card(path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored)
+    write_json(path / EXPORT, _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"))
+    print(f"added {extra / onnx_file.FILE}")
+
+
+def _with_digests(path: Path, stored: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns `stored` with the digests of these files of `assets.extra/` as they are now."""
+    extra = (path / EXPORT).parent
+    new = {f"{extra.name}/{name}": file_digest(extra / name) for name in names}
+    return {**stored, "sha256": {**stored.get("sha256", {}), **new}}
 
 
 def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]) -> None:
@@ -201,6 +256,9 @@ def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bo
         return False
     stored = {"evaluation": None, "license": LICENSE, **before, **told}
     _write_card(path, path.parent.name, int(path.name), spec, run, stored)
+    if stored.get("onnx") and "license" in told:
+        onnx_file.set_license((path / EXPORT).parent / onnx_file.FILE, stored["license"])
+        stored = _with_digests(path, stored, onnx_file.FILE)
     write_json(path / EXPORT, stored)
     return True
 
@@ -210,19 +268,23 @@ def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
 
     NaN where one of the two answers with numbers that are not finite.
     """
-    size = spec.preprocessing.image_size
-    encoded = []
+    encoded, images = _probes(spec.preprocessing)
+    expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
+    loaded = tf.saved_model.load(str(plain_path(path)))
+    actual = loaded.signatures["serving_default"](image_bytes=encoded)
+    if tf.reduce_any(actual["status"] != OK):
+        return math.nan
+    return float(tf.reduce_max(tf.abs(actual["probabilities"] - expected)))
+
+
+def _probes(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
+    """Synthetic images: encoded, string [PROBES], and prepared, float32 [PROBES, S, S, 3]."""
+    size, encoded = preprocessing.image_size, []
     for i in range(PROBES):
         colors = np.random.Generator(np.random.PCG64([i])).uniform(0, 255, (4, 4, 3))
         picture = tf.clip_by_value(tf.image.resize(colors, [size + size // 4, size + size // 3], "bicubic"), 0, 255)
         encoded.append(tf.io.encode_png(tf.cast(picture, tf.uint8)))
-    images = tf.stack([eval_image(image, spec.preprocessing) for image in encoded])
-    expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
-    loaded = tf.saved_model.load(str(plain_path(path)))
-    actual = loaded.signatures["serving_default"](image_bytes=tf.stack(encoded))
-    if tf.reduce_any(actual["status"] != OK):
-        return math.nan
-    return float(tf.reduce_max(tf.abs(actual["probabilities"] - expected)))
+    return tf.stack(encoded), tf.stack([eval_image(image, preprocessing) for image in encoded])
 
 
 @contextlib.contextmanager

@@ -164,17 +164,35 @@ def _examples(manifest: Manifest, preprocessing: Preprocessing, every: int = 1) 
     Raises:
       InputError: a damaged record or image, or a label that is no class.
     """
+    for number, encoded, label in encoded_examples(manifest, every):
+        try:
+            image = eval_image(encoded, preprocessing).numpy()
+        except tf.errors.OpError as error:
+            raise _unusable(manifest, number, error) from error
+        yield image, label
+
+
+def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, tf.Tensor, int]]:
+    """Yields record number, encoded image (string) and label of one in `every` examples of a labelled split, in stored order.
+
+    Raises:
+      InputError: a damaged record, or a label that is no class.
+    """
     serialized = (record for shard in range(len(manifest.files)) for record in read_records(manifest, shard))
     for number, record in itertools.islice(enumerate(serialized), 0, None, every):
         try:
             example = protos.parse_example(tf.constant(record), manifest.label_offset)
-            image, label = eval_image(example["image/encoded"], preprocessing).numpy(), int(example["label"])
         except tf.errors.OpError as error:
-            reason = " ".join(str(error.message).split())[:200]
-            raise InputError(f"{manifest.directory}: record {number} cannot be used ({reason}); make the data again") from error
+            raise _unusable(manifest, number, error) from error
+        label = int(example["label"])
         if not 0 <= label < manifest.num_classes:
             raise InputError(f"{manifest.directory}: record {number} has no label or the label {label}; make the data again")
-        yield image, label
+        yield number, example["image/encoded"], label
+
+
+def _unusable(manifest: Manifest, number: int, error: tf.errors.OpError) -> InputError:
+    reason = " ".join(str(error.message).split())[:200]
+    return InputError(f"{manifest.directory}: record {number} cannot be used ({reason}); make the data again")
 
 
 def table(summary: dict[str, Any]) -> str:

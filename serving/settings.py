@@ -1,17 +1,23 @@
 """The files beside the exported versions: TF Serving's settings and the requests that warm it up.
 
-    SERVING_DIR/models.config             which models and versions are served, and the labels `stable` and `canary`
+    SERVING_DIR/models.config             which versions are served, under which names: NAME and NAME-canary
     SERVING_DIR/batching_parameters.txt   how requests are batched
     SERVING_DIR/monitoring.config         metrics for Prometheus
     SERVING_DIR/NAME/1/assets.extra/tf_serving_warmup_requests
 
 Paths in `models.config` are those of the official image, which sees SERVING_DIR as `/models`. A person may edit the three
-files: an export leaves the last two alone where they exist, and changes in the first only the entry of its own model.
+files: an export leaves the last two alone where they exist, and changes in the first only the entries of its own model.
+
+TF Serving answers a request that names no version with the highest version that is loaded under the name. So NAME loads the
+stable version alone, and a new export is loaded under NAME-canary. `serving.promotion` changes which version is stable.
+There are no version labels: TF Serving refuses a whole `models.config` that moves a label to a version not loaded yet.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +30,10 @@ from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
 from serving.versions import MODELS_CONFIG, versions
 
-STABLE, CANARY = "stable", "canary"
+CANARY_SUFFIX = "-canary"
+"""Ends the name under which the newest version is served, while NAME serves the stable one."""
+
+_LABELS = ("stable", "canary")  # of earlier exports
 
 ALLOWED_BATCH_SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 """A server fills a batch up to the next of these; the last one is also the largest request."""
@@ -55,9 +64,10 @@ prometheus_config {
 
 
 def write(serving_dir: Path, name: str) -> None:
-    """Writes or completes the three files for the model `name`, whose newest version becomes `canary`.
+    """Writes or completes the three files for the model `name`.
 
-    `stable` stays where it was, on the version before where it was nowhere, on the only version where there is one.
+    NAME goes on serving its stable version; the first version becomes stable. From the second version on, NAME-canary serves the
+    newest one.
 
     Raises:
       InputError: a `models.config` that cannot be parsed.
@@ -66,22 +76,75 @@ def write(serving_dir: Path, name: str) -> None:
         if not (serving_dir / file).exists():
             _write_text(serving_dir / file, text)
     config = read_models(serving_dir) if (serving_dir / MODELS_CONFIG).exists() else model_server_config_pb2.ModelServerConfig()
-    before = text_format.MessageToString(config)
-    entries = {entry.name: entry for entry in config.model_config_list.config}
-    if name not in entries:
-        entries[name] = config.model_config_list.config.add(name=name, base_path=f"{MOUNT}/{name}", model_platform="tensorflow")
-    entry, numbers = entries[name], versions(serving_dir / name)
-    stable = dict(entry.version_labels).get(STABLE)
-    if stable not in numbers:
-        stable = numbers[-2] if len(numbers) > 1 else numbers[-1]
-    entry.version_labels[STABLE], entry.version_labels[CANARY] = stable, numbers[-1]
-    served = entry.model_version_policy.specific.versions
-    del served[:]
-    served.extend(sorted({*entry.version_labels.values()} & {*numbers}))
-    text = text_format.MessageToString(config)
-    if text != before:
-        head = "# ModelServerConfig of TF Serving (--model_config_file=...). To make another version stable, change its number.\n"
-        _write_text(serving_dir / MODELS_CONFIG, head + text)
+    before, numbers = text_format.MessageToString(config), versions(serving_dir / name)
+    stable = _stable(_entry(config, name), numbers)
+    _serve(config, name, name, stable)
+    if numbers[-1] != stable or find_entry(config, name + CANARY_SUFFIX):
+        _serve(config, name + CANARY_SUFFIX, name, numbers[-1])
+    if text_format.MessageToString(config) != before:
+        write_models(serving_dir, config)
+
+
+def set_stable(serving_dir: Path, name: str, version: int) -> None:
+    """Makes `version` of the model `name` the stable one, by replacing `models.config` at once.
+
+    Raises:
+      InputError: `models.config` is missing, cannot be parsed, or has no such model.
+    """
+    config = read_models(serving_dir)
+    stable(serving_dir, name)  # raises where there is no such model
+    _serve(config, name, name, version)
+    write_models(serving_dir, config)
+
+
+def stable(serving_dir: Path, name: str) -> int:
+    """Returns the version that NAME serves. Raises InputError where there is no such model or no version of it."""
+    entry, folder = find_entry(read_models(serving_dir), name), serving_dir / name
+    numbers = versions(folder) if folder.is_dir() else []
+    if entry is None or not numbers:
+        raise InputError(f"{serving_dir} has no model {name!r}; --name is that of run_export.sh")
+    return _stable(entry, numbers)
+
+
+def folder_of(serving_dir: Path, entry: Any) -> Path:
+    """Returns where the versions of an entry of `models.config` are: NAME-canary has those of NAME."""
+    path = PurePosixPath(entry.base_path)
+    return serving_dir / (path.relative_to(MOUNT) if path.is_relative_to(MOUNT) else entry.name)
+
+
+def find_entry(config: Any, name: str) -> Any:
+    """Returns the entry of a model in `models.config`; None where there is none."""
+    return next((entry for entry in config.model_config_list.config if entry.name == name), None)
+
+
+def _entry(config: Any, name: str) -> Any:
+    """Returns the entry of a name, made where there is none."""
+    return find_entry(config, name) or config.model_config_list.config.add(name=name, model_platform="tensorflow")
+
+
+def _stable(entry: Any, numbers: list[int]) -> int:
+    """Returns the version of `numbers` that an entry serves as stable: by its policy, or by the label of earlier exports."""
+    label = dict(entry.version_labels).get(_LABELS[0])
+    wanted = [label, *sorted(entry.model_version_policy.specific.versions, reverse=True)]
+    return next((version for version in wanted if version in numbers), numbers[0] if len(numbers) == 1 else numbers[-2])
+
+
+def _serve(config: Any, name: str, folder: str, version: int) -> None:
+    """Lets the entry `name` serve one version of a folder, and that alone."""
+    entry = _entry(config, name)
+    entry.base_path = entry.base_path or f"{MOUNT}/{folder}"
+    for label in _LABELS:
+        if label in entry.version_labels:
+            del entry.version_labels[label]
+            print(f"note: {MODELS_CONFIG} no longer has the label {label!r} of {name}; docs/serving.md says why", file=sys.stderr)
+    del entry.model_version_policy.specific.versions[:]
+    entry.model_version_policy.specific.versions.append(version)
+
+
+def write_models(serving_dir: Path, config: Any) -> None:
+    """Replaces `models.config` at once."""
+    head = "# ModelServerConfig of TF Serving (--model_config_file=...). run_tool.sh promote makes another version stable.\n"
+    _write_text(serving_dir / MODELS_CONFIG, head + text_format.MessageToString(config))
 
 
 def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:

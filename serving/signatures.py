@@ -31,6 +31,8 @@ class Classifier(tf.Module):
         `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same; `predict_images_uint8`: the same of uint8.
           An image with NaN or infinite pixels gets a status.
         `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the classifier, and `status`.
+        `predict_prepared`: `images` float32 [N, S, S, 3], N at least 1, prepared as `serving.preprocess` does -> `logits` and
+          `probabilities` float32 [N, K]. Other formats are converted from it: no strings, no resizing, no branches.
     """
 
     def __init__(
@@ -52,34 +54,47 @@ class Classifier(tf.Module):
           max_pixels: an encoded image that declares more is not decoded; at least 1.
         """
         super().__init__(name="classifier")
-        network = _network(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)
+        core = _core(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)
         if fold or weights != "float32":
-            network = optimize.freeze(network.get_concrete_function(), weights)
+            core = optimize.freeze(core.get_concrete_function(), weights)
         else:
             self.model_variables = list(model.variables)
-        self.network = network
-        self.functions = _signatures(network, spec, max_pixels)
+        self.core = core
+        self.functions = _signatures(core, spec, max_pixels)
 
 
-def _network(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
+def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
+    """Returns images float32 [N, S, S, 3], N at least 1 -> float32 logits [N, K] and pooled features [N, C]."""
     last = [layer for layer in model.layers if layer.weights][-1]
     if not isinstance(last, tf.keras.layers.Dense):
         raise InputError(f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense layer, the classifier")
     both = tf.keras.Model(model.inputs, [model.output, last.input])  # the classifier's input: the pooled features, `embed`'s answer
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
+    def core(images: tf.Tensor) -> list[tf.Tensor]:
+        logits, features = both(images, training=False)  # (N, K), (N, C)
+        return [tf.cast(logits, tf.float32), tf.cast(features, tf.float32)]
+
+    return core
+
+
+def _network(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], size: int) -> tf.types.experimental.GenericFunction:
+    """Returns images [N, S, S, 3] -> probabilities [N, K] and pooled features [N, C], for every N."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def network(images: tf.Tensor) -> list[tf.Tensor]:
         count = tf.shape(images)[0]
         # In a session TensorFlow fuses convolutions, and a fused one gives no images a wrong shape.
         images = tf.cond(count > 0, lambda: images, lambda: tf.zeros([1, size, size, 3]))
-        logits, features = both(images, training=False)  # (N, K), (N, C)
-        return [tf.nn.softmax(tf.cast(logits, tf.float32))[:count], tf.cast(features, tf.float32)[:count]]
+        logits, features = core(images)
+        return [tf.nn.softmax(logits)[:count], features[:count]]
 
     return network
 
 
-def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec, max_pixels: int) -> dict[str, Callable[..., Outputs]]:
+def _signatures(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec, max_pixels: int) -> dict[str, Callable[..., Outputs]]:
     preprocessing, size = spec.preprocessing, spec.preprocessing.image_size
+    network = _network(core, size)
 
     def answer(images: tf.Tensor, status: tf.Tensor) -> Outputs:
         probabilities = tf.ensure_shape(network(images)[0], [None, spec.num_classes])  # (N, K)
@@ -121,11 +136,17 @@ def _signatures(network: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: Model
     def predict_images_uint8(images: tf.Tensor) -> Outputs:
         return pixels(images)
 
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="images")])
+    def predict_prepared(images: tf.Tensor) -> Outputs:
+        logits = tf.ensure_shape(core(images)[0], [None, spec.num_classes])  # (N, K)
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
     return {
         "serving_default": serving_default,
         "predict_images": predict_images,
         "predict_images_uint8": predict_images_uint8,
         "embed": embed,
+        "predict_prepared": predict_prepared,
     }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import re
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,8 +56,31 @@ def test_compose_serves_as_kubernetes_does() -> None:
     documents = yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text(encoding="utf-8"))
     (container,) = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"]
     assert service["image"] == serve.IMAGE
-    assert set(service["command"]) == {flag for flag in container["args"] if "parallelism" not in flag}
+    assert service["command"] == container["args"]
+    limits = container["resources"]["limits"]
+    assert (service["cpus"], service["mem_limit"].upper()) == (int(limits["cpu"]), limits["memory"].removesuffix("i"))
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert service["read_only"] and service["cap_drop"] == ["ALL"] and not service["user"].startswith("0")
     (volume,) = service["volumes"]
     assert (volume["target"], volume["read_only"]) == ("/models", True)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(200, 0), (404, 1)])
+def test_the_container_is_healthy_when_the_model_answers(code: int, expected: int) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == "/v1/models/classifier/metadata" else 500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
+    kind, *line = service["healthcheck"]["test"]
+    assert kind == "CMD"
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # As Docker Compose reads it: $$ stands for $.
+        command = [word.replace("$$", "$").replace("127.0.0.1/8501", f"127.0.0.1/{server.server_port}") for word in line]
+        assert subprocess.run(command, timeout=20).returncode == expected
+        server.shutdown()

@@ -42,11 +42,13 @@ def test_folder_and_summary(exported):
     }
     width = exported.model.get_layer("avg_pool").output.shape[-1]
     embedding = {"embedding": {"dtype": "float32", "shape": [None, width]}, "status": answer["status"]}
+    prepared, given = {"dtype": "float32", "shape": [None, 16, 16, 3]}, answer["probabilities"]
     assert summary["signatures"] == {
         "serving_default": {"inputs": encoded, "outputs": answer},
         "predict_images": {"inputs": pixels, "outputs": answer},
         "predict_images_uint8": {"inputs": {"images": {**pixels["images"], "dtype": "uint8"}}, "outputs": answer},
         "embed": {"inputs": encoded, "outputs": embedding},
+        "predict_prepared": {"inputs": {"images": prepared}, "outputs": {"logits": given, "probabilities": given}},
     }
     assert (exported.version / "assets.extra" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
     files = ["batching_parameters.txt", "classifier", "models.config", "monitoring.config", "summary.json"]
@@ -116,9 +118,10 @@ def test_again_says_done(exported, capsys):
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def labels(workdir):
-    (entry,) = settings.read_models(workdir).model_config_list.config
-    return dict(entry.version_labels), list(entry.model_version_policy.specific.versions)
+def served(workdir):
+    """Name on the server -> versions."""
+    config = settings.read_models(workdir).model_config_list.config
+    return {entry.name: list(entry.model_version_policy.specific.versions) for entry in config}
 
 
 def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
@@ -149,21 +152,21 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     assert [p.name for p in (workdir / "classifier").iterdir()] == ["1"]
     # fewer than five classes: all of them
     assert json.loads((workdir / "summary.json").read_text())["signatures"]["serving_default"]["outputs"]["classes"]["shape"] == [None, 2]
-    assert labels(workdir) == ({"stable": 1, "canary": 1}, [1])
+    assert served(workdir) == {"classifier": [1]}
 
     for seed in (1, 2):  # a folder that a server watches: the next number
         export.main(str(workdir), str(write_model(tmp_path / f"other{seed}", names=("no", "yes"), seed=seed, make=linear)))
         assert json.loads((workdir / "summary.json").read_text())["version"] == seed + 1
         assert resolve(workdir) == workdir / "classifier" / str(seed + 1)
-        assert labels(workdir) == ({"stable": 1, "canary": seed + 1}, [1, seed + 1])
+        assert served(workdir) == {"classifier": [1], "classifier-canary": [seed + 1]}
 
     config = workdir / "models.config"
-    config.write_text(config.read_text().replace('key: "stable"\n      value: 1', 'key: "stable"\n      value: 3'))
+    config.write_text(config.read_text().replace("versions: 1", "versions: 2"))
     (workdir / "batching_parameters.txt").write_text("# mine\n")
     export.main(str(workdir), str(directory), name="second")
-    first, second = settings.read_models(workdir).model_config_list.config
-    assert dict(first.version_labels) == {"stable": 3, "canary": 3}  # a person's choice stays
-    assert (second.name, second.base_path, dict(second.version_labels)) == ("second", "/models/second", {"stable": 1, "canary": 1})
+    assert served(workdir) == {"classifier": [2], "classifier-canary": [3], "second": [1]}  # a person's choice stays
+    paths = [entry.base_path for entry in settings.read_models(workdir).model_config_list.config]
+    assert paths == ["/models/classifier", "/models/classifier", "/models/second"]
     assert (workdir / "batching_parameters.txt").read_text() == "# mine\n"
     with pytest.raises(InputError, match="several models"):
         resolve(workdir)
@@ -175,7 +178,11 @@ def test_refused(exported, tmp_path):
     for directory, match in [(unfinished, "not finished"), (unfinished / "model", "not a finished"), (tmp_path / "none", "does not exist")]:
         with pytest.raises(InputError, match=match):
             export.main(str(tmp_path / "w"), str(directory))
-    for options, match in [({"name": "a/b"}, "part of a URL"), ({"weights": "int4"}, "float32, bfloat16, float16")]:
+    for options, match in [
+        ({"name": "a/b"}, "part of a URL"),
+        ({"name": "a-canary"}, "names that end in -canary"),
+        ({"weights": "int4"}, "float32, bfloat16, float16"),
+    ]:
         with pytest.raises(InputError, match=match):
             export.main(str(tmp_path / "w"), str(exported.directory), **options)
     assert not (tmp_path / "w").exists()

@@ -54,14 +54,14 @@ def test_answers_equal_the_evaluation_path(connected, small, encoded_images):
 def test_status_and_metadata(connected):
     assert connected.status() == {1: "AVAILABLE"}
     signatures = connected.metadata()
-    assert set(signatures) == {"serving_default", "predict_images", "predict_images_uint8", "embed"}
+    assert set(signatures) == {"serving_default", "predict_images", "predict_images_uint8", "embed", "predict_prepared"}
     assert signatures["serving_default"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_versions_and_labels(server, encoded_images, scheme):
     images = encoded_images("PNG", n=1)
-    for options in ({"version": 1}, {"label": "stable"}, {"label": "canary"}):
+    for options in ({"version": 1}, {}):
         with Client(server.url[scheme], retries=0, timeout=60, **options) as connected:
             assert next(connected.predict(images))["status"] == 0
             assert connected.status() == {1: "AVAILABLE"}

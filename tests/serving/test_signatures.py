@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from data.examine import examine
-from data.preprocessing import Preprocessing, decode
+from data.preprocessing import Preprocessing, decode, eval_image
 from serving import images
 from serving.answers import NOT_AN_IMAGE, NOT_FINITE, OK, TOO_LARGE, UNSUPPORTED
 
@@ -71,6 +72,18 @@ def test_pixels_get_the_answer_of_their_file(exported, encoded_images, size, sig
     answer = exported.serve(signature, images=tf.stack([tf.cast(decode(image), dtype) for image in encoded]))
     np.testing.assert_allclose(answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0)
     assert set(answer) == {"probabilities", "classes", "labels", "status"}
+
+
+def test_prepared_pixels_get_logits_and_the_same_answer(exported, encoded_images):
+    encoded = encoded_images("PNG")
+    images = tf.stack([eval_image(image, exported.preprocessing) for image in encoded])
+    answer = exported.serve("predict_prepared", images=images)
+    assert set(answer) == {"logits", "probabilities"}
+    np.testing.assert_allclose(answer["logits"], exported.model(images, training=False), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0)
+    nodes = exported.saved.signatures["predict_prepared"].graph.as_graph_def()
+    kinds = {node.op for f in nodes.library.function for node in f.node_def} | {node.op for node in nodes.node}
+    assert not [kind for kind in kinds if re.search("Resize|String|Decode|If$|While$", kind)]
 
 
 def test_embedding_is_the_classifiers_input(small, encoded_images):
