@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import grpc
@@ -70,7 +70,8 @@ class Models:
         self._versions: dict[str, dict[int, _Version]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         for entry in settings.read_models(serving_dir).model_config_list.config:
-            folder = settings.folder_of(serving_dir, entry)
+            # The official image's path; several models may be served from one folder.
+            folder = serving_dir / PurePosixPath(entry.base_path or entry.name).name
             numbers = sorted(entry.model_version_policy.specific.versions) or (versions(folder)[-1:] if folder.is_dir() else [])
             if not numbers:
                 raise InputError(f"{folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
