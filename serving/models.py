@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import grpc
@@ -84,7 +84,8 @@ class Models:
     def _wanted(self) -> dict[str, _Wanted]:
         wanted = {}
         for entry in settings.read_models(self._serving_dir).model_config_list.config:
-            folder = settings.folder_of(self._serving_dir, entry)
+            # The official image's path; several models may be served from one folder.
+            folder = self._serving_dir / PurePosixPath(entry.base_path or entry.name).name
             latest = versions(folder)[-1:] if folder.is_dir() else []
             numbers = sorted(entry.model_version_policy.specific.versions) or latest
             wanted[entry.name] = _Wanted(folder, numbers, dict(entry.version_labels))

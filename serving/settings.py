@@ -16,7 +16,7 @@ There are no version labels: TF Serving refuses a whole `models.config` that mov
 from __future__ import annotations
 
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,6 @@ def stable(serving_dir: Path, name: str) -> int:
     if entry is None or not numbers:
         raise InputError(f"{serving_dir} has no model {name!r}; --name is that of run_export.sh")
     return _stable(entry, numbers)
-
-
-def folder_of(serving_dir: Path, entry: Any) -> Path:
-    """Returns where the versions of an entry of `models.config` are: NAME-canary has those of NAME."""
-    path = PurePosixPath(entry.base_path)
-    return serving_dir / (path.relative_to(MOUNT) if path.is_relative_to(MOUNT) else entry.name)
 
 
 def find_entry(config: Any, name: str) -> Any:
