@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "evaluation": (),
     "file_checks": ("images",),
     "input_pipeline": ("images",),
+    "labels_beside": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
     "processor": ("rounds",),

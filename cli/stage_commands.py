@@ -358,7 +358,13 @@ STAGES = (
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
             Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
-            Flag("images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label: JPEG files.", int, None, least=1),
+            Flag(
+                "images",
+                "look_alikes: photographs; file_checks, input_pipeline, labels_beside, pseudo_label: JPEG files.",
+                int,
+                None,
+                least=1,
+            ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "meta_pseudo_labels, processor, train_step: times that everything is measured.", int, None, least=1),
             Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),

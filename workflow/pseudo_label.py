@@ -46,7 +46,7 @@ from nets.noise import model_noise
 from training import model_dir, optimize
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
-from workflow.join import first_copies
+from workflow.join import first_copies, image_shards
 from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
@@ -143,7 +143,7 @@ class LabelShards:
         `wanted`, bool [records], tells which records to answer; None: all.
         """
         preprocessing = self._spec.preprocessing
-        with verified_beside(self.images, shard) as path:
+        with verified_beside(image_shards(self.images), shard) as path:
             try:
                 batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
                 for number, (keys, images) in enumerate(batches):
