@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "file_checks": ("images",),
     "formats": ("trained", "rounds"),
     "input_pipeline": ("images",),
+    "labels_beside": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
     "processor": ("rounds",),

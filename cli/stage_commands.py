@@ -383,7 +383,11 @@ STAGES = (
         (
             Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
             Flag(
-                "images", "look_alikes: photographs; file_checks, input_pipeline, pseudo_label, several_*: JPEG files.", int, None, least=1
+                "images",
+                "look_alikes: photographs; file_checks, input_pipeline, labels_beside, pseudo_label, several_*: JPEG files.",
+                int,
+                None,
+                least=1,
             ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag("rounds", "formats, meta_pseudo_labels, processor, train_step: times that all is measured.", int, None, least=1),

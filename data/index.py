@@ -63,7 +63,9 @@ class Offsets:
 
 
 def indexed(manifest: Manifest) -> bool:
-    """Tells whether every shard that holds records has an index."""
+    """Tells whether every shard that holds records has an index, and holds its images itself."""
+    if manifest.beside:  # labels alone: their images are in other shards
+        return False
     return all(Path(f"{path}{ENDING}").is_file() for path, size in zip(manifest.paths, manifest.records) if size)
 
 

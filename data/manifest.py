@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -23,11 +23,24 @@ SCHEMA = {
     "label_names": [str],
     "label_offset": int,
     "extra": dict,
+    "beside?": {"directory": str, "digest": str, "labels": [int]},
 }
 """Schema of `manifest.json`."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 """A file name without a directory."""
+
+
+class Beside(NamedTuple):
+    """The images of pseudo-labels that stand beside them, in shards of their own.
+
+    Attributes:
+      images: manifest of the image shards; shard i has the images of label shard i.
+      labels: number of labels in each shard.
+    """
+
+    images: Manifest
+    labels: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Manifest:
       extra: whatever else the writer wants known (JSON).
       digests: SHA-256 of each file, hexadecimal.
       trusted: whether readers take the shards as they are, without looking at `digests`.
+      beside: the images, where the shards hold labels alone; `records` then counts images with their
+        copies, as if the shards held them.
     """
 
     directory: Path
@@ -57,6 +72,7 @@ class Manifest:
     extra: dict[str, Any]
     digests: tuple[str, ...]
     trusted: bool = False
+    beside: Beside | None = None
 
     @property
     def num_records(self) -> int:
@@ -85,9 +101,15 @@ def write_manifest(manifest: Manifest) -> None:
         raise ValueError(f"kind {manifest.kind!r} is none of {KINDS}")
     if not len(manifest.files) == len(manifest.records) == len(manifest.digests):
         raise ValueError("files, records and digests differ in length")
+    beside = {}
+    if manifest.beside:
+        images, labels = manifest.beside
+        where = os.path.relpath(images.directory, manifest.directory)  # they may move together
+        beside = {"beside": {"directory": where, "digest": images.digest, "labels": list(labels)}}
     write_json(
         manifest.directory / MANIFEST,
         {
+            **beside,
             "name": manifest.name,
             "kind": manifest.kind,
             "num_records": manifest.num_records,
@@ -115,7 +137,8 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         raise InputError(f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}")
     if not path.is_file():
         raise InputError(f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished")
-    manifest = _checked(read_json(path, SCHEMA), directory)
+    content = read_json(path, SCHEMA)
+    manifest = _checked(content, directory)
     if expect is not None and manifest.kind != expect:
         raise InputError(f"{directory} holds {manifest.kind} records; {expect} ones are needed here")
     missing = [name for name in manifest.files if not (directory / name).is_file()]
@@ -123,7 +146,15 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         raise InputError(
             f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
         )
-    return manifest
+    return dataclasses.replace(manifest, beside=_beside(manifest, **content["beside"])) if "beside" in content else manifest
+
+
+def _beside(manifest: Manifest, directory: str, digest: str, labels: list[int]) -> Beside:
+    """Opens the images that stand beside labels. Raises InputError where they are others."""
+    images = read_manifest(os.path.normpath(manifest.directory.resolve() / directory), "unlabeled")
+    if images.digest != digest or not len(images.files) == len(manifest.files) == len(labels):
+        raise InputError(f"{manifest.directory} has labels of other images than are now in {images.directory}; run run_balance.sh again")
+    return Beside(images, tuple(labels))
 
 
 def _checked(value: dict[str, Any], directory: Path) -> Manifest:

@@ -27,10 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 from cli.errors import InputError
-from data import index, mixing, protos, records
+from data import beside, index, mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
-from data.verification import record_dataset, unconverted, verified_paths
+from data.verification import read_records, record_dataset, unconverted, verified_paths
 
 SHUFFLE_WINDOW = 20_000
 """Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
@@ -114,8 +114,12 @@ def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = 
     def read(number: tf.Tensor) -> tf.Tensor:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
-        paths = verified_paths(manifest, tf.gather(shards, ids))
-        whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
+        numbers = tf.gather(shards, ids)
+        paths = verified_paths(manifest, numbers)
+        if manifest.beside:
+            whole = beside.examples(manifest.beside, paths, numbers)
+        else:
+            whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
         size = tf.reduce_sum(tf.gather(sizes, ids))
         examples = whole.batch(size).get_single_element()  # fails where there are more
         # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
@@ -294,9 +298,10 @@ def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], bat
 
 def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:
     """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
-    path = next(path for path, size in zip(manifest.paths, manifest.records) if size)
+    shard = next(shard for shard, size in enumerate(manifest.records) if size)
+    found = read_records(manifest, shard) if manifest.beside else records.read_shard(manifest.paths[shard])
     images = []
-    for i, serialized in enumerate(itertools.islice(records.read_shard(path), count)):
+    for i, serialized in enumerate(itertools.islice(found, count)):
         encoded = protos.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
         images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
     return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)

@@ -50,12 +50,29 @@ def make_example(encoded: bytes, key: str, label: int | None = None, probabiliti
     if label is not None:
         features["image/class/label"] = _ints([int(label)])
     if probabilities is not None:
-        probabilities = _distribution(probabilities)  # (K,)
-        top = int(np.argmax(probabilities))
-        features["probabilities"] = _floats(probabilities)
-        features["label"] = _ints([top])
-        features["prob"] = _floats([probabilities[top]])
+        features.update(_pseudo_label(probabilities))
     return _serialize(features)
+
+
+def make_label(position: int, copies: int, probabilities: np.ndarray) -> bytes:
+    """A pseudo-label that stands beside its image, as a serialized `tf.train.Example`.
+
+    Put after the image's own record, it makes the record of `make_example` with `probabilities`, and two
+    features more: Protocol Buffers merge messages that follow each other.
+
+    Args:
+      position: of the image's record in its shard, from 0.
+      copies: how often the image is used, at least 1.
+      probabilities: the distribution, float [K].
+    """
+    features = _pseudo_label(probabilities)
+    return _serialize({**features, "position": _ints([position]), "copies": _ints([copies])})
+
+
+def _pseudo_label(probabilities: np.ndarray) -> dict[str, tf.train.Feature]:
+    values = _distribution(probabilities)  # (K,)
+    top = int(np.argmax(values))
+    return {"probabilities": _floats(values), "label": _ints([top]), "prob": _floats([values[top]])}
 
 
 def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.Tensor]:

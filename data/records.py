@@ -246,7 +246,10 @@ def verify_split(manifest: Manifest) -> None:
     Raises:
       InputError: naming the file, and the record where it is one record's fault.
     """
-    for path, count, digest in zip(manifest.paths, manifest.records, manifest.digests):
+    if manifest.beside:
+        verify_split(manifest.beside.images)
+    held = manifest.beside.labels if manifest.beside else manifest.records
+    for path, count, digest in zip(manifest.paths, held, manifest.digests):
         for number, record in enumerate(read_shard(path, num_records=count)):
             if manifest.kind in ("labeled", "pseudo_labeled"):
                 _check_label(path, number, record, manifest)

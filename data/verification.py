@@ -14,7 +14,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,7 +31,7 @@ _verified: set[tuple[str, str, int, int]] = set()
 """Path, digest, size and modification time of the shards that this process found right."""
 
 _refusals: list[InputError] = []
-"""Errors that `verified_paths` raised in a graph: TensorFlow hands on only the text of an exception."""
+"""Errors that `refusing` met in a graph: TensorFlow hands on only the text of an exception."""
 
 
 def verify_shard(manifest: Manifest, shard: int) -> str:
@@ -62,7 +63,8 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
         if found == digest:
             _verified.add(seen)
             return path
-    for _ in read_shard(path, num_records=manifest.records[shard]):
+    held = manifest.beside.labels if manifest.beside else manifest.records
+    for _ in read_shard(path, num_records=held[shard]):
         pass
     raise InputError(
         f"{path} is not the file that {MANIFEST} describes (its SHA-256 is {found[:12]}..., not {digest[:12]}...); "
@@ -71,14 +73,31 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
 
 
 def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
-    """Yields the records of one shard, after `verify_shard`.
+    """Yields the records of one shard, after `verify_shard`; of labels beside images, joined with these.
 
     A verified file needs no other check, so this is faster than `records.read_shard`.
 
     Raises:
       InputError: as `verify_shard`; or the manifest gives another number of records.
     """
-    path, wanted = verify_shard(manifest, shard), manifest.records[shard]
+    if manifest.beside is None:
+        yield from _read(manifest, shard, manifest.records[shard])
+        return
+    images = enumerate(read_records(manifest.beside.images, shard))
+    for label in _read(manifest, shard, manifest.beside.labels[shard]):
+        features = tf.train.Example.FromString(label).features.feature
+        position, copies = (features[name].int64_list.value[0] for name in ("position", "copies"))
+        image = next((record for number, record in images if number == position), None)  # both in the images' order
+        if image is None:
+            path = manifest.beside.images.paths[shard]
+            raise InputError(f"{path} has no record {position} (counting from 0); run run_balance.sh again")
+        for _ in range(copies):
+            yield image + label
+
+
+def _read(manifest: Manifest, shard: int, wanted: int) -> Iterator[bytes]:
+    """Yields the `wanted` records of a shard's own file, verified."""
+    path = verify_shard(manifest, shard)
     if manifest.trusted:
         yield from read_shard(path, num_records=wanted)
         return
@@ -121,6 +140,19 @@ def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
             verification.result()
 
 
+def refusing(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Returns a function for a graph that keeps its InputError for `raise_refusal`."""
+
+    def keeping(*arguments: Any) -> np.ndarray:
+        try:
+            return function(*arguments)
+        except InputError as error:
+            _refusals.append(error)
+            raise
+
+    return keeping
+
+
 def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
     """Paths of shards, string (n,), in a graph that verifies the shards before it reads them.
 
@@ -135,14 +167,10 @@ def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
         return tf.gather(tf.constant(manifest.paths, tf.string), shards)
 
     def verify(numbers: np.ndarray) -> np.ndarray:
-        try:
-            return np.array([verify_shard(manifest, int(number)) for number in numbers], object)
-        except InputError as error:
-            _refusals.append(error)
-            raise
+        return np.array([verify_shard(manifest, int(number)) for number in numbers], object)
 
     # Stateless, or TensorFlow would not read ahead where operations must be deterministic.
-    paths = tf.numpy_function(verify, [shards], tf.string, stateful=False)
+    paths = tf.numpy_function(refusing(verify), [shards], tf.string, stateful=False)
     return tf.ensure_shape(paths, shards.shape)
 
 

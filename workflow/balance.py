@@ -37,7 +37,8 @@ from ml_collections import ConfigDict
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
-from data.protos import make_example
+from data.manifest import Beside
+from data.protos import make_example, make_label
 from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import selection
 from workflow import balance_figure, relabel, shard_jobs
@@ -191,12 +192,14 @@ class WriteShards:
       scores: pass 1.
       chosen: the selection.
       directory: where the records go.
+      copy_images: write whole training records; else labels that stand beside their images.
     """
 
     images: Manifest
     scores: ScoreShards
     chosen: selection.Selection
     directory: Path
+    copy_images: bool = True
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -209,19 +212,21 @@ class WriteShards:
         """Writes one shard. Raises InputError where images and predictions do not match."""
         with np.load(self.scores.columns_path(shard)) as columns:
             copies = self.chosen.record_copies(columns, self.images.records[shard])
-        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies), index=True)
-        if count != copies.sum():
-            raise AssertionError(f"{count} records written, {copies.sum()} selected")
-        return {"images": self.images.records[shard], "records": count, "unique": int(np.count_nonzero(copies)), "sha256": digest}
+        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies), index=self.copy_images)
+        records, unique = int(copies.sum()), int(np.count_nonzero(copies))
+        if count != (records if self.copy_images else unique):
+            raise AssertionError(f"{count} records written, {records} of {unique} images selected")
+        return {"images": self.images.records[shard], "records": records, "unique": unique, "sha256": digest}
 
     def _records(self, shard: int, copies: np.ndarray) -> Iterator[bytes]:
         """The images kept, in the images' order, copies side by side (the training reader shuffles)."""
         image_file, prediction_file = self.images.paths[shard], self.scores.predictions.paths[shard]
         images = read_images(self.images, shard)
-        for key, encoded, (position, probabilities) in join_by_key(
-            images, self._keyed_predictions(shard, copies), image_file, prediction_file
-        ):
-            if probabilities is not None:
+        both = join_by_key(images, self._keyed_predictions(shard, copies), image_file, prediction_file)
+        for place, (key, encoded, (position, probabilities)) in enumerate(both):
+            if probabilities is not None and not self.copy_images:
+                yield make_label(place, int(copies[position]), probabilities)
+            elif probabilities is not None:
                 record = make_example(encoded, key, probabilities=probabilities)
                 for _ in range(copies[position]):
                     yield record
@@ -340,7 +345,7 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
     chosen = selection.select(columns, above, images_per_class, settings.threshold, most)
     if settings.sample_images is not None:
         chosen = draw(columns, chosen, settings.sample_images, progress)
-    job = WriteShards(images, scores, chosen, directory)
+    job = WriteShards(images, scores, chosen, directory, settings.copy_images)
     note = {"records": int, "unique": int, "sha256": str}
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)
 
@@ -358,6 +363,7 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
             kind="pseudo_labeled",
             extra={"threshold": settings.threshold, "images_per_class": images_per_class},
             digests=tuple(result["sha256"] for result in results),
+            beside=None if settings.copy_images else Beside(images, tuple(result["unique"] for result in results)),
         )
     )
     with atomic_path(directory / "pseudo_labels.png") as temporary:

@@ -136,7 +136,7 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
     for stage in stages:
         if stage.name == "prepare":
             needed += files
-        if stage.script == "run_balance.sh":  # the images once more
+        if stage.script == "run_balance.sh" and config.balance.copy_images:  # the images once more
             needed += files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
         if stage.script == "run_pseudo_label.sh":
             needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(config, [stage], counts["classes"])

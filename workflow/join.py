@@ -81,11 +81,13 @@ class Copied(NamedTuple):
       encoded: the image file.
       label: class of its pseudo-label, from 0.
       copies: how often the set has it, at least 1.
+      position: of its record, in a shard of images that stand beside their labels; −1 otherwise.
     """
 
     encoded: bytes
     label: int
     copies: int
+    position: int = -1
 
 
 def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]:
@@ -103,6 +105,8 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
         try:
             key = features["image/key"].bytes_list.value[0].decode("utf-8")
             image = Copied(features["image/encoded"].bytes_list.value[0], int(features["label"].int64_list.value[0]), 1)
+            if selection.beside:
+                image = image._replace(position=int(features["position"].int64_list.value[0]))
         except (IndexError, ValueError) as error:
             where = f"{path}: record {position} (counting from 0)"
             raise InputError(f"{where} lacks image/key, image/encoded or label; make the balanced set again") from error
@@ -121,11 +125,24 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
         yield current
 
 
+def image_shards(selection: Manifest) -> Manifest:
+    """Returns the manifest of the shards that hold the images of a balanced set: its own, or those beside it."""
+    return selection.beside.images if selection.beside else selection
+
+
 def first_copies(selection: Manifest, shard: int) -> np.ndarray:
-    """Tells which records of a balanced shard are the first of their image, bool [records]. Raises InputError."""
-    copies = [image.copies for _, image in read_copied(selection, shard)]
-    first = np.zeros(selection.records[shard], bool)
-    first[np.cumsum([0, *copies[:-1]], dtype=np.int64)[: len(copies)]] = True
+    """Tells which records of a shard of `image_shards` to take to have each image of a balanced set once.
+
+    Returns:
+      bool [records of that shard].
+
+    Raises:
+      InputError: see `read_copied`.
+    """
+    first, place = np.zeros(image_shards(selection).records[shard], bool), 0
+    for _, image in read_copied(selection, shard):
+        first[image.position if selection.beside else place] = True
+        place += image.copies
     return first
 
 

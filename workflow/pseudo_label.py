@@ -49,7 +49,7 @@ from training import strategy as strategies
 from training.copies import Copies, on_each
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
-from workflow.join import first_copies
+from workflow.join import first_copies, image_shards
 from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
@@ -169,7 +169,7 @@ class LabelShards:
         `wanted`, bool [records], tells which records to answer; None: all.
         """
         preprocessing = self._spec.preprocessing
-        with verified_beside(self.images, shard) as path:
+        with verified_beside(image_shards(self.images), shard) as path:
             batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
             numbered = ((shard * 2**16 + number, *batch) for number, batch in enumerate(batches))
             try:

@@ -27,7 +27,7 @@ from absl import logging
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
-from data.protos import make_example
+from data.protos import make_example, make_label
 from data.records import Manifest, read_manifest, require_same_classes, write_manifest, write_shard
 from workflow import balance_figure, shard_jobs
 from workflow.join import join_by_key, read_copied, require_origin
@@ -59,15 +59,19 @@ class RelabelShards:
         """Writes one shard. Raises InputError where balanced set and predictions do not match."""
         counts = _Counts(self.predictions.num_classes)
         count, digest = write_shard(self.outputs(shard)[0], self._records(shard, counts))
-        if count != self.selection.records[shard]:
-            raise AssertionError(f"{count} records written, {self.selection.records[shard]} selected")
-        return {"images": int(counts.unique.sum()), "records": count, "sha256": digest, **counts.to_dict()}
+        beside, records = self.selection.beside, int(counts.total.sum())
+        if records != self.selection.records[shard] or count != (beside.labels if beside else self.selection.records)[shard]:
+            raise AssertionError(f"{count} written, {records} of {self.selection.records[shard]} selected")
+        return {"images": int(counts.unique.sum()), "records": records, "sha256": digest, **counts.to_dict()}
 
     def _records(self, shard: int, counts: _Counts) -> Iterator[bytes]:
         selected = self.selection.paths[shard], self.predictions.paths[shard]
         images, answers = read_copied(self.selection, shard), read_predictions(self.predictions, shard)
         for key, image, probabilities in join_by_key(images, answers, *selected):
             counts.add(image.label, int(np.argmax(probabilities)), image.copies)
+            if self.selection.beside:
+                yield make_label(image.position, image.copies, probabilities)
+                continue
             record = make_example(image.encoded, key, probabilities=probabilities)
             for _ in range(image.copies):
                 yield record

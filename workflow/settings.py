@@ -72,6 +72,11 @@ BALANCE = Section(
             when=(When("balance"),),
         ),
         "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
+        "copy_images": Setting(
+            True,
+            "Whether to write the images once more, beside their labels. False: labels alone, which "
+            "training joins with the images of the prepared data (docs/scaling.md).",
+        ),
         "fraction": Setting(
             1.0,
             "Share of the unlabeled images, drawn by seed before all else.",

@@ -97,6 +97,8 @@ def test_bytes_of_a_record():
     sizes = [len(protos.make_prediction("k" * 12, p, top_k)) + records.RECORD_OVERHEAD for top_k in (0, 5)]
     pseudo_labeled = len(protos.make_example(b"", "k" * 12, probabilities=p)) + records.RECORD_OVERHEAD
     assert [*sizes, pseudo_labeled] == [2085, 131, 4135]
+    # Of a label beside its image; the key is the image's. Position and class take two bytes each.
+    assert len(protos.make_label(9000, 1, np.eye(1000, dtype=np.float32)[500])) + records.RECORD_OVERHEAD == 4118
 
 
 def test_enough_classes_lose_little():

@@ -73,7 +73,7 @@ def _config(**settings: Any) -> ConfigDict:
             "seed": 3,
             "balance": {
                 **{"threshold": THRESHOLD, "images_per_class": 8, "balance": True, "max_confidence": 1.0, "fraction": 1.0},
-                **{"share_per_class": 1.0, "sample_images": None, **settings},
+                **{"share_per_class": 1.0, "sample_images": None, "copy_images": True, **settings},
             },
         }
     )

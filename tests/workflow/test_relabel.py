@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections import Counter
@@ -19,12 +20,14 @@ from cli.json_files import read_json, write_json
 from data import prepare
 from data.preprocessing import Preprocessing
 from data.protos import make_example, make_prediction
-from data.records import read_manifest, write_split
+from data.records import read_manifest, write_manifest, write_split
+from data.verification import read_records
 from evaluation import history
 from training.method import IMAGES
 from training.model_dir import ModelSpec
 from workflow import balance, pseudo_label, relabel, shard_jobs, train
 from workflow import methods as table
+from workflow.join import first_copies
 
 SEED, SIDE, BAND = 3, 8, (0.4, 0.9)
 NAMES = tuple(str(digit) for digit in range(10))
@@ -152,6 +155,39 @@ def test_the_summary_counts_images_and_copies(walk):
     captions = [caption for _, _, caption in shown["charts"]]
     assert captions[1].startswith(f"The same {len(copies):,} images") and f"{summary['changed']:,} of them" in captions[1]
     assert shown["round"] == "2" and len(shown["filtered_out"]) > 0
+
+
+def test_labels_beside_images_are_labelled_again_to_the_same_set(walk, tmp_path):
+    """`copy_images=False`: the joined records have the features of the copied ones, in both iterations."""
+    root, _ = walk
+    settings = config().copy_and_resolve_references()
+    settings.balance.copy_images = False
+    data, one, two = str(root / "data"), root / "pseudo_labeled_1", root / "pseudo_labeled_2"
+    balance.main(settings, str(tmp_path / "first"), data, str(root / "predictions_1"))
+    first = read_manifest(tmp_path / "first", "pseudo_labeled")
+    copied = read_manifest(one, "pseudo_labeled")
+    assert first.records == copied.records and first.beside.images.directory == root / "data" / "unlabeled"
+    assert read_json(tmp_path / "first" / "summary.json") == read_json(one / "summary.json")
+    taken = [first_copies(first, shard) for shard in range(3)]
+    assert [row.sum() for row in taken] == [first_copies(copied, shard).sum() for shard in range(3)]
+    pool = [key_of(row) for row in rows(root / "data" / "unlabeled")]
+    chosen = np.flatnonzero(np.concatenate(taken))
+    assert [pool[i] for i in chosen] == list(dict.fromkeys(key_of(row) for row in rows(one)))
+    # The predictions of the copied form name it as their origin.
+    shutil.copytree(root / "predictions_2", tmp_path / "predictions")
+    manifest = read_manifest(tmp_path / "predictions")
+    write_manifest(dataclasses.replace(manifest, extra={**manifest.extra, "images": first.digest}))
+    relabel.main(str(tmp_path / "again"), str(tmp_path / "first"), str(tmp_path / "predictions"))
+    again = read_manifest(tmp_path / "again", "pseudo_labeled")
+    for beside, whole in ((first, copied), (again, read_manifest(two))):
+        for shard in range(3):
+            for record, expected in zip(read_records(beside, shard), read_records(whole, shard)):
+                got, wanted = (dict(tf.train.Example.FromString(one).features.feature) for one in (record, expected))
+                assert all(got[name] == wanted[name] for name in wanted)
+    assert read_json(tmp_path / "again" / "summary.json") == read_json(two / "summary.json")
+    assert sum(path.stat().st_size for path in (tmp_path / "again").glob("*-of-*")) < sum(
+        path.stat().st_size for path in two.glob("*-of-*")
+    )
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(walk, tmp_path, monkeypatch):
