@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
-from training.trainer import Trainer, accumulated, alike, hits, pairs
-from training.uda import forward
+from training.trainer import Trainer, hits
+from training.uda import forward, gradients_of_views
 
 
 def fixmatch_loss(weak: tf.Tensor, strong: tf.Tensor, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
@@ -79,9 +79,7 @@ class FixMatch(Trainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1."""
-        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
-        self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
+        self.move(gradients_of_views(self._gradients, data, self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:

@@ -76,9 +76,9 @@ def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
         for block in blocks:
             x, slope = _derivative(block, x, slope, direction)
             # The next block waits for this one's derivative: a graph would otherwise run all passes first.
-            with tf.control_dependencies([slope]):
+            with tf.control_dependencies([] if slope is None else [slope]):
                 x = tf.identity(x)
-        return x, slope
+        return x, tf.zeros_like(x) if slope is None else slope
 
     return forward
 
@@ -88,8 +88,8 @@ def _derivative(
     x: tf.Tensor,
     slope: tf.Tensor | None,
     direction: Mapping[Any, tf.Tensor],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a block's output y, and its derivative where that of its input is `slope` (None: 0).
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns a block's output y, and its derivative where that of its input is `slope`. None: it is 0.
 
     The gradient g(u) = (J_x, J_θ)ᵀu is linear in u, and its own gradient by u along (ẋ, v) is J_x·ẋ + J_θ·v.
     """
@@ -106,6 +106,8 @@ def _derivative(
         gradients = tape.gradient(y, sources, output_gradients=u)
     along = [v for g, v in zip(gradients, along) if g is not None]
     gradients = [g for g in gradients if g is not None]
+    if not gradients:  # nothing in it is trained
+        return y, None
     return y, outer.gradient(gradients, u, output_gradients=along, unconnected_gradients="zero")
 
 

@@ -6,7 +6,7 @@ left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -99,6 +99,26 @@ def forward(
     return Logits(*tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u]))
 
 
+def gradients_of_views(
+    gradients: Callable[[Any, int], list[tf.Tensor | None]],
+    data: Any,
+    parts: int,
+) -> list[tf.Tensor | None]:
+    """Returns the sum of the gradients of the parts of an element ((x, y), (x_weak, x_strong)).
+
+    Args:
+      gradients: (x, y, x_weak and x_strong of a part, its number) -> gradients; see `accumulated`.
+      data: the element of the data set.
+      parts: how many.
+
+    Raises:
+      ValueError: an element of another form, or one that does not divide.
+    """
+    (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+    x, x_weak, x_strong = alike(x, x_weak, x_strong)
+    return accumulated(gradients, (x, y, x_weak, x_strong), parts)
+
+
 def uda_loss(weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
 
@@ -152,9 +172,7 @@ class UDA(Trainer):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step."""
-        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
-        self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
+        self.move(gradients_of_views(self._gradients, data, self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:

@@ -12,6 +12,7 @@ from meta_pseudo_labels.model import MetaPseudoLabels
 from nets.noise import Dropout, model_noise
 from noisy_student.model import NoisyStudent
 from resnet import WideResNet
+from training.fixres import freeze_blocks
 from training.rematerialization import derivative_pass, training_pass, weights_of
 
 IMAGES = tf.random.stateless_uniform([6, 16, 16, 3], [1, 2], 0, 255)
@@ -92,6 +93,20 @@ def test_the_derivative_along_a_change_of_the_weights(make):
         np.testing.assert_allclose(z, logits, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(slope, truth, rtol=1e-4, atol=1e-4 * largest)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_the_derivative_passes_fixed_blocks():
+    """Of the stem and the first blocks nothing is trained; nor is anything of the whole network in the second case."""
+    model = wide_resnet()
+    freeze_blocks(model, 1)
+    along = {v.ref(): tf.ones_like(v) for v in model.trainable_variables}
+    assert 0 < len(along) < len(wide_resnet().trainable_variables)
+    with model_noise(3, 4, tf.range(6), 6):
+        slopes = [derivative_pass(model, by_block)(IMAGES, along)[1].numpy() for by_block in (True, False)]
+        still = derivative_pass(model, True)(IMAGES, {})[1].numpy()
+    np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-5 * np.abs(slopes[0]).max())
+    assert np.abs(slopes[0]).max() > 0.1
+    assert still.shape == (6, 3) and not still.any()
 
 
 def test_weights_of_another_moment_and_back():
