@@ -4,7 +4,13 @@
 
 Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross entropy with all noise and an update
 by plain SGD; rematerialised it keeps only the blocks' inputs, in parts it takes a quarter of the batch at a time, or another part (not for
-l2, whose graph would be four times itself). Its memory is the peak of the resident set during the steps less the resident set before
+l2, whose graph would be four times itself).
+
+The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for its teacher, and a
+quarter as many labelled images: `cosine`, `soft` rematerialised and `soft` in parts, beside the plain
+step of `soft`.
+
+The memory of a case is the peak of the resident set during the steps less the resident set before
 them, when network and graph exist: so activations, and gradients until their weights have moved, but no weights. `ours` and `peer` are
 images of a step per GiB of that; seconds are medians, wall and CPU.
 """
@@ -19,6 +25,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +35,7 @@ from benchmarks import report
 from cli.errors import InputError
 from cli.start import python_m
 from efficientnet import EfficientNet
+from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from nets.noise import model_noise
 from training.rematerialization import training_pass
 from training.trainer import accumulated
@@ -35,12 +43,53 @@ from training.trainer import accumulated
 SIZE, STEPS = 128, 3
 BATCHES = {"b0": 16, "b4": 16, "l2": 4}
 WAYS = ("plain", "rematerialized", "in_parts")
-GOAL = {"rematerialized": 1.5, "in_parts": 1.3}  # gradients, and what an operation needs while it runs, are in all of them
+FEEDBACK: dict[str, dict[str, Any]] = {
+    "soft": {},
+    "cosine": {"feedback": "cosine"},
+    "soft_rematerialized": {"rematerialize": True},
+    "soft_in_parts": {},
+}
+"""Ways of the student's step in Meta Pseudo Labels, with their options."""
+GOAL = {"rematerialized": 1.5, "in_parts": 1.3}
+GOAL |= {"cosine": 1.3, "soft_rematerialized": 1.5, "soft_in_parts": 1.3}
+# Gradients, and what an operation needs while it runs, are in all of them.
 
 
 def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
     """Of one case, in this process: `gib`, `seconds`, `cpu_seconds` of a step, `trace_seconds`, images a step."""
-    parts = parts if way == "in_parts" else 1
+    labeled = parts * -(-batch // (4 * parts))
+    parts = parts if way.endswith("in_parts") else 1
+    if way in FEEDBACK:
+        step = student_step(name, FEEDBACK[way], batch, labeled, parts)
+    else:
+        step = plain_step(name, way, batch, parts)
+    with report.Timer() as trace:
+        step.get_concrete_function()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
+    before, times = report.memory("self"), []
+    for _ in range(STEPS):
+        with report.Timer() as timer:
+            step().numpy()
+        times.append((timer.wall, timer.cpu))
+    wall, cpu = (statistics.median(column) for column in zip(*times))
+    peak = report.memory("self", "VmHWM") - before
+    return {"gib": peak, "seconds": wall, "cpu_seconds": cpu, "trace_seconds": trace.cpu}
+
+
+def student_step(name: str, options: dict[str, Any], batch: int, labeled: int, parts: int) -> Any:
+    """Returns the compiled step of a student with `batch` unlabelled and `labeled` labelled images."""
+    student = EfficientNet(name, num_classes=1000, seed=0)
+    calibrator = Calibrator(1000, hidden=8)
+    pair = ReducedMetaPseudoLabels(calibrator, student, accumulation=parts, **options)
+    pair.compile(*(tf.keras.optimizers.SGD(1e-6) for _ in range(2)))
+    pair.build_optimizers()
+    x, x_u = (tf.random.stateless_uniform([n, SIZE, SIZE, 3], [1, n], 0, 255) for n in (labeled, batch))
+    labels, q = tf.range(labeled), tf.fill([batch, 1000], 1e-3)
+    return tf.function(lambda: pair.train_step(((x, labels), (x_u, q)))["loss"])
+
+
+def plain_step(name: str, way: str, batch: int, parts: int) -> Any:
+    """Returns the compiled step of a classifier."""
     model = EfficientNet(name, num_classes=1000, seed=0)
     forward, variables = training_pass(model, way == "rematerialized"), model.trainable_variables
     images = tf.random.stateless_uniform([batch, SIZE, SIZE, 3], [1, 2], 0, 255)
@@ -60,17 +109,7 @@ def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
             variable.assign_sub(1e-6 * gradient)
         return tf.reduce_sum(total[-1])
 
-    with report.Timer() as trace:
-        step.get_concrete_function()
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
-    before, times = report.memory("self"), []
-    for _ in range(STEPS):
-        with report.Timer() as timer:
-            step().numpy()
-        times.append((timer.wall, timer.cpu))
-    wall, cpu = (statistics.median(column) for column in zip(*times))
-    peak = report.memory("self", "VmHWM") - before
-    return {"gib": peak, "seconds": wall, "cpu_seconds": cpu, "trace_seconds": trace.cpu}
+    return step
 
 
 def in_a_process(*case: str | int) -> dict[str, Any]:
@@ -81,7 +120,7 @@ def in_a_process(*case: str | int) -> dict[str, Any]:
 
 
 def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
-    """Prints two JSON lines a network, with so many images a step (0: as `BATCHES` says). Raises InputError for an unknown one."""
+    """Prints JSON lines of each network, with so many images a step (0: as `BATCHES` says). Raises InputError for an unknown one."""
     names = networks.split(",")
     unknown = [name for name in names if name not in BATCHES]
     if unknown:
@@ -90,19 +129,25 @@ def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
         images = batch or BATCHES[name]
         if images % parts:
             raise InputError(f"--parts is {parts}, which does not divide the {images} images a step; set --batch, too")
-        ways = WAYS[:2] if name == "l2" else WAYS
-        plain, *others = (in_a_process(name, way, images, parts) for way in ways)
-        for way, ours in zip(ways[1:], others):
-            notes = {
-                f"{side}_{key}": round(values[key], 3)
-                for key in ("gib", "seconds", "cpu_seconds", "trace_seconds")
-                for side, values in (("ours", ours), ("peer", plain))
-            }
-            if way == "in_parts":
-                notes["parts"] = parts
-            rates = (images / values["gib"] for values in (ours, plain))
-            name_of_line = f"step_memory/{name}/{way}"
-            report.line(name_of_line, *rates, "the plain step", goal=GOAL[way], unit="images/GiB", batch=images, **notes)
+        for ways in (WAYS[:2] if name == "l2" else WAYS, () if name == "l2" else tuple(FEEDBACK)):
+            _lines(name, ways, images, parts)
+
+
+def _lines(name: str, ways: Sequence[str], images: int, parts: int) -> None:
+    """Prints a line for each way but the first, which the others stand beside."""
+    measured = [in_a_process(name, way, images, parts) for way in ways]
+    for way, ours in zip(ways[1:], measured[1:]):
+        notes = {
+            f"{side}_{key}": round(values[key], 3)
+            for key in ("gib", "seconds", "cpu_seconds", "trace_seconds")
+            for side, values in (("ours", ours), ("peer", measured[0]))
+        }
+        if way.endswith("in_parts"):
+            notes["parts"] = parts
+        rates = (images / values["gib"] for values in (ours, measured[0]))
+        line = f"step_memory/{name}/{'feedback/' if way in FEEDBACK else ''}{way}"
+        peer = f"the step of {ways[0]}" if way in FEEDBACK else "the plain step"
+        report.line(line, *rates, peer, goal=GOAL[way], unit="images/GiB", batch=images, **notes)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class StudentTrainer(Trainer):
         # L_l(θ_S') or ∇L_l(θ_S')
         scale = labeled_factor(self.labeled_scale)
         new, *scaled = self._labeled((x, targets), step, gradient=estimator.gradient, factor=scale)
-        labeled: Gradients = labeled_gradient(scaled, scale) if estimator.gradient else ()
+        labeled = labeled_gradient(scaled, scale) if estimator.gradient else ()
         if estimator.losses:
             old, new = all_reduced([old, new])
 
