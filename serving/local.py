@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import traceback
 from concurrent import futures
 from pathlib import Path
@@ -40,6 +41,9 @@ SECONDS = 30.0
 """For a REST request to arrive whole."""
 POLL_SECONDS = 1.0
 """Between two looks at `models.config` and the versions."""
+GATE_SECONDS = 0.5
+"""Between the first refusal of a stop and the end of the ports."""
+HEALTH = "grpc.health.v1.Health"
 
 
 def _spec(spec: Any) -> tuple[str, int | None, str | None]:
@@ -128,18 +132,47 @@ class Health:
         """Registers the service."""
         decode, encode = wrappers_pb2.StringValue.FromString, wrappers_pb2.Int32Value.SerializeToString
         check = grpc.unary_unary_rpc_method_handler(self.check, decode, encode)
-        handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        handler = grpc.method_handlers_generic_handler(HEALTH, {"Check": check})
         server.add_generic_rpc_handlers((handler,))
 
 
-def start_grpc(host: str, port: int, models: Models, health: Health) -> tuple[grpc.Server, int]:
+class Gate(grpc.ServerInterceptor):
+    """Refuses requests with UNAVAILABLE once a stop has begun, but for those about health.
+
+    `grpc.Server.stop` cancels requests that have arrived and that no thread has taken yet. Clients
+    ask another server after UNAVAILABLE, not after CANCELLED. So requests are refused first, and the
+    server stops when those that came before are answered.
+
+    Attributes:
+      draining: whether a stop has begun.
+    """
+
+    def __init__(self) -> None:
+        self.draining = False
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Returns what answers a request."""
+        if not self.draining or details.method.startswith(f"/{HEALTH}/"):
+            return continuation(details)
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    def _refuse(self, request: bytes, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later")
+
+
+def start_grpc(host: str, port: int, models: Models, health: Health, gate: Gate) -> tuple[grpc.Server, int]:
     """The running server and its port (one that is free for `port` 0).
 
     Raises:
       InputError: the port is taken.
     """
     options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.so_reuseport", 0)]
-    server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=options, maximum_concurrent_rpcs=4 * THREADS)
+    server = grpc.server(
+        futures.ThreadPoolExecutor(THREADS),
+        interceptors=[gate],
+        options=options,
+        maximum_concurrent_rpcs=4 * THREADS,
+    )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(models), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(models), server)
     health.add_to(server)
@@ -174,8 +207,8 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    health = Health(models)
-    grpc_server, grpc_port = start_grpc(host, grpc_port, models, health)
+    health, gate = Health(models), Gate()
+    grpc_server, grpc_port = start_grpc(host, grpc_port, models, health, gate)
     try:
         rest_server = rest.start(host, rest_port, models, seconds, cors)
     except OSError as error:
@@ -191,7 +224,9 @@ def serve(
             models.refresh()
         except Exception:  # a bug of ours must not end the server
             traceback.print_exc()
-    health.draining = True
+    health.draining = gate.draining = True
+    rest_server.drain()
+    time.sleep(GATE_SECONDS)  # whoever connects is told to go before the ports close
     ended = grpc_server.stop(grace=DRAIN_SECONDS)
     rest_server.shutdown()
     ended.wait()

@@ -74,9 +74,13 @@ class Server(connections.Server):
         self._rest = _Rest(models)
         super().__init__(_application(self._rest, cors), host, port, seconds)
 
+    def drain(self) -> None:
+        """Answers the requests in flight, and refuses those that come after them with 503."""
+        self._rest.draining = True
+
     def shutdown(self) -> None:
         """Stops taking connections, answers all requests in flight, and returns."""
-        self._rest.draining = True
+        self.drain()
         super().shutdown()
 
 
@@ -113,6 +117,8 @@ class _Rest:
         try:
             if match is None:
                 raise Refused(grpc.StatusCode.NOT_FOUND, f"no such path: {path[:200]}")
+            if self.draining:
+                raise Refused(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later")
             if request.method == "POST":
                 return self._json(await self._post(request, match))
             return self._json(self._get(match))
