@@ -149,11 +149,15 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
             if not all(isinstance(item, bytes) for item in array.flat):
                 raise ValueError("lists of different lengths or depths")  # of which numpy makes an array of lists
             return array
-        array = np.array(value)  # ragged lists raise
+        # As objects: by itself NumPy gives every string the room of the longest one.
+        array = np.array(value, dtype=object)
+        unfit = set(map(type, array.flat)) - ({int, float} if dtype.kind == "f" else {int})
+        if list in unfit:
+            raise ValueError("lists of different lengths or depths")
+        if unfit:
+            raise ValueError(f"{min(one.__name__ for one in unfit)} where {dtype} is wanted")
         if array.size == 0:
             return array.astype(dtype)
-        if array.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
-            raise ValueError(f"{array.dtype} where {dtype} is wanted")
         if dtype.kind in "iu" and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
             raise ValueError(f"a number outside of {dtype}")
         return array.astype(dtype)

@@ -184,6 +184,14 @@ def test_pixels_that_are_not_finite_get_a_status(server, value):
     assert rows[0]["probabilities"] == [0] * len(NAMES) and sum(rows[1]["probabilities"]) == pytest.approx(1)
 
 
+def test_one_long_string_does_not_make_all_others_long():
+    """NumPy's arrays of text give each value the room of the longest one: here 4 TB."""
+    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
+    body = json.dumps({"instances": ["x" * 10**6] + [""] * 10**6}).encode()
+    with pytest.raises(Refused, match="str where float32 is wanted"):
+        json_requests.parse(body, lambda name: signature)
+
+
 def test_an_answer_of_nan_is_an_error():
     """Of a model that is not this project's: JSON has no NaN."""
 
