@@ -146,12 +146,12 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
     try:
         if dtype == np.object_:
             array = np.array(_strings(value), dtype=object)
-            if not all(isinstance(item, bytes) for item in array.flat):
+            if not all(isinstance(item, bytes) for item in array.ravel()):
                 raise ValueError("lists of different lengths or depths")  # of which numpy makes an array of lists
             return array
         # As objects: by itself NumPy gives every string the room of the longest one.
         array = np.array(value, dtype=object)
-        unfit = set(map(type, array.flat)) - ({int, float} if dtype.kind == "f" else {int})
+        unfit = set(map(type, array.ravel())) - ({int, float} if dtype.kind == "f" else {int})
         if list in unfit:
             raise ValueError("lists of different lengths or depths")
         if unfit:
@@ -161,7 +161,7 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
         if dtype.kind in "iu" and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
             raise ValueError(f"a number outside of {dtype}")
         return array.astype(dtype)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: NumPy 2, of 64 dimensions
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r}: {str(error)[:200]}") from error
 
 

@@ -146,7 +146,8 @@ def test_too_many_images_are_one_line(server):
     ],
 )
 def test_paths_that_are_none(server, path, body, expected):
-    assert call(server, path, body)[0] == expected
+    code, answer = call(server, path, body, headers={"Host": "[::1"})  # a host that is none changes nothing
+    assert (code, list(answer)) == (expected, ["error"])
 
 
 def test_json_forms(server, small, encoded_images):
@@ -189,6 +190,15 @@ def test_one_long_string_does_not_make_all_others_long():
     signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
     body = json.dumps({"instances": ["x" * 10**6] + [""] * 10**6}).encode()
     with pytest.raises(Refused, match="str where float32 is wanted"):
+        json_requests.parse(body, lambda name: signature)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, object])
+def test_lists_in_lists_without_end_are_refused(dtype):
+    """NumPy 1 has arrays of up to 32 dimensions, NumPy 2 of up to 64."""
+    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(dtype), (None,))}, ("y",), None)
+    body = b'{"inputs": ' + 100 * b"[" + b'["a"]' + 100 * b"]" + b"}"
+    with pytest.raises(Refused, match="input 'x': lists of different lengths or depths"):
         json_requests.parse(body, lambda name: signature)
 
 
