@@ -40,17 +40,15 @@ from cli.errors import InputError
 from cli.json_files import write_json
 from cli.start import python_m
 from data.preprocessing import Preprocessing, eval_image
-from serving import BATCHING, export, metrics
+from serving import BATCHING, export, metrics, settings
 from serving.images import prepare
-from serving.settings import ALLOWED_BATCH_SIZES
-from serving.versions import resolve
 from training import model_dir
 from training.model_dir import ModelSpec
 
 BATCH = 32
 ROUNDS = 5
 GOAL = 1 / 1.7  # images a CPU second, server against bare graph
-ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in ALLOWED_BATCH_SIZES)
+ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in settings.ALLOWED_BATCH_SIZES)
 SWEEP = {
     f"{threads} threads, {micros} µs, {'padded' if allowed else 'not padded'}": (threads, micros, allowed)
     for threads, micros, allowed in ((1, 0, ALLOWED), (1, 0, ""), (2, 0, ALLOWED), (4, 2000, ALLOWED))
@@ -62,14 +60,14 @@ def main(model: str | None = None, requests: int = 10_000, clients: int | None =
     """Runs all of it, on the SERVING_DIR `model`.
 
     Raises:
-      InputError: there is no model, or there are too few requests.
+      InputError: there is no model `classifier`, or there are too few requests.
     """
     if requests < 10 * ROUNDS:
         raise InputError(f"--requests is {requests}; they are sent in {ROUNDS} rounds, so at least {10 * ROUNDS}")
     with tempfile.TemporaryDirectory() as scratch, pinned() as cores:
         folder = Path(scratch)
         serving_dir = Path(model).resolve() if model else exported(folder)
-        resolve(serving_dir)  # before the minutes that decoding takes
+        served(serving_dir)  # before the minutes that decoding takes
         image = picture(64, 48)
         counts = [clients] if clients else [16, 64]
         if sweep:
@@ -117,6 +115,11 @@ def exported(folder: Path) -> Path:
     return folder / "serving"
 
 
+def served(serving_dir: Path) -> Path:
+    """Returns the version that answers the clients. Raises InputError where there is none."""
+    return serving_dir / export.NAME / str(settings.stable(serving_dir, export.NAME))
+
+
 def picture(width: int, height: int) -> bytes:
     """A JPEG with the detail of a photograph."""
     rng = np.random.Generator(np.random.PCG64([width, height]))
@@ -161,7 +164,7 @@ def load(
     serving_dir: Path, scratch: Path, image: bytes, requests: int, counts: list[int], cores: set[int] | None, variant: str = "shipped"
 ) -> None:
     """Measures the bare graph and the server under `counts` clients, in turns."""
-    loaded = tf.saved_model.load(str(resolve(serving_dir)))
+    loaded = tf.saved_model.load(str(served(serving_dir)))
     serve, batch = loaded.signatures["serving_default"], tf.constant([image] * BATCH)
     body = scratch / "body.json"
     body.write_text(json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}), encoding="utf-8")

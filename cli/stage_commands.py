@@ -331,7 +331,7 @@ STAGES = (
             "--workdir=serving_dir --model=runs/digits/student_2",
             "--workdir=serving_dir --model=runs/digits/student_2 --evaluation=runs/digits/evaluation --weights=float16 --onnx",
         ),
-        kept=("*/*/*", "*/*/*/*"),
+        kept=("*/*/*", "*/*/*/*", "*.config", "batching_parameters.txt"),
     ),
     Command(
         "serve",

@@ -127,6 +127,7 @@ class Scheduler:
             message = f"the request has {rows} rows; at most {self._most} are accepted in one request"
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         request = _Request(inputs, rows, time.monotonic(), Future())
+        request.answer.set_running_or_notify_cancel()  # nobody may cancel it: others share its batch
         key: Any = object()
         if self._most and rows:
             key = (work, *(value.shape[1:] for value in inputs.values()))
@@ -149,7 +150,9 @@ class Scheduler:
             work, batch = self._take()
             began = time.monotonic()
             self._compute(work, batch)
-            if len(batch) > 1:
+            together = len(batch) > 1
+            del work, batch  # a version that is dropped must not stay in memory until the next request
+            if together:
                 self._settle((time.monotonic() - began) / 2)
 
     def _settle(self, seconds: float) -> None:

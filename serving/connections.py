@@ -95,6 +95,7 @@ class _Connection(HttpToolsProtocol):
         self._arriving: str | None = None  # which part of a request
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._requests = 0  # of which the last data had parts
         self._refusal = 400, "the request is not valid HTTP/1.1"
         self._draining = False
         self._idle_since = time.monotonic()
@@ -127,14 +128,17 @@ class _Connection(HttpToolsProtocol):
         """Parses what has come, and refuses a head that is too large."""
         if self.transport.is_closing():
             return
+        self._requests = int(self._arriving is not None)
         super().data_received(data)
-        if self._arriving == _HEAD and not self.transport.is_closing():
+        # Data with the end of one request and the beginning of another is not counted.
+        if self._arriving == _HEAD and self._requests == 1 and not self.transport.is_closing():
             self._count_head(len(data))
 
     def on_message_begin(self) -> None:
         """Notes that a request begins."""
         super().on_message_begin()
         self._arriving, self._head_bytes = _HEAD, 0
+        self._requests += 1
         self._start_timer()
 
     def on_url(self, url: bytes) -> None:

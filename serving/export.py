@@ -121,6 +121,8 @@ def main(
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
+        if not all((serving_dir / file).exists() for file in settings.FILES):
+            settings.write(serving_dir, name)  # somebody has deleted one
         say_done(workdir, f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
@@ -228,9 +230,9 @@ def _add_onnx(path: Path, model: str) -> None:
     if stored.get("onnx"):
         return
     extra, (network, spec) = (path / EXPORT).parent, model_dir.load(model)
-    _write_preprocessing(extra, spec.preprocessing)
     stored = {"evaluation": None, "license": LICENSE, **stored}
     stored["onnx"] = _write_onnx(extra, network, spec, stored)
+    _write_preprocessing(extra, spec.preprocessing)  # after the check: it may change files with digests
     _write_card(path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored)
     write_json(path / EXPORT, _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"))
     print(f"added {extra / onnx_file.FILE}")

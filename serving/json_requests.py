@@ -146,18 +146,22 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
     try:
         if dtype == np.object_:
             array = np.array(_strings(value), dtype=object)
-            if not all(isinstance(item, bytes) for item in array.flat):
+            if not all(isinstance(item, bytes) for item in array.ravel()):
                 raise ValueError("lists of different lengths or depths")  # of which numpy makes an array of lists
             return array
-        array = np.array(value)  # ragged lists raise
+        # As objects: by itself NumPy gives every string the room of the longest one.
+        array = np.array(value, dtype=object)
+        unfit = set(map(type, array.ravel())) - ({int, float} if dtype.kind == "f" else {int})
+        if list in unfit:
+            raise ValueError("lists of different lengths or depths")
+        if unfit:
+            raise ValueError(f"{min(one.__name__ for one in unfit)} where {dtype} is wanted")
         if array.size == 0:
             return array.astype(dtype)
-        if array.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
-            raise ValueError(f"{array.dtype} where {dtype} is wanted")
         if dtype.kind in "iu" and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
             raise ValueError(f"a number outside of {dtype}")
         return array.astype(dtype)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: NumPy 2, of 64 dimensions
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r}: {str(error)[:200]}") from error
 
 

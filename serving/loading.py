@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from cli.errors import InputError
+from cli.errors import InputError, one_line
 from serving import metrics
 from serving.batching import Arrays, Work
 from serving.refused import Refused
@@ -51,13 +51,11 @@ class Version(NamedTuple):
       number: its number.
       signatures: by name.
       definitions: the same as TensorFlow's messages.
-      loaded: keeps the variables alive.
     """
 
     number: int
     signatures: dict[str, Signature]
     definitions: dict[str, meta_graph_pb2.SignatureDef]
-    loaded: Any
 
 
 def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
@@ -68,13 +66,15 @@ def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
     """
     if not (path / SAVED_MODEL).is_file():
         raise InputError(f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again")
-    loaded = load(path)
-    content = (path / SAVED_MODEL).read_bytes()
+    try:
+        loaded, content = load(path), (path / SAVED_MODEL).read_bytes()
+    except OSError as error:  # no right to read it, or it is being replaced
+        raise InputError(f"{path} cannot be read ({one_line(error)}); mend its files' permissions") from error
     definitions = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
-    signatures = {name: _signature(model, int(path.name), name, function) for name, function in loaded.signatures.items()}
+    signatures = {name: _signature(model, int(path.name), name, loaded) for name in loaded.signatures}
     defined = {name: definition for name, definition in definitions.items() if name in signatures}
     _warm(path, model, signatures, measured)
-    return Version(int(path.name), signatures, defined, loaded)
+    return Version(int(path.name), signatures, defined)
 
 
 def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
@@ -97,14 +97,14 @@ def array_of(proto: Any, name: str) -> np.ndarray:
     return array.astype(object) if array.dtype.kind in "SO" else array
 
 
-def _signature(model: str, number: int, name: str, function: Any) -> Signature:
-    inputs = {}
+def _signature(model: str, number: int, name: str, loaded: Any) -> Signature:
+    inputs, function = {}, loaded.signatures[name]
     for key, spec in function.structured_input_signature[1].items():
         dtype = np.dtype(object) if spec.dtype == tf.string else np.dtype(spec.dtype.as_numpy_dtype)
         inputs[key] = Input(dtype, tuple(spec.shape.as_list()))
     outputs = tuple(sorted(function.structured_outputs))
 
-    def compute(arrays: Arrays) -> Arrays:
+    def compute(arrays: Arrays, kept: Any = loaded) -> Arrays:  # its resources end with it
         strings = {key for key, value in arrays.items() if value.dtype == object}
         try:
             tensors = {key: tf.constant(value, tf.string if key in strings else None) for key, value in arrays.items()}

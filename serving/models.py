@@ -103,7 +103,7 @@ class Models:
         """
         try:
             wanted = self._wanted()
-        except InputError as error:
+        except (InputError, OSError) as error:
             if str(error) != self._config_error:
                 _say(f"{error}; until then the models stay as they are")
             self._config_error = str(error)

@@ -163,7 +163,7 @@ def faults(measured: Check, drop: float, agreement: float, slower: float) -> lis
     result = []
     if 100 * (before - after) > drop + 1e-9:
         result.append(f"top-1 falls from {100 * before:.2f} to {100 * after:.2f} %, and --drop={drop:g} points are allowed")
-    if 100 * measured.agreement < agreement:
+    if 100 * measured.agreement < agreement - 1e-9:
         result.append(
             f"it agrees with the stable version on {100 * measured.agreement:.2f} % of the images, below --agreement={agreement:g}"
         )

@@ -120,13 +120,16 @@ def images_main(logs: str, output: str) -> None:
     first bytes is left out.
 
     Raises:
-      InputError: there are no log files, or one is damaged.
+      InputError: there are no log files, one is damaged, or `output` cannot be made.
     """
     files = sorted(Path(logs).glob("*.tfrecord"))
     if not files:
         raise InputError(f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local --log_requests=DIR")
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: {folder} cannot be made ({error.strerror}); name another folder") from error
     requests = new = known = others = 0
     for file in files:
         for images in _logged(file):

@@ -148,7 +148,7 @@ class _Rest:
 
     async def refuse(self, request: Request, error: Any) -> Response:
         """Says as JSON what Starlette finds wrong."""
-        message = f"no such path: {request.url.path[:200]}" if error.status_code == 404 else error.detail
+        message = f"no such path: {request.scope['path'][:200]}" if error.status_code == 404 else error.detail
         headers = {**(error.headers or {}), **self._headers()}
         return JSONResponse({"error": message}, error.status_code, headers)
 

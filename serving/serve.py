@@ -19,15 +19,12 @@ import subprocess
 from pathlib import Path
 
 from cli.errors import InputError
-from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
-from serving.versions import MODELS_CONFIG
+from serving.versions import BARE_CONFIG, MODELS_CONFIG, bare_config
 
 IMAGE = "docker.io/tensorflow/serving:2.15.1"
 BINARY, CONTAINERS = "tensorflow_model_server", ("docker", "podman")
 EVERYWHERE = "0.0.0.0"
-BARE_CONFIG = ".models.config"
-"""`models.config` with the paths of this machine in place of the container's, for the bare binary."""
 
 HOW_TO_GET_ONE = (
     f"no {BINARY} on PATH, and neither docker nor podman runs here; install one of them (docs/serving.md), "
@@ -120,16 +117,6 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
         f"--monitoring_config_file={folder}/{MONITORING}",
     ]
     return [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"] if batching else flags
-
-
-def bare_config(folder: Path) -> None:
-    """Writes `models.config` with this machine's paths. Raises InputError where it is no text."""
-    try:
-        text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{folder / MODELS_CONFIG} is not UTF-8 text; mend it, or delete it and export again") from error
-    with atomic_path(folder / BARE_CONFIG) as temporary:
-        temporary.write_text(text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8")
 
 
 def _address(text: str) -> str:

@@ -28,7 +28,10 @@ from tensorflow_serving.config import model_server_config_pb2
 from cli.errors import InputError
 from cli.files import atomic_path
 from serving import BATCHING, MONITORING, MOUNT
-from serving.versions import MODELS_CONFIG, versions
+from serving.versions import BARE_CONFIG, MODELS_CONFIG, bare_config, versions
+
+FILES = (MODELS_CONFIG, BATCHING, MONITORING)
+"""What an export leaves in SERVING_DIR beside the versions."""
 
 CANARY_SUFFIX = "-canary"
 """Ends the name under which the newest version is served, while NAME serves the stable one."""
@@ -136,9 +139,11 @@ def _serve(config: Any, name: str, folder: str, version: int) -> None:
 
 
 def write_models(serving_dir: Path, config: Any) -> None:
-    """Replaces `models.config` at once."""
+    """Replaces `models.config` at once, and then the copy that a bare TF Serving reads, where there is one."""
     head = "# ModelServerConfig of TF Serving (--model_config_file=...). run_tool.sh promote makes another version stable.\n"
     _write_text(serving_dir / MODELS_CONFIG, head + text_format.MessageToString(config))
+    if (serving_dir / BARE_CONFIG).exists():
+        bare_config(serving_dir)
 
 
 def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import InputError, one_line
-from cli.files import file_digest, plain_path
+from cli.files import atomic_path, file_digest, plain_path
 from cli.json_files import read_json
+from serving import MOUNT
 
 SAVED_MODEL = "saved_model.pb"
 MODELS_CONFIG = "models.config"
+BARE_CONFIG = ".models.config"
+"""`models.config` with the paths of this machine in place of the container's, for the bare binary."""
 EXPORT, CARD = "assets.extra/export.json", "MODEL_CARD.md"
 """Of a version of ours: what it is, with the digests of its files; the card. Both are written anew when there is more to tell."""
 
@@ -92,3 +95,13 @@ def load(directory: Path) -> Any:
     except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
         reason = one_line(error)
         raise InputError(f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh") from error
+
+
+def bare_config(folder: Path) -> None:
+    """Writes `models.config` with this machine's paths. Raises InputError where it is no text."""
+    try:
+        text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder / MODELS_CONFIG} is not UTF-8 text; mend it, or delete it and export again") from error
+    with atomic_path(folder / BARE_CONFIG) as temporary:
+        temporary.write_text(text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 
 import grpc
 import numpy as np
@@ -82,6 +85,30 @@ def test_a_faulty_request_fails_alone():
     with pytest.raises(Refused, match="not a number"):
         futures[1].result(20)
     assert [future.result(20)["y"].item() for future in (first, futures[0], futures[2])] == [2, 4, 6]
+
+
+def test_a_client_that_gives_up_takes_no_answer_from_others():
+    gate, scheduler = Gate(), Scheduler(NUMBERS, metrics.Metrics())
+    first = scheduler.submit(gate.work, row(1))
+    assert gate.began.wait(20)
+    gone, other = (scheduler.submit(gate.work, row(value)) for value in (2, 3))
+    assert not gone.cancel()
+    gate.opened.set()
+    assert [future.result(20)["y"].item() for future in (first, other)] == [2, 6]
+
+
+def test_a_dropped_model_is_freed_without_another_request():
+    gate = Gate()
+    gate.opened.set()
+    freed = weakref.ref(gate)
+    scheduler = Scheduler(NUMBERS, metrics.Metrics())
+    assert scheduler.submit(gate.work, row(1)).result(20)["y"].item() == 2
+    del gate
+    until = time.monotonic() + 20
+    while freed() is not None and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    assert freed() is None
 
 
 def test_a_full_queue_and_a_large_request_are_refused():

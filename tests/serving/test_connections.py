@@ -120,6 +120,20 @@ def test_large_heads_are_refused(serve):
         assert b" 431 " in read(connection)
 
 
+def test_the_body_before_a_head_does_not_count_as_head(serve, monkeypatch):
+    """A client may send its next request behind the body of the one before."""
+    monkeypatch.setattr(connections, "MAX_HEAD", 200)
+    size = 1000
+    with connect(serve()) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        time.sleep(0.1)
+        connection.sendall(b"x" * size + HEAD)
+        time.sleep(0.1)
+        connection.sendall(b"Connection: close\r\nContent-Length: 2\r\n\r\nab")
+        answers = read(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 2 and answers.endswith(b"\r\n\r\n2")
+
+
 def test_times(serve):
     """A silent connection ends without a word, a request that does not arrive with 408, and nobody else waits."""
     server = serve(seconds=0.4)

@@ -153,6 +153,9 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     # fewer than five classes: all of them
     assert json.loads((workdir / "summary.json").read_text())["signatures"]["serving_default"]["outputs"]["classes"]["shape"] == [None, 2]
     assert served(workdir) == {"classifier": [1]}
+    (workdir / "models.config").unlink()  # as the message about a damaged one says
+    export.main(str(workdir), str(directory))
+    assert served(workdir) == {"classifier": [1]}
 
     for seed in (1, 2):  # a folder that a server watches: the next number
         export.main(str(workdir), str(write_model(tmp_path / f"other{seed}", names=("no", "yes"), seed=seed, make=linear)))

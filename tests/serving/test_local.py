@@ -146,7 +146,8 @@ def test_too_many_images_are_one_line(server):
     ],
 )
 def test_paths_that_are_none(server, path, body, expected):
-    assert call(server, path, body)[0] == expected
+    code, answer = call(server, path, body, headers={"Host": "[::1"})  # a host that is none changes nothing
+    assert (code, list(answer)) == (expected, ["error"])
 
 
 def test_json_forms(server, small, encoded_images):
@@ -182,6 +183,23 @@ def test_pixels_that_are_not_finite_get_a_status(server, value):
     connection.close()
     assert [row["status"] for row in rows] == [NOT_FINITE, OK]
     assert rows[0]["probabilities"] == [0] * len(NAMES) and sum(rows[1]["probabilities"]) == pytest.approx(1)
+
+
+def test_one_long_string_does_not_make_all_others_long():
+    """NumPy's arrays of text give each value the room of the longest one: here 4 TB."""
+    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
+    body = json.dumps({"instances": ["x" * 10**6] + [""] * 10**6}).encode()
+    with pytest.raises(Refused, match="str where float32 is wanted"):
+        json_requests.parse(body, lambda name: signature)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, object])
+def test_lists_in_lists_without_end_are_refused(dtype):
+    """NumPy 1 has arrays of up to 32 dimensions, NumPy 2 of up to 64."""
+    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(dtype), (None,))}, ("y",), None)
+    body = b'{"inputs": ' + 100 * b"[" + b'["a"]' + 100 * b"]" + b"}"
+    with pytest.raises(Refused, match="input 'x': lists of different lengths or depths"):
+        json_requests.parse(body, lambda name: signature)
 
 
 def test_an_answer_of_nan_is_an_error():

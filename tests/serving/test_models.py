@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,7 +33,7 @@ class Numbered(tf.Module):
 
     def __init__(self, number):
         super().__init__()
-        self._number = number
+        self._number = tf.Variable(number)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def serving_default(self, text):
@@ -173,6 +174,7 @@ def test_new_versions_and_labels_are_followed(changing, serving_dir, capfd):
     for version, label, match in ((1, None, "not found"), (None, "canary", "no version label")):
         with pytest.raises(Refused, match=match):
             models.signature("first", version, label)
+    gc.collect()
     assert models.run(old, text(4))["product"].item() == 4.0  # a request that was under way
     write(changing, [])  # the newest
     models.refresh()

@@ -77,5 +77,7 @@ def test_what_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match=r"holds no \*\.tfrecord"):
         images_main(str(tmp_path), str(tmp_path / "images"))
     (tmp_path / "requests.tfrecord").write_bytes(b"no records, but bytes")
+    with pytest.raises(InputError, match=r"--output: .* cannot be made"):
+        images_main(str(tmp_path), str(tmp_path / "file"))
     with pytest.raises(InputError, match="is damaged"):
         images_main(str(tmp_path), str(tmp_path / "images"))

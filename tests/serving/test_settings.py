@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import batching, settings
+from serving.versions import bare_config
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 INT64 = ".google.protobuf.Int64Value"
@@ -72,6 +73,16 @@ def test_models(written):
     assert {(entry.base_path, entry.model_platform) for entry in entries} == {("/models/classifier", "tensorflow")}
     assert [list(entry.model_version_policy.specific.versions) for entry in entries] == [[3], [7]]
     assert not any(entry.version_labels for entry in entries)  # TF Serving refuses to move one to a version that is not loaded
+
+
+def test_a_bare_server_follows(written):
+    bare = written / ".models.config"
+    settings.set_stable(written, "classifier", 7)
+    assert not bare.exists()  # no bare server has been started
+    bare_config(written)
+    settings.set_stable(written, "classifier", 3)
+    models = (written / "models.config").read_text(encoding="utf-8")
+    assert "versions: 3" in models and bare.read_text(encoding="utf-8") == models.replace('"/models/', f'"{written}/')
 
 
 def test_batching(written):
