@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from cli.errors import InputError
 from cli.files import atomic_path
-from data.manifest import Manifest
+from data.manifest import INDEX_ENDING, Manifest
 
-ENDING = ".index"
 RECORD_BYTES = 16
 """Of a record, in an index."""
 _DIGEST_BYTES = 32
@@ -30,26 +30,28 @@ _DIGEST_BYTES = 32
 class Offsets:
     """Collects the index of a shard while its records are written."""
 
-    AT_ONCE = 256
-    """Records that are held until they are hashed together."""
+    AT_ONCE, BYTES = 256, 2**24
+    """Records, and bytes of them, that are held at most until they are hashed together."""
 
     def __init__(self) -> None:
         self._offsets: list[int] = []
         self._hashes: list[np.ndarray] = []
         self._held: list[bytes] = []
+        self._room = self.BYTES
 
     def add(self, offset: int, record: bytes) -> None:
         """Notes the next record, which begins at byte `offset` of the shard."""
         self._offsets.append(offset)
         self._held.append(record)
-        if len(self._held) == self.AT_ONCE:
+        self._room -= len(record)
+        if len(self._held) == self.AT_ONCE or self._room <= 0:
             self._hash()
 
     def _hash(self) -> None:
         if self._held:
             with tf.device("CPU"):
                 self._hashes.append(_fingerprints(tf.constant(self._held, tf.string)).numpy())
-        self._held = []
+        self._held, self._room = [], self.BYTES
 
     def write(self, shard: str | Path, digest: str) -> None:
         """Writes the index of `shard` atomically; `digest` is the shard's SHA-256, hexadecimal."""
@@ -58,7 +60,7 @@ class Offsets:
         content = bytes.fromhex(digest) + np.stack([self._offsets, hashes], axis=1).astype("<i8").tobytes()
         with tf.device("CPU"):
             total = _fingerprints(tf.constant([content])).numpy()
-        with atomic_path(f"{shard}{ENDING}") as temporary:
+        with atomic_path(f"{shard}{INDEX_ENDING}") as temporary:
             temporary.write_bytes(content + total.astype("<i8").tobytes())
 
 
@@ -66,7 +68,30 @@ def indexed(manifest: Manifest) -> bool:
     """Tells whether every shard that holds records has an index, and holds its images itself."""
     if manifest.beside:  # labels alone: their images are in other shards
         return False
-    return all(Path(f"{path}{ENDING}").is_file() for path, size in zip(manifest.paths, manifest.records) if size)
+    return all(Path(f"{path}{INDEX_ENDING}").is_file() for path, size in zip(manifest.paths, manifest.records) if size)
+
+
+def verify(shard: str | Path, digest: str, count: int) -> None:
+    """Reads the index beside a shard, if there is one.
+
+    Args:
+      shard: path of the shard.
+      digest: SHA-256 of the shard as in its manifest, hexadecimal.
+      count: records of the shard.
+
+    Raises:
+      InputError: the index is damaged or belongs to another file.
+    """
+    path = f"{shard}{INDEX_ENDING}"
+    if not Path(path).is_file():
+        return
+    try:
+        with tf.device("CPU"):
+            read(tf.constant(str(shard)), tf.constant(bytes.fromhex(digest)), tf.constant(count, tf.int64))
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"{path} is damaged, or the index of another file; delete it (each host then reads all), or make it again"
+        ) from error
 
 
 def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -83,7 +108,7 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: when it runs; the index is damaged or belongs to another file.
     """
-    whole = tf.io.read_file(path + ENDING)
+    whole = tf.io.read_file(path + INDEX_ENDING)
     size = _DIGEST_BYTES + RECORD_BYTES * count + 8
     content = tf.strings.substr(whole, 0, tf.cast(size - 8, tf.int32))
     right = tf.strings.substr(whole, 0, _DIGEST_BYTES) == digest

@@ -27,6 +27,9 @@ SCHEMA = {
 }
 """Schema of `manifest.json`."""
 
+INDEX_ENDING = ".index"
+"""Of the name of a shard's index (`data.index`), after the shard's own."""
+
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 """A file name without a directory."""
 
@@ -146,13 +149,17 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         raise InputError(
             f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
         )
-    return dataclasses.replace(manifest, beside=_beside(manifest, **content["beside"])) if "beside" in content else manifest
+    return dataclasses.replace(manifest, beside=_beside(manifest, content["beside"])) if "beside" in content else manifest
 
 
-def _beside(manifest: Manifest, directory: str, digest: str, labels: list[int]) -> Beside:
-    """Opens the images that stand beside labels. Raises InputError where they are others."""
-    images = read_manifest(os.path.normpath(manifest.directory.resolve() / directory), "unlabeled")
-    if images.digest != digest or not len(images.files) == len(manifest.files) == len(labels):
+def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
+    """Opens the images that stand beside labels. Raises InputError where they are not there, or others."""
+    directory, labels = os.path.normpath(manifest.directory.resolve() / entry["directory"]), entry["labels"]
+    try:
+        images = read_manifest(directory, "unlabeled")
+    except InputError as error:
+        raise InputError(f"{manifest.directory} has labels alone, of images in {directory}: {error}") from error
+    if images.digest != entry["digest"] or not len(images.files) == len(manifest.files) == len(labels):
         raise InputError(f"{manifest.directory} has labels of other images than are now in {images.directory}; run run_balance.sh again")
     return Beside(images, tuple(labels))
 

@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.files import atomic_path, file_digest, remove_temporaries
-from data.index import ENDING, Offsets
+from data import index as indexes
+from data.manifest import INDEX_ENDING, MANIFEST, Manifest, write_manifest
 from data.manifest import KINDS as KINDS
-from data.manifest import MANIFEST, Manifest, write_manifest
 from data.manifest import read_manifest as read_manifest
 
 HEADER_BYTES = 12
@@ -62,7 +62,7 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
     """
-    count, position, offsets = 0, 0, Offsets() if index else None
+    count, position, offsets = 0, 0, indexes.Offsets() if index else None
     with atomic_path(path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in records:
@@ -214,7 +214,7 @@ def _clear(directory: Path, name: str) -> None:
     if not directory.is_dir():
         return
     (directory / MANIFEST).unlink(missing_ok=True)
-    ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}" + f"({re.escape(ENDING)})?")
+    ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}" + f"({re.escape(INDEX_ENDING)})?")
     for path in sorted(directory.iterdir()):
         if ours.fullmatch(path.name):
             path.unlink()
@@ -255,6 +255,7 @@ def verify_split(manifest: Manifest) -> None:
                 _check_label(path, number, record, manifest)
         if file_digest(path) != digest:
             raise InputError(f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the directory again")
+        indexes.verify(path, digest, count)
 
 
 def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from cli.errors import InputError
 from data import formats
+from data.manifest import INDEX_ENDING
 from data.settings import FORMATS
 
 if TYPE_CHECKING:
@@ -255,6 +256,9 @@ def find_files(request: Request, endings: str, what: str) -> list[str]:
         folder, name = os.path.split(location)
         folder = glob.escape(folder) if os.path.isdir(folder) else folder
         paths = [location] if os.path.exists(location) else glob.glob(os.path.join(folder, name))
+    # A pattern for our own shards matches their indexes, too.
+    shards = set(paths)
+    paths = [path for path in paths if not (path.endswith(INDEX_ENDING) and path[: -len(INDEX_ENDING)] in shards)]
     paths = sorted(path for path in paths if os.path.isfile(path))
     if not paths:
         raise request.error(f"has no {what}; name a folder of them, one file, or a quoted pattern")

@@ -116,7 +116,8 @@ def fit(
         raise_refusal(error)
         of_data = isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)) and "Collective" not in str(error)
         for manifest in manifests:  # TensorFlow does not say which record it was, nor always which file
-            if of_data or any(path in str(error) for path in manifest.paths):
+            paths = (*manifest.paths, *(manifest.beside.images.paths if manifest.beside else ()))
+            if of_data or any(path in str(error) for path in paths):
                 records.verify_split(manifest)
         raise error
     finally:
@@ -346,15 +347,26 @@ class _Profile(tf.keras.callbacks.Callback):
         super().__init__()
         self._supports_tf_logs = True
         self.directory, self.start, self.first, self.last = directory, start, first, last
+        self.running = False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Keras's hook."""
         if self.start + batch + 1 == self.first:
             with writing("a profile", self.directory):
                 tf.profiler.experimental.start(str(self.directory))
+            self.running = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keras's hook."""
-        if self.start + batch + 1 == self.last and self.start < self.first:
+        if self.start + batch + 1 == self.last:
+            self._stop()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Keras's hook, which an early stop (`stop_after`) reaches before `last`."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.running:
+            self.running = False
             with writing("a profile", self.directory):
                 tf.profiler.experimental.stop()

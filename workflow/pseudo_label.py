@@ -181,7 +181,7 @@ class LabelShards:
                         raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
                     yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
             except tf.errors.OpError as error:
-                _raise_precisely(path, preprocessing, self.images.records[shard], error)
+                _raise_precisely(path, preprocessing, image_shards(self.images).records[shard], error)
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
         """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.

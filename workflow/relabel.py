@@ -58,8 +58,9 @@ class RelabelShards:
     def run(self, shard: int) -> dict[str, Any]:
         """Writes one shard. Raises InputError where balanced set and predictions do not match."""
         counts = _Counts(self.predictions.num_classes)
-        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, counts))
-        beside, records = self.selection.beside, int(counts.total.sum())
+        beside = self.selection.beside
+        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, counts), index=not beside)
+        records = int(counts.total.sum())
         if records != self.selection.records[shard] or count != (beside.labels if beside else self.selection.records)[shard]:
             raise AssertionError(f"{count} written, {records} of {self.selection.records[shard]} selected")
         return {"images": int(counts.unique.sum()), "records": records, "sha256": digest, **counts.to_dict()}

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cli.errors import InputError
 from data import index, pipeline, protos, records
-from data.manifest import Manifest
+from data.manifest import INDEX_ENDING, Manifest
 from data.pipeline import Share
 from data.preprocessing import Preprocessing
+from data.sources import TFRECORD_FILES, Request, find_files
 from tests.data.test_pipeline import PLAIN, levels
 from tests.data.test_pipeline import split as split
 
@@ -68,11 +70,11 @@ def damaged(manifest: Manifest, tmp_path: Path, how: str) -> Manifest:
     directory = tmp_path / "copy"
     shutil.copytree(manifest.directory, directory)
     shard = directory / manifest.files[1]
-    beside = Path(f"{shard}{index.ENDING}")
+    beside = Path(f"{shard}{INDEX_ENDING}")
     if how == "another run's shard and index":
         other = write(tmp_path / "other", seed=1)
         shutil.copy(other.paths[1], shard)
-        shutil.copy(other.paths[1] + index.ENDING, beside)
+        shutil.copy(other.paths[1] + INDEX_ENDING, beside)
     elif how == "another run's shard":
         shutil.copy(write(tmp_path / "other", seed=1).paths[1], shard)
     elif how == "records in another order":
@@ -113,10 +115,23 @@ def test_records_of_one_size_in_another_order(tmp_path: Path) -> None:
         taken(pipeline.own_stream(manifest, 0, Share(2, 2, 0)), 5)
 
 
+@pytest.mark.parametrize("how", ["byte of the index 0", "byte of the index 45", "byte of the index -1"])
+def test_a_wrong_index_is_named(manifest: Manifest, tmp_path: Path, how: str) -> None:
+    """Of a training that ends by it: its shards are as they should be."""
+    records.verify_split(manifest)
+    with pytest.raises(InputError, match=r"labeled-00001-of-00004\.index is damaged, or the index of another file; delete it"):
+        records.verify_split(damaged(manifest, tmp_path, how))
+
+
+def test_a_pattern_for_shards_leaves_their_indexes_out(manifest: Manifest) -> None:
+    request = Request(f"{manifest.directory}/labeled-*", "labeled")
+    assert find_files(request, TFRECORD_FILES, "TFRecord files") == sorted(manifest.paths)
+
+
 def test_batches_without_an_index_are_the_same(split: Manifest, tmp_path: Path) -> None:
     """Each host then reads all and keeps its own."""
     directory = tmp_path / "bare"
-    shutil.copytree(split.directory, directory, ignore=shutil.ignore_patterns(f"*{index.ENDING}"))
+    shutil.copytree(split.directory, directory, ignore=shutil.ignore_patterns(f"*{INDEX_ENDING}"))
     bare = records.read_manifest(directory)
     assert index.indexed(split) and not index.indexed(bare)
     for host in (0, 1):
@@ -131,6 +146,21 @@ def test_augmentation_goes_by_the_place_in_the_whole_batch(split: Manifest) -> N
         own = pipeline.train_batches(split, noisy, batch_size=8, seed=3, pipelines=(2, host), replicas=2).take(4)
         for images, (mine, _) in zip(whole, own):
             np.testing.assert_array_equal(images[4 * host : 4 * host + 4], mine)
+
+
+def test_large_records_are_not_held_until_they_are_many(tmp_path: Path) -> None:
+    """Photographs of a camera have some 10 MB each."""
+    offsets, large = index.Offsets(), [bytes([i]) * (index.Offsets.BYTES // 2) for i in range(5)]
+    held = []
+    for number, record in enumerate(large):
+        offsets.add(number, record)
+        held.append(len(offsets._held))
+    assert held == [1, 0, 1, 0, 1]
+    digest = "0" * 64
+    offsets.write(tmp_path / "shard", digest)
+    found = index.read(tf.constant(str(tmp_path / "shard")), tf.constant(bytes.fromhex(digest)), tf.constant(5, tf.int64)).numpy()
+    expected = tf.bitcast(tf.fingerprint(tf.constant(large)), tf.int64).numpy()
+    np.testing.assert_array_equal(found, np.stack([np.arange(5), expected], axis=1))
 
 
 def test_an_empty_shard_has_an_index(tmp_path: Path) -> None:

@@ -279,6 +279,12 @@ def test_a_profile_of_some_steps(tmp_path):
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
+def test_a_training_that_stops_early_ends_its_profile(tmp_path):
+    with_profile = {**SIZES, **scored(*[0.5] * 7)}
+    fit(trainer(), batches, tmp_path, **with_profile, stop_after=1, profile=(3, 12))
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
+
+
 def test_a_finished_run_is_left_alone(uninterrupted):
     weights, directory = uninterrupted
     for a, b in zip(weights, run(directory)):

@@ -96,7 +96,7 @@ def test_meta_pseudo_labels_adjusts_the_teacher_s_loss_and_the_one_that_the_feed
     reduced = ReducedMetaPseudoLabels(Calibrator(3), network(1), adjustment=ADJUSTMENT)
     for one in (trainer, reduced):
         step = Step(tf.constant(0, tf.int64), tf.constant(6), tf.constant(6), 1)
-        found = one._labeled_loss(IMAGES, losses.one_hot(tf.constant(LABELS), 3), step)
+        found = one._labeled_loss((IMAGES, losses.one_hot(tf.constant(LABELS), 3)), step)
         assert float(found) == pytest.approx(brute_force(network(1)(IMAGES), LABELS, 1.0), rel=1e-4)
 
 

@@ -17,12 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from cli import recipes
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from data import prepare
+from data import index, prepare
 from data.preprocessing import Preprocessing
 from data.protos import make_example, make_prediction
 from data.records import read_manifest, write_manifest, write_split
 from data.verification import read_records
 from evaluation import history
+from training.copies import Copies
 from training.method import IMAGES
 from training.model_dir import ModelSpec
 from workflow import balance, pseudo_label, relabel, shard_jobs, train
@@ -41,7 +42,7 @@ def config() -> ConfigDict:
 
 def rows(directory: Path) -> list[dict[str, tf.train.Feature]]:
     """Returns the features of a split's records, in order; read by TensorFlow alone."""
-    paths = sorted(str(path) for path in directory.glob("*-of-*"))
+    paths = sorted(str(path) for path in directory.glob("*-of-?????"))
     records = tf.data.TFRecordDataset(paths).as_numpy_iterator()
     return [dict(tf.train.Example.FromString(record).features.feature) for record in records]
 
@@ -132,6 +133,7 @@ def test_two_iterations_on_the_digits_are_what_sorting_gives(walk):
     answers = stored(root / "predictions_2")
     assert list(answers) == list(dict.fromkeys(order))
     expected = dict(zip(images, second.predict_proba(pixels(list(images.values())))))
+    assert index.indexed(read_manifest(root / "pseudo_labeled_1")) and index.indexed(read_manifest(root / "pseudo_labeled_2"))
     for row in again:
         key = key_of(row)
         assert row["image/encoded"] == images[key]["image/encoded"]
@@ -281,3 +283,22 @@ def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
     settings.data.unlabeled = str(root / "pseudo_labeled_1" / "pseudo_labeled-*")
     with pytest.raises(InputError, match=r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of run_pseudo_label\.sh"):
         prepare.main(settings, str(tmp_path / "data"))
+
+
+def test_an_error_of_the_device_is_not_blamed_on_images_beside_their_labels(walk, tmp_path):
+    """The image shard is read again to find a broken record; it has as many as its own manifest says."""
+    root, _ = walk
+    settings = config().copy_and_resolve_references()
+    settings.balance.copy_images = False
+    balance.main(settings, str(tmp_path / "set"), str(root / "data"), str(root / "predictions_1"))
+    selection = read_manifest(tmp_path / "set", "pseudo_labeled")
+    assert selection.records != selection.beside.images.records
+    job = pseudo_label.LabelShards(selection, "teacher", tmp_path, 8, 0)
+    job._spec = ModelSpec(architecture={}, preprocessing=Preprocessing(image_size=SIDE), label_names=NAMES)
+
+    def out_of_memory(images, number):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    job._copies = Copies([(None, out_of_memory)])
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        list(job.probabilities(0, first_copies(selection, 0)))
