@@ -113,7 +113,9 @@ def test_top1_under_perturbations_is_the_mean_over_all_frames(tmp_path):
         np.savez(tmp_path / "p" / f"{name}.npz", answers=np.array(answers), labels=np.array([0]), keys_digest="x")
     row, _ = results.perturbations(tmp_path, ["tilt", "translate", "shear"], 1)
     assert row["top1"] == pytest.approx((2 + 1) / (3 + 5))
-    told = tables.table({"split": "t", "examples": None, "top_k": 5, "models": {"m": {"p": row}}})
+    rows = {"m": {"p": row}}
+    results.relative_to(rows, "m", False, True)
+    told = tables.table({"split": "t", "examples": None, "top_k": 5, "models": rows})
     assert "P top-1 %" in told and "37.50" in told
     assert results.perturbations(tmp_path, ["shear"], 1)[0]["top1"] is None
 
