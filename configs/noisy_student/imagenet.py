@@ -85,6 +85,8 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.teacher = section(*chain[0])
     if chain[0] != ("b0", 0):
         config.selector = section("b0", 0)
+        # What a variant changes in the labelling, such as Table 6's noise, is not for the selection.
+        config.pseudo_label_0 = config.pseudo_label.copy_and_resolve_references()
     config.student = section(*chain[-1])
     for iteration, link in enumerate(chain[1:-1], 1):
         config[f"student_{iteration}"] = section(*link)
