@@ -244,7 +244,7 @@ def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path,
     broken = write_model(tmp_path / "broken", bias=np.nan)
     assert_refused(tmp_path / "w2", "gradient of broken for 'digit/0' is not finite", inputs[0], broken, suite="adversarial")
     cut = write_data(tmp_path / "cut")
-    sorted((cut / "test").glob("test-*"))[0].write_bytes(b"")
+    sorted((cut / "test").glob("test-*-of-?????"))[0].write_bytes(b"")
     monkeypatch.setenv("TRUST_SHARDS", "1")
     assert_refused(tmp_path / "w3", f"holds .* examples, not the {N} announced", cut, teacher, suite="adversarial")
 
@@ -269,7 +269,7 @@ def test_damaged_data(quick, inputs, tmp_path, monkeypatch):
     wrong = write_data(tmp_path / "wrong", labels=[10, *digits.target[1:N]])
     assert_refused(tmp_path / "w2", "digit/0 .*label 10", wrong, teacher)
     cut = write_data(tmp_path / "cut")
-    shard = sorted((cut / "test").glob("test-*"))[-1]
+    shard = sorted((cut / "test").glob("test-*-of-?????"))[-1]
     shard.write_bytes(shard.read_bytes()[:-5])
     assert_refused(tmp_path / "w5", r"test-00002-of-00003: record \d+ .counting from 0. is truncated; make the file again", cut, teacher)
     monkeypatch.setenv("TRUST_SHARDS", "1")

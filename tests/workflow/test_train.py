@@ -279,7 +279,7 @@ def test_an_unfinished_input_is_refused(directories, tmp_path):
 def test_a_truncated_shard_is_named(directories, tmp_path):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", directories["data"], data], check=True)
-    shard = next((data / "labeled").glob("labeled-*"))
+    shard = next((data / "labeled").glob("labeled-*-of-?????"))
     shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
         main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
@@ -288,7 +288,7 @@ def test_a_truncated_shard_is_named(directories, tmp_path):
 def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", directories["data"], data], check=True)
-    shard = next((data / "labeled").glob("labeled-*"))
+    shard = next((data / "labeled").glob("labeled-*-of-?????"))
     records.write_shard(shard, list(records.read_shard(shard))[::-1])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
         main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
