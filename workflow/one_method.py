@@ -27,6 +27,8 @@ from workflow.stages import Stage, check_baseline, sections_read, validated
 
 SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
 """Schema of `summary.json`."""
+DEVICES = ("strategy", "cpu_devices", "tpu")
+"""Flags of a stage that choose its devices."""
 
 
 def main(
@@ -211,6 +213,9 @@ def run_stages(
             iterations.require_unlabeled(stage.directory)
         if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
             validation = validate(config, directory, stage.arguments["init"], served)
+            of_evaluation = next(other for other in stages if other.name == "evaluate").arguments
+            devices = {name: of_evaluation[name] for name in DEVICES if name in of_evaluation}
+            validation = validation._replace(arguments={**validation.arguments, **devices})
             loop.run_stage(validation, directory, config_flags, [], created)
             served = better(validation.directory, stage.arguments["init"], served)
     summary = {**summarize(directory), "served": served.name}
@@ -253,7 +258,7 @@ def plan(
     """Returns the stages in order; `options` are the flags of the training."""
     data, evaluation = workdir / "data", workdir / "evaluation"
     model = workdir / name_of(config, options["section"])
-    devices = {name: options[name] for name in ("strategy", "cpu_devices", "tpu") if name in options}
+    devices = {name: options[name] for name in DEVICES if name in options}
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
         Stage(model.name, "run_train.sh", model, {**options, "data": data}),

@@ -154,7 +154,9 @@ def choose(config: ConfigDict, training: Planned, counts: Mapping[str, Any], tar
             break
     needed, way = min(found, key=lambda pair: pair[0]) if found[-1][0] > room else found[-1]
     keys: tuple[str, ...] = ("rematerialize", "precision", "accumulation", "batch_size")
-    keys += ("steps",) if config[training.section].get("steps") else ()  # else they follow the epochs
+    section = config[training.section]
+    # Else they follow the epochs, or the batch.
+    keys += ("steps",) if section.get("steps") and not section.get("steps_for_batch") else ()
     before, after = training.values, way.values
     changes = {key: (before[key], after[key]) for key in keys if key in after and before[key] != after[key]}
     return Choice(way, changes, needed, needed <= room)
@@ -205,11 +207,13 @@ def plan(
             }
         elif stage.script == "run_pseudo_label.sh":
             section, teacher = config[stage.arguments["section"]], models.get(stage.arguments["teacher"])
-            precision, seen = section.precision, counts["unlabeled"]
+            precision, seen = section.precision, plans.images_labeled(config, stage, counts)
             one = _multiply_adds(teacher.model, teacher.size, counts) if teacher else None
             work = None if one is None else 2.0 * one * seen * max(1, section.views)
-        elif stage.script in ("run_balance.sh", "run_prepare_data.sh"):
-            seen = counts["unlabeled"] + (counts["labeled"] if stage.script == "run_prepare_data.sh" else 0)
+        elif stage.script == "run_balance.sh":
+            seen = plans.images_labeled(config, stage, counts)
+        elif stage.script == "run_prepare_data.sh":
+            seen = images
         else:
             continue
         row |= {"terabytes_read": seen * each / 1e12, "requests": -(-seen // records.RECORDS_PER_SHARD)}

@@ -114,8 +114,9 @@ def test_the_better_one_on_validation_images_is_exported(tmp_path, monkeypatch, 
         return 0
 
     monkeypatch.setattr(loop.termination, "call", with_validation)
-    main(recipe(MPL, finetune_last=True), tmp_path / "w")
+    main(recipe(MPL, finetune_last=True), tmp_path / "w", strategy="one_device")
     by_name = dict(started)
+    assert by_name["validation"]["strategy"] == by_name["evaluation"]["strategy"] == "one_device"
     assert by_name["validation"]["split"] == "validation" and by_name["evaluation"]["split"] == "test"
     assert Path(by_name["export"]["model"]).name == served
     assert read_json(tmp_path / "w" / "summary.json")["served"] == served

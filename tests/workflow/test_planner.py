@@ -92,6 +92,26 @@ def test_b7_fits_on_eight_gpus_and_says_how() -> None:
     assert all(not row.get("changes") for row in again)
 
 
+def test_the_flags_of_a_recipe_whose_steps_follow_its_batch_give_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def plan(*flags: str) -> dict[str, Any]:
+        config = recipes.from_flags("--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *flags)
+        one_method.main(config, str(tmp_path / "w"), dry_run=True, devices=8, device="A100")
+        value = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return next(row for row in value["stages"] if "memory_gib" in row)
+
+    first = plan()
+    assert first["changes"]["train.batch_size"] == 8
+    again = plan(*(f"--config.{key}={value}" for key, value in first["changes"].items()))
+    assert [again[key] for key in ("steps", "batch_size", "hours")] == [first[key] for key in ("steps", "batch_size", "hours")]
+    assert not again["changes"]
+
+
+def test_later_teachers_label_the_selection_alone() -> None:
+    rows, *_ = planned("imagenet.py:b7", Target("A100", 8, 80e9), "--config.iterations=2")
+    by_stage = {row["stage"]: row for row in rows}
+    assert by_stage["pseudo_label_2"]["requests"] == by_stage["balance_2"]["requests"] == 65_000  # 130 million images
+
+
 def test_hours_and_bytes_by_hand() -> None:
     rows, *_ = planned("imagenet.py:b0", Target("A100", 8, 80e9))
     by_stage = {row["stage"]: row for row in rows}
