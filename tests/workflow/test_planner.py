@@ -100,7 +100,7 @@ def test_the_flags_of_a_recipe_whose_steps_follow_its_batch_give_its_plan(tmp_pa
         return next(row for row in value["stages"] if "memory_gib" in row)
 
     first = plan()
-    assert first["changes"]["train.batch_size"] == 8
+    assert "train.batch_size" in first["changes"] and "train.steps" not in first["changes"]
     again = plan(*(f"--config.{key}={value}" for key, value in first["changes"].items()))
     assert [again[key] for key in ("steps", "batch_size", "hours")] == [first[key] for key in ("steps", "batch_size", "hours")]
     assert not again["changes"]
