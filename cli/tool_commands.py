@@ -23,7 +23,6 @@ EXPERIMENTS = (
         ),
         (
             "--config=configs/studies/ratio.py --workdir=runs/ratio",
-            "--config=configs/studies/noise.py --workdir=runs/noise --dry_run",
             "--config=configs/studies/photographs.py --labeled=photos --workdir=runs/photographs --only=uda:0,mpl:0",
         ),
         group="experiment",

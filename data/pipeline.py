@@ -124,8 +124,10 @@ def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = 
         examples = whole.batch(size).get_single_element()  # fails where there are more
         # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
         fewer = ["fewer records than the manifest says in one of", paths]
-        tf.debugging.Assert(tf.shape(examples, tf.int64)[0] == size, fewer, summarize=-1)
-        return tf.gather(examples, order.places(size, epoch, window_in_epoch))
+        found = tf.shape(examples, tf.int64)[0]
+        tf.debugging.Assert(found == size, fewer, summarize=-1)
+        # Not of `size`: a place that is not there would be another error, which may come first.
+        return tf.gather(examples, order.places(found, epoch, window_in_epoch))
 
     stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()
     return stream.skip(skip).enumerate(start)

@@ -14,7 +14,7 @@ from cli.errors import InputError
 
 
 def test_every_benchmark_takes_its_flags():
-    files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"__init__", "report", "run"}
+    files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"__init__", "clients", "report", "run"}
     assert set(run.BENCHMARKS) == files
     assert {flag for flags in run.BENCHMARKS.values() for flag in flags} == {flag.name for flag in commands.TABLE["benchmarks"].flags}
     for name, flags in run.BENCHMARKS.items():
@@ -41,7 +41,7 @@ def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
     }
     monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
     run.main([], records=2000, model="dir", clients=None)
-    given = {"balance": {"records": 2000}, "serving": {"model": "dir"}}
+    given = {"balance": {"records": 2000}, "relabel": {"records": 2000}, "serving": {"model": "dir"}}
     assert called == [(name, given.get(name, {})) for name in run.BENCHMARKS]
 
 
