@@ -37,13 +37,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _own_determinism():
-    """A stage that is run in this process turns determinism on, under which keras-cv's and Keras's own random layers refuse to work."""
+def _own_process():
+    """Takes back what a stage sets for its whole process: determinism, under which keras-cv's and Keras's own random layers refuse
+    to work, and the numbers that layers compute in.
+    """
     yield
     if "tensorflow" in sys.modules:
+        import tensorflow as tf
         from tensorflow.python.framework import config  # there is no public way back
 
         config.disable_op_determinism()
+        tf.keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.fixture
