@@ -1,4 +1,4 @@
-"""What serving costs: decoding that forgives, and the development server against the bare graph.
+"""Measures what serving costs: decoding that forgives, and the development server against the bare graph.
 
     ./run_benchmarks.sh serving [--model=SERVING_DIR] [--requests=10000] [--clients=16] [--sweep]
 

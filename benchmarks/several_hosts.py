@@ -1,4 +1,4 @@
-"""What each of several hosts reads of a training split, in bytes.
+"""Measures what each of several hosts reads of a training split, in bytes.
 
     ./run_benchmarks.sh several_hosts [--images=2048]
 

@@ -25,7 +25,7 @@ _PLURAL = {int: "whole numbers", float: "numbers", str: "names"}
 
 @dataclasses.dataclass(frozen=True)
 class When:
-    """What another setting must be for a setting, or a section, to have an effect.
+    """Condition on another setting, without which a setting or a section has no effect.
 
     Attributes:
       key: the other setting, in the section that holds this one. A `^` before it goes one section

@@ -22,9 +22,9 @@ from cli.files import atomic_path
 from data.manifest import INDEX_ENDING, Manifest
 
 RECORD_BYTES = 16
-"""Of a record, in an index."""
+"""Size of a record in an index."""
 _DIGEST_BYTES = 32
-"""Of a SHA-256."""
+"""Size of a SHA-256."""
 
 
 class Offsets:

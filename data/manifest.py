@@ -28,7 +28,7 @@ SCHEMA = {
 """Schema of `manifest.json`."""
 
 INDEX_ENDING = ".index"
-"""Of the name of a shard's index (`data.index`), after the shard's own."""
+"""Ending of the name of a shard's index (`data.index`), after the shard's own."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 """A file name without a directory."""

@@ -81,7 +81,7 @@ class _Order:
         return tf.random.experimental.index_shuffle(places, self._key(epoch, -1), shards - 1)
 
     def places(self, n: tf.Tensor, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        """Which of the n records of a window comes at each place, int64 (n,)."""
+        """Returns which of the n records of a window comes at each place, int64 (n,)."""
         return tf.random.experimental.index_shuffle(tf.range(n), self._key(epoch, window), n - 1)
 
     def _key(self, epoch: tf.Tensor, window: tf.Tensor | int) -> tf.Tensor:

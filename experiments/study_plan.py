@@ -1,4 +1,4 @@
-"""What a study comes to: `run_experiment.sh study --dry_run`. Trainings, steps, images, and their time on this machine."""
+"""Tells what a study comes to: `run_experiment.sh study --dry_run`. Trainings, steps, images, and their time on this machine."""
 
 from __future__ import annotations
 

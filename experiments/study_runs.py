@@ -1,4 +1,4 @@
-"""What a study's runs are made of: their scripts' calls, directories and seeds, and what they share."""
+"""Plans a study's runs: their scripts' calls, directories and seeds, and what they share."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def seeds(config: ConfigDict) -> range:
 
 
 def run_directory(workdir: Path, name: str, seed: int) -> Path:
-    """Where one run lives."""
+    """Returns where one run lives."""
     return workdir / name / f"seed_{seed}"
 
 
 def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Command]:
-    """What one run is made of: its method's stages, or the study's script."""
+    """Parts of one run: its method's stages, or the study's script."""
     flags, *method = next(row[1:] for row in config.runs if row[0] == name)
     directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
     stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]

@@ -20,7 +20,7 @@ from training.trainer import accumulated, alike, check_classifier, in_turn, pair
 
 
 class Batch(NamedTuple):
-    """What a step learns from: labelled images with labels, and unlabelled ones with what the teacher is given beside them."""
+    """Data of a step: labelled images with labels, and unlabelled ones with what the teacher is given beside them."""
 
     x: tf.Tensor  # (B, H, W, 3)
     y: tf.Tensor  # (B,) or (B, K)

@@ -19,7 +19,7 @@ from training.trainer import Trainer, accumulated, all_reduced, global_rows, hit
 
 
 class Step(NamedTuple):
-    """Which step it is, the sizes of its batches, and which part of them is at work."""
+    """Number of the step, sizes of its batches, and the part of them at work."""
 
     number: tf.Tensor
     labeled: tf.Tensor  # a part of this replica's part of B

@@ -67,7 +67,7 @@ def parameters(path: Path) -> dict[str, Any]:
 
 
 class Work(NamedTuple):
-    """What requests of one kind share: they may be computed together.
+    """Description of requests of one kind, which may be computed together.
 
     Attributes:
       model, signature: for the metrics.

@@ -24,7 +24,7 @@ MAX_BYTES = 32 * 2**20  # of one request, also after decompression
 
 
 class Prediction(NamedTuple):
-    """What a predict request asks for.
+    """Content of a predict request.
 
     Attributes:
       signature: the function.

@@ -30,7 +30,7 @@ _State = get_model_status_pb2.ModelVersionStatus
 
 
 class _Wanted(NamedTuple):
-    """What `models.config` asks for, of one model."""
+    """One model as `models.config` asks for it."""
 
     folder: Path
     numbers: list[int]

@@ -176,7 +176,7 @@ class UDA(Trainer):
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
+        """Returns gradients of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         x, y, x_weak, x_strong = data
         step = self.optimizer.iterations

@@ -1,4 +1,4 @@
-"""Which method makes most of few labelled photographs? All from the same published weights.
+"""Compares methods on few labelled photographs, all from the same published weights.
 
 ./run_experiment.sh study --config=configs/studies/photographs.py --labeled=PHOTOS \
     --workdir=runs/studies/photographs

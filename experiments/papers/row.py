@@ -1,4 +1,4 @@
-"""What a row of the papers' tables is made of."""
+"""Parts of a row of the papers' tables."""
 
 from __future__ import annotations
 
