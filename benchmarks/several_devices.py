@@ -25,7 +25,7 @@ from benchmarks import report
 from benchmarks.input_pipeline import photographs
 from data import protos, records
 from data.preprocessing import Preprocessing
-from training import model_dir
+from training import model_dir, strategy
 from training.model_dir import ModelSpec
 from workflow.pseudo_label import LabelShards
 
@@ -38,6 +38,7 @@ def main(images: int = 256) -> None:
 
 
 def _measure(count: int) -> None:
+    strategy.devices("mirrored", 2)  # before anything else uses TensorFlow
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         examples = (protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))

@@ -19,11 +19,10 @@ Every example counts exactly once. A run that was killed goes on with the first 
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,7 @@ def main(
     own = bool({"clean", "real", "adversarial"} & set(chosen) or ("c" in chosen and not data_c) or ("p" in chosen and not data_p))
     if own and not data:
         raise InputError("--data is missing; it is the directory of the images to evaluate on")
+    devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
     manifest = _open_split(data, split) if own and data else None
     candidates = {name: open_candidate(name, path, settings.saved_model_style) for name, path in _named(model).items()}
     for candidate in candidates.values():
@@ -112,7 +112,7 @@ def main(
         sets |= _build(chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache")
     inputs = Inputs(**sets)
 
-    last, devices = list(candidates)[-1], functools.lru_cache(lambda: strategies.devices(strategy, cpu_devices, tpu))
+    last = list(candidates)[-1]
     for name, candidate in tested.items():
         folder = Folder(directory / name, directory / "progress.jsonl")
         _measure(candidate, chosen, inputs, settings, folder, devices, embed=name == last)
@@ -202,11 +202,11 @@ def _measure(
     inputs: Inputs,
     settings: Settings,
     folder: Folder,
-    devices: Callable[[], Sequence[Device]],
+    devices: Sequence[Device],
     *,
     embed: bool,
 ) -> None:
-    """Runs the suites on a model, on `devices()`; `embed`: with the map of its features of the clean split."""
+    """Runs the suites on a model, on `devices`; `embed`: with the map of its features of the clean split."""
     mine = suites_of(candidate, chosen, inputs, settings)
     left_out = [suite for suite in chosen if suite not in mine]
     if left_out:
@@ -218,7 +218,7 @@ def _measure(
     embed = embed and "clean" in mine and not path.exists()
     if not (embed or suites.needed(folder, mine, inputs)):
         return
-    classifier = candidate.load(devices())
+    classifier = candidate.load(devices)
     suites.run(classifier, mine, inputs, settings, folder)
     if embed and inputs.clean and classifier.network is not None:
         size = settings.batch_size

@@ -148,8 +148,6 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
       InputError: no SavedModel, one that cannot be read, or one that takes something else than image bytes.
     """
     path = versions.resolve(model)
-    from training import copies  # here: TensorFlow takes seconds to load
-    from training import strategy as strategies
 
     def one() -> Serve:
         loaded = versions.load(path)
@@ -165,6 +163,13 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
             return {name: value.numpy() for name, value in answer.items()}
 
         return serve
+
+    import tensorflow as tf  # here: it takes seconds to load
+
+    if strategy == "auto" and cpu_devices == 1 and len(tf.config.list_physical_devices("GPU")) < 2:
+        return one()
+    from training import copies  # here: one device needs nothing of it
+    from training import strategy as strategies
 
     return copies.Copies(copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE)
 

@@ -64,10 +64,10 @@ def _slow_down(started: Path) -> None:
     """In a worker: writing a shard of training records takes its time, and tells who does it."""
     write_shard = balance.write_shard
 
-    def slow(path: str, *arguments: Any) -> Any:
+    def slow(path: str, *arguments: Any, **options: Any) -> Any:
         (started / f"{path.rpartition('pseudo_labeled-')[2][:5]}-{os.getpid()}").touch()
         time.sleep(0.4)
-        return write_shard(path, *arguments)
+        return write_shard(path, *arguments, **options)
 
     balance.write_shard = slow
 

@@ -84,6 +84,5 @@ class _Failing(_Meeting):
 def test_a_failure_closes_what_other_threads_do(tmp_path: Path) -> None:
     job = _Failing(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        shard_jobs.run(job, 4, tmp_path / "progress", at_once=2)
+        shard_jobs.run(job, 2, tmp_path / "progress", at_once=2)
     assert job.closed.is_set()
-    assert not (tmp_path / "out-3").exists()
