@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
+import threading
 import time
 
 import pytest
 
 from cli.errors import InputError
-from serving import client, rest
+from serving import client
 from serving.client import Client, ServingError
 
 
 @pytest.fixture
-def answer(monkeypatch):
+def answer():
     """Starts a server that gives `answers` (code, JSON), one after another; returns them and its URL."""
     answers = []
 
-    class Given(rest.Handler):
+    class Given(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self):
             code, said = answers.pop(0)
-            self._send(code, json.dumps(said))
+            body = json.dumps(said).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def do_POST(self):
-            self._body()
+            self.rfile.read(int(self.headers["Content-Length"]))
             self.do_GET()
 
-    monkeypatch.setattr(rest, "Handler", Given)
-    server = rest.start("127.0.0.1", 0, None, 5.0)
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Given)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield answers, f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()

@@ -63,7 +63,7 @@ def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
     plot_schedules.main(config, str(tmp_path / "rates.png"), None)
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     rates = plot_schedules.rates(config, 1_281_167)
-    assert sorted(rates) == ["finetune", "finetune_student", "student", "student_1", "student_2", "teacher"]
+    assert sorted(rates) == ["finetune", "finetune_student", "selector", "student", "student_1", "student_2", "teacher"]
     steps, values = rates["student"][""]
     assert steps[0] == 0 and steps[-1] == 218_949
     np.testing.assert_allclose(values[::97], [float(paper_schedule()(int(step))) for step in steps[::97]], rtol=1e-5)
