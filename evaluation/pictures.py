@@ -57,7 +57,8 @@ def picture(image: bytes | np.ndarray, caption: str, text: str | None = None, fi
     small = max(drawn.size) <= 64
     if small and (pixels == pixels[..., :1]).all():
         drawn = drawn.convert("L")
-    drawn.save(buffer, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": 80}))
+    options: dict[str, Any] = {"optimize": True} if small else {"quality": 80}
+    drawn.save(buffer, "PNG" if small else "JPEG", **options)
     data = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Picture(data, caption, text or plain(caption), file)
 

@@ -101,6 +101,9 @@ def test_openapi_document_describes_what_is_served(server):
             if method in ("get", "post") and not path.endswith(("metrics", "openapi.json")):
                 body = b'{"instances": []}' if method == "post" else None
                 code, answer = call(server, path.format(**values), body, method.upper())
+                if "{label}" in path:  # an export has no labels
+                    assert code == 400 and "no version label" in answer["error"]
+                    continue
                 reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
                 schema = document["components"]["schemas"][reference.rpartition("/")[2]]
                 schema = schema.get("oneOf", [schema])[0]
