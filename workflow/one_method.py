@@ -270,7 +270,7 @@ def plan(
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
     more = {"init": options["init"]} if options.get("init") else {}
-    more |= devices if options["strategy"] != "auto" else {}
+    more |= devices if options.get("strategy", "auto") != "auto" else {}
     return [
         *stages,
         Stage(
