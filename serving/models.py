@@ -45,7 +45,7 @@ class _Failure(NamedTuple):
 
 
 class _Served(NamedTuple):
-    """What is served, of one model. Replaced, never changed: requests read it meanwhile."""
+    """Served versions of one model. Replaced, never changed: requests read it meanwhile."""
 
     versions: dict[int, Version]
     labels: dict[str, int]

@@ -27,7 +27,7 @@ from serving.signatures import Classifier
 from training.model_dir import ModelSpec
 
 OPSET = 17
-"""Of the file. ONNX Runtime 1.12, TensorRT 8.6 and OpenVINO 2022.3, and later releases, read it."""
+"""Operator set of the file. ONNX Runtime 1.12, TensorRT 8.6 and OpenVINO 2022.3, and later releases, read it."""
 
 FILE = "model.onnx"
 

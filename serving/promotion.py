@@ -38,7 +38,7 @@ TIMED = 50
 
 
 class Check(NamedTuple):
-    """What was measured. Pairs are (stable, candidate).
+    """Measurements of a comparison. Pairs are (stable, candidate).
 
     Attributes:
       examples: images.

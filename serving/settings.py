@@ -31,7 +31,7 @@ from serving import BATCHING, MONITORING, MOUNT
 from serving.versions import BARE_CONFIG, MODELS_CONFIG, bare_config, versions
 
 FILES = (MODELS_CONFIG, BATCHING, MONITORING)
-"""What an export leaves in SERVING_DIR beside the versions."""
+"""Files that an export leaves in SERVING_DIR beside the versions."""
 
 CANARY_SUFFIX = "-canary"
 """Ends the name under which the newest version is served, while NAME serves the stable one."""

@@ -117,7 +117,7 @@ def test_records_of_one_size_in_another_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["byte of the index 0", "byte of the index 45", "byte of the index -1"])
 def test_a_wrong_index_is_named(manifest: Manifest, tmp_path: Path, how: str) -> None:
-    """Of a training that ends by it: its shards are as they should be."""
+    """Names the index when a training ends by it, though its shards are as they should be."""
     records.verify_split(manifest)
     with pytest.raises(InputError, match=r"labeled-00001-of-00004\.index is damaged, or the index of another file; delete it"):
         records.verify_split(damaged(manifest, tmp_path, how))

@@ -203,7 +203,7 @@ def test_lists_in_lists_without_end_are_refused(dtype):
 
 
 def test_an_answer_of_nan_is_an_error():
-    """Of a model that is not this project's: JSON has no NaN."""
+    """JSON has no NaN, which a model that is not this project's may answer."""
 
     signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
     asked = json_requests.parse(b'{"instances": [1.0]}', lambda name: signature)

@@ -1,4 +1,4 @@
-"""What the server for development has beside TF Serving's protocols: bodies, health, metrics, its description, its stop."""
+"""Tests what the development server has beside TF Serving's protocols: bodies, health, metrics, its description, its stop."""
 
 from __future__ import annotations
 
