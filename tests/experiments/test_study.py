@@ -10,7 +10,7 @@ import pytest
 
 from cli import app, recipes
 from cli.errors import InputError
-from cli.json_files import read_json
+from cli.json_files import read_json, write_json
 from experiments import study
 from tests.data.recipes import save
 from workflow import loop, measure, times
@@ -96,7 +96,7 @@ def scripts(monkeypatch):
             (directory / part).mkdir(parents=True, exist_ok=True)
         gain = {"soft": 0.02, "sharpened": 0.03, "hard": 0.01}[directory.parent.name]
         summary = {"teacher": {"top1": 0.9 + seed / 1e4}, "students": [{"top1": 0.9 + gain + seed / 1e4 + 1e-3 * (seed % 2)}]}
-        (directory / "summary.json").write_text(json.dumps(summary))
+        write_json(directory / "summary.json", summary)
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
@@ -134,7 +134,7 @@ def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypat
         models = {"trained": {"top1": top1}, "finetuned": {"top1": top1 + 0.001 * int(seed[-1])}}
         whole = {"exported": {"top1": top1}, "probe": {"top1": 0.8}}
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "summary.json").write_text(json.dumps({"teacher": {"top1": 0.89}, "students": rows, "models": models, **whole}))
+        write_json(directory / "summary.json", {"teacher": {"top1": 0.89}, "students": rows, "models": models, **whole})
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
@@ -162,7 +162,7 @@ def photographs(monkeypatch):
         top1 = 0.7 + gain + 0.001 * (int(seed[-1]) % 2)
         summary = {"exported": {"top1": top1}, "teacher": {"top1": 0.7}, "probe": {"top1": 0.66}}
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "summary.json").write_text(json.dumps(summary))
+        write_json(directory / "summary.json", summary)
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
@@ -326,7 +326,7 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
             return 137
         directory.mkdir(parents=True, exist_ok=True)
         feedback = "none" if "--config.train.feedback=none" in command else "soft"
-        (directory / "summary.json").write_text(json.dumps({"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}}))
+        write_json(directory / "summary.json", {"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}})
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
