@@ -47,15 +47,23 @@ def synthetic(count: int, shard: int) -> Iterator[bytes]:
     sample[[900, 901, 902, 903, 904]] = marks
     sample[:2] = (1 - marks.sum()) / 2  # less than any of those, which are the stored ones
     template = bytearray(make_prediction("k" * 12, sample, TOP_K))
-    key, classes, floats = template.index(b"k" * 12), template.index(b"\x84\x07\x85\x07"), template.index(marks.tobytes())
+    key, classes, floats = (
+        template.index(b"k" * 12),
+        template.index(b"\x84\x07\x85\x07"),
+        template.index(marks.tobytes()),
+    )
     # Skewed classes, as a real pool's are; 128 and up, whose varints take two bytes.
     drawn = 128 + (rng.random([count, 1]) ** 3 * 868).astype(np.int64) + np.arange(TOP_K)
     top = rng.beta(2, 2, count).astype(np.float32)
-    values = np.stack([top] + [(1 - top) * np.float32(0.4 / 2**i) for i in range(TOP_K - 1)], axis=1)
+    values = np.stack(
+        [top] + [(1 - top) * np.float32(0.4 / 2**i) for i in range(TOP_K - 1)], axis=1
+    )
     rows = np.tile(np.frombuffer(bytes(template), np.uint8), (count, 1))
     digits = (shard * SHARD + np.arange(count))[:, None] // 10 ** np.arange(11, -1, -1) % 10
     rows[:, key : key + 12] = digits + ord("0")
-    rows[:, classes : classes + 2 * TOP_K] = np.stack([drawn & 127 | 128, drawn >> 7], axis=-1).reshape(count, -1)
+    rows[:, classes : classes + 2 * TOP_K] = np.stack(
+        [drawn & 127 | 128, drawn >> 7], axis=-1
+    ).reshape(count, -1)
     rows[:, floats : floats + 4 * TOP_K] = values.astype("<f4").view(np.uint8).reshape(count, -1)
     return (row.tobytes() for row in rows)
 
@@ -65,8 +73,21 @@ def write(directory: Path, total: int) -> Manifest:
     num_shards = -(-total // SHARD)
     files = tuple(shard_name("predictions", i, num_shards) for i in range(num_shards))
     sizes = tuple(min(SHARD, total - i * SHARD) for i in range(num_shards))
-    digests = [records.write_shard(directory / name, synthetic(size, i))[1] for i, (name, size) in enumerate(zip(files, sizes))]
-    return Manifest(directory, "predictions", files, sizes, tuple(map(str, range(CLASSES))), 0, "predictions", {}, tuple(digests))
+    digests = [
+        records.write_shard(directory / name, synthetic(size, i))[1]
+        for i, (name, size) in enumerate(zip(files, sizes))
+    ]
+    return Manifest(
+        directory,
+        "predictions",
+        files,
+        sizes,
+        tuple(map(str, range(CLASSES))),
+        0,
+        "predictions",
+        {},
+        tuple(digests),
+    )
 
 
 def bare(manifest: Manifest) -> None:
@@ -94,12 +115,18 @@ def second_pass() -> None:
     """The line of the second pass, beside reading all images' records and writing those kept."""
     with tempfile.TemporaryDirectory() as directory:
         root, rng = Path(directory), np.random.default_rng(0)
-        scores = balance.ScoreShards(write(root / "predictions", IMAGES), root / "columns", THRESHOLD, 0)
+        scores = balance.ScoreShards(
+            write(root / "predictions", IMAGES), root / "columns", THRESHOLD, 0
+        )
         encoded = rng.bytes(IMAGE_BYTES)
         (root / "images").mkdir()
         name = shard_name("unlabeled", 0, 1)
-        _, digest = records.write_shard(root / "images" / name, (make_example(encoded, f"{i:012d}") for i in range(IMAGES)))
-        images = Manifest(root / "images", "unlabeled", (name,), (IMAGES,), (), 0, "unlabeled", {}, (digest,))
+        _, digest = records.write_shard(
+            root / "images" / name, (make_example(encoded, f"{i:012d}") for i in range(IMAGES))
+        )
+        images = Manifest(
+            root / "images", "unlabeled", (name,), (IMAGES,), (), 0, "unlabeled", {}, (digest,)
+        )
         chosen = select(scores, np.array(scores.run(0)["above"]))
         job = balance.WriteShards(images, scores, chosen, root / "out")
         with np.load(scores.columns_path(0)) as columns:
@@ -107,7 +134,9 @@ def second_pass() -> None:
 
         def bare_copy() -> None:
             read = records.read_shard(images.paths[0])
-            records.write_shard(root / "copy", (record for record, n in zip(read, copies) for _ in range(n)))
+            records.write_shard(
+                root / "copy", (record for record, n in zip(read, copies) for _ in range(n))
+            )
 
         times = report.interleaved(3, ours=lambda: job.run(0), peer=bare_copy)
     (wall, cpu), (peer_wall, peer_cpu) = times["ours"], times["peer"]
@@ -125,7 +154,9 @@ def second_pass() -> None:
     )
 
 
-def lexsort(classes: np.ndarray, confidence: np.ndarray, hashes: np.ndarray, per_class: int) -> np.ndarray:
+def lexsort(
+    classes: np.ndarray, confidence: np.ndarray, hashes: np.ndarray, per_class: int
+) -> np.ndarray:
     """What one would write: everything in memory, one sort; how many of each class are kept."""
     order = np.lexsort((hashes, -confidence, classes))
     kept = classes[order]
@@ -147,7 +178,11 @@ def child(total: int, with_peers: bool) -> None:
             result.update(bare=timer.wall, bare_cpu=timer.cpu)
         with report.Timer() as timer:
             chosen, above = stage(manifest, root / "columns")
-        result.update(stage=timer.wall, stage_cpu=timer.cpu, rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        result.update(
+            stage=timer.wall,
+            stage_cpu=timer.cpu,
+            rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
         per_class = int(np.median(above[above > 0]))
         expected = np.where(above > 0, per_class, 0)
         assert (chosen.totals == expected).all(), "the counts are not exact"
@@ -157,7 +192,10 @@ def child(total: int, with_peers: bool) -> None:
                 select(job, above)
             result["select"] = timer.wall
             parts = [np.load(job.columns_path(shard)) for shard in range(len(manifest.files))]
-            columns = [np.concatenate([part[name] for part in parts]) for name in ("classes", "confidence", "hash")]
+            columns = [
+                np.concatenate([part[name] for part in parts])
+                for name in ("classes", "confidence", "hash")
+            ]
             with report.Timer() as timer:
                 kept = lexsort(*columns, per_class)
             result.update(lexsort=timer.wall, above=float(above.sum()))
@@ -172,11 +210,20 @@ def main(records: int = 10_000_000) -> None:
         raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
     for size in (total // 10, total):
         command = python_m("benchmarks.balance", str(size), "peers" if size == total else "")
-        sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        sizes[size] = json.loads(
+            subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True
+            ).stdout.splitlines()[-1]
+        )
     second_pass()
     small, large = sizes[total // 10], sizes[total]
     report.line(
-        "balance/select", large["above"] / large["select"], large["above"] / large["lexsort"], "numpy.lexsort", goal=1.0, unit="records/s"
+        "balance/select",
+        large["above"] / large["select"],
+        large["above"] / large["lexsort"],
+        "numpy.lexsort",
+        goal=1.0,
+        unit="records/s",
     )
     report.line(
         "balance/stage",
@@ -199,7 +246,12 @@ def main(records: int = 10_000_000) -> None:
         rss_mb=round(large["rss"]),
     )
     report.line(
-        "balance/linear", total / large["stage"], total / 10 / small["stage"], f"{total // 10:,} records", goal=1.0, unit="records/s"
+        "balance/linear",
+        total / large["stage"],
+        total / 10 / small["stage"],
+        f"{total // 10:,} records",
+        goal=1.0,
+        unit="records/s",
     )
 
 

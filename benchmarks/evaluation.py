@@ -41,7 +41,11 @@ def write_sets(directory: Path) -> None:
         for severity in SEVERITIES:
             for photograph, wnid in zip(photographs, wnids):
                 top, left = int(rng.integers(427 - SIZE)), int(rng.integers(640 - SIZE))
-                crop = PIL.Image.fromarray(corrupt(photograph[top : top + SIZE, left : left + SIZE], corruption, severity, rng))
+                crop = PIL.Image.fromarray(
+                    corrupt(
+                        photograph[top : top + SIZE, left : left + SIZE], corruption, severity, rng
+                    )
+                )
                 folder = directory / corruption / str(severity) / wnid
                 folder.mkdir(parents=True)
                 for i in range(IMAGES_PER_SET // len(photographs)):
@@ -51,21 +55,37 @@ def write_sets(directory: Path) -> None:
 def main() -> None:
     """Prints one JSON line."""
     model = EfficientNet("b0", num_classes=1000)
-    classifier = Classifier("b0", Preprocessing(image_size=SIZE), lambda images: model(images, training=False))
+    classifier = Classifier(
+        "b0", Preprocessing(image_size=SIZE), lambda images: model(images, training=False)
+    )
     forward = tf.function(lambda images: tf.nn.softmax(classifier.logits(images)))
     batch = tf.random.stateless_uniform([BATCH_SIZE, SIZE, SIZE, 3], [0, 0], 0.0, 255.0)
     forward(batch)
     ours, bare = [], []
     with tempfile.TemporaryDirectory() as directory:
         write_sets(Path(directory))
-        sets = [examples for severities in imagenet.imagenet_c(directory).values() for examples in severities.values()]
+        sets = [
+            examples
+            for severities in imagenet.imagenet_c(directory).values()
+            for examples in severities.values()
+        ]
         images = sum(examples.count for examples in sets)
         for _ in range(ROUNDS):
-            results = [result for _, result in predict.predict(classifier, sets, BATCH_SIZE, predict.answers)]
+            results = [
+                result
+                for _, result in predict.predict(classifier, sets, BATCH_SIZE, predict.answers)
+            ]
             ours.append(images / sum(result.seconds for result in results))
             batches = -(-images // BATCH_SIZE)
             started = time.perf_counter()
             for _ in range(batches):
                 forward(batch).numpy()
             bare.append(batches * BATCH_SIZE / (time.perf_counter() - started))
-    report.line("evaluation_c", float(np.median(ours)), float(np.median(bare)), "bare forward passes", goal=0.9, unit="images/s")
+    report.line(
+        "evaluation_c",
+        float(np.median(ours)),
+        float(np.median(bare)),
+        "bare forward passes",
+        goal=0.9,
+        unit="images/s",
+    )

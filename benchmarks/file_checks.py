@@ -31,18 +31,34 @@ ROUNDS = 3
 
 def digests(directory: Path, count: int) -> None:
     """Prints images a CPU second of hashing shards, and of preparing the images; goal: 3 % of the time."""
-    examples = (protos.make_example(image, str(i), i % 10) for i, image in enumerate(photographs(count)))
+    examples = (
+        protos.make_example(image, str(i), i % 10) for i, image in enumerate(photographs(count))
+    )
     names = tuple(map(str, range(10)))
-    manifest = records.write_split(directory, "labeled", examples, num_shards=4, num_records=count, kind="labeled", label_names=names)
+    manifest = records.write_split(
+        directory,
+        "labeled",
+        examples,
+        num_shards=4,
+        num_records=count,
+        kind="labeled",
+        label_names=names,
+    )
     trusted = dataclasses.replace(manifest, trusted=True)
 
     def prepare() -> None:
         for _ in train_batches(trusted, NOISE, batch_size=BATCH, seed=0).take(count // BATCH):
             pass
 
-    times = report.interleaved(ROUNDS, hash=lambda: [file_digest(directory / name) for name in manifest.files], prepare=prepare)
+    times = report.interleaved(
+        ROUNDS,
+        hash=lambda: [file_digest(directory / name) for name in manifest.files],
+        prepare=prepare,
+    )
     hashing, preparing = (count / times[name][1] for name in ("hash", "prepare"))
-    report.line("file_checks/digests", hashing, preparing, "preparing", goal=33.0, unit="images/CPU s")
+    report.line(
+        "file_checks/digests", hashing, preparing, "preparing", goal=33.0, unit="images/CPU s"
+    )
 
 
 def listing(directory: Path) -> None:
@@ -50,14 +66,18 @@ def listing(directory: Path) -> None:
     for i in range(FILES):
         (directory / str(i % 10)).mkdir(exist_ok=True)
         (directory / str(i % 10) / f"{i}.jpg").touch()
-    data = ml_collections.ConfigDict({"source": "image_folder", "labeled": str(directory), "label_offset": 0, "on_error": "fail"})
+    data = ml_collections.ConfigDict(
+        {"source": "image_folder", "labeled": str(directory), "label_offset": 0, "on_error": "fail"}
+    )
     times = report.interleaved(
         ROUNDS,
         ours=lambda: fingerprint.listed("labeled", data),
         walk=lambda: [path.stat() for path in directory.rglob("*.jpg")],
     )
     ours, walk = (FILES / times[name][1] for name in ("ours", "walk"))
-    report.line("file_checks/listing", ours, walk, "pathlib's rglob and stat", goal=0.5, unit="files/CPU s")
+    report.line(
+        "file_checks/listing", ours, walk, "pathlib's rglob and stat", goal=0.5, unit="files/CPU s"
+    )
 
 
 def first_bytes(directory: Path, count: int) -> None:
@@ -71,7 +91,14 @@ def first_bytes(directory: Path, count: int) -> None:
         whole=lambda: [path.read_bytes() for path in paths],
     )
     ours, whole = (count / times[name][1] for name in ("ours", "whole"))
-    report.line("file_checks/first_bytes", ours, whole, "reading the whole file", goal=1.0, unit="files/CPU s")
+    report.line(
+        "file_checks/first_bytes",
+        ours,
+        whole,
+        "reading the whole file",
+        goal=1.0,
+        unit="files/CPU s",
+    )
 
 
 def main(images: int = 512) -> None:

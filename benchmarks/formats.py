@@ -64,12 +64,16 @@ def smooth_images(count: int, size: int) -> np.ndarray:
     return tf.clip_by_value(tf.image.resize(colors, [size, size], "bicubic"), 0, 255).numpy()
 
 
-def write(folder: Path, network: tf.keras.Model, spec: ModelSpec, samples: np.ndarray) -> dict[str, tuple[Run, int, bool]]:
+def write(
+    folder: Path, network: tf.keras.Model, spec: ModelSpec, samples: np.ndarray
+) -> dict[str, tuple[Run, int, bool]]:
     """Writes every format. Returns name -> (images to probabilities, bytes on disk, whether it takes batches)."""
     formats: dict[str, tuple[Run, int, bool]] = {}
     for name, options in (("SavedModel", {}), ("SavedModel --optimize", {"fold": True})):
         path, module = folder / name, Classifier(network, spec, **options)
-        tf.saved_model.save(module, str(path), signatures={"predict_prepared": module.functions["predict_prepared"]})
+        tf.saved_model.save(
+            module, str(path), signatures={"predict_prepared": module.functions["predict_prepared"]}
+        )
         bytes_on_disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         formats[name] = (_saved_model(path), bytes_on_disk, True)
     for weights in onnx_file.LIMITS:
@@ -87,7 +91,9 @@ def _saved_model(path: Path) -> Run:
     loaded = tf.saved_model.load(str(path))
 
     def run(images: np.ndarray, kept: Any = loaded) -> np.ndarray:
-        return kept.signatures["predict_prepared"](images=tf.constant(images))["probabilities"].numpy()
+        return kept.signatures["predict_prepared"](images=tf.constant(images))[
+            "probabilities"
+        ].numpy()
 
     return run
 
@@ -111,14 +117,27 @@ def _tflite(path: Path) -> Run:
     return lambda images: np.stack([one(image) for image in images])
 
 
-def table(formats: dict[str, tuple[Run, int, bool]], images: np.ndarray, expected: np.ndarray, rounds: int) -> str:
+def table(
+    formats: dict[str, tuple[Run, int, bool]], images: np.ndarray, expected: np.ndarray, rounds: int
+) -> str:
     """Measures all formats, prints a result for each, and returns the Markdown table."""
     runs = {name: run for name, (run, _, _) in formats.items()}
     answers = {name: run(images) for name, run in runs.items()}  # the first runs are slower, too
-    single = {name: lambda run=run: [run(image[np.newaxis]) for image in images[:4]] for name, run in runs.items()}
-    alone = {name: (wall / 4, cpu / 4) for name, (wall, cpu) in report.interleaved(rounds, **single).items()}
-    batches = {name: lambda run=runs[name]: run(images) for name, (_, _, takes) in formats.items() if takes}
-    together = {name: (w / len(images), cpu / len(images)) for name, (w, cpu) in report.interleaved(rounds, **batches).items()}
+    single = {
+        name: lambda run=run: [run(image[np.newaxis]) for image in images[:4]]
+        for name, run in runs.items()
+    }
+    alone = {
+        name: (wall / 4, cpu / 4)
+        for name, (wall, cpu) in report.interleaved(rounds, **single).items()
+    }
+    batches = {
+        name: lambda run=runs[name]: run(images) for name, (_, _, takes) in formats.items() if takes
+    }
+    together = {
+        name: (w / len(images), cpu / len(images))
+        for name, (w, cpu) in report.interleaved(rounds, **batches).items()
+    }
     lines = [
         "| | largest difference of a probability | same class % | MiB | CPU ms an image: alone | in batches of 32 "
         "| wall ms: alone | in batches of 32 |",
@@ -132,8 +151,14 @@ def table(formats: dict[str, tuple[Run, int, bool]], images: np.ndarray, expecte
                 ours, peer = 1 / times[name][1], 1 / times["SavedModel"][1]
                 label = f"formats/{name.replace(' ', '_').replace('--', '')}_{case}"
                 report.line(label, ours, peer, "SavedModel", goal=1.0, unit="images/CPU second")
-        shown = [f"{1000 * times[name][kind]:.2f}" if name in times else "" for kind in (1, 0) for times in (alone, together)]
-        lines.append(f"| {name} | {difference:.1e} | {same:.1f} | {size / 2**20:.1f} | {' | '.join(shown)} |")
+        shown = [
+            f"{1000 * times[name][kind]:.2f}" if name in times else ""
+            for kind in (1, 0)
+            for times in (alone, together)
+        ]
+        lines.append(
+            f"| {name} | {difference:.1e} | {same:.1f} | {size / 2**20:.1f} | {' | '.join(shown)} |"
+        )
     return "\n".join(lines)
 
 

@@ -39,7 +39,9 @@ from data.preprocessing import Preprocessing, decode_random_box, train_pixels
 
 SIZE, BATCH = 224, 64
 ROUNDS = 3
-NOISE = Preprocessing(SIZE, style="imagenet", flip=True, randaugment_layers=2, randaugment_magnitude=9.0)
+NOISE = Preprocessing(
+    SIZE, style="imagenet", flip=True, randaugment_layers=2, randaugment_magnitude=9.0
+)
 PLAIN = Preprocessing(SIZE, style="imagenet", flip=True)
 
 
@@ -52,7 +54,9 @@ def photographs(count: int) -> list[bytes]:
         left, top, scale = rng.uniform(0, 100), rng.uniform(0, 20), rng.uniform(0.75, 1)
         box = (left, top, left + 540 * scale, top + 405 * scale)
         buffer = io.BytesIO()
-        sources[i % 2].resize((500, 375), PIL.Image.Resampling.BICUBIC, box=box).save(buffer, "jpeg", quality=90)
+        sources[i % 2].resize((500, 375), PIL.Image.Resampling.BICUBIC, box=box).save(
+            buffer, "jpeg", quality=90
+        )
         files.append(buffer.getvalue())
     return files
 
@@ -108,11 +112,15 @@ def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Our crop and flip, then keras_cv's RandAugment."""
     import keras_cv
 
-    layer = keras_cv.layers.RandAugment(value_range=(0, 255), augmentations_per_image=2, magnitude=0.5, rate=1.0)
+    layer = keras_cv.layers.RandAugment(
+        value_range=(0, 255), augmentations_per_image=2, magnitude=0.5, rate=1.0
+    )
 
     def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         # Its Equalize fails on what bicubic resizing leaves outside 0-255.
-        return layer(tf.clip_by_value(train_pixels(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0))
+        return layer(
+            tf.clip_by_value(train_pixels(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0)
+        )
 
     return prepare
 
@@ -153,7 +161,9 @@ def main(images: int = 512) -> None:
     count = len(files) - BATCH
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "images")
-        records.write_shard(path, (protos.make_example(encoded, str(i)) for i, encoded in enumerate(files)))
+        records.write_shard(
+            path, (protos.make_example(encoded, str(i)) for i, encoded in enumerate(files))
+        )
         work: dict[str, Callable[[], Any]] = {
             "ours": consume(dataset(path, ours(NOISE))),
             "decode": consume(dataset(path, decode)),
@@ -165,7 +175,10 @@ def main(images: int = 512) -> None:
         if all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "timm")):
             work["timm"] = timm_loader(files)
         else:
-            print("torch, torchvision and timm are not installed: that line is left out", file=sys.stderr)
+            print(
+                "torch, torchvision and timm are not installed: that line is left out",
+                file=sys.stderr,
+            )
         for function in work.values():
             function()  # traces, and fills the page cache
         times = report.interleaved(ROUNDS, **work)

@@ -45,11 +45,19 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
     made = {}
     for form in ("copied", "beside"):
         (root / form).mkdir()
-        shards, written, sizes = tuple(shard_name("pseudo_labeled", i, SHARDS) for i in range(SHARDS)), [], []
+        shards, written, sizes = (
+            tuple(shard_name("pseudo_labeled", i, SHARDS) for i in range(SHARDS)),
+            [],
+            [],
+        )
         for first, end, name in zip(edges, edges[1:], shards):
             own = [i for i in range(first, end) if copies[i]]
             if form == "copied":
-                records = [make_example(files[i], f"{i:012d}", probabilities=q[i]) for i in own for _ in range(copies[i])]
+                records = [
+                    make_example(files[i], f"{i:012d}", probabilities=q[i])
+                    for i in own
+                    for _ in range(copies[i])
+                ]
             else:
                 records = [make_label(i - first, int(copies[i]), q[i]) for i in own]
             written.append(write_shard(root / form / name, records))
@@ -57,7 +65,18 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
         counts, digests = zip(*written)
         beside = Beside(images, counts) if form == "beside" else None
         write_manifest(
-            Manifest(root / form, "pseudo_labeled", shards, tuple(sizes), names, 0, "pseudo_labeled", {}, digests, beside=beside)
+            Manifest(
+                root / form,
+                "pseudo_labeled",
+                shards,
+                tuple(sizes),
+                names,
+                0,
+                "pseudo_labeled",
+                {},
+                digests,
+                beside=beside,
+            )
         )
         made[form] = read_manifest(root / form)
     return made
@@ -70,7 +89,9 @@ def stream(manifest: Manifest, steps: int) -> Any:
 
 def batches(manifest: Manifest, steps: int) -> Any:
     """Batches of a training."""
-    return pipeline.train_batches(manifest, NOISE, batch_size=BATCH, seed=0, targets="probabilities").take(steps)
+    return pipeline.train_batches(
+        manifest, NOISE, batch_size=BATCH, seed=0, targets="probabilities"
+    ).take(steps)
 
 
 def main(images: int = 1200) -> None:
@@ -79,9 +100,13 @@ def main(images: int = 1200) -> None:
         forms = write(Path(directory), images)
         steps = max(4, 2 * forms["copied"].num_records // BATCH)  # two epochs
         for one, other in zip(batches(forms["copied"], 4), batches(forms["beside"], 4)):
-            assert all((x.numpy() == y.numpy()).all() for x, y in zip(one, other)), "the two forms differ"
+            assert all((x.numpy() == y.numpy()).all() for x, y in zip(one, other)), (
+                "the two forms differ"
+            )
         for name, make, epochs in (("stream", stream, 20), ("batches", batches, 1)):
-            work = {form: consume(make(manifest, epochs * steps)) for form, manifest in forms.items()}
+            work = {
+                form: consume(make(manifest, epochs * steps)) for form, manifest in forms.items()
+            }
             times = report.interleaved(ROUNDS, **work)
             count = BATCH * (epochs * steps - 1)
             (wall, cpu), (peer_wall, peer_cpu) = times["beside"], times["copied"]

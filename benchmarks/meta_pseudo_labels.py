@@ -61,20 +61,30 @@ def ours(precision: str) -> Work:
 
     tf.keras.mixed_precision.set_global_policy(precision)
     architecture = {"name": "wrn_28_2", "image_size": SIZE}
-    teacher, student = (models.build(architecture, CLASSES, mean=(127.5,) * 3, std=(64.0,) * 3, seed=i) for i in (1, 2))
-    x, weak, strong = (tf.random.stateless_uniform([n, SIZE, SIZE, 3], [n, i], 0, 255) for i, n in enumerate([B, B * RATIO, B * RATIO]))
+    teacher, student = (
+        models.build(architecture, CLASSES, mean=(127.5,) * 3, std=(64.0,) * 3, seed=i)
+        for i in (1, 2)
+    )
+    x, weak, strong = (
+        tf.random.stateless_uniform([n, SIZE, SIZE, 3], [n, i], 0, 255)
+        for i, n in enumerate([B, B * RATIO, B * RATIO])
+    )
     y = tf.one_hot(tf.range(B) % CLASSES, CLASSES)
     y_u = tf.one_hot(tf.range(B * RATIO) % CLASSES, CLASSES)
     everything, y_all = tf.concat([x, weak, strong], 0), tf.concat([y, y_u, y_u], 0)
 
     def step(feedback: str) -> Callable[[], Any]:
         pair = MetaPseudoLabels(teacher, student, feedback=feedback, uda_weight=8.0)
-        pair.compile(*(tf.keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True) for _ in range(2)))
+        pair.compile(
+            *(tf.keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True) for _ in range(2))
+        )
         pair.build_optimizers()
         return tf.function(lambda: pair.train_step(((x, y), (weak, strong))))
 
     def loss(model: tf.keras.Model, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(soft_cross_entropy(targets, tf.cast(model(images, training=True), tf.float32)))
+        return tf.reduce_mean(
+            soft_cross_entropy(targets, tf.cast(model(images, training=True), tf.float32))
+        )
 
     def gradient(model: tf.keras.Model, images: tf.Tensor, targets: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -86,8 +96,15 @@ def ours(precision: str) -> Work:
             labels = tf.identity(y_u)
             tape.watch(labels)
             gradients = gradient(student, strong, labels)
-        slope = tape.gradient(gradients, labels, output_gradients=[tf.identity(v) for v in student.trainable_variables])
-        return gradients, slope  # both: for the second alone TensorFlow would leave the backward pass out
+        slope = tape.gradient(
+            gradients,
+            labels,
+            output_gradients=[tf.identity(v) for v in student.trainable_variables],
+        )
+        return (
+            gradients,
+            slope,
+        )  # both: for the second alone TensorFlow would leave the backward pass out
 
     return {
         "step": step("finite_difference"),
@@ -113,11 +130,16 @@ def peer(precision: str, channels_last: bool) -> Work:
     for network in (teacher, student):
         decayed = [p for name, p in network.named_parameters() if "bn" not in name]
         others = [p for name, p in network.named_parameters() if "bn" in name]
-        groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": 5e-4},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizers.append(torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True))
     generator = torch.Generator().manual_seed(0)
     sizes = (B, B * RATIO, B * RATIO)
-    x, weak, strong = (torch.randn([n, 3, SIZE, SIZE], generator=generator).to(memory_format=layout) for n in sizes)
+    x, weak, strong = (
+        torch.randn([n, 3, SIZE, SIZE], generator=generator).to(memory_format=layout) for n in sizes
+    )
     y = torch.arange(B) % CLASSES
 
     def step() -> None:
@@ -164,10 +186,16 @@ def serve(side: str, precision: str, channels_last: bool) -> None:
 class Side:
     """A process that measures itself, and its times by piece of work."""
 
-    def __init__(self, side: str, precision: str, *, channels_last: bool = False, kept: bool = False):
-        command = python_m("benchmarks.meta_pseudo_labels", side, precision, "1" if channels_last else "")
+    def __init__(
+        self, side: str, precision: str, *, channels_last: bool = False, kept: bool = False
+    ):
+        command = python_m(
+            "benchmarks.meta_pseudo_labels", side, precision, "1" if channels_last else ""
+        )
         environment = {**os.environ, **(KEEP if kept else {})}
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.times: dict[str, list[tuple[float, float]]] = {}
 
     def measure(self, name: str) -> None:
@@ -180,7 +208,9 @@ class Side:
 
     def seconds(self, *names: str) -> tuple[float, float]:
         """Median (wall, CPU) of these pieces of work, together."""
-        wall, cpu = (sum(statistics.median(t[i] for t in self.times[name]) for name in names) for i in (0, 1))
+        wall, cpu = (
+            sum(statistics.median(t[i] for t in self.times[name]) for name in names) for i in (0, 1)
+        )
         return wall, cpu
 
     def close(self) -> None:
@@ -196,12 +226,28 @@ def against_passes(precision: str, rounds: int) -> None:
         for name in names:
             side.measure(name)
     side.close()
-    for line, step, passes in (("passes", "step", PASSES), ("passes_soft", "step_soft", PASSES_SOFT)):
+    for line, step, passes in (
+        ("passes", "step", PASSES),
+        ("passes_soft", "step_soft", PASSES_SOFT),
+    ):
         (wall, cpu), (passes_wall, passes_cpu) = side.seconds(step), side.seconds(*passes)
         seconds = {f"{name}_s": round(side.seconds(name)[0], 3) for name in dict.fromkeys(passes)}
         name = f"meta_pseudo_labels/{line}/{precision}"
-        notes = {"cpu_ratio": round(passes_cpu / cpu, 3), "rounds": rounds, "step_s": round(wall, 3), **seconds}
-        report.line(name, 1 / wall, 1 / passes_wall, "its passes alone", goal=round(1 / 1.05, 3), unit="steps/s", **notes)
+        notes = {
+            "cpu_ratio": round(passes_cpu / cpu, 3),
+            "rounds": rounds,
+            "step_s": round(wall, 3),
+            **seconds,
+        }
+        report.line(
+            name,
+            1 / wall,
+            1 / passes_wall,
+            "its passes alone",
+            goal=round(1 / 1.05, 3),
+            unit="steps/s",
+            **notes,
+        )
 
 
 def profile(precision: str) -> None:
@@ -224,12 +270,29 @@ def profile(precision: str) -> None:
     for plane in space.planes:
         names = {number: metadata.name for number, metadata in plane.event_metadata.items()}
         for event in (event for line in plane.lines for event in line.events):
-            _, colon, operation = names[event.metadata_id].partition("#")[0].rpartition(":")  # model/conv/Conv2D:_MklNativeConv2D
-            if colon and operation.isidentifier() and not operation.startswith("__inference") and operation not in ("Process", "Run"):
+            _, colon, operation = (
+                names[event.metadata_id].partition("#")[0].rpartition(":")
+            )  # model/conv/Conv2D:_MklNativeConv2D
+            if (
+                colon
+                and operation.isidentifier()
+                and not operation.startswith("__inference")
+                and operation not in ("Process", "Run")
+            ):
                 spent[operation] += event.duration_ps / 1e9
     most = {name: round(ms) for name, ms in spent.most_common(8)}
     others = round(sum(spent.values())) - sum(most.values())
-    print(json.dumps({"benchmark": f"meta_pseudo_labels/profile/{precision}", "unit": "ms", **most, "others": others}), flush=True)
+    print(
+        json.dumps(
+            {
+                "benchmark": f"meta_pseudo_labels/profile/{precision}",
+                "unit": "ms",
+                **most,
+                "others": others,
+            }
+        ),
+        flush=True,
+    )
 
 
 def against_pytorch(rounds: int) -> None:
@@ -240,7 +303,10 @@ def against_pytorch(rounds: int) -> None:
         ("float32_kept", "float32", "float32", True, 1.0),
         ("bfloat16_kept", "mixed_bfloat16", "bfloat16", True, 1.0),
     ):
-        sides = Side("ours", policy, kept=kept), Side("peer", precision, channels_last=kept, kept=kept)
+        sides = (
+            Side("ours", policy, kept=kept),
+            Side("peer", precision, channels_last=kept, kept=kept),
+        )
         for _ in range(rounds):
             for side in sides:
                 side.measure("step")
@@ -249,7 +315,15 @@ def against_pytorch(rounds: int) -> None:
         (wall, cpu), (peer_wall, peer_cpu) = (side.seconds("step") for side in sides)
         what = "MPL-pytorch's step, channels last" if kept else "MPL-pytorch's step"
         notes = {"cpu_ratio": round(peer_cpu / cpu, 3), "rounds": rounds, "images": images}
-        report.line(f"meta_pseudo_labels/pytorch/{name}", images / wall, images / peer_wall, what, goal=goal, unit="images/s", **notes)
+        report.line(
+            f"meta_pseudo_labels/pytorch/{name}",
+            images / wall,
+            images / peer_wall,
+            what,
+            goal=goal,
+            unit="images/s",
+            **notes,
+        )
 
 
 def main(rounds: int = 5) -> None:
@@ -260,7 +334,10 @@ def main(rounds: int = 5) -> None:
     if importlib.util.find_spec("torch"):
         against_pytorch(rounds)
     else:
-        print("PyTorch is not installed: no comparison with it (see benchmarks/meta_pseudo_labels.py)", file=sys.stderr)
+        print(
+            "PyTorch is not installed: no comparison with it (see benchmarks/meta_pseudo_labels.py)",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -28,9 +28,21 @@ from benchmarks import report
 from cli.start import python_m
 from training import processor
 
-IMAGES = {"digits": 250, "lite0": 32, "b0": 32, "b0_64": 32, "b0_32": 32, "wrn": 16 + 2 * 112, "labelling": 64}
+IMAGES = {
+    "digits": 250,
+    "lite0": 32,
+    "b0": 32,
+    "b0_64": 32,
+    "b0_32": 32,
+    "wrn": 16 + 2 * 112,
+    "labelling": 64,
+}
 """Case -> images of a step."""
-LITE0 = ["--config=configs/noisy_student/image_folder.py:lite0", "--config.init=None", "--config.teacher.batch_size=32"]
+LITE0 = [
+    "--config=configs/noisy_student/image_folder.py:lite0",
+    "--config.init=None",
+    "--config.teacher.batch_size=32",
+]
 STEPS, ROUNDS = 3, 3
 
 
@@ -42,7 +54,9 @@ def main(rounds: int = 2) -> None:
             for value in ("1", "0"):
                 environment = {**os.environ, processor.VARIABLE: value}
                 command = python_m("benchmarks.processor", case)
-                output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+                output = subprocess.run(
+                    command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+                ).stdout
                 wall, cpu = json.loads(output.splitlines()[-1])
                 before = best.get((case, value), (wall, cpu))
                 best[case, value] = min(wall, before[0]), min(cpu, before[1])
@@ -50,7 +64,16 @@ def main(rounds: int = 2) -> None:
         (ours, ours_cpu), (peer, peer_cpu) = best[case, "1"], best[case, "0"]
         cpu = {"ours_cpu_s": round(ours_cpu, 3), "peer_cpu_s": round(peer_cpu, 3)}
         where = {"instructions": processor.instructions(), "rounds": rounds}
-        report.line(f"processor/{case}", images / ours, images / peer, "without oneDNN", goal=1.0, unit="images/s", **cpu, **where)
+        report.line(
+            f"processor/{case}",
+            images / ours,
+            images / peer,
+            "without oneDNN",
+            goal=1.0,
+            unit="images/s",
+            **cpu,
+            **where,
+        )
 
 
 def _measure(case: str) -> tuple[float, float]:

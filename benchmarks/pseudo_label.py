@@ -56,9 +56,15 @@ def main(images: int = 512) -> None:
     count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        examples = (protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))
-        manifest = records.write_split(root / "images", "unlabeled", examples, 1, count, kind="unlabeled")
-        spec = ModelSpec({"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES))))
+        examples = (
+            protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count))
+        )
+        manifest = records.write_split(
+            root / "images", "unlabeled", examples, 1, count, kind="unlabeled"
+        )
+        spec = ModelSpec(
+            {"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES)))
+        )
         model_dir.save(root / "model", spec.build(), spec)
         batch = tf.random.stateless_uniform([BATCH, SIZE, SIZE, 3], [1, 2], maxval=255.0)
 
@@ -67,12 +73,17 @@ def main(images: int = 512) -> None:
             job = LabelShards(manifest, str(root / "model"), root, BATCH, 5, **settings)
             job.setup()
             work[name] = lambda job=job: job.run(0)  # type: ignore[misc]
-            work[f"bare {name}"] = lambda job=job: [job.forward(batch) for _ in range(count // BATCH)]  # type: ignore[misc]
+            work[f"bare {name}"] = lambda job=job: [
+                job.forward(batch) for _ in range(count // BATCH)
+            ]  # type: ignore[misc]
         for function in work.values():
             function()  # traces, and fills the page cache
         times = report.interleaved(ROUNDS, **work)
     for name in GRAPHS:
-        for peer, peer_name, goal in ((f"bare {name}", "forward passes of the same graph", 0.95), ("keras", "EfficientNetB0.predict", 1.2)):
+        for peer, peer_name, goal in (
+            (f"bare {name}", "forward passes of the same graph", 0.95),
+            ("keras", "EfficientNetB0.predict", 1.2),
+        ):
             report.line(
                 f"pseudo_label/{name}/{peer.split()[0]}",
                 count / times[name][0],

@@ -55,12 +55,18 @@ def _templates(kind: str) -> list[tuple[bytearray, int]]:
         p = np.full(CLASSES, 0.05, np.float32)
         p[label] += 0.5
         key = "k" * KEY
-        record = make_example(b"an image", key, probabilities=p) if kind == "pseudo_labeled" else make_prediction(key, p, 0)
+        record = (
+            make_example(b"an image", key, probabilities=p)
+            if kind == "pseudo_labeled"
+            else make_prediction(key, p, 0)
+        )
         made.append((bytearray(record), record.index(key.encode())))
     return made
 
 
-def _filled(templates: list[tuple[bytearray, int]], labels: np.ndarray, shard: int) -> Iterator[bytes]:
+def _filled(
+    templates: list[tuple[bytearray, int]], labels: np.ndarray, shard: int
+) -> Iterator[bytes]:
     for number, label in enumerate(labels.tolist()):
         record, place = templates[label]
         record[place : place + KEY] = b"%012d" % (shard * SHARD + number)
@@ -74,7 +80,11 @@ def write(root: Path, total: int) -> None:
     for kind in ("pseudo_labeled", "predictions"):
         directory = root / ("set" if kind == "pseudo_labeled" else kind)
         directory.mkdir()
-        files, templates, written = tuple(shard_name(kind, i, num_shards) for i in range(num_shards)), _templates(kind), []
+        files, templates, written = (
+            tuple(shard_name(kind, i, num_shards) for i in range(num_shards)),
+            _templates(kind),
+            [],
+        )
         for shard, name in enumerate(files):
             before, after, copies = _drawn(shard, min(SHARD, total - shard * SHARD))
             filled = _filled(templates, before if kind == "pseudo_labeled" else after, shard)
@@ -98,7 +108,11 @@ def expected(total: int) -> dict[str, object]:
         rows["total"] += np.bincount(after, copies, CLASSES).astype(np.int64)
         rows["unique"] += np.bincount(after, minlength=CLASSES)
         changed += int((before != after).sum())
-    return {**{name: row.tolist() for name, row in rows.items()}, "changed": changed, "num_records": total}
+    return {
+        **{name: row.tolist() for name, row in rows.items()},
+        "changed": changed,
+        "num_records": total,
+    }
 
 
 def child(total: int) -> None:
@@ -114,7 +128,13 @@ def child(total: int) -> None:
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         summary, wanted = read_json(root / "again" / "summary.json"), expected(total)
         assert {name: summary[name] for name in wanted} == wanted, "the counts are not exact"
-        result = {"wall": timer.wall, "cpu": timer.cpu, "bare": bare.wall, "bare_cpu": bare.cpu, "rss": rss}
+        result = {
+            "wall": timer.wall,
+            "cpu": timer.cpu,
+            "bare": bare.wall,
+            "bare_cpu": bare.cpu,
+            "rss": rss,
+        }
         print(json.dumps({**result, "images": summary["num_unique"]}))
 
 
@@ -125,7 +145,11 @@ def main(records: int = 10_000_000) -> None:
         raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
     for size in (total // 10, total):
         command = python_m("benchmarks.relabel", str(size))
-        sizes[size] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        sizes[size] = json.loads(
+            subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True
+            ).stdout.splitlines()[-1]
+        )
     small, large = sizes[total // 10], sizes[total]
     report.line(
         "relabel/stage",

@@ -12,9 +12,24 @@ from pathlib import Path
 from typing import Any
 
 
-def line(benchmark: str, ours: float, peer: float, peer_name: str, *, goal: float, unit: str, **notes: Any) -> None:
+def line(
+    benchmark: str,
+    ours: float,
+    peer: float,
+    peer_name: str,
+    *,
+    goal: float,
+    unit: str,
+    **notes: Any,
+) -> None:
     """Prints a result: rates, so that a ratio above 1 is better for us. `notes` are whatever else a reader must know."""
-    row = {"benchmark": benchmark, "ours": round(ours, 4), "peer": round(peer, 4), "peer_name": peer_name, "ratio": round(ours / peer, 3)}
+    row = {
+        "benchmark": benchmark,
+        "ours": round(ours, 4),
+        "peer": round(peer, 4),
+        "peer_name": peer_name,
+        "ratio": round(ours / peer, 3),
+    }
     print(json.dumps({**row, "goal": goal, "unit": unit, **notes}), flush=True)
 
 
@@ -22,7 +37,9 @@ def find_peers() -> None:
     """Lets this process and its children import from the directory that PEERS names in the environment."""
     if peers := os.environ.get("PEERS"):
         sys.path.append(peers)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), peers)))
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (os.environ.get("PYTHONPATH"), peers))
+        )
 
 
 def memory(pid: int | str, field: str = "VmRSS") -> float:
@@ -59,4 +76,7 @@ def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float
                 own = function()
             timer = own if isinstance(own, Timer) else timer
             times[name].append((timer.wall, timer.cpu))
-    return {name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows)) for name, rows in times.items()}
+    return {
+        name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows))
+        for name, rows in times.items()
+    }

@@ -50,20 +50,36 @@ ROUNDS = 5
 GOAL = 1 / 1.7  # images a CPU second, server against bare graph
 ALLOWED = "".join(f"allowed_batch_sizes: {size}\n" for size in settings.ALLOWED_BATCH_SIZES)
 SWEEP = {
-    f"{threads} threads, {micros} µs, {'padded' if allowed else 'not padded'}": (threads, micros, allowed)
-    for threads, micros, allowed in ((1, 0, ALLOWED), (1, 0, ""), (2, 0, ALLOWED), (4, 2000, ALLOWED))
+    f"{threads} threads, {micros} µs, {'padded' if allowed else 'not padded'}": (
+        threads,
+        micros,
+        allowed,
+    )
+    for threads, micros, allowed in (
+        (1, 0, ALLOWED),
+        (1, 0, ""),
+        (2, 0, ALLOWED),
+        (4, 2000, ALLOWED),
+    )
 }
 """Batching parameters that `--sweep` tries, by their names in the results."""
 
 
-def main(model: str | None = None, requests: int = 10_000, clients: int | None = None, sweep: bool = False) -> None:
+def main(
+    model: str | None = None,
+    requests: int = 10_000,
+    clients: int | None = None,
+    sweep: bool = False,
+) -> None:
     """Runs all of it, on the SERVING_DIR `model`.
 
     Raises:
       InputError: there is no model `classifier`, or there are too few requests.
     """
     if requests < 10 * ROUNDS:
-        raise InputError(f"--requests is {requests}; they are sent in {ROUNDS} rounds, so at least {10 * ROUNDS}")
+        raise InputError(
+            f"--requests is {requests}; they are sent in {ROUNDS} rounds, so at least {10 * ROUNDS}"
+        )
     with tempfile.TemporaryDirectory() as scratch, pinned() as cores:
         folder = Path(scratch)
         serving_dir = Path(model).resolve() if model else exported(folder)
@@ -99,7 +115,12 @@ def with_batching(serving_dir: Path, folder: Path, threads: int, micros: int, al
     """Makes a copy of `serving_dir` with other batching parameters."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(serving_dir, folder)
-    numbers = {"max_batch_size": BATCH, "batch_timeout_micros": micros, "num_batch_threads": threads, "max_enqueued_batches": 100}
+    numbers = {
+        "max_batch_size": BATCH,
+        "batch_timeout_micros": micros,
+        "num_batch_threads": threads,
+        "max_enqueued_batches": 100,
+    }
     text = "".join(f"{name} {{ value: {value} }}\n" for name, value in numbers.items())
     (folder / BATCHING).write_text(text + allowed, encoding="utf-8")
     return folder
@@ -108,7 +129,11 @@ def with_batching(serving_dir: Path, folder: Path, threads: int, micros: int, al
 def exported(folder: Path) -> Path:
     """A SERVING_DIR with an untrained model."""
     names = tuple(str(i) for i in range(10))
-    spec = ModelSpec({"name": "b0", "width": 0.5, "depth": 0.5, "stem_stride": 1}, Preprocessing(image_size=32), names)
+    spec = ModelSpec(
+        {"name": "b0", "width": 0.5, "depth": 0.5, "stem_stride": 1},
+        Preprocessing(image_size=32),
+        names,
+    )
     model_dir.save(folder / "model", spec.build(), spec)
     write_json(folder / "summary.json", {})
     export.main(str(folder / "serving"), str(folder))
@@ -149,7 +174,9 @@ def decoding(name: str, image: bytes) -> None:
 
     @tf.function(input_signature=spec, autograph=False)
     def plain(encoded: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(lambda one: eval_image(one, preprocessing), encoded, fn_output_signature=pixels)
+        return tf.map_fn(
+            lambda one: eval_image(one, preprocessing), encoded, fn_output_signature=pixels
+        )
 
     @tf.function(input_signature=spec, autograph=False)
     def forgiving(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -161,13 +188,21 @@ def decoding(name: str, image: bytes) -> None:
 
 
 def load(
-    serving_dir: Path, scratch: Path, image: bytes, requests: int, counts: list[int], cores: set[int] | None, variant: str = "shipped"
+    serving_dir: Path,
+    scratch: Path,
+    image: bytes,
+    requests: int,
+    counts: list[int],
+    cores: set[int] | None,
+    variant: str = "shipped",
 ) -> None:
     """Measures the bare graph and the server under `counts` clients, in turns."""
     loaded = tf.saved_model.load(str(served(serving_dir)))
     serve, batch = loaded.signatures["serving_default"], tf.constant([image] * BATCH)
     body = scratch / "body.json"
-    body.write_text(json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}), encoding="utf-8")
+    body.write_text(
+        json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}), encoding="utf-8"
+    )
     share = requests // ROUNDS
 
     def bare() -> float:
@@ -205,8 +240,19 @@ def load(
             "requests": len(seconds[count]),
         }
         report.line(name, ours, peer, peer_name, goal=round(GOAL, 2), unit="images/CPU s", **notes)
-        report.line(f"{name}_tail", p50, p99, "99 % of the requests", goal=0.5, unit="ms, half of the requests", batching=variant)
-    print(json.dumps({"details": "serving/local", "resident_mib_after_each_round": memory}), flush=True)
+        report.line(
+            f"{name}_tail",
+            p50,
+            p99,
+            "99 % of the requests",
+            goal=0.5,
+            unit="ms, half of the requests",
+            batching=variant,
+        )
+    print(
+        json.dumps({"details": "serving/local", "resident_mib_after_each_round": memory}),
+        flush=True,
+    )
 
 
 @contextlib.contextmanager
@@ -222,7 +268,9 @@ def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         server.wait(timeout=60)
 
 
-def ask(address: str, body: Path, requests: int, clients: int, cores: set[int] | None) -> list[float]:
+def ask(
+    address: str, body: Path, requests: int, clients: int, cores: set[int] | None
+) -> list[float]:
     """Returns the seconds that each of `requests` took, sent by `clients` connections from `cores`."""
     host, port = address.rsplit(":", 1)
     command = python_m("benchmarks.clients", host, port, str(body), str(requests), str(clients))
@@ -242,7 +290,10 @@ def batches(address: str) -> np.ndarray:
     """Returns the images in batches, and the batches, that the server has computed so far."""
     with urllib.request.urlopen(f"http://{address}{metrics.PATH}", timeout=60) as response:
         text = response.read().decode()
-    found = [re.search(rf"^{metrics.BATCH}_{what}\S* (\S+)$", text, re.MULTILINE) for what in ("sum", "count")]
+    found = [
+        re.search(rf"^{metrics.BATCH}_{what}\S* (\S+)$", text, re.MULTILINE)
+        for what in ("sum", "count")
+    ]
     return np.array([float(match[1]) if match else 0.0 for match in found])
 
 

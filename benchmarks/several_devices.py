@@ -41,11 +41,19 @@ def _measure(count: int) -> None:
     strategy.devices("mirrored", 2)  # before anything else uses TensorFlow
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        examples = (protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count)))
-        manifest = records.write_split(root / "images", "unlabeled", examples, SHARDS, count, kind="unlabeled")
-        spec = ModelSpec({"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES))))
+        examples = (
+            protos.make_example(encoded, str(i)) for i, encoded in enumerate(photographs(count))
+        )
+        manifest = records.write_split(
+            root / "images", "unlabeled", examples, SHARDS, count, kind="unlabeled"
+        )
+        spec = ModelSpec(
+            {"name": "b0"}, Preprocessing(SIZE, style="imagenet"), tuple(map(str, range(CLASSES)))
+        )
         model_dir.save(root / "model", spec.build(), spec)
-        two = LabelShards(manifest, str(root / "model"), root / "two", BATCH, 5, devices=("mirrored", 2, ""))
+        two = LabelShards(
+            manifest, str(root / "model"), root / "two", BATCH, 5, devices=("mirrored", 2, "")
+        )
         one = dataclasses.replace(two, directory=root / "one", devices=("one_device", 2, ""))
         for job in (two, one):
             job.directory.mkdir()
@@ -59,7 +67,11 @@ def _measure(count: int) -> None:
         for function in work.values():
             function()  # traces, and fills the page cache
         times = report.interleaved(ROUNDS, **work)
-        same = all(Path(a).read_bytes() == Path(b).read_bytes() for i in range(SHARDS) for a, b in zip(one.outputs(i), two.outputs(i)))
+        same = all(
+            Path(a).read_bytes() == Path(b).read_bytes()
+            for i in range(SHARDS)
+            for a, b in zip(one.outputs(i), two.outputs(i))
+        )
     report.line(
         "several_devices/labelling",
         count / times["two"][0],

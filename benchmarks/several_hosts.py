@@ -30,12 +30,20 @@ def main(images: int = 2048) -> None:
     """Measures with so many JPEG files, rounded up to whole batches, and prints the lines."""
     count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
-        examples = (protos.make_example(encoded, str(i), label=0) for i, encoded in enumerate(photographs(count)))
-        split = records.write_split(directory, "labeled", examples, SHARDS, count, kind="labeled", label_names=("a",))
+        examples = (
+            protos.make_example(encoded, str(i), label=0)
+            for i, encoded in enumerate(photographs(count))
+        )
+        split = records.write_split(
+            directory, "labeled", examples, SHARDS, count, kind="labeled", label_names=("a",)
+        )
         total = EPOCHS * sum(Path(path).stat().st_size for path in split.paths)
         for hosts in (1, 2, 4):
             command = [sys.executable, "-m", "benchmarks.several_hosts", directory, str(hosts)]
-            processes = [subprocess.Popen([*command, str(host)], stdout=subprocess.PIPE, text=True) for host in range(hosts)]
+            processes = [
+                subprocess.Popen([*command, str(host)], stdout=subprocess.PIPE, text=True)
+                for host in range(hosts)
+            ]
             read = [int(process.communicate()[0]) for process in processes]
             row = {
                 "benchmark": f"several_hosts/{hosts}",

@@ -83,7 +83,9 @@ def student_step(name: str, options: dict[str, Any], batch: int, labeled: int, p
     pair = ReducedMetaPseudoLabels(calibrator, student, accumulation=parts, **options)
     pair.compile(*(tf.keras.optimizers.SGD(1e-6) for _ in range(2)))
     pair.build_optimizers()
-    x, x_u = (tf.random.stateless_uniform([n, SIZE, SIZE, 3], [1, n], 0, 255) for n in (labeled, batch))
+    x, x_u = (
+        tf.random.stateless_uniform([n, SIZE, SIZE, 3], [1, n], 0, 255) for n in (labeled, batch)
+    )
     labels, q = tf.range(labeled), tf.fill([batch, 1000], 1e-3)
     return tf.function(lambda: pair.train_step(((x, labels), (x_u, q)))["loss"])
 
@@ -99,7 +101,9 @@ def plain_step(name: str, way: str, batch: int, parts: int) -> Any:
         with tf.GradientTape() as tape:
             with model_noise(0, 0, rows, batch):
                 logits = forward(x)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, logits)) / parts
+            loss = (
+                tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, logits)) / parts
+            )
         return tape.gradient(loss, variables)
 
     @tf.function
@@ -128,7 +132,9 @@ def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
     for name in names:
         images = batch or BATCHES[name]
         if images % parts:
-            raise InputError(f"--parts is {parts}, which does not divide the {images} images a step; set --batch, too")
+            raise InputError(
+                f"--parts is {parts}, which does not divide the {images} images a step; set --batch, too"
+            )
         for ways in (WAYS[:2] if name == "l2" else WAYS, () if name == "l2" else tuple(FEEDBACK)):
             _lines(name, ways, images, parts)
 

@@ -59,11 +59,22 @@ B0_ON_DIGITS = [
     "--config=configs/noisy_student/digits.py",
     "--config.preprocessing.image_size=224",
     f"--config.teacher.batch_size={BATCH}",
-    *(f"--config.teacher.model.{key}" for key in ("width=1.0", "depth=1.0", "stem_stride=2", "strides=(1,2,2,2,1,2,1)")),
+    *(
+        f"--config.teacher.model.{key}"
+        for key in ("width=1.0", "depth=1.0", "stem_stride=2", "strides=(1,2,2,2,1,2,1)")
+    ),
 ]
-B4_ON_DIGITS = [*B0_ON_DIGITS, "--config.teacher.model.width=1.4", "--config.teacher.model.depth=1.8"]
+B4_ON_DIGITS = [
+    *B0_ON_DIGITS,
+    "--config.teacher.model.width=1.4",
+    "--config.teacher.model.depth=1.8",
+]
 STARTS = {"digits": DIGITS, "b0": B0_ON_DIGITS, "b4": B4_ON_DIGITS}
-B0 = ["--config=configs/noisy_student/imagenet.py:b0", f"--config.teacher.batch_size={BATCH}", "--config.teacher.precision=float32"]
+B0 = [
+    "--config=configs/noisy_student/imagenet.py:b0",
+    f"--config.teacher.batch_size={BATCH}",
+    "--config.teacher.precision=float32",
+]
 CASES = ("start", "steps", "loops", "swish")
 KERAS_SCRIPT = f"""
 import tensorflow as tf
@@ -79,8 +90,12 @@ def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Prepr
     values = config.teacher.to_dict()
     own = values.pop("preprocessing", {})
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
-    preprocessing = Preprocessing.from_dict(resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8))
-    spec = model_dir.ModelSpec(section.model.to_dict(), preprocessing, tuple(map(str, range(classes))))
+    preprocessing = Preprocessing.from_dict(
+        resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8)
+    )
+    spec = model_dir.ModelSpec(
+        section.model.to_dict(), preprocessing, tuple(map(str, range(classes)))
+    )
     trainer = run.build_trainer(SUPERVISED, section, spec, 4.0, 0, False)
     trainer.build_optimizers()  # as `fit` does; Keras would trace once more to make the slots
     return trainer, section, preprocessing
@@ -116,12 +131,16 @@ class Timm:
     def __init__(self) -> None:
         command = python_m("benchmarks.models.torch_peers", str(BATCH), str(SIZE), str(STEPS))
         environment = {**os.environ, **KEEP_PAGES}
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.settings = self._answer()
 
     def _answer(self) -> Any:
         assert self.process.stdout
-        return json.loads(next(line for line in self.process.stdout if line.startswith("[")))  # its libraries have their say there, too
+        return json.loads(
+            next(line for line in self.process.stdout if line.startswith("["))
+        )  # its libraries have their say there, too
 
     def __call__(self, setting: str) -> tuple[float, float]:
         """Seconds of the steps."""
@@ -158,11 +177,26 @@ def steps(rounds: int, ours: Supervised, data: tf.data.Dataset) -> None:
         best["timm"] = best[setting]
     else:
         print("torch and timm are not installed: their line is left out", file=sys.stderr)
-    names = {"keras": "tf.keras.applications.EfficientNetB0, fit", "timm": f"timm tf_efficientnet_b0, {setting if timm else ''}"}
+    names = {
+        "keras": "tf.keras.applications.EfficientNetB0, fit",
+        "timm": f"timm tf_efficientnet_b0, {setting if timm else ''}",
+    }
     for peer in names.keys() & best.keys():
         rate, other = (BATCH * STEPS / best[name][0] for name in ("ours", peer))
-        cpu = {f"{who}_cpu_s": round(best[name][1] / STEPS, 3) for who, name in (("ours", "ours"), ("peer", peer))}
-        report.line(f"train_step/{peer}", rate, other, names[peer], goal=1.1, unit="images/s", rounds=rounds, **cpu)
+        cpu = {
+            f"{who}_cpu_s": round(best[name][1] / STEPS, 3)
+            for who, name in (("ours", "ours"), ("peer", peer))
+        }
+        report.line(
+            f"train_step/{peer}",
+            rate,
+            other,
+            names[peer],
+            goal=1.1,
+            unit="images/s",
+            rounds=rounds,
+            **cpu,
+        )
 
 
 def bare(trainer: Supervised, element: Any) -> Callable[[int], None]:
@@ -180,14 +214,29 @@ def bare(trainer: Supervised, element: Any) -> Callable[[int], None]:
     return run
 
 
-def loop(name: str, rounds: int, trainer: Supervised, make: Callable[[int], tf.data.Dataset], section: ConfigDict, count: int) -> None:
+def loop(
+    name: str,
+    rounds: int,
+    trainer: Supervised,
+    make: Callable[[int], tf.data.Dataset],
+    section: ConfigDict,
+    count: int,
+) -> None:
     """The whole loop beside the bare step; two log lines and a checkpoint in `count` steps."""
-    sizes = {"steps": count, "images_per_step": section.batch_size, "log_every": count // 2, "checkpoint_every": count}
+    sizes = {
+        "steps": count,
+        "images_per_step": section.batch_size,
+        "log_every": count // 2,
+        "checkpoint_every": count,
+    }
     element = next(iter(make(0)))
     step = bare(trainer, element)
 
     def whole() -> None:
-        with tempfile.TemporaryDirectory() as workdir, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with (
+            tempfile.TemporaryDirectory() as workdir,
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+        ):
             out, sys.stdout = sys.stdout, nowhere
             try:
                 fit(trainer, make, workdir, **sizes)
@@ -197,7 +246,10 @@ def loop(name: str, rounds: int, trainer: Supervised, make: Callable[[int], tf.d
     whole()
     times = report.interleaved(rounds, ours=whole, bare=lambda: step(count))
     traces = trainer.train_function.experimental_get_tracing_count()
-    cpu = {f"{who}_cpu_s": round(times[key][1] / count, 4) for who, key in (("ours", "ours"), ("peer", "bare"))}
+    cpu = {
+        f"{who}_cpu_s": round(times[key][1] / count, 4)
+        for who, key in (("ours", "ours"), ("peer", "bare"))
+    }
     report.line(
         f"train_step/loop_{name}",
         count / times["ours"][0],
@@ -210,17 +262,28 @@ def loop(name: str, rounds: int, trainer: Supervised, make: Callable[[int], tf.d
     )
 
 
-def swish(name: str, rounds: int, trainer: Supervised, flags: list[str], classes: int, element: Any) -> None:
+def swish(
+    name: str, rounds: int, trainer: Supervised, flags: list[str], classes: int, element: Any
+) -> None:
     """The step beside the same with TensorFlow's swish."""
     work = {"ours": bare(trainer, element)}
     theirs, _, _ = build(flags, classes)
     ours, layers.swish = layers.swish, tf.nn.silu
     work["peer"] = bare(theirs, element)  # traces, which is when a layer looks it up
     layers.swish = ours
-    times = report.interleaved(rounds, **{who: functools.partial(step, STEPS) for who, step in work.items()})
+    times = report.interleaved(
+        rounds, **{who: functools.partial(step, STEPS) for who, step in work.items()}
+    )
     cpu = {f"{who}_cpu_s": round(times[who][1] / STEPS, 4) for who in work}
     rates = (STEPS / times[who][0] for who in work)
-    report.line(f"train_step/swish_{name}", *rates, "the step with tf.nn.silu", goal=1.03, unit="steps/s", **cpu)
+    report.line(
+        f"train_step/swish_{name}",
+        *rates,
+        "the step with tf.nn.silu",
+        goal=1.03,
+        unit="steps/s",
+        **cpu,
+    )
 
 
 def until_first_line(command: list[str], log: Path) -> float:
@@ -240,15 +303,29 @@ def start(directory: Path, rounds: int) -> None:
     for number in range(rounds):
         for name, flags in STARTS.items():
             workdir = directory / f"{name}_{number}"
-            command = python_m("cli", "teacher", *flags, "--config.teacher.log_every=1", f"--data={directory / 'data'}")
-            times[name].append(until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl"))
+            command = python_m(
+                "cli",
+                "teacher",
+                *flags,
+                "--config.teacher.log_every=1",
+                f"--data={directory / 'data'}",
+            )
+            times[name].append(
+                until_first_line([*command, f"--workdir={workdir}"], workdir / "metrics.jsonl")
+            )
         began = time.monotonic()
         subprocess.check_call([sys.executable, "-c", KERAS_SCRIPT], cwd=app.ROOT)
         times["keras"].append(time.monotonic() - began)
     for name in STARTS:
         ours, keras = min(times[name]), min(times["keras"])
         report.line(
-            f"train_step/start_{name}", 1 / ours, 1 / keras, "script with Keras's B0", goal=0.5, unit="starts/s", seconds=round(ours, 1)
+            f"train_step/start_{name}",
+            1 / ours,
+            1 / keras,
+            "script with Keras's B0",
+            goal=0.5,
+            unit="starts/s",
+            seconds=round(ours, 1),
         )
 
 
@@ -266,7 +343,14 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
         if "loops" in chosen:
             prepare.main(recipes.from_flags(*DIGITS), str(directory / "digits"))
             labeled = records.read_manifest(directory / "digits" / "labeled", "labeled")
-            loop("digits_data", rounds, digits, reading(labeled, section, preprocessing), section, 100)
+            loop(
+                "digits_data",
+                rounds,
+                digits,
+                reading(labeled, section, preprocessing),
+                section,
+                100,
+            )
             memory = in_memory(16, 250, 10)
             loop("digits", rounds, digits, lambda begin: memory, section, 100)
         if "swish" in chosen:
@@ -279,13 +363,28 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
             swish("b0", rounds, b0, B0, 1000, next(iter(data)))
         if "loops" in chosen:
             loop("b0", rounds, b0, lambda begin: data, section, 10)
-            examples = (protos.make_example(encoded, str(i), label=i) for i, encoded in enumerate(photographs(8 * BATCH)))
+            examples = (
+                protos.make_example(encoded, str(i), label=i)
+                for i, encoded in enumerate(photographs(8 * BATCH))
+            )
             names = tuple(map(str, range(1000)))
-            labeled = records.write_split(directory / "labeled", "labeled", examples, 1, 8 * BATCH, kind="labeled", label_names=names)
+            labeled = records.write_split(
+                directory / "labeled",
+                "labeled",
+                examples,
+                1,
+                8 * BATCH,
+                kind="labeled",
+                label_names=names,
+            )
             loop("b0_data", rounds, b0, reading(labeled, section, preprocessing), section, 10)
 
 
-def reading(labeled: records.Manifest, section: ConfigDict, preprocessing: Preprocessing) -> Callable[[int], tf.data.Dataset]:
+def reading(
+    labeled: records.Manifest, section: ConfigDict, preprocessing: Preprocessing
+) -> Callable[[int], tf.data.Dataset]:
     """The recipe's own input from a split."""
     inputs = run.Inputs(Path(), labeled)
-    return functools.partial(run.batches, SUPERVISED, section, preprocessing, inputs, 0, pipelines=(1, 0), replicas=1)
+    return functools.partial(
+        run.batches, SUPERVISED, section, preprocessing, inputs, 0, pipelines=(1, 0), replicas=1
+    )

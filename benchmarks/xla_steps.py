@@ -36,9 +36,14 @@ NETWORKS = {"b0": (224, 1000), "resnet50": (224, 1000), "wrn_28_2": (32, 10)}
 METHODS = ("supervised", "noisy_student", "uda", "fixmatch", "meta_pseudo_labels")
 
 
-def main(networks: str = ",".join(NETWORKS), methods: str = ",".join(METHODS), batch: int = 4) -> None:
+def main(
+    networks: str = ",".join(NETWORKS), methods: str = ",".join(METHODS), batch: int = 4
+) -> None:
     """Prints a line for each network and method. Raises InputError for unknown ones."""
-    wanted = {"networks": (networks.split(","), tuple(NETWORKS)), "methods": (methods.split(","), METHODS)}
+    wanted = {
+        "networks": (networks.split(","), tuple(NETWORKS)),
+        "methods": (methods.split(","), METHODS),
+    }
     for flag, (names, known) in wanted.items():
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -69,12 +74,22 @@ def trainer(network: str, method: str, pixels: int | None = None) -> Any:
     usual, classes = NETWORKS.get(network, NETWORKS["wrn_28_2"])
     size = pixels or usual
     architecture = {"name": network, "image_size": size}
-    one, other = (models.build(architecture, classes, mean=(127.5,) * 3, std=(64.0,) * 3, seed=seed) for seed in (1, 2))
+    one, other = (
+        models.build(architecture, classes, mean=(127.5,) * 3, std=(64.0,) * 3, seed=seed)
+        for seed in (1, 2)
+    )
     if method == "meta_pseudo_labels":
         made: Any = MetaPseudoLabels(other, one, uda_weight=8.0)
-        made.compile(*(tf.keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True) for _ in range(2)))
+        made.compile(
+            *(tf.keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True) for _ in range(2))
+        )
     else:
-        made = {"supervised": Supervised, "noisy_student": NoisyStudent, "uda": UDA, "fixmatch": FixMatch}[method](one)
+        made = {
+            "supervised": Supervised,
+            "noisy_student": NoisyStudent,
+            "uda": UDA,
+            "fixmatch": FixMatch,
+        }[method](one)
         made.compile(RMSProp(0.016))
     made.build_optimizers()
     return made
@@ -87,7 +102,10 @@ def batch_of(network: str, method: str, batch: int, pixels: int | None = None) -
     usual, classes = NETWORKS.get(network, NETWORKS["wrn_28_2"])
     size = pixels or usual
     shapes = (batch, 2 * batch, 2 * batch)
-    x, first, second = (tf.random.stateless_uniform([n, size, size, 3], [n, i], 0.0, 255.0) for i, n in enumerate(shapes))
+    x, first, second = (
+        tf.random.stateless_uniform([n, size, size, 3], [n, i], 0.0, 255.0)
+        for i, n in enumerate(shapes)
+    )
     y = tf.random.stateless_uniform([batch], [0, 2], 0, classes, tf.int64)
     q = tf.nn.softmax(tf.random.stateless_normal([2 * batch, classes], [0, 3]))
     if method == "supervised":

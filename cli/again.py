@@ -70,8 +70,12 @@ class Request:
         """Keeps the request beside the finished stage's files, where the stage has said what to answer."""
         says = workdir.done_text(self._directory) if self._asked is not None else None
         if says is not None:
-            with contextlib.suppress(InputError, OSError):  # a directory that cannot be written stays as it is
-                write_json(self._directory / FILE, {"asked": self._asked, "own": self._own(), "says": says})
+            with contextlib.suppress(
+                InputError, OSError
+            ):  # a directory that cannot be written stays as it is
+                write_json(
+                    self._directory / FILE, {"asked": self._asked, "own": self._own(), "says": says}
+                )
 
     def _own(self) -> str:
         return _digest(self._directory, ("summary.json", "config.json", *self._command.kept))
@@ -92,18 +96,31 @@ class Request:
 def _asked(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the request as JSON. Raises InputError for an input that is unfinished or damaged."""
     inputs = {
-        flag.name: [_input(path) for path in _directories(values[flag.name])] if not flag.named else _named(values[flag.name])
+        flag.name: [_input(path) for path in _directories(values[flag.name])]
+        if not flag.named
+        else _named(values[flag.name])
         for flag in command.flags
         if flag.finished and values[flag.name]
     }
-    plain = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in values.items()}
-    asked = {"command": command.name, "from": os.getcwd(), "values": plain, "inputs": inputs, "code": _code()}
+    plain = {
+        name: value.to_dict() if hasattr(value, "to_dict") else value
+        for name, value in values.items()
+    }
+    asked = {
+        "command": command.name,
+        "from": os.getcwd(),
+        "values": plain,
+        "inputs": inputs,
+        "code": _code(),
+    }
     return json.loads(to_json(asked))
 
 
 def _directories(text: str) -> list[Path]:
     """Returns the directory, or the directories separated by commas."""
-    return [Path(part).expanduser() for part in ([text] if os.path.exists(text) else text.split(","))]
+    return [
+        Path(part).expanduser() for part in ([text] if os.path.exists(text) else text.split(","))
+    ]
 
 
 def _named(text: str) -> str:
@@ -126,12 +143,18 @@ def _code() -> str:
 
 def _digest(directory: Path, patterns: Iterable[str]) -> str:
     """Returns a digest of the files that fit: names, contents of JSON files, sizes of others."""
-    found = sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
+    found = sorted(
+        {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
+    )
     return _of(f"{path.relative_to(directory)} {_content(path)}" for path in found)
 
 
 def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".json" else str(path.stat().st_size)
+    return (
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.suffix == ".json"
+        else str(path.stat().st_size)
+    )
 
 
 def _state(path: Path) -> str:

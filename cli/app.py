@@ -47,7 +47,11 @@ def run(command: Command, argv: Sequence[str]) -> None:
     if given.help:
         from cli import help
 
-        print(help.of_setting(given.words[0], command) if given.words and command.recipes else help.of_command(command))
+        print(
+            help.of_setting(given.words[0], command)
+            if given.words and command.recipes
+            else help.of_command(command)
+        )
         return
     try:
         values = _values(command, given)
@@ -86,7 +90,9 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
     if not command.beam:
         _require_known(command, given)
     if command.recipes and not (given.recipe or command.recipe):
-        raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+        raise InputError(
+            "--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py"
+        )
     values: dict[str, Any] = {}
     if command.recipes:
         from cli import recipes  # for those who need it: ml_collections takes a while to import
@@ -99,7 +105,9 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
     if missing:
         raise InputError(f"{', '.join(missing)} missing; --help lists the flags")
     for flag in command.flags:
-        values[flag.name] = flag.parse(given.texts[flag.name]) if flag.name in given.texts else flag.default
+        values[flag.name] = (
+            flag.parse(given.texts[flag.name]) if flag.name in given.texts else flag.default
+        )
     if command.beam:
         values["beam_options"] = given.unknown
     if command.words:
@@ -117,7 +125,11 @@ def _require_known(command: Command, given: flags.Given) -> None:
     for word in unknown:
         name = word.partition("=")[0]
         whose = " of this stage or of Apache Beam" if command.beam else ""
-        known = [flag.name for flag in command.flags] + ["help"] + (["config"] if command.recipes else [])
+        known = (
+            [flag.name for flag in command.flags]
+            + ["help"]
+            + (["config"] if command.recipes else [])
+        )
         near = flags.nearest(name.lstrip("-"), known)
         raise InputError(f"{name}: no such flag{whose}; {near or '--help lists the flags'}")
 
@@ -140,7 +152,9 @@ def log_plainly() -> None:
     logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
     # TensorFlow 2.21 tells through absl how long it took to save.
     logging.get_absl_handler().addFilter(_is_news)
-    standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)  # a line for each all-reduce is no news
+    standard_logging.getLogger("tensorflow").setLevel(
+        standard_logging.WARNING
+    )  # a line for each all-reduce is no news
 
 
 def _is_news(record: Any) -> bool:
@@ -166,12 +180,20 @@ def guarded(act: Callable[[], None]) -> None:
         failure = write_failure(error)
         if failure:
             what, remedy = failure
-            print(f"error: {what} ({one_line(error)}); {remedy} and run the same command again", file=sys.stderr)
+            print(
+                f"error: {what} ({one_line(error)}); {remedy} and run the same command again",
+                file=sys.stderr,
+            )
         elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(f"error: {one_line(error)}", file=sys.stderr)  # a path of the command line: all others are our own
+            print(
+                f"error: {one_line(error)}", file=sys.stderr
+            )  # a path of the command line: all others are our own
         else:
             raise
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"interrupted after {time.time() - started:.0f} s; run the same command again to finish", file=sys.stderr)
+        print(
+            f"interrupted after {time.time() - started:.0f} s; run the same command again to finish",
+            file=sys.stderr,
+        )
         sys.exit(130)

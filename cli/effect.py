@@ -23,7 +23,9 @@ class _Place(NamedTuple):
     values: Mapping[str, Any]
 
 
-def require_effect(recipe: Mapping[str, Any], declared: Section, overrides: Mapping[str, str | None]) -> None:
+def require_effect(
+    recipe: Mapping[str, Any], declared: Section, overrides: Mapping[str, str | None]
+) -> None:
     """Sees that each setting of the command line has an effect.
 
     Args:
@@ -40,7 +42,9 @@ def require_effect(recipe: Mapping[str, Any], declared: Section, overrides: Mapp
         reasons = list(_reasons(recipe, declared, key))
         if reasons and all(reasons):
             word = f"--config.{key}" + ("" if text is None else f"={text}")
-            raise InputError(f"{word} has no effect while {reasons[0]}, or leave --config.{key} out")
+            raise InputError(
+                f"{word} has no effect while {reasons[0]}, or leave --config.{key} out"
+            )
 
 
 def _reasons(recipe: Mapping[str, Any], declared: Section, key: str) -> Iterable[str]:

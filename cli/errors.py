@@ -25,7 +25,9 @@ class InputError(Exception):
 
 def one_line(error: Exception) -> str:
     """An exception of somebody else's, for a one-line message."""
-    text = re.sub(r"\{\{function_node [^}]*\}\} ", "", str(error))  # TensorFlow's, too long to leave room for the reason
+    text = re.sub(
+        r"\{\{function_node [^}]*\}\} ", "", str(error)
+    )  # TensorFlow's, too long to leave room for the reason
     return " ".join(f"{type(error).__name__}: {text}".split())[:200]
 
 
@@ -41,4 +43,7 @@ def write_failure(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, OSError) and error.errno in _NO_WRITING:
         return _NO_WRITING[error.errno]
     text = str(error).lower()  # h5py has them in lower case
-    return next((words for number, words in _NO_WRITING.items() if os.strerror(number).lower() in text), None)
+    return next(
+        (words for number, words in _NO_WRITING.items() if os.strerror(number).lower() in text),
+        None,
+    )

@@ -32,7 +32,11 @@ def _exif(encoded: bytes) -> bytes:
     """Returns the EXIF part of a JPEG or PNG file; empty where it has none."""
     if encoded[:2] == b"\xff\xd8":
         place = 2
-        while encoded[place : place + 1] == b"\xff" and encoded[place + 1 : place + 2] not in (b"\xda", b"\xd9", b""):
+        while encoded[place : place + 1] == b"\xff" and encoded[place + 1 : place + 2] not in (
+            b"\xda",
+            b"\xd9",
+            b"",
+        ):
             end = place + 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
             if encoded[place + 1] == 0xE1 and encoded[place + 4 : place + 10] == b"Exif\0\0":
                 return encoded[place + 10 : end]

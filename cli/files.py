@@ -28,7 +28,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")  # two machines' processes may have one number
+    temporary = path.with_name(
+        f".{path.name}.tmp-{platform.node()}-{os.getpid()}"
+    )  # two machines' processes may have one number
     try:
         yield temporary
         with open(temporary, "rb") as f:
@@ -39,7 +41,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         failure = write_failure(error)
         if failure:
             what, remedy = failure
-            raise InputError(f"{what} on the disk of {path}; {remedy} and run the same command again") from error
+            raise InputError(
+                f"{what} on the disk of {path}; {remedy} and run the same command again"
+            ) from error
         raise
     directory = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     try:
@@ -113,5 +117,10 @@ def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
 
 def what_is(mode: int) -> str:
     """A file's type in words, by its `st_mode`."""
-    kinds = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"))
+    kinds = (
+        (stat.S_ISFIFO, "named pipe"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISDIR, "directory"),
+        (stat.S_ISREG, "file"),
+    )
     return next((name for is_kind, name in kinds if is_kind(mode)), "device")

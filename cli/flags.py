@@ -48,16 +48,23 @@ class Flag:
         if self.type is bool:
             return f"--{self.name}"
         names = {int: "N", float: "NUMBER"}
-        return f"--{self.name}={self.value or '|'.join(self.choices) or names.get(self.type, 'TEXT')}"
+        return (
+            f"--{self.name}={self.value or '|'.join(self.choices) or names.get(self.type, 'TEXT')}"
+        )
 
     def parse(self, text: str) -> Any:
         """Returns the value that `text` stands for. Raises InputError."""
         if self.choices and text not in self.choices:
             near = nearest(text, self.choices, "")
-            raise InputError(f"--{self.name} is {text!r}; it can be {', '.join(self.choices)}" + (f" ({near})" if near else ""))
+            raise InputError(
+                f"--{self.name} is {text!r}; it can be {', '.join(self.choices)}"
+                + (f" ({near})" if near else "")
+            )
         if self.type is int:
             if not (re.fullmatch("[0-9]+", text) and int(text) >= self.least):
-                raise InputError(f"--{self.name} is {text!r}; it must be a whole number from {self.least} on")
+                raise InputError(
+                    f"--{self.name} is {text!r}; it must be a whole number from {self.least} on"
+                )
             return int(text)
         if self.type is float:
             number = _number(text)
@@ -81,7 +88,9 @@ def _number(text: str) -> float | None:
 
 def as_switch(text: str) -> bool | None:
     """Returns the truth value that a text names; None where it names none."""
-    return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(text.lower())
+    return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(
+        text.lower()
+    )
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "--") -> str:
@@ -197,7 +206,11 @@ def read(argv: Sequence[str], flags: Sequence[Flag], takes_recipe: bool) -> Give
             given.recipe_words.append(f"--config={given.recipe}")
         elif takes_recipe and name.startswith("config."):
             follows = not equals and bool(words) and not words[0].startswith("--")
-            _override(given, name[len("config.") :], text if equals else words.popleft() if follows else None)
+            _override(
+                given,
+                name[len("config.") :],
+                text if equals else words.popleft() if follows else None,
+            )
         elif takes_recipe and name.startswith("noconfig."):
             _override(given, name[len("noconfig.") :], "False")
         else:
@@ -220,5 +233,7 @@ def _utf8(word: str, text: str) -> str:
     try:
         word.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{word} is not UTF-8, which TensorFlow needs; rename the file or folder") from error
+        raise InputError(
+            f"{word} is not UTF-8, which TensorFlow needs; rename the file or folder"
+        ) from error
     return text

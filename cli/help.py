@@ -20,10 +20,21 @@ def of_command(command: Command) -> str:
     if command.recipes and not command.recipe:
         required.insert(0, "--config=RECIPE")
     optional = command.recipes or any(flag.default is not REQUIRED for flag in command.flags)
-    usage = [command.script, *required, *(["[FLAGS]"] if optional else []), *([command.words] if command.words else [])]
-    parts = [_wrapped(f"usage: {' '.join(usage)}"), "\n".join([command.summary, _wrapped(command.does)])]
+    usage = [
+        command.script,
+        *required,
+        *(["[FLAGS]"] if optional else []),
+        *([command.words] if command.words else []),
+    ]
+    parts = [
+        _wrapped(f"usage: {' '.join(usage)}"),
+        "\n".join([command.summary, _wrapped(command.does)]),
+    ]
     parts += [_flags(title, rows) for title, rows in _grouped(command) if rows]
-    parts.append("examples:\n" + "\n".join(f"  {command.script} {line}".rstrip() for line in command.examples))
+    parts.append(
+        "examples:\n"
+        + "\n".join(f"  {command.script} {line}".rstrip() for line in command.examples)
+    )
     if command.recipes:
         parts.append(_recipes(command))
     if command.beam:
@@ -58,13 +69,24 @@ def _bases(command: Command) -> list[str]:
 
 def _grouped(command: Command) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for title, wanted in (("required flags:", True), ("optional flags:", False)):
-        yield title, [(flag.shown, _meaning(flag)) for flag in command.flags if (flag.default is REQUIRED) is wanted]
+        yield (
+            title,
+            [
+                (flag.shown, _meaning(flag))
+                for flag in command.flags
+                if (flag.default is REQUIRED) is wanted
+            ],
+        )
 
 
 def _meaning(flag: Flag) -> str:
     if flag.type is bool or flag.default in (REQUIRED, None, ""):
         return flag.help
-    return f"{flag.help} Default: {flag.default:g}." if flag.type is float else f"{flag.help} Default: {flag.default}."
+    return (
+        f"{flag.help} Default: {flag.default:g}."
+        if flag.type is float
+        else f"{flag.help} Default: {flag.default}."
+    )
 
 
 def _flags(title: str, rows: list[tuple[str, str]]) -> str:
@@ -72,12 +94,20 @@ def _flags(title: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _recipes(command: Command) -> str:
-    found = sorted({path for pattern in command.recipes for path in (ROOT / "configs").glob(pattern)})
-    rows = [(str(path.relative_to(ROOT)), _first_line(path)) for path in found if path.name not in ("__init__.py", "base.py")]
+    found = sorted(
+        {path for pattern in command.recipes for path in (ROOT / "configs").glob(pattern)}
+    )
+    rows = [
+        (str(path.relative_to(ROOT)), _first_line(path))
+        for path in found
+        if path.name not in ("__init__.py", "base.py")
+    ]
     default = f" Default: {command.recipe}." if command.recipe else ""
     return (
         f"recipes, --config=FILE[:ARGUMENT]:{default}\n{_rows(rows)}\n"
-        + _wrapped("  A recipe is Python and is executed: run nobody else's before you have read it.", "  ")
+        + _wrapped(
+            "  A recipe is Python and is executed: run nobody else's before you have read it.", "  "
+        )
         + "\n  --config.KEY=VALUE changes one setting, --help KEY explains it."
     )
 
@@ -94,7 +124,11 @@ def _rows(rows: Iterable[tuple[str, str]]) -> str:
     lines = []
     for name, text in rows:
         wrapped = textwrap.wrap(text, WIDTH - column) or [""]
-        first = [f"  {name}"] if len(name) + 4 > column else [f"{f'  {name}':<{column}}{wrapped.pop(0)}".rstrip()]
+        first = (
+            [f"  {name}"]
+            if len(name) + 4 > column
+            else [f"{f'  {name}':<{column}}{wrapped.pop(0)}".rstrip()]
+        )
         lines += [*first, *(" " * column + line for line in wrapped)]
     return "\n".join(lines)
 

@@ -17,7 +17,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `value` as indented JSON, atomically; NaN and infinity, which JSON lacks, as null."""
     with atomic_path(path) as temporary:
         # Lone surrogates are all that UTF-8 cannot encode, and their escape is JSON's own.
-        temporary.write_text(to_json(value, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(
+            to_json(value, indent=2) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -66,7 +68,10 @@ def read_json_lines(path: str | os.PathLike[str], schema: Any = dict) -> list[tu
       InputError: see `read_json`.
     """
     lines = _read_text(path).split("\n")[:-1]
-    return [(line, parse_json(line, schema, f"{path}, line {number}")) for number, line in enumerate(lines, 1)]
+    return [
+        (line, parse_json(line, schema, f"{path}, line {number}"))
+        for number, line in enumerate(lines, 1)
+    ]
 
 
 def _read_text(path: str | os.PathLike[str]) -> str:
@@ -77,11 +82,15 @@ def _read_text(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise InputError(f"{path} cannot be read ({one_line(error)}); make it, or get it, again") from error
+        raise InputError(
+            f"{path} cannot be read ({one_line(error)}); make it, or get it, again"
+        ) from error
 
 
 def _damaged(where: str | os.PathLike[str], why: Exception | str) -> InputError:
-    return InputError(f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; make it, or get it, again")
+    return InputError(
+        f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; make it, or get it, again"
+    )
 
 
 def parse_json(text: str, schema: Any, where: str) -> Any:
@@ -129,7 +138,9 @@ def _mismatch(value: Any, schema: Any, key: str) -> str | None:
                 return f"it has no {inner}"
         return None
     if isinstance(schema, list) and isinstance(value, list) and len(schema) in (1, len(value)):
-        wrong = [_mismatch(item, schema[i % len(schema)], f"{key}[{i}]") for i, item in enumerate(value)]
+        wrong = [
+            _mismatch(item, schema[i % len(schema)], f"{key}[{i}]") for i, item in enumerate(value)
+        ]
         return next(filter(None, wrong), None)
     if isinstance(schema, type):
         fits = isinstance(value, (int, float) if schema is float else schema)

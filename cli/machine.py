@@ -39,7 +39,11 @@ def _limits(cgroups: Path, own: Path) -> list[int]:
     files = [cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"]
     for line in lines:  # NUMBER:CONTROLLERS:PATH
         _, controllers, path = line.split(":", 2)
-        root, name = (cgroups, "memory.max") if not controllers else (cgroups / "memory", "memory.limit_in_bytes")
+        root, name = (
+            (cgroups, "memory.max")
+            if not controllers
+            else (cgroups / "memory", "memory.limit_in_bytes")
+        )
         if controllers and "memory" not in controllers.split(","):
             continue
         folder = root / path.lstrip("/")

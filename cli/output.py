@@ -32,7 +32,11 @@ def reader_is_gone() -> bool:
     poll = select.poll()
     for descriptor in (1, 2):
         poll.register(descriptor, 0)  # errors and hang-ups are always reported
-    gone = [descriptor for descriptor, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    gone = [
+        descriptor
+        for descriptor, event in poll.poll(0)
+        if event & (select.POLLERR | select.POLLHUP)
+    ]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in gone:
         os.dup2(nowhere, descriptor)

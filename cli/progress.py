@@ -32,4 +32,8 @@ def progress(iterable: Iterable[T], total: int, what: str) -> Iterator[T]:
         if now - shown >= SECONDS_BETWEEN_LINES:
             shown = now
             rate = done / (now - started)
-            print(f"{what}: {done:,} of {total:,}, {rate:,.0f} a second, {(total - done) / rate:,.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done:,} of {total:,}, {rate:,.0f} a second, {(total - done) / rate:,.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

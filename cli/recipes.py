@@ -48,7 +48,9 @@ def load(
         _override(recipe, key, text)
     absent = [key for key in needs if key not in recipe]
     if absent:
-        raise InputError(f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}")
+        raise InputError(
+            f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}"
+        )
     if declared:
         declarations = declared(recipe)
         check(recipe, declarations)
@@ -62,7 +64,9 @@ def from_flags(*words: str, declared: Callable[[ConfigDict], Section] | None = N
     if given.unknown or given.words:
         raise InputError(f"{[*given.unknown, *given.words][0]}: no --config flag")
     if given.recipe is None:
-        raise InputError("--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py")
+        raise InputError(
+            "--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py"
+        )
     return load(given.recipe, given.overrides, declared=declared)
 
 
@@ -81,9 +85,13 @@ def _make(argument: str) -> ConfigDict:
     except ValueError as error:  # the recipe's own answer to its argument
         raise InputError(f"--config: {' '.join(str(error).split())}") from error
     except Exception as error:
-        raise InputError(f"--config={path} cannot be read as a recipe ({one_line(error)}); see configs/ for some") from error
+        raise InputError(
+            f"--config={path} cannot be read as a recipe ({one_line(error)}); see configs/ for some"
+        ) from error
     if not isinstance(recipe, ConfigDict):
-        raise InputError(f"--config={path}: its get_config returns no ConfigDict; see configs/ for recipes")
+        raise InputError(
+            f"--config={path}: its get_config returns no ConfigDict; see configs/ for recipes"
+        )
     return recipe
 
 
@@ -94,7 +102,9 @@ def _override(recipe: ConfigDict, key: str, text: str | None) -> None:
         raise InputError(f"{word} has no value; write {word}=VALUE")
     if text == "None":
         held = dict(section.items(preserve_field_references=True))[last]
-        if held is not None and not isinstance(held, FieldReference):  # a `placeholder` is one, whatever it holds now
+        if held is not None and not isinstance(
+            held, FieldReference
+        ):  # a `placeholder` is one, whatever it holds now
             raise InputError(f"{word}: it needs a value")
         section[last] = None
         return
@@ -113,7 +123,9 @@ def _find(recipe: ConfigDict, key: str) -> tuple[ConfigDict, str]:
         section = within
         if not isinstance(section, ConfigDict) or part not in section:
             near = flags.nearest(part, section, prefix) if isinstance(section, ConfigDict) else ""
-            raise InputError(f"--config: the recipe has no key {key!r}; {near or 'its file lists the keys'}")
+            raise InputError(
+                f"--config: the recipe has no key {key!r}; {near or 'its file lists the keys'}"
+            )
         within, prefix = section[part], f"{prefix}{part}."
     return section, last
 

@@ -48,7 +48,9 @@ class When:
 
     def wanted(self, value: Any) -> str:
         """Returns in words what to set the other setting to, which is `value`."""
-        return self.words or _or(self.values or ("True" if isinstance(value, bool) else "a value above 0",))
+        return self.words or _or(
+            self.values or ("True" if isinstance(value, bool) else "a value above 0",)
+        )
 
 
 Conditions = tuple[Union[When, tuple[When, ...]], ...]
@@ -196,7 +198,9 @@ class Section(dict[str, Any]):
         changed = {}
         for name, new in changes.items():
             changed[name] = self[name].but(**new if isinstance(new, Mapping) else {"default": new})
-        return Section(self.meaning, {**self, **changed}, self.more, self.others, self.when, self.inherits)
+        return Section(
+            self.meaning, {**self, **changed}, self.more, self.others, self.when, self.inherits
+        )
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Setting]]:
         """Yields each setting with its key, written with dots."""

@@ -81,7 +81,9 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
     From 2.18 on it writes lines about oneDNN and CUDA to stderr, whatever TF_CPP_MIN_LOG_LEVEL is.
     """
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """Returns TensorFlow's spec with a quiet loader; None for every other module."""
         spec = importlib.machinery.PathFinder.find_spec(name) if name == "tensorflow" else None
         if spec is None or spec.loader is None:
@@ -90,7 +92,9 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
 
         def quietly(module: ModuleType) -> None:
             if _LEGACY_KERAS in os.environ and not find_spec("tf_keras"):
-                raise InputError("TensorFlow has only Keras 3, and this project needs Keras 2: install tf-keras of TensorFlow's version")
+                raise InputError(
+                    "TensorFlow has only Keras 3, and this project needs Keras 2: install tf-keras of TensorFlow's version"
+                )
             with silent():
                 execute(module)
             _warn_if_newer(module)

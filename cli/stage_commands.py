@@ -7,7 +7,13 @@ import dataclasses
 from cli.flags import Command, Flag
 
 NOISY_STUDENT = ("noisy_student/*.py",)
-METHODS = (*NOISY_STUDENT, "meta_pseudo_labels/*.py", "supervised/*.py", "uda/*.py", "fixmatch/*.py")
+METHODS = (
+    *NOISY_STUDENT,
+    "meta_pseudo_labels/*.py",
+    "supervised/*.py",
+    "uda/*.py",
+    "fixmatch/*.py",
+)
 DIGITS = "--config=configs/noisy_student/digits.py"
 PHOTOS = "--config=configs/noisy_student/image_folder.py"
 MPL_DIGITS = "--config=configs/meta_pseudo_labels/digits.py"
@@ -23,16 +29,32 @@ def directory(name: str, text: str, **options: object) -> Flag:
 
 WORKDIR = directory("workdir", "Work directory to write; the same command continues in it.")
 DATA = directory("data", "Prepared data: finished directory of run_prepare_data.sh.", finished=True)
-SERVING_DIR = directory("serving_dir", "Directory of exported models: the --workdir of run_export.sh.")
+SERVING_DIR = directory(
+    "serving_dir", "Directory of exported models: the --workdir of run_export.sh."
+)
 MODEL = directory("model", "Finished training directory, or its model/.", finished=True)
 TEACHER = directory("teacher", f"Teacher: finished directory of {MODEL_STAGES}.", finished=True)
-DRY_RUN = Flag("dry_run", "Print what would be done, its size, and what is missing; do nothing.", bool, False)
+DRY_RUN = Flag(
+    "dry_run", "Print what would be done, its size, and what is missing; do nothing.", bool, False
+)
 SUITE = "What to measure, separated by commas"
 
 IMAGES = (
-    Flag("labeled", "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.", default=None),
-    Flag("unlabeled", "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.", default=None),
-    Flag("test", "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.", default=None),
+    Flag(
+        "labeled",
+        "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.",
+        default=None,
+    ),
+    Flag(
+        "unlabeled",
+        "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.",
+        default=None,
+    ),
+    Flag(
+        "test",
+        "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.",
+        default=None,
+    ),
     Flag(
         "labels",
         "List of file,label that a person corrected or added, such as an edited labels_N.csv of another run.",
@@ -49,7 +71,9 @@ INIT = Flag(
     finished=True,
     named=True,
 )
-PSEUDO_LABELED = directory("pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True)
+PSEUDO_LABELED = directory(
+    "pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True
+)
 SELECTION = directory(
     "selection",
     "Balanced set whose images take the place of all unlabelled ones: finished directory of run_balance.sh.",
@@ -63,7 +87,12 @@ ANSWERS = (
         default="text",
         choices=("text", "table", "jsonl", "json", "csv", "parquet"),
     ),
-    Flag("output", "File to write in place of printing; the same command continues in it.", default=None, value="FILE"),
+    Flag(
+        "output",
+        "File to write in place of printing; the same command continues in it.",
+        default=None,
+        value="FILE",
+    ),
 )
 DEVICES = (
     Flag(
@@ -72,7 +101,9 @@ DEVICES = (
         default="auto",
         choices=tuple(name for name in STRATEGIES if name != "multi_worker"),
     ),
-    Flag("cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1),
+    Flag(
+        "cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1
+    ),
     Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
 )
 TRAINING = (
@@ -80,7 +111,12 @@ TRAINING = (
     DATA,
     PSEUDO_LABELED,
     SELECTION,
-    directory("teacher", "Teacher that labels within the step, for an online section.", default=None, finished=True),
+    directory(
+        "teacher",
+        "Teacher that labels within the step, for an online section.",
+        default=None,
+        finished=True,
+    ),
     INIT,
     Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
@@ -93,13 +129,29 @@ TRAINING = (
 
 PLAN = (
     Flag("devices", "With --dry_run: number of devices to plan for, one replica each.", int, 0),
-    Flag("memory", "With --dry_run: memory of such a device. Default: that of --device.", default=None, value="80GiB"),
-    Flag("device", "With --dry_run: what they are, for hours.", default=None, value="A100|H100|v3|v5e"),
+    Flag(
+        "memory",
+        "With --dry_run: memory of such a device. Default: that of --device.",
+        default=None,
+        value="80GiB",
+    ),
+    Flag(
+        "device",
+        "With --dry_run: what they are, for hours.",
+        default=None,
+        value="A100|H100|v3|v5e",
+    ),
 )
-SECTION = Flag("section", "Section of the recipe: train, teacher, student, student_2, finetune, ….", default="train")
+SECTION = Flag(
+    "section",
+    "Section of the recipe: train, teacher, student, student_2, finetune, ….",
+    default="train",
+)
 
 
-def _training(name: str, section: str, summary: str, *examples: str, recipes: tuple[str, ...] = METHODS) -> Command:
+def _training(
+    name: str, section: str, summary: str, *examples: str, recipes: tuple[str, ...] = METHODS
+) -> Command:
     """Returns the command that trains one section of a recipe."""
     return Command(
         name,
@@ -122,7 +174,11 @@ STAGES = (
         (
             WORKDIR,
             *IMAGES,
-            Flag("pseudo_labeled", "Pseudo-labelled TFRecords of the release: a folder or a pattern.", default=None),
+            Flag(
+                "pseudo_labeled",
+                "Pseudo-labelled TFRecords of the release: a folder or a pattern.",
+                default=None,
+            ),
             Flag("source", "digits, or the format of locations that name none.", default=None),
         ),
         (
@@ -173,7 +229,11 @@ STAGES = (
             WORKDIR,
             DATA,
             TEACHER,
-            Flag("section", "Section of the recipe: pseudo_label, pseudo_label_1, ….", default="pseudo_label"),
+            Flag(
+                "section",
+                "Section of the recipe: pseudo_label, pseudo_label_1, ….",
+                default="pseudo_label",
+            ),
             SELECTION,
             *DEVICES,
         ),
@@ -252,8 +312,18 @@ STAGES = (
                 value="auto|one_device|mirrored|tpu",
             ),
             Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
-            Flag("iterations", "So many more iterations than the finished run in WORKDIR had.", default=None, value="+N"),
-            Flag("dry_run", "Print what would be done, its time, memory and disk, and what is missing; do nothing.", bool, False),
+            Flag(
+                "iterations",
+                "So many more iterations than the finished run in WORKDIR had.",
+                default=None,
+                value="+N",
+            ),
+            Flag(
+                "dry_run",
+                "Print what would be done, its time, memory and disk, and what is missing; do nothing.",
+                bool,
+                False,
+            ),
             *PLAN,
         ),
         (
@@ -278,13 +348,27 @@ STAGES = (
                 finished=True,
             ),
             dataclasses.replace(DATA, default=None),
-            Flag("split", "Labelled split of --data. Default: the recipe's evaluate.split.", default=None),
+            Flag(
+                "split",
+                "Labelled split of --data. Default: the recipe's evaluate.split.",
+                default=None,
+            ),
             Flag("suite", f"{SUITE}: clean, real, a, c, p, adversarial.", default="clean"),
             Flag("data_real", "ReaL's real.json.", default=None, value="FILE"),
             directory("data_a", "ImageNet-A, unpacked.", default=None),
-            directory("data_c", "ImageNet-C, unpacked, any of its tars. Without it a -C of --data is built.", default=None),
-            directory("data_p", "ImageNet-P, unpacked. Without it a -P of --data is built.", default=None),
-            directory("cache", "Where built sets are kept for later runs. Default: WORKDIR/cache.", default=None),
+            directory(
+                "data_c",
+                "ImageNet-C, unpacked, any of its tars. Without it a -C of --data is built.",
+                default=None,
+            ),
+            directory(
+                "data_p", "ImageNet-P, unpacked. Without it a -P of --data is built.", default=None
+            ),
+            directory(
+                "cache",
+                "Where built sets are kept for later runs. Default: WORKDIR/cache.",
+                default=None,
+            ),
             Flag(
                 "init",
                 "Weights that the models started from; adds a linear probe on their features.",
@@ -306,18 +390,36 @@ STAGES = (
         "Export a model for TF Serving, with preprocessing inside.",
         "Leaves NAME/VERSION (SavedModel, MODEL_CARD.md), TF Serving's settings and, last, summary.json.",
         (
-            directory("workdir", "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it."),
+            directory(
+                "workdir",
+                "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it.",
+            ),
             MODEL,
             Flag("name", "Name of the model, by which clients ask for it.", default="classifier"),
-            directory("evaluation", "Finished directory of run_evaluate.sh, for the card.", default=None, finished=True),
+            directory(
+                "evaluation",
+                "Finished directory of run_evaluate.sh, for the card.",
+                default=None,
+                finished=True,
+            ),
             Flag(
                 "weights",
                 "Type of the weights on disk. Sums stay float32.",
                 default="float32",
                 choices=("float32", "bfloat16", "float16"),
             ),
-            Flag("optimize", "Fold BatchNorm into the convolutions and compute what is constant.", bool, False),
-            Flag("onnx", "Write an ONNX file, too, and compare its answers with the model's.", bool, False),
+            Flag(
+                "optimize",
+                "Fold BatchNorm into the convolutions and compute what is constant.",
+                bool,
+                False,
+            ),
+            Flag(
+                "onnx",
+                "Write an ONNX file, too, and compare its answers with the model's.",
+                bool,
+                False,
+            ),
             Flag("license", "The line about the licence in the card.", default=None),
             Flag(
                 "max_pixels",
@@ -340,14 +442,36 @@ STAGES = (
         "Starts TF Serving, bare or in a container, or with --local a server for development.",
         (
             SERVING_DIR,
-            Flag("host", "Address to listen on: 127.0.0.1 is this machine, 0.0.0.0 everywhere.", default="127.0.0.1"),
-            Flag("rest_port", "Port of the REST protocol; with --local 0 takes a free one.", int, 8501),
-            Flag("grpc_port", "Port of the gRPC protocol; with --local 0 takes a free one.", int, 8500),
-            Flag("image", "Container image of TF Serving.", default="docker.io/tensorflow/serving:2.15.1"),
+            Flag(
+                "host",
+                "Address to listen on: 127.0.0.1 is this machine, 0.0.0.0 everywhere.",
+                default="127.0.0.1",
+            ),
+            Flag(
+                "rest_port",
+                "Port of the REST protocol; with --local 0 takes a free one.",
+                int,
+                8501,
+            ),
+            Flag(
+                "grpc_port",
+                "Port of the gRPC protocol; with --local 0 takes a free one.",
+                int,
+                8500,
+            ),
+            Flag(
+                "image",
+                "Container image of TF Serving.",
+                default="docker.io/tensorflow/serving:2.15.1",
+            ),
             Flag("local", "Start the server for development in place of TF Serving.", bool, False),
             Flag("nobatching", "Each request is computed by itself.", bool, False),
             Flag("cors", "Web pages of any origin may ask over REST.", bool, False),
-            Flag("log_requests", "With --local: folder for requests and answers (PredictionLog).", default=None),
+            Flag(
+                "log_requests",
+                "With --local: folder for requests and answers (PredictionLog).",
+                default=None,
+            ),
         ),
         ("--serving_dir=serving_dir --local", "--serving_dir=serving_dir --host=0.0.0.0"),
     ),
@@ -361,7 +485,10 @@ STAGES = (
             *ANSWERS,
             *DEVICES,
         ),
-        ("--model=serving_dir photos/dog.jpg", "--model=serving_dir --format=csv --output=answers.csv photos"),
+        (
+            "--model=serving_dir photos/dog.jpg",
+            "--model=serving_dir --format=csv --output=answers.csv photos",
+        ),
         words="FILE|DIR|GLOB|CSV…",
     ),
     Command(
@@ -370,8 +497,14 @@ STAGES = (
         "Run the main job on the embedded digits, from images to a prediction.",
         "Runs the loop and classifies one image; with --seeds prints a table over seeds.",
         (
-            directory("workdir", "Where everything goes. Default: runs/quickstart in the checkout.", default=None),
-            Flag("seeds", "Number of seeds; each has its own directory in WORKDIR.", int, 1, least=1),
+            directory(
+                "workdir",
+                "Where everything goes. Default: runs/quickstart in the checkout.",
+                default=None,
+            ),
+            Flag(
+                "seeds", "Number of seeds; each has its own directory in WORKDIR.", int, 1, least=1
+            ),
         ),
         ("", "--seeds=5 --workdir=runs/five_seeds"),
     ),
@@ -381,7 +514,13 @@ STAGES = (
         "Measure the project against its peers.",
         "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
         (
-            Flag("records", "balance, relabel: prediction records, and records of the set.", int, None, least=1),
+            Flag(
+                "records",
+                "balance, relabel: prediction records, and records of the set.",
+                int,
+                None,
+                least=1,
+            ),
             Flag(
                 "images",
                 "look_alikes: photographs; file_checks, input_pipeline, labels_beside, pseudo_label, several_*: JPEG files.",
@@ -390,16 +529,58 @@ STAGES = (
                 least=1,
             ),
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
-            Flag("rounds", "formats, meta_pseudo_labels, processor, train_step: times that all is measured.", int, None, least=1),
-            Flag("model", "serving: SERVING_DIR of run_export.sh. Default: an untrained model.", default=None),
-            Flag("trained", "formats: training directory. Default: an untrained model.", default=None),
-            Flag("requests", "serving: requests of one image each, to each server.", int, None, least=1),
-            Flag("clients", "serving: connections at the same time; default: 16, then 64.", int, None, least=1),
+            Flag(
+                "rounds",
+                "formats, meta_pseudo_labels, processor, train_step: times that all is measured.",
+                int,
+                None,
+                least=1,
+            ),
+            Flag(
+                "model",
+                "serving: SERVING_DIR of run_export.sh. Default: an untrained model.",
+                default=None,
+            ),
+            Flag(
+                "trained", "formats: training directory. Default: an untrained model.", default=None
+            ),
+            Flag(
+                "requests",
+                "serving: requests of one image each, to each server.",
+                int,
+                None,
+                least=1,
+            ),
+            Flag(
+                "clients",
+                "serving: connections at the same time; default: 16, then 64.",
+                int,
+                None,
+                least=1,
+            ),
             Flag("sweep", "serving: try other batching parameters.", bool, None),
-            Flag("networks", "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated by commas.", default=None),
-            Flag("methods", "xla_steps: some of supervised, noisy_student, uda, fixmatch, meta_pseudo_labels.", default=None),
-            Flag("batch", "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labelled ones, 4.", int, None, least=1),
-            Flag("cases", "train_step: some of start, steps, loops, swish, separated by commas.", default=None),
+            Flag(
+                "networks",
+                "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated by commas.",
+                default=None,
+            ),
+            Flag(
+                "methods",
+                "xla_steps: some of supervised, noisy_student, uda, fixmatch, meta_pseudo_labels.",
+                default=None,
+            ),
+            Flag(
+                "batch",
+                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labelled ones, 4.",
+                int,
+                None,
+                least=1,
+            ),
+            Flag(
+                "cases",
+                "train_step: some of start, steps, loops, swish, separated by commas.",
+                default=None,
+            ),
             Flag("parts", "step_memory: parts of such a batch. Default: 4.", int, None, least=1),
         ),
         ("balance --records=100000", "train_step serving"),

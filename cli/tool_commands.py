@@ -5,7 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 from cli.flags import Command, Flag
-from cli.stage_commands import ANSWERS, DATA, DIGITS, IMAGES, METHODS, MODEL, SERVING_DIR, SUITE, TEACHER, WORKDIR, directory
+from cli.stage_commands import (
+    ANSWERS,
+    DATA,
+    DIGITS,
+    IMAGES,
+    METHODS,
+    MODEL,
+    SERVING_DIR,
+    SUITE,
+    TEACHER,
+    WORKDIR,
+    directory,
+)
 
 EXPERIMENTS = (
     Command(
@@ -17,9 +29,24 @@ EXPERIMENTS = (
         (
             WORKDIR,
             *(image for image in IMAGES if image.name != "labels"),
-            Flag("only", "Runs of the study to do now, as NAME or NAME:SEED, separated by commas. Default: all.", default=None),
-            Flag("jobs", "Seeds to run at the same time; they share the processor's cores.", int, 1, least=1),
-            Flag("dry_run", "Print how many trainings, steps and images the study takes; do nothing.", bool, False),
+            Flag(
+                "only",
+                "Runs of the study to do now, as NAME or NAME:SEED, separated by commas. Default: all.",
+                default=None,
+            ),
+            Flag(
+                "jobs",
+                "Seeds to run at the same time; they share the processor's cores.",
+                int,
+                1,
+                least=1,
+            ),
+            Flag(
+                "dry_run",
+                "Print how many trainings, steps and images the study takes; do nothing.",
+                bool,
+                False,
+            ),
         ),
         (
             "--config=configs/studies/ratio.py --workdir=runs/ratio",
@@ -78,8 +105,14 @@ TOOLS = (
         "List the published weights that --init can name, or check some on photographs.",
         "Prints a table, or top-1 and top-5 of the photographs.",
         (
-            Flag("name", "Weights to check: NAME, or NAME:NETWORK where it has several.", default=None),
-            directory("check", "Photographs of ImageNet's classes: DIR/<WordNet id>/*.", default=None),
+            Flag(
+                "name",
+                "Weights to check: NAME, or NAME:NETWORK where it has several.",
+                default=None,
+            ),
+            directory(
+                "check", "Photographs of ImageNet's classes: DIR/<WordNet id>/*.", default=None
+            ),
         ),
         ("", "--name=efficientnet-lite0 --check=imagenette2/val"),
         group="tool",
@@ -93,7 +126,11 @@ TOOLS = (
         (
             Flag("name", "Checkpoint, NAME:NETWORK.", default=None),
             directory("imagenet", "ImageNet's TFRecords or official tar files.", default=None),
-            directory("workdir", "Work directory to write; the same command continues in it.", default=None),
+            directory(
+                "workdir",
+                "Work directory to write; the same command continues in it.",
+                default=None,
+            ),
             Flag("data_real", "ReaL's real.json.", default=None, value="FILE"),
             directory("data_a", "ImageNet-A, unpacked.", default=None),
             directory("data_c", "ImageNet-C, unpacked, any of its tars.", default=None),
@@ -112,8 +149,16 @@ TOOLS = (
         "Evaluates each run; leaves report.html over seeds and, last, summary.json.",
         (
             WORKDIR,
-            Flag("runs", "Finished runs of run_noisy_student.sh, separated by commas; * stands for anything.", value="DIRS"),
-            Flag("models", "Models to compare, separated by commas, the baseline first. Default: all.", default=None),
+            Flag(
+                "runs",
+                "Finished runs of run_noisy_student.sh, separated by commas; * stands for anything.",
+                value="DIRS",
+            ),
+            Flag(
+                "models",
+                "Models to compare, separated by commas, the baseline first. Default: all.",
+                default=None,
+            ),
             Flag("suite", f"{SUITE}: clean, c, p, adversarial.", default="clean,c,p,adversarial"),
         ),
         (
@@ -150,14 +195,25 @@ TOOLS = (
                 default=None,
                 value="FILE|DIR",
             ),
-            Flag("head", "fresh: a new classifier for --labels, to be trained.", default="keep", choices=("keep", "fresh")),
+            Flag(
+                "head",
+                "fresh: a new classifier for --labels, to be trained.",
+                default="keep",
+                choices=("keep", "fresh"),
+            ),
             Flag(
                 "preprocessing",
                 "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite is (x - 127) / 128.",
                 default="auto",
                 choices=("auto", "imagenet", "advprop", "lite"),
             ),
-            Flag("image_size", "Side of the network's images, in pixels. Default: the variant's.", int, None, least=1),
+            Flag(
+                "image_size",
+                "Side of the network's images, in pixels. Default: the variant's.",
+                int,
+                None,
+                least=1,
+            ),
         ),
         (
             "--source=noisy_student_efficientnet-b7/model.ckpt --model=b7 --output=models/b7",
@@ -172,7 +228,11 @@ TOOLS = (
         "Leaves FILE and, for timm, config.json beside it.",
         (
             MODEL,
-            Flag("output", "FILE.safetensors for timm, FILE.h5 for tf.keras.applications.", value="FILE"),
+            Flag(
+                "output",
+                "FILE.safetensors for timm, FILE.h5 for tf.keras.applications.",
+                value="FILE",
+            ),
         ),
         (
             "--model=runs/photos/student_2 --output=out/model.safetensors",
@@ -188,7 +248,12 @@ TOOLS = (
         (
             MODEL,
             directory("output", "Directory to write."),
-            Flag("image_size", "Side of the images that the network is to read, in pixels.", int, least=1),
+            Flag(
+                "image_size",
+                "Side of the images that the network is to read, in pixels.",
+                int,
+                least=1,
+            ),
         ),
         (
             "--model=runs/photos/student_2 --output=runs/larger --image_size=300",
@@ -227,8 +292,15 @@ TOOLS = (
             Flag("name", "The model.", default="classifier"),
             Flag("version", "Version to promote. Default: the newest.", int, None, least=1),
             Flag("drop", "Percentage points that the accuracy may fall.", float, 1.0),
-            Flag("agreement", "Percentage of images to which both versions must give the same class.", float, 70.0),
-            Flag("slower", "How many times the stable version's time a request may take.", float, 1.5),
+            Flag(
+                "agreement",
+                "Percentage of images to which both versions must give the same class.",
+                float,
+                70.0,
+            ),
+            Flag(
+                "slower", "How many times the stable version's time a request may take.", float, 1.5
+            ),
         ),
         (
             "--serving_dir=serving_dir --data=runs/digits/data",
@@ -244,7 +316,13 @@ TOOLS = (
         (
             SERVING_DIR,
             Flag("name", "The model.", default="classifier"),
-            Flag("version", "Version to return to. Default: the one before the last promotion.", int, None, least=1),
+            Flag(
+                "version",
+                "Version to return to. Default: the one before the last promotion.",
+                int,
+                None,
+                least=1,
+            ),
         ),
         ("--serving_dir=serving_dir", "--serving_dir=serving_dir --version=1"),
         group="tool",
@@ -261,15 +339,28 @@ TOOLS = (
                 default="http://127.0.0.1:8501",
                 value="URL",
             ),
-            Flag("model", "The model's name on the server; NAME-canary is the newest export.", default="classifier"),
-            Flag("version", "Its version. Without it and --label, the newest that is served under the name.", int, None, least=1),
+            Flag(
+                "model",
+                "The model's name on the server; NAME-canary is the newest export.",
+                default="classifier",
+            ),
+            Flag(
+                "version",
+                "Its version. Without it and --label, the newest that is served under the name.",
+                int,
+                None,
+                least=1,
+            ),
             Flag("label", "A version label of models.config, in place of a version.", default=None),
             *ANSWERS,
             Flag("batch_size", "Images in one request.", int, 32, least=1),
             Flag("timeout", "Seconds for each attempt.", float, 10.0),
             Flag("retries", "Attempts after the first.", int, 3),
         ),
-        ("photos/dog.jpg", "--url=grpc://127.0.0.1:8500 --model=classifier-canary --format=jsonl 'photos/**/*.jpg'"),
+        (
+            "photos/dog.jpg",
+            "--url=grpc://127.0.0.1:8500 --model=classifier-canary --format=jsonl 'photos/**/*.jpg'",
+        ),
         group="tool",
         words="FILE|DIR|GLOB|CSV…",
     ),
@@ -282,7 +373,10 @@ TOOLS = (
             Flag("logs", "The folder of run_serve.sh --local --log_requests.", value="DIR"),
             Flag("output", "Folder for the images.", value="DIR"),
         ),
-        ("--logs=requests --output=photos/served", "--logs=/var/log/classifier --output=photos/unlabeled/served"),
+        (
+            "--logs=requests --output=photos/served",
+            "--logs=/var/log/classifier --output=photos/unlabeled/served",
+        ),
         group="tool",
     ),
     Command(
@@ -292,9 +386,20 @@ TOOLS = (
         "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh takes it back.",
         (
             directory("workdir", "Work directory of run_noisy_student.sh."),
-            Flag("iteration", "Which iteration, from 1. Default: the last finished one.", int, None, least=1),
+            Flag(
+                "iteration",
+                "Which iteration, from 1. Default: the last finished one.",
+                int,
+                None,
+                least=1,
+            ),
             Flag("ask", "Images to look at, at most, of each kind.", int, 20),
-            Flag("tasks", "Label Studio's tasks to write, with the images to look at.", default=None, value="FILE.json"),
+            Flag(
+                "tasks",
+                "Label Studio's tasks to write, with the images to look at.",
+                default=None,
+                value="FILE.json",
+            ),
         ),
         ("--workdir=runs/photos", "--workdir=runs/photos --iteration=1 --ask=50"),
         group="tool",
@@ -362,7 +467,9 @@ TOOLS = (
             Flag("passes", "Measurements, separated by commas.", default="graph,forward,train"),
             Flag("memory", "GiB of a measurement's process at which it is stopped.", float, 12.0),
             Flag("seconds", "Seconds at which it is stopped.", float, 300.0),
-            Flag("run", "One measurement, NAME:graph|forward|train, in this process.", default=None),
+            Flag(
+                "run", "One measurement, NAME:graph|forward|train, in this process.", default=None
+            ),
         ),
         ("--workdir=runs/model_card", "--workdir=runs/model_card --models=b0,b7 --passes=graph"),
         group="tool",
@@ -400,7 +507,11 @@ TOOLS = (
         "Compare a step, the data and an export with another TensorFlow's.",
         "Prints how far the two are apart; exit code 1 where a difference is above its limit.",
         (
-            Flag("other", "Python of an environment with the other stack, such as VENV/bin/python.", value="PYTHON"),
+            Flag(
+                "other",
+                "Python of an environment with the other stack, such as VENV/bin/python.",
+                value="PYTHON",
+            ),
             directory("workdir", "Directory for what both sides computed."),
         ),
         (

@@ -70,11 +70,15 @@ def start(
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     if re.search(r"(^|/)(gs|s3|hdfs|https?):/", str(workdir)):
-        raise InputError(f"--workdir: {workdir} is an address; mount what it names, and give the path")
+        raise InputError(
+            f"--workdir: {workdir} is an address; mount what it names, and give the path"
+        )
     try:
         str(workdir).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"--workdir: {workdir} is not UTF-8, which TensorFlow needs; name another directory") from error
+        raise InputError(
+            f"--workdir: {workdir} is not UTF-8, which TensorFlow needs; name another directory"
+        ) from error
     summary = workdir / "summary.json"
     if not shared and workdir.exists() and not summary.exists():
         _hold(workdir)
@@ -86,14 +90,18 @@ def start(
         open_yet = alone or (of_parts and not (workdir / "summary.json").exists())
         if differences and not (open_yet and before.keys() == resolved.keys()):
             shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
-            raise InputError(f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one")
+            raise InputError(
+                f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one"
+            )
         if differences:
             write_json(path, resolved)
     else:
         try:
             write_json(path, resolved)
         except OSError as error:
-            raise InputError(f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory") from error
+            raise InputError(
+                f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory"
+            ) from error
         if not shared:
             _hold(workdir)
     return read_json(summary, summary_schema) if summary.exists() else None
@@ -151,14 +159,18 @@ def _hold(workdir: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise InputError(f"--workdir: another process is at work in {workdir}; wait until it ends, or end it") from error
+        raise InputError(
+            f"--workdir: another process is at work in {workdir}; wait until it ends, or end it"
+        ) from error
     except OSError:  # a file system without locks
         os.close(descriptor)
     else:
         _held[key] = descriptor
 
 
-def require_finished(directory: str | Path, what: str, made_by: str, schema: Any = dict) -> dict[str, Any]:
+def require_finished(
+    directory: str | Path, what: str, made_by: str, schema: Any = dict
+) -> dict[str, Any]:
     """Returns the summary of a finished directory; it must fit `schema` (see `json_files.read_json`).
 
     Raises:
@@ -169,7 +181,9 @@ def require_finished(directory: str | Path, what: str, made_by: str, schema: Any
     if not directory.is_dir():
         raise InputError(f"{what} {directory} does not exist; make it with {made_by}")
     if not (directory / "summary.json").exists():
-        raise InputError(f"{what} {directory} is not finished (no summary.json); finish it with {made_by}")
+        raise InputError(
+            f"{what} {directory} is not finished (no summary.json); finish it with {made_by}"
+        )
     return read_json(directory / "summary.json", schema)
 
 
@@ -178,7 +192,9 @@ def is_work_directory(directory: str | Path) -> bool:
 
     It need not have finished.
     """
-    if not any(os.path.exists(os.path.join(directory, name)) for name in ("config.json", "report.html")):
+    if not any(
+        os.path.exists(os.path.join(directory, name)) for name in ("config.json", "report.html")
+    ):
         return False  # without listing the directory, which may hold millions of images
     try:
         names = {name for name in os.listdir(directory) if not name.startswith(".")}
@@ -231,7 +247,9 @@ def verify_weights(directory: Path) -> bool:
     """
     description, path = read_json(directory / MODEL), directory / WEIGHTS
     if not path.is_file():
-        raise InputError(f"{path} is missing, or no regular file; copy the whole directory again, or make it again")
+        raise InputError(
+            f"{path} is missing, or no regular file; copy the whole directory again, or make it again"
+        )
     stated = description.get(WEIGHTS_DIGEST) if isinstance(description, dict) else None
     if stated is None:
         return False

@@ -29,7 +29,15 @@ from cli.progress import progress
 from data import split_names
 from data.convert import converting
 from data.formats import CONVERTIBLE, ENDINGS, HEAD, READABLE, kind_by_name, kind_of, passed_over
-from data.sources import Request, check_numbers, find_files, ignored_name, ordered_map, printable, read_at
+from data.sources import (
+    Request,
+    check_numbers,
+    find_files,
+    ignored_name,
+    ordered_map,
+    printable,
+    read_at,
+)
 
 FILES = r"\.tar$"
 """Names of archives in a folder."""
@@ -48,7 +56,13 @@ class ArchiveImages:
 
     scattered = True
 
-    def __init__(self, paths: Sequence[str], ignored: Counter[str], problems: list[dict[str, str]], convert: bool = False) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        ignored: Counter[str],
+        problems: list[dict[str, str]],
+        convert: bool = False,
+    ) -> None:
         self._paths, self._convert = paths, convert
         self._file, self._offset, self._size = (array.array(kind) for kind in "iqq")
         self._names: list[str] = []
@@ -91,7 +105,9 @@ class ArchiveImages:
         if printable(self._names[index]) != self._names[index]:
             return "its name is not plain UTF-8"
         try:
-            encoded = read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
+            encoded = read_at(
+                self._paths[self._file[index]], self._offset[index], self._size[index]
+            )
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         return encoded if len(encoded) == self._size[index] else "the archive ends before it does"
@@ -108,7 +124,9 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
     """
     with open(path, "rb") as f:
         f.seek(offset)
-        with tarfile.open(fileobj=f, mode="r:") as archive:  # places are counted from the beginning of the file
+        with tarfile.open(
+            fileobj=f, mode="r:"
+        ) as archive:  # places are counted from the beginning of the file
             while (member := archive.next()) is not None:
                 if member.islnk() or member.issym():
                     ignored["(link)"] += 1
@@ -120,13 +138,22 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
                     yield Member(member.name, member.offset_data, member.size)
                 archive.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
             f.seek(archive.offset)
-            if f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # which tarfile takes for the end as well
+            if (
+                f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE
+            ):  # which tarfile takes for the end as well
                 raise tarfile.ReadError("it does not end as an archive ends")
 
 
 def _ignored(name: str) -> str:
     """Returns why a file of this name, with its folders, is passed over; "" where it is not."""
-    return next((why for part in name.split("/") if part not in (".", "..") and (why := ignored_name(part))), "")
+    return next(
+        (
+            why
+            for part in name.split("/")
+            if part not in (".", "..") and (why := ignored_name(part))
+        ),
+        "",
+    )
 
 
 def compressed_files(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, bytes]:
@@ -175,18 +202,35 @@ def open_archives(request: Request) -> ArchiveImages:
                 if kind == "image" or kind in READABLE or (request.convert and kind in CONVERTIBLE):
                     images.append(file, member)
                 elif ending == ".cls" and request.role != "unlabeled":
-                    classes[f"{file}/{stem}"] = read_at(path, member.offset, min(member.size, 100)).decode("ascii", "replace").strip()
+                    classes[f"{file}/{stem}"] = (
+                        read_at(path, member.offset, min(member.size, 100))
+                        .decode("ascii", "replace")
+                        .strip()
+                    )
                 else:
                     ignored[printable(ending) or "(no ending)"] += 1
                     kinds.update([kind] if kind else [])
         except (tarfile.TarError, OSError) as error:
-            what = "cannot be read" if isinstance(error, OSError) else "is no tar archive or a damaged one"
+            what = (
+                "cannot be read"
+                if isinstance(error, OSError)
+                else "is no tar archive or a damaged one"
+            )
             if request.on_error == "fail":
-                mend = "unpack it to .tar first" if _compressed(path) else "mend it or make it again"
+                mend = (
+                    "unpack it to .tar first" if _compressed(path) else "mend it or make it again"
+                )
                 raise request.error(f"{printable(path)} {what} ({_why(error)}); {mend}") from error
-            problems.append({"file": printable(path), "why": f"it {what} ({_why(error)}); what follows is left out"})
+            problems.append(
+                {
+                    "file": printable(path),
+                    "why": f"it {what} ({_why(error)}); what follows is left out",
+                }
+            )
     if not len(images):
-        raise request.error(f"holds no images ({', '.join(ENDINGS)}){'; ' if kinds else ''}{passed_over(kinds)}")
+        raise request.error(
+            f"holds no images ({', '.join(ENDINGS)}){'; ' if kinds else ''}{passed_over(kinds)}"
+        )
     if kinds:
         logging.warning("--%s: %s", request.role, passed_over(kinds, setting=not request.convert))
     images.labels = np.full(len(images), -1, np.int32)
@@ -198,7 +242,9 @@ def open_archives(request: Request) -> ArchiveImages:
 def _compressed(path: str) -> bool:
     """Tells by the first bytes whether a file is compressed by gzip, bzip2, xz or zstd."""
     with contextlib.suppress(OSError):
-        return read_file(path, 6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+        return read_file(path, 6).startswith(
+            (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+        )
     return False
 
 
@@ -216,20 +262,29 @@ def _split_name(name: str) -> tuple[str, str]:
 def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> None:
     """Sets labels and names: numbers where there are .cls files, else folders."""
     if classes:
-        stored = [classes.get(f"{images._file[i]}/{_split_name(images.name(i))[0]}", "") for i in range(len(images))]
+        stored = [
+            classes.get(f"{images._file[i]}/{_split_name(images.name(i))[0]}", "")
+            for i in range(len(images))
+        ]
         for i, text in enumerate(stored):
             if not text.isdigit() or not 0 <= int(text) - request.label_offset < 2**31:
-                raise request.error(f"{images.where(i)} has class {text or '(no .cls)'}; a number from {request.label_offset} is needed")
+                raise request.error(
+                    f"{images.where(i)} has class {text or '(no .cls)'}; a number from {request.label_offset} is needed"
+                )
         images.labels = np.array([int(text) - request.label_offset for text in stored], np.int32)
         check_numbers(images.labels, images.where, request)
         images.label_names = tuple(str(label) for label in range(int(images.labels.max()) + 1))
         return
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
-        raise request.error(f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in no folder")
+        raise request.error(
+            f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in no folder"
+        )
     for name in sorted(set(folders)):
         if printable(name) != name:
-            raise request.error(f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and make the archive again")
+            raise request.error(
+                f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and make the archive again"
+            )
     images.label_names = tuple(sorted(set(folders)))
     split_names.check(request, images.label_names, {})
     above = {part for i in range(len(images)) for part in images.name(i).split("/")[:-2]}

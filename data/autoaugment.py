@@ -55,12 +55,22 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor, mode: str = "reference") -> 
     """
     # Columns: whether it is applied, which of its two arguments, Cutout's row and column. The pair is drawn apart.
     draws = randaugment.uniform([2, 4], seed)
-    number = tf.cast(randaugment.uniform([], tf.random.split(seed, 2, alg="philox")[1]) * len(POLICY_V0), tf.int32)
+    number = tf.cast(
+        randaugment.uniform([], tf.random.split(seed, 2, alg="philox")[1]) * len(POLICY_V0),
+        tf.int32,
+    )
     for position in range(2):
         steps = [pair[position] for pair in POLICY_V0]
-        branches = [randaugment.operation(name, level, mode, TRANSLATE_CONST, CUTOUT_CONST) for name, _, level in steps]
-        applied = draws[position, 0] < tf.gather(tf.constant([tenths / 10 for _, tenths, _ in steps]), number)
+        branches = [
+            randaugment.operation(name, level, mode, TRANSLATE_CONST, CUTOUT_CONST)
+            for name, _, level in steps
+        ]
+        applied = draws[position, 0] < tf.gather(
+            tf.constant([tenths / 10 for _, tenths, _ in steps]), number
+        )
         branches.append(lambda image, draw: image)
-        apply = randaugment.switch(branches, (image, draws[position]), tf.TensorSpec(image.shape, image.dtype))
+        apply = randaugment.switch(
+            branches, (image, draws[position]), tf.TensorSpec(image.shape, image.dtype)
+        )
         image = apply(tf.where(applied, number, len(steps)), image, draws[position])
     return image

@@ -33,20 +33,29 @@ def examples(beside: Beside, paths: tf.Tensor, shards: tf.Tensor) -> tf.data.Dat
       Dataset of serialized examples, string scalars; copies follow each other.
     """
     images, trusted = verified_paths(beside.images, shards), beside.images.trusted
-    sizes, numbers = (tf.gather(tf.constant(counts, tf.int64), shards) for counts in (beside.images.records, beside.labels))
+    sizes, numbers = (
+        tf.gather(tf.constant(counts, tf.int64), shards)
+        for counts in (beside.images.records, beside.labels)
+    )
 
     @unconverted
-    def join(image_path: tf.Tensor, num_images: tf.Tensor, label_path: tf.Tensor, num_labels: tf.Tensor) -> tf.data.Dataset:
+    def join(
+        image_path: tf.Tensor, num_images: tf.Tensor, label_path: tf.Tensor, num_labels: tf.Tensor
+    ) -> tf.data.Dataset:
         labels = _whole(label_path, num_labels)  # (m,)
         parsed = tf.io.parse_example(labels, _LABEL)
         if trusted:  # perhaps for a remote input pipeline, which cannot call Python
             picked = tf.gather(_whole(image_path, num_images), parsed["position"])
         else:
             # Stateless, or TensorFlow would not read ahead where operations must be deterministic.
-            picked = tf.numpy_function(refusing(pick), [image_path, parsed["position"]], tf.string, stateful=False)
+            picked = tf.numpy_function(
+                refusing(pick), [image_path, parsed["position"]], tf.string, stateful=False
+            )
             picked = tf.ensure_shape(picked, [None])
         # Protocol Buffers merge messages that follow each other.
-        return tf.data.Dataset.from_tensor_slices(tf.repeat(tf.strings.join([picked, labels]), parsed["copies"]))
+        return tf.data.Dataset.from_tensor_slices(
+            tf.repeat(tf.strings.join([picked, labels]), parsed["copies"])
+        )
 
     return tf.data.Dataset.from_tensor_slices((images, sizes, paths, numbers)).flat_map(join)
 
@@ -77,7 +86,9 @@ def pick(path: bytes, positions: np.ndarray) -> np.ndarray:
             while True:
                 header = os.pread(file, HEADER_BYTES, place)
                 if len(header) < HEADER_BYTES:
-                    raise InputError(f"{os.fsdecode(path)} has no record {position} (counting from 0); run run_balance.sh again")
+                    raise InputError(
+                        f"{os.fsdecode(path)} has no record {position} (counting from 0); run run_balance.sh again"
+                    )
                 length = int.from_bytes(header[:8], "little")
                 if number == position:
                     break

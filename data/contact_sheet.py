@@ -23,7 +23,14 @@ from data.image_ops import OPS
 from data.randaugment import operation
 
 SIDE = 112  # pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
-ROWS = (("reference", 9), ("reference", 18), ("reference", 27), ("monotone", 9), ("monotone", 18), ("monotone", 27))
+ROWS = (
+    ("reference", 9),
+    ("reference", 18),
+    ("reference", 27),
+    ("monotone", 9),
+    ("monotone", 18),
+    ("monotone", 27),
+)
 MARGIN, HEAD = 100, 16
 
 
@@ -32,7 +39,11 @@ def photograph() -> np.ndarray:
     image = PIL.Image.fromarray(load_sample_image("flower.jpg"))
     width, height = image.size
     left = (width - height) // 2
-    return np.asarray(image.crop((left, 0, left + height, height)).resize((224, 224), PIL.Image.Resampling.BICUBIC))
+    return np.asarray(
+        image.crop((left, 0, left + height, height)).resize(
+            (224, 224), PIL.Image.Resampling.BICUBIC
+        )
+    )
 
 
 def tiles(image: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -40,7 +51,11 @@ def tiles(image: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     draw = tf.constant([0.0, 0.0, 0.5, 0.5])
     for row, (mode, magnitude) in enumerate(ROWS):
         for column, name in enumerate(OPS):
-            yield row, column, operation(name, magnitude, mode, 100.0, 40.0)(tf.constant(image), draw).numpy()
+            yield (
+                row,
+                column,
+                operation(name, magnitude, mode, 100.0, 40.0)(tf.constant(image), draw).numpy(),
+            )
 
 
 def sheet() -> PIL.Image.Image:
@@ -60,6 +75,8 @@ def sheet() -> PIL.Image.Image:
 def main(arguments: Sequence[str]) -> None:
     """Writes the picture to the one argument. Raises InputError."""
     if len(arguments) != 1 or not arguments[0].endswith(".jpg"):
-        raise InputError("name the picture to write: ./run_tool.sh contact_sheet docs/randaugment.jpg")
+        raise InputError(
+            "name the picture to write: ./run_tool.sh contact_sheet docs/randaugment.jpg"
+        )
     with atomic_path(arguments[0]) as temporary:
         sheet().save(temporary, "jpeg", quality=85)

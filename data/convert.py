@@ -56,7 +56,9 @@ def _png(image: Any) -> bytes:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode not in _AS_STORED:
-        image = image.convert("I" if image.mode.startswith("I;16") else "RGBA" if image.mode in _WITH_ALPHA else "RGB")
+        image = image.convert(
+            "I" if image.mode.startswith("I;16") else "RGBA" if image.mode in _WITH_ALPHA else "RGB"
+        )
     turned, exif = image.getexif().get(0x0112, 1), PIL.Image.Exif()
     if turned in range(2, 9):  # kept, so that it is remarked as with other files
         exif[0x0112] = turned

@@ -55,21 +55,35 @@ def open_collections(data: ml_collections.ConfigDict) -> dict[str, Collection]:
     Raises:
       InputError: they cannot be listed; or corrections cannot be used, after a line about each.
     """
-    listed = {role: open_collection(data[role], role, data) for role in ("labeled", "unlabeled", "test") if data[role]}
+    listed = {
+        role: open_collection(data[role], role, data)
+        for role in ("labeled", "unlabeled", "test")
+        if data[role]
+    }
     return _corrected(listed, data) if data.get("labels") else listed
 
 
 def open_role(role: str, data: ml_collections.ConfigDict) -> Collection:
     """Lists the images of one role, as `open_collections` does."""
-    return open_collections(data)[role] if data.get("labels") else open_collection(data[role], role, data)
+    return (
+        open_collections(data)[role]
+        if data.get("labels")
+        else open_collection(data[role], role, data)
+    )
 
 
 def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[str, Collection]:
     path, names = data.labels, listed["labeled"].label_names
     for role, collection in listed.items():
         if role != "test" and not isinstance(collection, FolderImages):
-            raise InputError(f"--labels: --{role} is neither a folder nor a list of files, whose labels alone can be corrected")
-    files = {role: {os.path.normpath(file.path): i for i, file in enumerate(listed[role].files())} for role in listed if role != "test"}
+            raise InputError(
+                f"--labels: --{role} is neither a folder nor a list of files, whose labels alone can be corrected"
+            )
+    files = {
+        role: {os.path.normpath(file.path): i for i, file in enumerate(listed[role].files())}
+        for role in listed
+        if role != "test"
+    }
     labels, moved, added, problems = listed["labeled"].labels.copy(), set(), [], []
     of: dict[str, str] = {}
     for row in _counting(path):
@@ -77,7 +91,12 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
         label = unicodedata.normalize("NFC", row.values["label"])
         why = _unusable(place, label, names, of.setdefault(place, label))
         if why:
-            problems.append({"file": f"{printable(path)}, {row.place}", "why": f"{printable(row.values['file'])} {why}"})
+            problems.append(
+                {
+                    "file": f"{printable(path)}, {row.place}",
+                    "why": f"{printable(row.values['file'])} {why}",
+                }
+            )
             continue
         number = names.index(label)
         if place in files["labeled"]:
@@ -86,7 +105,9 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
         if place in files.get("unlabeled", {}):
             moved.add(files["unlabeled"][place])
             key = listed["unlabeled"].key(files["unlabeled"][place])
-        added.append(File(place, ADDED + key, number, f"{printable(os.path.basename(path))}, {row.place}"))
+        added.append(
+            File(place, ADDED + key, number, f"{printable(os.path.basename(path))}, {row.place}")
+        )
     for problem in problems:
         logging.warning("--labels: %s: %s", problem["file"], problem["why"])
     if problems and data.on_error == "fail":
@@ -95,22 +116,38 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
             "or leave such rows out with --config.data.on_error=skip"
         )
     changed = int((labels != listed["labeled"].labels).sum())
-    logging.info("--labels: %d labels changed, %d images added (%d of them were unlabelled)", changed, len(added), len(moved))
+    logging.info(
+        "--labels: %d labels changed, %d images added (%d of them were unlabelled)",
+        changed,
+        len(added),
+        len(moved),
+    )
     return _replaced(listed, labels, added, moved, problems)
 
 
 def _replaced(
-    listed: dict[str, Any], labels: np.ndarray, added: list[File], moved: set[int], problems: Sequence[dict[str, str]]
+    listed: dict[str, Any],
+    labels: np.ndarray,
+    added: list[File],
+    moved: set[int],
+    problems: Sequence[dict[str, str]],
 ) -> dict[str, Collection]:
     old = listed["labeled"]
     files = [file._replace(label=int(label)) for file, label in zip(old.files(), labels)]
     unique = {file.path: file for file in added}.values()
-    labeled = Corrected(files + sorted(unique, key=lambda file: file.key), old.label_names, old.ignored, old.convert)
+    labeled = Corrected(
+        files + sorted(unique, key=lambda file: file.key), old.label_names, old.ignored, old.convert
+    )
     labeled.given, labeled.problems = old.labels, (*old.problems, *problems)
     result: dict[str, Collection] = {**listed, "labeled": labeled}
     if moved:
         pool = listed["unlabeled"]
-        rest = FolderImages([file for i, file in enumerate(pool.files()) if i not in moved], (), pool.ignored, pool.convert)
+        rest = FolderImages(
+            [file for i, file in enumerate(pool.files()) if i not in moved],
+            (),
+            pool.ignored,
+            pool.convert,
+        )
         rest.problems = pool.problems
         result["unlabeled"] = rest
     return result
@@ -125,7 +162,9 @@ def _counting(path: str) -> list[Row]:
     rows = read_rows(path, ("file", "label"), error)
     mine = [row for row in rows if "checked" not in row.values or _touched(row.values)]
     if not mine:
-        raise error(f"has no corrected row among {len(rows)}; change a label, or mark a right one in the column checked")
+        raise error(
+            f"has no corrected row among {len(rows)}; change a label, or mark a right one in the column checked"
+        )
     return mine
 
 
@@ -146,7 +185,9 @@ def _unusable(place: str, label: str, names: Sequence[str], other: str) -> str:
     return "" if os.path.isfile(place) else "does not exist"
 
 
-def hold_out(labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[Usable, Usable]:
+def hold_out(
+    labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict
+) -> tuple[Usable, Usable]:
     """Draws the test images as `data.draws.hold_out_test`, which the corrections leave the same.
 
     Returns:
@@ -169,6 +210,13 @@ def hold_out(labeled: Usable, label_names: Sequence[str], data: ml_collections.C
     finally:
         collection.labels = final
     kept, groups = set(rest.indices), set(test.groups.tolist())
-    of_added = (index >= count and int(group) not in groups for index, group in zip(labeled.indices, labeled.groups))
-    places = [place for place, (index, is_added) in enumerate(zip(labeled.indices, of_added)) if index in kept or is_added]
+    of_added = (
+        index >= count and int(group) not in groups
+        for index, group in zip(labeled.indices, labeled.groups)
+    )
+    places = [
+        place
+        for place, (index, is_added) in enumerate(zip(labeled.indices, of_added))
+        if index in kept or is_added
+    ]
     return test, labeled.pick(places)

@@ -48,8 +48,14 @@ class Digits:
     def held_out(self) -> Seen:
         """The images of the test and the validation split."""
         images = [image for name in ("test", "validation") for image in self.images.get(name, ())]
-        known = [(image.key, result) for image in images if isinstance(result := examine(image.encoded), Examined)]
-        return Seen([key for key, _ in known], [result for _, result in known], near=False)  # 8 pixels a side
+        known = [
+            (image.key, result)
+            for image in images
+            if isinstance(result := examine(image.encoded), Examined)
+        ]
+        return Seen(
+            [key for key, _ in known], [result for _, result in known], near=False
+        )  # 8 pixels a side
 
 
 def digits(config: ml_collections.ConfigDict) -> Digits:
@@ -70,15 +76,25 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     loaded = datasets.load_digits()
     labels = [int(label) for label in loaded.target]
     everything = by_class(labels, NUM_CLASSES)  # indices of each class
-    wanted = even_counts(data.test_size, NUM_CLASSES, generator(data.test_seed, "digits test counts"))
+    wanted = even_counts(
+        data.test_size, NUM_CLASSES, generator(data.test_seed, "digits test counts")
+    )
     test, rest = _draw(everything, wanted, data.test_seed, "digits test", "test_size")
     if data.labeled_per_class is None:
         size = validation_size(sum(map(len, rest)), data)
         wanted = even_counts(size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
-        validation, labeled = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
+        validation, labeled = _draw(
+            rest, wanted, config.seed, "digits validation", "validation_size"
+        )
         rest = [[] for _ in labeled]
     else:
-        labeled, rest = _draw(rest, [data.labeled_per_class] * NUM_CLASSES, config.seed, "digits labeled", "labeled_per_class")
+        labeled, rest = _draw(
+            rest,
+            [data.labeled_per_class] * NUM_CLASSES,
+            config.seed,
+            "digits labeled",
+            "labeled_per_class",
+        )
         size = validation_size(sum(map(len, labeled)), data)
         wanted = even_counts(size, NUM_CLASSES, generator(config.seed, "digits validation counts"))
         validation, rest = _draw(rest, wanted, config.seed, "digits validation", "validation_size")
@@ -86,14 +102,20 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     facts: dict[str, Any] = {}
     if data.fold:
         chosen = np.array(sorted(index for of_class in labeled for index in of_class))
-        numbers = fold_numbers(np.array(labels)[chosen], chosen, NUM_CLASSES, data.folds, config.seed)
+        numbers = fold_numbers(
+            np.array(labels)[chosen], chosen, NUM_CLASSES, data.folds, config.seed
+        )
         facts["in_no_fold"] = int((numbers == 0).sum())
         parts = (chosen[numbers == data.fold].tolist(), chosen[numbers != data.fold].tolist())
         validation, labeled = ([part] for part in parts)
 
     def images(indices: list[list[int]], with_labels: bool) -> list[Image]:
         return [
-            Image(f"digits/{i:05d}", _png(_to_uint8(loaded.images[i])), labels[i] if with_labels else None)
+            Image(
+                f"digits/{i:05d}",
+                _png(_to_uint8(loaded.images[i])),
+                labels[i] if with_labels else None,
+            )
             for i in sorted(index for of_class in indices for index in of_class)
         ]
 
@@ -105,9 +127,19 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     }
     return Digits(
         label_names=tuple(str(digit) for digit in range(NUM_CLASSES)),
-        facts={"median_height": SIZE, "median_width": SIZE, "out_of_domain": data.out_of_domain, "skipped": [], **facts},
+        facts={
+            "median_height": SIZE,
+            "median_width": SIZE,
+            "out_of_domain": data.out_of_domain,
+            "skipped": [],
+            **facts,
+        },
         images={
-            name: tuple(mixed(split, data.test_seed if name == "test" else config.seed, f"digits order {name}"))
+            name: tuple(
+                mixed(
+                    split, data.test_seed if name == "test" else config.seed, f"digits order {name}"
+                )
+            )
             for name, split in splits.items()
             if split
         },
@@ -123,7 +155,9 @@ def _check(data: ml_collections.ConfigDict) -> None:
             )
 
 
-def _draw(pool: list[list[int]], counts: list[int], seed: int, purpose: str, name: str) -> tuple[list[list[int]], list[list[int]]]:
+def _draw(
+    pool: list[list[int]], counts: list[int], seed: int, purpose: str, name: str
+) -> tuple[list[list[int]], list[list[int]]]:
     """Draws `counts[c]` indices of each class c; returns them and what is left.
 
     Raises:
@@ -132,7 +166,9 @@ def _draw(pool: list[list[int]], counts: list[int], seed: int, purpose: str, nam
     drawn, left = [], []
     for label, (indices, count) in enumerate(zip(pool, counts)):
         if count > len(indices):
-            raise InputError(f"config.data.{name} asks for {count} images of digit {label}, of which {len(indices)} are left; choose fewer")
+            raise InputError(
+                f"config.data.{name} asks for {count} images of digit {label}, of which {len(indices)} are left; choose fewer"
+            )
         order = generator(seed, purpose, label).permutation(len(indices))
         drawn.append([indices[i] for i in order[:count]])
         left.append([indices[i] for i in order[count:]])
@@ -167,9 +203,13 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
         photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
         rng = generator(seed, "photograph crop", i)
         largest = min(photograph.size)
-        side = int(np.clip(round(np.exp(rng.uniform(np.log(SIZE), np.log(largest)))), SIZE, largest))
+        side = int(
+            np.clip(round(np.exp(rng.uniform(np.log(SIZE), np.log(largest)))), SIZE, largest)
+        )
         left, top = (int(rng.integers(extent - side + 1)) for extent in photograph.size)
-        crop = photograph.resize((SIZE, SIZE), PIL.Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        crop = photograph.resize(
+            (SIZE, SIZE), PIL.Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        )
         name = photographs.filenames[which].replace("\\", "/").rsplit("/", 1)[-1]
         crops.append(Image(f"{name}/{i:06d}", _png(np.asarray(crop)), None))
     return crops

@@ -47,7 +47,10 @@ class Usable:
     def pick(self, places: Sequence[int]) -> Usable:
         """Returns the images at `places` of this list."""
         return Usable(
-            self.collection, [self.indices[i] for i in places], [self.examined[i] for i in places], self.groups[np.asarray(places, int)]
+            self.collection,
+            [self.indices[i] for i in places],
+            [self.examined[i] for i in places],
+            self.groups[np.asarray(places, int)],
         )
 
     def without(self, others: Usable) -> Usable:
@@ -56,7 +59,9 @@ class Usable:
         return self.pick([place for place, index in enumerate(self.indices) if index not in out])
 
 
-def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[Usable, Usable]:
+def hold_out_test(
+    labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict
+) -> tuple[Usable, Usable]:
     """Draws the test images of each class: `test_per_class` of them, or `test_fraction`.
 
     Args:
@@ -73,7 +78,9 @@ def hold_out_test(labeled: Usable, label_names: Sequence[str], data: ml_collecti
     counts = []
     for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
         if len(indices) < 2:
-            raise InputError(f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test")
+            raise InputError(
+                f"--labeled: class {name} has one usable image, none to spare for testing; add images or give --test"
+            )
         if data.test_per_class is None:
             counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
         elif data.test_per_class >= len(indices):
@@ -101,7 +108,9 @@ def validation_size(labeled: int, data: ml_collections.ConfigDict) -> int:
     return size if size >= FEWEST else 0
 
 
-def fold_numbers(labels: np.ndarray, groups: np.ndarray, num_classes: int, folds: int, seed: int) -> np.ndarray:
+def fold_numbers(
+    labels: np.ndarray, groups: np.ndarray, num_classes: int, folds: int, seed: int
+) -> np.ndarray:
     """Cuts labeled images into folds for cross-fitting, class by class, as evenly as whole groups allow.
 
     Args:
@@ -127,7 +136,9 @@ def fold_numbers(labels: np.ndarray, groups: np.ndarray, num_classes: int, folds
             if its is None:  # another image brought its group in
                 continue
             sizes = np.bincount(labels[its], minlength=num_classes)  # (K,)
-            room = (counts + sizes[:, np.newaxis] < of_class[:, np.newaxis])[sizes > 0].all(axis=0)  # (folds,)
+            room = (counts + sizes[:, np.newaxis] < of_class[:, np.newaxis])[sizes > 0].all(
+                axis=0
+            )  # (folds,)
             if room.any():
                 fold = min(np.flatnonzero(room), key=lambda f: (counts[label, f], totals[f]))
                 counts[:, fold] += sizes
@@ -136,7 +147,9 @@ def fold_numbers(labels: np.ndarray, groups: np.ndarray, num_classes: int, folds
     return found
 
 
-def hold_out_fold(labeled: Usable, num_classes: int, data: ml_collections.ConfigDict, seed: int) -> tuple[Usable, Usable, int]:
+def hold_out_fold(
+    labeled: Usable, num_classes: int, data: ml_collections.ConfigDict, seed: int
+) -> tuple[Usable, Usable, int]:
     """Takes fold `config.data.fold` out of the labeled images.
 
     Returns:
@@ -156,14 +169,20 @@ def hold_out_fold(labeled: Usable, num_classes: int, data: ml_collections.Config
     return fold, rest, int((numbers == 0).sum())
 
 
-def hold_out_validation(labeled: Usable, num_classes: int, total: int, seed: int) -> tuple[Usable, Usable]:
+def hold_out_validation(
+    labeled: Usable, num_classes: int, total: int, seed: int
+) -> tuple[Usable, Usable]:
     """Draws `total` images, in proportion to the classes: the validation and the rest. Raises InputError where they are too few."""
     spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
     if total > spare.sum():
-        raise InputError(f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared (one of each class stays)")
+        raise InputError(
+            f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared (one of each class stays)"
+        )
     exact = total * spare / max(1, spare.sum())
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1  # largest remainders
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += (
+        1  # largest remainders
+    )
     drawn, rest = draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
     if total and not drawn.indices:
         raise InputError(
@@ -173,7 +192,9 @@ def hold_out_validation(labeled: Usable, num_classes: int, total: int, seed: int
     return drawn, rest
 
 
-def draw(images: Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]) -> tuple[Usable, Usable]:
+def draw(
+    images: Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]
+) -> tuple[Usable, Usable]:
     """Draws about `counts[c]` images of each class c, in whole groups; returns them and the others, both in their own order.
 
     A group that is too large for what is still wanted is passed over. What then lacks is made up by the
@@ -190,7 +211,9 @@ def draw(images: Usable, counts: Sequence[int], seed: int, purpose: str, label_n
     members: dict[int, list[int]] = {}
     for place, group in enumerate(images.groups.tolist()):
         members.setdefault(group, []).append(place)
-    limit = np.array([len(places) - (count < len(places)) for places, count in zip(classes, counts)])
+    limit = np.array(
+        [len(places) - (count < len(places)) for places, count in zip(classes, counts)]
+    )
     wanted, taken = np.array(counts, int), np.zeros(len(counts), int)
     drawn: set[int] = set()
 
@@ -208,9 +231,13 @@ def draw(images: Usable, counts: Sequence[int], seed: int, purpose: str, label_n
                 break
             take(int(images.groups[places[i]]), wanted)
         lacking = counts[label] - taken[label]
-        left = Counter(int(images.groups[places[i]]) for i in order if places[i] not in drawn)  # how many of the class in each
+        left = Counter(
+            int(images.groups[places[i]]) for i in order if places[i] not in drawn
+        )  # how many of the class in each
         if lacking > 0 and left:
             group, size = min(left.items(), key=lambda item: item[1])
             if size - lacking < lacking or not taken[label]:
                 take(group, limit)
-    return images.pick(sorted(drawn)), images.pick([i for i in range(len(images.indices)) if i not in drawn])
+    return images.pick(sorted(drawn)), images.pick(
+        [i for i in range(len(images.indices)) if i not in drawn]
+    )

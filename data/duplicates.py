@@ -47,7 +47,9 @@ class Seen:
         large = [examined[i] for i in self._large]
         self._words = _words(large)  # (m, 8)
         # Each image is filed, column by column, under its word and under all that differ from it in one bit.
-        filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(-1, HASH_WORDS)  # (17 m, 8)
+        filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(
+            -1, HASH_WORDS
+        )  # (17 m, 8)
         self._order = np.argsort(filed, axis=0, kind="stable")
         self._sorted = np.take_along_axis(filed, self._order, axis=0)
         self._thumbnails = _thumbnails(large)  # (m, 256)
@@ -55,7 +57,10 @@ class Seen:
 
     def find(self, images: Sequence[Examined]) -> dict[int, dict[str, str | int]]:
         """Returns the `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: identical)."""
-        return {i: {"of": self._keys[place], "bits": bits} for i, (place, bits) in self.places(images).items()}
+        return {
+            i: {"of": self._keys[place], "bits": bits}
+            for i, (place, bits) in self.places(images).items()
+        }
 
     def places(self, images: Sequence[Examined]) -> dict[int, tuple[int, int]]:
         """Returns the `images` that were seen: index -> which of the images seen, and the bits, as in `find`."""
@@ -70,7 +75,9 @@ class Seen:
         return found
 
     def alike(
-        self, images: Sequence[Examined], wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+        self,
+        images: Sequence[Examined],
+        wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the pairs that look alike: image, image seen, bits in which their hashes differ; int64 [p] each.
 
@@ -81,18 +88,26 @@ class Seen:
         large = np.array(_large(images), np.int64)
         candidates = [images[i] for i in large]
         image, seen, bits = self._near(_words(candidates))
-        alike, correlation = thumbnails_alike(_thumbnails(candidates), self._thumbnails, image, seen)
+        alike, correlation = thumbnails_alike(
+            _thumbnails(candidates), self._thumbnails, image, seen
+        )
         of = np.array(self._large, np.int64)
         if wanted is not None:
             alike &= wanted(large[image], of[seen])
         pairs = np.flatnonzero(alike)
-        pairs = pairs[np.lexsort((-correlation[pairs], image[pairs]))]  # of each image, the most similar first
+        pairs = pairs[
+            np.lexsort((-correlation[pairs], image[pairs]))
+        ]  # of each image, the most similar first
         _, first, count = np.unique(image[pairs], return_index=True, return_counts=True)
         pairs = pairs[np.arange(len(pairs)) - np.repeat(first, count) < NEAREST]
         image, seen, bits = image[pairs], seen[pairs], bits[pairs]
-        same = np.array([not (candidates[i].detail and self._details[j]) for i, j in zip(image, seen)], bool)
+        same = np.array(
+            [not (candidates[i].detail and self._details[j]) for i, j in zip(image, seen)], bool
+        )
         finer = np.flatnonzero(~same)
-        same[finer] = details_alike([candidates[i].detail for i in image[finer]], [self._details[j] for j in seen[finer]])
+        same[finer] = details_alike(
+            [candidates[i].detail for i in image[finer]], [self._details[j] for j in seen[finer]]
+        )
         return large[image[same]], of[seen[same]], bits[same]
 
     def _near(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,7 +166,9 @@ def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tu
     """Returns the groups of images that are in one of `groups` or look alike; and the pairs that joined them."""
     joined, pairs = Groups(groups.first), []
     seen = Seen([""] * len(examined), examined, near=True)
-    for start in progress(range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"):
+    for start in progress(
+        range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"
+    ):
         first = joined.first[start : start + LOOK_UP]
         image, other, _ = seen.alike(examined[start : start + LOOK_UP], _apart(first, joined.first))
         for i, j in zip(image.tolist(), other.tolist()):
@@ -161,7 +178,9 @@ def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tu
     return joined, pairs
 
 
-def _apart(first: np.ndarray, first_of_others: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _apart(
+    first: np.ndarray, first_of_others: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Keeps the candidates that are not yet in one group, so that the comparison is worth its cost."""
     first, first_of_others = first.copy(), first_of_others.copy()
     return lambda image, other: first[image] != first_of_others[other]
@@ -178,8 +197,12 @@ def _large(images: Sequence[Examined]) -> list[int]:
 
 
 def _words(images: Sequence[Examined]) -> np.ndarray:
-    return np.frombuffer(b"".join(image.hash for image in images), np.uint16).reshape(-1, HASH_WORDS)
+    return np.frombuffer(b"".join(image.hash for image in images), np.uint16).reshape(
+        -1, HASH_WORDS
+    )
 
 
 def _thumbnails(images: Sequence[Examined]) -> np.ndarray:
-    return np.frombuffer(b"".join(image.thumbnail for image in images), np.uint8).reshape(-1, THUMBNAIL**2)
+    return np.frombuffer(b"".join(image.thumbnail for image in images), np.uint8).reshape(
+        -1, THUMBNAIL**2
+    )

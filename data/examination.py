@@ -73,7 +73,10 @@ class Examination:
         pairs = self.examined(collection, role)
         while block := list(itertools.islice(pairs, LOOK_UP)):
             found = [index for index, _ in block]
-            indices.extend(found[place] for place in unseen.places(collection, found, [image for _, image in block]))
+            indices.extend(
+                found[place]
+                for place in unseen.places(collection, found, [image for _, image in block])
+            )
         return indices
 
     def examined(self, collection: Collection, role: str) -> Iterator[tuple[int, Examined]]:
@@ -82,7 +85,9 @@ class Examination:
         Raises:
           InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see `data.remarks`.
         """
-        odd = Remarks(role, collection.label_names if role == "labeled" else ())  # other labels may be renumbered
+        odd = Remarks(
+            role, collection.label_names if role == "labeled" else ()
+        )  # other labels may be renumbered
         self.skipped.extend(dict(problem) for problem in collection.problems)
         total = len(collection.labels)
         kinds: Counter[str] = Counter()
@@ -97,9 +102,17 @@ class Examination:
             where = collection.where(index)
             kinds.update([kind] if kind else [])
             if self.on_error == "fail":
-                more = Counter(kind for _, kind in itertools.islice(results, LOOK_AHEAD if kind else 0) if kind)
-                others = f" (among the next {LOOK_AHEAD:,} images: {formats.in_words(more)})" if more else ""
-                remedy = "mend or remove it, or leave such files out with --config.data.on_error=skip"
+                more = Counter(
+                    kind for _, kind in itertools.islice(results, LOOK_AHEAD if kind else 0) if kind
+                )
+                others = (
+                    f" (among the next {LOOK_AHEAD:,} images: {formats.in_words(more)})"
+                    if more
+                    else ""
+                )
+                remedy = (
+                    "mend or remove it, or leave such files out with --config.data.on_error=skip"
+                )
                 raise InputError(f"{where}: {result}; {remedy}{others}")
             self.skipped.append({"file": where, "why": result})
             logging.info("skipped %s: %s", where, result)
@@ -114,4 +127,6 @@ class Examination:
 def _look_at(encoded: bytes | str) -> tuple[Examined | str, str]:
     """Examines an image: what is known of it, or why it cannot be used; and its `other_kind`."""
     result = encoded if isinstance(encoded, str) else examine(encoded)
-    return result, other_kind(encoded) if isinstance(result, str) and isinstance(encoded, bytes) else ""
+    return result, other_kind(encoded) if isinstance(result, str) and isinstance(
+        encoded, bytes
+    ) else ""

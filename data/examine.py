@@ -83,14 +83,18 @@ def examine(encoded: bytes) -> Examined | str:
         likeness.perceptual_hash(grey),
         likeness.scaled(grey, likeness.THUMBNAIL).tobytes() if large else b"",
         remarks,
-        hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()[:16]).digest(),
+        hashlib.blake2b(
+            image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()[:16]
+        ).digest(),
         likeness.detail(grey) if large else b"",
     )
 
 
 def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
     """Yields what is odd about an image of pixels uint8 [H, W, 3]; decodes only PNG and GIF again."""
-    if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():  # the first row tells most images at once
+    if (image[0] == image[0, 0]).all() and (
+        image == image[0, 0]
+    ).all():  # the first row tells most images at once
         yield PLAIN
     if orientation(encoded) > 1:
         yield TURNED
@@ -122,12 +126,17 @@ def _refused(encoded: bytes) -> str | None:
         frames = list(_gif_frames(encoded))
         if sum(w * h for w, h in frames) > MAX_PIXELS:
             return f"its frames claim to have {sum(w * h for w, h in frames):,} pixels together, {_TOO_MANY}"
-        width, height = max([width, *(w for w, _ in frames)]), max([height, *(h for _, h in frames)])
+        width, height = (
+            max([width, *(w for w, _ in frames)]),
+            max([height, *(h for _, h in frames)]),
+        )
     elif encoded[:2] == b"BM" and len(encoded) >= 30:
         width, height = struct.unpack("<ii", encoded[18:26])
         if _has_colour_table(encoded):
             return f"it is a BMP with a table of colours, which TensorFlow would take for grey levels; save it as PNG, {CONVERT}"
-    elif formats.kind_of(encoded[: formats.HEAD]) == "WebP":  # TensorFlow 2.21 decodes it, 2.15 does not: one data set for both
+    elif (
+        formats.kind_of(encoded[: formats.HEAD]) == "WebP"
+    ):  # TensorFlow 2.21 decodes it, 2.15 does not: one data set for both
         return _of_another_format(encoded)
     else:
         return None  # the decoder will say
@@ -148,14 +157,18 @@ def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
     """
     place = 13 + _table_bytes(gif[10])
     while place < len(gif):
-        if gif[place] == 0x2C and place + 10 <= len(gif):  # a frame: left, top, width, height, flags; then its table and its pixels
+        if gif[place] == 0x2C and place + 10 <= len(
+            gif
+        ):  # a frame: left, top, width, height, flags; then its table and its pixels
             yield struct.unpack("<HH", gif[place + 5 : place + 9])
             place += 11 + _table_bytes(gif[place + 9])
         elif gif[place] == 0x21:  # an extension
             place += 2
         else:
             return
-        while place < len(gif) and gif[place]:  # blocks, each after its length; one of length 0 is the last
+        while (
+            place < len(gif) and gif[place]
+        ):  # blocks, each after its length; one of length 0 is the last
             place += 1 + gif[place]
         place += 1
 
@@ -187,7 +200,9 @@ def _of_another_format(encoded: bytes) -> str:
     """Says that an image is of no format that training reads."""
     kind = other_kind(encoded)
     setting = f", {CONVERT}" if kind in formats.CONVERTIBLE else ""
-    advice = f"it is {kind}: convert it to JPEG or PNG{setting}" if kind else "no other format is read"
+    advice = (
+        f"it is {kind}: convert it to JPEG or PNG{setting}" if kind else "no other format is read"
+    )
     return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
 
 

@@ -30,7 +30,10 @@ ROLES = ("labeled", "unlabeled", "test", "pseudo_labeled")
 
 _FIXED = {
     ("imagenet", "train"): r"train-\d{5}-of-\d{5}|ILSVRC2012_img_train\.tar",
-    ("imagenet", "test"): r"validation-\d{5}-of-\d{5}|ILSVRC2012_img_val\.tar|ILSVRC2012_devkit_t12\.tar\.gz",
+    (
+        "imagenet",
+        "test",
+    ): r"validation-\d{5}-of-\d{5}|ILSVRC2012_img_val\.tar|ILSVRC2012_devkit_t12\.tar\.gz",
     ("cifar10", "train"): r"cifar-10-python\.tar\.gz",
     ("cifar10", "test"): r"cifar-10-python\.tar\.gz",
     ("svhn", "train"): r"(train|extra)_32x32\.mat",
@@ -60,7 +63,9 @@ class Sum:
         return f"{self._total:032x}"
 
 
-def listed(role: str, data: ml_collections.ConfigDict, collection: Collection | None = None) -> dict[str, Any] | None:
+def listed(
+    role: str, data: ml_collections.ConfigDict, collection: Collection | None = None
+) -> dict[str, Any] | None:
     """Describes the files of a location: counts by class folder, and digests of names with sizes, and of times.
 
     Args:
@@ -88,19 +93,31 @@ def listed(role: str, data: ml_collections.ConfigDict, collection: Collection | 
             times.add(name, status.st_mtime_ns)
             size += status.st_size
         counts[group] += 1
-    return {"files": dict(sorted(counts.items())), "bytes": size, "names": str(names), "times": str(times)}
+    return {
+        "files": dict(sorted(counts.items())),
+        "bytes": size,
+        "names": str(names),
+        "times": str(times),
+    }
 
 
-def _files(role: str, data: ml_collections.ConfigDict, collection: Collection | None) -> Iterable[tuple[str, str, str]] | None:
+def _files(
+    role: str, data: ml_collections.ConfigDict, collection: Collection | None
+) -> Iterable[tuple[str, str, str]] | None:
     """(class folder or "", name, path) of each file that is read."""
-    format_, location = split_location(data[role], "tfrecord" if role == "pseudo_labeled" else data.source)
+    format_, location = split_location(
+        data[role], "tfrecord" if role == "pseudo_labeled" else data.source
+    )
     request = Request(location, role, data.label_offset, data.on_error)
     if format_ in ("image_folder", "manifest"):
         folder: Any = collection if collection is not None else corrections.open_role(role, data)
         return folder.listing()
     if format_ in ("tar", "tfrecord"):
         pattern = archives.FILES if format_ == "tar" else TFRECORD_FILES
-        return (("", os.path.basename(path), path) for path in find_files(request, pattern, "files any more"))
+        return (
+            ("", os.path.basename(path), path)
+            for path in find_files(request, pattern, "files any more")
+        )
     fixed = _FIXED.get((format_, "test" if role == "test" else "train"))
     return None if fixed is None else _named(location, fixed)
 
@@ -113,10 +130,17 @@ def _named(folder: str, pattern: str) -> Iterator[tuple[str, str, str]]:
     return (("", name, os.path.join(folder, name)) for name in names if re.fullmatch(pattern, name))
 
 
-def content(total: Sum, collection: Collection, encoded: Iterable[bytes | str]) -> Iterator[bytes | str]:
+def content(
+    total: Sum, collection: Collection, encoded: Iterable[bytes | str]
+) -> Iterator[bytes | str]:
     """Yields each image that was read, after adding it to the digest `total`."""
     for index, image in enumerate(encoded):
-        total.add(collection.key(index), hashlib.blake2b(image, digest_size=16).digest() if isinstance(image, bytes) else "unreadable")
+        total.add(
+            collection.key(index),
+            hashlib.blake2b(image, digest_size=16).digest()
+            if isinstance(image, bytes)
+            else "unreadable",
+        )
         yield image
 
 
@@ -149,7 +173,9 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
             changes.append(f"--{role}: {_difference(then, now or {'files': {}, 'bytes': 0})}")
         elif now["times"] != then["times"]:
             if _content(role, data) != then["content"]:
-                changes.append(f"--{role}: the files have the names and sizes as then, but other contents")
+                changes.append(
+                    f"--{role}: the files have the names and sizes as then, but other contents"
+                )
             touched[role] = {**then, **now}
     if changes:
         raise InputError(
@@ -169,7 +195,9 @@ def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
         return True
     before = read_json(directory / FILE, _SCHEMA)
     now = {role: listed(role, data) for role in before}
-    return all(found is not None and found.items() <= before[role].items() for role, found in now.items())
+    return all(
+        found is not None and found.items() <= before[role].items() for role, found in now.items()
+    )
 
 
 def _content(role: str, data: ml_collections.ConfigDict) -> str:
@@ -177,12 +205,18 @@ def _content(role: str, data: ml_collections.ConfigDict) -> str:
     if role == "pseudo_labeled":
         from data import tfrecords  # here, since it imports TensorFlow
 
-        collection: Collection = tfrecords.open_records(Request(data[role], "unlabeled", on_error=data.on_error))
+        collection: Collection = tfrecords.open_records(
+            Request(data[role], "unlabeled", on_error=data.on_error)
+        )
     else:
         collection = corrections.open_role(role, data)
     count = len(collection.labels)
     total = Sum()
-    for _ in content(total, collection, progress(collection.read(range(count)), count, f"read {role} again, as times have changed")):
+    for _ in content(
+        total,
+        collection,
+        progress(collection.read(range(count)), count, f"read {role} again, as times have changed"),
+    ):
         pass
     return str(total)
 
@@ -196,5 +230,9 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     for known, others, what in ((new, old, "new"), (old, new, "gone")):
         names = [name for name in known if name and name not in others]
         if names:
-            words.append(f"class {names[0]} is {what}" if len(names) == 1 else f"classes {', '.join(names[:3])}, ... are {what}")
+            words.append(
+                f"class {names[0]} is {what}"
+                if len(names) == 1
+                else f"classes {', '.join(names[:3])}, ... are {what}"
+            )
     return ", ".join(words)

@@ -15,7 +15,14 @@ from collections.abc import Mapping
 READABLE = ("JPEG", "PNG", "GIF", "BMP")
 """Kinds that TensorFlow decodes."""
 
-CONVERTIBLE = {"WebP": "WEBP", "TIFF": "TIFF", "AVIF": "AVIF", "HEIC": "HEIF", "JPEG 2000": "JPEG2000", "BMP": "BMP"}
+CONVERTIBLE = {
+    "WebP": "WEBP",
+    "TIFF": "TIFF",
+    "AVIF": "AVIF",
+    "HEIC": "HEIF",
+    "JPEG 2000": "JPEG2000",
+    "BMP": "BMP",
+}
 """Kinds that `data.convert` turns into PNG -> Pillow's names. Of BMP only what TensorFlow cannot read."""
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".jfif", ".jpe")
@@ -53,7 +60,16 @@ _NEVER = frozenset(ending for endings in _NEVER_ENDINGS.values() for ending in e
 
 _SYSTEM = frozenset(
     [
-        *("@eadir", "@tmp", "@sharebin", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot"),  # network storage
+        *(
+            "@eadir",
+            "@tmp",
+            "@sharebin",
+            "@recycle",
+            "@recently-snapshot",
+            "@__thumb",
+            "#recycle",
+            "#snapshot",
+        ),  # network storage
         *("__macosx", "network trash folder", "temporary items", "lost+found", "__pycache__"),
         *("$recycle.bin", "system volume information", "found.000"),
     ]
@@ -65,7 +81,11 @@ _FTYP = {
     "HEIC": b"heic heix heim heis hevc hevx mif1 msf1",
     "camera raw": b"crx ",
 }
-_BRANDS = {brand: kind for kind, brands in _FTYP.items() for brand in (brands[i : i + 4] for i in range(0, len(brands), 5))}
+_BRANDS = {
+    brand: kind
+    for kind, brands in _FTYP.items()
+    for brand in (brands[i : i + 4] for i in range(0, len(brands), 5))
+}
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -100,7 +120,9 @@ def kind_of(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "video")
     # Two letters are not enough for a BMP: the size of its second header must be one of those that there are.
-    if head[:2] == b"BM" and head[14:18] in {bytes([size, 0, 0, 0]) for size in (12, 16, 40, 52, 56, 64, 108, 124)}:
+    if head[:2] == b"BM" and head[14:18] in {
+        bytes([size, 0, 0, 0]) for size in (12, 16, 40, 52, 56, 64, 108, 124)
+    }:
         return "BMP"
     if head[128:132] == b"DICM":
         return "DICOM"
@@ -136,7 +158,10 @@ def is_system(name: str) -> bool:
 
 def in_words(kinds: Mapping[str, int]) -> str:
     """Lists counts by kind, the largest first: "12 HEIC, 3 WebP"."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{count:,} {kind}"
+        for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
@@ -148,4 +173,8 @@ def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
         return ""
     text = f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over; convert them to JPEG or PNG"
     can = any(kind in CONVERTIBLE or kind.startswith("BMP") for kind in kinds)
-    return f"{text}, or let them be converted with --config.data.convert=True" if setting and can else text
+    return (
+        f"{text}, or let them be converted with --config.data.convert=True"
+        if setting and can
+        else text
+    )

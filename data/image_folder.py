@@ -29,7 +29,16 @@ from cli.files import read_file, what_is
 from cli.workdir import is_work_directory
 from data import split_names
 from data.convert import converting
-from data.formats import CONVERTIBLE, ENDINGS, HEAD, READABLE, ending_of, kind_by_name, kind_of, passed_over
+from data.formats import (
+    CONVERTIBLE,
+    ENDINGS,
+    HEAD,
+    READABLE,
+    ending_of,
+    kind_by_name,
+    kind_of,
+    passed_over,
+)
 from data.sources import Request, entries, ordered_map, printable
 
 
@@ -55,7 +64,13 @@ class FolderImages:
     scattered = True
     problems: Sequence[Mapping[str, str]] = ()
 
-    def __init__(self, files: list[File], label_names: tuple[str, ...], ignored: Mapping[str, int], convert: bool = False) -> None:
+    def __init__(
+        self,
+        files: list[File],
+        label_names: tuple[str, ...],
+        ignored: Mapping[str, int],
+        convert: bool = False,
+    ) -> None:
         self._files, self.convert = files, convert
         self.label_names = label_names
         self.labels = np.array([file.label for file in files], np.int32)
@@ -111,7 +126,9 @@ def open_folder(request: Request) -> FolderImages:
         folders = listing.class_folders()
         label_names = tuple(folders)
         if not folders:
-            raise InputError(f"{flag}: {printable(root)} has no class folders; sort the images as {printable(root)}/CLASS/IMAGE")
+            raise InputError(
+                f"{flag}: {printable(root)} has no class folders; sort the images as {printable(root)}/CLASS/IMAGE"
+            )
         files = _sorted(
             (
                 File(path, key, label)
@@ -131,14 +148,18 @@ def open_folder(request: Request) -> FolderImages:
                 f"{flag}: {printable(root)} has one class only ({label_names[0]}); if the classes are {inside}, name {folder} instead"
             )
     if not files:
-        raise InputError(f"{flag}: {printable(root)} holds no images ({', '.join(ENDINGS)}){_of_other_types(ignored)}")
+        raise InputError(
+            f"{flag}: {printable(root)} holds no images ({', '.join(ENDINGS)}){_of_other_types(ignored)}"
+        )
     empty = set(range(len(label_names))) - {file.label for file in files}
     if empty:
         name = label_names[min(empty)]
         held = _Listing(root, flag, request.convert)
         list(held.walk(folders[name]))
         what = _of_other_types(held.ignored) if held.ignored else "; add some or remove it"
-        raise InputError(f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}")
+        raise InputError(
+            f"{flag}: the class folder {printable(Path(root) / name)} holds no images{what}"
+        )
     listing.tell()
     return FolderImages(files, label_names, ignored, request.convert)
 
@@ -176,7 +197,9 @@ def _is_folder(entry: os.DirEntry[str], flag: str) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:  # such as a link that leads in a circle
-        raise InputError(f"{flag}: {printable(entry.path)} cannot be read ({error.strerror}); mend or remove it") from error
+        raise InputError(
+            f"{flag}: {printable(entry.path)} cannot be read ({error.strerror}); mend or remove it"
+        ) from error
 
 
 class _Listing:
@@ -209,7 +232,9 @@ class _Listing:
                 folders[name] = entry.path
         return dict(sorted(folders.items()))
 
-    def walk(self, folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, str]]:
+    def walk(
+        self, folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    ) -> Iterator[tuple[str, str]]:
         """Yields (path, key) of the image files below `folder`, in no order; counts the others.
 
         `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one of them is a loop and is not followed.
@@ -217,7 +242,9 @@ class _Listing:
         try:
             status = os.stat(folder)
         except OSError as error:
-            raise InputError(f"{self._flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
+            raise InputError(
+                f"{self._flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions"
+            ) from error
         here = (status.st_dev, status.st_ino)
         if here in above:
             self.ignored["(link in a circle)"] += 1
@@ -238,15 +265,22 @@ class _Listing:
             shown = self.ignored.most_common(5)
             total = sum(self.ignored.values())
             others = total - sum(count for _, count in shown)
-            counts = ", ".join(f"{ending} {count:,}" for ending, count in [*shown, *([("others", others)] if others else [])])
+            counts = ", ".join(
+                f"{ending} {count:,}"
+                for ending, count in [*shown, *([("others", others)] if others else [])]
+            )
             text = "%s: files that are no images by name or place, and ignored: %s (%s)"
             logging.info(text, self._flag, f"{total:,}", counts)
         if self.kinds:
-            logging.warning("%s: %s", self._flag, passed_over(self.kinds, setting=not self._convert))
+            logging.warning(
+                "%s: %s", self._flag, passed_over(self.kinds, setting=not self._convert)
+            )
 
     def _pass_over_work_directory(self, path: str) -> None:
         self.ignored["(work directory)"] += 1
-        logging.warning("%s: %s is the work directory of a run, and is passed over", self._flag, printable(path))
+        logging.warning(
+            "%s: %s is the work directory of a run, and is passed over", self._flag, printable(path)
+        )
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
         """Tells by its name or its first bytes whether a file is an image; counts it where it is none."""
@@ -276,10 +310,16 @@ def _sorted(files: Iterable[File], flag: str) -> list[File]:
     result = sorted(files, key=lambda file: file.key)
     for one, other in zip(result, result[1:]):
         if one.key == other.key:
-            raise InputError(f"{flag}: two files have the name {printable(one.path)} in different Unicode forms; rename one")
+            raise InputError(
+                f"{flag}: two files have the name {printable(one.path)} in different Unicode forms; rename one"
+            )
     return result
 
 
 def _of_other_types(others: Counter[str]) -> str:
     counts = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common(5))
-    return f", only other files ({counts}); convert images of other types" if counts else "; put some there"
+    return (
+        f", only other files ({counts}); convert images of other types"
+        if counts
+        else "; put some there"
+    )

@@ -59,11 +59,16 @@ def open_list(request: Request) -> FolderImages:
         else:
             rows.append((row, label))
     if not rows:
-        raise request.error("has no row that can be used; each needs a file" + (" and a label" if labeled else ""))
+        raise request.error(
+            "has no row that can be used; each needs a file" + (" and a label" if labeled else "")
+        )
     names = tuple(sorted({label for _, label in rows})) if labeled else ()
     number = {name: label for label, name in enumerate(names)}
     name = printable(os.path.basename(path))
-    files = [File(*located(path, row.values["file"]), number.get(label, -1), f"{name}, {row.place}") for row, label in rows]
+    files = [
+        File(*located(path, row.values["file"]), number.get(label, -1), f"{name}, {row.place}")
+        for row, label in rows
+    ]
     listed = FolderImages(sorted(files, key=lambda file: file.key), names, {}, request.convert)
     listed.problems = tuple(problems)
     return listed
@@ -114,7 +119,9 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
     try:
         text = read_file(path).decode("utf-8-sig")
     except OSError as problem:
-        raise error(f"cannot be read ({problem.strerror}); name a CSV or JSON file with rows of {', '.join(columns)}") from problem
+        raise error(
+            f"cannot be read ({problem.strerror}); name a CSV or JSON file with rows of {', '.join(columns)}"
+        ) from problem
     except UnicodeDecodeError as problem:
         raise error("is not UTF-8; save it as UTF-8") from problem
     read = {".json": _json, ".jsonl": _json_lines}.get(os.path.splitext(path)[1].lower(), _csv)
@@ -126,7 +133,9 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
         for column in columns:
             if column not in row.values:
                 there = ", ".join(map(printable, list(row.values)[:8])) or "nothing"
-                raise error(f"({row.place}) has no column {column} (it has {there}); the columns are {', '.join(columns)}")
+                raise error(
+                    f"({row.place}) has no column {column} (it has {there}); the columns are {', '.join(columns)}"
+                )
     return rows
 
 
@@ -140,7 +149,15 @@ def _csv(text: str) -> Iterator[Row]:
         if any(cell.strip() for cell in cells):
             if len(cells) > len(names):
                 raise ValueError(f"{place} has {len(cells)} cells for {len(names)} columns")
-            yield Row(place, dict(zip(names, [*(cell.strip() for cell in cells), *[""] * (len(names) - len(cells))])))
+            yield Row(
+                place,
+                dict(
+                    zip(
+                        names,
+                        [*(cell.strip() for cell in cells), *[""] * (len(names) - len(cells))],
+                    )
+                ),
+            )
 
 
 def _json(text: str) -> Iterator[Row]:
@@ -165,5 +182,9 @@ def _row(entry: object, place: str) -> Row:
             return Row(place, label_studio.values(entry))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-    plain = {key: value for key, value in entry.items() if value is None or isinstance(value, (str, int))}
-    return Row(place, {key: "" if value is None else str(value).strip() for key, value in plain.items()})
+    plain = {
+        key: value for key, value in entry.items() if value is None or isinstance(value, (str, int))
+    }
+    return Row(
+        place, {key: "" if value is None else str(value).strip() for key, value in plain.items()}
+    )

@@ -38,7 +38,9 @@ def _rounded(product: tf.Tensor) -> tf.Tensor:
 def to_uint8(values: tf.Tensor) -> tf.Tensor:
     """Float32 clipped to 0–255 and truncated."""
     # One pass; `tf.clip_by_value` makes two.
-    clipped = tf.raw_ops.ClipByValue(t=values, clip_value_min=tf.constant(0.0), clip_value_max=tf.constant(255.0))
+    clipped = tf.raw_ops.ClipByValue(
+        t=values, clip_value_min=tf.constant(0.0), clip_value_max=tf.constant(255.0)
+    )
     return tf.cast(clipped, tf.uint8)
 
 
@@ -70,7 +72,9 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     flat = tf.equal(low, high)
     scale = tf.where(flat, 1.0, 255.0 / (high - low))
     offset = tf.where(flat, 0.0, -low * scale)
-    width = tf.shape(image)[1]  # scale and offset for each value of a row: broadcasting over an axis of 3 is slow
+    width = tf.shape(image)[
+        1
+    ]  # scale and offset for each value of a row: broadcasting over an axis of 3 is slow
     stretched = _rounded(rows * tf.tile(scale, [width])) + tf.tile(offset, [width])
     return tf.reshape(to_uint8(stretched), tf.shape(image))
 
@@ -78,12 +82,21 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
 def equalize(image: tf.Tensor) -> tf.Tensor:
     """Makes each channel's histogram as flat as a table of grey levels can; PIL's integer arithmetic."""
     shape = tf.shape(image)
-    places = tf.cast(_rows(image), tf.int32) + tf.tile(tf.constant([0, 256, 512]), [shape[1]])  # [H, 3 W], one table for the three channels
+    places = tf.cast(_rows(image), tf.int32) + tf.tile(
+        tf.constant([0, 256, 512]), [shape[1]]
+    )  # [H, 3 W], one table for the three channels
     # `tf.math.bincount` would look for the largest value first, and XLA does not take what it makes of it.
-    counts = tf.raw_ops.DenseBincount(input=tf.reshape(places, [-1]), size=768, weights=tf.constant([], tf.int32), binary_output=False)
+    counts = tf.raw_ops.DenseBincount(
+        input=tf.reshape(places, [-1]),
+        size=768,
+        weights=tf.constant([], tf.int32),
+        binary_output=False,
+    )
     counts = tf.reshape(counts, [3, 256])
     below = tf.cumsum(counts, axis=1, exclusive=True)  # pixels of a lower value
-    step = tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255  # all pixels but those of the highest value
+    step = (
+        tf.reduce_max(tf.where(counts > 0, below, 0), axis=1, keepdims=True) // 255
+    )  # all pixels but those of the highest value
     table = tf.minimum((below + step // 2) // tf.maximum(step, 1), 255)
     table = tf.where(step > 0, table, tf.range(256))
     # `tf.gather` of single bytes takes half as long again.
@@ -106,7 +119,9 @@ def solarize(image: tf.Tensor, threshold: int) -> tf.Tensor:
     if threshold > 255:
         return image
     above = tf.cast(image >= tf.constant(threshold, tf.uint8), tf.uint8)
-    return tf.bitwise.bitwise_xor(image, above * 255)  # v XOR 255 is 255 - v; a `tf.where` costs thrice as much
+    return tf.bitwise.bitwise_xor(
+        image, above * 255
+    )  # v XOR 255 is 255 - v; a `tf.where` costs thrice as much
 
 
 def solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
@@ -156,11 +171,17 @@ def sharpness(image: tf.Tensor, factor: Scalar, rounded: bool = True) -> tf.Tens
     # Sums of shifted images: several times faster than a convolution, and whole numbers, so that every device finds the same quotient.
     total = values[:-2] + values[1:-1] + values[2:]
     total = total[:, :-6] + total[:, 3:-3] + total[:, 6:] + 4.0 * center  # [H - 2, 3 W - 6]
-    smooth = tf.floor((total + (6.5 if rounded else 0.5)) * (1.0 / 13.0))  # the halves keep off the edges between whole numbers
-    return tf.reshape(blend(values + tf.pad(smooth - center, _BORDER), values, factor), tf.shape(image))
+    smooth = tf.floor(
+        (total + (6.5 if rounded else 0.5)) * (1.0 / 13.0)
+    )  # the halves keep off the edges between whole numbers
+    return tf.reshape(
+        blend(values + tf.pad(smooth - center, _BORDER), values, factor), tf.shape(image)
+    )
 
 
-def affine(image: tf.Tensor, a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar) -> tf.Tensor:
+def affine(
+    image: tf.Tensor, a: Scalar, b: Scalar, c: Scalar, d: Scalar, e: Scalar, f: Scalar
+) -> tf.Tensor:
     """Output pixel (x, y) is the input pixel nearest to (a x + b y + c, d x + e y + f); whole numbers are pixel centres."""
     size = tf.cast(tf.shape(image), tf.float32)
     x, y = tf.range(size[1])[tf.newaxis], tf.range(size[0])[:, tf.newaxis]
@@ -182,16 +203,22 @@ def sample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         uint8 [H, W, 3].
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
-    padded = tf.pad(_rows(image), _BORDER, constant_values=FILL)  # whatever is outside comes from the border
+    padded = tf.pad(
+        _rows(image), _BORDER, constant_values=FILL
+    )  # whatever is outside comes from the border
     pixels = tf.reshape(padded, [-1, 3])  # ((H + 2) (W + 2), 3)
     places = _nearest(rows, height) * (width + 2) + _nearest(columns, width)
-    return tf.ensure_shape(tf.gather_nd(pixels, places[..., tf.newaxis]), image.shape)  # a third faster than `tf.gather`
+    return tf.ensure_shape(
+        tf.gather_nd(pixels, places[..., tf.newaxis]), image.shape
+    )  # a third faster than `tf.gather`
 
 
 def _nearest(places: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """1 … size for the pixels of an axis, 0 before them and size + 1 behind."""
     # -0.5 goes down to -1, which is outside, and size - 0.5 up to size: the same as halves away from zero.
-    bounded = tf.raw_ops.ClipByValue(t=places, clip_value_min=tf.constant(-1.0), clip_value_max=tf.cast(size, tf.float32))
+    bounded = tf.raw_ops.ClipByValue(
+        t=places, clip_value_min=tf.constant(-1.0), clip_value_max=tf.cast(size, tf.float32)
+    )
     return tf.cast(tf.floor(bounded + _BELOW_HALF), tf.int32) + 1
 
 
@@ -223,10 +250,16 @@ def shear_y(image: tf.Tensor, level: Scalar) -> tf.Tensor:
 def translate_x(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     """Moves the image by ``pixels`` to the left."""
     width = tf.shape(image)[1]
-    nearest = _nearest(tf.range(tf.cast(width, tf.float32)) + pixels, width) - 1  # (W,), of the columns that come from inside
+    nearest = (
+        _nearest(tf.range(tf.cast(width, tf.float32)) + pixels, width) - 1
+    )  # (W,), of the columns that come from inside
     outside = tf.logical_or(nearest < 0, nearest >= width)
-    moved_by = tf.reduce_max(tf.where(outside, -width, nearest - tf.range(width)))  # the same for all of them
-    return tf.reshape(_fill_columns(tf.roll(_rows(image), -3 * moved_by, axis=1), outside), tf.shape(image))
+    moved_by = tf.reduce_max(
+        tf.where(outside, -width, nearest - tf.range(width))
+    )  # the same for all of them
+    return tf.reshape(
+        _fill_columns(tf.roll(_rows(image), -3 * moved_by, axis=1), outside), tf.shape(image)
+    )
 
 
 def translate_y(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
@@ -234,7 +267,9 @@ def translate_y(image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
     height, rows = tf.shape(image)[0], _rows(image)
     outside = tf.fill([1, tf.shape(rows)[1]], tf.constant(FILL, tf.uint8))
     nearest = _nearest(tf.range(tf.cast(height, tf.float32)) + pixels, height)  # (H,)
-    return tf.reshape(tf.gather(tf.concat([outside, rows, outside], axis=0), nearest), tf.shape(image))
+    return tf.reshape(
+        tf.gather(tf.concat([outside, rows, outside], axis=0), nearest), tf.shape(image)
+    )
 
 
 def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
@@ -255,7 +290,10 @@ def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
     height = tf.minimum(2 * half_size, shape[0])
     first = tf.clip_by_value(center[0] - half_size, 0, shape[0] - height)
     band = _fill_columns(tf.slice(rows, [first, 0], [height, 3 * shape[1]]), in_columns)
-    return tf.reshape(tf.gather(tf.concat([rows, band], axis=0), tf.where(in_rows, shape[0] + y - first, y)), shape)
+    return tf.reshape(
+        tf.gather(tf.concat([rows, band], axis=0), tf.where(in_rows, shape[0] + y - first, y)),
+        shape,
+    )
 
 
 # One place for what an operation does; Cutout also takes its centre.

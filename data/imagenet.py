@@ -32,7 +32,11 @@ from data.archives import ArchiveImages, compressed_files, members
 from data.sources import Request, entries, printable
 
 _SHARD = r"-\d{5}-of-\d{5}"
-TRAIN_TAR, VALIDATION_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+TRAIN_TAR, VALIDATION_TAR, DEVKIT = (
+    "ILSVRC2012_img_train.tar",
+    "ILSVRC2012_img_val.tar",
+    "ILSVRC2012_devkit_t12.tar.gz",
+)
 
 
 def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
@@ -45,20 +49,34 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
         raise request.error("is no folder; name the one with ImageNet's TFRecords or tar files")
     folder = Path(request.location)
     prefix = "validation" if request.role == "test" else "train"
-    shards = [entry.name for entry in entries(request.location, f"--{request.role}") if re.fullmatch(prefix + _SHARD, entry.name)]
+    shards = [
+        entry.name
+        for entry in entries(request.location, f"--{request.role}")
+        if re.fullmatch(prefix + _SHARD, entry.name)
+    ]
     if shards:
         whole = _whole_set(request, prefix, shards)
-        return tfrecords.RecordImages(dataclasses.replace(request, label_offset=1), [str(folder / name) for name in whole])
+        return tfrecords.RecordImages(
+            dataclasses.replace(request, label_offset=1), [str(folder / name) for name in whole]
+        )
     needed = (VALIDATION_TAR, DEVKIT) if request.role == "test" else (TRAIN_TAR,)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
-        raise request.error(f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or official tar files there")
+        raise request.error(
+            f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or official tar files there"
+        )
     try:
-        return _validation(request, folder) if request.role == "test" else _train(request, str(folder / TRAIN_TAR))
+        return (
+            _validation(request, folder)
+            if request.role == "test"
+            else _train(request, str(folder / TRAIN_TAR))
+        )
     except tarfile.TarError as error:
         raise request.error(f"has a damaged {needed[0]} ({error}); get it again") from error
     except OSError as error:
-        raise request.error(f"has a {needed[0]} that cannot be read ({error.strerror}); check its permissions and its disk") from error
+        raise request.error(
+            f"has a {needed[0]} that cannot be read ({error.strerror}); check its permissions and its disk"
+        ) from error
 
 
 def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[str]:
@@ -66,7 +84,9 @@ def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[s
     sizes = sorted({int(name[-5:]) for name in shards})
     names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
     if len(sizes) > 1:
-        raise request.error(f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those of one")
+        raise request.error(
+            f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those of one"
+        )
     missing = sorted(set(names) - set(shards))
     if missing:
         raise request.error(
@@ -85,14 +105,18 @@ def _train(request: Request, path: str) -> ArchiveImages:
         if ending != ".tar":
             continue
         if printable(synset) != synset:
-            raise request.error(f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the official file")
+            raise request.error(
+                f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the official file"
+            )
         before = len(images)
         for member in members(path, images.ignored, inner.offset):
             images.append(0, member)
         synsets.append(synset)
         sizes.append(len(images) - before)
     if not len(images):
-        raise request.error(f"{printable(path)} holds no archives of classes; it is not the official file")
+        raise request.error(
+            f"{printable(path)} holds no archives of classes; it is not the official file"
+        )
     if request.role == "unlabeled":
         images.labels = np.full(len(images), -1, np.int32)
         return images
@@ -115,11 +139,15 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
     for member in members(path, images.ignored):
         number = re.search(r"_(\d{8})\.", member.name)
         if number is None or not 1 <= int(number.group(1)) <= len(truth):
-            raise request.error(f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images that {DEVKIT} knows")
+            raise request.error(
+                f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images that {DEVKIT} knows"
+            )
         images.append(0, member)
         labels.append(order[synset_of[truth[int(number.group(1)) - 1]]])
     if len(images) != len(truth):
-        raise request.error(f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it again")
+        raise request.error(
+            f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it again"
+        )
     images.labels = np.array(labels, np.int32)
     return images
 
@@ -127,10 +155,16 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
 def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """The competition's numbers of the 1,000 classes -> WordNet numbers; and of each validation image its competition number."""
     found = compressed_files(path, ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
-    meta = scipy.io.loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True, struct_as_record=True)["synsets"]
+    meta = scipy.io.loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True, struct_as_record=True)[
+        "synsets"
+    ]
     truth = [int(line) for line in found["ILSVRC2012_validation_ground_truth.txt"].split()]
     used = {*truth, *range(1, 1001)}  # higher numbers are those of groups of classes
-    synset_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta if int(row["ILSVRC2012_ID"]) in used}
+    synset_of = {
+        int(row["ILSVRC2012_ID"]): str(row["WNID"])
+        for row in meta
+        if int(row["ILSVRC2012_ID"]) in used
+    }
     if not set(truth) <= set(synset_of):
         raise ValueError(f"class {min(set(truth) - set(synset_of))} has no name")
     return synset_of, truth

@@ -57,7 +57,10 @@ class Offsets:
         """Writes the index of `shard` atomically; `digest` is the shard's SHA-256, hexadecimal."""
         self._hash()
         hashes = np.concatenate([*self._hashes, np.zeros(0, np.int64)])
-        content = bytes.fromhex(digest) + np.stack([self._offsets, hashes], axis=1).astype("<i8").tobytes()
+        content = (
+            bytes.fromhex(digest)
+            + np.stack([self._offsets, hashes], axis=1).astype("<i8").tobytes()
+        )
         with tf.device("CPU"):
             total = _fingerprints(tf.constant([content])).numpy()
         with atomic_path(f"{shard}{INDEX_ENDING}") as temporary:
@@ -68,7 +71,11 @@ def indexed(manifest: Manifest) -> bool:
     """Tells whether every shard that holds records has an index, and holds its images itself."""
     if manifest.beside:  # labels alone: their images are in other shards
         return False
-    return all(Path(f"{path}{INDEX_ENDING}").is_file() for path, size in zip(manifest.paths, manifest.records) if size)
+    return all(
+        Path(f"{path}{INDEX_ENDING}").is_file()
+        for path, size in zip(manifest.paths, manifest.records)
+        if size
+    )
 
 
 def verify(shard: str | Path, digest: str, count: int) -> None:
@@ -87,7 +94,11 @@ def verify(shard: str | Path, digest: str, count: int) -> None:
         return
     try:
         with tf.device("CPU"):
-            read(tf.constant(str(shard)), tf.constant(bytes.fromhex(digest)), tf.constant(count, tf.int64))
+            read(
+                tf.constant(str(shard)),
+                tf.constant(bytes.fromhex(digest)),
+                tf.constant(count, tf.int64),
+            )
     except tf.errors.OpError as error:
         raise InputError(
             f"{path} is damaged, or the index of another file; delete it (each host then reads all), or make it again"
@@ -113,8 +124,13 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     content = tf.strings.substr(whole, 0, tf.cast(size - 8, tf.int32))
     right = tf.strings.substr(whole, 0, _DIGEST_BYTES) == digest
     right &= tf.strings.length(whole) == tf.cast(size, tf.int32)
-    with tf.control_dependencies([_require(right, path, "the index is not the one of the shard that the manifest describes")]):
-        numbers = tf.io.decode_raw(tf.strings.substr(whole, _DIGEST_BYTES, tf.cast(size, tf.int32) - _DIGEST_BYTES), tf.int64)
+    with tf.control_dependencies(
+        [_require(right, path, "the index is not the one of the shard that the manifest describes")]
+    ):
+        numbers = tf.io.decode_raw(
+            tf.strings.substr(whole, _DIGEST_BYTES, tf.cast(size, tf.int32) - _DIGEST_BYTES),
+            tf.int64,
+        )
     right = tf.reduce_all(_fingerprints(content[tf.newaxis]) == numbers[-1])
     with tf.control_dependencies([_require(right, path, "the index is damaged")]):
         return tf.reshape(numbers[:-1], [-1, 2])
@@ -139,13 +155,23 @@ def read_records(paths: tf.Tensor, entries: tf.Tensor, at_once: int) -> tf.data.
     @tf.autograph.experimental.do_not_convert
     def read_one(path: tf.Tensor, entry: tf.Tensor) -> tf.Tensor:
         unbuffered = tf.zeros([], tf.int64)
-        reader = tf.raw_ops.TFRecordDatasetV2(filenames=path, compression_type="", buffer_size=unbuffered, byte_offsets=entry[0])
-        record = tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string)).take(1).get_single_element()
+        reader = tf.raw_ops.TFRecordDatasetV2(
+            filenames=path, compression_type="", buffer_size=unbuffered, byte_offsets=entry[0]
+        )
+        record = (
+            tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string))
+            .take(1)
+            .get_single_element()
+        )
         same = tf.reduce_all(_fingerprints(record[tf.newaxis]) == entry[1])
-        with tf.control_dependencies([_require(same, path, "a record is not the one that the index describes")]):
+        with tf.control_dependencies(
+            [_require(same, path, "a record is not the one that the index describes")]
+        ):
             return tf.identity(record)
 
-    return tf.data.Dataset.from_tensor_slices((paths, entries)).map(read_one, num_parallel_calls=at_once, deterministic=True)
+    return tf.data.Dataset.from_tensor_slices((paths, entries)).map(
+        read_one, num_parallel_calls=at_once, deterministic=True
+    )
 
 
 def digests(manifest: Manifest, shards: Sequence[int]) -> tf.Tensor:

@@ -21,7 +21,9 @@ _LOCAL = "/data/local-files/"
 
 def is_task(entry: Mapping[str, Any]) -> bool:
     """Tells whether an object of a JSON list is a task of Label Studio."""
-    return isinstance(entry.get("data"), dict) and isinstance(entry.get("annotations", entry.get("predictions")), list)
+    return isinstance(entry.get("data"), dict) and isinstance(
+        entry.get("annotations", entry.get("predictions")), list
+    )
 
 
 def values(task: Mapping[str, Any]) -> dict[str, str]:
@@ -36,7 +38,9 @@ def values(task: Mapping[str, Any]) -> dict[str, str]:
     texts = {name: value for name, value in data.items() if isinstance(value, str)}
     image = texts.get(IMAGE) or (next(iter(texts.values())) if len(texts) == 1 else "")
     if not image:
-        raise ValueError(f"its data has no {IMAGE} (it has {', '.join(map(str, data)) or 'nothing'})")
+        raise ValueError(
+            f"its data has no {IMAGE} (it has {', '.join(map(str, data)) or 'nothing'})"
+        )
     labels = sorted(set(_choices(task)))
     if len(labels) > 1:
         raise ValueError(f"{image} has several labels ({', '.join(labels)}); agree on one")
@@ -45,10 +49,24 @@ def values(task: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _choices(task: Mapping[str, Any]) -> list[str]:
-    annotations = [one for one in task.get("annotations") or () if isinstance(one, dict) and not one.get("was_cancelled")]
-    results = [result for one in annotations for result in one.get("result") or () if isinstance(result, dict)]
+    annotations = [
+        one
+        for one in task.get("annotations") or ()
+        if isinstance(one, dict) and not one.get("was_cancelled")
+    ]
+    results = [
+        result
+        for one in annotations
+        for result in one.get("result") or ()
+        if isinstance(result, dict)
+    ]
     found = [result.get("value") for result in results if result.get("type") == "choices"]
-    return [str(choice).strip() for value in found if isinstance(value, dict) for choice in value.get("choices") or ()]
+    return [
+        str(choice).strip()
+        for value in found
+        if isinstance(value, dict)
+        for choice in value.get("choices") or ()
+    ]
 
 
 def _path(image: str) -> str:
@@ -62,7 +80,9 @@ def _path(image: str) -> str:
         return urllib.parse.unquote(parts.path)
     elif len(parts.scheme) < 2 and not image.startswith("/data/upload/"):
         return image
-    raise ValueError(f"{image} is no local file; give the images to Label Studio as local files, {_LOCAL}?d=PATH")
+    raise ValueError(
+        f"{image} is no local file; give the images to Label Studio as local files, {_LOCAL}?d=PATH"
+    )
 
 
 def task(file: str, label: str, score: float, model: str, ask: str) -> dict[str, Any]:
@@ -75,9 +95,17 @@ def task(file: str, label: str, score: float, model: str, ask: str) -> dict[str,
       model: name of the model.
       ask: why a person should look at it.
     """
-    value = {"from_name": CHOICES, "to_name": IMAGE, "type": "choices", "value": {"choices": [label]}}
+    value = {
+        "from_name": CHOICES,
+        "to_name": IMAGE,
+        "type": "choices",
+        "value": {"choices": [label]},
+    }
     data = {IMAGE: f"{_LOCAL}?d={urllib.parse.quote(file)}", "ask": ask}
-    return {"data": data, "predictions": [{"model_version": model, "score": score, "result": [value]}]}
+    return {
+        "data": data,
+        "predictions": [{"model_version": model, "score": score, "result": [value]}],
+    }
 
 
 def interface(label_names: Sequence[str]) -> str:

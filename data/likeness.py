@@ -61,7 +61,9 @@ def perceptual_hash(image: PIL.Image.Image) -> bytes:
     Lighter means by more than `FLAT` levels, so that the noise of compression in a plain sky changes no bit.
     """
     grey = scaled(image, 9).astype(np.int16)
-    bits = np.stack([grey[1:, 1:] > grey[1:, :-1] + FLAT, grey[1:, 1:] > grey[:-1, 1:] + FLAT])  # (2, 8, 8)
+    bits = np.stack(
+        [grey[1:, 1:] > grey[1:, :-1] + FLAT, grey[1:, 1:] > grey[:-1, 1:] + FLAT]
+    )  # (2, 8, 8)
     return np.packbits(bits).tobytes()
 
 
@@ -75,7 +77,9 @@ def detail(image: PIL.Image.Image) -> bytes:
     return image.resize((DETAIL, DETAIL), PIL.Image.Resampling.HAMMING).tobytes()
 
 
-def thumbnails_alike(ones: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thumbnails_alike(
+    ones: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Step 2: whether thumbnails may show the same, and their correlation; see `CORRELATION`, `DIFFERENCE`.
 
     Args:
@@ -92,13 +96,17 @@ def thumbnails_alike(ones: np.ndarray, others: np.ndarray, one: np.ndarray, othe
     mean, deviation, unit = _standardized(ones)
     mean_of_others, deviation_of_others, unit_of_others = _standardized(others)
     plain = (deviation[one] < _PLAIN) & (deviation_of_others[other] < _PLAIN)
-    correlation = np.where(plain, np.float32(1), (unit @ unit_of_others.T)[one, other])  # a matrix, since all may be near all
+    correlation = np.where(
+        plain, np.float32(1), (unit @ unit_of_others.T)[one, other]
+    )  # a matrix, since all may be near all
     alike = plain & (np.abs(mean[one] - mean_of_others[other]) <= _PLAIN_DIFFERENCE)
     close = np.flatnonzero(~plain & (correlation > CORRELATION))
     for start in range(0, len(close), 4096):
         pairs = close[start : start + 4096]
         i, j = one[pairs], other[pairs]
-        difference = (ones[i] - mean[i, np.newaxis]) - (others[j] - mean_of_others[j, np.newaxis])  # (4096, 256)
+        difference = (ones[i] - mean[i, np.newaxis]) - (
+            others[j] - mean_of_others[j, np.newaxis]
+        )  # (4096, 256)
         alike[pairs] = np.abs(difference).max(axis=1) <= DIFFERENCE
     return alike, correlation
 
@@ -170,14 +178,29 @@ def _aligned(ones: np.ndarray, others: np.ndarray, warp: np.ndarray) -> np.ndarr
     down, right = (gradient * (side / 2) for gradient in np.gradient(ones, axis=(1, 2)))
     for _ in range(_ROUNDS):
         rows, columns = _places(warp, side)
-        moved, along_rows, along_columns = (_sampled(image, rows, columns)[:, inner] for image in (ones, down, right))
+        moved, along_rows, along_columns = (
+            _sampled(image, rows, columns)[:, inner] for image in (ones, down, right)
+        )
         residual = others[:, inner] - moved
         weight = _weight(residual - np.median(residual, axis=1, keepdims=True))
-        slopes = np.stack([along_rows * v, along_rows, along_columns * u, along_columns, moved, np.ones_like(moved)], axis=1)
+        slopes = np.stack(
+            [
+                along_rows * v,
+                along_rows,
+                along_columns * u,
+                along_columns,
+                moved,
+                np.ones_like(moved),
+            ],
+            axis=1,
+        )
         weighted = slopes * weight[:, np.newaxis]
         matrix = weighted @ slopes.transpose(0, 2, 1)  # (p, 6, 6)
         size = np.trace(matrix, axis1=1, axis2=2)[:, np.newaxis, np.newaxis]
-        step = np.linalg.solve(matrix + np.eye(6, dtype=np.float32) * (1e-6 * size + 1e-3), weighted @ residual[..., np.newaxis])
+        step = np.linalg.solve(
+            matrix + np.eye(6, dtype=np.float32) * (1e-6 * size + 1e-3),
+            weighted @ residual[..., np.newaxis],
+        )
         warp = np.clip(warp + step[:, :4, 0], -_SHIFT, _SHIFT).astype(np.float32)
     return warp
 
@@ -187,16 +210,23 @@ def _weight(residual: np.ndarray) -> np.ndarray:
     return 1 / (1 + residual**2 / 64)
 
 
-def _same_brightness(ones: np.ndarray, others: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _same_brightness(
+    ones: np.ndarray, others: np.ndarray, inside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """`others` minus the best gain · `ones` + offset, float32 [p, s, s]; and that gain, float32 [p]."""
     x, y, counts = (array.reshape(len(ones), -1) for array in (ones, others, inside))
     weight = counts.astype(np.float32)
     difference, gain = y - x, np.ones([len(x), 1], np.float32)
     for _ in range(4):
         total = np.maximum(weight.sum(axis=1, keepdims=True), 1)
-        x_mean, y_mean = (weight * x).sum(axis=1, keepdims=True) / total, (weight * y).sum(axis=1, keepdims=True) / total
+        x_mean, y_mean = (
+            (weight * x).sum(axis=1, keepdims=True) / total,
+            (weight * y).sum(axis=1, keepdims=True) / total,
+        )
         spread = (weight * (x - x_mean) ** 2).sum(axis=1, keepdims=True)
-        gain = (weight * (x - x_mean) * (y - y_mean)).sum(axis=1, keepdims=True) / np.maximum(spread, 1e-3)
+        gain = (weight * (x - x_mean) * (y - y_mean)).sum(axis=1, keepdims=True) / np.maximum(
+            spread, 1e-3
+        )
         difference = (y - y_mean) - gain * (x - x_mean)
         weight = counts * _weight(difference)
     return difference.reshape(ones.shape), gain[:, 0]
@@ -215,17 +245,26 @@ def _places(warp: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     v, u = _grid(side)
     middle = (side - 1) / 2
     scale_v, shift_v, scale_u, shift_u = (warp[:, i, np.newaxis, np.newaxis] for i in range(4))
-    return middle + side / 2 * (v + scale_v * v + shift_v), middle + side / 2 * (u + scale_u * u + shift_u)
+    return middle + side / 2 * (v + scale_v * v + shift_v), middle + side / 2 * (
+        u + scale_u * u + shift_u
+    )
 
 
 def _sampled(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Bilinear samples of `images`, float32 [p, s, s]; beyond the edge the edge goes on."""
     side = images.shape[1]
     rows, columns = np.clip(rows, 0, side - 1), np.clip(columns, 0, side - 1)
-    top, left = np.minimum(rows.astype(np.int32), side - 2), np.minimum(columns.astype(np.int32), side - 2)
+    top, left = (
+        np.minimum(rows.astype(np.int32), side - 2),
+        np.minimum(columns.astype(np.int32), side - 2),
+    )
     y, x = rows - top, columns - left
     flat = images.reshape(-1)
-    place = np.arange(len(images), dtype=np.int64)[:, np.newaxis, np.newaxis] * side**2 + top * side + left
+    place = (
+        np.arange(len(images), dtype=np.int64)[:, np.newaxis, np.newaxis] * side**2
+        + top * side
+        + left
+    )
     upper = flat[place] * (1 - x) + flat[place + 1] * x
     lower = flat[place + side] * (1 - x) + flat[place + side + 1] * x
     return upper * (1 - y) + lower * y

@@ -119,7 +119,10 @@ def write_manifest(manifest: Manifest) -> None:
             "label_names": list(manifest.label_names),
             "label_offset": manifest.label_offset,
             "extra": manifest.extra,
-            "files": [{"name": f, "records": n, "sha256": d} for f, n, d in zip(manifest.files, manifest.records, manifest.digests)],
+            "files": [
+                {"name": f, "records": n, "sha256": d}
+                for f, n, d in zip(manifest.files, manifest.records, manifest.digests)
+            ],
         },
     )
 
@@ -137,30 +140,49 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
     directory = Path(directory)
     path = directory / MANIFEST
     if not directory.is_dir():
-        raise InputError(f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}")
+        raise InputError(
+            f"{directory} does not exist; it should be a directory of shards and their {MANIFEST}"
+        )
     if not path.is_file():
-        raise InputError(f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished")
+        raise InputError(
+            f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished"
+        )
     content = read_json(path, SCHEMA)
     manifest = _checked(content, directory)
     if expect is not None and manifest.kind != expect:
-        raise InputError(f"{directory} holds {manifest.kind} records; {expect} ones are needed here")
+        raise InputError(
+            f"{directory} holds {manifest.kind} records; {expect} ones are needed here"
+        )
     missing = [name for name in manifest.files if not (directory / name).is_file()]
     if missing:
         raise InputError(
             f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
         )
-    return dataclasses.replace(manifest, beside=_beside(manifest, content["beside"])) if "beside" in content else manifest
+    return (
+        dataclasses.replace(manifest, beside=_beside(manifest, content["beside"]))
+        if "beside" in content
+        else manifest
+    )
 
 
 def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
     """Opens the images that stand beside labels. Raises InputError where they are not there, or others."""
-    directory, labels = os.path.normpath(manifest.directory.resolve() / entry["directory"]), entry["labels"]
+    directory, labels = (
+        os.path.normpath(manifest.directory.resolve() / entry["directory"]),
+        entry["labels"],
+    )
     try:
         images = read_manifest(directory, "unlabeled")
     except InputError as error:
-        raise InputError(f"{manifest.directory} has labels alone, of images in {directory}: {error}") from error
-    if images.digest != entry["digest"] or not len(images.files) == len(manifest.files) == len(labels):
-        raise InputError(f"{manifest.directory} has labels of other images than are now in {images.directory}; run run_balance.sh again")
+        raise InputError(
+            f"{manifest.directory} has labels alone, of images in {directory}: {error}"
+        ) from error
+    if images.digest != entry["digest"] or not len(images.files) == len(manifest.files) == len(
+        labels
+    ):
+        raise InputError(
+            f"{manifest.directory} has labels of other images than are now in {images.directory}; run run_balance.sh again"
+        )
     return Beside(images, tuple(labels))
 
 
@@ -168,8 +190,14 @@ def _checked(value: dict[str, Any], directory: Path) -> Manifest:
     """Returns the manifest of a `value` that fits `SCHEMA`. Raises InputError where its entries contradict each other."""
     names = [file["name"] for file in value["files"]]
     total = sum(file["records"] for file in value["files"])
-    wrong = [f"{name!r} is no name of a file in the directory" for name in names if not _NAME.fullmatch(name)]
-    wrong += [f"{name} is listed {count} times" for name, count in Counter(names).items() if count > 1]
+    wrong = [
+        f"{name!r} is no name of a file in the directory"
+        for name in names
+        if not _NAME.fullmatch(name)
+    ]
+    wrong += [
+        f"{name} is listed {count} times" for name, count in Counter(names).items() if count > 1
+    ]
     for file in value["files"]:
         if file["records"] < 0:
             wrong.append(f"{file['name']} has {file['records']} records")
@@ -182,7 +210,9 @@ def _checked(value: dict[str, Any], directory: Path) -> Manifest:
     if value["num_records"] != total:
         wrong.append(f"num_records is {value['num_records']}, but its files have {total}")
     if wrong:
-        raise InputError(f"{directory / MANIFEST} is damaged: {wrong[0]}; make it, or get it, again")
+        raise InputError(
+            f"{directory / MANIFEST} is damaged: {wrong[0]}; make it, or get it, again"
+        )
     return Manifest(
         directory=directory,
         name=value["name"],

@@ -64,7 +64,9 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, drawn: Draw) -> tuple[tf.Tenso
     return mixed, share * targets + (1.0 - share) * tf.gather(targets, drawn.partners)
 
 
-def mix(images: tf.Tensor, targets: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def mix(
+    images: tf.Tensor, targets: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, key: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The one or the other; where both have an α above 0, each for half of the batches.
 
     Args:

@@ -93,7 +93,9 @@ class _Order:
         epoch, rest = divmod(position, sum(self.sizes))
         sizes = np.asarray(self.sizes)
         for window in range(self.windows):
-            ids = self.shard_ids(tf.constant(epoch, tf.int64), tf.constant(window, tf.int64)).numpy()
+            ids = self.shard_ids(
+                tf.constant(epoch, tf.int64), tf.constant(window, tf.int64)
+            ).numpy()
             size = int(sizes[ids].sum())
             if rest < size:
                 return epoch * self.windows + window, rest
@@ -101,7 +103,9 @@ class _Order:
         raise AssertionError("the windows hold fewer records than the manifest")
 
 
-def example_stream(manifest: Manifest, seed: int, start: int = 0, window: int = SHUFFLE_WINDOW) -> tf.data.Dataset:
+def example_stream(
+    manifest: Manifest, seed: int, start: int = 0, window: int = SHUFFLE_WINDOW
+) -> tf.data.Dataset:
     """The endless shuffled stream of a split from example `start` on: (position int64, serialized record string).
 
     A window's shards are verified when it is read for the first time, see `data.verification`.
@@ -151,7 +155,9 @@ class Share(NamedTuple):
         return position % self.batch_size // (self.batch_size // self.hosts) == self.host
 
 
-def own_stream(manifest: Manifest, seed: int, share: Share, start: int = 0, window: int = SHUFFLE_WINDOW) -> tf.data.Dataset:
+def own_stream(
+    manifest: Manifest, seed: int, share: Share, start: int = 0, window: int = SHUFFLE_WINDOW
+) -> tf.data.Dataset:
     """The examples of `example_stream` that are a host's own, in the same order, without reading the others.
 
     Reads the index of each shard, and memory is the host's own part of a window.
@@ -161,11 +167,16 @@ def own_stream(manifest: Manifest, seed: int, share: Share, start: int = 0, wind
     """
     order = _Order.create(manifest, seed, window)
     first_window, skip = order.locate(start)
-    sizes, paths = tf.constant(order.sizes, tf.int64), tf.constant([manifest.paths[shard] for shard in order.shards])
+    sizes, paths = (
+        tf.constant(order.sizes, tf.int64),
+        tf.constant([manifest.paths[shard] for shard in order.shards]),
+    )
     digests = index.digests(manifest, order.shards)
 
     @unconverted
-    def begin(position: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    def begin(
+        position: tf.Tensor, number: tf.Tensor
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         ids = order.shard_ids(number // order.windows, number % order.windows)
         size = tf.reduce_sum(tf.gather(sizes, ids))
         return position + size, (number, position, size)
@@ -174,8 +185,15 @@ def own_stream(manifest: Manifest, seed: int, share: Share, start: int = 0, wind
     def read(number: tf.Tensor, position: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
-        shards = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(of, ids) for of in (paths, digests, sizes)))
-        table = shards.map(unconverted(index.read), num_parallel_calls=PARALLEL_CALLS).unbatch().batch(size).get_single_element()
+        shards = tf.data.Dataset.from_tensor_slices(
+            tuple(tf.gather(of, ids) for of in (paths, digests, sizes))
+        )
+        table = (
+            shards.map(unconverted(index.read), num_parallel_calls=PARALLEL_CALLS)
+            .unbatch()
+            .batch(size)
+            .get_single_element()
+        )
         positions, wanted = position + tf.range(size), order.places(size, epoch, window_in_epoch)
         own = share.has(positions) & (positions >= start)
         positions, wanted = tf.boolean_mask(positions, own), tf.boolean_mask(wanted, own)
@@ -184,9 +202,13 @@ def own_stream(manifest: Manifest, seed: int, share: Share, start: int = 0, wind
         where = tf.gather(tf.repeat(tf.gather(paths, ids), tf.gather(sizes, ids)), wanted)
         found = index.read_records(where, tf.gather(table, wanted), PARALLEL_CALLS)
         found = found.batch(tf.maximum(tf.size(wanted, tf.int64), 1))
-        return found.map(unconverted(lambda records: (positions, tf.gather(records, tf.argsort(in_file)))))
+        return found.map(
+            unconverted(lambda records: (positions, tf.gather(records, tf.argsort(in_file))))
+        )
 
-    windows = tf.data.Dataset.range(first_window, 2**62).scan(tf.constant(start - skip, tf.int64), begin)
+    windows = tf.data.Dataset.range(first_window, 2**62).scan(
+        tf.constant(start - skip, tf.int64), begin
+    )
     return windows.flat_map(read).prefetch(1).unbatch()
 
 
@@ -197,17 +219,25 @@ def own_records(manifest: Manifest, share: Share) -> tf.data.Dataset:
       tf.errors.OpError: see `own_stream` and `verification.record_dataset`.
     """
     if not index.indexed(manifest):
-        own = record_dataset(manifest).enumerate().filter(unconverted(lambda position, _: share.has(position)))
+        own = (
+            record_dataset(manifest)
+            .enumerate()
+            .filter(unconverted(lambda position, _: share.has(position)))
+        )
         return own.map(unconverted(lambda _, serialized: serialized))
     firsts = np.cumsum((0, *manifest.records), dtype=np.int64)
     filled = [shard for shard, size in enumerate(manifest.records) if size]
     columns = [manifest.paths[shard] for shard in filled], index.digests(manifest, filled)
-    numbers = np.array([(manifest.records[shard], firsts[shard]) for shard in filled], np.int64).reshape(-1, 2)
+    numbers = np.array(
+        [(manifest.records[shard], firsts[shard]) for shard in filled], np.int64
+    ).reshape(-1, 2)
 
     @unconverted
     def read(path: tf.Tensor, digest: tf.Tensor, numbers: tf.Tensor) -> tf.data.Dataset:
         count, first = numbers[0], numbers[1]
-        entries = tf.boolean_mask(index.read(path, digest, count), share.has(first + tf.range(count)))
+        entries = tf.boolean_mask(
+            index.read(path, digest, count), share.has(first + tf.range(count))
+        )
         return index.read_records(tf.repeat(path, tf.shape(entries)[0]), entries, PARALLEL_CALLS)
 
     return tf.data.Dataset.from_tensor_slices((*columns, numbers)).flat_map(read)
@@ -264,27 +294,43 @@ def train_batches(
         example = protos.parse_example(serialized, manifest.label_offset)
         key = tf.stack([tf.constant(seed * 2 + stream_id, tf.int64), position])
         encoded = example["image/encoded"]
-        image = train_pixels(encoded, key, preprocessing) if augment else eval_image(encoded, preprocessing)
+        image = (
+            train_pixels(encoded, key, preprocessing)
+            if augment
+            else eval_image(encoded, preprocessing)
+        )
         if clean:
             return image, eval_image(encoded, clean)
         if targets == "strong":  # the same key: what the two views have in common is drawn alike
             return train_pixels(encoded, key, preprocessing.weak()), image
-        if targets == "label":  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
+        if (
+            targets == "label"
+        ):  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
     @unconverted
-    def mixed(positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])  # negative: apart from the images' own
+    def mixed(
+        positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        key = tf.stack(
+            [tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]]
+        )  # negative: apart from the images' own
         return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
 
     if not (mixup or cutmix):
         return prepared_batches(stream, prepare, batch_size // replicas)
-    numbered = prepared_batches(stream, lambda position, serialized: (position, *prepare(position, serialized)), batch_size // replicas)
+    numbered = prepared_batches(
+        stream,
+        lambda position, serialized: (position, *prepare(position, serialized)),
+        batch_size // replicas,
+    )
     return untuned(numbered.map(mixed, num_parallel_calls=PARALLEL_CALLS, deterministic=True))
 
 
-def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int) -> tf.data.Dataset:
+def prepared_batches(
+    examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int
+) -> tf.data.Dataset:
     """Batches of `prepare`'s results for the examples, in their order; what is uint8 in them becomes float32 batch by batch."""
     prepare = unconverted(prepare)
     prepared = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
@@ -292,25 +338,41 @@ def prepared_batches(examples: tf.data.Dataset, prepare: Callable[..., Any], bat
 
     @unconverted
     def as_floats(*values: tf.Tensor) -> Any:
-        floats = [tf.cast(value, tf.float32) if value.dtype == tf.uint8 else value for value in values]
+        floats = [
+            tf.cast(value, tf.float32) if value.dtype == tf.uint8 else value for value in values
+        ]
         return floats[0] if len(floats) == 1 else tuple(floats)
 
     return untuned(batches.map(as_floats).prefetch(2))
 
 
-def samples(manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int) -> tf.Tensor:
+def samples(
+    manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int
+) -> tf.Tensor:
     """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
     shard = next(shard for shard, size in enumerate(manifest.records) if size)
-    found = read_records(manifest, shard) if manifest.beside else records.read_shard(manifest.paths[shard])
+    found = (
+        read_records(manifest, shard)
+        if manifest.beside
+        else records.read_shard(manifest.paths[shard])
+    )
     images = []
     for i, serialized in enumerate(itertools.islice(found, count)):
-        encoded = protos.parse_example(tf.constant(serialized), manifest.label_offset)["image/encoded"]
-        images.append(train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing))
+        encoded = protos.parse_example(tf.constant(serialized), manifest.label_offset)[
+            "image/encoded"
+        ]
+        images.append(
+            train_image(encoded, tf.constant([seed, step * count + i], tf.int64), preprocessing)
+        )
     return tf.saturate_cast(tf.round(tf.stack(images)), tf.uint8)
 
 
 def eval_batches(
-    manifest: Manifest, batch_size: int, preprocessing: Preprocessing, pipelines: tuple[int, int] = (1, 0), replicas: int = 1
+    manifest: Manifest,
+    batch_size: int,
+    preprocessing: Preprocessing,
+    pipelines: tuple[int, int] = (1, 0),
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """One pass over a split in its stored order, unaugmented, in batches of one fixed shape.
 
@@ -330,16 +392,28 @@ def eval_batches(
     def prepare(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         example = protos.parse_example(serialized, manifest.label_offset)
         image = eval_image(example["image/encoded"], preprocessing)
-        return {"image": image, "label": example["label"], "key": example["image/key"], "weight": tf.ones([], tf.float32)}
+        return {
+            "image": image,
+            "label": example["label"],
+            "key": example["image/key"],
+            "weight": tf.ones([], tf.float32),
+        }
 
     share, rest = Share(batch_size, *pipelines), manifest.num_records % batch_size
     local = batch_size // share.hosts
-    padding = max(0, min(local, (share.host + 1) * local - rest)) if rest else 0  # of this worker's part of the last batch
+    padding = (
+        max(0, min(local, (share.host + 1) * local - rest)) if rest else 0
+    )  # of this worker's part of the last batch
     examples = own_records(manifest, share) if share.hosts > 1 else record_dataset(manifest)
     examples = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     if padding:
         shape = [preprocessing.image_size, preprocessing.image_size, 3]
-        blank = {"image": tf.zeros(shape), "label": tf.zeros([], tf.int64), "key": tf.constant(""), "weight": tf.zeros([])}
+        blank = {
+            "image": tf.zeros(shape),
+            "label": tf.zeros([], tf.int64),
+            "key": tf.constant(""),
+            "weight": tf.zeros([]),
+        }
         examples = examples.concatenate(tf.data.Dataset.from_tensors(blank).repeat(padding))
     return untuned(examples.batch(batch_size // replicas, drop_remainder=True).prefetch(2))
 
@@ -352,5 +426,7 @@ def distribute(
     Replica r of a step gets the r-th batch, so the global batch is the same examples in the same order whatever the strategy.
     """
     return strategy.distribute_datasets_from_function(
-        lambda context: make((context.num_input_pipelines, context.input_pipeline_id), strategy.num_replicas_in_sync)
+        lambda context: make(
+            (context.num_input_pipelines, context.input_pipeline_id), strategy.num_replicas_in_sync
+        )
     )

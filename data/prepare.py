@@ -54,7 +54,9 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
     return opening[config.data.source](config)
 
 
-def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) -> ml_collections.ConfigDict:
+def resolve(
+    config: ml_collections.ConfigDict, flags: Mapping[str, str | None]
+) -> ml_collections.ConfigDict:
     """`config` with the source and the locations given as flags in `config.data`, all paths absolute.
 
     Raises:
@@ -68,7 +70,11 @@ def resolve(config: ml_collections.ConfigDict, flags: Mapping[str, str | None]) 
             default = _ALWAYS.get(name, config.data.source)
             config.data[name] = sources.absolute(location, default) if location else None
         location = config.data.labeled
-        if location and not config.data.test and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST:
+        if (
+            location
+            and not config.data.test
+            and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST
+        ):
             config.data.test = location
     settings.check(config, READ)
     return config
@@ -85,7 +91,12 @@ def main(
     labels: str | None = None,
 ) -> None:
     """Runs the stage; see the module's docstring."""
-    flags = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "pseudo_labeled": pseudo_labeled}
+    flags = {
+        "labeled": labeled,
+        "unlabeled": unlabeled,
+        "test": test,
+        "pseudo_labeled": pseudo_labeled,
+    }
     flags |= {"source": source, "labels": labels}
     config = resolve(config, flags)
     directory = Path(workdir)
@@ -93,8 +104,12 @@ def main(
     fresh = not (directory / "config.json").exists()
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
         if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
-            raise InputError(f"--workdir: {directory / name} is there and was not made by this stage; name another directory")
-    data = {name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"}
+            raise InputError(
+                f"--workdir: {directory / name} is there and was not made by this stage; name another directory"
+            )
+    data = {
+        name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"
+    }
     summary = work.start(directory, {"seed": config.seed, "data": data})
     if summary is not None:
         _require_shards(directory, summary)
@@ -103,7 +118,11 @@ def main(
         return
     try:
         opened = open_source(config)
-        pseudo = PseudoLabeled.open(config.data, len(opened.label_names), opened.held_out()) if config.data.pseudo_labeled else None
+        pseudo = (
+            PseudoLabeled.open(config.data, len(opened.label_names), opened.held_out())
+            if config.data.pseudo_labeled
+            else None
+        )
         summary = write(opened, config, directory)
         read_from = dict(opened.read_from)
         if pseudo is not None:
@@ -135,7 +154,9 @@ def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
         try:
             records.read_manifest(directory / name)
         except InputError as error:
-            raise InputError(f"{error}: delete {directory}, and the same command prepares it again") from error
+            raise InputError(
+                f"{error}: delete {directory}, and the same command prepares it again"
+            ) from error
 
 
 def _remove_traces(directory: Path, new: list[Path]) -> None:
@@ -162,12 +183,21 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
     for name, split in source.splits().items():
         counts: Counter[int] = Counter()
         with_labels = name != "unlabeled"
-        chosen: list[str] | None = [] if name == "labeled" and data.labeled_per_class is not None else None
+        chosen: list[str] | None = (
+            [] if name == "labeled" and data.labeled_per_class is not None else None
+        )
         manifest = records.write_split(
             directory / name,
             name,
             progress(
-                _examples(split, name, len(source.label_names) if with_labels else 0, data.label_offset, counts, chosen),
+                _examples(
+                    split,
+                    name,
+                    len(source.label_names) if with_labels else 0,
+                    data.label_offset,
+                    counts,
+                    chosen,
+                ),
                 len(split),
                 f"write {name}",
             ),
@@ -177,16 +207,30 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             label_names=source.label_names if with_labels else (),
             label_offset=data.label_offset if with_labels else 0,
             # Which images a subset consists of; the list is filled while the examples are written, and the manifest is written last.
-            extra={"source": data.source} if chosen is None else {"source": data.source, "keys": chosen},
+            extra={"source": data.source}
+            if chosen is None
+            else {"source": data.source, "keys": chosen},
         )
         written[name] = {"images": manifest.num_records, "shards": len(manifest.files)}
         if with_labels:
-            written[name]["per_class"] = {label_name: counts[label] for label, label_name in enumerate(source.label_names)}
-    return {"source": data.source, "label_names": list(source.label_names), "splits": written, **source.facts}
+            written[name]["per_class"] = {
+                label_name: counts[label] for label, label_name in enumerate(source.label_names)
+            }
+    return {
+        "source": data.source,
+        "label_names": list(source.label_names),
+        "splits": written,
+        **source.facts,
+    }
 
 
 def _examples(
-    split: Split, name: str, num_classes: int, label_offset: int, counts: Counter[int], chosen: list[str] | None
+    split: Split,
+    name: str,
+    num_classes: int,
+    label_offset: int,
+    counts: Counter[int],
+    chosen: list[str] | None,
 ) -> Iterator[bytes]:
     """The records of a split; counts the labels on the way. `num_classes` is 0 for the unlabelled split, which must have no labels.
 
@@ -195,7 +239,9 @@ def _examples(
     for image in split:
         if chosen is not None:
             chosen.append(image.key)
-        yield protos.make_example(image.encoded, image.key, _stored_label(image, name, num_classes, label_offset))
+        yield protos.make_example(
+            image.encoded, image.key, _stored_label(image, name, num_classes, label_offset)
+        )
         if image.label is not None:
             counts[image.label] += 1
 
@@ -221,19 +267,34 @@ class PseudoLabeled:
     read_from: Mapping[str, Any]
 
     @classmethod
-    def open(cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen) -> PseudoLabeled:
+    def open(
+        cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen
+    ) -> PseudoLabeled:
         """Those of `config.data.pseudo_labeled`, without those `held_out`.
 
         Raises:
           InputError: there are none; a record has no distribution over `num_classes` classes, or an image that cannot be decoded.
         """
-        request = sources.Request(data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes)
+        request = sources.Request(
+            data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes
+        )
         images = tfrecords.open_records(request)
-        found = Examination(data.on_error, {"pseudo_labeled": fingerprint.listed("pseudo_labeled", data)})
+        found = Examination(
+            data.on_error, {"pseudo_labeled": fingerprint.listed("pseudo_labeled", data)}
+        )
         usable = found.unseen(images, "pseudo_labeled", held_out)
         if not usable:
-            raise request.error(f"has no usable image; {repeats.none_left(found.duplicates, 'leave the flag out')}")
-        return cls(data.pseudo_labeled, images, usable, found.skipped, found.duplicates, found.read_from["pseudo_labeled"] or {})
+            raise request.error(
+                f"has no usable image; {repeats.none_left(found.duplicates, 'leave the flag out')}"
+            )
+        return cls(
+            data.pseudo_labeled,
+            images,
+            usable,
+            found.skipped,
+            found.duplicates,
+            found.read_from["pseudo_labeled"] or {},
+        )
 
     def write(self, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
         """Writes them as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`; returns images and shards, for the summary."""
@@ -241,7 +302,9 @@ class PseudoLabeled:
         manifest = records.write_split(
             directory / "pseudo_labeled",
             "pseudo_labeled",
-            progress(tfrecords.pseudo_labeled(self.images, self.usable), total, "write pseudo_labeled"),
+            progress(
+                tfrecords.pseudo_labeled(self.images, self.usable), total, "write pseudo_labeled"
+            ),
             num_shards=records.num_shards_for(total),
             num_records=total,
             kind="pseudo_labeled",
@@ -249,7 +312,9 @@ class PseudoLabeled:
             extra={"source": self.location},
         )
         digest = records.file_digest(manifest.directory / records.MANIFEST)
-        work.finish(manifest.directory, {"num_records": total, "source": self.location, "sha256": digest})
+        work.finish(
+            manifest.directory, {"num_records": total, "source": self.location, "sha256": digest}
+        )
         return {"images": total, "shards": len(manifest.files)}
 
 
@@ -259,7 +324,9 @@ def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) 
             raise ValueError(f"{image.key}: an image of the unlabelled split has a label")
         return None
     if image.label is None or not 0 <= image.label < num_classes:
-        raise InputError(f"{image.key} (split {name}) has label {image.label}; the {num_classes} classes are 0..{num_classes - 1}")
+        raise InputError(
+            f"{image.key} (split {name}) has label {image.label}; the {num_classes} classes are 0..{num_classes - 1}"
+        )
     return image.label + label_offset
 
 
@@ -267,7 +334,11 @@ def table(summary: Mapping[str, Any]) -> str:
     """A small table for people: split, images, classes, shards."""
     rows = [("split", "images", "classes", "shards")]
     for name, split in summary["splits"].items():
-        classes = f"{sum(1 for count in split['per_class'].values() if count)}" if "per_class" in split else "-"
+        classes = (
+            f"{sum(1 for count in split['per_class'].values() if count)}"
+            if "per_class" in split
+            else "-"
+        )
         rows.append((name, f"{split['images']:,}", classes, f"{split['shards']:,}"))
     return "\n".join(f"{row[0]:<12}{row[1]:>12}{row[2]:>10}{row[3]:>8}" for row in rows)
 
@@ -277,7 +348,10 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     words = f"{counts}; {len(summary['label_names']):,} classes"
     if summary["skipped"]:
         words += f"; files skipped: {len(summary['skipped']):,} (listed in summary.json)"
-    left_out = sum(len(summary.get(f"{repeats.LEFT_OUT}{role}", ())) for role in ("unlabeled", "pseudo_labeled"))
+    left_out = sum(
+        len(summary.get(f"{repeats.LEFT_OUT}{role}", ()))
+        for role in ("unlabeled", "pseudo_labeled")
+    )
     if left_out:
         words += f"; left out as images held out for testing: {left_out:,} (listed in summary.json)"
     return "\n".join([words, *repeats.in_words(summary)])

@@ -75,9 +75,13 @@ class Preprocessing:
             if value is None:
                 raise InputError(f"preprocessing.{name} is not set")
         if self.style != "small" and (self.pad or self.extra_cutout):
-            raise InputError("preprocessing.pad and .extra_cutout belong to the small style; set them to 0")
+            raise InputError(
+                "preprocessing.pad and .extra_cutout belong to the small style; set them to 0"
+            )
         if self.pad >= self.image_size:
-            raise InputError(f"preprocessing.pad is {self.pad}; it must be below image_size, {self.image_size}")
+            raise InputError(
+                f"preprocessing.pad is {self.pad}; it must be below image_size, {self.image_size}"
+            )
         table = "noisy_student" if self.randaugment_table == AUTOAUGMENT else self.randaugment_table
         randaugment.require_operations(self.randaugment_ops, table)
 
@@ -85,7 +89,10 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of ``to_dict``. Raises InputError for an unknown key or an impossible value."""
         settings.check(values, PREPROCESSING, "preprocessing")
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in values.items()}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, (list, tuple)) else value
+            for key, value in values.items()
+        }
         return cls(**{"image_size": None, **fields})
 
     def weak(self) -> Preprocessing:
@@ -94,7 +101,10 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -122,7 +132,9 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     The sampling is TensorFlow 1's (pixel corners, not centres), which the released checkpoints were trained with; ``tf.image.resize``
     has none like it.
     """
-    resized = tf.raw_ops.ResizeBicubic(images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False)
+    resized = tf.raw_ops.ResizeBicubic(
+        images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False
+    )
     return tf.reshape(resized, [image_size, image_size, 3])
 
 
@@ -142,7 +154,9 @@ def central_box(shape: tf.Tensor, image_size: int, padding: int = CROP_PADDING) 
     return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
 
 
-def random_box(shape: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
+def random_box(
+    shape: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING
+) -> tf.Tensor:
     """A box of 8–100 % of the image's area, of aspect 3/4–4/3; the central box where 10 attempts find none.
 
     Args:
@@ -185,11 +199,16 @@ def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """
     image = decode(encoded)
     if preprocessing.style == "imagenet":
-        image = _crop(image, central_box(tf.shape(image), preprocessing.image_size, preprocessing.crop_padding))
+        image = _crop(
+            image,
+            central_box(tf.shape(image), preprocessing.image_size, preprocessing.crop_padding),
+        )
     return resize(image, preprocessing.image_size)
 
 
-def decode_random_box(encoded: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
+def decode_random_box(
+    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING
+) -> tf.Tensor:
     """Decodes a random box, see `random_box`, of an encoded image: uint8 [h, w, 3]."""
 
     def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -255,7 +274,11 @@ def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessi
     p = preprocessing
     seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
     imagenet = p.style == "imagenet"
-    image = decode_random_box(encoded, p.image_size, seeds[_CROP], p.crop_padding) if imagenet else decode(encoded)
+    image = (
+        decode_random_box(encoded, p.image_size, seeds[_CROP], p.crop_padding)
+        if imagenet
+        else decode(encoded)
+    )
     image = resize(image, p.image_size)
     if p.randaugment_layers:
         image = image_ops.to_uint8(image)  # clipped and truncated, as in the release
@@ -266,7 +289,9 @@ def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessi
     if imagenet:
         return image
     if p.extra_cutout:
-        image = image_ops.cutout(image, p.extra_cutout, tf.random.stateless_uniform([2], seeds[_CUTOUT]))
+        image = image_ops.cutout(
+            image, p.extra_cutout, tf.random.stateless_uniform([2], seeds[_CUTOUT])
+        )
     if p.pad:
         image = _pad_and_crop(image, seeds[_CROP], p.pad)
     if p.flip:

@@ -34,10 +34,14 @@ def _floats(values: Iterable[float]) -> tf.train.Feature:
 
 def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # a map has no order of its own, and the same images must give the same bytes
+    return example.SerializeToString(
+        deterministic=True
+    )  # a map has no order of its own, and the same images must give the same bytes
 
 
-def make_example(encoded: bytes, key: str, label: int | None = None, probabilities: np.ndarray | None = None) -> bytes:
+def make_example(
+    encoded: bytes, key: str, label: int | None = None, probabilities: np.ndarray | None = None
+) -> bytes:
     """One image as a serialized `tf.train.Example`.
 
     Args:
@@ -97,7 +101,9 @@ def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.
         },
     )
     unknown = tf.constant([-1], tf.int64)
-    labels = tf.concat([parsed["label"].values, parsed["image/class/label"].values - label_offset, unknown], 0)
+    labels = tf.concat(
+        [parsed["label"].values, parsed["image/class/label"].values - label_offset, unknown], 0
+    )
     return {
         "image/encoded": parsed["image/encoded"],
         "image/key": parsed["image/key"],
@@ -109,8 +115,15 @@ def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.
 def _distribution(probabilities: np.ndarray) -> np.ndarray:
     """`probabilities` as float32 [K]. Raises ValueError where they are no distribution (that is a bug or a broken model, not bad input)."""
     values = np.asarray(probabilities, np.float32)
-    if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or abs(float(values.sum()) - 1.0) > 1e-2:
-        raise ValueError(f"no distribution over classes: shape {values.shape}, sum {values.sum():.4f}")
+    if (
+        values.ndim != 1
+        or not np.all(np.isfinite(values))
+        or np.any(values < 0)
+        or abs(float(values.sum()) - 1.0) > 1e-2
+    ):
+        raise ValueError(
+            f"no distribution over classes: shape {values.shape}, sum {values.sum():.4f}"
+        )
     return values
 
 
@@ -155,18 +168,31 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
         stored = features["probabilities_float16"].bytes_list.value
         values = np.frombuffer(stored[0] if stored else b"", "<f2").astype(np.float32)  # (K,)
         if len(values) != num_classes:
-            raise InputError(f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make the predictions again")
+            raise InputError(
+                f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make the predictions again"
+            )
     elif "top_k/classes" in features:
         classes = np.asarray(features["top_k/classes"].int64_list.value, np.int64)  # (k,)
         top = np.asarray(features["top_k/probabilities"].float_list.value, np.float32)  # (k,)
-        if len(classes) != len(top) or len(classes) >= num_classes or np.any(classes < 0) or np.any(classes >= num_classes):
-            raise InputError(f"the prediction for {key} does not fit {num_classes} classes; make the predictions again")
+        if (
+            len(classes) != len(top)
+            or len(classes) >= num_classes
+            or np.any(classes < 0)
+            or np.any(classes >= num_classes)
+        ):
+            raise InputError(
+                f"the prediction for {key} does not fit {num_classes} classes; make the predictions again"
+            )
         remainder = max(0.0, 1.0 - float(top.sum(dtype=np.float64)))
-        values = np.full([num_classes], remainder / (num_classes - len(classes)), np.float32)  # (K,)
+        values = np.full(
+            [num_classes], remainder / (num_classes - len(classes)), np.float32
+        )  # (K,)
         values[classes] = top
     else:
         raise InputError(f"the record of {key} is no prediction; make the predictions again")
     total = float(values.sum(dtype=np.float64))
     if not np.isfinite(total) or total <= 0:
-        raise InputError(f"the prediction for {key} is no distribution (sum {total}); make the predictions again")
+        raise InputError(
+            f"the prediction for {key} is no distribution (sum {total}); make the predictions again"
+        )
     return key, values / np.float32(total)

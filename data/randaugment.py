@@ -38,12 +38,23 @@ import tensorflow as tf
 
 from cli import settings
 from cli.errors import InputError
-from data.image_ops import OPS, Scalar, blend, cutout, sharpness, three_times, translate_x, translate_y
+from data.image_ops import (
+    OPS,
+    Scalar,
+    blend,
+    cutout,
+    sharpness,
+    three_times,
+    translate_x,
+    translate_y,
+)
 from data.settings import PREPROCESSING
 
 
 def _release_color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    return blend(three_times(tf.image.rgb_to_grayscale(image)), image, factor)  # its luma may be one below PIL's
+    return blend(
+        three_times(tf.image.rgb_to_grayscale(image)), image, factor
+    )  # its luma may be one below PIL's
 
 
 def _release_contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
@@ -52,7 +63,9 @@ def _release_contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
     return blend(tf.minimum(shape[0] * shape[1] // 256, 255), image, factor)
 
 
-def _within_half(translate: Callable[..., tf.Tensor], axis: int, image: tf.Tensor, pixels: Scalar) -> tf.Tensor:
+def _within_half(
+    translate: Callable[..., tf.Tensor], axis: int, image: tf.Tensor, pixels: Scalar
+) -> tf.Tensor:
     limit = tf.cast(tf.shape(image)[axis], tf.float32) / 2.0
     return translate(image, tf.clip_by_value(pixels, -limit, limit))
 
@@ -77,20 +90,29 @@ _MODE_OPS: dict[str, dict[str, Callable[..., tf.Tensor]]] = {
 }
 
 
-def arguments(magnitude: float, mode: str, *, translate_const: float = 100.0, cutout_const: float = 40.0) -> dict[str, tuple[float, ...]]:
+def arguments(
+    magnitude: float, mode: str, *, translate_const: float = 100.0, cutout_const: float = 40.0
+) -> dict[str, tuple[float, ...]]:
     """What each operation gets at magnitude M: the module's table as numbers.
 
     Returns:
         For each name: () for an operation without argument, one value, or two of which one is drawn with probability 0.5.
     """
     level = magnitude / 10.0
-    moves = {"ShearX": 0.3 * level, "ShearY": 0.3 * level, "TranslateX": translate_const * level, "TranslateY": translate_const * level}
+    moves = {
+        "ShearX": 0.3 * level,
+        "ShearY": 0.3 * level,
+        "TranslateX": translate_const * level,
+        "TranslateY": translate_const * level,
+    }
     factors: tuple[float, ...]
     if mode == "reference":
         moves["Rotate"] = 30.0 * level
         factors = (level * 1.8 + 0.1,)
         bits = int(level * 4)
-        bits = bits if 1 <= bits <= 8 else 1  # a shift below 0 wraps in uint8, and one above 7 counts as 7
+        bits = (
+            bits if 1 <= bits <= 8 else 1
+        )  # a shift below 0 wraps in uint8, and one above 7 counts as 7
         threshold = int(level * 256) % 256
         addition = int(level * 110)
     else:
@@ -130,9 +152,17 @@ TABLES = {
 """The recipes' tables. Noisy Student's release draws a probability too, but never uses it."""
 
 
-def check(num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student") -> None:
+def check(
+    num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student"
+) -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
-    values = {"table": table, "layers": num_layers, "magnitude": magnitude, "ops": ops, "mode": mode}
+    values = {
+        "table": table,
+        "layers": num_layers,
+        "magnitude": magnitude,
+        "ops": ops,
+        "mode": mode,
+    }
     values = {f"randaugment_{name}": value for name, value in values.items()}
     settings.check(values, PREPROCESSING, "preprocessing")
     if table not in TABLES:
@@ -145,10 +175,14 @@ def require_operations(ops: Sequence[str], table: str) -> None:
     known = TABLES[table].ops
     unknown = ", ".join(name for name in ops if name not in known)
     if unknown:
-        raise InputError(f"preprocessing.randaugment_ops: no {unknown} in {table}; known: {', '.join(known)}")
+        raise InputError(
+            f"preprocessing.randaugment_ops: no {unknown} in {table}; known: {', '.join(known)}"
+        )
 
 
-def switch(branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Tensor], output: tf.TensorSpec) -> Callable[..., tf.Tensor]:
+def switch(
+    branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Tensor], output: tf.TensorSpec
+) -> Callable[..., tf.Tensor]:
     """A function that maps an index and inputs like ``inputs`` to ``branches[index](*inputs)``, which is like ``output``.
 
     In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each of them is visited to learn that
@@ -157,10 +191,14 @@ def switch(branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Ten
     if tf.executing_eagerly():
         return lambda index, *values: branches[int(index)](*values)
     specs = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
-    functions = [tf.function(branch, autograph=False).get_concrete_function(*specs) for branch in branches]
+    functions = [
+        tf.function(branch, autograph=False).get_concrete_function(*specs) for branch in branches
+    ]
 
     def call(index: tf.Tensor, *values: tf.Tensor) -> tf.Tensor:
-        result = tf.raw_ops.StatelessCase(branch_index=index, input=list(values), Tout=[output.dtype], branches=functions)[0]
+        result = tf.raw_ops.StatelessCase(
+            branch_index=index, input=list(values), Tout=[output.dtype], branches=functions
+        )[0]
         return tf.ensure_shape(result, output.shape)
 
     return call
@@ -172,13 +210,17 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
     return tf.cast(bits & tf.constant(2**23 - 1, tf.uint32), tf.float32) * 2.0**-23
 
 
-def operation(name: str, magnitude: float, mode: str, translate_const: float, cutout_const: float) -> Callable[..., tf.Tensor]:
+def operation(
+    name: str, magnitude: float, mode: str, translate_const: float, cutout_const: float
+) -> Callable[..., tf.Tensor]:
     """``(image, draw) -> image``: one operation at one magnitude.
 
     ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two, its last two are Cutout's centre.
     """
     function = _MODE_OPS[mode][name]
-    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[name]
+    values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[
+        name
+    ]
 
     def apply(image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         if not values:
@@ -186,7 +228,9 @@ def operation(name: str, magnitude: float, mode: str, translate_const: float, cu
         argument: Scalar = values[0]
         if len(values) == 2:
             argument = tf.where(draw[1] < 0.5, *values)
-        return function(image, argument, draw[2:]) if name == "Cutout" else function(image, argument)
+        return (
+            function(image, argument, draw[2:]) if name == "Cutout" else function(image, argument)
+        )
 
     return apply
 
@@ -236,7 +280,9 @@ def rand_augment(
         applied = chances[1:] < low + (high - low) * chances[0]
         numbers = tf.where(applied, numbers, len(names))
         branches.append(lambda image, draw: image)
-    apply = switch(branches, (image, draws[0]), tf.TensorSpec(image.shape, image.dtype))  # one set of functions for all layers
+    apply = switch(
+        branches, (image, draws[0]), tf.TensorSpec(image.shape, image.dtype)
+    )  # one set of functions for all layers
     for layer in range(num_layers):
         image = apply(numbers[layer], image, draws[layer])
     return image

@@ -98,7 +98,10 @@ def impossible_record(path: str | Path) -> int | None:
 
 
 def read_shard(
-    path: str | Path, on_error: str = "fail", problems: list[str] | None = None, num_records: int | None = None
+    path: str | Path,
+    on_error: str = "fail",
+    problems: list[str] | None = None,
+    num_records: int | None = None,
 ) -> Iterator[bytes]:
     """Yields a TFRecord file's records, with their CRCs checked.
 
@@ -135,7 +138,9 @@ def read_shard(
             what = "truncated" if "truncated" in str(error) else "corrupt"
             problem = f"{path}: record {count} (counting from 0) is {what}"
         except tf.errors.OpError as error:
-            why = error.message.rpartition("; ")[2].split(" [")[0].strip()  # what the file system says, between path and operation
+            why = (
+                error.message.rpartition("; ")[2].split(" [")[0].strip()
+            )  # what the file system says, between path and operation
             problem = f"{path}: record {count} (counting from 0) cannot be read ({why})"
         else:
             yield record
@@ -190,7 +195,9 @@ def write_split(
         size = (i + 1) * num_records // num_shards - i * num_records // num_shards
         count, digest = write_shard(directory / file, itertools.islice(iterator, size), index=True)
         if count != size:
-            raise ValueError(f"{directory}: the examples end {size - count} short of {file}'s end; {num_records} were announced")
+            raise ValueError(
+                f"{directory}: the examples end {size - count} short of {file}'s end; {num_records} were announced"
+            )
         written.append((count, digest))
     if next(iterator, None) is not None:
         raise ValueError(f"{directory}: more examples than the {num_records} announced")
@@ -221,7 +228,9 @@ def _clear(directory: Path, name: str) -> None:
     remove_temporaries(directory)
 
 
-def require_same_classes(predicted: Sequence[str], of_predicted: str, labeled: Sequence[str], of_labeled: str) -> None:
+def require_same_classes(
+    predicted: Sequence[str], of_predicted: str, labeled: Sequence[str], of_labeled: str
+) -> None:
     """Sees that predictions or a model can be held against labels.
 
     Args:
@@ -234,10 +243,14 @@ def require_same_classes(predicted: Sequence[str], of_predicted: str, labeled: S
       InputError: other classes, or another order.
     """
     if len(predicted) != len(labeled):
-        raise InputError(f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use those of one data directory")
+        raise InputError(
+            f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use those of one data directory"
+        )
     for i, (name, other) in enumerate(zip(labeled, predicted)):
         if name != other:
-            raise InputError(f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use those of one data directory")
+            raise InputError(
+                f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use those of one data directory"
+            )
 
 
 def verify_split(manifest: Manifest) -> None:
@@ -254,15 +267,23 @@ def verify_split(manifest: Manifest) -> None:
             if manifest.kind in ("labeled", "pseudo_labeled"):
                 _check_label(path, number, record, manifest)
         if file_digest(path) != digest:
-            raise InputError(f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the directory again")
+            raise InputError(
+                f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the directory again"
+            )
         indexes.verify(path, digest, count)
 
 
 def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> None:
     features = tf.train.Example.FromString(record).features.feature
-    name, offset = ("label", 0) if manifest.kind == "pseudo_labeled" else ("image/class/label", manifest.label_offset)
+    name, offset = (
+        ("label", 0)
+        if manifest.kind == "pseudo_labeled"
+        else ("image/class/label", manifest.label_offset)
+    )
     stored = list(features[name].int64_list.value) if name in features else []
     if len(stored) != 1 or not 0 <= stored[0] - offset < manifest.num_classes:
         found = f"label {stored[0]}" if stored else "no label"
         where = f"{offset}..{offset + manifest.num_classes - 1}"
-        raise InputError(f"{path}: record {number} (counting from 0) has {found}; the labels of this split are {where}")
+        raise InputError(
+            f"{path}: record {number} (counting from 0) has {found}; the labels of this split are {where}"
+        )

@@ -15,7 +15,10 @@ from cli.errors import InputError
 from data.examine import DIM, PLAIN, TRANSPARENT, TURNED, Examined
 
 WORDS = {
-    TRANSPARENT: ("have transparent pixels", "they are composed over white, in training and in the exported model alike"),
+    TRANSPARENT: (
+        "have transparent pixels",
+        "they are composed over white, in training and in the exported model alike",
+    ),
     PLAIN: ("are plain: all pixels of an image have one value", "check the files"),
     TURNED: (
         "carry an EXIF orientation that turns or mirrors them",
@@ -85,7 +88,9 @@ class Remarks:
             if self._plain_of_class[label] == self._of_class[label] > 1:
                 raise InputError(f"{self._line(PLAIN)}; class {name} has no other images")
         if self._alike and total >= _ALIKE_FROM:
-            raise InputError(f"{flag}: all {total:,} images have the same pixels once they are decoded; check the files")
+            raise InputError(
+                f"{flag}: all {total:,} images have the same pixels once they are decoded; check the files"
+            )
         for remark in self._counts:
             logging.warning("%s", self._line(remark))
 

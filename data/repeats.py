@@ -32,7 +32,10 @@ are no more than two for each held-out image that they look like, as there are o
 
 
 def settle(
-    labeled: Usable, test: Usable | None, label_names: Sequence[str], data: ml_collections.ConfigDict
+    labeled: Usable,
+    test: Usable | None,
+    label_names: Sequence[str],
+    data: ml_collections.ConfigDict,
 ) -> tuple[Usable, Usable | None, dict[str, Any]]:
     """Returns the labelled images to train on, grouped; the test images; and facts for `summary.json`.
 
@@ -48,12 +51,22 @@ def settle(
     """
     if published(data.labeled, data):
         return labeled, test, {"repeated_in_benchmark": _counted(labeled, test)}
-    facts: dict[str, Any] = {"images_of_several_classes_left_out": [], f"{LEFT_OUT}labeled": [], "look_alikes_of_several_classes": []}
+    facts: dict[str, Any] = {
+        "images_of_several_classes_left_out": [],
+        f"{LEFT_OUT}labeled": [],
+        "look_alikes_of_several_classes": [],
+    }
     parts = [labeled] if test is None or published(data.test, data) else [labeled, test]
-    parts = _without_contradictions(parts, label_names, data.on_error, facts["images_of_several_classes_left_out"])
+    parts = _without_contradictions(
+        parts, label_names, data.on_error, facts["images_of_several_classes_left_out"]
+    )
     labeled, test = parts[0], parts[1] if len(parts) > 1 else test
     if test is not None:
-        seen = Seen([test.collection.key(index) for index in test.indices], test.examined, data.near_duplicates)
+        seen = Seen(
+            [test.collection.key(index) for index in test.indices],
+            test.examined,
+            data.near_duplicates,
+        )
         unseen = Unseen(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
         labeled = labeled.pick(unseen.places(labeled.collection, labeled.indices, labeled.examined))
     groups = duplicates.identical(labeled.examined)
@@ -61,7 +74,10 @@ def settle(
     if data.near_duplicates:
         groups, pairs = duplicates.alike(labeled.examined, groups)
         facts["look_alikes_of_several_classes"] = _of_several_classes(labeled, pairs, label_names)
-    facts["repeated_labeled_images"] = {"identical": identical, "look_alike": groups.repeated() - identical}
+    facts["repeated_labeled_images"] = {
+        "identical": identical,
+        "look_alike": groups.repeated() - identical,
+    }
     return Usable(labeled.collection, labeled.indices, labeled.examined, groups.first), test, facts
 
 
@@ -85,7 +101,10 @@ def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
 
 
 def _without_contradictions(
-    parts: Sequence[Usable], label_names: Sequence[str], on_error: str, left_out: list[dict[str, str]]
+    parts: Sequence[Usable],
+    label_names: Sequence[str],
+    on_error: str,
+    left_out: list[dict[str, str]],
 ) -> list[Usable]:
     """`parts` without the identical images that have several classes; those are appended to `left_out`.
 
@@ -111,12 +130,22 @@ def _without_contradictions(
             "or leave all images of such pictures out with --config.data.on_error=skip"
         )
     for place in np.flatnonzero(wrong).tolist():
-        left_out.append({"file": where(place), "class": label_names[labels[place]], "of": where(int(groups[place]))})
+        left_out.append(
+            {
+                "file": where(place),
+                "class": label_names[labels[place]],
+                "of": where(int(groups[place])),
+            }
+        )
     ends = np.cumsum([len(part.indices) for part in parts])[:-1]
-    return [part.pick(np.flatnonzero(~its).tolist()) for part, its in zip(parts, np.split(wrong, ends))]
+    return [
+        part.pick(np.flatnonzero(~its).tolist()) for part, its in zip(parts, np.split(wrong, ends))
+    ]
 
 
-def _of_several_classes(labeled: Usable, pairs: Sequence[tuple[int, int]], label_names: Sequence[str]) -> list[dict[str, str]]:
+def _of_several_classes(
+    labeled: Usable, pairs: Sequence[tuple[int, int]], label_names: Sequence[str]
+) -> list[dict[str, str]]:
     """Returns the pairs that look alike and have different classes."""
     labels = labeled.labels()
     return [
@@ -142,11 +171,19 @@ class Unseen:
     """
 
     def __init__(self, seen: Seen, role: str, total: int, left_out: list[dict[str, Any]]) -> None:
-        self._seen, self._role, self._most, self._total, self._left_out = seen, role, max(FEW, SHARE * total), total, left_out
+        self._seen, self._role, self._most, self._total, self._left_out = (
+            seen,
+            role,
+            max(FEW, SHARE * total),
+            total,
+            left_out,
+        )
         self._by_looks = 0
         self._originals: set[str] = set()
 
-    def places(self, collection: Collection, indices: Sequence[int], examined: Sequence[Examined]) -> list[int]:
+    def places(
+        self, collection: Collection, indices: Sequence[int], examined: Sequence[Examined]
+    ) -> list[int]:
         """The places in `indices` of the images that are not held out.
 
         Raises:
@@ -181,7 +218,11 @@ def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
     if not left_out:
         return otherwise
     first = max(left_out, key=lambda image: int(image["bits"] >= 0))
-    mend = "if it only looks alike, pass --config.data.near_duplicates=False" if first["bits"] >= 0 else "name other images"
+    mend = (
+        "if it only looks alike, pass --config.data.near_duplicates=False"
+        if first["bits"] >= 0
+        else "name other images"
+    )
     return f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for {printable(first['of'])}); {mend}"
 
 

@@ -39,7 +39,9 @@ DATA = Section(
             "Format of locations that name none (docs/data.md). The flag --source.",
             choices=("digits", *FORMATS),
         ),
-        "labeled": Setting(None, "Location of the labeled images. The flag --labeled.", type=str, none="not given"),
+        "labeled": Setting(
+            None, "Location of the labeled images. The flag --labeled.", type=str, none="not given"
+        ),
         "unlabeled": Setting(
             None,
             "Location of the unlabeled images. The flag --unlabeled.",
@@ -137,7 +139,9 @@ DATA = Section(
             at_least=1,
             at_most=99_999,
         ),
-        "label_offset": Setting(0, "Stored label minus class, in TFRecords read and written.", at_least=0),
+        "label_offset": Setting(
+            0, "Stored label minus class, in TFRecords read and written.", at_least=0
+        ),
         "test_size": Setting(
             400,
             "Of the digits: test images.",
@@ -158,8 +162,12 @@ DATA = Section(
 EXPECTED = Section(
     "What a full copy of the data holds, for a --dry_run before the data are there.",
     {
-        "labeled": Setting(None, "Labeled images.", type=int, none="not known", at_least=1, unit="images"),
-        "unlabeled": Setting(None, "Unlabeled images.", type=int, none="not known", at_least=0, unit="images"),
+        "labeled": Setting(
+            None, "Labeled images.", type=int, none="not known", at_least=1, unit="images"
+        ),
+        "unlabeled": Setting(
+            None, "Unlabeled images.", type=int, none="not known", at_least=0, unit="images"
+        ),
         "classes": Setting(None, "Classes.", type=int, none="not known", at_least=1),
     },
 )
@@ -222,7 +230,9 @@ PREPROCESSING = Section(
             choices=(*RANDAUGMENT_TABLES, AUTOAUGMENT),
             when=AUGMENTED,
         ),
-        "randaugment_layers": Setting(2, "Operations applied to an image, one after the other; 0: off.", at_least=0),
+        "randaugment_layers": Setting(
+            2, "Operations applied to an image, one after the other; 0: off.", at_least=0
+        ),
         "randaugment_magnitude": Setting(
             27.0,
             "Strength of the operations.",

@@ -40,7 +40,9 @@ class PixelImages:
     ignored: dict[str, int] = {}  # noqa: RUF012
     problems = ()
 
-    def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, pixels: np.ndarray, labels: np.ndarray, label_names: tuple[str, ...]
+    ) -> None:
         self._name, self._pixels = name, pixels
         self.labels, self.label_names = labels, label_names
 
@@ -83,7 +85,9 @@ class _Unpickler(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which no batch of CIFAR needs")
+            raise pickle.UnpicklingError(
+                f"it wants to load {module}.{name}, which no batch of CIFAR needs"
+            )
         return allowed[module, name]
 
 
@@ -101,18 +105,26 @@ def open_cifar10(request: Request) -> PixelImages:
     names = ["test_batch"] if request.role == "test" else [f"data_batch_{i}" for i in range(1, 6)]
     try:
         files = compressed_files(path, [*names, "batches.meta"])
-        label_names = tuple(name.decode("utf-8") for name in _load(files["batches.meta"])[b"label_names"])
+        label_names = tuple(
+            name.decode("utf-8") for name in _load(files["batches.meta"])[b"label_names"]
+        )
         batches = [_load(files[name]) for name in names]
-        pixels = np.concatenate([batch[b"data"] for batch in batches])  # (n, 3072), channel by channel
+        pixels = np.concatenate(
+            [batch[b"data"] for batch in batches]
+        )  # (n, 3072), channel by channel
         labels = np.concatenate([batch[b"labels"] for batch in batches]).astype(np.int32)
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
             raise ValueError(f"{len(labels)} labels for pixels {pixels.dtype} {pixels.shape}")
     except Exception as error:  # whatever the readers of archives and pickles come to
-        raise request.error(f"has a {CIFAR10} that is not the original one ({one_line(error)}); get it again") from error
+        raise request.error(
+            f"has a {CIFAR10} that is not the original one ({one_line(error)}); get it again"
+        ) from error
     pixels = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (n, 32, 32, 3), a view
     if request.role == "unlabeled":
         return PixelImages("cifar10_train", pixels, np.full(len(pixels), -1, np.int32), ())
-    return PixelImages(f"cifar10_{'test' if request.role == 'test' else 'train'}", pixels, labels, label_names)
+    return PixelImages(
+        f"cifar10_{'test' if request.role == 'test' else 'train'}", pixels, labels, label_names
+    )
 
 
 def open_svhn(request: Request) -> PixelImages:
@@ -133,7 +145,11 @@ def open_svhn(request: Request) -> PixelImages:
         if not np.isin(labels, range(1, 11)).all():
             raise ValueError("a label is not from 1 to 10")
     except Exception as error:  # whatever the reader of the format comes to
-        raise request.error(f"has a {name} that is not the original one ({one_line(error)}); get it again") from error
+        raise request.error(
+            f"has a {name} that is not the original one ({one_line(error)}); get it again"
+        ) from error
     if request.role == "unlabeled":
         return PixelImages(f"svhn_{part}", pixels, np.full(len(pixels), -1, np.int32), ())
-    return PixelImages(f"svhn_{part}", pixels, labels % 10, tuple(str(digit) for digit in range(10)))
+    return PixelImages(
+        f"svhn_{part}", pixels, labels % 10, tuple(str(digit) for digit in range(10))
+    )

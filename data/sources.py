@@ -189,7 +189,9 @@ def absolute(location: str, default: str) -> str:
     name, rest = split_location(location, default)
     if name not in WITHOUT_PATH:
         rest = os.path.abspath(os.path.expanduser(rest))
-    if any(0xDC80 <= ord(character) <= 0xDCFF for character in rest):  # Python's stand-ins for bytes that are no UTF-8
+    if any(
+        0xDC80 <= ord(character) <= 0xDCFF for character in rest
+    ):  # Python's stand-ins for bytes that are no UTF-8
         raise InputError(f"{printable(rest)}: the path is not UTF-8; rename it, or link to it")
     return rest if name == default else f"{name}:{rest}"
 
@@ -209,7 +211,9 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def entries(folder: str, flag: str, ignored: collections.Counter[str] | None = None) -> list[os.DirEntry[str]]:
+def entries(
+    folder: str, flag: str, ignored: collections.Counter[str] | None = None
+) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder, without hidden ones and folders that computers make.
 
     Those are counted in `ignored`.
@@ -229,7 +233,9 @@ def entries(folder: str, flag: str, ignored: collections.Counter[str] | None = N
     except NotADirectoryError as error:
         raise InputError(f"{flag}: {printable(folder)} is a file; name a folder") from error
     except OSError as error:
-        raise InputError(f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def ignored_name(name: str) -> str:
@@ -251,26 +257,38 @@ def find_files(request: Request, endings: str, what: str) -> list[str]:
     location = request.location
     if os.path.isdir(location):
         pattern = re.compile(endings)
-        paths = [entry.path for entry in entries(location, f"--{request.role}") if pattern.search(entry.name)]
+        paths = [
+            entry.path
+            for entry in entries(location, f"--{request.role}")
+            if pattern.search(entry.name)
+        ]
     else:
         folder, name = os.path.split(location)
         folder = glob.escape(folder) if os.path.isdir(folder) else folder
         paths = [location] if os.path.exists(location) else glob.glob(os.path.join(folder, name))
     # A pattern for our own shards matches their indexes, too.
     shards = set(paths)
-    paths = [path for path in paths if not (path.endswith(INDEX_ENDING) and path[: -len(INDEX_ENDING)] in shards)]
+    paths = [
+        path
+        for path in paths
+        if not (path.endswith(INDEX_ENDING) and path[: -len(INDEX_ENDING)] in shards)
+    ]
     paths = sorted(path for path in paths if os.path.isfile(path))
     if not paths:
         raise request.error(f"has no {what}; name a folder of them, one file, or a quoted pattern")
     for path in paths:
         if printable(path) != path:
-            raise request.error(f"has a file {printable(path)} whose name is not plain UTF-8; rename it")
+            raise request.error(
+                f"has a file {printable(path)} whose name is not plain UTF-8; rename it"
+            )
     return paths
 
 
 def key_hash(key: str) -> int:
     """64 bits of a key, any bytes in it included."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little"
+    )
 
 
 def repeated(keys: Iterable[str], total: int) -> set[int]:
@@ -296,7 +314,11 @@ def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Requ
         return
     missing = int(np.argmax(present != np.arange(len(present))))
     largest, offset = int(np.argmax(labels)), request.label_offset
-    from_one = ", or pass --config.data.label_offset=1 if they count from 1" if missing + offset == 0 else ""
+    from_one = (
+        ", or pass --config.data.label_offset=1 if they count from 1"
+        if missing + offset == 0
+        else ""
+    )
     raise request.error(
         f"has no image of class {missing + offset}, but one of class {labels[largest] + offset} ({where(largest)}); "
         f"mend that label, or see that every class has images{from_one}"
@@ -342,16 +364,22 @@ def by_class(labels: Iterable[int], num_classes: int) -> list[list[int]]:
 THREADS = min(16, max(2, os.cpu_count() or 2))
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int = THREADS) -> Iterator[R]:
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int = THREADS
+) -> Iterator[R]:
     """`map(function, items)` in `threads` threads, in order, with at most 4·`threads` results waiting (`Executor.map` holds them all)."""
     iterator = iter(items)
     executor = ThreadPoolExecutor(threads)
     waiting: collections.deque[Future[R]] = collections.deque()
     try:
-        waiting.extend(executor.submit(function, item) for item in itertools.islice(iterator, 4 * threads))
+        waiting.extend(
+            executor.submit(function, item) for item in itertools.islice(iterator, 4 * threads)
+        )
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(executor.submit(function, item) for item in itertools.islice(iterator, 1))
+            waiting.extend(
+                executor.submit(function, item) for item in itertools.islice(iterator, 1)
+            )
             yield result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

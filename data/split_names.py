@@ -55,7 +55,9 @@ def splits_among(names: Collection[str]) -> dict[str, str]:
     return found if len(rests) == 1 else {}
 
 
-def check(request: Request, names: Collection[str], subfolders: Mapping[str, Collection[str]]) -> None:
+def check(
+    request: Request, names: Collection[str], subfolders: Mapping[str, Collection[str]]
+) -> None:
     """Checks that the folders of the classes are not splits.
 
     Args:
@@ -71,7 +73,11 @@ def check(request: Request, names: Collection[str], subfolders: Mapping[str, Col
     found = splits_among(names)
     inside = [set(subfolders.get(name, ())) for name in found.values()]
     alike = bool(inside) and all(one == inside[0] for one in inside) and bool(inside[0])
-    common = set.intersection(*map(set, subfolders.values())) if len(subfolders) == len(names) > 1 else set()
+    common = (
+        set.intersection(*map(set, subfolders.values()))
+        if len(subfolders) == len(names) > 1
+        else set()
+    )
     same = len(common) > 1 and all(set(subfolders[name]) == common for name in names)
     if len(found) > 1 and (alike or all(_split_of(name)[0] for name in names)):
         what = f"has class folders that are named as splits ({_listed(found.values())}){_each_with(inside[0])}"

@@ -65,7 +65,9 @@ class Part:
         """The images, read now. Raises InputError where one could be read before and now cannot."""
         for index, encoded in zip(self.indices, self.collection.read(self.indices)):
             if isinstance(encoded, str):
-                raise InputError(f"{self.collection.where(index)} could be read before and now cannot ({encoded}); run the command again")
+                raise InputError(
+                    f"{self.collection.where(index)} could be read before and now cannot ({encoded}); run the command again"
+                )
             label = int(self.collection.labels[index]) if with_labels else None
             yield Image(self.prefix + self.collection.key(index), encoded, label)
 
@@ -114,7 +116,9 @@ def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
     found = corrections.open_collections(data)
     label_names = found["labeled"].label_names
     if len(label_names) < 2:
-        raise InputError(f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed")
+        raise InputError(
+            f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed"
+        )
     for role, collection in found.items():
         _check_keys(collection, role)
         if role != "unlabeled":
@@ -134,14 +138,23 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     return split_listed(config, listed(config))
 
 
-def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collection]) -> SplitCollections:
+def split_listed(
+    config: ml_collections.ConfigDict, listed: Mapping[str, Collection]
+) -> SplitCollections:
     """Does what `split` does, with collections that are listed already."""
     data = config.data
     label_names = listed["labeled"].label_names
-    found = Examination(data.on_error, {role: fingerprint.listed(role, data, collection) for role, collection in listed.items()})
+    found = Examination(
+        data.on_error,
+        {role: fingerprint.listed(role, data, collection) for role, collection in listed.items()},
+    )
     # The labelled images of a published benchmark can be millions, and its splits stay as they are.
-    labeled = found.usable(listed["labeled"], "labeled", detail=not repeats.published(data.labeled, data))
-    sizes = np.array([(image.height, image.width) for image in labeled.examined], np.int32).reshape(-1, 2)
+    labeled = found.usable(
+        listed["labeled"], "labeled", detail=not repeats.published(data.labeled, data)
+    )
+    sizes = np.array([(image.height, image.width) for image in labeled.examined], np.int32).reshape(
+        -1, 2
+    )
     _check_classes(labeled, label_names, "no image that can be decoded")
     if "test" in listed:
         test = found.usable(listed["test"], "test")
@@ -153,8 +166,12 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
         test = None
     labeled, test, repeated = repeats.settle(labeled, test, label_names, data)
     if test is not None and not test.indices:
-        raise InputError(f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels")
-    _check_classes(labeled, label_names, "no image left that is not in the test or under another class, too")
+        raise InputError(
+            f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels"
+        )
+    _check_classes(
+        labeled, label_names, "no image left that is not in the test or under another class, too"
+    )
     if test is None:
         test, labeled = corrections.hold_out(labeled, label_names, data)
         _check_classes(labeled, label_names, "no image left for training")
@@ -162,15 +179,25 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
     validation, labeled = hold_out_validation(labeled, len(label_names), size, config.seed)
     unused = labeled.pick([])
     if data.labeled_per_class is not None:
-        chosen, unused = draw(labeled, [data.labeled_per_class] * len(label_names), config.seed, "labeled", label_names)
+        chosen, unused = draw(
+            labeled,
+            [data.labeled_per_class] * len(label_names),
+            config.seed,
+            "labeled",
+            label_names,
+        )
     else:
         chosen = labeled
     held_out = [test, validation]
     if data.fold:
-        validation, chosen, repeated["in_no_fold"] = hold_out_fold(chosen, len(label_names), data, config.seed)
+        validation, chosen, repeated["in_no_fold"] = hold_out_fold(
+            chosen, len(label_names), data, config.seed
+        )
         held_out.append(validation)
         labeled = labeled.without(validation)
-    as_unlabeled = {"nothing": labeled.pick([]), "rest": unused, "all": labeled}[data.labeled_as_unlabeled]
+    as_unlabeled = {"nothing": labeled.pick([]), "rest": unused, "all": labeled}[
+        data.labeled_as_unlabeled
+    ]
 
     seen = Seen(
         [part.collection.key(index) for part in held_out for index in part.indices],
@@ -183,11 +210,19 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
     if "unlabeled" in listed:
         pools.append(found.unseen(listed["unlabeled"], "unlabeled", seen))
     if not pools[-1] and (data.unlabeled or found.duplicates):
-        pool = f"--unlabeled: {printable(data.unlabeled)}" if data.unlabeled else "config.data.labeled_as_unlabeled: the pool"
-        raise InputError(f"{pool} has no usable image; {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}")
+        pool = (
+            f"--unlabeled: {printable(data.unlabeled)}"
+            if data.unlabeled
+            else "config.data.labeled_as_unlabeled: the pool"
+        )
+        raise InputError(
+            f"{pool} has no usable image; {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}"
+        )
     used = sum(map(bool, pools))
 
-    def part(collection: Collection, indices: Sequence[int], purpose: str, prefix: str = "") -> tuple[Part, ...]:
+    def part(
+        collection: Collection, indices: Sequence[int], purpose: str, prefix: str = ""
+    ) -> tuple[Part, ...]:
         seed = data.test_seed if purpose == "test" else config.seed
         order = np.asarray(indices, np.int64)
         if collection.scattered:
@@ -196,9 +231,15 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
 
     collections = [as_unlabeled.collection, listed.get("unlabeled", as_unlabeled.collection)]
     prefixes = ["labeled/", "unlabeled/"] if used > 1 else ["", ""]
-    parts = {name: part(of.collection, of.indices, name) for name, of in (("labeled", chosen), ("test", test), ("validation", validation))}
+    parts = {
+        name: part(of.collection, of.indices, name)
+        for name, of in (("labeled", chosen), ("test", test), ("validation", validation))
+    }
     parts["unlabeled"] = tuple(
-        p for pool, of, prefix in zip(pools, collections, prefixes) if pool for p in part(of, pool, "unlabeled", prefix)
+        p
+        for pool, of, prefix in zip(pools, collections, prefixes)
+        if pool
+        for p in part(of, pool, "unlabeled", prefix)
     )
     order = ("labeled", "unlabeled", "test", "validation")
     return SplitCollections(
@@ -207,7 +248,10 @@ def split_listed(config: ml_collections.ConfigDict, listed: Mapping[str, Collect
             "median_height": int(np.median(sizes[:, 0])),
             "median_width": int(np.median(sizes[:, 1])),
             "skipped": found.skipped,
-            "ignored": {f"--{role}": dict(sorted(collection.ignored.items())) for role, collection in listed.items()},
+            "ignored": {
+                f"--{role}": dict(sorted(collection.ignored.items()))
+                for role, collection in listed.items()
+            },
             "remarks": {f"--{role}": found.remarks[role] for role in listed},
             "held_out_images_left_out_of_unlabeled": found.duplicates,
             **repeated,
@@ -222,21 +266,30 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
     if not data.labeled:
         raise InputError("--labeled is missing; name the labelled images")
     if not data.unlabeled and (
-        data.labeled_as_unlabeled == "nothing" or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
+        data.labeled_as_unlabeled == "nothing"
+        or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
     ):
         raise InputError(
             "--unlabeled is missing; name the unlabelled images, or take them from the labelled ones with config.data.labeled_as_unlabeled"
         )
-    locations = [split_location(location, data.source) for location in (data.labeled, data.test) if location]
-    places = {(name, rest if name in WITHOUT_PATH else os.path.realpath(rest)) for name, rest in locations}
+    locations = [
+        split_location(location, data.source) for location in (data.labeled, data.test) if location
+    ]
+    places = {
+        (name, rest if name in WITHOUT_PATH else os.path.realpath(rest)) for name, rest in locations
+    }
     if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:
-        raise InputError(f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out labelled images")
+        raise InputError(
+            f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out labelled images"
+        )
 
 
 def _check_keys(collection: Collection, role: str) -> None:
     """Sees that no key comes twice, by 8 bytes of each."""
     total = len(collection.labels)
-    doubled = repeated(map(collection.key, progress(range(total), total, f"check keys of {role}")), total)
+    doubled = repeated(
+        map(collection.key, progress(range(total), total, f"check keys of {role}")), total
+    )
     first: dict[str, int] = {}
     for index in range(total) if doubled else ():
         key = collection.key(index)
@@ -248,7 +301,9 @@ def _check_keys(collection: Collection, role: str) -> None:
                     "a balanced set has copies, and is no pool: name it as "
                     f"--selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or a training"
                 )
-            raise InputError(f"--{role}: two images have the key {printable(key)} ({one}; {other}); {mend}")
+            raise InputError(
+                f"--{role}: two images have the key {printable(key)} ({one}; {other}); {mend}"
+            )
 
 
 def _check_labels(collection: Collection, role: str) -> None:
@@ -256,7 +311,9 @@ def _check_labels(collection: Collection, role: str) -> None:
     wrong = np.flatnonzero((collection.labels < 0) | (collection.labels >= num_classes))
     if len(wrong):
         where, label = collection.where(int(wrong[0])), collection.labels[wrong[0]]
-        raise InputError(f"--{role}: {where} has class {label}; the {num_classes} classes are 0..{num_classes - 1}")
+        raise InputError(
+            f"--{role}: {where} has class {label}; the {num_classes} classes are 0..{num_classes - 1}"
+        )
 
 
 def _labels_as(label_names: Sequence[str], collection: Collection, location: str) -> np.ndarray:
@@ -264,14 +321,23 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
     number = {name: label for label, name in enumerate(label_names)}
     unknown = [name for name in collection.label_names if name not in number]
     if unknown:
-        raise InputError(f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it")
+        raise InputError(
+            f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it"
+        )
     missing = [name for name in label_names if name not in collection.label_names]
     if missing:
-        logging.warning("--test: %s has no image of %d classes of --labeled (%s)", printable(location), len(missing), missing[0])
+        logging.warning(
+            "--test: %s has no image of %d classes of --labeled (%s)",
+            printable(location),
+            len(missing),
+            missing[0],
+        )
     return np.array([number[name] for name in collection.label_names], np.int32)[collection.labels]
 
 
 def _check_classes(labeled: Usable, label_names: Sequence[str], what: str) -> None:
     for label, indices in enumerate(by_class(labeled.labels(), len(label_names))):
         if not indices:
-            raise InputError(f"--labeled: class {label_names[label]} has {what}; add some or remove it")
+            raise InputError(
+                f"--labeled: class {label_names[label]} has {what}; add some or remove it"
+            )

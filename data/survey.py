@@ -123,14 +123,19 @@ def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int 
         median_width=float(np.median([image.width for image in found.examined])),
         file_bytes=size,
         seconds=part * (time.perf_counter() - began),
-        sample=tuple(image for image in some.read(found.indices[:KEPT]) if isinstance(image, bytes)),
+        sample=tuple(
+            image for image in some.read(found.indices[:KEPT]) if isinstance(image, bytes)
+        ),
         examined=len(some.labels),
     )
 
 
 def _of_source(source: Source, size: int, seconds: float) -> Survey:
     parts = source.splits()
-    images = {name: len(parts[name]) if name in parts else 0 for name in ("labeled", "unlabeled", "test", "validation")}
+    images = {
+        name: len(parts[name]) if name in parts else 0
+        for name in ("labeled", "unlabeled", "test", "validation")
+    }
     sample = tuple(image.encoded for image in itertools.islice(parts["labeled"], KEPT))
     height, width = (float(source.facts[name]) for name in ("median_height", "median_width"))
     return Survey(images, len(source.label_names), height, width, size, seconds, sample)
@@ -139,13 +144,19 @@ def _of_source(source: Source, size: int, seconds: float) -> Survey:
 def _file_bytes(collection: Collection) -> int | None:
     """Returns the size of the image files; links that lead nowhere count 0. None: the format does not tell."""
     if isinstance(collection, FolderImages):
-        return sum(os.path.getsize(file.path) for file in collection.files() if os.path.exists(file.path))
+        return sum(
+            os.path.getsize(file.path) for file in collection.files() if os.path.exists(file.path)
+        )
     return collection.file_bytes() if isinstance(collection, ArchiveImages) else None
 
 
 def _estimate(labeled: Collection) -> int:
     """Returns the mean size of an image file, of the first ones."""
-    read = [len(image) for image in labeled.read(range(min(KEPT, len(labeled.labels)))) if isinstance(image, bytes)]
+    read = [
+        len(image)
+        for image in labeled.read(range(min(KEPT, len(labeled.labels))))
+        if isinstance(image, bytes)
+    ]
     return int(np.mean(read)) if read else 0
 
 
@@ -160,15 +171,22 @@ def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection])
     else:
         held_out, labeled = hold_out_test(labeled, names, data)
         test = len(held_out.indices)
-    validation, labeled = hold_out_validation(labeled, len(names), validation_size(len(labeled.indices), data), config.seed)
+    validation, labeled = hold_out_validation(
+        labeled, len(names), validation_size(len(labeled.indices), data), config.seed
+    )
     chosen = labeled
     if data.labeled_per_class is not None:
-        chosen, _ = draw(labeled, [data.labeled_per_class] * len(names), config.seed, "labeled", names)
+        chosen, _ = draw(
+            labeled, [data.labeled_per_class] * len(names), config.seed, "labeled", names
+        )
     left = len(labeled.indices) - len(chosen.indices)
-    as_unlabeled = {"nothing": 0, "rest": left, "all": len(labeled.indices)}[data.labeled_as_unlabeled]
+    as_unlabeled = {"nothing": 0, "rest": left, "all": len(labeled.indices)}[
+        data.labeled_as_unlabeled
+    ]
     return {
         "labeled": len(chosen.indices),
-        "unlabeled": as_unlabeled + (len(listed["unlabeled"].labels) if "unlabeled" in listed else 0),
+        "unlabeled": as_unlabeled
+        + (len(listed["unlabeled"].labels) if "unlabeled" in listed else 0),
         "test": test,
         "validation": len(validation.indices),
     }

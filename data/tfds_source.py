@@ -30,7 +30,9 @@ class TfdsImages:
     ignored: dict[str, int] = {}  # noqa: RUF012
     problems = ()
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, with_labels: bool, request: Request) -> None:
+    def __init__(
+        self, builder: tfds.core.DatasetBuilder, split: str, with_labels: bool, request: Request
+    ) -> None:
         self._builder, self._split, self._request = builder, split, request
         self._name = f"{builder.info.full_name.replace(':', '_')}/{split}"
         self.label_names = tuple(builder.info.features["label"].names) if with_labels else ()
@@ -38,14 +40,20 @@ class TfdsImages:
         examples = self._examples()
         self.labels = np.full(examples.cardinality().numpy(), -1, np.int32)
         if with_labels:
-            self.labels[:] = [label for label in self._readable(examples.map(lambda example: example["label"]))]
+            self.labels[:] = [
+                label for label in self._readable(examples.map(lambda example: example["label"]))
+            ]
 
     def _require_impossible_record(self) -> None:
         """Raises InputError where a TFRecord file has a length that TensorFlow would die of."""
         splits = self._builder.info.splits  # empty where nothing is prepared
         for part in splits[self._split].file_instructions if splits else ():
             path = os.fspath(part.filename)
-            if "tfrecord" in os.path.basename(path) and os.path.isfile(path) and impossible_record(path) is not None:
+            if (
+                "tfrecord" in os.path.basename(path)
+                and os.path.isfile(path)
+                and impossible_record(path) is not None
+            ):
                 raise self._request.error(
                     f"is damaged, or cannot be read ({path} has a record that is longer than the file); prepare it again"
                 )
@@ -55,7 +63,9 @@ class TfdsImages:
         try:
             yield from dataset.as_numpy_iterator()
         except tf.errors.OpError as error:
-            raise self._request.error(f"is damaged, or cannot be read ({one_line(error)}); prepare it again") from error
+            raise self._request.error(
+                f"is damaged, or cannot be read ({one_line(error)}); prepare it again"
+            ) from error
 
     def _examples(self) -> tf.data.Dataset:
         """In TFDS's order, with the images as they are stored."""
@@ -63,7 +73,9 @@ class TfdsImages:
         return self._builder.as_dataset(
             split=self._split,
             shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(features, decoders={"image": tfds.decode.SkipDecoding()}),
+            decoders=tfds.decode.PartialDecoding(
+                features, decoders={"image": tfds.decode.SkipDecoding()}
+            ),
             read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
         )
 
@@ -98,8 +110,14 @@ def open_tfds(request: Request) -> TfdsImages:
         raise request.error("names no split; write tfds:NAME/SPLIT, such as tfds:cifar10/train")
     try:
         builder = tfds.builder(name)
-    except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        raise request.error(f"is no data set of tensorflow-datasets ({' '.join(str(error).split())[:200]})") from error
+    except (
+        tfds.core.DatasetNotFoundError,
+        tfds.core.registered.DatasetNotFoundError,
+        ValueError,
+    ) as error:
+        raise request.error(
+            f"is no data set of tensorflow-datasets ({' '.join(str(error).split())[:200]})"
+        ) from error
     features = dict(builder.info.features or {})
     if not isinstance(features.get("image"), tfds.features.Image):
         raise request.error("has no feature `image`; only image data sets can be read")
@@ -109,7 +127,13 @@ def open_tfds(request: Request) -> TfdsImages:
     try:
         return TfdsImages(builder, split, with_labels, request)
     except AssertionError as error:  # "could not find data in ..."
-        prepare = f"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()"
-        raise request.error(f'is not prepared; run `{sys.executable} -c "{prepare}"` first') from error
+        prepare = (
+            f"import tensorflow_datasets as tfds; tfds.builder('{name}').download_and_prepare()"
+        )
+        raise request.error(
+            f'is not prepared; run `{sys.executable} -c "{prepare}"` first'
+        ) from error
     except (KeyError, ValueError) as error:
-        raise request.error(f"has no split {printable(split)}; it has {', '.join(builder.info.splits)}") from error
+        raise request.error(
+            f"has no split {printable(split)}; it has {', '.join(builder.info.splits)}"
+        ) from error

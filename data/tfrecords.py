@@ -22,7 +22,16 @@ from cli.errors import InputError
 from cli.progress import progress
 from data.protos import make_example
 from data.records import HEADER_BYTES, RECORD_OVERHEAD, read_manifest, read_shard
-from data.sources import TFRECORD_FILES, Request, check_numbers, find_files, ordered_map, printable, read_at, repeated
+from data.sources import (
+    TFRECORD_FILES,
+    Request,
+    check_numbers,
+    find_files,
+    ordered_map,
+    printable,
+    read_at,
+    repeated,
+)
 
 
 class RecordImages:
@@ -44,7 +53,11 @@ class RecordImages:
             self._list(file, path, request, labels, names)
         if not self._file:
             raise request.error("has no record with an image")
-        if self._keys is not None and self._filenames == len(self._keys) and repeated(self._keys, len(self._keys)):
+        if (
+            self._keys is not None
+            and self._filenames == len(self._keys)
+            and repeated(self._keys, len(self._keys))
+        ):
             self._keys = None
         self.labels = np.asarray(labels, np.int32)
         self.label_names: tuple[str, ...] = ()
@@ -52,7 +65,14 @@ class RecordImages:
             check_numbers(self.labels, self.where, request)
             self.label_names = _label_names(self.labels, names)
 
-    def _list(self, file: int, path: str, request: Request, labels: array.array[int], names: dict[int, str]) -> None:
+    def _list(
+        self,
+        file: int,
+        path: str,
+        request: Request,
+        labels: array.array[int],
+        names: dict[int, str],
+    ) -> None:
         offset = HEADER_BYTES
         lost: list[str] = []
         for number, record in enumerate(read_shard(path, request.on_error, lost)):
@@ -60,7 +80,9 @@ class RecordImages:
                 label, name, key, is_filename = _features(record, request)
             except InputError as error:
                 if request.on_error == "fail":
-                    raise InputError(f"{printable(path)}: record {number} (counting from 0) {error}") from error
+                    raise InputError(
+                        f"{printable(path)}: record {number} (counting from 0) {error}"
+                    ) from error
                 self._skip(f"{printable(path)}: record {number}", str(error))
             else:
                 self._append(file, number, offset, len(record), key)
@@ -80,7 +102,12 @@ class RecordImages:
         if key:
             self._keys = [] if self._keys is None else self._keys
             self._keys.append(key)
-        for column, value in ((self._file, file), (self._number, number), (self._offset, offset), (self._size, size)):
+        for column, value in (
+            (self._file, file),
+            (self._number, number),
+            (self._offset, offset),
+            (self._size, size),
+        ):
             column.append(value)
 
     def _skip(self, where: str, why: str) -> None:
@@ -116,7 +143,11 @@ class RecordImages:
 
     def _read(self, index: int) -> bytes | str:
         try:
-            return tf.train.Example.FromString(self.record(index)).features.feature["image/encoded"].bytes_list.value[0]
+            return (
+                tf.train.Example.FromString(self.record(index))
+                .features.feature["image/encoded"]
+                .bytes_list.value[0]
+            )
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         except Exception:  # protobuf's DecodeError has no public home; or the feature is gone
@@ -133,7 +164,9 @@ def open_records(request: Request) -> RecordImages:
 
 
 def _text(feature: tf.train.Feature) -> str:
-    return feature.bytes_list.value[0].decode("utf-8", "replace") if feature.bytes_list.value else ""
+    return (
+        feature.bytes_list.value[0].decode("utf-8", "replace") if feature.bytes_list.value else ""
+    )
 
 
 def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
@@ -155,13 +188,24 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
         _check_pseudo_label(features, request.num_classes)
     if request.role in ("unlabeled", "pseudo_labeled"):
         return -1, "", key, is_filename
-    stored = list(features["image/class/label"].int64_list.value) if "image/class/label" in features else []
+    stored = (
+        list(features["image/class/label"].int64_list.value)
+        if "image/class/label" in features
+        else []
+    )
     if len(stored) != 1:
         raise InputError("has no image/class/label")
     label = stored[0] - request.label_offset
     if not 0 <= label < 2**31:
-        raise InputError(f"has label {stored[0]}, the first class being {request.label_offset} (config.data.label_offset)")
-    return label, texts.get("image/class/synset") or texts.get("image/class/text", ""), key, is_filename
+        raise InputError(
+            f"has label {stored[0]}, the first class being {request.label_offset} (config.data.label_offset)"
+        )
+    return (
+        label,
+        texts.get("image/class/synset") or texts.get("image/class/text", ""),
+        key,
+        is_filename,
+    )
 
 
 def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:
@@ -173,21 +217,33 @@ def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:
 
 def _check_pseudo_label(features: dict[str, tf.train.Feature], num_classes: int) -> None:
     """Sees that a record has a distribution over `num_classes` classes, and no `label` that contradicts it. Raises InputError."""
-    probabilities, label = _floats(features), list(features["label"].int64_list.value) if "label" in features else []
+    probabilities, label = (
+        _floats(features),
+        list(features["label"].int64_list.value) if "label" in features else [],
+    )
     if len(probabilities) != num_classes:
-        raise InputError(f"has {len(probabilities)} probabilities; the data has {num_classes} classes")
+        raise InputError(
+            f"has {len(probabilities)} probabilities; the data has {num_classes} classes"
+        )
     if not np.isfinite(probabilities).all() or (probabilities < 0).any():
         wrong = probabilities[~(probabilities >= 0) | np.isinf(probabilities)][0]
         raise InputError(f"has a probability of {wrong}; make the pseudo-labels again")
     if not np.isclose(probabilities.sum(), 1.0, atol=1e-2):
-        raise InputError(f"has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled")
+        raise InputError(
+            f"has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled"
+        )
     if label and label[0] not in np.flatnonzero(probabilities == probabilities.max()):
-        raise InputError(f"has label {label[0]}, which is not its most probable class; its labels may have an offset")
+        raise InputError(
+            f"has label {label[0]}, which is not its most probable class; its labels may have an offset"
+        )
 
 
 def _floats(features: Mapping[str, tf.train.Feature]) -> np.ndarray:
     """The pseudo-label's distribution, float32 [K]."""
-    return np.asarray(features["probabilities"].float_list.value if "probabilities" in features else [], np.float32)
+    return np.asarray(
+        features["probabilities"].float_list.value if "probabilities" in features else [],
+        np.float32,
+    )
 
 
 def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[bytes]:
@@ -203,7 +259,15 @@ def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[byte
     for index in usable:
         try:
             features = tf.train.Example.FromString(images.record(index)).features.feature
-            example = make_example(features["image/encoded"].bytes_list.value[0], images.key(index), probabilities=_floats(features))
-        except Exception as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
-            raise InputError(f"{images.where(index)} could be read before and now cannot; run the command again") from error
+            example = make_example(
+                features["image/encoded"].bytes_list.value[0],
+                images.key(index),
+                probabilities=_floats(features),
+            )
+        except (
+            Exception
+        ) as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
+            raise InputError(
+                f"{images.where(index)} could be read before and now cannot; run the command again"
+            ) from error
         yield example

@@ -69,13 +69,17 @@ def over_white(rgba: tf.Tensor) -> tf.Tensor:
     def compose(i: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         block = rgba[i * rows : (i + 1) * rows]
         colour, alpha = tf.cast(block[..., :3], tf.uint16), tf.cast(block[..., 3:], tf.uint16)
-        sum255 = colour * alpha + 255 * (255 - alpha) + 128  # 255 times the result, and a half to round it; at most 65153
+        sum255 = (
+            colour * alpha + 255 * (255 - alpha) + 128
+        )  # 255 times the result, and a half to round it; at most 65153
         result = tf.bitwise.right_shift(sum255 + tf.bitwise.right_shift(sum255, 8), 8)
         return i + 1, done.write(i, tf.cast(result, tf.uint8))
 
     shape = tf.TensorShape([None, None, 3])
     done = tf.TensorArray(tf.uint8, size=blocks, infer_shape=False, element_shape=shape)
-    _, done = tf.while_loop(lambda i, _: i < blocks, compose, (tf.constant(0), done), parallel_iterations=1)
+    _, done = tf.while_loop(
+        lambda i, _: i < blocks, compose, (tf.constant(0), done), parallel_iterations=1
+    )
     return done.concat()
 
 
@@ -85,7 +89,9 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     Pixels that the first frame leaves out become white, too.
     """
     length = tf.strings.length(encoded)
-    content = tf.concat([tf.io.decode_raw(encoded, tf.uint8), tf.zeros([16], tf.uint8)], 0)  # what is cut off reads as 0
+    content = tf.concat(
+        [tf.io.decode_raw(encoded, tf.uint8), tf.zeros([16], tf.uint8)], 0
+    )  # what is cut off reads as 0
 
     def byte(place: tf.Tensor | int) -> tf.Tensor:
         return tf.cast(content[tf.minimum(place, length)], tf.int32)
@@ -99,7 +105,10 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     global_size = table_size(byte(10))
     frame, control = _first_frame(byte, 13 + 3 * global_size)
     flags, index, local_size = byte(control + 3), byte(control + 6), table_size(byte(frame + 9))
-    first, size = tf.where(local_size > 0, frame + 10, 13), tf.where(local_size > 0, local_size, global_size)
+    first, size = (
+        tf.where(local_size > 0, frame + 10, 13),
+        tf.where(local_size > 0, local_size, global_size),
+    )
     found = (byte(frame) == 0x2C) & (frame < length)
     with_index = found & (control > 0) & (flags % 2 == 1) & (index < size)
 
@@ -110,11 +119,15 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     image = decode_opaque(tf.cond(with_index, whitened, lambda: encoded))
     left, top, width, height = (number(frame + offset) for offset in (1, 3, 5, 7))
     rows, columns = tf.range(tf.shape(image)[0])[:, tf.newaxis], tf.range(tf.shape(image)[1])
-    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)  # (H, W)
+    inside = (
+        (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    )  # (H, W)
     return tf.where((inside | ~found)[..., tf.newaxis], image, tf.constant(255, tf.uint8))
 
 
-def _first_frame(byte: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _first_frame(
+    byte: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Walks over the extensions before the first frame.
 
     Args:
@@ -129,10 +142,14 @@ def _first_frame(byte: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor) -> tu
     def more(place: tf.Tensor, inside: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
         return inside | (byte(place) == 0x21)
 
-    def step(place: tf.Tensor, inside: tf.Tensor, control: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def step(
+        place: tf.Tensor, inside: tf.Tensor, control: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         value = byte(place)
         here = ~inside & (control == 0) & (byte(place + 1) == 0xF9)
-        skip = tf.where(inside, 1 + value, 2)  # a block of data: its length, so many bytes; length 0 is the last
+        skip = tf.where(
+            inside, 1 + value, 2
+        )  # a block of data: its length, so many bytes; length 0 is the last
         return place + skip, ~inside | (value > 0), tf.where(here, place, control)
 
     place, _, control = tf.while_loop(more, step, (start, tf.constant(False), tf.constant(0)))

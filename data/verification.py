@@ -21,7 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from cli.errors import InputError
-from data.records import HEADER_BYTES, MANIFEST, RECORD_OVERHEAD, Manifest, file_digest, impossible_record, read_shard
+from data.records import (
+    HEADER_BYTES,
+    MANIFEST,
+    RECORD_OVERHEAD,
+    Manifest,
+    file_digest,
+    impossible_record,
+    read_shard,
+)
 
 unconverted = tf.autograph.experimental.do_not_convert
 """Decorates functions that tf.data traces. They have no Python control flow over tensors, and to
@@ -87,10 +95,14 @@ def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
     for label in _read(manifest, shard, manifest.beside.labels[shard]):
         features = tf.train.Example.FromString(label).features.feature
         position, copies = (features[name].int64_list.value[0] for name in ("position", "copies"))
-        image = next((record for number, record in images if number == position), None)  # both in the images' order
+        image = next(
+            (record for number, record in images if number == position), None
+        )  # both in the images' order
         if image is None:
             path = manifest.beside.images.paths[shard]
-            raise InputError(f"{path} has no record {position} (counting from 0); run run_balance.sh again")
+            raise InputError(
+                f"{path} has no record {position} (counting from 0); run run_balance.sh again"
+            )
         for _ in range(copies):
             yield image + label
 

@@ -143,7 +143,11 @@ def round_repeats(repeats: int, depth: float) -> int:
 
 def stem_and_head(width: float, lite: bool = False) -> tuple[int, int]:
     """Returns the channels of the stem and of the head; those of a Lite variant are not scaled."""
-    return (STEM_FILTERS, HEAD_FILTERS) if lite else (round_filters(STEM_FILTERS, width), round_filters(HEAD_FILTERS, width))
+    return (
+        (STEM_FILTERS, HEAD_FILTERS)
+        if lite
+        else (round_filters(STEM_FILTERS, width), round_filters(HEAD_FILTERS, width))
+    )
 
 
 def stage_repeats(depth: float, lite: bool = False) -> tuple[int, ...]:
@@ -152,7 +156,10 @@ def stage_repeats(depth: float, lite: bool = False) -> tuple[int, ...]:
     Source: the authors' code, ``efficientnet_model.py``, ``fix_head_stem``.
     """
     ends = (0, len(BASELINE_STAGES) - 1) if lite else ()
-    return tuple(stage.repeats if i in ends else round_repeats(stage.repeats, depth) for i, stage in enumerate(BASELINE_STAGES))
+    return tuple(
+        stage.repeats if i in ends else round_repeats(stage.repeats, depth)
+        for i, stage in enumerate(BASELINE_STAGES)
+    )
 
 
 class Block(NamedTuple):
@@ -215,20 +222,30 @@ def blocks(
     if not (width > 0 and depth > 0):
         raise InputError(f"EfficientNet width and depth must be above 0, not {width} and {depth}")
     if len(strides) != len(BASELINE_STAGES) or any(stride not in (1, 2) for stride in strides):
-        raise InputError(f"EfficientNet strides must be {len(BASELINE_STAGES)} numbers out of 1 and 2, not {tuple(strides)}")
+        raise InputError(
+            f"EfficientNet strides must be {len(BASELINE_STAGES)} numbers out of 1 and 2, not {tuple(strides)}"
+        )
     if not 0 < survival_probability <= 1:
-        raise InputError(f"survival_probability must be above 0 and at most 1, not {survival_probability}")
+        raise InputError(
+            f"survival_probability must be above 0 and at most 1, not {survival_probability}"
+        )
 
     repeats = stage_repeats(depth, lite)
     laid_out: list[Block] = []
     for number, (stage, stage_stride) in enumerate(zip(BASELINE_STAGES, strides), start=1):
-        filters_in = round_filters(stage.filters_in, width) if laid_out else stem_and_head(width, lite)[0]
+        filters_in = (
+            round_filters(stage.filters_in, width) if laid_out else stem_and_head(width, lite)[0]
+        )
         filters_out = round_filters(stage.filters_out, width)
         for repeat in range(repeats[number - 1]):
             stride = stage_stride if repeat == 0 else 1
             channels = filters_in if repeat == 0 else filters_out
             has_skip = stride == 1 and channels == filters_out
-            survives = 1.0 - (1.0 - survival_probability) * len(laid_out) / sum(repeats) if has_skip else 1.0
+            survives = (
+                1.0 - (1.0 - survival_probability) * len(laid_out) / sum(repeats)
+                if has_skip
+                else 1.0
+            )
             laid_out.append(
                 Block(
                     name=f"block{number}{repeat_letter(repeat)}",
@@ -245,7 +262,9 @@ def blocks(
     return tuple(laid_out)
 
 
-def count_parameters(width: float, depth: float, num_classes: int, lite: bool = False, frozen_blocks: int = 0) -> tuple[int, int]:
+def count_parameters(
+    width: float, depth: float, num_classes: int, lite: bool = False, frozen_blocks: int = 0
+) -> tuple[int, int]:
     """Counts a variant's weights from its layout, without building it (l2 alone would take 2 GB).
 
     Args:
@@ -324,17 +343,29 @@ def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
     """Returns width, depth and `lite` of a recipe's `model`: its own width and depth where given, else the variant's."""
     variant = ARCHITECTURES[model["name"]]
     width, depth = model.get("width"), model.get("depth")
-    return variant.width if width is None else width, variant.depth if depth is None else depth, variant.lite
+    return (
+        variant.width if width is None else width,
+        variant.depth if depth is None else depth,
+        variant.lite,
+    )
 
 
 def check(model: Mapping[str, Any]) -> None:
     """Raises InputError where width, depth, strides or survival probability of `model` is impossible."""
     survival = model.get("survival_probability")
     width, depth, lite = coefficients(model)
-    blocks(width, depth, model.get("strides") or BASELINE_STRIDES, 1.0 if survival is None else survival, lite)
+    blocks(
+        width,
+        depth,
+        model.get("strides") or BASELINE_STRIDES,
+        1.0 if survival is None else survival,
+        lite,
+    )
 
 
-def parameters(model: Mapping[str, Any], num_classes: int, frozen_blocks: int = 0) -> tuple[int, int]:
+def parameters(
+    model: Mapping[str, Any], num_classes: int, frozen_blocks: int = 0
+) -> tuple[int, int]:
     """Counts the parameters of a recipe's `model` with `num_classes` classes.
 
     Returns:
@@ -345,12 +376,16 @@ def parameters(model: Mapping[str, Any], num_classes: int, frozen_blocks: int = 
     return all_of_it, count_parameters(width, depth, num_classes, lite, frozen_blocks)[0]
 
 
-def activations(model: Mapping[str, Any], image_size: int, rematerialize: bool, frozen_blocks: int = 0) -> int:
+def activations(
+    model: Mapping[str, Any], image_size: int, rematerialize: bool, frozen_blocks: int = 0
+) -> int:
     """Returns :func:`count_activations` of a recipe's `model` for images of `image_size` pixels."""
     strides = model.get("strides") or BASELINE_STRIDES
     width, depth, lite = coefficients(model)
     stem = model.get("stem_stride") or 2
-    return count_activations(width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks)
+    return count_activations(
+        width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks
+    )
 
 
 def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -> int:

@@ -92,7 +92,13 @@ def EfficientNet(
     width = architecture.width if width is None else width
     depth = architecture.depth if depth is None else depth
     dropout = architecture.dropout if dropout is None else dropout
-    layout = blocks(width, depth, BASELINE_STRIDES if strides is None else strides, survival_probability, architecture.lite)
+    layout = blocks(
+        width,
+        depth,
+        BASELINE_STRIDES if strides is None else strides,
+        survival_probability,
+        architecture.lite,
+    )
     stem, head = stem_and_head(width, architecture.lite)
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
     activation = make.relu6 if architecture.lite else make.swish
@@ -114,7 +120,9 @@ def EfficientNet(
     return tf.keras.Model(inputs, x, name=f"efficientnet_{name}")
 
 
-def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers, activation: Activation) -> tf.Tensor:
+def _inverted_residual(
+    inputs: tf.Tensor, block: Block, make: Layers, activation: Activation
+) -> tf.Tensor:
     """Expand, convolve each channel, gate the channels, project back, and add the input where the shapes allow it."""
     name = block.name
     filters = block.filters_in * block.expand
@@ -128,7 +136,9 @@ def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers, activation
     x = activation(f"{name}_activation")(x)
 
     if block.squeeze:
-        gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)  # (B, 1, 1, filters)
+        gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(
+            x
+        )  # (B, 1, 1, filters)
         gate = make.conv(f"{name}_se_reduce", block.squeeze, bias=True, activation="swish")(gate)
         gate = make.conv(f"{name}_se_expand", filters, bias=True, activation="sigmoid")(gate)
         x = tf.keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])
@@ -137,6 +147,8 @@ def _inverted_residual(inputs: tf.Tensor, block: Block, make: Layers, activation
     x = make.batch_norm(f"{name}_project_bn")(x)
     if block.has_skip:
         if block.survival_probability < 1:
-            x = StochasticDepth(block.survival_probability, noise_id=f"{name}_drop", name=f"{name}_drop")(x)
+            x = StochasticDepth(
+                block.survival_probability, noise_id=f"{name}_drop", name=f"{name}_drop"
+            )(x)
         x = tf.keras.layers.Add(name=f"{name}_add")([x, inputs])
     return x

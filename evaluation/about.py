@@ -39,7 +39,9 @@ def verdict(run: Path | None) -> Iterator[tuple[str, Any]]:
         yield "served", choice["served"]
 
 
-def facts(run: Path | None, data: Path | None, commands: Sequence[str], seconds: float) -> Iterator[tuple[str, Any]]:
+def facts(
+    run: Path | None, data: Path | None, commands: Sequence[str], seconds: float
+) -> Iterator[tuple[str, Any]]:
     """Yields `facts`, rows of (what, value): data set, date, duration, recipe and versions.
 
     Args:
@@ -109,7 +111,9 @@ def counts(data: Path | None) -> Iterator[tuple[str, Any]]:
     splits: Mapping[str, Any] = read_json(data / "summary.json", PREPARED).get("splits", {})
     if not splits:
         return
-    names = list(dict.fromkeys(name for row in splits.values() for name in row.get("per_class", {})))
+    names = list(
+        dict.fromkeys(name for row in splits.values() for name in row.get("per_class", {}))
+    )
     shown = names if len(names) <= page.MOST_CLASSES else []
     rows = []
     for split, row in splits.items():
@@ -119,7 +123,9 @@ def counts(data: Path | None) -> Iterator[tuple[str, Any]]:
     yield "counts", (["split", "images", *shown], rows)
 
 
-def warnings(run: Path | None, data: Path | None, without_examples: Sequence[str], split: str) -> Iterator[tuple[str, Any]]:
+def warnings(
+    run: Path | None, data: Path | None, without_examples: Sequence[str], split: str
+) -> Iterator[tuple[str, Any]]:
     """Yields `warnings`: classes without examples in a split, and without pseudo-labels.
 
     Args:
@@ -131,7 +137,9 @@ def warnings(run: Path | None, data: Path | None, without_examples: Sequence[str
     said: list[str] = []
     yield "warnings", said
     if without_examples:
-        said.append(f"No examples in the split {split}, so nothing is known of: {_named(without_examples)}.")
+        said.append(
+            f"No examples in the split {split}, so nothing is known of: {_named(without_examples)}."
+        )
     if data and (data / "summary.json").exists():
         splits = read_json(data / "summary.json", PREPARED).get("splits", {})
         labeled = splits.get("labeled", {}).get("per_class", {})
@@ -142,7 +150,9 @@ def warnings(run: Path | None, data: Path | None, without_examples: Sequence[str
         lacking = [name for name, total in zip(found["label_names"], found["total"]) if not total]
         if lacking:
             number = folder.name.rsplit("_", 1)[1]
-            said.append(f"No pseudo-labels in round {number}, so the unlabeled images could not help: {_named(lacking)}.")
+            said.append(
+                f"No pseudo-labels in round {number}, so the unlabeled images could not help: {_named(lacking)}."
+            )
 
 
 def rounds(run: Path | None) -> list[Path]:

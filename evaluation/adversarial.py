@@ -21,7 +21,9 @@ def input_gradient(logits: Logits, images: tf.Tensor, labels: tf.Tensor) -> tf.T
     """∇ₓ of each image's own cross-entropy, float32 [B, H, W, 3]; labels int64 [B]."""
     with tf.GradientTape() as tape:
         tape.watch(images)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits(images), tf.float32))  # (B,)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels, tf.cast(logits(images), tf.float32)
+        )  # (B,)
     return tape.gradient(losses, images)
 
 
@@ -40,11 +42,15 @@ def project(attacked: tf.Tensor, images: tf.Tensor, epsilon: tf.Tensor, norm: st
     else:
         change = attacked - images
         length = tf.sqrt(tf.reduce_sum(change**2, axis=[1, 2, 3], keepdims=True))
-        attacked = images + change * tf.minimum(1.0, tf.math.divide_no_nan(epsilon, length) + tf.cast(length == 0, tf.float32))
+        attacked = images + change * tf.minimum(
+            1.0, tf.math.divide_no_nan(epsilon, length) + tf.cast(length == 0, tf.float32)
+        )
     return tf.clip_by_value(attacked, 0.0, 255.0)
 
 
-def fgsm(images: tf.Tensor, gradient: tf.Tensor, epsilon: tf.Tensor, norm: str = "inf") -> tf.Tensor:
+def fgsm(
+    images: tf.Tensor, gradient: tf.Tensor, epsilon: tf.Tensor, norm: str = "inf"
+) -> tf.Tensor:
     """X + ε · sign(∇ₓ L), within 0–255. The gradient is taken once and serves every ε."""
     return project(images + epsilon * _direction(gradient, norm), images, epsilon, norm)
 
@@ -84,6 +90,8 @@ def random_start(images: tf.Tensor, keys: tf.Tensor, seed: int, epsilon: float) 
     numbers = tf.strings.to_hash_bucket_strong(keys, 2**62, [seed, 0])  # (B,)
 
     def noise(number: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_uniform(images.shape[1:], tf.stack([tf.constant(seed, tf.int64), number]), -epsilon, epsilon)
+        return tf.random.stateless_uniform(
+            images.shape[1:], tf.stack([tf.constant(seed, tf.int64), number]), -epsilon, epsilon
+        )
 
     return images + tf.map_fn(noise, numbers, fn_output_signature=tf.float32)

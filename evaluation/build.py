@@ -46,7 +46,9 @@ UNCHANGED = "unchanged"
 _Make = Callable[[np.ndarray, np.random.Generator], list[np.ndarray]]
 
 
-def corrupted_sets(source: Manifest, cache: Path, seed: int) -> tuple[Examples, dict[str, dict[int, Examples]]]:
+def corrupted_sets(
+    source: Manifest, cache: Path, seed: int
+) -> tuple[Examples, dict[str, dict[int, Examples]]]:
     """Builds what is missing of the split's -C: (unchanged images, corruption -> severity -> examples).
 
     Raises:
@@ -57,7 +59,10 @@ def corrupted_sets(source: Manifest, cache: Path, seed: int) -> tuple[Examples, 
         for severity in SEVERITIES:
             sets[f"{corruption}-{severity}"] = functools.partial(_corrupt, corruption, severity)
     built = _build(source, cache, seed, sets, "corrupt images")
-    found = {corruption: {severity: built[f"{corruption}-{severity}"] for severity in SEVERITIES} for corruption in CORRUPTIONS}
+    found = {
+        corruption: {severity: built[f"{corruption}-{severity}"] for severity in SEVERITIES}
+        for corruption in CORRUPTIONS
+    }
     return built[UNCHANGED], found
 
 
@@ -68,7 +73,9 @@ def sequence_sets(source: Manifest, cache: Path, seed: int) -> dict[str, tuple[E
     return {name: (built[f"p-{name}"], frames) for name, frames in FRAMES.items()}
 
 
-def _corrupt(corruption: str, severity: int, image: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def _corrupt(
+    corruption: str, severity: int, image: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
     return [corrupt(image, corruption, severity, rng)]
 
 
@@ -76,7 +83,9 @@ def _sequence(perturbation: str, image: np.ndarray, rng: np.random.Generator) ->
     return sequence(image, perturbation, rng)
 
 
-def _build(source: Manifest, cache: Path, seed: int, sets: dict[str, _Make], what: str) -> dict[str, Examples]:
+def _build(
+    source: Manifest, cache: Path, seed: int, sets: dict[str, _Make], what: str
+) -> dict[str, Examples]:
     identity = json.dumps([VERSION, seed, source.digests, source.label_offset, source.label_names])
     directory = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     missing = [name for name in sets if not (directory / name / MANIFEST).exists()]
@@ -109,17 +118,25 @@ class _Images:
         source, size = self._source, sum(image.nbytes for _, _, image in self._kept)
         if len(self._kept) == source.num_records:
             return
-        serialized = (record for shard in range(len(source.files)) for record in read_records(source, shard))
+        serialized = (
+            record for shard in range(len(source.files)) for record in read_records(source, shard)
+        )
         for number, record in enumerate(serialized):
             if number < len(self._kept):
                 continue
             features = tf.train.Example.FromString(record).features.feature
-            key = (features["image/key"].bytes_list.value or [b""])[0].decode("utf-8") or f"#{number}"
-            label = (features["image/class/label"].int64_list.value or [source.label_offset - 1])[0] - source.label_offset
+            key = (features["image/key"].bytes_list.value or [b""])[0].decode(
+                "utf-8"
+            ) or f"#{number}"
+            label = (features["image/class/label"].int64_list.value or [source.label_offset - 1])[
+                0
+            ] - source.label_offset
             try:
                 image = base_image((features["image/encoded"].bytes_list.value or [b""])[0])
             except tf.errors.InvalidArgumentError as error:
-                raise InputError(f"{source.directory}: image {key} cannot be decoded; make the data again") from error
+                raise InputError(
+                    f"{source.directory}: image {key} cannot be decoded; make the data again"
+                ) from error
             size += image.nbytes
             self._full = self._full or size > KEPT_BYTES
             if not self._full:
@@ -134,7 +151,10 @@ def _changed(images: _Images, make: _Make, name: str, seed: int) -> Iterator[byt
         key, label, image = item
         frames = make(image, generator(seed, key, name))
         return [
-            protos.make_example(encode(frame), f"{key}#{i:03d}" if name.startswith("p-") else key, label) for i, frame in enumerate(frames)
+            protos.make_example(
+                encode(frame), f"{key}#{i:03d}" if name.startswith("p-") else key, label
+            )
+            for i, frame in enumerate(frames)
         ]
 
     for made in ordered_map(change, images, threads=os.cpu_count() or 1):
@@ -158,12 +178,16 @@ def base_image(encoded: bytes) -> np.ndarray:
     short = min(height, width)
     if short < SMALLEST:
         size = [round(height * SMALLEST / short), round(width * SMALLEST / short)]
-        enlarged = tf.raw_ops.ResizeBicubic(images=image[tf.newaxis], size=size, half_pixel_centers=False)[0].numpy()
+        enlarged = tf.raw_ops.ResizeBicubic(
+            images=image[tf.newaxis], size=size, half_pixel_centers=False
+        )[0].numpy()
         return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)
     pixels = image.numpy()
     if short > LARGEST:
         size = [round(width * LARGEST / short), round(height * LARGEST / short)]
-        return np.asarray(PIL.Image.fromarray(pixels).resize((size[0], size[1]), PIL.Image.Resampling.BICUBIC))
+        return np.asarray(
+            PIL.Image.fromarray(pixels).resize((size[0], size[1]), PIL.Image.Resampling.BICUBIC)
+        )
     return pixels
 
 

@@ -24,7 +24,11 @@ from evaluation.figures import MARKERS
 SERIES = 7
 _INK, _LINE = "#010101", "#020202"
 _COLORS = tuple(f"#0303{i:02x}" for i in range(SERIES))
-_VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **{color: f"var(--s{i})" for i, color in enumerate(_COLORS)}}
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _LINE: "var(--line)",
+    **{color: f"var(--s{i})" for i, color in enumerate(_COLORS)},
+}
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "font.size": 9,
@@ -72,7 +76,12 @@ class Chart:
                 with warnings.catch_warnings():
                     # Names may be in any script: matplotlib only measures them, and the page's fonts draw them.
                     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-                    self._figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+                    self._figure.savefig(
+                        buffer,
+                        format="svg",
+                        transparent=True,
+                        metadata={"Date": None, "Creator": None},
+                    )
                 self._svg = self._tidy(buffer.getvalue())
         finally:
             self._context.__exit__(*error)
@@ -80,10 +89,14 @@ class Chart:
     def _tidy(self, svg: str) -> str:
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-        svg = re.sub(r' id="[A-Za-z0-9.]*_\d+"', "", svg)  # figure_1 and such: the same in every drawing, and nothing refers to them
+        svg = re.sub(
+            r' id="[A-Za-z0-9.]*_\d+"', "", svg
+        )  # figure_1 and such: the same in every drawing, and nothing refers to them
         for placeholder, variable in _VARIABLES.items():
             svg = svg.replace(placeholder, variable)
-        svg = re.sub(r"font(-family)?: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font\1: \2var(--font)", svg)
+        svg = re.sub(
+            r"font(-family)?: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font\1: \2var(--font)", svg
+        )
         width, height = (round(96 * inches) for inches in self._size)
         head = f'<svg role="img" aria-label="{html.escape(self._label, quote=True)}"'
         head += f' viewBox="0 0 {72 * self._size[0]:g} {72 * self._size[1]:g}"'
@@ -95,13 +108,30 @@ class Chart:
         return self._svg
 
 
-def lines(label: str, series: Sequence[Series], x: str, y: str, *, markers: bool = True, height: float = 2.8, **limits: Any) -> str:
+def lines(
+    label: str,
+    series: Sequence[Series],
+    x: str,
+    y: str,
+    *,
+    markers: bool = True,
+    height: float = 2.8,
+    **limits: Any,
+) -> str:
     """Curves; `limits` go to `Axes.set`."""
     chart = Chart(label, height)
     with chart as axes:
         for i, (name, xs, ys) in enumerate(series):
             marker = MARKERS[i % len(MARKERS)] if markers else None
-            axes.plot(xs, ys, color=color(i), marker=marker, markersize=4, linewidth=1.5, label=_short(name))
+            axes.plot(
+                xs,
+                ys,
+                color=color(i),
+                marker=marker,
+                markersize=4,
+                linewidth=1.5,
+                label=_short(name),
+            )
         axes.set(xlabel=x, ylabel=y, **limits)
         _legend(axes, len(series))
     return str(chart)
@@ -119,14 +149,20 @@ def bars(
     chart = Chart(label, 0.75 + 0.32 * len(names) + (0.25 if guesses else 0))
     with chart as axes:
         for style, (name, value) in zip(("--", ":"), (guesses or {}).items()):
-            axes.axvline(value, color=_INK, linestyle=style, linewidth=1, label=f"{name} {value:.1f}")
+            axes.axvline(
+                value, color=_INK, linestyle=style, linewidth=1, label=f"{name} {value:.1f}"
+            )
         places = np.arange(len(names))
         axes.barh(places, values, height=0.66, color=[color(i) for i in range(len(names))])
         for place, value, interval in zip(places, values, intervals):
             if interval is not None:
-                axes.plot(interval, [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6)
+                axes.plot(
+                    interval, [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6
+                )
             end = max(value, interval[1]) if interval is not None else value
-            axes.annotate(f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center"
+            )
         axes.set_yticks(places, [_short(name) for name in names], parse_math=False)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -138,14 +174,22 @@ def bars(
     return str(chart)
 
 
-def grouped_bars(label: str, groups: Sequence[str], rows: Mapping[str, Sequence[float]], x: str) -> str:
+def grouped_bars(
+    label: str, groups: Sequence[str], rows: Mapping[str, Sequence[float]], x: str
+) -> str:
     """For every group one horizontal bar a model: a tall chart, which a telephone can scroll."""
     thickness = 0.8 / max(len(rows), 1)
     chart = Chart(label, 0.9 + len(groups) * max(0.26, 0.085 * len(rows)))
     with chart as axes:
         places = np.arange(len(groups))
         for i, (name, values) in enumerate(rows.items()):
-            axes.barh(places + (i - (len(rows) - 1) / 2) * thickness, values, height=0.9 * thickness, color=color(i), label=_short(name))
+            axes.barh(
+                places + (i - (len(rows) - 1) / 2) * thickness,
+                values,
+                height=0.9 * thickness,
+                color=color(i),
+                label=_short(name),
+            )
         axes.set_yticks(places, [group.replace("_", " ") for group in groups], parse_math=False)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -161,8 +205,19 @@ def reliability(label: str, tables: Mapping[str, Mapping[str, Sequence[float | N
     with chart as axes:
         axes.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=0.8, label="perfect")
         for i, (name, table) in enumerate(tables.items()):
-            pairs = [(c, a) for c, a in zip(table["confidence"], table["accuracy"]) if c is not None and a is not None]
-            axes.plot(*zip(*pairs), color=color(i), marker=MARKERS[i % len(MARKERS)], markersize=4, linewidth=1.5, label=_short(name))
+            pairs = [
+                (c, a)
+                for c, a in zip(table["confidence"], table["accuracy"])
+                if c is not None and a is not None
+            ]
+            axes.plot(
+                *zip(*pairs),
+                color=color(i),
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                linewidth=1.5,
+                label=_short(name),
+            )
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
         _legend(axes, len(tables) + 1)
     return str(chart)
@@ -175,7 +230,17 @@ def histogram(label: str, right: Sequence[int], wrong: Sequence[int]) -> str:
         width = 1 / len(right)
         edges = np.arange(len(right)) * width
         axes.bar(edges, right, width, align="edge", color=color(2), edgecolor="none", label="right")
-        axes.bar(edges, wrong, width, align="edge", bottom=right, color=color(1), edgecolor="none", hatch="///", label="wrong")
+        axes.bar(
+            edges,
+            wrong,
+            width,
+            align="edge",
+            bottom=right,
+            color=color(1),
+            edgecolor="none",
+            hatch="///",
+            label="wrong",
+        )
         axes.set(xlim=(0, 1), xlabel="confidence", ylabel="examples")
         _legend(axes, 2)
     return str(chart)
@@ -242,7 +307,12 @@ def before_and_after(
         axes.bar(places - 0.2, before, 0.38, color=color(0), label=legend[0])
         axes.bar(places + 0.2, after, 0.38, color=color(1), label=legend[1])
         if len(names) <= 20:
-            axes.set_xticks(places, [_short(name, 10) for name in names], parse_math=False, rotation=90 if max(map(len, names)) > 3 else 0)
+            axes.set_xticks(
+                places,
+                [_short(name, 10) for name in names],
+                parse_math=False,
+                rotation=90 if max(map(len, names)) > 3 else 0,
+            )
         axes.set(xlabel="class", ylabel="images")
         axes.grid(axis="x", visible=False)
         _legend(axes, 2, above=True)
@@ -252,7 +322,11 @@ def before_and_after(
 def _legend(axes: Axes, entries: int, above: bool = False) -> None:
     if entries < 2:
         return
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(entries, 3)} if above else {"loc": "best"}
+    place = (
+        {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(entries, 3)}
+        if above
+        else {"loc": "best"}
+    )
     for text in axes.legend(**place).get_texts():
         text.set_parse_math(False)
 

@@ -42,7 +42,9 @@ class Classifier:
     logits: Callable[[tf.Tensor], tf.Tensor]
     copies: Sequence[tuple[Device, Callable[[tf.Tensor], tf.Tensor]]] = ()
 
-    def everywhere(self, make: Callable[[Callable[[tf.Tensor], tf.Tensor]], Callable[..., Any]]) -> Copies:
+    def everywhere(
+        self, make: Callable[[Callable[[tf.Tensor], tf.Tensor]], Callable[..., Any]]
+    ) -> Copies:
         """Returns `make(logits)` of each device's logits, as one function that the devices share."""
         copies: list[tuple[Device, Callable[..., Any]]] = []
         for device, logits in self.copies or [(None, self.logits)]:
@@ -116,41 +118,74 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
         return logits
 
     return Candidate(
-        name, directory, spec.preprocessing, tuple(spec.label_names), fingerprint(run), spec.metadata.get("init_image_size"), load
+        name,
+        directory,
+        spec.preprocessing,
+        tuple(spec.label_names),
+        fingerprint(run),
+        spec.metadata.get("init_image_size"),
+        load,
     )
 
 
 def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Candidate:
     digest = hashlib.sha256((saved / versions.SAVED_MODEL).read_bytes())
-    for index in sorted((saved / "variables").glob("*.index")):  # it holds a checksum of every variable
+    for index in sorted(
+        (saved / "variables").glob("*.index")
+    ):  # it holds a checksum of every variable
         digest.update(index.read_bytes())
     extra = saved / "assets.extra"
     if (extra / "export.json").exists():
         schema = {"preprocessing": model_dir.PREPROCESSING}
         try:
-            preprocessing = Preprocessing.from_dict(read_json(extra / "export.json", schema)["preprocessing"])
+            preprocessing = Preprocessing.from_dict(
+                read_json(extra / "export.json", schema)["preprocessing"]
+            )
             names = tuple((extra / "labels.txt").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError, TypeError) as error:
             reason = one_line(error)
-            raise InputError(f"{extra} is damaged ({reason}); export the model again with run_export.sh") from error
+            raise InputError(
+                f"{extra} is damaged ({reason}); export the model again with run_export.sh"
+            ) from error
         if not names:
-            raise InputError(f"{extra}/labels.txt names no class; export the model again with run_export.sh")
+            raise InputError(
+                f"{extra}/labels.txt names no class; export the model again with run_export.sh"
+            )
         return Candidate(
-            name, directory, preprocessing, names, digest.hexdigest()[:16], None, lambda: _exported_logits(saved, preprocessing)
+            name,
+            directory,
+            preprocessing,
+            names,
+            digest.hexdigest()[:16],
+            None,
+            lambda: _exported_logits(saved, preprocessing),
         )
     size = _foreign_image_size(saved)
     preprocessing = Preprocessing(image_size=size, style=style)
-    return Candidate(name, directory, preprocessing, (), digest.hexdigest()[:16], None, lambda: _foreign_logits(saved))
+    return Candidate(
+        name,
+        directory,
+        preprocessing,
+        (),
+        digest.hexdigest()[:16],
+        None,
+        lambda: _foreign_logits(saved),
+    )
 
 
 def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
     """Logits of a model of `run_export.sh`, which crops and resizes by itself: around images that are ready, a border to be cut off."""
     loaded = versions.load(saved)
     if "predict_images" not in loaded.signatures:
-        raise InputError(f"{saved} has no signature predict_images; export the model again with run_export.sh")
+        raise InputError(
+            f"{saved} has no signature predict_images; export the model again with run_export.sh"
+        )
     signature = loaded.signatures["predict_images"]
     padding = preprocessing.crop_padding if preprocessing.style == "imagenet" else 0
-    borders = [(padding + 1) // 2, padding // 2]  # `central_box` leaves the odd pixel above and to the left
+    borders = [
+        (padding + 1) // 2,
+        padding // 2,
+    ]  # `central_box` leaves the odd pixel above and to the left
 
     def logits(images: tf.Tensor) -> tf.Tensor:
         padded = tf.pad(images, [[0, 0], borders, borders, [0, 0]])
@@ -176,7 +211,12 @@ def _signature(loaded: Any, saved: Path) -> tuple[Any, str, tf.TensorSpec, str]:
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(f"{saved} {wanted}")
     (name, spec), (output, result) = next(iter(inputs.items())), next(iter(outputs.items()))
-    square = spec.shape.rank == 4 and spec.shape[1] is not None and spec.shape[1] == spec.shape[2] and spec.shape[3] == 3
+    square = (
+        spec.shape.rank == 4
+        and spec.shape[1] is not None
+        and spec.shape[1] == spec.shape[2]
+        and spec.shape[3] == 3
+    )
     if spec.dtype != tf.float32 or not square or result.shape.rank != 2:
         raise InputError(f"{saved} {wanted}")
     return function, name, spec, output
@@ -190,7 +230,9 @@ def _foreign_logits(saved: Path) -> Callable[[tf.Tensor], tf.Tensor]:
     loaded = versions.load(saved)
     function, name, spec, output = _signature(loaded, saved)
     probe = function(**{name: tf.zeros([spec.shape[0] or 1, *spec.shape[1:]])})[output]  # (N, K)
-    probabilities = bool(tf.reduce_all(probe >= 0)) and bool(tf.reduce_all(tf.abs(tf.reduce_sum(probe, axis=1) - 1) < 1e-3))
+    probabilities = bool(tf.reduce_all(probe >= 0)) and bool(
+        tf.reduce_all(tf.abs(tf.reduce_sum(probe, axis=1) - 1) < 1e-3)
+    )
 
     def logits(images: tf.Tensor) -> tf.Tensor:
         values = tf.cast(function(**{name: images})[output], tf.float32)  # (B, K)

@@ -36,7 +36,9 @@ from evaluation import charts, page, probe, suites
 from evaluation.numbers import NUMBERS, find
 from evaluation.statistics import gain_over_seeds, over_seeds
 
-COMPARED = {number.comparison.name: (number, number.comparison) for number in NUMBERS if number.comparison}
+COMPARED = {
+    number.comparison.name: (number, number.comparison) for number in NUMBERS if number.comparison
+}
 """Name in `numbers` of `summary.json` -> the number and how it is shown."""
 
 
@@ -48,16 +50,31 @@ def main(
     suite: str = "clean,c,p,adversarial",
 ) -> None:
     """Evaluates what is not evaluated yet, and writes the table. Raises InputError for unusable flags or runs."""
-    wrong = [name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")]
+    wrong = [
+        name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")
+    ]
     if wrong:
-        raise InputError(f"--suite={suite}: it can be clean, c, p, adversarial, separated by commas")
+        raise InputError(
+            f"--suite={suite}: it can be clean, c, p, adversarial, separated by commas"
+        )
     found = find_runs(runs)
-    names = [name.strip() for name in models.split(",")] if models else max((models_of(folder) for folder in found.values()), key=len)
+    names = (
+        [name.strip() for name in models.split(",")]
+        if models
+        else max((models_of(folder) for folder in found.values()), key=len)
+    )
     folders = with_models(found, names)
-    _require_same_images([folder / "data" / config.evaluate.get("split", "test") for folder in folders.values()])
+    _require_same_images(
+        [folder / "data" / config.evaluate.get("split", "test") for folder in folders.values()]
+    )
 
     directory = Path(workdir)
-    resolved = {"stage": "compare", "evaluate": config.evaluate.to_dict(), "suite": suite, "models": names}
+    resolved = {
+        "stage": "compare",
+        "evaluate": config.evaluate.to_dict(),
+        "suite": suite,
+        "models": names,
+    }
     inputs = {f"{run} {name}": folder / name for run, folder in folders.items() for name in names}
     if config.get("init"):
         resolved["init"] = config.init
@@ -82,10 +99,17 @@ def main(
         if code:
             sys.exit(code)
     schema = {"models": dict.fromkeys(names, dict)}
-    rows = [require_finished(directory / run, "evaluation", "run_evaluate.sh", schema)["models"] for run in folders]
+    rows = [
+        require_finished(directory / run, "evaluation", "run_evaluate.sh", schema)["models"]
+        for run in folders
+    ]
     with reading(f"a summary.json in {directory}"):
         numbers = aggregate(rows, names)
-    summary = {"runs": {run: str(folder) for run, folder in folders.items()}, "models": names, **numbers}
+    summary = {
+        "runs": {run: str(folder) for run, folder in folders.items()},
+        "models": names,
+        **numbers,
+    }
     summary["report"] = str(directory / "report.html")
     page.write(summary["report"], "seeds.html", title="Over seeds", **body(summary))
     finish(directory, summary)
@@ -106,15 +130,23 @@ def find_runs(text: str) -> dict[str, Path]:
             if not (run / "data").is_dir():
                 print(f"{path} is left out: it has no data/ beside its models")
             elif found.setdefault(run.name, run) != run:
-                raise InputError(f"--runs: {found[run.name]} and {run} have the same name; rename one of them")
+                raise InputError(
+                    f"--runs: {found[run.name]} and {run} have the same name; rename one of them"
+                )
     if not found:
-        raise InputError(f"--runs={text}: no directory with data/ and models; give those of run_noisy_student.sh")
+        raise InputError(
+            f"--runs={text}: no directory with data/ and models; give those of run_noisy_student.sh"
+        )
     return found
 
 
 def models_of(run: Path) -> list[str]:
     """Teacher and finished students of a run, in order."""
-    students = [path.parent.name for path in run.glob("student_*/summary.json") if path.parent.name[8:].isdecimal()]
+    students = [
+        path.parent.name
+        for path in run.glob("student_*/summary.json")
+        if path.parent.name[8:].isdecimal()
+    ]
     return ["teacher", *sorted(students, key=lambda name: int(name[8:]))]
 
 
@@ -128,7 +160,9 @@ def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Pat
         else:
             complete[run] = folder
     if not complete:
-        raise InputError(f"none of the runs has all of {', '.join(names)}; finish them with run_noisy_student.sh, or name --models")
+        raise InputError(
+            f"none of the runs has all of {', '.join(names)}; finish them with run_noisy_student.sh, or name --models"
+        )
     return complete
 
 
@@ -136,7 +170,9 @@ def _require_same_images(splits: Sequence[Path]) -> None:
     digests = {split: read_manifest(split, "labeled").digests for split in splits}
     for split, own in digests.items():
         if own != digests[splits[0]]:
-            raise InputError(f"{split} holds other test images than {splits[0]}; seeds can be compared on the same ones only")
+            raise InputError(
+                f"{split} holds other test images than {splits[0]}; seeds can be compared on the same ones only"
+            )
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
@@ -151,7 +187,9 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
         measured = {name: [find(row[name], number.key) for row in rows] for name in names}
         if any(value is None for values in measured.values() for value in values):
             continue
-        found = {name: [shown_as.scale * value for value in values] for name, values in measured.items()}
+        found = {
+            name: [shown_as.scale * value for value in values] for name, values in measured.items()
+        }
         numbers[key] = {name: _described(values) for name, values in found.items()}
         if len(trained) > 1:
             gains[key] = gain_over_seeds(found[trained[0]], found[trained[-1]])._asdict()
@@ -210,9 +248,20 @@ def table(summary: Mapping[str, Any]) -> str:
     head, body = cells(summary)
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in [head, *body]
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
+            ]
+        )
+        for row in [head, *body]
     ]
-    return "\n".join([*lines, f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)"])
+    return "\n".join(
+        [
+            *lines,
+            f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)",
+        ]
+    )
 
 
 def body(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +271,28 @@ def body(summary: Mapping[str, Any]) -> dict[str, Any]:
     for key, by_model in summary["numbers"].items():
         number, (_, title, _) = COMPARED[key]
         intervals = [by_model[name]["interval"] for name in names]
-        svg = charts.bars(f"{title} of each model, mean over seeds", names, [by_model[name]["mean"] for name in names], intervals, title)
-        drawn.append((title[:1].upper() + title[1:], svg, f"{number.better.capitalize()} is better. 95 % intervals over seeds."))
-        seeds[title] = [[run, *(f"{by_model[name]['values'][i]:.2f}" for name in names)] for i, run in enumerate(runs)]
-    return {"models": names, "runs": summary["runs"], "numbers": cells(summary), "charts_of_numbers": drawn, "seeds": seeds}
+        svg = charts.bars(
+            f"{title} of each model, mean over seeds",
+            names,
+            [by_model[name]["mean"] for name in names],
+            intervals,
+            title,
+        )
+        drawn.append(
+            (
+                title[:1].upper() + title[1:],
+                svg,
+                f"{number.better.capitalize()} is better. 95 % intervals over seeds.",
+            )
+        )
+        seeds[title] = [
+            [run, *(f"{by_model[name]['values'][i]:.2f}" for name in names)]
+            for i, run in enumerate(runs)
+        ]
+    return {
+        "models": names,
+        "runs": summary["runs"],
+        "numbers": cells(summary),
+        "charts_of_numbers": drawn,
+        "seeds": seeds,
+    }

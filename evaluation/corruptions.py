@@ -28,7 +28,9 @@ SMALL = 64
 _Corruption = Callable[[np.ndarray, tuple, np.random.Generator], np.ndarray]
 
 
-def corrupt(image: np.ndarray, corruption: str, severity: int, rng: np.random.Generator) -> np.ndarray:
+def corrupt(
+    image: np.ndarray, corruption: str, severity: int, rng: np.random.Generator
+) -> np.ndarray:
     """A corrupted copy of an image.
 
     Args:
@@ -40,13 +42,24 @@ def corrupt(image: np.ndarray, corruption: str, severity: int, rng: np.random.Ge
     Returns:
       uint8 [H, W, 3].
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 32:
-        raise ValueError(f"need uint8 [H, W, 3] of at least 32 pixels a side; got {image.dtype} {image.shape}")
+    if (
+        image.ndim != 3
+        or image.shape[2] != 3
+        or image.dtype != np.uint8
+        or min(image.shape[:2]) < 32
+    ):
+        raise ValueError(
+            f"need uint8 [H, W, 3] of at least 32 pixels a side; got {image.dtype} {image.shape}"
+        )
     if not 1 <= severity <= 5:
         raise ValueError(f"severity is {severity}; it must be 1 to 5")
     function, large, small = _TABLE[corruption]
     parameters = (small if min(image.shape[:2]) <= SMALL else large)[severity - 1]
-    result = function(image.astype(np.float64) / 255, parameters if isinstance(parameters, tuple) else (parameters,), rng)
+    result = function(
+        image.astype(np.float64) / 255,
+        parameters if isinstance(parameters, tuple) else (parameters,),
+        rng,
+    )
     return (np.clip(result, 0, 1) * 255).astype(np.uint8)  # truncated, as in the release
 
 
@@ -126,7 +139,12 @@ def _along(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray
         down, right = -math.ceil(step * sine - 0.5), -math.ceil(step * cosine - 0.5)
         if abs(down) >= x.shape[0] or abs(right) >= x.shape[1]:
             break
-        result += weight * padded[width - down : width - down + x.shape[0], width - right : width - right + x.shape[1]]
+        result += (
+            weight
+            * padded[
+                width - down : width - down + x.shape[0], width - right : width - right + x.shape[1]
+            ]
+        )
     return result
 
 
@@ -139,7 +157,9 @@ def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
     height, width = x.shape[:2]
     rows, columns = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - rows) // 2, (width - columns) // 2
-    enlarged = ndimage.zoom(x[top : top + rows, left : left + columns], (factor, factor, 1), order=1)
+    enlarged = ndimage.zoom(
+        x[top : top + rows, left : left + columns], (factor, factor, 1), order=1
+    )
     # Rounding may leave it a pixel short or long.
     top, left = max(enlarged.shape[0] - height, 0) // 2, max(enlarged.shape[1] - width, 0) // 2
     cut = enlarged[top : top + height, left : left + width]
@@ -176,7 +196,9 @@ def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
         heights[half::step, half::step] = around(rows + np.roll(rows, -1, axis=1))
         centers = heights[half::step, half::step]
         above_and_below = centers + np.roll(centers, 1, axis=0)
-        heights[::step, half::step] = around(above_and_below + corners + np.roll(corners, -1, axis=1))
+        heights[::step, half::step] = around(
+            above_and_below + corners + np.roll(corners, -1, axis=1)
+        )
         beside = centers + np.roll(centers, 1, axis=1)
         heights[half::step, ::step] = around(beside + corners + np.roll(corners, -1, axis=0))
         step, wobble = half, wobble / decay
@@ -191,7 +213,9 @@ def _power_of_2(x: np.ndarray) -> int:
 
 def _cut(torus: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.ndarray:
     """The window [H, W] of the first two sizes of `shape`, around the torus as often as it needs."""
-    rows, columns = (np.arange(first, first + side) % len(torus) for first, side in zip((top, left), shape))
+    rows, columns = (
+        np.arange(first, first + side) % len(torus) for first, side in zip((top, left), shape)
+    )
     return torus[np.ix_(rows, columns)]
 
 
@@ -219,7 +243,9 @@ def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     """
     kept, ice = c
     size = 2 * _power_of_2(x)
-    top, left = (int(rng.integers(size - side + 1 if side <= size else size)) for side in x.shape[:2])
+    top, left = (
+        int(rng.integers(size - side + 1 if side <= size else size)) for side in x.shape[:2]
+    )
     needles = 1 - np.abs(2 * _cut(_plasma(size, 1.6, rng), top, left, x.shape) - 1)
     cover = _cut(_plasma(size, 2.5, rng), top, left, x.shape)
     texture = 0.35 * cover + 0.65 * needles**3
@@ -264,29 +290,53 @@ def _elastic_transform(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.
     center = np.array([height // 2, width // 2], np.float64)
     points = center + third * np.array([[1, 1], [1, -1], [-1, -1]])  # (3, 2) row, column
     moved = points + rng.uniform(-reach, reach, points.shape)
-    backwards = np.linalg.solve(np.c_[moved, np.ones(3)], points)  # (3, 2) from a place in the result to one in x
+    backwards = np.linalg.solve(
+        np.c_[moved, np.ones(3)], points
+    )  # (3, 2) from a place in the result to one in x
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
     places = np.stack([rows, columns, np.ones_like(rows)], axis=-1) @ backwards  # (H, W, 2)
     x = _sample(x, places, "mirror")
-    smooth = [alpha * ndimage.gaussian_filter(rng.uniform(-1, 1, (height, width)), sigma, mode="reflect", truncate=3) for _ in range(2)]
+    smooth = [
+        alpha
+        * ndimage.gaussian_filter(
+            rng.uniform(-1, 1, (height, width)), sigma, mode="reflect", truncate=3
+        )
+        for _ in range(2)
+    ]
     return _sample(x, np.stack([rows + smooth[0], columns + smooth[1]], axis=-1), "reflect")
 
 
 def _sample(x: np.ndarray, places: np.ndarray, mode: str) -> np.ndarray:
     """X [H, W, C] at `places` [H', W', 2] (row, column), bilinearly."""
-    channels = [ndimage.map_coordinates(x[..., i], [places[..., 0], places[..., 1]], order=1, mode=mode) for i in range(x.shape[2])]
+    channels = [
+        ndimage.map_coordinates(x[..., i], [places[..., 0], places[..., 1]], order=1, mode=mode)
+        for i in range(x.shape[2])
+    ]
     return np.stack(channels, axis=-1)
 
 
-def _through_pillow(x: np.ndarray, change: Callable[[PIL.Image.Image], PIL.Image.Image]) -> np.ndarray:
-    return np.asarray(change(PIL.Image.fromarray(np.rint(x * 255).astype(np.uint8)))).astype(np.float64) / 255 + 1e-9
+def _through_pillow(
+    x: np.ndarray, change: Callable[[PIL.Image.Image], PIL.Image.Image]
+) -> np.ndarray:
+    return (
+        np.asarray(change(PIL.Image.fromarray(np.rint(x * 255).astype(np.uint8)))).astype(
+            np.float64
+        )
+        / 255
+        + 1e-9
+    )
 
 
 def _pixelate(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     del rng
     height, width = x.shape[:2]
     small = (int(width * c[0]), int(height * c[0]))
-    return _through_pillow(x, lambda image: image.resize(small, PIL.Image.Resampling.BOX).resize((width, height), PIL.Image.Resampling.BOX))
+    return _through_pillow(
+        x,
+        lambda image: image.resize(small, PIL.Image.Resampling.BOX).resize(
+            (width, height), PIL.Image.Resampling.BOX
+        ),
+    )
 
 
 def _jpeg_compression(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
@@ -302,9 +352,17 @@ def _jpeg_compression(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.n
 
 # Corruption -> (function, its parameters at severities 1 to 5 for ImageNet-C, the same for CIFAR-10-C).
 _TABLE: dict[str, tuple[_Corruption, tuple, tuple]] = {
-    "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "gaussian_noise": (
+        _gaussian_noise,
+        (0.08, 0.12, 0.18, 0.26, 0.38),
+        (0.04, 0.06, 0.08, 0.09, 0.10),
+    ),
     "shot_noise": (_shot_noise, (60, 25, 12, 5, 3), (500, 250, 100, 75, 50)),
-    "impulse_noise": (_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07)),
+    "impulse_noise": (
+        _impulse_noise,
+        (0.03, 0.06, 0.09, 0.17, 0.27),
+        (0.01, 0.02, 0.03, 0.05, 0.07),
+    ),
     "defocus_blur": (
         _defocus_blur,  # radius, softness of the edge
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),

@@ -79,7 +79,9 @@ def some(examples: Examples, most: int = MOST_POINTS) -> Examples:
     )
 
 
-def mapped(network: tf.keras.Model, preprocessing: Preprocessing, examples: Examples, batch_size: int) -> dict[str, Any] | None:
+def mapped(
+    network: tf.keras.Model, preprocessing: Preprocessing, examples: Examples, batch_size: int
+) -> dict[str, Any] | None:
     """Makes the map of a model's features of `examples`.
 
     Returns:
@@ -99,7 +101,9 @@ def mapped(network: tf.keras.Model, preprocessing: Preprocessing, examples: Exam
         "index": np.arange(len(labels)) * -(-examples.count // MOST_POINTS),
         "labels": labels,
         "places": places.astype(np.float32),
-        "explained": np.nan_to_num(pca.explained_variance_ratio_),  # 0/0 where all features are equal
+        "explained": np.nan_to_num(
+            pca.explained_variance_ratio_
+        ),  # 0/0 where all features are equal
     }
 
 

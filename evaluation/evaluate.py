@@ -75,12 +75,19 @@ def main(
     settings = Settings.from_config(config.evaluate)
     split = split or settings.split
     chosen = _suites(suite, {"real": data_real, "a": data_a})
-    own = bool({"clean", "real", "adversarial"} & set(chosen) or ("c" in chosen and not data_c) or ("p" in chosen and not data_p))
+    own = bool(
+        {"clean", "real", "adversarial"} & set(chosen)
+        or ("c" in chosen and not data_c)
+        or ("p" in chosen and not data_p)
+    )
     if own and not data:
         raise InputError("--data is missing; it is the directory of the images to evaluate on")
     devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
     manifest = _open_split(data, split) if own and data else None
-    candidates = {name: open_candidate(name, path, settings.saved_model_style) for name, path in _named(model).items()}
+    candidates = {
+        name: open_candidate(name, path, settings.saved_model_style)
+        for name, path in _named(model).items()
+    }
     for candidate in candidates.values():
         _check_classes(candidate, manifest)
     baseline = settings.baseline or next(iter(candidates))
@@ -98,7 +105,11 @@ def main(
         "split": split if own else None,
         "models": {name: candidate.digest for name, candidate in tested.items()},
         "suites": chosen,
-        "places": {name: str(Path(path).resolve()) for name, path in places.items() if path and name in chosen},
+        "places": {
+            name: str(Path(path).resolve())
+            for name, path in places.items()
+            if path and name in chosen
+        },
     }
     sets = _open_released(chosen, settings, data_a, data_c, data_p)
     if "real" in chosen and data_real:
@@ -109,14 +120,18 @@ def main(
         return
     if manifest:
         sets |= {"clean": from_records(manifest, "clean")}
-        sets |= _build(chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache")
+        sets |= _build(
+            chosen, sets, manifest, settings, Path(cache) if cache else Path(workdir) / "cache"
+        )
     inputs = Inputs(**sets)
 
     last = list(candidates)[-1]
     for name, candidate in tested.items():
         folder = Folder(directory / name, directory / "progress.jsonl")
         _measure(candidate, chosen, inputs, settings, folder, devices, embed=name == last)
-    summary, evaluations = _summarize(directory, tested, chosen, inputs, settings, manifest, split, baseline, data_real)
+    summary, evaluations = _summarize(
+        directory, tested, chosen, inputs, settings, manifest, split, baseline, data_real
+    )
     if probe.NAME in tested:
         summary["probe"] = probe.described(tested[probe.NAME], str(init))
     if evaluations:
@@ -148,7 +163,9 @@ def _open_probe(
         return None
     labeled = read_manifest(Path(data) / "labeled", "labeled")
     names = manifest.label_names
-    require_same_classes(labeled.label_names, str(labeled.directory), names, str(manifest.directory))
+    require_same_classes(
+        labeled.label_names, str(labeled.directory), names, str(manifest.directory)
+    )
     like, folder = next(iter(candidates.values())), directory / probe.NAME
     return probe.open_probe(init, like, labeled, folder, settings.batch_size, settings.seed)
 
@@ -157,14 +174,22 @@ def _suites(text: str, needed: dict[str, str | None]) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [name for name in chosen if name not in suites.SUITES]
     if unknown or not chosen:
-        raise InputError(f"--suite={text}: it can be {', '.join(suites.SUITES)}, separated by commas")
+        raise InputError(
+            f"--suite={text}: it can be {', '.join(suites.SUITES)}, separated by commas"
+        )
     for name, place in needed.items():
         if name in chosen and not place:
             raise InputError(f"--data_{name} is missing; the suite {name} needs it")
     return [name for name in suites.SUITES if name in chosen]
 
 
-def _open_released(chosen: Sequence[str], settings: Settings, data_a: str | None, data_c: str | None, data_p: str | None) -> dict[str, Any]:
+def _open_released(
+    chosen: Sequence[str],
+    settings: Settings,
+    data_a: str | None,
+    data_c: str | None,
+    data_p: str | None,
+) -> dict[str, Any]:
     """Fields of `Inputs`: ImageNet's own sets, as far as they are chosen and given."""
     sets: dict[str, Any] = {}
     if "a" in chosen and data_a:
@@ -176,7 +201,9 @@ def _open_released(chosen: Sequence[str], settings: Settings, data_a: str | None
     return sets
 
 
-def _build(chosen: Sequence[str], sets: dict[str, Any], manifest: Manifest, settings: Settings, cache: Path) -> dict[str, Any]:
+def _build(
+    chosen: Sequence[str], sets: dict[str, Any], manifest: Manifest, settings: Settings, cache: Path
+) -> dict[str, Any]:
     """Fields of `Inputs`: a -C and a -P of the split, where they are chosen and not given."""
     built: dict[str, Any] = {}
     if "c" in chosen and "c" not in sets:
@@ -186,7 +213,9 @@ def _build(chosen: Sequence[str], sets: dict[str, Any], manifest: Manifest, sett
     return built
 
 
-def suites_of(candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings) -> list[str]:
+def suites_of(
+    candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings
+) -> list[str]:
     """The chosen suites but those that the paper leaves out for this model."""
     left_out = {
         suite
@@ -253,13 +282,20 @@ def _summarize(
             evaluation, row, own = results.clean(folder, name, manifest.label_names)
             evaluations.append(evaluation)
         if "real" in mine and data_real:
-            labels = labels or imagenet.real_labels(data_real, results.load(folder / "predictions.npz")["keys"].tolist())
+            labels = labels or imagenet.real_labels(
+                data_real, results.load(folder / "predictions.npz")["keys"].tolist()
+            )
             row["real"] = results.real(folder, labels)
         if "a" in mine:
             row["a"] = results.imagenet_a(folder)
         for suite, measured in (
             ("c", lambda folder=folder: results.corruptions(folder, list(inputs.c))),
-            ("p", lambda folder=folder: results.perturbations(folder, list(inputs.p), settings.difficulty)),
+            (
+                "p",
+                lambda folder=folder: results.perturbations(
+                    folder, list(inputs.p), settings.difficulty
+                ),
+            ),
             ("adversarial", lambda folder=folder: results.attacks(folder)),
         ):
             if suite in mine:
@@ -274,7 +310,10 @@ def _summarize(
             rows[name]["versus_probe"] = differences
     for name, row in rows.items():
         found = [evaluation for evaluation in evaluations if evaluation.name == name]
-        write_json(directory / name / "metrics.json", {**row, **(results.details(found[0]) if found else {})})
+        write_json(
+            directory / name / "metrics.json",
+            {**row, **(results.details(found[0]) if found else {})},
+        )
     summary = {
         "split": split,
         "examples": manifest.num_records if manifest else None,
@@ -288,7 +327,10 @@ def _summarize(
 
 
 def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
-    drawn = {name: directory / "figures" / f"{name}.png" for name in ("reliability", "confusion", "summary")}
+    drawn = {
+        name: directory / "figures" / f"{name}.png"
+        for name in ("reliability", "confusion", "summary")
+    }
     figures.reliability(evaluations, drawn["reliability"])
     figures.confusion(evaluations[-1], drawn["confusion"])
     figures.summary_figure(evaluations, drawn["summary"])
@@ -297,7 +339,9 @@ def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
 
 def _named(models: str) -> dict[str, Path]:
     """Comma-separated directories by name: the directory's own, its parent's for a `model/`; -2, -3, … where one comes again."""
-    parts = [models] if os.path.exists(models) else models.split(",")  # one directory may have a comma in its name
+    parts = (
+        [models] if os.path.exists(models) else models.split(",")
+    )  # one directory may have a comma in its name
     directories = [Path(part) for part in parts if part.strip()]
     if not directories:
         raise InputError("--model names no directory; give one or more, separated by commas")
@@ -316,7 +360,9 @@ def _open_split(data: str, split: str) -> Manifest:
     require_finished(data, "data directory", "run_prepare_data.sh")
     splits = sorted(path.parent.name for path in Path(data).glob(f"*/{MANIFEST}"))
     if split not in splits:
-        raise InputError(f"--split: {data} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+        raise InputError(
+            f"--split: {data} has no split {split!r}; it has {', '.join(splits) or 'none'}"
+        )
     return read_manifest(Path(data) / split, "labeled")
 
 
@@ -328,10 +374,16 @@ def _left_out_of_training(data: Path) -> int:
 
 def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
     ours = candidate.label_names
-    if not ours:  # a SavedModel that does not say; the number of its answers is checked when it gives them
+    if (
+        not ours
+    ):  # a SavedModel that does not say; the number of its answers is checked when it gives them
         return
     if manifest is None:
         if len(ours) != imagenet.NUM_CLASSES:
-            raise InputError(f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}")
+            raise InputError(
+                f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}"
+            )
         return
-    require_same_classes(ours, str(candidate.directory), manifest.label_names, str(manifest.directory))
+    require_same_classes(
+        ours, str(candidate.directory), manifest.label_names, str(manifest.directory)
+    )

@@ -50,12 +50,18 @@ def from_records(manifest: Manifest, name: str) -> Examples:
         return example["image/encoded"], example["image/key"], example["label"]
 
     def stream() -> tf.data.Dataset:
-        return record_dataset(manifest).map(parse, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+        return record_dataset(manifest).map(
+            parse, num_parallel_calls=PARALLEL_CALLS, deterministic=True
+        )
 
-    return Examples(name, str(manifest.directory), manifest.num_records, manifest.num_classes, stream)
+    return Examples(
+        name, str(manifest.directory), manifest.num_records, manifest.num_classes, stream
+    )
 
 
-def from_files(directory: Path, name: str, folders: Sequence[tuple[str, int]], num_classes: int) -> Examples:
+def from_files(
+    directory: Path, name: str, folders: Sequence[tuple[str, int]], num_classes: int
+) -> Examples:
     """Image files in `directory`/FOLDER/*, in the order of their names; `folders` are (FOLDER, class).
 
     Raises:
@@ -68,7 +74,13 @@ def from_files(directory: Path, name: str, folders: Sequence[tuple[str, int]], n
             with os.scandir(directory / folder) as found:
                 shown = [entry for entry in found if not entry.name.startswith(".")]
             # A named pipe would be waited for. A broken link stays, and is an error when it is read.
-            names = tuple(sorted(entry.name for entry in shown if entry.is_file() or not os.path.exists(entry.path)))
+            names = tuple(
+                sorted(
+                    entry.name
+                    for entry in shown
+                    if entry.is_file() or not os.path.exists(entry.path)
+                )
+            )
         except OSError:
             names = ()
         if not names:
@@ -81,17 +93,23 @@ def from_files(directory: Path, name: str, folders: Sequence[tuple[str, int]], n
             for file in names:
                 yield f"{directory}/{folder}/{file}", f"{folder}/{file}", label
 
-    def read(path: tf.Tensor, key: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def read(
+        path: tf.Tensor, key: tf.Tensor, label: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return tf.io.read_file(path), key, label
 
     def stream() -> tf.data.Dataset:
         named = tf.data.Dataset.from_generator(paths, output_signature=ELEMENT)
         return named.map(read, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
 
-    return Examples(name, str(directory), sum(len(names) for _, names in files), num_classes, stream)
+    return Examples(
+        name, str(directory), sum(len(names) for _, names in files), num_classes, stream
+    )
 
 
-def from_videos(videos: Sequence[tuple[Path, str, int]], name: str, where: str, frames: int, num_classes: int) -> Examples:
+def from_videos(
+    videos: Sequence[tuple[Path, str, int]], name: str, where: str, frames: int, num_classes: int
+) -> Examples:
     """The frames of `videos`, (file, key, class), each of which must have `frames` of them; a frame's key is KEY#number."""
 
     def decoded() -> Iterator[tuple[bytes, str, int]]:
@@ -115,7 +133,9 @@ def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:
     try:
         import cv2  # here: nothing but ImageNet-P needs it
     except ImportError as error:
-        raise InputError("ImageNet-P needs opencv-python-headless; docs/installation.md says how to add it") from error
+        raise InputError(
+            "ImageNet-P needs opencv-python-headless; docs/installation.md says how to add it"
+        ) from error
 
     capture = cv2.VideoCapture(str(path))
     found = []
@@ -128,5 +148,9 @@ def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:
     finally:
         capture.release()
     if not found or (frames is not None and len(found) != frames):
-        raise InputError(f"{path} holds {len(found)} frames that can be decoded" + (f", not {frames}" if frames else "") + "; get it again")
+        raise InputError(
+            f"{path} holds {len(found)} frames that can be decoded"
+            + (f", not {frames}" if frames else "")
+            + "; get it again"
+        )
     return found

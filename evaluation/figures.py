@@ -38,7 +38,9 @@ def reliability(evaluations: Sequence[Evaluation], path: str | os.PathLike[str])
     for i, evaluation in enumerate(evaluations):
         share = evaluation.bins.count / evaluation.examples
         bottom.stairs(100 * share, evaluation.bins.edges, color=_color(i), linewidth=1.5)
-    bottom.set(xlabel="confidence (probability of the answer)", ylabel="examples (%)", ylim=(0, None))
+    bottom.set(
+        xlabel="confidence (probability of the answer)", ylabel="examples (%)", ylim=(0, None)
+    )
     _save(figure, path)
 
 
@@ -82,14 +84,29 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
     floor = max(0.0, 10 * np.floor((interval[:, 0].min() - 5) / 10))
     axes.set_ylim(floor, 100 + 0.09 * (100 - floor))
     for place, value, high in zip(places, top1, interval[:, 1]):
-        axes.annotate(f"{value:.1f}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center", fontweight="bold")
+        axes.annotate(
+            f"{value:.1f}",
+            (place, high),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+        )
     turned = len(rows) > 4 or max(len(row.name) for row in rows) > 12
     axes.set_xticks(
-        places, [_text(row.name) for row in rows], parse_math=False, rotation=30 if turned else 0, ha="right" if turned else "center"
+        places,
+        [_text(row.name) for row in rows],
+        parse_math=False,
+        rotation=30 if turned else 0,
+        ha="right" if turned else "center",
     )
     axes.set_yticks(np.arange(floor, 101, 10 if floor < 60 else 5))
     axes.set_ylabel("top-1 (%)" + (f", axis from {floor:.0f}" if floor else ""))
-    _title(axes, f"Top-1 of {rows[-1].name}: {top1[-1]:.1f} %", f"{rows[-1].examples:,} test examples, 95 % Wilson intervals")
+    _title(
+        axes,
+        f"Top-1 of {rows[-1].name}: {top1[-1]:.1f} %",
+        f"{rows[-1].examples:,} test examples, 95 % Wilson intervals",
+    )
 
 
 def _draw_reliability(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
@@ -105,7 +122,12 @@ def _draw_reliability(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
             linewidth=1.6,
             label=f"{_text(evaluation.name)} (ECE {evaluation.ece:.3f})",
         )
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence (probability of the answer)", ylabel="accuracy")
+    axes.set(
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+        xlabel="confidence (probability of the answer)",
+        ylabel="accuracy",
+    )
     for text in axes.legend(loc="best", fontsize=9).get_texts():
         text.set_parse_math(False)
     axes.grid(alpha=0.3)
@@ -126,11 +148,25 @@ def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
     if classes <= _MOST_COUNTS:
         size = 10 if classes <= 12 else 7
         for i, j in zip(*np.nonzero(counts)):
-            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color="white" if shares[i, j] > 0.35 else "black")
+            axes.text(
+                j,
+                i,
+                str(counts[i, j]),
+                ha="center",
+                va="center",
+                fontsize=size,
+                color="white" if shares[i, j] > 0.35 else "black",
+            )
     if classes <= _MOST_NAMES:
         names = [_text(name, fallback=f"#{i}") for i, name in enumerate(evaluation.label_names)]
         turned = max(map(len, names)) > 3
-        axes.set_xticks(range(classes), names, parse_math=False, rotation=90 if turned else 0, fontsize=9 if classes <= 20 else 7)
+        axes.set_xticks(
+            range(classes),
+            names,
+            parse_math=False,
+            rotation=90 if turned else 0,
+            fontsize=9 if classes <= 20 else 7,
+        )
         axes.set_yticks(range(classes), names, parse_math=False, fontsize=9 if classes <= 20 else 7)
     axes.set(xlabel="answer", ylabel="true class")
     wrong = int(counts.sum() - np.trace(counts))
@@ -153,8 +189,20 @@ def _color(i: int) -> str:
 
 
 def _title(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(_text(title, longest=60), fontweight="bold", fontsize=11, parse_math=False, pad=19)
-    axes.annotate(subtitle, (0.5, 1), (0, 5), "axes fraction", "offset points", ha="center", va="bottom", fontsize=9, color="#404040")
+    axes.set_title(
+        _text(title, longest=60), fontweight="bold", fontsize=11, parse_math=False, pad=19
+    )
+    axes.annotate(
+        subtitle,
+        (0.5, 1),
+        (0, 5),
+        "axes fraction",
+        "offset points",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        color="#404040",
+    )
 
 
 def _text(name: str, fallback: str | None = None, longest: int = _LONGEST_NAME) -> str:
@@ -169,5 +217,7 @@ def _text(name: str, fallback: str | None = None, longest: int = _LONGEST_NAME) 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a model's directory may be named in any script
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font"
+        )  # a model's directory may be named in any script
         figure.savefig(temporary, format="png", dpi=120)

@@ -22,7 +22,13 @@ BALANCED = {
     "threshold": float,
 }
 """Schema of what the report needs of the summary of run_balance.sh."""
-RELABELED = {"label_names": [str], "selected": [int], "total": [int], "num_unique": int, "changed": int}
+RELABELED = {
+    "label_names": [str],
+    "selected": [int],
+    "total": [int],
+    "num_unique": int,
+    "changed": int,
+}
 """The same where a selection was labelled again (`run_balance.sh --selection`)."""
 
 
@@ -39,11 +45,18 @@ def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
         ("eval_top1", "Top-1 on validation images", "top-1"),
         ("learning_rate", "Learning rate", "rate"),
     ):
-        there = {name: [row for row in rows if row.get(key) is not None] for name, rows in logs.items()}
-        series = [(name, [row["step"] for row in rows], [row[key] for row in rows]) for name, rows in there.items()]
+        there = {
+            name: [row for row in rows if row.get(key) is not None] for name, rows in logs.items()
+        }
+        series = [
+            (name, [row["step"] for row in rows], [row[key] for row in rows])
+            for name, rows in there.items()
+        ]
         series = [entry for entry in series if entry[1]]
         if series:
-            drawn.append((title, charts.lines(f"{title} by step", series, "step", y, markers=False), ""))
+            drawn.append(
+                (title, charts.lines(f"{title} by step", series, "step", y, markers=False), "")
+            )
     if drawn:
         yield "charts", drawn
 
@@ -68,7 +81,13 @@ def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
             counts["total"],
         )
         left = sum(counts["below_threshold"])
-        drawn.append((title, svg, f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}."))
+        drawn.append(
+            (
+                title,
+                svg,
+                f"{left:,} of {counts['images']:,} images filtered out at {counts['threshold']:g}.",
+            )
+        )
     yield "charts", drawn
     selecting = [folder for folder in rounds if _selects(folder)]
     yield from _pseudo_label_pictures(run, rounds[-1], (selecting or rounds)[-1])
@@ -90,7 +109,10 @@ def _labeled_again(folder: Path, title: str) -> tuple[str, str]:
         ("as selected", "labelled again"),
     )
     changed, images = counts["changed"], counts["num_unique"]
-    return svg, f"The same {images:,} images with their copies; {changed:,} of them have another class."
+    return (
+        svg,
+        f"The same {images:,} images with their copies; {changed:,} of them have another class.",
+    )
 
 
 def _pseudo_label_pictures(run: Path, folder: Path, selecting: Path) -> Iterator[tuple[str, Any]]:
@@ -99,7 +121,11 @@ def _pseudo_label_pictures(run: Path, folder: Path, selecting: Path) -> Iterator
     sheets = pictures.most_confident(folder, per_class=8, classes=page.MOST_CLASSES)
     yield "surest", {name: found for name, found in sheets.items() if found}
     predictions = run / f"predictions_{number}"
-    if _selects(selecting) and (predictions / MANIFEST).exists() and (data / "unlabeled" / MANIFEST).exists():
+    if (
+        _selects(selecting)
+        and (predictions / MANIFEST).exists()
+        and (data / "unlabeled" / MANIFEST).exists()
+    ):
         threshold = read_json(selecting / "summary.json", BALANCED)["threshold"]
         found = pictures.filtered_out(predictions, data / "unlabeled", threshold, 24)
         if found:

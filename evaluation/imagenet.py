@@ -19,7 +19,13 @@ import numpy as np
 from cli.errors import InputError, one_line
 from cli.json_files import read_json
 from evaluation.examples import Examples, from_files, from_videos, read_video
-from evaluation.robustness import CORRUPTIONS, EXTRA_CORRUPTIONS, EXTRA_PERTURBATIONS, PERTURBATIONS, SEVERITIES
+from evaluation.robustness import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
+    EXTRA_PERTURBATIONS,
+    PERTURBATIONS,
+    SEVERITIES,
+)
 
 NUM_CLASSES = 1000
 _GROUPS = ("", "noise", "blur", "weather", "digital", "extra")
@@ -48,27 +54,39 @@ def wnids() -> tuple[str, ...]:
     """WordNet id of each of the 1,000 classes."""
     import tensorflow_datasets as tfds  # here: no other evaluation needs it
 
-    names = Path(str(tfds.core.tfds_path("datasets/imagenet2012/labels.txt"))).read_text(encoding="utf-8").split()
+    names = (
+        Path(str(tfds.core.tfds_path("datasets/imagenet2012/labels.txt")))
+        .read_text(encoding="utf-8")
+        .split()
+    )
     if len(names) != NUM_CLASSES or names != sorted(names):
-        raise AssertionError("tensorflow-datasets' list of ImageNet's classes is not the sorted 1,000 WordNet ids")
+        raise AssertionError(
+            "tensorflow-datasets' list of ImageNet's classes is not the sorted 1,000 WordNet ids"
+        )
     return tuple(names)
 
 
 def _class_folders(directory: Path) -> list[tuple[str, int]]:
     """The folders of `directory` that are WordNet ids, with their classes; a folder with any other name is an error."""
     classes = {name: i for i, name in enumerate(wnids())}
-    folders = sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(
+        path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     strange = [name for name in folders if name not in classes]
     if strange or not folders:
         found = f"the folder {strange[0]}" if strange else "no folders"
-        raise InputError(f"{directory} holds {found}; its folders must be WordNet ids of ImageNet's classes")
+        raise InputError(
+            f"{directory} holds {found}; its folders must be WordNet ids of ImageNet's classes"
+        )
     return [(name, classes[name]) for name in folders]
 
 
 def _directory(path: str | Path, what: str) -> Path:
     directory = Path(path)
     if not directory.is_dir():
-        raise InputError(f"{what}: {directory} does not exist; give the directory that was unpacked")
+        raise InputError(
+            f"{what}: {directory} does not exist; give the directory that was unpacked"
+        )
     return directory
 
 
@@ -97,7 +115,11 @@ def imagenet_c(path: str | Path) -> dict[str, dict[int, Examples]]:
     directory = _directory(path, "--data_c")
     found: dict[str, dict[int, Examples]] = {}
     for corruption in (*CORRUPTIONS, *EXTRA_CORRUPTIONS):
-        places = [directory / group / corruption for group in _GROUPS if (directory / group / corruption).is_dir()]
+        places = [
+            directory / group / corruption
+            for group in _GROUPS
+            if (directory / group / corruption).is_dir()
+        ]
         if not places:
             continue
         missing = [severity for severity in SEVERITIES if not (places[0] / str(severity)).is_dir()]
@@ -105,12 +127,17 @@ def imagenet_c(path: str | Path) -> dict[str, dict[int, Examples]]:
             raise InputError(f"--data_c: {places[0]} lacks severity {missing[0]}; unpack it again")
         found[corruption] = {
             severity: from_files(
-                places[0] / str(severity), f"{corruption}-{severity}", _class_folders(places[0] / str(severity)), NUM_CLASSES
+                places[0] / str(severity),
+                f"{corruption}-{severity}",
+                _class_folders(places[0] / str(severity)),
+                NUM_CLASSES,
             )
             for severity in SEVERITIES
         }
     if not found:
-        raise InputError(f"--data_c: {directory} holds none of ImageNet-C's corruptions ({CORRUPTIONS[0]}, …)")
+        raise InputError(
+            f"--data_c: {directory} holds none of ImageNet-C's corruptions ({CORRUPTIONS[0]}, …)"
+        )
     return found
 
 
@@ -132,14 +159,21 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
         if not folder.is_dir():
             continue
         videos = [
-            (file, f"{name}/{file.stem}", label) for name, label in _class_folders(folder) for file in sorted((folder / name).glob("*.mp4"))
+            (file, f"{name}/{file.stem}", label)
+            for name, label in _class_folders(folder)
+            for file in sorted((folder / name).glob("*.mp4"))
         ]
         if not videos:
             raise InputError(f"--data_p: {folder} holds no .mp4 files")
         frames = len(read_video(videos[0][0]))
-        found[perturbation] = (from_videos(videos, perturbation, str(folder), frames, NUM_CLASSES), frames)
+        found[perturbation] = (
+            from_videos(videos, perturbation, str(folder), frames, NUM_CLASSES),
+            frames,
+        )
     if not found:
-        raise InputError(f"--data_p: {directory} holds none of ImageNet-P's perturbations ({PERTURBATIONS[0]}, …)")
+        raise InputError(
+            f"--data_p: {directory} holds none of ImageNet-P's perturbations ({PERTURBATIONS[0]}, …)"
+        )
     return found
 
 

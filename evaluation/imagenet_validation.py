@@ -39,21 +39,31 @@ def prepare(imagenet: str, output: Path) -> Path:
     count, names = len(images.labels), wnids()
     _require_order(images, names, imagenet)
     shards = records.num_shards_for(count)
-    manifest = records.write_split(output / "test", "test", _examples(images), shards, count, kind="labeled", label_names=names)
+    manifest = records.write_split(
+        output / "test", "test", _examples(images), shards, count, kind="labeled", label_names=names
+    )
     (output / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    workdirs.finish(output, {"splits": {"test": {"images": manifest.num_records}}, "label_names": list(names)})
+    workdirs.finish(
+        output, {"splits": {"test": {"images": manifest.num_records}}, "label_names": list(names)}
+    )
     return output
 
 
-def _require_order(images: ArchiveImages | RecordImages, names: tuple[str, ...], imagenet: str) -> None:
+def _require_order(
+    images: ArchiveImages | RecordImages, names: tuple[str, ...], imagenet: str
+) -> None:
     """Raises InputError where a label is none of the 1,000 classes, or its name is another one."""
     highest = int(images.labels.max())
     if highest >= NUM_CLASSES:
-        raise InputError(f"--imagenet: {imagenet} has label {highest + 1}; ImageNet's are 1 to {NUM_CLASSES}")
+        raise InputError(
+            f"--imagenet: {imagenet} has label {highest + 1}; ImageNet's are 1 to {NUM_CLASSES}"
+        )
     known = set(names)
     for label, name in enumerate(images.label_names):
         if name in known and name != names[label]:
-            raise InputError(f"--imagenet: {imagenet} has {name} as class {label}, which is {names[label]}; it is not the official file")
+            raise InputError(
+                f"--imagenet: {imagenet} has {name} as class {label}, which is {names[label]}; it is not the official file"
+            )
 
 
 def _examples(images: ArchiveImages | RecordImages) -> Iterator[bytes]:

@@ -18,8 +18,14 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     """The arguments as arrays [N, K] and [N], N ≥ 1. Raises ValueError where they do not fit each other."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
-        raise ValueError(f"need probabilities [N, K] and labels [N], N >= 1; got {probabilities.shape} and {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"need probabilities [N, K] and labels [N], N >= 1; got {probabilities.shape} and {labels.shape}"
+        )
+    if (
+        not np.issubdtype(labels.dtype, np.integer)
+        or labels.min() < 0
+        or labels.max() >= probabilities.shape[1]
+    ):
         raise ValueError(f"labels must be integers in 0..{probabilities.shape[1] - 1}")
     return probabilities, labels
 
@@ -37,7 +43,9 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
-    ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None]))  # (N, K)
+    ahead = (probabilities > own) | (
+        (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    )  # (N, K)
     return float(np.mean(ahead.sum(axis=1) < min(k, probabilities.shape[1])))
 
 
@@ -99,7 +107,9 @@ class Bins:
     count: np.ndarray
 
 
-def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mass: bool = False) -> tuple[float, Bins]:
+def ece(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mass: bool = False
+) -> tuple[float, Bins]:
     """Expected calibration error of the top label, in 0–1, and its table.
 
     ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|; conf and acc are the bin's mean highest probability and its share of right
@@ -116,7 +126,9 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mas
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)  # (N,)
     edges = _equal_mass_edges(confidence, bins) if equal_mass else np.linspace(0.0, 1.0, bins + 1)
     bins = len(edges) - 1
-    index = np.digitize(confidence, edges[1:-1], right=True)  # (N,) right=True: an edge belongs to the bin below it
+    index = np.digitize(
+        confidence, edges[1:-1], right=True
+    )  # (N,) right=True: an edge belongs to the bin below it
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0/0 of an empty bin is the NaN of its entry
         mean_confidence = np.bincount(index, confidence, minlength=bins) / count
@@ -129,17 +141,23 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mas
 def _equal_mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Edges [≤ bins + 1] such that about N / bins of the values (N,) are above each and up to the next, the last edge 1."""
     ranked = np.sort(confidence)
-    last = np.arange(1, bins) * len(ranked) // bins - 1  # place of the highest value of each bin but the last
+    last = (
+        np.arange(1, bins) * len(ranked) // bins - 1
+    )  # place of the highest value of each bin but the last
     inner = np.unique(ranked[last[last >= 0]])
     return np.concatenate([[0.0], inner[(inner > 0) & (inner < min(ranked[-1], 1.0))], [1.0]])
 
 
-def confidence_histogram(probabilities: np.ndarray, labels: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def confidence_histogram(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 20
+) -> tuple[np.ndarray, np.ndarray]:
     """How many right and how many wrong answers there are of each confidence: int64 [bins] each, over equal parts of 0–1."""
     probabilities, labels = _check(probabilities, labels)
     confidence = np.minimum(probabilities.max(axis=1), 1.0)  # (N,)
     correct = probabilities.argmax(axis=1) == labels  # (N,)
-    right, wrong = (np.histogram(confidence[chosen], bins, (0.0, 1.0))[0] for chosen in (correct, ~correct))
+    right, wrong = (
+        np.histogram(confidence[chosen], bins, (0.0, 1.0))[0] for chosen in (correct, ~correct)
+    )
     return right, wrong
 
 
@@ -156,11 +174,16 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
-        raise ValueError(f"need labels [N] and predictions [N]; got {labels.shape} and {predictions.shape}")
+        raise ValueError(
+            f"need labels [N] and predictions [N]; got {labels.shape} and {predictions.shape}"
+        )
     for values in (labels, predictions):
         if values.size and (values.min() < 0 or values.max() >= num_classes):
             raise ValueError(f"classes must be integers in 0..{num_classes - 1}")
-    flat = np.bincount(labels.astype(np.int64) * num_classes + predictions.astype(np.int64), minlength=num_classes**2)
+    flat = np.bincount(
+        labels.astype(np.int64) * num_classes + predictions.astype(np.int64),
+        minlength=num_classes**2,
+    )
     return flat.reshape(num_classes, num_classes)
 
 
@@ -192,7 +215,9 @@ class Evaluation:
     label_names: tuple[str, ...]
 
 
-def evaluate(name: str, probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> Evaluation:
+def evaluate(
+    name: str, probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
+) -> Evaluation:
     """Returns the `Evaluation` of one model's `probabilities` [N, K] of examples with `labels` [N]."""
     probabilities, labels = _check(probabilities, labels)
     if len(label_names) != probabilities.shape[1]:

@@ -114,7 +114,13 @@ NUMBERS = (
         column=Column("C error %", 100, 2, interval=True),
         comparison=Comparison("c_error", "error under corruptions (%)", 100),
     ),
-    Number("c.mce", "lower", column=Column("mCE"), comparison=Comparison("mce", "mCE (baseline = 100)"), part="mce_of_part"),
+    Number(
+        "c.mce",
+        "lower",
+        column=Column("mCE"),
+        comparison=Comparison("mce", "mCE (baseline = 100)"),
+        part="mce_of_part",
+    ),
     Number(
         "p.mean_flip",
         "lower",
@@ -122,7 +128,13 @@ NUMBERS = (
         comparison=Comparison("p_flips", "flips (%)", 100),
     ),
     Number("p.top1", "higher", column=Column("P top-1 %", 100, 2)),
-    Number("p.mfr", "lower", column=Column("mFR"), comparison=Comparison("mfr", "mFR (baseline = 100)"), part="mfr_of_part"),
+    Number(
+        "p.mfr",
+        "lower",
+        column=Column("mFR"),
+        comparison=Comparison("mfr", "mFR (baseline = 100)"),
+        part="mfr_of_part",
+    ),
     Number(
         "adversarial.fgsm_mean_top1",
         "higher",

@@ -47,7 +47,9 @@ def _caption(caption: str) -> Markup:
     """A picture's caption; the marks stay, so that right and wrong differ by more than colour."""
     lines = str(escape(caption)).replace("\n", "<br>")
     lines = re.sub(f"{RIGHT}([^{RIGHT}]*){RIGHT}", r'<span class="right">✓&nbsp;\1</span>', lines)
-    return Markup(re.sub(f"{WRONG}([^{WRONG}]*){WRONG}", r'<span class="wrong">✗&nbsp;\1</span>', lines))
+    return Markup(
+        re.sub(f"{WRONG}([^{WRONG}]*){WRONG}", r'<span class="wrong">✗&nbsp;\1</span>', lines)
+    )
 
 
 def _anchor(title: str) -> str:

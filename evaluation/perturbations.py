@@ -15,7 +15,13 @@ from scipy import ndimage
 
 from evaluation.corruptions import SMALL, brighten
 
-FRAMES: dict[str, int] = {"translate": 16, "rotate": 31, "scale": 31, "brightness": 31, "gaussian_noise": 31}
+FRAMES: dict[str, int] = {
+    "translate": 16,
+    "rotate": 31,
+    "scale": 31,
+    "brightness": 31,
+    "gaussian_noise": 31,
+}
 """Perturbation -> length of its sequences."""
 
 
@@ -28,7 +34,10 @@ def sequence(image: np.ndarray, perturbation: str, rng: np.random.Generator) -> 
       rng: where the noise comes from; its frame 0 is the image itself.
     """
     x = image.astype(np.float64) / 255
-    return [(np.clip(_FRAME[perturbation](x, i, rng), 0, 1) * 255 + 1e-6).astype(np.uint8) for i in range(FRAMES[perturbation])]
+    return [
+        (np.clip(_FRAME[perturbation](x, i, rng), 0, 1) * 255 + 1e-6).astype(np.uint8)
+        for i in range(FRAMES[perturbation])
+    ]
 
 
 def _moved(x: np.ndarray, angle: float = 0.0, scale: float = 1.0, right: float = 0.0) -> np.ndarray:
@@ -38,7 +47,10 @@ def _moved(x: np.ndarray, angle: float = 0.0, scale: float = 1.0, right: float =
     # A place in the result (row, column), seen from the middle, comes from R · place / scale.
     backwards = np.array([[cosine, -sine], [sine, cosine]]) / scale
     offset = center - backwards @ (center + np.array([0.0, right]))
-    channels = [ndimage.affine_transform(x[..., i], backwards, offset, order=1, mode="constant") for i in range(3)]
+    channels = [
+        ndimage.affine_transform(x[..., i], backwards, offset, order=1, mode="constant")
+        for i in range(3)
+    ]
     return np.stack(channels, axis=-1)
 
 

@@ -47,7 +47,9 @@ class Picture(NamedTuple):
     file: str = ""
 
 
-def picture(image: bytes | np.ndarray, caption: str, text: str | None = None, file: str = "") -> Picture:
+def picture(
+    image: bytes | np.ndarray, caption: str, text: str | None = None, file: str = ""
+) -> Picture:
     """From an image file or uint8 [H, W, 3]; `file`: its name."""
     pixels = decode(tf.constant(image)).numpy() if isinstance(image, bytes) else image
     drawn = PIL.Image.fromarray(pixels)
@@ -65,7 +67,9 @@ def picture(image: bytes | np.ndarray, caption: str, text: str | None = None, fi
 
 def _records(manifest: Manifest) -> Iterator[bytes]:
     """The records looked through; only the shards that hold them are read, and verified."""
-    everything = (record for shard in range(len(manifest.files)) for record in read_records(manifest, shard))
+    everything = (
+        record for shard in range(len(manifest.files)) for record in read_records(manifest, shard)
+    )
     return itertools.islice(everything, LOOK_AT)
 
 
@@ -94,14 +98,20 @@ def by_key(manifest: Manifest, keys: Sequence[str]) -> dict[str, bytes]:
 def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[str, list[Picture]]:
     """The images with the surest pseudo-labels, for each of the first `classes` classes."""
     manifest = read_manifest(pseudo_labeled, "pseudo_labeled")
-    best: list[list[tuple[float, str, bytes]]] = [[] for _ in range(min(classes, manifest.num_classes))]
+    best: list[list[tuple[float, str, bytes]]] = [
+        [] for _ in range(min(classes, manifest.num_classes))
+    ]
     seen: set[str] = set()
     for number, features in enumerate(_features(manifest)):
         label, key = features["label"].int64_list.value[0], _key(features, number)
         if label >= len(best) or key in seen:  # a key comes again where balancing has duplicated it
             continue
         seen.add(key)
-        entry = (features["prob"].float_list.value[0], key, features["image/encoded"].bytes_list.value[0])
+        entry = (
+            features["prob"].float_list.value[0],
+            key,
+            features["image/encoded"].bytes_list.value[0],
+        )
         (heapq.heappush if len(best[label]) < per_class else heapq.heappushpop)(best[label], entry)
     return {
         manifest.label_names[label]: [
@@ -120,7 +130,9 @@ def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[s
 def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: int) -> list[Picture]:
     """Images of which the teacher was too unsure, the most unsure first."""
     manifest = read_manifest(predictions, "predictions")
-    worst: list[tuple[float, str, int]] = []  # of the negative confidence, so that the heap drops the surest
+    worst: list[
+        tuple[float, str, int]
+    ] = []  # of the negative confidence, so that the heap drops the surest
     for record in _records(manifest):
         key, probabilities = protos.read_prediction(record, manifest.num_classes)
         if probabilities.max() <= threshold:
@@ -148,7 +160,10 @@ def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture
         if key.startswith(f"{domain}/") or key in seen:
             continue
         seen.add(key)
-        name, p = manifest.label_names[features["label"].int64_list.value[0]], features["prob"].float_list.value[0]
+        name, p = (
+            manifest.label_names[features["label"].int64_list.value[0]],
+            features["prob"].float_list.value[0],
+        )
         text = f"out of domain, taken for {name} with {100 * p:.0f} %"
         encoded = features["image/encoded"].bytes_list.value[0]
         found.append(picture(encoded, f"{name} {100 * p:.0f} %", text, key))
@@ -174,11 +189,18 @@ def plain(caption: str) -> str:
 
 
 def disagreements(
-    manifest: Manifest, first: tuple[str, Mapping[str, np.ndarray]], second: tuple[str, Mapping[str, np.ndarray]], count: int
+    manifest: Manifest,
+    first: tuple[str, Mapping[str, np.ndarray]],
+    second: tuple[str, Mapping[str, np.ndarray]],
+    count: int,
 ) -> list[Picture]:
     """Images that the first model gets wrong and the second right; the ones of which the second is surest come first."""
     (first_name, a), (second_name, b) = first, second
-    labels, one, other = a["labels"], a["probabilities"].argmax(axis=1), b["probabilities"].argmax(axis=1)
+    labels, one, other = (
+        a["labels"],
+        a["probabilities"].argmax(axis=1),
+        b["probabilities"].argmax(axis=1),
+    )
     places = np.flatnonzero((one != labels) & (other == labels))
     places = places[np.argsort(-b["probabilities"][places].max(axis=1), kind="stable")][:count]
     images = by_key(manifest, [str(a["keys"][i]) for i in places])
@@ -207,7 +229,10 @@ def corrupted(
         row = []
         for severity in severities:
             encoded, key, _ = next(iter(by_severity[severity].stream()))
-            lines = [judged(name, *ask(corruption, severity), label_names) for name, ask in answers.items()]
+            lines = [
+                judged(name, *ask(corruption, severity), label_names)
+                for name, ask in answers.items()
+            ]
             title = f"{corruption.replace('_', ' ')}, severity {severity}"
             text = plain(f"{title}; {'; '.join(lines)}")
             row.append(picture(encoded.numpy(), "\n".join(lines), text, _name(key)))
@@ -216,13 +241,20 @@ def corrupted(
 
 
 def frames(
-    examples: Examples, which: Sequence[int], answers: Mapping[str, np.ndarray], label: int, label_names: Sequence[str]
+    examples: Examples,
+    which: Sequence[int],
+    answers: Mapping[str, np.ndarray],
+    label: int,
+    label_names: Sequence[str],
 ) -> list[Picture]:
     """Frames `which` of the first sequence. `answers`: model -> its answers int [m]."""
     row = []
     for number, (encoded, key, _) in enumerate(examples.stream().take(max(which) + 1)):
         if number in which:
-            lines = [judged(name, int(given[number]), label, label_names) for name, given in answers.items()]
+            lines = [
+                judged(name, int(given[number]), label, label_names)
+                for name, given in answers.items()
+            ]
             text = plain(f"frame {number}; {'; '.join(lines)}")
             row.append(picture(encoded.numpy(), "\n".join(lines), text, _name(key)))
     return row

@@ -71,15 +71,21 @@ def image_batches(sets: Sequence[Examples], batch_size: int, pixels: Pixels) -> 
     """
 
     @unconverted
-    def prepare(encoded: tf.Tensor, key: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+    def prepare(
+        encoded: tf.Tensor, key: tf.Tensor, label: tf.Tensor, number: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         return {"image": pixels.of(encoded), "key": key, "label": label, "set": number}
 
     def numbered(number: int, examples: Examples) -> tf.data.Dataset:
         exactly = examples.stream().apply(tf.data.experimental.assert_cardinality(examples.count))
-        return exactly.map(lambda encoded, key, label: (encoded, key, label, tf.constant(number, tf.int64)))
+        return exactly.map(
+            lambda encoded, key, label: (encoded, key, label, tf.constant(number, tf.int64))
+        )
 
     streams = [numbered(number, examples) for number, examples in enumerate(sets)]
-    prepared = functools.reduce(tf.data.Dataset.concatenate, streams).map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
+    prepared = functools.reduce(tf.data.Dataset.concatenate, streams).map(
+        prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True
+    )
     padding = -sum(examples.count for examples in sets) % batch_size
     if padding:
         blank = {
@@ -127,13 +133,22 @@ def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
     raise_refusal(error)
     for examples in sets:
         try:
-            found = sum(1 for _ in examples.stream().map(lambda encoded, key, label: tf.shape(decode(encoded))))
+            found = sum(
+                1
+                for _ in examples.stream().map(
+                    lambda encoded, key, label: tf.shape(decode(encoded))
+                )
+            )
         except tf.errors.OpError as own:
             raise_refusal(own)
             reason = " ".join(str(own.message).split())[:200]
-            return InputError(f"{examples.where} holds a damaged record or image ({reason}); make the data again")
+            return InputError(
+                f"{examples.where} holds a damaged record or image ({reason}); make the data again"
+            )
         if found != examples.count:
-            return InputError(f"{examples.where} holds {found} examples, not the {examples.count} announced; make the data again")
+            return InputError(
+                f"{examples.where} holds {found} examples, not the {examples.count} announced; make the data again"
+            )
     reason = " ".join(str(error).split())[:200]
     return InputError(f"{sets[0].where} cannot be used ({reason})")
 
@@ -167,22 +182,31 @@ def predict(
     """
     for examples in sets:
         require_some(examples)
-    batches = image_batches(sets, batch_size, input_pixels(preprocessing or classifier.preprocessing))
+    batches = image_batches(
+        sets, batch_size, input_pixels(preprocessing or classifier.preprocessing)
+    )
 
     def answer(logits: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], np.ndarray]:
         function = tf.function(lambda images: tf.nn.softmax(tf.cast(logits(images), tf.float32)))
-        function = function.get_concrete_function(batches.element_spec["image"])  # traced before the clock starts
+        function = function.get_concrete_function(
+            batches.element_spec["image"]
+        )  # traced before the clock starts
         return lambda images: function(images).numpy()
 
     probabilities_of = classifier.everywhere(answer)
     current, collected = 0, _Collected()
     started = time.perf_counter()
-    for batch, probabilities in probabilities_of.map(lambda batch: (batch["image"],), read(batches, sets)):  # (b, K)
+    for batch, probabilities in probabilities_of.map(
+        lambda batch: (batch["image"],), read(batches, sets)
+    ):  # (b, K)
         number = batch["set"].numpy()  # (b,)
         keys, labels = batch["key"].numpy(), batch["label"].numpy()
         for i in np.unique(number[number >= 0]):
             while current < i:
-                yield sets[current], _finish(sets[current], collected, time.perf_counter() - started)
+                yield (
+                    sets[current],
+                    _finish(sets[current], collected, time.perf_counter() - started),
+                )
                 current, collected, started = current + 1, _Collected(), time.perf_counter()
             rows = number == i
             require_classes(classifier, probabilities.shape[1], sets[i])
@@ -204,7 +228,9 @@ def require_some(examples: Examples) -> None:
 def require_classes(classifier: Classifier, count: int, examples: Examples) -> None:
     """Raises InputError where the classifier's answers, over `count` classes, are over others than the set's."""
     if count != examples.num_classes:
-        raise InputError(f"{classifier.name} tells {count} classes apart, {examples.where} has {examples.num_classes}")
+        raise InputError(
+            f"{classifier.name} tells {count} classes apart, {examples.where} has {examples.num_classes}"
+        )
 
 
 def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> None:
@@ -222,7 +248,9 @@ def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> 
 def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Classifier) -> None:
     finite = np.isfinite(probabilities).all(axis=1)
     if not finite.all():
-        raise InputError(f"the answer of {classifier.name} for {keys[~finite][0].decode()!r} is not finite; train it again")
+        raise InputError(
+            f"the answer of {classifier.name} for {keys[~finite][0].decode()!r} is not finite; train it again"
+        )
 
 
 def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -233,12 +261,20 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     """
     where = examples.where
     if len(keys) != examples.count:
-        raise InputError(f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data again")
+        raise InputError(
+            f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data again"
+        )
     # Shards made elsewhere have no keys: their examples are known by their place.
-    decoded = np.array([key.decode("utf-8") for key in keys]) if any(keys) else np.array([f"#{i}" for i in range(len(keys))])
+    decoded = (
+        np.array([key.decode("utf-8") for key in keys])
+        if any(keys)
+        else np.array([f"#{i}" for i in range(len(keys))])
+    )
     unique, counts = np.unique(decoded, return_counts=True)
     if len(unique) != len(decoded):
-        raise InputError(f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each example must be evaluated once")
+        raise InputError(
+            f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each example must be evaluated once"
+        )
     require_labels(examples, decoded, labels)
     return decoded
 
@@ -247,5 +283,8 @@ def _finish(examples: Examples, collected: _Collected, seconds: float) -> Predic
     keys = np.concatenate(collected.keys) if collected.keys else np.zeros([0], object)
     labels = np.concatenate(collected.labels) if collected.labels else np.zeros([0], np.int64)
     keys = check(examples, keys, labels)
-    values = {name: np.concatenate([part[name] for part in collected.values]) for name in collected.values[0]}
+    values = {
+        name: np.concatenate([part[name] for part in collected.values])
+        for name in collected.values[0]
+    }
     return Predictions(keys, labels, values, seconds)

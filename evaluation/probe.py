@@ -153,7 +153,9 @@ def open_probe(
         print(f"no {NAME}: {labeled.num_records:,} labeled images are more than {MOST_IMAGES:,}")
         return None
     if versions.find(like.directory) is not None:
-        print(f"no {NAME}: {like.directory} is an export; name a training directory first in --model")
+        print(
+            f"no {NAME}: {like.directory} is an export; name a training directory first in --model"
+        )
         return None
     spec = model_dir.read_spec(like.directory)
     initial = pretrained.find(init, spec.architecture)
@@ -163,7 +165,9 @@ def open_probe(
     def load() -> Callable[[tf.Tensor], tf.Tensor]:
         below = embedding.pooled(initial.load())
         if below is None:
-            raise InputError(f"--init={init}: its last layer is no Dense layer; set evaluate.probe=False")
+            raise InputError(
+                f"--init={init}: its last layer is no Dense layer; set evaluate.probe=False"
+            )
         kernel, bias = _fitted(below, like.preprocessing, labeled, folder, batch_size, seed)[:2]
         return lambda images: tf.cast(below(images, training=False), tf.float32) @ kernel + bias
 

@@ -25,13 +25,17 @@ BATCH = 50
 def main(name: str | None, check: str | None) -> None:
     """Prints the table of weights, or the result of a check. Raises InputError."""
     if bool(name) != bool(check):
-        raise InputError("--name and --check belong together: the weights, and a folder of photographs")
+        raise InputError(
+            "--name and --check belong together: the weights, and a folder of photographs"
+        )
     if not (name and check):
         print(published.listing())
         return
     text, network = full_name(name)
     images, top1, top5, size = measure(text, network, Path(check))
-    print(f"{text} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}")
+    print(
+        f"{text} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}"
+    )
 
 
 def full_name(name: str) -> tuple[str, str]:
@@ -46,7 +50,9 @@ def full_name(name: str) -> tuple[str, str]:
         except InputError as error:
             raise InputError(f"--name={name}: {error}") from error
         if not name.endswith("_classifier"):
-            raise InputError(f"--name={name}: these weights have no classifier, which would name the photographs")
+            raise InputError(
+                f"--name={name}: these weights have no classifier, which would name the photographs"
+            )
         return name, network
     row = published.find(name)
     if row is None:
@@ -77,11 +83,15 @@ def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, i
     examples = imagenet.class_folders(folder)
     initial = pretrained.find(text, {"name": network})
     model, preprocessing = initial.load(), initial.spec.preprocessing
-    pixels = examples.stream().map(lambda encoded, key, label: (eval_image(encoded, preprocessing), label))
+    pixels = examples.stream().map(
+        lambda encoded, key, label: (eval_image(encoded, preprocessing), label)
+    )
     hits, count = [0, 0], 0
     for images, labels in pixels.batch(BATCH):
         logits = model(images, training=False)
         for place, k in enumerate((1, 5)):
-            hits[place] += int(tf.reduce_sum(tf.cast(tf.math.in_top_k(labels, logits, k), tf.int32)))
+            hits[place] += int(
+                tf.reduce_sum(tf.cast(tf.math.in_top_k(labels, logits, k), tf.int32))
+            )
         count += int(labels.shape[0])
     return count, 100 * hits[0] / count, 100 * hits[1] / count, preprocessing.image_size

@@ -58,9 +58,13 @@ def write(
       command: the command line.
       seconds: that the evaluation took so far.
     """
-    report = _Report(directory, dict(summary), evaluations, candidates, inputs, manifest, command, seconds)
+    report = _Report(
+        directory, dict(summary), evaluations, candidates, inputs, manifest, command, seconds
+    )
     path = directory / NAME
-    page.write(path, "report.html", title=f"Evaluation of {', '.join(candidates)}", **report.sections())
+    page.write(
+        path, "report.html", title=f"Evaluation of {', '.join(candidates)}", **report.sections()
+    )
     return path
 
 
@@ -79,10 +83,21 @@ class _Report:
         seconds: float = 0.0,
     ) -> None:
         self.directory, self.summary, self.evaluations = directory, summary, evaluations
-        self.candidates, self.inputs, self.manifest, self.command = candidates, inputs, manifest, command
+        self.candidates, self.inputs, self.manifest, self.command = (
+            candidates,
+            inputs,
+            manifest,
+            command,
+        )
         self.models: dict[str, dict[str, Any]] = summary["models"]
-        self.last, self.baseline = list(candidates)[-1], summary["baseline"]  # the probe is no candidate
-        self.runs = {name: model_dir.run_directory(candidate.directory).resolve() for name, candidate in candidates.items()}
+        self.last, self.baseline = (
+            list(candidates)[-1],
+            summary["baseline"],
+        )  # the probe is no candidate
+        self.runs = {
+            name: model_dir.run_directory(candidate.directory).resolve()
+            for name, candidate in candidates.items()
+        }
         parents = {run.parent for run in self.runs.values()}
         self.run = parents.pop() if len(parents) == 1 else None
         self.data = manifest.directory.parent if manifest else None
@@ -178,7 +193,9 @@ class _Report:
             [
                 (
                     "Top-1",
-                    charts.bars(f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)", guesses),
+                    charts.bars(
+                        f"Top-1 accuracy: {said}", names, values, intervals, "top-1 (%)", guesses
+                    ),
                     "95 % Wilson intervals.",
                 ),
                 (
@@ -188,12 +205,18 @@ class _Report:
                         {name: d["reliability_equal_mass"] for name, d in details.items()},
                     ),
                     "Bins of equally many examples. Their ECE, and that of bins of equal width: "
-                    + "; ".join(f"{e.name} {e.ece_equal_mass:.3f}, {e.ece:.3f}" for e in self.evaluations)
+                    + "; ".join(
+                        f"{e.name} {e.ece_equal_mass:.3f}, {e.ece:.3f}" for e in self.evaluations
+                    )
                     + ".",
                 ),
                 (
                     f"Confidence of {last.name}",
-                    charts.histogram(f"Right and wrong answers of {last.name} by confidence", histogram["right"], histogram["wrong"]),
+                    charts.histogram(
+                        f"Right and wrong answers of {last.name} by confidence",
+                        histogram["right"],
+                        histogram["wrong"],
+                    ),
                     "",
                 ),
             ],
@@ -206,14 +229,17 @@ class _Report:
             yield "confusion", last.confusion.tolist()
             accuracy = {e.name: details[e.name]["per_class_accuracy"] for e in self.evaluations}
             rows: list[list[object]] = [
-                [name, *(tables.percent(accuracy[e.name][i], 1) for e in self.evaluations)] for i, name in enumerate(last.label_names)
+                [name, *(tables.percent(accuracy[e.name][i], 1) for e in self.evaluations)]
+                for i, name in enumerate(last.label_names)
             ]
             yield "accuracy", rows
         else:
             off = last.confusion * (1 - np.eye(classes, dtype=int))
             worst = np.argsort(-off, axis=None, kind="stable")[:15]
             rows = [
-                [last.label_names[i // classes], last.label_names[i % classes], int(off.flat[i])] for i in worst.tolist() if off.flat[i] > 0
+                [last.label_names[i // classes], last.label_names[i % classes], int(off.flat[i])]
+                for i in worst.tolist()
+                if off.flat[i] > 0
             ]
             yield "confused", rows
 
@@ -224,9 +250,16 @@ class _Report:
         errors = {name: row["errors"] for name, row in measured.items()}
         kinds = list(next(iter(errors.values())))
         common = [kind for kind in kinds if kind in CORRUPTIONS]
-        per_kind = {name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in errors}
-        svg = charts.grouped_bars("Error under each corruption, per model", kinds, per_kind, "error (%)")
-        yield "charts", [*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")]
+        per_kind = {
+            name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in errors
+        }
+        svg = charts.grouped_bars(
+            "Error under each corruption, per model", kinds, per_kind, "error (%)"
+        )
+        yield (
+            "charts",
+            [*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")],
+        )
 
     def _mean_corruptions(self, common: Sequence[str]) -> list[tuple[str, str, str]]:
         """The charts of the means over the corruptions `common`, to which the four extra ones do not belong."""
@@ -234,7 +267,10 @@ class _Report:
         names = list(measured)
         by_severity: list[charts.Series] = []
         for name, row in measured.items():
-            accuracy = [100 * (1 - float(np.mean([row["errors"][kind][i] for kind in common]))) for i in range(len(SEVERITIES))]
+            accuracy = [
+                100 * (1 - float(np.mean([row["errors"][kind][i] for kind in common])))
+                for i in range(len(SEVERITIES))
+            ]
             unchanged = row.get("unchanged_error")
             start = [] if unchanged is None else [100 * (1 - unchanged)]
             by_severity.append((name, [*([0] if start else []), *SEVERITIES], [*start, *accuracy]))
@@ -242,10 +278,22 @@ class _Report:
         intervals = [_percents(row.get("mean_error_interval")) for row in measured.values()]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
         drawn = [
-            ("Mean error", charts.bars(f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"), "Not normalised."),
+            (
+                "Mean error",
+                charts.bars(
+                    f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"
+                ),
+                "Not normalised.",
+            ),
             (
                 "By severity",
-                charts.lines("Top-1 by severity", by_severity, "severity (0: unchanged)", "top-1 (%)", xticks=(0, *SEVERITIES)),
+                charts.lines(
+                    "Top-1 by severity",
+                    by_severity,
+                    "severity (0: unchanged)",
+                    "top-1 (%)",
+                    xticks=(0, *SEVERITIES),
+                ),
                 "Mean over corruptions.",
             ),
         ]
@@ -253,8 +301,12 @@ class _Report:
         if all(value is not None for value in mce):
             part = "" if "mce" in measured[names[0]] else f" of {len(common)} corruptions"
             said = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, mce))
-            svg = charts.bars(f"Mean corruption error: {said}", names, mce, [None] * len(names), "mCE")
-            caption = f"Error in percent of that of {measured[names[-1]]['reference']}; lower is better."
+            svg = charts.bars(
+                f"Mean corruption error: {said}", names, mce, [None] * len(names), "mCE"
+            )
+            caption = (
+                f"Error in percent of that of {measured[names[-1]]['reference']}; lower is better."
+            )
             drawn.insert(0, (f"mCE{part}", svg, caption))
         return drawn
 
@@ -270,7 +322,9 @@ class _Report:
             return answer
 
         names = [name for name in self.pair() if name in self.having("c")]
-        shown = pictures.corrupted(self.inputs.c, (1, 3, 5), {name: ask(name) for name in names}, self._label_names())
+        shown = pictures.corrupted(
+            self.inputs.c, (1, 3, 5), {name: ask(name) for name in names}, self._label_names()
+        )
         yield "pictures", {name.replace("_", " "): found for name, found in shown.items()}
 
     def sequences(self) -> Section:
@@ -280,13 +334,23 @@ class _Report:
         names = list(measured)
         kinds = list(measured[names[0]]["flips"])
         per_kind = {name: [100 * measured[name]["flips"][kind] for kind in kinds] for name in names}
-        drawn = [("Each perturbation", charts.grouped_bars("Flip probability of each perturbation", kinds, per_kind, "flips (%)"), "")]
+        drawn = [
+            (
+                "Each perturbation",
+                charts.grouped_bars(
+                    "Flip probability of each perturbation", kinds, per_kind, "flips (%)"
+                ),
+                "",
+            )
+        ]
         means = [row["mean_flip"] for row in measured.values()]
         if None not in means:  # it is where only the extra perturbations are there
             overall = [100 * mean for mean in means]
             intervals = [_percents(row.get("mean_flip_interval")) for row in measured.values()]
             said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
-            svg = charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)")
+            svg = charts.bars(
+                f"Mean flip probability: {said}", names, overall, intervals, "flips (%)"
+            )
             drawn.insert(0, ("Mean flip probability", svg, "Not normalised."))
         yield "charts", drawn
 
@@ -297,11 +361,15 @@ class _Report:
             return
         shown = {}
         for kind, (examples, length) in self.inputs.p.items():
-            stored = {name: results.load(self.directory / name / "p" / f"{kind}.npz") for name in names}
+            stored = {
+                name: results.load(self.directory / name / "p" / f"{kind}.npz") for name in names
+            }
             label = int(next(iter(stored.values()))["labels"][0])
             given = {name: arrays["answers"][0] for name, arrays in stored.items()}
             which = sorted({round(i * (length - 1) / 6) for i in range(7)})
-            shown[kind.replace("_", " ")] = pictures.frames(examples, which, given, label, self._label_names())
+            shown[kind.replace("_", " ")] = pictures.frames(
+                examples, which, given, label, self._label_names()
+            )
         yield "pictures", shown
 
     def attacks(self) -> Section:
@@ -309,7 +377,14 @@ class _Report:
         if not measured:
             return
         names = list(measured)
-        curves = [(name, measured[name]["epsilons"], [100 * value for value in measured[name]["fgsm_top1"]]) for name in names]
+        curves = [
+            (
+                name,
+                measured[name]["epsilons"],
+                [100 * value for value in measured[name]["fgsm_top1"]],
+            )
+            for name in names
+        ]
         pgd = [100 * measured[name]["pgd_top1"] for name in names]
         intervals = [_percents(measured[name]["pgd_interval"]) for name in names]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
@@ -321,16 +396,30 @@ class _Report:
             [
                 (
                     "FGSM",
-                    charts.lines("Top-1 under FGSM by epsilon", curves, "ε (0–255)", "top-1 (%)", ylim=(0, 101)),
+                    charts.lines(
+                        "Top-1 under FGSM by epsilon",
+                        curves,
+                        "ε (0–255)",
+                        "top-1 (%)",
+                        ylim=(0, 101),
+                    ),
                     "As in the paper's Figure 4.",
                 ),
-                ("PGD", charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"), told),
+                (
+                    "PGD",
+                    charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"),
+                    told,
+                ),
             ],
         )
         stored = results.load(self.directory / self.last / "adversarial.npz")
         shown = []
         for i in range(min(len(stored["images"]), 8)):
-            after = pictures.marked("right", True) if stored["pgd"][i] else pictures.marked("wrong", False)
+            after = (
+                pictures.marked("right", True)
+                if stored["pgd"][i]
+                else pictures.marked("wrong", False)
+            )
             for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], after)):
                 alt = f"{self._label_names()[stored['labels'][i]]}, {pictures.plain(caption)}"
                 pixels = np.rint(image).astype(np.uint8)
@@ -340,10 +429,18 @@ class _Report:
     def _mistake_pictures(self) -> Section:
         if len(self.pair()) < 2 or not self.evaluations or self.manifest is None:
             return
-        first, last = ((name, results.load(self.directory / name / "predictions.npz")) for name in self.pair())
+        first, last = (
+            (name, results.load(self.directory / name / "predictions.npz")) for name in self.pair()
+        )
         found = pictures.disagreements(self.manifest, first, last, 24)
         lost = pictures.disagreements(self.manifest, last, first, 24)
-        yield "sheets", {f"{first[0]} wrong, {last[0]} right": found, f"{first[0]} right, {last[0]} wrong": lost}
+        yield (
+            "sheets",
+            {
+                f"{first[0]} wrong, {last[0]} right": found,
+                f"{first[0]} right, {last[0]} wrong": lost,
+            },
+        )
 
     def embedding(self) -> Section:
         """See `embedding.section`."""
@@ -358,7 +455,11 @@ class _Report:
         yield "commands", "\n".join(self.commands())
         configs: list[tuple[str, Any]] = []
         yield "configs", configs  # before it is full: those before a damaged one are shown
-        folders = [("Evaluation", self.directory), *([("Whole run", self.run)] if self.run else []), *self.runs.items()]
+        folders = [
+            ("Evaluation", self.directory),
+            *([("Whole run", self.run)] if self.run else []),
+            *self.runs.items(),
+        ]
         for name, folder in folders:
             if (folder / "config.json").exists():
                 configs.append((f"{name}: config.json", read_json(folder / "config.json")))
@@ -366,7 +467,10 @@ class _Report:
     def _label_names(self) -> Sequence[str]:
         if self.manifest:
             return self.manifest.label_names
-        return next((c.label_names for c in self.candidates.values() if c.label_names), [str(i) for i in range(1000)])
+        return next(
+            (c.label_names for c in self.candidates.values() if c.label_names),
+            [str(i) for i in range(1000)],
+        )
 
 
 def _optional(section: Callable[[], Section]) -> dict[str, Any]:

@@ -40,7 +40,12 @@ NAMES = ("noisy_student", "advprop", "randaugment")
 SPLIT = "test"
 
 FIGURES: dict[tuple[str, str], dict[str, float]] = {
-    ("noisy_student", "l2"): {"top5": 98.7, "a.top1": 83.7, "a.top5": 95.2, "real.precision": 90.55},
+    ("noisy_student", "l2"): {
+        "top5": 98.7,
+        "a.top1": 83.7,
+        "a.top5": 95.2,
+        "real.precision": 90.55,
+    },
     ("noisy_student", "l2_475"): {
         "c.top1@224": 76.5,
         "c.mce@224": 30.0,
@@ -85,15 +90,23 @@ def main(
     places = {"real": data_real, "a": data_a, "c": data_c, "p": data_p}
     if not name:
         if imagenet or workdir or any(places.values()):
-            raise InputError("--name is missing: say which checkpoint, such as --name=noisy_student:b0")
+            raise InputError(
+                "--name is missing: say which checkpoint, such as --name=noisy_student:b0"
+            )
         print(listing())
         return 0
     row = checkpoint(name)
     if not (imagenet and workdir):
-        raise InputError("--imagenet and --workdir are missing: the validation images, and where the results go")
+        raise InputError(
+            "--imagenet and --workdir are missing: the validation images, and where the results go"
+        )
     directory = Path(workdir)
-    measure(row, config, imagenet, directory, {suite: path for suite, path in places.items() if path})
-    return compare(row, directory, {suite: path for suite, path in (("c", data_c), ("p", data_p)) if path})
+    measure(
+        row, config, imagenet, directory, {suite: path for suite, path in places.items() if path}
+    )
+    return compare(
+        row, directory, {suite: path for suite, path in (("c", data_c), ("p", data_p)) if path}
+    )
 
 
 def checkpoint(text: str) -> Published:
@@ -102,7 +115,9 @@ def checkpoint(text: str) -> Published:
     if row is None:
         raise published.unknown(text, "--name")
     if row.name not in NAMES:
-        raise InputError(f"--name={text}: its numbers are not in the papers; {', '.join(NAMES)} are")
+        raise InputError(
+            f"--name={text}: its numbers are not in the papers; {', '.join(NAMES)} are"
+        )
     return row
 
 
@@ -121,12 +136,16 @@ def listing() -> str:
     lines = []
     for row in rows():
         told = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
-        command = f"./run_tool.sh reproduce --name={row.name}:{row.network} --imagenet=DIR --workdir=W"
+        command = (
+            f"./run_tool.sh reproduce --name={row.name}:{row.network} --imagenet=DIR --workdir=W"
+        )
         lines.append(f"{row.name}:{row.network}\n    published: {told}\n    {command}")
     return "\n".join([*lines, "Meta Pseudo Labels: no checkpoint was released"])
 
 
-def measure(row: Published, config: ConfigDict, imagenet: str, directory: Path, places: Mapping[str, str]) -> None:
+def measure(
+    row: Published, config: ConfigDict, imagenet: str, directory: Path, places: Mapping[str, str]
+) -> None:
     """Makes the model and the validation split, and runs the suites; each part is skipped where it is done.
 
     Args:
@@ -146,7 +165,9 @@ def measure(row: Published, config: ConfigDict, imagenet: str, directory: Path, 
     data = imagenet_validation.prepare(imagenet, directory / "data")
     model = directory / f"{row.name}_{row.network}"
     labels = str(data / imagenet_validation.CLASSES)
-    import_weights.main(str(source), row.network, str(model), labels=labels, preprocessing=row.preprocessing)
+    import_weights.main(
+        str(source), row.network, str(model), labels=labels, preprocessing=row.preprocessing
+    )
     suites = ",".join(["clean", *places])
     flags: dict[str, Any] = {f"data_{suite}": path for suite, path in places.items()}
     workdir = str(directory / "evaluation")
@@ -162,24 +183,37 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
       sets: suite of `c` and `p` -> its directory, which tells the side of its images.
     """
     model = f"{row.name}_{row.network}"
-    models = read_json(directory / "evaluation" / "summary.json", {"models": {model: dict}})["models"]
+    models = read_json(directory / "evaluation" / "summary.json", {"models": {model: dict}})[
+        "models"
+    ]
     sides = {suite: side(suite, Path(path)) for suite, path in sets.items()}
     ours = dict(numbers(models[model], sides))
     lines, outside, told = [], 0, {}
     for key, figure in figures(row).items():
         if key not in ours:
-            lines.append(f"{key:<16}{'–':>8}{'':>18}{figure:>11.2f}  not measured: its data are not given")
+            lines.append(
+                f"{key:<16}{'–':>8}{'':>18}{figure:>11.2f}  not measured: its data are not given"
+            )
             continue
         value, low, high = ours[key]
         inside = low - 0.05 <= figure <= high + 0.05  # it is rounded to a tenth
         outside += not inside
         told[key] = {"ours": value, "interval": [low, high], "published": figure, "inside": inside}
         verdict = "reproduced" if inside else "NOT REPRODUCED"
-        lines.append(f"{key:<16}{value:>8.2f}{f'{low:.2f} to {high:.2f}':>18}{figure:>11.2f}  {verdict}")
+        lines.append(
+            f"{key:<16}{value:>8.2f}{f'{low:.2f} to {high:.2f}':>18}{figure:>11.2f}  {verdict}"
+        )
     more = sorted(set(ours) - set(figures(row)))
-    lines += [f"{key:<16}{ours[key].value:>8.2f}{f'{ours[key].low:.2f} to {ours[key].high:.2f}':>18}{'–':>11}" for key in more]
-    write_json(directory / "comparison.json", {"weights": f"{row.name}:{row.network}", "numbers": told})
-    print(f"{row.name}:{row.network}\n{'number':<16}{'ours':>8}{'95 % interval':>18}{'published':>11}")
+    lines += [
+        f"{key:<16}{ours[key].value:>8.2f}{f'{ours[key].low:.2f} to {ours[key].high:.2f}':>18}{'–':>11}"
+        for key in more
+    ]
+    write_json(
+        directory / "comparison.json", {"weights": f"{row.name}:{row.network}", "numbers": told}
+    )
+    print(
+        f"{row.name}:{row.network}\n{'number':<16}{'ours':>8}{'95 % interval':>18}{'published':>11}"
+    )
     print("\n".join(lines))
     return int(outside > 0)
 
@@ -190,7 +224,12 @@ def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[
     Shares have Wilson's interval. That of mCE and mFR is scaled from the bootstrap of the mean error and
     of the mean flip probability. The frames of a sequence count as one image.
     """
-    for key, count in (("top1", "examples"), ("top5", "examples"), ("a.top1", "a.examples"), ("a.top5", "a.examples")):
+    for key, count in (
+        ("top1", "examples"),
+        ("top5", "examples"),
+        ("a.top1", "a.examples"),
+        ("a.top5", "a.examples"),
+    ):
         if find(row, key) is not None:
             yield key, _share(find(row, key), find(row, count))
     if "real" in row:
@@ -205,7 +244,10 @@ def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[
         else:
             yield f"p.top1{end}", _share(own["top1"], own["sequences"])
         if own.get(number) is not None and own[mean]:
-            yield f"{suite}.{number}{end}", Measured(*(own[number] * value / own[mean] for value in (own[mean], low, high)))
+            yield (
+                f"{suite}.{number}{end}",
+                Measured(*(own[number] * value / own[mean] for value in (own[mean], low, high))),
+            )
 
 
 def _share(value: float, count: int) -> Measured:

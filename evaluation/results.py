@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from evaluation import metrics, numbers, robustness, statistics
-from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, SEVERITIES
+from evaluation.robustness import (
+    ALEXNET_ERRORS,
+    ALEXNET_EXTRA_ERRORS,
+    ALEXNET_EXTRA_FLIPS,
+    ALEXNET_FLIPS,
+    SEVERITIES,
+)
 from evaluation.statistics import bootstrap_interval, wilson_interval
 
 ALEXNET = "AlexNet"
@@ -24,7 +30,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-def clean(folder: Path, name: str, label_names: Sequence[str]) -> tuple[metrics.Evaluation, dict[str, Any], Scores]:
+def clean(
+    folder: Path, name: str, label_names: Sequence[str]
+) -> tuple[metrics.Evaluation, dict[str, Any], Scores]:
     """Accuracy and calibration on the clean split, and what of it goes into the summary."""
     stored = load(folder / "predictions.npz")
     probabilities, labels = stored["probabilities"], stored["labels"]
@@ -84,13 +92,20 @@ def real(folder: Path, labels: Sequence[Sequence[int]]) -> dict[str, Any]:
     answers = load(folder / "predictions.npz")["probabilities"].argmax(axis=1)
     right, places = robustness.real_precision(answers, labels)
     low, high = wilson_interval(int(right.sum()), len(right))
-    return {"precision": float(right.mean()), "interval": [low, high], "examples": len(right), "without_labels": len(labels) - len(places)}
+    return {
+        "precision": float(right.mean()),
+        "interval": [low, high],
+        "examples": len(right),
+        "without_labels": len(labels) - len(places),
+    }
 
 
 def imagenet_a(folder: Path) -> dict[str, Any]:
     """Top-1 and top-5 among the 200 classes (the authors' protocol), and among all 1,000."""
     stored = load(folder / "a.npz")
-    right, right_of_all = (stored[name] == stored["labels"][:, None] for name in ("top5", "top5_of_all"))  # (N, 5)
+    right, right_of_all = (
+        stored[name] == stored["labels"][:, None] for name in ("top5", "top5_of_all")
+    )  # (N, 5)
     low, high = wilson_interval(int(right[:, 0].sum()), len(right))
     return {
         "top1": float(right[:, 0].mean()),
@@ -117,7 +132,10 @@ def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Sco
                 wrong.append(missed)
                 digests.add(str(stored["keys_digest"]))
     common = [row for name, row in errors.items() if name in robustness.CORRUPTIONS]
-    row: dict[str, Any] = {"errors": errors, "mean_error": float(np.mean(common)) if common else None}
+    row: dict[str, Any] = {
+        "errors": errors,
+        "mean_error": float(np.mean(common)) if common else None,
+    }
     unchanged = folder / "c" / "unchanged.npz"
     if unchanged.exists():
         stored = load(unchanged)
@@ -130,7 +148,9 @@ def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Sco
     return row, {"c": per_image}
 
 
-def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[dict[str, Any], Scores]:
+def perturbations(
+    folder: Path, names: Sequence[str], difficulty: int
+) -> tuple[dict[str, Any], Scores]:
     """Flip probability of each perturbation, and top-1 over all frames; mFR is added by `relative_to`.
 
     Top-1 is the mean over every frame of the benchmark's perturbations, as ImageNet-P's is published
@@ -147,9 +167,15 @@ def perturbations(folder: Path, names: Sequence[str], difficulty: int) -> tuple[
             right.append((stored["answers"] == stored["labels"][:, None]).ravel())
             digests.add(str(stored["keys_digest"]))
     common = [value for name, value in flips.items() if name in robustness.PERTURBATIONS]
-    row: dict[str, Any] = {"flips": flips, "difficulty": difficulty, "mean_flip": float(np.mean(common)) if common else None}
+    row: dict[str, Any] = {
+        "flips": flips,
+        "difficulty": difficulty,
+        "mean_flip": float(np.mean(common)) if common else None,
+    }
     row["top1"] = float(np.concatenate(right).mean()) if right else None
-    if len(digests) != 1:  # other sequences of each perturbation: they cannot be averaged one by one
+    if (
+        len(digests) != 1
+    ):  # other sequences of each perturbation: they cannot be averaged one by one
         return row, {}
     mean = np.mean(per_sequence, axis=0)  # (n,)
     row["mean_flip_interval"] = list(bootstrap_interval(mean))
@@ -177,7 +203,9 @@ def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
     return row, scores
 
 
-def relative_to(rows: dict[str, dict[str, Any]], baseline: str, released_c: bool, released_p: bool) -> None:
+def relative_to(
+    rows: dict[str, dict[str, Any]], baseline: str, released_c: bool, released_p: bool
+) -> None:
     """Adds CE, mCE, FR and mFR to every row that has the suite: against AlexNet for ImageNet's own sets, else against `baseline`.
 
     AlexNet's flips are those at difficulty 1; at any other there is nothing to divide by, so no FR, no mFR, and the reference is None.
@@ -188,20 +216,26 @@ def relative_to(rows: dict[str, dict[str, Any]], baseline: str, released_c: bool
     for row in rows.values():
         if "c" in row:
             reference: Mapping[str, Sequence[float]] = (
-                {**ALEXNET_ERRORS, **ALEXNET_EXTRA_ERRORS} if released_c else rows[baseline].get("c", {}).get("errors", {})
+                {**ALEXNET_ERRORS, **ALEXNET_EXTRA_ERRORS}
+                if released_c
+                else rows[baseline].get("c", {}).get("errors", {})
             )
             c = row["c"]
             c["reference"] = ALEXNET if released_c else baseline
             c["ce"] = robustness.corruption_errors(c["errors"], reference) if reference else {}
             known = [c["ce"][name] for name in c["ce"] if name in robustness.CORRUPTIONS]
-            c["mce" if len(known) in (0, len(robustness.CORRUPTIONS)) else "mce_of_part"] = robustness.mean_or_none(known)
+            c["mce" if len(known) in (0, len(robustness.CORRUPTIONS)) else "mce_of_part"] = (
+                robustness.mean_or_none(known)
+            )
         if "p" in row:
             p = row["p"]
             if released_p and p["difficulty"] != 1:
                 p["reference"] = None
                 continue
             flips: Mapping[str, float] = (
-                {**ALEXNET_FLIPS, **ALEXNET_EXTRA_FLIPS} if released_p else rows[baseline].get("p", {}).get("flips", {})
+                {**ALEXNET_FLIPS, **ALEXNET_EXTRA_FLIPS}
+                if released_p
+                else rows[baseline].get("p", {}).get("flips", {})
             )
             p["reference"] = ALEXNET if released_p else baseline
             p["fr"] = robustness.flip_rates(p["flips"], flips) if flips else {}
@@ -216,8 +250,14 @@ def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, A
     for name, own in scores.items():
         if name == baseline:
             continue
-        pairs = {suite: (scores[baseline][suite], values) for suite, values in own.items() if suite in scores[baseline]}
+        pairs = {
+            suite: (scores[baseline][suite], values)
+            for suite, values in own.items()
+            if suite in scores[baseline]
+        }
         compared[name] = {
-            suite: statistics.compare(first, second)._asdict() for suite, (first, second) in pairs.items() if first.shape == second.shape
+            suite: statistics.compare(first, second)._asdict()
+            for suite, (first, second) in pairs.items()
+            if first.shape == second.shape
         }
     return compared

@@ -55,7 +55,12 @@ ALEXNET_FLIPS: dict[str, float] = {
 }
 """AlexNet's flip probability on the ten perturbations of ImageNet-P, difficulty 1."""
 
-ALEXNET_EXTRA_FLIPS: dict[str, float] = {"speckle_noise": 0.18649, "gaussian_blur": 0.02775, "spatter": 0.05053, "shear": 0.10658}
+ALEXNET_EXTRA_FLIPS: dict[str, float] = {
+    "speckle_noise": 0.18649,
+    "gaussian_blur": 0.02775,
+    "spatter": 0.05053,
+    "shear": 0.10658,
+}
 
 CORRUPTIONS = tuple(ALEXNET_ERRORS)
 EXTRA_CORRUPTIONS = tuple(ALEXNET_EXTRA_ERRORS)
@@ -63,7 +68,9 @@ PERTURBATIONS = tuple(ALEXNET_FLIPS)
 EXTRA_PERTURBATIONS = tuple(ALEXNET_EXTRA_FLIPS)
 
 
-def corruption_errors(errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]
+) -> dict[str, float | None]:
     """CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s), over the severities.
 
     None where the reference makes no mistake at all (on a small test set of one's own), since nothing can be divided by it.
@@ -71,7 +78,9 @@ def corruption_errors(errors: Mapping[str, Sequence[float]], reference: Mapping[
     result: dict[str, float | None] = {}
     for name, row in errors.items():
         if len(row) != len(reference[name]):
-            raise ValueError(f"{name}: {len(row)} severities, the reference has {len(reference[name])}")
+            raise ValueError(
+                f"{name}: {len(row)} severities, the reference has {len(reference[name])}"
+            )
         total = float(np.sum(reference[name]))
         result[name] = 100 * float(np.sum(row)) / total if total > 0 else None
     return result
@@ -99,18 +108,27 @@ def flips(answers: np.ndarray, noise: bool, difficulty: int = 1) -> np.ndarray:
     """
     answers = np.asarray(answers)
     if answers.ndim != 2 or answers.shape[1] < 2 or not 1 <= difficulty < answers.shape[1]:
-        raise ValueError(f"need answers [n, m], m >= 2, and 1 <= difficulty < m; got {answers.shape} and {difficulty}")
+        raise ValueError(
+            f"need answers [n, m], m >= 2, and 1 <= difficulty < m; got {answers.shape} and {difficulty}"
+        )
     if noise:
         return np.mean(answers[:, 1:] != answers[:, :1], axis=1)
     return np.mean(answers[:, difficulty:] != answers[:, :-difficulty], axis=1)
 
 
-def flip_rates(probabilities: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float | None]:
+def flip_rates(
+    probabilities: Mapping[str, float], reference: Mapping[str, float]
+) -> dict[str, float | None]:
     """FR of each perturbation, in percent of the reference's flip probability; None where that is 0."""
-    return {name: 100 * value / reference[name] if reference[name] > 0 else None for name, value in probabilities.items()}
+    return {
+        name: 100 * value / reference[name] if reference[name] > 0 else None
+        for name, value in probabilities.items()
+    }
 
 
-def real_precision(answers: np.ndarray, labels: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def real_precision(
+    answers: np.ndarray, labels: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
     """ReaL's precision@1: an answer is right if it is among the image's labels; images without any are left out.
 
     Args:

@@ -63,7 +63,9 @@ EVALUATE = Section(
             at_least=0,
             source="Xie et al. 2020, Section 3.4",
         ),
-        "pgd_iterations": Setting(10, "Iterations of PGD.", at_least=0, source="Xie et al. 2020, Section 3.4"),
+        "pgd_iterations": Setting(
+            10, "Iterations of PGD.", at_least=0, source="Xie et al. 2020, Section 3.4"
+        ),
         "pgd_step": Setting(
             None,
             "Step of PGD, on the scale 0-255.",
@@ -71,7 +73,9 @@ EVALUATE = Section(
             none=f"2.5 epsilon / iterations ({MADRY}, Section C); the paper does not say",
             above=0,
         ),
-        "pgd_random_start": Setting(True, "Whether PGD starts at a random place; the paper does not say.", source=MADRY),
+        "pgd_random_start": Setting(
+            True, "Whether PGD starts at a random place; the paper does not say.", source=MADRY
+        ),
     },
 )
 
@@ -97,4 +101,6 @@ class Settings(SimpleNamespace):
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Settings:
         """From `config.evaluate`, which may lack any. Raises InputError."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in dict(values).items()})
+        return cls(
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in dict(values).items()}
+        )

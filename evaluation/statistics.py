@@ -27,7 +27,9 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
       ValueError: the counts or `confidence` are impossible.
     """
     if not 0 <= successes <= n or n < 1:  # scipy 1.18 answers with nan
-        raise ValueError(f"successes must be from 0 to n, and n must be at least 1; they are {successes} and {n}")
+        raise ValueError(
+            f"successes must be from 0 to n, and n must be at least 1; they are {successes} and {n}"
+        )
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -66,7 +68,9 @@ def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLE
     return found.bootstrap_distribution
 
 
-def bootstrap_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile interval of the mean of `values` [N] (Efron and Tibshirani 1993, chapter 13)."""
     tail = 50 * (1 - confidence)
     low, high = np.percentile(bootstrap_means(values, seed), [tail, 100 - tail])
@@ -81,7 +85,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"need two rows of the same examples; got {first.shape} and {second.shape}")
+        raise ValueError(
+            f"need two rows of the same examples; got {first.shape} and {second.shape}"
+        )
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only_first + only_second == 0:
         return 1.0
@@ -92,7 +98,9 @@ def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
     """Second minus first model, from their scores [N] of the same examples in the same order."""
     first, second = np.asarray(first), np.asarray(second)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"need two rows of the same examples; got {first.shape} and {second.shape}")
+        raise ValueError(
+            f"need two rows of the same examples; got {first.shape} and {second.shape}"
+        )
     means = bootstrap_means(second.astype(np.float64) - first.astype(np.float64), seed)
     low, high = np.percentile(means, [2.5, 97.5])
     if first.dtype == bool and second.dtype == bool:
@@ -160,4 +168,8 @@ def gain_over_seeds(first: Sequence[float], second: Sequence[float]) -> Gain:
     """Second minus first, of the same seeds in the same order."""
     values = np.asarray(second, np.float64) - np.asarray(first, np.float64)  # (seeds,)
     varies = len(values) > 1 and values.std() > 0
-    return Gain(values.tolist(), *over_seeds(values.tolist()), float(stats.ttest_1samp(values, 0.0).pvalue) if varies else None)
+    return Gain(
+        values.tolist(),
+        *over_seeds(values.tolist()),
+        float(stats.ttest_1samp(values, 0.0).pvalue) if varies else None,
+    )

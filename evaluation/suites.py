@@ -87,7 +87,9 @@ class Folder:
         """The file of one set."""
         return self.path / suite / f"{name}.npz"
 
-    def save(self, path: Path, arrays: Mapping[str, Any], suite: str, values: Mapping[str, Any]) -> None:
+    def save(
+        self, path: Path, arrays: Mapping[str, Any], suite: str, values: Mapping[str, Any]
+    ) -> None:
         """Writes `arrays`, then a line about it with `values`."""
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
             np.savez(f, **arrays)
@@ -112,9 +114,19 @@ def needed(folder: Folder, suites: Sequence[str], inputs: Inputs) -> bool:
     return not all(file.exists() for file in files)
 
 
-def run(classifier: Classifier, suites: Sequence[str], inputs: Inputs, settings: Settings, folder: Folder) -> None:
+def run(
+    classifier: Classifier,
+    suites: Sequence[str],
+    inputs: Inputs,
+    settings: Settings,
+    folder: Folder,
+) -> None:
     """Runs what is missing of `suites`. Raises InputError; see `predict.predict`."""
-    if {"clean", "real"} & set(suites) and inputs.clean and not (folder.path / "predictions.npz").exists():
+    if (
+        {"clean", "real"} & set(suites)
+        and inputs.clean
+        and not (folder.path / "predictions.npz").exists()
+    ):
         for _, result in predict.predict(classifier, [inputs.clean], settings.batch_size):
             save_predictions(folder, result)
     if "a" in suites and inputs.a and not (folder.path / "a.npz").exists():
@@ -130,16 +142,31 @@ def run(classifier: Classifier, suites: Sequence[str], inputs: Inputs, settings:
 def save_predictions(folder: Folder, result: Predictions) -> None:
     """Writes the answers to the clean split."""
     probabilities = result.values["probabilities"]
-    arrays = {"keys": result.keys, "labels": result.labels, "probabilities": probabilities, "seconds": result.seconds}
+    arrays = {
+        "keys": result.keys,
+        "labels": result.labels,
+        "probabilities": probabilities,
+        "seconds": result.seconds,
+    }
     top1 = float(np.mean(probabilities.argmax(axis=1) == result.labels))
-    folder.save(folder.path / "predictions.npz", arrays, "clean", {"examples": len(result.keys), "top1": top1})
+    folder.save(
+        folder.path / "predictions.npz",
+        arrays,
+        "clean",
+        {"examples": len(result.keys), "top1": top1},
+    )
 
 
 def protocol(preprocessing: Preprocessing, settings: Settings, released: bool) -> Preprocessing:
     """How images of -C and -P become pixels: released ones are crops already, so they are resized whole; own ones as any other image."""
     if not (released and settings.whole_image):
         return preprocessing
-    return Preprocessing(image_size=preprocessing.image_size, style="small", mean=preprocessing.mean, std=preprocessing.std)
+    return Preprocessing(
+        image_size=preprocessing.image_size,
+        style="small",
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
 
 
 def _run_a(classifier: Classifier, examples: Examples, settings: Settings, folder: Folder) -> None:
@@ -151,7 +178,9 @@ def _run_a(classifier: Classifier, examples: Examples, settings: Settings, folde
     for _, result in predict.predict(classifier, [examples], settings.batch_size, top5):
         top1 = float(np.mean(result.values["top5"][:, 0] == result.labels))
         arrays = {"keys": result.keys, "labels": result.labels, **result.values}
-        folder.save(folder.path / "a.npz", arrays, "a", {"examples": len(result.keys), "top1": top1})
+        folder.save(
+            folder.path / "a.npz", arrays, "a", {"examples": len(result.keys), "top1": top1}
+        )
 
 
 def _run_c(classifier: Classifier, inputs: Inputs, settings: Settings, folder: Folder) -> None:
@@ -159,26 +188,52 @@ def _run_c(classifier: Classifier, inputs: Inputs, settings: Settings, folder: F
     if not pending:
         return
     preprocessing = protocol(classifier.preprocessing, settings, inputs.released_c)
-    for examples, result in predict.predict(classifier, pending, settings.batch_size, predict.answers, preprocessing):
+    for examples, result in predict.predict(
+        classifier, pending, settings.batch_size, predict.answers, preprocessing
+    ):
         answers = result.values["answers"]
-        arrays = {"labels": result.labels, "answers": answers, "keys_digest": keys_digest(result.keys)}
-        values = {"set": examples.name, "examples": examples.count, "error": float(np.mean(answers != result.labels)), **_rate(result)}
+        arrays = {
+            "labels": result.labels,
+            "answers": answers,
+            "keys_digest": keys_digest(result.keys),
+        }
+        values = {
+            "set": examples.name,
+            "examples": examples.count,
+            "error": float(np.mean(answers != result.labels)),
+            **_rate(result),
+        }
         folder.save(folder.file("c", examples.name), arrays, "c", values)
 
 
 def _run_p(classifier: Classifier, inputs: Inputs, settings: Settings, folder: Folder) -> None:
     named = {examples.name: (name, frames) for name, (examples, frames) in inputs.p.items()}
-    pending = [examples for name, (examples, _) in inputs.p.items() if not folder.file("p", name).exists()]
+    pending = [
+        examples for name, (examples, _) in inputs.p.items() if not folder.file("p", name).exists()
+    ]
     if not pending:
         return
     preprocessing = protocol(classifier.preprocessing, settings, inputs.released_p)
-    for examples, result in predict.predict(classifier, pending, settings.batch_size, predict.answers, preprocessing):
+    for examples, result in predict.predict(
+        classifier, pending, settings.batch_size, predict.answers, preprocessing
+    ):
         name, frames = named[examples.name]
         answers = sequences(result.keys, result.values["answers"], frames, examples.where)
-        names = np.array([str(key).rsplit("#", 1)[0] for key in result.keys[::frames]])  # without the frame's number
-        arrays = {"labels": result.labels[::frames], "answers": answers, "keys_digest": keys_digest(names)}
+        names = np.array(
+            [str(key).rsplit("#", 1)[0] for key in result.keys[::frames]]
+        )  # without the frame's number
+        arrays = {
+            "labels": result.labels[::frames],
+            "answers": answers,
+            "keys_digest": keys_digest(names),
+        }
         reference = answers[:, :1] if is_noise(name) else answers[:, :-1]
-        values = {"set": name, "sequences": len(answers), "flips": float(np.mean(answers[:, 1:] != reference)), **_rate(result)}
+        values = {
+            "set": name,
+            "sequences": len(answers),
+            "flips": float(np.mean(answers[:, 1:] != reference)),
+            **_rate(result),
+        }
         folder.save(folder.file("p", name), arrays, "p", values)
 
 
@@ -190,9 +245,13 @@ def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) ->
     """The answers [n · frames] as [n, frames]. Raises InputError where the keys, KEY#number, are not those of whole sequences in order."""
     names, numbers = zip(*(str(key).rsplit("#", 1) for key in keys))
     by_sequence = np.array(names).reshape(-1, frames)
-    whole = (by_sequence == by_sequence[:, :1]).all() and (np.array(numbers, int).reshape(-1, frames) == np.arange(frames)).all()
+    whole = (by_sequence == by_sequence[:, :1]).all() and (
+        np.array(numbers, int).reshape(-1, frames) == np.arange(frames)
+    ).all()
     if not whole:
-        raise InputError(f"{where} holds sequences that are not {frames} frames each, in order; make the data again")
+        raise InputError(
+            f"{where} holds sequences that are not {frames} frames each, in order; make the data again"
+        )
     return answers.reshape(-1, frames)
 
 
@@ -201,7 +260,9 @@ def keys_digest(keys: np.ndarray) -> str:
     return hashlib.sha256("\0".join(keys.tolist()).encode()).hexdigest()[:16]
 
 
-def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
+def attacked_pixels(
+    examples: Examples, preprocessing: Preprocessing
+) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
     """What is attacked, whole gray levels in 0–255, and how a batch of it becomes what the network reads.
 
     Small images of one size: the stored pixels, so that without an attack the answers are those of the clean suite, and the gradient
@@ -212,10 +273,14 @@ def attacked_pixels(examples: Examples, preprocessing: Preprocessing) -> tuple[P
     shape = predict.common_shape(examples) if preprocessing.style == "small" else None
     if shape is None:
         of = input_pixels(preprocessing).of
-        return Pixels(lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)), tf.identity
+        return Pixels(
+            lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)
+        ), tf.identity
     return (
         Pixels(lambda encoded: tf.ensure_shape(tf.cast(decode(encoded), tf.float32), shape), shape),
-        lambda images: tf.raw_ops.ResizeBicubic(images=images, size=[size, size], half_pixel_centers=False),
+        lambda images: tf.raw_ops.ResizeBicubic(
+            images=images, size=[size, size], half_pixel_centers=False
+        ),
     )
 
 
@@ -230,51 +295,95 @@ def _attack(logits: adversarial.Logits, s: Settings) -> Callable[..., tuple[np.n
     def attack(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
         gradient = adversarial.input_gradient(logits, images, labels)
         by_epsilon = tf.map_fn(
-            lambda epsilon: right(adversarial.fgsm(images, gradient, epsilon, s.norm), labels), epsilons, fn_output_signature=tf.bool
+            lambda epsilon: right(adversarial.fgsm(images, gradient, epsilon, s.norm), labels),
+            epsilons,
+            fn_output_signature=tf.bool,
         )  # (E, B)
-        start = adversarial.random_start(images, keys, s.seed, s.pgd_epsilon) if s.pgd_random_start else None
+        start = (
+            adversarial.random_start(images, keys, s.seed, s.pgd_epsilon)
+            if s.pgd_random_start
+            else None
+        )
         attacked = adversarial.pgd(
-            logits, images, labels, s.pgd_epsilon, iterations=s.pgd_iterations, step=s.step, norm=s.norm, start=start
+            logits,
+            images,
+            labels,
+            s.pgd_epsilon,
+            iterations=s.pgd_iterations,
+            step=s.step,
+            norm=s.norm,
+            start=start,
         )
         # What is not finite once stays so in every later step of the attack.
-        finite = [tf.reduce_all(tf.math.is_finite(values), axis=[1, 2, 3]) for values in (gradient, attacked)]  # (B,) each
+        finite = [
+            tf.reduce_all(tf.math.is_finite(values), axis=[1, 2, 3])
+            for values in (gradient, attacked)
+        ]  # (B,) each
         return by_epsilon, right(attacked, labels), attacked, finite[0] & finite[1]
 
     return lambda *batch: tuple(tensor.numpy() for tensor in attack(*batch))
 
 
-def _run_adversarial(classifier: Classifier, examples: Examples, settings: Settings, folder: Folder) -> None:
+def _run_adversarial(
+    classifier: Classifier, examples: Examples, settings: Settings, folder: Folder
+) -> None:
     """Attacks every example. Raises InputError for what `predict.predict` refuses, and for gradients that are not finite."""
     predict.require_some(examples)
     s = settings
     pixels, to_input = attacked_pixels(examples, classifier.preprocessing)
-    attack = classifier.everywhere(lambda logits: _attack(lambda images: logits(to_input(images)), s))
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in ("keys", "labels", "fgsm", "pgd", "images", "attacked")}
+    attack = classifier.everywhere(
+        lambda logits: _attack(lambda images: logits(to_input(images)), s)
+    )
+    collected: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("keys", "labels", "fgsm", "pgd", "images", "attacked")
+    }
     started = time.perf_counter()
 
     def checked() -> Iterator[dict[str, tf.Tensor]]:
-        for number, batch in enumerate(predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])):
+        for number, batch in enumerate(
+            predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])
+        ):
             real = batch["set"].numpy() >= 0
             # Now: what a loss of no class would be depends on the device.
-            predict.require_labels(examples, batch["key"].numpy()[real], batch["label"].numpy()[real])
+            predict.require_labels(
+                examples, batch["key"].numpy()[real], batch["label"].numpy()[real]
+            )
             if number == 0:
-                predict.require_classes(classifier, classifier.logits(to_input(batch["image"])).shape[1], examples)
+                predict.require_classes(
+                    classifier, classifier.logits(to_input(batch["image"])).shape[1], examples
+                )
             yield batch
 
-    for batch, answers in attack.map(lambda batch: (batch["image"], batch["label"], batch["key"]), checked()):
+    for batch, answers in attack.map(
+        lambda batch: (batch["image"], batch["label"], batch["key"]), checked()
+    ):
         real, images = batch["set"].numpy() >= 0, batch["image"].numpy()
         keys, labels = batch["key"].numpy()[real], batch["label"].numpy()[real]
         fgsm, pgd, attacked, finite = answers
         if not finite[real].all():
             key = keys[~finite[real]][0].decode()
-            raise InputError(f"the gradient of {classifier.name} for {key!r} is not finite; train it again")
+            raise InputError(
+                f"the gradient of {classifier.name} for {key!r} is not finite; train it again"
+            )
         arrays = {"keys": keys, "labels": labels, "fgsm": fgsm[:, real].T, "pgd": pgd[real]}
         shown = sum(map(len, collected["images"]))
-        arrays |= {"images": images[real][: _ATTACKED_TO_SHOW - shown], "attacked": attacked[real][: _ATTACKED_TO_SHOW - shown]}
+        arrays |= {
+            "images": images[real][: _ATTACKED_TO_SHOW - shown],
+            "attacked": attacked[real][: _ATTACKED_TO_SHOW - shown],
+        }
         for name, array in arrays.items():
             collected[name].append(array)
     merged = {name: np.concatenate(arrays) for name, arrays in collected.items()}
     merged["keys"] = predict.check(examples, merged["keys"], merged["labels"])
     merged["fgsm"] = merged["fgsm"].T  # (E, N)
-    values = {"examples": examples.count, "pgd_top1": float(merged["pgd"].mean()), "seconds": round(time.perf_counter() - started, 1)}
-    folder.save(folder.path / "adversarial.npz", {**merged, "epsilons": np.array(s.fgsm_epsilons)}, "adversarial", values)
+    values = {
+        "examples": examples.count,
+        "pgd_top1": float(merged["pgd"].mean()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    folder.save(
+        folder.path / "adversarial.npz",
+        {**merged, "epsilons": np.array(s.fgsm_epsilons)},
+        "adversarial",
+        values,
+    )

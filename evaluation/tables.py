@@ -19,7 +19,9 @@ def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     classes = summary.get("classes", 1000)
     columns = [(key, column) for key, column in columns if classes > column.above_classes]
     head = ["model", *(column.title for _, column in columns)]
-    return head, [[name, *(text(row, key, column) for key, column in columns)] for name, row in models.items()]
+    return head, [
+        [name, *(text(row, key, column) for key, column in columns)] for name, row in models.items()
+    ]
 
 
 def _column(number: Number, rows: list[dict[str, Any]]) -> tuple[str, Column] | None:
@@ -28,7 +30,9 @@ def _column(number: Number, rows: list[dict[str, Any]]) -> tuple[str, Column] | 
     if not number.column or not any(suite in row for row in rows):
         return None
     if number.part and any(number.part in row.get(suite, {}) for row in rows):
-        return f"{suite}.{number.part}", number.column._replace(title=f"{number.column.title} (part)")
+        return f"{suite}.{number.part}", number.column._replace(
+            title=f"{number.column.title} (part)"
+        )
     return number.key, number.column
 
 
@@ -52,7 +56,9 @@ def notes(summary: dict[str, Any]) -> list[str]:
                 f"no {number}: AlexNet's {of} are known at difficulty 1 only; the mean at difficulty {difficulty} is not normalised"
             )
         elif measured:
-            lines.append(f"{number}: {of} in percent of those of {measured[0]['reference']}; lower is better")
+            lines.append(
+                f"{number}: {of} in percent of those of {measured[0]['reference']}; lower is better"
+            )
     if any("adversarial" in row for row in summary["models"].values()):
         lines.append("FGSM: accuracy, mean over all ε above 0; PGD: accuracy; higher is better")
     return lines
@@ -74,7 +80,10 @@ def _against_probe(summary: dict[str, Any]) -> list[str]:
     for name, row in summary["models"].items():
         if "clean" in row.get("versus_probe", {}):
             found = row["versus_probe"]["clean"]
-            points, (low, high) = 100 * found["difference"], (100 * end for end in found["interval"])
+            points, (low, high) = (
+                100 * found["difference"],
+                (100 * end for end in found["interval"]),
+            )
             interval = f"95 % interval {low:+.1f} to {high:+.1f}"
             lines.append(f"{name} minus probe: {points:+.1f} points ({interval})")
     return lines
@@ -101,5 +110,13 @@ def table(summary: dict[str, Any]) -> str:
     head, body = cells(summary)
     lines = [head, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    rows = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]) for line in lines]
+    rows = [
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:])),
+            ]
+        )
+        for line in lines
+    ]
     return "\n".join([*rows, *notes(summary)])

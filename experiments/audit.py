@@ -27,7 +27,16 @@ from cli.errors import InputError
 from efficientnet.architectures import ARCHITECTURES
 from experiments import study
 from experiments.papers.chapters import CHAPTERS, counts
-from experiments.papers.row import DRY_RUN, IMPOSSIBLE, RUN, STAND_IN, VERDICTS, Differs, Numbers, Row
+from experiments.papers.row import (
+    DRY_RUN,
+    IMPOSSIBLE,
+    RUN,
+    STAND_IN,
+    VERDICTS,
+    Differs,
+    Numbers,
+    Row,
+)
 from training import dry_run as dry_runs
 from training import resolve, schedules
 from training.method import Network
@@ -120,7 +129,11 @@ def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
 
 
 def _same(here: Any, wanted: Any, tolerance: float) -> bool:
-    if isinstance(here, (int, float)) and isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
+    if (
+        isinstance(here, (int, float))
+        and isinstance(wanted, (int, float))
+        and not isinstance(wanted, bool)
+    ):
         return math.isclose(here, wanted, rel_tol=tolerance)
     return bool(here == wanted)
 
@@ -167,7 +180,9 @@ def _of_loop(config: ConfigDict) -> Plan:
     for training in dry_run.trainings(config, stages, images):
         name = training.stage.name
         kept = training.networks[0]
-        plan[name] = _of_network(config, training.section, training.values, kept, training.model, training.size, images)
+        plan[name] = _of_network(
+            config, training.section, training.values, kept, training.model, training.size, images
+        )
     return plan
 
 
@@ -179,13 +194,17 @@ def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     images = dry_runs.images(config, NOWHERE)
     method = train.find(config, section)
     own = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    values = resolve.section(own, labeled_examples=images["labeled"], unlabeled=bool(method.unlabeled(own)), quiet=True)
+    values = resolve.section(
+        own, labeled_examples=images["labeled"], unlabeled=bool(method.unlabeled(own)), quiet=True
+    )
     size = dry_runs.image_size(config, section, images)
     plan: Plan = {"data": _of_data(config)}
     networks = method.networks(values)
     for network in networks:
         model = dict(network.settings(values)["model"])
-        plan[network.name or section] = _of_network(config, section, values, network, model, size, images)
+        plan[network.name or section] = _of_network(
+            config, section, values, network, model, size, images
+        )
     if section == "train" and config.get("finetune_last"):
         plan |= _of_training(config, "finetune", "model")
     return plan
@@ -216,17 +235,26 @@ def _of_network(
     per_epoch = images["labeled"] / batch
     schedule: Any = schedules.of_section(values, per_epoch)[network.name]
     decays = getattr(schedule, "decay_steps", math.inf)
-    own = {key: value for key, value in config[section].get("preprocessing", {}).items() if value is not None}
+    own = {
+        key: value
+        for key, value in config[section].get("preprocessing", {}).items()
+        if value is not None
+    }
     noise = {**config.preprocessing.to_dict(), **own}
     of_variant = ARCHITECTURES.get(model["name"])
     pool = images["unlabeled"] or math.inf
     return {
         **values,
         **{name: noise[name] for name in ("randaugment_layers", "randaugment_magnitude", "flip")},
-        **{f"optimizer_{key}": value for key, value in network.settings(values)["optimizer"].items()},
+        **{
+            f"optimizer_{key}": value
+            for key, value in network.settings(values)["optimizer"].items()
+        },
         "network": model["name"],
         "parameters": dry_runs.count_parameters(dict(model), images["classes"], size).trained,
-        "dropout": model["dropout"] if model.get("dropout") is not None else of_variant and of_variant.dropout,
+        "dropout": model["dropout"]
+        if model.get("dropout") is not None
+        else of_variant and of_variant.dropout,
         "image_size": size,
         "unlabeled_batch_size": batch * ratio,
         "epochs": steps / per_epoch,

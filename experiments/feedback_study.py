@@ -29,7 +29,12 @@ from cli.json_files import write_json
 from meta_pseudo_labels import feedback as feedbacks
 
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")
-BASELINES = ("finite_difference", "dot_product", "cosine", "per_example")  # those that a baseline is subtracted from
+BASELINES = (
+    "finite_difference",
+    "dot_product",
+    "cosine",
+    "per_example",
+)  # those that a baseline is subtracted from
 
 Network = Sequence[tf.Tensor]
 
@@ -42,11 +47,16 @@ def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
 
 def initialize(seed: int, hidden: int) -> list[tf.Tensor]:
     """A fresh network."""
-    normal = [tf.random.stateless_normal(shape, [seed, i]) / shape[0] ** 0.5 for i, shape in enumerate([(64, hidden), (hidden, 10)])]
+    normal = [
+        tf.random.stateless_normal(shape, [seed, i]) / shape[0] ** 0.5
+        for i, shape in enumerate([(64, hidden), (hidden, 10)])
+    ]
     return [normal[0], tf.zeros([hidden]), normal[1], tf.zeros([10])]
 
 
-def descend(network: Network, x: tf.Tensor, targets: tf.Tensor, rate: float, steps: int) -> list[tf.Tensor]:
+def descend(
+    network: Network, x: tf.Tensor, targets: tf.Tensor, rate: float, steps: int
+) -> list[tf.Tensor]:
     """Full-batch gradient descent on cross entropy."""
     network = list(network)
     for _ in range(steps):
@@ -54,7 +64,9 @@ def descend(network: Network, x: tf.Tensor, targets: tf.Tensor, rate: float, ste
     return network
 
 
-def gradient(network: Network, x: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def gradient(
+    network: Network, x: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Mean cross entropy and its gradient."""
     with tf.GradientTape() as tape:
         tape.watch(network)
@@ -63,7 +75,14 @@ def gradient(network: Network, x: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Ten
 
 
 def teacher_gradients(
-    teacher: Network, student: Network, x_u: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, uniform: tf.Tensor, rate: float, means: tf.Tensor
+    teacher: Network,
+    student: Network,
+    x_u: tf.Tensor,
+    x_l: tf.Tensor,
+    y_l: tf.Tensor,
+    uniform: tf.Tensor,
+    rate: float,
+    means: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """What each estimator makes of one draw.
 
@@ -103,7 +122,9 @@ def teacher_gradients(
             if estimator == "soft":
                 loss = feedbacks.soft_loss(h_ik, z)
             else:
-                loss = feedbacks.hard_loss((h_i if estimator == "per_example" else h[i]) - means[i], pseudo, z)
+                loss = feedbacks.hard_loss(
+                    (h_i if estimator == "per_example" else h[i]) - means[i], pseudo, z
+                )
         rows.append(tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, teacher)], 0))
     return tf.stack(rows), tf.stack(h)
 
@@ -124,14 +145,22 @@ def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
     x = tf.constant((digits.data[order] - 5.0) / 6.0, tf.float32)
     x_l, y_l = x[: config.labeled], tf.one_hot(digits.target[order][: config.labeled], 10)
     pool = x[config.labeled :]
-    teacher = descend(initialize(2 * config.seed, config.hidden), x_l, y_l, 0.1, config.teacher_steps)
+    teacher = descend(
+        initialize(2 * config.seed, config.hidden), x_l, y_l, 0.1, config.teacher_steps
+    )
     labels = tf.nn.softmax(logits(teacher, pool))
-    student = descend(initialize(2 * config.seed + 1, config.hidden), pool, labels, 0.1, config.student_steps)
+    student = descend(
+        initialize(2 * config.seed + 1, config.hidden), pool, labels, 0.1, config.student_steps
+    )
 
     def draw_all(x_u: tf.Tensor, means: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        uniform = tf.random.stateless_uniform([config.draws, x_u.shape[0], 10], [config.seed, 7 + batch])
+        uniform = tf.random.stateless_uniform(
+            [config.draws, x_u.shape[0], 10], [config.seed, 7 + batch]
+        )
         return tf.map_fn(
-            lambda u: teacher_gradients(teacher, student, x_u, x_l, y_l, u, config.learning_rate, means),
+            lambda u: teacher_gradients(
+                teacher, student, x_u, x_l, y_l, u, config.learning_rate, means
+            ),
             uniform,
             fn_output_signature=(tf.float32, tf.float32),
         )
@@ -144,10 +173,22 @@ def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
             x_u = tf.gather(pool, rng.choice(len(pool), size, replace=False))
             plain, h = compiled(x_u, tf.zeros([len(BASELINES)]), tf.constant(batch))
             centered, _ = compiled(x_u, tf.reduce_mean(h, 0), tf.constant(batch))
-            ratios.append(np.concatenate([signal_to_noise(plain.numpy()), signal_to_noise(centered.numpy()[:, : len(BASELINES)])]))
-        for name, values in zip((*ESTIMATORS, *(f"{name}, baseline" for name in BASELINES)), np.sort(ratios, 0).T):
+            ratios.append(
+                np.concatenate(
+                    [
+                        signal_to_noise(plain.numpy()),
+                        signal_to_noise(centered.numpy()[:, : len(BASELINES)]),
+                    ]
+                )
+            )
+        for name, values in zip(
+            (*ESTIMATORS, *(f"{name}, baseline" for name in BASELINES)), np.sort(ratios, 0).T
+        ):
             results.setdefault(name, []).append(values.tolist())
-        parts = (f"{name} {np.median(v[-1]):.2g} ({v[-1][0]:.2g} to {v[-1][-1]:.2g})" for name, v in results.items())
+        parts = (
+            f"{name} {np.median(v[-1]):.2g} ({v[-1][0]:.2g} to {v[-1][-1]:.2g})"
+            for name, v in results.items()
+        )
         print(f"B_u = {size}: {', '.join(parts)}", flush=True)
     return results
 
@@ -164,7 +205,9 @@ def main(config: ConfigDict, workdir: str) -> None:
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
     draw(sizes, results, floor(config.draws), directory / "figure.png")
-    workdirs.finish(directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done")
+    workdirs.finish(
+        directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done"
+    )
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
@@ -174,7 +217,9 @@ def check(config: ConfigDict) -> None:
     if config.seed < 0:
         raise InputError(f"seed is {config.seed}; it must be at least 0")
     if not 1 <= config.labeled < images:
-        raise InputError(f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are")
+        raise InputError(
+            f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are"
+        )
     for key, least in (("draws", 2), ("batches", 1), ("hidden", 1)):
         if config[key] < least:
             raise InputError(f"{key} is {config[key]}; at least {least} is needed")
@@ -190,7 +235,9 @@ def floor(draws: int) -> float:
     return float(np.sqrt(2) / draws)
 
 
-def draw(sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path) -> None:
+def draw(
+    sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path
+) -> None:
     """Medians and ranges against B_u, both logarithmic; a baseline is a dashed line of its estimator's colour. Below `least` is nothing."""
     colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -198,14 +245,29 @@ def draw(sizes: Sequence[int], results: dict[str, list[list[float]]], least: flo
     axes = figure.subplots()
     for place, (name, ratios) in enumerate(results.items()):
         estimator, _, baseline = name.partition(", ")
-        values, apart = np.maximum(ratios, least), 1 + 0.03 * (place - len(results) // 2)  # so that bars do not hide each other
+        values, apart = (
+            np.maximum(ratios, least),
+            1 + 0.03 * (place - len(results) // 2),
+        )  # so that bars do not hide each other
         middle = np.median(values, 1)
         spread = (middle - values.min(1), values.max(1) - middle)
         style, x = "o--" if baseline else "o-", np.array(sizes) * apart
-        axes.errorbar(x, middle, spread, fmt=style, color=colors[estimator], markersize=4, elinewidth=0.8, label=name)
+        axes.errorbar(
+            x,
+            middle,
+            spread,
+            fmt=style,
+            color=colors[estimator],
+            markersize=4,
+            elinewidth=0.8,
+            label=name,
+        )
     axes.axhline(least, color="0.5", linestyle=":", label="no signal")
     axes.set(xscale="log", yscale="log")
-    axes.set(xlabel="unlabelled images in a step, B_u", ylabel="signal-to-noise of the teacher's gradient")
+    axes.set(
+        xlabel="unlabelled images in a step, B_u",
+        ylabel="signal-to-noise of the teacher's gradient",
+    )
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:

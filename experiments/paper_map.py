@@ -46,7 +46,9 @@ def _checked(row: Row) -> str:
 
 
 def _told(numbers: Numbers) -> str:
-    values = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in numbers.values.items())
+    values = ", ".join(
+        f"{name.replace('_', ' ')} {_number(value)}" for name, value in numbers.values.items()
+    )
     return f"{numbers.training}: {values} ({numbers.source})"
 
 

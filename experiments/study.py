@@ -61,9 +61,15 @@ def main(
     done = workdirs.start(directory, config.to_dict())
     if not done:
         run_all(config, directory, jobs, chosen)
-        left = [f"{name}:{seed}" for name, seed in selected(config, None) if not finished(config, directory, name, seed)]
+        left = [
+            f"{name}:{seed}"
+            for name, seed in selected(config, None)
+            if not finished(config, directory, name, seed)
+        ]
         if left:
-            print(f"left: {', '.join(left)}; the same command without --only does them and writes the results")
+            print(
+                f"left: {', '.join(left)}; the same command without --only does them and writes the results"
+            )
             return
         done = results(config, directory)
         write_json(directory / "results.json", done)
@@ -72,7 +78,10 @@ def main(
         figure(config, done, directory / "results.png")
         workdirs.finish(directory, done)
     text = workdirs.shown(directory, done, functools.partial(markdown, config))
-    workdirs.say_done(directory, f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}")
+    workdirs.say_done(
+        directory,
+        f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}",
+    )
 
 
 def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDict:
@@ -81,11 +90,17 @@ def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDi
     Raises:
       InputError: a study of the user's photographs has none, or another study is given some.
     """
-    flags = tuple(f"--{name}={sources.absolute(path, 'image_folder')}" for name, path in given.items() if path)
+    flags = tuple(
+        f"--{name}={sources.absolute(path, 'image_folder')}" for name, path in given.items() if path
+    )
     if config.of_photographs and not given["labeled"]:
-        raise InputError("--labeled is missing; name the folder of labelled photographs, PHOTOS/CLASS/*")
+        raise InputError(
+            "--labeled is missing; name the folder of labelled photographs, PHOTOS/CLASS/*"
+        )
     if flags and not config.of_photographs:
-        raise InputError(f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give it in config.flags")
+        raise InputError(
+            f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give it in config.flags"
+        )
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.flags = (*config.flags, *flags)
@@ -111,7 +126,9 @@ def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
         found = [run for run in runs if run[0] == name and seed in ("", str(run[1]))]
         if not found:
             names = ", ".join(row[0] for row in config.runs)
-            raise InputError(f"--only={only}: no run {word}; the runs are {names}, the seeds {seeds(config)[0]} to {seeds(config)[-1]}")
+            raise InputError(
+                f"--only={only}: no run {word}; the runs are {names}, the seeds {seeds(config)[0]} to {seeds(config)[-1]}"
+            )
         wanted.update(found)
     if config.shared:
         wanted |= {(runs[0][0], seed) for _, seed in wanted}
@@ -127,14 +144,20 @@ def check(config: ConfigDict) -> None:
     runs, readings = [row[0] for row in config.runs], [name for name, _, _ in config.readings]
     for name, _, *method in config.runs:
         if method and method[0] not in config.methods:
-            raise InputError(f"config.runs: {name} is of method {method[0]!r}; there are {', '.join(config.methods)}")
+            raise InputError(
+                f"config.runs: {name} is of method {method[0]!r}; there are {', '.join(config.methods)}"
+            )
     for name, origin, _ in config.readings:
         if origin not in runs:
-            raise InputError(f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}")
+            raise InputError(
+                f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}"
+            )
     for better, worse, _ in config.claims:
         for name in (better, worse):
             if name not in readings:
-                raise InputError(f"config.claims: no reading {name!r}; there are {', '.join(readings)}")
+                raise InputError(
+                    f"config.claims: no reading {name!r}; there are {', '.join(readings)}"
+                )
 
 
 def python(words: Sequence[str]) -> list[str]:
@@ -142,7 +165,9 @@ def python(words: Sequence[str]) -> list[str]:
     return start.script(Path(words[0]).name, *words[1:])
 
 
-def run_all(config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple[str, int]]) -> None:
+def run_all(
+    config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple[str, int]]
+) -> None:
     """Does what is not finished of the `chosen` runs: the seeds `jobs` at a time, the runs of a seed in their order."""
     todo = [(name, seed) for name, seed in chosen if not finished(config, workdir, name, seed)]
     total, began = len(chosen), time.monotonic()
@@ -156,7 +181,13 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple
             if stop.is_set():
                 return
             try:
-                run(config, workdir, name, seed, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
+                run(
+                    config,
+                    workdir,
+                    name,
+                    seed,
+                    max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0,
+                )
             except BaseException:
                 stop.set()  # the others end with the run that they are at
                 raise
@@ -164,7 +195,10 @@ def run_all(config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple
             with writing:
                 tell_readings(config, workdir)
             left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
-            print(f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left", flush=True)
+            print(
+                f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left",
+                flush=True,
+            )
 
     def leave() -> None:
         stop.set()
@@ -193,7 +227,13 @@ def tell_readings(config: ConfigDict, workdir: Path) -> None:
     for name, seed in selected(config, None):
         found = {reading: path for reading, origin, path in config.readings if origin == name}
         if found and finished(config, workdir, name, seed):
-            lines.append({"run": name, "seed": seed, "top1": {key: read(config, workdir, name, seed, found[key]) for key in found}})
+            lines.append(
+                {
+                    "run": name,
+                    "seed": seed,
+                    "top1": {key: read(config, workdir, name, seed, found[key]) for key in found},
+                }
+            )
     with atomic_path(workdir / "readings.jsonl") as temporary:
         temporary.write_text("".join(f"{to_json(line)}\n" for line in lines), encoding="utf-8")
 
@@ -212,13 +252,25 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
     for part in linked(config, name):
         if not (directory / part).exists():
             (directory / part).unlink(missing_ok=True)  # a link whose target is gone
-            (directory / part).symlink_to(os.path.relpath(run_directory(workdir, config.runs[0][0], seed) / part, directory))
-    share = {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
+            (directory / part).symlink_to(
+                os.path.relpath(run_directory(workdir, config.runs[0][0], seed) / part, directory)
+            )
+    share = (
+        {f"TF_NUM_{kind}OP_THREADS": str(threads) for kind in ("INTER", "INTRA")} if threads else {}
+    )
     for command in commands(config, workdir, name, seed):
         with open(directory.parent / f"seed_{seed}.log", "a", encoding="utf-8") as log:
-            code = termination.call(python(command.words), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share})
+            code = termination.call(
+                python(command.words),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **share},
+            )
         if code:
-            print(f"./{' '.join(command.words)} failed with exit code {code}; see {log.name}", file=sys.stderr)
+            print(
+                f"./{' '.join(command.words)} failed with exit code {code}; see {log.name}",
+                file=sys.stderr,
+            )
             sys.exit(code)
 
 
@@ -231,7 +283,9 @@ def value(summary: Any, path: str) -> float:
 
 def corrected(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns `compare`'s claims with Holm's correction: `p_holm`, and the verdict at 0.05 by it."""
-    p_values = [claim["p"] if claim["p"] is not None else float(not claim["difference"]) for claim in claims]
+    p_values = [
+        claim["p"] if claim["p"] is not None else float(not claim["difference"]) for claim in claims
+    ]
     found = []
     for claim, p in zip(claims, holm(p_values)):
         decided = "holds" if claim["difference"] > 0 else "opposite"
@@ -254,7 +308,13 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
     assert gain.interval  # `check` wants two seeds
     low, high = gain.interval
     verdict = "holds" if low > 0 else "opposite" if high < 0 else "not decided"
-    return {"difference": gain.mean, "low": low, "high": high, "p": gain.p_value, "verdict": verdict}
+    return {
+        "difference": gain.mean,
+        "low": low,
+        "high": high,
+        "p": gain.p_value,
+        "verdict": verdict,
+    }
 
 
 def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -262,8 +322,14 @@ def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     readings: dict[str, list[float]] = {}
     for name, origin, path in config.readings:
         readings[name] = [read(config, workdir, origin, seed, path) for seed in seeds(config)]
-    claims = [{"finding": text, **compare(readings[better], readings[worse])} for better, worse, text in config.claims]
-    return {"readings": readings, "claims": corrected(claims) if config.correction == "holm" else claims}
+    claims = [
+        {"finding": text, **compare(readings[better], readings[worse])}
+        for better, worse, text in config.claims
+    ]
+    return {
+        "readings": readings,
+        "claims": corrected(claims) if config.correction == "holm" else claims,
+    }
 
 
 def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
@@ -272,7 +338,9 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
     lines += ["| | mean | std | seeds |", "|---|---|---|---|"]
     for name, numbers in found["readings"].items():
         each = " ".join(f"{number:.2f}" for number in numbers)
-        lines.append(f"| {name} | {np.mean(numbers):.2f} | {np.std(numbers, ddof=1):.2f} | {each} |")
+        lines.append(
+            f"| {name} | {np.mean(numbers):.2f} | {np.std(numbers, ddof=1):.2f} | {each} |"
+        )
     lines.append("")
     for claim in found["claims"]:
         p = "" if claim["p"] is None else f"p = {claim['p']:.2g}, "
@@ -296,9 +364,14 @@ def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
     for x, name in enumerate(names):
         numbers = found["readings"][name]
         axes.bar(x, np.mean(numbers), yerr=np.std(numbers, ddof=1), color="0.8", capsize=4)
-        axes.plot(np.linspace(x - 0.2, x + 0.2, len(numbers)), numbers, "o", color="C0", markersize=4)
+        axes.plot(
+            np.linspace(x - 0.2, x + 0.2, len(numbers)), numbers, "o", color="C0", markersize=4
+        )
     low = min(min(numbers) for numbers in found["readings"].values())
-    high = max(max(*numbers, np.mean(numbers) + np.std(numbers, ddof=1)) for numbers in found["readings"].values())
+    high = max(
+        max(*numbers, np.mean(numbers) + np.std(numbers, ddof=1))
+        for numbers in found["readings"].values()
+    )
     axes.set(title=config.title, ylabel="top-1 %", ylim=(max(0.0, low - 3), min(100.0, high + 1)))
     axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
     with atomic_path(path) as temporary:

@@ -50,7 +50,10 @@ def plan(config: ConfigDict, workdir: Path) -> str:
     Raises:
       InputError: the images or a recipe cannot be used.
     """
-    lines, sums = [f"{'run':<24}{'trainings':>10}{'steps':>10}{'images':>14}"], np.zeros(3, np.int64)
+    lines, sums = (
+        [f"{'run':<24}{'trainings':>10}{'steps':>10}{'images':>14}"],
+        np.zeros(3, np.int64),
+    )
     clock = _Clock()
     images: dict[str, dict[str, Any]] = {}
     hours: list[str] = []
@@ -80,25 +83,35 @@ def _images(training: Planned) -> int:
     return int(first + values["batch_size"] * values["unlabeled_ratio"])
 
 
-def _parts(config: ConfigDict, workdir: Path, name: str, known: dict[str, dict[str, Any]]) -> Iterator[Part]:
+def _parts(
+    config: ConfigDict, workdir: Path, name: str, known: dict[str, dict[str, Any]]
+) -> Iterator[Part]:
     """Yields the calls of a run that train; `known`: what is known of the images, by what the data depend on."""
     for words, directory in commands(config, workdir, name, config.first_seed):
         if words[0] not in TRAINING:
             continue
         recipe = recipes.from_flags(*(word for word in words if word.startswith("--config")))
-        flags = dict(word[2:].split("=", 1) for word in words[1:] if not word.startswith("--config"))
-        folders: dict[str, str] = {role: flags[role] for role in ("labeled", "unlabeled", "test") if role in flags}
+        flags = dict(
+            word[2:].split("=", 1) for word in words[1:] if not word.startswith("--config")
+        )
+        folders: dict[str, str] = {
+            role: flags[role] for role in ("labeled", "unlabeled", "test") if role in flags
+        }
         data = Path(flags.get("data", directory / "data"))
         recipe, stages = _stages(recipe, words[0], directory, folders, alone="data" in flags)
         key = to_json([recipe.seed, recipe.data.to_dict(), recipe.expected.to_dict(), folders])
         if key not in known:
             known[key] = reckoning.images(recipe, data, folders)
         trainings = plans.trainings(recipe, stages, known[key])
-        own = [training for training in trainings if training.stage.name not in linked(config, name)]
+        own = [
+            training for training in trainings if training.stage.name not in linked(config, name)
+        ]
         yield Part(recipe, known[key], own, 1 + cost.again(recipe, directory, known[key]))
 
 
-def _stages(recipe: ConfigDict, script: str, directory: Path, folders: dict[str, str], *, alone: bool) -> tuple[ConfigDict, list[Stage]]:
+def _stages(
+    recipe: ConfigDict, script: str, directory: Path, folders: dict[str, str], *, alone: bool
+) -> tuple[ConfigDict, list[Stage]]:
     """Returns the recipe as `cost` reads it, and the stages of a script. Raises InputError where its settings are impossible.
 
     `alone`: a training on prepared data, not all stages.

@@ -33,13 +33,24 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
     """Parts of one run: its method's stages, or the study's script."""
     flags, *method = next(row[1:] for row in config.runs if row[0] == name)
     directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
-    stages = config.methods[method[0]] if method else [("", config.script, (f"--config.iterations={config.iterations}",))]
+    stages = (
+        config.methods[method[0]]
+        if method
+        else [("", config.script, (f"--config.iterations={config.iterations}",))]
+    )
     of_run = [_of_recipe(flag, config.recipe) for flag in flags]
     made = []
     for part, script, own in stages:
         directory = directories[name] / part
         own = [flag.format(run=directories[name], **directories) for flag in own]
-        common = [f"--config={config.recipe}", *config.flags, *own, *of_run, f"--config.seed={seed}", f"--workdir={directory}"]
+        common = [
+            f"--config={config.recipe}",
+            *config.flags,
+            *own,
+            *of_run,
+            f"--config.seed={seed}",
+            f"--workdir={directory}",
+        ]
         made.append(Command([script, *common], directory))
     return made
 
@@ -60,4 +71,8 @@ def linked(config: ConfigDict, name: str) -> list[str]:
     if name == config.runs[0][0]:
         return []
     own = next(row[1] for row in config.runs if row[0] == name)
-    return [part for part in config.shared if not any(flag.startswith(f"--config.{part}.") for flag in own)]
+    return [
+        part
+        for part in config.shared
+        if not any(flag.startswith(f"--config.{part}.") for flag in own)
+    ]

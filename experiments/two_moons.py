@@ -38,7 +38,13 @@ from meta_pseudo_labels import feedback as feedbacks
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
 CHUNK = 1000  # steps of a compiled loop
-PANELS = ("supervised", "pseudo_labels", "uda", "meta_pseudo_labels", "meta_pseudo_labels_with_uda")  # of the figure, where they were run
+PANELS = (
+    "supervised",
+    "pseudo_labels",
+    "uda",
+    "meta_pseudo_labels",
+    "meta_pseudo_labels_with_uda",
+)  # of the figure, where they were run
 CHOICES = {
     "pseudo_labels": feedbacks.PSEUDO_LABELS,
     "result": ("teacher", "student"),
@@ -67,17 +73,30 @@ class Moons:
             angle = rng.uniform(0, np.pi, (2, POINTS))
             upper = np.stack([np.cos(angle[0]), np.sin(angle[0])], -1)
             lower = np.stack([1 - np.cos(angle[1]), 0.5 - np.sin(angle[1])], -1)
-            points.append(np.concatenate([upper, lower]) - [0.5, 0.25] + noise * rng.normal(size=(2 * POINTS, 2)))
-            labeled.append(np.concatenate([rng.choice(POINTS, LABELED, replace=False) + moon * POINTS for moon in (0, 1)]))
+            points.append(
+                np.concatenate([upper, lower])
+                - [0.5, 0.25]
+                + noise * rng.normal(size=(2 * POINTS, 2))
+            )
+            labeled.append(
+                np.concatenate(
+                    [rng.choice(POINTS, LABELED, replace=False) + moon * POINTS for moon in (0, 1)]
+                )
+            )
         self.x = tf.constant(np.array(points), tf.float32)
         self.y = tf.one_hot(tf.repeat([np.repeat([0, 1], POINTS)], num_seeds, 0), 2)
-        self.labeled = tuple(tf.gather(v, np.array(labeled), batch_dims=1) for v in (self.x, self.y))
+        self.labeled = tuple(
+            tf.gather(v, np.array(labeled), batch_dims=1) for v in (self.x, self.y)
+        )
 
 
 def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
     """A network a seed, weights and biases uniform in ±scale."""
     shapes = [shape for a, b in zip(SIZES, SIZES[1:]) for shape in ((a, b), (1, b))]
-    return [tf.random.stateless_uniform([num_seeds, *shape], [seed, i], -scale, scale) for i, shape in enumerate(shapes)]
+    return [
+        tf.random.stateless_uniform([num_seeds, *shape], [seed, i], -scale, scale)
+        for i, shape in enumerate(shapes)
+    ]
 
 
 def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
@@ -96,7 +115,9 @@ def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
 
 
-def descend(network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float) -> list[tf.Tensor]:
+def descend(
+    network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float
+) -> list[tf.Tensor]:
     """Plain gradient descent."""
     return [v - rate * g for v, g in zip(network, gradients)]
 
@@ -116,7 +137,9 @@ def step(
     seeds, rate = moons.x.shape[0], tf.constant(method.learning_rate)
     if method.schedule == "cosine":
         rate *= 0.5 * (1 + tf.cos(np.pi * tf.cast(number, tf.float32) / method.steps))
-    rows = tf.random.stateless_uniform([seeds, method.batch_size], [number, 0], 0, 2 * POINTS, tf.int32)
+    rows = tf.random.stateless_uniform(
+        [seeds, method.batch_size], [number, 0], 0, 2 * POINTS, tf.int32
+    )
     x_u, y_u = (tf.gather(v, rows, batch_dims=1) for v in (moons.x, moons.y))  # (S, B_u, 2)
     x_l, y_l = (x_u, y_u) if method.all_labels else moons.labeled  # (S, 6, 2)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -131,18 +154,32 @@ def step(
             losses.append(method.supervised * cross_entropy(y_l, logits(teacher, x_l)))
         if method.feedback:  # both are means over seeds, too
             factor = method.batch_size if method.estimator == "dot_product" else 1.0
-            feedback = feedbacks.soft_loss(h, z_u) if method.estimator == "soft" else feedbacks.hard_loss(h, pseudo, z_u, factor)
+            feedback = (
+                feedbacks.soft_loss(h, z_u)
+                if method.estimator == "soft"
+                else feedbacks.hard_loss(h, pseudo, z_u, factor)
+            )
             losses.append(method.feedback * seeds * feedback)
         if method.consistency:
-            shift = method.consistency_noise * tf.random.stateless_normal(tf.shape(x_u), [number, 2])
+            shift = method.consistency_noise * tf.random.stateless_normal(
+                tf.shape(x_u), [number, 2]
+            )
             target = tf.stop_gradient(tf.nn.softmax(z_u / method.temperature))
             losses.append(method.consistency * cross_entropy(target, logits(teacher, x_u + shift)))
         loss = tf.add_n(losses) if losses else None
-    return (list(teacher) if loss is None else descend(teacher, tape.gradient(loss, teacher), rate)), moved
+    return (
+        list(teacher) if loss is None else descend(teacher, tape.gradient(loss, teacher), rate)
+    ), moved
 
 
 def step_student(
-    student: Network, x_u: tf.Tensor, pseudo: tf.Tensor, x_l: tf.Tensor, y_l: tf.Tensor, rate: tf.Tensor | float, estimator: str
+    student: Network,
+    x_u: tf.Tensor,
+    pseudo: tf.Tensor,
+    x_l: tf.Tensor,
+    y_l: tf.Tensor,
+    rate: tf.Tensor | float,
+    estimator: str,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2), or the estimator's one number (S, 1)."""
     with tf.GradientTape(watch_accessed_variables=False) as label_tape:
@@ -157,12 +194,20 @@ def step_student(
         loss = cross_entropy(y_l, logits(moved, x_l))
     labeled = tape.gradient(loss, moved)
     if estimator != "soft":
-        scalar = feedbacks.cosine if estimator == "cosine" else functools.partial(feedbacks.dot_product, factor=rate)
+        scalar = (
+            feedbacks.cosine
+            if estimator == "cosine"
+            else functools.partial(feedbacks.dot_product, factor=rate)
+        )
         return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
-    return moved, feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
+    return moved, feedbacks.label_feedback(
+        label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1]
+    )
 
 
-def train(moons: Moons, method: ConfigDict, teacher: Network, student: Network) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+def train(
+    moons: Moons, method: ConfigDict, teacher: Network, student: Network
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """`method.steps` steps from these networks, compiled."""
 
     @tf.function(jit_compile=True)
@@ -174,8 +219,12 @@ def train(moons: Moons, method: ConfigDict, teacher: Network, student: Network) 
         return tf.while_loop(lambda number, *_: number < last, body, (first, *networks))[1:]
 
     networks: tuple[tf.Tensor, ...] = (*teacher, *student)
-    for first in progress(range(0, method.steps, CHUNK), len(range(0, method.steps, CHUNK)), "thousand steps"):
-        networks = several(tf.constant(first), tf.constant(min(first + CHUNK, method.steps)), *networks)
+    for first in progress(
+        range(0, method.steps, CHUNK), len(range(0, method.steps, CHUNK)), "thousand steps"
+    ):
+        networks = several(
+            tf.constant(first), tf.constant(min(first + CHUNK, method.steps)), *networks
+        )
     return list(networks[: len(teacher)]), list(networks[len(teacher) :])
 
 
@@ -194,7 +243,9 @@ def main(config: ConfigDict, workdir: str) -> None:
     for name in config.run:
         method = config.methods[name]
         began = time.time()
-        teacher, student = (initialize(2 * config.seed + i, config.seeds, method.init_scale) for i in (0, 1))
+        teacher, student = (
+            initialize(2 * config.seed + i, config.seeds, method.init_scale) for i in (0, 1)
+        )
         if method.teacher:
             teacher = trained[method.teacher]
         networks = dict(zip(("teacher", "student"), train(moons, method, teacher, student)))
@@ -213,7 +264,12 @@ def main(config: ConfigDict, workdir: str) -> None:
         print(against(rows, config.run[-1], other, config.success))
     write_json(directory / "results.json", {"success": config.success, "methods": rows})
     shown = [name for name in PANELS if name in trained] or list(trained)
-    draw(moons, {name: trained[name] for name in shown}, typical(rows, shown), directory / "figure.png")
+    draw(
+        moons,
+        {name: trained[name] for name in shown},
+        typical(rows, shown),
+        directory / "figure.png",
+    )
     summary = {"methods": rows, "figure": str(directory / "figure.png")}
     workdirs.finish(directory, summary, f"{table(rows)}\n{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
@@ -226,23 +282,33 @@ def check(config: ConfigDict) -> None:
     if config.seeds < 1:
         raise InputError(f"seeds is {config.seeds}; at least 1 is needed")
     if not 0 < config.success <= 1:
-        raise InputError(f"success is {config.success}; it is a part of all points, above 0 and at most 1")
+        raise InputError(
+            f"success is {config.success}; it is a part of all points, above 0 and at most 1"
+        )
     if not config.run:
         raise InputError(f"run names no method; known: {', '.join(config.methods)}")
     for place, name in enumerate(config.run):
         if name not in config.methods:
-            raise InputError(f"run: there is no method {name!r}; known: {', '.join(config.methods)}")
+            raise InputError(
+                f"run: there is no method {name!r}; known: {', '.join(config.methods)}"
+            )
         method = config.methods[name]
         if method.teacher and method.teacher not in config.run[:place]:
-            raise InputError(f"methods.{name}.teacher: there is no method {method.teacher!r} before it")
+            raise InputError(
+                f"methods.{name}.teacher: there is no method {method.teacher!r} before it"
+            )
         for key in ("steps", "batch_size"):
             if method[key] < 1:
                 raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
         if method.temperature <= 0:
-            raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
+            raise InputError(
+                f"methods.{name}.temperature is {method.temperature}; it must be above 0"
+            )
         for key, known in CHOICES.items():
             if method[key] not in known:
-                raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
+                raise InputError(
+                    f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}"
+                )
         if method.feedback:
             try:
                 feedbacks.find_estimator(method.estimator, method.pseudo_labels)
@@ -267,7 +333,9 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
 
 def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
     """The seed whose accuracies are nearest to the methods' medians, so that the figure shows no lucky one."""
-    distance = sum(np.abs(np.array(rows[name]["accuracy"]) - rows[name]["median_accuracy"]) for name in names)
+    distance = sum(
+        np.abs(np.array(rows[name]["accuracy"]) - rows[name]["median_accuracy"]) for name in names
+    )
     return int(np.argmin(distance))
 
 
@@ -277,7 +345,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     for name, row in rows.items():
         low, high = wilson_interval(row["successes"], row["seeds"])
         rate = f"{100 * row['success_rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-        lines.append(f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %")
+        lines.append(
+            f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %"
+        )
     return "\n".join(lines)
 
 
@@ -295,17 +365,34 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
     FigureCanvasAgg(figure)
     x, y = moons.x[index].numpy(), np.argmax(moons.y[index], -1)
     (low_x, low_y), (high_x, high_y) = x.min(0) - 0.2, x.max(0) + 0.2
-    grid = np.stack(np.meshgrid(np.linspace(low_x, high_x, 300), np.linspace(low_y, high_y, 300)), -1).reshape(1, -1, 2)
+    grid = np.stack(
+        np.meshgrid(np.linspace(low_x, high_x, 300), np.linspace(low_y, high_y, 300)), -1
+    ).reshape(1, -1, 2)
     x_l, y_l = moons.labeled[0][index].numpy(), np.argmax(moons.labeled[1][index], -1)
-    for axes, (name, network) in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks.items()):
+    for axes, (name, network) in zip(
+        figure.subplots(1, len(networks), squeeze=False)[0], networks.items()
+    ):
         one = [v[index : index + 1] for v in network]
         region = np.argmax(logits(one, tf.constant(grid, tf.float32))[0], -1).reshape(300, 300)
         axes.imshow(
-            region, origin="lower", extent=(low_x, high_x, low_y, high_y), cmap=ListedColormap(LIGHT), vmin=0, vmax=1, aspect="auto"
+            region,
+            origin="lower",
+            extent=(low_x, high_x, low_y, high_y),
+            cmap=ListedColormap(LIGHT),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
         )
         for moon, (color, marker) in enumerate(zip(COLORS, "o^")):
             axes.scatter(*x[y == moon].T, s=3, color=color, linewidths=0)
-            axes.scatter(*x_l[y_l == moon].T, s=110, color=color, marker=marker, edgecolors="black", linewidths=1.2)
+            axes.scatter(
+                *x_l[y_l == moon].T,
+                s=110,
+                color=color,
+                marker=marker,
+                edgecolors="black",
+                linewidths=1.2,
+            )
         right = np.mean(np.argmax(logits(one, moons.x[index : index + 1])[0], -1) == y)
         axes.set(title=f"{name.replace('_', ' ')}: {100 * right:.1f} %", xticks=[], yticks=[])
     with atomic_path(path) as temporary:

@@ -32,7 +32,9 @@ SETTINGS = Section(
             source=PAPER,
             when=(When("unlabeled_weight"),),
         ),
-        "unlabeled_weight": Setting(1.0, "Weight of the loss on unlabeled images.", at_least=0, source=PAPER),
+        "unlabeled_weight": Setting(
+            1.0, "Weight of the loss on unlabeled images.", at_least=0, source=PAPER
+        ),
         **settings.LOSS,
         "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.0, source=PAPER),
         "accumulation": settings.ACCUMULATION,

@@ -15,7 +15,9 @@ from training.trainer import Trainer, hits
 from training.uda import forward, gradients_of_views
 
 
-def fixmatch_loss(weak: tf.Tensor, strong: tf.Tensor, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+def fixmatch_loss(
+    weak: tf.Tensor, strong: tf.Tensor, threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The unlabeled loss (Sohn et al. 2020, eq. 4), divided by all examples and not by the confident ones.
 
         q_b = softmax(z_weak,b), without gradient;   1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax z_strong,b)
@@ -68,7 +70,9 @@ class FixMatch(Trainer):
         seed: int = 0,
     ):
         logged = ("loss", "labeled_loss", "unlabeled_loss", "confident", "top1")
-        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="fixmatch")
+        super().__init__(
+            model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="fixmatch"
+        )
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.label_smoothing = label_smoothing
@@ -92,7 +96,9 @@ class FixMatch(Trainer):
             targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
             # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq. 3)
             labeled = adjusted(z.labeled, self.adjustment)
-            labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
+            labeled_loss = tf.reduce_mean(
+                cross_entropy(smooth(targets, self.label_smoothing), labeled)
+            )
             # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))                             (eq. 4)
             unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
             # ℓ_s + λ_u ℓ_u, and weight decay
@@ -106,7 +112,15 @@ class FixMatch(Trainer):
 
 
 def _build(section: ConfigDict, parts: Parts) -> FixMatch:
-    names = ("threshold", "unlabeled_weight", "label_smoothing", "weight_decay", "ema_decay", "rematerialize", "accumulation")
+    names = (
+        "threshold",
+        "unlabeled_weight",
+        "label_smoothing",
+        "weight_decay",
+        "ema_decay",
+        "rematerialize",
+        "accumulation",
+    )
     options = {name: section[name] for name in names}
     trainer = FixMatch(parts.model, **options, adjustment=parts.adjustment, seed=parts.seed)
     trainer.compile(optimizer=parts.optimizers[""])

@@ -142,7 +142,9 @@ def label_feedback(
     # A variable that the unlabelled loss does not reach has no gradient.
     pairs = [(u, v) for u, v in zip(unlabeled, labeled) if u is not None and v is not None]
     gradients, directions = zip(*pairs)
-    slope = tape.gradient(list(gradients), pseudo_labels, output_gradients=list(directions))  # (B_u, K)
+    slope = tape.gradient(
+        list(gradients), pseudo_labels, output_gradients=list(directions)
+    )  # (B_u, K)
     return tf.cast(factor, slope.dtype) * tf.cast(batch_size, slope.dtype) * slope
 
 
@@ -173,7 +175,9 @@ def released(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
 # Baseline
 
 
-def center(feedback: tf.Tensor, mean: tf.Tensor, baseline: tf.Tensor, decay: float) -> tuple[tf.Tensor, tf.Tensor]:
+def center(
+    feedback: tf.Tensor, mean: tf.Tensor, baseline: tf.Tensor, decay: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Subtracts a moving average from h (Appendix C.3), for less variance.
 
     The average that is subtracted is that of the *earlier* steps, so it does not depend on this step's labels and (A) stays
@@ -194,7 +198,12 @@ def center(feedback: tf.Tensor, mean: tf.Tensor, baseline: tf.Tensor, decay: flo
 # The teacher's loss
 
 
-def hard_loss(feedback: tf.Tensor, pseudo_labels: tf.Tensor, logits: tf.Tensor, batch_factor: tf.Tensor | float = 1.0) -> tf.Tensor:
+def hard_loss(
+    feedback: tf.Tensor,
+    pseudo_labels: tf.Tensor,
+    logits: tf.Tensor,
+    batch_factor: tf.Tensor | float = 1.0,
+) -> tf.Tensor:
     """Gives factor · mean_i h_i CE(ŷ_i, T(x_i; θ_T)), whose expected gradient is ∇J.
 
     Args:
@@ -207,7 +216,9 @@ def hard_loss(feedback: tf.Tensor, pseudo_labels: tf.Tensor, logits: tf.Tensor, 
       batch_factor: of the whole.
     """
     feedback, pseudo_labels = tf.stop_gradient(feedback), tf.stop_gradient(pseudo_labels)
-    return tf.cast(batch_factor, logits.dtype) * tf.reduce_mean(feedback * soft_cross_entropy(pseudo_labels, logits))
+    return tf.cast(batch_factor, logits.dtype) * tf.reduce_mean(
+        feedback * soft_cross_entropy(pseudo_labels, logits)
+    )
 
 
 def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -221,7 +232,9 @@ def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
       label_feedback: h_ik (B, K).
       logits: the teacher's (B, K).
     """
-    return -tf.reduce_mean(tf.reduce_sum(tf.stop_gradient(label_feedback) * tf.nn.softmax(logits), -1))
+    return -tf.reduce_mean(
+        tf.reduce_sum(tf.stop_gradient(label_feedback) * tf.nn.softmax(logits), -1)
+    )
 
 
 def released_loss(feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -283,7 +296,9 @@ class Estimator:
 
     name: str
     estimate: Callable[[Measurements], tf.Tensor] | None
-    teacher_loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | float], tf.Tensor] = hard_loss
+    teacher_loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | float], tf.Tensor] = (
+        hard_loss
+    )
     losses: bool = False
     gradient: bool = False
     factor: bool = False
@@ -355,11 +370,15 @@ def find_estimator(name: str, pseudo_labels: str) -> Estimator:
     if pseudo_labels not in PSEUDO_LABELS:
         raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
     if pseudo_labels == "soft" and not ESTIMATORS[name].soft_labels:
-        raise ValueError(f"feedback {name!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels")
+        raise ValueError(
+            f"feedback {name!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels"
+        )
     return ESTIMATORS[name]
 
 
-def check_factor(estimator: Estimator, optimizer: str, known: bool, approximate: bool) -> str | None:
+def check_factor(
+    estimator: Estimator, optimizer: str, known: bool, approximate: bool
+) -> str | None:
     """Returns a warning where h is an approximation under the student's optimizer; else None.
 
     Args:
@@ -374,7 +393,9 @@ def check_factor(estimator: Estimator, optimizer: str, known: bool, approximate:
     if not estimator.factor or known:
         return None
     if approximate:
-        cosines = ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items())
+        cosines = ", ".join(
+            f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items()
+        )
         return (
             f"feedback {estimator.name!r} is an approximation under {optimizer}, whose step is no "
             f"known multiple of its gradient. Cosines to the true gradient in a small problem: {cosines}."

@@ -14,7 +14,15 @@ from meta_pseudo_labels import feedback
 from meta_pseudo_labels.model import MetaPseudoLabels
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from training import optimizers, uda
-from training.method import IMAGES, PSEUDO_LABELED, Method, Network, Parts, Streams, weak_and_strong_samples
+from training.method import (
+    IMAGES,
+    PSEUDO_LABELED,
+    Method,
+    Network,
+    Parts,
+    Streams,
+    weak_and_strong_samples,
+)
 
 STUDENT, TEACHER = "student", "teacher"
 TEACHER_SEED = 50
@@ -26,7 +34,9 @@ def _check(section: Mapping[str, Any]) -> str | None:
         schedule = section[network]["schedule"]
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
-            raise InputError(f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them")
+            raise InputError(
+                f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them"
+            )
     try:
         estimator = feedback.find_estimator(section["feedback"], section["pseudo_labels"])
         name = section[STUDENT]["optimizer"]["name"]
@@ -37,7 +47,9 @@ def _check(section: Mapping[str, Any]) -> str | None:
 
 
 def _student(section: Mapping[str, Any]) -> Network:
-    return Network(STUDENT, section["batch_size"] * (1 + section["unlabeled_ratio"]), section["rematerialize"])
+    return Network(
+        STUDENT, section["batch_size"] * (1 + section["unlabeled_ratio"]), section["rematerialize"]
+    )
 
 
 def _networks(section: Mapping[str, Any]) -> list[Network]:
@@ -47,7 +59,14 @@ def _networks(section: Mapping[str, Any]) -> list[Network]:
 
 def _options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
     """`FeedbackTrainer`'s arguments from a train section and what its trainer is made of."""
-    names = ("feedback", "pseudo_labels", "feedback_weight", "batch_factor", "baseline_decay", "approximate_feedback")
+    names = (
+        "feedback",
+        "pseudo_labels",
+        "feedback_weight",
+        "batch_factor",
+        "baseline_decay",
+        "approximate_feedback",
+    )
     common = ("weight_decay", "ema_decay", "rematerialize", "accumulation")
     own = {"adjustment": parts.adjustment, "seed": parts.seed}
     return {**{name: section[name] for name in (*names, *common)}, **own}
@@ -57,14 +76,18 @@ def _build(section: ConfigDict, parts: Parts) -> MetaPseudoLabels:
     teacher = parts.build(section.teacher.model, parts.seed + TEACHER_SEED)
     options = {**uda.objective(section, parts), **_options(section, parts)}
     trainer = MetaPseudoLabels(teacher, parts.model, **options)
-    trainer.compile(student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER])
+    trainer.compile(
+        student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER]
+    )
     return trainer
 
 
 def _build_reduced(section: ConfigDict, parts: Parts) -> ReducedMetaPseudoLabels:
     calibrator = Calibrator(parts.num_classes, **section.calibrator, seed=parts.seed + TEACHER_SEED)
     trainer = ReducedMetaPseudoLabels(calibrator, parts.model, **_options(section, parts))
-    trainer.compile(student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER])
+    trainer.compile(
+        student_optimizer=parts.optimizers[STUDENT], teacher_optimizer=parts.optimizers[TEACHER]
+    )
     return trainer
 
 
@@ -73,7 +96,9 @@ def _reduced_batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
     return tf.data.Dataset.zip((labeled, streams.unlabeled_batches(targets="probabilities")))
 
 
-def _reduced_samples(section: ConfigDict, noise: Preprocessing) -> dict[str, tuple[str, Preprocessing]]:
+def _reduced_samples(
+    section: ConfigDict, noise: Preprocessing
+) -> dict[str, tuple[str, Preprocessing]]:
     return {"labeled": ("labeled", noise.weak()), "unlabeled": ("unlabeled", noise)}
 
 

@@ -107,12 +107,16 @@ class FeedbackTrainer(StudentTrainer):
         )
         theirs, own = check_classifier(teacher, "teacher"), check_classifier(student, "student")
         if theirs and own and theirs != own:
-            raise ValueError(f"teacher and student have {theirs} and {own} classes; they must have the same")
+            raise ValueError(
+                f"teacher and student have {theirs} and {own} classes; they must have the same"
+            )
         if {id(v) for v in teacher.variables} & {id(v) for v in student.variables}:
             raise ValueError("teacher and student share weights; each needs its own")
         for network, named in ((teacher, "teacher"), (student, "student")):
             if not network.trainable_variables:
-                raise ValueError(f"the {named} has nothing to train (a teacher that stays is ReducedMetaPseudoLabels with feedback='none')")
+                raise ValueError(
+                    f"the {named} has nothing to train (a teacher that stays is ReducedMetaPseudoLabels with feedback='none')"
+                )
         self.teacher = teacher
         self.pseudo_labels = pseudo_labels
         self.feedback_weight = feedback_weight
@@ -129,21 +133,31 @@ class FeedbackTrainer(StudentTrainer):
             feedback that needs a `linear_factor` which the student's optimizer lacks.
         """
         if student_optimizer is teacher_optimizer and not isinstance(student_optimizer, str):
-            raise ValueError("student and teacher have the same optimizer object; each needs its own")
+            raise ValueError(
+                "student and teacher have the same optimizer object; each needs its own"
+            )
         super().compile(optimizer=student_optimizer, **options)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
-            raise ValueError("the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers")
+            raise ValueError(
+                "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers"
+            )
         name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
         # Keras projects a constrained weight after the step, which is then no multiple of the gradient.
-        constrained = any(getattr(v, "constraint", None) is not None for v in self.student.trainable_variables)
+        constrained = any(
+            getattr(v, "constraint", None) is not None for v in self.student.trainable_variables
+        )
         known = linear_factor(self.optimizer) is not None and not constrained
         warning = feedback.check_factor(self.estimator, name, known, self.approximate_feedback)
         if warning:
             logging.warning(warning)
         self.teacher_optimizer = tf.keras.optimizers.get(teacher_optimizer)
         self.labeled_scale = None
-        if loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None:  # Keras wraps the one that it knows
-            self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(self.teacher_optimizer)
+        if (
+            loss_scale(self.optimizer) is not None and loss_scale(self.teacher_optimizer) is None
+        ):  # Keras wraps the one that it knows
+            self.teacher_optimizer = tf.keras.mixed_precision.LossScaleOptimizer(
+                self.teacher_optimizer
+            )
         if loss_scale(self.optimizer) is not None and self.estimator.gradient:
             with self.distribute_strategy.scope():
                 self.labeled_scale = tf.Variable(
@@ -165,7 +179,11 @@ class FeedbackTrainer(StudentTrainer):
     @property
     def optimizer_settings(self) -> dict[str, float]:
         """Those of both, and the scale of the labelled loss."""
-        more = {} if self.labeled_scale is None else {"labeled_loss_scale": float(self.labeled_scale.numpy())}
+        more = (
+            {}
+            if self.labeled_scale is None
+            else {"labeled_loss_scale": float(self.labeled_scale.numpy())}
+        )
         return {**super().optimizer_settings, **more}
 
     def build_optimizers(self) -> None:
@@ -177,11 +195,15 @@ class FeedbackTrainer(StudentTrainer):
         """Returns the fields of `Batch` of an element of the data set."""
         raise NotImplementedError
 
-    def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, Any]:
+    def _teacher_pass(
+        self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> tuple[tf.Tensor, Any]:
         """Returns the teacher's logits of x_u (B_u, K), and all that `_other_losses` takes."""
         raise NotImplementedError
 
-    def _other_losses(self, z: Any, targets: tf.Tensor, given: tf.Tensor, step: Step) -> tf.Tensor | float:
+    def _other_losses(
+        self, z: Any, targets: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> tf.Tensor | float:
         """Returns the teacher's loss without feedback, (); logs its parts."""
         raise NotImplementedError
 
@@ -210,7 +232,9 @@ class FeedbackTrainer(StudentTrainer):
                 pseudo = self._draw(z_u, step)  # (B_u, K)
                 # θ_S' = θ_S − η_S ∇ CE(ŷ_u, S(x_u; θ_S)) (under eq. 2), and h of it (eq. 12)
                 targets = one_hot(batch.y, z_u.shape[-1])  # (B, K)
-                h = self.student_step(batch.x, targets, batch.x_u, pseudo, step)  # (), (B_u,) or (B_u, K)
+                h = self.student_step(
+                    batch.x, targets, batch.x_u, pseudo, step
+                )  # (), (B_u,) or (B_u, K)
             share = self._teacher_loss(batch, z_u, z, pseudo, h, step)
         return gradient(tape, share, self.teacher.trainable_variables, self.teacher_optimizer)
 
@@ -232,11 +256,15 @@ class FeedbackTrainer(StudentTrainer):
         pseudo = in_turn(labels, batch, step.parts)  # (B_u, K)
         targets = one_hot(batch.y, pseudo.shape[-1])  # (B, K)
         h = self.student_step(batch.x, targets, batch.x_u, pseudo, step)
-        with tf.control_dependencies([h]):  # the teacher's second pass is not to run beside the student's
+        with tf.control_dependencies(
+            [h]
+        ):  # the teacher's second pass is not to run beside the student's
             batch = tf.nest.map_structure(tf.identity, batch)
         return accumulated(gradients, (batch, pseudo, h), step.parts)
 
-    def _teacher_loss(self, batch: Batch, z_u: tf.Tensor, z: Any, pseudo: tf.Tensor, h: tf.Tensor, step: Step) -> tf.Tensor:
+    def _teacher_loss(
+        self, batch: Batch, z_u: tf.Tensor, z: Any, pseudo: tf.Tensor, h: tf.Tensor, step: Step
+    ) -> tf.Tensor:
         """Returns the teacher's loss on one part of the batch, divided by parts and replicas: the optimizer sums over the latter."""
         # The losses of g_T,supervised and g_T,UDA, and h CE(ŷ_u, T(x_u; θ_T)), that of g_T
         loss = self._other_losses(z, one_hot(batch.y, z_u.shape[-1]), batch.given, step)  # ()
@@ -250,10 +278,16 @@ class FeedbackTrainer(StudentTrainer):
         """Pseudo-labels (B_u, K) of this part's examples, whose draws belong to the example's row in the global batch."""
         self.logged["confidence"].update_state(tf.reduce_max(tf.nn.softmax(logits), -1))
         key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
-        uniform = tf.random.stateless_uniform([step.unlabeled * step.shares, logits.shape[-1]], key, alg="philox")
-        return feedback.draw_pseudo_labels(self.pseudo_labels, logits, tf.gather(uniform, step.unlabeled_rows()))
+        uniform = tf.random.stateless_uniform(
+            [step.unlabeled * step.shares, logits.shape[-1]], key, alg="philox"
+        )
+        return feedback.draw_pseudo_labels(
+            self.pseudo_labels, logits, tf.gather(uniform, step.unlabeled_rows())
+        )
 
-    def _feedback_loss(self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step) -> tf.Tensor:
+    def _feedback_loss(
+        self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step
+    ) -> tf.Tensor:
         """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), with its weight; `logits` are the teacher's (B_u, K)."""
         factor: Any = self.batch_factor
         if factor is None:
@@ -307,11 +341,23 @@ class MetaPseudoLabels(FeedbackTrainer):
         **options: Any,
     ):
         logged = ("teacher_loss", "teacher_top1", *(name for name in uda.LOGGED if name != "top1"))
-        common = {"adjustment": adjustment, "weight_decay": weight_decay, "rematerialize": rematerialize, **options}
+        common = {
+            "adjustment": adjustment,
+            "weight_decay": weight_decay,
+            "rematerialize": rematerialize,
+            **options,
+        }
         super().__init__(teacher, student, logged=logged, name="meta_pseudo_labels", **common)
         self.teacher_forward = training_pass(teacher, rematerialize)
         self.objective = uda.Objective(
-            supervised_weight, uda_weight, uda_temperature, uda_threshold, uda_ramp_steps, label_smoothing, weight_decay, adjustment
+            supervised_weight,
+            uda_weight,
+            uda_temperature,
+            uda_threshold,
+            uda_ramp_steps,
+            label_smoothing,
+            weight_decay,
+            adjustment,
         )
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -319,11 +365,17 @@ class MetaPseudoLabels(FeedbackTrainer):
         x, x_weak, x_strong = alike(x, x_weak, x_strong)
         return x, y, x_strong, x_weak
 
-    def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, uda.Logits]:
-        z = uda.forward(self.teacher_forward, x, given, x_u, 2 * self.seed, step.number, step.part, step.parts)
+    def _teacher_pass(
+        self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> tuple[tf.Tensor, uda.Logits]:
+        z = uda.forward(
+            self.teacher_forward, x, given, x_u, 2 * self.seed, step.number, step.part, step.parts
+        )
         return z.strong, z
 
-    def _other_losses(self, z: uda.Logits, targets: tf.Tensor, given: tf.Tensor, step: Step) -> tf.Tensor:
+    def _other_losses(
+        self, z: uda.Logits, targets: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> tf.Tensor:
         loss, values = self.objective(self.teacher, z, targets, step.number)  # ()
         for name, value in values.items():
             self.logged["teacher_top1" if name == "top1" else name].update_state(value)

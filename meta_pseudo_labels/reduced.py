@@ -18,7 +18,9 @@ TINY = 1e-6
 """Least probability that is told from 0; stored ones are float16."""
 
 
-def Calibrator(num_classes: int, *, hidden: int = 128, layers: int = 2, seed: int = 0) -> tf.keras.Model:
+def Calibrator(
+    num_classes: int, *, hidden: int = 128, layers: int = 2, seed: int = 0
+) -> tf.keras.Model:
     """A perceptron beside the identity, log q (B, K) -> logits (B, K): z = log q + W φ(log q) with W = 0 at the start.
 
     Args:
@@ -30,9 +32,13 @@ def Calibrator(num_classes: int, *, hidden: int = 128, layers: int = 2, seed: in
     inputs = x = tf.keras.Input([num_classes])
     for i in range(layers):
         initializer = tf.keras.initializers.HeNormal(seed=1000 * seed + i)
-        x = tf.keras.layers.Dense(hidden, "relu", kernel_initializer=initializer)(x / 4.0 if i == 0 else x)  # log q: -14 to 0
+        x = tf.keras.layers.Dense(hidden, "relu", kernel_initializer=initializer)(
+            x / 4.0 if i == 0 else x
+        )  # log q: -14 to 0
     correction = tf.keras.layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32")(x)
-    return tf.keras.Model(inputs, tf.keras.layers.Add(dtype="float32")([inputs, correction]), name="calibrator")
+    return tf.keras.Model(
+        inputs, tf.keras.layers.Add(dtype="float32")([inputs, correction]), name="calibrator"
+    )
 
 
 class ReducedMetaPseudoLabels(FeedbackTrainer):
@@ -51,18 +57,28 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
     """
 
     def __init__(self, calibrator: tf.keras.Model, student: tf.keras.Model, **options: Any):
-        super().__init__(calibrator, student, logged=("teacher_loss", "moved"), name="reduced_meta_pseudo_labels", **options)
+        super().__init__(
+            calibrator,
+            student,
+            logged=("teacher_loss", "moved"),
+            name="reduced_meta_pseudo_labels",
+            **options,
+        )
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q))")
         x, x_u = alike(x, x_u)
         return x, y, x_u, tf.cast(q, tf.float32)
 
-    def _teacher_pass(self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step) -> tuple[tf.Tensor, tf.Tensor]:
+    def _teacher_pass(
+        self, x: tf.Tensor, x_u: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         z = self.teacher(tf.math.log(given + TINY), training=True)  # (B_u, K)
         return z, z
 
-    def _other_losses(self, z: tf.Tensor, targets: tf.Tensor, given: tf.Tensor, step: Step) -> float:
+    def _other_losses(
+        self, z: tf.Tensor, targets: tf.Tensor, given: tf.Tensor, step: Step
+    ) -> float:
         variation = tf.reduce_sum(tf.abs(tf.nn.softmax(z) - given), -1) / 2  # (B_u,), in [0, 1]
         self.logged["moved"].update_state(variation)
         return 0.0

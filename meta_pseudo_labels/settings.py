@@ -105,8 +105,12 @@ TRAIN = Section(
         "supervised_weight": settings.UDA_TRAIN["supervised_weight"].but(when=OF_THE_PAIR),
         "uda": Section(settings.UDA.meaning, settings.UDA, when=OF_THE_PAIR),
         "calibrator": CALIBRATOR,
-        "label_smoothing": settings.LOSS["label_smoothing"].but(default=0.15, source=RELEASE, when=OF_THE_PAIR),
-        "logit_adjustment": settings.LOSS["logit_adjustment"].but(when=((*OF_THE_PAIR, *_of(*FED_BACK)),)),
+        "label_smoothing": settings.LOSS["label_smoothing"].but(
+            default=0.15, source=RELEASE, when=OF_THE_PAIR
+        ),
+        "logit_adjustment": settings.LOSS["logit_adjustment"].but(
+            when=((*OF_THE_PAIR, *_of(*FED_BACK)),)
+        ),
         "weight_decay": settings.LOSS["weight_decay"].but(default=5e-4, source=RELEASE),
         "ema_decay": settings.LOSS["ema_decay"].but(default=0.995, source=RELEASE),
         "accumulation": settings.ACCUMULATION,

@@ -94,9 +94,16 @@ class StudentTrainer(Trainer):
         self.accumulation = accumulation
         self.seed = seed
         self.baseline_decay = baseline_decay
-        self.baseline = tf.Variable(0.0, trainable=False, name="baseline", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        self.baseline = tf.Variable(
+            0.0,
+            trainable=False,
+            name="baseline",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
 
-    def student_step(self, x: tf.Tensor, targets: tf.Tensor, x_u: tf.Tensor, pseudo: tf.Tensor, step: Step) -> tf.Tensor:
+    def student_step(
+        self, x: tf.Tensor, targets: tf.Tensor, x_u: tf.Tensor, pseudo: tf.Tensor, step: Step
+    ) -> tf.Tensor:
         """Moves θ_S to θ_S', and returns h, less the baseline.
 
         Args:
@@ -111,12 +118,18 @@ class StudentTrainer(Trainer):
         """
         estimator, variables = self.estimator, self.student.trainable_variables
         # L_l(θ_S), where h is a difference of losses
-        old = self._labeled((x, targets), step, gradient=False)[0] if estimator.losses else None  # ()
+        old = (
+            self._labeled((x, targets), step, gradient=False)[0] if estimator.losses else None
+        )  # ()
         # ∇L_u(θ_S), L_u = CE(ŷ_u, S(x_u; θ_S)) (eq. 1); the label tape knows its dependence on ŷ_u
         with tf.GradientTape(watch_accessed_variables=False) as label_tape:
             if estimator.second_order and not self.student_along:
                 label_tape.watch(pseudo)
-            own = accumulated(lambda part, number: self._unlabeled_gradient(part, step.at(number)), (x_u, pseudo), step.parts)
+            own = accumulated(
+                lambda part, number: self._unlabeled_gradient(part, step.at(number)),
+                (x_u, pseudo),
+                step.parts,
+            )
         unlabeled = all_reduced(own)
         start = [v.read_value() for v in variables] if self.student_along else []
         # θ_S' = θ_S − η_S ∇L_u(θ_S)
@@ -135,21 +148,29 @@ class StudentTrainer(Trainer):
             def along(v: Gradients) -> tf.Tensor:
                 if self.student_along:
                     return self._label_feedback_again(x_u, v, start, factor, step)
-                return feedback.label_feedback(label_tape, pseudo, own, v, factor, step.unlabeled * step.replicas)
+                return feedback.label_feedback(
+                    label_tape, pseudo, own, v, factor, step.unlabeled * step.replicas
+                )
 
             return linear(along, labeled, self.labeled_scale, self.optimizer)
 
         # h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ (eq. 12), or another estimate of L_l(θ_S) − L_l(θ_S')
-        h = estimator.estimate(Measurements(pseudo, old, new, labeled, unlabeled, factor, per_label))
+        h = estimator.estimate(
+            Measurements(pseudo, old, new, labeled, unlabeled, factor, per_label)
+        )
         return self._centered(h, pseudo, unlabeled, step)
 
-    def _centered(self, h: tf.Tensor, pseudo: tf.Tensor, unlabeled: Gradients, step: Step) -> tf.Tensor:
+    def _centered(
+        self, h: tf.Tensor, pseudo: tf.Tensor, unlabeled: Gradients, step: Step
+    ) -> tf.Tensor:
         """Logs h, and returns it less the baseline."""
         mean = feedback.drawn(h, pseudo)  # () or (B_u,)
         if mean.shape.rank:
             mean = all_reduced([tf.reduce_mean(mean) / step.replicas])[0]  # ()
         self.log_finite("feedback", mean, self.optimizer)
-        h, mean = without_overflow(h, mean, self.baseline, unlabeled, self.labeled_scale, self.optimizer)
+        h, mean = without_overflow(
+            h, mean, self.baseline, unlabeled, self.labeled_scale, self.optimizer
+        )
         # h − b (Appendix C.3)
         if not self.estimator.baseline or self.baseline_decay == 1.0:
             return h
@@ -200,16 +221,24 @@ class StudentTrainer(Trainer):
             slope = size * tf.cast(slope, tf.float32)
             return feedback.label_feedback_of(tf.cast(logits, tf.float32), slope, factor)
 
-        with tf.control_dependencies(list(direction.values())):  # not beside the pass that makes them
+        with tf.control_dependencies(
+            list(direction.values())
+        ):  # not beside the pass that makes them
             x_u = tf.identity(x_u)
         with weights_of(variables, start):
             return in_turn(h, x_u, step.parts)  # (B_u, K)
 
-    def _student_noise(self, step: Step, rows: tf.Tensor) -> contextlib.AbstractContextManager[None]:
+    def _student_noise(
+        self, step: Step, rows: tf.Tensor
+    ) -> contextlib.AbstractContextManager[None]:
         """The student's model noise: unlabelled images have the first rows, labelled ones follow."""
-        return model_noise(2 * self.seed + 1, step.number, rows, (step.labeled + step.unlabeled) * step.shares)
+        return model_noise(
+            2 * self.seed + 1, step.number, rows, (step.labeled + step.unlabeled) * step.shares
+        )
 
-    def _labeled(self, labeled: Any, step: Step, *, gradient: bool, factor: tf.Tensor | None = None) -> list[tf.Tensor | None]:
+    def _labeled(
+        self, labeled: Any, step: Step, *, gradient: bool, factor: tf.Tensor | None = None
+    ) -> list[tf.Tensor | None]:
         """Returns the student's L_l, this replica's share, and its gradient times the factor, where it is asked for.
 
         Before and after its move with the same noise, and both without a trace.
@@ -219,7 +248,10 @@ class StudentTrainer(Trainer):
         def measured(part: Any, number: int) -> list[tf.Tensor | None]:
             with tf.GradientTape(watch_accessed_variables=gradient) as tape:
                 loss = self._labeled_loss(part, step.at(number))  # ()
-            return [loss, *(tape.gradient(loss, variables, output_gradients=factor) if gradient else ())]
+            return [
+                loss,
+                *(tape.gradient(loss, variables, output_gradients=factor) if gradient else ()),
+            ]
 
         return accumulated(measured, labeled, step.parts)
 
@@ -227,14 +259,20 @@ class StudentTrainer(Trainer):
         x, targets = part
         with statistics_kept(self.student), self._student_noise(step, step.labeled_rows()):
             logits = tf.cast(self.forward(x), tf.float32)  # (B, K)
-        return tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.shares
+        return (
+            tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.shares
+        )
 
     def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
         """Moves the student and its average along ∇L_u(θ_S); returns the factor η_S that h needs, or None."""
         variables = self.student.trainable_variables
         # Weight decay is no part of ∇L_u, which the feedback is about.
         weights = {id(v) for v in decayed(variables)}
-        moves = [(g + self.weight_decay * v if id(v) in weights else g, v) for g, v in zip(unlabeled, variables) if g is not None]
+        moves = [
+            (g + self.weight_decay * v if id(v) in weights else g, v)
+            for g, v in zip(unlabeled, variables)
+            if g is not None
+        ]
         with self.measured_update(tf.linalg.global_norm(unlabeled)):
             self.optimizer.apply_gradients(moves, skip_gradients_aggregation=True)
         self.ema.update(self.optimizer.iterations)

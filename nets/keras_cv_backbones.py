@@ -63,7 +63,9 @@ def _resnet(kind: str, blocks: tuple[int, ...], block_type: str = "block") -> Ba
     return Backbone(kind, 224, options)
 
 
-def _mobilenet_v3(expansion: list[float], filters: str, kernels: str, strides: str, excited: str, hard_from: int) -> Backbone:
+def _mobilenet_v3(
+    expansion: list[float], filters: str, kernels: str, strides: str, excited: str, hard_from: int
+) -> Backbone:
     """`excited`: 1 for a block with squeeze-and-excitation; `hard_from`: first block with hard-swish in place of ReLU."""
     blocks = len(expansion)
     options = {
@@ -81,8 +83,12 @@ def _densenet(*repeats: int) -> Backbone:
     return Backbone("DenseNetBackbone", 224, {"stackwise_num_repeats": list(repeats)})
 
 
-_V2_B = "1 32 16 1 1 f, 2 16 32 4 2 f, 2 32 48 4 2 f, 3 48 96 4 2 u, 5 96 112 6 1 u, 8 112 192 6 2 u"
-_V2_S = "2 24 24 1 1 f, 4 24 48 4 2 f, 4 48 64 4 2 f, 6 64 128 4 2 u, 9 128 160 6 1 u, 15 160 256 6 2 u"
+_V2_B = (
+    "1 32 16 1 1 f, 2 16 32 4 2 f, 2 32 48 4 2 f, 3 48 96 4 2 u, 5 96 112 6 1 u, 8 112 192 6 2 u"
+)
+_V2_S = (
+    "2 24 24 1 1 f, 4 24 48 4 2 f, 4 48 64 4 2 f, 6 64 128 4 2 u, 9 128 160 6 1 u, 15 160 256 6 2 u"
+)
 _V2_M = "3 24 24 1 1 f, 5 24 48 4 2 f, 5 48 80 4 2 f, 7 80 160 4 2 u, 14 160 176 6 1 u, 18 176 304 6 2 u, 5 304 512 6 1 u"
 _V2_L = "4 32 32 1 1 f, 7 32 64 4 2 f, 7 64 96 4 2 f, 10 96 192 4 2 u, 19 192 224 6 1 u, 25 224 384 6 2 u, 7 384 640 6 1 u"
 
@@ -140,7 +146,11 @@ BACKBONES = {PREFIX + name: row for family in FAMILIES.values() for name, row in
 """`model.name` -> backbone."""
 
 PRESETS = (
-    *(f"efficientnetv2_{size}_imagenet{kind}" for size in ("b0", "b1", "b2", "s") for kind in ("", "_classifier")),
+    *(
+        f"efficientnetv2_{size}_imagenet{kind}"
+        for size in ("b0", "b1", "b2", "s")
+        for kind in ("", "_classifier")
+    ),
     "resnet50_imagenet",
     "resnet50_v2_imagenet",
     "resnet50_v2_imagenet_classifier",
@@ -166,7 +176,9 @@ def of_preset(preset: str) -> str:
 def find(name: str, key: str = "name") -> Backbone:
     """Returns the backbone of `model.name`. Raises InputError about `key`, with the nearest name, where there is none."""
     if name not in BACKBONES:
-        near = difflib.get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in BACKBONES], n=1)
+        near = difflib.get_close_matches(
+            name[len(PREFIX) :], [known[len(PREFIX) :] for known in BACKBONES], n=1
+        )
         hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known: {', '.join(BACKBONES)}"
         raise InputError(f"{key}: keras-cv has no backbone {name!r} for classification; {hint}")
     return BACKBONES[name]
@@ -186,5 +198,10 @@ def reduction(model: Mapping[str, Any]) -> int | None:
 
 def check(model: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of a recipe's `model` cannot be kept by its backbone."""
-    if find(model["name"]).kind != "EfficientNetV2Backbone" and model.get("survival_probability") is not None:
-        raise InputError(f"survival_probability: {model['name']} has no stochastic depth; set model.survival_probability to None")
+    if (
+        find(model["name"]).kind != "EfficientNetV2Backbone"
+        and model.get("survival_probability") is not None
+    ):
+        raise InputError(
+            f"survival_probability: {model['name']} has no stochastic depth; set model.survival_probability to None"
+        )

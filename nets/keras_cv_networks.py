@@ -73,7 +73,9 @@ def KerasCVNetwork(
     normalized = Normalize(mean, std, name="normalize")(images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one initializer for many kernels; `_draw` mends it
-        backbone = getattr(_package(name).models, row.kind)(include_rescaling=False, input_tensor=normalized, **options)
+        backbone = getattr(_package(name).models, row.kind)(
+            include_rescaling=False, input_tensor=normalized, **options
+        )
     # A functional model whose input is no Input makes new nodes; the first one continues ours.
     x = backbone.output._keras_history.layer.get_output_at(0)
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -81,13 +83,20 @@ def KerasCVNetwork(
         x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)
     x = Layers(sync_batch_norm, 0.99, seed).classifier("predictions", num_classes)(x)  # (B, K)
     # The copy has one node a layer, and the project's names.
-    model = tf.keras.models.clone_model(tf.keras.Model(images, x, name=name.replace("/", "_")), clone_function=_renaming())
+    model = tf.keras.models.clone_model(
+        tf.keras.Model(images, x, name=name.replace("/", "_")), clone_function=_renaming()
+    )
     for layer in _parts(model):
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             if sync_batch_norm:
-                layer.synchronized, layer.fused = True, False  # the fused kernel sees one replica only
+                layer.synchronized, layer.fused = (
+                    True,
+                    False,
+                )  # the fused kernel sees one replica only
             layer.momentum = layer.momentum if batch_norm_momentum is None else batch_norm_momentum
-        if hasattr(layer, "survival_probability") and isinstance(getattr(layer, "dropout", None), tf.keras.layers.Dropout):
+        if hasattr(layer, "survival_probability") and isinstance(
+            getattr(layer, "dropout", None), tf.keras.layers.Dropout
+        ):
             block = f"{layer.name}drop"
             layer.dropout = StochasticDepth(1.0 - layer.dropout.rate, noise_id=block, name=block)
     if seed is not None:
@@ -112,20 +121,31 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
     kind, local, of_classifier = _class_of(preset), folder(preset), preset.endswith("_classifier")
     normalize = network.get_layer("normalize")
     if (normalize.mean, normalize.std) != (MEAN, STD):
-        raise InputError(f"weights {preset} of keras-cv expect mean {MEAN} and std {STD}, not {normalize.mean} and {normalize.std}")
+        raise InputError(
+            f"weights {preset} of keras-cv expect mean {MEAN} and std {STD}, not {normalize.mean} and {normalize.std}"
+        )
     try:
         loaded = kind.from_preset(str(local) if (local / "config.json").exists() else preset)
     except Exception as error:
         raise _cannot_have(preset, error) from error
     backbone = loaded.backbone if of_classifier else loaded
     if not backbone.include_rescaling:
-        raise InputError(f"weights {preset} of keras-cv in {local}: the backbone does not rescale its input, so what it expects is unknown")
-    pairs = list(zip(_weighted(backbone), [layer for layer in _weighted(network) if layer.name != "predictions"]))
+        raise InputError(
+            f"weights {preset} of keras-cv in {local}: the backbone does not rescale its input, so what it expects is unknown"
+        )
+    pairs = list(
+        zip(
+            _weighted(backbone),
+            [layer for layer in _weighted(network) if layer.name != "predictions"],
+        )
+    )
     if of_classifier:
         pairs.append((loaded.layers[-1], network.get_layer("predictions")))
     shapes = [[[tuple(w.shape) for w in layer.weights] for layer in side] for side in zip(*pairs)]
     if shapes[0] != shapes[1] or len(_weighted(backbone)) != len(_weighted(network)) - 1:
-        raise InputError(f"weights {preset} of keras-cv do not fit {network.name} with {network.output_shape[-1]} classes")
+        raise InputError(
+            f"weights {preset} of keras-cv do not fit {network.name} with {network.output_shape[-1]} classes"
+        )
     for source, target in pairs:
         target.set_weights(source.get_weights())
 
@@ -180,7 +200,9 @@ def _package(what: str) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # keras-core says which backend it uses
             import keras_cv
     except Exception as error:
-        raise InputError(f"{what} needs the package keras-cv, which cannot be imported ({one_line(error)})") from error
+        raise InputError(
+            f"{what} needs the package keras-cv, which cannot be imported ({one_line(error)})"
+        ) from error
     return keras_cv
 
 
@@ -197,10 +219,16 @@ def _draw(model: tf.keras.Model, seed: int) -> None:
     """Draws each kernel anew from its layer's own initializer, as a function of (seed, place in the network)."""
     place = 0
     for layer in _parts(model):
-        for variable, initializer in (("kernel", "kernel_initializer"), ("depthwise_kernel", "depthwise_initializer")):
+        for variable, initializer in (
+            ("kernel", "kernel_initializer"),
+            ("depthwise_kernel", "depthwise_initializer"),
+        ):
             if isinstance(kernel := getattr(layer, variable, None), tf.Variable):
                 place += 1
-                config = {**(kind := getattr(layer, initializer)).get_config(), "seed": zlib.crc32(f"{seed}/{place}".encode()) & 0x7FFFFFFF}
+                config = {
+                    **(kind := getattr(layer, initializer)).get_config(),
+                    "seed": zlib.crc32(f"{seed}/{place}".encode()) & 0x7FFFFFFF,
+                }
                 kernel.assign(type(kind).from_config(config)(kernel.shape, kernel.dtype))
 
 
@@ -235,6 +263,14 @@ def _block(name: str) -> str | None:
         return f"block{int(found[1] or 0) + 1}a_{found[2]}"
     if found := re.fullmatch(r"conv(\d+)_block_(\d+)_(\w+)", name):  # DenseNet
         return f"block{int(found[1]) - 1}{repeat_letter(int(found[2]))}_{found[3]}"
-    if found := re.fullmatch(r"pool([2-9])_(\w+)", name):  # DenseNet's transition, a block of its own
+    if found := re.fullmatch(
+        r"pool([2-9])_(\w+)", name
+    ):  # DenseNet's transition, a block of its own
         return f"block{int(found[1]) - 1}transition_{found[2]}"
-    return name if re.match(r"(block\d+[a-z]+_|stem_)", name) else "top_" + name if name.startswith(("Conv_1", "post_")) else None
+    return (
+        name
+        if re.match(r"(block\d+[a-z]+_|stem_)", name)
+        else "top_" + name
+        if name.startswith(("Conv_1", "post_"))
+        else None
+    )

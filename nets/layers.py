@@ -63,7 +63,11 @@ class Layers(NamedTuple):
             kernel_initializer=self._normal(name, fan_out=kernel * kernel * filters),
             name=name,
         )
-        return (lambda x: layer(tf.keras.layers.ZeroPadding2D(pad, name=f"{name}_pad")(x))) if pad else layer
+        return (
+            (lambda x: layer(tf.keras.layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)))
+            if pad
+            else layer
+        )
 
     def depthwise(self, name: str, kernel: int, stride: int) -> tf.keras.layers.Layer:
         """A convolution of each channel by itself."""
@@ -80,7 +84,10 @@ class Layers(NamedTuple):
     def batch_norm(self, name: str) -> tf.keras.layers.Layer:
         """Batch normalisation that stays synchronised when it is saved."""
         return BatchNormalization(
-            momentum=self.batch_norm_momentum, epsilon=self.batch_norm_epsilon, synchronized=self.sync_batch_norm, name=name
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            synchronized=self.sync_batch_norm,
+            name=name,
         )
 
     def swish(self, name: str) -> tf.keras.layers.Layer:
@@ -96,18 +103,24 @@ class Layers(NamedTuple):
         limit = 1.0 / math.sqrt(num_classes)
         return tf.keras.layers.Dense(
             num_classes,
-            kernel_initializer=tf.keras.initializers.RandomUniform(-limit, limit, seed=self._layer_seed(name)),
+            kernel_initializer=tf.keras.initializers.RandomUniform(
+                -limit, limit, seed=self._layer_seed(name)
+            ),
             dtype="float32",  # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor teacher
             name=name,
         )
 
     def _normal(self, name: str, fan_out: int) -> tf.keras.initializers.Initializer:
         # Not truncated, unlike keras.applications; the variance 2 / fan_out is the same.
-        return tf.keras.initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_out), seed=self._layer_seed(name))
+        return tf.keras.initializers.RandomNormal(
+            stddev=math.sqrt(2.0 / fan_out), seed=self._layer_seed(name)
+        )
 
     def _layer_seed(self, name: str) -> int | None:
         """A seed of the layer's own, from its name: two processes agree, and a deeper variant shifts nobody's numbers."""
-        return None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode()) & 0x7FFFFFFF
+        return (
+            None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode()) & 0x7FFFFFFF
+        )
 
 
 @tf.custom_gradient
@@ -125,7 +138,9 @@ def _swish_gradient() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         s = tf.sigmoid(x)
         return upstream * (s + x * s * (1.0 - s))
 
-    if tf.config.list_physical_devices("GPU"):  # the compiler would need parts of CUDA that TensorFlow itself does without
+    if tf.config.list_physical_devices(
+        "GPU"
+    ):  # the compiler would need parts of CUDA that TensorFlow itself does without
         return gradient
     compiled = tf.function(gradient, jit_compile=True, autograph=False)
     with tf.init_scope(), silent():  # the compiler announces its first use, whatever the log level
@@ -161,7 +176,9 @@ class Normalize(tf.keras.layers.Layer):
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
         if len(mean) != len(std) or any(not deviation > 0 for deviation in std):
-            raise InputError(f"mean and std need a number a channel, std above 0; got {tuple(mean)} and {tuple(std)}")
+            raise InputError(
+                f"mean and std need a number a channel, std above 0; got {tuple(mean)} and {tuple(std)}"
+            )
         self.mean = tuple(float(number) for number in mean)
         self.std = tuple(float(number) for number in std)
 

@@ -44,7 +44,14 @@ IntLike = Union[int, tf.Tensor]
 class _Noise:
     """What :func:`model_noise` leaves for the layers."""
 
-    def __init__(self, key: tf.Tensor, rows: tf.Tensor | None, num_rows: IntLike | None, noised: tf.Tensor | None, inference: bool):
+    def __init__(
+        self,
+        key: tf.Tensor,
+        rows: tf.Tensor | None,
+        num_rows: IntLike | None,
+        noised: tf.Tensor | None,
+        inference: bool,
+    ):
         self.key = key  # (2,) int32
         self.rows = rows  # (b,) or None
         self.num_rows = num_rows
@@ -58,7 +65,9 @@ class _Noise:
         # The algorithm is named, because the default one depends on the kind of device.
         if self.rows is None:
             return tf.random.stateless_uniform(tf.concat([[batch], features], 0), key, alg="philox")
-        drawn = tf.random.stateless_uniform(tf.concat([[self.num_rows], features], 0), key, alg="philox")
+        drawn = tf.random.stateless_uniform(
+            tf.concat([[self.num_rows], features], 0), key, alg="philox"
+        )
         return tf.gather(drawn, self.rows)
 
 
@@ -104,12 +113,23 @@ def model_noise(
         raise InputError("model_noise: rows need num_rows, the size of the global batch")
     words = [_low_bits(seed), _low_bits(step)]
     # A hash of (seed, step): from here on two words identify the pair, and a layer may be mixed in cheaply.
-    key = tf.random.stateless_uniform([2], tf.stack(words), minval=None, maxval=None, dtype=tf.int32, alg="philox")  # (2,)
+    key = tf.random.stateless_uniform(
+        [2], tf.stack(words), minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )  # (2,)
     if rows is None:
         key = tf.random.stateless_uniform(
-            [2], tf.stack([key[0], key[1] ^ _replica_id()]), minval=None, maxval=None, dtype=tf.int32, alg="philox"
+            [2],
+            tf.stack([key[0], key[1] ^ _replica_id()]),
+            minval=None,
+            maxval=None,
+            dtype=tf.int32,
+            alg="philox",
         )
-    with _entered(_Noise(key, None if rows is None else tf.convert_to_tensor(rows), num_rows, noised, inference)):
+    with _entered(
+        _Noise(
+            key, None if rows is None else tf.convert_to_tensor(rows), num_rows, noised, inference
+        )
+    ):
         yield
 
 
@@ -195,8 +215,14 @@ class _NoiseLayer(tf.keras.layers.Layer):
             return inputs
         if _contexts.stack and _contexts.stack[-1].inference:
             return self._noised(inputs)
-        if isinstance(training, tf.Tensor):  # TF1-style graphs have the learning phase as a placeholder
-            return tf.cond(tf.cast(training, tf.bool), lambda: self._noised(inputs), lambda: tf.identity(inputs))
+        if isinstance(
+            training, tf.Tensor
+        ):  # TF1-style graphs have the learning phase as a placeholder
+            return tf.cond(
+                tf.cast(training, tf.bool),
+                lambda: self._noised(inputs),
+                lambda: tf.identity(inputs),
+            )
         return self._noised(inputs) if training else inputs
 
 
@@ -227,7 +253,9 @@ class StochasticDepth(_NoiseLayer):
     def __init__(self, survival_probability: float, noise_id: str | None = None, **kwargs: Any):
         super().__init__(noise_id, **kwargs)
         if not 0 < survival_probability <= 1:
-            raise InputError(f"survival_probability must be above 0 and at most 1, not {survival_probability}")
+            raise InputError(
+                f"survival_probability must be above 0 and at most 1, not {survival_probability}"
+            )
         self.survival_probability = survival_probability
 
     def get_config(self) -> dict[str, Any]:
@@ -239,7 +267,9 @@ class StochasticDepth(_NoiseLayer):
         if self.survival_probability == 1:
             return inputs
         uniform = self._uniform(inputs, tf.constant([], tf.int32))  # (B,)
-        scale = tf.cast(uniform < self.survival_probability, tf.float32) / self.survival_probability  # (B,)
+        scale = (
+            tf.cast(uniform < self.survival_probability, tf.float32) / self.survival_probability
+        )  # (B,)
         return self._scaled(inputs, tf.reshape(scale, [-1] + [1] * (inputs.shape.rank - 1)))
 
 

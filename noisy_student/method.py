@@ -21,7 +21,9 @@ def _check(section: Mapping[str, Any]) -> None:
     if not section["labeled"] and not section["unlabeled_ratio"]:
         raise InputError("labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
     if not section["labeled"] and section.get("logit_adjustment"):
-        raise InputError("logit_adjustment is of the loss on labelled images, and labeled=False leaves these out; set it to 0")
+        raise InputError(
+            "logit_adjustment is of the loss on labelled images, and labeled=False leaves these out; set it to 0"
+        )
 
 
 def _images(section: Mapping[str, Any]) -> int:
@@ -33,26 +35,44 @@ def _images(section: Mapping[str, Any]) -> int:
 def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
     options = supervised.options(section, parts)
     if not section.labeled:
-        options["label_smoothing"] = 0.0  # pseudo-labels in the labels' place need none: `_batches` smooths hard ones
+        options["label_smoothing"] = (
+            0.0  # pseudo-labels in the labels' place need none: `_batches` smooths hard ones
+        )
     names = ("loss_normalization", "pseudo_labels", "temperature", "unlabeled_model_noise")
-    trainer = NoisyStudent(parts.model, teacher=parts.teacher, **{name: section[name] for name in names}, **options)
+    trainer = NoisyStudent(
+        parts.model, teacher=parts.teacher, **{name: section[name] for name in names}, **options
+    )
     trainer.compile(optimizer=parts.optimizers[""])
     return trainer
 
 
 def _batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
     """What `NoisyStudent` eats; without the labelled images it is `(x_u, y_u)`, with the targets made of q."""
-    own = {"mixup": section.mixup, "cutmix": section.cutmix, "augment": section.labeled_augmentation}
+    own = {
+        "mixup": section.mixup,
+        "cutmix": section.cutmix,
+        "augment": section.labeled_augmentation,
+    }
     if not streams.unlabeled_batch_size:
         return streams.labeled_batches(**own)
-    extra = streams.unlabeled_batches(targets="probabilities", clean=streams.clean, augment=section.unlabeled_augmentation)
+    extra = streams.unlabeled_batches(
+        targets="probabilities", clean=streams.clean, augment=section.unlabeled_augmentation
+    )
     if section.labeled:
         return tf.data.Dataset.zip((streams.labeled_batches(**own), extra))
-    return extra.map(lambda x, q: (x, pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing)))
+    return extra.map(
+        lambda x, q: (
+            x,
+            pseudo_targets(q, section.pseudo_labels, section.temperature, section.label_smoothing),
+        )
+    )
 
 
 def _samples(section: ConfigDict, noise: Preprocessing) -> dict[str, tuple[str, Preprocessing]]:
-    shown = {"labeled": section.labeled and section.labeled_augmentation, "unlabeled": section.unlabeled_augmentation}
+    shown = {
+        "labeled": section.labeled and section.labeled_augmentation,
+        "unlabeled": section.unlabeled_augmentation,
+    }
     return {name: (name, noise) for name, augmented in shown.items() if augmented}
 
 

@@ -14,7 +14,9 @@ from training.supervised import Supervised
 from training.trainer import alike, check_classifier, global_rows, hits, pairs
 
 
-def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str) -> tf.Tensor:
+def combine_losses(
+    labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str
+) -> tf.Tensor:
     """One loss from the mean labelled and the mean unlabelled cross entropy (scalars).
 
     Args:
@@ -34,10 +36,14 @@ def combine_losses(labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, norma
         return labeled + unlabeled
     if normalization == "release":
         return labeled + ratio * unlabeled
-    raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {normalization!r}")
+    raise ValueError(
+        f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {normalization!r}"
+    )
 
 
-def pseudo_targets(probabilities: tf.Tensor, kind: str, temperature: float, label_smoothing: float) -> tf.Tensor:
+def pseudo_targets(
+    probabilities: tf.Tensor, kind: str, temperature: float, label_smoothing: float
+) -> tf.Tensor:
     """The student's targets from the teacher's distribution, float32 (μB, K).
 
     Args:
@@ -51,7 +57,9 @@ def pseudo_targets(probabilities: tf.Tensor, kind: str, temperature: float, labe
     """
     probabilities = tf.cast(probabilities, tf.float32)
     if kind == "hard":
-        return smooth(tf.one_hot(tf.argmax(probabilities, -1), probabilities.shape[-1]), label_smoothing)
+        return smooth(
+            tf.one_hot(tf.argmax(probabilities, -1), probabilities.shape[-1]), label_smoothing
+        )
     if kind != "soft":
         raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {kind!r}")
     if temperature != 1.0:
@@ -97,11 +105,17 @@ class NoisyStudent(Supervised):
         **options: Any,
     ):
         if loss_normalization not in LOSS_NORMALIZATIONS:
-            raise ValueError(f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}")
+            raise ValueError(
+                f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}"
+            )
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
-        super().__init__(model, logged=("unlabeled_loss", "confidence"), name="noisy_student", **options)
-        object.__setattr__(self, "teacher", teacher)  # past Keras, which would put what never changes into every checkpoint
+        super().__init__(
+            model, logged=("unlabeled_loss", "confidence"), name="noisy_student", **options
+        )
+        object.__setattr__(
+            self, "teacher", teacher
+        )  # past Keras, which would put what never changes into every checkpoint
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
         self.temperature = temperature
@@ -117,21 +131,35 @@ class NoisyStudent(Supervised):
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q)), or (x, y)")
         batch = tf.shape(x)[0]  # B
-        if self.teacher is not None:  # step 2, within the step: the second of the pair is the clean image
+        if (
+            self.teacher is not None
+        ):  # step 2, within the step: the second of the pair is the clean image
             q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
-        pseudo = pseudo_targets(q, self.pseudo_labels, self.temperature, self.label_smoothing)  # (μB, K)
+        pseudo = pseudo_targets(
+            q, self.pseudo_labels, self.temperature, self.label_smoothing
+        )  # (μB, K)
         images = tf.concat(alike(x, x_u), axis=0)  # (B + μB, H, W, 3)
         rows = global_rows(batch, 0, part, parts)  # (B,)
         rows_u = global_rows(tf.shape(x_u)[0], batch * parts * replicas, part, parts)  # (μB,)
 
-        noised = None if self.unlabeled_model_noise else tf.range(tf.shape(images)[0]) < batch  # (B + μB,)
+        noised = (
+            None if self.unlabeled_model_noise else tf.range(tf.shape(images)[0]) < batch
+        )  # (B + μB,)
         with tf.GradientTape() as tape:
             # One forward pass over both batches: they share their BatchNorm statistics.
             num_rows = tf.shape(images)[0] * parts * replicas
-            with model_noise(self.seed, self.optimizer.iterations, tf.concat([rows, rows_u], 0), num_rows, noised=noised):
+            with model_noise(
+                self.seed,
+                self.optimizer.iterations,
+                tf.concat([rows, rows_u], 0),
+                num_rows,
+                noised=noised,
+            ):
                 logits = tf.cast(self.forward(images), tf.float32)  # (B + μB, K)
             targets = one_hot(y, logits.shape[-1])  # (B, K)
-            labeled_loss = self.labeled_loss(targets, logits[:batch], rows, batch * parts * replicas)
+            labeled_loss = self.labeled_loss(
+                targets, logits[:batch], rows, batch * parts * replicas
+            )
             unlabeled_loss = tf.reduce_mean(cross_entropy(pseudo, logits[batch:]))
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
             loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
@@ -140,6 +168,8 @@ class NoisyStudent(Supervised):
             objective = (loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
 
-        self.log(loss=loss + decay, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss, l2=decay)
+        self.log(
+            loss=loss + decay, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss, l2=decay
+        )
         self.log(top1=hits(targets, logits[:batch]), confidence=tf.reduce_max(q, -1))
         return gradients

@@ -35,7 +35,9 @@ def confidence_rank(confidence: np.ndarray) -> np.ndarray:
     return _ONE - confidence.view(np.uint32)
 
 
-def smallest(words: Words, wanted: np.ndarray, bits: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+def smallest(
+    words: Words, wanted: np.ndarray, bits: int, total: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the values below which the `wanted` smallest ones of each class lie.
 
     Args:
@@ -58,11 +60,15 @@ def smallest(words: Words, wanted: np.ndarray, bits: int, total: int) -> tuple[n
     remaining = bits
     while len(rows) and remaining:
         digit = min(remaining, _digit_bits(len(rows), total))
-        histogram = _digit_histogram(words, len(wanted), rows, None if remaining == bits else prefix, remaining, digit)
+        histogram = _digit_histogram(
+            words, len(wanted), rows, None if remaining == bits else prefix, remaining, digit
+        )
         up_to = np.cumsum(histogram, axis=1)  # (R, bins)
         if np.any(up_to[:, -1] < need):
             raise ValueError("more values wanted than there are")
-        bins = np.argmax(up_to >= need[:, None], axis=1)  # the first bin that completes the wanted number; (R,)
+        bins = np.argmax(
+            up_to >= need[:, None], axis=1
+        )  # the first bin that completes the wanted number; (R,)
         inside = histogram[np.arange(len(rows)), bins]
         need = need - (up_to[np.arange(len(rows)), bins] - inside)
         prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
@@ -80,19 +86,30 @@ def _digit_bits(num_rows: int, total: int) -> int:
     return min(16, max(1, (entries // num_rows).bit_length() - 1))
 
 
-def _digit_histogram(words: Words, num_classes: int, rows: np.ndarray, prefix: np.ndarray | None, remaining: int, digit: int) -> np.ndarray:
+def _digit_histogram(
+    words: Words,
+    num_classes: int,
+    rows: np.ndarray,
+    prefix: np.ndarray | None,
+    remaining: int,
+    digit: int,
+) -> np.ndarray:
     """Counts, for the classes `rows`, the next `digit` bits of the values that begin with the class's prefix; int64 (R, 2**digit)."""
     row_of = np.full(num_classes, -1, np.int64)
     row_of[rows] = np.arange(len(rows))
     histogram = np.zeros(len(rows) << digit, np.int64)
     for classes, values in words():
-        kind = values.dtype.type  # shifts of a narrow type are cheaper, and mixed types would end as float
+        kind = (
+            values.dtype.type
+        )  # shifts of a narrow type are cheaper, and mixed types would end as float
         row = row_of[classes]
         inside = row >= 0
         if prefix is not None:
             inside &= (values >> kind(remaining)) == prefix.astype(kind)[row]
         index = row[inside] << digit
-        index += ((values[inside] >> kind(remaining - digit)) & kind((1 << digit) - 1)).astype(np.int64)
+        index += ((values[inside] >> kind(remaining - digit)) & kind((1 << digit) - 1)).astype(
+            np.int64
+        )
         if len(index) * 8 > len(histogram):
             histogram += np.bincount(index, minlength=len(histogram))
         else:  # a small shard must not pay for a pass over all the bins
@@ -145,7 +162,11 @@ class Selection:
 
 
 def select(
-    shards: Iterable[Shard], counts: np.ndarray, images_per_class: int | None, threshold: float = 0.0, most: np.ndarray | None = None
+    shards: Iterable[Shard],
+    counts: np.ndarray,
+    images_per_class: int | None,
+    threshold: float = 0.0,
+    most: np.ndarray | None = None,
 ) -> Selection:
     """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").
 
@@ -171,24 +192,37 @@ def select(
     if images_per_class is not None:
         few = (kept > 0) & (kept < images_per_class)
         kept = np.minimum(kept, images_per_class)
-    rank_cut, tie_cut = np.full(num_classes, 2**32 - 1, np.uint32), np.full(num_classes, 2**64 - 1, np.uint64)  # keep everything
+    rank_cut, tie_cut = (
+        np.full(num_classes, 2**32 - 1, np.uint32),
+        np.full(num_classes, 2**64 - 1, np.uint64),
+    )  # keep everything
     capped = kept < counts
     if capped.any():
         bits = max(1, int(confidence_rank(np.array([threshold], np.float32))[0]).bit_length())
-        cut, ties = smallest(lambda: _ranks(shards), np.where(capped, kept, 0), bits, int(counts.sum()))
+        cut, ties = smallest(
+            lambda: _ranks(shards), np.where(capped, kept, 0), bits, int(counts.sum())
+        )
         rank_cut[capped] = cut[capped]
         tied = ties > 0
         if tied.any():
-            cut, ties = smallest(lambda: _hashes(shards, tied, rank_cut), ties, 64, int(counts[tied].sum()))
+            cut, ties = smallest(
+                lambda: _hashes(shards, tied, rank_cut), ties, 64, int(counts[tied].sum())
+            )
             _require_no_ties(ties)
             tie_cut[tied] = cut[tied]
 
-    repeats, extra, extra_cut = np.ones(num_classes, np.int64), np.zeros(num_classes, np.int64), np.zeros(num_classes, np.uint64)
+    repeats, extra, extra_cut = (
+        np.ones(num_classes, np.int64),
+        np.zeros(num_classes, np.int64),
+        np.zeros(num_classes, np.uint64),
+    )
     if images_per_class is not None:
         repeats[few], extra[few] = np.divmod(images_per_class, kept[few])
     chosen = Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
     if extra.any():
-        cut, ties = smallest(lambda: _kept_hashes(shards, extra > 0, chosen), extra, 64, int(kept[extra > 0].sum()))
+        cut, ties = smallest(
+            lambda: _kept_hashes(shards, extra > 0, chosen), extra, 64, int(kept[extra > 0].sum())
+        )
         _require_no_ties(ties)
         chosen = dataclasses.replace(chosen, extra_cut=cut)
     return chosen
@@ -272,7 +306,9 @@ def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield shard["classes"], confidence_rank(shard["confidence"])
 
 
-def _hashes(shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _hashes(
+    shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The hashes of the chosen classes' images with exactly that confidence rank."""
     for shard in shards:
         classes = shard["classes"]
@@ -281,7 +317,9 @@ def _hashes(shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray) -> It
             yield classes[wanted], shard["hash"][wanted]
 
 
-def _kept_hashes(shards: Iterable[Shard], chosen: np.ndarray, selection: Selection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _kept_hashes(
+    shards: Iterable[Shard], chosen: np.ndarray, selection: Selection
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The hashes of those of the chosen classes' images that are kept."""
     for shard in shards:
         classes = shard["classes"]
@@ -293,7 +331,9 @@ def _kept_hashes(shards: Iterable[Shard], chosen: np.ndarray, selection: Selecti
 
 def _require_no_ties(ties: np.ndarray) -> None:
     if ties.any():
-        raise ValueError(f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another seed")
+        raise ValueError(
+            f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another seed"
+        )
 
 
 def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> Iterator[int]:
@@ -312,7 +352,9 @@ def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> I
         pieces = []
         for shard, values in enumerate(sorted_shards):
             end = len(values) if part == parts else int(np.searchsorted(values, np.uint64(below)))
-            pieces.append(np.array(values[starts[shard] : end]))  # a copy: a view would keep the file open
+            pieces.append(
+                np.array(values[starts[shard] : end])
+            )  # a copy: a view would keep the file open
             starts[shard] = end
         window_values = np.concatenate(pieces)
         window_values.sort()

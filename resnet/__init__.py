@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from resnet.resnet50 import ResNet50
     from resnet.wide_resnet import WideResNet
 else:
-    __getattr__, __dir__ = lazy.attributes(__name__, {"ResNet50": "resnet.resnet50", "WideResNet": "resnet.wide_resnet"})
+    __getattr__, __dir__ = lazy.attributes(
+        __name__, {"ResNet50": "resnet.resnet50", "WideResNet": "resnet.wide_resnet"}
+    )
 
 __all__ = ["ResNet50", "WideResNet"]

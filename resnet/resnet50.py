@@ -66,7 +66,13 @@ def ResNet50(
     x = tf.keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, (blocks, filters) in enumerate(STAGES, start=1):
         for block in range(blocks):
-            x = _bottleneck(x, f"block{stage}{'abcdef'[block]}", filters, 2 if stage > 1 and block == 0 else 1, make)
+            x = _bottleneck(
+                x,
+                f"block{stage}{'abcdef'[block]}",
+                filters,
+                2 if stage > 1 and block == 0 else 1,
+                make,
+            )
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (B, 2048)
     if dropout != 0:
         x = Dropout(dropout, noise_id="top_dropout", name="top_dropout")(x)

@@ -76,7 +76,12 @@ def WideResNet(
     x = net.make.conv("stem_conv", 16 * width if variant == "release" else 16, kernel=3)(x)
     for group, filters in enumerate((16 * width, 32 * width, 64 * width), start=1):
         for block in range((depth - 4) // 6):
-            x = net.block(x, f"block{group}{repeat_letter(block)}", filters, stride=2 if group > 1 and block == 0 else 1)
+            x = net.block(
+                x,
+                f"block{group}{repeat_letter(block)}",
+                filters,
+                stride=2 if group > 1 and block == 0 else 1,
+            )
     x = net.activated(x, "top_bn", "top_activation")
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (B, 64k)
     if dropout != 0:
@@ -104,8 +109,12 @@ class _Builder:
         x = self.activated(inputs, f"{name}_bn1", f"{name}_activation1")
         shortcut = inputs
         if stride != 1 or inputs.shape[-1] != filters:
-            shortcut = self.make.conv(f"{name}_shortcut_conv", filters, stride=stride)(x)  # of the activated input, as in the paper's code
-        x = self.make.conv(f"{name}_conv1", filters, kernel=3, stride=stride, symmetric=symmetric)(x)
+            shortcut = self.make.conv(f"{name}_shortcut_conv", filters, stride=stride)(
+                x
+            )  # of the activated input, as in the paper's code
+        x = self.make.conv(f"{name}_conv1", filters, kernel=3, stride=stride, symmetric=symmetric)(
+            x
+        )
         x = self.activated(x, f"{name}_bn2", f"{name}_activation2")
         x = self.make.conv(f"{name}_conv2", filters, kernel=3)(x)
         return tf.keras.layers.Add(name=f"{name}_add")([x, shortcut])
@@ -116,5 +125,7 @@ def _parse(name: str) -> tuple[int, int]:
     match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     depth, width = (int(number) for number in match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or width < 1:
-        raise InputError(f"no Wide ResNet {name!r}; it is wrn_DEPTH_WIDTH with a depth of 10, 16, 22, 28, ..., such as wrn_28_2")
+        raise InputError(
+            f"no Wide ResNet {name!r}; it is wrn_DEPTH_WIDTH with a depth of 10, 16, 22, 28, ..., such as wrn_28_2"
+        )
     return depth, width

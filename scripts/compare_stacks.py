@@ -62,7 +62,9 @@ def main(other: str, workdir: str) -> int:
     rows = [(name, value, observed[1][name]) for name, value in observed[0].items()]
     for reader, writer, words in ((0, 1, "theirs, read here"), (1, 0, "ours, read there")):
         found = dict(np.load((mine, others)[reader] / "read.npz"))
-        rows += [(f"{name} ({words})", value, observed[writer][name]) for name, value in found.items()]
+        rows += [
+            (f"{name} ({words})", value, observed[writer][name]) for name, value in found.items()
+        ]
     wrong = [name for name, a, b in rows if not _compared(name, a, b)]
     if wrong:
         print(f"above the limit: {', '.join(wrong)}")
@@ -112,7 +114,9 @@ def observe(directory: Path) -> None:
     (directory / "stack.txt").write_text(stack.current(), encoding="utf-8")
 
 
-def _step(name: str, config: ConfigDict, section: str, data: Path, directory: Path) -> dict[str, np.ndarray]:
+def _step(
+    name: str, config: ConfigDict, section: str, data: Path, directory: Path
+) -> dict[str, np.ndarray]:
     """Takes one step of a method's recipe; saves the model of Noisy Student after it."""
     resolved = train.resolve(config, section, str(data))
     method = train.find(config, section)
@@ -126,17 +130,35 @@ def _step(name: str, config: ConfigDict, section: str, data: Path, directory: Pa
     spec = train.spec_of(method, resolved, inputs)
     tf.keras.utils.set_random_seed(resolved["seed"])
     trainer = build_trainer(method, values, spec, 10.0, resolved["seed"], False)
-    optimizers = [tf.keras.optimizers.SGD(LEARNING_RATE) for _ in method.networks(resolved["train"])]
+    optimizers = [
+        tf.keras.optimizers.SGD(LEARNING_RATE) for _ in method.networks(resolved["train"])
+    ]
     trainer.compile(*optimizers)
     trainer.build_optimizers()
-    batch = next(iter(batches(method_of_batches, values, spec.preprocessing, inputs, resolved["seed"], 0, (1, 0), 1)))
+    batch = next(
+        iter(
+            batches(
+                method_of_batches,
+                values,
+                spec.preprocessing,
+                inputs,
+                resolved["seed"],
+                0,
+                (1, 0),
+                1,
+            )
+        )
+    )
     (images, labels), (weak, strong) = batch
     if name == "noisy_student":
         logits = 3.0 * tf.random.stateless_normal([len(strong), spec.num_classes], [3, 4])
         batch = (images, labels), (strong, tf.nn.softmax(logits))
     before = [variable.numpy() for variable in trainer.trainable_variables]
     logged = tf.function(trainer.train_step, autograph=False)(batch)
-    gradient = [(old - new.numpy()) / np.float32(LEARNING_RATE) for old, new in zip(before, trainer.trainable_variables)]
+    gradient = [
+        (old - new.numpy()) / np.float32(LEARNING_RATE)
+        for old, new in zip(before, trainer.trainable_variables)
+    ]
     if name == "noisy_student":
         model_dir.save(directory / "model", trainer.model, spec)
     return {

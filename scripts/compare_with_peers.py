@@ -44,27 +44,45 @@ def attacks(run: Path, count: int) -> None:
     candidate = open_candidate("teacher", run / "teacher", "small")
     logits = candidate.load().logits
     examples = from_records(read_manifest(run / "data" / "test", "labeled"), "clean")
-    batch = next(predict.read(predict.image_batches([examples], count, predict.input_pixels(candidate.preprocessing)), [examples]))
+    batch = next(
+        predict.read(
+            predict.image_batches([examples], count, predict.input_pixels(candidate.preprocessing)),
+            [examples],
+        )
+    )
     real = batch["set"] >= 0  # the others fill up the batch
-    images, labels = tf.round(tf.clip_by_value(batch["image"][real], 0.0, 255.0)), batch["label"][real]
+    images, labels = (
+        tf.round(tf.clip_by_value(batch["image"][real], 0.0, 255.0)),
+        batch["label"][real],
+    )
     gradient = adversarial.input_gradient(logits, images, labels)
     network = foolbox.models.TensorFlowModel(logits, bounds=(0, 255))
 
     def top1(attacked: tf.Tensor) -> float:
-        return 100 * float(tf.reduce_mean(tf.cast(tf.argmax(logits(attacked), 1) == labels, tf.float32)))
+        return 100 * float(
+            tf.reduce_mean(tf.cast(tf.argmax(logits(attacked), 1) == labels, tf.float32))
+        )
 
     print(f"{len(labels)} test images, top-1 {top1(images):.2f} %")
     for epsilon in (1.0, 2.0, 4.0, 8.0, 16.0):
-        theirs, _, _ = foolbox.attacks.LinfFastGradientAttack(random_start=False)(network, images, labels, epsilons=epsilon)
+        theirs, _, _ = foolbox.attacks.LinfFastGradientAttack(random_start=False)(
+            network, images, labels, epsilons=epsilon
+        )
         ours = adversarial.fgsm(images, gradient, tf.constant(epsilon))
         same = 100 * float(tf.reduce_mean(tf.cast(tf.abs(ours - theirs) < 1e-3, tf.float32)))
-        print(f"FGSM, epsilon {epsilon:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %; {same:.2f} % of values equal")
+        print(
+            f"FGSM, epsilon {epsilon:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %; {same:.2f} % of values equal"
+        )
     for epsilon in (1.0, 2.0, 4.0, 16.0):
         step = 2.5 * epsilon / 10
-        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(abs_stepsize=step, steps=10, random_start=False)
+        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
+            abs_stepsize=step, steps=10, random_start=False
+        )
         theirs, _, _ = attack(network, images, labels, epsilons=epsilon)
         ours = adversarial.pgd(logits, images, labels, epsilon, iterations=10, step=step)
-        print(f"PGD, epsilon {epsilon:g}, 10 steps of {step:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %")
+        print(
+            f"PGD, epsilon {epsilon:g}, 10 steps of {step:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %"
+        )
 
 
 def corruptions() -> None:
@@ -72,7 +90,11 @@ def corruptions() -> None:
     _let_imagecorruptions_be_imported()
     import imagecorruptions
 
-    image = np.asarray(PIL.Image.fromarray(datasets.load_sample_images().images[0]).resize((224, 224), PIL.Image.Resampling.BICUBIC))
+    image = np.asarray(
+        PIL.Image.fromarray(datasets.load_sample_images().images[0]).resize(
+            (224, 224), PIL.Image.Resampling.BICUBIC
+        )
+    )
     print(f"{'corruption':<20}{'mean change, ours':>20}{'theirs':>10}{'mean difference':>18}")
     for name in CORRUPTIONS:
         np.random.seed(0)  # the library draws from numpy's global generator
@@ -92,7 +114,9 @@ def _let_imagecorruptions_be_imported() -> None:
     sys.modules["scipy.ndimage.interpolation"] = moved
     gaussian = filters.gaussian
 
-    def with_old_name(image: np.ndarray, *arguments: Any, multichannel: bool = False, **keywords: Any) -> np.ndarray:
+    def with_old_name(
+        image: np.ndarray, *arguments: Any, multichannel: bool = False, **keywords: Any
+    ) -> np.ndarray:
         return gaussian(image, *arguments, channel_axis=-1 if multichannel else None, **keywords)
 
     filters.gaussian = with_old_name

@@ -40,9 +40,13 @@ def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subproces
     """The processes of a training, the chief first."""
     flags = [f"--data={data}", f"--config.teacher.steps={steps}"]
     if workers == 1:
-        return [subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)]
+        return [
+            subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)
+        ]
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)]
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)
+        ]
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     processes = []
     for index in range(workers):
@@ -60,7 +64,9 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
-def kill(processes: list[subprocess.Popen[bytes]], index: int, log: Path, started: float) -> list[int]:
+def kill(
+    processes: list[subprocess.Popen[bytes]], index: int, log: Path, started: float
+) -> list[int]:
     """Kills one of the processes and gives the exit codes of all.
 
     The others end by themselves, or TimeoutExpired is raised; but before a run is under way they wait for the missing one, and are killed.
@@ -78,7 +84,8 @@ def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = ("seconds", "images_per_second")
     return (workdir / "model" / "model.weights.h5").read_bytes(), [
-        {key: value for key, value in json.loads(line).items() if key not in timed} for line in lines
+        {key: value for key, value in json.loads(line).items() if key not in timed}
+        for line in lines
     ]
 
 
@@ -102,7 +109,10 @@ def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: 
         except subprocess.TimeoutExpired:
             codes = kill(processes, index, root / "killed" / "metrics.jsonl", started)
             done += 1
-            print(f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes}", flush=True)
+            print(
+                f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes}",
+                flush=True,
+            )
     finish(start(root / "killed", data, steps, workers))
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")

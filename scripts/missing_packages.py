@@ -30,7 +30,9 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def missing(lines: list[str], version: tuple[int, int], present: dict[str, str]) -> tuple[str, list[str], list[str]]:
+def missing(
+    lines: list[str], version: tuple[int, int], present: dict[str, str]
+) -> tuple[str, list[str], list[str]]:
     """Chooses the requirements to install.
 
     Args:
@@ -65,15 +67,27 @@ def main(requirements: str, folder: str) -> None:
 
     version = tuple(int(part) for part in tf.__version__.split(".")[:2])
     if version < OLDEST:
-        sys.exit(f"error: TensorFlow {tf.__version__} is too old; 2.15 is needed. Unset ACCELERATOR to install one")
+        sys.exit(
+            f"error: TensorFlow {tf.__version__} is too old; 2.15 is needed. Unset ACCELERATOR to install one"
+        )
     found = [(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()]
     # Systems also have packages whose versions pip cannot read.
-    present = {canonical(name): number for name, number in found if name and VERSION.fullmatch(number or "")}
+    present = {
+        canonical(name): number
+        for name, number in found
+        if name and VERSION.fullmatch(number or "")
+    }
     lines = Path(requirements).read_text(encoding="utf-8").splitlines()
     stack, ordinary, beside = missing(lines, version, present)
     constraints = [f"{name}=={number}" for name, number in sorted(present.items())]
-    for name, content in (("present", constraints), ("missing", ordinary), ("missing_beside_tensorflow", beside)):
-        (Path(folder) / f"{name}.txt").write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
+    for name, content in (
+        ("present", constraints),
+        ("missing", ordinary),
+        ("missing_beside_tensorflow", beside),
+    ):
+        (Path(folder) / f"{name}.txt").write_text(
+            "".join(f"{line}\n" for line in content), encoding="utf-8"
+        )
     print(stack)
 
 

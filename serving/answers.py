@@ -65,7 +65,10 @@ def checked(file: str, status: int, top: list[tuple[str, float]]) -> Answer:
 
 def escaped(name: str) -> str:
     """Returns a name of a file or class on one line: line breaks and other control characters as Python escapes them."""
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c for c in name)
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c
+        for c in name
+    )
 
 
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
@@ -90,7 +93,11 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
         return _csv([answer.file, *cells, *[""] * (2 * TOP - len(cells)), error])
     file = escaped(answer.file)
     if answer.status != OK:
-        return f"{file:<{width}}  {reason(answer)}" if format == "table" else f"{file}: {reason(answer)}"
+        return (
+            f"{file:<{width}}  {reason(answer)}"
+            if format == "table"
+            else f"{file}: {reason(answer)}"
+        )
     top = [(escaped(name), p) for name, p in answer.top]
     label, probability = top[0]
     if format == "table":
@@ -102,7 +109,9 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
 
 def _csv(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # cells with either character are quoted
+    csv.writer(text, lineterminator="\r\n").writerow(
+        cells
+    )  # cells with either character are quoted
     return text.getvalue()[:-2]
 
 

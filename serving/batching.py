@@ -50,15 +50,24 @@ def parameters(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; make it with run_export.sh") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; mend it, or delete it and export again") from error
+        raise InputError(
+            f"{path} is not UTF-8 text; mend it, or delete it and export again"
+        ) from error
     number = r"(\d{1,18})\b"  # more digits are no number that TensorFlow takes
     found = re.findall(rf"(\w+)\s*\{{\s*value\s*:\s*{number}\s*\}}", text)
     numbers = {name: int(value) for name, value in found}
     try:
-        names = ("num_batch_threads", "max_batch_size", "batch_timeout_micros", "max_enqueued_batches")
+        names = (
+            "num_batch_threads",
+            "max_batch_size",
+            "batch_timeout_micros",
+            "max_enqueued_batches",
+        )
         values: dict[str, Any] = {name: numbers[name] for name in names}
     except KeyError as error:
-        raise InputError(f"{path} does not say {error.args[0]}; mend it, or delete it and export again") from error
+        raise InputError(
+            f"{path} does not say {error.args[0]}; mend it, or delete it and export again"
+        ) from error
     for name in ("num_batch_threads", "max_batch_size", "max_enqueued_batches"):
         if values[name] < 1:
             raise InputError(f"{path} says {name} is {values[name]}; it must be at least 1")
@@ -101,7 +110,10 @@ class Scheduler:
     """
 
     def __init__(self, numbers: dict[str, Any] | None, measured: metrics.Metrics):
-        alone: dict[str, Any] = {"num_batch_threads": os.cpu_count() or 1, "max_enqueued_batches": 1000}
+        alone: dict[str, Any] = {
+            "num_batch_threads": os.cpu_count() or 1,
+            "max_enqueued_batches": 1000,
+        }
         self._most: int | None = numbers["max_batch_size"] if numbers else None
         numbers = numbers or alone
         self._threads_wanted: int = numbers["num_batch_threads"]
@@ -124,7 +136,9 @@ class Scheduler:
         sizes = {value.shape[0] if value.ndim else None for value in inputs.values()}
         rows = (sizes.pop() if len(sizes) == 1 else 0) or 0
         if self._most and rows > self._most:
-            message = f"the request has {rows} rows; at most {self._most} are accepted in one request"
+            message = (
+                f"the request has {rows} rows; at most {self._most} are accepted in one request"
+            )
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         request = _Request(inputs, rows, time.monotonic(), Future())
         request.answer.set_running_or_notify_cancel()  # nobody may cancel it: others share its batch
@@ -151,7 +165,10 @@ class Scheduler:
             began = time.monotonic()
             self._compute(work, batch)
             together = len(batch) > 1
-            del work, batch  # a version that is dropped must not stay in memory until the next request
+            del (
+                work,
+                batch,
+            )  # a version that is dropped must not stay in memory until the next request
             if together:
                 self._settle((time.monotonic() - began) / 2)
 
@@ -159,7 +176,11 @@ class Scheduler:
         """Waits while requests keep coming, for at most `seconds`, or until they fill a batch."""
         until = time.monotonic() + seconds
         before = -1
-        while self._submitted != before and self._rows < (self._most or 1) and time.monotonic() < until:
+        while (
+            self._submitted != before
+            and self._rows < (self._most or 1)
+            and time.monotonic() < until
+        ):
             before = self._submitted
             time.sleep(STEP)
 
@@ -210,7 +231,9 @@ class Scheduler:
         for request, answer in zip(batch, answers):
             request.answer.set_result(answer)
 
-    def _measure(self, work: Work, batch: Sequence[_Request], rows: int, size: int, began: float) -> None:
+    def _measure(
+        self, work: Work, batch: Sequence[_Request], rows: int, size: int, began: float
+    ) -> None:
         name, microseconds = (work.model, work.signature), 1e6 * (time.monotonic() - began)
         self._metrics.observe(metrics.RUNTIME, microseconds, work.model, "Predict", "TF2")
         if self._most is None:
@@ -242,6 +265,8 @@ def _together(work: Work, batch: Sequence[_Request], size: int) -> list[Arrays]:
         raise ValueError("an output without a row for each input")
     answers, start = [], 0
     for request in batch:
-        answers.append({name: value[start : start + request.rows] for name, value in outputs.items()})
+        answers.append(
+            {name: value[start : start + request.rows] for name, value in outputs.items()}
+        )
         start += request.rows
     return answers

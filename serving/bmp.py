@@ -42,8 +42,12 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
     def grey() -> tf.Tensor:
         """Whether the color table gives each index the grey level of the same number (`data.examine` asks the same)."""
         colors = tf.strings.substr(encoded, table, (start - table) // 4 * 4)
-        colors = tf.reshape(tf.io.decode_raw(colors, tf.uint8), [-1, 4])[:, :3]  # (colors, blue green red)
-        return tf.reduce_all(tf.cast(colors, tf.int32) == tf.range(tf.shape(colors)[0])[:, tf.newaxis])
+        colors = tf.reshape(tf.io.decode_raw(colors, tf.uint8), [-1, 4])[
+            :, :3
+        ]  # (colors, blue green red)
+        return tf.reduce_all(
+            tf.cast(colors, tf.int32) == tf.range(tf.shape(colors)[0])[:, tf.newaxis]
+        )
 
     def no() -> tf.Tensor:
         return tf.constant(False)
@@ -60,4 +64,6 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
 
 def _int32(encoded: tf.Tensor, place: int, count: int) -> tf.Tensor:
     """`count` numbers of 4 bytes from byte `place` on: int32 [count]. Raises InvalidArgumentError where they are cut off."""
-    return tf.ensure_shape(tf.io.decode_raw(tf.strings.substr(encoded, place, 4 * count), tf.int32), [count])
+    return tf.ensure_shape(
+        tf.io.decode_raw(tf.strings.substr(encoded, place, 4 * count), tf.int32), [count]
+    )

@@ -42,7 +42,9 @@ def text(
             f" `assets.extra/model.onnx` is the same model for other runtimes (ONNX, opset {onnx['opset']}). On the same images its"
             f" probabilities differ by at most {onnx['deviation']:.2g}."
         )
-    trained = ", ".join(f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training)
+    trained = ", ".join(
+        f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training
+    )
     parts = [
         f"# {name}, version {version}",
         f"An image classifier with {spec.num_classes} classes: {names}.",
@@ -75,7 +77,9 @@ def network(architecture: Mapping[str, Any]) -> str:
     name = architecture["name"]
     family = architectures.find(name)
     factors = ("width", "depth") if family.in_table else ()
-    changed = [f"{key} {architecture[key]:g}" for key in factors if architecture.get(key) is not None]
+    changed = [
+        f"{key} {architecture[key]:g}" for key in factors if architecture.get(key) is not None
+    ]
     return f"{family.title(name)} ({', '.join(changed)})" if changed else family.title(name)
 
 
@@ -89,12 +93,20 @@ def _metrics(training: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
     if evaluation is not None:
         title = "On the sets of its evaluation:"
         if evaluation["examples"] is not None:
-            title = f"On the {evaluation['examples']:,} images of the split `{evaluation['split']}`:"
+            title = (
+                f"On the {evaluation['examples']:,} images of the split `{evaluation['split']}`:"
+            )
         numbers = evaluation["metrics"]
     else:
-        title = (
-            "At the last step of the training, on its own batches (not on held-out images; name `--evaluation` at the export for those):"
-        )
+        title = "At the last step of the training, on its own batches (not on held-out images; name `--evaluation` at the export for those):"
         numbers = training.get("last", {})
-    rows = [f"| {key} | {value:.4g} |" for key, value in numbers.items() if isinstance(value, (int, float))]
-    return "\n".join([title, "", "| metric | value |", "|---|---|", *rows]) if rows else "None on record."
+    rows = [
+        f"| {key} | {value:.4g} |"
+        for key, value in numbers.items()
+        if isinstance(value, (int, float))
+    ]
+    return (
+        "\n".join([title, "", "| metric | value |", "|---|---|", *rows])
+        if rows
+        else "None on record."
+    )

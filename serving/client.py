@@ -79,11 +79,15 @@ class Client:
     ):
         try:
             parts = urllib.parse.urlsplit(url)
-            usable = parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
+            usable = (
+                parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
+            )
         except ValueError:  # half a pair of brackets, a port that is no number
             usable = False
         if not usable:
-            raise ServingError(f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
+            raise ServingError(
+                f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT"
+            )
         if version is not None and label is not None:
             raise ServingError("name either a version or a label, not both")
         self.retries, self.batch_size = retries, batch_size
@@ -136,7 +140,9 @@ class Client:
             except ServingError as error:
                 if not error.transient or attempt == self.retries:
                     raise
-            time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))  # many clients must not come back all at once
+            time.sleep(
+                pause * random.SystemRandom().uniform(0.5, 1.5)
+            )  # many clients must not come back all at once
             pause *= 2
         raise AssertionError
 
@@ -146,7 +152,9 @@ def _understood(url: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ServingError(f"{url} gives an answer of another form than TF Serving's of a model of run_export.sh") from error
+        raise ServingError(
+            f"{url} gives an answer of another form than TF Serving's of a model of run_export.sh"
+        ) from error
 
 
 def _row(signature: str, row: Row) -> Row:
@@ -157,7 +165,9 @@ def _row(signature: str, row: Row) -> Row:
     kinds = dict(zip(OUTPUTS, (float, int, str)))
     columns = {name: [kind(value) for value in row[name]] for name, kind in kinds.items()}
     places = range(len(columns["probabilities"]))
-    fit = len(columns["classes"]) == len(columns["labels"]) > 0 and all(place in places for place in columns["classes"])
+    fit = len(columns["classes"]) == len(columns["labels"]) > 0 and all(
+        place in places for place in columns["classes"]
+    )
     if status == OK and not fit:
         raise ValueError("classes that are not those of the probabilities")
     return {**row, **columns, "status": status}
@@ -166,8 +176,13 @@ def _row(signature: str, row: Row) -> Row:
 class _Rest:
     """TF Serving's REST protocol."""
 
-    def __init__(self, url: str, model: str, version: int | None, label: str | None, timeout: float):
-        self._base, self._timeout = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}", timeout
+    def __init__(
+        self, url: str, model: str, version: int | None, label: str | None, timeout: float
+    ):
+        self._base, self._timeout = (
+            f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}",
+            timeout,
+        )
         if version is not None:
             self._base += f"/versions/{version}"
         elif label is not None:
@@ -176,15 +191,26 @@ class _Rest:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
-        instances = [{"image_bytes": {"b64": base64.b64encode(image).decode("ascii")}} for image in images]
+        instances = [
+            {"image_bytes": {"b64": base64.b64encode(image).decode("ascii")}} for image in images
+        ]
         body = json.dumps({"signature_name": signature, "instances": instances}).encode()
-        return self._call(":predict", lambda answer: [_row(signature, row) for row in answer["predictions"]], body)
+        return self._call(
+            ":predict", lambda answer: [_row(signature, row) for row in answer["predictions"]], body
+        )
 
     def status(self) -> dict[int, str]:
-        return self._call("", lambda answer: {int(one["version"]): str(one["state"]) for one in answer["model_version_status"]})
+        return self._call(
+            "",
+            lambda answer: {
+                int(one["version"]): str(one["state"]) for one in answer["model_version_status"]
+            },
+        )
 
     def metadata(self) -> dict[str, Any]:
-        return self._call("/metadata", lambda answer: {**answer["metadata"]["signature_def"]["signature_def"]})
+        return self._call(
+            "/metadata", lambda answer: {**answer["metadata"]["signature_def"]["signature_def"]}
+        )
 
     def close(self) -> None:
         pass
@@ -192,33 +218,50 @@ class _Rest:
     def _call(self, path: str, read: Callable[[Any], T], body: bytes | None = None) -> T:
         url = self._base + path
         try:
-            request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
+            request = urllib.request.Request(
+                url, body, {"Content-Type": "application/json"} if body else {}
+            )
             with self._opener.open(request, timeout=self._timeout) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             text = error.reason
-            with contextlib.suppress(OSError, http.client.HTTPException):  # the connection may break here, too
+            with contextlib.suppress(
+                OSError, http.client.HTTPException
+            ):  # the connection may break here, too
                 text = error.read(2000).decode("utf-8", "replace")
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 text = json.loads(text)["error"]
-            raise ServingError(f"{url} answers {error.code}: {' '.join(str(text).split())[:300]}", error.code in _TRANSIENT_HTTP) from error
+            raise ServingError(
+                f"{url} answers {error.code}: {' '.join(str(text).split())[:300]}",
+                error.code in _TRANSIENT_HTTP,
+            ) from error
         except socket.timeout as error:
-            raise ServingError(f"{url} has not answered within {self._timeout:g} s", True) from error
+            raise ServingError(
+                f"{url} has not answered within {self._timeout:g} s", True
+            ) from error
         except urllib.error.URLError as error:
             late = isinstance(error.reason, socket.timeout)
-            reason = f"has not answered within {self._timeout:g} s" if late else f"cannot be reached ({error.reason})"
+            reason = (
+                f"has not answered within {self._timeout:g} s"
+                if late
+                else f"cannot be reached ({error.reason})"
+            )
             raise ServingError(f"{url} {reason}", True) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServingError(f"{url}: the connection broke ({error})", True) from error
         except (ValueError, RecursionError) as error:
-            raise ServingError(f"{url} answers something that is not JSON; is it TF Serving's REST port?") from error
+            raise ServingError(
+                f"{url} answers something that is not JSON; is it TF Serving's REST port?"
+            ) from error
         return _understood(url, lambda: read(answer))
 
 
 class _Grpc:
     """TF Serving's gRPC protocol."""
 
-    def __init__(self, url: str, model: str, version: int | None, label: str | None, timeout: float):
+    def __init__(
+        self, url: str, model: str, version: int | None, label: str | None, timeout: float
+    ):
         import grpc  # here, with TensorFlow below: REST needs neither
         import tensorflow as tf
         from tensorflow_serving.apis import (
@@ -230,8 +273,16 @@ class _Grpc:
         )
 
         self._tf, self._grpc, self._url, self._timeout = tf, grpc, url, timeout
-        self._predict, self._status, self._metadata = predict_pb2, get_model_status_pb2, get_model_metadata_pb2
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+        self._predict, self._status, self._metadata = (
+            predict_pb2,
+            get_model_status_pb2,
+            get_model_metadata_pb2,
+        )
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.enable_http_proxy", 0),
+        ]
         self._channel = grpc.insecure_channel(urllib.parse.urlsplit(url).netloc, options)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -245,27 +296,42 @@ class _Grpc:
     def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
         request = self._predict.PredictRequest(model_spec=self._spec)
         request.model_spec.signature_name = signature
-        request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(list(images), self._tf.string))
+        request.inputs["image_bytes"].CopyFrom(
+            self._tf.make_tensor_proto(list(images), self._tf.string)
+        )
         outputs = self._call(self._prediction.Predict, request).outputs
 
         def rows() -> list[Row]:
-            columns = {name: self._tf.make_ndarray(proto).tolist() for name, proto in outputs.items()}
+            columns = {
+                name: self._tf.make_ndarray(proto).tolist() for name, proto in outputs.items()
+            }
             if "labels" in columns:
-                columns["labels"] = [[label.decode("utf-8", "replace") for label in row] for row in columns["labels"]]
+                columns["labels"] = [
+                    [label.decode("utf-8", "replace") for label in row] for row in columns["labels"]
+                ]
             return [_row(signature, dict(zip(columns, row))) for row in zip(*columns.values())]
 
         return _understood(self._url, rows)
 
     def status(self) -> dict[int, str]:
-        response = self._call(self._model.GetModelStatus, self._status.GetModelStatusRequest(model_spec=self._spec))
-        return {state.version: self._status.ModelVersionStatus.State.Name(state.state) for state in response.model_version_status}
+        response = self._call(
+            self._model.GetModelStatus, self._status.GetModelStatusRequest(model_spec=self._spec)
+        )
+        return {
+            state.version: self._status.ModelVersionStatus.State.Name(state.state)
+            for state in response.model_version_status
+        }
 
     def metadata(self) -> dict[str, Any]:
         from google.protobuf import json_format
 
-        request = self._metadata.GetModelMetadataRequest(model_spec=self._spec, metadata_field=["signature_def"])
+        request = self._metadata.GetModelMetadataRequest(
+            model_spec=self._spec, metadata_field=["signature_def"]
+        )
         signatures = self._metadata.SignatureDefMap()
-        self._call(self._prediction.GetModelMetadata, request).metadata["signature_def"].Unpack(signatures)
+        self._call(self._prediction.GetModelMetadata, request).metadata["signature_def"].Unpack(
+            signatures
+        )
         found = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
         return _understood(self._url, lambda: found["signature_def"])
 
@@ -277,7 +343,10 @@ class _Grpc:
             return method(request, timeout=self._timeout)
         except self._grpc.RpcError as error:
             code, details = error.code(), " ".join((error.details() or "").split())[:300]
-            transient = code in (self._grpc.StatusCode.UNAVAILABLE, self._grpc.StatusCode.DEADLINE_EXCEEDED)
+            transient = code in (
+                self._grpc.StatusCode.UNAVAILABLE,
+                self._grpc.StatusCode.DEADLINE_EXCEEDED,
+            )
             raise ServingError(f"{self._url} answers {code.name}: {details}", transient) from error
 
 
@@ -298,13 +367,24 @@ def main(
     from serving import predict
 
     names = predict.check(format, arguments, output, stdin=True)
-    options: dict[str, Any] = {"version": version, "label": label, "timeout": timeout, "retries": retries}
+    options: dict[str, Any] = {
+        "version": version,
+        "label": label,
+        "timeout": timeout,
+        "retries": retries,
+    }
     try:
         with Client(url, model, batch_size=batch_size, **options) as client:
             if output is None:
                 predict.show(_answers(client, names), format, names)
             else:
-                predict.save(lambda left: _answers(client, left), format, names, output, f"{url} {model} {version} {label}")
+                predict.save(
+                    lambda left: _answers(client, left),
+                    format,
+                    names,
+                    output,
+                    f"{url} {model} {version} {label}",
+                )
     except ServingError as error:
         raise InputError(str(error)) from error
 
@@ -316,7 +396,14 @@ def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
         batch = names[first : first + client.batch_size]
         rows = client.predict([_stdin() if name == "-" else predict.read(name) for name in batch])
         for name, row in zip(batch, rows):
-            top = [(label, row["probabilities"][c]) for label, c in zip(row["labels"], row["classes"])] if row["status"] == OK else []
+            top = (
+                [
+                    (label, row["probabilities"][c])
+                    for label, c in zip(row["labels"], row["classes"])
+                ]
+                if row["status"] == OK
+                else []
+            )
             yield checked(name, row["status"], top)
 
 

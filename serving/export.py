@@ -94,9 +94,13 @@ def main(
     if onnx:
         onnx_file.check_available(weights)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise InputError(f"--name is {name!r}; it becomes part of a URL: letters, digits, '_', '-' and '.'")
+        raise InputError(
+            f"--name is {name!r}; it becomes part of a URL: letters, digits, '_', '-' and '.'"
+        )
     if name.endswith(settings.CANARY_SUFFIX):
-        raise InputError(f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries; name another")
+        raise InputError(
+            f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries; name another"
+        )
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     _require_serving_dir(Path(workdir))
@@ -120,16 +124,28 @@ def main(
         _add_onnx(folder / str(version), model)
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
-    if version is not None and summary.exists() and read_json(summary, dict).get("export") == str(folder / str(version)):
+    if (
+        version is not None
+        and summary.exists()
+        and read_json(summary, dict).get("export") == str(folder / str(version))
+    ):
         if not all((serving_dir / file).exists() for file in settings.FILES):
             settings.write(serving_dir, name)  # somebody has deleted one
         say_done(workdir, f"{workdir} is done: the model is in {folder / str(version)}")
         return
     if version is None:
-        version = 1 + max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0)
+        version = 1 + max(
+            (int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0
+        )
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            _write_version(folder, version, model, {**origin, "evaluation": None, "license": LICENSE, **told}, onnx)
+            _write_version(
+                folder,
+                version,
+                model,
+                {**origin, "evaluation": None, "license": LICENSE, **told},
+                onnx,
+            )
         except InputError:
             shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
             raise
@@ -148,14 +164,20 @@ def main(
         },
         f"{workdir} is done: the model is in {path}",
     )
-    print(f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}")
+    print(
+        f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}"
+    )
 
 
 def _require_serving_dir(directory: Path) -> None:
     """Raises InputError for another stage's work directory, whose `summary.json` an export would overwrite."""
     summary = directory / "summary.json"
-    if (directory / "config.json").exists() or (summary.exists() and "signatures" not in read_json(summary, dict)):
-        raise InputError(f"--workdir: {directory} is the work directory of another stage; name another one for the exported models")
+    if (directory / "config.json").exists() or (
+        summary.exists() and "signatures" not in read_json(summary, dict)
+    ):
+        raise InputError(
+            f"--workdir: {directory} is the work directory of another stage; name another one for the exported models"
+        )
 
 
 def _evaluation(directory: str, run: Path) -> dict[str, Any]:
@@ -175,28 +197,50 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
             f"--evaluation: {directory} holds no evaluation of {run} as it is now; its models ({', '.join(measured) or 'none'}) are of "
             "other directories, or have been trained again since; evaluate this one with run_evaluate.sh"
         )
-    summary = require_finished(directory, "evaluation", "run_evaluate.sh", {**EVALUATION, "models": {name: dict}})
-    return {"split": summary["split"], "examples": summary["examples"], "metrics": summary["models"][name]}
+    summary = require_finished(
+        directory, "evaluation", "run_evaluate.sh", {**EVALUATION, "models": {name: dict}}
+    )
+    return {
+        "split": summary["split"],
+        "examples": summary["examples"],
+        "metrics": summary["models"][name],
+    }
 
 
-def _write_version(folder: Path, version: int, model: str, stored: dict[str, Any], onnx: bool) -> None:
+def _write_version(
+    folder: Path, version: int, model: str, stored: dict[str, Any], onnx: bool
+) -> None:
     """Writes `folder`/`version`: beside it first, then renamed. `stored` becomes its `export.json`."""
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
-    module = Classifier(network, spec, fold=stored["optimize"], weights=stored["weights"], max_pixels=stored["max_pixels"])
+    module = Classifier(
+        network,
+        spec,
+        fold=stored["optimize"],
+        weights=stored["weights"],
+        max_pixels=stored["max_pixels"],
+    )
     with _quiet(), writing("the exported model", folder):
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
-    stored = {**stored, "deviation": deviation(temporary, network, spec), "deviation_images": PROBES}
+    stored = {
+        **stored,
+        "deviation": deviation(temporary, network, spec),
+        "deviation_images": PROBES,
+    }
     if math.isnan(stored["deviation"]):
         raise InputError(
             f"{model} with weights as {stored['weights']} answers with NaN or infinity; train it again, or export it as float32"
         )
     if stored["weights"] == "float32" and not stored["deviation"] <= SAME:
-        raise RuntimeError(f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's")
+        raise RuntimeError(
+            f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's"
+        )
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
-    (extra / "labels.txt").write_text("".join(f"{name}\n" for name in spec.label_names), encoding="utf-8")
+    (extra / "labels.txt").write_text(
+        "".join(f"{name}\n" for name in spec.label_names), encoding="utf-8"
+    )
     _write_preprocessing(extra, spec.preprocessing)
     if onnx:
         stored["onnx"] = _write_onnx(extra, network, spec, stored)
@@ -215,12 +259,18 @@ def _write_preprocessing(extra: Path, preprocessing: Preprocessing) -> None:
         shutil.copyfile(preprocess.__file__, temporary)
 
 
-def _write_onnx(extra: Path, network: tf.keras.Model, spec: ModelSpec, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _write_onnx(
+    extra: Path, network: tf.keras.Model, spec: ModelSpec, stored: Mapping[str, Any]
+) -> dict[str, Any]:
     """Writes `model.onnx` and returns its entry in `export.json`. Raises InputError where it answers differently."""
     _, images = _probes(spec.preprocessing)
     metadata = onnx_file.metadata(spec, stored["license"], stored["model"])
-    found = onnx_file.write(extra / onnx_file.FILE, network, spec, metadata, stored["weights"], images.numpy())
-    print(f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained model's by at most {found:.2g}")
+    found = onnx_file.write(
+        extra / onnx_file.FILE, network, spec, metadata, stored["weights"], images.numpy()
+    )
+    print(
+        f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained model's by at most {found:.2g}"
+    )
     return {"opset": onnx_file.OPSET, "deviation": found}
 
 
@@ -232,9 +282,16 @@ def _add_onnx(path: Path, model: str) -> None:
     extra, (network, spec) = (path / EXPORT).parent, model_dir.load(model)
     stored = {"evaluation": None, "license": LICENSE, **stored}
     stored["onnx"] = _write_onnx(extra, network, spec, stored)
-    _write_preprocessing(extra, spec.preprocessing)  # after the check: it may change files with digests
-    _write_card(path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored)
-    write_json(path / EXPORT, _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"))
+    _write_preprocessing(
+        extra, spec.preprocessing
+    )  # after the check: it may change files with digests
+    _write_card(
+        path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
+    )
+    write_json(
+        path / EXPORT,
+        _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"),
+    )
     print(f"added {extra / onnx_file.FILE}")
 
 
@@ -245,7 +302,9 @@ def _with_digests(path: Path, stored: dict[str, Any], *names: str) -> dict[str, 
     return {**stored, "sha256": {**stored.get("sha256", {}), **new}}
 
 
-def _write_card(directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]) -> None:
+def _write_card(
+    directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]
+) -> None:
     with atomic_path(directory / "MODEL_CARD.md") as temporary:
         training = read_json(run / "summary.json", card.TRAINING)
         temporary.write_text(card.text(name, version, spec, training, stored), encoding="utf-8")
@@ -284,7 +343,9 @@ def _probes(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
     size, encoded = preprocessing.image_size, []
     for i in range(PROBES):
         colors = np.random.Generator(np.random.PCG64([i])).uniform(0, 255, (4, 4, 3))
-        picture = tf.clip_by_value(tf.image.resize(colors, [size + size // 4, size + size // 3], "bicubic"), 0, 255)
+        picture = tf.clip_by_value(
+            tf.image.resize(colors, [size + size // 4, size + size // 3], "bicubic"), 0, 255
+        )
         encoded.append(tf.io.encode_png(tf.cast(picture, tf.uint8)))
     return tf.stack(encoded), tf.stack([eval_image(image, preprocessing) for image in encoded])
 
@@ -317,7 +378,10 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     def tensors(infos: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: {"dtype": tf.dtypes.as_dtype(info.dtype).name, "shape": tf.TensorShape(info.tensor_shape).as_list()}
+            name: {
+                "dtype": tf.dtypes.as_dtype(info.dtype).name,
+                "shape": tf.TensorShape(info.tensor_shape).as_list(),
+            }
             for name, info in sorted(infos.items())
         }
 

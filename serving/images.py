@@ -29,7 +29,9 @@ _Walk = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 """Place in a GIF, whether it is inside a chain of blocks, pixels so far, canvas [2] so far."""
 
 
-def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+def prepare(
+    image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Evaluation's pixels of each encoded image that can be had.
 
     Args:
@@ -47,21 +49,31 @@ def prepare(image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: in
 
     def one(row: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         status = header_status(encoded, max_pixels)
-        image = tf.cond(tf.equal(status, OK), lambda: eval_image(encoded, preprocessing), lambda: nothing)
+        image = tf.cond(
+            tf.equal(status, OK), lambda: eval_image(encoded, preprocessing), lambda: nothing
+        )
         return row, image, status
 
     answered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-    answered = answered.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).ignore_errors()
-    spare = tf.data.Dataset.from_tensors((count, nothing, NOT_AN_IMAGE))  # a batch needs at least one row
+    answered = answered.map(
+        one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+    ).ignore_errors()
+    spare = tf.data.Dataset.from_tensors(
+        (count, nothing, NOT_AN_IMAGE)
+    )  # a batch needs at least one row
     options = tf.data.Options()
     options.autotune.enabled = False  # no tuning thread and no graph rewriting for each request: the parallelism is that of the cores
     options.experimental_optimization.apply_default_optimizations = False
     batch = answered.concatenate(spare).batch(count + 1).with_options(options)
-    rows, images, statuses = batch.get_single_element()  # (M + 1,), (M + 1, S, S, 3), (M + 1,), M of the N can be decoded
+    rows, images, statuses = (
+        batch.get_single_element()
+    )  # (M + 1,), (M + 1, S, S, 3), (M + 1,), M of the N can be decoded
 
     rows = rows[:, tf.newaxis]
     images = tf.scatter_nd(rows, images, tf.stack([count + 1, size, size, 3]))  # (N + 1, S, S, 3)
-    statuses = tf.tensor_scatter_nd_update(tf.fill([count + 1], NOT_AN_IMAGE), rows, statuses)  # (N + 1,)
+    statuses = tf.tensor_scatter_nd_update(
+        tf.fill([count + 1], NOT_AN_IMAGE), rows, statuses
+    )  # (N + 1,)
     return tf.ensure_shape(images[:count], [None, size, size, 3]), statuses[:count]
 
 
@@ -112,7 +124,10 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
         (b"GI", lambda: _gif_pixels(encoded)),
     ]
     magic = tf.strings.substr(encoded, 0, 2)
-    return tf.case([(magic == start, pixels) for start, pixels in formats], default=lambda: tf.constant(0, tf.int64))
+    return tf.case(
+        [(magic == start, pixels) for start, pixels in formats],
+        default=lambda: tf.constant(0, tf.int64),
+    )
 
 
 def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
@@ -125,13 +140,17 @@ def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
     def table(flags: tf.Tensor) -> tf.Tensor:
         """Bytes of the color table that `flags` announce."""
-        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
+        return tf.where(
+            flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0
+        )
 
     def sides(at: tf.Tensor) -> tf.Tensor:
         """Width and height, 2 bytes each: int64 [2]."""
         return tf.ensure_shape(content[at : at + 4 : 2] + 256 * content[at + 1 : at + 4 : 2], [2])
 
-    def more(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
+    def more(
+        position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor
+    ) -> tf.Tensor:
         return position < length
 
     def step(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor) -> _Walk:
@@ -142,7 +161,12 @@ def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
         def frame() -> _Walk:  # ',', left, top, width, height (2 bytes each), flags
             size, flags = sides(position + 5), content[position + 9]
-            return position + 11 + table(flags), tf.constant(True), pixels + size[0] * size[1], tf.maximum(canvas, size)
+            return (
+                position + 11 + table(flags),
+                tf.constant(True),
+                pixels + size[0] * size[1],
+                tf.maximum(canvas, size),
+            )
 
         def extension() -> _Walk:
             return position + 2, tf.constant(True), pixels, canvas
@@ -150,8 +174,17 @@ def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
         def end() -> _Walk:
             return length, tf.constant(False), pixels, canvas
 
-        return tf.case([(inside, data_block), (tf.equal(first, 0x2C), frame), (tf.equal(first, 0x21), extension)], default=end)
+        return tf.case(
+            [
+                (inside, data_block),
+                (tf.equal(first, 0x2C), frame),
+                (tf.equal(first, 0x21), extension),
+            ],
+            default=end,
+        )
 
     start = (13 + table(content[10]), tf.constant(False), tf.constant(0, tf.int64), sides(6))
-    position, _, pixels, canvas = tf.while_loop(more, step, start, maximum_iterations=MAX_GIF_BLOCKS)
+    position, _, pixels, canvas = tf.while_loop(
+        more, step, start, maximum_iterations=MAX_GIF_BLOCKS
+    )
     return tf.where(position < length, tf.int64.max, tf.maximum(pixels, canvas[0] * canvas[1]))

@@ -33,7 +33,9 @@ def expand(arguments: Sequence[str], stdin: bool = False) -> list[str]:
         raise InputError("- is named twice, and stdin holds one image")
     for name in names:  # before any work: a list or a broken link may name what is not there
         if not (stdin and name == "-") and not os.path.isfile(name):
-            raise InputError(f"{escaped(name)} does not exist or is no file; mend the list, or remove the link")
+            raise InputError(
+                f"{escaped(name)} does not exist or is no file; mend the list, or remove the link"
+            )
     return names
 
 
@@ -45,7 +47,9 @@ def _expanded(argument: str, stdin: bool) -> list[str]:
         if not found:
             raise InputError(f"{escaped(argument)} names no files; it needs rows with a file")
         return found
-    if (stdin and argument == "-") or os.path.isfile(argument):  # pathlib's raises for a name that is too long
+    if (stdin and argument == "-") or os.path.isfile(
+        argument
+    ):  # pathlib's raises for a name that is too long
         return [argument]
     if os.path.isdir(argument):
         from data.image_folder import images_below  # here: single files need nothing of it
@@ -60,6 +64,8 @@ def _expanded(argument: str, stdin: bool) -> list[str]:
         found = sorted(name for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
         if found:
             return found
-        raise InputError(f"{escaped(argument)} matches no files; name image files, a folder, or a glob in quotes")
+        raise InputError(
+            f"{escaped(argument)} matches no files; name image files, a folder, or a glob in quotes"
+        )
     also = ", a glob in quotes, or - for stdin" if stdin else ", or a glob in quotes"
     raise InputError(f"{escaped(argument)} does not exist; name image files, a folder{also}")

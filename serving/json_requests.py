@@ -131,23 +131,33 @@ def _columns(instances: Any, signature: Signature) -> Any:
     if not isinstance(instances, list):
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "'instances' must be a list")
     if not instances or not isinstance(instances[0], dict) or _is_b64(instances[0]):
-        return {next(iter(signature.inputs)): instances} if len(signature.inputs) == 1 else instances
+        return (
+            {next(iter(signature.inputs)): instances} if len(signature.inputs) == 1 else instances
+        )
     for i, instance in enumerate(instances):
         if not isinstance(instance, dict) or instance.keys() != signature.inputs.keys():
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"instance {i} must be an object with {', '.join(signature.inputs)}")
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"instance {i} must be an object with {', '.join(signature.inputs)}",
+            )
     return {name: [instance[name] for instance in instances] for name in signature.inputs}
 
 
 def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
     """Returns JSON's nested lists as an array of the input's type."""
     if name not in signature.inputs:
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"no input {name[:100]!r}; the signature has {', '.join(signature.inputs)}")
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"no input {name[:100]!r}; the signature has {', '.join(signature.inputs)}",
+        )
     dtype = signature.inputs[name].dtype
     try:
         if dtype == np.object_:
             array = np.array(_strings(value), dtype=object)
             if not all(isinstance(item, bytes) for item in array.ravel()):
-                raise ValueError("lists of different lengths or depths")  # of which numpy makes an array of lists
+                raise ValueError(
+                    "lists of different lengths or depths"
+                )  # of which numpy makes an array of lists
             return array
         # As objects: by itself NumPy gives every string the room of the longest one.
         array = np.array(value, dtype=object)
@@ -158,11 +168,20 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
             raise ValueError(f"{min(one.__name__ for one in unfit)} where {dtype} is wanted")
         if array.size == 0:
             return array.astype(dtype)
-        if dtype.kind in "iu" and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):
+        if dtype.kind in "iu" and (
+            array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max
+        ):
             raise ValueError(f"a number outside of {dtype}")
         return array.astype(dtype)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: NumPy 2, of 64 dimensions
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r}: {str(error)[:200]}") from error
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        RuntimeError,
+    ) as error:  # RuntimeError: NumPy 2, of 64 dimensions
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r}: {str(error)[:200]}"
+        ) from error
 
 
 def _strings(value: Any) -> Any:
@@ -185,6 +204,10 @@ def _plain(value: np.ndarray, name: str) -> Any:
     def text(item: Any) -> Any:
         if isinstance(item, list):
             return [text(one) for one in item]
-        return {"b64": base64.b64encode(item).decode()} if name.endswith("_bytes") else item.decode("utf-8", "replace")
+        return (
+            {"b64": base64.b64encode(item).decode()}
+            if name.endswith("_bytes")
+            else item.decode("utf-8", "replace")
+        )
 
     return text(value.tolist())

@@ -69,7 +69,12 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
 
     network, spec = model_dir.load(model)
     spread = max(1, labeled.num_records // calibration)  # over the whole split, not its first shard
-    samples = [image for image, _ in itertools.islice(_examples(labeled, spec.preprocessing, spread), calibration)]
+    samples = [
+        image
+        for image, _ in itertools.islice(
+            _examples(labeled, spec.preprocessing, spread), calibration
+        )
+    ]
     files = {}
     for kind in KINDS:
         files[kind] = Path(workdir) / f"{kind}.tflite"
@@ -89,7 +94,9 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
     print(table(summary))
 
 
-def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence[np.ndarray]) -> bytes:
+def convert(
+    model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence[np.ndarray]
+) -> bytes:
     """The TFLite file of `model` (float32 images -> logits) with a softmax.
 
     Args:
@@ -104,7 +111,9 @@ def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence
     def probabilities(images: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([probabilities.get_concrete_function()], model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [probabilities.get_concrete_function()], model
+    )
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
@@ -117,7 +126,9 @@ def convert(model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence
 def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
     """(probabilities [N, K] of a TFLite file, seconds an image) on the interpreter inside TensorFlow, one thread."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated", UserWarning)  # from 2.18 on; 2.21 still has it
+        warnings.filterwarnings(
+            "ignore", r"\s*Warning: tf.lite.Interpreter is deprecated", UserWarning
+        )  # from 2.18 on; 2.21 still has it
         interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -131,7 +142,9 @@ def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
     return np.stack(answers), seconds / len(answers)
 
 
-def measure(model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: dict[str, Path]) -> list[Row]:
+def measure(
+    model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: dict[str, Path]
+) -> list[Row]:
     """The rows of the table, the trained model first; the images are read anew for each. Raises InputError for damaged records or none."""
     size = spec.preprocessing.image_size
     forward = tf.function(lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32)))
@@ -143,22 +156,51 @@ def measure(model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: d
         seconds += time.perf_counter() - began
         right.append(label)
     if len(right) != manifest.num_records or not right:
-        raise InputError(f"{manifest.directory} holds {len(right)} examples, not {manifest.num_records}, or none; make the data again")
+        raise InputError(
+            f"{manifest.directory} holds {len(right)} examples, not {manifest.num_records}, or none; make the data again"
+        )
     expected, labels = np.stack(given), np.array(right)  # (N, K), (N,)
-    rows = [_row("trained model", expected, expected, labels, 4 * model.count_params(), seconds / len(labels))]
+    rows = [
+        _row(
+            "trained model",
+            expected,
+            expected,
+            labels,
+            4 * model.count_params(),
+            seconds / len(labels),
+        )
+    ]
     for kind, path in files.items():
-        answers, seconds = run(path, (image for image, _ in _examples(manifest, spec.preprocessing)))
+        answers, seconds = run(
+            path, (image for image, _ in _examples(manifest, spec.preprocessing))
+        )
         rows.append(_row(kind, answers, expected, labels, path.stat().st_size, seconds))
     return rows
 
 
-def _row(kind: str, answers: np.ndarray, expected: np.ndarray, labels: np.ndarray, size: int, seconds: float) -> Row:
+def _row(
+    kind: str,
+    answers: np.ndarray,
+    expected: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    seconds: float,
+) -> Row:
     classes = answers.argmax(axis=1)
     agreement = float(np.mean(classes == expected.argmax(axis=1)))
-    return Row(kind, float(np.mean(classes == labels)), agreement, float(np.abs(answers - expected).max()), size, 1000 * seconds)
+    return Row(
+        kind,
+        float(np.mean(classes == labels)),
+        agreement,
+        float(np.abs(answers - expected).max()),
+        size,
+        1000 * seconds,
+    )
 
 
-def _examples(manifest: Manifest, preprocessing: Preprocessing, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+def _examples(
+    manifest: Manifest, preprocessing: Preprocessing, every: int = 1
+) -> Iterator[tuple[np.ndarray, int]]:
     """(image float32 [S, S, 3], label counted from 0) of one in `every` examples of a labelled split, in stored order.
 
     Raises:
@@ -178,7 +220,9 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
     Raises:
       InputError: a damaged record, or a label that is no class.
     """
-    serialized = (record for shard in range(len(manifest.files)) for record in read_records(manifest, shard))
+    serialized = (
+        record for shard in range(len(manifest.files)) for record in read_records(manifest, shard)
+    )
     for number, record in itertools.islice(enumerate(serialized), 0, None, every):
         try:
             example = protos.parse_example(tf.constant(record), manifest.label_offset)
@@ -186,18 +230,25 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
             raise _unusable(manifest, number, error) from error
         label = int(example["label"])
         if not 0 <= label < manifest.num_classes:
-            raise InputError(f"{manifest.directory}: record {number} has no label or the label {label}; make the data again")
+            raise InputError(
+                f"{manifest.directory}: record {number} has no label or the label {label}; make the data again"
+            )
         yield number, example["image/encoded"], label
 
 
 def _unusable(manifest: Manifest, number: int, error: tf.errors.OpError) -> InputError:
     reason = " ".join(str(error.message).split())[:200]
-    return InputError(f"{manifest.directory}: record {number} cannot be used ({reason}); make the data again")
+    return InputError(
+        f"{manifest.directory}: record {number} cannot be used ({reason}); make the data again"
+    )
 
 
 def table(summary: dict[str, Any]) -> str:
     """The Markdown table of a `summary.json`."""
-    lines = ["| | top-1 % | same class % | largest difference of a probability | KiB | ms an image |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | top-1 % | same class % | largest difference of a probability | KiB | ms an image |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in summary["rows"]:
         numbers = f"{100 * row['top1']:.2f} | {100 * row['agreement']:.2f} | {row['deviation']:.2g} | {row['bytes'] / 1024:,.0f}"
         lines.append(f"| {row['kind']} | {numbers} | {row['milliseconds']:.2f} |")

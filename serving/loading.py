@@ -23,7 +23,9 @@ from serving.versions import MODELS_CONFIG, SAVED_MODEL, load
 
 MAX_WARMUP_REQUESTS = 1000
 """TF Serving's own limit (`kMaxNumRecords` in saved_model_warmup_util.h)."""
-MAX_ELEMENTS = 2**26  # of one input: a tensor of one repeated value is small on the wire, and large after it
+MAX_ELEMENTS = (
+    2**26
+)  # of one input: a tensor of one repeated value is small on the wire, and large after it
 
 
 class Input(NamedTuple):
@@ -65,13 +67,19 @@ def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
       InputError: there is none, or it is damaged, or it cannot answer a warm-up request.
     """
     if not (path / SAVED_MODEL).is_file():
-        raise InputError(f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again")
+        raise InputError(
+            f"{path} holds no SavedModel; mend {MODELS_CONFIG}, which names it, or export again"
+        )
     try:
         loaded, content = load(path), (path / SAVED_MODEL).read_bytes()
     except OSError as error:  # no right to read it, or it is being replaced
-        raise InputError(f"{path} cannot be read ({one_line(error)}); mend its files' permissions") from error
+        raise InputError(
+            f"{path} cannot be read ({one_line(error)}); mend its files' permissions"
+        ) from error
     definitions = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def
-    signatures = {name: _signature(model, int(path.name), name, loaded) for name in loaded.signatures}
+    signatures = {
+        name: _signature(model, int(path.name), name, loaded) for name in loaded.signatures
+    }
     defined = {name: definition for name, definition in definitions.items() if name in signatures}
     _warm(path, model, signatures, measured)
     return Version(int(path.name), signatures, defined)
@@ -107,7 +115,10 @@ def _signature(model: str, number: int, name: str, loaded: Any) -> Signature:
     def compute(arrays: Arrays, kept: Any = loaded) -> Arrays:  # its resources end with it
         strings = {key for key, value in arrays.items() if value.dtype == object}
         try:
-            tensors = {key: tf.constant(value, tf.string if key in strings else None) for key, value in arrays.items()}
+            tensors = {
+                key: tf.constant(value, tf.string if key in strings else None)
+                for key, value in arrays.items()
+            }
             answer = function(**tensors)
             return {output: answer[output].numpy() for output in outputs}
         except tf.errors.OpError as error:
@@ -117,7 +128,9 @@ def _signature(model: str, number: int, name: str, loaded: Any) -> Signature:
     return Signature(model, number, name, inputs, outputs, Work(model, name, compute))
 
 
-def _warm(path: Path, model: str, signatures: dict[str, Signature], measured: metrics.Metrics) -> None:
+def _warm(
+    path: Path, model: str, signatures: dict[str, Signature], measured: metrics.Metrics
+) -> None:
     """Answers the requests of `assets.extra/tf_serving_warmup_requests`; without the file, none."""
     file = path / "assets.extra" / WARMUP
     if not file.is_file():
@@ -125,12 +138,18 @@ def _warm(path: Path, model: str, signatures: dict[str, Signature], measured: me
     began = time.perf_counter()
     try:
         for record in tf.data.TFRecordDataset(str(file)).take(MAX_WARMUP_REQUESTS):
-            request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+            request = prediction_log_pb2.PredictionLog.FromString(
+                record.numpy()
+            ).predict_log.request
             signature = signatures[request.model_spec.signature_name or "serving_default"]
-            signature.work.compute({key: array_of(proto, key) for key, proto in request.inputs.items()})
+            signature.work.compute(
+                {key: array_of(proto, key) for key, proto in request.inputs.items()}
+            )
     except (Refused, KeyError, TypeError, DecodeError, tf.errors.OpError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot answer its warm-up requests ({why}); export it again") from error
+        raise InputError(
+            f"{path} cannot answer its warm-up requests ({why}); export it again"
+        ) from error
     microseconds = 1e6 * (time.perf_counter() - began)
     measured.observe(metrics.WARMUP, microseconds, f"{model}/{path.name}", "OK")
 

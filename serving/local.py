@@ -68,22 +68,34 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         except Refused as error:
             context.abort(error.code, str(error))
         response = predict_pb2.PredictResponse()
-        response.model_spec.name, response.model_spec.signature_name = signature.model, signature.name
+        response.model_spec.name, response.model_spec.signature_name = (
+            signature.model,
+            signature.name,
+        )
         response.model_spec.version.value = signature.version
         for name, value in outputs.items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(value, tf.string if value.dtype == object else None))
+            response.outputs[name].CopyFrom(
+                tf.make_tensor_proto(value, tf.string if value.dtype == object else None)
+            )
         return response
 
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    def GetModelMetadata(
+        self, request: Any, context: grpc.ServicerContext
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """The signatures."""
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         try:
             if list(request.metadata_field) != ["signature_def"]:
-                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "metadata_field must be signature_def")
+                raise Refused(
+                    grpc.StatusCode.INVALID_ARGUMENT, "metadata_field must be signature_def"
+                )
             version = self._models.find(*_spec(request.model_spec))
         except Refused as error:
             context.abort(error.code, str(error))
-        response.model_spec.name, response.model_spec.version.value = request.model_spec.name, version.number
+        response.model_spec.name, response.model_spec.version.value = (
+            request.model_spec.name,
+            version.number,
+        )
         response.metadata["signature_def"].Pack(signature_map(version))
         return response
 
@@ -94,7 +106,9 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, models: Models):
         self._models = models
 
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> get_model_status_pb2.GetModelStatusResponse:
+    def GetModelStatus(
+        self, request: Any, context: grpc.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of one version, or of all."""
         try:
             return self._models.status(*_spec(request.model_spec))
@@ -130,7 +144,10 @@ class Health:
 
     def add_to(self, server: grpc.Server) -> None:
         """Registers the service."""
-        decode, encode = wrappers_pb2.StringValue.FromString, wrappers_pb2.Int32Value.SerializeToString
+        decode, encode = (
+            wrappers_pb2.StringValue.FromString,
+            wrappers_pb2.Int32Value.SerializeToString,
+        )
         check = grpc.unary_unary_rpc_method_handler(self.check, decode, encode)
         handler = grpc.method_handlers_generic_handler(HEALTH, {"Check": check})
         server.add_generic_rpc_handlers((handler,))
@@ -160,7 +177,9 @@ class Gate(grpc.ServerInterceptor):
         context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later")
 
 
-def start_grpc(host: str, port: int, models: Models, health: Health, gate: Gate) -> tuple[grpc.Server, int]:
+def start_grpc(
+    host: str, port: int, models: Models, health: Health, gate: Gate
+) -> tuple[grpc.Server, int]:
     """The running server and its port (one that is free for `port` 0).
 
     Raises:
@@ -213,7 +232,9 @@ def serve(
         rest_server = rest.start(host, rest_port, models, seconds, cors)
     except OSError as error:
         grpc_server.stop(None)
-        raise InputError(f"--rest_port: {host}:{rest_port} cannot be had ({error.strerror}); name another") from error
+        raise InputError(
+            f"--rest_port: {host}:{rest_port} cannot be had ({error.strerror}); name another"
+        ) from error
     url = f"[{host}]" if ":" in host else host
     print(
         f"ready: http://{url}:{rest_server.server_address[1]} grpc://{url}:{grpc_port} (a server for development, not for production)",

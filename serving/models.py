@@ -77,8 +77,12 @@ class Models:
         self._served: dict[str, _Served] = {}
         for name, wanted in self._wanted().items():
             if not wanted.numbers:
-                raise InputError(f"{wanted.folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again")
-            loaded = {number: self._load(name, wanted.folder / str(number)) for number in wanted.numbers}
+                raise InputError(
+                    f"{wanted.folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again"
+                )
+            loaded = {
+                number: self._load(name, wanted.folder / str(number)) for number in wanted.numbers
+            }
             self._served[name] = _Served(loaded, wanted.labels, {})
 
     def _wanted(self) -> dict[str, _Wanted]:
@@ -131,8 +135,13 @@ class Models:
                 failed[number] = _Failure(stamp, str(error))
                 _say(f"{error}; until then {name} keeps its versions {sorted(served.versions)}")
         if not failed:
-            loaded = {number: version for number, version in loaded.items() if number in wanted.numbers}
-        labels = {label: n if n in loaded else served.labels.get(label, n) for label, n in wanted.labels.items()}
+            loaded = {
+                number: version for number, version in loaded.items() if number in wanted.numbers
+            }
+        labels = {
+            label: n if n in loaded else served.labels.get(label, n)
+            for label, n in wanted.labels.items()
+        }
         if loaded.keys() != served.versions.keys():
             _say(f"{name} now serves its versions {sorted(loaded)}")
         return _Served(loaded, labels, failed)
@@ -159,7 +168,9 @@ class Models:
             raise Refused(grpc.StatusCode.NOT_FOUND, message)
         return served.versions[version]
 
-    def signature(self, model: str, version: int | None, label: str | None, name: str = "") -> Signature:
+    def signature(
+        self, model: str, version: int | None, label: str | None, name: str = ""
+    ) -> Signature:
         """A signature of a version; no name: the default one. Raises Refused."""
         signatures = self.find(model, version, label).signatures
         if (name or _DEFAULT) not in signatures:
@@ -174,7 +185,9 @@ class Models:
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         for name, value in inputs.items():
             dtype, shape = signature.inputs[name]
-            fits = value.ndim == len(shape) and all(size in (None, actual) for size, actual in zip(shape, value.shape))
+            fits = value.ndim == len(shape) and all(
+                size in (None, actual) for size, actual in zip(shape, value.shape)
+            )
             if value.dtype != dtype or not fits:
                 expected = ", ".join("?" if size is None else str(size) for size in shape)
                 raise Refused(
@@ -187,7 +200,9 @@ class Models:
         return answer
 
     @staticmethod
-    def _write(log: RequestLog, signature: Signature, inputs: Arrays, answer: Future[Arrays]) -> None:
+    def _write(
+        log: RequestLog, signature: Signature, inputs: Arrays, answer: Future[Arrays]
+    ) -> None:
         if answer.exception() is None:
             log.add(signature, inputs, answer.result())
 
@@ -220,13 +235,19 @@ class Models:
         finally:
             self.metrics.count(metrics.REQUESTS, name, status.name)
 
-    def status(self, model: str, version: int | None, label: str | None) -> get_model_status_pb2.GetModelStatusResponse:
+    def status(
+        self, model: str, version: int | None, label: str | None
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of one version, or of all. Raises Refused."""
         response = get_model_status_pb2.GetModelStatusResponse()
         served = self._served.get(model)
         failed = served.failed if served else {}
         if served and label is None and (version is None or version in failed):
-            numbers = [version] if version is not None else sorted({*served.versions, *failed}, reverse=True)
+            numbers = (
+                [version]
+                if version is not None
+                else sorted({*served.versions, *failed}, reverse=True)
+            )
         else:
             numbers = [self.find(model, version, label).number]
         for number in numbers:
@@ -235,7 +256,9 @@ class Models:
             if number in failed:
                 state.state = _State.END
                 state.status.error_code = grpc.StatusCode.DATA_LOSS.value[0]
-                state.status.error_message = "the version cannot be loaded; the server's stderr says why"
+                state.status.error_message = (
+                    "the version cannot be loaded; the server's stderr says why"
+                )
         return response
 
     def status_json(self, model: str, version: int | None, label: str | None) -> str:

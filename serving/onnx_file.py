@@ -42,14 +42,18 @@ def check_available(weights: str) -> None:
     """Raises InputError where `--onnx` cannot be had: other weights, or missing packages."""
     if weights not in LIMITS:
         known = " or ".join(LIMITS)
-        raise InputError(f"--onnx: weights are {known}, not {weights}; change --weights, or leave out --onnx")
+        raise InputError(
+            f"--onnx: weights are {known}, not {weights}; change --weights, or leave out --onnx"
+        )
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
     except ImportError as error:
         reason = one_line(error)
-        raise InputError(f"--onnx needs tf2onnx, onnx and onnxruntime ({reason}); install the extra `serving`") from error
+        raise InputError(
+            f"--onnx needs tf2onnx, onnx and onnxruntime ({reason}); install the extra `serving`"
+        ) from error
 
 
 def write(
@@ -101,14 +105,18 @@ def convert(
 
     count = model.count_params()
     if count > MAX_WEIGHTS:
-        raise InputError(f"--onnx: the model has {count:,} weights; a file holds at most {MAX_WEIGHTS:,}. Export without --onnx.")
+        raise InputError(
+            f"--onnx: the model has {count:,} weights; a file holds at most {MAX_WEIGHTS:,}. Export without --onnx."
+        )
     function: Any = Classifier(model, spec, fold=True).functions["predict_prepared"]
     try:
         with _quiet():
             signature = function.input_signature
             proto, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
     except Exception as error:  # tf2onnx raises whatever it meets
-        raise InputError(f"--onnx: tf2onnx cannot convert the model ({one_line(error)}); export without --onnx") from error
+        raise InputError(
+            f"--onnx: tf2onnx cannot convert the model ({one_line(error)}); export without --onnx"
+        ) from error
     if weights == "float16":
         _store_half(proto.graph)
     for tensor in (*proto.graph.input, *proto.graph.output):
@@ -133,7 +141,9 @@ def _store_half(graph: Any) -> None:
             stored = values.astype(np.float16)
         if not np.isfinite(stored).all():
             largest = np.abs(values).max()
-            raise InputError(f"--onnx: a weight of {largest:.3g} is outside float16's range; take --weights=float32")
+            raise InputError(
+                f"--onnx: a weight of {largest:.3g} is outside float16's range; take --weights=float32"
+            )
         name, other = tensor.name, f"{tensor.name}/stored"
         casts.append(helper.make_node("Cast", [other], [name], to=TensorProto.FLOAT))
         tensor.CopyFrom(numpy_helper.from_array(stored, other))
@@ -180,7 +190,9 @@ def set_license(path: Path, text: str) -> None:
     try:
         proto = onnx.load_model(str(path))
     except Exception as error:  # onnx raises whatever a damaged file leads to
-        raise InputError(f"{path} cannot be read ({one_line(error)}); export the model again") from error
+        raise InputError(
+            f"{path} cannot be read ({one_line(error)}); export the model again"
+        ) from error
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, {**properties, "license": text})
     with atomic_path(path) as temporary:

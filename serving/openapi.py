@@ -23,22 +23,46 @@ def _schema(name: str) -> dict[str, Any]:
 
 def _answers(schema: str, *codes: str) -> dict[str, Any]:
     """Returns the responses: 200 with `schema`, and the error codes."""
-    answers = {"200": {"description": "The answer.", "content": {"application/json": {"schema": _schema(schema)}}}}
+    answers = {
+        "200": {
+            "description": "The answer.",
+            "content": {"application/json": {"schema": _schema(schema)}},
+        }
+    }
     error = {"application/json": {"schema": _schema("Error")}}
-    return {**answers, **{code: {"description": _ERROR_CODES[code], "content": error} for code in codes}}
+    return {
+        **answers,
+        **{code: {"description": _ERROR_CODES[code], "content": error} for code in codes},
+    }
 
 
 def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": schema,
+    }
 
 
 def _paths(names: list[str]) -> dict[str, Any]:
     paths: dict[str, Any] = {
-        "/healthz": {"get": {"summary": "Whether the server takes requests", "responses": _answers("Health", "503")}},
+        "/healthz": {
+            "get": {
+                "summary": "Whether the server takes requests",
+                "responses": _answers("Health", "503"),
+            }
+        },
         "/monitoring/prometheus/metrics": {
             "get": {
                 "summary": "Counts and times for Prometheus",
-                "responses": {"200": {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+                "responses": {
+                    "200": {
+                        "description": "Metrics.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    }
+                },
             }
         },
         "/openapi.json": {"get": {"summary": "This document", "responses": _answers("Any")}},
@@ -50,13 +74,22 @@ def _paths(names: list[str]) -> dict[str, Any]:
     for way, parameters in ways.items():
         model = "/v1/models/{name}" + way
         status, metadata = _answers("Status", "400", "404"), _answers("Metadata", "400", "404")
-        paths[model] = {"parameters": parameters, "get": {"summary": "States of versions", "responses": status}}
-        paths[f"{model}/metadata"] = {"parameters": parameters, "get": {"summary": "Signatures", "responses": metadata}}
+        paths[model] = {
+            "parameters": parameters,
+            "get": {"summary": "States of versions", "responses": status},
+        }
+        paths[f"{model}/metadata"] = {
+            "parameters": parameters,
+            "get": {"summary": "Signatures", "responses": metadata},
+        }
         paths[f"{model}:predict"] = {
             "parameters": parameters,
             "post": {
                 "summary": "Predictions; the body may be compressed (Content-Encoding: gzip)",
-                "requestBody": {"required": True, "content": {"application/json": {"schema": _schema("Request")}}},
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _schema("Request")}},
+                },
                 "responses": _answers("Predictions", *_ERROR_CODES),
             },
         }
@@ -93,7 +126,10 @@ _SCHEMAS: dict[str, Any] = {
             {
                 "type": "object",
                 "required": ["instances"],
-                "properties": {"instances": {"type": "array", "items": _VALUES}, "signature_name": _SIGNATURE},
+                "properties": {
+                    "instances": {"type": "array", "items": _VALUES},
+                    "signature_name": _SIGNATURE,
+                },
             },
             {
                 "type": "object",
@@ -104,7 +140,11 @@ _SCHEMAS: dict[str, Any] = {
     },
     "Predictions": {
         "oneOf": [
-            {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array"}}},
+            {
+                "type": "object",
+                "required": ["predictions"],
+                "properties": {"predictions": {"type": "array"}},
+            },
             {"type": "object", "required": ["outputs"]},
         ]
     },

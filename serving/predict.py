@@ -64,11 +64,22 @@ def main(
         show(predict(load(model, *devices), files), format, files)
     else:
         version = versions.resolve(model)
-        state = "".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(version.rglob("*")))
-        save(lambda names: predict(load(version, *devices), names), format, files, output, f"{version} {state}")
+        state = "".join(
+            f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+            for path in sorted(version.rglob("*"))
+        )
+        save(
+            lambda names: predict(load(version, *devices), names),
+            format,
+            files,
+            output,
+            f"{version} {state}",
+        )
 
 
-def check(format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False) -> list[str]:
+def check(
+    format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False
+) -> list[str]:
     """Returns the image files that `arguments` name.
 
     Raises:
@@ -101,7 +112,13 @@ def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
     require_good(len(bad), bad[0] if bad else "", len(files))
 
 
-def save(answers: Callable[[Sequence[str]], Iterator[Answer]], format: str, files: Sequence[str], output: str, model: str) -> None:
+def save(
+    answers: Callable[[Sequence[str]], Iterator[Answer]],
+    format: str,
+    files: Sequence[str],
+    output: str,
+    model: str,
+) -> None:
     """Writes the answers for `files` to a file, behind those that an interrupted command has written.
 
     Args:
@@ -132,7 +149,9 @@ def require_good(bad: int, first: str, total: int) -> None:
     """Raises InputError where some of `total` images have no answer."""
     if bad:
         more = f" and {bad - 1} more" if bad > 1 else ""
-        raise InputError(f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines say why")
+        raise InputError(
+            f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines say why"
+        )
 
 
 def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: str = "") -> Serve:
@@ -152,14 +171,20 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
     def one() -> Serve:
         loaded = versions.load(path)
         signature = loaded.signatures.get("serving_default")
-        names = (signature.structured_input_signature[1], signature.structured_outputs) if signature is not None else ((), ())
+        names = (
+            (signature.structured_input_signature[1], signature.structured_outputs)
+            if signature is not None
+            else ((), ())
+        )
         require_names(path, *names)
 
         def serve(encoded: Sequence[bytes]) -> dict[str, Any]:
             import tensorflow as tf
 
             # `loaded`, not its signature, is what keeps the variables alive.
-            answer = loaded.signatures["serving_default"](image_bytes=tf.constant(list(encoded), tf.string))
+            answer = loaded.signatures["serving_default"](
+                image_bytes=tf.constant(list(encoded), tf.string)
+            )
             return {name: value.numpy() for name, value in answer.items()}
 
         return serve
@@ -171,14 +196,21 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
     from training import copies  # here: one device needs nothing of it
     from training import strategy as strategies
 
-    return copies.Copies(copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE)
+    return copies.Copies(
+        copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE
+    )
 
 
 def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:
     """Raises InputError where the names of a signature's inputs and outputs are not those of an exported classifier."""
-    lacking = [*{"image_bytes"}.difference(inputs), *(name for name in OUTPUTS if name not in outputs)]
+    lacking = [
+        *{"image_bytes"}.difference(inputs),
+        *(name for name in OUTPUTS if name not in outputs),
+    ]
     if lacking:
-        raise InputError(f"--model: {path} has no {', '.join(lacking)} in its signature serving_default; export it with run_export.sh")
+        raise InputError(
+            f"--model: {path} has no {', '.join(lacking)} in its signature serving_default; export it with run_export.sh"
+        )
 
 
 def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
@@ -190,14 +222,29 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
       InputError: a file cannot be read; those of the batches before it have been yielded.
     """
     batches = (files[first : first + batch_size] for first in range(0, len(files), batch_size))
-    for names, answer in _ahead(lambda names: (names, serve([read(name) for name in names])), batches, getattr(serve, "places", AT_ONCE)):
-        rows = zip(names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"])  # (), (K,), (k,), (k,)
+    for names, answer in _ahead(
+        lambda names: (names, serve([read(name) for name in names])),
+        batches,
+        getattr(serve, "places", AT_ONCE),
+    ):
+        rows = zip(
+            names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"]
+        )  # (), (K,), (k,), (k,)
         for name, status, probabilities, classes, labels in rows:
-            top = [(label.decode("utf-8"), float(probabilities[c])) for c, label in zip(classes, labels)] if status == OK else []
+            top = (
+                [
+                    (label.decode("utf-8"), float(probabilities[c]))
+                    for c, label in zip(classes, labels)
+                ]
+                if status == OK
+                else []
+            )
             yield checked(name, int(status), top)
 
 
-def _ahead(function: Callable[[Any], Any], items: Iterable[Any], at_once: int = AT_ONCE) -> Iterator[Any]:
+def _ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], at_once: int = AT_ONCE
+) -> Iterator[Any]:
     """Yields `function` of each item in order, and computes `at_once` of them at a time."""
     pool = ThreadPoolExecutor(at_once)
     waiting: deque[Future[Any]] = deque()
@@ -242,5 +289,7 @@ def readable(name: str, encoded: bytes) -> bytes:
 def note_orientation(name: str, encoded: bytes) -> None:
     """Tells on stderr that the pixels of an image are read as stored where EXIF asks to turn or mirror them."""
     if orientation(encoded) > 1:
-        note = "EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
+        note = (
+            "EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
+        )
         print(f"note: {escaped(name)}: {note}", file=sys.stderr)

@@ -95,7 +95,9 @@ def promote(
     print(table(measured, before, candidate))
     reasons = faults(measured, drop, agreement, slower)
     if reasons:
-        raise InputError(f"version {candidate} of {name} is not promoted: {'; '.join(reasons)}. Version {before} stays stable.")
+        raise InputError(
+            f"version {candidate} of {name} is not promoted: {'; '.join(reasons)}. Version {before} stays stable."
+        )
     _change(folder, name, before, candidate, "promote", measured)
 
 
@@ -111,7 +113,9 @@ def rollback(serving_dir: str, name: str = "classifier", version: int | None = N
         log = [record for record in _read_log(folder) if made.items() <= record.items()]
         version = log[-1]["from"] if log else None
     if version is None:
-        raise InputError(f"{folder / LOG} has no promotion of {name} to its version {now}; name the version with --version")
+        raise InputError(
+            f"{folder / LOG} has no promotion of {name} to its version {now}; name the version with --version"
+        )
     if version == now:
         print(f"version {now} of {name} is stable already; nothing to roll back")
         return
@@ -162,13 +166,17 @@ def faults(measured: Check, drop: float, agreement: float, slower: float) -> lis
     (before, after), (old, new) = measured.top1, measured.milliseconds
     result = []
     if 100 * (before - after) > drop + 1e-9:
-        result.append(f"top-1 falls from {100 * before:.2f} to {100 * after:.2f} %, and --drop={drop:g} points are allowed")
+        result.append(
+            f"top-1 falls from {100 * before:.2f} to {100 * after:.2f} %, and --drop={drop:g} points are allowed"
+        )
     if 100 * measured.agreement < agreement - 1e-9:
         result.append(
             f"it agrees with the stable version on {100 * measured.agreement:.2f} % of the images, below --agreement={agreement:g}"
         )
     if new > slower * old:
-        result.append(f"a request takes {new:.1f} ms in place of {old:.1f} ms, more than --slower={slower:g} times as long")
+        result.append(
+            f"a request takes {new:.1f} ms in place of {old:.1f} ms, more than --slower={slower:g} times as long"
+        )
     return result
 
 
@@ -191,7 +199,9 @@ def _labels(version: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read; export the model again with run_export.sh") from error
+        raise InputError(
+            f"{path} cannot be read; export the model again with run_export.sh"
+        ) from error
 
 
 def _require_version(folder: Path, version: int) -> None:
@@ -228,4 +238,6 @@ def _change(
         lines = [to_json(line) + "\n" for line in [*_read_log(serving_dir), record]]
         temporary.write_text("".join(lines), encoding="utf-8")
     settings.set_stable(serving_dir, name, after)
-    print(f"version {after} of {name} is stable now, in place of version {before}; running servers follow within 30 s")
+    print(
+        f"version {after} of {name} is stable now, in place of version {before}; running servers follow within 30 s"
+    )

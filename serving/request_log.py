@@ -56,7 +56,9 @@ class RequestLog:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise InputError(f"--log_requests: {folder} cannot be written to ({error.strerror}); name another directory") from error
+            raise InputError(
+                f"--log_requests: {folder} cannot be written to ({error.strerror}); name another directory"
+            ) from error
         self._queue: queue.Queue[tuple[Signature, Arrays, Arrays] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
@@ -76,18 +78,24 @@ class RequestLog:
     def _write(self) -> None:
         item, number = self._queue.get(), 0
         while item is not None:
-            name = time.strftime(f"requests-%Y%m%d-%H%M%S-{os.getpid()}-{number:05d}.tfrecord", time.gmtime())
+            name = time.strftime(
+                f"requests-%Y%m%d-%H%M%S-{os.getpid()}-{number:05d}.tfrecord", time.gmtime()
+            )
             try:
                 with atomic_path(self._folder / name) as part:
                     item = self._write_file(part, item)
             except (InputError, OSError, tf.errors.OpError) as error:
-                print(f"note: requests are not logged any more: {error}", file=sys.stderr, flush=True)
+                print(
+                    f"note: requests are not logged any more: {error}", file=sys.stderr, flush=True
+                )
                 while item is not None:
                     self._metrics.count(metrics.LOGGED, item[0].model, "UNAVAILABLE")
                     item = self._queue.get()
             number += 1
 
-    def _write_file(self, path: Path, item: tuple[Signature, Arrays, Arrays] | None) -> tuple[Signature, Arrays, Arrays] | None:
+    def _write_file(
+        self, path: Path, item: tuple[Signature, Arrays, Arrays] | None
+    ) -> tuple[Signature, Arrays, Arrays] | None:
         """Writes records until the file is large or the log ends; returns the next request."""
         size = 0
         with tf.io.TFRecordWriter(str(path)) as writer:
@@ -103,12 +111,21 @@ class RequestLog:
 def _record(signature: Signature, inputs: Arrays, outputs: Arrays) -> bytes:
     log = prediction_log_pb2.PredictionLog()
     spec = log.predict_log.request.model_spec
-    spec.name, spec.signature_name, spec.version.value = signature.model, signature.name, signature.version
+    spec.name, spec.signature_name, spec.version.value = (
+        signature.model,
+        signature.name,
+        signature.version,
+    )
     log.log_metadata.model_spec.CopyFrom(spec)
     log.predict_log.response.model_spec.CopyFrom(spec)
-    for arrays, message in ((inputs, log.predict_log.request.inputs), (outputs, log.predict_log.response.outputs)):
+    for arrays, message in (
+        (inputs, log.predict_log.request.inputs),
+        (outputs, log.predict_log.response.outputs),
+    ):
         for name, value in arrays.items():
-            message[name].CopyFrom(tf.make_tensor_proto(value, tf.string if value.dtype == object else None))
+            message[name].CopyFrom(
+                tf.make_tensor_proto(value, tf.string if value.dtype == object else None)
+            )
     content: bytes = log.SerializeToString()
     return content
 
@@ -124,12 +141,16 @@ def images_main(logs: str, output: str) -> None:
     """
     files = sorted(Path(logs).glob("*.tfrecord"))
     if not files:
-        raise InputError(f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local --log_requests=DIR")
+        raise InputError(
+            f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local --log_requests=DIR"
+        )
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output: {folder} cannot be made ({error.strerror}); name another folder") from error
+        raise InputError(
+            f"--output: {folder} cannot be made ({error.strerror}); name another folder"
+        ) from error
     requests = new = known = others = 0
     for file in files:
         for images in _logged(file):
@@ -145,7 +166,9 @@ def images_main(logs: str, output: str) -> None:
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(image)
                     new += 1
-    print(f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that are none")
+    print(
+        f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that are none"
+    )
 
 
 def _logged(file: Path) -> list[list[bytes]]:
@@ -153,9 +176,18 @@ def _logged(file: Path) -> list[list[bytes]]:
     found = []
     try:
         for record in tf.data.TFRecordDataset(str(file)):
-            request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+            request = prediction_log_pb2.PredictionLog.FromString(
+                record.numpy()
+            ).predict_log.request
             if "image_bytes" in request.inputs:
-                found.append([bytes(one) for one in np.ravel(array_of(request.inputs["image_bytes"], "image_bytes"))])
+                found.append(
+                    [
+                        bytes(one)
+                        for one in np.ravel(array_of(request.inputs["image_bytes"], "image_bytes"))
+                    ]
+                )
     except (tf.errors.OpError, DecodeError, Refused) as error:
-        raise InputError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); move it away") from error
+        raise InputError(
+            f"{file} is damaged ({' '.join(str(error).split())[:200]}); move it away"
+        ) from error
     return found

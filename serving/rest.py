@@ -85,7 +85,11 @@ class Server(connections.Server):
 
 
 def _application(rest: _Rest, cors: bool) -> Starlette:
-    allowed: dict[str, Any] = {"allow_origins": ["*"], "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    allowed: dict[str, Any] = {
+        "allow_origins": ["*"],
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["*"],
+    }
     application = Starlette(
         routes=[
             Route("/v1/models/{path:path}", rest.models, methods=["GET", "POST"]),
@@ -118,7 +122,9 @@ class _Rest:
             if match is None:
                 raise Refused(grpc.StatusCode.NOT_FOUND, f"no such path: {path[:200]}")
             if self.draining:
-                raise Refused(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later")
+                raise Refused(
+                    grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later"
+                )
             if request.method == "POST":
                 return self._json(await self._post(request, match))
             return self._json(self._get(match))
@@ -148,7 +154,11 @@ class _Rest:
 
     async def refuse(self, request: Request, error: Any) -> Response:
         """Says as JSON what Starlette finds wrong."""
-        message = f"no such path: {request.scope['path'][:200]}" if error.status_code == 404 else error.detail
+        message = (
+            f"no such path: {request.scope['path'][:200]}"
+            if error.status_code == 404
+            else error.detail
+        )
         headers = {**(error.headers or {}), **self._headers()}
         return JSONResponse({"error": message}, error.status_code, headers)
 
@@ -161,12 +171,16 @@ class _Rest:
     async def _post(self, request: Request, match: re.Match[str]) -> str:
         body = await _body(request)
         if not match[5]:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a POST wants :predict at the end of the path")
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT, "a POST wants :predict at the end of the path"
+            )
         if match[5].lower() != "predict":
             message = f":{match[5]} is not served here, :predict is"
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, message)
         with self._models.counted(unquote(match[1]), "predict", "REST"):
-            return await self._predict(_spec(match), body, request.headers.get("content-encoding", ""))
+            return await self._predict(
+                _spec(match), body, request.headers.get("content-encoding", "")
+            )
 
     async def _predict(self, spec: _Spec, body: bytes, encoding: str) -> str:
         def parse() -> json_requests.Prediction:

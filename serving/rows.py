@@ -60,20 +60,34 @@ class Rows:
     """
 
     def __init__(self, path: str, format: str, request: str, width: int = 0) -> None:
-        self._path, self._format, self._request, self._width = Path(path).expanduser(), format, request, width
+        self._path, self._format, self._request, self._width = (
+            Path(path).expanduser(),
+            format,
+            request,
+            width,
+        )
         if os.path.lexists(self._path):
             raise InputError(f"--output: {path} exists; delete it, or name another file")
         if format == PARQUET and importlib.util.find_spec("pyarrow") is None:
-            raise InputError("--format=parquet needs the package pyarrow; install it, or take --format=csv")
+            raise InputError(
+                "--format=parquet needs the package pyarrow; install it, or take --format=csv"
+            )
         self._part = self._path.with_name(f"{self._path.name}.part")
         self._note = self._path.with_name(f"{self._path.name}.part.json")
         self.done, self.bad, self.first_bad, size = 0, 0, "", 0
         if self._part.exists() and self._note.exists():
             note = read_json(self._note, _NOTE)
             if note["asked"] != request:
-                raise InputError(f"{self._part} is of another model, format or images; delete it, or name another --output")
+                raise InputError(
+                    f"{self._part} is of another model, format or images; delete it, or name another --output"
+                )
             if self._part.stat().st_size >= note["bytes"]:
-                self.done, self.bad, self.first_bad, size = note["rows"], note["bad"], note["first_bad"], note["bytes"]
+                self.done, self.bad, self.first_bad, size = (
+                    note["rows"],
+                    note["bad"],
+                    note["first_bad"],
+                    note["bytes"],
+                )
         self._size = size
         self._file: IO[bytes] | None = None
 
@@ -86,12 +100,16 @@ class Rows:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.close()
-                raise InputError(f"another process writes {self._part}; wait until it ends, or end it") from error
+                raise InputError(
+                    f"another process writes {self._part}; wait until it ends, or end it"
+                ) from error
             if os.path.lexists(self._path) or os.fstat(file.fileno()).st_size < self._size:
                 if not os.fstat(file.fileno()).st_size:
                     self._part.unlink(missing_ok=True)  # this call has made it
                 file.close()
-                raise InputError(f"another process has finished {self._path} meanwhile, or changed {self._part}; look at both")
+                raise InputError(
+                    f"another process has finished {self._path} meanwhile, or changed {self._part}; look at both"
+                )
             file.truncate(self._size)
             if not self._size:
                 file.write(_encoded(head(self._rows_as)))
@@ -105,12 +123,21 @@ class Rows:
     def add(self, answers: Sequence[Answer]) -> None:
         """Writes one batch. Raises InputError where another process writes the same file."""
         file = self._open()
-        file.write(b"".join(_encoded(line(answer, self._rows_as, self._width) + "\n") for answer in answers))
+        file.write(
+            b"".join(
+                _encoded(line(answer, self._rows_as, self._width) + "\n") for answer in answers
+            )
+        )
         file.flush()
         bad = [answer.file for answer in answers if answer.status != OK]
         self.done, self.bad = self.done + len(answers), self.bad + len(bad)
         self.first_bad = self.first_bad or (bad or [""])[0]
-        counts = {"rows": self.done, "bytes": file.tell(), "bad": self.bad, "first_bad": self.first_bad}
+        counts = {
+            "rows": self.done,
+            "bytes": file.tell(),
+            "bad": self.bad,
+            "first_bad": self.first_bad,
+        }
         write_json(self._note, {"asked": self._request, **counts})
 
     def close(self) -> None:
@@ -140,13 +167,20 @@ def _write_parquet(rows: Path, path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    types = [pyarrow.float64() if name.startswith("confidence") else pyarrow.string() for name in COLUMNS]
+    types = [
+        pyarrow.float64() if name.startswith("confidence") else pyarrow.string() for name in COLUMNS
+    ]
     schema = pyarrow.schema(list(zip(COLUMNS, types)))
-    with atomic_path(path) as temporary, pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer:
+    with (
+        atomic_path(path) as temporary,
+        pyarrow.parquet.ParquetWriter(str(temporary), schema) as writer,
+    ):
         for block in _blocks(rows):
             cells = [
                 [(float(cell) if numbers else _valid(cell)) if cell else None for cell in column]
-                for column, numbers in zip(zip(*block), (type_ == pyarrow.float64() for type_ in types))
+                for column, numbers in zip(
+                    zip(*block), (type_ == pyarrow.float64() for type_ in types)
+                )
             ]
             writer.write_table(pyarrow.table(dict(zip(COLUMNS, cells)), schema))
 

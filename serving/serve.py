@@ -49,20 +49,29 @@ def main(
       InputError: unusable flags, nothing exported, or no server to be had.
     """
     address = _address(host)
-    ports = [_port(name, number, local) for name, number in (("rest_port", rest_port), ("grpc_port", grpc_port))]
+    ports = [
+        _port(name, number, local)
+        for name, number in (("rest_port", rest_port), ("grpc_port", grpc_port))
+    ]
     if ports[0] == ports[1] != 0:
         raise InputError("--rest_port and --grpc_port must differ")
     folder = Path(serving_dir).expanduser().resolve()
     if not (folder / MODELS_CONFIG).is_file():
-        raise InputError(f"--serving_dir: {folder} holds no {MODELS_CONFIG}; make it with run_export.sh")
+        raise InputError(
+            f"--serving_dir: {folder} holds no {MODELS_CONFIG}; make it with run_export.sh"
+        )
     if local:
         from serving import local as development  # loads TensorFlow
 
         log = Path(log_requests).expanduser().resolve() if log_requests else None
-        development.serve(folder, address, ports[1], ports[0], not nobatching, cors=cors, log_requests=log)
+        development.serve(
+            folder, address, ports[1], ports[0], not nobatching, cors=cors, log_requests=log
+        )
         return
     if log_requests:
-        raise InputError("--log_requests is for --local; TF Serving's own logging needs a collector that is compiled in")
+        raise InputError(
+            "--log_requests is for --local; TF Serving's own logging needs a collector that is compiled in"
+        )
     line = command(folder, address, ports[0], ports[1], image, not nobatching, find())
     if cors:
         line.append("--rest_api_enable_cors_support=true")
@@ -79,7 +88,9 @@ def find() -> str:
     for program in CONTAINERS:
         if shutil.which(program):
             try:  # docker's program may be there without its daemon
-                done = subprocess.run([program, "info"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+                done = subprocess.run(
+                    [program, "info"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20
+                )
             except (OSError, subprocess.TimeoutExpired):
                 continue
             if done.returncode == 0:
@@ -87,7 +98,15 @@ def find() -> str:
     raise InputError(HOW_TO_GET_ONE)
 
 
-def command(folder: Path, host: str, rest_port: int, grpc_port: int, image: str, batching: bool, program: str) -> list[str]:
+def command(
+    folder: Path,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    image: str,
+    batching: bool,
+    program: str,
+) -> list[str]:
     """The command line of `program` that serves `folder`.
 
     Raises:
@@ -102,7 +121,9 @@ def command(folder: Path, host: str, rest_port: int, grpc_port: int, image: str,
         ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
         return [BINARY, *ports, *_settings(folder, f"{folder}/{BARE_CONFIG}", batching)]
     if ":" in str(folder):
-        raise InputError(f"--serving_dir: a container can't be given a path with a colon ({folder}); move or link it")
+        raise InputError(
+            f"--serving_dir: a container can't be given a path with a colon ({folder}); move or link it"
+        )
     published = f"[{host}]" if ":" in host else host
     ports = [f"--publish={published}:{grpc_port}:8500", f"--publish={published}:{rest_port}:8501"]
     container = [program, "run", "--rm", "--init", *ports, f"--volume={folder}:{MOUNT}:ro", image]
@@ -116,17 +137,26 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
         "--allow_version_labels_for_unavailable_models=true",  # or labels of versions that are still loading are refused at the start
         f"--monitoring_config_file={folder}/{MONITORING}",
     ]
-    return [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"] if batching else flags
+    return (
+        [*flags, "--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"]
+        if batching
+        else flags
+    )
 
 
 def _address(text: str) -> str:
     try:
         return str(ipaddress.ip_address("127.0.0.1" if text == "localhost" else text.strip("[]")))
     except ValueError as error:
-        raise InputError(f"--host is {text!r}; it must be an address, such as 127.0.0.1 or 0.0.0.0") from error
+        raise InputError(
+            f"--host is {text!r}; it must be an address, such as 127.0.0.1 or 0.0.0.0"
+        ) from error
 
 
 def _port(name: str, port: int, local: bool) -> int:
     if not (0 if local else 1) <= port <= 65535:
-        raise InputError(f"--{name} is {port}; it must be a port from 1 to 65535" + (", or 0 for a free one" if local else ""))
+        raise InputError(
+            f"--{name} is {port}; it must be a port from 1 to 65535"
+            + (", or 0 for a free one" if local else "")
+        )
     return port

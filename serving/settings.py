@@ -78,7 +78,11 @@ def write(serving_dir: Path, name: str) -> None:
     for file, text in ((BATCHING, _BATCHING_TEXT), (MONITORING, _MONITORING_TEXT)):
         if not (serving_dir / file).exists():
             _write_text(serving_dir / file, text)
-    config = read_models(serving_dir) if (serving_dir / MODELS_CONFIG).exists() else model_server_config_pb2.ModelServerConfig()
+    config = (
+        read_models(serving_dir)
+        if (serving_dir / MODELS_CONFIG).exists()
+        else model_server_config_pb2.ModelServerConfig()
+    )
     before, numbers = text_format.MessageToString(config), versions(serving_dir / name)
     stable = _stable(_entry(config, name), numbers)
     _serve(config, name, name, stable)
@@ -116,14 +120,19 @@ def find_entry(config: Any, name: str) -> Any:
 
 def _entry(config: Any, name: str) -> Any:
     """Returns the entry of a name, made where there is none."""
-    return find_entry(config, name) or config.model_config_list.config.add(name=name, model_platform="tensorflow")
+    return find_entry(config, name) or config.model_config_list.config.add(
+        name=name, model_platform="tensorflow"
+    )
 
 
 def _stable(entry: Any, numbers: list[int]) -> int:
     """Returns the version of `numbers` that an entry serves as stable: by its policy, or by the label of earlier exports."""
     label = dict(entry.version_labels).get(_LABELS[0])
     wanted = [label, *sorted(entry.model_version_policy.specific.versions, reverse=True)]
-    return next((version for version in wanted if version in numbers), numbers[0] if len(numbers) == 1 else numbers[-2])
+    return next(
+        (version for version in wanted if version in numbers),
+        numbers[0] if len(numbers) == 1 else numbers[-2],
+    )
 
 
 def _serve(config: Any, name: str, folder: str, version: int) -> None:
@@ -133,7 +142,10 @@ def _serve(config: Any, name: str, folder: str, version: int) -> None:
     for label in _LABELS:
         if label in entry.version_labels:
             del entry.version_labels[label]
-            print(f"note: {MODELS_CONFIG} no longer has the label {label!r} of {name}; docs/serving.md says why", file=sys.stderr)
+            print(
+                f"note: {MODELS_CONFIG} no longer has the label {label!r} of {name}; docs/serving.md says why",
+                file=sys.stderr,
+            )
     del entry.model_version_policy.specific.versions[:]
     entry.model_version_policy.specific.versions.append(version)
 
@@ -154,11 +166,17 @@ def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:
     """
     path = serving_dir / MODELS_CONFIG
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig())
+        return text_format.Parse(
+            path.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig()
+        )
     except FileNotFoundError as error:
-        raise InputError(f"{serving_dir} holds no {MODELS_CONFIG}; make it with run_export.sh") from error
+        raise InputError(
+            f"{serving_dir} holds no {MODELS_CONFIG}; make it with run_export.sh"
+        ) from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be parsed ({' '.join(str(error).split())}); mend it, or delete it and export again") from error
+        raise InputError(
+            f"{path} cannot be parsed ({' '.join(str(error).split())}); mend it, or delete it and export again"
+        ) from error
 
 
 def write_warmup(version: Path, name: str, image_size: int) -> None:
@@ -166,14 +184,18 @@ def write_warmup(version: Path, name: str, image_size: int) -> None:
     extra = version / "assets.extra"
     extra.mkdir(exist_ok=True)
     ramp = np.linspace(0, 255, image_size).astype(np.uint8)
-    image = tf.io.encode_png(np.stack(np.broadcast_arrays(ramp, ramp[:, None], 128), axis=-1).astype(np.uint8)).numpy()
+    image = tf.io.encode_png(
+        np.stack(np.broadcast_arrays(ramp, ramp[:, None], 128), axis=-1).astype(np.uint8)
+    ).numpy()
     with tf.io.TFRecordWriter(str(extra / WARMUP)) as writer:
         for signature in WARM_SIGNATURES:
             for size in ALLOWED_BATCH_SIZES:
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name, request.model_spec.signature_name = name, signature
                 request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([image] * size))
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
                 writer.write(log.SerializeToString())
 
 

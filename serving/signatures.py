@@ -54,7 +54,9 @@ class Classifier(tf.Module):
           max_pixels: an encoded image that declares more is not decoded; at least 1.
         """
         super().__init__(name="classifier")
-        core = _core(optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size)
+        core = _core(
+            optimize.fold_batch_norm(model) if fold else model, spec.preprocessing.image_size
+        )
         if fold or weights != "float32":
             core = optimize.freeze(core.get_concrete_function(), weights)
         else:
@@ -67,8 +69,12 @@ def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunc
     """Returns images float32 [N, S, S, 3], N at least 1 -> float32 logits [N, K] and pooled features [N, C]."""
     last = [layer for layer in model.layers if layer.weights][-1]
     if not isinstance(last, tf.keras.layers.Dense):
-        raise InputError(f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense layer, the classifier")
-    both = tf.keras.Model(model.inputs, [model.output, last.input])  # the classifier's input: the pooled features, `embed`'s answer
+        raise InputError(
+            f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense layer, the classifier"
+        )
+    both = tf.keras.Model(
+        model.inputs, [model.output, last.input]
+    )  # the classifier's input: the pooled features, `embed`'s answer
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def core(images: tf.Tensor) -> list[tf.Tensor]:
@@ -78,7 +84,9 @@ def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunc
     return core
 
 
-def _network(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], size: int) -> tf.types.experimental.GenericFunction:
+def _network(
+    core: Callable[[tf.Tensor], Sequence[tf.Tensor]], size: int
+) -> tf.types.experimental.GenericFunction:
     """Returns images [N, S, S, 3] -> probabilities [N, K] and pooled features [N, C], for every N."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
@@ -92,7 +100,9 @@ def _network(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], size: int) -> tf.
     return network
 
 
-def _signatures(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec, max_pixels: int) -> dict[str, Callable[..., Outputs]]:
+def _signatures(
+    core: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpec, max_pixels: int
+) -> dict[str, Callable[..., Outputs]]:
     preprocessing, size = spec.preprocessing, spec.preprocessing.image_size
     network = _network(core, size)
 
@@ -111,7 +121,9 @@ def _signatures(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpe
 
     def pixels(images: tf.Tensor) -> Outputs:
         spec_of_one = tf.TensorSpec([size, size, 3], tf.float32)
-        prepared = tf.map_fn(lambda image: eval_pixels(image, preprocessing), images, fn_output_signature=spec_of_one)
+        prepared = tf.map_fn(
+            lambda image: eval_pixels(image, preprocessing), images, fn_output_signature=spec_of_one
+        )
         status = tf.fill(tf.shape(images)[:1], OK)
         return answer(prepared, _finite(status, images) if images.dtype.is_floating else status)
 
@@ -126,7 +138,10 @@ def _signatures(core: Callable[[tf.Tensor], Sequence[tf.Tensor]], spec: ModelSpe
         images, status = prepare(image_bytes, preprocessing, max_pixels)
         features = network(images)[1]  # (N, C)
         status = _finite(status, features)
-        return {"embedding": tf.where((status == OK)[:, tf.newaxis], features, 0.0), "status": status}
+        return {
+            "embedding": tf.where((status == OK)[:, tf.newaxis], features, 0.0),
+            "status": status,
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="images")])
     def predict_images(images: tf.Tensor) -> Outputs:
@@ -168,6 +183,8 @@ def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """
     size = preprocessing.image_size
     if preprocessing.style == "imagenet":
-        top, left, height, width = tf.unstack(central_box(tf.shape(image), size, preprocessing.crop_padding))
+        top, left, height, width = tf.unstack(
+            central_box(tf.shape(image), size, preprocessing.crop_padding)
+        )
         image = image[top : top + height, left : left + width]
     return resize(image, size)

@@ -24,7 +24,11 @@ EXPORT, CARD = "assets.extra/export.json", "MODEL_CARD.md"
 
 def versions(directory: str | Path) -> list[int]:
     """The numbers of the versions in a model's folder, ascending."""
-    return sorted(int(path.name) for path in Path(directory).iterdir() if path.name.isdecimal() and (path / SAVED_MODEL).is_file())
+    return sorted(
+        int(path.name)
+        for path in Path(directory).iterdir()
+        if path.name.isdecimal() and (path / SAVED_MODEL).is_file()
+    )
 
 
 def find(directory: str | Path) -> Path | None:
@@ -41,10 +45,19 @@ def find(directory: str | Path) -> Path | None:
         return directory
     if not directory.is_dir():
         return None
-    folders = [directory, *(path for path in sorted(directory.iterdir()) if path.is_dir() and not path.name.startswith("."))]
+    folders = [
+        directory,
+        *(
+            path
+            for path in sorted(directory.iterdir())
+            if path.is_dir() and not path.name.startswith(".")
+        ),
+    ]
     found = [folder for folder in folders if versions(folder)]
     if len(found) > 1:
-        raise InputError(f"--model: {directory} holds several models; name one: {', '.join(str(folder) for folder in found)}")
+        raise InputError(
+            f"--model: {directory} holds several models; name one: {', '.join(str(folder) for folder in found)}"
+        )
     return found[0] / str(versions(found[0])[-1]) if found else None
 
 
@@ -54,7 +67,9 @@ def resolve(directory: str | Path) -> Path:
         raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")
     found = find(directory)
     if found is None:
-        raise InputError(f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory")
+        raise InputError(
+            f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory"
+        )
     return found
 
 
@@ -76,13 +91,19 @@ def verify(directory: Path) -> None:
     description = read_json(directory / EXPORT)
     stated = description.get("sha256") if isinstance(description, dict) else None
     if not isinstance(stated, dict):
-        print(f"note: {directory} cannot be verified: its {EXPORT} states no digests", file=sys.stderr, flush=True)
+        print(
+            f"note: {directory} cannot be verified: its {EXPORT} states no digests",
+            file=sys.stderr,
+            flush=True,
+        )
         return
     found = digests(directory)
     wrong = sorted(name for name, digest in stated.items() if found.get(name) != digest)
     if wrong:
         what = "differs (SHA-256)" if wrong[0] in found else "is missing"
-        raise InputError(f"{directory / wrong[0]} {what}; copy the version again, or make it again with run_export.sh")
+        raise InputError(
+            f"{directory / wrong[0]} {what}; copy the version again, or make it again with run_export.sh"
+        )
 
 
 def load(directory: Path) -> Any:
@@ -92,9 +113,13 @@ def load(directory: Path) -> Any:
 
     try:
         return tf.saved_model.load(str(plain_path(directory)))
-    except Exception as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
+    except (
+        Exception
+    ) as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
         reason = one_line(error)
-        raise InputError(f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh") from error
+        raise InputError(
+            f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh"
+        ) from error
 
 
 def bare_config(folder: Path) -> None:
@@ -102,6 +127,10 @@ def bare_config(folder: Path) -> None:
     try:
         text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{folder / MODELS_CONFIG} is not UTF-8 text; mend it, or delete it and export again") from error
+        raise InputError(
+            f"{folder / MODELS_CONFIG} is not UTF-8 text; mend it, or delete it and export again"
+        ) from error
     with atomic_path(folder / BARE_CONFIG) as temporary:
-        temporary.write_text(text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8")
+        temporary.write_text(
+            text.replace(f'base_path: "{MOUNT}/', f'base_path: "{folder}/'), encoding="utf-8"
+        )

@@ -33,7 +33,11 @@ LONG = (
 
 def pytest_collection_modifyitems(items):
     """Puts the long files first, so that none is left for the end when the suite runs in several processes."""
-    items.sort(key=lambda item: LONG.index(name) if (name := "/".join(item.path.parts[-2:])) in LONG else len(LONG))
+    items.sort(
+        key=lambda item: (
+            LONG.index(name) if (name := "/".join(item.path.parts[-2:])) in LONG else len(LONG)
+        )
+    )
 
 
 @pytest.fixture(autouse=True)

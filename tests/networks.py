@@ -25,16 +25,25 @@ def two_blocks(
     """Stem, two blocks and classifier, with batch normalisation and both kinds of noise."""
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
     inputs = tf.keras.Input([None, None, 3])
-    x = make.conv("stem_conv", 8, kernel=3, stride=2)(Normalize(mean, std, name="normalize")(inputs))
+    x = make.conv("stem_conv", 8, kernel=3, stride=2)(
+        Normalize(mean, std, name="normalize")(inputs)
+    )
     for block in ("block1a", "block2a"):
         y = make.swish(f"{block}_swish")(make.batch_norm(f"{block}_bn")(x))
         y = make.depthwise(f"{block}_dwconv", kernel=3, stride=1)(make.conv(f"{block}_conv", 8)(y))
-        x = tf.keras.layers.Add(name=f"{block}_add")([x, StochasticDepth(0.8, name=f"{block}_drop")(y)])
+        x = tf.keras.layers.Add(name=f"{block}_add")(
+            [x, StochasticDepth(0.8, name=f"{block}_drop")(y)]
+        )
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    return tf.keras.Model(inputs, make.classifier("predictions", num_classes)(Dropout(dropout, name="top_dropout")(x)))
+    return tf.keras.Model(
+        inputs, make.classifier("predictions", num_classes)(Dropout(dropout, name="top_dropout")(x))
+    )
 
 
 def flags(section: str) -> list[str]:
     """Gives a training of a recipe for digits this network in place of its own."""
     unset = ("width", "depth", "stem_stride", "strides")  # an EfficientNet's
-    return [f"--config.{section}.model.name={NAME}", *(f"--config.{section}.model.{name}=None" for name in unset)]
+    return [
+        f"--config.{section}.model.name={NAME}",
+        *(f"--config.{section}.model.{name}=None" for name in unset),
+    ]

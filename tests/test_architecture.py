@@ -21,8 +21,17 @@ FLOORS = [
     ("workflow",),
     ("experiments", "configs"),
 ]
-ALLOWED = {room: {below for row in FLOORS[:floor] for below in row} for floor, rooms in enumerate(FLOORS) for room in rooms}
-OUTSIDE = {"tests", "benchmarks", "docs", "scripts"}  # may import every room, and no room imports them
+ALLOWED = {
+    room: {below for row in FLOORS[:floor] for below in row}
+    for floor, rooms in enumerate(FLOORS)
+    for room in rooms
+}
+OUTSIDE = {
+    "tests",
+    "benchmarks",
+    "docs",
+    "scripts",
+}  # may import every room, and no room imports them
 
 
 def imported(source: str) -> list[tuple[int, str]]:
@@ -37,7 +46,9 @@ def imported(source: str) -> list[tuple[int, str]]:
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:
-    source = "import a.b as c, d\nfrom e.f import g\nfrom . import h\ndef i():\n    from j import k\n"
+    source = (
+        "import a.b as c, d\nfrom e.f import g\nfrom . import h\ndef i():\n    from j import k\n"
+    )
     assert imported(source) == [(1, "a"), (1, "d"), (2, "e"), (5, "j")]
 
 
@@ -54,7 +65,11 @@ def test_room_imports_only_what_lies_below(room: str) -> None:
 
 
 def test_every_folder_with_code_is_a_known_room() -> None:
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.py"))}
+    folders = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.py"))
+    }
     folders = {name for name in folders if not (ROOT / name / "pyvenv.cfg").exists()}
     assert {"cli", "data", "noisy_student"} <= folders
     assert folders <= set(ALLOWED) | OUTSIDE
@@ -63,7 +78,9 @@ def test_every_folder_with_code_is_a_known_room() -> None:
 @pytest.mark.parametrize("room", sorted(set(ALLOWED) - {"configs"}))
 def test_room_says_what_lives_there(room: str) -> None:
     if (ROOT / room).exists():
-        assert ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
+        assert ast.get_docstring(
+            ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))
+        )
 
 
 def modules() -> dict[str, Path]:
@@ -91,7 +108,9 @@ def arrows(names: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def test_no_import_runs_in_a_circle() -> None:
-    remaining = arrows({name: path for name, path in modules().items() if path.name != "__init__.py"})
+    remaining = arrows(
+        {name: path for name, path in modules().items() if path.name != "__init__.py"}
+    )
     while True:
         free = {name for name, targets in remaining.items() if not targets & remaining.keys()}
         if not free:

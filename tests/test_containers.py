@@ -37,8 +37,18 @@ def test_base_is_pinned_and_the_user_is_not_root(name: str) -> None:
 def test_installation_needs_no_more_than_is_copied_before_it(name: str) -> None:
     found = instructions(name)
     before = found[: found.index(("RUN", ". scripts/setup.sh"))]
-    copied = [source for instruction, arguments in before if instruction == "COPY" for source in arguments.split()[:-1]]
-    assert set(copied) == {"requirements.txt", "requirements", "scripts/setup.sh", "scripts/install.sh"}
+    copied = [
+        source
+        for instruction, arguments in before
+        if instruction == "COPY"
+        for source in arguments.split()[:-1]
+    ]
+    assert set(copied) == {
+        "requirements.txt",
+        "requirements",
+        "scripts/setup.sh",
+        "scripts/install.sh",
+    }
     assert all((ROOT / source).exists() for source in copied)
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert not {source.partition("/")[0] for source in copied} & set(ignored)
@@ -52,15 +62,26 @@ def test_both_images_are_made_alike() -> None:
 
 
 def test_compose_serves_as_kubernetes_does() -> None:
-    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
+    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))[
+        "services"
+    ].values()
     documents = yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text(encoding="utf-8"))
-    (container,) = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"][
+        "spec"
+    ]["containers"]
     assert service["image"] == serve.IMAGE
     assert service["command"] == container["args"]
     limits = container["resources"]["limits"]
-    assert (service["cpus"], service["mem_limit"].upper()) == (int(limits["cpu"]), limits["memory"].removesuffix("i"))
+    assert (service["cpus"], service["mem_limit"].upper()) == (
+        int(limits["cpu"]),
+        limits["memory"].removesuffix("i"),
+    )
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert service["read_only"] and service["cap_drop"] == ["ALL"] and not service["user"].startswith("0")
+    assert (
+        service["read_only"]
+        and service["cap_drop"] == ["ALL"]
+        and not service["user"].startswith("0")
+    )
     (volume,) = service["volumes"]
     assert (volume["target"], volume["read_only"]) == ("/models", True)
 
@@ -75,12 +96,17 @@ def test_the_container_is_healthy_when_the_model_answers(code: int, expected: in
         def log_message(self, *_: object) -> None:
             pass
 
-    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
+    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))[
+        "services"
+    ].values()
     kind, *line = service["healthcheck"]["test"]
     assert kind == "CMD"
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         # As Docker Compose reads it: $$ stands for $.
-        command = [word.replace("$$", "$").replace("127.0.0.1/8501", f"127.0.0.1/{server.server_port}") for word in line]
+        command = [
+            word.replace("$$", "$").replace("127.0.0.1/8501", f"127.0.0.1/{server.server_port}")
+            for word in line
+        ]
         assert subprocess.run(command, timeout=20).returncode == expected
         server.shutdown()

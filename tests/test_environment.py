@@ -55,14 +55,20 @@ def asked_for(stack: str) -> dict[str, Requirement]:
     found = {}
     for line in [*lines("requirements.txt"), *lines("requirements/dev.in")]:
         text, _, marker = (part.strip() for part in line.partition(";"))
-        if marker != OTHER_STACK[stack] and not (marker and 'python_version < "3.12"' != marker != 'python_version >= "3.12"'):
+        if marker != OTHER_STACK[stack] and not (
+            marker and 'python_version < "3.12"' != marker != 'python_version >= "3.12"'
+        ):
             found[canonicalize_name(Requirement(text).name)] = Requirement(text)
     return found
 
 
 def environment_of(python: str, system: str, machine: str) -> dict[str, str]:
     """The values of markers on a machine."""
-    platform = {"sys_platform": system, "platform_system": system.title(), "platform_machine": machine}
+    platform = {
+        "sys_platform": system,
+        "platform_system": system.title(),
+        "platform_machine": machine,
+    }
     return {"python_version": python, "python_full_version": f"{python}.7", **platform}
 
 
@@ -76,7 +82,9 @@ def read_pins(names: list[str], environment: dict[str, str] | None = None) -> di
         if requirement.marker is None or requirement.marker.evaluate(environment):
             package = canonicalize_name(requirement.name)
             version = specifiers[0].version
-            assert pins.setdefault(package, version) == version, f"two versions of {package} for {environment or 'this Python'}"
+            assert pins.setdefault(package, version) == version, (
+                f"two versions of {package} for {environment or 'this Python'}"
+            )
     return pins
 
 
@@ -91,7 +99,9 @@ def closure(package: str, extras: frozenset[str], seen: set[tuple[str, frozenset
     seen.add((package, extras))
     for text in importlib.metadata.requires(package) or []:
         requirement = Requirement(text)
-        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+        if requirement.marker and not any(
+            requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
+        ):
             continue
         closure(canonicalize_name(requirement.name), frozenset(requirement.extras), seen)
 
@@ -120,7 +130,9 @@ def test_locks_pin_the_whole_closure() -> None:
     for package in REQUIREMENTS:
         closure(package, frozenset(), seen)
     installed = {package: importlib.metadata.version(package) for package, _ in seen}
-    assert len(installed) > 2 * len(REQUIREMENTS), "the walk did not go past the direct dependencies"
+    assert len(installed) > 2 * len(REQUIREMENTS), (
+        "the walk did not go past the direct dependencies"
+    )
     assert {package: PINS.get(package) for package in installed} == installed
 
 
@@ -130,7 +142,9 @@ LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
 @pytest.mark.parametrize("name", LOCKS)
 def test_each_locked_package_has_hashes_and_no_address(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
-    blocks = re.split(r"\n(?=[a-z])", text.replace("# Made by scripts/lock.sh. Do not edit.", "").strip())
+    blocks = re.split(
+        r"\n(?=[a-z])", text.replace("# Made by scripts/lock.sh. Do not edit.", "").strip()
+    )
     assert len(blocks) > 5
     for block in blocks:
         assert re.search(r"\n    --hash=sha256:[0-9a-f]{64}", block), block
@@ -151,5 +165,9 @@ def test_additions_leave_the_stack_as_it_is(stack: str) -> None:
 
 def test_each_requirement_has_its_reason() -> None:
     for name in ("requirements.txt", "requirements/dev.in"):
-        text = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+        text = [
+            line
+            for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+            if line and not line.startswith("#")
+        ]
         assert text and all("  # " in line for line in text)

@@ -47,7 +47,9 @@ def test_an_architecture_through_every_stage(config: Any, tmp_path: Path) -> Non
     model, spec = model_dir.load(run)
     assert spec.architecture == {"name": "my_nets:small_cnn", "filters": 8}
     export.main(str(tmp_path / "export"), str(run))
-    exported = tf.saved_model.load(read_json(tmp_path / "export" / "summary.json", {"export": str})["export"])
+    exported = tf.saved_model.load(
+        read_json(tmp_path / "export" / "summary.json", {"export": str})["export"]
+    )
     images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1], 0, 255)
     answer = exported.signatures["predict_images"](images=images)
     np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(model(images)), atol=1e-5)
@@ -64,7 +66,10 @@ def test_a_metric_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["brier"] == pytest.approx((0.04 + 0.04 + 0.36 + 0.36) / 2)
     head, body = tables.cells({"models": {"a": row}, "classes": 2})
     assert dict(zip(head, body[0]))["Brier"] == "0.4000"
-    summary = {"models": ["a", "b"], **compare.aggregate([{"a": row, "b": {**row, "brier": 0.1}}] * 2, ["a", "b"])}
+    summary = {
+        "models": ["a", "b"],
+        **compare.aggregate([{"a": row, "b": {**row, "brier": 0.1}}] * 2, ["a", "b"]),
+    }
     (line,) = [line for line in compare.cells(summary)[1] if line[0] == "Brier score"]
     assert "2 of 2" in line  # lower is better
 

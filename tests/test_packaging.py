@@ -32,7 +32,9 @@ def packages() -> list[str]:
 def requirements() -> dict[str, list[Requirement]]:
     """Canonical name -> what pyproject.toml asks for, extras included."""
     project = PYPROJECT[PYPROJECT.index("[project]") : PYPROJECT.index("[tool.setuptools]")]
-    lists = re.findall(r"^(?!requires)[a-z_]+ = \[(.*?)\](?: #[^\n]*)?$", project, re.DOTALL | re.MULTILINE)
+    lists = re.findall(
+        r"^(?!requires)[a-z_]+ = \[(.*?)\](?: #[^\n]*)?$", project, re.DOTALL | re.MULTILINE
+    )
     found: dict[str, list[Requirement]] = {}
     for text in [text for block in lists for text in re.findall(r'"(.*?)"', block)]:
         requirement = Requirement(text)
@@ -53,9 +55,14 @@ def test_no_package_imports_tensorflow() -> None:
 @pytest.mark.parametrize("package", LAZY)
 def test_lazy_names(package: str) -> None:
     namespace: dict[str, type] = {}
-    exec(f"import {package}; from {package} import {', '.join(LAZY[package])}; listed = dir({package})", namespace)
+    exec(
+        f"import {package}; from {package} import {', '.join(LAZY[package])}; listed = dir({package})",
+        namespace,
+    )
     for name in LAZY[package]:
-        assert namespace[name].__name__ == name and namespace[name].__module__.startswith(f"{package}.")
+        assert namespace[name].__name__ == name and namespace[name].__module__.startswith(
+            f"{package}."
+        )
         assert name in namespace["listed"]  # type: ignore[operator]
     with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
         exec(f"from {package} import Nothing")
@@ -66,14 +73,20 @@ def test_every_folder_of_modules_is_packaged() -> None:
     for room in tops:
         folders = {path.parent for path in (ROOT / room).rglob("*.py")}
         assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} <= set(packages())
-    assert tops == {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {"benchmarks", "scripts", "tests"}
+    assert tops == {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - {
+        "benchmarks",
+        "scripts",
+        "tests",
+    }
 
 
 @pytest.mark.parametrize("stack", ["classic", "current"])
 def test_the_pins_fit_the_package(stack: str) -> None:
     wanted, pinned = requirements(), {}
     for name in (stack, f"{stack}-dev"):
-        for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+        for line in (
+            (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        ):
             if line and line[0].isalnum():
                 pin = Requirement(line.rstrip(" \\"))
                 pinned.setdefault(canonicalize_name(pin.name), []).append(pin)
@@ -82,7 +95,9 @@ def test_the_pins_fit_the_package(stack: str) -> None:
     for name in wanted.keys() & pinned.keys():
         for pin, requirement in itertools.product(pinned[name], wanted[name]):
             (version,) = (specifier.version for specifier in pin.specifier)
-            assert requirement.specifier.contains(version), f"{name}=={version} of {stack} does not fit {requirement}"
+            assert requirement.specifier.contains(version), (
+                f"{name}=={version} of {stack} does not fit {requirement}"
+            )
 
 
 def test_requirements_and_package_name_the_same() -> None:

@@ -40,6 +40,8 @@ def test_an_interpreter_that_is_none(tmp_path, monkeypatch) -> None:
         compare_stacks.main("false", str(tmp_path))
 
 
-@pytest.mark.skipif("OTHER_STACK" not in os.environ, reason="OTHER_STACK names no Python of the other stack")
+@pytest.mark.skipif(
+    "OTHER_STACK" not in os.environ, reason="OTHER_STACK names no Python of the other stack"
+)
 def test_the_other_stack(tmp_path) -> None:
     assert compare_stacks.main(os.environ["OTHER_STACK"], str(tmp_path)) == 0

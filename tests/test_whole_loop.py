@@ -21,8 +21,14 @@ FLAGS = [
     "--config.iterations=1",
     "--config.crossfit.folds=0",
     "--config.data.num_shards=3",
-    *(f"--config.{section}.model.name=wrn_10_1" for section in ("teacher", "student")),  # traced in half the time of an EfficientNet
-    *(f"--config.{section}.{key}" for section in ("teacher", "student") for key in ("min_steps=24", "epochs=1", "log_every=2")),
+    *(
+        f"--config.{section}.model.name=wrn_10_1" for section in ("teacher", "student")
+    ),  # traced in half the time of an EfficientNet
+    *(
+        f"--config.{section}.{key}"
+        for section in ("teacher", "student")
+        for key in ("min_steps=24", "epochs=1", "log_every=2")
+    ),
     *(f"--config.{section}.checkpoint_every=4" for section in ("teacher", "student")),
     "--config.balance.threshold=0.0",
 ]
@@ -43,7 +49,9 @@ def folders(tmp_path_factory):
     colors = {"Äpfel": (150, 0, 0), "bananas": (130, 130, 0), "plums": (0, 0, 150)}
     for name, color in colors.items():
         for i in range(12):
-            photograph(root / "labeled" / name / ("nested" if i % 2 else "") / f"{i} é.jpg", color, rng)
+            photograph(
+                root / "labeled" / name / ("nested" if i % 2 else "") / f"{i} é.jpg", color, rng
+            )
         for i in range(90):
             photograph(root / "unlabeled" / f"roll {i % 3}" / f"{name}{i}.jpg", color, rng)
     return root
@@ -52,7 +60,13 @@ def folders(tmp_path_factory):
 def start(folders, workdir):
     command = [ROOT / "run_noisy_student.sh", *FLAGS, f"--workdir={workdir}"]
     command += [f"--{name}={folders / name}" for name in ("labeled", "unlabeled")]
-    return subprocess.Popen(command, env={**os.environ, "VENV": sys.prefix}, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "VENV": sys.prefix},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def rows(directory):
@@ -67,8 +81,13 @@ def unfinished(directory):
 # In each kind of stage: what must have come about for the SIGKILL.
 MOMENTS = {
     "teacher": lambda w: unfinished(w / "teacher") and rows(w / "teacher") >= 5,
-    "predictions_1": lambda w: unfinished(w / "predictions_1") and any((w / "predictions_1").glob("predictions-*")),
-    "pseudo_labeled_1": lambda w: unfinished(w / "pseudo_labeled_1") and any((w / "pseudo_labeled_1" / "progress").rglob("*.json")),
+    "predictions_1": lambda w: (
+        unfinished(w / "predictions_1") and any((w / "predictions_1").glob("predictions-*"))
+    ),
+    "pseudo_labeled_1": lambda w: (
+        unfinished(w / "pseudo_labeled_1")
+        and any((w / "pseudo_labeled_1" / "progress").rglob("*.json"))
+    ),
     "student_1": lambda w: unfinished(w / "student_1") and rows(w / "student_1") >= 7,
 }
 
@@ -85,8 +104,16 @@ def kill_at(process, moment, workdir):
 
 def served(export, image):
     """What a server of the exported models answers over REST."""
-    command = [ROOT / "run_serve.sh", f"--serving_dir={export}", "--local", "--rest_port=0", "--grpc_port=0"]
-    with subprocess.Popen(command, env={**os.environ, "VENV": sys.prefix}, stdout=subprocess.PIPE, text=True) as server:
+    command = [
+        ROOT / "run_serve.sh",
+        f"--serving_dir={export}",
+        "--local",
+        "--rest_port=0",
+        "--grpc_port=0",
+    ]
+    with subprocess.Popen(
+        command, env={**os.environ, "VENV": sys.prefix}, stdout=subprocess.PIPE, text=True
+    ) as server:
         try:
             ready = server.stdout.readline()  # empty where it has died
             with Client(ready.split()[1], timeout=60) as client:
@@ -114,19 +141,31 @@ def test_killed_in_every_stage_it_ends_bit_identical_and_predicts(folders, tmp_p
     assert last.returncode == 0
     assert f"{killed / 'teacher'} is done" in output
     for name in ("teacher", "student_1"):
-        expected, actual = (model_dir.load(directory / name)[0].get_weights() for directory in (whole, killed))
+        expected, actual = (
+            model_dir.load(directory / name)[0].get_weights() for directory in (whole, killed)
+        )
         for a, b in zip(expected, actual):
             np.testing.assert_array_equal(a, b)
-        losses = ([json.loads(line)["loss"] for line in (run / name / "metrics.jsonl").read_text().splitlines()] for run in (whole, killed))
+        losses = (
+            [
+                json.loads(line)["loss"]
+                for line in (run / name / "metrics.jsonl").read_text().splitlines()
+            ]
+            for run in (whole, killed)
+        )
         assert len(set(map(tuple, losses))) == 1
     for name in ("data/labeled", "data/unlabeled", "predictions_1", "pseudo_labeled_1"):
         shards = sorted((whole / name).glob("*-of-00003"))
         assert len(shards) == 3
-        assert all(shard.read_bytes() == (killed / name / shard.name).read_bytes() for shard in shards)
+        assert all(
+            shard.read_bytes() == (killed / name / shard.name).read_bytes() for shard in shards
+        )
 
     image = next((folders / "unlabeled").rglob("plums*.jpg"))
     command = [ROOT / "run_predict.sh", f"--model={killed / 'export'}", image]
-    result = subprocess.run(command, env={**os.environ, "VENV": sys.prefix}, capture_output=True, text=True)
+    result = subprocess.run(
+        command, env={**os.environ, "VENV": sys.prefix}, capture_output=True, text=True
+    )
     assert result.returncode == 0
     answer = served(killed / "export", image)
     assert answer["status"] == 0 and answer["labels"][0] in ("Äpfel", "bananas", "plums")

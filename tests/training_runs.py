@@ -14,17 +14,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(name: str, *arguments: str, stderr: int | None = None, **environment: str) -> subprocess.Popen[str]:
+def start(
+    name: str, *arguments: str, stderr: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """Starts the command NAME of `cli.commands`, with its standard output in a pipe."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-m", "cli", name, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
 
 
 def metrics(workdir: str | Path) -> list[dict[str, Any]]:
     """The whole lines of a run's `metrics.jsonl` so far."""
     path = Path(workdir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        if path.exists()
+        else []
+    )
 
 
 def kill_after(lines: int, process: subprocess.Popen[str], workdir: str | Path) -> None:

@@ -64,7 +64,9 @@ def require(name: str) -> None:
         )
 
 
-def build(name: str, learning_rate: Any, momentum: float, decoupled_weight_decay: float, **options: Any) -> AddonsOptimizer:
+def build(
+    name: str, learning_rate: Any, momentum: float, decoupled_weight_decay: float, **options: Any
+) -> AddonsOptimizer:
     """Builds an optimizer of the package.
 
     Args:
@@ -81,17 +83,25 @@ def build(name: str, learning_rate: Any, momentum: float, decoupled_weight_decay
     require(name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package's end of life, which the documentation states
+            warnings.simplefilter(
+                "ignore"
+            )  # the package's end of life, which the documentation states
             import tensorflow_addons
     except Exception as error:
-        raise InputError(f"optimizer.name={name}: tensorflow-addons cannot be imported ({one_line(error)})") from error
+        raise InputError(
+            f"optimizer.name={name}: tensorflow-addons cannot be imported ({one_line(error)})"
+        ) from error
     rule = RULES[name]
     own = {"weight_decay": decoupled_weight_decay} if rule.own_decay else {}
     beside = None if rule.own_decay else decoupled_weight_decay or None
     legacy = getattr(tensorflow_addons.optimizers, rule.kind)
     named = type(rule.kind, (AddonsOptimizer,), {})  # messages name an optimizer by its class
     made: AddonsOptimizer = named(
-        lambda rate: legacy(rate, beta_1=momentum, **rule.options, **own), learning_rate, name=rule.kind, weight_decay=beside, **options
+        lambda rate: legacy(rate, beta_1=momentum, **rule.options, **own),
+        learning_rate,
+        name=rule.kind,
+        weight_decay=beside,
+        **options,
     )
     return made
 
@@ -99,19 +109,30 @@ def build(name: str, learning_rate: Any, momentum: float, decoupled_weight_decay
 class _Legacy:
     """An optimizer of Keras's earlier kind, whose slots belong to another one. A plain object: no checkpoint looks into it."""
 
-    def __init__(self, rule: Any, owner: AddonsOptimizer, steps: tf.Variable, variables: Sequence[tf.Variable]):
+    def __init__(
+        self,
+        rule: Any,
+        owner: AddonsOptimizer,
+        steps: tf.Variable,
+        variables: Sequence[tf.Variable],
+    ):
         self.rule, self.owner = rule, owner
         self.slots: dict[tuple[str, Any], tf.Variable] = {}
         self.shared: dict[Any, dict[str, tf.Tensor]] = {}
         rule.iterations = steps
-        rule.add_slot, rule.get_slot = self._add_slot, lambda var, name: self.slots[name, owner._var_key(var)]
+        rule.add_slot, rule.get_slot = (
+            self._add_slot,
+            lambda var, name: self.slots[name, owner._var_key(var)],
+        )
         rule._create_slots(variables)
         rule._create_hypers()
 
     def _add_slot(self, var: tf.Variable, slot_name: str, initializer: Any = "zeros") -> None:
         shape = initializer.shape if tf.is_tensor(initializer) else var.shape
         start = tf.zeros(shape, var.dtype)  # all slots of the package's rules start there
-        slot = self.owner.add_variable_from_reference(var, slot_name, shape=shape, initial_value=start)
+        slot = self.owner.add_variable_from_reference(
+            var, slot_name, shape=shape, initial_value=start
+        )
         self.slots[slot_name, self.owner._var_key(var)] = slot
 
     def update(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
@@ -153,7 +174,9 @@ class AddonsOptimizer(tf.keras.optimizers.Optimizer):
         self._steps = self.add_variable(shape=[], dtype=tf.int64, name="steps")
         self._legacy = _Legacy(self._make(lambda: self.learning_rate), self, self._steps, var_list)
 
-    def _distributed_apply_gradients_fn(self, distribution: Any, grads_and_vars: Any, **kwargs: Any) -> Any:
+    def _distributed_apply_gradients_fn(
+        self, distribution: Any, grads_and_vars: Any, **kwargs: Any
+    ) -> Any:
         self._legacy.shared = {}  # tensors of the graph that is traced now
         result = super()._distributed_apply_gradients_fn(distribution, grads_and_vars, **kwargs)
         self._steps.assign_add(1)
@@ -165,4 +188,7 @@ class AddonsOptimizer(tf.keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Keras's config; for reading only, since the rule is a function."""
-        return {**super().get_config(), "learning_rate": self._serialize_hyperparameter(self._learning_rate)}
+        return {
+            **super().get_config(),
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+        }

@@ -142,7 +142,10 @@ TABLE = (
         Family(
             pattern="|".join(keras_cv_backbones.PREFIX + name for name in rows),
             builder="nets.keras_cv_networks:KerasCVNetwork",
-            sizes={keras_cv_backbones.PREFIX + name: (row.image_size, 1000) for name, row in rows.items()},
+            sizes={
+                keras_cv_backbones.PREFIX + name: (row.image_size, 1000)
+                for name, row in rows.items()
+            },
             title=keras_cv_backbones.title,
             smoke={"name": keras_cv_backbones.PREFIX + next(iter(rows))},
             types={**_COMMON_TYPES, "survival_probability?": _NUMBER},
@@ -168,7 +171,12 @@ def find(name: str) -> Family:
         return Family(pattern=re.escape(name), builder=name)
     if name.startswith(keras_cv_backbones.PREFIX):
         keras_cv_backbones.find(name, "model.name")
-    known = ", ".join(name for family in TABLE for name in family.sizes if not name.startswith(keras_cv_backbones.PREFIX))
+    known = ", ".join(
+        name
+        for family in TABLE
+        for name in family.sizes
+        if not name.startswith(keras_cv_backbones.PREFIX)
+    )
     raise InputError(
         f"model.name: no architecture {name!r}; known: {known} (or another depth and width), "
         f"{keras_cv_backbones.PREFIX}NAME for a backbone of keras-cv (docs/models.md), "
@@ -186,7 +194,9 @@ def load(reference: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):
             raise InputError(
                 f"model.name={reference}: there is no module {error.name}; install it into the "
                 'environment (docs/extending.md, "An architecture")'

@@ -35,13 +35,27 @@ class Checkpoints:
       keep_every: those of steps divisible by it are kept for good; 0: none.
     """
 
-    def __init__(self, directory: str | Path, checkpoint: tf.train.Checkpoint, keep: int = 2, keep_every: int = 0):
-        self.directory, self.checkpoint, self.keep, self.keep_every = Path(directory), checkpoint, keep, keep_every
+    def __init__(
+        self,
+        directory: str | Path,
+        checkpoint: tf.train.Checkpoint,
+        keep: int = 2,
+        keep_every: int = 0,
+    ):
+        self.directory, self.checkpoint, self.keep, self.keep_every = (
+            Path(directory),
+            checkpoint,
+            keep,
+            keep_every,
+        )
 
     @property
     def steps(self) -> list[int]:
         """Of the checkpoints there are, whole or not, rising."""
-        found = (re.fullmatch(rf"{PREFIX}-(\d+)\.(index|data-.+)", path.name) for path in self.directory.glob(f"{PREFIX}-*"))
+        found = (
+            re.fullmatch(rf"{PREFIX}-(\d+)\.(index|data-.+)", path.name)
+            for path in self.directory.glob(f"{PREFIX}-*")
+        )
         return sorted({int(match[1]) for match in found if match})
 
     def restore(self) -> int:
@@ -54,7 +68,10 @@ class Checkpoints:
         self._require_own_stack(steps)
         for step in reversed(steps):
             if not os.path.exists(f"{self._path(step)}.index"):  # which is written last
-                print(f"checkpoint {self._path(step)} has no .index file; looking for the one before", flush=True)
+                print(
+                    f"checkpoint {self._path(step)} has no .index file; looking for the one before",
+                    flush=True,
+                )
                 if len(steps) == 1:  # killed while saving it: there was none before
                     print("there is none before; starting at step 0", flush=True)
                     self._delete(step)
@@ -66,9 +83,14 @@ class Checkpoints:
                     self._delete(later)
                 return step
             except _DAMAGE as error:
-                print(f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the one before", flush=True)
+                print(
+                    f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the one before",
+                    flush=True,
+                )
         if steps:
-            raise InputError(f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew")
+            raise InputError(
+                f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew"
+            )
         return 0
 
     def restore_step(self, step: int) -> None:
@@ -92,7 +114,9 @@ class Checkpoints:
             self._delete_unfinished()  # of a run that was killed while saving
             try:
                 # First: a checkpoint without this file counts as the classic stack's.
-                Path(f"{self._path(step)}.stack").write_text(stack.current() + "\n", encoding="utf-8")
+                Path(f"{self._path(step)}.stack").write_text(
+                    stack.current() + "\n", encoding="utf-8"
+                )
                 self.checkpoint.write(self._path(step))
             except (OSError, tf.errors.OpError):
                 self._delete_unfinished()

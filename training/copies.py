@@ -45,7 +45,9 @@ class Copies:
       places: calls that are answered at the same time.
     """
 
-    def __init__(self, copies: Sequence[tuple[Device, Callable[..., Any]]], at_once: int = 1) -> None:
+    def __init__(
+        self, copies: Sequence[tuple[Device, Callable[..., Any]]], at_once: int = 1
+    ) -> None:
         """Takes the function of each device.
 
         Args:
@@ -68,7 +70,9 @@ class Copies:
         finally:
             self._free.put((device, function))
 
-    def map(self, arguments: Callable[[Item], tuple[Any, ...]], items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
+    def map(
+        self, arguments: Callable[[Item], tuple[Any, ...]], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Any]]:
         """Yields each item with the function's answer to `arguments(item)`, in the items' order.
 
         What `items` raises comes after the answers to the items before. Several threads may iterate

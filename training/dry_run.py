@@ -33,7 +33,9 @@ PREPARED = {
 """What the summary of prepared data holds at least."""
 
 
-def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None, quick: bool = False) -> dict[str, Any]:
+def images(
+    config: ConfigDict, data: Path, folders: dict[str, str] | None = None, quick: bool = False
+) -> dict[str, Any]:
     """Returns how many images there are, and how large they are.
 
     The numbers are those of the prepared data; else of the folders, lists, archives or TFDS data
@@ -60,7 +62,13 @@ def images(config: ConfigDict, data: Path, folders: dict[str, str] | None = None
         summary = read_json(data / "summary.json", PREPARED)
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         sizes = {name: summary[name] for name in ("median_height", "median_width")}
-        return {**counts, "unlabeled": counts.get("unlabeled", 0), "classes": len(summary["label_names"]), **sizes, "survey": None}
+        return {
+            **counts,
+            "unlabeled": counts.get("unlabeled", 0),
+            "classes": len(summary["label_names"]),
+            **sizes,
+            "survey": None,
+        }
     found = _surveyed(config, folders, quick) if folders is not None else None
     if found:
         sizes = {"median_height": found.median_height, "median_width": found.median_width}
@@ -85,7 +93,9 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
     if config.data.source == "digits":
         return None if quick and known and not config.smoke else survey.of_digits(config)
     config = prepare.resolve(config, folders)
-    locations = [config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]]
+    locations = [
+        config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]
+    ]
     found = [sources.split_location(location, config.data.source) for location in locations]
     formats = {name for name, _ in found}
     if not formats or formats - set(survey.LISTED) or (quick and "tfds" in formats):
@@ -97,7 +107,10 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
     """Of a training's images, in pixels; None where only the data could tell. `counts`: what `images` returns."""
-    size = config[section].get("preprocessing", {}).get("image_size") or config.preprocessing.image_size
+    size = (
+        config[section].get("preprocessing", {}).get("image_size")
+        or config.preprocessing.image_size
+    )
     if size is None and counts["median_height"]:
         size = resolve.image_size(counts["median_height"], counts["median_width"])
     return size
@@ -124,7 +137,19 @@ def trainings(
     for network in reversed(networks):
         settings = network.settings(train)["model"]
         rate = rates[network.name]
-        lines += ["", *_network(network, network.name or name, dict(settings), train, counts, size, rate, network is networks[0])]
+        lines += [
+            "",
+            *_network(
+                network,
+                network.name or name,
+                dict(settings),
+                train,
+                counts,
+                size,
+                rate,
+                network is networks[0],
+            ),
+        ]
     return lines
 
 
@@ -139,7 +164,11 @@ def _network(
     kept: bool,
 ) -> list[str]:
     """Describes one network of a training. `kept`: it is the one whose average is served."""
-    steps, batch, more = train["steps"], train["batch_size"], train["batch_size"] * train["unlabeled_ratio"]
+    steps, batch, more = (
+        train["steps"],
+        train["batch_size"],
+        train["batch_size"] * train["unlabeled_ratio"],
+    )
     first = batch if train.get("labeled", True) else 0
     frozen = train.get("frozen_blocks", 0)
     parameters = count_parameters(model, counts["classes"], size, frozen)
@@ -155,7 +184,11 @@ def _network(
         f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
         f"  learning rate: {rates}",
         f"  memory: {of_weights(parameters.trained, kept):.1f} GiB for {what} on each replica; "
-        + (f"{stored:,.1f} GiB for activations over all replicas" if stored else "activations not known"),
+        + (
+            f"{stored:,.1f} GiB for activations over all replicas"
+            if stored
+            else "activations not known"
+        ),
     ]
 
 
@@ -166,10 +199,14 @@ class Parameters(NamedTuple):
     trained: int
 
     def __str__(self) -> str:
-        return f"{self.all:,} parameters" + (f", of which {self.trained:,} are trained" if self.trained != self.all else "")
+        return f"{self.all:,} parameters" + (
+            f", of which {self.trained:,} are trained" if self.trained != self.all else ""
+        )
 
 
-def count_parameters(model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0) -> Parameters:
+def count_parameters(
+    model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0
+) -> Parameters:
     """Counts the parameters of a network: calculated where its row of the table can, else by building it.
 
     Args:
@@ -192,14 +229,19 @@ def count_parameters(model: dict[str, Any], classes: int, size: int | None = Non
 @functools.cache
 def _counted(model: str, classes: int, size: int | None, frozen_blocks: int) -> Parameters:
     """Counts by building, once for the networks of a pair; `model` is JSON, so that it can be remembered."""
-    network = models.build(json.loads(model), classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size)
+    network = models.build(
+        json.loads(model), classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size
+    )
     fixres.freeze_blocks(network, frozen_blocks)
     return parameters_of(network)
 
 
 def parameters_of(network: tf.keras.Model) -> Parameters:
     """Counts the parameters of a network that is built."""
-    return Parameters(network.count_params(), sum(int(weight.shape.num_elements()) for weight in network.trainable_weights))
+    return Parameters(
+        network.count_params(),
+        sum(int(weight.shape.num_elements()) for weight in network.trainable_weights),
+    )
 
 
 def of_weights(trained: int, kept: bool) -> float:
@@ -225,7 +267,12 @@ def activations(
     count = architectures.find(model["name"]).activations
     if not count or not size:
         return None
-    return bytes_each * int(architectures.load(count)(model, size, rematerialize, frozen_blocks)) * images / GIB
+    return (
+        bytes_each
+        * int(architectures.load(count)(model, size, rematerialize, frozen_blocks))
+        * images
+        / GIB
+    )
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:
@@ -239,8 +286,12 @@ def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str
             name, path = sources.split_location(location, config.data.source)
             folder, last = os.path.split(path)
             pattern = os.path.join(glob.escape(folder) if os.path.isdir(folder) else folder, last)
-            if name not in sources.WITHOUT_PATH and not (os.path.exists(path) or glob.glob(pattern)):
+            if name not in sources.WITHOUT_PATH and not (
+                os.path.exists(path) or glob.glob(pattern)
+            ):
                 found.append(f"--{role}: no {path}")
-        elif role == "labeled" or (role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"):
+        elif role == "labeled" or (
+            role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"
+        ):
             found.append(f"--{role} is not given")
     return found

@@ -37,7 +37,9 @@ class ExponentialMovingAverage(tf.Module):
                 trainable=False,
                 name="ema",
                 synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=MEAN if getattr(v, "synchronization", None) == tf.VariableSynchronization.ON_READ else FIRST,
+                aggregation=MEAN
+                if getattr(v, "synchronization", None) == tf.VariableSynchronization.ON_READ
+                else FIRST,
             )
             for v in self._variables
         ]

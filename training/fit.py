@@ -78,17 +78,23 @@ def fit(
       SystemExit: after SIGTERM.
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
-        raise InputError(f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}")
+        raise InputError(
+            f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}"
+        )
     workdir = Path(workdir)
     strategy = trainer.distribute_strategy
     chief = workers.is_chief(strategy)
     with strategy.scope():
         trainer.build_optimizers()  # before restoring: the slots must exist
         kind = Checkpoints if chief else workers.Follower
-        checkpoints = kind(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every)
+        checkpoints = kind(
+            workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every
+        )
         start = checkpoints.restore()
     found = f"the workers found different checkpoints, this one that of step {start}"
-    workers.require_same(strategy, start, f"{found}; {workdir} must be on a file system that all of them share")
+    workers.require_same(
+        strategy, start, f"{found}; {workdir} must be on a file system that all of them share"
+    )
     spent = _truncate_metrics(workdir / "metrics.jsonl", start) if chief else 0.0
     if start:
         print(f"continuing at step {start} of {steps}", flush=True)
@@ -98,14 +104,39 @@ def fit(
         print(f"no profile: step {profile[0]} is done already", flush=True)
     every = (log_every, checkpoint_every, evaluate_every)
     shown = images if chief else None
-    callback = _Steps(strategy, workdir, checkpoints, start, steps, images_per_step, *every, evaluate, stop_after, shown, spent)
-    callbacks = [callback, *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else [])]
+    callback = _Steps(
+        strategy,
+        workdir,
+        checkpoints,
+        start,
+        steps,
+        images_per_step,
+        *every,
+        evaluate,
+        stop_after,
+        shown,
+        spent,
+    )
+    callbacks = [
+        callback,
+        *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else []),
+    ]
     # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
-    callback.carried = [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
+    callback.carried = (
+        [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
+    )
     try:
         with on_sigterm(callback.terminate):
-            trainer.fit(make_dataset(start), steps_per_epoch=steps - start, epochs=1, verbose=0, callbacks=callbacks)
-        if callback.last_step < steps and not callback.stopped:  # Keras takes some exceptions for the end of the data, and returns
+            trainer.fit(
+                make_dataset(start),
+                steps_per_epoch=steps - start,
+                epochs=1,
+                verbose=0,
+                callbacks=callbacks,
+            )
+        if (
+            callback.last_step < steps and not callback.stopped
+        ):  # Keras takes some exceptions for the end of the data, and returns
             for manifest in manifests:
                 records.verify_split(manifest)
             raise InputError(
@@ -114,8 +145,12 @@ def fit(
             )
     except _UNREADABLE as error:
         raise_refusal(error)
-        of_data = isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)) and "Collective" not in str(error)
-        for manifest in manifests:  # TensorFlow does not say which record it was, nor always which file
+        of_data = isinstance(
+            error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
+        ) and "Collective" not in str(error)
+        for (
+            manifest
+        ) in manifests:  # TensorFlow does not say which record it was, nor always which file
             paths = (*manifest.paths, *(manifest.beside.images.paths if manifest.beside else ()))
             if of_data or any(path in str(error) for path in paths):
                 records.verify_split(manifest)
@@ -150,7 +185,11 @@ def exhausted(workdir: str | Path, stop_after: int) -> bool:
     path = Path(workdir) / "metrics.jsonl"
     if not stop_after or not path.exists():
         return False
-    scores = [row["eval_top1"] for _, row in read_json_lines(path, METRICS) if row.get("eval_top1") is not None]
+    scores = [
+        row["eval_top1"]
+        for _, row in read_json_lines(path, METRICS)
+        if row.get("eval_top1") is not None
+    ]
     return len(scores) > stop_after and max(scores[-stop_after:]) <= max(scores[:-stop_after])
 
 
@@ -197,27 +236,49 @@ class _Steps(tf.keras.callbacks.Callback):
         self.stop_after, self.stopped = stop_after, False
         self.strategy, self.chief = strategy, workers.is_chief(strategy)
         shown = self.chief and sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not shown, desc=COMPILING)
+        self.bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not shown,
+            desc=COMPILING,
+        )
         with writing(EVENTS, workdir):
-            self.writer = tf.summary.create_file_writer(str(workdir / "tensorboard")) if self.chief else tf.summary.create_noop_writer()
+            self.writer = (
+                tf.summary.create_file_writer(str(workdir / "tensorboard"))
+                if self.chief
+                else tf.summary.create_noop_writer()
+            )
         self.spent, self.last_step, self.last_line = spent, start, 0.0
         self.carried: list[Any] = []
         best_row = best(workdir) if self.chief else None
-        self.best_step, self.best_top1 = (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
+        self.best_step, self.best_top1 = (
+            (int(best_row["step"]), best_row["eval_top1"]) if best_row else (0, -math.inf)
+        )
         self.terminated = self.ending = self.evaluating = self.stepped = False
         self.began = self.last_time = time.perf_counter()
-        self.first_step, self.first_time = start, self.began  # the first step of this start, which is compiled, and its end
+        self.first_step, self.first_time = (
+            start,
+            self.began,
+        )  # the first step of this start, which is compiled, and its end
 
     def terminate(self) -> None:
         """Asks for the end, as soon as there is nothing to lose."""
         self.terminated = True
         if self.evaluating:
             self._leave("during an evaluation")
-        if not self.stepped and not workers.several(self.strategy):  # tracing a large network takes minutes
+        if not self.stepped and not workers.several(
+            self.strategy
+        ):  # tracing a large network takes minutes
             self._leave("before its first step")
 
     def _leave(self, where: str) -> None:
-        print(f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        print(
+            f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(EXIT_CODE)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -240,7 +301,9 @@ class _Steps(tf.keras.callbacks.Callback):
         else:
             self.bar.update(step - self.bar.n)
         line = step % self.log_every == 0 or step == self.steps
-        if line or not workers.several(self.strategy):  # SIGTERM may have come to one process only, and saving takes all of them
+        if line or not workers.several(
+            self.strategy
+        ):  # SIGTERM may have come to one process only, and saving takes all of them
             self.ending = any(workers.gather(self.strategy, self.terminated))
         if line:
             self._log(step)
@@ -259,15 +322,25 @@ class _Steps(tf.keras.callbacks.Callback):
 
     def _log(self, step: int) -> None:
         # Without those that this training does not have: their mean of nothing is no 0.
-        values = {metric.name: float(metric.result()) for metric in self.model.logged.values() if float(metric.count.read_value())}
+        values = {
+            metric.name: float(metric.result())
+            for metric in self.model.logged.values()
+            if float(metric.count.read_value())
+        }
         self._stop_if_not_finite(step, values)
         now = time.perf_counter()
         rate = (step - self.last_step) * self.images_per_step / (now - self.last_time)
-        row = {"step": step, "seconds": round(self.spent + now - self.began, 3), "images_per_second": round(rate, 1)}
+        row = {
+            "step": step,
+            "seconds": round(self.spent + now - self.began, 3),
+            "images_per_second": round(rate, 1),
+        }
         row.update(self.model.optimizer_settings)
         self._stop_if_overflowing(step, row)
         row.update(values)
-        if self.evaluate and (step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)):
+        if self.evaluate and (
+            step == self.steps or (self.evaluate_every and step % self.evaluate_every == 0)
+        ):
             self.evaluating = True
             row.update({f"eval_{name}": value for name, value in self.evaluate().items()})
             self.evaluating = False
@@ -281,7 +354,12 @@ class _Steps(tf.keras.callbacks.Callback):
         if "eval_top1" in row and self.stop_after and step != self.steps:
             enough = self.chief and exhausted(self.workdir, self.stop_after)
             self.stopped = self.model.stop_training = any(workers.gather(self.strategy, enough))
-        if step % self.checkpoint_every == 0 or step in (self.steps, self.best_step) or self.ending or self.stopped:
+        if (
+            step % self.checkpoint_every == 0
+            or step in (self.steps, self.best_step)
+            or self.ending
+            or self.stopped
+        ):
             self.checkpoints.save(step, self.best_step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()
@@ -305,10 +383,17 @@ class _Steps(tf.keras.callbacks.Callback):
     @property
     def _kept(self) -> str:
         saved = self.checkpoints.steps
-        return f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is of step {saved[-1]}"
+            if saved
+            else "there is no checkpoint yet"
+        )
 
     def _write(self, row: dict[str, float]) -> None:
-        with writing("metrics.jsonl", self.workdir), open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f:
+        with (
+            writing("metrics.jsonl", self.workdir),
+            open(self.workdir / "metrics.jsonl", "a", encoding="utf-8") as f,
+        ):
             f.write(to_json(row) + "\n")
         with writing(EVENTS, self.workdir), self.writer.as_default(step=int(row["step"])):
             for name, value in row.items():
@@ -322,7 +407,11 @@ class _Steps(tf.keras.callbacks.Callback):
                 tf.summary.image(f"images/{name}", images, max_outputs=len(images))
 
     def _show(self, row: dict[str, float]) -> None:
-        shown = {key: f"{row[key]:.4g}" for key in ("loss", "top1", "eval_top1", "images_per_second") if key in row}
+        shown = {
+            key: f"{row[key]:.4g}"
+            for key in ("loss", "top1", "eval_top1", "images_per_second")
+            if key in row
+        }
         self.bar.set_postfix(shown)
         now = time.perf_counter()
         if self.bar.disable and (now - self.last_line > 10 or row["step"] == self.steps):

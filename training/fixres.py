@@ -52,7 +52,11 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
 def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.ModelSpec:
     """The spec of the same model fed with squares of `image_size` pixels; its networks take any size. Raises InputError."""
     fixed = {key: value for key, value in spec.architecture.items() if key != "image_size"}
-    return dataclasses.replace(spec, architecture=fixed, preprocessing=dataclasses.replace(spec.preprocessing, image_size=image_size))
+    return dataclasses.replace(
+        spec,
+        architecture=fixed,
+        preprocessing=dataclasses.replace(spec.preprocessing, image_size=image_size),
+    )
 
 
 def main(model: str, output: str, image_size: int) -> None:
@@ -67,5 +71,7 @@ def main(model: str, output: str, image_size: int) -> None:
         print(f"{output} is done: {model} at {image_size} px")
         return
     model_dir.save(Path(output) / "model", network, spec)
-    workdirs.finish(output, {"image_size": spec.preprocessing.image_size, "parameters": network.count_params()})
+    workdirs.finish(
+        output, {"image_size": spec.preprocessing.image_size, "parameters": network.count_params()}
+    )
     print(f"{model}, trained at {before} px, in {output}, fed at {image_size} px")

@@ -35,7 +35,9 @@ def on_machine() -> bool:
     if not tool:
         return False
     try:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        listed = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return listed.stdout.startswith("GPU ")
@@ -71,7 +73,14 @@ def unusable() -> str | None:
         return "this TensorFlow is built without CUDA"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "dso_loader=1"}
     try:
-        asked = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=120, check=False)
+        asked = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "the reason could not be learned"
     return reason(asked.stderr)

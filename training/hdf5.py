@@ -40,7 +40,11 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
         created = dataset.id.get_create_plist()
         if created.get_external_count() or created.get_layout() == h5py.h5d.VIRTUAL:
             raise ValueError(f"the values of {name} are in another file")
-        stored = min(dataset.id.get_storage_size(), file.id.get_filesize()) * (MOST_PACKED if created.get_nfilters() else 1)
+        stored = min(dataset.id.get_storage_size(), file.id.get_filesize()) * (
+            MOST_PACKED if created.get_nfilters() else 1
+        )
         if dataset.nbytes > stored:
-            raise ValueError(f"the header promises {dataset.nbytes:,} bytes of {name}, more than the file holds")
+            raise ValueError(
+                f"the header promises {dataset.nbytes:,} bytes of {name}, more than the file holds"
+            )
     return found

@@ -44,16 +44,22 @@ class Initial(NamedTuple):
         if tuple(self.spec.label_names) == tuple(label_names):
             return True
         if "head" not in self.spec.metadata:  # `weights.import_weights` writes it
-            records.require_same_classes(self.spec.label_names, f"--init={self.text}", label_names, "the data")
+            records.require_same_classes(
+                self.spec.label_names, f"--init={self.text}", label_names, "the data"
+            )
         return False
 
 
 def of_directory(directory: str) -> Initial:
     """Returns the model of a finished work directory. Raises InputError where there is none."""
-    return Initial(directory, model_dir.read_spec(directory), lambda: model_dir.load(directory)[0], {})
+    return Initial(
+        directory, model_dir.read_spec(directory), lambda: model_dir.load(directory)[0], {}
+    )
 
 
-def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]) -> None:
+def start(
+    network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]
+) -> None:
     """Gives a network the weights of `loaded`; a new classifier keeps its seed's, but smaller.
 
     Args:
@@ -68,10 +74,16 @@ def start(network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, lab
     if initial.keeps_head(label_names):
         network.set_weights(loaded.get_weights())
         return
-    pairs = [(own, theirs) for own, theirs in zip(network.layers, loaded.layers) if own.weights or theirs.weights]
+    pairs = [
+        (own, theirs)
+        for own, theirs in zip(network.layers, loaded.layers)
+        if own.weights or theirs.weights
+    ]
     for own, theirs in pairs[:-1]:  # the last layer with weights is the classifier
         if [weight.shape for weight in own.weights] != [weight.shape for weight in theirs.weights]:
-            raise InputError(f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the network")
+            raise InputError(
+                f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the network"
+            )
         own.set_weights(theirs.get_weights())
     head = pairs[-1][0]
     head.set_weights([NEW_HEAD * weight for weight in head.get_weights()])

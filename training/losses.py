@@ -21,15 +21,24 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
       ValueError: another shape or type. InvalidArgumentError, when it runs: a class id outside of 0 … K − 1; XLA leaves that check out.
     """
     ids = labels.dtype.is_integer and (labels.shape.rank in (1, None) or labels.shape[1:] == [1])
-    distributions = labels.dtype.is_floating and labels.shape.rank in (2, None) and labels.shape[-1:] in ([num_classes], [None], None)
+    distributions = (
+        labels.dtype.is_floating
+        and labels.shape.rank in (2, None)
+        and labels.shape[-1:] in ([num_classes], [None], None)
+    )
     if not (ids or distributions):
         found = f"{labels.dtype.name} {labels.shape}"
-        raise ValueError(f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got {found}")
+        raise ValueError(
+            f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got {found}"
+        )
     if distributions:
         return tf.cast(labels, tf.float32)
     flat = tf.cast(tf.reshape(labels, [-1]), tf.int64)  # K may be no number of the labels' own type
     message = f"a label is no class id from 0 to {num_classes - 1}"
-    checks = [tf.debugging.assert_non_negative(flat, message), tf.debugging.assert_less(flat, tf.cast(num_classes, tf.int64), message)]
+    checks = [
+        tf.debugging.assert_non_negative(flat, message),
+        tf.debugging.assert_less(flat, tf.cast(num_classes, tf.int64), message),
+    ]
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.one_hot(flat, num_classes, dtype=tf.float32)
 
@@ -54,7 +63,9 @@ def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None
     if not weight:
         return None
     if min(counts) < 1:
-        raise InputError(f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no labeled image; set it to 0")
+        raise InputError(
+            f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no labeled image; set it to 0"
+        )
     total = sum(counts)
     return tuple(weight * math.log(count / total) for count in counts)
 
@@ -65,12 +76,18 @@ def adjusted(logits: tf.Tensor, adjustment: Sequence[float] | None) -> tf.Tensor
     So trained, a network answers by z as if all classes were equally frequent (Menon et al. 2021,
     eq. 10). `adjustment` is what `log_priors` returns; None leaves the logits.
     """
-    return logits if adjustment is None else logits + tf.constant([float(value) for value in adjustment], logits.dtype)
+    return (
+        logits
+        if adjustment is None
+        else logits + tf.constant([float(value) for value in adjustment], logits.dtype)
+    )
 
 
 def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """−Σ_k q_k log softmax(z)_k of each example, in float32: (B, K) and (B, K) give (B,)."""
-    return tf.nn.softmax_cross_entropy_with_logits(labels=tf.stop_gradient(targets), logits=tf.cast(logits, tf.float32))
+    return tf.nn.softmax_cross_entropy_with_logits(
+        labels=tf.stop_gradient(targets), logits=tf.cast(logits, tf.float32)
+    )
 
 
 def decayed(variables: Sequence[tf.Variable]) -> list[tf.Variable]:

@@ -42,7 +42,9 @@ class Network(NamedTuple):
         return part
 
 
-def set_model(networks: Sequence[Network], section: dict[str, Any], model: Mapping[str, Any]) -> None:
+def set_model(
+    networks: Sequence[Network], section: dict[str, Any], model: Mapping[str, Any]
+) -> None:
     """Gives all networks of a train section the architecture `model`, such as that of the weights they start from."""
     for network in networks:
         part = section[network.name] if network.name else section
@@ -96,27 +98,45 @@ class Streams:
     def labeled_batches(self, *, weak: bool = False, **options: Any) -> tf.data.Dataset:
         """Batches (x, y) of labeled images; `weak`: crop and flip alone. See `pipeline.train_batches` for `options`."""
         noise = self.preprocessing.weak() if weak else self.preprocessing
-        return pipeline.train_batches(self.labeled, noise, batch_size=self.batch_size, **options, **self.options)
+        return pipeline.train_batches(
+            self.labeled, noise, batch_size=self.batch_size, **options, **self.options
+        )
 
     def unlabeled_batches(self, **options: Any) -> tf.data.Dataset:
         """Batches of the second stream. See `pipeline.train_batches` for `options`."""
         assert self.unlabeled
         size, images = self.unlabeled_batch_size, self.unlabeled
-        return pipeline.train_batches(images, self.preprocessing, batch_size=size, stream_id=1, **options, **self.options)
+        return pipeline.train_batches(
+            images, self.preprocessing, batch_size=size, stream_id=1, **options, **self.options
+        )
 
     def weak_and_strong(self) -> tf.data.Dataset:
         """Elements ((x, y), (x_weak, x_strong)): labeled images, weakly augmented, and two views of unlabeled ones."""
-        return tf.data.Dataset.zip((self.labeled_batches(weak=True), self.unlabeled_batches(targets="strong")))
+        return tf.data.Dataset.zip(
+            (self.labeled_batches(weak=True), self.unlabeled_batches(targets="strong"))
+        )
 
 
 def network_of_three_views(section: Mapping[str, Any]) -> list[Network]:
     """`Method.networks` of a method whose only network passes over labeled images and two views of unlabeled ones."""
-    return [Network("", section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]), section["rematerialize"])]
+    return [
+        Network(
+            "",
+            section["batch_size"] * (1 + 2 * section["unlabeled_ratio"]),
+            section["rematerialize"],
+        )
+    ]
 
 
-def weak_and_strong_samples(section: ConfigDict, noise: Preprocessing) -> dict[str, tuple[str, Preprocessing]]:
+def weak_and_strong_samples(
+    section: ConfigDict, noise: Preprocessing
+) -> dict[str, tuple[str, Preprocessing]]:
     """`Method.samples` of a method that eats `Streams.weak_and_strong`."""
-    return {"labeled": ("labeled", noise.weak()), "unlabeled": ("unlabeled", noise), "unlabeled_weak": ("unlabeled", noise.weak())}
+    return {
+        "labeled": ("labeled", noise.weak()),
+        "unlabeled": ("unlabeled", noise),
+        "unlabeled_weak": ("unlabeled", noise.weak()),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

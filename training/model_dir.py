@@ -89,13 +89,17 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         remove_temporaries(directory)
         with atomic_path(directory / WEIGHTS) as temporary:
-            named = temporary.with_name(f"{temporary.name}.weights.h5")  # Keras insists on the ending
+            named = temporary.with_name(
+                f"{temporary.name}.weights.h5"
+            )  # Keras insists on the ending
             try:
                 model.save_weights(named)
                 named.rename(temporary)
             finally:
                 named.unlink(missing_ok=True)
-        write_json(directory / MODEL, {**description, WEIGHTS_DIGEST: file_digest(directory / WEIGHTS)})
+        write_json(
+            directory / MODEL, {**description, WEIGHTS_DIGEST: file_digest(directory / WEIGHTS)}
+        )
 
 
 def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
@@ -112,13 +116,17 @@ def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
         raise InputError(f"{path}: {error}") from error
     description = read_json(path, {**DESCRIPTION, "architecture": {"name": str, **types}})
     preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    return ModelSpec(architecture, preprocessing, tuple(description["label_names"]), description["metadata"])
+    return ModelSpec(
+        architecture, preprocessing, tuple(description["label_names"]), description["metadata"]
+    )
 
 
 def _without_small_images(architecture: dict[str, Any]) -> dict[str, Any]:
     """Returns `architecture` without a setting of earlier versions: `small_images` was a name for these strides."""
     kept = {key: value for key, value in architecture.items() if key != "small_images"}
-    return {**kept, "strides": list(SMALL_IMAGE_STRIDES)} if architecture.get("small_images") else kept
+    return (
+        {**kept, "strides": list(SMALL_IMAGE_STRIDES)} if architecture.get("small_images") else kept
+    )
 
 
 def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model, ModelSpec]:
@@ -137,14 +145,20 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
     spec = read_spec(directory, made_by)
     path = _locate(Path(directory), made_by) / WEIGHTS
     if not verify_weights(path.parent):
-        print(f"note: {path} cannot be verified: {MODEL} states no {WEIGHTS_DIGEST}", file=sys.stderr, flush=True)
+        print(
+            f"note: {path} cannot be verified: {MODEL} states no {WEIGHTS_DIGEST}",
+            file=sys.stderr,
+            flush=True,
+        )
     model = spec.build()
     try:
         with h5py.File(path) as file:
             datasets(file)  # Keras would follow a link to another file
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} does not hold the weights of model.json ({one_line(error)}); make it again") from error
+        raise InputError(
+            f"{path} does not hold the weights of model.json ({one_line(error)}); make it again"
+        ) from error
     return model, spec
 
 

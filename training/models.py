@@ -51,7 +51,9 @@ def build(
     offered = dict(zip(_OFFERED, (num_classes, mean, std, seed, sync_batch_norm)))
     if own:
         if sync_batch_norm and not _takes(function, "sync_batch_norm"):
-            raise InputError(f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the recipe")
+            raise InputError(
+                f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the recipe"
+            )
         offered = {key: value for key, value in offered.items() if _takes(function, key)}
     try:
         model = function(**offered, **arguments)
@@ -63,7 +65,9 @@ def build(
         _require_classifier(model, name, num_classes)
     if image_size and any(side not in (None, image_size) for side in model.input_shape[1:3]):
         height, width = model.input_shape[1:3]
-        raise UnfitNetwork(f"model.name: {name} takes images of {height}×{width} pixels only; they are {image_size}×{image_size}")
+        raise UnfitNetwork(
+            f"model.name: {name} takes images of {height}×{width} pixels only; they are {image_size}×{image_size}"
+        )
     return model
 
 
@@ -86,11 +90,15 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     if not family.in_table:
         del arguments["name"]
         if not _takes(function, "num_classes"):
-            raise InputError(f"model.name: {name} takes no num_classes; it must, by keyword: the data say how many there are")
+            raise InputError(
+                f"model.name: {name} takes no num_classes; it must, by keyword: the data say how many there are"
+            )
     unknown = sorted(key for key in arguments if key in _OFFERED or not _takes(function, key))
     if unknown:
         keys = ", ".join(f"model.{key}" for key in unknown)
-        raise InputError(f"{keys}: {name} has no such {'setting; leave it' if len(unknown) == 1 else 'settings; set them to'} None")
+        raise InputError(
+            f"{keys}: {name} has no such {'setting; leave it' if len(unknown) == 1 else 'settings; set them to'} None"
+        )
     return function, arguments
 
 
@@ -103,7 +111,11 @@ def warning(architecture: dict[str, Any], image_size: int) -> str | None:
 def _takes(function: Callable[..., Any], argument: str) -> bool:
     """Whether `function` takes `argument` by keyword."""
     parameters = inspect.signature(function).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD or (p.name == argument and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)) for p in parameters)
+    return any(
+        p.kind is p.VAR_KEYWORD
+        or (p.name == argument and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        for p in parameters
+    )
 
 
 def _require_classifier(model: Any, name: str, num_classes: int) -> None:
@@ -114,10 +126,21 @@ def _require_classifier(model: Any, name: str, num_classes: int) -> None:
 
     wrong = None
     if not isinstance(model, tf.keras.Model) or not getattr(model, "inputs", None):
-        wrong = f"a {type(model).__name__}; it must return a functional or sequential tf.keras.Model"
-    elif len(model.inputs) != 1 or model.inputs[0].shape.rank != 4 or model.inputs[0].shape[-1] != 3 or model.inputs[0].dtype != tf.float32:
+        wrong = (
+            f"a {type(model).__name__}; it must return a functional or sequential tf.keras.Model"
+        )
+    elif (
+        len(model.inputs) != 1
+        or model.inputs[0].shape.rank != 4
+        or model.inputs[0].shape[-1] != 3
+        or model.inputs[0].dtype != tf.float32
+    ):
         wrong = f"a model of {_shapes(model.inputs)}; it must take float32 images (B, H, W, 3)"
-    elif len(model.outputs) != 1 or model.output_shape != (None, num_classes) or model.outputs[0].dtype != tf.float32:
+    elif (
+        len(model.outputs) != 1
+        or model.output_shape != (None, num_classes)
+        or model.outputs[0].dtype != tf.float32
+    ):
         wrong = f"a model that gives {_shapes(model.outputs)}; it must give float32 logits (B, {num_classes})"
     if wrong:
         raise UnfitNetwork(f"model.name: {name} returns {wrong}")

@@ -50,7 +50,12 @@ class RMSProp(tf.keras.optimizers.Optimizer):
         if getattr(self, "_built", False):
             return
         self._built = True
-        self._mean_squares = [self.add_variable_from_reference(v, "mean_square", initial_value=tf.ones(v.shape, v.dtype)) for v in var_list]
+        self._mean_squares = [
+            self.add_variable_from_reference(
+                v, "mean_square", initial_value=tf.ones(v.shape, v.dtype)
+            )
+            for v in var_list
+        ]
         self._momentums = [self.add_variable_from_reference(v, "momentum") for v in var_list]
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
@@ -137,7 +142,10 @@ class LARS(tf.keras.optimizers.Optimizer):
 
 
 def gradient(
-    tape: tf.GradientTape, loss: tf.Tensor, variables: Sequence[tf.Variable], optimizer: tf.keras.optimizers.Optimizer
+    tape: tf.GradientTape,
+    loss: tf.Tensor,
+    variables: Sequence[tf.Variable],
+    optimizer: tf.keras.optimizers.Optimizer,
 ) -> list[tf.Tensor | None]:
     """`tape.gradient`, taken at the optimizer's loss scale where it has one (mixed_float16), and divided by that again.
 
@@ -151,10 +159,16 @@ def gradient(
 
 def loss_scale(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
     """The factor, float32 (), by which the loss is multiplied before its gradient is taken; None without one."""
-    return optimizer.loss_scale if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) else None
+    return (
+        optimizer.loss_scale
+        if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        else None
+    )
 
 
-def kept_by_clipping(gradients: Sequence[tf.Tensor], optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
+def kept_by_clipping(
+    gradients: Sequence[tf.Tensor], optimizer: tf.keras.optimizers.Optimizer
+) -> tf.Tensor:
     """What the optimizer's `global_clipnorm` c leaves of the gradients, min(1, c/‖g‖), float32 (); 1 without one."""
     most = getattr(optimizer, "inner_optimizer", optimizer).global_clipnorm
     return tf.ones([]) if not most else tf.minimum(1.0, most / tf.linalg.global_norm(gradients))
@@ -177,7 +191,12 @@ def linear_factor(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
       that clips each gradient or value by itself or overwrites the weights with their average.
     """
     inner = optimizer if loss_scale(optimizer) is None else optimizer.inner_optimizer
-    if type(inner) is not tf.keras.optimizers.SGD or inner.clipnorm or inner.clipvalue or inner.ema_overwrite_frequency:
+    if (
+        type(inner) is not tf.keras.optimizers.SGD
+        or inner.clipnorm
+        or inner.clipvalue
+        or inner.ema_overwrite_frequency
+    ):
         return None
     rate = tf.convert_to_tensor(learning_rate(optimizer))
     return (1.0 + inner.momentum) * rate if inner.nesterov else rate
@@ -191,7 +210,9 @@ def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
     return optimizer.learning_rate
 
 
-def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule) -> tf.keras.optimizers.Optimizer:
+def build(
+    config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule
+) -> tf.keras.optimizers.Optimizer:
     """The optimizer of a train section.
 
     Args:
@@ -214,9 +235,19 @@ def build(config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRate
     elif config.name == "rmsprop":
         optimizer = RMSProp(learning_rate, momentum=config.momentum, **common)
     elif config.name == "sgd":
-        optimizer = tf.keras.optimizers.SGD(learning_rate, momentum=config.momentum, nesterov=config.get("nesterov", False), **common)
+        optimizer = tf.keras.optimizers.SGD(
+            learning_rate,
+            momentum=config.momentum,
+            nesterov=config.get("nesterov", False),
+            **common,
+        )
     elif config.name == "lars":
-        optimizer = LARS(learning_rate, momentum=config.momentum, trust_coefficient=config.get("trust_coefficient", 1e-3), **common)
+        optimizer = LARS(
+            learning_rate,
+            momentum=config.momentum,
+            trust_coefficient=config.get("trust_coefficient", 1e-3),
+            **common,
+        )
     else:
         optimizer = tf.keras.optimizers.Adam(learning_rate, **common)
     optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])

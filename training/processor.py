@@ -34,22 +34,33 @@ def _cpu() -> tuple[str, str]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor() or platform.machine(), ""
-    rows = dict(line.partition(":")[::2] for line in reversed(text.splitlines()))  # of the first core
+    rows = dict(
+        line.partition(":")[::2] for line in reversed(text.splitlines())
+    )  # of the first core
     values = {key.strip(): value.strip() for key, value in rows.items()}
     flags = values.get("flags", "").split()
-    return values.get("model name", platform.machine()), next((name for flag, name in _SETS if flag in flags), "")
+    return values.get("model name", platform.machine()), next(
+        (name for flag, name in _SETS if flag in flags), ""
+    )
 
 
 def instructions() -> str:
     """Returns the newest vector instructions that oneDNN may use: "AVX-512", "AVX2", or "" for none of these."""
     found = _cpu()[1]
-    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().startswith("AVX2")  # imitates another CPU
+    limited = (
+        os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().startswith("AVX2")
+    )  # imitates another CPU
     return "AVX2" if found and limited else found
 
 
 def machine() -> dict[str, Any]:
     """Returns what a measurement was made on: `cpu`, `instructions`, `cores`, `onednn`."""
-    return {"cpu": _cpu()[0], "instructions": instructions(), "cores": os.cpu_count(), "onednn": os.environ.get(VARIABLE, "default")}
+    return {
+        "cpu": _cpu()[0],
+        "instructions": instructions(),
+        "cores": os.cpu_count(),
+        "onednn": os.environ.get(VARIABLE, "default"),
+    }
 
 
 def choose(config: Mapping[str, Any] | None, data: str | os.PathLike[str] | None = None) -> None:
@@ -64,7 +75,11 @@ def choose(config: Mapping[str, Any] | None, data: str | os.PathLike[str] | None
     found = instructions()
     if not found:
         return
-    size = config["preprocessing"]["image_size"] if config is not None and "preprocessing" in config else None
+    size = (
+        config["preprocessing"]["image_size"]
+        if config is not None and "preprocessing" in config
+        else None
+    )
     networks = list(_networks(config or {}, size or _size_of(data)))
     if found == "AVX2" and any(side is None for _, side in networks):
         return  # a loop's stages choose, once the data are there
@@ -78,7 +93,9 @@ def describe() -> str:
     return f"{found}, oneDNN {'off' if value == '0' else 'on'}" if found and value else ""
 
 
-def _networks(config: Mapping[str, Any], size: int | None) -> Iterator[tuple[Mapping[str, Any], int | None]]:
+def _networks(
+    config: Mapping[str, Any], size: int | None
+) -> Iterator[tuple[Mapping[str, Any], int | None]]:
     """Yields each `model` of the recipe that names a network, and the side of its images in pixels, where it is known.
 
     A fine-tuning takes another training's network, whatever its own section says.

@@ -71,7 +71,9 @@ def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
     """
     blocks = [block for _, block in _split(model)] if rematerialize else [model]
 
-    def forward(images: tf.Tensor, direction: Mapping[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward(
+        images: tf.Tensor, direction: Mapping[Any, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         x, slope = images, None
         for block in blocks:
             x, slope = _derivative(block, x, slope, direction)
@@ -130,7 +132,9 @@ def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> No
 
     def everywhere(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
         for variable, value in zip(variables, values):
-            strategy.extended.update(variable, lambda v, new: v.assign(new), args=(value,), group=False)
+            strategy.extended.update(
+                variable, lambda v, new: v.assign(new), args=(value,), group=False
+            )
 
     tf.distribute.get_replica_context().merge_call(everywhere, args=(list(values),))
 
@@ -165,8 +169,12 @@ def _recomputed(block: tf.keras.Model) -> Pass:
 
 def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
     """The model as a chain: (the block's name or None, a model of the same layers) from the images to the logits."""
-    maker = {id(tensor): layer for layer in model.layers for tensor in tf.nest.flatten(layer.output)}
-    entering: dict[str | None, dict[int, tf.Tensor]] = {}  # block, or None for what follows the last -> tensors from before it
+    maker = {
+        id(tensor): layer for layer in model.layers for tensor in tf.nest.flatten(layer.output)
+    }
+    entering: dict[
+        str | None, dict[int, tf.Tensor]
+    ] = {}  # block, or None for what follows the last -> tensors from before it
     for layer in model.layers:
         block = block_name(layer)
         if block and isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer):
@@ -179,9 +187,20 @@ def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
             if before != block and (block or before):
                 entering.setdefault(block, {})[id(tensor)] = tensor
     if not entering:
-        raise UnfitNetwork(f"rematerialize: {model.name} has no blocks; name the layers of a block block1a_… (training/architectures.py)")
+        raise UnfitNetwork(
+            f"rematerialize: {model.name} has no blocks; name the layers of a block block1a_… (training/architectures.py)"
+        )
     if None not in entering or any(len(tensors) > 1 for tensors in entering.values()):
-        raise UnfitNetwork(f"rematerialize: {model.name} has more than one tensor between two of its blocks; one may pass")
+        raise UnfitNetwork(
+            f"rematerialize: {model.name} has more than one tensor between two of its blocks; one may pass"
+        )
     names = [name for name in entering if name]
-    ends = [model.input, *(next(iter(entering[name].values())) for name in [*names, None]), model.output]
-    return [(name, tf.keras.Model(a, b)) for name, a, b in zip([None, *names, None], ends[:-1], ends[1:])]
+    ends = [
+        model.input,
+        *(next(iter(entering[name].values())) for name in [*names, None]),
+        model.output,
+    ]
+    return [
+        (name, tf.keras.Model(a, b))
+        for name, a, b in zip([None, *names, None], ends[:-1], ends[1:])
+    ]

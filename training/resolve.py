@@ -23,7 +23,9 @@ def image_size(height: float, width: float) -> int:
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
 
 
-def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float) -> dict[str, Any]:
+def preprocessing(
+    recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float
+) -> dict[str, Any]:
     """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
 
     Args:
@@ -48,7 +50,14 @@ def preprocessing(recipe: dict[str, Any], section: dict[str, Any], *, median_hei
         "cutout_const": round(size * 40 / 224, 1),
         "crop_padding": round(size * 32 / 224),
     }
-    return {**values, **{name: value for name, value in defaults.items() if name in values and values[name] is None}}
+    return {
+        **values,
+        **{
+            name: value
+            for name, value in defaults.items()
+            if name in values and values[name] is None
+        },
+    }
 
 
 SMALL, FAR = 64, 4
@@ -123,7 +132,9 @@ def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str
     return f"{are}; min_steps raises that to {least:,}, which are {least * batch_size / labeled_examples:,.1f} epochs"
 
 
-def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, quiet: bool = False) -> dict[str, Any]:
+def section(
+    train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, quiet: bool = False
+) -> dict[str, Any]:
     """Resolves a train section.
 
     Args:
@@ -142,7 +153,9 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, qu
     resolved = dict(train)
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
     if (epochs is None) == (resolved["steps"] is None):
-        raise InputError("a train section needs either steps or epochs (of the labelled images), not both; set the other one to None")
+        raise InputError(
+            "a train section needs either steps or epochs (of the labelled images), not both; set the other one to None"
+        )
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
     given_for = resolved.pop("steps_for_batch", None)
     if given_for:
@@ -159,6 +172,11 @@ def section(train: dict[str, Any], *, labeled_examples: int, unlabeled: bool, qu
     resolved["log_every"] = math.ceil(every / at_once) * at_once
     every = resolved["checkpoint_every"] or max(1, min(1000, resolved["steps"] // 10))
     resolved["checkpoint_every"] = math.ceil(every / resolved["log_every"]) * resolved["log_every"]
-    resolved["keep_every"] = math.ceil(resolved["keep_every"] / resolved["checkpoint_every"]) * resolved["checkpoint_every"]
-    resolved["evaluate_every"] = math.ceil((resolved["evaluate_every"] or 0) / resolved["log_every"]) * resolved["log_every"]
+    resolved["keep_every"] = (
+        math.ceil(resolved["keep_every"] / resolved["checkpoint_every"])
+        * resolved["checkpoint_every"]
+    )
+    resolved["evaluate_every"] = (
+        math.ceil((resolved["evaluate_every"] or 0) / resolved["log_every"]) * resolved["log_every"]
+    )
     return resolved

@@ -17,7 +17,19 @@ from cli.json_files import read_json, read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
-from training import dry_run, fixres, initial, losses, model_dir, models, optimizers, processor, schedules, strategy, workers
+from training import (
+    dry_run,
+    fixres,
+    initial,
+    losses,
+    model_dir,
+    models,
+    optimizers,
+    processor,
+    schedules,
+    strategy,
+    workers,
+)
 from training.checkpoints import Checkpoints
 from training.fit import METRICS, best, fit
 from training.initial import Initial
@@ -61,7 +73,14 @@ def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
 
 
 @workers.leaving_with_the_lost()
-def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: model_dir.ModelSpec, inputs: Inputs, devices: Devices) -> None:
+def train(
+    workdir: Path,
+    resolved: Mapping[str, Any],
+    method: Method,
+    spec: model_dir.ModelSpec,
+    inputs: Inputs,
+    devices: Devices,
+) -> None:
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
 
     Args:
@@ -85,13 +104,17 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
     replicas = where.num_replicas_in_sync
     digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
-    workers.require_same(where, digest, "the workers run different configs; give all of them the same flags")
+    workers.require_same(
+        where, digest, "the workers run different configs; give all of them the same flags"
+    )
     parts = section.get("accumulation", 1)
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
         raise InputError(f"batch_size={batch} does not divide among {among}")
     if section.jit_compile and replicas > 1 and strategy.device_kind(where) != "TPU":
-        raise InputError(f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to False")
+        raise InputError(
+            f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to False"
+        )
     if profile and section.steps_per_execution > 1:
         raise InputError("--profile_steps counts single steps; set steps_per_execution to 1")
     tf.keras.utils.set_random_seed(seed % 2**32)
@@ -114,7 +137,10 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
     if inputs.init:
         head = "its" if inputs.init.keeps_head(spec.label_names) else "a new"
         begin = inputs.init.source.get("weights", inputs.init.text)
-        print(f"starts from {begin}, with {head} classifier for {spec.num_classes} classes", flush=True)
+        print(
+            f"starts from {begin}, with {head} classifier for {spec.num_classes} classes",
+            flush=True,
+        )
     warning = models.warning(spec.architecture, spec.preprocessing.image_size)
     if warning and workers.is_chief(where):
         print(warning)
@@ -132,7 +158,10 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
     fit(
         trainer,
         lambda finished: pipeline.distribute(
-            where, lambda *share: batches(method, section, spec.preprocessing, inputs, seed, finished, *share)
+            where,
+            lambda *share: batches(
+                method, section, spec.preprocessing, inputs, seed, finished, *share
+            ),
         ),
         workdir,
         steps=section.steps,
@@ -147,13 +176,16 @@ def train(workdir: Path, resolved: Mapping[str, Any], method: Method, spec: mode
         manifests=manifests,
         profile=profile,
         images=lambda step: {
-            shown: pipeline.samples(manifest, noise, count=SAMPLES, seed=seed, step=step) for shown, (manifest, noise) in samples.items()
+            shown: pipeline.samples(manifest, noise, count=SAMPLES, seed=seed, step=step)
+            for shown, (manifest, noise) in samples.items()
         },
     )
     best_row = best(workdir) if workers.is_chief(where) else None
     best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
     if section.final_weights == "best" and best_step:
-        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(best_step)
+        Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(
+            best_step
+        )
     with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
         model_dir.save(directory, trainer.model, spec)
     if not workers.is_chief(where):
@@ -210,7 +242,9 @@ def build_trainer(
     trained = begin.load() if begin else None
 
     def build(model: Mapping[str, Any], seed: int) -> tf.keras.Model:
-        network = model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(seed=seed, sync_batch_norm=sync)
+        network = model_dir.ModelSpec(dict(model), spec.preprocessing, spec.label_names).build(
+            seed=seed, sync_batch_norm=sync
+        )
         if begin:
             initial.start(network, begin, trained, spec.label_names)
             fixres.freeze_blocks(network, section.get("frozen_blocks", 0))
@@ -224,7 +258,9 @@ def build_trainer(
     adjustment = None
     if inputs and section.get("logit_adjustment"):
         adjustment = losses.log_priors(labels_per_class(inputs), section.logit_adjustment)
-    trainer = method.build(section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment))
+    trainer = method.build(
+        section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment)
+    )
     if section.jit_compile:
         trainer.jit_compile = True
     if section.steps_per_execution > 1:
@@ -254,7 +290,18 @@ def batches(
     options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
     more = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
-    return method.batches(section, Streams(inputs.labeled, inputs.unlabeled, preprocessing, section.batch_size, more, options, clean))
+    return method.batches(
+        section,
+        Streams(
+            inputs.labeled,
+            inputs.unlabeled,
+            preprocessing,
+            section.batch_size,
+            more,
+            options,
+            clean,
+        ),
+    )
 
 
 def _device(where: tf.distribute.Strategy) -> str:
@@ -269,12 +316,20 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
     if not steps:
         return None
     parts = steps.split(",")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]) <= last:
-        raise InputError(f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST")
+    if (
+        len(parts) != 2
+        or not all(part.isdecimal() for part in parts)
+        or not 1 <= int(parts[0]) <= int(parts[1]) <= last
+    ):
+        raise InputError(
+            f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST"
+        )
     return int(parts[0]), int(parts[1])
 
 
-def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int) -> Callable[[], dict[str, float]]:
+def _evaluator(
+    trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int
+) -> Callable[[], dict[str, float]]:
     """A function that measures the averaged weights on a split, every example once."""
 
     def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
@@ -289,7 +344,9 @@ def _evaluator(trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, 
             values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
         if values["examples"] != manifest.num_records:
             records.verify_split(manifest)  # names the file that is to blame
-        assert values.pop("examples") == manifest.num_records, "an example was left out or counted twice"
+        assert values.pop("examples") == manifest.num_records, (
+            "an example was left out or counted twice"
+        )
         return values
 
     return evaluate

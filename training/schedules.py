@@ -29,8 +29,15 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
       warmup_steps: t_w (5 epochs).
     """
 
-    def __init__(self, base: float, decay_steps: float, decay_rate: float = 0.97, warmup_steps: float = 0):
-        self.base, self.decay_steps, self.decay_rate, self.warmup_steps = base, decay_steps, decay_rate, warmup_steps
+    def __init__(
+        self, base: float, decay_steps: float, decay_rate: float = 0.97, warmup_steps: float = 0
+    ):
+        self.base, self.decay_steps, self.decay_rate, self.warmup_steps = (
+            base,
+            decay_steps,
+            decay_rate,
+            warmup_steps,
+        )
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The rate at `step`, float32 scalar."""
@@ -51,8 +58,15 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     η(t) = 0 for t < t_wait; after it, with s = t − t_wait, η₀·s/t_w for s < t_w, then η₀ · ½(1 + cos(π·(s − t_w)/(T − t_wait − t_w))).
     """
 
-    def __init__(self, base: float, total_steps: int, warmup_steps: float = 0, wait_steps: float = 0):
-        self.base, self.total_steps, self.warmup_steps, self.wait_steps = base, total_steps, warmup_steps, wait_steps
+    def __init__(
+        self, base: float, total_steps: int, warmup_steps: float = 0, wait_steps: float = 0
+    ):
+        self.base, self.total_steps, self.warmup_steps, self.wait_steps = (
+            base,
+            total_steps,
+            warmup_steps,
+            wait_steps,
+        )
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The rate at `step`, float32 scalar."""
@@ -68,7 +82,9 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         return {k: getattr(self, k) for k in ("base", "total_steps", "warmup_steps", "wait_steps")}
 
 
-def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+def build(
+    config: Any, *, batch_size: int, steps: int, steps_per_epoch: float
+) -> tf.keras.optimizers.schedules.LearningRateSchedule:
     """The schedule of a train section.
 
     Args:
@@ -85,13 +101,17 @@ def build(config: Any, *, batch_size: int, steps: int, steps_per_epoch: float) -
     base = config.base * batch_size / 256
     warmup = config.warmup_epochs * steps_per_epoch
     if config.name == "exponential":
-        return WarmupExponential(base, config.decay_epochs * steps_per_epoch, config.decay_rate, warmup)
+        return WarmupExponential(
+            base, config.decay_epochs * steps_per_epoch, config.decay_rate, warmup
+        )
     if config.name == "cosine":
         return WarmupCosine(base, steps, min(warmup, steps / 10))
     return WarmupExponential(base, math.inf, 1.0, warmup)  # constant
 
 
-def of_section(train: Mapping[str, Any], steps_per_epoch: float) -> dict[str, tf.keras.optimizers.schedules.LearningRateSchedule]:
+def of_section(
+    train: Mapping[str, Any], steps_per_epoch: float
+) -> dict[str, tf.keras.optimizers.schedules.LearningRateSchedule]:
     """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
 
     Args:
@@ -102,7 +122,11 @@ def of_section(train: Mapping[str, Any], steps_per_epoch: float) -> dict[str, tf
       InputError: unknown name.
     """
     batch, steps = train["batch_size"], train["steps"]
-    settings = {"": train["schedule"]} if "schedule" in train else {name: train[name]["schedule"] for name in ("teacher", "student")}
+    settings = (
+        {"": train["schedule"]}
+        if "schedule" in train
+        else {name: train[name]["schedule"] for name in ("teacher", "student")}
+    )
     return {
         name: WarmupCosine(s["base"] * batch / 256, steps, s["warmup_steps"], s["wait_steps"])
         if "warmup_steps" in s

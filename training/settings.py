@@ -123,7 +123,9 @@ OPTIMIZER = Section(
             above=0,
             when=(When("name", ("lars",)),),
         ),
-        "clip_norm": Setting(0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0),
+        "clip_norm": Setting(
+            0.0, "Largest norm of the whole gradient; 0: no clipping.", at_least=0
+        ),
         "decoupled_weight_decay": Setting(
             0.0,
             "Weight decay times the learning rate, outside of the gradient (AdamW; within lamb's trust ratio). "
@@ -273,7 +275,9 @@ RUN = {
         False,
         "Compute the blocks' insides twice, for less memory (docs/scaling.md).",
     ),
-    "sync_batch_norm": Setting(True, "BatchNorm statistics over all replicas, where there is more than one."),
+    "sync_batch_norm": Setting(
+        True, "BatchNorm statistics over all replicas, where there is more than one."
+    ),
     "log_every": Setting(
         None,
         "Steps between two lines of the log.",

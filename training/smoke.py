@@ -18,7 +18,15 @@ def reduced(config: ConfigDict) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.update({"source": "digits", "labeled_per_class": 2, "out_of_domain": 8, "test_size": 20, "label_offset": 0})
+        config.data.update(
+            {
+                "source": "digits",
+                "labeled_per_class": 2,
+                "out_of_domain": 8,
+                "test_size": 20,
+                "label_offset": 0,
+            }
+        )
         config.data.validation_size = 10 if config.data.validation_size else 0
         config.preprocessing.image_size = IMAGE_SIZE
         if "crossfit" in config:  # the same stages again
@@ -45,11 +53,19 @@ def _shorten(train: ConfigDict) -> None:
     if "steps_for_batch" in train:
         train.steps_for_batch = None
     train.unlabeled_ratio = min(train.unlabeled_ratio, 2)
-    train.update({key: min(train[key], most) for key, most in (("accumulation", 2), ("frozen_blocks", 1)) if key in train})
+    train.update(
+        {
+            key: min(train[key], most)
+            for key, most in (("accumulation", 2), ("frozen_blocks", 1))
+            if key in train
+        }
+    )
     for network in (train, train.get("teacher"), train.get("student")):
         if network and "model" in network:
             _shrink(network.model)
-            network.schedule.update({key: 0 for key in ("warmup_steps", "wait_steps") if key in network.schedule})
+            network.schedule.update(
+                {key: 0 for key in ("warmup_steps", "wait_steps") if key in network.schedule}
+            )
     if "preprocessing" in train and "image_size" in train.preprocessing:
         train.preprocessing.image_size = IMAGE_SIZE
 

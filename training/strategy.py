@@ -36,13 +36,17 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
         # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
         return tf.distribute.get_strategy()
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy(None if found else [f"CPU:{i}" for i in range(cpu_devices)])
+        return tf.distribute.MirroredStrategy(
+            None if found else [f"CPU:{i}" for i in range(cpu_devices)]
+        )
     if name == "multi_worker":
         return _multi_worker()
     return tf.distribute.TPUStrategy(_tpu(tpu))
 
 
-def devices(name: str = "auto", cpu_devices: int = 1, tpu: str = "", share: tuple[int, int] = (1, 0)) -> tuple[str | None, ...]:
+def devices(
+    name: str = "auto", cpu_devices: int = 1, tpu: str = "", share: tuple[int, int] = (1, 0)
+) -> tuple[str | None, ...]:
     """Returns the devices that answer side by side, for `training.copies`.
 
     Args:
@@ -59,7 +63,9 @@ def devices(name: str = "auto", cpu_devices: int = 1, tpu: str = "", share: tupl
       InputError: see `create`; also for "multi_worker".
     """
     if name == "multi_worker":
-        raise InputError("--strategy=multi_worker is for training; other stages share shards out by Beam (docs/scaling.md)")
+        raise InputError(
+            "--strategy=multi_worker is for training; other stages share shards out by Beam (docs/scaling.md)"
+        )
     gpus_found = _usable(name, cpu_devices)
     if name == "tpu":
         _tpu(tpu)
@@ -80,18 +86,30 @@ def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
         raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        if len(tf.config.get_logical_device_configuration(cpu) or ()) != cpu_devices:  # a stage may ask twice
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
+        if (
+            len(tf.config.get_logical_device_configuration(cpu) or ()) != cpu_devices
+        ):  # a stage may ask twice
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices
+            )
     found = tf.config.list_physical_devices("GPU")
     for gpu in found:
         with contextlib.suppress(RuntimeError):  # the process has used it already, in its own way
             tf.config.experimental.set_memory_growth(gpu, True)
     unusable = gpus.unusable() if name != "tpu" else None
     if name == "mirrored" and not found and cpu_devices == 1:
-        why = f"TensorFlow cannot use this machine's GPU: {unusable}" if unusable else "TensorFlow sees no GPU"
+        why = (
+            f"TensorFlow cannot use this machine's GPU: {unusable}"
+            if unusable
+            else "TensorFlow sees no GPU"
+        )
         raise InputError(f"--strategy=mirrored: {why}; leave --strategy out to train on one CPU")
     if unusable:
-        print(f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {unusable}", file=sys.stderr, flush=True)
+        print(
+            f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {unusable}",
+            file=sys.stderr,
+            flush=True,
+        )
     return found
 
 
@@ -102,7 +120,9 @@ def _tpu(name: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
-        raise InputError(f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu") from error
+        raise InputError(
+            f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu"
+        ) from error
     return resolver
 
 
@@ -124,8 +144,13 @@ def _multi_worker() -> tf.distribute.Strategy:
         raise InputError(
             f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which one this is, as docs/scaling.md shows"
         ) from error
-    print(f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the others", flush=True)
+    print(
+        f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the others",
+        flush=True,
+    )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:  # the port is taken
-        raise InputError(f"--strategy=multi_worker: cannot listen on {address} ({one_line(error)})") from error
+        raise InputError(
+            f"--strategy=multi_worker: cannot listen on {address} ({one_line(error)})"
+        ) from error

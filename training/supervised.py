@@ -56,7 +56,9 @@ class Supervised(Trainer):
         name: str = "supervised",
     ):
         logged = ("loss", "labeled_loss", *logged, "l2", "top1")
-        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name)
+        super().__init__(
+            model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name=name
+        )
         self.label_smoothing = label_smoothing
         self.adjustment = adjustment
         self.weight_decay = weight_decay
@@ -84,10 +86,17 @@ class Supervised(Trainer):
             # Every part on every replica has the same number of examples, and they are summed: this is sum / global batch.
             objective = (labeled_loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
-        self.log(loss=labeled_loss + decay, labeled_loss=labeled_loss, l2=decay, top1=hits(targets, logits))
+        self.log(
+            loss=labeled_loss + decay,
+            labeled_loss=labeled_loss,
+            l2=decay,
+            top1=hits(targets, logits),
+        )
         return gradients
 
-    def labeled_loss(self, targets: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
+    def labeled_loss(
+        self, targets: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor
+    ) -> tf.Tensor:
         """1/B Σ_b CE(y_b, z_b + τ log π), scalar; with `label_data_sample_prob` some of its terms are 0.
 
         Args:
@@ -96,17 +105,32 @@ class Supervised(Trainer):
           rows: where the examples stand in the global labeled batch, int32 (B,).
           num_rows: size of the global labeled batch, scalar.
         """
-        losses = cross_entropy(smooth(targets, self.label_smoothing), adjusted(logits, self.adjustment))  # (B,)
+        losses = cross_entropy(
+            smooth(targets, self.label_smoothing), adjusted(logits, self.adjustment)
+        )  # (B,)
         if self.label_data_sample_prob < 1.0:
-            uniform = tf.random.stateless_uniform([num_rows], [self.seed, self.optimizer.iterations], alg="philox")
+            uniform = tf.random.stateless_uniform(
+                [num_rows], [self.seed, self.optimizer.iterations], alg="philox"
+            )
             losses *= tf.cast(tf.gather(uniform, rows) < self.label_data_sample_prob, tf.float32)
         return tf.reduce_mean(losses)
 
 
 def options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
     """`Supervised`'s arguments from a train section and what its trainer is made of."""
-    names = ("label_smoothing", "weight_decay", "ema_decay", "label_data_sample_prob", "rematerialize", "accumulation")
-    return {**{name: section[name] for name in names}, "adjustment": parts.adjustment, "seed": parts.seed}
+    names = (
+        "label_smoothing",
+        "weight_decay",
+        "ema_decay",
+        "label_data_sample_prob",
+        "rematerialize",
+        "accumulation",
+    )
+    return {
+        **{name: section[name] for name in names},
+        "adjustment": parts.adjustment,
+        "seed": parts.seed,
+    }
 
 
 def _build(section: ConfigDict, parts: Parts) -> Supervised:
@@ -122,5 +146,7 @@ SUPERVISED = Method(
     batches=lambda section, streams: streams.labeled_batches(
         mixup=section.mixup, cutmix=section.cutmix, augment=section.labeled_augmentation
     ),
-    samples=lambda section, noise: {"labeled": ("labeled", noise)} if section.labeled_augmentation else {},
+    samples=lambda section, noise: (
+        {"labeled": ("labeled", noise)} if section.labeled_augmentation else {}
+    ),
 )

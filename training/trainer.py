@@ -32,9 +32,21 @@ class Trainer(tf.keras.Model):
       name: of the Keras model.
     """
 
-    def __init__(self, model: tf.keras.Model, *, ema_decay: float, rematerialize: bool, logged: tuple[str, ...], name: str):
-        super().__init__(name=name, autocast=False)  # images stay float32 until the network has normalised them
-        self.distribute_reduction_method = "first"  # metrics are sums over all replicas already; Keras would add them up once more
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        *,
+        ema_decay: float,
+        rematerialize: bool,
+        logged: tuple[str, ...],
+        name: str,
+    ):
+        super().__init__(
+            name=name, autocast=False
+        )  # images stay float32 until the network has normalised them
+        self.distribute_reduction_method = (
+            "first"  # metrics are sums over all replicas already; Keras would add them up once more
+        )
         check_classifier(model, "model")
         self.model = model
         self.forward = training_pass(model, rematerialize)
@@ -76,9 +88,14 @@ class Trainer(tf.keras.Model):
         # Keras would warn that `test_step` weighs the examples itself (0 for padding).
         super().compile(optimizer=optimizer, weighted_metrics=[], **options)
         layers = [
-            layer for module in (self.model, *self._others) for layer in module.submodules if isinstance(layer, tf.keras.layers.Layer)
+            layer
+            for module in (self.model, *self._others)
+            for layer in module.submodules
+            if isinstance(layer, tf.keras.layers.Layer)
         ]
-        if loss_scale(self.optimizer) is None and any(layer.compute_dtype == "float16" for layer in layers):
+        if loss_scale(self.optimizer) is None and any(
+            layer.compute_dtype == "float16" for layer in layers
+        ):
             raise ValueError(
                 f"a network was made under mixed_float16; make {type(self).__name__}, whose losses must be scaled, under it too"
             )
@@ -145,8 +162,15 @@ class Trainer(tf.keras.Model):
     @property
     def optimizer_settings(self) -> dict[str, float]:
         """Learning rates of the step just made and dynamic loss scales of the next one, by the name that the log has for them."""
-        settings = {f"{name}learning_rate": learning_rate(optimizer) for name, optimizer in self.optimizers.items()}
-        scales = {name: loss_scale(optimizer) for name, optimizer in self.optimizers.items() if getattr(optimizer, "dynamic", False)}
+        settings = {
+            f"{name}learning_rate": learning_rate(optimizer)
+            for name, optimizer in self.optimizers.items()
+        }
+        scales = {
+            name: loss_scale(optimizer)
+            for name, optimizer in self.optimizers.items()
+            if getattr(optimizer, "dynamic", False)
+        }
         settings.update({f"{name}loss_scale": scale for name, scale in scales.items()})
         return {name: float(value.numpy()) for name, value in settings.items()}
 
@@ -164,7 +188,9 @@ class Trainer(tf.keras.Model):
         yield
         self.log_finite("gradient_norm", gradient_norm, self.optimizer)
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
-        self.logged["update_norm"].update_state(tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)]))
+        self.logged["update_norm"].update_state(
+            tf.linalg.global_norm([v - b for v, b in zip(self.model.trainable_variables, before)])
+        )
 
     def move(self, gradients: list[tf.Tensor | None]) -> None:
         """One step of the classifier and of its average.
@@ -173,7 +199,9 @@ class Trainer(tf.keras.Model):
           gradients: of this replica's share of the loss; the optimizer sums them over the replicas.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):  # of each replica's own mean gradient
+        with self.measured_update(
+            replicas * tf.linalg.global_norm(gradients)
+        ):  # of each replica's own mean gradient
             self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         self.ema.update(self.optimizer.iterations)
 
@@ -182,13 +210,17 @@ class Trainer(tf.keras.Model):
         for name, value in values.items():
             self.logged[name].update_state(value)
 
-    def log_finite(self, name: str, value: tf.Tensor, optimizer: tf.keras.optimizers.Optimizer) -> None:
+    def log_finite(
+        self, name: str, value: tf.Tensor, optimizer: tf.keras.optimizers.Optimizer
+    ) -> None:
         """Logs a scalar that comes from gradients; without those that overflowed at the optimizer's loss scale, which are left out."""
         if loss_scale(optimizer) is None:
             self.logged[name].update_state(value)
         else:
             known = tf.math.is_finite(value)
-            self.logged[name].update_state(tf.where(known, value, 0.0), sample_weight=tf.cast(known, tf.float32))
+            self.logged[name].update_state(
+                tf.where(known, value, 0.0), sample_weight=tf.cast(known, tf.float32)
+            )
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits (B, K)."""
@@ -202,7 +234,11 @@ class Trainer(tf.keras.Model):
         self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
         self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
         self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
-        return {"loss": self.logged["loss"].result(), "top1": self.logged["top1"].result(), "examples": self.examples.result()}
+        return {
+            "loss": self.logged["loss"].result(),
+            "top1": self.logged["top1"].result(),
+            "examples": self.examples.result(),
+        }
 
 
 class ProgbarLogger(tf.keras.callbacks.ProgbarLogger):
@@ -239,22 +275,39 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
     """
     if not model.built:
         raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
-    if trained and (model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in model.submodules)):
-        raise ValueError(f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay")
+    if trained and (
+        model.losses
+        or any(
+            getattr(layer, "activity_regularizer", None) is not None for layer in model.submodules
+        )
+    ):
+        raise ValueError(
+            f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay"
+        )
     last: Any = model
-    while (isinstance(last, tf.keras.Sequential) or getattr(last, "_is_graph_network", False)) and last.layers:
+    while (
+        isinstance(last, tf.keras.Sequential) or getattr(last, "_is_graph_network", False)
+    ) and last.layers:
         *before, last = last.layers
-        if before and isinstance(last, tf.keras.layers.Activation) and last.activation is tf.keras.activations.linear:
+        if (
+            before
+            and isinstance(last, tf.keras.layers.Activation)
+            and last.activation is tf.keras.activations.linear
+        ):
             last = before[-1]  # under mixed precision the last word is often a cast
     if isinstance(last, tf.keras.Model):
         return None
     function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"  # of a layer; of an operation
     if isinstance(last, tf.keras.layers.Softmax) or "softmax" in function or "sigmoid" in function:
-        raise ValueError(f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid")
+        raise ValueError(
+            f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid"
+        )
     shape = getattr(last, "output_shape", None)
     classes = shape[-1] if isinstance(shape, tuple) and shape else None
     if classes == 1:
-        raise ValueError(f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for each of at least two classes")
+        raise ValueError(
+            f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for each of at least two classes"
+        )
     return classes if isinstance(classes, int) else None
 
 
@@ -273,7 +326,11 @@ def pairs(data: Any, form: str) -> Any:
 
 def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """The batches in one type: as they are where they agree, else float32, so that none is cut to another's bytes."""
-    return images if len({batch.dtype for batch in images}) == 1 else tuple(tf.cast(batch, tf.float32) for batch in images)
+    return (
+        images
+        if len({batch.dtype for batch in images}) == 1
+        else tuple(tf.cast(batch, tf.float32) for batch in images)
+    )
 
 
 def part_of(data: Any, number: int, parts: int) -> Any:
@@ -291,7 +348,10 @@ def part_of(data: Any, number: int, parts: int) -> Any:
     def part(tensor: tf.Tensor) -> tf.Tensor:
         if tensor.shape.rank == 0:
             return tensor
-        examples, message = tensor.shape[0], f"a batch does not divide into accumulation={parts} parts"
+        examples, message = (
+            tensor.shape[0],
+            f"a batch does not divide into accumulation={parts} parts",
+        )
         if examples is None:
             examples = tf.shape(tensor)[0]
             tf.debugging.assert_equal(examples % parts, 0, message)
@@ -319,7 +379,9 @@ def in_turn(function: Callable[[Any, int], tf.Tensor], data: Any, parts: int) ->
     return results[0] if parts == 1 else tf.concat(results, 0)
 
 
-def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int) -> list[tf.Tensor | None]:
+def accumulated(
+    gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int
+) -> list[tf.Tensor | None]:
     """The sum of the gradients of equal parts of a batch, one part in memory at a time.
 
     Args:
@@ -342,7 +404,9 @@ def accumulated(gradients: Callable[[Any, int], list[tf.Tensor | None]], data: A
     return total
 
 
-def global_rows(size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: int = 1) -> tf.Tensor:
+def global_rows(
+    size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: int = 1
+) -> tf.Tensor:
     """Where these examples (size,) stand in the global batch, so that noise depends neither on the replicas nor on the parts.
 
     Args:

@@ -53,10 +53,25 @@ class Objective(NamedTuple):
         labeled = adjusted(logits.labeled, self.adjustment)  # (B, K)
         labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
         # g_T,UDA = ∇ CE(T(x_weak), T(x_strong)), the target without gradient
-        uda, confident = uda_loss(logits.weak, logits.strong, self.uda_temperature, self.uda_threshold)
-        ramp = tf.minimum(1.0, tf.cast(step, tf.float32) / self.uda_ramp_steps) if self.uda_ramp_steps else 1.0
-        loss = self.supervised_weight * labeled_loss + ramp * self.uda_weight * uda + self.weight_decay * l2(model.trainable_variables)
-        values = {"labeled_loss": labeled_loss, "uda_loss": uda, "uda_confident": confident, "top1": hits(targets, logits.labeled)}
+        uda, confident = uda_loss(
+            logits.weak, logits.strong, self.uda_temperature, self.uda_threshold
+        )
+        ramp = (
+            tf.minimum(1.0, tf.cast(step, tf.float32) / self.uda_ramp_steps)
+            if self.uda_ramp_steps
+            else 1.0
+        )
+        loss = (
+            self.supervised_weight * labeled_loss
+            + ramp * self.uda_weight * uda
+            + self.weight_decay * l2(model.trainable_variables)
+        )
+        values = {
+            "labeled_loss": labeled_loss,
+            "uda_loss": uda,
+            "uda_confident": confident,
+            "top1": hits(targets, logits.labeled),
+        }
         return loss, values
 
 
@@ -91,7 +106,9 @@ def forward(
       parts: parts of a replica's batch.
     """
     b, b_u = tf.shape(x)[0], tf.shape(x_strong)[0]  # this replica's parts of B and B_u
-    images = tf.distribute.get_strategy().num_replicas_in_sync * parts  # of the global batch for each here
+    images = (
+        tf.distribute.get_strategy().num_replicas_in_sync * parts
+    )  # of the global batch for each here
     starts = ((b, 0), (b_u, b * images), (b_u, (b + b_u) * images))
     rows = [global_rows(size, first, part, parts) for size, first in starts]
     with model_noise(seed, step, tf.concat(rows, 0), (b + 2 * b_u) * images):
@@ -119,7 +136,9 @@ def gradients_of_views(
     return accumulated(gradients, (x, y, x_weak, x_strong), parts)
 
 
-def uda_loss(weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+def uda_loss(
+    weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
 
         q_i = softmax(z_weak,i / τ), without gradient;   1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i, softmax z_strong,i)
@@ -165,7 +184,13 @@ class UDA(Trainer):
         seed: int = 0,
         **objective: Any,
     ):
-        super().__init__(model, ema_decay=ema_decay, rematerialize=rematerialize, logged=("loss", *LOGGED), name="uda")
+        super().__init__(
+            model,
+            ema_decay=ema_decay,
+            rematerialize=rematerialize,
+            logged=("loss", *LOGGED),
+            name="uda",
+        )
         self.accumulation = accumulation
         self.seed = seed
         self.objective = Objective(**objective)

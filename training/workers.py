@@ -94,5 +94,9 @@ def leaving_with_the_lost() -> Iterator[None]:
         if not lost_worker(error):
             raise
         remedy = "start all workers again: the same commands go on from the last checkpoint"
-        print(f"another worker of this run is gone ({one_line(error)}); {remedy}", file=sys.stderr, flush=True)
+        print(
+            f"another worker of this run is gone ({one_line(error)}); {remedy}",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(LOST) from error

@@ -34,10 +34,15 @@ def writing(what: str, directory: Path) -> Iterator[None]:
         if failure:
             happened, remedy = f"{failure[0]} for {what} in {directory}", failure[1]
         else:
-            happened, remedy = f"cannot write {what} in {directory} ({one_line(error)})", "mend that"
+            happened, remedy = (
+                f"cannot write {what} in {directory} ({one_line(error)})",
+                "mend that",
+            )
         raise InputError(f"{happened}; {remedy}, and the same command goes on") from error
 
 
 def lost_worker(error: BaseException) -> bool:
     """Whether an error says that another process of the run is gone."""
-    return isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(error)
+    return isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(
+        error
+    )

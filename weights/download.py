@@ -59,7 +59,9 @@ def fetch(url: str, path: Path, checksum: str = "") -> None:
                 if attempt == ATTEMPTS:
                     why = getattr(error, "reason", None) or error
                     what = f"{url} cannot be downloaded ({why})"
-                    raise InputError(f"{what}; run the same command again to go on, {by_hand}") from error
+                    raise InputError(
+                        f"{what}; run the same command again to go on, {by_hand}"
+                    ) from error
         try:
             require(
                 part,
@@ -81,7 +83,9 @@ def _own(part: Path) -> Iterator[None]:
         part.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(part.with_name(f".{part.name}.lock"), os.O_CREAT | os.O_WRONLY)
     except OSError as error:
-        raise InputError(f"{part.parent} cannot be written ({error.strerror}); make it writable") from error
+        raise InputError(
+            f"{part.parent} cannot be written ({error.strerror}); make it writable"
+        ) from error
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,7 +113,9 @@ def _go_on(url: str, part: Path) -> None:
         rest = int(answer.headers.get("Content-Length") or 0)
         with open(part, "ab" if goes_on else "wb") as file:
             written = 0
-            for block in progress(_blocks(answer), -(-rest // _BLOCK), f"download {url.rpartition('/')[2]} (MiB)"):
+            for block in progress(
+                _blocks(answer), -(-rest // _BLOCK), f"download {url.rpartition('/')[2]} (MiB)"
+            ):
                 written += file.write(block)
     if rest and written < rest:
         raise ConnectionError(f"the connection was cut after {written:,} of {rest:,} bytes")
@@ -125,7 +131,11 @@ def require(path: Path, checksum: str, otherwise: str) -> None:
     if not checksum:
         return
     algorithm, _, expected = checksum.partition(":")
-    digest = hashlib.new(algorithm, usedforsecurity=False) if algorithm == "md5" else hashlib.new(algorithm)
+    digest = (
+        hashlib.new(algorithm, usedforsecurity=False)
+        if algorithm == "md5"
+        else hashlib.new(algorithm)
+    )
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

@@ -30,7 +30,11 @@ from efficientnet.model import EfficientNet
 from training import model_dir
 from weights import names
 
-TIMM = {**{f"b{i}": f"tf_efficientnet_b{i}" for i in range(9)}, "l2": "tf_efficientnet_l2", "l2_475": "tf_efficientnet_l2"}
+TIMM = {
+    **{f"b{i}": f"tf_efficientnet_b{i}" for i in range(9)},
+    "l2": "tf_efficientnet_l2",
+    "l2_475": "tf_efficientnet_l2",
+}
 KERAS = {f"b{i}": f"EfficientNetB{i}" for i in range(8)}
 
 # Settings of a model that do not change what it computes at inference.
@@ -40,9 +44,14 @@ _HARMLESS = {"name", "dropout", "survival_probability", "batch_norm_momentum", "
 def main(model: str, output: str) -> None:
     """Writes the weights of the model directory `model` to `output`; see the module. Raises InputError."""
     path = Path(output)
-    writers = {".safetensors": (to_timm, TIMM, "timm"), ".h5": (to_keras, KERAS, "tf.keras.applications")}
+    writers = {
+        ".safetensors": (to_timm, TIMM, "timm"),
+        ".h5": (to_keras, KERAS, "tf.keras.applications"),
+    }
     if path.suffix not in writers:
-        raise InputError(f"--output: {output} must end in .safetensors (timm) or .h5 (tf.keras.applications)")
+        raise InputError(
+            f"--output: {output} must end in .safetensors (timm) or .h5 (tf.keras.applications)"
+        )
     write, twins, library = writers[path.suffix]
     spec = model_dir.read_spec(model)
     name = spec.architecture["name"]
@@ -59,10 +68,19 @@ def main(model: str, output: str) -> None:
 def _changed(architecture: dict[str, Any]) -> list[str]:
     """The settings of a model whose values make another network of it than the variant that it is named after."""
     variant = ARCHITECTURES[architecture["name"]]
-    defaults = {name: parameter.default for name, parameter in inspect.signature(EfficientNet).parameters.items()}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(EfficientNet).parameters.items()
+    }
     defaults.update({"width": variant.width, "depth": variant.depth, "strides": BASELINE_STRIDES})
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in architecture.items() if value is not None}
-    return [key for key, value in given.items() if key not in _HARMLESS and value != defaults.get(key)]
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in architecture.items()
+        if value is not None
+    }
+    return [
+        key for key, value in given.items() if key not in _HARMLESS and value != defaults.get(key)
+    ]
 
 
 def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> None:
@@ -73,14 +91,21 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
     """
     config, description = path.with_name("config.json"), _describe(spec)
     if config.exists() and read_json(config) != description:
-        raise InputError(f"--output: {config} is of another model; name another directory, or delete it")
-    values = {weight.keras: weight for weight in names.of_architecture(spec.architecture, spec.num_classes)}
+        raise InputError(
+            f"--output: {config} is of another model; name another directory, or delete it"
+        )
+    values = {
+        weight.keras: weight
+        for weight in names.of_architecture(spec.architecture, spec.num_classes)
+    }
     state: dict[str, np.ndarray] = {}
     for variable in network.weights:
         weight = values[variable.name.partition(":")[0]]
         state[weight.timm] = weight.to_timm(variable.numpy())
         if weight.timm.endswith(".running_var"):
-            state[weight.timm.replace("running_var", "num_batches_tracked")] = np.zeros([], np.int64)
+            state[weight.timm.replace("running_var", "num_batches_tracked")] = np.zeros(
+                [], np.int64
+            )
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     write_json(config, description)
@@ -95,7 +120,9 @@ def _describe(spec: model_dir.ModelSpec) -> dict[str, Any]:
         "label_names": list(spec.label_names),
         "pretrained_cfg": {
             "input_size": [3, prepared.image_size, prepared.image_size],
-            "crop_pct": prepared.image_size / (prepared.image_size + prepared.crop_padding) if prepared.style == "imagenet" else 1.0,
+            "crop_pct": prepared.image_size / (prepared.image_size + prepared.crop_padding)
+            if prepared.style == "imagenet"
+            else 1.0,
             "interpolation": "bicubic",
             "mean": [number / 255 for number in prepared.mean],
             "std": [number / 255 for number in prepared.std],
@@ -113,8 +140,12 @@ def to_keras(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> 
     variables = {variable.name.partition(":")[0]: variable for variable in theirs.weights}
     for variable in network.weights:
         variables[variable.name.partition(":")[0]].assign(variable)
-    normalization = next(layer for layer in theirs.layers if isinstance(layer, tf.keras.layers.Normalization))
-    mean, std = (np.array(numbers) / 255 for numbers in (spec.preprocessing.mean, spec.preprocessing.std))
+    normalization = next(
+        layer for layer in theirs.layers if isinstance(layer, tf.keras.layers.Normalization)
+    )
+    mean, std = (
+        np.array(numbers) / 255 for numbers in (spec.preprocessing.mean, spec.preprocessing.std)
+    )
     normalization.set_weights([mean, std**2, np.zeros([])])
     with atomic_path(path) as temporary:
         named = temporary.with_name(f"{temporary.name}.h5")  # the format goes by the ending

@@ -51,12 +51,29 @@ def main(
     image_size: int | None = None,
 ) -> None:
     """Writes `output`, or says that it is done; see the module. Raises InputError."""
-    choices = {"model": ARCHITECTURES, "weights": ("ema", "raw"), "head": ("keep", "fresh"), "preprocessing": ("auto", *NORMALIZATIONS)}
-    for flag, value in (("model", model), ("weights", weights), ("head", head), ("preprocessing", preprocessing)):
+    choices = {
+        "model": ARCHITECTURES,
+        "weights": ("ema", "raw"),
+        "head": ("keep", "fresh"),
+        "preprocessing": ("auto", *NORMALIZATIONS),
+    }
+    for flag, value in (
+        ("model", model),
+        ("weights", weights),
+        ("head", head),
+        ("preprocessing", preprocessing),
+    ):
         if value not in choices[flag]:
             raise InputError(f"--{flag}: no {value!r}; there are {', '.join(choices[flag])}")
     opened = weight_files.open_weights(source, average=weights == "ema")
-    spec = describe(opened, {"name": model}, labels=labels, fresh_head=head == "fresh", preprocessing=preprocessing, image_size=image_size)
+    spec = describe(
+        opened,
+        {"name": model},
+        labels=labels,
+        fresh_head=head == "fresh",
+        preprocessing=preprocessing,
+        image_size=image_size,
+    )
     digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})
     settings = {"stage": "import_weights", **dataclasses.asdict(spec)}
@@ -67,11 +84,18 @@ def main(
     workdirs.start(output, settings)  # not before the weights are known to fit
     model_dir.save(Path(output) / "model", network, spec)
     parameters = network.count_params()
-    workdirs.finish(output, {"parameters": parameters, "classes": spec.num_classes, **spec.metadata})
-    mean, std = ([round(number, 3) for number in numbers] for numbers in (spec.preprocessing.mean, spec.preprocessing.std))
+    workdirs.finish(
+        output, {"parameters": parameters, "classes": spec.num_classes, **spec.metadata}
+    )
+    mean, std = (
+        [round(number, 3) for number in numbers]
+        for numbers in (spec.preprocessing.mean, spec.preprocessing.std)
+    )
     print(
         f"{model}: {parameters:,} parameters from the {opened.form} {source} in {output}; {spec.preprocessing.image_size} px, mean {mean}, "
-        f"std {std}, " + ("a FRESH, untrained classifier for " if head == "fresh" else "") + f"{spec.num_classes} classes"
+        f"std {std}, "
+        + ("a FRESH, untrained classifier for " if head == "fresh" else "")
+        + f"{spec.num_classes} classes"
     )
 
 
@@ -98,7 +122,14 @@ def describe(
       InputError: classes or normalisation that the file and the flags leave open or contradict.
     """
     label_names = _label_names(labels, weight_files.num_classes(source), fresh=fresh_head)
-    return spec_of(source, architecture, label_names, fresh_head=fresh_head, preprocessing=preprocessing, image_size=image_size)
+    return spec_of(
+        source,
+        architecture,
+        label_names,
+        fresh_head=fresh_head,
+        preprocessing=preprocessing,
+        image_size=image_size,
+    )
 
 
 def spec_of(
@@ -125,7 +156,9 @@ def spec_of(
     return model_dir.ModelSpec(architecture, prepared, label_names, metadata)
 
 
-def convert(source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh_head: bool = False) -> tf.keras.Model:
+def convert(
+    source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh_head: bool = False
+) -> tf.keras.Model:
     """The model of `spec` with the weights of `source`.
 
     Args:
@@ -145,13 +178,19 @@ def convert(source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh
         if not (fresh_head and weight.is_classifier):
             value = source.read(weight)
             if not np.isfinite(value).all():
-                problems.append(f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not finite")
+                problems.append(
+                    f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not finite"
+                )
             elif weight.is_variance and (value < 0).any():
-                problems.append(f"{source.name(weight)} holds {np.sum(value < 0)} variances below 0")
+                problems.append(
+                    f"{source.name(weight)} holds {np.sum(value < 0)} variances below 0"
+                )
             variables[weight.keras].assign(value)
         waiting.remove(weight.keras)
     if problems:
-        raise InputError(f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get the file again")
+        raise InputError(
+            f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get the file again"
+        )
     assert not waiting, f"variables without a row in weights/names.py: {sorted(waiting)}"
     return network
 
@@ -162,7 +201,9 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
         if fresh:
             raise InputError("--head=fresh needs --labels, the classes of the new classifier")
         if classes is None:
-            raise InputError("--source holds no classifier; give --head=fresh and --labels for a new one, to be trained")
+            raise InputError(
+                "--source holds no classifier; give --head=fresh and --labels for a new one, to be trained"
+            )
         return tuple(str(number) for number in range(classes))
     path = Path(labels)
     if path.is_dir():
@@ -170,7 +211,9 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
         found = records.read_manifest(path / "labeled", "labeled").label_names
     elif path.is_file():
         try:
-            text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the first name
+            text = path.read_text(
+                encoding="utf-8-sig"
+            )  # editors on Windows put a mark before the first name
         except ValueError as error:
             raise InputError(f"--labels: {labels} is no text in UTF-8; save it as such") from error
         found = tuple(line.strip() for line in text.splitlines() if line.strip())
@@ -188,11 +231,15 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
     return found
 
 
-def _normalization(source: weight_files.WeightFile, preprocessing: str) -> weight_files.Normalization:
+def _normalization(
+    source: weight_files.WeightFile, preprocessing: str
+) -> weight_files.Normalization:
     if preprocessing != "auto":
         return NORMALIZATIONS[preprocessing]
     if source.normalization:
         return source.normalization
     if isinstance(source, weight_files.KerasFile):
-        raise InputError(f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop")
+        raise InputError(
+            f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop"
+        )
     return NORMALIZATIONS["imagenet"]

@@ -47,7 +47,12 @@ _PYTORCH = {
     "project_conv": "_project_conv",
     "project_bn": "_bn2",
 }
-_BATCH_NORM = (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var"))
+_BATCH_NORM = (
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    ("moving_mean", "running_mean"),
+    ("moving_variance", "running_var"),
+)
 
 
 class Weight(NamedTuple):
@@ -114,14 +119,27 @@ def weights(width: float, depth: float, num_classes: int, lite: bool = False) ->
     """
     stem, head = stem_and_head(width, lite)
     layout = blocks(width, depth, lite=lite)
-    rows = [_conv("stem_conv", "stem/conv2d", "conv_stem", 3, 3, stem), *_batch_norm("stem_bn", "stem", 0, "bn1", stem)]
-    places = [(stage, repeat) for stage, repeats in enumerate(stage_repeats(depth, lite)) for repeat in range(repeats)]
+    rows = [
+        _conv("stem_conv", "stem/conv2d", "conv_stem", 3, 3, stem),
+        *_batch_norm("stem_bn", "stem", 0, "bn1", stem),
+    ]
+    places = [
+        (stage, repeat)
+        for stage, repeats in enumerate(stage_repeats(depth, lite))
+        for repeat in range(repeats)
+    ]
     for number, (block, (stage, repeat)) in enumerate(zip(layout, places)):
         rows += _block(block, f"blocks_{number}", f"blocks.{stage}.{repeat}")
     rows += [
         _conv("top_conv", "head/conv2d", "conv_head", 1, layout[-1].filters_out, head),
         *_batch_norm("top_bn", "head", 0, "bn2", head),
-        Weight("predictions/kernel", "head/dense/kernel", "classifier.weight", "dense", (head, num_classes)),
+        Weight(
+            "predictions/kernel",
+            "head/dense/kernel",
+            "classifier.weight",
+            "dense",
+            (head, num_classes),
+        ),
         Weight("predictions/bias", "head/dense/bias", "classifier.bias", "vector", (num_classes,)),
     ]
     return tuple(rows)
@@ -146,7 +164,16 @@ def _block(block: Block, tf1: str, timm: str) -> list[Weight]:
     rows: list[Weight] = []
     expands = int(block.expand != 1)
     if expands:
-        rows.append(_conv(f"{name}_expand_conv", f"{tf1}/conv2d", f"{timm}.conv_pw", 1, block.filters_in, inner))
+        rows.append(
+            _conv(
+                f"{name}_expand_conv",
+                f"{tf1}/conv2d",
+                f"{timm}.conv_pw",
+                1,
+                block.filters_in,
+                inner,
+            )
+        )
         rows += _batch_norm(f"{name}_expand_bn", tf1, 0, f"{timm}.bn1", inner)
     rows.append(
         Weight(
@@ -160,21 +187,52 @@ def _block(block: Block, tf1: str, timm: str) -> list[Weight]:
     rows += _batch_norm(f"{name}_bn", tf1, expands, f"{timm}.bn{1 + expands}", inner)
     gate = (
         (f"{name}_se_reduce", f"{tf1}/se/conv2d", f"{timm}.se.conv_reduce", (inner, block.squeeze)),
-        (f"{name}_se_expand", f"{tf1}/se/conv2d_1", f"{timm}.se.conv_expand", (block.squeeze, inner)),
+        (
+            f"{name}_se_expand",
+            f"{tf1}/se/conv2d_1",
+            f"{timm}.se.conv_expand",
+            (block.squeeze, inner),
+        ),
     )
     for layer, tf1_layer, timm_layer, channels in gate if block.squeeze else ():
         rows.append(_conv(layer, tf1_layer, timm_layer, 1, *channels))
-        rows.append(Weight(f"{layer}/bias", f"{tf1_layer}/bias", f"{timm_layer}.bias", "vector", channels[1:]))
+        rows.append(
+            Weight(
+                f"{layer}/bias", f"{tf1_layer}/bias", f"{timm_layer}.bias", "vector", channels[1:]
+            )
+        )
     project = ("conv2d_1", "conv_pwl") if expands else ("conv2d", "conv_pw")
-    rows.append(_conv(f"{name}_project_conv", f"{tf1}/{project[0]}", f"{timm}.{project[1]}", 1, inner, block.filters_out))
-    rows += _batch_norm(f"{name}_project_bn", tf1, 1 + expands, f"{timm}.bn{2 + expands}", block.filters_out)
+    rows.append(
+        _conv(
+            f"{name}_project_conv",
+            f"{tf1}/{project[0]}",
+            f"{timm}.{project[1]}",
+            1,
+            inner,
+            block.filters_out,
+        )
+    )
+    rows += _batch_norm(
+        f"{name}_project_bn", tf1, 1 + expands, f"{timm}.bn{2 + expands}", block.filters_out
+    )
     return rows
 
 
-def _conv(keras: str, tf1: str, timm: str, kernel: int, filters_in: int, filters_out: int) -> Weight:
-    return Weight(f"{keras}/kernel", f"{tf1}/kernel", f"{timm}.weight", "conv", (kernel, kernel, filters_in, filters_out))
+def _conv(
+    keras: str, tf1: str, timm: str, kernel: int, filters_in: int, filters_out: int
+) -> Weight:
+    return Weight(
+        f"{keras}/kernel",
+        f"{tf1}/kernel",
+        f"{timm}.weight",
+        "conv",
+        (kernel, kernel, filters_in, filters_out),
+    )
 
 
 def _batch_norm(keras: str, tf1: str, number: int, timm: str, channels: int) -> list[Weight]:
     scope = f"{tf1}/tpu_batch_normalization" + (f"_{number}" if number else "")
-    return [Weight(f"{keras}/{leaf}", f"{scope}/{leaf}", f"{timm}.{theirs}", "vector", (channels,)) for leaf, theirs in _BATCH_NORM]
+    return [
+        Weight(f"{keras}/{leaf}", f"{scope}/{leaf}", f"{timm}.{theirs}", "vector", (channels,))
+        for leaf, theirs in _BATCH_NORM
+    ]

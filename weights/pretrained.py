@@ -41,7 +41,9 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     """
     if text.startswith(keras_cv_backbones.PREFIX):
         with _named(text):
-            return _of_preset(text, model, networks.fetch(text.removeprefix(keras_cv_backbones.PREFIX)))
+            return _of_preset(
+                text, model, networks.fetch(text.removeprefix(keras_cv_backbones.PREFIX))
+            )
     row = published.find(text, model["name"])
     if row:
         with _named(text):
@@ -103,7 +105,10 @@ def _of_preset(text: str, model: Mapping[str, Any], files: Sequence[Path]) -> In
         {
             "source": "keras-cv",
             "head": "imported" if has_classifier else "fresh",
-            "init": {"weights": text, "sha256": {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}},
+            "init": {
+                "weights": text,
+                "sha256": {file.name: _digest(file, file.stat().st_mtime_ns) for file in files},
+            },
         },
     )
 
@@ -137,7 +142,9 @@ def _of_file(
     )
     source = {"weights": f"{row.name}:{row.network}" if row else text, "sha256": digests}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, "init": source})
-    return Initial(text, spec, functools.partial(_load, text, opened, spec, classes is None), source)
+    return Initial(
+        text, spec, functools.partial(_load, text, opened, spec, classes is None), source
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -152,7 +159,9 @@ def _digest(path: Path, changed: int) -> str:
     return file_digest(path)
 
 
-def _load(text: str, opened: weight_files.WeightFile, spec: ModelSpec, fresh_head: bool) -> tf.keras.Model:
+def _load(
+    text: str, opened: weight_files.WeightFile, spec: ModelSpec, fresh_head: bool
+) -> tf.keras.Model:
     with _named(text):
         return import_weights.convert(opened, spec, fresh_head=fresh_head)
 

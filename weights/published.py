@@ -93,10 +93,14 @@ def _lite(number: int, top1: float, megabytes: float, sha256: str) -> Published:
 
 def _keras(network: str, top1: float, megabytes: float) -> Published:
     file = f"efficientnet{network}.h5"
-    return Published("imagenet", network, top1, url=f"{KERAS}/{file}", file=file, megabytes=megabytes)
+    return Published(
+        "imagenet", network, top1, url=f"{KERAS}/{file}", file=file, megabytes=megabytes
+    )
 
 
-def _release(name: str, folder: str, file: str, preprocessing: str, accuracies: Mapping[str, float]) -> tuple[Published, ...]:
+def _release(
+    name: str, folder: str, file: str, preprocessing: str, accuracies: Mapping[str, float]
+) -> tuple[Published, ...]:
     """Returns the rows of a folder of the TPU release; `file` has {} for the network."""
     return tuple(
         Published(
@@ -211,7 +215,9 @@ def locate(row: Published) -> Path:
         path = _in_package(row.package)
         if path is None:
             raise InputError(f"its package is not installed; run: {install_command(row.package)}")
-        download.require(path, row.checksum, f"{path} is not the published file; install {row.package} again")
+        download.require(
+            path, row.checksum, f"{path} is not the published file; install {row.package} again"
+        )
         return path
     folder = _unpacked(row.cached)
     if folder.is_dir():
@@ -223,7 +229,11 @@ def locate(row: Published) -> Path:
 def install_command(package: str) -> str:
     """Returns the command that installs a package into this environment, as pip requires it."""
     has_pip = PathFinder.find_spec("pip") is not None  # environments that uv makes have none
-    pip = f"{sys.executable} -m pip install" if has_pip else f"uv pip install --python {sys.executable}"
+    pip = (
+        f"{sys.executable} -m pip install"
+        if has_pip
+        else f"uv pip install --python {sys.executable}"
+    )
     return f"{pip} --no-deps {package}"
 
 
@@ -272,7 +282,9 @@ def _unpack(archive: Path, folder: Path) -> Path:
     except (OSError, EOFError, tarfile.TarError) as error:
         if not folder.is_dir():  # else another process was faster
             why = one_line(error)
-            raise InputError(f"{archive} cannot be unpacked ({why}); delete it and run the same command again") from error
+            raise InputError(
+                f"{archive} cannot be unpacked ({why}); delete it and run the same command again"
+            ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     archive.unlink(missing_ok=True)
@@ -295,7 +307,10 @@ def listing() -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = range(2, 6)
     rows = [
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths))
+        )
         for line in lines
     ]
     packaged = ", ".join(keras_cv_backbones.PREFIX + name for name in keras_cv_backbones.PRESETS)

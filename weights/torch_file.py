@@ -48,7 +48,11 @@ class _Tensor(NamedTuple):
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *ignored: Any) -> _Tensor:
     """Stands for PyTorch's `_rebuild_tensor_v2`. Raises ValueError for an impossible view."""
     counts = [offset, *shape, *strides]
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in counts):
+    if (
+        not isinstance(storage, _Storage)
+        or len(shape) != len(strides)
+        or any(type(n) is not int or n < 0 for n in counts)
+    ):
         raise ValueError("a tensor without a storage, or with an impossible shape")
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides))
     if 0 not in shape and last >= storage.size:
@@ -72,7 +76,13 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns a storage by its description. Raises ValueError for anything else."""
         kind, dtype, key, _, size, view = pid
-        if kind != "storage" or dtype not in _TYPES.values() or type(key) is not str or type(size) is not int or view is not None:
+        if (
+            kind != "storage"
+            or dtype not in _TYPES.values()
+            or type(key) is not str
+            or type(size) is not int
+            or view is not None
+        ):
             raise ValueError("a reference that is no storage")
         return _Storage(dtype, key, size)
 
@@ -86,12 +96,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     content = path.read_bytes()
     if content[:2] == b"PK":
-        raise ValueError("PyTorch's format of release 1.6 and later; save it with _use_new_zipfile_serialization=False")
+        raise ValueError(
+            "PyTorch's format of release 1.6 and later; save it with _use_new_zipfile_serialization=False"
+        )
     stream = io.BytesIO(content)
-    if _load(stream) != _MAGIC or _load(stream) != _VERSION or _load(stream).get("little_endian") is not True:
+    if (
+        _load(stream) != _MAGIC
+        or _load(stream) != _VERSION
+        or _load(stream).get("little_endian") is not True
+    ):
         raise ValueError("no state dict as PyTorch saved it before release 1.6")
     tensors, keys = _load(stream), _load(stream)
-    if not isinstance(tensors, dict) or not all(isinstance(value, _Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, _Tensor) for value in tensors.values()
+    ):
         raise ValueError("something else than a dict of tensors")
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
@@ -105,7 +123,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         stream.seek(size * dtype.itemsize, io.SEEK_CUR)
     if stream.tell() != len(content):
         raise ValueError("bytes after the last storage")
-    return {str(name): _view(tensor, numbers[tensor.storage.key]) for name, tensor in tensors.items()}
+    return {
+        str(name): _view(tensor, numbers[tensor.storage.key]) for name, tensor in tensors.items()
+    }
 
 
 def _load(stream: io.BytesIO) -> Any:
@@ -123,7 +143,9 @@ def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
     if numbers.dtype != tensor.storage.dtype or len(numbers) != tensor.storage.size:
         raise ValueError(f"two descriptions of the storage {tensor.storage.key}")
     bytes_each = [stride * numbers.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, bytes_each).copy()
+    return np.lib.stride_tricks.as_strided(
+        numbers[tensor.offset :], tensor.shape, bytes_each
+    ).copy()
 
 
 class PyTorch(WeightFile):
@@ -140,8 +162,14 @@ class PyTorch(WeightFile):
         try:
             values = read(path)
         except UNREADABLE as error:
-            raise InputError(f"--source: {path} is no readable PyTorch file ({reason(error)})") from error
-        self._values = {name: value for name, value in values.items() if not name.endswith(".num_batches_tracked")}
+            raise InputError(
+                f"--source: {path} is no readable PyTorch file ({reason(error)})"
+            ) from error
+        self._values = {
+            name: value
+            for name, value in values.items()
+            if not name.endswith(".num_batches_tracked")
+        }
         self.shapes = {name: value.shape for name, value in self._values.items()}
         self.names = frozenset(self.shapes)
 

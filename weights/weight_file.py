@@ -80,7 +80,9 @@ def checked(mean: Any, std: Any) -> Normalization:
     """Returns both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
     found = np.array([mean, std], np.float64)
     if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
-        raise ValueError("the mean and the standard deviation of the channels are no three numbers each")
+        raise ValueError(
+            "the mean and the standard deviation of the channels are no three numbers each"
+        )
     first, second = (tuple(float(number) for number in row) for row in found)
     return first, second
 

@@ -27,7 +27,14 @@ from efficientnet.architectures import ARCHITECTURES
 from training.hdf5 import datasets
 from weights.names import Weight, weights
 from weights.torch_file import PyTorch
-from weights.weight_file import UNREADABLE, Normalization, WeightFile, checked, reason, require_bytes
+from weights.weight_file import (
+    UNREADABLE,
+    Normalization,
+    WeightFile,
+    checked,
+    reason,
+    require_bytes,
+)
 
 AVERAGE = "/ExponentialMovingAverage"
 
@@ -73,11 +80,15 @@ def _in_directory(directory: Path) -> Path:
             latest = None
         found = [Path(latest)] if latest else found
     if len(found) != 1:
-        raise InputError(f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix")
+        raise InputError(
+            f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix"
+        )
     return found[0]
 
 
-def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool) -> None:
+def check(
+    source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool
+) -> None:
     """Compares every name and shape of the file with those of the model.
 
     Raises:
@@ -92,7 +103,9 @@ def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_cla
         if source.shapes.get(source.name(weight), source.shape(weight)) != source.shape(weight)
     ]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
+    listed = "; ".join(
+        f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names
+    )
     if listed:
         fitting = [name for name in ARCHITECTURES if name != model and _fits(source, name)]
         if fitting:
@@ -103,7 +116,9 @@ def check(source: WeightFile, table: tuple[Weight, ...], model: str, *, with_cla
             hint = "the file is not complete; get it again"
         else:
             hint = "nor any other variant"
-        raise InputError(f"--source: the {source.form} {source.files[0]} does not fit {model} ({hint}): {listed}")
+        raise InputError(
+            f"--source: the {source.form} {source.files[0]} does not fit {model} ({hint}): {listed}"
+        )
 
 
 def num_classes(source: WeightFile) -> int | None:
@@ -117,8 +132,14 @@ def num_classes(source: WeightFile) -> int | None:
 
 def _fits(source: WeightFile, name: str) -> bool:
     architecture = ARCHITECTURES[name]
-    table = weights(architecture.width, architecture.depth, num_classes(source) or 1, architecture.lite)
-    held = {source.name(weight): source.shape(weight) for weight in table if not weight.is_classifier or num_classes(source)}
+    table = weights(
+        architecture.width, architecture.depth, num_classes(source) or 1, architecture.lite
+    )
+    held = {
+        source.name(weight): source.shape(weight)
+        for weight in table
+        if not weight.is_classifier or num_classes(source)
+    }
     return dict(source.shapes) == held and source.names == set(held)
 
 
@@ -126,28 +147,46 @@ class TensorFlow1(WeightFile):
     """A checkpoint of the authors' training or release: variables, their moving averages, and optimizer slots, which are ignored."""
 
     # Variables of the training and not of the model.
-    _SLOTS = re.compile(r"/(RMSProp|RMSProp_1|Momentum|Adam|Adam_1)$|(^|/)(global_step|beta[12]_power)$|^teacher_model/|^_CHECKPOINTABLE")
+    _SLOTS = re.compile(
+        r"/(RMSProp|RMSProp_1|Momentum|Adam|Adam_1)$|(^|/)(global_step|beta[12]_power)$|^teacher_model/|^_CHECKPOINTABLE"
+    )
     _ANCHOR = "stem/conv2d/kernel"
 
     def __init__(self, prefix: Path, average: bool):
         """Reads the checkpoint's index."""
         self.form = "TensorFlow 1 checkpoint"
-        names = sorted(path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-"))
+        names = sorted(
+            path for path in prefix.parent.iterdir() if path.name.startswith(f"{prefix.name}.data-")
+        )
         self.files = (Path(f"{prefix}.index"), *names)
         self.average = average
         try:
             self._reader = tf.train.load_checkpoint(str(plain_path(prefix)))
-            stored = {key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()}
+            stored = {
+                key: tuple(shape) for key, shape in self._reader.get_variable_to_shape_map().items()
+            }
             types = self._reader.get_variable_to_dtype_map()
         except UNREADABLE as error:
-            raise InputError(f"--source: {prefix} is no readable checkpoint ({reason(error)})") from error
-        promised = sum(prod(shape) * types[key].size for key, shape in stored.items() if types[key] != tf.string)
+            raise InputError(
+                f"--source: {prefix} is no readable checkpoint ({reason(error)})"
+            ) from error
+        promised = sum(
+            prod(shape) * types[key].size
+            for key, shape in stored.items()
+            if types[key] != tf.string
+        )
         require_bytes(self.files[0], promised, sum(path.stat().st_size for path in self.files[1:]))
         kept = [key for key in stored if not self._SLOTS.search(key)]
-        scopes = {key.replace(AVERAGE, "")[: -len(self._ANCHOR)] for key in kept if key.replace(AVERAGE, "").endswith(self._ANCHOR)}
+        scopes = {
+            key.replace(AVERAGE, "")[: -len(self._ANCHOR)]
+            for key in kept
+            if key.replace(AVERAGE, "").endswith(self._ANCHOR)
+        }
         if len(scopes) != 1:
             found = f"{len(scopes)} ({', '.join(sorted(scopes))})" if scopes else "none"
-            raise InputError(f"--source: {prefix} must hold one network with a variable {self._ANCHOR}; found {found}")
+            raise InputError(
+                f"--source: {prefix} must hold one network with a variable {self._ANCHOR}; found {found}"
+            )
         scope = scopes.pop()
         self._keys: dict[str, str] = {}
         for key in kept:
@@ -156,7 +195,9 @@ class TensorFlow1(WeightFile):
         self.names = frozenset(self._canonical(key, scope) for key in kept)
         self.shapes = {name: stored[key] for name, key in self._keys.items()}
         if not self.shapes:
-            has, flag = ("no moving averages", "raw") if average else ("moving averages only", "ema")
+            has, flag = (
+                ("no moving averages", "raw") if average else ("moving averages only", "ema")
+            )
             raise InputError(f"--source: {prefix} holds {has}; take --weights={flag}")
 
     @staticmethod
@@ -175,7 +216,9 @@ class TensorFlow1(WeightFile):
         try:
             return np.asarray(self._reader.get_tensor(self._keys[weight.tf1]), np.float32)
         except UNREADABLE as error:
-            raise InputError(f"--source: {self.files[0]} is damaged or lacks its data files ({reason(error)})") from error
+            raise InputError(
+                f"--source: {self.files[0]} is damaged or lacks its data files ({reason(error)})"
+            ) from error
 
 
 class KerasFile(WeightFile):
@@ -188,10 +231,16 @@ class KerasFile(WeightFile):
         try:
             read = _read_keras if path.suffix == ".keras" else _read_h5
             self._values, config = read(path)
-            moments = {name: self._values.pop(name) for name in list(self._values) if name.startswith("normalization")}
+            moments = {
+                name: self._values.pop(name)
+                for name in list(self._values)
+                if name.startswith("normalization")
+            }
             self.normalization = _normalization(moments, config)
         except UNREADABLE as error:
-            raise InputError(f"--source: {path} is no readable Keras file ({reason(error)})") from error
+            raise InputError(
+                f"--source: {path} is no readable Keras file ({reason(error)})"
+            ) from error
         self.shapes = {name: value.shape for name, value in self._values.items()}
         self.names = frozenset(self.shapes)
 
@@ -208,14 +257,18 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """<layer>/<variable> -> value, and the model's config where the file holds a whole model."""
     with h5py.File(path) as file:
         if "layers" in file and "layer_names" not in file.attrs:
-            raise InputError(f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save the model as .keras or .h5")
+            raise InputError(
+                f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save the model as .keras or .h5"
+            )
         config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
         values: dict[str, np.ndarray] = {}
         for name, dataset in datasets(file).items():
             parts = name.split("/")
             if "model_weights" in file and parts.pop(0) != "model_weights":
                 continue
-            values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(dataset[()], np.float32)
+            values[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = np.asarray(
+                dataset[()], np.float32
+            )
     return values, config
 
 
@@ -236,7 +289,11 @@ _VARIABLES = {
 def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The same of a ``.keras`` archive, which numbers the layers of each class in order and its variables from 0."""
     with zipfile.ZipFile(path) as archive:
-        require_bytes(path, sum(member.file_size for member in archive.infolist()), max(SMALL, MOST_PACKED * path.stat().st_size))
+        require_bytes(
+            path,
+            sum(member.file_size for member in archive.infolist()),
+            max(SMALL, MOST_PACKED * path.stat().st_size),
+        )
         config = json.loads(archive.read("config.json"))
         stored = io.BytesIO(archive.read("model.weights.h5"))
     seen: dict[str, int] = {}
@@ -246,21 +303,37 @@ def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         snake = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
         number = seen[snake] = seen.get(snake, -1) + 1
         group = f"layers/{snake}_{number}" if number else f"layers/{snake}"
-        places.update({f"{group}/vars/{index}": f"{name}/{variable}" for index, variable in enumerate(_VARIABLES.get(kind, ()))})
+        places.update(
+            {
+                f"{group}/vars/{index}": f"{name}/{variable}"
+                for index, variable in enumerate(_VARIABLES.get(kind, ()))
+            }
+        )
     with h5py.File(stored) as file:
-        found = {name: dataset for name, dataset in datasets(file).items() if not name.startswith("optimizer/")}
-        values = {places.get(name, name): np.asarray(dataset[()], np.float32) for name, dataset in found.items()}
+        found = {
+            name: dataset
+            for name, dataset in datasets(file).items()
+            if not name.startswith("optimizer/")
+        }
+        values = {
+            places.get(name, name): np.asarray(dataset[()], np.float32)
+            for name, dataset in found.items()
+        }
     return values, config
 
 
-def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None) -> Normalization | None:
+def _normalization(
+    moments: dict[str, np.ndarray], config: dict[str, Any] | None
+) -> Normalization | None:
     """What the file's own layers do to pixels in 0-255: Rescaling, Normalization, and in some models another Rescaling.
 
     The files that Keras publishes store the standard deviation in the variance's place, and ``weights="imagenet"`` makes good for it
     with a second Rescaling by 1 / sqrt(std). A file of weights alone does not tell whether its model had that layer; a
     "variance" that equals ImageNet's standard deviations is taken for one of these.
     """
-    named = {name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()}
+    named = {
+        name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()
+    }
     if len(named) < len(moments):
         raise ValueError("several normalization layers")
     if not {"mean", "variance"} <= set(named):
@@ -275,7 +348,9 @@ def _normalization(moments: dict[str, np.ndarray], config: dict[str, Any] | None
     with np.errstate(divide="ignore", invalid="ignore"):  # a zero is refused below
         for kind, settings in layers:
             if kind == "Rescaling":
-                scale, offset = (np.asarray(settings.get(key, 0.0), np.float64) for key in ("scale", "offset"))
+                scale, offset = (
+                    np.asarray(settings.get(key, 0.0), np.float64) for key in ("scale", "offset")
+                )
                 a, b = a * scale, b * scale + offset
             elif kind == "Normalization":
                 a, b = a / std, (b - mean) / std
@@ -305,15 +380,25 @@ class Timm(WeightFile):
         self.files = (path,)
         architecture, self.normalization = _describe_timm(path)
         if not architecture.startswith("tf_efficientnet_"):  # its logits would be wrong
-            raise InputError(f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights")
+            raise InputError(
+                f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights"
+            )
         try:
             self._file = safe_open(path, framework="numpy")
-            slices = {key: self._file.get_slice(key) for key in self._file.keys() if not key.endswith(".num_batches_tracked")}  # noqa: SIM118
+            slices = {
+                key: self._file.get_slice(key)
+                for key in self._file.keys()
+                if not key.endswith(".num_batches_tracked")
+            }  # noqa: SIM118
         except UNREADABLE as error:
-            raise InputError(f"--source: {path} is no readable safetensors file ({reason(error)})") from error
+            raise InputError(
+                f"--source: {path} is no readable safetensors file ({reason(error)})"
+            ) from error
         unread = sorted({slice_.get_dtype() for slice_ in slices.values()} - {"F16", "F32", "F64"})
         if unread:
-            raise InputError(f"--source: {path} holds weights of type {', '.join(unread)}; save it as float32")
+            raise InputError(
+                f"--source: {path} holds weights of type {', '.join(unread)}; save it as float32"
+            )
         self.shapes = {key: tuple(slice_.get_shape()) for key, slice_ in slices.items()}
         self.names = frozenset(self.shapes)
 
@@ -340,12 +425,21 @@ def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
     architecture, normalization = None, None
     if config.exists():
         try:
-            description = read_json(config, {"architecture?": (str, None), "pretrained_cfg?": (dict, None)})
-            architecture, settings = description.get("architecture"), description.get("pretrained_cfg") or {}
+            description = read_json(
+                config, {"architecture?": (str, None), "pretrained_cfg?": (dict, None)}
+            )
+            architecture, settings = (
+                description.get("architecture"),
+                description.get("pretrained_cfg") or {},
+            )
             if {"mean", "std"} <= set(settings):
-                normalization = checked(*(255 * np.array(settings[key], np.float64) for key in ("mean", "std")))
+                normalization = checked(
+                    *(255 * np.array(settings[key], np.float64) for key in ("mean", "std"))
+                )
         except UNREADABLE as error:
-            raise InputError(f"--source: {config} is no readable description of a timm model ({reason(error)})") from error
+            raise InputError(
+                f"--source: {config} is no readable description of a timm model ({reason(error)})"
+            ) from error
     for name in (path.name, path.parent.name):
         match = re.search(r"(tf_)?efficientnet_(b\d|l2)", name)
         architecture = architecture or (match and match.group())

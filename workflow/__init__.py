@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from workflow.loop import run
     from workflow.one_method import run_method
 else:
-    __getattr__, __dir__ = lazy.attributes(__name__, {"run": "workflow.loop", "run_method": "workflow.one_method"})
+    __getattr__, __dir__ = lazy.attributes(
+        __name__, {"run": "workflow.loop", "run_method": "workflow.one_method"}
+    )
 
 __all__ = ["run", "run_method"]

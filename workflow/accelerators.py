@@ -36,8 +36,24 @@ _L2 = "EfficientNet-L2 at 475 px, ratio 14, 6 days on 2,048 cores (Xie et al. 20
 
 ACCELERATORS = {
     "A100": Accelerator(80e9, 312e12, 156e12, 0.040, "NVIDIA A100 80GB data sheet", _B4),
-    "H100": Accelerator(80e9, 989e12, 494e12, 0.040, "NVIDIA H100 SXM data sheet, dense", f"assumed as on A100: {_B4}"),
-    "v3": Accelerator(16 * GIB, 61.5e12, 61.5e12, 0.106, "cloud.google.com/tpu/docs/v3; one of a chip's two cores", _L2),
-    "v5e": Accelerator(16e9, 197e12, 197e12, 0.106, "cloud.google.com/tpu/docs/v5e", f"assumed as on v3: {_L2}"),
+    "H100": Accelerator(
+        80e9,
+        989e12,
+        494e12,
+        0.040,
+        "NVIDIA H100 SXM data sheet, dense",
+        f"assumed as on A100: {_B4}",
+    ),
+    "v3": Accelerator(
+        16 * GIB,
+        61.5e12,
+        61.5e12,
+        0.106,
+        "cloud.google.com/tpu/docs/v3; one of a chip's two cores",
+        _L2,
+    ),
+    "v5e": Accelerator(
+        16e9, 197e12, 197e12, 0.106, "cloud.google.com/tpu/docs/v5e", f"assumed as on v3: {_L2}"
+    ),
 }
 """Name -> accelerator."""

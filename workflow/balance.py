@@ -49,7 +49,9 @@ from workflow.settings import check_section
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
     """64 pseudo-random bits for each key (UTF-8), a function of seed and key; uint64 [n], the same on every machine."""
-    fresh = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy  # copies cost two thirds of new ones
+    fresh = hashlib.blake2b(
+        digest_size=8, key=str(seed).encode()
+    ).copy  # copies cost two thirds of new ones
     digests = []
     for key in keys:
         hash_of_key = fresh()
@@ -103,11 +105,17 @@ class ScoreShards:
         classes = np.zeros(num_records, np.int32)
         confidence = np.zeros(num_records, np.float32)
         hashes = np.zeros(num_records, np.uint64)
-        inside = np.zeros(num_records, bool)  # higher than the threshold, and not higher than max_confidence
+        inside = np.zeros(
+            num_records, bool
+        )  # higher than the threshold, and not higher than max_confidence
         done = 0
         for top in read_tops(self.predictions, shard):
             rows = slice(done, done + len(top.keys))
-            classes[rows], confidence[rows], hashes[rows] = top.classes, top.confidence, image_hashes(self.seed, top.keys)
+            classes[rows], confidence[rows], hashes[rows] = (
+                top.classes,
+                top.confidence,
+                image_hashes(self.seed, top.keys),
+            )
             inside[rows] = top.higher(self.threshold) & ~top.higher(self.max_confidence)
             done = rows.stop
         confidence = np.minimum(confidence, np.float32(1.0))
@@ -170,13 +178,17 @@ def require_unique_keys(job: ScoreShards) -> None:
     for value in selection.shared_values(hashes):
         found: dict[str, str] = {}
         for shard, values in enumerate(hashes):
-            if np.searchsorted(values, np.uint64(value)) == np.searchsorted(values, np.uint64(value), side="right"):
+            if np.searchsorted(values, np.uint64(value)) == np.searchsorted(
+                values, np.uint64(value), side="right"
+            ):
                 continue
             for key, _ in read_predictions(job.predictions, shard):
                 if image_hashes(job.seed, [key.encode("utf-8")])[0] == value:
                     if key in found:
                         files = sorted({found[key], job.predictions.paths[shard]})
-                        raise InputError(f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again")
+                        raise InputError(
+                            f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again"
+                        )
                     found[key] = job.predictions.paths[shard]
 
 
@@ -212,17 +224,26 @@ class WriteShards:
         """Writes one shard. Raises InputError where images and predictions do not match."""
         with np.load(self.scores.columns_path(shard)) as columns:
             copies = self.chosen.record_copies(columns, self.images.records[shard])
-        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, copies), index=self.copy_images)
+        count, digest = write_shard(
+            self.outputs(shard)[0], self._records(shard, copies), index=self.copy_images
+        )
         records, unique = int(copies.sum()), int(np.count_nonzero(copies))
         if count != (records if self.copy_images else unique):
             raise AssertionError(f"{count} records written, {records} of {unique} images selected")
-        return {"images": self.images.records[shard], "records": records, "unique": unique, "sha256": digest}
+        return {
+            "images": self.images.records[shard],
+            "records": records,
+            "unique": unique,
+            "sha256": digest,
+        }
 
     def _records(self, shard: int, copies: np.ndarray) -> Iterator[bytes]:
         """The images kept, in the images' order, copies side by side (the training reader shuffles)."""
         image_file, prediction_file = self.images.paths[shard], self.scores.predictions.paths[shard]
         images = read_images(self.images, shard)
-        both = join_by_key(images, self._keyed_predictions(shard, copies), image_file, prediction_file)
+        both = join_by_key(
+            images, self._keyed_predictions(shard, copies), image_file, prediction_file
+        )
         for place, (key, encoded, (position, probabilities)) in enumerate(both):
             if probabilities is not None and not self.copy_images:
                 yield make_label(place, int(copies[position]), probabilities)
@@ -231,16 +252,22 @@ class WriteShards:
                 for _ in range(copies[position]):
                     yield record
 
-    def _keyed_predictions(self, shard: int, copies: np.ndarray) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
+    def _keyed_predictions(
+        self, shard: int, copies: np.ndarray
+    ) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
         """(key, (position, probabilities)); None for what is dropped, so that no memory is held for it while it waits for its image."""
-        for position, (key, probabilities) in enumerate(read_predictions(self.scores.predictions, shard)):
+        for position, (key, probabilities) in enumerate(
+            read_predictions(self.scores.predictions, shard)
+        ):
             yield key, (position, probabilities if copies[position] else None)
 
 
 # The stage
 
 
-def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: int | None) -> int | None:
+def choose_images_per_class(
+    above: np.ndarray, balance: bool, images_per_class: int | None
+) -> int | None:
     """The number of images that each class is to have; None for no balancing.
 
     Args:
@@ -253,12 +280,16 @@ def choose_images_per_class(above: np.ndarray, balance: bool, images_per_class: 
     return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
 
 
-def draw(columns: Columns, chosen: selection.Selection, records: int, progress: Path) -> selection.Sample:
+def draw(
+    columns: Columns, chosen: selection.Selection, records: int, progress: Path
+) -> selection.Sample:
     """Returns `records` of the selected records, drawn at random. Raises InputError where there are fewer."""
     selected = int(chosen.totals.sum())
     if records > selected:
         shard_jobs.forget(progress)  # the directory then takes another number
-        raise InputError(f"config.balance.sample_images is {records}; the selection has only {selected} images with their copies")
+        raise InputError(
+            f"config.balance.sample_images is {records}; the selection has only {selected} images with their copies"
+        )
     return selection.sample(columns, chosen, records)
 
 
@@ -267,7 +298,9 @@ def check(settings: ConfigDict) -> None:
     check_section("balance", settings)
     if settings.threshold >= settings.max_confidence:
         most = settings.max_confidence
-        raise InputError(f"config.balance.max_confidence is {most}; it must be above threshold, {settings.threshold}")
+        raise InputError(
+            f"config.balance.max_confidence is {most}; it must be above threshold, {settings.threshold}"
+        )
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:
@@ -285,7 +318,13 @@ def _warn_of_empty(above: np.ndarray, label_names: Sequence[str], threshold: flo
         raise InputError(f"no image above threshold {threshold}; lower config.balance.threshold")
     if empty:
         shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-        logging.warning("no image above threshold %s for %d of %d classes: %s", threshold, len(empty), len(label_names), shown)
+        logging.warning(
+            "no image above threshold %s for %d of %d classes: %s",
+            threshold,
+            len(empty),
+            len(label_names),
+            shown,
+        )
     return empty
 
 
@@ -304,14 +343,21 @@ def main(
         _balance(config, workdir, data, predictions, beam_options)
 
 
-def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str]) -> None:
+def _balance(
+    config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str]
+) -> None:
     settings = config.balance
     check(settings)
     # Absolute, since a worker may have another current folder.
-    workdir, data, predictions = (str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions))
+    workdir, data, predictions = (
+        str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions)
+    )
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
-    images, labels = read_manifest(Path(data) / "unlabeled", "unlabeled"), read_manifest(predictions, "predictions")
+    images, labels = (
+        read_manifest(Path(data) / "unlabeled", "unlabeled"),
+        read_manifest(predictions, "predictions"),
+    )
     _check_partition(images, labels)
     require_origin(images, labels)
     directory, progress = Path(workdir), Path(workdir) / "progress"
@@ -324,7 +370,12 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
 
     num_shards = len(images.files)
     scores = ScoreShards(
-        labels, progress / "columns", settings.threshold, config.seed, max_confidence=settings.max_confidence, fraction=settings.fraction
+        labels,
+        progress / "columns",
+        settings.threshold,
+        config.seed,
+        max_confidence=settings.max_confidence,
+        fraction=settings.fraction,
     )
     counts = [int] * labels.num_classes
     note = {"above": counts, "below": counts, "drawn": int}
@@ -333,8 +384,12 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
     above = np.sum([result["above"] for result in results], axis=0)  # (K,)
     below = np.sum([result["below"] for result in results], axis=0)  # (K,)
     drawn = sum(result["drawn"] for result in results)
-    if above.sum() + below.sum() != drawn or (settings.fraction == 1 and drawn != images.num_records):
-        raise AssertionError(f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images")
+    if above.sum() + below.sum() != drawn or (
+        settings.fraction == 1 and drawn != images.num_records
+    ):
+        raise AssertionError(
+            f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images"
+        )
     if not above.any():
         shard_jobs.forget(progress)  # the directory then takes another threshold
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
@@ -349,21 +404,30 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
     note = {"records": int, "unique": int, "sha256": str}
     results = shard_jobs.run(job, num_shards, progress / "records", beam_options, note)
 
-    records, unique = sum(result["records"] for result in results), sum(result["unique"] for result in results)
+    records, unique = (
+        sum(result["records"] for result in results),
+        sum(result["unique"] for result in results),
+    )
     if records != chosen.totals.sum() or unique != chosen.kept.sum():
-        raise AssertionError(f"{records} records of {unique} images written, {chosen.totals.sum()} of {chosen.kept.sum()} selected")
+        raise AssertionError(
+            f"{records} records of {unique} images written, {chosen.totals.sum()} of {chosen.kept.sum()} selected"
+        )
     write_manifest(
         Manifest(
             directory=directory,
             name="pseudo_labeled",
-            files=tuple(Path(path).name for shard in range(num_shards) for path in job.outputs(shard)),
+            files=tuple(
+                Path(path).name for shard in range(num_shards) for path in job.outputs(shard)
+            ),
             records=tuple(result["records"] for result in results),
             label_names=labels.label_names,
             label_offset=0,
             kind="pseudo_labeled",
             extra={"threshold": settings.threshold, "images_per_class": images_per_class},
             digests=tuple(result["sha256"] for result in results),
-            beside=None if settings.copy_images else Beside(images, tuple(result["unique"] for result in results)),
+            beside=None
+            if settings.copy_images
+            else Beside(images, tuple(result["unique"] for result in results)),
         )
     )
     with atomic_path(directory / "pseudo_labels.png") as temporary:
@@ -388,5 +452,9 @@ def _balance(config: ConfigDict, workdir: str, data: str, predictions: str, beam
     )
     shard_jobs.forget(progress)
     logging.info(
-        "%d records of %d images kept, of %d; %s a class", records, unique, images.num_records, images_per_class or "no fixed number"
+        "%d records of %d images kept, of %d; %s a class",
+        records,
+        unique,
+        images.num_records,
+        images_per_class or "no fixed number",
     )

@@ -38,7 +38,9 @@ def figure(
     else:
         axes.bar(x - 0.2, above, 0.4, label=legend[0])
         axes.bar(x + 0.2, totals, 0.4, label=legend[1])
-        axes.set_xticks(x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0)
+        axes.set_xticks(
+            x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0
+        )
     axes.set_ylabel("pseudo-labelled images")
     axes.legend()
     buffer = io.BytesIO()

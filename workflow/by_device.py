@@ -47,10 +47,16 @@ def settle(
     own = (config.init, config.preprocessing.image_size)
     if (workdir / "config.json").exists():
         begun = read_json(workdir / "config.json", dict)
-        chosen = (begun.get("init", own[0]), begun.get("preprocessing", {}).get("image_size", own[1]))
+        chosen = (
+            begun.get("init", own[0]),
+            begun.get("preprocessing", {}).get("image_size", own[1]),
+        )
         why = f"as {workdir} began"
     elif gpus.count():
-        chosen, why = GPU, "since TensorFlow sees a GPU; image_folder.py:lite0 takes what a CPU gets"
+        chosen, why = (
+            GPU,
+            "since TensorFlow sees a GPU; image_folder.py:lite0 takes what a CPU gets",
+        )
         if not dry_run and (problem := _problem(GPU[0])):
             chosen, why = own, f"although TensorFlow sees a GPU: {problem}"
     else:
@@ -61,7 +67,11 @@ def settle(
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.init, config.preprocessing.image_size = chosen
-    return config.lock(), [*flags, f"--config.init={chosen[0]}", f"--config.preprocessing.image_size={chosen[1]}"]
+    return config.lock(), [
+        *flags,
+        f"--config.init={chosen[0]}",
+        f"--config.preprocessing.image_size={chosen[1]}",
+    ]
 
 
 def _problem(name: str) -> str:

@@ -29,7 +29,13 @@ from evaluation import results, statistics
 FILE = "choice.json"
 VALIDATION, CROSS_FITTING, LAST = "validation", "cross-fitting", "last"
 
-COMPARISON = {"model": str, "to": str, "difference": float, "interval": [float, float], "p_value": float}
+COMPARISON = {
+    "model": str,
+    "to": str,
+    "difference": float,
+    "interval": [float, float],
+    "p_value": float,
+}
 SCHEMA = {
     "served": str,
     "on": str,
@@ -52,7 +58,10 @@ SCHEMA = {
 - `verdict`: one sentence, for people: did the unlabeled images help?
 """
 
-PREPARED = {"splits?": {"labeled?": {"images": int}, "validation?": {"images": int}}, "in_no_fold?": int}
+PREPARED = {
+    "splits?": {"labeled?": {"images": int}, "validation?": {"images": int}},
+    "in_no_fold?": int,
+}
 ADVICE = "try more unlabeled images of the same classes, a higher balance.threshold or a lower student.schedule.base"
 
 
@@ -87,7 +96,9 @@ class Answers(NamedTuple):
 def read_answers(path: Path) -> Answers:
     """Reads what `Answers.write` wrote. Raises FileNotFoundError where there is none."""
     stored = results.load(path)
-    keys, labels, probabilities, folds = (stored[name] for name in ("keys", "labels", "probabilities", "folds"))
+    keys, labels, probabilities, folds = (
+        stored[name] for name in ("keys", "labels", "probabilities", "folds")
+    )
     return Answers(keys, labels, tuple(stored["models"].tolist()), probabilities, folds)
 
 
@@ -97,12 +108,17 @@ def of_evaluations(workdir: Path, models: Sequence[str], fold: int = 0) -> Answe
     Raises:
       InputError: the evaluations are not of the same images.
     """
-    found = [results.load(workdir / f"{VALIDATION}_{number}" / name / "predictions.npz") for number, name in enumerate(models)]
+    found = [
+        results.load(workdir / f"{VALIDATION}_{number}" / name / "predictions.npz")
+        for number, name in enumerate(models)
+    ]
     keys, labels = found[0]["keys"], found[0]["labels"]
     for number, own in enumerate(found):
         if not (np.array_equal(own["keys"], keys) and np.array_equal(own["labels"], labels)):
             where = workdir / f"{VALIDATION}_{number}"
-            raise InputError(f"{where} is of other images than {VALIDATION}_0; delete both, and the same command evaluates again")
+            raise InputError(
+                f"{where} is of other images than {VALIDATION}_0; delete both, and the same command evaluates again"
+            )
     probabilities = np.stack([own["probabilities"] for own in found])
     return Answers(keys, labels, tuple(models), probabilities, np.full(len(keys), fold, np.int64))
 
@@ -156,7 +172,14 @@ def decide(on: str, answers: Answers) -> dict[str, Any]:
 def last(students: int, images: int) -> dict[str, Any]:
     """Returns the choice of the last student, where only `images` images, too few, were held out."""
     name = f"student_{students}"
-    choice = {"served": name, "on": LAST, "images": images, "models": {}, "comparisons": [], "to_teacher": None}
+    choice = {
+        "served": name,
+        "on": LAST,
+        "images": images,
+        "models": {},
+        "comparisons": [],
+        "to_teacher": None,
+    }
     return {**choice, "verdict": verdict(choice)}
 
 
@@ -169,7 +192,11 @@ def verdict(choice: dict[str, Any]) -> str:
     """Says in one sentence whether the unlabeled images helped, and what is exported."""
     served, images = choice["served"], choice["images"]
     if choice["on"] == LAST:
-        few = f"only {images} validation images were held out, {FEWEST} are needed" if images else "no validation images were held out"
+        few = (
+            f"only {images} validation images were held out, {FEWEST} are needed"
+            if images
+            else "no validation images were held out"
+        )
         return f"not known whether the unlabeled images helped: {few}; the last student, {served}, is exported"
     of = f"of {images:,} {'validation images' if choice['on'] == VALIDATION else 'labeled images, by cross-fitting'}"
     found = choice["to_teacher"]

@@ -51,7 +51,11 @@ class Memory:
         return self.there is None or self.needed <= self.there
 
     def __str__(self) -> str:
-        there = f"{self.where} has {self.there:,.1f} GiB" if self.there is not None else f"the memory of {self.where} is not known"
+        there = (
+            f"{self.where} has {self.there:,.1f} GiB"
+            if self.there is not None
+            else f"the memory of {self.where} is not known"
+        )
         return f"{self.training.stage.name} needs about {self.needed:,.1f} GiB of memory; {there}"
 
 
@@ -83,27 +87,48 @@ class Cost:
         if self.memory and not self.memory.fits:
             section, batch = self.memory.training.section, self.memory.batch_size
             now = self.memory.training.values["batch_size"]
-            lower = f"set config.{section}.batch_size={batch} (now {now})" if batch else "choose a smaller network"
+            lower = (
+                f"set config.{section}.batch_size={batch} (now {now})"
+                if batch
+                else "choose a smaller network"
+            )
             return f"{self.memory}: {lower}, or lower config.preprocessing.image_size (now {self.memory.training.size})"
         if not self.disk.fits:
             return f"{self.disk}: free some, name a --workdir on another disk, or lower keep_checkpoints of the trainings"
         return ""
 
 
-def needs(training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int) -> float | None:
+def needs(
+    training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int
+) -> float | None:
     """Returns the GiB that a training takes on each device with a batch of this size; None where its activations are not known."""
     total, values = (0.0 if on_gpu else BASE), training.values
     for network in training.networks:
         model = training.network(network)
-        images = network.images * batch_size / values["batch_size"] / values.get("accumulation", 1) / devices
-        bytes_each, frozen = (4 if values["precision"] == "float32" else 2), values.get("frozen_blocks", 0)
-        one_image = reckoning.activations(model, training.size, 1, bytes_each, network.rematerialize, frozen)
+        images = (
+            network.images
+            * batch_size
+            / values["batch_size"]
+            / values.get("accumulation", 1)
+            / devices
+        )
+        bytes_each, frozen = (
+            (4 if values["precision"] == "float32" else 2),
+            values.get("frozen_blocks", 0),
+        )
+        one_image = reckoning.activations(
+            model, training.size, 1, bytes_each, network.rematerialize, frozen
+        )
         if one_image is None:
             return None
         parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
         kept = network is training.networks[0]
-        fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB  # and its average
-        total += reckoning.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
+        fixed = (
+            4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB
+        )  # and its average
+        total += (
+            reckoning.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
+        )
     if training.teacher and architectures.find(training.teacher["name"]).parameters:
         total += 4 * reckoning.count_parameters(training.teacher, counts["classes"]).all / GIB
     return total
@@ -123,13 +148,23 @@ def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory |
         if needed is None:
             continue
         batch = training.values["batch_size"] // 2
-        while there and batch and (needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB:
+        while (
+            there
+            and batch
+            and (needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB
+        ):
             batch //= 2
         known.append(Memory(training, needed, there / GIB if there else None, where, batch))
     return max(known, key=lambda memory: memory.needed, default=None)
 
 
-def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Disk:
+def _disk(
+    config: ConfigDict,
+    workdir: Path,
+    stages: Sequence[Stage],
+    trainings: Sequence[Planned],
+    counts: Mapping[str, Any],
+) -> Disk:
     """Reckons the shards, the stored predictions, the checkpoints and the models."""
     files = counts["survey"].file_bytes if counts["survey"] else 0
     needed = 0.0
@@ -137,9 +172,13 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
         if stage.name == "prepare":
             needed += files
         if stage.script == "run_balance.sh" and config.balance.copy_images:  # the images once more
-            needed += files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
+            needed += (
+                files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
+            )
         if stage.script == "run_pseudo_label.sh":
-            needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(config, [stage], counts["classes"])
+            needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(
+                config, [stage], counts["classes"]
+            )
     for training in trainings:
         for network in training.networks:
             model = training.network(network)
@@ -150,24 +189,38 @@ def _disk(config: ConfigDict, workdir: Path, stages: Sequence[Stage], trainings:
             needed += 4 * (kept * (2 * parameters.all + 2 * parameters.trained) + parameters.all)
     needed *= 1 + again(config, workdir, counts)
     begun = [*(stage.directory for stage in stages), workdir / crossfit.FOLDER]
-    there = sum(file.stat().st_size for place in begun for file in place.rglob("*") if file.is_file())
+    there = sum(
+        file.stat().st_size for place in begun for file in place.rglob("*") if file.is_file()
+    )
     return Disk(max(0.0, needed - there) / GIB, machine.disk_free(workdir) / GIB)
 
 
 def again(config: ConfigDict, workdir: Path, counts: Mapping[str, Any]) -> int:
     """Returns how many more times cross-fitting trains everything."""
     by_folds = choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING
-    return config.crossfit.folds if by_folds and not (workdir / crossfit.FOLDER / crossfit.ANSWERS).exists() else 0
+    return (
+        config.crossfit.folds
+        if by_folds and not (workdir / crossfit.FOLDER / crossfit.ANSWERS).exists()
+        else 0
+    )
 
 
-def cost(config: ConfigDict, workdir: Path, stages: Sequence[Stage], counts: dict[str, Any]) -> tuple[Cost, list[Planned]]:
+def cost(
+    config: ConfigDict, workdir: Path, stages: Sequence[Stage], counts: dict[str, Any]
+) -> tuple[Cost, list[Planned]]:
     """Returns what the stages that are not done need, and the trainings among them. Raises InputError where they cannot be planned."""
     left = [stage for stage in stages if not (stage.directory / "summary.json").exists()]
-    trainings = [training for training in plans.trainings(config, stages, counts) if training.stage in left]
-    return Cost(_memory(trainings, counts), _disk(config, workdir, left, trainings, counts)), trainings
+    trainings = [
+        training for training in plans.trainings(config, stages, counts) if training.stage in left
+    ]
+    return Cost(
+        _memory(trainings, counts), _disk(config, workdir, left, trainings, counts)
+    ), trainings
 
 
-def announce(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]) -> None:
+def announce(
+    config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]
+) -> None:
     """Prints in one line what a run will come to, before its first stage; nothing where the images are not known yet.
 
     Raises:
@@ -181,7 +234,11 @@ def announce(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
         return
     finally:
         logging.set_verbosity(verbosity)
-    if not (counts["survey"] or config.data.source == "digits" or (workdir / "data" / "summary.json").exists()):
+    if not (
+        counts["survey"]
+        or config.data.source == "digits"
+        or (workdir / "data" / "summary.json").exists()
+    ):
         return  # what a recipe expects is not what there is
     found, trainings = cost(config, workdir, stages, counts)
     if problem := found.problem():
@@ -190,17 +247,24 @@ def announce(config: ConfigDict, workdir: Path, folders: dict[str, str], stages:
         return
     times_all = 1 + again(config, workdir, counts)
     steps = times_all * sum(training.values["steps"] for training in trainings)
-    images = times_all * sum(training.values["steps"] * training.networks[0].images for training in trainings)
+    images = times_all * sum(
+        training.values["steps"] * training.networks[0].images for training in trainings
+    )
     memory = f", {found.memory.needed:,.1f} GiB of memory" if found.memory else ""
     disk = f"{found.disk.needed:,.1f} GiB of disk"
     count = times_all * len(trainings)
     number = f"{count} training{'s' if count > 1 else ''}"
-    print(f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run measures the time", flush=True)
+    print(
+        f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run measures the time",
+        flush=True,
+    )
     for hint in plans.advice(config, counts):
         print(hint, flush=True)
 
 
-def dry_run(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]) -> None:
+def dry_run(
+    config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]
+) -> None:
     """Prints the plan of a run, and what it costs in memory, disk and time; measures a step for it.
 
     Args:
@@ -221,6 +285,11 @@ def dry_run(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: 
     print(f"memory: {found.memory}" if found.memory else "memory: not known")
     print(f"disk: {found.disk}", flush=True)
     problem = found.problem()
-    print(f"time: not measured, for it does not fit: {problem}" if problem else times.table(config, stages, counts), flush=True)
+    print(
+        f"time: not measured, for it does not fit: {problem}"
+        if problem
+        else times.table(config, stages, counts),
+        flush=True,
+    )
     if problem and not plans.missing(config, workdir, folders, stages):
         raise InputError(problem)

@@ -40,12 +40,16 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
         models = model_directories(directory, config.iterations)
         prepare, *stages = trainings(config, directory, folders, strategy)
         cut = {"config.data.folds": config.crossfit.folds, "config.data.fold": fold}
-        preparations.append(_of_fold(fold, prepare._replace(arguments={**prepare.arguments, **cut})))
+        preparations.append(
+            _of_fold(fold, prepare._replace(arguments={**prepare.arguments, **cut}))
+        )
         for stage in stages:
             others.append(_of_fold(fold, stage))
             if stage.directory in models:
                 number = models.index(stage.directory)
-                others.append(_of_fold(fold, validation(config, directory, number, stage.directory)))
+                others.append(
+                    _of_fold(fold, validation(config, directory, number, stage.directory))
+                )
     return preparations + others
 
 
@@ -75,17 +79,27 @@ def collect(workdir: Path, folds: int, models: list[str]) -> Answers:
     Raises:
       InputError: the folds are not those of the prepared data.
     """
-    parts = [choice.of_evaluations(workdir / FOLDER / str(fold), models, fold) for fold in range(1, folds + 1)]
-    keys, labels, own = (np.concatenate([getattr(part, name) for part in parts]) for name in ("keys", "labels", "folds"))
+    parts = [
+        choice.of_evaluations(workdir / FOLDER / str(fold), models, fold)
+        for fold in range(1, folds + 1)
+    ]
+    keys, labels, own = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("keys", "labels", "folds")
+    )
     probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
     prepared = read_json(workdir / "data" / "summary.json", choice.PREPARED)
     labeled = prepared["splits"]["labeled"]["images"]
-    without = read_json(workdir / FOLDER / "1" / "data" / "summary.json", {"in_no_fold": int})["in_no_fold"]
+    without = read_json(workdir / FOLDER / "1" / "data" / "summary.json", {"in_no_fold": int})[
+        "in_no_fold"
+    ]
     if len(np.unique(keys)) != len(keys) or len(keys) + without != labeled:
         raise InputError(
             f"{workdir / FOLDER} answers {len(np.unique(keys))} of {labeled} labeled images; delete it, and the same command makes it again"
         )
     order = np.argsort(keys)
-    answers = Answers(keys[order], labels[order], tuple(models), probabilities[:, order], own[order])
+    answers = Answers(
+        keys[order], labels[order], tuple(models), probabilities[:, order], own[order]
+    )
     answers.write(workdir / FOLDER / ANSWERS)
     return answers

@@ -63,10 +63,20 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
     for stage in stages:
         if stage.script not in TRAINING:
             continue
-        section, init = stage.arguments.get("section", TRAINING[stage.script]), stage.arguments.get("init")
+        section, init = (
+            stage.arguments.get("section", TRAINING[stage.script]),
+            stage.arguments.get("init"),
+        )
         method = train.find(config, section)
-        given = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-        values = resolve.section(given, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given)), quiet=True)
+        given = {
+            key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+        }
+        values = resolve.section(
+            given,
+            labeled_examples=counts["labeled"],
+            unlabeled=bool(method.unlabeled(given)),
+            quiet=True,
+        )
         networks = method.networks(values)
         model, weights = dict(networks[0].settings(values)["model"]), ""
         if init and init != config.get("init"):  # whoever starts from a model keeps its network
@@ -80,20 +90,28 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
         size = dry_run.image_size(config, section, counts)
         teacher = planned[-1].model if "teacher" in stage.arguments else None
         warning = method.check(values) or ""
-        planned.append(Planned(stage, section, model, weights, networks, values, size, teacher, length, warning))
+        planned.append(
+            Planned(
+                stage, section, model, weights, networks, values, size, teacher, length, warning
+            )
+        )
     return planned
 
 
 def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
     """Returns lines about a training."""
-    lines = dry_run.trainings(training.stage.name, training.networks, training.values, counts, training.size)
+    lines = dry_run.trainings(
+        training.stage.name, training.networks, training.values, counts, training.size
+    )
     lines += [f"  {training.length}"] if training.length else []
     lines += [f"  starts from {training.weights}"] if training.weights else []
     lines += [f"  warning: {training.warning}"] if training.warning else []
     if training.teacher:
         teacher = dry_run.count_parameters(training.teacher, counts["classes"]).all
         size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
-        lines.append(f"  online teacher: {size}, and its pass over the unlabelled images in every step")
+        lines.append(
+            f"  online teacher: {size}, and its pass over the unlabelled images in every step"
+        )
     return lines
 
 
@@ -115,14 +133,19 @@ def images_labeled(config: ConfigDict, stage: Stage, counts: Mapping[str, Any]) 
     return min(unlabeled, per_class * counts["classes"]) if per_class else unlabeled
 
 
-def _of_selection(config: ConfigDict, stages: Iterable[Stage], counts: Mapping[str, Any]) -> list[str]:
+def _of_selection(
+    config: ConfigDict, stages: Iterable[Stage], counts: Mapping[str, Any]
+) -> list[str]:
     """Returns a line about the set that is selected once; none where each teacher selects anew."""
     labelings = [stage for stage in stages if stage.script == "run_pseudo_label.sh"]
     again = [stage for stage in labelings if "selection" in stage.arguments]
     if not again:
         return []
     teacher = Path(labelings[0].arguments["teacher"]).name
-    images, there = images_labeled(config, again[0], counts), (Path(again[0].arguments["selection"]) / "summary.json").exists()
+    images, there = (
+        images_labeled(config, again[0], counts),
+        (Path(again[0].arguments["selection"]) / "summary.json").exists(),
+    )
     return [
         f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of {len(labelings)} labellings "
         f"are of {'' if there else 'at most '}{images:,} images, those selected"
@@ -131,17 +154,29 @@ def _of_selection(config: ConfigDict, stages: Iterable[Stage], counts: Mapping[s
 
 def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) -> int:
     """Returns the size of a stored prediction with its key and framing (docs/scaling.md, "Bytes"); 0 where none is stored."""
-    kept = [config[stage.arguments["section"]].top_k for stage in stages if stage.script == "run_pseudo_label.sh"]
-    return max((6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85 for top_k in kept), default=0)
+    kept = [
+        config[stage.arguments["section"]].top_k
+        for stage in stages
+        if stage.script == "run_pseudo_label.sh"
+    ]
+    return max(
+        (6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85 for top_k in kept), default=0
+    )
 
 
 def _of_images(counts: dict[str, Any]) -> list[str]:
     """Returns lines about the images: how many, how large, and how that is known."""
-    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
-    held_out = [f"{counts[name]:,} {name} images" for name in ("test", "validation") if counts.get(name)]
+    lines = [
+        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"
+    ]
+    held_out = [
+        f"{counts[name]:,} {name} images" for name in ("test", "validation") if counts.get(name)
+    ]
     lines += [f"held out: {', '.join(held_out)}"] if held_out else []
     if counts["median_height"]:
-        lines.append(f"median size of the labelled images: {counts['median_width']:g} x {counts['median_height']:g} pixels")
+        lines.append(
+            f"median size of the labelled images: {counts['median_width']:g} x {counts['median_height']:g} pixels"
+        )
     found = counts["survey"]
     if found and found.examined is not None:
         lines.append(
@@ -158,9 +193,13 @@ def advice(config: ConfigDict, counts: dict[str, Any]) -> list[str]:
         return lines
     side = min(counts["median_height"] or 64, counts["median_width"] or 64)
     if side < 64:
-        lines.append(f"hint: the images' median side is {side:g} px; for less than 64 px try image_folder.py:small")
+        lines.append(
+            f"hint: the images' median side is {side:g} px; for less than 64 px try image_folder.py:small"
+        )
     if config.init == "efficientnet-lite0" and gpus.count():
-        lines.append("a GPU is here: `image_folder.py:b0 --init=imagenet` at 224 px is worth trying")
+        lines.append(
+            "a GPU is here: `image_folder.py:b0 --init=imagenet` at 224 px is worth trying"
+        )
     return lines
 
 
@@ -193,20 +232,35 @@ def describe(
         lines.append(crossfit.announcement(config, counts.get("validation", 0)))
     for training in trainings(config, stages, counts):
         lines += _of_training(training, counts)
-    shards = {name: config.data.num_shards or records.num_shards_for(counts[name]) for name in ("labeled", "unlabeled")}
+    shards = {
+        name: config.data.num_shards or records.num_shards_for(counts[name])
+        for name in ("labeled", "unlabeled")
+    }
     predictions = ""
     if width := prediction_bytes(config, stages, counts["classes"]):
-        labeled = [images_labeled(config, stage, counts) for stage in stages if stage.script == "run_pseudo_label.sh"]
-        first, *later = (f"{images * width / dry_run.GIB:,.1f} GiB" for images in sorted(set(labeled), reverse=True))
+        labeled = [
+            images_labeled(config, stage, counts)
+            for stage in stages
+            if stage.script == "run_pseudo_label.sh"
+        ]
+        first, *later = (
+            f"{images * width / dry_run.GIB:,.1f} GiB"
+            for images in sorted(set(labeled), reverse=True)
+        )
         predictions = f" and as many of predictions ({first} {'an iteration' if not later else 'for the selection, then ' + later[0]})"
     lines += _of_selection(config, stages, counts)
-    lines += ["", f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}"]
+    lines += [
+        "",
+        f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}",
+    ]
     absent = missing(config, workdir, folders, stages)
     lines.append(f"missing: {'; '.join(absent) if absent else 'nothing'}")
     return "\n".join(lines)
 
 
-def missing(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Stage]) -> list[str]:
+def missing(
+    config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Stage]
+) -> list[str]:
     """Returns what the run needs and does not find: images, and the devices of --strategy."""
     absent = dry_run.missing(config, folders, workdir / "data")
     if any(stage.arguments.get("strategy") == "mirrored" for stage in stages) and not gpus.count():

@@ -39,7 +39,9 @@ def divergence(q: np.ndarray, p: np.ndarray) -> np.ndarray:
     """KL(q ‖ p) of each row in nats, float64 [n], of distributions float [n, K]; a p of 0 counts as float32's smallest normal number."""
     p = np.maximum(p.astype(np.float64), np.finfo(np.float32).tiny)
     p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True, dtype=np.float64)
-    return np.sum(np.where(q > 0, q * np.log(np.maximum(q, np.finfo(np.float64).tiny) / p), 0.0), axis=1)
+    return np.sum(
+        np.where(q > 0, q * np.log(np.maximum(q, np.finfo(np.float64).tiny) / p), 0.0), axis=1
+    )
 
 
 def stored(keys: list[str], p: np.ndarray, top_k: int) -> tuple[np.ndarray, float]:
@@ -51,7 +53,10 @@ def stored(keys: list[str], p: np.ndarray, top_k: int) -> tuple[np.ndarray, floa
 
 def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[list[str], np.ndarray]:
     """(keys, distributions float32 [n, K]) of the first `count` images."""
-    job, preprocessing = LabelShards(images, teacher, Path(), BATCH, 0, **graph), model_dir.read_spec(teacher).preprocessing
+    job, preprocessing = (
+        LabelShards(images, teacher, Path(), BATCH, 0, **graph),
+        model_dir.read_spec(teacher).preprocessing,
+    )
     job.setup()
     keys: list[str] = []
     rows: list[np.ndarray] = []
@@ -64,7 +69,9 @@ def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[lis
     return keys, np.concatenate(rows)
 
 
-def compare(images: Manifest, teacher: str, count: int) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
+def compare(
+    images: Manifest, teacher: str, count: int
+) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
     """Yields (name, bytes a record or None, KL [n], whether the class is the same [n]) of each form and graph."""
     keys, p = label(images, teacher, count)
     found: list[tuple[str, float | None, np.ndarray]] = []
@@ -72,7 +79,9 @@ def compare(images: Manifest, teacher: str, count: int) -> Iterator[tuple[str, f
         if top_k < p.shape[1]:
             q, size = stored(keys, p, top_k)
             found.append((name, size, q))
-    found += [(name, None, label(images, teacher, count, **graph)[1]) for name, graph in GRAPHS.items()]
+    found += [
+        (name, None, label(images, teacher, count, **graph)[1]) for name, graph in GRAPHS.items()
+    ]
     for name, bytes_or_none, q in found:
         yield name, bytes_or_none, divergence(q, p), q.argmax(axis=1) == p.argmax(axis=1)
 
@@ -83,6 +92,10 @@ def main(data: str, teacher: str, images: int) -> None:
     workdir.require_finished(teacher, "teacher", model_dir.MADE_BY)
     manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
     print(f"{min(images, manifest.num_records):,} images\n")
-    print("| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|")
+    print(
+        "| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|"
+    )
     for name, size, kl, same in compare(manifest, teacher, images):
-        print(f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} | {kl.max():.2g} | {100 * same.mean():.2f} % |")
+        print(
+            f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} | {kl.max():.2g} | {100 * same.mean():.2f} % |"
+        )

@@ -16,7 +16,9 @@ from workflow.stages import Stage, model_directories, validation
 def require_unlabeled(data: Path) -> None:
     """Raises InputError where prepared data have no unlabeled images."""
     if not (data / "unlabeled").is_dir():
-        raise InputError(f"{data} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled")
+        raise InputError(
+            f"{data} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+        )
 
 
 def train_and_choose(
@@ -42,18 +44,30 @@ def train_and_choose(
     trained = _train(config, workdir, stages, run, evaluated=on == choice.VALIDATION)
     if on == choice.VALIDATION:
         answers = choice.of_evaluations(workdir, names_of(trained))
-    chosen = choice.last(trained, choice.held_out(data)) if on == choice.LAST else choice.decide(on, answers)
+    chosen = (
+        choice.last(trained, choice.held_out(data))
+        if on == choice.LAST
+        else choice.decide(on, answers)
+    )
     if config.finetune_last:
         chosen["verdict"] += f"; {chosen['served']} is fine-tuned before the export"
     if on != choice.LAST and config.init and (Path(config.init) / "summary.json").exists():
-        chosen["verdict"] += f"; {config.init} may have learned from these images, so the numbers may be too high"
+        chosen["verdict"] += (
+            f"; {config.init} may have learned from these images, so the numbers may be too high"
+        )
     choice.write(workdir, chosen)
     for line in choice.estimates(chosen):
         print(f"== {line}", flush=True)
     return chosen
 
 
-def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable[[Stage], None], evaluated: bool) -> int:
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    stages: list[Stage],
+    run: Callable[[Stage], None],
+    evaluated: bool,
+) -> int:
     """Runs the trainings; with `patience`, until it is exhausted. Returns the number of students.
 
     `evaluated` tells whether each model is evaluated on the validation split.
@@ -66,7 +80,10 @@ def _train(config: ConfigDict, workdir: Path, stages: list[Stage], run: Callable
             run(validation(config, workdir, number, stage.directory))
             scores = choice.of_evaluations(workdir, names_of(number)).right().mean(axis=1).tolist()
             if config.patience and exhausted(scores, config.patience):
-                print(f"== no better model for {config.patience} of the iterations: enough", flush=True)
+                print(
+                    f"== no better model for {config.patience} of the iterations: enough",
+                    flush=True,
+                )
                 return number
     return int(config.iterations)
 

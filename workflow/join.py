@@ -20,7 +20,10 @@ def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
     for position, serialized in enumerate(read_records(images, shard)):
         try:
             features = tf.train.Example.FromString(serialized).features.feature
-            yield features["image/key"].bytes_list.value[0].decode("utf-8"), features["image/encoded"].bytes_list.value[0]
+            yield (
+                features["image/key"].bytes_list.value[0].decode("utf-8"),
+                features["image/encoded"].bytes_list.value[0],
+            )
         except (IndexError, ValueError) as error:
             raise InputError(
                 f"{path}: record {position} (counting from 0) lacks image/key or image/encoded; make the data again"
@@ -28,7 +31,10 @@ def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
 
 
 def join_by_key(
-    images: Iterable[tuple[str, Any]], predictions: Iterable[tuple[str, Any]], image_file: str, prediction_file: str
+    images: Iterable[tuple[str, Any]],
+    predictions: Iterable[tuple[str, Any]],
+    image_file: str,
+    prediction_file: str,
 ) -> Iterator[tuple[str, Any, Any]]:
     """Joins the images of a shard with its predictions, by key.
 
@@ -66,12 +72,16 @@ def join_by_key(
             raise InputError(f"{image_file}: image key {key} is doubled; {again}")
         while key not in waiting:
             if take() is None:
-                raise InputError(f"{prediction_file}: no prediction for image {key} of {image_file}; {again}")
+                raise InputError(
+                    f"{prediction_file}: no prediction for image {key} of {image_file}; {again}"
+                )
         seen.add(key)
         yield key, encoded, waiting.pop(key)
     take()
     if waiting:
-        raise InputError(f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in {image_file}; {again}")
+        raise InputError(
+            f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in {image_file}; {again}"
+        )
 
 
 class Copied(NamedTuple):
@@ -104,21 +114,31 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
         features = tf.train.Example.FromString(serialized).features.feature
         try:
             key = features["image/key"].bytes_list.value[0].decode("utf-8")
-            image = Copied(features["image/encoded"].bytes_list.value[0], int(features["label"].int64_list.value[0]), 1)
+            image = Copied(
+                features["image/encoded"].bytes_list.value[0],
+                int(features["label"].int64_list.value[0]),
+                1,
+            )
             if selection.beside:
                 image = image._replace(position=int(features["position"].int64_list.value[0]))
         except (IndexError, ValueError) as error:
             where = f"{path}: record {position} (counting from 0)"
-            raise InputError(f"{where} lacks image/key, image/encoded or label; make the balanced set again") from error
+            raise InputError(
+                f"{where} lacks image/key, image/encoded or label; make the balanced set again"
+            ) from error
         if current and key == current[0]:
             if image.encoded != current[1].encoded:
-                raise InputError(f"{path}: two images have the key {key}; make the balanced set again")
+                raise InputError(
+                    f"{path}: two images have the key {key}; make the balanced set again"
+                )
             current = key, current[1]._replace(copies=current[1].copies + 1)
             continue
         if current:
             yield current
         if key in seen:
-            raise InputError(f"{path}: copies of image {key} do not stand side by side; make the balanced set again")
+            raise InputError(
+                f"{path}: copies of image {key} do not stand side by side; make the balanced set again"
+            )
         seen.add(key)
         current = key, image
     if current:
@@ -148,14 +168,20 @@ def first_copies(selection: Manifest, shard: int) -> np.ndarray:
 
 def require_origin(images: Manifest, predictions: Manifest) -> None:
     """Compares the images and the teacher that the predictions' manifest names. Raises InputError."""
-    again = "run run_pseudo_label.sh on " + ("this data" if images.kind == "unlabeled" else f"--selection={images.directory}")
+    again = "run run_pseudo_label.sh on " + (
+        "this data" if images.kind == "unlabeled" else f"--selection={images.directory}"
+    )
     # None: the predictions are of before these were noted.
     of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
     if of_images is not None and of_images != images.digest:
-        raise InputError(f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}")
+        raise InputError(
+            f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}"
+        )
     config = predictions.directory / "config.json"
     if of_teacher is not None and config.exists():
         run = read_json(config)
         inputs = run.get("inputs") if isinstance(run, dict) else None
         if not isinstance(inputs, dict) or inputs.get("teacher") != of_teacher:
-            raise InputError(f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}")
+            raise InputError(
+                f"{predictions.directory / MANIFEST} is of another teacher than {config}; {again}"
+            )

@@ -47,7 +47,19 @@ from workflow import choice, crossfit
 from workflow.predictions import read_predictions
 from workflow.stages import Stage, model_directories, selection_of
 
-COLUMNS = ("file", "label", "confidence", "role", "kept", "why", "given", "teacher", "student", "ask", "checked")
+COLUMNS = (
+    "file",
+    "label",
+    "confidence",
+    "role",
+    "kept",
+    "why",
+    "given",
+    "teacher",
+    "student",
+    "ask",
+    "checked",
+)
 """Columns of the file.
 
 - `file`: where the image is; its key where it is in no file of its own.
@@ -98,12 +110,20 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
     directory = Path(workdir).expanduser().resolve()
     workdirs.require_finished(directory / "data", "data", "run_noisy_student.sh")
     if iteration is None:
-        finished = [n for n in range(1, 1000) if (directory / f"pseudo_labeled_{n}" / "summary.json").exists()]
+        finished = [
+            n
+            for n in range(1, 1000)
+            if (directory / f"pseudo_labeled_{n}" / "summary.json").exists()
+        ]
         if not finished:
-            raise InputError(f"{directory} has no pseudo-labels of a finished iteration; finish one with run_noisy_student.sh")
+            raise InputError(
+                f"{directory} has no pseudo-labels of a finished iteration; finish one with run_noisy_student.sh"
+            )
         iteration = max(finished)
     answered = (directory / f"predictions_{iteration + 1}" / "summary.json").exists()
-    if _wanted(directory) and not answered and not (directory / "summary.json").exists():  # the loop would keep this list
+    if (
+        _wanted(directory) and not answered and not (directory / "summary.json").exists()
+    ):  # the loop would keep this list
         raise InputError(
             f"{directory}: the student of iteration {iteration} has not answered yet; finish the run, or name an earlier --iteration"
         )
@@ -120,15 +140,26 @@ def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
     """
     with open(workdir / f"labels_{iteration}.csv", encoding="utf-8", newline="") as file:
         asked = [row for row in csv.DictReader(file) if row["ask"]]
-    if not asked or not all(os.path.isabs(row["file"]) and os.path.isfile(row["file"]) for row in asked):
-        raise InputError("--tasks: the images to look at are no files, or there are none; see labels_N.csv")
+    if not asked or not all(
+        os.path.isabs(row["file"]) and os.path.isfile(row["file"]) for row in asked
+    ):
+        raise InputError(
+            "--tasks: the images to look at are no files, or there are none; see labels_N.csv"
+        )
     model = f"iteration {iteration}"
-    made = [label_studio.task(row["file"], row["label"], float(row["confidence"] or 0), model, row["ask"]) for row in asked]
+    made = [
+        label_studio.task(
+            row["file"], row["label"], float(row["confidence"] or 0), model, row["ask"]
+        )
+        for row in asked
+    ]
     write_json(path, made)
     names = read_manifest(workdir / "data" / "labeled", "labeled").label_names
     with atomic_path(path.with_suffix(".xml")) as temporary:
         temporary.write_text(label_studio.interface(names), encoding="utf-8")
-    print(f"{path}: {len(made)} tasks for Label Studio; its labelling interface is {path.with_suffix('.xml')}")
+    print(
+        f"{path}: {len(made)} tasks for Label Studio; its labelling interface is {path.with_suffix('.xml')}"
+    )
 
 
 def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
@@ -145,7 +176,9 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     where, corrected = paths(workdir / "data")
     content = _table(images, asks, labeled.label_names, where, corrected).encode("utf-8")
     if path.exists() and path.read_bytes() != content:
-        raise InputError(f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it")
+        raise InputError(
+            f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it"
+        )
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     if not (workdir / f"predictions_{iteration + 1}" / "summary.json").exists():
@@ -181,10 +214,21 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
     if not (workdir / f"pseudo_labeled_{students}").is_dir() or not _wanted(workdir):
         return []
     section = predictions.name.replace("predictions", "pseudo_label")
-    arguments = {"section": section if section in config else "pseudo_label", "data": workdir / "data"}
+    arguments = {
+        "section": section if section in config else "pseudo_label",
+        "data": workdir / "data",
+    }
     arguments |= selection_of(config, workdir, students + 1)
     teacher = model_directories(workdir, students)[-1]
-    return [Stage("labels", "run_pseudo_label.sh", predictions, {**arguments, "teacher": teacher}, beam=True)]
+    return [
+        Stage(
+            "labels",
+            "run_pseudo_label.sh",
+            predictions,
+            {**arguments, "teacher": teacher},
+            beam=True,
+        )
+    ]
 
 
 def _wanted(workdir: Path) -> bool:
@@ -193,7 +237,11 @@ def _wanted(workdir: Path) -> bool:
         return False
     data = read_json(workdir / "data" / "config.json", {"data": dict})["data"]
     location = data["unlabeled"] or data["labeled"]
-    if data["source"] == "digits" or not location or split_location(location, data["source"])[0] not in FILES:
+    if (
+        data["source"] == "digits"
+        or not location
+        or split_location(location, data["source"])[0] not in FILES
+    ):
         return False
     return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
 
@@ -232,11 +280,15 @@ def _labeled(labeled: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterat
 def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
     """Yields the unlabelled images with the teacher's answers, and the student's where they are known."""
     directory = workdir / f"pseudo_labeled_{iteration}"
-    summary = workdirs.require_finished(directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)})
+    summary = workdirs.require_finished(
+        directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)}
+    )
     settings = read_json(directory / "config.json", {"balance?": _BALANCE}).get("balance")
     kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
     if teacher is None:
-        raise InputError(f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with run_noisy_student.sh")
+        raise InputError(
+            f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with run_noisy_student.sh"
+        )
     student = _predictions(workdir, iteration + 1)
     for shard in range(len(teacher.files)):
         copies = Counter(_keys(kept, shard))
@@ -245,7 +297,11 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
             label, others = int(own.argmax()), answers.get(key)
             confidence, number = float(own[label]), copies[key]
             # Where a selection is labeled again, all of its images are kept.
-            why = "" if number or not settings else _why_not(confidence, settings, summary["images_per_class"])
+            why = (
+                ""
+                if number or not settings
+                else _why_not(confidence, settings, summary["images_per_class"])
+            )
             of_student = -1 if others is None else int(others.argmax())
             mean = own if others is None else (own + others) / 2
             second, first = np.sort(mean)[-2:].tolist()
@@ -256,12 +312,19 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
 def _predictions(workdir: Path, number: int) -> Manifest | None:
     """Returns the manifest of the answers of model `number` − 1; None where they are not finished."""
     directory = workdir / f"predictions_{number}"
-    return read_manifest(directory, "predictions") if (directory / "summary.json").exists() else None
+    return (
+        read_manifest(directory, "predictions") if (directory / "summary.json").exists() else None
+    )
 
 
 def _keys(records: Manifest, shard: int) -> Iterator[str]:
     for serialized in read_records(records, shard):
-        yield tf.train.Example.FromString(serialized).features.feature["image/key"].bytes_list.value[0].decode("utf-8")
+        yield (
+            tf.train.Example.FromString(serialized)
+            .features.feature["image/key"]
+            .bytes_list.value[0]
+            .decode("utf-8")
+        )
 
 
 def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: int | None) -> str:
@@ -287,13 +350,17 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
     Returns:
       Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`; the order is that of looking.
     """
-    wrong = [i for i, image in enumerate(images) if image.role == "labeled" and _contradicted(image)]
+    wrong = [
+        i for i, image in enumerate(images) if image.role == "labeled" and _contradicted(image)
+    ]
     pool = [i for i, image in enumerate(images) if image.role == "unlabeled"]
     strange = sorted(pool, key=lambda i: images[i].first)[:ask]
     by_class: dict[int, list[int]] = {}
     for i in sorted(set(pool).difference(strange), key=lambda i: (images[i].margin, i)):
         by_class.setdefault(images[i].predicted, []).append(i)
-    turns = [places[turn] for turn in range(ask) for places in by_class.values() if turn < len(places)]
+    turns = [
+        places[turn] for turn in range(ask) for places in by_class.values() if turn < len(places)
+    ]
     kinds = {
         "label_next": turns[:ask],
         "looks_wrong": sorted(wrong, key=lambda i: images[i].confidence or 0)[:ask],
@@ -308,7 +375,11 @@ def _contradicted(image: Seen) -> bool:
 
 
 def _table(
-    images: Sequence[Seen], asks: Mapping[int, str], names: Sequence[str], where: Callable[[str, str], str], corrected: Set[str]
+    images: Sequence[Seen],
+    asks: Mapping[int, str],
+    names: Sequence[str],
+    where: Callable[[str, str], str],
+    corrected: Set[str],
 ) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -321,7 +392,16 @@ def _table(
         one = images[i]
         confidence = "" if one.confidence is None else f"{one.confidence:.4f}"
         given = name(one.label) if one.role == "labeled" else ""
-        own = (name(one.label), confidence, one.role, one.kept, one.why, given, name(one.teacher), name(one.student))
+        own = (
+            name(one.label),
+            confidence,
+            one.role,
+            one.kept,
+            one.why,
+            given,
+            name(one.teacher),
+            name(one.student),
+        )
         earlier = EARLIER if one.role == "labeled" and one.key in corrected else ""
         writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), earlier))
     return text.getvalue()

@@ -25,11 +25,31 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
 from evaluation.numbers import NUMBERS, text
-from workflow import balance, by_device, choice, cost, planner, pseudo_label, settings, shard_jobs, train
+from workflow import (
+    balance,
+    by_device,
+    choice,
+    cost,
+    planner,
+    pseudo_label,
+    settings,
+    shard_jobs,
+    train,
+)
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.settings import of_recipe
-from workflow.stages import ENDING, ONCE, SELECTOR, Stage, check_baseline, ending, plan, sections_read, trainings
+from workflow.stages import (
+    ENDING,
+    ONCE,
+    SELECTOR,
+    Stage,
+    check_baseline,
+    ending,
+    plan,
+    sections_read,
+    trainings,
+)
 
 SECONDS = {str: float}
 SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
@@ -69,8 +89,25 @@ def main(
     """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
     flags, target = app.recipe_flags(), planner.Target.of_flags(devices, memory, device)
     if target and not dry_run:
-        raise InputError("--devices, --memory and --device are for --dry_run; add it, or leave them out")
-    _loop(config, workdir, labeled, unlabeled, test, strategy, tpu, iterations, dry_run, beam_options, flags, init, labels, target)
+        raise InputError(
+            "--devices, --memory and --device are for --dry_run; add it, or leave them out"
+        )
+    _loop(
+        config,
+        workdir,
+        labeled,
+        unlabeled,
+        test,
+        strategy,
+        tpu,
+        iterations,
+        dry_run,
+        beam_options,
+        flags,
+        init,
+        labels,
+        target,
+    )
 
 
 def _loop(
@@ -92,9 +129,13 @@ def _loop(
     """`main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
-        raise InputError(f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory")
+        raise InputError(
+            f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory"
+        )
     if strategy == "multi_worker":
-        raise InputError("--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)")
+        raise InputError(
+            "--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)"
+        )
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
         config = _with_init(config, init or config.init)
@@ -102,12 +143,18 @@ def _loop(
     _require_effect(config, config_flags, init)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
-    folders = {name: sources.absolute(path, config.data.source) for name, path in given.items() if path}
+    folders = {
+        name: sources.absolute(path, config.data.source) for name, path in given.items() if path
+    }
     folders |= {"labels": sources.absolute(labels, "manifest")} if labels else {}
     if iterations:
         config = extended(config, folders, directory, iterations, open_it=not dry_run)
     if dry_run and target:
-        print(planner.dry_run(config, directory, folders, plan(config, directory, folders, strategy), target))
+        print(
+            planner.dry_run(
+                config, directory, folders, plan(config, directory, folders, strategy), target
+            )
+        )
         return
     if dry_run:
         cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
@@ -116,7 +163,9 @@ def _loop(
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
         cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
-    done = workdirs.start(directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY)
+    done = workdirs.start(
+        directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY
+    )
     if done:
         fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
         workdirs.say_done(directory, _done(directory, done))
@@ -140,15 +189,26 @@ def _loop(
         run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
-    summary = {**summarize(directory, students), **{key: chosen[key] for key in ("served", "verdict")}}
+    summary = {
+        **summarize(directory, students),
+        **{key: chosen[key] for key in ("served", "verdict")},
+    }
     rows = [summary["teacher"], *summary["students"]]
     summary["exported"] = summary.get("finetuned") or rows[names.index(chosen["served"])]
-    scores = [model["top1"] for model in chosen["models"].values()] if chosen["on"] == choice.VALIDATION else []
+    scores = (
+        [model["top1"] for model in chosen["models"].values()]
+        if chosen["on"] == choice.VALIDATION
+        else []
+    )
     # The same --iterations=+N asks for N more each time.
     done_text = None if iterations else _done(directory, summary)
-    workdirs.finish(directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text)
+    workdirs.finish(
+        directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text
+    )
     print(table(summary))
-    print(f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}")
+    print(
+        f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}"
+    )
     print(f"summary: {directory / 'summary.json'}")
 
 
@@ -188,22 +248,41 @@ def run(
       InputError: unusable input, or settings that cannot work.
       RuntimeError: a stage failed; it has said on stderr what is wrong.
     """
-    words = [f"--config={recipe}", *(f"--config.{key}={value}" for key, value in (settings or {}).items())]
+    words = [
+        f"--config={recipe}",
+        *(f"--config.{key}={value}" for key, value in (settings or {}).items()),
+    ]
     folders = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
-    options: dict[str, Any] = {name: os.fspath(path) if path is not None else None for name, path in folders.items()}
-    options.update({"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []})
-    options |= {name: os.fspath(path) if path is not None else None for name, path in {"init": init, "labels": labels}.items()}
+    options: dict[str, Any] = {
+        name: os.fspath(path) if path is not None else None for name, path in folders.items()
+    }
+    options.update(
+        {"strategy": strategy, "tpu": tpu, "iterations": None, "dry_run": False, "beam_options": []}
+    )
+    options |= {
+        name: os.fspath(path) if path is not None else None
+        for name, path in {"init": init, "labels": labels}.items()
+    }
     try:
-        _loop(recipes.from_flags(*words, declared=of_recipe), os.fspath(workdir), **options, config_flags=words)
+        _loop(
+            recipes.from_flags(*words, declared=of_recipe),
+            os.fspath(workdir),
+            **options,
+            config_flags=words,
+        )
     except SystemExit as stop:
-        raise RuntimeError(f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above") from stop
+        raise RuntimeError(
+            f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above"
+        ) from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
 
 
 def _with_init(config: ConfigDict, init: str) -> ConfigDict:
     """Returns the recipe with the weights to start from; a path becomes an absolute one."""
     config = config.copy_and_resolve_references()
-    config.init = os.path.abspath(init) if os.path.exists(init) or os.path.exists(f"{init}.index") else init
+    config.init = (
+        os.path.abspath(init) if os.path.exists(init) or os.path.exists(f"{init}.index") else init
+    )
     return config.lock()
 
 
@@ -220,7 +299,9 @@ def require_weights(config: ConfigDict, stages: list[Stage]) -> None:
 
 
 def _done(directory: Path, summary: dict[str, Any]) -> str:
-    return f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
+    return (
+        f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
+    )
 
 
 def check(config: ConfigDict) -> None:
@@ -231,13 +312,21 @@ def check(config: ConfigDict) -> None:
     if config.patience and not config.data.validation_size:
         raise InputError("patience needs a validation split: set data.validation_size")
     if config.crossfit.folds == 1:
-        raise InputError("crossfit.folds is 1; it must be at least 2, or 0 to turn cross-fitting off")
+        raise InputError(
+            "crossfit.folds is 1; it must be at least 2, or 0 to turn cross-fitting off"
+        )
     if config.evaluate.split == "validation" and not config.data.validation_size:
-        raise InputError("config.evaluate.split=validation needs a validation split: set data.validation_size")
+        raise InputError(
+            "config.evaluate.split=validation needs a validation split: set data.validation_size"
+        )
     size = config.data.validation_size
     if config.crossfit.folds and size and size < choice.FEWEST and not config.patience:
         for name, part in config.items():
-            if isinstance(part, ConfigDict) and (part.get("final_weights") == "best" or part.get("stop_after") or part.get("calibrate")):
+            if isinstance(part, ConfigDict) and (
+                part.get("final_weights") == "best"
+                or part.get("stop_after")
+                or part.get("calibrate")
+            ):
                 raise InputError(
                     f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
                     f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
@@ -251,7 +340,9 @@ def check(config: ConfigDict) -> None:
         if stage.script == "run_pseudo_label.sh":
             pseudo_label.check(name, config[name])
             if config[name].calibrate and not config.data.validation_size:
-                raise InputError(f"config.{name}.calibrate needs a validation split: set data.validation_size")
+                raise InputError(
+                    f"config.{name}.calibrate needs a validation split: set data.validation_size"
+                )
         elif "strategy" in stage.arguments:  # a training
             train.check(config, name, init="init" in stage.arguments)
 
@@ -268,8 +359,13 @@ def _check_selection(config: ConfigDict) -> None:
     """Raises InputError where the selection of unlabeled images cannot be as the recipe says."""
     once = config.get("selection") == ONCE
     if SELECTOR in config and not once:
-        raise InputError(f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}")
-    sections = {f"student_{i}" if f"student_{i}" in config else "student" for i in range(1, config.iterations + 1)}
+        raise InputError(
+            f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}"
+        )
+    sections = {
+        f"student_{i}" if f"student_{i}" in config else "student"
+        for i in range(1, config.iterations + 1)
+    }
     online = [name for name in sorted(sections) if config[name].online]
     if once and online and SELECTOR not in config:
         raise InputError(
@@ -278,7 +374,9 @@ def _check_selection(config: ConfigDict) -> None:
         )
 
 
-def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool) -> ConfigDict:
+def extended(
+    config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool
+) -> ConfigDict:
     """`config` with the iterations that `--iterations=+N` asks for: a finished run's and N, or those of a run that is not finished.
 
     Args:
@@ -292,7 +390,9 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
       InputError: N is no number, there is no such run in `workdir`, or the run stopped by its patience.
     """
     if not re.fullmatch(r"\+[1-9][0-9]*", more):
-        raise InputError(f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a new run")
+        raise InputError(
+            f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a new run"
+        )
     if not (workdir / "config.json").exists():
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
     config = config.copy_and_resolve_references()
@@ -308,8 +408,12 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
     if done:
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
-            raise InputError(f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it")
-        if before == config.iterations:  # else this command was killed after it had written the new number
+            raise InputError(
+                f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it"
+            )
+        if (
+            before == config.iterations
+        ):  # else this command was killed after it had written the new number
             config.iterations += int(more)
         if open_it:  # the summary last: until then the same command finds all that there is to do
             for name in ("evaluation", "finetuned"):
@@ -323,15 +427,26 @@ def extended(config: ConfigDict, folders: dict[str, str], workdir: Path, more: s
 def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
     """Returns what `config.json` of a loop holds: the recipe and the source directories by flag name."""
     values = {**config.to_dict(), "folders": folders}
-    values["data"].pop("use_as_prepared", None)  # says what to do with a finished run, not what the run is
+    values["data"].pop(
+        "use_as_prepared", None
+    )  # says what to do with a finished run, not what the run is
     return values
 
 
-def run_stage(stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool) -> None:
+def run_stage(
+    stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool
+) -> None:
     """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
     done_before = (stage.directory / "summary.json").exists()
-    flags = [f"--{name}={value}" for name, value in {"workdir": stage.directory, **stage.arguments}.items()]
-    flags = ([] if stage.name == "export" else config_flags) + flags + (beam_options if stage.beam else [])
+    flags = [
+        f"--{name}={value}"
+        for name, value in {"workdir": stage.directory, **stage.arguments}.items()
+    ]
+    flags = (
+        ([] if stage.name == "export" else config_flags)
+        + flags
+        + (beam_options if stage.beam else [])
+    )
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         f.write(f"./{stage.script} {shlex.join(flags)}\n")
@@ -342,11 +457,19 @@ def run_stage(stage: Stage, workdir: Path, config_flags: list[str], beam_options
         if not done_before:
             _add_seconds(workdir / "seconds.json", stage.counted or stage.name, time.time() - began)
     if code:
-        if created and stage.name == "prepare" and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}:
+        if (
+            created
+            and stage.name == "prepare"
+            and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}
+        ):
             shutil.rmtree(workdir)  # bad input: nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
-            ended = "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
-            print(f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr)
+            ended = (
+                "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
+            )
+            print(
+                f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr
+            )
         sys.exit(code)
 
 
@@ -354,7 +477,9 @@ def _add_seconds(path: Path, name: str, seconds: float) -> None:
     """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
     spent = read_json(path, SECONDS) if path.exists() else {}
     spent[name] = round(spent.get(name, 0) + seconds, 1)
-    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))  # a stable sort
+    write_json(
+        path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING))
+    )  # a stable sort
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
@@ -380,9 +505,17 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """Returns the verdict, and a line for each stage: its numbers, where it made a model, and its seconds."""
-    results = {"teacher": summary["teacher"], **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)}}
+    results = {
+        "teacher": summary["teacher"],
+        **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)},
+    }
     results |= {"finetune": summary.get("finetuned"), "probe": summary.get("probe")}
-    return "\n".join([*([summary["verdict"]] if "verdict" in summary else []), table_of(results, summary["seconds"])])
+    return "\n".join(
+        [
+            *([summary["verdict"]] if "verdict" in summary else []),
+            table_of(results, summary["seconds"]),
+        ]
+    )
 
 
 def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
@@ -392,7 +525,10 @@ def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
     rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
 
     def cells(row: Mapping[str, Any] | None) -> str:
-        return "".join((text(row, key, column) if row else "").rjust(widths[key]) for key, column in SHOWN.items())
+        return "".join(
+            (text(row, key, column) if row else "").rjust(widths[key])
+            for key, column in SHOWN.items()
+        )
 
     for name, seconds in spent.items():
         rows.append(f"{name:<16}{cells(results.get(name))}{seconds:>9.1f}")

@@ -76,7 +76,9 @@ class Bench:
 
     def __init__(self, config: ConfigDict, counts: dict[str, Any], sample: Sequence[bytes]) -> None:
         self._config, self._counts = config, counts
-        self._sample = list(sample[:IMAGES]) or [_made_up(counts["median_height"] or 256, counts["median_width"] or 256)]
+        self._sample = list(sample[:IMAGES]) or [
+            _made_up(counts["median_height"] or 256, counts["median_width"] or 256)
+        ]
         self.began = time.perf_counter()
 
     def __enter__(self) -> Bench:
@@ -102,18 +104,27 @@ class Bench:
         names = [str(number) for number in range(classes)]
         images = [self._sample[i % len(self._sample)] for i in range(IMAGES)]
 
-        def write(name: str, kind: str, labels: bool, probabilities: np.ndarray | None = None) -> None:
+        def write(
+            name: str, kind: str, labels: bool, probabilities: np.ndarray | None = None
+        ) -> None:
             examples = (
-                protos.make_example(image, str(i), i % classes if labels else None, probabilities) for i, image in enumerate(images)
+                protos.make_example(image, str(i), i % classes if labels else None, probabilities)
+                for i, image in enumerate(images)
             )
             known = names if kind != "unlabeled" else ()
-            records.write_split(directory / name, name, examples, 1, IMAGES, kind=kind, label_names=known)
+            records.write_split(
+                directory / name, name, examples, 1, IMAGES, kind=kind, label_names=known
+            )
 
         write("labeled", "labeled", True)
         write("validation", "labeled", True)
         write("unlabeled", "unlabeled", False)
-        write("pseudo_labeled", "pseudo_labeled", False, np.full([classes], 1 / classes, np.float32))
-        sizes = {name: float(self._counts[name] or 256) for name in ("median_height", "median_width")}
+        write(
+            "pseudo_labeled", "pseudo_labeled", False, np.full([classes], 1 / classes, np.float32)
+        )
+        sizes = {
+            name: float(self._counts[name] or 256) for name in ("median_height", "median_width")
+        }
         write_json(directory / "summary.json", sizes)
 
     def rates(self, training: Planned, batch_size: int) -> Rates:
@@ -127,7 +138,11 @@ class Bench:
           Unmeasured: see its text.
         """
         name, size = training.stage.name, training.size
-        print(f"measuring a step of {name} ({training.model['name']}, {size} px): up to a minute", file=sys.stderr, flush=True)
+        print(
+            f"measuring a step of {name} ({training.model['name']}, {size} px): up to a minute",
+            file=sys.stderr,
+            flush=True,
+        )
         policy = tf.keras.mixed_precision.global_policy()
         try:
             config, init = self._recipe(training, batch_size)
@@ -147,7 +162,15 @@ class Bench:
         config = self._config.copy_and_resolve_references()
         with config.unlocked():
             section = config[training.section]
-            section.update({"steps": 1000, "epochs": None, "batch_size": batch_size, "evaluate_every": 0, "steps_per_execution": 1})
+            section.update(
+                {
+                    "steps": 1000,
+                    "epochs": None,
+                    "batch_size": batch_size,
+                    "evaluate_every": 0,
+                    "steps_per_execution": 1,
+                }
+            )
             section.update({"final_weights": "last", "stop_after": 0})
             if section.get("logit_adjustment"):
                 section.logit_adjustment = 0.0  # costs nothing, and the bench has no counts
@@ -180,7 +203,9 @@ class Bench:
         if values.deterministic:
             tf.keras.utils.set_random_seed(0)
             tf.config.experimental.enable_op_determinism()
-        trainer = run.build_trainer(method, values, spec, IMAGES / values.batch_size, 0, False, inputs)
+        trainer = run.build_trainer(
+            method, values, spec, IMAGES / values.batch_size, 0, False, inputs
+        )
         trainer.build_optimizers()
         batches = run.batches(method, values, spec.preprocessing, inputs, 0, 0, (1, 0), 1)
         clock = _Clock(began)
@@ -210,7 +235,9 @@ class _Clock(tf.keras.callbacks.Callback):
         self.model.stop_training = len(self.steps) >= AT_LEAST and sum(self.steps) > ENOUGH
 
 
-def _labeling(trainer: Trainer, images: records.Manifest, preprocessing: Preprocessing) -> tuple[float, float]:
+def _labeling(
+    trainer: Trainer, images: records.Manifest, preprocessing: Preprocessing
+) -> tuple[float, float]:
     """Returns the seconds until the first batch is labeled, and the seconds an image of the next ones."""
     answers = tf.function(lambda batch: tf.nn.softmax(trainer.model(batch, training=False)))
     began, times = time.perf_counter(), []
@@ -228,5 +255,7 @@ def _made_up(height: float, width: float) -> bytes:
     """Returns a JPEG of smooth random colours, which costs about as much to decode as a photograph."""
     colors = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    PIL.Image.fromarray(colors).resize((round(width), round(height)), PIL.Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    PIL.Image.fromarray(colors).resize(
+        (round(width), round(height)), PIL.Image.Resampling.BICUBIC
+    ).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

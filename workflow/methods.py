@@ -29,8 +29,12 @@ METHODS = {
     "noisy_student": Row("noisy_student.method:NOISY_STUDENT", "noisy_student.settings:TRAIN"),
     "uda": Row("training.uda:UNSUPERVISED_DATA_AUGMENTATION", "training.settings:UDA_TRAIN"),
     "fixmatch": Row("fixmatch.method:FIXMATCH", "fixmatch:SETTINGS"),
-    "meta_pseudo_labels": Row("meta_pseudo_labels.method:META_PSEUDO_LABELS", "meta_pseudo_labels.settings:TRAIN"),
-    "reduced_meta_pseudo_labels": Row("meta_pseudo_labels.method:REDUCED", "meta_pseudo_labels.settings:TRAIN"),
+    "meta_pseudo_labels": Row(
+        "meta_pseudo_labels.method:META_PSEUDO_LABELS", "meta_pseudo_labels.settings:TRAIN"
+    ),
+    "reduced_meta_pseudo_labels": Row(
+        "meta_pseudo_labels.method:REDUCED", "meta_pseudo_labels.settings:TRAIN"
+    ),
 }
 """Name -> where the method is."""
 

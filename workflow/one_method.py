@@ -70,9 +70,13 @@ def main(
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
     target = planner.Target.of_flags(devices, memory, device)
     if target and (data or not dry_run):
-        raise InputError("--devices, --memory and --device plan all stages: they need --dry_run, and no --data")
+        raise InputError(
+            "--devices, --memory and --device plan all stages: they need --dry_run, and no --data"
+        )
     if not data:
-        run_stages(config, workdir, images, training, app.recipe_flags(), dry_run=dry_run, target=target)
+        run_stages(
+            config, workdir, images, training, app.recipe_flags(), dry_run=dry_run, target=target
+        )
         return
     for name, path in images.items():
         if path:
@@ -126,7 +130,13 @@ def run_method(
         "tpu": tpu,
     }
     try:
-        run_stages(recipes.from_flags(*words, declared=of_recipe), os.fspath(workdir), images, training, words)
+        run_stages(
+            recipes.from_flags(*words, declared=of_recipe),
+            os.fspath(workdir),
+            images,
+            training,
+            words,
+        )
     except SystemExit as stop:
         ended = f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}"
         raise RuntimeError(f"{ended}; see its message above") from stop
@@ -164,7 +174,9 @@ def run_stages(
         del options["cpu_devices"]
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma; name another directory")
-    config, config_flags = by_device.settle(config, config_flags, directory, options.get("init"), dry_run=dry_run)
+    config, config_flags = by_device.settle(
+        config, config_flags, directory, options.get("init"), dry_run=dry_run
+    )
     check(config, options)
     section = options["section"]
     init = options.get("init") or train.initial_of(config, section)
@@ -173,10 +185,17 @@ def run_stages(
         options["init"] = os.path.abspath(init) if is_path else init
     given = {name: path for name, path in images.items() if path}
     formats = {"labels": "manifest"}
-    folders = {name: sources.absolute(path, formats.get(name, config.data.source)) for name, path in given.items()}
-    no_pool = not (folders.get("unlabeled") or config.data.unlabeled or _needs_images(config, section))
+    folders = {
+        name: sources.absolute(path, formats.get(name, config.data.source))
+        for name, path in given.items()
+    }
+    no_pool = not (
+        folders.get("unlabeled") or config.data.unlabeled or _needs_images(config, section)
+    )
     if no_pool and config.data.source != "digits" and config.data.labeled_as_unlabeled == "nothing":
-        config = config.copy_and_resolve_references()  # prepared data have a pool, of which this method reads nothing
+        config = (
+            config.copy_and_resolve_references()
+        )  # prepared data have a pool, of which this method reads nothing
         config.data.labeled_as_unlabeled = "all"
         config_flags = [*config_flags, "--config.data.labeled_as_unlabeled=all"]
     stages = plan(config, directory, folders, options)
@@ -184,7 +203,11 @@ def run_stages(
     settings.require_read(config, recipes.overrides(*config_flags), sections_read(stages))
     if dry_run:
         if target:
-            print(planner.dry_run(alone(config, options.get("init")), directory, folders, stages, target))
+            print(
+                planner.dry_run(
+                    alone(config, options.get("init")), directory, folders, stages, target
+                )
+            )
         else:
             cost.dry_run(alone(config, options.get("init")), directory, folders, stages)
         return

@@ -75,9 +75,13 @@ class Target:
             raise InputError("--devices needs --memory, such as 80GiB, or --device")
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|TiB|TB)", memory or "1GiB")
         if not found or float(found[1]) <= 0:
-            raise InputError(f"--memory={memory}: a number with a unit is needed, such as 80GiB or 80GB")
+            raise InputError(
+                f"--memory={memory}: a number with a unit is needed, such as 80GiB or 80GB"
+            )
         of_flag = float(found[1]) * UNITS[found[2]]
-        return cls(device or "", max(1, devices), of_flag if memory else ACCELERATORS[str(device)].memory)
+        return cls(
+            device or "", max(1, devices), of_flag if memory else ACCELERATORS[str(device)].memory
+        )
 
     @property
     def accelerator(self) -> Accelerator | None:
@@ -135,7 +139,9 @@ def ways(config: ConfigDict, training: Planned, devices: int) -> Iterator[Planne
         smaller = {"batch_size": batch, "steps": steps}
 
 
-def choose(config: ConfigDict, training: Planned, counts: Mapping[str, Any], target: Target) -> Choice:
+def choose(
+    config: ConfigDict, training: Planned, counts: Mapping[str, Any], target: Target
+) -> Choice:
     """Returns the first way that fits, or the one that needs least.
 
     Raises:
@@ -143,7 +149,9 @@ def choose(config: ConfigDict, training: Planned, counts: Mapping[str, Any], tar
     """
     batch, room = training.values["batch_size"], target.memory * (1 - RESERVE)
     if batch % target.devices:
-        raise InputError(f"--devices={target.devices}: config.{training.section}.batch_size={batch} does not divide among them")
+        raise InputError(
+            f"--devices={target.devices}: config.{training.section}.batch_size={batch} does not divide among them"
+        )
     found: list[tuple[float, Planned]] = []
     for way in ways(config, training, target.devices):
         needed = cost.needs(way, counts, way.values["batch_size"], True, target.devices)
@@ -158,7 +166,9 @@ def choose(config: ConfigDict, training: Planned, counts: Mapping[str, Any], tar
     # Else they follow the epochs, or the batch.
     keys += ("steps",) if section.get("steps") and not section.get("steps_for_batch") else ()
     before, after = training.values, way.values
-    changes = {key: (before[key], after[key]) for key in keys if key in after and before[key] != after[key]}
+    changes = {
+        key: (before[key], after[key]) for key in keys if key in after and before[key] != after[key]
+    }
     return Choice(way, changes, needed, needed <= room)
 
 
@@ -166,27 +176,41 @@ def operations(training: Planned, counts: Mapping[str, Any]) -> float | None:
     """Counts a training's operations: 6 a multiplication of the forward pass, 8 where it is repeated; None where not known."""
     total = 0.0
     for network in training.networks:
-        model = training.model if not network.name else dict(network.settings(training.values)["model"])
+        model = (
+            training.model if not network.name else dict(network.settings(training.values)["model"])
+        )
         each = _multiply_adds(model, training.size, counts)
         if each is None:
             return None
-        total += training.values["steps"] * network.images * each * (8 if network.rematerialize else 6)
+        total += (
+            training.values["steps"] * network.images * each * (8 if network.rematerialize else 6)
+        )
     return total
 
 
-def _multiply_adds(model: Mapping[str, Any], size: int | None, counts: Mapping[str, Any]) -> int | None:
+def _multiply_adds(
+    model: Mapping[str, Any], size: int | None, counts: Mapping[str, Any]
+) -> int | None:
     count = architectures.find(model["name"]).multiply_adds
-    return int(architectures.load(count)(model, size, counts["classes"])) if count and size else None
+    return (
+        int(architectures.load(count)(model, size, counts["classes"])) if count and size else None
+    )
 
 
 def plan(
-    config: ConfigDict, stages: Sequence[Stage], trainings: Sequence[Planned], counts: Mapping[str, Any], target: Target
+    config: ConfigDict,
+    stages: Sequence[Stage],
+    trainings: Sequence[Planned],
+    counts: Mapping[str, Any],
+    target: Target,
 ) -> list[dict[str, Any]]:
     """Returns a row for each stage that costs something, as JSON: see `text` for what it holds. Raises InputError."""
     survey = counts.get("survey")
     images = counts["labeled"] + counts["unlabeled"]
     each = survey.file_bytes / images if survey and images else IMAGE_BYTES
-    by_stage = {training.stage.name: choose(config, training, counts, target) for training in trainings}
+    by_stage = {
+        training.stage.name: choose(config, training, counts, target) for training in trainings
+    }
     models = {training.stage.directory: training for training in trainings}
     rows: list[dict[str, Any]] = []
     for stage in stages:
@@ -196,17 +220,27 @@ def plan(
         if found := by_stage.get(stage.name):
             values, size = found.training.values, found.training.size
             precision, work = values["precision"], operations(found.training, counts)
-            seen = values["steps"] * values["batch_size"] * (bool(values.get("labeled", True)) + values["unlabeled_ratio"])
+            seen = (
+                values["steps"]
+                * values["batch_size"]
+                * (bool(values.get("labeled", True)) + values["unlabeled_ratio"])
+            )
             row |= {
                 "batch_size": values["batch_size"],
                 "steps": values["steps"],
                 "image_size": size,
                 "memory_gib": None if found.needed is None else found.needed / GIB,
                 "fits": found.fits,
-                "changes": {f"{found.training.section}.{key}": value for key, (_, value) in found.changes.items()},
+                "changes": {
+                    f"{found.training.section}.{key}": value
+                    for key, (_, value) in found.changes.items()
+                },
             }
         elif stage.script == "run_pseudo_label.sh":
-            section, teacher = config[stage.arguments["section"]], models.get(stage.arguments["teacher"])
+            section, teacher = (
+                config[stage.arguments["section"]],
+                models.get(stage.arguments["teacher"]),
+            )
             precision, seen = section.precision, plans.images_labeled(config, stage, counts)
             one = _multiply_adds(teacher.model, teacher.size, counts) if teacher else None
             work = None if one is None else 2.0 * one * seen * max(1, section.views)
@@ -216,7 +250,10 @@ def plan(
             seen = images
         else:
             continue
-        row |= {"terabytes_read": seen * each / 1e12, "requests": -(-seen // records.RECORDS_PER_SHARD)}
+        row |= {
+            "terabytes_read": seen * each / 1e12,
+            "requests": -(-seen // records.RECORDS_PER_SHARD),
+        }
         rows.append(row | _hours(work, precision, target))
     return rows
 
@@ -236,31 +273,67 @@ def text(rows: Sequence[Mapping[str, Any]], target: Target) -> str:
 
     def shown(row: Mapping[str, Any], key: str, digits: int, width: int) -> str:
         value = row.get(key, "")
-        return f"{value:,.{digits}f}".rjust(width) if value not in (None, "") else ("" if value == "" else "?").rjust(width)
+        return (
+            f"{value:,.{digits}f}".rjust(width)
+            if value not in (None, "")
+            else ("" if value == "" else "?").rjust(width)
+        )
 
     for row in rows:
-        cells = (("batch_size", 0, 8), ("steps", 0, 12), ("memory_gib", 1, 12), ("hours", 1, 11), ("device_hours", 0, 12))
-        line = f"  {row['stage']:<16}" + "".join(shown(row, *cell) for cell in cells) + shown(row, "terabytes_read", 2, 10)
+        cells = (
+            ("batch_size", 0, 8),
+            ("steps", 0, 12),
+            ("memory_gib", 1, 12),
+            ("hours", 1, 11),
+            ("device_hours", 0, 12),
+        )
+        line = (
+            f"  {row['stage']:<16}"
+            + "".join(shown(row, *cell) for cell in cells)
+            + shown(row, "terabytes_read", 2, 10)
+        )
         lines.append(line if row.get("fits", True) else f"{line}  does not fit")
     changes = {key: value for row in rows for key, value in row.get("changes", {}).items()}
-    lines.append("changed against the recipe: " + (" ".join(f"--config.{key}={value}" for key, value in changes.items()) or "nothing"))
+    lines.append(
+        "changed against the recipe: "
+        + (" ".join(f"--config.{key}={value}" for key, value in changes.items()) or "nothing")
+    )
     device = target.accelerator
     if device:
-        lines.append(f"peak {device.bfloat16 / 1e12:g} TFLOP/s in bfloat16, {device.float32 / 1e12:g} in float32: {device.source}")
+        lines.append(
+            f"peak {device.bfloat16 / 1e12:g} TFLOP/s in bfloat16, {device.float32 / 1e12:g} in float32: {device.source}"
+        )
         lines.append(f"reached {100 * device.share:g} % of it: {device.share_source}")
     else:
         lines.append(f"hours: name --device, one of {', '.join(ACCELERATORS)}")
     return "\n".join(lines)
 
 
-def describe(config: ConfigDict, stages: Sequence[Stage], trainings: Sequence[Planned], counts: Mapping[str, Any], target: Target) -> str:
+def describe(
+    config: ConfigDict,
+    stages: Sequence[Stage],
+    trainings: Sequence[Planned],
+    counts: Mapping[str, Any],
+    target: Target,
+) -> str:
     """Returns the plan as text, and as one line of JSON. Raises InputError where the devices do not divide a batch."""
     rows = plan(config, stages, trainings, counts, target)
-    value = {"device": target.name or None, "devices": target.devices, "memory_gib": target.memory / GIB, "stages": rows}
+    value = {
+        "device": target.name or None,
+        "devices": target.devices,
+        "memory_gib": target.memory / GIB,
+        "stages": rows,
+    }
     return f"{text(rows, target)}\n{to_json(value)}"
 
 
-def dry_run(config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage], target: Target) -> str:
+def dry_run(
+    config: ConfigDict,
+    workdir: Path,
+    folders: dict[str, str],
+    stages: Sequence[Stage],
+    target: Target,
+) -> str:
     """Returns the plan of the stages for devices that are not here. Raises InputError where it cannot be planned."""
     counts = reckoning.images(config, workdir / "data", folders)
     told = plans.describe(config, workdir, folders, stages, counts)

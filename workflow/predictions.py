@@ -50,7 +50,9 @@ class Top(NamedTuple):
         one that is higher by less than the step of rounding (in float16 0.00025 up to 0.5, 0.0005
         above) may not pass either.
         """
-        return (self.confidence > np.float32(threshold)) & (self.stored > self.stored.dtype.type(threshold))
+        return (self.confidence > np.float32(threshold)) & (
+            self.stored > self.stored.dtype.type(threshold)
+        )
 
 
 def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -78,7 +80,9 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
     if count != predictions.records[shard]:
         for _ in read_predictions(predictions, shard):
             pass
-        raise AssertionError(f"{path}: {count} of {predictions.records[shard]} predictions read in batches, all of them singly")
+        raise AssertionError(
+            f"{path}: {count} of {predictions.records[shard]} predictions read in batches, all of them singly"
+        )
 
 
 def parsed_batches(path: str) -> tf.data.Dataset:
@@ -108,14 +112,21 @@ def _top(parsed: dict[str, np.ndarray], num_classes: int) -> Top | None:
     if top_k == 0:
         return _top_of_float16(keys, parsed["float16"], num_classes)
     even = np.arange(len(keys) + 1) * top_k
-    if top_k >= num_classes or not all(np.array_equal(parsed[f"{name}_splits"], even) for name in ("classes", "probabilities")):
+    if top_k >= num_classes or not all(
+        np.array_equal(parsed[f"{name}_splits"], even) for name in ("classes", "probabilities")
+    ):
         return None
     classes = parsed["classes"].reshape(-1, top_k)
     probabilities = parsed["probabilities"].reshape(-1, top_k)  # (b, k)
     total = probabilities.sum(axis=1, dtype=np.float64)  # (b,)
     others = (np.maximum(0.0, 1.0 - total) / (num_classes - top_k)).astype(np.float32)
     total += others.astype(np.float64) * (num_classes - top_k)
-    valid = (classes >= 0).all() and (classes < num_classes).all() and np.isfinite(total).all() and (total > 0).all()
+    valid = (
+        (classes >= 0).all()
+        and (classes < num_classes).all()
+        and np.isfinite(total).all()
+        and (total > 0).all()
+    )
     if not valid or parsed["float16_bytes"] > 0:
         return None
     best = np.arange(len(keys)), np.argmax(probabilities, axis=1)
@@ -133,4 +144,6 @@ def _top_of_float16(keys: list[bytes], stored: np.ndarray, num_classes: int) -> 
         return None
     classes = np.argmax(values, axis=1)
     best = np.arange(len(keys)), classes
-    return Top(keys, classes.astype(np.int32), values[best] / total.astype(np.float32), rounded[best])
+    return Top(
+        keys, classes.astype(np.int32), values[best] / total.astype(np.float32), rounded[best]
+    )

@@ -41,7 +41,15 @@ from cli.json_files import read_json, write_json
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
 from data.protos import make_prediction, parse_example
-from data.records import Manifest, read_manifest, read_shard, require_same_classes, shard_name, write_manifest, write_shard
+from data.records import (
+    Manifest,
+    read_manifest,
+    read_shard,
+    require_same_classes,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
 from data.verification import record_dataset, unconverted, verified_beside
 from nets.noise import model_noise
 from training import gpus, model_dir, optimize
@@ -112,11 +120,17 @@ class LabelShards:
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int64)])
         def predict(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-            with model_noise(self.seed, number, inference=True) if self.model_noise else contextlib.nullcontext():
+            with (
+                model_noise(self.seed, number, inference=True)
+                if self.model_noise
+                else contextlib.nullcontext()
+            ):
                 return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
 
         answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
-        if self.optimize and 4 * model.count_params() <= optimize.MAX_GRAPH_BYTES:  # a larger one is only folded
+        if (
+            self.optimize and 4 * model.count_params() <= optimize.MAX_GRAPH_BYTES
+        ):  # a larger one is only folded
             alone = tf.function(lambda images: predict(images, 0), autograph=False)
             frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
 
@@ -143,45 +157,77 @@ class LabelShards:
         statistics = _Statistics(self._spec.num_classes)
         # Of a balanced set the first copy of each image is labelled.
         wanted = first_copies(self.images, shard) if self.images.kind == "pseudo_labeled" else None
-        count, digest = write_shard(self.outputs(shard)[0], self._predictions(shard, statistics, wanted))
+        count, digest = write_shard(
+            self.outputs(shard)[0], self._predictions(shard, statistics, wanted)
+        )
         if wanted is None:
             _require_count(count, self.images, shard)
         elif count != np.count_nonzero(wanted):
-            raise AssertionError(f"{self.images.paths[shard]}: {count} of {np.count_nonzero(wanted)} images labelled")
-        return {"images": count, "sha256": digest, "seconds": time.monotonic() - started, **statistics.to_dict()}
+            raise AssertionError(
+                f"{self.images.paths[shard]}: {count} of {np.count_nonzero(wanted)} images labelled"
+            )
+        return {
+            "images": count,
+            "sha256": digest,
+            "seconds": time.monotonic() - started,
+            **statistics.to_dict(),
+        }
 
-    def _predictions(self, shard: int, statistics: _Statistics, wanted: np.ndarray | None) -> Iterator[bytes]:
+    def _predictions(
+        self, shard: int, statistics: _Statistics, wanted: np.ndarray | None
+    ) -> Iterator[bytes]:
         path, done = self.images.paths[shard], 0
         for keys, probabilities in self.probabilities(shard, wanted):
             statistics.add(probabilities)
             for key, row in zip(keys, probabilities):
                 if not key:
-                    raise InputError(f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh")
+                    raise InputError(
+                        f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh"
+                    )
                 yield make_prediction(key.decode("utf-8"), row, self.top_k)
                 done += 1
-        if wanted is None and done != self.images.records[shard]:  # tell a cut file from a wrong manifest
+        if (
+            wanted is None and done != self.images.records[shard]
+        ):  # tell a cut file from a wrong manifest
             for _ in read_shard(path, num_records=self.images.records[shard]):
                 pass
 
-    def probabilities(self, shard: int, wanted: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def probabilities(
+        self, shard: int, wanted: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError.
 
         `wanted`, bool [records], tells which records to answer; None: all.
         """
         preprocessing = self._spec.preprocessing
         with verified_beside(image_shards(self.images), shard) as path:
-            batches = image_batches(path, preprocessing, self.batch_size, self.views, self.seed, wanted)
+            batches = image_batches(
+                path, preprocessing, self.batch_size, self.views, self.seed, wanted
+            )
             numbered = ((shard * 2**16 + number, *batch) for number, batch in enumerate(batches))
             try:
-                for (_, keys, images), answers in self._copies.map(lambda batch: (batch[2], batch[0]), numbered):
-                    probabilities = answers.reshape(*images.shape[:2], -1).mean(axis=1)  # (b, V, K) -> (b, K)
+                for (_, keys, images), answers in self._copies.map(
+                    lambda batch: (batch[2], batch[0]), numbered
+                ):
+                    probabilities = answers.reshape(*images.shape[:2], -1).mean(
+                        axis=1
+                    )  # (b, V, K) -> (b, K)
                     bad = ~np.isfinite(probabilities).all(axis=1)
                     if bad.any():
                         key = keys[int(np.argmax(bad))].decode("utf-8")
-                        raise InputError(f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again")
-                    yield keys, probabilities if self.temperature == 1.0 else tempered(probabilities, self.temperature)
+                        raise InputError(
+                            f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again"
+                        )
+                    yield (
+                        keys,
+                        probabilities
+                        if self.temperature == 1.0
+                        else tempered(probabilities, self.temperature),
+                    )
             except tf.errors.OpError as error:
-                _raise_precisely(path, preprocessing, image_shards(self.images).records[shard], error)
+                _raise_precisely(
+                    path, preprocessing, image_shards(self.images).records[shard], error
+                )
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
         """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
@@ -232,13 +278,20 @@ def image_batches(
             return key, eval_image(encoded, preprocessing)[tf.newaxis]
         name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
         return key, tf.stack(
-            [train_image(encoded, tf.stack([name, tf.constant(seed * 1000 + v, tf.int64)]), preprocessing) for v in range(views)]
+            [
+                train_image(
+                    encoded, tf.stack([name, tf.constant(seed * 1000 + v, tf.int64)]), preprocessing
+                )
+                for v in range(views)
+            ]
         )
 
     records = tf.data.TFRecordDataset(path)
     if wanted is not None:
         both = tf.data.Dataset.zip((records, tf.data.Dataset.from_tensor_slices(wanted)))
-        records = both.filter(unconverted(lambda _, take: take)).map(unconverted(lambda record, _: record))
+        records = both.filter(unconverted(lambda _, take: take)).map(
+            unconverted(lambda record, _: record)
+        )
     records = records.map(load, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     for keys, images in untuned(records.batch(batch_size // max(views, 1)).prefetch(2)):
         yield keys.numpy(), images
@@ -248,12 +301,25 @@ def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
     """`job` with the temperature that its teacher should have by its answers, given in the same way, on a labelled split."""
     trial = dataclasses.replace(job, images=validation)
     trial.setup()
-    answers = [probabilities for shard in range(len(validation.files)) for _, probabilities in trial.probabilities(shard)]
-    parsed = record_dataset(validation).map(lambda record: parse_example(record, validation.label_offset)["label"])
-    return dataclasses.replace(job, temperature=fit_temperature(np.concatenate(answers), np.array(list(parsed.as_numpy_iterator()))))
+    answers = [
+        probabilities
+        for shard in range(len(validation.files))
+        for _, probabilities in trial.probabilities(shard)
+    ]
+    parsed = record_dataset(validation).map(
+        lambda record: parse_example(record, validation.label_offset)["label"]
+    )
+    return dataclasses.replace(
+        job,
+        temperature=fit_temperature(
+            np.concatenate(answers), np.array(list(parsed.as_numpy_iterator()))
+        ),
+    )
 
 
-def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, error: Exception) -> None:
+def _raise_precisely(
+    path: str, preprocessing: Preprocessing, num_records: int, error: Exception
+) -> None:
     """Turns TensorFlow's error about some record of a shard into one that names it; a shard without fault re-raises `error`."""
     for position, serialized in enumerate(read_shard(path, num_records=num_records)):
         key = ""
@@ -263,13 +329,17 @@ def _raise_precisely(path: str, preprocessing: Preprocessing, num_records: int, 
             eval_image(example["image/encoded"], preprocessing)
         except tf.errors.InvalidArgumentError as found:
             what = f"image {key} cannot be decoded" if key else "no image can be read from it"
-            raise InputError(f"{path}: record {position} (counting from 0): {what}; make the data again") from found
+            raise InputError(
+                f"{path}: record {position} (counting from 0): {what}; make the data again"
+            ) from found
     raise error
 
 
 def _require_count(count: int, images: Manifest, shard: int) -> None:
     if count != images.records[shard]:
-        raise InputError(f"{images.paths[shard]}: {count} records, where its manifest says {images.records[shard]}; make the data again")
+        raise InputError(
+            f"{images.paths[shard]}: {count} records, where its manifest says {images.records[shard]}; make the data again"
+        )
 
 
 class _Statistics:
@@ -289,7 +359,11 @@ class _Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {"predicted": self.predicted.tolist(), "confidence_sum": self.confidence_sum, "histogram": self.histogram.tolist()}
+        return {
+            "predicted": self.predicted.tolist(),
+            "confidence_sum": self.confidence_sum,
+            "histogram": self.histogram.tolist(),
+        }
 
 
 def note(num_classes: int) -> dict[str, Any]:
@@ -320,9 +394,13 @@ def check(section: str, settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.SECTION` is impossible."""
     check_section(section, settings)
     if settings.views > settings.batch_size:
-        raise InputError(f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}")
+        raise InputError(
+            f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}"
+        )
     if settings.optimize and settings.model_noise:
-        raise InputError(f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise")
+        raise InputError(
+            f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise"
+        )
 
 
 def main(
@@ -339,14 +417,20 @@ def main(
 ) -> None:
     """Runs the stage; see the module's text. The devices change no prediction. Raises InputError."""
     if section not in config:
-        raise InputError(f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}")
+        raise InputError(
+            f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}"
+        )
     settings = config[section]
     check(section, settings)
     # Absolute, since a worker may have another current folder.
-    workdir, data, teacher = (str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher))
+    workdir, data, teacher = (
+        str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher)
+    )
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
-        raise InputError(f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size")
+        raise InputError(
+            f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size"
+        )
     workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
     inputs = {"data": data, "teacher": teacher}
     spec = model_dir.read_spec(teacher)
@@ -354,25 +438,36 @@ def main(
         selection = inputs["selection"] = str(Path(selection).expanduser().resolve())
         workdirs.require_finished(selection, "--selection", "run_balance.sh")
         images = read_manifest(selection, "pseudo_labeled")
-        require_same_classes(spec.label_names, f"teacher {teacher}", images.label_names, f"--selection={selection}")
+        require_same_classes(
+            spec.label_names, f"teacher {teacher}", images.label_names, f"--selection={selection}"
+        )
     else:
         images = read_manifest(Path(data) / "unlabeled", "unlabeled")
     validation = read_manifest(Path(data) / "validation", "labeled") if settings.calibrate else None
     if validation:
         require_same_classes(
-            spec.label_names, f"teacher {teacher}", validation.label_names, f"config.{section}.calibrate: {validation.directory}"
+            spec.label_names,
+            f"teacher {teacher}",
+            validation.label_names,
+            f"config.{section}.calibrate: {validation.directory}",
         )
     directory, progress = Path(workdir), Path(workdir) / "progress"
     noisy = settings.views or settings.model_noise
     done = f"{workdir}: pseudo-labels are finished already"
-    resolved = {"stage": "pseudo_label", "pseudo_label": settings.to_dict(), **({"seed": config.seed} if noisy else {})}
+    resolved = {
+        "stage": "pseudo_label",
+        "pseudo_label": settings.to_dict(),
+        **({"seed": config.seed} if noisy else {}),
+    }
     if workdirs.start(directory, resolved, inputs) is not None:
         shard_jobs.forget(progress)
         workdirs.say_done(directory, done)
         return
 
     what = "records of the selection" if selection else "images"
-    logging.info("labelling %d %s in %d shards with %s", images.num_records, what, len(images.files), teacher)
+    logging.info(
+        "labelling %d %s in %d shards with %s", images.num_records, what, len(images.files), teacher
+    )
     job = LabelShards(
         images,
         str(teacher),
@@ -387,27 +482,44 @@ def main(
         devices=(strategy, cpu_devices, tpu),
     )
     if validation:
-        kept = progress / "temperature.json"  # all shards get the same one, whichever machine goes on with them
+        kept = (
+            progress / "temperature.json"
+        )  # all shards get the same one, whichever machine goes on with them
         if not kept.exists():
             write_json(kept, calibrated(job, validation).temperature)
         job.temperature = read_json(kept, float)
     several = strategy == "tpu" or (strategy != "one_device" and max(gpus.count(), cpu_devices) > 1)
     # Of two shards one keeps the devices busy while the other one begins or ends.
-    results = shard_jobs.run(job, len(images.files), progress, beam_options, note(spec.num_classes), at_once=2 if several else 1)
+    results = shard_jobs.run(
+        job,
+        len(images.files),
+        progress,
+        beam_options,
+        note(spec.num_classes),
+        at_once=2 if several else 1,
+    )
 
     predictions = Manifest(
         directory=directory,
         name="predictions",
-        files=tuple(Path(path).name for shard in range(len(results)) for path in job.outputs(shard)),
+        files=tuple(
+            Path(path).name for shard in range(len(results)) for path in job.outputs(shard)
+        ),
         records=tuple(result["images"] for result in results),
         label_names=spec.label_names,
         label_offset=0,
         kind="predictions",
-        extra={"top_k": settings.top_k, "images": images.digest, "teacher": workdirs.fingerprint(teacher)},
+        extra={
+            "top_k": settings.top_k,
+            "images": images.digest,
+            "teacher": workdirs.fingerprint(teacher),
+        },
         digests=tuple(result["sha256"] for result in results),
     )
     if not selection and predictions.records != images.records:
-        raise AssertionError(f"{predictions.num_records} predictions for {images.num_records} images")
+        raise AssertionError(
+            f"{predictions.num_records} predictions for {images.num_records} images"
+        )
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
     workdirs.finish(directory, summary, done)

@@ -37,7 +37,12 @@ def main(workdir: str | None = None, seeds: int = 1) -> None:
 
 def run(workdir: Path, seed: int) -> None:
     """The loop on one seed, then a prediction for a real image file from the exported model."""
-    _call("run_noisy_student.sh", f"--config={CONFIG}", f"--config.seed={seed}", f"--workdir={workdir}")
+    _call(
+        "run_noisy_student.sh",
+        f"--config={CONFIG}",
+        f"--config.seed={seed}",
+        f"--workdir={workdir}",
+    )
     image = example_image(workdir)
     print(f"== a prediction for {image}", flush=True)
     _call("run_predict.sh", f"--model={workdir / 'export'}", str(image))
@@ -56,7 +61,9 @@ def example_image(workdir: Path) -> Path:
     from data import records
 
     manifest = records.read_manifest(workdir / "data" / "test", "labeled")
-    feature = tf.train.Example.FromString(next(iter(records.read_shard(manifest.paths[0])))).features.feature
+    feature = tf.train.Example.FromString(
+        next(iter(records.read_shard(manifest.paths[0])))
+    ).features.feature
     label = feature["image/class/label"].int64_list.value[0] - manifest.label_offset
     path = workdir / f"example_of_{manifest.label_names[label]}.png"
     path.write_bytes(feature["image/encoded"].bytes_list.value[0])
@@ -68,15 +75,26 @@ def compare(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     teacher = [100 * s["teacher"]["top1"] for s in summaries]
     students = [[100 * row["top1"] for row in s["students"]] for s in summaries]
     gain = [final[-1] - first for first, final in zip(teacher, students)]
-    return {"teacher": teacher, "students": students, "gain": gain, "mean_gain": float(np.mean(gain)), "min_gain": float(min(gain))}
+    return {
+        "teacher": teacher,
+        "students": students,
+        "gain": gain,
+        "mean_gain": float(np.mean(gain)),
+        "min_gain": float(min(gain)),
+    }
 
 
 def table(results: dict[str, Any]) -> str:
     """One line a seed, then mean and standard deviation over seeds."""
-    columns = np.array([[t, *s, g] for t, s, g in zip(results["teacher"], results["students"], results["gain"])])
+    columns = np.array(
+        [[t, *s, g] for t, s, g in zip(results["teacher"], results["students"], results["gain"])]
+    )
     names = ["teacher", *(f"student_{i}" for i in range(1, columns.shape[1] - 1)), "gain"]
     rows = [f"{'seed':<6}" + "".join(f"{name:>12}" for name in names)]
-    rows += [f"{seed:<6}" + "".join(f"{value:>12.2f}" for value in line) for seed, line in enumerate(columns)]
+    rows += [
+        f"{seed:<6}" + "".join(f"{value:>12.2f}" for value in line)
+        for seed, line in enumerate(columns)
+    ]
     for name, line in (("mean", columns.mean(0)), ("std", columns.std(0, ddof=1))):
         rows.append(f"{name:<6}" + "".join(f"{value:>12.2f}" for value in line))
     return "\n".join(rows)

@@ -59,15 +59,30 @@ class RelabelShards:
         """Writes one shard. Raises InputError where balanced set and predictions do not match."""
         counts = _Counts(self.predictions.num_classes)
         beside = self.selection.beside
-        count, digest = write_shard(self.outputs(shard)[0], self._records(shard, counts), index=not beside)
+        count, digest = write_shard(
+            self.outputs(shard)[0], self._records(shard, counts), index=not beside
+        )
         records = int(counts.total.sum())
-        if records != self.selection.records[shard] or count != (beside.labels if beside else self.selection.records)[shard]:
-            raise AssertionError(f"{count} written, {records} of {self.selection.records[shard]} selected")
-        return {"images": int(counts.unique.sum()), "records": records, "sha256": digest, **counts.to_dict()}
+        if (
+            records != self.selection.records[shard]
+            or count != (beside.labels if beside else self.selection.records)[shard]
+        ):
+            raise AssertionError(
+                f"{count} written, {records} of {self.selection.records[shard]} selected"
+            )
+        return {
+            "images": int(counts.unique.sum()),
+            "records": records,
+            "sha256": digest,
+            **counts.to_dict(),
+        }
 
     def _records(self, shard: int, counts: _Counts) -> Iterator[bytes]:
         selected = self.selection.paths[shard], self.predictions.paths[shard]
-        images, answers = read_copied(self.selection, shard), read_predictions(self.predictions, shard)
+        images, answers = (
+            read_copied(self.selection, shard),
+            read_predictions(self.predictions, shard),
+        )
         for key, image, probabilities in join_by_key(images, answers, *selected):
             counts.add(image.label, int(np.argmax(probabilities)), image.copies)
             if self.selection.beside:
@@ -117,11 +132,18 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
       InputError: unusable input.
     """
     # Absolute, since a worker may have another current folder.
-    workdir, selection, predictions = (str(Path(path).expanduser().resolve()) for path in (workdir, selection, predictions))
+    workdir, selection, predictions = (
+        str(Path(path).expanduser().resolve()) for path in (workdir, selection, predictions)
+    )
     workdirs.require_finished(selection, "--selection", "run_balance.sh")
     workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
-    chosen, labels = read_manifest(selection, "pseudo_labeled"), read_manifest(predictions, "predictions")
-    require_same_classes(labels.label_names, predictions, chosen.label_names, f"--selection={selection}")
+    chosen, labels = (
+        read_manifest(selection, "pseudo_labeled"),
+        read_manifest(predictions, "predictions"),
+    )
+    require_same_classes(
+        labels.label_names, predictions, chosen.label_names, f"--selection={selection}"
+    )
     if len(chosen.files) != len(labels.files):
         raise InputError(
             f"{predictions} has {len(labels.files)} shards, {selection} has {len(chosen.files)}; "
@@ -137,7 +159,15 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
         return
 
     job, counts = RelabelShards(chosen, labels, directory), [int] * labels.num_classes
-    note = {"images": int, "records": int, "sha256": str, "selected": counts, "total": counts, "unique": counts, "changed": int}
+    note = {
+        "images": int,
+        "records": int,
+        "sha256": str,
+        "selected": counts,
+        "total": counts,
+        "unique": counts,
+        "changed": int,
+    }
     results = shard_jobs.run(job, len(chosen.files), progress, beam_options, note)
     manifest = dataclasses.replace(
         chosen,
@@ -153,7 +183,11 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
     write_manifest(manifest)
     with atomic_path(directory / "pseudo_labels.png") as temporary:
         before, after = (np.array(summary[name]) for name in ("selected", "total"))
-        temporary.write_bytes(balance_figure.figure(before, after, labels.label_names, ("as selected", "labelled again")))
+        temporary.write_bytes(
+            balance_figure.figure(
+                before, after, labels.label_names, ("as selected", "labelled again")
+            )
+        )
     workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
@@ -166,12 +200,17 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
 
 def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> dict[str, Any]:
     """Returns the stage's summary from its shards' results."""
-    rows = {name: np.sum([result[name] for result in results], axis=0).tolist() for name in ("selected", "total", "unique")}
+    rows = {
+        name: np.sum([result[name] for result in results], axis=0).tolist()
+        for name in ("selected", "total", "unique")
+    }
     return {
         "label_names": list(label_names),
         **rows,
         "num_unique": sum(result["images"] for result in results),
         "num_records": sum(result["records"] for result in results),
         "changed": sum(result["changed"] for result in results),
-        "classes_without_images": [name for name, count in zip(label_names, rows["total"]) if not count],
+        "classes_without_images": [
+            name for name, count in zip(label_names, rows["total"]) if not count
+        ],
     }

@@ -38,7 +38,9 @@ PSEUDO_LABEL = Section(
             False,
             "Beyond the paper: temper the probabilities as the validation split needs it.",
         ),
-        "precision": Setting("float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS),
+        "precision": Setting(
+            "float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS
+        ),
         "optimize": Setting(
             False,
             "For speed: fold BatchNorm into the convolutions (`./run_benchmarks.sh pseudo_label`).",
@@ -151,10 +153,14 @@ LOOP = {
         none="pretrained where `init` is set, else scratch",
     ),
     "crossfit": CROSSFIT,
-    "finetune_last": Setting(False, "Whether to fine-tune the chosen model, then evaluate and export that."),
+    "finetune_last": Setting(
+        False, "Whether to fine-tune the chosen model, then evaluate and export that."
+    ),
 }
 
-SMOKE = Setting(False, "True: one tiny step of every training, to see all stages work (training/smoke.py).")
+SMOKE = Setting(
+    False, "True: one tiny step of every training, to see all stages work (training/smoke.py)."
+)
 
 SUPERVISED = methods.settings_of("supervised")
 
@@ -214,7 +220,9 @@ def check(recipe: ConfigDict) -> None:
     settings.check(recipe, of_recipe(recipe))
 
 
-def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]) -> None:
+def require_read(
+    recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]
+) -> None:
     """Sees that a run reads each section of which the command line changes something, and the value itself.
 
     Args:
@@ -227,17 +235,31 @@ def require_read(recipe: ConfigDict, overrides: Mapping[str, str | None], sectio
         in the recipe's `preprocessing`.
     """
     read = set(sections)
-    trainings = {name for name, value in recipe.items() if isinstance(value, ConfigDict) and "method" in value}
-    of_stages = trainings | {name for name in recipe if name.startswith(("pseudo_label", "balance"))}
+    trainings = {
+        name
+        for name, value in recipe.items()
+        if isinstance(value, ConfigDict) and "method" in value
+    }
+    of_stages = trainings | {
+        name for name in recipe if name.startswith(("pseudo_label", "balance"))
+    }
     for key in overrides:
         name, _, rest = key.partition(".")
-        own = [other for other in sorted(read & trainings) if recipe[other].get("preprocessing", {}).get(rest) is not None]
+        own = [
+            other
+            for other in sorted(read & trainings)
+            if recipe[other].get("preprocessing", {}).get(rest) is not None
+        ]
         if name == "preprocessing" and own and len(own) == len(read & trainings):
             those = ", ".join(f"config.{other}.{key}" for other in own)
-            raise InputError(f"--config.{key} has no effect: each training of this run has its own value; set {those}")
+            raise InputError(
+                f"--config.{key} has no effect: each training of this run has its own value; set {those}"
+            )
         if name in of_stages - read:
             those = ", ".join(sorted(read & of_stages))
-            raise InputError(f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}")
+            raise InputError(
+                f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}"
+            )
 
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:

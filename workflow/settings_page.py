@@ -21,7 +21,9 @@ switches off; "No effect without …" says which. The defaults below are those o
 `configs/noisy_student/base.py` and `configs/meta_pseudo_labels/base.py`; a recipe may have others.
 """
 
-OWN_PREPROCESSING = "`preprocessing` in it holds what differs from the recipe's; None keeps the latter."
+OWN_PREPROCESSING = (
+    "`preprocessing` in it holds what differs from the recipe's; None keeps the latter."
+)
 
 
 def page() -> str:
@@ -41,7 +43,10 @@ def page() -> str:
         more = ", ".join(f"`{key}`" for key in _keys(section) if key not in shown)
         parts.append(_chapter(f"Trainings: {name}", f"{section.meaning} As above: {more}.", rows))
         seen |= {setting for _, setting in section.walk()}
-    parts += [_of_section(name, sections[name]) for name in ("pseudo_label", "balance", "evaluate", "crossfit")]
+    parts += [
+        _of_section(name, sections[name])
+        for name in ("pseudo_label", "balance", "evaluate", "crossfit")
+    ]
     return "\n".join(parts)
 
 

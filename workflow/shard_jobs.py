@@ -141,7 +141,9 @@ def run(
         if message is None:
             raise KeyboardInterrupt
         raise InputError(message)
-    return [read_json(notes.path(shard), {"result": result})["result"] for shard in range(num_shards)]
+    return [
+        read_json(notes.path(shard), {"result": result})["result"] for shard in range(num_shards)
+    ]
 
 
 def forget(progress: Path) -> None:
@@ -168,9 +170,13 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
     """
     if "--runner=DaskRunner" in flags:
         try:
-            importlib.import_module(DASK_RUNNER.rpartition(".")[0])  # here, since no stage needs Dask; Beam knows its options only then
+            importlib.import_module(
+                DASK_RUNNER.rpartition(".")[0]
+            )  # here, since no stage needs Dask; Beam knows its options only then
         except ImportError as error:
-            raise InputError("--runner=DaskRunner needs Dask; docs/installation.md says how to add it") from error
+            raise InputError(
+                "--runner=DaskRunner needs Dask; docs/installation.md says how to add it"
+            ) from error
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -186,7 +192,9 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options of the words that are no flags of the stage. Raises InputError where they are no options of Beam either."""
     unknown = unknown_options(flags)
     if unknown:
-        raise InputError(f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam")
+        raise InputError(
+            f"{', '.join(unknown)}: neither a flag of this stage nor an option of Apache Beam"
+        )
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
@@ -227,10 +235,14 @@ class _Work:
         except InputError as error:
             write_json(self._notes.error_path(shard), {"error": str(error)})
             return ""
-        except KeyboardInterrupt:  # it reaches workers in this process only, and Beam would turn it into a RuntimeError
+        except (
+            KeyboardInterrupt
+        ):  # it reaches workers in this process only, and Beam would turn it into a RuntimeError
             write_json(self._notes.error_path(shard), {"error": None})
             return ""
-        write_json(self._notes.path(shard), {"bytes": _sizes(self._job.outputs(shard)), "result": result})
+        write_json(
+            self._notes.path(shard), {"bytes": _sizes(self._job.outputs(shard)), "result": result}
+        )
         rate = result["images"] / max(time.monotonic() - started, 1e-6)
         return f"shard {shard + 1} of {self._num_shards}: {result['images']} images, {rate:.0f} images/s"
 
@@ -255,7 +267,10 @@ class _RunShard(beam.DoFn):
 
 def _here(options: PipelineOptions) -> bool:
     """Tells whether Beam would run the job in this process, on one thread."""
-    return options.view_as(StandardOptions).runner == "FnApiRunner" and options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    return (
+        options.view_as(StandardOptions).runner == "FnApiRunner"
+        and options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    )
 
 
 def _run_in_threads(work: _Work, shards: Sequence[int], threads: int) -> None:
@@ -288,7 +303,10 @@ _share = (1, 0)
 def _processes(options: PipelineOptions) -> int:
     """Number of worker processes that Beam's options ask for; 0: Beam itself is to run the job."""
     direct = options.view_as(DirectOptions)
-    if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode != "multi_processing":
+    if (
+        options.view_as(StandardOptions).runner != "FnApiRunner"
+        or direct.direct_running_mode != "multi_processing"
+    ):
         return 0
     return direct.direct_num_workers or os.cpu_count() or 1  # 0 stands for all cores
 
@@ -315,7 +333,9 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
         )
         raise SystemExit(LOST) from error
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:  # they may be in the middle of a long shard
+        for process in (
+            set(multiprocessing.active_children()) - others
+        ):  # they may be in the middle of a long shard
             process.terminate()
         raise
     finally:
@@ -342,7 +362,9 @@ def _start_worker(work: _Work, directory: str, processes: int, started: Any) -> 
     with started.get_lock():
         _share, started.value = (processes, started.value), started.value + 1
     os.chdir(directory)  # relative paths are the caller's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and the parent ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group, and the parent ends its workers
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     work.setup()
     _work = work

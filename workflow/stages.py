@@ -39,7 +39,9 @@ class Stage(NamedTuple):
     counted: str = ""
 
 
-def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
+def trainings(
+    config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str
+) -> list[Stage]:
     """Returns the stages that train the teacher and the students, in order.
 
     `folders` holds the source directories by flag name.
@@ -48,7 +50,12 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
     init = {"init": config.init} if config.init else {}
     stages = [
         Stage("prepare", "run_prepare_data.sh", data, folders),
-        Stage("teacher", "run_teacher.sh", workdir / "teacher", {**init, "data": data, "strategy": strategy}),
+        Stage(
+            "teacher",
+            "run_teacher.sh",
+            workdir / "teacher",
+            {**init, "data": data, "strategy": strategy},
+        ),
     ]
     models = model_directories(workdir, config.iterations)
     training: dict[str, Any]
@@ -60,7 +67,9 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
     for i in range(1, config.iterations + 1):  # step 4: the student becomes the teacher
         section = f"student_{i}" if f"student_{i}" in config else "student"
         training = {"section": section, "iteration": i, "data": data}
-        training |= {"pretrained": init, "teacher": {"init": models[i - 1]}, "scratch": {}}[train.student_init(config)]
+        training |= {"pretrained": init, "teacher": {"init": models[i - 1]}, "scratch": {}}[
+            train.student_init(config)
+        ]
         training["strategy"] = strategy
         if config[section].online:
             training |= {"teacher": models[i - 1], **selection_of(config, workdir, i)}
@@ -73,7 +82,13 @@ def trainings(config: ConfigDict, workdir: Path, folders: dict[str, str], strate
             stages.append(Stage(f"student_{i}", "run_student.sh", models[i], training))
             continue
         pretrained = workdir / f"pretrained_{i}"
-        flags = {"section": tuning, "iteration": i, "init": pretrained, "data": data, "strategy": strategy}
+        flags = {
+            "section": tuning,
+            "iteration": i,
+            "init": pretrained,
+            "data": data,
+            "strategy": strategy,
+        }
         stages += [
             Stage(f"pretrain_{i}", "run_student.sh", pretrained, training),
             Stage(f"student_{i}", "run_finetune.sh", models[i], flags),
@@ -106,7 +121,9 @@ def selection_of(config: ConfigDict, workdir: Path, iteration: int) -> dict[str,
 def _labelings(config: ConfigDict, workdir: Path, number: int, teacher: Path) -> list[Stage]:
     """Returns the two stages that make the pseudo-labels of iteration `number` by `teacher`."""
     section = f"pseudo_label_{number}" if f"pseudo_label_{number}" in config else "pseudo_label"
-    predictions, pseudo_labeled = (workdir / f"{name}_{number}" for name in ("predictions", "pseudo_labeled"))
+    predictions, pseudo_labeled = (
+        workdir / f"{name}_{number}" for name in ("predictions", "pseudo_labeled")
+    )
     given = {"data": workdir / "data", **selection_of(config, workdir, number)}
     labeling = {"section": section, **given, "teacher": teacher}
     balancing = {**given, "predictions": predictions}
@@ -116,7 +133,9 @@ def _labelings(config: ConfigDict, workdir: Path, number: int, teacher: Path) ->
     ]
 
 
-def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int) -> list[Stage]:
+def ending(
+    config: ConfigDict, workdir: Path, strategy: str, iterations: int, chosen: int
+) -> list[Stage]:
     """Returns the stages after `iterations` students.
 
     Model `chosen` (0 is the teacher) is fine-tuned, if the recipe says so, and served.
@@ -127,7 +146,12 @@ def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, ch
     if config.finetune_last:
         models.append(workdir / "finetuned")
         stages.append(
-            Stage("finetune", "run_finetune.sh", models[-1], {"section": "finetune", "init": served, "data": data, "strategy": strategy})
+            Stage(
+                "finetune",
+                "run_finetune.sh",
+                models[-1],
+                {"section": "finetune", "init": served, "data": data, "strategy": strategy},
+            )
         )
         served = models[-1]
     names = ",".join(str(model) for model in models)
@@ -137,7 +161,12 @@ def ending(config: ConfigDict, workdir: Path, strategy: str, iterations: int, ch
     return [
         *stages,
         Stage("evaluate", "run_evaluate.sh", evaluation, arguments),
-        Stage("export", "run_export.sh", workdir / "export", {"model": served, "evaluation": evaluation}),
+        Stage(
+            "export",
+            "run_export.sh",
+            workdir / "export",
+            {"model": served, "evaluation": evaluation},
+        ),
     ]
 
 
@@ -165,7 +194,9 @@ def check_baseline(config: ConfigDict, stages: Sequence[Stage]) -> None:
     evaluation = next(stage for stage in stages if stage.name == "evaluate")
     names = [Path(model).name for model in str(evaluation.arguments["model"]).split(",")]
     if baseline and baseline not in names:
-        raise InputError(f"config.evaluate.baseline: no model {baseline!r}; the run evaluates {', '.join(names)}")
+        raise InputError(
+            f"config.evaluate.baseline: no model {baseline!r}; the run evaluates {', '.join(names)}"
+        )
 
 
 def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: str) -> list[Stage]:
@@ -179,7 +210,12 @@ def sections_read(stages: Iterable[Stage]) -> set[str]:
     return {stage.arguments.get("section") or _SECTIONS.get(stage.script, "") for stage in stages}
 
 
-_SECTIONS = {"run_teacher.sh": "teacher", "run_train.sh": "train", "run_finetune.sh": "finetune", "run_balance.sh": "balance"}
+_SECTIONS = {
+    "run_teacher.sh": "teacher",
+    "run_train.sh": "train",
+    "run_finetune.sh": "finetune",
+    "run_balance.sh": "balance",
+}
 """Script -> the section that it reads where no flag names one."""
 
 

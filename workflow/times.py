@@ -37,7 +37,14 @@ class _Timed:
 def _work(training: Planned) -> float | None:
     """Returns what a training step computes, to compare two of them; None where that is not known."""
     found = [
-        dry_run.activations(training.network(network), training.size, network.images, 1, False, training.values.get("frozen_blocks", 0))
+        dry_run.activations(
+            training.network(network),
+            training.size,
+            network.images,
+            1,
+            False,
+            training.values.get("frozen_blocks", 0),
+        )
         for network in training.networks
     ]
     return None if None in found else sum(number for number in found if number)
@@ -62,12 +69,16 @@ def measurable(training: Planned) -> int:
     if not training.size:
         return 0
     images = sum(network.images for network in training.networks)
-    kept = dry_run.activations(training.model, training.size, images, 4, False, training.values.get("frozen_blocks", 0))
+    kept = dry_run.activations(
+        training.model, training.size, images, 4, False, training.values.get("frozen_blocks", 0)
+    )
     share = MEASURED_GIB / kept if kept else MEASURED_IMAGES / images
     return batch if share >= 1 else max(1, int(batch * share) // parts) * parts
 
 
-def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str, Any]) -> tuple[dict[str, _Timed], str]:
+def _measured(
+    config: ConfigDict, trainings: Sequence[Planned], counts: dict[str, Any]
+) -> tuple[dict[str, _Timed], str]:
     """Measures steps of the trainings, the longest first, as long as there is time.
 
     Returns:
@@ -77,12 +88,18 @@ def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str
     by_kind: dict[str, tuple[Planned, _Timed]] = {}
     timed: dict[str, _Timed] = {}
     why = ""
-    longest_first = sorted(trainings, key=lambda training: -training.values["steps"] * (_work(training) or 0))
+    longest_first = sorted(
+        trainings, key=lambda training: -training.values["steps"] * (_work(training) or 0)
+    )
     try:
         with measure.Bench(config, counts, sample) as bench:
             for training in longest_first:
                 own = kind(training)
-                if own not in by_kind and bench.spent < measure.BUDGET and (batch := measurable(training)):
+                if (
+                    own not in by_kind
+                    and bench.spent < measure.BUDGET
+                    and (batch := measurable(training))
+                ):
                     try:
                         by_kind[own] = training, _Timed(bench.rates(training, batch), "measured")
                     except measure.Unmeasured as error:
@@ -92,7 +109,9 @@ def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str
     except measure.Unmeasured as error:
         why = str(error)
     for training in trainings:
-        if training.stage.name not in timed and (found := _by_another(training, list(by_kind.values()))):
+        if training.stage.name not in timed and (
+            found := _by_another(training, list(by_kind.values()))
+        ):
             timed[training.stage.name] = found
     return timed, why
 
@@ -100,7 +119,9 @@ def _measured(config: ConfigDict, trainings: Sequence[Planned], counts: dict[str
 def _by_another(training: Planned, known: Sequence[tuple[Planned, _Timed]]) -> _Timed | None:
     """Reckons a training's time from another one's, by what steps and answers compute; one of the same network goes first."""
     work, answers = _work(training), dry_run.activations(training.model, training.size, 1, 1, False)
-    for other, timed in sorted(known, key=lambda pair: (pair[0].model, pair[0].size) != (training.model, training.size)):
+    for other, timed in sorted(
+        known, key=lambda pair: (pair[0].model, pair[0].size) != (training.model, training.size)
+    ):
         of_step, of_answer = _work(other), dry_run.activations(other.model, other.size, 1, 1, False)
         if work and of_step and answers and of_answer:
             step, share = timed.rates.step * work / of_step, answers / of_answer
@@ -111,7 +132,11 @@ def _by_another(training: Planned, known: Sequence[tuple[Planned, _Timed]]) -> _
 
 
 def seconds(
-    config: ConfigDict, stages: Sequence[Stage], trainings: Sequence[Planned], timed: Mapping[str, _Timed], counts: Mapping[str, Any]
+    config: ConfigDict,
+    stages: Sequence[Stage],
+    trainings: Sequence[Planned],
+    timed: Mapping[str, _Timed],
+    counts: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """Returns the seconds of each stage that is not done, in order; None where they are not known."""
     directories = {training.stage.directory: training.stage.name for training in trainings}
@@ -119,7 +144,11 @@ def seconds(
 
     def answers(models: Sequence[Path], images: int) -> float | None:
         known = [timed.get(directories.get(model, "")) for model in models]
-        return None if None in known else sum(of.rates.first_answer + images * of.rates.answer for of in known if of)
+        return (
+            None
+            if None in known
+            else sum(of.rates.first_answer + images * of.rates.answer for of in known if of)
+        )
 
     for stage in stages:
         if (stage.directory / "summary.json").exists():
@@ -129,11 +158,16 @@ def seconds(
             needed = counts["survey"].seconds if counts["survey"] else None
         elif stage.script in plans.TRAINING:
             of = timed.get(stage.name)
-            steps = next(training.values["steps"] for training in trainings if training.stage is stage)
+            steps = next(
+                training.values["steps"] for training in trainings if training.stage is stage
+            )
             needed = of.rates.first + (steps - 1) * of.rates.step if of else None
         elif stage.script == "run_pseudo_label.sh":
             views = max(1, config[stage.arguments["section"]].views)
-            needed = answers([Path(stage.arguments["teacher"])], plans.images_labeled(config, stage, counts) * views)
+            needed = answers(
+                [Path(stage.arguments["teacher"])],
+                plans.images_labeled(config, stage, counts) * views,
+            )
         elif stage.script == "run_balance.sh":
             needed = plans.images_labeled(config, stage, counts) / BALANCED
         elif stage.script == "run_evaluate.sh":
@@ -150,18 +184,27 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
     trainings = plans.trainings(config, stages, counts)
     timed, why = _measured(config, trainings, counts)
     found = seconds(config, stages, trainings, timed, counts)
-    several = gpus.count() > 1 and not any(stage.arguments.get("strategy") == "one_device" for stage in stages)
+    several = gpus.count() > 1 and not any(
+        stage.arguments.get("strategy") == "one_device" for stage in stages
+    )
     where = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
     lines, total, open_ones = ["", f"time on {where}:"], 0.0, []
     for name, needed in found.items():
         if needed is None:
             open_ones.append(name)
         total += needed or 0.0
-        lines.append(f"  {name:<16}{'?' if needed is None else duration(needed):<15}{_of_steps(name, trainings, timed)}".rstrip())
+        lines.append(
+            f"  {name:<16}{'?' if needed is None else duration(needed):<15}{_of_steps(name, trainings, timed)}".rstrip()
+        )
     if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
-        again = config.crossfit.folds * sum(needed or 0.0 for name, needed in found.items() if name not in ENDING)
+        again = config.crossfit.folds * sum(
+            needed or 0.0 for name, needed in found.items() if name not in ENDING
+        )
         total += again
-        lines.insert(2, f"  {'folds':<16}{duration(again):<15}{config.crossfit.folds} times all that is trained below, to choose the model")
+        lines.insert(
+            2,
+            f"  {'folds':<16}{duration(again):<15}{config.crossfit.folds} times all that is trained below, to choose the model",
+        )
     lines.append(f"  {'total':<16}{'at least ' if open_ones else 'about '}{duration(total)}")
     if open_ones:
         lines.append(f"not measured: {', '.join(open_ones)}" + (f" ({why})" if why else ""))

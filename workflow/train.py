@@ -45,9 +45,15 @@ def find(config: ConfigDict, section: str) -> Method:
     Raises:
       InputError: the recipe has no such section, or the section has an impossible value.
     """
-    known = sorted(name for name, value in config.items() if isinstance(value, ConfigDict) and "final_weights" in value)
+    known = sorted(
+        name
+        for name, value in config.items()
+        if isinstance(value, ConfigDict) and "final_weights" in value
+    )
     if section not in known:
-        raise InputError(f"--section: no training {section!r} in the config; it has {', '.join(known)}")
+        raise InputError(
+            f"--section: no training {section!r} in the config; it has {', '.join(known)}"
+        )
     check_section(section, config[section])
     return methods.find(config[section].method)
 
@@ -57,11 +63,19 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     method = find(config, section)
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
-    of_small = any({**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout"))
+    of_small = any(
+        {**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout")
+    )
     side = 32 if of_small else 224  # of images that would do
     try:
-        Preprocessing.from_dict(resolving.preprocessing(config.preprocessing.to_dict(), own, median_height=side, median_width=side))
-        values = resolving.section(values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)), quiet=True)
+        Preprocessing.from_dict(
+            resolving.preprocessing(
+                config.preprocessing.to_dict(), own, median_height=side, median_width=side
+            )
+        )
+        values = resolving.section(
+            values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)), quiet=True
+        )
         for network in method.networks(values):
             models.builder(dict(network.settings(values)["model"]))
         schedules.of_section(values, 1.0)
@@ -78,7 +92,9 @@ def initial_of(config: ConfigDict, section: str) -> str | None:
 
     Students follow `student_init`. A fine-tuning always needs --init.
     """
-    if section.startswith("finetune") or (section.startswith("student") and student_init(config) != "pretrained"):
+    if section.startswith("finetune") or (
+        section.startswith("student") and student_init(config) != "pretrained"
+    ):
         return None
     return config.get("init")
 
@@ -103,7 +119,9 @@ def _kept_network(method: Method, values: Mapping[str, Any]) -> Mapping[str, Any
 def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> str | None:
     """Returns the method's warning about the resolved section, or None. Raises InputError."""
     if values.get("frozen_blocks") and not init:
-        raise InputError(f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen")
+        raise InputError(
+            f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen"
+        )
     try:
         for name in schedules.of_section(values, 1.0):
             addons.require((values[name] if name else values)["optimizer"]["name"])
@@ -116,18 +134,27 @@ def _require_whole_parts(section: str, values: Mapping[str, Any]) -> None:
     """Raises InputError where the batch of the resolved section does not divide into the parts of `accumulation`."""
     batch, parts = values["batch_size"], values.get("accumulation", 1)
     if batch % parts:
-        raise InputError(f"{section}.batch_size={batch} does not divide by {section}.accumulation={parts}")
+        raise InputError(
+            f"{section}.batch_size={batch} does not divide by {section}.accumulation={parts}"
+        )
 
 
 def _require_validation(section: str, train: dict[str, Any], there: bool) -> None:
     """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
-    settings = {"final_weights=best": train["final_weights"] == "best", f"stop_after={train['stop_after']}": train["stop_after"]}
+    settings = {
+        "final_weights=best": train["final_weights"] == "best",
+        f"stop_after={train['stop_after']}": train["stop_after"],
+    }
     for setting, given in settings.items():
         if given and not (train["evaluate_every"] and there):
-            raise InputError(f"{section}.{setting} needs {section}.evaluate_every and a validation split (data.validation_size)")
+            raise InputError(
+                f"{section}.{setting} needs {section}.evaluate_every and a validation split (data.validation_size)"
+            )
 
 
-def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0) -> dict[str, Any]:
+def resolve(
+    config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0
+) -> dict[str, Any]:
     """Resolves the config of one training: seed, preprocessing and section (`train`), with nothing left open.
 
     Args:
@@ -154,7 +181,9 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
     preprocessing = resolving.preprocessing(given, own, **_sizes(data))
-    values = resolving.section(values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values)))
+    values = resolving.section(
+        values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values))
+    )
     _require_validation(section, values, (Path(data) / "validation").is_dir())
     _require_whole_parts(section, values)
     _check(method, section, values, bool(init))
@@ -162,7 +191,11 @@ def resolve(config: ConfigDict, section: str, data: str, *, init: str | None = N
         # The weights were trained on pixels normalised so: other numbers would be another network.
         preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
         set_model(method.networks(values), values, trained.architecture)
-    resolved = {"seed": 100 * config.seed + iteration, "preprocessing": preprocessing, "train": values}
+    resolved = {
+        "seed": 100 * config.seed + iteration,
+        "preprocessing": preprocessing,
+        "train": values,
+    }
     if begin and begin.source:  # so that other weights of the same name are noticed
         resolved["init"] = {**begin.source, "head": "kept" if keeps_head else "new"}
     return resolved
@@ -208,7 +241,9 @@ def main(
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
     resolved = resolve(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
-    done = workdirs.start(workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int})
+    done = workdirs.start(
+        workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int}
+    )
     if done:
         workdirs.say_done(workdir, says_done(workdir, done))
         return
@@ -219,19 +254,31 @@ def main(
     train(Path(workdir), resolved, method, spec_of(method, resolved, opened), opened, devices)
 
 
-def _require_inputs(method: Method, values: ConfigDict, section: str, given: dict[str, str | None], init: str | None) -> None:
+def _require_inputs(
+    method: Method, values: ConfigDict, section: str, given: dict[str, str | None], init: str | None
+) -> None:
     """Raises InputError where a directory that the method needs is not given, or one is given that it has no use for."""
     needed = method.unlabeled(values)
     if needed in given and not given[needed]:
-        of = "the directory of a trained model" if needed == TEACHER else f"the directory made by {MADE_BY[needed]}"
-        raise InputError(f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}")
+        of = (
+            "the directory of a trained model"
+            if needed == TEACHER
+            else f"the directory made by {MADE_BY[needed]}"
+        )
+        raise InputError(
+            f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}"
+        )
     online = f" with online={values.online}" if "online" in values else ""
     useful = {needed, *(["selection"] if needed in (IMAGES, TEACHER) else [])}
     for name, path in given.items():
         if path and name not in useful:
-            raise InputError(f"--{name} is of no use to {section}, whose method is {values.method}{online}; leave it out")
+            raise InputError(
+                f"--{name} is of no use to {section}, whose method is {values.method}{online}; leave it out"
+            )
     if section.startswith("finetune") and not init:
-        raise InputError("--init is missing: fine-tuning starts from the directory of a trained model")
+        raise InputError(
+            "--init is missing: fine-tuning starts from the directory of a trained model"
+        )
 
 
 def open_inputs(
@@ -249,14 +296,23 @@ def open_inputs(
     unlabeled = None
     if source == PSEUDO_LABELED and pseudo_labeled:
         unlabeled = records.read_manifest(pseudo_labeled, "pseudo_labeled")
-        records.require_same_classes(unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data)
-    elif source and selection:  # its images, with their copies; whoever labels them, its labels are not read
+        records.require_same_classes(
+            unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data
+        )
+    elif (
+        source and selection
+    ):  # its images, with their copies; whoever labels them, its labels are not read
         unlabeled = records.read_manifest(selection, "pseudo_labeled")
     elif source:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
     begin = open_init(method, resolved["train"], init)
     if teacher:
-        records.require_same_classes(model_dir.read_spec(teacher).label_names, f"--teacher={teacher}", labeled.label_names, data)
+        records.require_same_classes(
+            model_dir.read_spec(teacher).label_names,
+            f"--teacher={teacher}",
+            labeled.label_names,
+            data,
+        )
     return Inputs(Path(data), labeled, unlabeled, begin, teacher)
 
 
@@ -270,24 +326,43 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
         metadata["init"] = dict(inputs.init.source)
     kept = method.networks(resolved["train"])[0].settings(resolved["train"])
     preprocessing = Preprocessing.from_dict(resolved["preprocessing"])
-    return model_dir.ModelSpec(dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata)
+    return model_dir.ModelSpec(
+        dict(kept["model"]), preprocessing, inputs.labeled.label_names, metadata
+    )
 
 
-def describe(config: ConfigDict, section: str, data: Path, given: dict[str, str | None], init: str | None = None) -> str:
+def describe(
+    config: ConfigDict,
+    section: str,
+    data: Path,
+    given: dict[str, str | None],
+    init: str | None = None,
+) -> str:
     """Describes what a training on prepared data would do: each network in numbers, and what is missing."""
     init = init or initial_of(config, section)
     method, counts = find(config, section), dry_runs.images(config, data)
-    given_values = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
-    values = resolving.section(given_values, labeled_examples=counts["labeled"], unlabeled=bool(method.unlabeled(given_values)), quiet=True)
+    given_values = {
+        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+    }
+    values = resolving.section(
+        given_values,
+        labeled_examples=counts["labeled"],
+        unlabeled=bool(method.unlabeled(given_values)),
+        quiet=True,
+    )
     _require_whole_parts(section, values)
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
-    lines = [f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"]
+    lines = [
+        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"
+    ]
     networks, weights = method.networks(values), ""
     if init:
         model, weights = pretrained.preview(init, _kept_network(method, values))
         set_model(networks, values, model)
-    lines += dry_runs.trainings(section, networks, values, counts, dry_runs.image_size(config, section, counts))
+    lines += dry_runs.trainings(
+        section, networks, values, counts, dry_runs.image_size(config, section, counts)
+    )
     lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
     lines += ["", f"warning: {warning}"] if warning else []
@@ -303,6 +378,10 @@ def _unprepared(config: ConfigDict, data: Path) -> list[str]:
     if (data / "summary.json").exists():
         return []
     absent = dry_runs.missing(config, {}, data)
-    places = "".join(f" --{role}=LOCATION" for role in ("labeled", "unlabeled") if f"--{role} is not given" in absent)
+    places = "".join(
+        f" --{role}=LOCATION"
+        for role in ("labeled", "unlabeled")
+        if f"--{role} is not given" in absent
+    )
     made_by = f"./{MADE_BY['data']} with the same --config,{places} --workdir={data}"
     return [f"--data: {data} is not prepared; make it by {made_by}"]

@@ -58,7 +58,10 @@ def export(
       What `step.json` holds.
     """
     tf.keras.mixed_precision.set_global_policy(precision)
-    made, data = xla_steps.trainer(network, method, pixels), xla_steps.batch_of(network, method, batch, pixels)
+    made, data = (
+        xla_steps.trainer(network, method, pixels),
+        xla_steps.batch_of(network, method, batch, pixels),
+    )
     step = tf.function(made.train_step, jit_compile=True, autograph=False)
     concrete = step.get_concrete_function(data)
     stored: dict[str, np.ndarray] = {}
@@ -72,7 +75,9 @@ def export(
         arguments.append(kind)
         fed.append(tf.constant(run.draw(kind, stored)))
     # XLA takes the values of the variables after all other arguments.
-    for captured in sorted(concrete.captured_inputs, key=lambda tensor: tensor.dtype == tf.resource):
+    for captured in sorted(
+        concrete.captured_inputs, key=lambda tensor: tensor.dtype == tf.resource
+    ):
         arguments.append(_captured(captured, stored, seeds))
     data = tf.nest.pack_sequence_as(data, fed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +106,9 @@ def _uniform(tensor: tf.Tensor, seeds: dict[bytes, int]) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": "float32", "uniform": [seed, 0.0, 255.0]}
 
 
-def _kind(value: np.ndarray, stored: dict[str, np.ndarray], seeds: dict[bytes, int]) -> dict[str, Any]:
+def _kind(
+    value: np.ndarray, stored: dict[str, np.ndarray], seeds: dict[bytes, int]
+) -> dict[str, Any]:
     """Describes an array as `run.draw` takes it; equal large arrays become equal again."""
     described: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
     if value.size and (value == value.flat[0]).all():
@@ -114,7 +121,9 @@ def _kind(value: np.ndarray, stored: dict[str, np.ndarray], seeds: dict[bytes, i
     return {**described, "normal": [seed, float(value.mean()), float(value.std())]}
 
 
-def _captured(tensor: tf.Tensor, stored: dict[str, np.ndarray], seeds: dict[bytes, int]) -> dict[str, Any]:
+def _captured(
+    tensor: tf.Tensor, stored: dict[str, np.ndarray], seeds: dict[bytes, int]
+) -> dict[str, Any]:
     """Describes a captured tensor or variable; a variable takes the values of its description."""
     if tensor.dtype != tf.resource:
         return _kind(tensor.numpy(), stored, seeds)

@@ -182,12 +182,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     alone = (given.directory / STEP).exists()
-    found = [given.directory] if alone else sorted(path.parent for path in given.directory.glob(f"*/{STEP}"))
+    found = (
+        [given.directory]
+        if alone
+        else sorted(path.parent for path in given.directory.glob(f"*/{STEP}"))
+    )
     if not found:
         sys.exit(f"error: {given.directory} holds no steps; make some with benchmarks.hlo.export")
     if not alone:  # the peaks of memory are a process's: each step gets its own
         command = [sys.executable, __file__, f"--rounds={given.rounds}"]
-        codes = [subprocess.run([*command, str(directory)], check=False).returncode for directory in found]
+        codes = [
+            subprocess.run([*command, str(directory)], check=False).returncode
+            for directory in found
+        ]
         sys.exit(1 if any(codes) else 0)
     row = measure(found[0], given.rounds)
     print(json.dumps(row), flush=True)

@@ -31,21 +31,34 @@ from cli.json_files import read_json, write_json
 from cli.start import python_m
 from training import architectures, models
 
-SIZES = {name: size for family in architectures.TABLE for name, size in family.sizes.items() if "/" not in name}  # pixels, classes
+SIZES = {
+    name: size
+    for family in architectures.TABLE
+    for name, size in family.sizes.items()
+    if "/" not in name
+}  # pixels, classes
 """Lists the project's own networks; those of keras-cv have a prefix."""
 PASSES = ("graph", "forward", "train")
 REPEATS = 3
 
 
-def main(workdir: str, models: str | None, passes: str, memory: float, seconds: float, run: str | None) -> None:
+def main(
+    workdir: str, models: str | None, passes: str, memory: float, seconds: float, run: str | None
+) -> None:
     """Measures what has no result yet, and writes the table. Raises InputError, and SystemExit where a measurement failed."""
     directory = Path(workdir)
     if run:
         name, _, what = run.partition(":")
-        write_json(directory / f"{name}.{what}.json", _count(name) if what == "graph" else _measure(name, train=what == "train"))
+        write_json(
+            directory / f"{name}.{what}.json",
+            _count(name) if what == "graph" else _measure(name, train=what == "train"),
+        )
         return
     wanted = models.split(",") if models else list(SIZES)
-    for flag, given, known in (("models", wanted, tuple(SIZES)), ("passes", passes.split(","), PASSES)):
+    for flag, given, known in (
+        ("models", wanted, tuple(SIZES)),
+        ("passes", passes.split(","), PASSES),
+    ):
         unknown = [name for name in given if name not in known]
         if unknown:
             raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
@@ -72,11 +85,19 @@ def main(workdir: str, models: str | None, passes: str, memory: float, seconds: 
 
 def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
     """Runs one measurement; why it was stopped, or None. Raises CalledProcessError where it failed."""
-    process = subprocess.Popen(python_m("cli", "tool", "model_card", f"--workdir={directory}", f"--run={run}"))
+    process = subprocess.Popen(
+        python_m("cli", "tool", "model_card", f"--workdir={directory}", f"--run={run}")
+    )
     began = time.monotonic()
     while process.poll() is None:
         resident = report.memory(process.pid)
-        reason = f"> {memory:g} GiB" if resident > memory else f"> {seconds:g} s" if time.monotonic() - began > seconds else None
+        reason = (
+            f"> {memory:g} GiB"
+            if resident > memory
+            else f"> {seconds:g} s"
+            if time.monotonic() - began > seconds
+            else None
+        )
         if reason:
             process.kill()
             process.wait()
@@ -93,14 +114,20 @@ def _build(name: str) -> tf.keras.Model:
 
 def multiply_additions(model: tf.keras.Model, size: int) -> int:
     """Of the convolutions and matrix products of one image's forward pass, read from the traced graph."""
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec([1, size, size, 3]))
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
+        tf.TensorSpec([1, size, size, 3])
+    )
     total = 0
     for operation in function.graph.get_operations():
         if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
             outputs = operation.outputs[0].shape.num_elements()
             kernel = operation.inputs[1].shape
             # Each output sums over the kernel's entries that meet it: height x width x input channels, 1 channel if depthwise.
-            summed = kernel[0] if operation.type == "MatMul" else kernel[0] * kernel[1] * (kernel[2] if operation.type == "Conv2D" else 1)
+            summed = (
+                kernel[0]
+                if operation.type == "MatMul"
+                else kernel[0] * kernel[1] * (kernel[2] if operation.type == "Conv2D" else 1)
+            )
             total += outputs * summed
     return total
 
@@ -108,7 +135,10 @@ def multiply_additions(model: tf.keras.Model, size: int) -> int:
 def _count(name: str) -> dict[str, Any]:
     model = _build(name)
     parameters = sum(weight.shape.num_elements() for weight in model.trainable_weights)
-    return {"parameters": parameters, "multiply_additions": multiply_additions(model, SIZES[name][0])}
+    return {
+        "parameters": parameters,
+        "multiply_additions": multiply_additions(model, SIZES[name][0]),
+    }
 
 
 def _measure(name: str, *, train: bool) -> dict[str, Any]:
@@ -122,8 +152,12 @@ def _measure(name: str, *, train: bool) -> dict[str, Any]:
         if not train:
             return model(images, training=False)
         with tf.GradientTape() as tape:
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits([classes - 1], model(images, training=True))
-        for variable, gradient in zip(model.trainable_variables, tape.gradient(loss, model.trainable_variables)):
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                [classes - 1], model(images, training=True)
+            )
+        for variable, gradient in zip(
+            model.trainable_variables, tape.gradient(loss, model.trainable_variables)
+        ):
             variable.assign_sub(1e-6 * gradient)
         return loss
 
@@ -133,18 +167,30 @@ def _measure(name: str, *, train: bool) -> dict[str, Any]:
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    return {"peak_gib": report.memory("self", "VmHWM") - before, "seconds": float(np.median(seconds))}
+    return {
+        "peak_gib": report.memory("self", "VmHWM") - before,
+        "seconds": float(np.median(seconds)),
+    }
 
 
 def table(directory: Path) -> str:
     """The Markdown table of all results in `directory`."""
     rows = []
     for name, (size, _) in SIZES.items():
-        found = {what: read_json(path) for what in PASSES if (path := directory / f"{name}.{what}.json").exists()}
+        found = {
+            what: read_json(path)
+            for what in PASSES
+            if (path := directory / f"{name}.{what}.json").exists()
+        }
         if "multiply_additions" not in found.get("graph", {}):
             continue
         counted = found["graph"]
-        cells = [name, str(size), f"{counted['parameters']:,}", f"{counted['multiply_additions'] / 1e9:.3g}"]
+        cells = [
+            name,
+            str(size),
+            f"{counted['parameters']:,}",
+            f"{counted['multiply_additions'] / 1e9:.3g}",
+        ]
         for key, text in (("peak_gib", "{:.2f}"), ("rate", "{:.3g}")):
             for what in ("forward", "train"):
                 values = found.get(what, {"stopped": "not measured"})
@@ -152,5 +198,14 @@ def table(directory: Path) -> str:
                     values["rate"] = 1 / values["seconds"]
                 cells.append(text.format(values[key]) if key in values else values["stopped"])
         rows.append(cells)
-    head = ["model", "pixels", "parameters", "GMAC", "GiB forward", "GiB train step", "images/s forward", "images/s train step"]
+    head = [
+        "model",
+        "pixels",
+        "parameters",
+        "GMAC",
+        "GiB forward",
+        "GiB train step",
+        "images/s forward",
+        "images/s train step",
+    ]
     return markdown_table(head, rows)

@@ -82,16 +82,24 @@ def main(workdir: str, only: str | None, run: str | None) -> None:
             continue
         began = time.time()
         try:
-            command = python_m("cli", "tool", "check_models", f"--workdir={workdir}", f"--run={check}")
+            command = python_m(
+                "cli", "tool", "check_models", f"--workdir={workdir}", f"--run={check}"
+            )
             process = subprocess.run(command, timeout=SECONDS, check=False)
             done = "done" if process.returncode == 0 else f"FAILED ({process.returncode})"
         except subprocess.TimeoutExpired:
             done = f"NOT DONE in {SECONDS} s"
         print(f"{check}: {done}, {time.time() - began:.0f} s", flush=True)
-    results = {check: read_json(path) for check in CHECKS if (path := Path(workdir) / f"{check}.json").exists()}
+    results = {
+        check: read_json(path)
+        for check in CHECKS
+        if (path := Path(workdir) / f"{check}.json").exists()
+    }
     replace_section(MODELS, "checks", _tables(results))
     print(f"{len(results)} of {len(CHECKS)} checks have a result; the table is in {MODELS}")
-    failed = [f"{check}: no result" for check in wanted if check not in results] + _over_bounds(results)
+    failed = [f"{check}: no result" for check in wanted if check not in results] + _over_bounds(
+        results
+    )
     if failed:
         print("\n".join(f"FAILED {line}" for line in failed), file=sys.stderr)
         sys.exit(1)
@@ -105,7 +113,11 @@ def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each number that is not there, not a number, or not within its bounds."""
     lines = []
     for check, found in results.items():
-        numbers = {"agreement_lost": found.get("agreement_peer", math.nan) - found.get("agreement", math.nan), **found}
+        numbers = {
+            "agreement_lost": found.get("agreement_peer", math.nan)
+            - found.get("agreement", math.nan),
+            **found,
+        }
         for key, (least, largest) in _bounds(check).items():
             value = numbers.get(key, math.nan)
             if not least <= value <= largest:
@@ -122,7 +134,10 @@ def _images(count: int, size: int) -> np.ndarray:
 def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
     """Largest deviation and spread over the images, both as parts of the largest logit."""
     scale = float(np.abs(theirs).max())
-    return {"deviation": float(np.abs(ours - theirs).max()) / scale, "spread": float(np.ptp(theirs, axis=0).max()) / scale}
+    return {
+        "deviation": float(np.abs(ours - theirs).max()) / scale,
+        "spread": float(np.ptp(theirs, axis=0).max()) / scale,
+    }
 
 
 def _size_of(name: str) -> tuple[int, int, int]:
@@ -131,7 +146,11 @@ def _size_of(name: str) -> tuple[int, int, int]:
 
 
 def _spec(name: str, size: int) -> ModelSpec:
-    return ModelSpec({"name": name}, Preprocessing(image_size=size, style="imagenet"), tuple(map(str, range(CLASSES))))
+    return ModelSpec(
+        {"name": name},
+        Preprocessing(image_size=size, style="imagenet"),
+        tuple(map(str, range(CLASSES))),
+    )
 
 
 def check_timm(name: str, workdir: Path) -> dict[str, Any]:
@@ -148,7 +167,9 @@ def check_timm(name: str, workdir: Path) -> dict[str, Any]:
     theirs_bfloat16 = torch_peers.logits(peer, normalized, bfloat16=True)
     del peer
 
-    source = weight_files.open_weights(directory / f"{export_weights.TIMM[name]}.safetensors", average=True)
+    source = weight_files.open_weights(
+        directory / f"{export_weights.TIMM[name]}.safetensors", average=True
+    )
     model = import_weights.convert(source, spec)
     ours = model.predict(images, batch_size=count, verbose=0)
     result: dict[str, Any] = {"size": size, "images": len(images), **_compare(ours, theirs)}
@@ -166,7 +187,13 @@ def check_timm(name: str, workdir: Path) -> dict[str, Any]:
     agreement = {"agreement": ours_bfloat16, "agreement_peer": theirs_bfloat16}
     for path in sorted(directory.rglob("*.*")):
         path.unlink()
-    return {**result, **{key: float((np.argmax(value, -1) == np.argmax(theirs, -1)).mean()) for key, value in agreement.items()}}
+    return {
+        **result,
+        **{
+            key: float((np.argmax(value, -1) == np.argmax(theirs, -1)).mean())
+            for key, value in agreement.items()
+        },
+    }
 
 
 def check_keras(name: str, workdir: Path) -> dict[str, Any]:
@@ -174,9 +201,13 @@ def check_keras(name: str, workdir: Path) -> dict[str, Any]:
     size, count, _ = _size_of(name)
     images = _images(count, size)
     build = getattr(tf.keras.applications, export_weights.KERAS[name])
-    peer = build(weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None)
+    peer = build(
+        weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
+    )
     generator = np.random.Generator(np.random.PCG64(0))
-    norms = [layer for layer in peer.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    norms = [
+        layer for layer in peer.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     for layer in norms:
         layer.gamma.assign(generator.uniform(0.5, 1.5, layer.gamma.shape))
         layer.beta.assign(generator.normal(0, 0.2, layer.beta.shape))
@@ -205,23 +236,41 @@ def check_gradients(name: str, workdir: Path) -> dict[str, Any]:
     path = workdir / "gradients" / f"{export_weights.TIMM[name]}.safetensors"
     torch_peers.save(peer, path)
     source = weight_files.open_weights(path, average=True)
-    quiet = ModelSpec({"name": name, "dropout": 0.0, "survival_probability": 1.0}, spec.preprocessing, spec.label_names)
+    quiet = ModelSpec(
+        {"name": name, "dropout": 0.0, "survival_probability": 1.0},
+        spec.preprocessing,
+        spec.label_names,
+    )
     model = import_weights.convert(source, quiet)
     with tf.GradientTape() as tape:
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels, model(images, training=True)
+        )
         loss = tf.reduce_mean(losses)
-    ours = dict(zip([v.name.partition(":")[0] for v in model.trainable_variables], tape.gradient(loss, model.trainable_variables)))
+    ours = dict(
+        zip(
+            [v.name.partition(":")[0] for v in model.trainable_variables],
+            tape.gradient(loss, model.trainable_variables),
+        )
+    )
     single = torch_peers.gradients(peer, normalized, labels)
     exact = torch_peers.gradients(peer, normalized, labels, double=True)
     largest = max(float(np.abs(value).max()) for value in exact.values())
 
     def deviations(found: dict[str, np.ndarray]) -> dict[str, float]:
         # A gradient that is zero but for rounding (a shift before batch normalisation has one) is compared with the largest of all.
-        scales = {key: max(float(np.abs(value).max()), 1e-3 * largest) for key, value in exact.items()}
-        return {key: float(np.abs(found[key] - exact[key]).max()) / scale for key, scale in scales.items()}
+        scales = {
+            key: max(float(np.abs(value).max()), 1e-3 * largest) for key, value in exact.items()
+        }
+        return {
+            key: float(np.abs(found[key] - exact[key]).max()) / scale
+            for key, scale in scales.items()
+        }
 
     table = {weight.keras: weight for weight in names.of_architecture({"name": name}, CLASSES)}
-    worst = deviations({table[key].timm: table[key].to_timm(gradient.numpy()) for key, gradient in ours.items()})
+    worst = deviations(
+        {table[key].timm: table[key].to_timm(gradient.numpy()) for key, gradient in ours.items()}
+    )
     path.unlink()
     return {
         "size": size,
@@ -238,23 +287,35 @@ def check_torch(name: str, workdir: Path) -> dict[str, Any]:
     images = _images(16, size)
     spec = _spec(name, size)
     normalized = (images - np.array(spec.preprocessing.mean)) / np.array(spec.preprocessing.std)
-    peer = torch_peers.resnet50(CLASSES) if name == "resnet50" else torch_peers.WideResNet(28, 2, CLASSES)
+    peer = (
+        torch_peers.resnet50(CLASSES)
+        if name == "resnet50"
+        else torch_peers.WideResNet(28, 2, CLASSES)
+    )
     torch_peers.settle(peer, normalized)
     arguments = {"name": name, "batch_norm_epsilon": 1e-5}
-    model = models.build(arguments, CLASSES, mean=spec.preprocessing.mean, std=spec.preprocessing.std, seed=0)
+    model = models.build(
+        arguments, CLASSES, mean=spec.preprocessing.mean, std=spec.preprocessing.std, seed=0
+    )
     state = torch_peers.residual_state(peer, name)
     variables = {variable.name.partition(":")[0]: variable for variable in model.weights}
     assert set(state) == set(variables), sorted(set(state) ^ set(variables))
     for key, value in state.items():
         variables[key].assign(value)
-    return {"size": size, "images": 16, **_compare(model(images, training=False).numpy(), torch_peers.logits(peer, normalized))}
+    return {
+        "size": size,
+        "images": 16,
+        **_compare(model(images, training=False).numpy(), torch_peers.logits(peer, normalized)),
+    }
 
 
 def check_files(name: str, workdir: Path) -> dict[str, Any]:
     """The full model as .keras and as SavedModel, written, loaded, and the same logits, bit for bit."""
     size = 64
     arguments = {"name": name}
-    model = models.build(arguments, CLASSES, mean=(127.5,) * 3, std=(127.5,) * 3, seed=1, sync_batch_norm=True)
+    model = models.build(
+        arguments, CLASSES, mean=(127.5,) * 3, std=(127.5,) * 3, seed=1, sync_batch_norm=True
+    )
     images = _images(2, size)
     expected = model.predict(images, verbose=0)
     result: dict[str, Any] = {"size": size}
@@ -264,14 +325,20 @@ def check_files(name: str, workdir: Path) -> dict[str, Any]:
         if form == "keras":
             model.save(path)
             again = tf.keras.models.load_model(path)
-            norms = [layer for layer in again.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+            norms = [
+                layer
+                for layer in again.layers
+                if isinstance(layer, tf.keras.layers.BatchNormalization)
+            ]
             assert norms and all(layer.synchronized for layer in norms)
             actual = again.predict(images, verbose=0)
         else:
             model.export(str(path))
             served = tf.saved_model.load(str(path))  # its variables live as long as it does
             actual = served.serve(images).numpy()
-        result[f"{form}_deviation"] = float(np.abs(actual - expected).max() / np.abs(expected).max())
+        result[f"{form}_deviation"] = float(
+            np.abs(actual - expected).max() / np.abs(expected).max()
+        )
         result[f"{form}_seconds"] = time.time() - began
         _remove(path)
     return result
@@ -290,8 +357,14 @@ def check_noise(name: str, workdir: Path) -> dict[str, Any]:
             deviations[layer.name] = (kept - p) / np.sqrt(p * (1 - p) / draws)
         dropout = model.get_layer("top_dropout")
         kept = float(np.mean(dropout(tf.ones([draws, 1]), training=True).numpy() > 0))
-        deviations["top_dropout"] = (kept - (1 - dropout.rate)) / np.sqrt(dropout.rate * (1 - dropout.rate) / draws)
-    return {"draws": draws, "layers": len(deviations), "standard_errors": max(map(abs, deviations.values()))}
+        deviations["top_dropout"] = (kept - (1 - dropout.rate)) / np.sqrt(
+            dropout.rate * (1 - dropout.rate) / draws
+        )
+    return {
+        "draws": draws,
+        "layers": len(deviations),
+        "standard_errors": max(map(abs, deviations.values())),
+    }
 
 
 def _remove(path: Path) -> None:
@@ -318,18 +391,40 @@ def _tables(results: dict[str, dict[str, Any]]) -> str:
     for check, found in results.items():
         kind, name = check.split(":")
         if kind in ("timm", "keras", "torchvision", "torch"):
-            agreement = [f"{100 * found[key]:.1f} %" if key in found else "" for key in ("agreement", "agreement_peer")]
+            agreement = [
+                f"{100 * found[key]:.1f} %" if key in found else ""
+                for key in ("agreement", "agreement_peer")
+            ]
             logits.append(
-                [name, kind, str(found["size"]), str(found["images"]), f"{found['deviation']:.1e}", f"{found['spread']:.2f}", *agreement]
+                [
+                    name,
+                    kind,
+                    str(found["size"]),
+                    str(found["images"]),
+                    f"{found['deviation']:.1e}",
+                    f"{found['spread']:.2f}",
+                    *agreement,
+                ]
             )
     parts = [
         markdown_table(
-            ["model", "peer", "pixels", "images", "largest deviation", "spread", "top-1 in bfloat16: ours", "the peer's own"],
+            [
+                "model",
+                "peer",
+                "pixels",
+                "images",
+                "largest deviation",
+                "spread",
+                "top-1 in bfloat16: ours",
+                "the peer's own",
+            ],
             sorted(logits, key=lambda row: row[1]),
         )
     ]
     if "back_in_timm" in results.get("timm:b0", {}):
-        parts.append(f"B0 exported and loaded into timm again: logits differ by {results['timm:b0']['back_in_timm']:.0e}.")
+        parts.append(
+            f"B0 exported and loaded into timm again: logits differ by {results['timm:b0']['back_in_timm']:.0e}."
+        )
     if found := results.get("gradients:b0"):
         parts.append(
             "Gradients of a training step of B0, every variable against timm's in float64: within "
@@ -353,9 +448,20 @@ def _tables(results: dict[str, dict[str, Any]]) -> str:
         if check.startswith("files:")
     ]
     if files:
-        parts.append(markdown_table(["model", ".keras: deviation", "seconds", "SavedModel: deviation", "seconds"], files))
-    bounds = [[check, key, f"{least:g}", f"{largest:g}"] for check, numbers in BOUNDS.items() for key, (least, largest) in numbers.items()]
-    parts += ["The bounds, past which the command fails:", markdown_table(["checks", "number", "least", "largest"], bounds)]
+        parts.append(
+            markdown_table(
+                ["model", ".keras: deviation", "seconds", "SavedModel: deviation", "seconds"], files
+            )
+        )
+    bounds = [
+        [check, key, f"{least:g}", f"{largest:g}"]
+        for check, numbers in BOUNDS.items()
+        for key, (least, largest) in numbers.items()
+    ]
+    parts += [
+        "The bounds, past which the command fails:",
+        markdown_table(["checks", "number", "least", "largest"], bounds),
+    ]
     if over := _over_bounds(results):
         parts.append(f"**Past its bound:** {'; '.join(over)}.")
     missing = [check for check in CHECKS if check not in results]

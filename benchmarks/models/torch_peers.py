@@ -24,7 +24,9 @@ def load_torch() -> Any:
         import torchvision
     except ModuleNotFoundError:
         pass  # a Wide ResNet needs none
-    except RuntimeError:  # its compiled operations do not load; with these two names it imports all the same
+    except (
+        RuntimeError
+    ):  # its compiled operations do not load; with these two names it imports all the same
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -132,7 +134,9 @@ def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndar
     return np.concatenate(found)
 
 
-def gradients(model: Any, images: np.ndarray, labels: np.ndarray, *, double: bool = False) -> dict[str, np.ndarray]:
+def gradients(
+    model: Any, images: np.ndarray, labels: np.ndarray, *, double: bool = False
+) -> dict[str, np.ndarray]:
     """Of the mean cross entropy in training mode, by parameter; `double`: computed in float64, and the model stays so."""
     torch = load_torch()
     tensor = _tensor(images)
@@ -148,7 +152,11 @@ def save(model: Any, path: Path) -> None:
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.numpy() for name, value in model.state_dict().items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: value.numpy() for name, value in model.state_dict().items()},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def load(model: Any, path: Path) -> None:
@@ -156,14 +164,22 @@ def load(model: Any, path: Path) -> None:
     from safetensors.numpy import load_file
 
     torch = load_torch()
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in load_file(path).items()}, strict=True)
+    model.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in load_file(path).items()}, strict=True
+    )
     model.eval()
 
 
 def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
     """A PyTorch residual network's numbers under our names, in Keras's layout."""
     leaves = {"running_mean": "moving_mean", "running_var": "moving_variance"}
-    renamed = {"conv1": "stem_conv", "bn1": "stem_bn", "fc": "predictions", "downsample.0": "shortcut_conv", "downsample.1": "shortcut_bn"}
+    renamed = {
+        "conv1": "stem_conv",
+        "bn1": "stem_bn",
+        "fc": "predictions",
+        "downsample.0": "shortcut_conv",
+        "downsample.1": "shortcut_bn",
+    }
     found = {}
     for key, tensor in model.state_dict().items():
         layer, _, leaf = key.rpartition(".")
@@ -204,13 +220,22 @@ def train_steps(batch: int, size: int, steps: int) -> None:
         for precision in ("float32", "bfloat16"):
             model = timm.create_model("tf_efficientnet_b0", drop_rate=0.2, drop_path_rate=0.2)
             model = model.train().to(memory_format=getattr(torch, layout))
-            optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1e-3, momentum=0.9)
+            optimizer = torch.optim.RMSprop(
+                model.parameters(), lr=0.001, alpha=0.9, eps=1e-3, momentum=0.9
+            )
 
-            def step(model: Any = model, optimizer: Any = optimizer, inputs: Any = inputs, half: bool = precision != "float32") -> None:
+            def step(
+                model: Any = model,
+                optimizer: Any = optimizer,
+                inputs: Any = inputs,
+                half: bool = precision != "float32",
+            ) -> None:
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
                     found = model(inputs)
-                torch.nn.functional.cross_entropy(found.float(), labels, label_smoothing=0.1).backward()
+                torch.nn.functional.cross_entropy(
+                    found.float(), labels, label_smoothing=0.1
+                ).backward()
                 optimizer.step()
 
             step()

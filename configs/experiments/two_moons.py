@@ -26,7 +26,9 @@ def method(**overrides: Any) -> ConfigDict:
     config.feedback = 0.0  # factor of the feedback's loss; at 1 its gradient is the true one, unless the estimator is cosine
     config.estimator = "soft"  # of the feedback: h of each point and class; or one number a step: dot_product (eq. 12), cosine (C.3)
     config.pseudo_labels = "sampled"  # or argmax, soft
-    config.consistency = 0.0  # factor of UDA: the label of a point must be that of the same point moved a little
+    config.consistency = (
+        0.0  # factor of UDA: the label of a point must be that of the same point moved a little
+    )
     config.consistency_noise = 0.2  # standard deviation of that move; the moons are 2 wide
     config.temperature = 0.5  # of UDA's target
     config.all_labels = False  # every label is known: what the network and the budget can reach
@@ -41,7 +43,9 @@ def baselines(suffix: str = "", **overrides: Any) -> dict[str, ConfigDict]:
     teacher = f"supervised{suffix}"
     return {
         teacher: method(**overrides),
-        f"pseudo_labels{suffix}": method(teacher=teacher, supervised=0.0, pseudo_labels="argmax", result="student", **overrides),
+        f"pseudo_labels{suffix}": method(
+            teacher=teacher, supervised=0.0, pseudo_labels="argmax", result="student", **overrides
+        ),
         f"all_labels{suffix}": method(all_labels=True, **overrides),
     }
 
@@ -94,9 +98,16 @@ def get_config(name: str = "working") -> ConfigDict:
     if name == "sweep":
         named = sweep()
     elif name == "paper":
-        named = {**baselines(learning_rate=0.1), "meta_pseudo_labels": method(**MPL, learning_rate=0.1)}
+        named = {
+            **baselines(learning_rate=0.1),
+            "meta_pseudo_labels": method(**MPL, learning_rate=0.1),
+        }
     else:
-        named = {**baselines(), "uda": method(**UDA), "meta_pseudo_labels_with_uda": method(**WORKING)}
+        named = {
+            **baselines(),
+            "uda": method(**UDA),
+            "meta_pseudo_labels_with_uda": method(**WORKING),
+        }
     config.run = tuple(named)  # in this order
     config.methods = ConfigDict(named)
     return config

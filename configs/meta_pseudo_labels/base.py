@@ -35,11 +35,15 @@ def get_config() -> ConfigDict:
     """The shared recipe; data, preprocessing, fine-tuning and evaluation have the same keys as Noisy Student's."""
     shared = base.get_config()
     config = ConfigDict({name: shared[name] for name in SHARED})
-    config.balance.update({"threshold": 0.0, "balance": False})  # for `reduced`: every unlabelled image once
+    config.balance.update(
+        {"threshold": 0.0, "balance": False}
+    )  # for `reduced`: every unlabelled image once
     config.train = train_section()
     # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
-    config.finetune.update({"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True})
+    config.finetune.update(
+        {"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True}
+    )
     config.finetune.optimizer.update({"name": "sgd", "momentum": 0.0})
     config.finetune.schedule.base = 1e-5 / 2  # per 256 images
     return config

@@ -25,7 +25,9 @@ from configs.meta_pseudo_labels import base
 
 def wide_resnet(variant: str) -> ConfigDict:
     """The network of both: `variant` is resnet.WideResNet's."""
-    return ConfigDict({"name": "wrn_28_2", "variant": variant, "dropout": 0.2, "batch_norm_momentum": 0.99})
+    return ConfigDict(
+        {"name": "wrn_28_2", "variant": variant, "dropout": 0.2, "batch_norm_momentum": 0.99}
+    )
 
 
 def get_config(name: str = "paper") -> ConfigDict:
@@ -33,7 +35,14 @@ def get_config(name: str = "paper") -> ConfigDict:
     if name not in ("paper", "release"):
         raise ValueError(f"cifar10_4k.py:{name}: the names are paper, release")
     config = base.get_config()
-    config.data.update({"source": "cifar10", "labeled_per_class": 400, "labeled_as_unlabeled": "rest", "validation_size": 5000})
+    config.data.update(
+        {
+            "source": "cifar10",
+            "labeled_per_class": 400,
+            "labeled_as_unlabeled": "rest",
+            "validation_size": 5000,
+        }
+    )
     config.expected.update({"labeled": 4000, "unlabeled": 41_000, "classes": 10})
     config.preprocessing.update(
         {

@@ -58,5 +58,7 @@ def get_config(name: str = "full") -> ConfigDict:
         # steps for small gradients, led it away to one class for all images.
         train.teacher.schedule.base = 0.05
         config.pseudo_label.views = 0  # the clean image
-        config.balance.update({"threshold": 0.0, "balance": False})  # every unlabelled image once, as in the full method
+        config.balance.update(
+            {"threshold": 0.0, "balance": False}
+        )  # every unlabelled image once, as in the full method
     return config

@@ -42,7 +42,15 @@ def get_config(name: str = "") -> ConfigDict:
     config.finetune.update({"steps": 200, "batch_size": 32})
     config.finetune.schedule.base = 0.008
     # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
-    train.update({"epochs": 60.0, "min_steps": 1000, "batch_size": 32, "unlabeled_ratio": 3, "ema_decay": 0.99})
+    train.update(
+        {
+            "epochs": 60.0,
+            "min_steps": 1000,
+            "batch_size": 32,
+            "unlabeled_ratio": 3,
+            "ema_decay": 0.99,
+        }
+    )
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
     base.steps_follow_the_batch(config)
     if pretrained:

@@ -20,18 +20,36 @@ def get_config(name: str = "paper") -> ConfigDict:
     if name not in ("paper", "release"):
         raise ValueError(f"imagenet_10pct.py:{name}: the names are paper, release")
     config = base.get_config()
-    config.data.update({"source": "imagenet", "label_offset": 1, "labeled_per_class": 128, "labeled_as_unlabeled": "rest"})
+    config.data.update(
+        {
+            "source": "imagenet",
+            "label_offset": 1,
+            "labeled_per_class": 128,
+            "labeled_as_unlabeled": "rest",
+        }
+    )
     config.expected.update({"labeled": 128_000, "unlabeled": 1_153_167, "classes": 1000})
     config.preprocessing.update(
-        {"image_size": 224, "randaugment_table": "meta_pseudo_labels", "randaugment_magnitude": 17.0, "cutout_const": 40.0}
+        {
+            "image_size": 224,
+            "randaugment_table": "meta_pseudo_labels",
+            "randaugment_magnitude": 17.0,
+            "cutout_const": 40.0,
+        }
     )
     train = config.train
-    train.update({"steps": 700_000, "batch_size": 1024, "unlabeled_ratio": 15, "precision": "mixed_bfloat16"})
-    train.feedback = "cosine"  # of hard labels that are drawn, less its moving average (Appendix C.3)
+    train.update(
+        {"steps": 700_000, "batch_size": 1024, "unlabeled_ratio": 15, "precision": "mixed_bfloat16"}
+    )
+    train.feedback = (
+        "cosine"  # of hard labels that are drawn, less its moving average (Appendix C.3)
+    )
     train.update({"weight_decay": 1e-4, "label_smoothing": 0.1, "ema_decay": 0.999})
     train.uda.update({"temperature": 0.5, "weight": 20.0, "ramp_steps": 50_000})
     for network, rate, wait in ((train.teacher, 0.15, 0), (train.student, 0.1, 20_000)):
-        network.model = ConfigDict({"name": "resnet50", "dropout": 0.1, "batch_norm_momentum": 0.99})
+        network.model = ConfigDict(
+            {"name": "resnet50", "dropout": 0.1, "batch_norm_momentum": 0.99}
+        )
         network.optimizer.clip_norm = 5.0
         network.schedule.update({"base": rate, "wait_steps": wait})
     config.finetune.steps = 2000

@@ -45,7 +45,9 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     if name not in NAMES:
         raise ValueError(f"imagenet_jft.py:{name}: the names are {', '.join(NAMES)}")
     config = imagenet_10pct.get_config()
-    config.data.update({"labeled_per_class": None, "labeled_as_unlabeled": "nothing", "validation_size": 0})
+    config.data.update(
+        {"labeled_per_class": None, "labeled_as_unlabeled": "nothing", "validation_size": 0}
+    )
     config.expected.update({"labeled": 1_281_167, "unlabeled": 130_000_000})
     train = config.train
     train.unlabeled_ratio = 8
@@ -59,15 +61,23 @@ def get_config(name: str = "resnet50") -> ConfigDict:
     else:
         train.update({"batch_size": 2048, "steps": 1_000_000})
         train.update({"weight_decay": 1e-5, "label_smoothing": 0.1, "ema_decay": 0.9999})
-        noise = {"randaugment_table": "noisy_student", "randaugment_layers": 2, "randaugment_magnitude": 27.0}
+        noise = {
+            "randaugment_table": "noisy_student",
+            "randaugment_layers": 2,
+            "randaugment_magnitude": 27.0,
+        }
         config.preprocessing.update({"image_size": 512, **noise})
         for network in (train.teacher, train.student):
             network.model = ConfigDict({"name": name, "batch_norm_momentum": 0.99})
             network.optimizer = noisy_student.optimizer()
-            network.schedule.update({"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048})  # 5 epochs
+            network.schedule.update(
+                {"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048}
+            )  # 5 epochs
         config.finetune.steps = 20_000
         config.balance.update({"threshold": 0.3, "images_per_class": 130_000})
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
-    config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size  # 1e-4 whatever the batch
+    config.finetune.schedule.base = (
+        1e-4 * 256 / config.finetune.batch_size
+    )  # 1e-4 whatever the batch
     base.steps_follow_the_batch(config)
     return config

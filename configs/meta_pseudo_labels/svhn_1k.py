@@ -16,9 +16,13 @@ from configs.meta_pseudo_labels import cifar10_4k
 def get_config(name: str = "paper") -> ConfigDict:
     """The recipe; `name`: paper."""
     if name != "paper":
-        raise ValueError(f"svhn_1k.py:{name}: the one name is paper; the release has no command for SVHN")
+        raise ValueError(
+            f"svhn_1k.py:{name}: the one name is paper; the release has no command for SVHN"
+        )
     config = cifar10_4k.get_config()
-    config.data.update({"source": "svhn", "labeled_per_class": 100, "validation_size": 0, "near_duplicates": False})
+    config.data.update(
+        {"source": "svhn", "labeled_per_class": 100, "validation_size": 0, "near_duplicates": False}
+    )
     config.expected.update({"labeled": 1000, "unlabeled": 603_388})
     config.preprocessing.update(
         {

@@ -40,7 +40,9 @@ def get_config() -> ConfigDict:
     # With labeled_augmentation=True the noise is crop and flip, without RandAugment.
     config.finetune.update({"epochs": 1.5, "labeled_augmentation": False})
     config.finetune.schedule.update({"name": "constant", "base": 0.0002, "warmup_epochs": 0.0})
-    config.finetune.preprocessing = ConfigDict({"randaugment_layers": 0, "image_size": placeholder(int)})
+    config.finetune.preprocessing = ConfigDict(
+        {"randaugment_layers": 0, "image_size": placeholder(int)}
+    )
     config.finetune_student.epochs = 20.0  # of students with labeled=False
     config.finetune_student.schedule.update({"name": "cosine", "base": 0.004, "warmup_epochs": 0.0})
     return config

@@ -15,7 +15,14 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = svhn.get_config()
     config.iterations = 3
-    config.data.update({"source": "cifar10", "labeled_per_class": 400, "labeled_as_unlabeled": "rest", "validation_size": 0})
+    config.data.update(
+        {
+            "source": "cifar10",
+            "labeled_per_class": 400,
+            "labeled_as_unlabeled": "rest",
+            "validation_size": 0,
+        }
+    )
     config.expected.update({"labeled": 4000, "unlabeled": 46_000})
     config.preprocessing.flip = True
     config.preprocessing.update({"mean": (125.3, 123.0, 113.9), "std": (63.0, 62.1, 66.7)})

@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 from configs.noisy_student import base
 
 # What survives being drawn by another hand: position, slant, thickness. No flip, no inversion, no colour.
-OPS = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "Contrast", "Brightness", "Sharpness")
+OPS = (
+    "Rotate",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+)
 
 
 def get_config() -> ConfigDict:

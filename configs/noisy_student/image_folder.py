@@ -54,9 +54,17 @@ def get_config(name: str = "") -> ConfigDict:
     del config.data.validation_size
     config.data.validation_size = placeholder(int)
     config.crossfit.folds = 2
-    config.preprocessing.randaugment_magnitude = 9.0  # milder than the paper's 27, which was tuned on 300 million images
+    config.preprocessing.randaugment_magnitude = (
+        9.0  # milder than the paper's 27, which was tuned on 300 million images
+    )
     config.preprocessing.randaugment_mode = "monotone"
-    of_size = {"style": str, "pad": int, "translate_const": float, "cutout_const": float, "crop_padding": int}
+    of_size = {
+        "style": str,
+        "pad": int,
+        "translate_const": float,
+        "cutout_const": float,
+        "crop_padding": int,
+    }
     for key, kind in of_size.items():  # None: from the image size, see training/resolve.py
         del config.preprocessing[key]
         config.preprocessing[key] = placeholder(kind)

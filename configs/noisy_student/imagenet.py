@@ -26,9 +26,30 @@ from configs.noisy_student import base
 # RandAugment's magnitude by size. The paper gives that of B7 and L2, 27; B2 to B6 have the released
 # scripts'. The scripts have none for B0 and B1, where the paper has RandAugment, too: this project's
 # choice is B2's, the mildest. ResNet-50 has that of RandAugment's paper.
-MAGNITUDES = {"b0": 6.0, "b1": 6.0, "b2": 6.0, "b3": 12.0, "b4": 15.0, "b5": 18.0, "b6": 24.0, "resnet50": 9.0}
+MAGNITUDES = {
+    "b0": 6.0,
+    "b1": 6.0,
+    "b2": 6.0,
+    "b3": 12.0,
+    "b4": 15.0,
+    "b5": 18.0,
+    "b6": 24.0,
+    "resnet50": 9.0,
+}
 # Pixels of a training image; L2 is fine-tuned and tested at 800 (the first version, Table 7).
-SIZES = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600, "l0": 380, "l1": 380, "l2": 475}
+SIZES = {
+    "b0": 224,
+    "b1": 240,
+    "b2": 260,
+    "b3": 300,
+    "b4": 380,
+    "b5": 456,
+    "b6": 528,
+    "b7": 600,
+    "l0": 380,
+    "l1": 380,
+    "l2": 475,
+}
 SIZES["resnet50"] = 224
 # FixRes: pixels of the fine-tuning (the first version, Table 7). The paper fixes the shallow layers; how many is not published.
 # Here: the stem and the blocks of the first two of seven stages.
@@ -42,7 +63,13 @@ def section(name: str, unlabeled_ratio: int) -> ConfigDict:
     train.model.name = name
     noise = {"randaugment_layers": 2, "randaugment_magnitude": MAGNITUDES.get(name, 27.0)}
     train.preprocessing = ConfigDict({"image_size": SIZES[name], **noise})
-    small = name in ("b0", "b1", "b2", "b3", "b4")  # trained twice as long, with a rate that falls half as fast
+    small = name in (
+        "b0",
+        "b1",
+        "b2",
+        "b3",
+        "b4",
+    )  # trained twice as long, with a rate that falls half as fast
     train.epochs = 700.0 if small else 350.0
     train.schedule.decay_epochs = 4.8 if small else 2.4
     train.precision = "mixed_bfloat16"
@@ -62,7 +89,9 @@ def get_config(name: str = "b0") -> ConfigDict:
         "l2": (("b7", 0), ("l2", 14), ("l2", 14), ("l2", 28)),
         "v1": (("b7", 0), ("b7", 3), ("l0", 3), ("l1", 3), ("l2", 3), ("l2", 3)),
     }
-    small = {f"l2_b{i}": (*chains["l2"], (f"b{i}", 3 if i == 7 else 1)) for i in range(8)}  # ratios: the first version, Section 3.1
+    small = {
+        f"l2_b{i}": (*chains["l2"], (f"b{i}", 3 if i == 7 else 1)) for i in range(8)
+    }  # ratios: the first version, Section 3.1
     release = ("b0_release", "b1_release")
     names = [*(f"b{i}" for i in range(8)), "resnet50", *chains, *small, *release]
     if name not in names:
@@ -91,7 +120,9 @@ def get_config(name: str = "b0") -> ConfigDict:
     for iteration, link in enumerate(chain[1:-1], 1):
         config[f"student_{iteration}"] = section(*link)
     if name in small:
-        config.student.preprocessing.randaugment_layers = 0  # the standard augmentation in its place (A.4)
+        config.student.preprocessing.randaugment_layers = (
+            0  # the standard augmentation in its place (A.4)
+        )
     config.iterations = len(chain) - 1
     if name in release:
         for section_name in ("teacher", "student"):

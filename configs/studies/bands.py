@@ -11,7 +11,10 @@ from ml_collections import ConfigDict
 from configs.studies import base
 
 SOFT, HARD = "--config.student.temperature=1.0", "--config.student.pseudo_labels=hard"
-HIGH, LOW = ("--config.balance.threshold=0.7",), ("--config.balance.threshold=0.2", "--config.balance.max_confidence=0.7")
+HIGH, LOW = (
+    ("--config.balance.threshold=0.7",),
+    ("--config.balance.threshold=0.2", "--config.balance.max_confidence=0.7"),
+)
 
 
 def get_config() -> ConfigDict:
@@ -25,5 +28,10 @@ def get_config() -> ConfigDict:
             ("low_soft", "teacher", "images of low confidence help with soft labels"),
             ("teacher", "low_hard", "and hurt with hard ones"),
         ),
-        **base.one_student(high_soft=(*HIGH, SOFT), high_hard=(*HIGH, HARD), low_soft=(*LOW, SOFT), low_hard=(*LOW, HARD)),
+        **base.one_student(
+            high_soft=(*HIGH, SOFT),
+            high_hard=(*HIGH, HARD),
+            low_soft=(*LOW, SOFT),
+            low_hard=(*LOW, HARD),
+        ),
     )

@@ -20,7 +20,10 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
     config = ConfigDict()
     config.title, config.description = title, description
     config.script, config.recipe = "run_noisy_student.sh", "configs/noisy_student/digits.py"
-    config.flags = ("--config.data.validation_size=400", "--config.evaluate.split=validation")  # of every run
+    config.flags = (
+        "--config.data.validation_size=400",
+        "--config.evaluate.split=validation",
+    )  # of every run
     config.iterations = 1
     config.methods = ConfigDict()
     config.shared = ("data", "teacher")  # stage directories that do not depend on the run
@@ -33,4 +36,7 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
 def one_student(**runs: tuple[str, ...]) -> dict[str, Any]:
     """`runs` and `readings` of a study that compares the top-1 of single students with each other and with their teacher."""
     teacher = ("teacher", next(iter(runs)), "teacher.top1")
-    return {"runs": tuple(runs.items()), "readings": (teacher, *((name, name, "students.-1.top1") for name in runs))}
+    return {
+        "runs": tuple(runs.items()),
+        "readings": (teacher, *((name, name, "students.-1.top1") for name in runs)),
+    }

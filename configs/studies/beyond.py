@@ -15,9 +15,17 @@ def get_config() -> ConfigDict:
     runs: dict[str, tuple[str, ...]] = {
         "recipe": (),
         "raw": ("--config.student.temperature=1.0",),
-        "calibrated": ("--config.pseudo_label_1.calibrate=True", "--config.student.temperature=1.0"),
-        "last_weights": ("--config.teacher.ema_decay=0.0",),  # the same training: the average takes no part in it
-        "class_thresholds": ("--config.balance.threshold=0.0", "--config.balance.share_per_class=0.75"),
+        "calibrated": (
+            "--config.pseudo_label_1.calibrate=True",
+            "--config.student.temperature=1.0",
+        ),
+        "last_weights": (
+            "--config.teacher.ema_decay=0.0",
+        ),  # the same training: the average takes no part in it
+        "class_thresholds": (
+            "--config.balance.threshold=0.0",
+            "--config.balance.share_per_class=0.75",
+        ),
         "views": ("--config.pseudo_label_1.views=8",),
         "top_3": ("--config.pseudo_label_1.top_k=3",),
     }
@@ -30,7 +38,11 @@ def get_config() -> ConfigDict:
         claims=(
             ("calibrated", "raw", "a calibrated teacher is better than a raw one"),
             ("calibrated", "recipe", "a calibrated teacher is better than a sharpened one"),
-            ("recipe", "last_weights", "a teacher of averaged weights is better than one of its last"),
+            (
+                "recipe",
+                "last_weights",
+                "a teacher of averaged weights is better than one of its last",
+            ),
             ("class_thresholds", "recipe", "thresholds of each class's own are better than one"),
             ("views", "recipe", "a teacher that sees several copies helps"),
             ("recipe", "top_3", "whole labels are better than the top three classes"),

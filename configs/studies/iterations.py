@@ -15,7 +15,10 @@ def get_config() -> ConfigDict:
         "Four students of one size, each the teacher of the next; a student labels each image as the mean over eight noised copies, which "
         "goes beyond the paper. In `plain_labels` the first student labels the image itself for the second.",
         iterations=4,
-        runs=(("all", ()), ("plain_labels", ("--config.iterations=2", "--config.pseudo_label.views=0"))),
+        runs=(
+            ("all", ()),
+            ("plain_labels", ("--config.iterations=2", "--config.pseudo_label.views=0")),
+        ),
         shared=("data", "teacher", "predictions_1", "pseudo_labeled_1", "student_1"),
         readings=(
             ("teacher", "all", "teacher.top1"),

@@ -23,5 +23,7 @@ def get_config() -> ConfigDict:
             ("joint", "apart_longer", "also than longer fine-tuning"),
             ("apart", "teacher", "pre-training and fine-tuning is better than the teacher"),
         ),
-        **base.one_student(joint=(), apart=apart, apart_longer=(*apart, "--config.finetune_student.epochs=800.0")),
+        **base.one_student(
+            joint=(), apart=apart, apart_longer=(*apart, "--config.finetune_student.epochs=800.0")
+        ),
     )

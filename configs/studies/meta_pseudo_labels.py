@@ -28,7 +28,11 @@ DATA, CHECKED = ("data", "run_prepare_data.sh", ()), "--data={run}/data"
 
 def evaluation(*models: str) -> tuple[str, str, tuple[str, ...]]:
     """The last stage: `models` are directories in the run's."""
-    return "evaluation", "run_evaluate.sh", (CHECKED, f"--model={','.join(f'{{run}}/{model}' for model in models)}")
+    return (
+        "evaluation",
+        "run_evaluate.sh",
+        (CHECKED, f"--model={','.join(f'{{run}}/{model}' for model in models)}"),
+    )
 
 
 METHODS = {
@@ -45,7 +49,11 @@ METHODS = {
         DATA,
         ("predictions", "run_pseudo_label.sh", (CHECKED, "--teacher={uda}/trained")),
         ("pseudo_labeled", "run_balance.sh", (CHECKED, "--predictions={run}/predictions")),
-        ("trained", "run_meta_pseudo_labels.sh", (CHECKED, "--pseudo_labeled={run}/pseudo_labeled")),
+        (
+            "trained",
+            "run_meta_pseudo_labels.sh",
+            (CHECKED, "--pseudo_labeled={run}/pseudo_labeled"),
+        ),
         evaluation("trained"),
     ),
     "noisy_student": (("", "run_noisy_student.sh", ()),),
@@ -59,15 +67,25 @@ def by_sgd(*sections: str) -> tuple[str, ...]:
     train = digits.get_config().train
     optimizer, schedule = train.teacher.optimizer, train.teacher.schedule
     values = {
-        **{f"optimizer.{key}": optimizer[key] for key in ("name", "momentum", "nesterov", "clip_norm")},
+        **{
+            f"optimizer.{key}": optimizer[key]
+            for key in ("name", "momentum", "nesterov", "clip_norm")
+        },
         "schedule.base": schedule.base,
-        "schedule.warmup_epochs": float(schedule.warmup_steps),  # an epoch is one batch of all 50 labelled images
+        "schedule.warmup_epochs": float(
+            schedule.warmup_steps
+        ),  # an epoch is one batch of all 50 labelled images
         **{key: train[key] for key in ("label_smoothing", "weight_decay")},
     }
-    return tuple(f"--config.{section}.{key}={value}" for section in sections for key, value in values.items())
+    return tuple(
+        f"--config.{section}.{key}={value}" for section in sections for key, value in values.items()
+    )
 
 
-WEIGHTS = {f"h_times_{factor}": ((f"{TRAIN}.feedback_weight={factor}.0",), "mpl") for factor in (10, 30, 100)}
+WEIGHTS = {
+    f"h_times_{factor}": ((f"{TRAIN}.feedback_weight={factor}.0",), "mpl")
+    for factor in (10, 30, 100)
+}
 MAIN = {
     "supervised_randaugment": ((), "supervised"),
     "supervised_sgd": (by_sgd("teacher"), "supervised"),
@@ -82,7 +100,10 @@ MORE = {
     "mpl_without_uda": ((f"{TRAIN}.uda.weight=0.0",), "mpl"),
     "fixed_teacher": ((REDUCED, f"{TRAIN}.feedback=none"), "reduced"),
     "reduced_mpl": ((REDUCED,), "reduced"),
-    "noisy_student_sgd": (("--config.iterations=3", *by_sgd("teacher", "student")), "noisy_student"),
+    "noisy_student_sgd": (
+        ("--config.iterations=3", *by_sgd("teacher", "student")),
+        "noisy_student",
+    ),
 }
 REST = {
     "uda_twice_as_long": ((UDA, f"{TRAIN}.steps=2000"), "uda"),
@@ -91,10 +112,16 @@ REST = {
 }
 EVERYTHING = {**MAIN, **MORE, **REST}
 ABLATIONS = {
-    **{name: EVERYTHING[name] for name in ("mpl", "h_0", "uda", "mpl_without_uda", *ESTIMATORS, "soft_labels")},
+    **{
+        name: EVERYTHING[name]
+        for name in ("mpl", "h_0", "uda", "mpl_without_uda", *ESTIMATORS, "soft_labels")
+    },
     "other_sign": ((f"{TRAIN}.feedback_weight=-1.0",), "mpl"),
     "argmax": ((f"{TRAIN}.pseudo_labels=argmax", f"{TRAIN}.feedback=per_example"), "mpl"),
-    "per_example_no_baseline": ((f"{TRAIN}.feedback=per_example", f"{TRAIN}.baseline_decay=1.0"), "mpl"),
+    "per_example_no_baseline": (
+        (f"{TRAIN}.feedback=per_example", f"{TRAIN}.baseline_decay=1.0"),
+        "mpl",
+    ),
     "uda_half": ((f"{TRAIN}.uda.weight=1.0",), "mpl"),
     "uda_released": ((f"{TRAIN}.uda.weight=8.0",), "mpl"),
     "uda_no_label_smoothing": ((UDA, f"{TRAIN}.label_smoothing=0.0"), "uda"),
@@ -120,7 +147,10 @@ def get_config(name: str = "all") -> ConfigDict:
     if name not in NAMES:
         raise ValueError(f"meta_pseudo_labels.py:{name}: the names are {', '.join(NAMES)}")
     runs = NAMES[name]
-    readings = [(run, run, "students.-1.top1" if method == "noisy_student" else "models.trained.top1") for run, (_, method) in runs.items()]
+    readings = [
+        (run, run, "students.-1.top1" if method == "noisy_student" else "models.trained.top1")
+        for run, (_, method) in runs.items()
+    ]
     if runs.get("mpl") == MAIN["mpl"]:
         readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
     config = base.study(
@@ -132,37 +162,71 @@ def get_config(name: str = "all") -> ConfigDict:
         shared=("data",),
         runs=tuple((run, *row) for run, row in runs.items()),
         readings=tuple(readings),
-        claims=tuple(claim for claim in CLAIMS if {claim[0], claim[1]} <= {reading[0] for reading in readings}),
+        claims=tuple(
+            claim
+            for claim in CLAIMS
+            if {claim[0], claim[1]} <= {reading[0] for reading in readings}
+        ),
     )
     if name == "weight":
         config.update({"first_seed": 200, "seeds": 4})
     else:
-        config.update({"flags": (), "first_seed": 0, "seeds": 10 if name in ("small", "feedback") else 5})
-    config.methods.update({method: METHODS[method] for method in sorted({method for _, method in runs.values()})})
+        config.update(
+            {"flags": (), "first_seed": 0, "seeds": 10 if name in ("small", "feedback") else 5}
+        )
+    config.methods.update(
+        {method: METHODS[method] for method in sorted({method for _, method in runs.values()})}
+    )
     return config
 
 
 CLAIMS = (
     ("supervised_randaugment", "supervised", "RandAugment helps supervised learning"),
-    ("supervised_sgd", "supervised_randaugment", "SGD is better than RMSProp for supervised learning"),
+    (
+        "supervised_sgd",
+        "supervised_randaugment",
+        "SGD is better than RMSProp for supervised learning",
+    ),
     ("uda", "supervised_randaugment", "UDA is better than supervised learning"),
     ("uda", "supervised_sgd", "UDA is better than supervised learning trained with SGD"),
     ("mpl", "supervised_randaugment", "Meta Pseudo Labels is better than supervised learning"),
-    ("mpl", "supervised_sgd", "Meta Pseudo Labels is better than supervised learning trained with SGD"),
+    (
+        "mpl",
+        "supervised_sgd",
+        "Meta Pseudo Labels is better than supervised learning trained with SGD",
+    ),
     ("mpl", "uda", "Meta Pseudo Labels is better than UDA"),
-    ("mpl", "uda_twice_as_long", "Meta Pseudo Labels is better than UDA of twice the steps, which takes about as long"),
+    (
+        "mpl",
+        "uda_twice_as_long",
+        "Meta Pseudo Labels is better than UDA of twice the steps, which takes about as long",
+    ),
     ("mpl", "noisy_student", "Meta Pseudo Labels is better than Noisy Student"),
-    ("mpl", "noisy_student_sgd", "Meta Pseudo Labels is better than Noisy Student trained with SGD"),
+    (
+        "mpl",
+        "noisy_student_sgd",
+        "Meta Pseudo Labels is better than Noisy Student trained with SGD",
+    ),
     ("uda", "uda_no_label_smoothing", "label smoothing helps UDA"),
-    *(("mpl", name, f"feedback for each image and class is better than {name}") for name in ESTIMATORS),
+    *(
+        ("mpl", name, f"feedback for each image and class is better than {name}")
+        for name in ESTIMATORS
+    ),
     ("mpl", "soft_labels", "drawn labels are better than soft ones"),
     ("mpl", "fixed_teacher", "a teacher that learns is better than stored labels"),
     ("mpl", "h_0", "the feedback helps"),
     ("h_times_10", "uda", "Meta Pseudo Labels with ten times the feedback is better than UDA"),
-    ("h_times_10", "noisy_student", "Meta Pseudo Labels with ten times the feedback is better than Noisy Student"),
+    (
+        "h_times_10",
+        "noisy_student",
+        "Meta Pseudo Labels with ten times the feedback is better than Noisy Student",
+    ),
     ("h_times_10", "h_0", "ten times the feedback helps"),
     ("mpl", "other_sign", "with the other sign it hurts"),
-    *((f"h_times_{factor}", "mpl", f"{factor} times the feedback helps more") for factor in (10, 30, 100)),
+    *(
+        (f"h_times_{factor}", "mpl", f"{factor} times the feedback helps more")
+        for factor in (10, 30, 100)
+    ),
     ("mpl_finetuned", "mpl", "fine-tuning helps"),
     ("mpl", "mpl_without_uda", "UDA helps"),
     ("uda", "fixed_teacher", "a student of UDA's stored labels is worse than UDA"),

@@ -20,17 +20,30 @@ def get_config(name: str = "all") -> ConfigDict:
         "Augmentation, then dropout and stochastic depth, left out on the student's unlabelled images; and a teacher with all three.",
         claims=(
             ("noisy_student", "teacher", "a noisy student is better than its teacher"),
-            ("noisy_student", "without_augmentation", "augmentation of the unlabelled images helps"),
+            (
+                "noisy_student",
+                "without_augmentation",
+                "augmentation of the unlabelled images helps",
+            ),
             ("without_augmentation", "without_noise", "dropout and stochastic depth on them help"),
             ("noisy_student", "noised_teacher", "an unnoised teacher is better than a noised one"),
         ),
         **base.one_student(
             noisy_student=(),
             without_augmentation=("--config.student.unlabeled_augmentation=False",),
-            without_noise=("--config.student.unlabeled_augmentation=False", "--config.student.unlabeled_model_noise=False"),
-            noised_teacher=("--config.pseudo_label_1.views=1", "--config.pseudo_label_1.model_noise=True"),
+            without_noise=(
+                "--config.student.unlabeled_augmentation=False",
+                "--config.student.unlabeled_model_noise=False",
+            ),
+            noised_teacher=(
+                "--config.pseudo_label_1.views=1",
+                "--config.pseudo_label_1.model_noise=True",
+            ),
         ),
     )
     if name == "small":
-        config.runs = tuple((run, (*flags, "--config.balance.fraction=0.125"), *more) for run, flags, *more in config.runs)
+        config.runs = tuple(
+            (run, (*flags, "--config.balance.fraction=0.125"), *more)
+            for run, flags, *more in config.runs
+        )
     return config

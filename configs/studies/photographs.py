@@ -98,14 +98,22 @@ def get_config(name: str = "20") -> ConfigDict:
     config.methods.update(METHODS)
     if name == "smoke":
         config.seeds = 2
-        config.flags = (*config.flags, "--config.data.test_per_class=2", "--config.preprocessing.image_size=32")
+        config.flags = (
+            *config.flags,
+            "--config.data.test_per_class=2",
+            "--config.preprocessing.image_size=32",
+        )
         config.runs = tuple((run, (*flags, *_short(run)), method) for run, flags, method in RUNS)
     return config
 
 
 def _short(run: str) -> tuple[str, ...]:
     """Returns flags that leave one pass over the labelled images of each training."""
-    values = {f"{section}.{key}": value for section in SHORT.get(run, ()) for key, value in (("epochs", 1.0), ("min_steps", 0))}
+    values = {
+        f"{section}.{key}": value
+        for section in SHORT.get(run, ())
+        for key, value in (("epochs", 1.0), ("min_steps", 0))
+    }
     if run == "noisy_student":
         values |= {"crossfit.folds": 0, "iterations": 1, "balance.threshold": 0.0}
     if run == "mpl":

@@ -20,7 +20,10 @@ def get_config() -> ConfigDict:
         small_of_small=("--config.teacher.model.width=0.25", small),
         small_of_large=("--config.teacher.model.width=1.0", small),
     )
-    values["readings"] += (("small_teacher", "small_of_small", "teacher.top1"), ("large_teacher", "small_of_large", "teacher.top1"))
+    values["readings"] += (
+        ("small_teacher", "small_of_small", "teacher.top1"),
+        ("large_teacher", "small_of_large", "teacher.top1"),
+    )
     return base.study(
         "Sizes of teacher and student",
         "Width 0.5 of the teacher and 0.5 (equal), 1.0 (larger) or 0.25 (smaller) of the student; and students of width 0.25 whose teacher "
@@ -28,8 +31,16 @@ def get_config() -> ConfigDict:
         claims=(
             ("larger", "equal", "a larger student is better"),
             ("equal", "smaller", "a smaller student is worse"),
-            ("small_of_large", "small_of_small", "a small student of a large teacher is better than one of a teacher of its own size"),
-            ("small_of_small", "small_teacher", "a small student is better than its teacher of the same size"),
+            (
+                "small_of_large",
+                "small_of_small",
+                "a small student of a large teacher is better than one of a teacher of its own size",
+            ),
+            (
+                "small_of_small",
+                "small_teacher",
+                "a small student is better than its teacher of the same size",
+            ),
         ),
         **values,
     )

@@ -14,5 +14,8 @@ def get_config() -> ConfigDict:
         "Start of the student",
         "From fresh weights, or from the teacher's.",
         claims=(("scratch", "from_teacher", "a student from scratch is better"),),
-        **base.one_student(scratch=("--config.student_init=scratch",), from_teacher=("--config.student_init=teacher",)),
+        **base.one_student(
+            scratch=("--config.student_init=scratch",),
+            from_teacher=("--config.student_init=teacher",),
+        ),
     )

@@ -24,9 +24,13 @@ def on_all_labels(config: ConfigDict, *, epochs: float, images: int) -> ConfigDi
     train.update({key: pair[key] for key in SHARED})
     train.model = pair.teacher.model.copy_and_resolve_references()
     train.optimizer = pair.teacher.optimizer.copy_and_resolve_references()
-    train.schedule.update({"name": "cosine", "base": pair.teacher.schedule.base, "warmup_epochs": 5.0})
+    train.schedule.update(
+        {"name": "cosine", "base": pair.teacher.schedule.base, "warmup_epochs": 5.0}
+    )
     config.train = train
     # Prepared data need a pool; supervised learning reads nothing of it.
-    config.data.update({"labeled_per_class": None, "labeled_as_unlabeled": "all", "validation_size": 0})
+    config.data.update(
+        {"labeled_per_class": None, "labeled_as_unlabeled": "all", "validation_size": 0}
+    )
     config.expected.update({"labeled": images, "unlabeled": images})
     return config

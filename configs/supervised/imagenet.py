@@ -28,6 +28,8 @@ def get_config(name: str = "b0") -> ConfigDict:
         return base.on_all_labels(imagenet_10pct.get_config(), epochs=90.0, images=1_281_167)
     config = imagenet.get_config(name)
     config.train = imagenet.section(name, 0)
-    config.data.labeled_as_unlabeled = "all"  # prepared data need a pool; supervised learning reads nothing of it
+    config.data.labeled_as_unlabeled = (
+        "all"  # prepared data need a pool; supervised learning reads nothing of it
+    )
     config.expected.unlabeled = config.expected.labeled
     return config

@@ -2,7 +2,14 @@
 
 from ml_collections import ConfigDict
 
-OF_THE_PAIR = ("teacher", "student", "feedback", "approximate_feedback", "pseudo_labels", "feedback_weight")
+OF_THE_PAIR = (
+    "teacher",
+    "student",
+    "feedback",
+    "approximate_feedback",
+    "pseudo_labels",
+    "feedback_weight",
+)
 OF_THE_PAIR = (*OF_THE_PAIR, "batch_factor", "baseline_decay", "calibrator")
 
 
@@ -10,7 +17,9 @@ def teacher_alone(config: ConfigDict) -> ConfigDict:
     """Returns a Meta Pseudo Labels recipe with the training of its teacher, by UDA, in place of the pair's."""
     values = dict(config.train.items(preserve_field_references=True))
     network = values["teacher"]
-    config.train = ConfigDict({key: value for key, value in values.items() if key not in OF_THE_PAIR})
+    config.train = ConfigDict(
+        {key: value for key, value in values.items() if key not in OF_THE_PAIR}
+    )
     config.train.method = "uda"
     for key in ("model", "optimizer", "schedule"):
         config.train[key] = network[key]

@@ -45,7 +45,9 @@ def _of_size(name: str) -> tuple[Row, ...]:
     network = {"network": name, "parameters": parameters, "image_size": pixels, **schedule}
     ratio = 3 if name == "b7" else 1
     second = {"b0": 1}.get(name, 3)
-    large = numbers("student_4", "A.4; Section 3.1", unlabeled_ratio=ratio, randaugment_layers=0, **network)
+    large = numbers(
+        "student_4", "A.4; Section 3.1", unlabeled_ratio=ratio, randaugment_layers=0, **network
+    )
     return (
         Row(
             "Table 9",
@@ -61,7 +63,9 @@ def _of_size(name: str) -> tuple[Row, ...]:
             DRY_RUN,
             items=(f"Noisy Student ({name.upper()})",),
             commands=(loop(name),),
-            numbers=(numbers("student_1", "Section 3.2 of both", unlabeled_ratio=second, **network),),
+            numbers=(
+                numbers("student_1", "Section 3.2 of both", unlabeled_ratio=second, **network),
+            ),
         ),
         Row(
             "Table 9",

@@ -174,7 +174,9 @@ METHOD = (
         "`experiments/two_moons.py`",
         RUN,
         items=("Supervised Learning", "Pseudo Labels", "Meta Pseudo Labels"),
-        commands=("./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=W",),
+        commands=(
+            "./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=W",
+        ),
         ran=("docs/meta_pseudo_labels.md#two-moons",),
     ),
 )
@@ -258,7 +260,9 @@ RESULTS = (
         "Table 2, as studies",
         "`configs/studies/meta_pseudo_labels.py`",
         STAND_IN,
-        commands=tuple(study(f"meta_pseudo_labels.py{name}") for name in ("", ":small", ":methods")),
+        commands=tuple(
+            study(f"meta_pseudo_labels.py{name}") for name in ("", ":small", ":methods")
+        ),
         ran=("docs/meta_pseudo_labels.md#digits-50-labels",),
         why="on 50 labelled digits",
     ),
@@ -277,7 +281,11 @@ RESULTS = (
             f"./run_pseudo_label.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --teacher=RESNET50 --workdir=W/predictions",
             f"./run_balance.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --predictions=W/predictions --workdir=W/selected",
         ),
-        numbers=(numbers("loop", "Section 3.3", images_per_class=12_800, selected=12_800_000, threshold=0),),
+        numbers=(
+            numbers(
+                "loop", "Section 3.3", images_per_class=12_800, selected=12_800_000, threshold=0
+            ),
+        ),
     ),
     of_others(
         "Table 3",
@@ -351,7 +359,9 @@ REST = (
         "Tables 1 and 4, ImageNet-ReaL",
         "`run_evaluate.sh` with the suite `real`",
         STAND_IN,
-        commands=(evaluate("suite=real", "data=W/data", "data_real=real.json", "model=W/finetuned"),),
+        commands=(
+            evaluate("suite=real", "data=W/data", "data_real=real.json", "model=W/finetuned"),
+        ),
         ran=("tests/evaluation/test_suites.py",),
         why="on small images in the validation set's layout",
     ),

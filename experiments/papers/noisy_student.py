@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from experiments.papers.noisy_student_method import DIGITS, L2, L2_LOOP, LARGE, METHOD, SETUP, SMALL
-from experiments.papers.row import DRY_RUN, READY, RUN, STAND_IN, Row, evaluate, loop, numbers, of_others, study, supervised, test
+from experiments.papers.row import (
+    DRY_RUN,
+    READY,
+    RUN,
+    STAND_IN,
+    Row,
+    evaluate,
+    loop,
+    numbers,
+    of_others,
+    study,
+    supervised,
+    test,
+)
 
 L2_BASELINE = (
     numbers("train", "Tables 2 and 7", unlabeled_ratio=0, **L2),
@@ -66,7 +79,9 @@ RESULTS = (
         DRY_RUN,
         items=("EfficientNet-B7",),
         commands=(supervised("imagenet.py:b7"),),
-        numbers=(numbers("train", "Table 2; Section 3.1", parameters=66e6, image_size=600, **LARGE),),
+        numbers=(
+            numbers("train", "Table 2; Section 3.1", parameters=66e6, image_size=600, **LARGE),
+        ),
     ),
     Row(
         "Table 2",

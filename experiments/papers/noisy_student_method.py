@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from experiments.papers.row import DRY_RUN, IMPOSSIBLE, READY, RUN, STAND_IN, Row, loop, numbers, study, test
+from experiments.papers.row import (
+    DRY_RUN,
+    IMPOSSIBLE,
+    READY,
+    RUN,
+    STAND_IN,
+    Row,
+    loop,
+    numbers,
+    study,
+    test,
+)
 
 DIGITS = "on the digits, the quick start"
 LARGE = {"batch_size": 2048, "epochs": 350, "rate": 0.128, "decay_rate": 0.97, "decay_epochs": 2.4}

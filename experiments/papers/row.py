@@ -119,7 +119,9 @@ def uda(recipe: str, images: str) -> tuple[str, ...]:
 
 def evaluate(*flags: str) -> str:
     """Returns the command that evaluates a finished model; `flags` without dashes."""
-    return " ".join(["./run_evaluate.sh", *(f"--{flag}" for flag in flags), "--workdir=W/evaluation"])
+    return " ".join(
+        ["./run_evaluate.sh", *(f"--{flag}" for flag in flags), "--workdir=W/evaluation"]
+    )
 
 
 def study(name: str) -> str:

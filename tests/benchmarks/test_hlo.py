@@ -37,17 +37,23 @@ def test_small_and_constant_arrays_come_back_as_they_were() -> None:
 def test_large_arrays_are_drawn_with_their_mean_and_spread_and_equal_ones_stay_equal() -> None:
     rng, stored, seeds = np.random.default_rng(0), {}, {}
     one, other = (rng.normal(3.0, 0.5, [80, 80]).astype(np.float32) for _ in range(2))
-    first, again, second = (drawn(export._kind(array, stored, seeds), stored) for array in (one, one.copy(), other))
+    first, again, second = (
+        drawn(export._kind(array, stored, seeds), stored) for array in (one, one.copy(), other)
+    )
     assert not stored
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - second).mean() > 0.1
-    assert first.mean() == pytest.approx(3.0, abs=0.05) and first.std() == pytest.approx(0.5, abs=0.05)
+    assert first.mean() == pytest.approx(3.0, abs=0.05) and first.std() == pytest.approx(
+        0.5, abs=0.05
+    )
 
 
 def test_images_are_uniform_and_differ() -> None:
     seeds: dict[bytes, int] = {}
     images = [drawn(export._uniform(tf.zeros([2, 40, 40, 3]), seeds), {}) for _ in range(2)]
-    assert images[0].dtype == np.float32 and 0 <= images[0].min() < 5 and 250 < images[0].max() <= 255
+    assert (
+        images[0].dtype == np.float32 and 0 <= images[0].min() < 5 and 250 < images[0].max() <= 255
+    )
     assert np.abs(images[0] - images[1]).mean() > 50
 
 
@@ -69,4 +75,6 @@ def test_the_second_script_needs_no_other_file_of_the_project(tmp_path: Path) ->
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path} holds no steps; make some with benchmarks.hlo.export\n"
+    assert (
+        done.stderr == f"error: {tmp_path} holds no steps; make some with benchmarks.hlo.export\n"
+    )

@@ -34,10 +34,15 @@ def test_multiply_additions_are_the_published_ones(build, published):
 
 
 def test_the_table_says_what_was_not_measured(tmp_path):
-    write_json(tmp_path / "b0.graph.json", {"parameters": 5_288_548, "multiply_additions": 386_000_000})
+    write_json(
+        tmp_path / "b0.graph.json", {"parameters": 5_288_548, "multiply_additions": 386_000_000}
+    )
     write_json(tmp_path / "b0.forward.json", {"peak_gib": 0.25, "seconds": 0.05})
     write_json(tmp_path / "b0.train.json", {"stopped": "> 12 GiB"})
-    assert card.table(tmp_path).splitlines()[2] == "| b0 | 224 | 5,288,548 | 0.386 | 0.25 | > 12 GiB | 20 | > 12 GiB |"
+    assert (
+        card.table(tmp_path).splitlines()[2]
+        == "| b0 | 224 | 5,288,548 | 0.386 | 0.25 | > 12 GiB | 20 | > 12 GiB |"
+    )
 
 
 def test_a_measurement_that_grows_too_large_is_stopped(tmp_path):
@@ -57,14 +62,23 @@ def test_a_failed_measurement_is_told_and_tried_again(tmp_path, monkeypatch, cap
             raise subprocess.CalledProcessError(-9, run)
 
     monkeypatch.setattr(card, "_run", measurement)
-    arguments = {"workdir": str(tmp_path), "models": "b0", "passes": "graph", "memory": 1.0, "seconds": 60.0, "run": None}
+    arguments = {
+        "workdir": str(tmp_path),
+        "models": "b0",
+        "passes": "graph",
+        "memory": 1.0,
+        "seconds": 60.0,
+        "run": None,
+    }
     with pytest.raises(SystemExit) as caught:
         card.main(**arguments)
     assert caught.value.code == 1
     assert "b0 graph: failed (-9)" in capsys.readouterr().err
     card.main(**arguments)
     assert runs == ["b0:graph"] * 2
-    with pytest.raises(InputError, match="--passes: no 'backward'; there are graph, forward, train"):
+    with pytest.raises(
+        InputError, match="--passes: no 'backward'; there are graph, forward, train"
+    ):
         card.main(**{**arguments, "passes": "backward"})
 
 

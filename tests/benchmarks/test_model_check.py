@@ -8,13 +8,25 @@ from benchmarks.models import check
 from cli.json_files import write_json
 
 GOOD = {
-    "timm": {"size": 64, "images": 4, "deviation": 1e-6, "spread": 0.5, "agreement": 0.9, "agreement_peer": 0.92},
+    "timm": {
+        "size": 64,
+        "images": 4,
+        "deviation": 1e-6,
+        "spread": 0.5,
+        "agreement": 0.9,
+        "agreement_peer": 0.92,
+    },
     "keras": {"size": 64, "images": 4, "deviation": 1e-6, "spread": 0.5},
     "gradients": {"deviation": 1e-4, "deviation_peer": 1e-4},
     "torchvision": {"size": 64, "images": 4, "deviation": 1e-6, "spread": 0.5},
     "torch": {"size": 32, "images": 4, "deviation": 1e-6, "spread": 0.5},
     "noise": {"draws": 100, "layers": 10, "standard_errors": 2.0},
-    "files": {"keras_deviation": 0.0, "keras_seconds": 1.0, "saved_model_deviation": 0.0, "saved_model_seconds": 1.0},
+    "files": {
+        "keras_deviation": 0.0,
+        "keras_seconds": 1.0,
+        "saved_model_deviation": 0.0,
+        "saved_model_seconds": 1.0,
+    },
 }
 
 
@@ -24,9 +36,17 @@ def workdir(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text("<!-- checks: begin -->\n<!-- checks: end -->\n")
     monkeypatch.setattr(check, "MODELS", page)
-    monkeypatch.setattr(check.subprocess, "run", lambda command, **_: check.subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(
+        check.subprocess, "run", lambda command, **_: check.subprocess.CompletedProcess(command, 1)
+    )
     for name in check.CHECKS:
-        write_json(tmp_path / f"{name}.json", {**GOOD[name.partition(":")[0]], **({"back_in_timm": 0.0} if name == "timm:b0" else {})})
+        write_json(
+            tmp_path / f"{name}.json",
+            {
+                **GOOD[name.partition(":")[0]],
+                **({"back_in_timm": 0.0} if name == "timm:b0" else {}),
+            },
+        )
     return tmp_path
 
 
@@ -36,7 +56,12 @@ def test_results_within_their_bounds_pass(workdir):
 
 
 def numbers():
-    return [(name, key) for name in check.CHECKS if name.endswith((":b0", "50", "_2")) for key in check._bounds(name)]
+    return [
+        (name, key)
+        for name in check.CHECKS
+        if name.endswith((":b0", "50", "_2"))
+        for key in check._bounds(name)
+    ]
 
 
 @pytest.mark.parametrize("value", ["large", "gone", math.nan])
@@ -48,7 +73,9 @@ def test_each_number_can_fail(name, key, value):
     found[stored] = bad if value == "large" else value
     if value == "gone":
         del found[stored]
-    assert [line.partition(" is ")[0] for line in check._over_bounds({name: found})] == [f"{name}: {key}"]
+    assert [line.partition(" is ")[0] for line in check._over_bounds({name: found})] == [
+        f"{name}: {key}"
+    ]
 
 
 def test_the_command_fails_and_says_where(workdir, capsys):

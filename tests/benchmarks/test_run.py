@@ -14,18 +14,32 @@ from cli.errors import InputError
 
 
 def test_every_benchmark_takes_its_flags():
-    files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {"__init__", "clients", "report", "run"}
+    files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {
+        "__init__",
+        "clients",
+        "report",
+        "run",
+    }
     assert set(run.BENCHMARKS) == files
-    assert {flag for flags in run.BENCHMARKS.values() for flag in flags} == {flag.name for flag in commands.TABLE["benchmarks"].flags}
+    assert {flag for flags in run.BENCHMARKS.values() for flag in flags} == {
+        flag.name for flag in commands.TABLE["benchmarks"].flags
+    }
     for name, flags in run.BENCHMARKS.items():
-        assert tuple(inspect.signature(importlib.import_module(f"benchmarks.{name}").main).parameters) == flags
+        assert (
+            tuple(inspect.signature(importlib.import_module(f"benchmarks.{name}").main).parameters)
+            == flags
+        )
 
 
 @pytest.mark.parametrize(
     ("names", "flags", "match"),
     [
         (["nothing"], {}, "no benchmark 'nothing'; there are balance, evaluation"),
-        (["serving", "evaluation"], {"records": 5}, "--records is for another benchmark than serving, evaluation"),
+        (
+            ["serving", "evaluation"],
+            {"records": 5},
+            "--records is for another benchmark than serving, evaluation",
+        ),
     ],
 )
 def test_unusable_flags(names, flags, match):
@@ -36,12 +50,18 @@ def test_unusable_flags(names, flags, match):
 def test_a_flag_goes_to_its_benchmark_alone(monkeypatch):
     called = []
     modules = {
-        f"benchmarks.{name}": type(name, (), {"main": staticmethod(lambda name=name, **v: called.append((name, v)))})
+        f"benchmarks.{name}": type(
+            name, (), {"main": staticmethod(lambda name=name, **v: called.append((name, v)))}
+        )
         for name in run.BENCHMARKS
     }
     monkeypatch.setattr(importlib, "import_module", modules.__getitem__)
     run.main([], records=2000, model="dir", clients=None)
-    given = {"balance": {"records": 2000}, "relabel": {"records": 2000}, "serving": {"model": "dir"}}
+    given = {
+        "balance": {"records": 2000},
+        "relabel": {"records": 2000},
+        "serving": {"model": "dir"},
+    }
     assert called == [(name, given.get(name, {})) for name in run.BENCHMARKS]
 
 

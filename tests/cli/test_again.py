@@ -33,7 +33,12 @@ class Work:
     """Data, a teacher, and a stage that is finished."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.w, self.data, self.teacher = root, root / "w", root / "data", root / "teacher"
+        self.root, self.w, self.data, self.teacher = (
+            root,
+            root / "w",
+            root / "data",
+            root / "teacher",
+        )
         write_json(self.data / "labeled" / "manifest.json", {"records": [1]})
         (self.data / "labeled" / "labeled-00000-of-00001").write_bytes(b"records")
         workdir.finish(self.data, {})
@@ -70,7 +75,9 @@ def work(tmp_path: Path) -> Work:
 
 def test_the_same_request_is_answered(work: Work) -> None:
     assert work.ask().answer() == "w is done: 1 steps"
-    shutil.copytree(work.teacher, work.root / "moved")  # and again, where the copy has the teacher's place
+    shutil.copytree(
+        work.teacher, work.root / "moved"
+    )  # and again, where the copy has the teacher's place
     shutil.rmtree(work.teacher)
     (work.root / "moved").rename(work.teacher)
     assert work.ask().answer() == "w is done: 1 steps"
@@ -122,7 +129,9 @@ def test_another_request_starts_the_stage(work: Work, changed: dict[str, Any]) -
     assert work.ask(**changed).answer() is None
 
 
-def test_another_directory_or_version_starts_the_stage(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_directory_or_version_starts_the_stage(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.chdir(work.root)  # relative locations would be others
         assert work.ask().answer() is None
@@ -150,7 +159,9 @@ def test_a_stage_that_says_nothing_is_not_answered_for(tmp_path: Path) -> None:
     assert not (work.w / again.FILE).exists()
 
 
-def test_a_directory_that_cannot_be_written_is_no_error(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_written_is_no_error(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
@@ -180,13 +191,20 @@ def test_the_images_of_prepared_data(tmp_path: Path, change: str) -> None:
     for name in ("a", "b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         PIL.Image.new("RGB", (4, 4)).save(tmp_path / "images" / name / "1.png")
-    settings = {"labeled": str(tmp_path / "images"), "source": "image_folder", "label_offset": 0, "on_error": "fail"}
+    settings = {
+        "labeled": str(tmp_path / "images"),
+        "source": "image_folder",
+        "label_offset": 0,
+        "on_error": "fail",
+    }
     config, w = ConfigDict({"data": settings}), tmp_path / "w"
     values = {"workdir": str(w), "config": config}
     command = Command("p", "no:thing", "", "", FLAGS[:1], ("",), recipes=("x",), prepared=".")
     request = again.Request(command, values)
     write_json(w / "config.json", {"seed": 0, "data": settings})
-    fingerprint.write(w, {"labeled": {**(fingerprint.listed("labeled", config.data) or {}), "content": ""}})
+    fingerprint.write(
+        w, {"labeled": {**(fingerprint.listed("labeled", config.data) or {}), "content": ""}}
+    )
     if change == "as prepared":
         config.data.use_as_prepared = True
         request = again.Request(command, values)

@@ -18,7 +18,16 @@ FLAGS = (Flag("workdir", "Where."), Flag("data", "From where.", default=None))
 
 
 def command(flags=FLAGS, recipes=("noisy_student/*.py",), **options):
-    return Command("stage", "no:thing", "Does it.", "Leaves it.", flags, ("--workdir=w",), recipes=recipes, **options)
+    return Command(
+        "stage",
+        "no:thing",
+        "Does it.",
+        "Leaves it.",
+        flags,
+        ("--workdir=w",),
+        recipes=recipes,
+        **options,
+    )
 
 
 def parse(*argv, **options):
@@ -26,7 +35,14 @@ def parse(*argv, **options):
 
 
 def test_values_and_overrides():
-    values = parse(CONFIG, "--workdir=w", "--config.seed=7", "--config.student.model.width=0.5", "image.png", words="IMAGE…")
+    values = parse(
+        CONFIG,
+        "--workdir=w",
+        "--config.seed=7",
+        "--config.student.model.width=0.5",
+        "image.png",
+        words="IMAGE…",
+    )
     assert values["workdir"] == "w"
     assert values["data"] is None
     assert values["config"].seed == 7
@@ -54,13 +70,21 @@ def test_other_ways_to_write_an_override(monkeypatch):
 
 
 def test_none_where_the_recipe_leaves_a_value_open():
-    config = parse(CONFIG, "--workdir=w", "--config.student.steps=None", "--config.student.epochs=3", "--config.patience=None")["config"]
+    config = parse(
+        CONFIG,
+        "--workdir=w",
+        "--config.student.steps=None",
+        "--config.student.epochs=3",
+        "--config.patience=None",
+    )["config"]
     assert (config.student.steps, config.student.epochs, config.patience) == (None, 3.0, None)
 
 
 @pytest.mark.parametrize("options", [{}, {"beam": True}])
 def test_a_word_that_is_no_flag_is_refused(options):
-    with pytest.raises(InputError, match="unexpected argument 'DirectRunner'; flags are written --name=value"):
+    with pytest.raises(
+        InputError, match="unexpected argument 'DirectRunner'; flags are written --name=value"
+    ):
         parse(CONFIG, "--workdir=w", "DirectRunner", **options)
 
 
@@ -70,11 +94,19 @@ def test_a_recipe_is_found_from_any_directory(tmp_path, monkeypatch):
 
 
 def test_a_recipes_argument():
-    assert parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")["config"].student.model.name == "b1"
+    assert (
+        parse("--config=configs/noisy_student/image_folder.py:b1", "--workdir=w")[
+            "config"
+        ].student.model.name
+        == "b1"
+    )
 
 
 def test_a_config_of_another_kind_is_refused():
-    with pytest.raises(InputError, match=r"digits\.py is of another kind than this command reads: it has no claims$"):
+    with pytest.raises(
+        InputError,
+        match=r"digits\.py is of another kind than this command reads: it has no claims$",
+    ):
         parse(CONFIG, "--workdir=w", needs=("seed", "claims"))
 
 
@@ -88,7 +120,14 @@ def test_a_config_of_another_kind_is_refused():
     ],
 )
 def test_commands_refuse_a_config_of_another_kind(name, config, tmp_path):
-    line = [sys.executable, "-m", "cli", *name.split(), f"--config=configs/{config}", f"--workdir={tmp_path / 'w'}"]
+    line = [
+        sys.executable,
+        "-m",
+        "cli",
+        *name.split(),
+        f"--config=configs/{config}",
+        f"--workdir={tmp_path / 'w'}",
+    ]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1 and "another kind" in result.stderr
@@ -97,7 +136,12 @@ def test_commands_refuse_a_config_of_another_kind(name, config, tmp_path):
 
 def test_a_default_of_false_makes_a_switch():
     flags = (*FLAGS, Flag("fast", "Hurry.", bool, False))
-    for argv, expected in ([], False), (["--fast"], True), (["--fast=false"], False), (["--fast", "--nofast"], False):
+    for argv, expected in (
+        ([], False),
+        (["--fast"], True),
+        (["--fast=false"], False),
+        (["--fast", "--nofast"], False),
+    ):
         assert parse("--workdir=w", *argv, flags=flags, recipes=())["fast"] is expected
 
 
@@ -107,16 +151,28 @@ def test_a_default_of_false_makes_a_switch():
         (["--workdir=w"], "--config is missing"),
         (["--workdir=w", "--confg=x"], "^--confg: no such flag; did you mean --config\\?$"),
         ([CONFIG, "--workdr=w"], "^--workdr: no such flag; did you mean --workdir\\?$"),
-        ([CONFIG, "--workdir=w", "--WORKDIR=w"], "^--WORKDIR: no such flag; did you mean --workdir\\?$"),
+        (
+            [CONFIG, "--workdir=w", "--WORKDIR=w"],
+            "^--WORKDIR: no such flag; did you mean --workdir\\?$",
+        ),
         (["--helpfull"], "^--helpfull: no such flag; did you mean --help\\?$"),
         (["--init=x"], "^--init: no such flag; --help lists the flags$"),
         (["-x"], "^-x: no such flag; --help lists the flags$"),
         (["--workdir", "--oops", "--oops"], "^--oops: no such flag"),
         ([CONFIG, "--workdir=caf\udce9"], "^--workdir=caf\udce9 is not UTF-8"),
         ([CONFIG, "--workdir=w", "--config.sed=1"], "no key 'sed'; did you mean --config.seed\\?$"),
-        ([CONFIG, "--workdir=w", "--config.sudent.steps=1"], "no key 'sudent.steps'; did you mean --config.student\\?$"),
-        ([CONFIG, "--workdir=w", "--config.seed.more=1"], "no key 'seed.more'; its file lists the keys$"),
-        ([CONFIG, "--workdir=w", "--config.student.qqqq=1"], "no key 'student.qqqq'; its file lists the keys$"),
+        (
+            [CONFIG, "--workdir=w", "--config.sudent.steps=1"],
+            "no key 'sudent.steps'; did you mean --config.student\\?$",
+        ),
+        (
+            [CONFIG, "--workdir=w", "--config.seed.more=1"],
+            "no key 'seed.more'; its file lists the keys$",
+        ),
+        (
+            [CONFIG, "--workdir=w", "--config.student.qqqq=1"],
+            "no key 'student.qqqq'; its file lists the keys$",
+        ),
         ([CONFIG], "--workdir missing"),
         (
             [CONFIG, "--workdir=w", "--config.student.model.widht=1"],
@@ -156,7 +212,10 @@ def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("imagenet.py:b9", "^--config: imagenet.py:b9: the names are b0, [^()]*$"), ("digits.py:b1", "takes 0 positional")],
+    [
+        ("imagenet.py:b9", "^--config: imagenet.py:b9: the names are b0, [^()]*$"),
+        ("digits.py:b1", "takes 0 positional"),
+    ],
 )
 def test_an_argument_that_the_recipe_does_not_know(argument, message):
     with pytest.raises(InputError, match=message):
@@ -176,21 +235,37 @@ def test_a_stage_without_a_recipe_has_no_keys():
 @pytest.fixture
 def beam(monkeypatch):
     """A Beam that knows options by two prefixes."""
-    monkeypatch.setattr(app, "load", lambda _: lambda words: [word for word in words if not word.startswith(("--runner", "--direct"))])
+    monkeypatch.setattr(
+        app,
+        "load",
+        lambda _: (
+            lambda words: [word for word in words if not word.startswith(("--runner", "--direct"))]
+        ),
+    )
 
 
 @pytest.mark.parametrize(
-    "argv", [["--confg=x", "--workdir=w"], ["--confg=x", "--runner=DirectRunner"], ["--direct_num_workers=2", "--confg=x"]]
+    "argv",
+    [
+        ["--confg=x", "--workdir=w"],
+        ["--confg=x", "--runner=DirectRunner"],
+        ["--direct_num_workers=2", "--confg=x"],
+    ],
 )
 def test_a_flag_of_neither_the_stage_nor_beam(argv, beam):
-    with pytest.raises(InputError, match=r"^--confg: no such flag of this stage or of Apache Beam; did you mean --config\?$"):
+    with pytest.raises(
+        InputError,
+        match=r"^--confg: no such flag of this stage or of Apache Beam; did you mean --config\?$",
+    ):
         parse(*argv, beam=True)
     values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", beam=True)
     assert values["beam_options"] == ["--runner=DirectRunner"]
 
 
 def test_beams_options_are_passed_on(beam):
-    values = parse(CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True)
+    values = parse(
+        CONFIG, "--workdir=w", "--runner=DirectRunner", "--direct_num_workers=2", beam=True
+    )
     assert values["beam_options"] == ["--runner=DirectRunner", "--direct_num_workers=2"]
 
 
@@ -226,22 +301,44 @@ def test_a_full_disk_is_one_line():
 
 
 def refused(program, flags, message):
-    result = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.stderr.startswith("error: ")
+        and message in result.stderr
+        and len(result.stderr.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("flag", "text", "message"),
     [
-        (Flag("seeds", "", int, 1, least=1), "0", "^--seeds is '0'; it must be a whole number from 1 on$"),
-        (Flag("seeds", "", int, 1, least=1), "x", "^--seeds is 'x'; it must be a whole number from 1 on$"),
+        (
+            Flag("seeds", "", int, 1, least=1),
+            "0",
+            "^--seeds is '0'; it must be a whole number from 1 on$",
+        ),
+        (
+            Flag("seeds", "", int, 1, least=1),
+            "x",
+            "^--seeds is 'x'; it must be a whole number from 1 on$",
+        ),
         (Flag("seeds", "", int, 1), "-1", "^--seeds is '-1'; it must be a whole number from 0 on$"),
         (Flag("seeds", "", int, 1), "²", "^--seeds is '²'"),
-        (Flag("timeout", "", float, 1.0), "inf", "^--timeout is 'inf'; it must be a number above 0$"),
+        (
+            Flag("timeout", "", float, 1.0),
+            "inf",
+            "^--timeout is 'inf'; it must be a number above 0$",
+        ),
         (Flag("timeout", "", float, 1.0), "soon", "^--timeout is 'soon'"),
         (Flag("fast", "", bool, False), "yes", "^--fast is 'yes'; it must be true or false$"),
-        (Flag("format", "", default="text", choices=("text", "json")), "jsn", "can be text, json .did you mean json"),
+        (
+            Flag("format", "", default="text", choices=("text", "json")),
+            "jsn",
+            "can be text, json .did you mean json",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_named(flag, text, message):
@@ -250,8 +347,16 @@ def test_a_value_of_another_type_is_named(flag, text, message):
 
 
 def test_typed_values():
-    flags = (Flag("n", "", int, 1), Flag("x", "", float, 2.0), Flag("s", "", default="a", choices=("a", "b")))
-    assert parse("--n=3", "--x", "0.5", "--s=b", flags=flags, recipes=()) == {"n": 3, "x": 0.5, "s": "b"}
+    flags = (
+        Flag("n", "", int, 1),
+        Flag("x", "", float, 2.0),
+        Flag("s", "", default="a", choices=("a", "b")),
+    )
+    assert parse("--n=3", "--x", "0.5", "--s=b", flags=flags, recipes=()) == {
+        "n": 3,
+        "x": 0.5,
+        "s": "b",
+    }
     assert parse(flags=flags, recipes=()) == {"n": 1, "x": 2.0, "s": "a"}
 
 
@@ -300,8 +405,16 @@ def test_a_flag_without_its_value():
 @pytest.mark.parametrize(
     ("level", "path", "shown"),
     [
-        ("INFO", "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py", False),
-        ("WARNING", "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py", True),
+        (
+            "INFO",
+            "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py",
+            False,
+        ),
+        (
+            "WARNING",
+            "/venv/lib/python3.13/site-packages/tensorflow/python/checkpoint/functional_saver.py",
+            True,
+        ),
         ("INFO", "/home/me/tensorflow/data/prepare.py", True),
     ],
 )

@@ -57,18 +57,37 @@ def test_help_tells_everything(command: Command) -> None:
     for example in command.examples:
         assert f"{command.script} {example}".rstrip() in text
     if command.recipes:
-        assert "It is Python and is executed" in " ".join(text.split()).replace("A recipe is Python", "It is Python")
+        assert "It is Python and is executed" in " ".join(text.split()).replace(
+            "A recipe is Python", "It is Python"
+        )
         assert re.search(r"configs/\w+/\w+\.py +\S", text)
-    assert max(len(line) for line in text.splitlines() if not line.startswith(f"  {command.script}")) <= help.WIDTH
+    assert (
+        max(len(line) for line in text.splitlines() if not line.startswith(f"  {command.script}"))
+        <= help.WIDTH
+    )
 
 
 def test_help_and_a_wrong_name_import_nothing_heavy() -> None:
     program = "import sys; from cli import app\ntry: app.main()\nfinally: print(*sys.modules, file=sys.stderr)"
-    for words in (["evaluate", "--help"], ["tool", "--help"], ["tool", "tflte"], ["study"], ["serve", "--prt=1"]):
-        done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True)
+    for words in (
+        ["evaluate", "--help"],
+        ["tool", "--help"],
+        ["tool", "tflte"],
+        ["study"],
+        ["serve", "--prt=1"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode in (0, 2)
         imported = {name.partition(".")[0] for name in done.stderr.splitlines()[-1].split()}
-        assert "cli" in imported and not imported & {"tensorflow", "numpy", "absl", "ml_collections", "apache_beam"}
+        assert "cli" in imported and not imported & {
+            "tensorflow",
+            "numpy",
+            "absl",
+            "ml_collections",
+            "apache_beam",
+        }
 
 
 @pytest.mark.parametrize(
@@ -77,17 +96,32 @@ def test_help_and_a_wrong_name_import_nothing_heavy() -> None:
         ("quickstart --seeds=0", "--seeds is '0'; it must be a whole number from 1 on"),
         ("quickstart --seeds=five", "--seeds is 'five'"),
         ("quickstart --seeds=-1", "--seeds is '-1'"),
-        ("benchmarks balance --records=many", "--records is 'many'; it must be a whole number from 1 on"),
+        (
+            "benchmarks balance --records=many",
+            "--records is 'many'; it must be a whole number from 1 on",
+        ),
         ("benchmarks balance --records=0", "--records is '0'"),
         ("export --workdir=w --model=m --max_pixels=0", "--max_pixels is '0'"),
-        ("export --workdir=w --model=m --weights=int4", "--weights is 'int4'; it can be float32, bfloat16, float16"),
+        (
+            "export --workdir=w --model=m --weights=int4",
+            "--weights is 'int4'; it can be float32, bfloat16, float16",
+        ),
         ("serve --serving_dir=s --grpc_port=x", "--grpc_port is 'x'"),
         ("tool tflite --workdir=w --model=m --data=d --calibration=0", "--calibration is '0'"),
-        ("tool fixres --model=m --output=o --image_size=x", "--image_size is 'x'; it must be a whole number"),
-        ("tool import_weights --source=s --model=b0 --output=o --image_size=big", "--image_size is 'big'"),
+        (
+            "tool fixres --model=m --output=o --image_size=x",
+            "--image_size is 'x'; it must be a whole number",
+        ),
+        (
+            "tool import_weights --source=s --model=b0 --output=o --image_size=big",
+            "--image_size is 'big'",
+        ),
         ("tool client --batch_size=0", "--batch_size is '0'"),
         ("tool client --timeout=-1", "--timeout is '-1'; it must be a number above 0"),
-        ("experiment study --config=configs/studies/ratio.py --workdir=w --jobs=0", "--jobs is '0'; it must be a whole"),
+        (
+            "experiment study --config=configs/studies/ratio.py --workdir=w --jobs=0",
+            "--jobs is '0'; it must be a whole",
+        ),
         (
             "student --config=configs/noisy_student/digits.py --workdir=w --data=d --strategy=miror",
             r"can be auto, one_device, .* \(did you mean mirrored\?\)",
@@ -102,10 +136,16 @@ def test_values_that_no_command_takes(line: str, message: str) -> None:
 
 
 def test_names_that_are_no_command() -> None:
-    assert commands.find(["tool", "tflite", "--model=m"]) == (commands.TABLE["tflite"], ["--model=m"], "")
+    assert commands.find(["tool", "tflite", "--model=m"]) == (
+        commands.TABLE["tflite"],
+        ["--model=m"],
+        "",
+    )
     assert commands.find(["tool", "tflte"])[2] == "no tool 'tflte'; did you mean tflite?"
     assert commands.find(["tflite"])[2] == "no command 'tflite'; --help lists them"
-    assert commands.find(["experiment"])[2].startswith("no experiment is named; there are study, two_moons")
+    assert commands.find(["experiment"])[2].startswith(
+        "no experiment is named; there are study, two_moons"
+    )
 
 
 def test_choices_are_those_of_the_rooms() -> None:
@@ -126,7 +166,9 @@ def test_choices_are_those_of_the_rooms() -> None:
 
 
 def test_a_setting_is_explained_where_the_command_has_one() -> None:
-    assert "--config.student.steps=None    (at least 1" in help.of_setting("student.steps", commands.TABLE["balance"])
+    assert "--config.student.steps=None    (at least 1" in help.of_setting(
+        "student.steps", commands.TABLE["balance"]
+    )
     assert "no setting" in help.of_setting("student.steps", commands.TABLE["export"])
 
 

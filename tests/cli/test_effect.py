@@ -14,11 +14,22 @@ NOISE = Section(
         "layers": Setting(2, "How many."),
         "magnitude": Setting(9.0, "How strong.", when=(When("layers"),)),
         "ops": Setting((), "Which.", items=str),
-        "cutout": Setting(4, "How large.", when=(When("ops", test=lambda ops: not ops or "cut" in ops, words="() or with cut"),)),
+        "cutout": Setting(
+            4,
+            "How large.",
+            when=(When("ops", test=lambda ops: not ops or "cut" in ops, words="() or with cut"),),
+        ),
     },
 )
-OWN = Section("Own.", {name: s.but(default=None, none="the recipe's") for name, s in NOISE.items()}, inherits="noise")
-INNER = Section("Inner.", {"hidden": Setting(3, "Units."), "loss": Setting(1.0, "Weight.", when=(When("^labeled"),))})
+OWN = Section(
+    "Own.",
+    {name: s.but(default=None, none="the recipe's") for name, s in NOISE.items()},
+    inherits="noise",
+)
+INNER = Section(
+    "Inner.",
+    {"hidden": Setting(3, "Units."), "loss": Setting(1.0, "Weight.", when=(When("^labeled"),))},
+)
 TRAIN = Section(
     "A training.",
     {
@@ -32,13 +43,23 @@ TRAIN = Section(
     },
     more={"noise": OWN},
 )
-ALL = Section("All.", {"init": Setting(None, "Weights.", type=str, none="none"), "noise": NOISE, "teacher": TRAIN, "student": TRAIN})
+ALL = Section(
+    "All.",
+    {
+        "init": Setting(None, "Weights.", type=str, none="none"),
+        "noise": NOISE,
+        "teacher": TRAIN,
+        "student": TRAIN,
+    },
+)
 
 
 def refusal(given: dict[str, str | None], **values) -> str:
     """Returns the message about the flags of a recipe with these values; "" where all have an effect."""
     recipe = make(ALL)
-    recipe.update_from_flattened_dict({key.replace("__", "."): value for key, value in values.items()})
+    recipe.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in values.items()}
+    )
     try:
         require_effect(recipe, ALL, given)
     except InputError as error:
@@ -49,13 +70,37 @@ def refusal(given: dict[str, str | None], **values) -> str:
 @pytest.mark.parametrize(
     ("key", "values", "why"),
     [
-        ("teacher.nesterov", {"teacher__name": "adam"}, "config.teacher.name is 'adam'; set --config.teacher.name to sgd"),
-        ("noise.magnitude", {"noise__layers": 0}, "config.noise.layers is 0; set --config.noise.layers to a value above 0"),
-        ("noise.cutout", {"noise__ops": ("x",)}, "config.noise.ops is ('x',); set --config.noise.ops to () or with cut"),
-        ("teacher.smoothing", {"teacher__labeled": False}, "config.teacher.labeled is False; set --config.teacher.labeled to True"),
+        (
+            "teacher.nesterov",
+            {"teacher__name": "adam"},
+            "config.teacher.name is 'adam'; set --config.teacher.name to sgd",
+        ),
+        (
+            "noise.magnitude",
+            {"noise__layers": 0},
+            "config.noise.layers is 0; set --config.noise.layers to a value above 0",
+        ),
+        (
+            "noise.cutout",
+            {"noise__ops": ("x",)},
+            "config.noise.ops is ('x',); set --config.noise.ops to () or with cut",
+        ),
+        (
+            "teacher.smoothing",
+            {"teacher__labeled": False},
+            "config.teacher.labeled is False; set --config.teacher.labeled to True",
+        ),
         ("student.width", {"init": "b0"}, "config.init is 'b0'; set --config.init to None"),
-        ("teacher.inner.hidden", {}, "config.teacher.name is 'sgd'; set --config.teacher.name to lars or adam"),
-        ("teacher.inner", {}, "config.teacher.name is 'sgd'; set --config.teacher.name to lars or adam"),
+        (
+            "teacher.inner.hidden",
+            {},
+            "config.teacher.name is 'sgd'; set --config.teacher.name to lars or adam",
+        ),
+        (
+            "teacher.inner",
+            {},
+            "config.teacher.name is 'sgd'; set --config.teacher.name to lars or adam",
+        ),
         (
             "teacher.inner.loss",
             {"teacher__name": "adam", "teacher__labeled": False},
@@ -64,7 +109,10 @@ def refusal(given: dict[str, str | None], **values) -> str:
     ],
 )
 def test_a_setting_that_another_one_switches_off_is_refused(key, values, why):
-    assert refusal({key: "1"}, **values) == f"--config.{key}=1 has no effect while {why}, or leave --config.{key} out"
+    assert (
+        refusal({key: "1"}, **values)
+        == f"--config.{key}=1 has no effect while {why}, or leave --config.{key} out"
+    )
     assert refusal({key: "None"}, **values) == ""  # leaves it open
     other = {"teacher.labeled": "True", "init": "b0", "noise.layers": "0"}
     assert refusal(other, **values) == ""  # what the recipe itself holds is the recipe's
@@ -88,7 +136,9 @@ def test_a_setting_with_an_effect_passes(key, values):
 
 
 def test_a_switch_is_named_without_a_value():
-    assert refusal({"teacher.nesterov": None}, teacher__name="adam").startswith("--config.teacher.nesterov has no effect while")
+    assert refusal({"teacher.nesterov": None}, teacher__name="adam").startswith(
+        "--config.teacher.nesterov has no effect while"
+    )
 
 
 def own(teacher: dict, **noise) -> str:
@@ -107,13 +157,23 @@ def own(teacher: dict, **noise) -> str:
 
 
 def test_a_part_of_a_training_inherits_what_it_leaves_open():
-    assert "while config.teacher.noise.layers is 0; set --config.teacher.noise.layers" in own({"magnitude": 1.0}, layers=0)
+    assert "while config.teacher.noise.layers is 0; set --config.teacher.noise.layers" in own(
+        {"magnitude": 1.0}, layers=0
+    )
     assert own({"magnitude": 1.0, "layers": 3}, layers=0) == ""
     assert own({"layers": 3}, layers=0) == ""  # the recipe's magnitude, in the teacher
     assert "while config.noise.layers is 0" in own({"layers": 0}, layers=0)
 
 
 def test_help_tells_what_a_setting_needs():
-    text = describe(ALL, "teacher.smoothing") + describe(ALL, "teacher.nesterov") + describe(ALL, "noise.cutout")
-    for sentence in ("No effect without `labeled` or `hard`.", "No effect without `name` sgd.", "No effect without `ops` () or with cut."):
+    text = (
+        describe(ALL, "teacher.smoothing")
+        + describe(ALL, "teacher.nesterov")
+        + describe(ALL, "noise.cutout")
+    )
+    for sentence in (
+        "No effect without `labeled` or `hard`.",
+        "No effect without `name` sgd.",
+        "No effect without `ops` () or with cut.",
+    ):
         assert sentence in text

@@ -21,25 +21,35 @@ from cli.files import atomic_path, plain_path
 )
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path, capsys, number, what):
     def fail(workdir):
-        raise RuntimeError(f"Can't write data (file write failed: {os.strerror(number)})")  # as HDF5 says it
+        raise RuntimeError(
+            f"Can't write data (file write failed: {os.strerror(number)})"
+        )  # as HDF5 says it
 
     def write():
         with atomic_path(tmp_path / "name") as temporary:
             temporary.write_bytes(b"half")
             raise OSError(number, os.strerror(number))
 
-    with pytest.raises(InputError, match=f"^{what} on the disk of .*name; .* run the same command again"):
+    with pytest.raises(
+        InputError, match=f"^{what} on the disk of .*name; .* run the same command again"
+    ):
         write()
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit) as end:
         app.guarded(lambda: fail("w"))
     error = capsys.readouterr().err
-    assert end.value.code == 2 and error.startswith(f"error: {what} (RuntimeError:") and error.count("\n") == 1
+    assert (
+        end.value.code == 2
+        and error.startswith(f"error: {what} (RuntimeError:")
+        and error.count("\n") == 1
+    )
 
 
 def test_the_reason_of_an_error_of_tensorflow_is_not_cut_off():
     node = "{{function_node __wrapped__SaveV2_dtypes_9_device_/job:localhost/replica:0/task:0/device:CPU:0}}"
-    assert one_line(ValueError(f"{node} {'a/' * 60}ckpt; Permission denied")).endswith("ckpt; Permission denied")
+    assert one_line(ValueError(f"{node} {'a/' * 60}ckpt; Permission denied")).endswith(
+        "ckpt; Permission denied"
+    )
 
 
 def test_other_errors_are_none_of_the_disk_s():

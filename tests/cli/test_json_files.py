@@ -70,7 +70,11 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: Any, why: str) -> N
     path = write(tmp_path / "a.json", content)
     with pytest.raises(InputError, match=f"{why}.*; make it, or get it, again$") as error:
         json_files.read_json(path, SCHEMA)
-    assert str(error.value).startswith(f"{path} is damaged: ") and "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert (
+        str(error.value).startswith(f"{path} is damaged: ")
+        and "\n" not in str(error.value)
+        and len(str(error.value)) < 400
+    )
 
 
 def test_a_directory_in_its_place(tmp_path: Path) -> None:
@@ -81,19 +85,31 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
 def test_nothing_is_written_that_is_not_json(tmp_path: Path) -> None:
     value = {"a": float("nan"), "b": [float("inf"), (-float("inf"), 1.5)], "c\udce9": "caf\udce9 ü"}
     json_files.write_json(tmp_path / "a.json", value)
-    assert json_files.read_json(tmp_path / "a.json") == {"a": None, "b": [None, [None, 1.5]], "c\udce9": "caf\udce9 ü"}
+    assert json_files.read_json(tmp_path / "a.json") == {
+        "a": None,
+        "b": [None, [None, 1.5]],
+        "c\udce9": "caf\udce9 ü",
+    }
     assert "ü" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
 def test_lines_but_for_one_that_a_kill_has_cut(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"step": 1}\n{"step": 2}\n{"step"')
-    assert json_files.read_json_lines(path, {"step": int}) == [('{"step": 1}', {"step": 1}), ('{"step": 2}', {"step": 2})]
-    with pytest.raises(InputError, match=r"a\.jsonl, line 2 is damaged: step is '2', not a whole number"):
+    assert json_files.read_json_lines(path, {"step": int}) == [
+        ('{"step": 1}', {"step": 1}),
+        ('{"step": 2}', {"step": 2}),
+    ]
+    with pytest.raises(
+        InputError, match=r"a\.jsonl, line 2 is damaged: step is '2', not a whole number"
+    ):
         json_files.read_json_lines(write(path, '{"step": 1}\n{"step": "2"}\n'), {"step": int})
 
 
 def test_values_that_do_not_go_together(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.json is damaged: KeyError: 'b'"), json_files.reading(tmp_path / "a.json"):
+    with (
+        pytest.raises(InputError, match=r"a\.json is damaged: KeyError: 'b'"),
+        json_files.reading(tmp_path / "a.json"),
+    ):
         _ = {"a": 1}["b"]
 
 
@@ -113,5 +129,7 @@ def test_a_work_directory_with_a_damaged_file(tmp_path: Path, name: str, text: s
 def test_a_summary_of_another_shape(tmp_path: Path) -> None:
     workdir.start(tmp_path / "w", {"a": float("nan")})
     workdir.finish(tmp_path / "w", {"steps": None})
-    with pytest.raises(InputError, match=r"summary\.json is damaged: steps is None, not a whole number"):
+    with pytest.raises(
+        InputError, match=r"summary\.json is damaged: steps is None, not a whole number"
+    ):
         workdir.start(tmp_path / "w", {"a": float("nan")}, summary_schema={"steps": int})

@@ -17,10 +17,25 @@ PRINT = "import sys; from cli import app; app.guarded(lambda: print(*sys.argv[1:
 LINES = "from cli import app; app.guarded(lambda: [print(i, flush=True) for i in range(100000)] and None)"
 
 
-def run(program: str, *arguments: str, tail: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    program: str, *arguments: str, tail: str = "", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """Runs a stage in a shell that has `pipefail`; `tail` follows its command."""
-    command = ["bash", "-o", "pipefail", "-c", f'"$@" {tail}', "bash", sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, cwd=app.ROOT, env={**os.environ, **environment}, capture_output=True)
+    command = [
+        "bash",
+        "-o",
+        "pipefail",
+        "-c",
+        f'"$@" {tail}',
+        "bash",
+        sys.executable,
+        "-c",
+        program,
+        *arguments,
+    ]
+    return subprocess.run(
+        command, cwd=app.ROOT, env={**os.environ, **environment}, capture_output=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +48,9 @@ def run(program: str, *arguments: str, tail: str = "", **environment: str) -> su
     ],
     ids=lambda environment: "-".join(environment.values()),
 )
-def test_names_are_escaped_where_the_output_has_no_such_characters(environment: dict[str, str]) -> None:
+def test_names_are_escaped_where_the_output_has_no_such_characters(
+    environment: dict[str, str],
+) -> None:
     done = run(PRINT, *NAMES, **environment)
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout.splitlines()) == 2
@@ -43,20 +60,28 @@ def test_what_the_output_can_show_is_shown() -> None:
     first, second = run(PRINT, *NAMES, PYTHONIOENCODING="utf-8").stdout.splitlines()
     assert first.decode() == NAMES[0]
     assert second == rb"caf\udce9 \udcf0.jpg"
-    assert run(PRINT, *NAMES, PYTHONIOENCODING="ascii").stdout.splitlines()[0] == rb"\xdcn\xefcode \u82b1.jpg"
+    assert (
+        run(PRINT, *NAMES, PYTHONIOENCODING="ascii").stdout.splitlines()[0]
+        == rb"\xdcn\xefcode \u82b1.jpg"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_json_stays_json(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
-        for answer in (Answer(name, OK, [("Äpfel 苹果 \U0001f34e", 1.0)]), Answer(name, NOT_AN_IMAGE, [])):
+        for answer in (
+            Answer(name, OK, [("Äpfel 苹果 \U0001f34e", 1.0)]),
+            Answer(name, NOT_AN_IMAGE, []),
+        ):
             with open(os.devnull, "w", encoding=encoding, errors="backslashreplace") as stream:
                 monkeypatch.setattr(sys, "stdout", stream)
                 printed = line(answer, "json").encode(encoding, "backslashreplace").decode(encoding)
                 monkeypatch.undo()
             found = json.loads(printed)
             assert found["file"] == name
-            assert ("error" in found) if answer.status else (found["label"] == "Äpfel 苹果 \U0001f34e")
+            assert (
+                ("error" in found) if answer.status else (found["label"] == "Äpfel 苹果 \U0001f34e")
+            )
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -72,7 +97,9 @@ def test_help_that_is_not_read_to_its_end() -> None:
 
 
 def test_a_broken_pipe_of_another_kind_is_a_bug() -> None:
-    program = "from cli import app; app.guarded(lambda: (_ for _ in ()).throw(BrokenPipeError(32, 'x')))"
+    program = (
+        "from cli import app; app.guarded(lambda: (_ for _ in ()).throw(BrokenPipeError(32, 'x')))"
+    )
     done = run(program)
     assert done.returncode == 1 and b"BrokenPipeError" in done.stderr
 

@@ -17,7 +17,9 @@ def test_lines(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     assert list(progress.progress(iter("abc"), 1500, "check")) == ["a", "b", "c"]
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",", 1)[0] for line in lines] == [f"check: {done} of 1" for done in (1, 2, 3)]
+    assert [line.split(",", 1)[0] for line in lines] == [
+        f"check: {done} of 1" for done in (1, 2, 3)
+    ]
 
 
 def test_quick_work_prints_nothing(capsys):

@@ -24,10 +24,32 @@ from weights import weight_files
 from workflow import loop, pseudo_label, quickstart, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
-TEXTS = ["", '"x"', "[]", "{}", "null", "[" * 100_000, "NaN", "-Infinity", "1e999", "9" * 5000, '{"a": 1', b'{"\xff": 1}']
+TEXTS = [
+    "",
+    '"x"',
+    "[]",
+    "{}",
+    "null",
+    "[" * 100_000,
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "9" * 5000,
+    '{"a": 1',
+    b'{"\xff": 1}',
+]
 
-SPEC = model_dir.ModelSpec({"name": "b0", "width": 0.5, "strides": [1] * 7, "dropout": None}, Preprocessing(image_size=8), ("a", "b"))
-MODEL = {"architecture": SPEC.architecture, "preprocessing": SPEC.preprocessing.to_dict(), "label_names": ["a", "b"], "metadata": {}}
+SPEC = model_dir.ModelSpec(
+    {"name": "b0", "width": 0.5, "strides": [1] * 7, "dropout": None},
+    Preprocessing(image_size=8),
+    ("a", "b"),
+)
+MODEL = {
+    "architecture": SPEC.architecture,
+    "preprocessing": SPEC.preprocessing.to_dict(),
+    "label_names": ["a", "b"],
+    "metadata": {},
+}
 STORED = {
     "model": "0",
     "preprocessing": MODEL["preprocessing"],
@@ -36,15 +58,34 @@ STORED = {
     "max_pixels": 9,
     "deviation": 1e-6,
 }
-STORED |= {"deviation_images": 16, "license": "mine", "evaluation": {"split": "test", "examples": 9, "metrics": {"top1": 0.5}}}
+STORED |= {
+    "deviation_images": 16,
+    "license": "mine",
+    "evaluation": {"split": "test", "examples": 9, "metrics": {"top1": 0.5}},
+}
 PREPARED = {"labeled": {"images": 9, "per_class": {"a": 4, "b": 5}}, "unlabeled": {"images": 9}}
-PREPARED = {"splits": PREPARED, "label_names": ["a", "b"], "median_height": 9.5, "median_width": 9, "source": "digits"}
+PREPARED = {
+    "splits": PREPARED,
+    "label_names": ["a", "b"],
+    "median_height": 9.5,
+    "median_width": 9,
+    "source": "digits",
+}
 RESULT = {"top1": 0.5, "ece": 0.1, "top1_interval": [0.4, 0.6], "nll": 0.1}
 SUITES = {
-    "c": {"mean_error": 0.5, "mean_error_interval": [0.4, 0.6], "mce": 50.0, "reference": "AlexNet"},
+    "c": {
+        "mean_error": 0.5,
+        "mean_error_interval": [0.4, 0.6],
+        "mce": 50.0,
+        "reference": "AlexNet",
+    },
     "adversarial": {"pgd_top1": 0.1},
 }
-EVALUATION = {"models": {"teacher": {**RESULT, **SUITES}, "student_1": RESULT}, "examples": 9, "split": "test"}
+EVALUATION = {
+    "models": {"teacher": {**RESULT, **SUITES}, "student_1": RESULT},
+    "examples": 9,
+    "split": "test",
+}
 EVALUATION |= {
     "classes": 2,
     "chance": 0.5,
@@ -52,14 +93,40 @@ EVALUATION |= {
     "classes_without_examples": ["b"],
 }
 EVALUATION |= {"figures": {"summary": "s.png"}, "report": "r.html"}
-LOOP = {"teacher": RESULT, "students": [RESULT], "seconds": {"prepare": 1.5, "export": 2}, "validation_top1": [0.5, 0.6]}
+LOOP = {
+    "teacher": RESULT,
+    "students": [RESULT],
+    "seconds": {"prepare": 1.5, "export": 2},
+    "validation_top1": [0.5, 0.6],
+}
 METRICS = {"step": 1, "seconds": 1.5, "loss": 0.1, "eval_top1": 0.5}
-BALANCED = {"label_names": ["a"], "above_threshold": [1], "below_threshold": [1], "total": [1], "images": 2, "threshold": 0.3}
+BALANCED = {
+    "label_names": ["a"],
+    "above_threshold": [1],
+    "below_threshold": [1],
+    "total": [1],
+    "images": 2,
+    "threshold": 0.3,
+}
 NUMBERS = {"values": [1.5, 2.5], "mean": 2.0, "interval": [1.0, 3.0]}
-COMPARED = {"models": ["a", "b"], "numbers": {"top1": {"a": NUMBERS, "b": NUMBERS}}, "runs": {"seed_0": "x"}}
+COMPARED = {
+    "models": ["a", "b"],
+    "numbers": {"top1": {"a": NUMBERS, "b": NUMBERS}},
+    "runs": {"seed_0": "x"},
+}
 COMPARED |= {"gains": {"top1": {**NUMBERS, "p_value": 0.5}}}
-LITE = {"kind": "int8", "top1": 0.5, "agreement": 0.9, "deviation": 0.1, "bytes": 10, "milliseconds": 1.5}
-TIMM = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+LITE = {
+    "kind": "int8",
+    "top1": 0.5,
+    "agreement": 0.9,
+    "deviation": 0.1,
+    "bytes": 10,
+    "milliseconds": 1.5,
+}
+TIMM = {
+    "architecture": "tf_efficientnet_b0",
+    "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+}
 
 
 def read_model(path: Path) -> None:
@@ -87,14 +154,20 @@ def read_evaluation(path: Path) -> None:
     (path.parent.parent / "export" / "summary.json").write_text('{"export": "e"}', encoding="utf-8")
     (path.parent.parent / "seconds.json").write_text('{"prepare": 1}', encoding="utf-8")
     loop.table(loop.summarize(path.parent.parent, 1))
-    workdir.shown(path.parent, workdir.require_finished(path.parent, "evaluation", ""), tables.table)
+    workdir.shown(
+        path.parent, workdir.require_finished(path.parent, "evaluation", ""), tables.table
+    )
     with json_files.reading(path):
-        compare.aggregate([json_files.read_json(path, {"models": {"teacher": dict}})["models"]], ["teacher"])
+        compare.aggregate(
+            [json_files.read_json(path, {"models": {"teacher": dict}})["models"]], ["teacher"]
+        )
 
 
 def read_evaluation_for_card(path: Path) -> None:
     digest = workdir.fingerprint(path.parent)
-    (path.parent / "config.json").write_text(json.dumps({"models": {"teacher": digest}}), encoding="utf-8")
+    (path.parent / "config.json").write_text(
+        json.dumps({"models": {"teacher": digest}}), encoding="utf-8"
+    )
     told = export._evaluation(str(path.parent), path.parent)
     stored = {**STORED, "evaluation": told}
     card.text("a", 1, SPEC, json_files.read_json(path, card.TRAINING), stored)
@@ -136,7 +209,14 @@ def read_note(path: Path) -> None:
         pseudo_label.summarize(results, ["a", "b", "c"])
 
 
-NOTE = {"images": 3, "sha256": "0", "seconds": 1.5, "predicted": [1, 1, 1], "confidence_sum": 2.5, "histogram": [0] * 20}
+NOTE = {
+    "images": 3,
+    "sha256": "0",
+    "seconds": 1.5,
+    "predicted": [1, 1, 1],
+    "confidence_sum": 2.5,
+    "histogram": [0] * 20,
+}
 
 KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "model": (MODEL, "model/model.json", read_model),
@@ -145,24 +225,46 @@ KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "evaluation": (EVALUATION, "evaluation/summary.json", read_evaluation),
     "evaluation for the card": (EVALUATION, "evaluation/summary.json", read_evaluation_for_card),
     "loop": (LOOP, "loop/summary.json", read_loop),
-    "seconds": ({"prepare": 1.5}, "seconds.json", lambda path: loop._add_seconds(path, "prepare", 1.0)),
+    "seconds": (
+        {"prepare": 1.5},
+        "seconds.json",
+        lambda path: loop._add_seconds(path, "prepare", 1.0),
+    ),
     "metrics": (METRICS, "run/line.json", read_metrics),
     "balance": (BALANCED, "pseudo_labeled_1/summary.json", read_balanced),
-    "comparison": (COMPARED, "w/summary.json", lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), compare.table)),
+    "comparison": (
+        COMPARED,
+        "w/summary.json",
+        lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), compare.table),
+    ),
     "lite": (
         {"rows": [LITE], "examples": 3, "split": "test", "calibration_images": 3},
         "w/summary.json",
         lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), lite.table),
     ),
     "shard's note": ({"bytes": [], "result": NOTE}, "progress/note.json", read_note),
-    "timm": (TIMM, "config.json", lambda path: weight_files._describe_timm(path.with_name("b0.safetensors"))),
-    "ReaL": ([[1, 2], []], "real.json", lambda path: imagenet.real_labels(path, ["ILSVRC2012_val_00000001"])),
+    "timm": (
+        TIMM,
+        "config.json",
+        lambda path: weight_files._describe_timm(path.with_name("b0.safetensors")),
+    ),
+    "ReaL": (
+        [[1, 2], []],
+        "real.json",
+        lambda path: imagenet.real_labels(path, ["ILSVRC2012_val_00000001"]),
+    ),
 }
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yields the path of every part of a JSON value but itself; of a list, of the first two."""
-    for key in value if isinstance(value, dict) else range(len(value))[:2] if isinstance(value, list) else ():
+    for key in (
+        value
+        if isinstance(value, dict)
+        else range(len(value))[:2]
+        if isinstance(value, list)
+        else ()
+    ):
         yield (*at, key)
         yield from places(value[key], (*at, key))
 
@@ -202,7 +304,10 @@ def message(read: Callable[[Path], Any], path: Path) -> str | None:
 
 
 SETTINGS: dict[str, Callable[[Path], Any]] = {
-    "models.config": lambda path: (settings.read_models(path.parent), serve.bare_config(path.parent)),
+    "models.config": lambda path: (
+        settings.read_models(path.parent),
+        serve.bare_config(path.parent),
+    ),
     "batching_parameters.txt": batching.parameters,
 }
 
@@ -214,13 +319,23 @@ def test_damaged_settings_of_tf_serving(name: str, tmp_path: Path) -> None:
     settings.write(tmp_path, "a")
     whole = (tmp_path / name).read_bytes()
     SETTINGS[name](tmp_path / name)
-    texts = [b"", b"\xff", b"{" * 100_000, whole.replace(b": 1", b": " + b"9" * 5000), *(whole[: len(whole) * i // 9] for i in range(1, 9))]
+    texts = [
+        b"",
+        b"\xff",
+        b"{" * 100_000,
+        whole.replace(b": 1", b": " + b"9" * 5000),
+        *(whole[: len(whole) * i // 9] for i in range(1, 9)),
+    ]
     lines = [message(SETTINGS[name], write(tmp_path / name, text)) for text in texts]
-    assert sum(line is not None for line in lines) >= 3 and all("\n" not in (line or "") for line in lines)
+    assert sum(line is not None for line in lines) >= 3 and all(
+        "\n" not in (line or "") for line in lines
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_used_or_refused_in_one_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_used_or_refused_in_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     value, name, read = KINDS[kind]
     path = tmp_path / "root" / name

@@ -28,12 +28,16 @@ def site(tmp_path: Path, version: str = "2.21.0", keras: str = "3.0.0", legacy: 
     """A directory with a TensorFlow, a Keras and perhaps a tf-keras that are nothing but names."""
     for name in ("tensorflow", "keras", *(["tf_keras"] if legacy else [])):
         (tmp_path / name).mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text(TENSORFLOW.format(version=version), encoding="utf-8")
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        TENSORFLOW.format(version=version), encoding="utf-8"
+    )
     (tmp_path / "keras" / "__init__.py").write_text(f"__version__ = '{keras}'", encoding="utf-8")
     if keras.startswith("3"):
         (tmp_path / "keras" / "_tf_keras").mkdir()
     if legacy:
-        (tmp_path / "tf_keras" / "__init__.py").write_text(f"__version__ = '{legacy}'", encoding="utf-8")
+        (tmp_path / "tf_keras" / "__init__.py").write_text(
+            f"__version__ = '{legacy}'", encoding="utf-8"
+        )
     return tmp_path
 
 
@@ -41,7 +45,14 @@ def run(program: str, path: Path, **environment: str) -> subprocess.CompletedPro
     kept = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     # -S: without the packages that are installed.
     environment = {**kept, "PYTHONPATH": f"{path}:{ROOT}", **environment}
-    return subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 IMPORT = "import os, cli, tensorflow; print(os.environ.get('TF_USE_LEGACY_KERAS'))"
@@ -61,24 +72,36 @@ def test_the_classic_stack_is_left_alone(tmp_path: Path) -> None:
 def test_keras_3_in_use_is_one_error(tmp_path: Path, legacy: str) -> None:
     done = run("import tensorflow, keras\nimport cli", site(tmp_path, legacy=legacy))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("cli.errors.InputError: TensorFlow uses Keras 3 in this process")
+    assert done.stderr.splitlines()[-1].startswith(
+        "cli.errors.InputError: TensorFlow uses Keras 3 in this process"
+    )
 
 
 def test_without_tf_keras(tmp_path: Path) -> None:
     done = run(IMPORT, site(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("cli.errors.InputError: TensorFlow has only Keras 3")
+    assert done.stderr.splitlines()[-1].startswith(
+        "cli.errors.InputError: TensorFlow has only Keras 3"
+    )
 
 
 def test_a_newer_tensorflow_is_one_warning(tmp_path: Path) -> None:
     again = "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import cli, tensorflow'], stderr=-1).stderr)"
     done = run(f"{IMPORT}; {again}", site(tmp_path, version="2.100.0rc1", legacy="2.100.0"))
-    assert (done.returncode, done.stdout) == (0, "1\nb''\n")  # a process that it starts does not repeat it
-    assert done.stderr == f"warning: TensorFlow 2.100.0rc1 is newer than {stack.NEWEST}, the newest that this project was tested with\n"
+    assert (done.returncode, done.stdout) == (
+        0,
+        "1\nb''\n",
+    )  # a process that it starts does not repeat it
+    assert (
+        done.stderr
+        == f"warning: TensorFlow 2.100.0rc1 is newer than {stack.NEWEST}, the newest that this project was tested with\n"
+    )
 
 
 def test_what_an_import_raises_is_heard(tmp_path: Path) -> None:
-    (site(tmp_path, legacy="2.21.0") / "tensorflow" / "__init__.py").write_text("raise ImportError('no AVX')", encoding="utf-8")
+    (site(tmp_path, legacy="2.21.0") / "tensorflow" / "__init__.py").write_text(
+        "raise ImportError('no AVX')", encoding="utf-8"
+    )
     done = run("import cli, tensorflow", tmp_path)
     assert done.stderr.splitlines()[-1] == "ImportError: no AVX"
 
@@ -87,7 +110,10 @@ def test_the_name_of_this_stack() -> None:
     import tensorflow as tf
 
     minor = ".".join(tf.__version__.split(".")[:2])
-    assert stack.current() in (f"TensorFlow {minor}, Keras {minor}", f"TensorFlow {minor}, tf-keras {minor}")
+    assert stack.current() in (
+        f"TensorFlow {minor}, Keras {minor}",
+        f"TensorFlow {minor}, tf-keras {minor}",
+    )
     assert tf.keras.Model.__module__.startswith(("keras.src.engine", "tf_keras.src.engine"))
     assert stack.current() == stack.CLASSIC or minor != "2.15"
 

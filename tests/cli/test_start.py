@@ -21,7 +21,9 @@ def shadow(folder: Path, *names: str) -> Path:
     """Makes a folder whose modules end whatever imports them."""
     folder.mkdir()
     for name in names:
-        (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the current directory')", encoding="utf-8")
+        (folder / f"{name}.py").write_text(
+            f"raise SystemExit('{name}.py of the current directory')", encoding="utf-8"
+        )
     return folder
 
 
@@ -34,10 +36,23 @@ def test_the_current_directory_is_not_searched(tmp_path: Path, safe_path: str) -
     (checkout / "data" / "__init__.py").touch()
     (checkout / "data" / "other.py").touch()
     (checkout / "data" / "program.py").write_text(PROGRAM, encoding="utf-8")
-    (checkout / "cli" / "random.py").write_text("raise SystemExit('cli/random.py')", encoding="utf-8")
-    project = shadow(tmp_path / "project", "data", "json", "random", "runpy", "cli", "sitecustomize")
-    command = [sys.executable, str(checkout / "cli" / "start.py"), "-m", "data.program", "--flag", "a word"]
-    done = subprocess.run(command, cwd=project, env={"PYTHONSAFEPATH": safe_path}, capture_output=True, text=True)
+    (checkout / "cli" / "random.py").write_text(
+        "raise SystemExit('cli/random.py')", encoding="utf-8"
+    )
+    project = shadow(
+        tmp_path / "project", "data", "json", "random", "runpy", "cli", "sitecustomize"
+    )
+    command = [
+        sys.executable,
+        str(checkout / "cli" / "start.py"),
+        "-m",
+        "data.program",
+        "--flag",
+        "a word",
+    ]
+    done = subprocess.run(
+        command, cwd=project, env={"PYTHONSAFEPATH": safe_path}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     argv, path, name, spec, other = json.loads(done.stdout)
     assert argv == [str(checkout / "data" / "program.py"), "--flag", "a word"]
@@ -48,8 +63,17 @@ def test_the_current_directory_is_not_searched(tmp_path: Path, safe_path: str) -
 def test_a_script_from_a_project_of_the_same_names(tmp_path: Path) -> None:
     project = shadow(tmp_path / "project", "serving", "cli", "absl", "numpy", "random", "venv")
     environment = {"VENV": sys.prefix, "PATH": os.environ["PATH"], "PYTHONPATH": str(project)}
-    done = subprocess.run([ROOT / "run_predict.sh", "--model=m"], cwd=project, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: no images; name one or more files: IMAGE…\n")
+    done = subprocess.run(
+        [ROOT / "run_predict.sh", "--model=m"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no images; name one or more files: IMAGE…\n",
+    )
 
 
 def test_the_command_for_a_process_of_its_own(tmp_path: Path) -> None:
@@ -57,4 +81,7 @@ def test_the_command_for_a_process_of_its_own(tmp_path: Path) -> None:
     project = shadow(tmp_path / "project", "serving", "cli", "absl", "numpy", "random")
     environment = {**os.environ, "PYTHONSAFEPATH": ""}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: no images; name one or more files: IMAGE…\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no images; name one or more files: IMAGE…\n",
+    )

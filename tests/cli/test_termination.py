@@ -26,7 +26,9 @@ def test_a_command_gets_the_signal_and_is_waited_for() -> None:
 
 def test_in_another_thread_nothing_changes() -> None:
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(termination.call([sys.executable, "-c", "raise SystemExit(3)"])))
+    thread = threading.Thread(
+        target=lambda: codes.append(termination.call([sys.executable, "-c", "raise SystemExit(3)"]))
+    )
     thread.start()
     thread.join()
     assert codes == [3]
@@ -37,7 +39,12 @@ def test_commands_of_other_threads_get_it_through_the_main_one() -> None:
     reading, writing = os.pipe()
     codes: list[int] = []
     threads = [
-        threading.Thread(target=lambda: codes.append(termination.call([sys.executable, "-c", program], stdout=writing))) for _ in range(2)
+        threading.Thread(
+            target=lambda: codes.append(
+                termination.call([sys.executable, "-c", program], stdout=writing)
+            )
+        )
+        for _ in range(2)
     ]
     with termination.on_sigterm(termination.terminate_running):
         for thread in threads:

@@ -45,7 +45,13 @@ def test_another_input_in_the_same_place_is_noticed(tmp_path):
 def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_path):
     """Two of them would remove each other's temporary files: the same command given twice, or a stage that outlived its killed loop."""
     program = f"from cli import workdir; workdir.start({str(tmp_path / 'w')!r}, {{}}); print('at work', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=app.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=app.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         assert other.stdout.readline() == "at work\n"
         with pytest.raises(InputError, match="another process is at work in"):
             workdir.start(tmp_path / "w", {})
@@ -53,7 +59,14 @@ def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_pat
         other.kill()
     assert workdir.start(tmp_path / "w", {}) is None
     workdir.finish(tmp_path / "w", {"top1": 0.5})
-    assert subprocess.run([sys.executable, "-c", program], cwd=app.ROOT, input="\n", text=True, check=True, capture_output=True).stdout
+    assert subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=app.ROOT,
+        input="\n",
+        text=True,
+        check=True,
+        capture_output=True,
+    ).stdout
 
 
 def test_an_address_is_no_directory(tmp_path, monkeypatch):
@@ -72,7 +85,9 @@ def test_a_name_that_tensorflow_cannot_open(tmp_path):
 
 def test_unfinished_and_missing_directories(tmp_path):
     (tmp_path / "half").mkdir()
-    with pytest.raises(InputError, match=r"not finished \(no summary.json\); finish it with run_teacher.sh"):
+    with pytest.raises(
+        InputError, match=r"not finished \(no summary.json\); finish it with run_teacher.sh"
+    ):
         workdir.require_finished(tmp_path / "half", "teacher", "run_teacher.sh")
     with pytest.raises(InputError, match="does not exist"):
         workdir.require_finished(tmp_path / "none", "teacher", "run_teacher.sh")

@@ -23,7 +23,9 @@ def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
 
 def pixels(shade: int, size: tuple[int, int] = (12, 10)) -> np.ndarray:
     """A random image of its own, uint8 [*size, 3]."""
-    return np.random.Generator(np.random.PCG64([shade])).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return np.random.Generator(np.random.PCG64([shade])).integers(
+        0, 256, (*size, 3), dtype=np.uint8
+    )
 
 
 def encode(image: np.ndarray, ending: str = "png", **options) -> bytes:

@@ -49,8 +49,15 @@ def opened(folders, source: str = "image_folder", **data):
 
 def test_a_pool_of_archives_is_read_in_place(folders):
     long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that takes headers of its own
-    tar(folders / "pool" / "p-0.tar", {"x/0.jpg": encode(pixels(50), "jpg"), "x/0.json": b"{}", long: encode(pixels(51), "jpg")})
-    tar(folders / "pool" / "p-1.tar", {"../../evil.png": encode(pixels(52)), "/etc/evil.png": encode(pixels(53))}, evil="/etc/passwd")
+    tar(
+        folders / "pool" / "p-0.tar",
+        {"x/0.jpg": encode(pixels(50), "jpg"), "x/0.json": b"{}", long: encode(pixels(51), "jpg")},
+    )
+    tar(
+        folders / "pool" / "p-1.tar",
+        {"../../evil.png": encode(pixels(52)), "/etc/evil.png": encode(pixels(53))},
+        evil="/etc/passwd",
+    )
     before = {path for path in folders.rglob("*")}
     source = opened(folders, unlabeled=f"tar:{folders / 'pool'}")
     images = {image.key: image.encoded for image in source.splits()["unlabeled"]}
@@ -79,19 +86,36 @@ def test_hidden_files_and_hard_links_in_archives(folders):
 def test_names_in_archives_that_are_no_text(folders):
     odd = os.fsdecode(b"\xff")
     tar(folders / "pool.tar", {"x/0.png": encode(pixels(50)), f"x/{odd}.png": encode(pixels(51))})
-    with pytest.raises(InputError, match=r"pool\.tar: x/\\xff\.png: its name is not plain UTF-8; .* --config.data.on_error=skip"):
+    with pytest.raises(
+        InputError,
+        match=r"pool\.tar: x/\\xff\.png: its name is not plain UTF-8; .* --config.data.on_error=skip",
+    ):
         opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}")
     source = opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}", on_error="skip")
     assert len(source.splits()["unlabeled"]) == len(source.facts["skipped"]) == 1
-    tar(folders / "l.tar", {f"{c}/{i}.png": encode(pixels(10 * j + i)) for j, c in enumerate(["a", odd]) for i in range(4)})
+    tar(
+        folders / "l.tar",
+        {
+            f"{c}/{i}.png": encode(pixels(10 * j + i))
+            for j, c in enumerate(["a", odd])
+            for i in range(4)
+        },
+    )
     with pytest.raises(InputError, match=r"has a class folder \\xff, which is not plain UTF-8"):
-        opened(folders, labeled=f"tar:{folders / 'l.tar'}", unlabeled=f"tar:{folders / 'pool.tar'}", on_error="skip")
+        opened(
+            folders,
+            labeled=f"tar:{folders / 'l.tar'}",
+            unlabeled=f"tar:{folders / 'pool.tar'}",
+            on_error="skip",
+        )
     (folders / "pool.tar").rename(folders / f"{odd}.tar")
     with pytest.raises(InputError, match=r"has a file .*\\xff\.tar whose name is not plain UTF-8"):
         opened(folders, unlabeled=f"tar:{folders}/*.tar")
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries"
+)
 def test_archives_that_cannot_be_read(folders, imagenet):
     tar(folders / "pool" / "a.tar", {"0.png": encode(pixels(50))})
     os.symlink("/proc/self/mem", folders / "pool" / "b.tar")
@@ -101,7 +125,10 @@ def test_archives_that_cannot_be_read(folders, imagenet):
     assert len(source.splits()["unlabeled"]) == len(source.facts["skipped"]) == 1
     (imagenet / "ILSVRC2012_img_train.tar").unlink()
     os.symlink("/proc/self/mem", imagenet / "ILSVRC2012_img_train.tar")
-    with pytest.raises(InputError, match=r"has a ILSVRC2012_img_train.tar that cannot be read \(Input/output error\)"):
+    with pytest.raises(
+        InputError,
+        match=r"has a ILSVRC2012_img_train.tar that cannot be read \(Input/output error\)",
+    ):
         open_imagenet(sources.Request(str(imagenet), "labeled"))
 
 
@@ -113,43 +140,73 @@ def test_folders_of_archives_that_cannot_be_read(folders, imagenet, monkeypatch)
 
     monkeypatch.setattr(os, "scandir", forbidden)
     for location, function in ((folders, open_archives), (imagenet, open_imagenet)):
-        with pytest.raises(InputError, match=rf"--unlabeled: {location} cannot be read \(Permission denied\); check its permissions"):
+        with pytest.raises(
+            InputError,
+            match=rf"--unlabeled: {location} cannot be read \(Permission denied\); check its permissions",
+        ):
             function(sources.Request(str(location), "unlabeled"))
 
 
 def test_webdataset_with_classes(folders):
     files = {}
     for i in range(12):
-        files[f"{i:04d}.seg.png" if i == 3 else f"{i:04d}.jpg"] = encode(pixels(i), "png" if i == 3 else "jpg")
+        files[f"{i:04d}.seg.png" if i == 3 else f"{i:04d}.jpg"] = encode(
+            pixels(i), "png" if i == 3 else "jpg"
+        )
         files[f"{i:04d}.cls"] = b"%d\n" % (i % 3)
     tar(folders / "labeled.tar", files)
     tar(folders / "pool.tar", {f"{i}.png": encode(pixels(60 + i)) for i in range(3)})
-    source = opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+    source = opened(
+        folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar")
+    )
     assert source.label_names == ("0", "1", "2")
     for name in ("labeled", "test"):
         for image in source.splits()[name]:
             assert image.label == int(image.key.removeprefix("labeled.tar/")[:4]) % 3
     tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg")})
     with pytest.raises(InputError, match=r"zz.jpg has class .no .cls.; a number from 0 is needed"):
-        opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+        opened(
+            folders,
+            "tar",
+            labeled=str(folders / "labeled.tar"),
+            unlabeled=str(folders / "pool.tar"),
+        )
     for number, message in (
         (b"2000000000", r"no image of class 3, but one of class 2000000000 \(.*zz.jpg\)"),
         (b"9" * 30, "zz.jpg has class 999"),
     ):
-        tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg"), "zz.cls": number})
+        tar(
+            folders / "labeled.tar",
+            {**files, "zz.jpg": encode(pixels(99), "jpg"), "zz.cls": number},
+        )
         with pytest.raises(InputError, match=message):
-            opened(folders, "tar", labeled=str(folders / "labeled.tar"), unlabeled=str(folders / "pool.tar"))
+            opened(
+                folders,
+                "tar",
+                labeled=str(folders / "labeled.tar"),
+                unlabeled=str(folders / "pool.tar"),
+            )
 
 
 def test_the_same_name_twice(folders):
     for name in ("one", "two"):
         tar(folders / name / "p.tar", {"0.png": encode(pixels(50))})
-    with pytest.raises(InputError, match=r"--unlabeled: two images have the key p.tar/0.png \(.*/one/p.tar: 0.png; .*/two/p.tar: 0.png\)"):
+    with pytest.raises(
+        InputError,
+        match=r"--unlabeled: two images have the key p.tar/0.png \(.*/one/p.tar: 0.png; .*/two/p.tar: 0.png\)",
+    ):
         opened(folders, unlabeled=f"tar:{folders}/*/p.tar")
 
 
 def test_folders_in_archives_are_classes(folders):
-    tar(folders / "l.tar", {f"data/{c}/{i}.png": encode(pixels(10 * j + i)) for j, c in enumerate(["cat", "dog"]) for i in range(4)})
+    tar(
+        folders / "l.tar",
+        {
+            f"data/{c}/{i}.png": encode(pixels(10 * j + i))
+            for j, c in enumerate(["cat", "dog"])
+            for i in range(4)
+        },
+    )
     source = opened(folders, labeled=f"tar:{folders / 'l.tar'}", unlabeled=str(folders / "labeled"))
     assert source.label_names == ("cat", "dog")
     assert Counter(image.label for image in source.splits()["labeled"]) == {0: 3, 1: 3}
@@ -160,7 +217,9 @@ def test_damaged_archives(folders):
     tar(folders / "pool" / "b.tar", {f"{i}.png": encode(pixels(60 + i)) for i in range(4)})
     path = folders / "pool" / "b.tar"
     content = bytearray(path.read_bytes())
-    content[2048:] = b"\1" * 3000  # after two images of a header and a block each; what begins here is no header
+    content[2048:] = (
+        b"\1" * 3000
+    )  # after two images of a header and a block each; what begins here is no header
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"b\.tar is no tar archive or a damaged one"):
         opened(folders, unlabeled=f"tar:{folders / 'pool'}")
@@ -197,7 +256,9 @@ SMOOTH = np.asarray(Image.fromarray(pixels(3, (6, 5))).resize((60, 48), Image.Re
 def imagenet(tmp_path):
     outer: dict[str, bytes] = {}
     for j, synset in enumerate(SYNSETS):
-        files = {f"{synset}_{i}.JPEG": encode(pixels(20 * j + i, (40, 50)), "jpg") for i in range(4)}
+        files = {
+            f"{synset}_{i}.JPEG": encode(pixels(20 * j + i, (40, 50)), "jpg") for i in range(4)
+        }
         if j == 0:
             files[f"{synset}_2933.JPEG"] = encode(SMOOTH)  # the PNG named .JPEG
             files[f"{synset}_77.JPEG"] = cmyk_jpeg(SMOOTH[::-1])
@@ -207,9 +268,14 @@ def imagenet(tmp_path):
     folder = tmp_path / "imagenet"
     tar(folder / "ILSVRC2012_img_train.tar", outer)
     names = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(len(TRUTH))]
-    tar(folder / "ILSVRC2012_img_val.tar", {names[i]: encode(pixels(100 + i, (40, 50)), "jpg") for i in (3, 0, 4, 2, 1)})
+    tar(
+        folder / "ILSVRC2012_img_val.tar",
+        {names[i]: encode(pixels(100 + i, (40, 50)), "jpg") for i in (3, 0, 4, 2, 1)},
+    )
     kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]
-    synsets = np.array([[(i + 1, synset, "a word")] for i, synset in enumerate(SYNSETS)], dtype=kind)
+    synsets = np.array(
+        [[(i + 1, synset, "a word")] for i, synset in enumerate(SYNSETS)], dtype=kind
+    )
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"synsets": synsets})
     truth = "".join(f"{number}\n" for number in TRUTH).encode()
@@ -223,10 +289,16 @@ def imagenet(tmp_path):
 
 def test_imagenet_from_the_official_files(imagenet):
     before = {path for path in imagenet.parent.rglob("*")}
-    source = prepare.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    source = prepare.open_source(
+        config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet))
+    )
     assert source.label_names == tuple(sorted(SYNSETS))
     splits = {name: list(split) for name, split in source.splits().items()}
-    assert {name: len(split) for name, split in splits.items()} == {"labeled": 14, "unlabeled": 14, "test": 5}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "labeled": 14,
+        "unlabeled": 14,
+        "test": 5,
+    }
     for image in splits["labeled"]:
         assert image.key.split("/")[1].startswith(source.label_names[image.label] + "_")
     assert {image.label for image in splits["unlabeled"]} == {None}
@@ -238,13 +310,22 @@ def test_imagenet_from_the_official_files(imagenet):
 
 
 def test_the_known_odd_files_are_decoded_right(imagenet):
-    source = prepare.open_source(config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet)))
+    source = prepare.open_source(
+        config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet))
+    )
     images = {image.key.split("/")[1]: image.encoded for image in source.splits()["labeled"]}
     preprocessing = Preprocessing(48, style="imagenet")
-    for name, expected in {"n02105855_2933.JPEG": SMOOTH, "n02105855_77.JPEG": SMOOTH[::-1]}.items():
+    for name, expected in {
+        "n02105855_2933.JPEG": SMOOTH,
+        "n02105855_77.JPEG": SMOOTH[::-1],
+    }.items():
         plain = eval_image(tf.constant(encode(np.ascontiguousarray(expected))), preprocessing)
         assert np.abs(eval_image(tf.constant(images[name]), preprocessing) - plain).mean() < 4
-        assert train_image(tf.constant(images[name]), tf.constant([1, 2]), preprocessing).shape == (48, 48, 3)
+        assert train_image(tf.constant(images[name]), tf.constant([1, 2]), preprocessing).shape == (
+            48,
+            48,
+            3,
+        )
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
@@ -255,21 +336,34 @@ def test_a_damaged_devkit(imagenet, place, how):
     at = int(place * len(content))
     content[at] ^= 64
     path.write_bytes(content[:at] if how == "cut" else content)
-    with pytest.raises(InputError, match=r"--test: .* has a damaged ILSVRC2012_devkit_t12.tar.gz \(.*\); get it again") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"--test: .* has a damaged ILSVRC2012_devkit_t12.tar.gz \(.*\); get it again",
+    ) as caught:
         open_imagenet(sources.Request(str(imagenet), "test"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_devkit_that_is_another(imagenet):
-    tar(imagenet / "ILSVRC2012_devkit_t12.tar.gz", {"data/meta.mat": b"x", "readme.txt": b"x"}, "w:gz")
-    with pytest.raises(InputError, match=r"damaged ILSVRC2012_devkit_t12.tar.gz .*it lacks ILSVRC2012_validation_ground_truth.txt"):
+    tar(
+        imagenet / "ILSVRC2012_devkit_t12.tar.gz",
+        {"data/meta.mat": b"x", "readme.txt": b"x"},
+        "w:gz",
+    )
+    with pytest.raises(
+        InputError,
+        match=r"damaged ILSVRC2012_devkit_t12.tar.gz .*it lacks ILSVRC2012_validation_ground_truth.txt",
+    ):
         open_imagenet(sources.Request(str(imagenet), "test"))
 
 
 def test_incomplete_imagenet(imagenet):
     recipe = config("imagenet", labeled=str(imagenet), test=str(imagenet), unlabeled=str(imagenet))
     (imagenet / "ILSVRC2012_devkit_t12.tar.gz").rename(imagenet / "devkit")
-    with pytest.raises(InputError, match=r"--test: .* has neither validation-00000-of-... nor ILSVRC2012_devkit_t12.tar.gz"):
+    with pytest.raises(
+        InputError,
+        match=r"--test: .* has neither validation-00000-of-... nor ILSVRC2012_devkit_t12.tar.gz",
+    ):
         prepare.open_source(recipe)
     (imagenet / "devkit").rename(imagenet / "ILSVRC2012_devkit_t12.tar.gz")
     tar(imagenet / "ILSVRC2012_img_val.tar", {"ILSVRC2012_val_00000001.JPEG": encode(pixels(0))})

@@ -23,8 +23,12 @@ def test_tiles_are_the_operations():
     names = list(OPS)
     assert len(found) == 16 * len(contact_sheet.ROWS)
     np.testing.assert_array_equal(found[0, names.index("Invert")], invert(tf.constant(image)))
-    np.testing.assert_array_equal(found[2, names.index("Posterize")], posterize(tf.constant(image), 1))  # at M = 27
-    assert (found[1, names.index("Cutout")][112 - 72 : 112 + 72, 112 - 72 : 112 + 72] == 128).all()  # half the side is int(40 * 1.8)
+    np.testing.assert_array_equal(
+        found[2, names.index("Posterize")], posterize(tf.constant(image), 1)
+    )  # at M = 27
+    assert (
+        found[1, names.index("Cutout")][112 - 72 : 112 + 72, 112 - 72 : 112 + 72] == 128
+    ).all()  # half the side is int(40 * 1.8)
     assert len({tile.tobytes() for tile in found.values()}) > 50
 
 
@@ -37,4 +41,7 @@ def test_an_unknown_flag_is_refused_as_by_every_command():
     command = [sys.executable, "-m", "cli", "tool", "contact_sheet", "--picture=x.jpg"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: --picture: no such flag") and result.stderr.count("\n") == 1
+    assert (
+        result.stderr.startswith("error: --picture: no such flag")
+        and result.stderr.count("\n") == 1
+    )

@@ -59,7 +59,9 @@ def test_what_can_be_read_stays_as_it_is():
 
 def test_depth_transparency_and_orientation_are_kept():
     deep = np.arange(143, dtype=np.uint16).reshape(11, 13) * 400
-    np.testing.assert_array_equal(pixels(to_png(encoded(PIL.Image.fromarray(deep), "tiff")), "I"), deep)
+    np.testing.assert_array_equal(
+        pixels(to_png(encoded(PIL.Image.fromarray(deep), "tiff")), "I"), deep
+    )
     clear = RGB.convert("RGBA")
     clear.putalpha(GREY)
     found = pixels(to_png(encoded(clear, "webp", lossless=True, exact=True)), "RGBA")
@@ -109,15 +111,30 @@ def test_heic():
 
 
 def test_a_folder_with_and_without(tmp_path, caplog):
-    for name, kind in {"cat/a.webp": "webp", "cat/b.png": "png", "dog/c": "tiff", "dog/d.png": "png", "dog/e.bmp": "bmp"}.items():
+    for name, kind in {
+        "cat/a.webp": "webp",
+        "cat/b.png": "png",
+        "dog/c": "tiff",
+        "dog/d.png": "png",
+        "dog/e.bmp": "bmp",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(RGB.quantize(9) if kind == "bmp" else RGB, kind))
     (tmp_path / "dog" / "f.cr2").write_bytes(b"raw")
     with caplog.at_level("WARNING", "absl"):
         plain = open_folder(Request(str(tmp_path), "labeled"))
     assert [file.key for file in plain.files()] == ["cat/b.png", "dog/d.png", "dog/e.bmp"]
-    assert "1 TIFF, 1 WebP, 1 camera raw files are passed over; convert them to JPEG or PNG, or let them be converted with" in caplog.text
+    assert (
+        "1 TIFF, 1 WebP, 1 camera raw files are passed over; convert them to JPEG or PNG, or let them be converted with"
+        in caplog.text
+    )
     found = open_folder(Request(str(tmp_path), "labeled", convert=True))
-    assert [file.key for file in found.files()] == ["cat/a.webp", "cat/b.png", "dog/c", "dog/d.png", "dog/e.bmp"]
+    assert [file.key for file in found.files()] == [
+        "cat/a.webp",
+        "cat/b.png",
+        "dog/c",
+        "dog/d.png",
+        "dog/e.bmp",
+    ]
     assert all(read[:4] == b"\x89PNG" for read in found.read(range(5)))
     assert images_below(str(tmp_path)) == [file.path for file in found.files()]

@@ -14,7 +14,10 @@ from tests.data.recipes import config, save
 @pytest.fixture
 def folders(tmp_path):
     for shade, name in enumerate(
-        [*(f"labeled/{c}/{i}.png" for c in ("cat", "dog") for i in range(10)), *(f"unlabeled/{i}.png" for i in range(6))]
+        [
+            *(f"labeled/{c}/{i}.png" for c in ("cat", "dog") for i in range(10)),
+            *(f"unlabeled/{i}.png" for i in range(6)),
+        ]
     ):
         save(tmp_path / name, shade)
     save(tmp_path / "elsewhere" / "new.png", 99)
@@ -28,7 +31,13 @@ def written(folders, rows, name="corrected.csv", columns=("file", "label")):
 
 
 def recipe(folders, labels=None, **data):
-    return config("image_folder", labeled=str(folders / "labeled"), unlabeled=str(folders / "unlabeled"), labels=labels, **data)
+    return config(
+        "image_folder",
+        labeled=str(folders / "labeled"),
+        unlabeled=str(folders / "unlabeled"),
+        labels=labels,
+        **data,
+    )
 
 
 def prepared(folders, labels=None, **data):
@@ -36,7 +45,9 @@ def prepared(folders, labels=None, **data):
     source = prepare.open_source(recipe(folders, labels, **data))
     names = source.label_names
     return {
-        split: {image.key: names[image.label] if image.label is not None else "" for image in images}
+        split: {
+            image.key: names[image.label] if image.label is not None else "" for image in images
+        }
         for split, images in source.splits().items()
     }
 
@@ -71,11 +82,25 @@ def test_rows_of_the_runs_own_list_count_where_a_person_touched_them(folders):
         (folders / "unlabeled/2.png", "dog", "", "cat", ""),
     ]
     after = prepared(folders, written(folders, rows, columns=columns))
-    assert {key for key in after["labeled"] if key.startswith("corrected/")} == {"corrected/1.png", "corrected/2.png"}
+    assert {key for key in after["labeled"] if key.startswith("corrected/")} == {
+        "corrected/1.png",
+        "corrected/2.png",
+    }
     with pytest.raises(InputError, match="has no corrected row among 2"):
         prepared(folders, written(folders, rows[:2], columns=columns))
-    data = recipe(folders, written(folders, [*rows, (folders / "labeled/cat/1.png", "dog", "cat", "cat", "")], columns=columns)).data
-    assert corrections.open_role("labeled", data).corrected() == {"cat/1.png", "corrected/1.png", "corrected/2.png"}
+    data = recipe(
+        folders,
+        written(
+            folders,
+            [*rows, (folders / "labeled/cat/1.png", "dog", "cat", "cat", "")],
+            columns=columns,
+        ),
+    ).data
+    assert corrections.open_role("labeled", data).corrected() == {
+        "cat/1.png",
+        "corrected/1.png",
+        "corrected/2.png",
+    }
 
 
 def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
@@ -89,12 +114,18 @@ def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
             ("unlabeled/1.png", "dog"),
         ],
     )
-    with caplog.at_level("WARNING", "absl"), pytest.raises(InputError, match=r"corrected\.csv has 4 rows that cannot be used"):
+    with (
+        caplog.at_level("WARNING", "absl"),
+        pytest.raises(InputError, match=r"corrected\.csv has 4 rows that cannot be used"),
+    ):
         prepared(folders, labels)
     lines = [record.getMessage() for record in caplog.records]
     for number, (place, why) in enumerate(
         [
-            ("line 2: labeled/cat/0.png", "has the label dgo, which is no class of --labeled (cat, dog)"),
+            (
+                "line 2: labeled/cat/0.png",
+                "has the label dgo, which is no class of --labeled (cat, dog)",
+            ),
             ("line 3: nowhere.png", "does not exist"),
             ("line 4: unlabeled/0.png", "has no label"),
             ("line 6: unlabeled/1.png", "has two labels, cat and dog"),
@@ -102,13 +133,19 @@ def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
     ):
         assert place in lines[number] and why in lines[number]
     source = prepare.open_source(recipe(folders, labels, on_error="skip"))
-    assert len(source.facts["skipped"]) == 4 and "corrected/1.png" in prepared(folders, labels, on_error="skip")["labeled"]
+    assert (
+        len(source.facts["skipped"]) == 4
+        and "corrected/1.png" in prepared(folders, labels, on_error="skip")["labeled"]
+    )
 
 
 def test_changes_of_the_list_are_noticed(folders):
     labels = written(folders, [(folders / "labeled/cat/0.png", "dog")])
     data = recipe(folders, labels).data
-    before = {role: fingerprint.listed(role, data, collection) for role, collection in corrections.open_collections(data).items()}
+    before = {
+        role: fingerprint.listed(role, data, collection)
+        for role, collection in corrections.open_collections(data).items()
+    }
     assert before == {role: fingerprint.listed(role, data) for role in before}
     written(folders, [(folders / "labeled/cat/1.png", "dog")])
     assert fingerprint.listed("labeled", data)["names"] != before["labeled"]["names"]

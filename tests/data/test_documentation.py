@@ -48,4 +48,6 @@ def test_the_data_sets_are_there():
         "imagenet2012/train": 1000,
         "imagenet2012/validation": 1000,
     }
-    assert list(found["imagenet2012/train"]) == sorted(found["imagenet2012/train"])  # as in the released checkpoints
+    assert list(found["imagenet2012/train"]) == sorted(
+        found["imagenet2012/train"]
+    )  # as in the released checkpoints

@@ -12,7 +12,9 @@ from tests.data.recipes import config, encode, pixels, save
 def test_folds_have_as_many_images_of_each_class_as_possible():
     labels = np.repeat([0, 1, 2], [20, 10, 7])
     numbers = fold_numbers(labels, np.arange(37), 3, 3, seed=1)
-    table = np.array([[(numbers[labels == label] == fold).sum() for fold in (1, 2, 3)] for label in range(3)])  # (classes, folds)
+    table = np.array(
+        [[(numbers[labels == label] == fold).sum() for fold in (1, 2, 3)] for label in range(3)]
+    )  # (classes, folds)
     assert table.sum() == 37 and np.ptp(table, axis=1).max() <= 1 and np.ptp(table.sum(axis=0)) <= 1
     assert (numbers == fold_numbers(labels, np.arange(37), 3, 3, seed=1)).all()
     assert (numbers != fold_numbers(labels, np.arange(37), 3, 3, seed=2)).any()
@@ -57,7 +59,11 @@ def _folders(tmp_path):
 
 @pytest.mark.parametrize("labeled_as_unlabeled", ["nothing", "all"])
 def test_a_fold_s_images_are_in_no_other_split(folders, labeled_as_unlabeled):
-    places = {"labeled": folders["labeled"], "unlabeled": folders["pool"], "labeled_as_unlabeled": labeled_as_unlabeled}
+    places = {
+        "labeled": folders["labeled"],
+        "unlabeled": folders["pool"],
+        "labeled_as_unlabeled": labeled_as_unlabeled,
+    }
     whole = contents(prepare.open_source(config("image_folder", **places)).splits()["labeled"])
     pool = {encode(pixels(shade)) for shade in (4, 7, *range(100, 110))}
     pool |= set(whole.values()) if labeled_as_unlabeled == "all" else set()
@@ -66,7 +72,11 @@ def test_a_fold_s_images_are_in_no_other_split(folders, labeled_as_unlabeled):
         source = prepare.open_source(config("image_folder", **places, folds=3, fold=fold))
         split = {name: contents(images) for name, images in source.splits().items()}
         held_out = split["validation"]
-        assert not set(held_out.values()) & {*split["labeled"].values(), *split["unlabeled"].values(), *split["test"].values()}
+        assert not set(held_out.values()) & {
+            *split["labeled"].values(),
+            *split["unlabeled"].values(),
+            *split["test"].values(),
+        }
         assert {**split["labeled"], **held_out} == whole and source.facts["in_no_fold"] == 0
         expected = pool - set(held_out.values()) - set(split["test"].values())
         assert set(split["unlabeled"].values()) == expected
@@ -75,8 +85,14 @@ def test_a_fold_s_images_are_in_no_other_split(folders, labeled_as_unlabeled):
 
 
 def test_digits_have_folds_too():
-    whole = {image.key for image in prepare.open_source(config("digits", labeled_per_class=5)).splits()["labeled"]}
-    folds = [prepare.open_source(config("digits", labeled_per_class=5, folds=2, fold=fold)).splits() for fold in (1, 2)]
+    whole = {
+        image.key
+        for image in prepare.open_source(config("digits", labeled_per_class=5)).splits()["labeled"]
+    }
+    folds = [
+        prepare.open_source(config("digits", labeled_per_class=5, folds=2, fold=fold)).splits()
+        for fold in (1, 2)
+    ]
     one, other = ({image.key for image in fold["validation"]} for fold in folds)
     assert one | other == whole and not one & other and len(one) == 25
     assert {image.key for image in folds[0]["labeled"]} == other
@@ -84,5 +100,7 @@ def test_digits_have_folds_too():
 
 def test_more_folds_than_images_are_refused(folders):
     values = {"labeled": folders["labeled"], "unlabeled": folders["pool"], "folds": 50, "fold": 50}
-    with pytest.raises(InputError, match=r"config\.data\.folds is 50; the labelled images are too few"):
+    with pytest.raises(
+        InputError, match=r"config\.data\.folds is 50; the labelled images are too few"
+    ):
         prepare.open_source(config("image_folder", **values))

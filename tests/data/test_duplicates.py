@@ -43,7 +43,9 @@ def crops(count: int) -> list[np.ndarray]:
 
 
 def test_the_hash_by_hand():
-    image = np.repeat(np.arange(9, dtype=np.uint8)[None] * 20, 9, 0)  # lighter to the right, constant downwards
+    image = np.repeat(
+        np.arange(9, dtype=np.uint8)[None] * 20, 9, 0
+    )  # lighter to the right, constant downwards
     assert perceptual_hash(PIL.Image.fromarray(image)) == b"\xff" * 8 + b"\0" * 8
     assert perceptual_hash(PIL.Image.fromarray(image.T)) == b"\0" * 8 + b"\xff" * 8
 
@@ -58,9 +60,13 @@ def test_scaled_and_recompressed_images_are_found_and_others_are_not():
         assert isinstance(result, Examined)
         changed.append(result)
     found = seen.find(changed)
-    assert len(found) >= 37 and all(found[i]["of"] == str(i) and found[i]["bits"] >= 0 for i in found)
+    assert len(found) >= 37 and all(
+        found[i]["of"] == str(i) and found[i]["bits"] >= 0 for i in found
+    )
     assert seen.find(examined(*others)) == {}
-    assert {i: entry["bits"] for i, entry in seen.find(examined(*held_out)).items()} == dict.fromkeys(range(40), -1)
+    assert {
+        i: entry["bits"] for i, entry in seen.find(examined(*held_out)).items()
+    } == dict.fromkeys(range(40), -1)
 
 
 def on_white(digit: np.ndarray) -> np.ndarray:
@@ -74,11 +80,18 @@ def on_white(digit: np.ndarray) -> np.ndarray:
 def test_different_things_on_one_background_are_different():
     images = [on_white(digit) for digit in load_digits().images[:120]]
     held_out, known, others = images[:60], examined(*images[:60]), examined(*images[60:])
-    assert all(min(bits_between(other.hash, one.hash) for one in known) <= NEAR for other in others)  # by the hash alone all would go
+    assert all(
+        min(bits_between(other.hash, one.hash) for one in known) <= NEAR for other in others
+    )  # by the hash alone all would go
     seen = Seen([str(i) for i in range(60)], known, near=True)
     assert seen.find(others) == {}
-    copies = [examine(saved(PIL.Image.fromarray(image).resize((100, 90)), "jpeg", quality=70)) for image in held_out]
-    assert {i: entry["of"] for i, entry in seen.find(copies).items()} == {i: str(i) for i in range(60)}
+    copies = [
+        examine(saved(PIL.Image.fromarray(image).resize((100, 90)), "jpeg", quality=70))
+        for image in held_out
+    ]
+    assert {i: entry["of"] for i, entry in seen.find(copies).items()} == {
+        i: str(i) for i in range(60)
+    }
 
 
 def test_images_that_are_read_almost_black_are_not_compared_by_their_looks():
@@ -144,12 +157,18 @@ def test_only_identical_files_where_looks_do_not_count(size, near):
 # Frames of one scene
 
 
-def frame(scene: np.ndarray, number: int, place: tuple[int, int] = (60, 40), side: int = 20) -> np.ndarray:
+def frame(
+    scene: np.ndarray, number: int, place: tuple[int, int] = (60, 40), side: int = 20
+) -> np.ndarray:
     """A small digit before `scene`, with the noise of a sensor."""
     rng = np.random.Generator(np.random.PCG64([number, *place]))
     image = scene + rng.normal(0, 2, scene.shape)
-    digit = PIL.Image.fromarray((load_digits().images[number] * 255 / 16).astype(np.uint8)).resize((side, side))
-    image[place[0] : place[0] + side, place[1] : place[1] + side] = np.asarray(digit)[..., np.newaxis]
+    digit = PIL.Image.fromarray((load_digits().images[number] * 255 / 16).astype(np.uint8)).resize(
+        (side, side)
+    )
+    image[place[0] : place[0] + side, place[1] : place[1] + side] = np.asarray(digit)[
+        ..., np.newaxis
+    ]
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -165,10 +184,16 @@ def test_frames_of_a_camera_that_does_not_move_are_different_pictures(photo):
     held_out = [jpeg(frame(scene, number), 92) for number in range(10)]
     seen = Seen([str(i) for i in range(10)], held_out, near=True)
     others = [jpeg(frame(scene, number), 92) for number in range(10, 30)]
-    assert all(min(bits_between(other.hash, one.hash) for one in held_out) <= NEAR for other in others)  # by the hash alone all would go
+    assert all(
+        min(bits_between(other.hash, one.hash) for one in held_out) <= NEAR for other in others
+    )  # by the hash alone all would go
     assert seen.find(others) == {}
-    again = [jpeg(frame(scene, number), 40) for number in range(10)]  # the same frames, compressed anew
-    assert {i: entry["of"] for i, entry in seen.find(again).items()} == {i: str(i) for i in range(10)}
+    again = [
+        jpeg(frame(scene, number), 40) for number in range(10)
+    ]  # the same frames, compressed anew
+    assert {i: entry["of"] for i, entry in seen.find(again).items()} == {
+        i: str(i) for i in range(10)
+    }
 
 
 def test_copies_of_photographs_are_found():
@@ -181,7 +206,9 @@ def test_copies_of_photographs_are_found():
         "cropped by 2 %": lambda image: image[1:-1, 2:],
     }
     for name, change in changes.items():
-        found = seen.find([jpeg(change(image), 30 if name == "quality 30" else 85) for image in images])
+        found = seen.find(
+            [jpeg(change(image), 30 if name == "quality 30" else 85) for image in images]
+        )
         assert all(found[i]["of"] == str(i) for i in found) and len(found) >= 11, name
 
 

@@ -35,7 +35,14 @@ def with_jpeg_size(height: int, width: int) -> bytes:
 
 def with_png_size(height: int, width: int) -> bytes:
     header = struct.pack(">II", width, height) + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + b"\0" * 100
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + header
+        + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+        + b"\0" * 100
+    )
 
 
 def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
@@ -43,7 +50,13 @@ def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
     table = bytes([0, 0, 0, 255, 255, 255])
     content = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + table
     for size in frames:
-        content += b"\x21\xfe\x05hello\x00" + b"\x2c" + struct.pack("<HHHHB", 0, 0, *size, 0x80) + table + b"\x02\x02\x4c\x01\x00"
+        content += (
+            b"\x21\xfe\x05hello\x00"
+            + b"\x2c"
+            + struct.pack("<HHHHB", 0, 0, *size, 0x80)
+            + table
+            + b"\x02\x02\x4c\x01\x00"
+        )
     return content + b"\x3b"
 
 
@@ -54,8 +67,16 @@ GREY = np.asarray(PIL.Image.fromarray(PHOTO).convert("L"))
 
 # What becomes of an image that can be used: (file, its pixels, mean difference of them at most).
 USABLE = {
-    "16-bit PNG: the upper 8 bits": (saved(PIL.Image.fromarray(DEEP), "png"), np.repeat((DEEP >> 8)[..., None], 3, -1), 0),
-    "grey: three equal channels": (saved(PIL.Image.fromarray(GREY), "png"), np.repeat(GREY[..., None], 3, -1), 0),
+    "16-bit PNG: the upper 8 bits": (
+        saved(PIL.Image.fromarray(DEEP), "png"),
+        np.repeat((DEEP >> 8)[..., None], 3, -1),
+        0,
+    ),
+    "grey: three equal channels": (
+        saved(PIL.Image.fromarray(GREY), "png"),
+        np.repeat(GREY[..., None], 3, -1),
+        0,
+    ),
     "grey BMP": (saved(PIL.Image.fromarray(GREY), "bmp"), np.repeat(GREY[..., None], 3, -1), 0),
     "transparent: over white": (
         saved(PIL.Image.fromarray(np.dstack([PHOTO, GREY])), "png"),
@@ -63,7 +84,12 @@ USABLE = {
         0,
     ),
     "animated GIF: the first frame": (
-        saved(PIL.Image.fromarray(GREY), "gif", save_all=True, append_images=[PIL.Image.fromarray(255 - GREY)] * 3),
+        saved(
+            PIL.Image.fromarray(GREY),
+            "gif",
+            save_all=True,
+            append_images=[PIL.Image.fromarray(255 - GREY)] * 3,
+        ),
         np.repeat(GREY[..., None], 3, -1),
         0,
     ),
@@ -72,8 +98,16 @@ USABLE = {
         np.asarray(PIL.Image.fromarray(PHOTO).quantize(32).convert("RGB")),
         0,
     ),
-    "CMYK JPEG": (saved(PIL.Image.fromarray(PHOTO).convert("CMYK"), "jpeg", quality=100, subsampling=0), PHOTO, 3),
-    "EXIF orientation: not applied": (saved(PIL.Image.fromarray(PHOTO), "jpeg", quality=100, subsampling=0, exif=ORIENTED), PHOTO, 3),
+    "CMYK JPEG": (
+        saved(PIL.Image.fromarray(PHOTO).convert("CMYK"), "jpeg", quality=100, subsampling=0),
+        PHOTO,
+        3,
+    ),
+    "EXIF orientation: not applied": (
+        saved(PIL.Image.fromarray(PHOTO), "jpeg", quality=100, subsampling=0, exif=ORIENTED),
+        PHOTO,
+        3,
+    ),
 }
 
 # And of one that cannot: (file, why).
@@ -83,20 +117,46 @@ UNUSABLE = {
     "cut PNG": (encode(PHOTO)[:2000], "the image is damaged or cut off"),
     "a few bytes": (b"\xff\xd8\xff", "the image is damaged or cut off"),
     "JPEG bomb": (with_jpeg_size(65500, 65500), "it claims to have 65500 x 65500 pixels"),
-    "JPEG bomb that TensorFlow would decode": (with_jpeg_size(13000, 13000), "it claims to have 13000 x 13000 pixels"),
+    "JPEG bomb that TensorFlow would decode": (
+        with_jpeg_size(13000, 13000),
+        "it claims to have 13000 x 13000 pixels",
+    ),
     "PNG bomb": (with_png_size(20000, 30000), "it claims to have 30000 x 20000 pixels"),
-    "palette BMP": (saved(PIL.Image.fromarray(PHOTO).quantize(32), "bmp"), "it is a BMP with a table of colours"),
-    "1-bit BMP": (saved(PIL.Image.fromarray(PHOTO).convert("1"), "bmp"), "TensorFlow cannot decode it"),
+    "palette BMP": (
+        saved(PIL.Image.fromarray(PHOTO).quantize(32), "bmp"),
+        "it is a BMP with a table of colours",
+    ),
+    "1-bit BMP": (
+        saved(PIL.Image.fromarray(PHOTO).convert("1"), "bmp"),
+        "TensorFlow cannot decode it",
+    ),
     "PNG with text before its transparent colours": (
-        saved(PIL.Image.fromarray(PHOTO).quantize(9), "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(20_000)),
+        saved(
+            PIL.Image.fromarray(PHOTO).quantize(9),
+            "png",
+            transparency=3,
+            icc_profile=np.random.default_rng(0).bytes(20_000),
+        ),
         "its transparent colours stand behind 16,384 bytes of text",
     ),
     "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is no JPEG, PNG, GIF or BMP"),
     "text": (b"hello, world", "it is no JPEG, PNG, GIF or BMP"),
-    "GIF bomb in a frame": (gif((1, 1), (60000, 60000)), "its frames claim to have 3,600,000,000 pixels together"),
-    "GIF bomb of many frames": (gif((5000, 5000), *[(5000, 5000)] * 5), "its frames claim to have 125,000,000 pixels together"),
-    "GIF bomb across frames": (gif((1, 1), (60000, 1), (1, 60000)), "it claims to have 60000 x 60000 pixels"),
-    "GIF bomb on its screen": (gif((60000, 60000), (1, 1)), "it claims to have 60000 x 60000 pixels"),
+    "GIF bomb in a frame": (
+        gif((1, 1), (60000, 60000)),
+        "its frames claim to have 3,600,000,000 pixels together",
+    ),
+    "GIF bomb of many frames": (
+        gif((5000, 5000), *[(5000, 5000)] * 5),
+        "its frames claim to have 125,000,000 pixels together",
+    ),
+    "GIF bomb across frames": (
+        gif((1, 1), (60000, 1), (1, 60000)),
+        "it claims to have 60000 x 60000 pixels",
+    ),
+    "GIF bomb on its screen": (
+        gif((60000, 60000), (1, 1)),
+        "it claims to have 60000 x 60000 pixels",
+    ),
     "cut GIF": (gif((1, 1), (1, 1))[:30], "the image is damaged or cut off"),
 }
 
@@ -112,7 +172,14 @@ def test_odd_images_that_can_be_used(case):
 
 def test_the_frames_of_a_gif_are_those_that_pil_wrote():
     frames = [PIL.Image.fromarray(GREY), PIL.Image.fromarray(255 - GREY)]
-    encoded = saved(frames[0], "gif", save_all=True, append_images=[frames[1]] * 2 + [frames[0]], duration=[10, 20, 30, 40], loop=0)
+    encoded = saved(
+        frames[0],
+        "gif",
+        save_all=True,
+        append_images=[frames[1]] * 2 + [frames[0]],
+        duration=[10, 20, 30, 40],
+        loop=0,
+    )
     assert list(module._gif_frames(encoded))[:2] == [(160, 120)] * 2
     assert len(list(module._gif_frames(encoded))) == PIL.Image.open(io.BytesIO(encoded)).n_frames
 

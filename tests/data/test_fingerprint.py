@@ -38,8 +38,12 @@ def folders(made, tmp_path):
 
 
 def start(root: Path, labeled: str = "labeled", **data) -> None:
-    config = recipes.config("image_folder", use_as_prepared=data.pop("use_as_prepared", False), **data)
-    prepare.main(config, str(root / "w"), labeled=prefixed(root, labeled), unlabeled=str(root / "unlabeled"))
+    config = recipes.config(
+        "image_folder", use_as_prepared=data.pop("use_as_prepared", False), **data
+    )
+    prepare.main(
+        config, str(root / "w"), labeled=prefixed(root, labeled), unlabeled=str(root / "unlabeled")
+    )
 
 
 def prefixed(root: Path, location: str) -> str:
@@ -62,13 +66,22 @@ def replace(root: Path) -> None:
 
 CHANGES = {
     "added": (add, r"--labeled: 8 -> 12 files, class cow is new"),
-    "removed": (lambda root: (root / "unlabeled" / "0.png").unlink(), r"--unlabeled: 4 -> 3 files;? ?.*name another"),
-    "a class removed": (lambda root: shutil.rmtree(root / "labeled" / "dog"), r"--labeled: 8 -> 4 files, class dog is gone"),
+    "removed": (
+        lambda root: (root / "unlabeled" / "0.png").unlink(),
+        r"--unlabeled: 4 -> 3 files;? ?.*name another",
+    ),
+    "a class removed": (
+        lambda root: shutil.rmtree(root / "labeled" / "dog"),
+        r"--labeled: 8 -> 4 files, class dog is gone",
+    ),
     "renamed": (
         lambda root: (root / "unlabeled" / "0.png").rename(root / "unlabeled" / "x.png"),
         r"--unlabeled: 4 files as then, but other names or sizes",
     ),
-    "replaced": (replace, r"--labeled: the files have the names and sizes as then, but other contents"),
+    "replaced": (
+        replace,
+        r"--labeled: the files have the names and sizes as then, but other contents",
+    ),
     "deleted": (lambda root: shutil.rmtree(root / "labeled"), r"--labeled: no folder"),
 }
 
@@ -79,7 +92,9 @@ def test_a_change_is_told(folders, case, capsys):
     change(folders)
     with pytest.raises(InputError, match=message) as caught:
         start(folders)
-    assert "name another --workdir" in str(caught.value) and "--config.data.use_as_prepared=True" in str(caught.value)
+    assert "name another --workdir" in str(
+        caught.value
+    ) and "--config.data.use_as_prepared=True" in str(caught.value)
     start(folders, use_as_prepared=True)
     assert "done before" in capsys.readouterr().out
 
@@ -89,7 +104,9 @@ def test_changed_times_alone_are_no_change(folders, monkeypatch):
     summary = (folders / "w" / "summary.json").read_bytes()
     read: list[str] = []
     again = fingerprint._content
-    monkeypatch.setattr(fingerprint, "_content", lambda role, data: read.append(role) or again(role, data))
+    monkeypatch.setattr(
+        fingerprint, "_content", lambda role, data: read.append(role) or again(role, data)
+    )
     start(folders)
     start(folders)  # the new times are known now
     assert read == ["labeled"]
@@ -110,7 +127,10 @@ def test_an_archive_that_changes(folders):
     start(folders, "tar:labeled.tar")
     replace(folders)
     pack()
-    with pytest.raises(InputError, match="--labeled: the files have the names and sizes as then, but other contents"):
+    with pytest.raises(
+        InputError,
+        match="--labeled: the files have the names and sizes as then, but other contents",
+    ):
         start(folders, "tar:labeled.tar")
 
 
@@ -133,8 +153,17 @@ def test_a_finished_loop_notices(folders):
     given = {name: str(folders / name) for name in ("labeled", "unlabeled")}
     (folders / "run" / "config.json").write_text(json.dumps(loop.resolved(config, given)))
     result = {"top1": 0.5, "ece": 0.1}
-    (folders / "run" / "summary.json").write_text(json.dumps({"teacher": result, "students": [], "seconds": {"teacher": 1.0}}))
-    arguments = {"test": None, "strategy": "auto", "tpu": "", "iterations": None, "dry_run": False, "beam_options": []}
+    (folders / "run" / "summary.json").write_text(
+        json.dumps({"teacher": result, "students": [], "seconds": {"teacher": 1.0}})
+    )
+    arguments = {
+        "test": None,
+        "strategy": "auto",
+        "tpu": "",
+        "iterations": None,
+        "dry_run": False,
+        "beam_options": [],
+    }
     loop.main(config, str(folders / "run"), **given, **arguments)
     add(folders)
     with pytest.raises(InputError, match="class cow is new"):

@@ -50,31 +50,58 @@ KINDS = {
 @pytest.mark.parametrize("case", KINDS)
 def test_the_first_bytes_tell_the_kind(case):
     known = ("BMP with a palette", "big-endian TIFF", "JPEG 2000 without a box", "JPEG XL in a box")
-    expected = {name: name.removesuffix(" with a palette").removeprefix("big-endian ") for name in known}.get(case, case)
-    assert kind_of(KINDS[case][:HEAD]) == expected.removesuffix(" without a box").removesuffix(" in a box")
+    expected = {
+        name: name.removesuffix(" with a palette").removeprefix("big-endian ") for name in known
+    }.get(case, case)
+    assert kind_of(KINDS[case][:HEAD]) == expected.removesuffix(" without a box").removesuffix(
+        " in a box"
+    )
 
 
-@pytest.mark.parametrize("head", [b"", b"\xff\xd8", b"hello", bytes(300), b"<html>", b"RIFF\0\0\0\0WAVE"])
+@pytest.mark.parametrize(
+    "head", [b"", b"\xff\xd8", b"hello", bytes(300), b"<html>", b"RIFF\0\0\0\0WAVE"]
+)
 def test_other_bytes_are_no_image(head):
     assert kind_of(head) == ""
 
 
 def test_names_tell_what_they_can():
     assert [kind_by_name(name) for name in ("a.JPG", "a.jfif", "a.b.jpe", "a.bmp")] == ["image"] * 4
-    assert [kind_by_name(name) for name in ("a.webp", "a.HEIC", "a.cr2", "a.mov")] == ["WebP", "HEIC", "camera raw", "video"]
-    assert [kind_by_name(name) for name in ("a.txt", "Thumbs.db", "a.jpg~", "a.jpg.part")] == [""] * 4
+    assert [kind_by_name(name) for name in ("a.webp", "a.HEIC", "a.cr2", "a.mov")] == [
+        "WebP",
+        "HEIC",
+        "camera raw",
+        "video",
+    ]
+    assert [kind_by_name(name) for name in ("a.txt", "Thumbs.db", "a.jpg~", "a.jpg.part")] == [
+        ""
+    ] * 4
     assert [kind_by_name(name) for name in ("a", "a.jpg_large", "a.JPG.1", "a.dat")] == [None] * 4
 
 
 def test_folders_that_computers_make():
-    made = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "#recycle")
+    made = (
+        "@eaDir",
+        "__MACOSX",
+        "lost+found",
+        "$RECYCLE.BIN",
+        "$Recycle.Bin",
+        "System Volume Information",
+        "#recycle",
+    )
     assert all(map(formats.is_system, made))
     assert not any(map(formats.is_system, ("recycled", "lost", "macosx", "system", "recycle")))
 
 
 def test_the_line_about_what_is_passed_over():
-    assert formats.passed_over({"WebP": 3, "HEIC": 12}) == "12 HEIC, 3 WebP files are passed over; convert them to JPEG or PNG"
-    assert formats.passed_over({"TIFF": 1}).startswith("1 TIFF file is passed over") and formats.passed_over({}) == ""
+    assert (
+        formats.passed_over({"WebP": 3, "HEIC": 12})
+        == "12 HEIC, 3 WebP files are passed over; convert them to JPEG or PNG"
+    )
+    assert (
+        formats.passed_over({"TIFF": 1}).startswith("1 TIFF file is passed over")
+        and formats.passed_over({}) == ""
+    )
 
 
 def test_the_module_needs_pythons_library_alone():
@@ -89,7 +116,12 @@ def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     os.symlink(tmp_path / "pipe", tmp_path / "link_to_pipe")
     assert (read_file(tmp_path / "a"), read_file(tmp_path / "link", 4)) == (b"0123456789", b"0123")
-    for name, why in (("pipe", "no regular file"), ("link_to_pipe", "no regular file"), (".", "directory"), ("gone", "No such file")):
+    for name, why in (
+        ("pipe", "no regular file"),
+        ("link_to_pipe", "no regular file"),
+        (".", "directory"),
+        ("gone", "No such file"),
+    ):
         with pytest.raises(OSError, match=why):
             read_file(tmp_path / name)
     with pytest.raises(OSError, match="no regular file"):
@@ -105,7 +137,9 @@ def turned(kind: str, value: int, **options) -> bytes:
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 @pytest.mark.parametrize("value", range(10))
 def test_the_orientation_is_the_files(kind, value):
-    assert orientation(turned(kind, value, **({"comment": b"x" * 500} if kind == "jpeg" else {}))) == (value if 2 <= value <= 8 else 1)
+    assert orientation(
+        turned(kind, value, **({"comment": b"x" * 500} if kind == "jpeg" else {}))
+    ) == (value if 2 <= value <= 8 else 1)
 
 
 def test_files_without_an_orientation_are_upright():

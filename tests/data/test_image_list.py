@@ -14,7 +14,15 @@ from data.sources import open_collection
 
 
 def settings(**values):
-    return ml_collections.ConfigDict({"source": "image_folder", "label_offset": 0, "on_error": "fail", "convert": False, **values})
+    return ml_collections.ConfigDict(
+        {
+            "source": "image_folder",
+            "label_offset": 0,
+            "on_error": "fail",
+            "convert": False,
+            **values,
+        }
+    )
 
 
 @pytest.fixture
@@ -32,19 +40,34 @@ def opened(path, role="labeled", **values):
 
 
 def test_the_forms_say_the_same(folder, tmp_path):
-    rows = [("sub/b.png", "dog"), ("a.png", "cat"), (str(tmp_path / "elsewhere.png"), "7"), ("./c.png", "dog")]
+    rows = [
+        ("sub/b.png", "dog"),
+        ("a.png", "cat"),
+        (str(tmp_path / "elsewhere.png"), "7"),
+        ("./c.png", "dog"),
+    ]
     texts = {
         "l.csv": "file,label,note\n" + "".join(f"{file},{label},x\n" for file, label in rows),
-        "semicolons.csv": "\ufefflabel;file\r\n" + "".join(f"{label} ; {file}\r\n" for file, label in rows),
-        "l.json": json.dumps([{"file": file, "label": int(label) if label == "7" else label} for file, label in rows]),
-        "l.jsonl": "".join(json.dumps({"file": file, "label": label}) + "\n" for file, label in rows),
+        "semicolons.csv": "\ufefflabel;file\r\n"
+        + "".join(f"{label} ; {file}\r\n" for file, label in rows),
+        "l.json": json.dumps(
+            [{"file": file, "label": int(label) if label == "7" else label} for file, label in rows]
+        ),
+        "l.jsonl": "".join(
+            json.dumps({"file": file, "label": label}) + "\n" for file, label in rows
+        ),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
         found = opened(folder / name)
         assert found.label_names == ("7", "cat", "dog"), name
         keys = [found.key(i) for i in range(4)]
-        assert dict(zip(keys, found.labels.tolist())) == {str(tmp_path / "elsewhere.png"): 0, "a.png": 1, "c.png": 2, "sub/b.png": 2}
+        assert dict(zip(keys, found.labels.tolist())) == {
+            str(tmp_path / "elsewhere.png"): 0,
+            "a.png": 1,
+            "c.png": 2,
+            "sub/b.png": 2,
+        }
         assert list(found.read(range(4))) == [b"elsewhere", b"a.png", b"c.png", b"sub/b.png"]
     assert files_of(str(folder / "l.csv"))[:2] == [str(folder / "sub/b.png"), str(folder / "a.png")]
     unlabeled = opened(folder / "l.csv", "unlabeled")
@@ -54,9 +77,17 @@ def test_the_forms_say_the_same(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("l.csv", "image,label\na.png,cat\n", r"\(line 2\) has no column file \(it has image, label\)"),
+        (
+            "l.csv",
+            "image,label\na.png,cat\n",
+            r"\(line 2\) has no column file \(it has image, label\)",
+        ),
         ("l.csv", "file,class\na.png,cat\n", r"\(line 2\) has no column label"),
-        ("l.csv", "file,label\na.png,cat\nc.png,\n", r"\(line 3\) has no label for c.png; mend the row"),
+        (
+            "l.csv",
+            "file,label\na.png,cat\nc.png,\n",
+            r"\(line 3\) has no label for c.png; mend the row",
+        ),
         ("l.csv", "file,label\n,cat\n", r"\(line 2\) names no file"),
         ("l.csv", "file,label\na.png,cat,1\n", "line 2 has 3 cells for 2 columns"),
         ("l.csv", 'file,label\na.png,"ca\nt"\n', r"\(line 2\) has a line break in its label"),
@@ -73,7 +104,9 @@ def test_what_is_wrong_is_told_in_one_line(folder, name, text, match):
         (folder / name).write_text(text)
     with pytest.raises(InputError, match=match) as caught:
         opened(folder / name)
-    assert str(caught.value).startswith(f"--labeled: {folder / name} ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--labeled: {folder / name} ") and "\n" not in str(
+        caught.value
+    )
 
 
 def test_rows_that_can_be_skipped(folder):
@@ -89,7 +122,9 @@ def test_a_change_of_a_label_is_noticed(folder):
     data = settings(labeled=str(folder / "l.csv"))
     (folder / "l.csv").write_text("file,label\na.png,cat\nc.png,dog\nsub/b.png,dog\n")
     before = fingerprint.listed("labeled", data)
-    assert before["files"] == {"cat": 1, "dog": 2} and before == fingerprint.listed("labeled", data, opened(folder / "l.csv"))
+    assert before["files"] == {"cat": 1, "dog": 2} and before == fingerprint.listed(
+        "labeled", data, opened(folder / "l.csv")
+    )
     (folder / "l.csv").write_text("label,file\ndog,sub/b.png\ncat,a.png\ndog,c.png\n")
     assert fingerprint.listed("labeled", data) == before  # rows in another order say the same
     (folder / "l.csv").write_text("file,label\na.png,dog\nc.png,cat\nsub/b.png,dog\n")

@@ -16,10 +16,34 @@ from data.sources import Request
 def annotated(image, *choices, cancelled=False):
     """A task of an export, with the documentation's fields."""
     value = {"choices": list(choices)}
-    result = {"id": "Dx_aB91ISN", "type": "choices", "value": value, "to_name": "img", "from_name": "tag", "origin": "manual"}
-    annotation = {"id": 1001, "completed_by": 10, "result": [result], "was_cancelled": cancelled, "ground_truth": False, "lead_time": 4.288}
-    times = {"created_at": "2021-03-09T21:52:49.513742Z", "updated_at": "2021-03-09T22:16:08.746926Z"}
-    return {"id": 1, "project": 83, **times, "data": {"image": image}, "annotations": [annotation], "predictions": []}
+    result = {
+        "id": "Dx_aB91ISN",
+        "type": "choices",
+        "value": value,
+        "to_name": "img",
+        "from_name": "tag",
+        "origin": "manual",
+    }
+    annotation = {
+        "id": 1001,
+        "completed_by": 10,
+        "result": [result],
+        "was_cancelled": cancelled,
+        "ground_truth": False,
+        "lead_time": 4.288,
+    }
+    times = {
+        "created_at": "2021-03-09T21:52:49.513742Z",
+        "updated_at": "2021-03-09T22:16:08.746926Z",
+    }
+    return {
+        "id": 1,
+        "project": 83,
+        **times,
+        "data": {"image": image},
+        "annotations": [annotation],
+        "predictions": [],
+    }
 
 
 def test_an_export_is_a_list_of_labels(tmp_path):
@@ -47,13 +71,20 @@ def rows(tmp_path, *tasks):
 def test_tasks_without_a_label_are_unchecked(tmp_path):
     skipped, empty = annotated("a.png", "cat", cancelled=True), annotated("b.png")
     found = rows(tmp_path, skipped, empty, annotated("c.png", "cat"))
-    assert [(row.values["label"], row.values["checked"]) for row in found] == [("", ""), ("", ""), ("cat", "yes")]
+    assert [(row.values["label"], row.values["checked"]) for row in found] == [
+        ("", ""),
+        ("", ""),
+        ("cat", "yes"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("task", "match"),
     [
-        (annotated("https://example.com/1.jpg", "cat"), r"entry 1: https://example.com/1.jpg is no local file"),
+        (
+            annotated("https://example.com/1.jpg", "cat"),
+            r"entry 1: https://example.com/1.jpg is no local file",
+        ),
         (annotated("/data/upload/1/abc.png", "cat"), "is no local file"),
         (annotated("a.png", "cat", "dog"), r"entry 1: a.png has several labels \(cat, dog\)"),
         ({"data": {}, "annotations": []}, "its data has no image"),
@@ -70,11 +101,22 @@ def test_tasks_come_back_as_they_went():
         {
             "model_version": "iteration 1",
             "score": 0.75,
-            "result": [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}],
+            "result": [
+                {
+                    "from_name": "label",
+                    "to_name": "image",
+                    "type": "choices",
+                    "value": {"choices": ["cat"]},
+                }
+            ],
         }
     ]
     assert label_studio.is_task(task)
-    assert label_studio.values(task) == {"file": "/photos/ü &?.png", "label": "", "checked": ""}  # a prediction is no person's label
+    assert label_studio.values(task) == {
+        "file": "/photos/ü &?.png",
+        "label": "",
+        "checked": "",
+    }  # a prediction is no person's label
     annotation = {"result": task["predictions"][0]["result"], "was_cancelled": False}
     assert label_studio.values({**task, "annotations": [annotation]})["label"] == "cat"
 

@@ -15,11 +15,17 @@ TARGETS = tf.one_hot(tf.range(64) % 5, 5)
 def dealt(monkeypatch, drawn):
     """keras-cv's sources of randomness give what is drawn."""
     for layer in (keras_cv.layers.MixUp, keras_cv.layers.CutMix):
-        monkeypatch.setattr(layer, "_sample_from_beta", lambda self, alpha, beta, shape: drawn.shares)
+        monkeypatch.setattr(
+            layer, "_sample_from_beta", lambda self, alpha, beta, shape: drawn.shares
+        )
     monkeypatch.setattr(tf.random, "shuffle", lambda values, seed=None: drawn.partners)
     points = iter(tf.unstack(drawn.centers, axis=1))  # height, then width
     monkeypatch.setattr(
-        tf.random, "uniform", lambda shape, minval, maxval, dtype: tf.cast(next(points) * tf.cast(maxval, tf.float32), dtype)
+        tf.random,
+        "uniform",
+        lambda shape, minval, maxval, dtype: tf.cast(
+            next(points) * tf.cast(maxval, tf.float32), dtype
+        ),
     )
 
 
@@ -47,7 +53,11 @@ def test_cutmix_is_keras_cv_s_but_for_boxes_over_the_edge(monkeypatch):
     foreign = (mixed != IMAGES).numpy().any(-1).mean((1, 2))  # where the partner is another image
     other = drawn.partners.numpy() != np.arange(64)
     different = other & (TARGETS.numpy().argmax(1) != TARGETS.numpy().argmax(1)[drawn.partners])
-    np.testing.assert_allclose(1 - targets.numpy().max(1)[different & (foreign < 0.5)], foreign[different & (foreign < 0.5)], atol=1e-6)
+    np.testing.assert_allclose(
+        1 - targets.numpy().max(1)[different & (foreign < 0.5)],
+        foreign[different & (foreign < 0.5)],
+        atol=1e-6,
+    )
 
 
 def test_shares_are_beta_distributed():

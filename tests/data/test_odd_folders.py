@@ -46,8 +46,20 @@ def labeled(tmp_path):
     return tmp_path / "labeled"
 
 
-SYSTEM = ("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.jpg", "lost+found/a.png", "$RECYCLE.BIN/a.png", "#recycle/a.png")
-HIDDEN = ("._0.png", ".thumbnails/a.png", ".ipynb_checkpoints/a.png", ".AppleDouble/0.png", ".DS_Store")
+SYSTEM = (
+    "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+    "__MACOSX/a.jpg",
+    "lost+found/a.png",
+    "$RECYCLE.BIN/a.png",
+    "#recycle/a.png",
+)
+HIDDEN = (
+    "._0.png",
+    ".thumbnails/a.png",
+    ".ipynb_checkpoints/a.png",
+    ".AppleDouble/0.png",
+    ".DS_Store",
+)
 
 
 def test_what_computers_leave_in_folders_is_passed_over_and_counted(labeled):
@@ -55,7 +67,14 @@ def test_what_computers_leave_in_folders_is_passed_over_and_counted(labeled):
         for place in ("", "cat/"):
             (labeled / place / name).parent.mkdir(parents=True, exist_ok=True)
             (labeled / place / name).write_bytes(encode(pixels(1), "jpg"))
-    expected = {"(@eaDir)": 2, "(__MACOSX)": 2, "(lost+found)": 2, "($RECYCLE.BIN)": 2, "(#recycle)": 2, "(hidden)": 10}
+    expected = {
+        "(@eaDir)": 2,
+        "(__MACOSX)": 2,
+        "(lost+found)": 2,
+        "($RECYCLE.BIN)": 2,
+        "(#recycle)": 2,
+        "(hidden)": 10,
+    }
     images = folder(labeled)
     assert images.label_names == ("cat", "dog") and len(images.labels) == 4
     assert images.ignored == expected
@@ -65,8 +84,13 @@ def test_what_computers_leave_in_folders_is_passed_over_and_counted(labeled):
 
 def test_what_computers_leave_in_archives_is_passed_over_and_counted(tmp_path):
     names = [f"data/{place}{name}" for place in ("", "cat/") for name in (*SYSTEM, *HIDDEN)]
-    files = {name: encode(pixels(1), "jpg") for name in (*names, "data/cat/0.jpg", "data/dog/0.jpg")}
-    expected = {f"({name.partition('/')[0]})": 2 for name in SYSTEM} | {"(hidden)": 10, "(named pipe)": 1}
+    files = {
+        name: encode(pixels(1), "jpg") for name in (*names, "data/cat/0.jpg", "data/dog/0.jpg")
+    }
+    expected = {f"({name.partition('/')[0]})": 2 for name in SYSTEM} | {
+        "(hidden)": 10,
+        "(named pipe)": 1,
+    }
     images = archive(tmp_path / "a.tar", files)
     assert images.label_names == ("cat", "dog") and images.ignored == expected
     assert archive(tmp_path / "b.tar", files, "unlabeled").ignored == expected
@@ -77,33 +101,57 @@ ODD_NAMES = ("a.jfif", "b.jpe", "no_ending", "c.jpg_large", "d.JPG.1", "e.img")
 
 def test_the_bytes_decide_where_the_name_says_nothing(labeled, tmp_path):
     contents = {name: encode(pixels(1), "jpg") for name in ODD_NAMES}
-    contents |= {"README": b"This is text.", "f.dat": b"BM and more text", "empty": b"", "g.txt": encode(pixels(1), "jpg")}
+    contents |= {
+        "README": b"This is text.",
+        "f.dat": b"BM and more text",
+        "empty": b"",
+        "g.txt": encode(pixels(1), "jpg"),
+    }
     for name, content in contents.items():
         (labeled / "cat" / name).write_bytes(content)
     images = folder(labeled)
-    assert keys(images) == {f"cat/{name}" for name in (*ODD_NAMES, "0.png", "1.png")} | {"dog/0.png", "dog/1.png"}
+    assert keys(images) == {f"cat/{name}" for name in (*ODD_NAMES, "0.png", "1.png")} | {
+        "dog/0.png",
+        "dog/1.png",
+    }
     assert images.ignored == {"(no ending)": 2, ".dat": 1, ".txt": 1}
-    packed = archive(tmp_path / "a.tar", {f"cat/{name}": content for name, content in contents.items()}, "unlabeled")
+    packed = archive(
+        tmp_path / "a.tar",
+        {f"cat/{name}": content for name, content in contents.items()},
+        "unlabeled",
+    )
     assert keys(packed) == {f"a.tar/cat/{name}" for name in ODD_NAMES}
 
 
 def test_a_class_of_other_files_says_what_it_holds(labeled):
     for path in (labeled / "dog").iterdir():
         path.rename(path.with_suffix(".docx"))
-    with pytest.raises(InputError, match=r"the class folder .*/dog holds no images, only other files \(.docx 2\)"):
+    with pytest.raises(
+        InputError, match=r"the class folder .*/dog holds no images, only other files \(.docx 2\)"
+    ):
         folder(labeled)
 
 
 def test_images_of_other_kinds_are_counted_by_kind(labeled, tmp_path, caplog):
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels(1)).save(buffer, "webp")
-    contents = {"a.webp": buffer.getvalue(), "b.HEIC": b"x", "c.heif": b"x", "photo": buffer.getvalue(), "d.tif": b"", "e.CR2": b""}
+    contents = {
+        "a.webp": buffer.getvalue(),
+        "b.HEIC": b"x",
+        "c.heif": b"x",
+        "photo": buffer.getvalue(),
+        "d.tif": b"",
+        "e.CR2": b"",
+    }
     for name, content in contents.items():
         (labeled / "cat" / name).write_bytes(content)
     with caplog.at_level("WARNING", "absl"):
         folder(labeled)
         archive(
-            tmp_path / "a.tar", {f"cat/{name}": content for name, content in contents.items()} | {"x.png": encode(pixels(2))}, "unlabeled"
+            tmp_path / "a.tar",
+            {f"cat/{name}": content for name, content in contents.items()}
+            | {"x.png": encode(pixels(2))},
+            "unlabeled",
         )
     line = "2 HEIC, 2 WebP, 1 TIFF, 1 camera raw files are passed over; convert them to JPEG or PNG"
     assert f"--labeled: {line}" in caplog.text and f"--unlabeled: {line}" in caplog.text
@@ -124,8 +172,16 @@ def test_what_is_no_regular_file_is_passed_over_and_counted(labeled):
         finally:
             os.chdir(place)
     images = folder(labeled)
-    assert len(images.labels) == 4 + 2  # the loop leads to the root, and from there to dog/, but not to cat/ again
-    assert images.ignored == {"(named pipe)": 3, "(socket)": 1, "(device)": 1, "(broken link)": 1, "(link in a circle)": 1}
+    assert (
+        len(images.labels) == 4 + 2
+    )  # the loop leads to the root, and from there to dog/, but not to cat/ again
+    assert images.ignored == {
+        "(named pipe)": 3,
+        "(socket)": 1,
+        "(device)": 1,
+        "(broken link)": 1,
+        "(link in a circle)": 1,
+    }
 
 
 def test_a_pipe_that_takes_a_files_place_is_not_waited_for(labeled):
@@ -138,14 +194,21 @@ def test_a_pipe_that_takes_a_files_place_is_not_waited_for(labeled):
 
 def test_work_directories_below_a_source_are_passed_over(labeled, caplog):
     finished, preparing, evaluation = (labeled / name for name in ("cat/run", "w", "report"))
-    for directory, names in ((finished, ("config.json", "summary.json")), (evaluation, ("report.html", "summary.json"))):
+    for directory, names in (
+        (finished, ("config.json", "summary.json")),
+        (evaluation, ("report.html", "summary.json")),
+    ):
         save(directory / "figures" / "confusion.png")
         for name in names:
             write_json(directory / name, {})
     write_json(preparing / "config.json", {"seed": 0, "data": {}})
     save(preparing / "test" / "not_ours.png")
     with caplog.at_level("WARNING", "absl"):
-        assert keys(folder(labeled)) == keys(folder(labeled, "unlabeled")) == {f"{c}/{i}.png" for c in ("cat", "dog") for i in (0, 1)}
+        assert (
+            keys(folder(labeled))
+            == keys(folder(labeled, "unlabeled"))
+            == {f"{c}/{i}.png" for c in ("cat", "dog") for i in (0, 1)}
+        )
     assert folder(labeled).ignored == {"(work directory)": 3}
     assert f"{finished} is the work directory of a run, and is passed over" in caplog.text
     write_json(labeled / "dog" / "config.json", {"colour": "brown"})  # somebody's own
@@ -170,14 +233,23 @@ SPLIT_ROOTS = {
         ["images_train/a", "images_train/b", "images_valid/a", "images_valid/b"],
         "name .*/images_train as --labeled and .*/images_valid",
     ),
-    "numbers": (["train2017/a", "val2017/a"], "name .*/train2017 as --labeled and .*/val2017 as --test"),
+    "numbers": (
+        ["train2017/a", "val2017/a"],
+        "name .*/train2017 as --labeled and .*/val2017 as --test",
+    ),
     "capitals": (["Training/x/a", "Testing/x/a"], "named as splits"),
     "this project's own": (["all/a", "labeled/a", "test/a"], "as --test"),
     "labeled and unlabeled": (["labelled/a", "unlabelled/a"], "/labelled as --labeled"),
     "the data set's name": (["birds_train/a", "birds_test/a"], "named as splits"),
     "without classes": (["train", "test"], "sort the images of each into folders"),
-    "with another folder": (["train/a", "train/b", "test/a", "test/b", "unlabeled"], "with the subfolders a, b"),
-    "deeper": (["flowers/train/a", "flowers/test/a"], "has one class only .flowers.; if the classes are test, train"),
+    "with another folder": (
+        ["train/a", "train/b", "test/a", "test/b", "unlabeled"],
+        "with the subfolders a, b",
+    ),
+    "deeper": (
+        ["flowers/train/a", "flowers/test/a"],
+        "has one class only .flowers.; if the classes are test, train",
+    ),
 }
 
 
@@ -190,9 +262,18 @@ def test_roots_of_splits_are_refused(tmp_path, case):
 
 
 WARNED = {
-    "two classes of three": (["train", "test", "bus"], "the class folders test, train are named as splits"),
-    "any folders with the same subfolders": (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "has the same subfolders (a, b)"),
-    "splits in each class": (["cat/train", "cat/test", "dog/train", "dog/test"], "images in folders of several splits (test, train)"),
+    "two classes of three": (
+        ["train", "test", "bus"],
+        "the class folders test, train are named as splits",
+    ),
+    "any folders with the same subfolders": (
+        ["fold1/a", "fold1/b", "fold2/a", "fold2/b"],
+        "has the same subfolders (a, b)",
+    ),
+    "splits in each class": (
+        ["cat/train", "cat/test", "dog/train", "dog/test"],
+        "images in folders of several splits (test, train)",
+    ),
 }
 
 
@@ -206,7 +287,13 @@ def test_roots_that_may_be_wrong_are_warned_of(tmp_path, case, caplog):
 
 @pytest.mark.parametrize(
     "names",
-    [["train", "bus", "car"], ["test 1", "test 2"], ["positive_test", "negative_test"], ["a/originals", "b/originals"], ["a/x", "b"]],
+    [
+        ["train", "bus", "car"],
+        ["test 1", "test 2"],
+        ["positive_test", "negative_test"],
+        ["a/originals", "b/originals"],
+        ["a/x", "b"],
+    ],
 )
 def test_other_roots_are_taken_as_they_are(tmp_path, names, caplog):
     with caplog.at_level("WARNING", "absl"):
@@ -216,14 +303,22 @@ def test_other_roots_are_taken_as_they_are(tmp_path, names, caplog):
 
 def test_splits_in_archives(tmp_path, caplog):
     image = encode(pixels(1))
-    with pytest.raises(InputError, match=r"a\.tar has class folders that are named as splits \(test, train\)"):
+    with pytest.raises(
+        InputError, match=r"a\.tar has class folders that are named as splits \(test, train\)"
+    ):
         archive(tmp_path / "a.tar", {"train/0.png": image, "test/1.png": image})
     with caplog.at_level("WARNING", "absl"):
-        archive(tmp_path / "b.tar", {"x/train/cat/0.png": image, "x/test/cat/1.png": image, "x/train/dog/1.png": image})
+        archive(
+            tmp_path / "b.tar",
+            {"x/train/cat/0.png": image, "x/test/cat/1.png": image, "x/train/dog/1.png": image},
+        )
     assert "--labeled: there are images in folders of several splits (test, train)" in caplog.text
 
 
 def test_words_of_splits():
-    assert split_names.splits_among(["trainA", "trainB", "testA"]) == {"train": "trainA", "test": "testA"}
+    assert split_names.splits_among(["trainA", "trainB", "testA"]) == {
+        "train": "trainA",
+        "test": "testA",
+    }
     assert split_names.splits_among(["valid", "invalid"]) == {"validation": "valid"}
     assert split_names.splits_among(["train_cat", "test_dog"]) == {}

@@ -27,11 +27,16 @@ def split(tmp_path_factory):
 
     examples = [protos.make_example(png(i), f"image/{i}", label=i % 3) for i in range(23)]
     directory = tmp_path_factory.mktemp("split")
-    return records.write_split(directory, "labeled", examples, 4, 23, kind="labeled", label_names=("a", "b", "c"))
+    return records.write_split(
+        directory, "labeled", examples, 4, 23, kind="labeled", label_names=("a", "b", "c")
+    )
 
 
 def positions_and_records(split, start, count, **options):
-    return [(int(p), r.numpy()) for p, r in pipeline.example_stream(split, 5, start, **options).take(count)]
+    return [
+        (int(p), r.numpy())
+        for p, r in pipeline.example_stream(split, 5, start, **options).take(count)
+    ]
 
 
 @pytest.mark.parametrize("window", [5, 10, 1000])  # one shard, two shards, everything
@@ -59,15 +64,31 @@ def test_seeds_differ(split):
 def test_empty_shards_are_passed_over(tmp_path, split):
     directory = tmp_path / "sparse"
     sparse = records.write_split(
-        directory, "labeled", [protos.make_example(b"x", "a", label=0)], 1, 1, kind="labeled", label_names=("a", "b")
+        directory,
+        "labeled",
+        [protos.make_example(b"x", "a", label=0)],
+        1,
+        1,
+        kind="labeled",
+        label_names=("a", "b"),
     )
     (directory / "empty").write_bytes(b"")
     digest = records.file_digest(directory / "empty")
     sparse = records.Manifest(
-        directory, "labeled", ("empty", *sparse.files), (0, 1), ("a", "b"), 0, "labeled", {}, (digest, *sparse.digests)
+        directory,
+        "labeled",
+        ("empty", *sparse.files),
+        (0, 1),
+        ("a", "b"),
+        0,
+        "labeled",
+        {},
+        (digest, *sparse.digests),
     )
     assert len(positions_and_records(sparse, 0, 3)) == 3
-    nothing = records.Manifest(directory, "labeled", ("empty",), (0,), ("a", "b"), 0, "labeled", {}, ("",))
+    nothing = records.Manifest(
+        directory, "labeled", ("empty",), (0,), ("a", "b"), 0, "labeled", {}, ("",)
+    )
     with pytest.raises(InputError, match="no records"):
         pipeline.example_stream(nothing, 0)
 
@@ -89,12 +110,20 @@ def test_another_number_of_records_is_an_error(tmp_path, split, window, count):
 
 
 def levels(dataset, steps):
-    return [[(float(image[0, 0, 0]), int(label)) for image, label in zip(*map(np.asarray, batch))] for batch in dataset.take(steps)]
+    return [
+        [(float(image[0, 0, 0]), int(label)) for image, label in zip(*map(np.asarray, batch))]
+        for batch in dataset.take(steps)
+    ]
 
 
 PLAIN = Preprocessing(image_size=SIZE)
 NOISY = Preprocessing(
-    image_size=SIZE, pad=2, randaugment_layers=2, randaugment_magnitude=6.0, randaugment_mode="monotone", translate_const=4.0
+    image_size=SIZE,
+    pad=2,
+    randaugment_layers=2,
+    randaugment_magnitude=6.0,
+    randaugment_mode="monotone",
+    translate_const=4.0,
 )
 
 
@@ -118,8 +147,12 @@ def test_mixed_batches_restart_at_a_step(split):
     options = {"batch_size": 6, "seed": 3, "mixup": 0.4, "cutmix": 1.0}
     quiet = Preprocessing(SIZE)
     whole = list(pipeline.train_batches(split, quiet, **options).take(4).as_numpy_iterator())
-    again = list(pipeline.train_batches(split, quiet, **options, start_step=2).take(2).as_numpy_iterator())
-    plain = list(pipeline.train_batches(split, quiet, batch_size=6, seed=3).take(4).as_numpy_iterator())
+    again = list(
+        pipeline.train_batches(split, quiet, **options, start_step=2).take(2).as_numpy_iterator()
+    )
+    plain = list(
+        pipeline.train_batches(split, quiet, batch_size=6, seed=3).take(4).as_numpy_iterator()
+    )
     for (images, targets), (same, same_targets) in zip(whole[2:], again):
         np.testing.assert_array_equal(images, same)
         np.testing.assert_array_equal(targets, same_targets)
@@ -134,8 +167,13 @@ def test_without_augmentation_images_are_as_in_evaluation(split):
         for image, label in zip(batch["image"].numpy(), batch["label"].numpy()):
             clean[int(label)].add(image.tobytes())
     for augment in (False, True):
-        for images, labels in pipeline.train_batches(split, noisy, batch_size=23, seed=1, augment=augment).take(1):
-            found = [image.tobytes() in clean[int(label)] for image, label in zip(images.numpy(), labels.numpy())]
+        for images, labels in pipeline.train_batches(
+            split, noisy, batch_size=23, seed=1, augment=augment
+        ).take(1):
+            found = [
+                image.tobytes() in clean[int(label)]
+                for image, label in zip(images.numpy(), labels.numpy())
+            ]
             assert all(found) == (not augment)
 
 
@@ -143,10 +181,13 @@ def test_two_views_of_an_image_share_its_crop(split):
     noisy = dataclasses.replace(NOISY, pad=0, flip=True)
     options = {"batch_size": 23, "seed": 0, "stream_id": 1}
     (weak, strong), (again, _) = (
-        next(iter(pipeline.train_batches(split, noisy, targets=targets, **options))) for targets in ("strong", "label")
+        next(iter(pipeline.train_batches(split, noisy, targets=targets, **options)))
+        for targets in ("strong", "label")
     )
     np.testing.assert_array_equal(strong, again)
-    assert sorted(weak.numpy()[:, 0, 0, 0].astype(int)) == list(range(23)), "the weak view keeps each image's gray level"
+    assert sorted(weak.numpy()[:, 0, 0, 0].astype(int)) == list(range(23)), (
+        "the weak view keeps each image's gray level"
+    )
     assert (np.abs(strong - weak).max(axis=(1, 2, 3)) > 0).sum() > 10
     padded = dataclasses.replace(NOISY, randaugment_layers=0)
     weak, strong = next(iter(pipeline.train_batches(split, padded, targets="strong", **options)))
@@ -154,8 +195,12 @@ def test_two_views_of_an_image_share_its_crop(split):
 
 
 def test_samples_are_noised_as_in_training_and_anew_at_each_step(split):
-    noisy = Preprocessing(8, pad=2, randaugment_layers=1, randaugment_magnitude=9.0, randaugment_ops=("Rotate",))
-    first, again, later = (pipeline.samples(split, noisy, count=3, seed=5, step=step).numpy() for step in (7, 7, 8))
+    noisy = Preprocessing(
+        8, pad=2, randaugment_layers=1, randaugment_magnitude=9.0, randaugment_ops=("Rotate",)
+    )
+    first, again, later = (
+        pipeline.samples(split, noisy, count=3, seed=5, step=step).numpy() for step in (7, 7, 8)
+    )
     assert first.shape == (3, 8, 8, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert (first != later).any()
@@ -170,12 +215,23 @@ def test_replicas_and_workers_share_out_the_global_batch(split):
     whole = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3), 3)
     replicas = levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, replicas=2), 6)
     assert [replicas[2 * i] + replicas[2 * i + 1] for i in range(3)] == whole
-    workers = [levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, pipelines=(2, i), replicas=2), 3) for i in range(2)]
+    workers = [
+        levels(
+            pipeline.train_batches(
+                split, PLAIN, batch_size=8, seed=3, pipelines=(2, i), replicas=2
+            ),
+            3,
+        )
+        for i in range(2)
+    ]
     assert [workers[0][i] + workers[1][i] for i in range(3)] == whole
 
 
 def test_the_two_streams_of_a_run_are_not_the_same(split):
-    labeled, unlabeled = (levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, stream_id=i), 3) for i in (0, 1))
+    labeled, unlabeled = (
+        levels(pipeline.train_batches(split, PLAIN, batch_size=8, seed=3, stream_id=i), 3)
+        for i in (0, 1)
+    )
     assert labeled != unlabeled
 
 
@@ -186,15 +242,21 @@ def test_evaluation_sees_every_image_once(split, batch_size):
         assert batch["image"].shape == (batch_size, SIZE, SIZE, 3)
         real = batch["weight"].numpy() == 1
         seen += [key.decode() for key in batch["key"].numpy()[real]]
-        np.testing.assert_array_equal(batch["image"].numpy()[real][:, 0, 0, 0].astype(int) % 3, batch["label"].numpy()[real])
+        np.testing.assert_array_equal(
+            batch["image"].numpy()[real][:, 0, 0, 0].astype(int) % 3, batch["label"].numpy()[real]
+        )
     assert sorted(seen) == sorted(f"image/{i}" for i in range(23))
 
 
 @pytest.mark.parametrize("batch_size", [4, 12, 32])  # 3 of the last 4, 11 of 12, 23 of 32
 def test_workers_and_replicas_share_out_an_evaluation(split, batch_size):
     """Two workers of two replicas each: replica r of a step has the r-th quarter of the one-device batch."""
-    whole = [batch["key"].numpy().tolist() for batch in pipeline.eval_batches(split, batch_size, PLAIN)]
-    quarters = [list(pipeline.eval_batches(split, batch_size, PLAIN, (2, index), 4)) for index in (0, 1)]
+    whole = [
+        batch["key"].numpy().tolist() for batch in pipeline.eval_batches(split, batch_size, PLAIN)
+    ]
+    quarters = [
+        list(pipeline.eval_batches(split, batch_size, PLAIN, (2, index), 4)) for index in (0, 1)
+    ]
     for step, keys in enumerate(whole):
         parts = [worker[2 * step + replica] for worker in quarters for replica in (0, 1)]
         assert [key for part in parts for key in part["key"].numpy().tolist()] == keys

@@ -49,16 +49,31 @@ def folders(tmp_path):
             path = tmp_path / "images" / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             PIL.Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
-    return {"labeled": str(tmp_path / "images" / "labeled"), "unlabeled": str(tmp_path / "images" / "unlabeled")}
+    return {
+        "labeled": str(tmp_path / "images" / "labeled"),
+        "unlabeled": str(tmp_path / "images" / "unlabeled"),
+    }
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
-def run(tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "cli", "prepare_data")) -> subprocess.CompletedProcess[str]:
+def run(
+    tmp_path: Path, *arguments: str, program: tuple[str, ...] = ("-m", "cli", "prepare_data")
+) -> subprocess.CompletedProcess[str]:
     (tmp_path / "recipe.py").write_text(CONFIG)
-    return subprocess.run([sys.executable, *program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 # What is written
@@ -76,7 +91,9 @@ def test_digits(tmp_path, capsys):
     }
     assert summary["splits"]["labeled"]["per_class"] == {str(digit): 5 for digit in range(10)}
     for name in summary["splits"]:
-        manifest = records.read_manifest(tmp_path / "w" / name, "unlabeled" if name == "unlabeled" else "labeled")
+        manifest = records.read_manifest(
+            tmp_path / "w" / name, "unlabeled" if name == "unlabeled" else "labeled"
+        )
         records.verify_split(manifest)
         assert manifest.num_records == summary["splits"][name]["images"]
         assert len(manifest.files) == 3
@@ -92,7 +109,10 @@ def test_nothing_of_the_labels_is_in_the_unlabeled_split(tmp_path):
     assert manifest.label_names == ()
     for path in manifest.paths:
         for record in records.read_shard(path):
-            assert sorted(tf.train.Example.FromString(record).features.feature) == ["image/encoded", "image/key"]
+            assert sorted(tf.train.Example.FromString(record).features.feature) == [
+                "image/encoded",
+                "image/key",
+            ]
 
 
 def test_label_offset(tmp_path):
@@ -100,17 +120,32 @@ def test_label_offset(tmp_path):
     manifest = records.read_manifest(tmp_path / "w" / "test")
     records.verify_split(manifest)
     record = next(records.read_shard(manifest.paths[0]))
-    stored = tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-    assert int(protos.parse_example(tf.constant(record), manifest.label_offset)["label"]) == stored - 1
+    stored = (
+        tf.train.Example.FromString(record)
+        .features.feature["image/class/label"]
+        .int64_list.value[0]
+    )
+    assert (
+        int(protos.parse_example(tf.constant(record), manifest.label_offset)["label"]) == stored - 1
+    )
 
 
 def test_folders_as_flags(tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    prepare.main(config("image_folder"), "w", labeled="images/labeled", unlabeled="images/unlabeled")
-    assert json.loads((tmp_path / "w" / "config.json").read_text())["data"]["labeled"] == folders["labeled"]
+    prepare.main(
+        config("image_folder"), "w", labeled="images/labeled", unlabeled="images/unlabeled"
+    )
+    assert (
+        json.loads((tmp_path / "w" / "config.json").read_text())["data"]["labeled"]
+        == folders["labeled"]
+    )
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert summary["label_names"] == ["a", "b"]
-    assert {name: split["images"] for name, split in summary["splits"].items()} == {"labeled": 12, "unlabeled": 8, "test": 4}
+    assert {name: split["images"] for name, split in summary["splits"].items()} == {
+        "labeled": 12,
+        "unlabeled": 8,
+        "test": 4,
+    }
     assert summary["median_height"] == 9
 
 
@@ -139,8 +174,12 @@ class Given:
 
 @pytest.mark.parametrize("label", [-1, 2, None])
 def test_label_out_of_range(tmp_path, label):
-    with pytest.raises(InputError, match=f"k1 .split labeled. has label {label}; the 2 classes are 0..1"):
-        prepare.write(Given(Image("k0", b"x", 1), Image("k1", b"x", label)), config("digits"), tmp_path)
+    with pytest.raises(
+        InputError, match=f"k1 .split labeled. has label {label}; the 2 classes are 0..1"
+    ):
+        prepare.write(
+            Given(Image("k0", b"x", 1), Image("k1", b"x", label)), config("digits"), tmp_path
+        )
 
 
 # Interruptions
@@ -183,7 +222,9 @@ def test_killed_and_started_again(tmp_path, folders, place):
     left = tree(tmp_path / "killed")
     assert "labeled/manifest.json" in left
     assert "summary.json" not in left
-    assert any(".tmp-" in name for name in left) == (place[0] == "make_example")  # it was in the middle of a shard
+    assert any(".tmp-" in name for name in left) == (
+        place[0] == "make_example"
+    )  # it was in the middle of a shard
     prepare.main(config("image_folder"), str(tmp_path / "killed"), **folders)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
@@ -196,7 +237,9 @@ def test_the_same_command_again_needs_no_tensorflow(tmp_path, folders, monkeypat
     (tmp_path / "recipe.py").write_text(CONFIG)
     words = [f"--config={tmp_path}/recipe.py:image_folder", f"--workdir={tmp_path}/w"]
     words += [f"--{name}={folder}" for name, folder in folders.items()]
-    monkeypatch.setattr(app, "load", lambda _: prepare.main)  # without hiding GPUs from this process
+    monkeypatch.setattr(
+        app, "load", lambda _: prepare.main
+    )  # without hiding GPUs from this process
     monkeypatch.chdir(ROOT)
     app.run(commands.TABLE["prepare_data"], words)
     said = capsys.readouterr().out.splitlines()
@@ -233,24 +276,35 @@ def test_bad_input_leaves_no_trace(tmp_path, folders, existing):
 
 
 def test_a_work_directory_with_somebodys_images_is_refused(tmp_path, folders):
-    assert {Path(folder).parent for folder in folders.values()} == {tmp_path / "images"}  # DIR/labeled is where the stage would write
+    assert {Path(folder).parent for folder in folders.values()} == {
+        tmp_path / "images"
+    }  # DIR/labeled is where the stage would write
     (Path(folders["unlabeled"]) / "x.jpg").write_text("hello")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match=r"--workdir: .*/labeled is there and was not made by this stage"):
+    with pytest.raises(
+        InputError, match=r"--workdir: .*/labeled is there and was not made by this stage"
+    ):
         prepare.main(config("image_folder"), str(tmp_path / "images"), **folders)
     assert tree(tmp_path) == before
 
 
 def test_the_test_images_of_a_format_that_has_its_own(tmp_path):
     recipe = config("image_folder")
-    assert prepare.resolve(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test == f"cifar10:{tmp_path}"
+    assert (
+        prepare.resolve(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test
+        == f"cifar10:{tmp_path}"
+    )
     recipe = config("imagenet")
     assert prepare.resolve(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
 
 
 def test_a_path_that_is_not_utf_8(tmp_path):
     with pytest.raises(InputError, match=r"fotos_\\xfc: the path is not UTF-8"):
-        prepare.main(config("image_folder"), str(tmp_path / "w"), labeled=os.fsdecode(bytes(tmp_path) + b"/fotos_\xfc"))
+        prepare.main(
+            config("image_folder"),
+            str(tmp_path / "w"),
+            labeled=os.fsdecode(bytes(tmp_path) + b"/fotos_\xfc"),
+        )
     assert not (tmp_path / "w").exists()
 
 
@@ -304,13 +358,21 @@ def failure(tmp_path: Path, *arguments: str) -> str:
 def test_commands_that_fail(tmp_path, folders):
     recipe = f"--config={tmp_path}/recipe.py:image_folder"
     (Path(folders["labeled"]) / "a" / "x.jpg").write_text("hello")
-    line = failure(tmp_path, recipe, f"--labeled={folders['labeled']}", f"--unlabeled={folders['unlabeled']}")
+    line = failure(
+        tmp_path, recipe, f"--labeled={folders['labeled']}", f"--unlabeled={folders['unlabeled']}"
+    )
     assert line.startswith(f"error: {folders['labeled']}/a/x.jpg: it is no JPEG, PNG, GIF or BMP")
-    assert failure(tmp_path, recipe, "--labeled=/nowhere", "--unlabeled=/nowhere") == "error: --labeled: no folder /nowhere"
+    assert (
+        failure(tmp_path, recipe, "--labeled=/nowhere", "--unlabeled=/nowhere")
+        == "error: --labeled: no folder /nowhere"
+    )
 
 
 def test_a_finished_directory_without_its_shards_is_no_finished_one(tmp_path):
     prepare.main(config("digits"), str(tmp_path / "w"))
     (tmp_path / "w" / "labeled" / "labeled-00001-of-00003").unlink()
-    with pytest.raises(InputError, match=r"labeled lacks 1 of 3 shards .*: delete .*w, and the same command prepares it again"):
+    with pytest.raises(
+        InputError,
+        match=r"labeled lacks 1 of 3 shards .*: delete .*w, and the same command prepares it again",
+    ):
         prepare.main(config("digits"), str(tmp_path / "w"))

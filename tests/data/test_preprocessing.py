@@ -13,7 +13,15 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from cli.errors import InputError
-from data.preprocessing import Preprocessing, central_box, decode, eval_image, random_box, resize, train_image
+from data.preprocessing import (
+    Preprocessing,
+    central_box,
+    decode,
+    eval_image,
+    random_box,
+    resize,
+    train_image,
+)
 
 PHOTO = np.asarray(Image.fromarray(load_sample_image("flower.jpg")).resize((120, 90)))
 SMALL = PHOTO[:16, :16]
@@ -39,7 +47,16 @@ def test_lossless_formats(file_format):
 
 
 @pytest.mark.parametrize(
-    "file_format, mode", [("PNG", "L"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("BMP", "L"), ("BMP", "RGBA")]
+    "file_format, mode",
+    [
+        ("PNG", "L"),
+        ("PNG", "LA"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("PNG", "1"),
+        ("BMP", "L"),
+        ("BMP", "RGBA"),
+    ],
 )
 def test_other_modes_get_three_channels(file_format, mode):
     expected = Image.fromarray(PHOTO).convert(mode).convert("RGB")
@@ -48,14 +65,18 @@ def test_other_modes_get_three_channels(file_format, mode):
 
 def test_16_bits_keep_the_upper_8():
     wide = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    np.testing.assert_array_equal(decode(encode(wide)), np.repeat((wide >> 8)[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(
+        decode(encode(wide)), np.repeat((wide >> 8)[..., None], 3, axis=-1)
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg(mode):
     encoded = encode(PHOTO, "JPEG", mode, quality=95)
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    assert np.abs(decode(encoded).numpy().astype(int) - expected).mean() < 3  # JPEG decoders differ by a grey level or so
+    assert (
+        np.abs(decode(encoded).numpy().astype(int) - expected).mean() < 3
+    )  # JPEG decoders differ by a grey level or so
 
 
 def test_gif_gives_its_first_frame():
@@ -65,7 +86,9 @@ def test_gif_gives_its_first_frame():
     np.testing.assert_array_equal(decode(buffer.getvalue()), np.full([10, 12, 3], 50))
 
 
-@pytest.mark.parametrize("damaged", [b"", b"not an image", encode(PHOTO)[:200], encode(PHOTO, "JPEG")[:300]])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"not an image", encode(PHOTO)[:200], encode(PHOTO, "JPEG")[:300]]
+)
 def test_damaged_images_are_errors(damaged):
     for style in ("small", "imagenet"):
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -104,24 +127,38 @@ def test_resize_to_the_same_size_changes_nothing():
     ],
 )
 def test_central_box(image_size, padding, height, width, expected):
-    assert tuple(central_box(tf.constant([height, width, 3]), image_size, padding).numpy()) == expected
+    assert (
+        tuple(central_box(tf.constant([height, width, 3]), image_size, padding).numpy()) == expected
+    )
 
 
 @pytest.mark.parametrize("image_size", [224, 240, 260, 300, 380, 456, 475, 528, 600, 672, 800])
 def test_central_box_is_the_releases_float32(image_size):
     short = np.arange(2, 5000)
-    release = (np.float32(image_size / (image_size + 32)) * short.astype(np.float32)).astype(np.int32)
-    boxes = tf.map_fn(lambda side: central_box(tf.stack([side, side + 7]), image_size)[2], tf.constant(short[::97], tf.int32))
+    release = (np.float32(image_size / (image_size + 32)) * short.astype(np.float32)).astype(
+        np.int32
+    )
+    boxes = tf.map_fn(
+        lambda side: central_box(tf.stack([side, side + 7]), image_size)[2],
+        tf.constant(short[::97], tf.int32),
+    )
     np.testing.assert_array_equal(short * image_size // (image_size + 32), release)
     np.testing.assert_array_equal(boxes, release[::97])
 
 
 def test_random_box_keeps_to_its_ranges():
     height, width = 375, 500
-    boxes = tf.data.Dataset.range(600).map(lambda index: random_box(tf.constant([height, width, 3]), 224, tf.stack([index, 1])))
+    boxes = tf.data.Dataset.range(600).map(
+        lambda index: random_box(tf.constant([height, width, 3]), 224, tf.stack([index, 1]))
+    )
     boxes = np.array(list(boxes.as_numpy_iterator()))
     top, left, heights, widths = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + heights <= height).all() and (left + widths <= width).all()
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (top + heights <= height).all()
+        and (left + widths <= width).all()
+    )
     area, aspect = heights * widths / (height * width), widths / heights
     assert 0.078 < area.min() < 0.12 and 0.8 < area.max() <= 1.0  # whole pixels: a little past 0.08
     assert 0.74 < aspect.min() < 0.78 and 1.28 < aspect.max() < 1.345
@@ -145,10 +182,15 @@ def test_imagenet_images_are_crops_of_the_whole(file_format):
 
     p = Preprocessing(32, "imagenet")
     np.testing.assert_array_equal(eval_image(encoded, p), cropped(central_box(tf.shape(whole), 32)))
-    np.testing.assert_array_equal(eval_image(encoded, dataclasses.replace(p, crop_padding=5)), cropped(central_box(tf.shape(whole), 32, 5)))
+    np.testing.assert_array_equal(
+        eval_image(encoded, dataclasses.replace(p, crop_padding=5)),
+        cropped(central_box(tf.shape(whole), 32, 5)),
+    )
     images = []
     for index in range(6):
-        expected = cropped(random_box(tf.shape(whole), 32, tf.random.split(seed(index), 4)[0])).numpy()
+        expected = cropped(
+            random_box(tf.shape(whole), 32, tf.random.split(seed(index), 4)[0])
+        ).numpy()
         images.append(train_image(encoded, seed(index), p).numpy())
         if file_format == "JPEG":  # the colour of the outermost pixels may differ
             assert np.abs(images[-1] - expected).mean() < 0.5
@@ -159,29 +201,56 @@ def test_imagenet_images_are_crops_of_the_whole(file_format):
 
 # Noise
 
-NOISY = Preprocessing(16, pad=2, flip=True, randaugment_layers=2, randaugment_magnitude=7, translate_const=4.0, extra_cutout=2)
-NOISY_IMAGENET = Preprocessing(24, "imagenet", flip=True, randaugment_layers=2, randaugment_magnitude=7, randaugment_mode="monotone")
+NOISY = Preprocessing(
+    16,
+    pad=2,
+    flip=True,
+    randaugment_layers=2,
+    randaugment_magnitude=7,
+    translate_const=4.0,
+    extra_cutout=2,
+)
+NOISY_IMAGENET = Preprocessing(
+    24,
+    "imagenet",
+    flip=True,
+    randaugment_layers=2,
+    randaugment_magnitude=7,
+    randaugment_mode="monotone",
+)
 
 
 def test_without_noise_training_sees_what_evaluation_sees():
     for image in (SMALL, PHOTO, PHOTO[:8, :8]):
         p = Preprocessing(16)
-        np.testing.assert_array_equal(train_image(encode(image), seed(0), p), eval_image(encode(image), p))
-        np.testing.assert_array_equal(eval_image(encode(image), NOISY), eval_image(encode(image), p))
+        np.testing.assert_array_equal(
+            train_image(encode(image), seed(0), p), eval_image(encode(image), p)
+        )
+        np.testing.assert_array_equal(
+            eval_image(encode(image), NOISY), eval_image(encode(image), p)
+        )
 
 
 def test_pad_and_crop_takes_every_window_of_the_mirrored_image():
     p = Preprocessing(16, pad=2)
     padded = np.pad(SMALL, [[2, 2], [2, 2], [0, 0]], "reflect")
-    windows = {padded[i : i + 16, j : j + 16].astype(np.float32).tobytes(): (i, j) for i in range(5) for j in range(5)}
-    images = tf.data.Dataset.range(400).map(lambda index: train_image(encode(SMALL), tf.stack([index, 0]), p))
+    windows = {
+        padded[i : i + 16, j : j + 16].astype(np.float32).tobytes(): (i, j)
+        for i in range(5)
+        for j in range(5)
+    }
+    images = tf.data.Dataset.range(400).map(
+        lambda index: train_image(encode(SMALL), tf.stack([index, 0]), p)
+    )
     drawn = [windows[image.tobytes()] for image in images.as_numpy_iterator()]
     counts = np.array([drawn.count(window) for window in windows.values()])
     assert ((counts - 16) ** 2 / 16).sum() < 51.2  # 24 degrees of freedom, p = 0.001
 
 
 def test_flip_mirrors_half_of_the_images():
-    images = tf.data.Dataset.range(400).map(lambda index: train_image(encode(SMALL), tf.stack([index, 0]), Preprocessing(16, flip=True)))
+    images = tf.data.Dataset.range(400).map(
+        lambda index: train_image(encode(SMALL), tf.stack([index, 0]), Preprocessing(16, flip=True))
+    )
     flipped = 0
     for image in images.as_numpy_iterator():
         mirrored = np.array_equal(image, SMALL[:, ::-1])
@@ -199,7 +268,15 @@ def test_extra_cutout_fills_a_square_before_the_crop():
         areas.add(int((cut == 128).all(-1).sum()))
     assert max(areas) == 36 and min(areas) < 36  # a square of side 6, clipped at the border
     # The crop comes later: it moves the square, and with the border mirrored, it may show it twice.
-    both = [(train_image(encode(image), seed(i), Preprocessing(16, extra_cutout=3, pad=6)).numpy() == 128).all(-1).sum() for i in range(40)]
+    both = [
+        (
+            train_image(encode(image), seed(i), Preprocessing(16, extra_cutout=3, pad=6)).numpy()
+            == 128
+        )
+        .all(-1)
+        .sum()
+        for i in range(40)
+    ]
     assert max(both) > 36
 
 
@@ -214,12 +291,21 @@ def test_each_kind_of_noise_has_its_own_seed():
     np.testing.assert_array_equal(train_image(black, seed(5), rotated) == 128, cut == 128)
 
 
-@pytest.mark.parametrize("p, image", [(NOISY, encode(SMALL)), (NOISY_IMAGENET, encode(PHOTO, "JPEG")), (NOISY_IMAGENET, encode(PHOTO))])
+@pytest.mark.parametrize(
+    "p, image",
+    [
+        (NOISY, encode(SMALL)),
+        (NOISY_IMAGENET, encode(PHOTO, "JPEG")),
+        (NOISY_IMAGENET, encode(PHOTO)),
+    ],
+)
 def test_a_seed_gives_the_same_pixels_eagerly_and_in_a_dataset(p, image):
     def example(index):
         return train_image(image, tf.stack([index, 11]), p)
 
-    graph = np.stack(list(tf.data.Dataset.range(24).map(example, num_parallel_calls=2).as_numpy_iterator()))
+    graph = np.stack(
+        list(tf.data.Dataset.range(24).map(example, num_parallel_calls=2).as_numpy_iterator())
+    )
     eager = np.stack([train_image(image, seed(index), p) for index in range(24)])
     np.testing.assert_array_equal(graph, eager)
     assert graph.shape == (24, p.image_size, p.image_size, 3) and graph.dtype == np.float32
@@ -228,17 +314,25 @@ def test_a_seed_gives_the_same_pixels_eagerly_and_in_a_dataset(p, image):
 
 
 def test_randaugment_sees_clipped_and_truncated_pixels():
-    edges = np.kron(np.indices([6, 6]).sum(axis=0) % 2, np.ones([3, 3], int)).astype(np.uint8)[..., None] * np.uint8([255, 255, 255])
+    edges = np.kron(np.indices([6, 6]).sum(axis=0) % 2, np.ones([3, 3], int)).astype(np.uint8)[
+        ..., None
+    ] * np.uint8([255, 255, 255])
     plain = train_image(encode(edges), seed(0), Preprocessing(24)).numpy()
     assert plain.min() < -5 and plain.max() > 260  # what bicubic leaves
     identity = Preprocessing(24, randaugment_layers=1, randaugment_ops=("Rotate",))  # M = 0
-    np.testing.assert_array_equal(train_image(encode(edges), seed(0), identity), np.floor(np.clip(plain, 0, 255)))
+    np.testing.assert_array_equal(
+        train_image(encode(edges), seed(0), identity), np.floor(np.clip(plain, 0, 255))
+    )
 
 
 def test_static_shapes():
     for p in (NOISY, NOISY_IMAGENET):
-        graph = tf.function(lambda encoded, key, p=p: (train_image(encoded, key, p), eval_image(encoded, p)))
-        specs = graph.get_concrete_function(tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)).structured_outputs
+        graph = tf.function(
+            lambda encoded, key, p=p: (train_image(encoded, key, p), eval_image(encoded, p))
+        )
+        specs = graph.get_concrete_function(
+            tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)
+        ).structured_outputs
         assert [spec.shape.as_list() for spec in specs] == [[p.image_size, p.image_size, 3]] * 2
 
 
@@ -246,7 +340,12 @@ def test_static_shapes():
 
 
 def test_settings_survive_json():
-    for p in (NOISY, dataclasses.replace(NOISY_IMAGENET, randaugment_ops=("Rotate", "Color"), mean=(1.0, 2.0, 3.0))):
+    for p in (
+        NOISY,
+        dataclasses.replace(
+            NOISY_IMAGENET, randaugment_ops=("Rotate", "Color"), mean=(1.0, 2.0, 3.0)
+        ),
+    ):
         restored = Preprocessing.from_dict(json.loads(json.dumps(p.to_dict())))
         assert restored == p and hash(restored) == hash(p)
 
@@ -265,7 +364,10 @@ def test_settings_survive_json():
         ({"image_size": 8, "std": (1.0, 0.0, 1.0)}, "std"),
         ({"image_size": 8, "randaugment_ops": ("Flip",)}, "Flip"),
         ({"image_size": 8, "randaugment_mode": "wild"}, "wild"),
-        ({"image_size": 8, "randaugment_magnitude": -1.0}, r"magnitude is -1\.0; it must be at least 0"),
+        (
+            {"image_size": 8, "randaugment_magnitude": -1.0},
+            r"magnitude is -1\.0; it must be at least 0",
+        ),
     ],
 )
 def test_impossible_settings(values, words):

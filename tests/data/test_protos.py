@@ -11,7 +11,9 @@ from data import protos, records
 
 
 def test_labeled_example():
-    parsed = protos.parse_example(tf.constant(protos.make_example(b"\x89PNG", "ä/1.png", 7)), label_offset=1)
+    parsed = protos.parse_example(
+        tf.constant(protos.make_example(b"\x89PNG", "ä/1.png", 7)), label_offset=1
+    )
     assert parsed["image/encoded"].numpy() == b"\x89PNG"
     assert parsed["image/key"].numpy().decode() == "ä/1.png"
     assert int(parsed["label"]) == 6
@@ -20,7 +22,10 @@ def test_labeled_example():
 
 def test_unlabeled_example():
     serialized = protos.make_example(b"x", "k")
-    assert sorted(tf.train.Example.FromString(serialized).features.feature) == ["image/encoded", "image/key"]
+    assert sorted(tf.train.Example.FromString(serialized).features.feature) == [
+        "image/encoded",
+        "image/key",
+    ]
     assert int(protos.parse_example(tf.constant(serialized), label_offset=1)["label"]) == -1
 
 
@@ -30,7 +35,9 @@ def test_pseudo_labeled_example():
     features = tf.train.Example.FromString(serialized).features.feature
     assert features["label"].int64_list.value == [1]
     assert features["prob"].float_list.value == pytest.approx([0.7])
-    parsed = protos.parse_example(tf.constant(serialized), label_offset=1)  # the offset is of image/class/label only
+    parsed = protos.parse_example(
+        tf.constant(serialized), label_offset=1
+    )  # the offset is of image/class/label only
     assert int(parsed["label"]) == 1
     np.testing.assert_array_equal(parsed["probabilities"], probabilities.astype(np.float32))
 
@@ -47,9 +54,18 @@ def test_records_of_others_are_read():
 
     def parse(label_offset, **values):
         values = {name.replace("__", "/"): feature(value) for name, value in values.items()}
-        return protos.parse_example(tf.train.Example(features=tf.train.Features(feature=values)).SerializeToString(), label_offset)
+        return protos.parse_example(
+            tf.train.Example(features=tf.train.Features(feature=values)).SerializeToString(),
+            label_offset,
+        )
 
-    imagenet = parse(1, image__encoded=b"jpeg", image__class__label=1000, image__filename=b"n.JPEG", image__height=3)
+    imagenet = parse(
+        1,
+        image__encoded=b"jpeg",
+        image__class__label=1000,
+        image__filename=b"n.JPEG",
+        image__height=3,
+    )
     assert (int(imagenet["label"]), imagenet["image/key"].numpy()) == (999, b"")
     pseudo = parse(0, image__encoded=b"jpeg", prob=[0.75], label=2, probabilities=[0.25, 0.0, 0.75])
     assert int(pseudo["label"]) == 2
@@ -59,18 +75,33 @@ def test_records_of_others_are_read():
 def test_the_same_example_has_the_same_bytes():
     """Features stand in the order of their names, not in that of a hash table, which may change with the process."""
     serialized = protos.make_example(b"x", "k", 1, np.full([5], 0.2))
-    names = [b"image/class/label", b"image/encoded", b"image/key", b"label", b"probabilities", b"prob"]  # a prefix goes last
-    places = [serialized.index(b"\x0a" + bytes([len(name)]) + name + b"\x12") for name in names]  # field 1: the name; field 2: the value
+    names = [
+        b"image/class/label",
+        b"image/encoded",
+        b"image/key",
+        b"label",
+        b"probabilities",
+        b"prob",
+    ]  # a prefix goes last
+    places = [
+        serialized.index(b"\x0a" + bytes([len(name)]) + name + b"\x12") for name in names
+    ]  # field 1: the name; field 2: the value
     assert places == sorted(places)
 
 
 def distribution(seed: int, num_classes: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64([seed])).dirichlet(np.full([num_classes], 0.05)).astype(np.float32)
+    return (
+        np.random.Generator(np.random.PCG64([seed]))
+        .dirichlet(np.full([num_classes], 0.05))
+        .astype(np.float32)
+    )
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
     """KL(p || q), nats."""
-    return float(np.sum(np.where(p > 0, p * np.log(np.maximum(p, 1e-30) / np.maximum(q, 1e-30)), 0)))
+    return float(
+        np.sum(np.where(p > 0, p * np.log(np.maximum(p, 1e-30) / np.maximum(q, 1e-30)), 0))
+    )
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
@@ -87,18 +118,29 @@ def test_prediction_round_trip(num_classes, top_k):
         top = np.argsort(-p, kind="stable")[:top_k]
         np.testing.assert_allclose(q[top], p[top], rtol=1e-5)
         rest = np.delete(q, top)
-        np.testing.assert_allclose(rest, (1 - p[top].sum(dtype=np.float64)) / len(rest), rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(
+            rest, (1 - p[top].sum(dtype=np.float64)) / len(rest), rtol=1e-3, atol=1e-7
+        )
 
 
 def test_bytes_of_a_record():
     """What docs/scaling.md reckons with: 1,000 classes, keys of 12 characters, the file's overhead included."""
     p = np.zeros(1000, np.float32)
     p[500:505] = 0.2  # classes past 127 take two bytes each
-    sizes = [len(protos.make_prediction("k" * 12, p, top_k)) + records.RECORD_OVERHEAD for top_k in (0, 5)]
-    pseudo_labeled = len(protos.make_example(b"", "k" * 12, probabilities=p)) + records.RECORD_OVERHEAD
+    sizes = [
+        len(protos.make_prediction("k" * 12, p, top_k)) + records.RECORD_OVERHEAD
+        for top_k in (0, 5)
+    ]
+    pseudo_labeled = (
+        len(protos.make_example(b"", "k" * 12, probabilities=p)) + records.RECORD_OVERHEAD
+    )
     assert [*sizes, pseudo_labeled] == [2085, 131, 4135]
     # Of a label beside its image; the key is the image's. Position and class take two bytes each.
-    assert len(protos.make_label(9000, 1, np.eye(1000, dtype=np.float32)[500])) + records.RECORD_OVERHEAD == 4118
+    assert (
+        len(protos.make_label(9000, 1, np.eye(1000, dtype=np.float32)[500]))
+        + records.RECORD_OVERHEAD
+        == 4118
+    )
 
 
 def test_enough_classes_lose_little():

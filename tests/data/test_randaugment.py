@@ -34,7 +34,9 @@ def image(request):
         (27, 81, 1, 691 - 512, 297, 4.96, 0.81, 270, 108),
     ],
 )
-def test_reference_magnitudes(magnitude, rotate, bits, threshold, addition, factor, shear, translate, half_size):
+def test_reference_magnitudes(
+    magnitude, rotate, bits, threshold, addition, factor, shear, translate, half_size
+):
     expected = {
         **dict.fromkeys(["AutoContrast", "Equalize", "Invert"], ()),
         **dict.fromkeys(["Color", "Contrast", "Brightness", "Sharpness"], (factor,)),
@@ -53,7 +55,9 @@ def test_reference_magnitudes(magnitude, rotate, bits, threshold, addition, fact
 
 
 def one(name, image, magnitude, mode="reference", seed=(1, 2), **options):
-    return rand_augment(tf.constant(image), tf.constant(seed), 1, magnitude, ops=(name,), mode=mode, **options).numpy()
+    return rand_augment(
+        tf.constant(image), tf.constant(seed), 1, magnitude, ops=(name,), mode=mode, **options
+    ).numpy()
 
 
 def released(name, image, magnitude):
@@ -72,39 +76,69 @@ def released(name, image, magnitude):
     if name == "Solarize":
         return tf.where(image < tf.constant(int(level * 256) % 256, tf.uint8), image, 255 - image)
     if name == "SolarizeAdd":
-        return tf.where(image < 128, tf.cast(tf.clip_by_value(tf.cast(image, tf.int64) + int(level * 110), 0, 255), tf.uint8), image)
+        return tf.where(
+            image < 128,
+            tf.cast(
+                tf.clip_by_value(tf.cast(image, tf.int64) + int(level * 110), 0, 255), tf.uint8
+            ),
+            image,
+        )
     if name == "Color":
         degenerate = tf.image.grayscale_to_rgb(grey)
     elif name == "Contrast":
         counts = tf.histogram_fixed_width(tf.cast(grey, tf.int32), [0, 255], 256)
-        degenerate = tf.cast(tf.clip_by_value(tf.reduce_sum(tf.cast(counts, tf.float32)) / 256.0, 0.0, 255.0), tf.uint8)
+        degenerate = tf.cast(
+            tf.clip_by_value(tf.reduce_sum(tf.cast(counts, tf.float32)) / 256.0, 0.0, 255.0),
+            tf.uint8,
+        )
     elif name == "Brightness":
         degenerate = tf.zeros_like(image)
     else:
-        kernel = tf.tile(tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)[..., tf.newaxis, tf.newaxis] / 13.0, [1, 1, 3, 1])
+        kernel = tf.tile(
+            tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)[..., tf.newaxis, tf.newaxis]
+            / 13.0,
+            [1, 1, 3, 1],
+        )
         smooth = tf.nn.depthwise_conv2d(values[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
         smooth = tf.cast(tf.clip_by_value(smooth, 0.0, 255.0), tf.uint8)
-        degenerate = tf.concat([image[:1], tf.concat([image[1:-1, :1], smooth, image[1:-1, -1:]], 1), image[-1:]], 0)
+        degenerate = tf.concat(
+            [image[:1], tf.concat([image[1:-1, :1], smooth, image[1:-1, -1:]], 1), image[-1:]], 0
+        )
     degenerate, factor = tf.cast(degenerate, tf.float32), level * 1.8 + 0.1
-    return tf.cast(tf.clip_by_value(degenerate + factor * (values - degenerate), 0.0, 255.0), tf.uint8)
+    return tf.cast(
+        tf.clip_by_value(degenerate + factor * (values - degenerate), 0.0, 255.0), tf.uint8
+    )
 
 
 RECIPES = (5, 6, 12, 15, 16, 17, 18, 24, 27, 28)
 
 
-@pytest.mark.parametrize("name", ["AutoContrast", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast", "Brightness"])
+@pytest.mark.parametrize(
+    "name",
+    ["AutoContrast", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast", "Brightness"],
+)
 def test_reference_is_the_release_bit_by_bit(name, image):
     for magnitude in (0, 1.5, 2.5, 10, 20, 22, 23, *RECIPES):
-        np.testing.assert_array_equal(one(name, image, magnitude), released(name, tf.constant(image), magnitude), f"M = {magnitude}")
+        np.testing.assert_array_equal(
+            one(name, image, magnitude),
+            released(name, tf.constant(image), magnitude),
+            f"M = {magnitude}",
+        )
 
 
 def test_reference_sharpness_is_the_release_but_for_whole_quotients(image):
     """Where 13 divides the sum, the release's smoothed image may be one level lower; the blend multiplies that by |1 - factor|."""
     values, (height, width) = image.astype(int), image.shape[:2]
-    total = sum(values[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)) + 4 * values[1:-1, 1:-1]
+    total = (
+        sum(values[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3))
+        + 4 * values[1:-1, 1:-1]
+    )
     whole = np.pad(total % 13 == 0, [(1, 1), (1, 1), (0, 0)])
     for magnitude in RECIPES:
-        difference = one("Sharpness", image, magnitude).astype(int) - released("Sharpness", tf.constant(image), magnitude).numpy()
+        difference = (
+            one("Sharpness", image, magnitude).astype(int)
+            - released("Sharpness", tf.constant(image), magnitude).numpy()
+        )
         assert not difference[~whole].any()
         assert np.abs(difference).max() <= np.ceil(abs(0.18 * magnitude - 0.9))  # 4 at M = 27
 
@@ -126,11 +160,15 @@ def test_monotone_zero_is_the_identity(name):
         np.testing.assert_array_equal(one(name, image, 0, "monotone"), image)
 
 
-@pytest.mark.parametrize("name", [name for name in OPS if not name.startswith(("Rotate", "Shear", "Translate"))])
+@pytest.mark.parametrize(
+    "name", [name for name in OPS if not name.startswith(("Rotate", "Shear", "Translate"))]
+)
 @pytest.mark.parametrize("seed", [(0, 0), (1, 0), (2, 0), (3, 0)])
 def test_monotone_severity_never_falls(name, seed):
     magnitudes = (0, 1, 2, 4, 6, 8, 10, 12, 15, 18, 22, 27, 30)
-    change = [np.abs(one(name, PHOTO, m, "monotone", seed).astype(int) - PHOTO).mean() for m in magnitudes]
+    change = [
+        np.abs(one(name, PHOTO, m, "monotone", seed).astype(int) - PHOTO).mean() for m in magnitudes
+    ]
     assert (np.diff(change) >= 0).all(), change
     assert change[-1] > 0
 
@@ -141,7 +179,9 @@ def test_monotone_arguments_grow_and_stop_at_sensible_ends():
         assert (np.diff([v[name][0] for v in values]) >= 0).all(), name
     assert [v["Posterize"][0] for v in values[::5]] == [8, 6, 4, 2, 1, 1, 1, 1, 1]
     assert [v["Solarize"][0] for v in values[::5]] == [256, 128, 0, 0, 0, 0, 0, 0, 0]
-    assert values[5]["Brightness"] == pytest.approx((1.45, 0.55)) and values[27]["Brightness"] == pytest.approx((3.43, 0.1))
+    assert values[5]["Brightness"] == pytest.approx((1.45, 0.55)) and values[27][
+        "Brightness"
+    ] == pytest.approx((3.43, 0.1))
     assert max(v["SolarizeAdd"][0] for v in values) == 128
 
 
@@ -157,11 +197,16 @@ def test_monotone_never_erases_the_image():
 
 def stubbed(monkeypatch, stub, count, layers, mode="reference", **options):
     """Runs ``stub(name index, image, arguments…)`` in place of the operations, for the seeds 0 … count − 1."""
-    table = {name: lambda image, *rest, index=index: stub(index, image, *rest) for index, name in enumerate(OPS)}
+    table = {
+        name: lambda image, *rest, index=index: stub(index, image, *rest)
+        for index, name in enumerate(OPS)
+    }
     monkeypatch.setitem(randaugment._MODE_OPS, mode, table)
 
     def draw(index):
-        return rand_augment(tf.zeros([1, 1, 3], tf.uint8), tf.stack([index, 5]), layers, 10, mode=mode, **options)[0, 0, 0]
+        return rand_augment(
+            tf.zeros([1, 1, 3], tf.uint8), tf.stack([index, 5]), layers, 10, mode=mode, **options
+        )[0, 0, 0]
 
     return np.array(list(tf.data.Dataset.range(count).map(draw).as_numpy_iterator()))
 
@@ -174,24 +219,38 @@ def chi_square(counts):
 def test_operations_of_two_layers_are_uniform_and_independent(monkeypatch):
     drawn = stubbed(monkeypatch, lambda index, image, *_: image * 16 + index, 8000, 2)
     pairs = np.bincount(drawn, minlength=256).reshape(16, 16)
-    assert chi_square(pairs.sum(axis=0)) < 37.7 and chi_square(pairs.sum(axis=1)) < 37.7  # 15 degrees of freedom, p = 0.001
+    assert (
+        chi_square(pairs.sum(axis=0)) < 37.7 and chi_square(pairs.sum(axis=1)) < 37.7
+    )  # 15 degrees of freedom, p = 0.001
     assert chi_square(pairs) < 330.5  # 255 degrees of freedom, p = 0.001
 
 
 def test_only_the_named_operations_are_drawn(monkeypatch):
     names = list(OPS)
-    drawn = stubbed(monkeypatch, lambda index, image, *_: image + index, 600, 1, ops=("Rotate", "Color", "Cutout"))
+    drawn = stubbed(
+        monkeypatch,
+        lambda index, image, *_: image + index,
+        600,
+        1,
+        ops=("Rotate", "Color", "Cutout"),
+    )
     counts = np.bincount(drawn, minlength=16)
     assert {names[i] for i in np.flatnonzero(counts)} == {"Rotate", "Color", "Cutout"}
     assert chi_square(counts[counts > 0]) < 13.8  # 2 degrees of freedom, p = 0.001
 
 
 def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_image(monkeypatch):
-    assert randaugment.TABLES["meta_pseudo_labels"].ops == tuple(name for name in OPS if name != "SolarizeAdd")
-    applied = stubbed(monkeypatch, lambda index, image, *_: image + 1, 4000, 6, table="meta_pseudo_labels")
+    assert randaugment.TABLES["meta_pseudo_labels"].ops == tuple(
+        name for name in OPS if name != "SolarizeAdd"
+    )
+    applied = stubbed(
+        monkeypatch, lambda index, image, *_: image + 1, 4000, 6, table="meta_pseudo_labels"
+    )
     # Of 6 draws with p ~ U(0.2, 0.8): mean 6·0.5, variance 6·E[p(1−p)] + 36·Var[p] = 6·0.22 + 36·0.03.
     assert abs(applied.mean() - 3.0) < 4 * np.sqrt(2.4 / 4000)
-    assert abs(applied.var() - 2.4) < 0.2  # with a probability drawn for each operation it would be 1.5
+    assert (
+        abs(applied.var() - 2.4) < 0.2
+    )  # with a probability drawn for each operation it would be 1.5
 
 
 def test_tables_draw_the_same_but_for_what_is_left_out():
@@ -199,7 +258,9 @@ def test_tables_draw_the_same_but_for_what_is_left_out():
     for seed in range(6):
         options = {"ops": ("Rotate", "Color", "Cutout"), "translate_const": 20, "cutout_const": 10}
         always = rand_augment(tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, **options).numpy()
-        sometimes = rand_augment(tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, table="meta_pseudo_labels", **options).numpy()
+        sometimes = rand_augment(
+            tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, table="meta_pseudo_labels", **options
+        ).numpy()
         assert (sometimes == always).all() or (sometimes == PHOTO).all()
 
 
@@ -210,7 +271,9 @@ def test_directions_are_drawn_evenly_and_apart_from_the_operation(monkeypatch, m
     def stub(index, image, *rest):
         if index not in two_sided:
             return image
-        limit = middle if list(OPS)[index] in ("Color", "Contrast", "Brightness", "Sharpness") else 0.0
+        limit = (
+            middle if list(OPS)[index] in ("Color", "Contrast", "Brightness", "Sharpness") else 0.0
+        )
         return image + tf.cast(2 * index + 100 + tf.cast(rest[0] > limit, tf.int32), tf.uint8)
 
     drawn = stubbed(monkeypatch, stub, 4000, 1, mode)
@@ -223,9 +286,19 @@ def test_directions_are_drawn_evenly_and_apart_from_the_operation(monkeypatch, m
 @pytest.mark.parametrize("mode", MODES)
 def test_eager_and_dataset_agree_and_seeds_differ(mode):
     def augment(index):
-        return rand_augment(tf.constant(PHOTO), tf.stack([index, 3]), 2, 9, mode=mode, translate_const=20, cutout_const=10)
+        return rand_augment(
+            tf.constant(PHOTO),
+            tf.stack([index, 3]),
+            2,
+            9,
+            mode=mode,
+            translate_const=20,
+            cutout_const=10,
+        )
 
-    graph = np.stack(list(tf.data.Dataset.range(48).map(augment, num_parallel_calls=2).as_numpy_iterator()))
+    graph = np.stack(
+        list(tf.data.Dataset.range(48).map(augment, num_parallel_calls=2).as_numpy_iterator())
+    )
     eager = np.stack([augment(tf.constant(index, tf.int64)) for index in range(48)])
     np.testing.assert_array_equal(graph, eager)
     assert graph.dtype == np.uint8
@@ -243,12 +316,19 @@ def test_every_operation_compiles_to_the_same_pixels(mode, magnitude):
 
     compiled = tf.function(each, jit_compile=True)
     for draw in ([0.0, 0.2, 0.4, 0.9], [0.0, 0.8, 0.01, 0.5]):
-        for name, found, expected in zip(OPS, compiled(image, tf.constant(draw)), each(image, tf.constant(draw))):
+        for name, found, expected in zip(
+            OPS, compiled(image, tf.constant(draw)), each(image, tf.constant(draw))
+        ):
             np.testing.assert_array_equal(found, expected, name)
 
 
 def test_drawing_compiles():
-    options = {"table": "meta_pseudo_labels", "ops": ("Equalize", "Cutout", "TranslateX", "Color"), "translate_const": 5, "cutout_const": 4}
+    options = {
+        "table": "meta_pseudo_labels",
+        "ops": ("Equalize", "Cutout", "TranslateX", "Color"),
+        "translate_const": 5,
+        "cutout_const": 4,
+    }
 
     def augment(image, seed):
         return rand_augment(image, seed, 2, 17, **options)
@@ -261,7 +341,9 @@ def test_drawing_compiles():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_unknown_sizes(mode):
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)]
+    )
     def augment(image, seed):
         return rand_augment(image, seed, 3, 8, mode=mode)
 
@@ -272,7 +354,9 @@ def test_unknown_sizes(mode):
 
 
 def test_no_layers_is_the_identity():
-    np.testing.assert_array_equal(rand_augment(tf.constant(PHOTO), tf.constant([0, 0]), 0, 27), PHOTO)
+    np.testing.assert_array_equal(
+        rand_augment(tf.constant(PHOTO), tf.constant([0, 0]), 0, 27), PHOTO
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,4 +372,6 @@ def test_no_layers_is_the_identity():
 )
 def test_impossible_settings(change, words):
     with pytest.raises(InputError, match=words):
-        rand_augment(tf.constant(PHOTO), tf.constant([0, 0]), **{"num_layers": 1, "magnitude": 1, **change})
+        rand_augment(
+            tf.constant(PHOTO), tf.constant([0, 0]), **{"num_layers": 1, "magnitude": 1, **change}
+        )

@@ -22,7 +22,15 @@ def examples(count: int) -> list[bytes]:
 @pytest.fixture
 def split(tmp_path):
     return records.write_split(
-        tmp_path / "s", "s", examples(10), 3, 10, kind="labeled", label_names=NAMES, label_offset=1, extra={"source": "test"}
+        tmp_path / "s",
+        "s",
+        examples(10),
+        3,
+        10,
+        kind="labeled",
+        label_names=NAMES,
+        label_offset=1,
+        extra={"source": "test"},
     )
 
 
@@ -38,7 +46,11 @@ def test_split_round_trip(split):
 def test_rewriting_leaves_no_old_shards(split):
     (split.directory / ".s-00000-of-00003.tmp-1").write_bytes(b"left by a killed run")
     again = records.write_split(split.directory, "s", examples(4), 1, 4, kind="unlabeled")
-    assert sorted(path.name for path in again.directory.iterdir()) == ["manifest.json", "s-00000-of-00001", "s-00000-of-00001.index"]
+    assert sorted(path.name for path in again.directory.iterdir()) == [
+        "manifest.json",
+        "s-00000-of-00001",
+        "s-00000-of-00001.index",
+    ]
 
 
 def test_an_interrupted_split_has_no_manifest(split):
@@ -49,7 +61,10 @@ def test_an_interrupted_split_has_no_manifest(split):
     with pytest.raises(KeyboardInterrupt):
         records.write_split(split.directory, "s", interrupted(), 3, 10, kind="labeled")
     # The one that was whole with its index, and no temporary file.
-    assert sorted(path.name for path in split.directory.iterdir()) == ["s-00000-of-00003", "s-00000-of-00003.index"]
+    assert sorted(path.name for path in split.directory.iterdir()) == [
+        "s-00000-of-00003",
+        "s-00000-of-00003.index",
+    ]
     with pytest.raises(InputError, match=r"no manifest\.json"):
         records.read_manifest(split.directory)
 
@@ -60,7 +75,10 @@ def test_wrong_number_of_examples(tmp_path, announced):
         records.write_split(tmp_path, "s", examples(10), 2, announced, kind="labeled")
 
 
-@pytest.mark.parametrize(("count", "shards"), [(0, 1), (1, 1), (2000, 1), (2001, 2), (1_281_167, 641), (300_000_000, 16_384)])
+@pytest.mark.parametrize(
+    ("count", "shards"),
+    [(0, 1), (1, 1), (2000, 1), (2001, 2), (1_281_167, 641), (300_000_000, 16_384)],
+)
 def test_number_of_shards(count, shards):
     assert records.num_shards_for(count) == shards
 
@@ -75,9 +93,16 @@ def test_manifest_errors(split, tmp_path):
         records.read_manifest(split.directory)
     path = split.directory / "manifest.json"
     value = json.loads(path.read_text())
-    for broken in ("{", "[]", json.dumps({**value, "num_records": 11}), json.dumps({**value, "kind": "other"})):
+    for broken in (
+        "{",
+        "[]",
+        json.dumps({**value, "num_records": 11}),
+        json.dumps({**value, "kind": "other"}),
+    ):
         path.write_text(broken)
-        with pytest.raises(InputError, match=r"manifest\.json (is damaged|cannot be read|contradicts itself)"):
+        with pytest.raises(
+            InputError, match=r"manifest\.json (is damaged|cannot be read|contradicts itself)"
+        ):
             records.read_manifest(split.directory)
 
 
@@ -127,7 +152,10 @@ def changed(value, *path, to):
 def test_a_manifest_that_nobody_of_ours_has_written(split, path, to, message):
     file = split.directory / "manifest.json"
     file.write_text(json.dumps(changed(json.loads(file.read_text()), *path, to=to)))
-    with pytest.raises(InputError, match=rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$"):
+    with pytest.raises(
+        InputError,
+        match=rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$",
+    ):
         records.read_manifest(split.directory)
 
 
@@ -150,7 +178,9 @@ def test_every_cut_in_the_last_record_is_noticed(split):
         problems: list[str] = []
         assert list(records.read_shard(path, "skip", problems)) == examples(2)
         assert problems == [f"{path}: record 2 (counting from 0) is truncated"]
-    with pytest.raises(InputError, match=re.escape(f"{path}: record 2 (counting from 0) is truncated")):
+    with pytest.raises(
+        InputError, match=re.escape(f"{path}: record 2 (counting from 0) is truncated")
+    ):
         list(records.read_shard(path))
 
 
@@ -171,7 +201,9 @@ def test_a_flipped_bit_is_noticed(split, place):
     end = start + len(examples(5)[4]) + 16
     damaged[start + place if place >= 0 else end + place] ^= 4
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"s-00001-of-00003: record 1 \(counting from 0\) is (corrupt|truncated)"):
+    with pytest.raises(
+        InputError, match=r"s-00001-of-00003: record 1 \(counting from 0\) is (corrupt|truncated)"
+    ):
         list(records.read_shard(path))
     problems: list[str] = []
     assert list(records.read_shard(path, "skip", problems)) == examples(4)[3:]
@@ -202,7 +234,9 @@ def test_a_length_beyond_the_file_is_not_asked_for(split, length):
     problems: list[str] = []
     assert list(records.read_shard(path, "skip", problems)) == examples(3)
     assert problems == [f"{path}: record 3 (counting from 0) is corrupt"]
-    with pytest.raises(InputError, match=r"record 3 .counting from 0. is corrupt; make the file again"):
+    with pytest.raises(
+        InputError, match=r"record 3 .counting from 0. is corrupt; make the file again"
+    ):
         list(records.read_shard(path))
 
 
@@ -219,10 +253,19 @@ def test_verify_notices_an_exchanged_file(split):
 
 def test_verify_notices_a_label_out_of_range(split):
     with pytest.raises(
-        InputError, match=r"s-00000-of-00003: record 0 \(counting from 0\) has label 1; the labels of this split are 2\.\.4"
+        InputError,
+        match=r"s-00000-of-00003: record 0 \(counting from 0\) has label 1; the labels of this split are 2\.\.4",
     ):
         records.verify_split(dataclasses.replace(split, label_offset=2))
-    records.write_split(split.directory, "s", [protos.make_example(b"", "k")], 1, 1, kind="labeled", label_names=NAMES)
+    records.write_split(
+        split.directory,
+        "s",
+        [protos.make_example(b"", "k")],
+        1,
+        1,
+        kind="labeled",
+        label_names=NAMES,
+    )
     with pytest.raises(InputError, match="no label"):
         records.verify_split(records.read_manifest(split.directory))
 
@@ -232,7 +275,9 @@ def small_disk(tmp_path):
     """A file system of 64 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

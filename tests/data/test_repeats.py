@@ -45,18 +45,30 @@ def photograph(number: int) -> PIL.Image.Image:
 # Splits
 
 
-@pytest.mark.parametrize("data", [{}, {"validation_size": 4}, {"labeled_per_class": 4, "labeled_as_unlabeled": "rest"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"validation_size": 4}, {"labeled_per_class": 4, "labeled_as_unlabeled": "rest"}]
+)
 def test_identical_images_stand_on_one_side(folders, data):
     for name in ("cat", "dog"):
         for i in range(8):
-            shutil.copy(folders / "labeled" / name / f"{i}.png", folders / "labeled" / name / f"copy_of_{i}.png")
+            shutil.copy(
+                folders / "labeled" / name / f"{i}.png",
+                folders / "labeled" / name / f"copy_of_{i}.png",
+            )
     source = opened(folders, **data)
     sides = {name: keys(source, name) for name in ("labeled", "test", "validation")}
-    sides["rest"] = {key[len("labeled/") :] for key in keys(source, "unlabeled") if key.startswith("labeled/")}
+    sides["rest"] = {
+        key[len("labeled/") :] for key in keys(source, "unlabeled") if key.startswith("labeled/")
+    }
     for side in sides.values():
-        assert {key.replace("/", "/copy_of_") for key in side if "copy" not in key} == {key for key in side if "copy" in key}
+        assert {key.replace("/", "/copy_of_") for key in side if "copy" not in key} == {
+            key for key in side if "copy" in key
+        }
     assert sum(map(len, sides.values())) == 32
-    assert Counter(key[:3] for key in sides["test"]) == {"cat": 2, "dog": 2}  # of 16, 3 are wanted; 4 would be as near
+    assert Counter(key[:3] for key in sides["test"]) == {
+        "cat": 2,
+        "dog": 2,
+    }  # of 16, 3 are wanted; 4 would be as near
     assert source.facts["repeated_labeled_images"] == {"identical": 16, "look_alike": 0}
 
 
@@ -77,7 +89,9 @@ def test_images_that_look_alike_stand_on_one_side(folders):
 def test_a_class_of_one_picture_cannot_be_divided(folders):
     for i in range(1, 8):
         shutil.copy(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / f"{i}.png")
-    with pytest.raises(InputError, match="the images of class cat repeat each other, and so none can be spared"):
+    with pytest.raises(
+        InputError, match="the images of class cat repeat each other, and so none can be spared"
+    ):
         opened(folders)
 
 
@@ -95,7 +109,9 @@ def test_draws_without_repeats_are_the_draws_of_single_images():
     expected = []
     for label, count in enumerate((10, 0, 7)):
         places = np.flatnonzero(labels == label)
-        expected += places[sources.generator(5, "test", label).permutation(len(places))[:count]].tolist()
+        expected += places[
+            sources.generator(5, "test", label).permutation(len(places))[:count]
+        ].tolist()
     assert drawn.indices == sorted(expected)
     assert sorted(drawn.indices + rest.indices) == list(range(200))
 
@@ -106,7 +122,13 @@ def test_draws_of_groups_come_as_close_as_they_can():
         groups = np.sort(rng.integers(0, 60, 120))
         groups = np.searchsorted(groups, groups)  # the first place of each
         labels = rng.integers(0, 2, 120)[groups]
-        drawn, rest = draw(Usable(Labels(labels), list(range(120)), list(range(120)), groups), [20, 11], seed, "test", ["a", "b"])
+        drawn, rest = draw(
+            Usable(Labels(labels), list(range(120)), list(range(120)), groups),
+            [20, 11],
+            seed,
+            "test",
+            ["a", "b"],
+        )
         assert not set(groups[drawn.indices]) & set(groups[rest.indices])
         assert np.abs(np.bincount(labels[drawn.indices], minlength=2) - [20, 11]).max() <= 1
 
@@ -121,7 +143,9 @@ def test_labeled_images_of_the_test_are_left_out(folders, capsys):
     (folders / "test" / "dog").mkdir()
     photograph(2).resize((140, 140)).save(folders / "test" / "dog" / "photo.jpg", quality=70)
     source = opened(folders, test=str(folders / "test"), labeled_as_unlabeled="all")
-    assert len(keys(source, "labeled")) == 15 and not {"cat/3.png", "dog/photo.png"} & keys(source, "labeled")
+    assert len(keys(source, "labeled")) == 15 and not {"cat/3.png", "dog/photo.png"} & keys(
+        source, "labeled"
+    )
     assert not {"labeled/cat/3.png", "labeled/dog/photo.png"} & keys(source, "unlabeled")
     left_out = source.facts["held_out_images_left_out_of_labeled"]
     assert [(Path(entry["file"]).name, entry["of"], entry["bits"] < 0) for entry in left_out] == [
@@ -139,11 +163,18 @@ def test_labeled_images_of_the_test_are_left_out(folders, capsys):
 
 def test_one_picture_under_two_classes(folders):
     shutil.copy(folders / "labeled" / "cat" / "3.png", folders / "labeled" / "dog" / "x.png")
-    PIL.Image.open(folders / "labeled" / "cat" / "4.png").save(folders / "labeled" / "dog" / "y.bmp")  # the same pixels
-    with pytest.raises(InputError, match=r"2 pictures stand under several classes .first: .*cat/3.png is cat, .*dog/x.png is dog"):
+    PIL.Image.open(folders / "labeled" / "cat" / "4.png").save(
+        folders / "labeled" / "dog" / "y.bmp"
+    )  # the same pixels
+    with pytest.raises(
+        InputError,
+        match=r"2 pictures stand under several classes .first: .*cat/3.png is cat, .*dog/x.png is dog",
+    ):
         opened(folders)
     source = opened(folders, on_error="skip")
-    names = {Path(entry["file"]).name for entry in source.facts["images_of_several_classes_left_out"]}
+    names = {
+        Path(entry["file"]).name for entry in source.facts["images_of_several_classes_left_out"]
+    }
     assert names == {"3.png", "4.png", "x.png", "y.bmp"}
     assert len(keys(source, "labeled")) + len(keys(source, "test")) == 14
     assert "4 images were left out" in repeats.in_words(source.facts)[0]
@@ -153,7 +184,10 @@ def test_another_class_in_the_test(folders):
     (folders / "test" / "dog").mkdir(parents=True)
     save(folders / "test" / "dog" / "0.png", 99)
     shutil.copy(folders / "labeled" / "cat" / "3.png", folders / "test" / "dog" / "x.png")
-    with pytest.raises(InputError, match=r"1 picture stands under several classes .*cat/3.png is cat, .*dog/x.png is dog"):
+    with pytest.raises(
+        InputError,
+        match=r"1 picture stands under several classes .*cat/3.png is cat, .*dog/x.png is dog",
+    ):
         opened(folders, test=str(folders / "test"))
     source = opened(folders, test=str(folders / "test"), on_error="skip")
     assert keys(source, "test") == {"dog/0.png"} and "cat/3.png" not in keys(source, "labeled")
@@ -165,8 +199,12 @@ def test_look_alikes_under_two_classes_are_told_and_stay(folders):
     source = opened(folders)
     [pair] = source.facts["look_alikes_of_several_classes"]
     assert (pair["class"], pair["class_of_that"]) == ("cat", "dog")
-    assert any({"cat/photo.png", "dog/photo.jpg"} <= keys(source, name) for name in ("labeled", "test"))
-    assert "warning: 1 pair of labelled images under two classes look alike" in "\n".join(repeats.in_words(source.facts))
+    assert any(
+        {"cat/photo.png", "dog/photo.jpg"} <= keys(source, name) for name in ("labeled", "test")
+    )
+    assert "warning: 1 pair of labelled images under two classes look alike" in "\n".join(
+        repeats.in_words(source.facts)
+    )
 
 
 # Benchmarks
@@ -174,7 +212,10 @@ def test_look_alikes_under_two_classes_are_told_and_stay(folders):
 
 def test_a_benchmark_keeps_its_images():
     facts = {"repeated_in_benchmark": {"labeled": 3, "labeled_in_test": 1, "of_several_classes": 2}}
-    assert "identical to another: 3, to a test image: 1, to an image of another class: 2; all stay" in repeats.in_words(facts)[0]
+    assert (
+        "identical to another: 3, to a test image: 1, to an image of another class: 2; all stay"
+        in repeats.in_words(facts)[0]
+    )
 
 
 # The share that may go by looks alone
@@ -190,9 +231,15 @@ def test_too_many_look_alikes_stop_the_stage():
             return f"{index}.png"
 
     left_out: list = []
-    assert repeats.Unseen(Found(), "unlabeled", 1000, left_out).places(Files(), range(50), [None] * 50) == []
+    assert (
+        repeats.Unseen(Found(), "unlabeled", 1000, left_out).places(Files(), range(50), [None] * 50)
+        == []
+    )
     assert len(left_out) == 50
-    with pytest.raises(InputError, match=r"--unlabeled: 51 or more of 1,000 images look like 2 images held out .*near_duplicates=False"):
+    with pytest.raises(
+        InputError,
+        match=r"--unlabeled: 51 or more of 1,000 images look like 2 images held out .*near_duplicates=False",
+    ):
         repeats.Unseen(Found(), "unlabeled", 1000, []).places(Files(), range(51), [None] * 51)
     many = repeats.Unseen(Found(), "unlabeled", 100, [])  # the share is 5 images, and 20 are few
     many.places(Files(), range(20), [None] * 20)

@@ -24,7 +24,10 @@ def config(source: str, seed: int = 0, **data):
 
 
 def digits(seed: int = 0, **data) -> dict[str, list[sources.Image]]:
-    return {name: list(split) for name, split in prepare.open_source(config("digits", seed, **data)).splits().items()}
+    return {
+        name: list(split)
+        for name, split in prepare.open_source(config("digits", seed, **data)).splits().items()
+    }
 
 
 def keys(images) -> set[str]:
@@ -36,10 +39,17 @@ def keys(images) -> set[str]:
 
 def test_digits_are_all_there_once():
     splits = digits(validation_size=100, out_of_domain=30)
-    assert {name: len(split) for name, split in splits.items()} == {"labeled": 50, "unlabeled": 1247 + 30, "test": 400, "validation": 100}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "labeled": 50,
+        "unlabeled": 1247 + 30,
+        "test": 400,
+        "validation": 100,
+    }
     everything = [image.key for split in splits.values() for image in split]
     assert len(set(everything)) == len(everything)
-    assert {key for key in everything if key.startswith("digits/")} == {f"digits/{i:05d}" for i in range(1797)}
+    assert {key for key in everything if key.startswith("digits/")} == {
+        f"digits/{i:05d}" for i in range(1797)
+    }
     assert Counter(image.label for image in splits["labeled"]) == dict.fromkeys(range(10), 5)
     assert Counter(image.label for image in splits["test"]) == dict.fromkeys(range(10), 40)
     assert Counter(image.label for image in splits["validation"]) == dict.fromkeys(range(10), 10)
@@ -56,7 +66,11 @@ def test_digits_have_their_own_pixels_and_labels():
 
 
 def test_digits_are_a_function_of_the_seed_and_the_test_images_are_not():
-    one, again, other = digits(0, validation_size=50), digits(0, validation_size=50), digits(1, validation_size=50)
+    one, again, other = (
+        digits(0, validation_size=50),
+        digits(0, validation_size=50),
+        digits(1, validation_size=50),
+    )
     assert one == again
     assert one["test"] == other["test"]
     for name in ("labeled", "validation", "unlabeled"):
@@ -79,9 +93,13 @@ def test_all_digits_labeled():
 def test_out_of_domain_crops():
     pool = digits(out_of_domain=40)["unlabeled"]
     crops = [image for image in pool if not image.key.startswith("digits/")]
-    assert keys(crops) == {f"{name}/{i:06d}" for i in range(40) for name in [("china.jpg", "flower.jpg")[i % 2]]}
+    assert keys(crops) == {
+        f"{name}/{i:06d}" for i in range(40) for name in [("china.jpg", "flower.jpg")[i % 2]]
+    }
     # Size and colour type do not give them away: byte 25 of a PNG is its colour type, 0 for gray.
-    assert {(image.encoded[16:24], image.encoded[25]) for image in pool} == {(b"\0\0\0\x08\0\0\0\x08", 0)}
+    assert {(image.encoded[16:24], image.encoded[25]) for image in pool} == {
+        (b"\0\0\0\x08\0\0\0\x08", 0)
+    }
     assert len({image.encoded for image in crops}) == 40
     places = [i for i, image in enumerate(pool) if not image.key.startswith("digits/")]
     assert min(places) < len(pool) / 4
@@ -160,21 +178,38 @@ def test_hold_out_is_the_same_for_every_seed(folders):
 
 
 def test_every_class_keeps_an_image_and_gives_one(folders):
-    splits = {name: list(split) for name, split in opened(folders, test_fraction=0.999).splits().items()}
+    splits = {
+        name: list(split) for name, split in opened(folders, test_fraction=0.999).splits().items()
+    }
     assert Counter(image.label for image in splits["labeled"]) == {0: 1, 1: 1}
-    splits = {name: list(split) for name, split in opened(folders, test_fraction=0.001).splits().items()}
+    splits = {
+        name: list(split) for name, split in opened(folders, test_fraction=0.001).splits().items()
+    }
     assert Counter(image.label for image in splits["test"]) == {0: 1, 1: 1}
 
 
 def test_so_many_test_images_of_each_class(folders):
-    splits = {name: list(split) for name, split in opened(folders, test_per_class=2).splits().items()}
+    splits = {
+        name: list(split) for name, split in opened(folders, test_per_class=2).splits().items()
+    }
     assert Counter(image.label for image in splits["test"]) == {0: 2, 1: 2}
     assert Counter(image.label for image in splits["labeled"]) == {0: 3, 1: 8}
-    few = {"test_per_class": 2, "labeled_per_class": 1, "labeled_as_unlabeled": "rest", "unlabeled": None}
+    few = {
+        "test_per_class": 2,
+        "labeled_per_class": 1,
+        "labeled_as_unlabeled": "rest",
+        "unlabeled": None,
+    }
     one, other = (split_keys(opened(folders, seed, **few)) for seed in (0, 3))
     assert one["test"] == other["test"] and one["labeled"] != other["labeled"]
-    assert {name: len(keys) for name, keys in one.items()} == {"labeled": 2, "unlabeled": 9, "test": 4}
-    with pytest.raises(InputError, match=r"class cat has 5 usable images, too few for .*test_per_class=5"):
+    assert {name: len(keys) for name, keys in one.items()} == {
+        "labeled": 2,
+        "unlabeled": 9,
+        "test": 4,
+    }
+    with pytest.raises(
+        InputError, match=r"class cat has 5 usable images, too few for .*test_per_class=5"
+    ):
         opened(folders, test_per_class=5)
 
 
@@ -182,7 +217,10 @@ def test_own_test_folder(folders):
     save(folders / "test" / "dog" / "a.png", 1)
     save(folders / "test" / "cat" / "a.png", 2)
     source = opened(folders, test=str(folders / "test"))
-    assert {(image.key, image.label) for image in source.splits()["test"]} == {("dog/a.png", 1), ("cat/a.png", 0)}
+    assert {(image.key, image.label) for image in source.splits()["test"]} == {
+        ("dog/a.png", 1),
+        ("cat/a.png", 0),
+    }
     assert len(source.splits()["labeled"]) == 15
 
 
@@ -194,7 +232,12 @@ def test_all_formats_nested_and_in_any_case(folders):
 
 
 def test_other_files_are_ignored_and_counted(folders, caplog):
-    for name in ("labeled/cat/notes.txt", "labeled/cat/Thumbs.db", "labeled/cat/x/README", "labeled/classes.csv"):
+    for name in (
+        "labeled/cat/notes.txt",
+        "labeled/cat/Thumbs.db",
+        "labeled/cat/x/README",
+        "labeled/classes.csv",
+    ):
         (folders / name).parent.mkdir(exist_ok=True)
         (folders / name).write_text("x")
     save(folders / "labeled" / ".trash" / "a.png")
@@ -232,7 +275,9 @@ def test_symbolic_links_are_followed_but_not_in_circles(folders):
     os.symlink(folders / "labeled" / "cat", folders / "labeled" / "cat" / "link2")
     os.symlink(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / "same.png")
     found = all_keys(opened(folders))
-    assert {key for key in found if key.startswith("cat/")} == {f"cat/{name}.png" for name in ["0", "1", "2", "3", "4", "link/z", "same"]}
+    assert {key for key in found if key.startswith("cat/")} == {
+        f"cat/{name}.png" for name in ["0", "1", "2", "3", "4", "link/z", "same"]
+    }
 
 
 def test_median_size(folders):
@@ -247,7 +292,8 @@ def test_held_out_images_leave_an_overlapping_pool(folders):
     test = {f"labeled/{key}" for key in split_keys(source)["test"]}
     assert len(test) == 3
     assert (
-        set(split_keys(source)["unlabeled"]) == {path.relative_to(folders).as_posix() for path in folders.rglob("*.*g")} - test
+        set(split_keys(source)["unlabeled"])
+        == {path.relative_to(folders).as_posix() for path in folders.rglob("*.*g")} - test
     )  # every image but the test's
     left_out = source.facts["held_out_images_left_out_of_unlabeled"]
     assert {entry["file"] for entry in left_out} == {str(folders / key) for key in test}
@@ -281,8 +327,14 @@ def test_broken_files_are_skipped_and_listed(folders):
     broken = broken_files(folders)
     source = opened(folders, on_error="skip")
     assert [entry["file"] for entry in source.facts["skipped"]] == [path for path, _ in broken]
-    assert all(entry["why"].startswith(why) for entry, (_, why) in zip(source.facts["skipped"], broken))
-    assert {name: len(split) for name, split in source.splits().items()} == {"labeled": 12, "unlabeled": 6, "test": 3}
+    assert all(
+        entry["why"].startswith(why) for entry, (_, why) in zip(source.facts["skipped"], broken)
+    )
+    assert {name: len(split) for name, split in source.splits().items()} == {
+        "labeled": 12,
+        "unlabeled": 6,
+        "test": 3,
+    }
 
 
 def test_a_class_of_broken_files_is_an_error_even_when_they_are_skipped(folders):
@@ -295,9 +347,18 @@ def test_a_class_of_broken_files_is_an_error_even_when_they_are_skipped(folders)
 def test_dangling_link_and_bytes_that_are_no_text(folders):
     os.symlink(folders / "nowhere", folders / "labeled" / "cat" / "gone.png")
     save(folders / "labeled" / "cat" / "x.png")
-    os.rename(folders / "labeled" / "cat" / "x.png", os.fsencode(folders / "labeled" / "cat") + b"/\xff.png")
-    why = {entry["file"].rsplit("/", 1)[1]: entry["why"] for entry in opened(folders, on_error="skip").facts["skipped"]}
-    assert why == {"gone.png": "it cannot be read: No such file or directory", "\\xff.png": "its name is not plain UTF-8"}
+    os.rename(
+        folders / "labeled" / "cat" / "x.png",
+        os.fsencode(folders / "labeled" / "cat") + b"/\xff.png",
+    )
+    why = {
+        entry["file"].rsplit("/", 1)[1]: entry["why"]
+        for entry in opened(folders, on_error="skip").facts["skipped"]
+    }
+    assert why == {
+        "gone.png": "it cannot be read: No such file or directory",
+        "\\xff.png": "its name is not plain UTF-8",
+    }
 
 
 def remove(path) -> None:
@@ -314,31 +375,61 @@ def keep_one(folder) -> None:
 BAD = {
     "no --labeled": (lambda f: {"labeled": None}, "--labeled is missing"),
     "no --unlabeled": (lambda f: {"unlabeled": None}, "--unlabeled is missing"),
-    "missing folder": (lambda f: {"labeled": str(f / "nowhere")}, "--labeled: no folder .*/nowhere"),
-    "missing pool": (lambda f: {"unlabeled": str(f / "nowhere")}, "--unlabeled: no folder .*/nowhere"),
+    "missing folder": (
+        lambda f: {"labeled": str(f / "nowhere")},
+        "--labeled: no folder .*/nowhere",
+    ),
+    "missing pool": (
+        lambda f: {"unlabeled": str(f / "nowhere")},
+        "--unlabeled: no folder .*/nowhere",
+    ),
     "missing test": (lambda f: {"test": str(f / "nowhere")}, "--test: no folder .*/nowhere"),
     "a file": (lambda f: {"labeled": str(f / "unlabeled" / "0.jpg")}, "0.jpg is a file"),
     "no classes": (lambda f: {"labeled": str(f / "unlabeled")}, "no class folders"),
     "one class": (lambda f: remove(f / "labeled" / "dog"), r"one class only \(cat\)"),
-    "empty class": (lambda f: (f / "labeled" / "ant").mkdir(), "the class folder .*/ant holds no images"),
-    "empty pool": (lambda f: remove(f / "unlabeled") or (f / "unlabeled").mkdir(), "unlabeled holds no images"),
+    "empty class": (
+        lambda f: (f / "labeled" / "ant").mkdir(),
+        "the class folder .*/ant holds no images",
+    ),
+    "empty pool": (
+        lambda f: remove(f / "unlabeled") or (f / "unlabeled").mkdir(),
+        "unlabeled holds no images",
+    ),
     "pool of another type": (
-        lambda f: [path.rename(path.with_suffix(".webp")) for path in (f / "unlabeled").iterdir()] and None,
+        lambda f: (
+            [path.rename(path.with_suffix(".webp")) for path in (f / "unlabeled").iterdir()]
+            and None
+        ),
         r"holds no images .*only other files \(.webp 6\)",
     ),
-    "single image": (lambda f: keep_one(f / "labeled" / "cat"), "cat has one usable image, none to spare for testing"),
+    "single image": (
+        lambda f: keep_one(f / "labeled" / "cat"),
+        "cat has one usable image, none to spare for testing",
+    ),
     "unknown test class": (
         lambda f: save(f / "test" / "cow" / "a.png") or {"test": str(f / "test")},
         "class cow, that --labeled lacks",
     ),
-    "empty test": (lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")}, "--test: .* holds no images"),
+    "empty test": (
+        lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")},
+        "--test: .* holds no images",
+    ),
     "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is what --labeled is"),
-    "much validation": (lambda f: {"validation_size": 11}, "validation_size is 11; 10 labelled images can be spared"),
+    "much validation": (
+        lambda f: {"validation_size": 11},
+        "validation_size is 11; 10 labelled images can be spared",
+    ),
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
-    "per class": (lambda f: {"labeled_per_class": 5}, "labeled_per_class asks for 5 images of class cat; 4 are left"),
+    "per class": (
+        lambda f: {"labeled_per_class": 5},
+        "labeled_per_class asks for 5 images of class cat; 4 are left",
+    ),
     "no class": (lambda f: {"labeled_per_class": 0}, "labeled_per_class is 0"),
     "as unlabeled": (lambda f: {"labeled_as_unlabeled": "some"}, "it can be nothing, rest or all"),
-    "nothing is unlabeled": (lambda f: {"unlabeled": None, "labeled_as_unlabeled": "rest"}, "--unlabeled is missing"),
+    "nothing is unlabeled": (
+        lambda f: {"unlabeled": None, "labeled_as_unlabeled": "rest"},
+        "--unlabeled is missing",
+    ),
 }
 
 
@@ -361,7 +452,9 @@ def test_folder_without_permission(folders, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    with pytest.raises(InputError, match=r"dog cannot be read .Permission denied.; check its permissions"):
+    with pytest.raises(
+        InputError, match=r"dog cannot be read .Permission denied.; check its permissions"
+    ):
         opened(folders)
 
 
@@ -369,25 +462,38 @@ def test_links_in_circles_and_names_too_long(folders):
     with pytest.raises(InputError, match=r"--unlabeled: .* cannot be read .File name too long."):
         opened(folders, unlabeled=str(folders / ("x" * 300)))
     os.symlink("circle", folders / "labeled" / "cat" / "circle")
-    with pytest.raises(InputError, match=r"circle cannot be read .Too many levels of symbolic links.; mend or remove it"):
+    with pytest.raises(
+        InputError,
+        match=r"circle cannot be read .Too many levels of symbolic links.; mend or remove it",
+    ):
         opened(folders)
 
 
 def test_a_pool_that_only_looks_like_the_test(folders):
     x, y = np.meshgrid(np.arange(80), np.arange(80))
-    waves = np.stack([128 + 60 * np.sin(x / 9 + k) * np.cos(y / 11) for k in range(3)], -1).astype(np.uint8)
+    waves = np.stack([128 + 60 * np.sin(x / 9 + k) * np.cos(y / 11) for k in range(3)], -1).astype(
+        np.uint8
+    )
     for name, ending in (("test/cat/a", "png"), ("test/dog/b", "png"), ("pool/a", "jpg")):
         (folders / name).parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(waves if name.endswith("a") else waves.transpose(1, 0, 2)).save(folders / f"{name}.{ending}")
+        PIL.Image.fromarray(waves if name.endswith("a") else waves.transpose(1, 0, 2)).save(
+            folders / f"{name}.{ending}"
+        )
     data = {"test": str(folders / "test"), "unlabeled": str(folders / "pool")}
-    with pytest.raises(InputError, match=r"1 were left out .*pool/a.jpg, for cat/a.png.; .* --config.data.near_duplicates=False"):
+    with pytest.raises(
+        InputError,
+        match=r"1 were left out .*pool/a.jpg, for cat/a.png.; .* --config.data.near_duplicates=False",
+    ):
         opened(folders, **data)
     assert len(opened(folders, near_duplicates=False, **data).splits()["unlabeled"]) == 1
 
 
 def test_a_version_of_a_data_set_is_no_format():
     assert sources.split_location("cifar10:3.0.2/train", "tfds") == ("tfds", "cifar10:3.0.2/train")
-    assert sources.split_location("tfds:cifar10:3.*.*/train", "image_folder") == ("tfds", "cifar10:3.*.*/train")
+    assert sources.split_location("tfds:cifar10:3.*.*/train", "image_folder") == (
+        "tfds",
+        "cifar10:3.*.*/train",
+    )
     assert sources.absolute("tfds:cifar10:3.0.2/train", "tfds") == "cifar10:3.0.2/train"
     assert sources.split_location("cifar10:/data/3.0.2/x", "tfds") == ("cifar10", "/data/3.0.2/x")
 

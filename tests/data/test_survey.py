@@ -17,26 +17,44 @@ from tests.data.recipes import save
 @pytest.fixture
 def folders(tmp_path):
     """Two classes of 10 and 8 images of 12 x 10 pixels, and 6 unlabeled ones."""
-    for name, first, count in (("labeled/cat", 10, 10), ("labeled/dog", 30, 8), ("unlabeled", 50, 6)):
+    for name, first, count in (
+        ("labeled/cat", 10, 10),
+        ("labeled/dog", 30, 8),
+        ("unlabeled", 50, 6),
+    ):
         for i in range(count):
             save(tmp_path / name / f"{i}.png", first + i)
     return tmp_path
 
 
 def recipe(folders, **data):
-    return prepare.resolve(recipes.config("image_folder", **data), {name: str(folders / name) for name in ("labeled", "unlabeled")})
+    return prepare.resolve(
+        recipes.config("image_folder", **data),
+        {name: str(folders / name) for name in ("labeled", "unlabeled")},
+    )
 
 
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])
-@pytest.mark.parametrize("data", [{}, {"validation_size": 4}, {"labeled_per_class": 5, "labeled_as_unlabeled": "rest"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"validation_size": 4}, {"labeled_per_class": 5, "labeled_as_unlabeled": "rest"}]
+)
 def test_the_numbers_are_those_of_the_run(folders, data, whole):
     found = survey.of_images(recipe(folders, **data), whole=whole)
     splits = prepare.open_source(recipe(folders, **data)).splits()
-    assert {name: count for name, count in found.images.items() if count} == {name: len(split) for name, split in splits.items()}
+    assert {name: count for name, count in found.images.items() if count} == {
+        name: len(split) for name, split in splits.items()
+    }
     facts = prepare.open_source(recipe(folders, **data)).facts
-    assert (found.median_height, found.median_width) == (facts["median_height"], facts["median_width"])
+    assert (found.median_height, found.median_width) == (
+        facts["median_height"],
+        facts["median_width"],
+    )
     assert found.file_bytes == sum(path.stat().st_size for path in folders.rglob("*.png"))
-    assert found.classes == 2 and len(found.sample) >= 7 and all(image[:4] == b"\x89PNG" for image in found.sample)
+    assert (
+        found.classes == 2
+        and len(found.sample) >= 7
+        and all(image[:4] == b"\x89PNG" for image in found.sample)
+    )
     assert found.examined == (None if whole else 18)
 
 
@@ -49,9 +67,15 @@ def archive(path, folder):
 
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])
 def test_archives_are_looked_at_too(folders, whole):
-    locations = {name: archive(folders / "tars" / f"{name}.tar", folders / name) for name in ("labeled", "unlabeled")}
+    locations = {
+        name: archive(folders / "tars" / f"{name}.tar", folders / name)
+        for name in ("labeled", "unlabeled")
+    }
     config = prepare.resolve(recipes.config("image_folder"), locations)
-    found, of_folders = survey.of_images(config, whole=whole), survey.of_images(recipe(folders), whole=whole)
+    found, of_folders = (
+        survey.of_images(config, whole=whole),
+        survey.of_images(recipe(folders), whole=whole),
+    )
     assert found._replace(seconds=0, sample=()) == of_folders._replace(seconds=0, sample=())
     assert len(found.sample) == len(of_folders.sample)
 
@@ -59,7 +83,13 @@ def test_archives_are_looked_at_too(folders, whole):
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])
 def test_data_sets_of_tfds_are_looked_at_too(whole):
     with tfds.testing.mock_data(num_examples=40):
-        config = recipes.config("tfds", labeled="cifar10/train", unlabeled="imagenet2012/train", near_duplicates=False, labeled_per_class=1)
+        config = recipes.config(
+            "tfds",
+            labeled="cifar10/train",
+            unlabeled="imagenet2012/train",
+            near_duplicates=False,
+            labeled_per_class=1,
+        )
         config.data.labeled_as_unlabeled, config.data.test_fraction = "rest", 0.3
         found = survey.of_images(config, whole=whole)
         splits = prepare.open_source(config).splits()
@@ -72,7 +102,12 @@ def test_a_test_folder_is_counted(folders):
     for name in ("cat", "dog"):
         save(folders / "test" / name / "t.png", 90 if name == "cat" else 95)
     for whole in (0, survey.WHOLE):
-        assert survey.of_images(recipe(folders, test=str(folders / "test")), whole=whole).images["test"] == 2
+        assert (
+            survey.of_images(recipe(folders, test=str(folders / "test")), whole=whole).images[
+                "test"
+            ]
+            == 2
+        )
 
 
 @pytest.mark.parametrize("whole", [0, survey.WHOLE])

@@ -22,39 +22,79 @@ def opened(**data):
 @pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
 def test_a_prepared_data_set(name):
     with tfds.testing.mock_data(num_examples=100):
-        source = opened(labeled=f"{name}/train", test=f"{name}/test", unlabeled="imagenet2012/train", labeled_as_unlabeled="all")
+        source = opened(
+            labeled=f"{name}/train",
+            test=f"{name}/test",
+            unlabeled="imagenet2012/train",
+            labeled_as_unlabeled="all",
+        )
         assert len(source.label_names) == 10
         stored = {name: [image.key for image in split] for name, split in source.splits().items()}
         assert all(keys == sorted(keys) for keys in stored.values())  # in TFDS's order
         # The stand-in's training and test images are the same files, so that none of the former is an unlabelled one.
-        assert {name: len(keys) for name, keys in stored.items()} == {"labeled": 100, "unlabeled": 100, "test": 100}
+        assert {name: len(keys) for name, keys in stored.items()} == {
+            "labeled": 100,
+            "unlabeled": 100,
+            "test": 100,
+        }
 
 
 def test_slices_and_other_pools():
     with tfds.testing.mock_data(num_examples=200):
-        source = opened(labeled="cifar10/train[:50%]", test="cifar10/test", unlabeled="imagenet2012/train", validation_size=20)
+        source = opened(
+            labeled="cifar10/train[:50%]",
+            test="cifar10/test",
+            unlabeled="imagenet2012/train",
+            validation_size=20,
+        )
         counts = {name: len(list(split)) for name, split in source.splits().items()}
-        assert counts["labeled"] == 200 - 20 and counts["unlabeled"] == 200 and counts["validation"] == 20
-        again = opened(labeled="cifar10/train[:50%]", test="cifar10/test", unlabeled="imagenet2012/train", validation_size=20)
+        assert (
+            counts["labeled"] == 200 - 20
+            and counts["unlabeled"] == 200
+            and counts["validation"] == 20
+        )
+        again = opened(
+            labeled="cifar10/train[:50%]",
+            test="cifar10/test",
+            unlabeled="imagenet2012/train",
+            validation_size=20,
+        )
         assert list(source.splits()["labeled"]) == list(again.splits()["labeled"])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("importlib_resources") is None, reason="TFDS needs importlib_resources to write data")
+@pytest.mark.skipif(
+    importlib.util.find_spec("importlib_resources") is None,
+    reason="TFDS needs importlib_resources to write data",
+)
 def test_real_files(tmp_path, monkeypatch):
     """A small data set that is written and read by TFDS itself."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     builder = tfds.testing.DummyMnist
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1)).astype(np.uint8)  # its own are all white
+    images = (
+        np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1)).astype(np.uint8)
+    )  # its own are all white
     examples = {str(i): {"image": image, "label": i % 10} for i, image in enumerate(images)}
-    monkeypatch.setattr(builder, "_generate_examples", lambda self: examples.items())  # the same of both splits
+    monkeypatch.setattr(
+        builder, "_generate_examples", lambda self: examples.items()
+    )  # the same of both splits
     builder(data_dir=str(tmp_path)).download_and_prepare()
     monkeypatch.setattr(tfds, "builder", lambda name: builder(data_dir=str(tmp_path)))
     save(tmp_path / "pool" / "0.png")
-    source = opened(labeled="dummy_mnist/train", test="dummy_mnist/test", unlabeled=f"image_folder:{tmp_path / 'pool'}")
+    source = opened(
+        labeled="dummy_mnist/train",
+        test="dummy_mnist/test",
+        unlabeled=f"image_folder:{tmp_path / 'pool'}",
+    )
     splits = {name: list(split) for name, split in source.splits().items()}
     assert [len(splits[name]) for name in ("labeled", "test")] == [20, 20]
-    assert all(image.encoded.startswith(b"\x89PNG") and 0 <= image.label < 10 for image in splits["labeled"])
-    with pytest.raises(InputError, match=r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other images"):
+    assert all(
+        image.encoded.startswith(b"\x89PNG") and 0 <= image.label < 10
+        for image in splits["labeled"]
+    )
+    with pytest.raises(
+        InputError,
+        match=r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other images",
+    ):
         opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
         opened(labeled="dummy_mnist/dev", labeled_as_unlabeled="all")
@@ -62,11 +102,25 @@ def test_real_files(tmp_path, monkeypatch):
     (shard,) = tmp_path.rglob("*train.tfrecord*")
     whole = shard.read_bytes()
     longer = b"".join(first_records(shard, 1)) + header(2**40)
-    for harmed in (whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b"".join(first_records(shard, 12)), longer):
+    for harmed in (
+        whole[:200] + bytes([whole[200] ^ 1]) + whole[201:],
+        b"".join(first_records(shard, 12)),
+        longer,
+    ):
         shard.write_bytes(harmed)
-        for roles in ({"labeled": "dummy_mnist/train"}, {"labeled": "dummy_mnist/test", "unlabeled": "tfds:dummy_mnist/train"}):
-            with pytest.raises(InputError, match=r"dummy_mnist/train is damaged, or cannot be read .*; prepare it again"):
-                list(opened(**{"labeled_as_unlabeled": "all", "near_duplicates": False, **roles}).splits())
+        for roles in (
+            {"labeled": "dummy_mnist/train"},
+            {"labeled": "dummy_mnist/test", "unlabeled": "tfds:dummy_mnist/train"},
+        ):
+            with pytest.raises(
+                InputError,
+                match=r"dummy_mnist/train is damaged, or cannot be read .*; prepare it again",
+            ):
+                list(
+                    opened(
+                        **{"labeled_as_unlabeled": "all", "near_duplicates": False, **roles}
+                    ).splits()
+                )
 
 
 def first_records(path, count):
@@ -94,5 +148,8 @@ def test_unusable_data_sets(location, message):
 
 def test_a_data_set_that_is_not_prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(InputError, match=r"is not prepared; run `.* -c .*builder\('cifar10'\)\.download_and_prepare\(\).` first"):
+    with pytest.raises(
+        InputError,
+        match=r"is not prepared; run `.* -c .*builder\('cifar10'\)\.download_and_prepare\(\).` first",
+    ):
         opened(labeled="cifar10/train", labeled_as_unlabeled="all")

@@ -36,12 +36,21 @@ def with_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
 def deep(rgba: np.ndarray) -> bytes:
     """A PNG of 16 bits from uint16 [H, W, 4]."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgba)
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", rgba.shape[1], rgba.shape[0], 16, 6, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
-    parts = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items())
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", rgba.shape[1], rgba.shape[0], 16, 6, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    parts = (
+        struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c))
+        for n, c in chunks.items()
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def gif(canvas: tuple[int, int], frame: tuple[int, int, int, int], index: int | None, local: bool) -> bytes:
+def gif(
+    canvas: tuple[int, int], frame: tuple[int, int, int, int], index: int | None, local: bool
+) -> bytes:
     """A GIF with colours 0 (red) and 1 (green) in turns.
 
     Args:
@@ -60,20 +69,37 @@ def gif(canvas: tuple[int, int], frame: tuple[int, int, int, int], index: int | 
     content += b"\x21\xfe\x05hello\x00"
     if index is not None:
         content += b"\x21\xf9\x04" + bytes([1, 0, 0, index]) + b"\x00"
-    return content + b"\x2c" + struct.pack("<HHHHB", *frame, 0x80 if local else 0) + (table if local else b"") + pixels
+    return (
+        content
+        + b"\x2c"
+        + struct.pack("<HHHHB", *frame, 0x80 if local else 0)
+        + (table if local else b"")
+        + pixels
+    )
 
 
 TRANSPARENT = {
     "RGBA": saved(with_alpha(PHOTO.copy()), "png"),
     "black under alpha": saved(with_alpha(PIL.Image.new("RGB", PHOTO.size)), "png"),
     "grey and alpha": saved(with_alpha(PHOTO.convert("L")), "png"),
-    "palette, an alpha for each colour": saved(COLOURS, "png", transparency=bytes(range(0, 256, 8))),
-    "grey, one level transparent": saved(PHOTO.convert("L"), "png", transparency=int(np.asarray(PHOTO.convert("L"))[20, 20])),
+    "palette, an alpha for each colour": saved(
+        COLOURS, "png", transparency=bytes(range(0, 256, 8))
+    ),
+    "grey, one level transparent": saved(
+        PHOTO.convert("L"), "png", transparency=int(np.asarray(PHOTO.convert("L"))[20, 20])
+    ),
     "RGB, one colour transparent": saved(PHOTO, "png", transparency=PHOTO.getpixel((20, 20))),
-    "colours after much text": saved(COLOURS, "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(9000)),
+    "colours after much text": saved(
+        COLOURS, "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(9000)
+    ),
     "GIF": saved(COLOURS, "gif", transparency=COLOURS.getpixel((20, 20))),
     "animated GIF": saved(
-        COLOURS, "gif", transparency=COLOURS.getpixel((20, 20)), save_all=True, append_images=[COLOURS.rotate(180)], comment=b"x" * 700
+        COLOURS,
+        "gif",
+        transparency=COLOURS.getpixel((20, 20)),
+        save_all=True,
+        append_images=[COLOURS.rotate(180)],
+        comment=b"x" * 700,
     ),
 }
 OPAQUE = {
@@ -86,7 +112,10 @@ OPAQUE = {
     }.items()
     for mode in modes
 }
-OPAQUE |= {"png P": saved(COLOURS, "png"), "gif P": saved(COLOURS, "gif", save_all=True, append_images=[COLOURS.rotate(180)])}
+OPAQUE |= {
+    "png P": saved(COLOURS, "png"),
+    "gif P": saved(COLOURS, "gif", save_all=True, append_images=[COLOURS.rotate(180)]),
+}
 OPAQUE["png with much text"] = saved(PHOTO, "png", icc_profile=np.random.default_rng(0).bytes(9000))
 
 
@@ -112,14 +141,22 @@ def test_16_bits_with_alpha():
     rgba = np.random.Generator(np.random.PCG64(2)).integers(0, 2**16, (5, 4, 4), dtype=np.uint16)
     upper = (rgba >> 8).astype(float)
     alpha = upper[..., 3:] / 255
-    np.testing.assert_array_equal(in_a_graph(deep(rgba)), np.floor(upper[..., :3] * alpha + 255 * (1 - alpha) + 0.5))
+    np.testing.assert_array_equal(
+        in_a_graph(deep(rgba)), np.floor(upper[..., :3] * alpha + 255 * (1 - alpha) + 0.5)
+    )
 
 
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("index", [None, 0, 1, 7])
 def test_gifs_with_a_frame_that_is_smaller_than_the_canvas(index, local):
-    frame = [[(255, 0, 0), (0, 255, 0)][(4 * row + column) % 2] for row in range(3) for column in range(4)]
-    whole = np.reshape([(255, 255, 255) if i % 2 == index else pixel for i, pixel in enumerate(frame)], (3, 4, 3))
+    frame = [
+        [(255, 0, 0), (0, 255, 0)][(4 * row + column) % 2]
+        for row in range(3)
+        for column in range(4)
+    ]
+    whole = np.reshape(
+        [(255, 255, 255) if i % 2 == index else pixel for i, pixel in enumerate(frame)], (3, 4, 3)
+    )
     expected = np.full((3, 4, 3), 255)  # TensorFlow's canvas is as large as the largest frame
     expected[2:, 1:] = whole[:1, :3]
     encoded = gif((9, 8), (1, 2, 4, 3), index, local)
@@ -134,10 +171,15 @@ def test_training_and_evaluation_see_the_composed_image():
         settings = Preprocessing(32, style=style)
         seed = tf.constant([1, 2], tf.int64)
         np.testing.assert_array_equal(eval_image(encoded, settings), eval_image(flat, settings))
-        np.testing.assert_array_equal(train_image(encoded, seed, settings), train_image(flat, seed, settings))
+        np.testing.assert_array_equal(
+            train_image(encoded, seed, settings), train_image(flat, seed, settings)
+        )
 
 
-@pytest.mark.parametrize("encoded", [b"", b"\x89PNG", b"GIF8", b"GIF89a", TRANSPARENT["GIF"][:40], TRANSPARENT["RGBA"][:60]])
+@pytest.mark.parametrize(
+    "encoded",
+    [b"", b"\x89PNG", b"GIF8", b"GIF89a", TRANSPARENT["GIF"][:40], TRANSPARENT["RGBA"][:60]],
+)
 def test_files_that_are_cut_off_are_errors(encoded):
     for function in (decode, in_a_graph):
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -148,7 +190,9 @@ def test_images_of_several_blocks_are_composed_alike(monkeypatch):
     rgba = np.random.default_rng(3).integers(0, 256, (37, 11, 4)).astype(np.uint8)
     whole = transparency.over_white(tf.constant(rgba)).numpy()
     alpha = rgba[..., 3:].astype(float)
-    np.testing.assert_array_equal(whole, np.rint((rgba[..., :3] * alpha + 255 * (255 - alpha)) / 255))
+    np.testing.assert_array_equal(
+        whole, np.rint((rgba[..., :3] * alpha + 255 * (255 - alpha)) / 255)
+    )
     for block in (1, 11, 60, 37 * 11):
         monkeypatch.setattr(transparency, "BLOCK", block)
         np.testing.assert_array_equal(transparency.over_white(tf.constant(rgba)), whole)

@@ -14,9 +14,15 @@ from data.records import Manifest
 from tests.data.test_records import header
 
 READERS = {
-    "singly": lambda manifest: [r for shard in range(3) for r in verification.read_records(manifest, shard)],
-    "as a data set": lambda manifest: list(verification.record_dataset(manifest).as_numpy_iterator()),
-    "in the order of training": lambda manifest: [r.numpy() for _, r in pipeline.example_stream(manifest, 1, window=1).take(9)],
+    "singly": lambda manifest: [
+        r for shard in range(3) for r in verification.read_records(manifest, shard)
+    ],
+    "as a data set": lambda manifest: list(
+        verification.record_dataset(manifest).as_numpy_iterator()
+    ),
+    "in the order of training": lambda manifest: [
+        r.numpy() for _, r in pipeline.example_stream(manifest, 1, window=1).take(9)
+    ],
     "beside": lambda manifest: [r for shard in range(3) for r in beside(manifest, shard)],
 }
 
@@ -81,7 +87,9 @@ def test_whole_shards_are_compared_once(tmp_path, monkeypatch, reader):
     expected = sorted(record for path in manifest.paths for record in records.read_shard(path))
     hashed = []
     original = records.file_digest
-    monkeypatch.setattr(verification, "file_digest", lambda path: hashed.append(path) or original(path))
+    monkeypatch.setattr(
+        verification, "file_digest", lambda path: hashed.append(path) or original(path)
+    )
     assert sorted(read(manifest, reader)) == expected
     assert sorted(read(manifest, reader)) == expected
     assert sorted(hashed) == list(manifest.paths)
@@ -95,7 +103,9 @@ def test_nothing_is_read_before_it_is_needed(tmp_path, monkeypatch):
     manifest = write(tmp_path / "s")
     hashed = []
     original = records.file_digest
-    monkeypatch.setattr(verification, "file_digest", lambda path: hashed.append(path) or original(path))
+    monkeypatch.setattr(
+        verification, "file_digest", lambda path: hashed.append(path) or original(path)
+    )
     next(verification.read_records(manifest, 2))
     assert hashed == [manifest.paths[2]]
     assert len(list(pipeline.example_stream(manifest, 1, window=1).take(1))) == 1

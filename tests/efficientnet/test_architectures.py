@@ -72,7 +72,11 @@ def test_every_variant_is_covered() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_channels_and_repeats(name: str) -> None:
     stem, head, filters, repeats = SHAPES[name]
-    width, depth, lite = ARCHITECTURES[name].width, ARCHITECTURES[name].depth, ARCHITECTURES[name].lite
+    width, depth, lite = (
+        ARCHITECTURES[name].width,
+        ARCHITECTURES[name].depth,
+        ARCHITECTURES[name].lite,
+    )
     assert stem_and_head(width, lite) == (stem, head)
     assert [round_filters(stage.filters_out, width) for stage in BASELINE_STAGES] == filters
     assert list(stage_repeats(depth, lite)) == repeats
@@ -85,7 +89,11 @@ def test_channels_and_repeats(name: str) -> None:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name: str) -> None:
     """The closed form; test_model holds it against real models."""
-    width, depth, lite = ARCHITECTURES[name].width, ARCHITECTURES[name].depth, ARCHITECTURES[name].lite
+    width, depth, lite = (
+        ARCHITECTURES[name].width,
+        ARCHITECTURES[name].depth,
+        ARCHITECTURES[name].lite,
+    )
     assert count_parameters(width, depth, 1000, lite) == PARAMETERS[name]
 
 
@@ -118,7 +126,9 @@ def test_filters_are_never_rounded_down_by_more_than_a_tenth() -> None:
 
 def test_survival_probabilities_of_b0() -> None:
     # 1 - 0.2 b / 16 for b = 2, 4, 6, 7, 9, 10, 12, 13, 14, the blocks that keep both stride and channels.
-    survive = {block.name: block.survival_probability for block in blocks(1.0, 1.0) if block.has_skip}
+    survive = {
+        block.name: block.survival_probability for block in blocks(1.0, 1.0) if block.has_skip
+    }
     assert survive == pytest.approx(
         {
             "block2b": 0.975,
@@ -171,7 +181,14 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 def test_what_would_give_b6_wide_the_paper_s_parameters():
     """390M (Meta Pseudo Labels, Section 4): no depth at width 5.0; at B6's depth, width 5.55."""
-    by_depth = {depth / 20: count_parameters(5.0, depth / 20, 1000)[0] / 1e6 for depth in range(40, 81)}
+    by_depth = {
+        depth / 20: count_parameters(5.0, depth / 20, 1000)[0] / 1e6 for depth in range(40, 81)
+    }
     assert not any(385 <= millions < 395 for millions in by_depth.values())
-    assert [round(by_depth[depth], 1) for depth in (2.6, 3.0, 3.05, 3.1)] == [316.6, 337.9, 398.5, 398.5]
+    assert [round(by_depth[depth], 1) for depth in (2.6, 3.0, 3.05, 3.1)] == [
+        316.6,
+        337.9,
+        398.5,
+        398.5,
+    ]
     assert round(count_parameters(5.55, 2.6, 1000)[0] / 1e6, 1) == 389.3

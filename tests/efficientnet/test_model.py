@@ -13,7 +13,13 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from efficientnet import EfficientNet
-from efficientnet.architectures import ARCHITECTURES, BASELINE_STRIDES, SMALL_IMAGE_STRIDES, count_activations, count_parameters
+from efficientnet.architectures import (
+    ARCHITECTURES,
+    BASELINE_STRIDES,
+    SMALL_IMAGE_STRIDES,
+    count_activations,
+    count_parameters,
+)
 from nets.layers import swish
 from nets.names import block_name
 from nets.noise import Dropout, StochasticDepth, model_noise
@@ -43,7 +49,9 @@ def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
     turn a last bit at the input into half a logit.
     """
     generator = np.random.Generator(np.random.PCG64(0))
-    layers = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    layers = [
+        layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     for layer in layers:
         layer.gamma.assign(generator.uniform(0.5, 1.5, layer.gamma.shape))
         layer.beta.assign(generator.normal(0, 0.2, layer.beta.shape))
@@ -89,7 +97,9 @@ def test_equals_keras_applications(name: str) -> None:
     A random-weight keras.applications model only divides by 255. Doing that outside our model gives both the same bits to work on.
     """
     size = 75 if name == "b0" else 64  # 75 for the padding of odd maps
-    model = EfficientNet(name, num_classes=1000, mean=(0, 0, 0), std=(1, 1, 1), batch_norm_momentum=0.0, seed=1)
+    model = EfficientNet(
+        name, num_classes=1000, mean=(0, 0, 0), std=(1, 1, 1), batch_norm_momentum=0.0, seed=1
+    )
     reference = applications(name, size)
     pixels = images(16, size)
     settle_batch_norm(model, pixels * (1 / 255))
@@ -99,52 +109,92 @@ def test_equals_keras_applications(name: str) -> None:
     logits = model(pixels[:3] * (1 / 255), training=False).numpy()
     scale = np.abs(expected).max()
     deviation = np.abs(logits - expected).max() / scale
-    print(f"{name}: largest deviation {deviation:.1e} of the largest logit, spread {np.ptp(expected, 0).max() / scale:.2f}")
+    print(
+        f"{name}: largest deviation {deviation:.1e} of the largest logit, spread {np.ptp(expected, 0).max() / scale:.2f}"
+    )
     assert deviation < 1e-5
     assert np.ptp(expected, 0).max() > 0.02 * scale  # the logits do depend on the image
 
-    counted = count_parameters(ARCHITECTURES[name].width, ARCHITECTURES[name].depth, 1000, ARCHITECTURES[name].lite)
+    counted = count_parameters(
+        ARCHITECTURES[name].width, ARCHITECTURES[name].depth, 1000, ARCHITECTURES[name].lite
+    )
     assert (numbers_in(model.trainable_weights), numbers_in(model.non_trainable_weights)) == counted
-    drops = {layer.name: 1 - layer.survival_probability for layer in model.layers if isinstance(layer, StochasticDepth)}
+    drops = {
+        layer.name: 1 - layer.survival_probability
+        for layer in model.layers
+        if isinstance(layer, StochasticDepth)
+    }
     drops["top_dropout"] = model.get_layer("top_dropout").rate
-    assert drops == pytest.approx({layer.name: layer.rate for layer in reference.layers if isinstance(layer, tf.keras.layers.Dropout)})
+    assert drops == pytest.approx(
+        {
+            layer.name: layer.rate
+            for layer in reference.layers
+            if isinstance(layer, tf.keras.layers.Dropout)
+        }
+    )
 
 
 def test_initial_weights_have_the_spread_of_the_authors() -> None:
     model = EfficientNet("b0", num_classes=1000, seed=1)
-    for name, fan_out in {"top_conv": 1280, "stem_conv": 9 * 32, "block6a_expand_conv": 672, "block7a_se_expand": 1152}.items():
+    for name, fan_out in {
+        "top_conv": 1280,
+        "stem_conv": 9 * 32,
+        "block6a_expand_conv": 672,
+        "block7a_se_expand": 1152,
+    }.items():
         kernel = model.get_layer(name).kernel.numpy()
         deviation = np.sqrt(2 / fan_out)
         assert kernel.std() == pytest.approx(deviation, rel=4 / np.sqrt(2 * kernel.size))
         assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size)
     kernel = model.get_layer("top_conv").kernel.numpy()
     assert np.abs(kernel).max() > 4 * kernel.std()  # not truncated
-    assert model.get_layer("block6b_dwconv").depthwise_kernel.numpy().std() == pytest.approx(np.sqrt(2 / 25), rel=0.02)
+    assert model.get_layer("block6b_dwconv").depthwise_kernel.numpy().std() == pytest.approx(
+        np.sqrt(2 / 25), rel=0.02
+    )
     classifier = model.get_layer("predictions").kernel.numpy()
     assert 0.99 / np.sqrt(1000) < np.abs(classifier).max() <= 1 / np.sqrt(1000)
-    assert all(not np.any(layer.bias) for layer in model.layers if getattr(layer, "bias", None) is not None)
+    assert all(
+        not np.any(layer.bias) for layer in model.layers if getattr(layer, "bias", None) is not None
+    )
 
 
 def test_seed_decides_the_initial_weights() -> None:
     first = EfficientNet("b0", seed=3, **TINY).get_weights()
     EfficientNet("b0", **TINY)  # what else was built does not matter
-    again, other = EfficientNet("b0", seed=3, **TINY).get_weights(), EfficientNet("b0", seed=4, **TINY)
+    again, other = (
+        EfficientNet("b0", seed=3, **TINY).get_weights(),
+        EfficientNet("b0", seed=4, **TINY),
+    )
     assert all(np.array_equal(one, two) for one, two in zip(first, again))
-    kernels = {layer.name: layer.weights[0].numpy() for layer in other.layers if layer.weights and not layer.name.endswith("bn")}
-    assert not any(np.array_equal(kernel, weight) for kernel in kernels.values() for weight in first)
-    assert len({kernel.flat[0] for kernel in kernels.values()}) == len(kernels)  # nor do two layers share theirs
+    kernels = {
+        layer.name: layer.weights[0].numpy()
+        for layer in other.layers
+        if layer.weights and not layer.name.endswith("bn")
+    }
+    assert not any(
+        np.array_equal(kernel, weight) for kernel in kernels.values() for weight in first
+    )
+    assert len({kernel.flat[0] for kernel in kernels.values()}) == len(
+        kernels
+    )  # nor do two layers share theirs
 
 
 def test_seeded_weights_are_pinned() -> None:
     """Two processes, and two versions of the project, build the same network."""
     kernel = EfficientNet("b0", seed=3, **TINY).get_layer("stem_conv").kernel.numpy()
-    np.testing.assert_allclose(kernel[0, 0, 0, :4], [0.044447266, 0.029405382, 0.27029049, 0.12901513], rtol=1e-6)
+    np.testing.assert_allclose(
+        kernel[0, 0, 0, :4], [0.044447266, 0.029405382, 0.27029049, 0.12901513], rtol=1e-6
+    )
 
 
 def test_normalization_equals_keras() -> None:
     scaled = tf.keras.layers.Rescaling(1 / 255)(images(2, 32))
-    keras = tf.keras.layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2])
-    np.testing.assert_allclose(EfficientNet("b0", **TINY).layers[1](images(2, 32)), keras(scaled), atol=1e-6)
+    keras = tf.keras.layers.Normalization(
+        mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2]
+    )
+    np.testing.assert_allclose(
+        EfficientNet("b0", **TINY).layers[1](images(2, 32)), keras(scaled), atol=1e-6
+    )
 
 
 def test_normalization_comes_first_and_has_no_weights() -> None:
@@ -184,12 +234,24 @@ def test_mixed_precision_ends_in_float32(mixed_bfloat16: None) -> None:
     with model_noise(1, 2, tf.range(4), 4):
         logits = model(images(4, 32), training=True)
     assert logits.dtype == tf.float32
-    assert np.any(logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy())  # not merely cast at the end
+    assert np.any(
+        logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy()
+    )  # not merely cast at the end
 
 
 def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
-    model = EfficientNet("b0", width=0.25, depth=0.5, num_classes=5, strides=SMALL_IMAGE_STRIDES, survival_probability=0.2, seed=1)
-    for layer in model.layers:  # frozen, it normalises each example by itself, and a batch may be split
+    model = EfficientNet(
+        "b0",
+        width=0.25,
+        depth=0.5,
+        num_classes=5,
+        strides=SMALL_IMAGE_STRIDES,
+        survival_probability=0.2,
+        seed=1,
+    )
+    for (
+        layer
+    ) in model.layers:  # frozen, it normalises each example by itself, and a batch may be split
         layer.trainable = not isinstance(layer, tf.keras.layers.BatchNormalization)
 
     def logits(rows: list[int], step: int = 1) -> np.ndarray:
@@ -197,7 +259,12 @@ def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
             return model(tf.gather(images(6, 32), rows), training=True).numpy()
 
     whole = logits([0, 1, 2, 3, 4, 5])
-    np.testing.assert_allclose(np.concatenate([logits([0, 1]), logits([2, 3, 4, 5])]), whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
+    np.testing.assert_allclose(
+        np.concatenate([logits([0, 1]), logits([2, 3, 4, 5])]),
+        whole,
+        rtol=1e-4,
+        atol=1e-5 * np.abs(whole).max(),
+    )
     assert np.abs(logits([0, 1, 2, 3, 4, 5], step=2) - whole).max() > 0.01 * np.abs(whole).max()
 
 
@@ -212,7 +279,11 @@ def test_trains_under_plain_keras() -> None:
     model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(images(8, 32), tf.range(8) % 5, batch_size=4, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
-    unmoved = [weight.name for weight, old in zip(model.trainable_weights, before) if np.array_equal(weight, old)]
+    unmoved = [
+        weight.name
+        for weight, old in zip(model.trainable_weights, before)
+        if np.array_equal(weight, old)
+    ]
     assert not unmoved  # every weight gets a gradient
 
 
@@ -220,22 +291,36 @@ def test_trains_under_plain_keras() -> None:
 def test_synchronized_survives_the_config(synchronized: bool) -> None:
     model = EfficientNet("b0", sync_batch_norm=synchronized, batch_norm_momentum=0.9, **TINY)
     again = tf.keras.Model.from_config(model.get_config())
-    layers = [layer for layer in again.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    layers = [
+        layer for layer in again.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     assert len(layers) == 2 + 3 * 7 - 1
-    assert all((layer.synchronized, layer.momentum, layer.epsilon) == (synchronized, 0.9, 1e-3) for layer in layers)
+    assert all(
+        (layer.synchronized, layer.momentum, layer.epsilon) == (synchronized, 0.9, 1e-3)
+        for layer in layers
+    )
 
 
 def test_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
-    own = {"sync_batch_norm": True, "batch_norm_momentum": 0.0, "mean": (1.0, 2.0, 3.0), "strides": SMALL_IMAGE_STRIDES}
+    own = {
+        "sync_batch_norm": True,
+        "batch_norm_momentum": 0.0,
+        "mean": (1.0, 2.0, 3.0),
+        "strides": SMALL_IMAGE_STRIDES,
+    }
     model = EfficientNet("b0", seed=1, **own, **TINY)
     settle_batch_norm(model, images(16, 32))
     model.save(tmp_path / "model.keras")
     again = tf.keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again(images(4, 32)), model(images(4, 32)))
-    assert [layer.get_config() for layer in again.layers] == [layer.get_config() for layer in model.layers]
+    assert [layer.get_config() for layer in again.layers] == [
+        layer.get_config() for layer in model.layers
+    ]
     assert again.get_layer("stem_bn").synchronized
     with model_noise(1, 2, tf.range(4), 4):
-        np.testing.assert_array_equal(again(images(4, 32), training=True), model(images(4, 32), training=True))
+        np.testing.assert_array_equal(
+            again(images(4, 32), training=True), model(images(4, 32), training=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -260,11 +345,17 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
     ("name", "size", "stem_stride", "strides"),
     [("b0", 64, 2, None), ("b1", 32, 1, (1, 2, 2, 1, 1, 1, 1)), ("lite1", 64, 2, None)],
 )
-def test_activations_are_the_maps_of_the_built_network(name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None) -> None:
+def test_activations_are_the_maps_of_the_built_network(
+    name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None
+) -> None:
     """Against the output shapes of the convolutions, normalisations, swishes and gates of the Keras model."""
-    model = EfficientNet(name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides)
+    model = EfficientNet(
+        name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides
+    )
     kept = ("_conv", "_bn", "_dwconv", "_activation", "_se_excite")
-    expected = sum(int(np.prod(layer.output_shape[1:])) for layer in model.layers if layer.name.endswith(kept))
+    expected = sum(
+        int(np.prod(layer.output_shape[1:])) for layer in model.layers if layer.name.endswith(kept)
+    )
     row = ARCHITECTURES[name]
     arguments = row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES
     assert count_activations(*arguments, lite=row.lite) == expected
@@ -276,13 +367,18 @@ def test_activations_are_the_maps_of_the_built_network(name: str, size: int, ste
             sizes[block] = sizes.get(block, 0) + int(np.prod(layer.output_shape[1:]))
         if block and block not in inputs:  # its first layer reads the block's input
             inputs[block] = int(np.prod(layer.input_shape[1:]))
-    assert count_activations(*arguments, rematerialize=True, lite=row.lite) == sizes.pop("") + sum(inputs.values()) + max(sizes.values())
+    assert count_activations(*arguments, rematerialize=True, lite=row.lite) == sizes.pop("") + sum(
+        inputs.values()
+    ) + max(sizes.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_swish_is_tensorflows_with_both_derivatives(dtype):
     """The second one, too: Meta Pseudo Labels differentiates the student's gradient."""
-    x, upstream = (tf.cast(tf.constant(values), dtype) for values in ([-30.0, -5.0, -1.0, 0.0, 1e-3, 1.0, 5.0, 30.0], np.arange(-3.0, 5.0)))
+    x, upstream = (
+        tf.cast(tf.constant(values), dtype)
+        for values in ([-30.0, -5.0, -1.0, 0.0, 1e-3, 1.0, 5.0, 30.0], np.arange(-3.0, 5.0))
+    )
     found = []
     for function in (swish, tf.nn.silu):
         with tf.GradientTape() as outer:

@@ -15,8 +15,14 @@ from resnet import WideResNet
 
 IMAGES = tf.random.stateless_uniform([2, 32, 32, 3], [1, 2], 0, 255)
 NETWORKS = [
-    pytest.param(lambda **k: EfficientNet("b0", width=0.25, depth=0.25, num_classes=5, seed=1, **k), id="efficientnet"),
-    pytest.param(lambda **k: WideResNet("wrn_10_1", dropout=0.5, num_classes=5, seed=1, **k), id="wide_resnet"),
+    pytest.param(
+        lambda **k: EfficientNet("b0", width=0.25, depth=0.25, num_classes=5, seed=1, **k),
+        id="efficientnet",
+    ),
+    pytest.param(
+        lambda **k: WideResNet("wrn_10_1", dropout=0.5, num_classes=5, seed=1, **k),
+        id="wide_resnet",
+    ),
 ]
 
 

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import time
 
-PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROGRAM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 WHERE_FROM = "Chromium is not installed (Debian: apt-get install chromium); the report is not opened in a browser"
 
 
@@ -22,8 +24,20 @@ class Browser:
         self._to_browser, self._commands = os.pipe()[::-1]
         self._answers, self._from_browser = os.pipe()
         self._buffer = b""
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        command = [PROGRAM, *flags, "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+        ]
+        command = [
+            PROGRAM,
+            *flags,
+            "--hide-scrollbars",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ]
         # Chromium reads commands from descriptor 3 and answers on 4.
         shell = f'exec "$0" "$@" 3<&{self._commands} 4>&{self._from_browser}'
         self.process = subprocess.Popen(
@@ -38,7 +52,9 @@ class Browser:
 
     def __enter__(self):
         target = self._send("Target.createTarget", {"url": "about:blank"})["targetId"]
-        self.session = self._send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        self.session = self._send("Target.attachToTarget", {"targetId": target, "flatten": True})[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.send(f"{domain}.enable")
         return self
@@ -55,7 +71,12 @@ class Browser:
 
     def _send(self, method, parameters, session=None):
         self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters, **({"sessionId": session} if session else {})}
+        message = {
+            "id": self.number,
+            "method": method,
+            "params": parameters,
+            **({"sessionId": session} if session else {}),
+        }
         os.write(self._to_browser, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -87,7 +108,13 @@ class Browser:
     def open(self, url, width=1280, height=900, dark=False, media=""):
         """Shows a page in a window of that size."""
         mobile = width < 600
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=mobile,
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.send("Emulation.setEmulatedMedia", media=media, features=scheme)
         self.send("Page.navigate", url=url)
@@ -96,7 +123,9 @@ class Browser:
 
     def evaluate(self, expression):
         """The value of a JavaScript expression (a promise is waited for)."""
-        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 

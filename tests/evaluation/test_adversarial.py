@@ -28,8 +28,20 @@ def network():
     """With normalisation inside, BatchNorm and dropout, and statistics that training has moved."""
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
-    model = tf.keras.Sequential([tf.keras.Input((4, 4, 3)), layers.Rescaling(1 / 64, -2), layers.Conv2D(8, 3, padding="same")])
-    for layer in (layers.BatchNormalization(), layers.Activation("swish"), layers.Dropout(0.5), layers.Flatten(), layers.Dense(3)):
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((4, 4, 3)),
+            layers.Rescaling(1 / 64, -2),
+            layers.Conv2D(8, 3, padding="same"),
+        ]
+    )
+    for layer in (
+        layers.BatchNormalization(),
+        layers.Activation("swish"),
+        layers.Dropout(0.5),
+        layers.Flatten(),
+        layers.Dense(3),
+    ):
         model.add(layer)
     for _ in range(3):
         model(IMAGES, training=True)
@@ -44,15 +56,21 @@ def test_gradient_against_finite_differences(network):
     gradient = adversarial.input_gradient(network, IMAGES, LABELS).numpy()
     direction = RNG.normal(size=IMAGES.shape).astype(np.float32)
     step = 0.25  # gray levels
-    difference = (loss(network, IMAGES + step * direction) - loss(network, IMAGES - step * direction)) / (2 * step)
-    np.testing.assert_allclose(difference, (gradient * direction).sum((1, 2, 3)), rtol=2e-2, atol=2e-4)
+    difference = (
+        loss(network, IMAGES + step * direction) - loss(network, IMAGES - step * direction)
+    ) / (2 * step)
+    np.testing.assert_allclose(
+        difference, (gradient * direction).sum((1, 2, 3)), rtol=2e-2, atol=2e-4
+    )
     assert np.abs(difference).max() > 1e-2
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_epsilon_0_changes_nothing(network, norm):
     gradient = adversarial.input_gradient(network, IMAGES, LABELS)
-    np.testing.assert_array_equal(adversarial.fgsm(IMAGES, gradient, tf.constant(0.0), norm), IMAGES)
+    np.testing.assert_array_equal(
+        adversarial.fgsm(IMAGES, gradient, tf.constant(0.0), norm), IMAGES
+    )
     attacked = adversarial.pgd(network, IMAGES, LABELS, 0.0, iterations=3, step=2.0, norm=norm)
     np.testing.assert_array_equal(attacked, IMAGES)
 
@@ -63,7 +81,9 @@ def test_maximum_norm_and_range_hold_exactly(network, epsilon):
     start = adversarial.random_start(IMAGES, tf.constant(list("abcdef")), 0, epsilon)
     for attacked in (
         adversarial.fgsm(IMAGES, gradient, tf.constant(epsilon)),
-        adversarial.pgd(network, IMAGES, LABELS, epsilon, iterations=10, step=0.3 * epsilon, start=start),
+        adversarial.pgd(
+            network, IMAGES, LABELS, epsilon, iterations=10, step=0.3 * epsilon, start=start
+        ),
     ):
         change = np.abs(attacked.numpy() - IMAGES.numpy())
         assert change.max() == epsilon  # whole gray levels: float32 is exact
@@ -71,7 +91,9 @@ def test_maximum_norm_and_range_hold_exactly(network, epsilon):
 
 
 def test_euclidean_norm(network):
-    attacked = adversarial.pgd(network, IMAGES, LABELS, 40.0, iterations=10, step=10.0, norm="2").numpy()
+    attacked = adversarial.pgd(
+        network, IMAGES, LABELS, 40.0, iterations=10, step=10.0, norm="2"
+    ).numpy()
     length = np.sqrt(((attacked - IMAGES.numpy()) ** 2).sum((1, 2, 3)))
     assert (length <= 40.0 * (1 + 1e-5)).all() and length.max() > 20
     assert attacked.min() >= 0 and attacked.max() <= 255
@@ -96,7 +118,10 @@ def test_linear_model_in_closed_form():
 
 def test_pgd_does_at_least_the_damage_of_fgsm(network):
     gradient = adversarial.input_gradient(network, IMAGES, LABELS)
-    clean, fgsm = loss(network, IMAGES), loss(network, adversarial.fgsm(IMAGES, gradient, tf.constant(16.0)))
+    clean, fgsm = (
+        loss(network, IMAGES),
+        loss(network, adversarial.fgsm(IMAGES, gradient, tf.constant(16.0))),
+    )
     pgd = loss(network, adversarial.pgd(network, IMAGES, LABELS, 16.0, iterations=20, step=2.0))
     assert (fgsm > clean).all()
     assert (pgd >= fgsm - 1e-4).all() and pgd.mean() > fgsm.mean()
@@ -120,7 +145,13 @@ def test_random_start_belongs_to_the_image():
 
 def files(size):
     encoded = [png(np.uint8(RNG.integers(0, 256, (*size, 3)))) for _ in range(3)]
-    return encoded, Examples("clean", "here", 3, 3, lambda: tf.data.Dataset.from_tensor_slices((encoded, list("abc"), [0, 1, 2])))
+    return encoded, Examples(
+        "clean",
+        "here",
+        3,
+        3,
+        lambda: tf.data.Dataset.from_tensor_slices((encoded, list("abc"), [0, 1, 2])),
+    )
 
 
 def test_small_images_are_attacked_as_they_are_stored():
@@ -130,7 +161,9 @@ def test_small_images_are_attacked_as_they_are_stored():
     pixels, to_input = attacked_pixels(examples, preprocessing)
     images = tf.stack([pixels.of(x) for x in encoded])
     assert images.shape == (3, 4, 5, 3) == (3, *pixels.shape)
-    np.testing.assert_array_equal(to_input(images), tf.stack([eval_image(x, preprocessing) for x in encoded]))
+    np.testing.assert_array_equal(
+        to_input(images), tf.stack([eval_image(x, preprocessing) for x in encoded])
+    )
 
     kernel = tf.constant(RNG.normal(size=(8 * 8 * 3, 3)) / 1000, tf.float32)
 
@@ -143,7 +176,9 @@ def test_small_images_are_attacked_as_they_are_stored():
     gradient = adversarial.input_gradient(logits, images, tf.constant([0, 1, 2], tf.int64)).numpy()
     direction = RNG.normal(size=images.shape).astype(np.float32)
     difference = (losses(images + direction) - losses(images - direction)) / 2
-    np.testing.assert_allclose(difference, (gradient * direction).sum((1, 2, 3)), rtol=1e-2, atol=1e-5)
+    np.testing.assert_allclose(
+        difference, (gradient * direction).sum((1, 2, 3)), rtol=1e-2, atol=1e-5
+    )
     assert np.abs(difference).max() > 1e-3
 
 
@@ -151,7 +186,13 @@ def test_small_images_are_attacked_as_they_are_stored():
 def test_photographs_are_attacked_at_the_networks_resolution(style):
     """So are small images of several sizes, as folders have them."""
     encoded = [*files((40, 50))[0], *files((44, 40))[0]]
-    examples = Examples("clean", "here", 6, 3, lambda: tf.data.Dataset.from_tensor_slices((encoded, list("abcdef"), [0, 1, 2] * 2)))
+    examples = Examples(
+        "clean",
+        "here",
+        6,
+        3,
+        lambda: tf.data.Dataset.from_tensor_slices((encoded, list("abcdef"), [0, 1, 2] * 2)),
+    )
     pixels, to_input = attacked_pixels(examples, Preprocessing(image_size=16, style=style))
     image = pixels.of(encoded[0]).numpy()
     assert image.shape == pixels.shape == (16, 16, 3)

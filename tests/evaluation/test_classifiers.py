@@ -24,8 +24,12 @@ NAMES = ("a", "b", "c")
 
 
 def network(seed=0):
-    model = tf.keras.Sequential([tf.keras.Input((SIDE, SIDE, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
-    model.layers[-1].kernel.assign(np.random.Generator(np.random.PCG64(seed)).normal(size=(SIDE * SIDE * 3, 3)) / 1000)
+    model = tf.keras.Sequential(
+        [tf.keras.Input((SIDE, SIDE, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)]
+    )
+    model.layers[-1].kernel.assign(
+        np.random.Generator(np.random.PCG64(seed)).normal(size=(SIDE * SIDE * 3, 3)) / 1000
+    )
     return model
 
 
@@ -48,7 +52,11 @@ def test_an_exported_model_answers_as_its_directory(tmp_path, monkeypatch, style
     served = tmp_path / "export" / "classifier"
     for path in (directory, tmp_path / "export", served, served / "1"):
         candidate = open_candidate("m", path, "imagenet")
-        assert candidate.label_names == NAMES and candidate.preprocessing.style == style and not candidate.finetuned
+        assert (
+            candidate.label_names == NAMES
+            and candidate.preprocessing.style == style
+            and not candidate.finetuned
+        )
         logits = candidate.load().logits
         answers.append(tf.nn.softmax(logits(images)).numpy())
         gradients.append(adversarial.input_gradient(logits, images, labels).numpy())
@@ -64,7 +72,9 @@ class Foreign(tf.Module):
     def __init__(self, softmax, shape):
         super().__init__()
         self.model, self.softmax = network(), softmax
-        self.serve = tf.function(self._serve, input_signature=[tf.TensorSpec(shape, tf.float32, name="x")])
+        self.serve = tf.function(
+            self._serve, input_signature=[tf.TensorSpec(shape, tf.float32, name="x")]
+        )
 
     def _serve(self, x):
         logits = self.model(x)
@@ -76,14 +86,22 @@ def test_other_saved_models(tmp_path, softmax):
     module = Foreign(softmax, [None, SIDE, SIDE, 3])
     tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.serve)
     candidate = open_candidate("m", tmp_path / "m", "small")
-    assert (candidate.preprocessing.image_size, candidate.preprocessing.style, candidate.label_names) == (SIDE, "small", ())
+    assert (
+        candidate.preprocessing.image_size,
+        candidate.preprocessing.style,
+        candidate.label_names,
+    ) == (SIDE, "small", ())
     images = tf.random.stateless_uniform([4, SIDE, SIDE, 3], [0, 0], 0.0, 255.0)
-    np.testing.assert_allclose(tf.nn.softmax(candidate.load().logits(images)), tf.nn.softmax(network()(images)), atol=1e-6)
+    np.testing.assert_allclose(
+        tf.nn.softmax(candidate.load().logits(images)), tf.nn.softmax(network()(images)), atol=1e-6
+    )
 
 
 def test_a_saved_model_of_another_shape(tmp_path):
     module = tf.Module()
-    module.serve = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None, 7], tf.float32)])
+    module.serve = tf.function(
+        lambda x: {"y": x}, input_signature=[tf.TensorSpec([None, 7], tf.float32)]
+    )
     tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.serve)
     with pytest.raises(InputError, match="takes no single float32"):
         open_candidate("m", tmp_path / "m", "small")

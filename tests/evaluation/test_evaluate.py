@@ -43,8 +43,19 @@ def write_data(directory, labels=None, keys=None, names=NAMES):
     digits = datasets.load_digits()
     labels = digits.target[:N] if labels is None else labels
     keys = [f"digit/{i}" for i in range(N)] if keys is None else keys
-    examples = [protos.make_example(png(image), key, int(label)) for image, key, label in zip(digits.images, keys, labels)]
-    records.write_split(directory / "test", "test", examples, num_shards=3, num_records=N, label_names=names, kind="labeled")
+    examples = [
+        protos.make_example(png(image), key, int(label))
+        for image, key, label in zip(digits.images, keys, labels)
+    ]
+    records.write_split(
+        directory / "test",
+        "test",
+        examples,
+        num_shards=3,
+        num_records=N,
+        label_names=names,
+        kind="labeled",
+    )
     write_json(directory / "summary.json", {})
     return directory
 
@@ -53,7 +64,11 @@ def linear(num_classes, seed):
     """Stands in for the network where only the stage is tested: a build takes milliseconds, not a second."""
     kernel = tf.keras.initializers.RandomNormal(stddev=0.002, seed=seed)
     return tf.keras.Sequential(
-        [tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(num_classes, kernel_initializer=kernel)]
+        [
+            tf.keras.Input((8, 8, 3)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(num_classes, kernel_initializer=kernel),
+        ]
     )
 
 
@@ -69,7 +84,11 @@ def write_model(directory, names=NAMES, seed=0, bias=0.0):
     """A finished training directory."""
     model = linear(len(names), seed)
     model.layers[-1].bias.assign([bias] * len(names))
-    model_dir.save(directory / "model", model, ModelSpec({"name": "b0"}, Preprocessing(image_size=8), tuple(names)))
+    model_dir.save(
+        directory / "model",
+        model,
+        ModelSpec({"name": "b0"}, Preprocessing(image_size=8), tuple(names)),
+    )
     write_json(directory / "summary.json", {"seed": seed})
     return directory
 
@@ -82,11 +101,17 @@ def quick(monkeypatch):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs")
-    return write_data(root / "data"), write_model(root / "teacher"), write_model(root / "student", seed=1)
+    return (
+        write_data(root / "data"),
+        write_model(root / "teacher"),
+        write_model(root / "student", seed=1),
+    )
 
 
 def run(workdir, data, *models, batch_size=BATCH_SIZE, evaluate_config=None, **flags):
-    config = ml_collections.ConfigDict({"evaluate": {"batch_size": batch_size, **(evaluate_config or {})}}).lock()
+    config = ml_collections.ConfigDict(
+        {"evaluate": {"batch_size": batch_size, **(evaluate_config or {})}}
+    ).lock()
     evaluate.main(config, str(workdir), ",".join(map(str, models)), str(data), **flags)
     return json.loads((workdir / "summary.json").read_text())
 
@@ -103,15 +128,21 @@ def test_every_example_once_and_right(quick, inputs, tmp_path, capsys):
         assert stored["keys"].tolist() == [f"digit/{i}" for i in range(N)]
         np.testing.assert_array_equal(stored["labels"], digits.target[:N])
         kernel, _ = load_linear(directory)[0].get_weights()
-        logits = np.repeat(digits.images[:N] * 15, 3).reshape(N, -1) @ kernel.astype(np.float64)  # (N, K)
+        logits = np.repeat(digits.images[:N] * 15, 3).reshape(N, -1) @ kernel.astype(
+            np.float64
+        )  # (N, K)
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         assert np.ptp(expected, axis=0).max() > 0.1  # the images do get different answers
         assert stored["probabilities"].dtype == np.float32
         np.testing.assert_allclose(stored["probabilities"], expected, atol=1e-5)
         row = summary["models"][name]
         assert row["examples"] == N
-        assert row["top1"] == pytest.approx(sklearn_metrics.accuracy_score(digits.target[:N], expected.argmax(1)))
-        assert row["nll"] == pytest.approx(sklearn_metrics.log_loss(digits.target[:N], expected, labels=range(10)), abs=1e-4)
+        assert row["top1"] == pytest.approx(
+            sklearn_metrics.accuracy_score(digits.target[:N], expected.argmax(1))
+        )
+        assert row["nll"] == pytest.approx(
+            sklearn_metrics.log_loss(digits.target[:N], expected, labels=range(10)), abs=1e-4
+        )
         assert row["top1_interval"][0] <= row["top1"] <= row["top1_interval"][1]
         balanced = sklearn_metrics.balanced_accuracy_score(digits.target[:N], expected.argmax(1))
         assert row["balanced_accuracy"] == pytest.approx(balanced)
@@ -126,23 +157,38 @@ def test_every_example_once_and_right(quick, inputs, tmp_path, capsys):
 
 
 def test_a_real_network(inputs, tmp_path):
-    architecture = {"name": "b0", "width": 0.1, "depth": 0.1, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 1, 1]}
+    architecture = {
+        "name": "b0",
+        "width": 0.1,
+        "depth": 0.1,
+        "stem_stride": 1,
+        "strides": [1, 1, 1, 2, 1, 1, 1],
+    }
     spec = ModelSpec(architecture, Preprocessing(image_size=8), NAMES)
     model = spec.build(seed=0)
     classifier = model.get_layer("predictions")
-    classifier.kernel.assign(classifier.kernel * 400)  # untrained, it would answer the same to every image
+    classifier.kernel.assign(
+        classifier.kernel * 400
+    )  # untrained, it would answer the same to every image
     model_dir.save(tmp_path / "b0" / "model", model, spec)
     write_json(tmp_path / "b0" / "summary.json", {})
     run(tmp_path / "w", inputs[0], tmp_path / "b0")
-    images = tf.stack([eval_image(png(image), spec.preprocessing) for image in datasets.load_digits().images[:N]])
+    images = tf.stack(
+        [eval_image(png(image), spec.preprocessing) for image in datasets.load_digits().images[:N]]
+    )
     expected = tf.nn.softmax(model(images, training=False)).numpy()
     assert np.ptp(expected, axis=0).max() > 0.1
-    np.testing.assert_allclose(np.load(tmp_path / "w" / "b0" / "predictions.npz")["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "w" / "b0" / "predictions.npz")["probabilities"], expected, atol=1e-5
+    )
 
 
 def test_batch_size_does_not_matter(quick, inputs, tmp_path):
     data, teacher, _ = inputs
-    rows = [run(tmp_path / str(size), data, teacher, batch_size=size)["models"]["teacher"] for size in (1, 100)]
+    rows = [
+        run(tmp_path / str(size), data, teacher, batch_size=size)["models"]["teacher"]
+        for size in (1, 100)
+    ]
     for key in ("top1", "top5", "ece", "nll"):
         assert rows[0][key] == pytest.approx(rows[1][key], abs=1e-6)
 
@@ -172,7 +218,9 @@ def test_goes_on_after_a_kill(quick, inputs, tmp_path, monkeypatch):
         run(tmp_path / "w", data, teacher, student)
     assert not (tmp_path / "w" / "summary.json").exists()
     loaded = []
-    monkeypatch.setattr(model_dir, "load", lambda directory: loaded.append(directory) or load_linear(directory))
+    monkeypatch.setattr(
+        model_dir, "load", lambda directory: loaded.append(directory) or load_linear(directory)
+    )
     resumed = run(tmp_path / "w", data, teacher, student)["models"]
     assert loaded == [student]
     for name in whole:
@@ -191,13 +239,20 @@ def test_models_of_one_name(quick, inputs, tmp_path):
     other = shutil.copytree(student, tmp_path / "seed_1" / "teacher")
     summary = run(tmp_path / "w", data, teacher, f"{other}/model", student)
     assert list(summary["models"]) == ["teacher", "teacher-2", "student"]
-    assert summary["models"]["teacher-2"]["nll"] == summary["models"]["student"]["nll"] != summary["models"]["teacher"]["nll"]
+    assert (
+        summary["models"]["teacher-2"]["nll"]
+        == summary["models"]["student"]["nll"]
+        != summary["models"]["teacher"]["nll"]
+    )
 
 
 def test_shards_without_keys(quick, inputs, tmp_path):
     data = write_data(tmp_path / "data", keys=[""] * N)
     run(tmp_path / "w", data, inputs[1])
-    assert np.load(tmp_path / "w" / "teacher" / "predictions.npz")["keys"][[0, -1]].tolist() == ["#0", "#22"]
+    assert np.load(tmp_path / "w" / "teacher" / "predictions.npz")["keys"][[0, -1]].tolist() == [
+        "#0",
+        "#22",
+    ]
 
 
 def assert_refused(workdir, match, data, *models, **arguments):
@@ -218,7 +273,9 @@ def test_classes_that_do_not_fit(inputs, tmp_path):
 
 def test_missing_and_unfinished_inputs(inputs, tmp_path):
     data, teacher, _ = inputs
-    assert_refused(tmp_path / "w", "no split 'validation'; it has test", data, teacher, split="validation")
+    assert_refused(
+        tmp_path / "w", "no split 'validation'; it has test", data, teacher, split="validation"
+    )
     assert_refused(tmp_path / "w", "does not exist", tmp_path / "nothing", teacher)
     assert_refused(tmp_path / "w", "does not exist", data, tmp_path / "nothing")
     assert_refused(tmp_path / "w", "names no directory", data, "")
@@ -232,21 +289,48 @@ def test_missing_and_unfinished_inputs(inputs, tmp_path):
 
 def test_the_recipes_split_counts_unless_one_is_named(inputs, tmp_path):
     data, teacher, _ = inputs
-    assert_refused(tmp_path / "w", "no split 'validation'", data, teacher, evaluate_config={"split": "validation"})
-    assert_refused(tmp_path / "w", "no split 'other'", data, teacher, evaluate_config={"split": "validation"}, split="other")
+    assert_refused(
+        tmp_path / "w",
+        "no split 'validation'",
+        data,
+        teacher,
+        evaluate_config={"split": "validation"},
+    )
+    assert_refused(
+        tmp_path / "w",
+        "no split 'other'",
+        data,
+        teacher,
+        evaluate_config={"split": "validation"},
+        split="other",
+    )
 
 
 def test_attacks_refuse_what_a_clean_evaluation_refuses(quick, inputs, tmp_path, monkeypatch):
     """Otherwise a loss of no class, or the sign of no number, would pass for an attack."""
     teacher = inputs[1]
     wrong = write_data(tmp_path / "wrong", labels=[*datasets.load_digits().target[: N - 1], 10])
-    assert_refused(tmp_path / "w1", f"digit/{N - 1} .*label 10", wrong, teacher, suite="adversarial")
+    assert_refused(
+        tmp_path / "w1", f"digit/{N - 1} .*label 10", wrong, teacher, suite="adversarial"
+    )
     broken = write_model(tmp_path / "broken", bias=np.nan)
-    assert_refused(tmp_path / "w2", "gradient of broken for 'digit/0' is not finite", inputs[0], broken, suite="adversarial")
+    assert_refused(
+        tmp_path / "w2",
+        "gradient of broken for 'digit/0' is not finite",
+        inputs[0],
+        broken,
+        suite="adversarial",
+    )
     cut = write_data(tmp_path / "cut")
     sorted((cut / "test").glob("test-*-of-?????"))[0].write_bytes(b"")
     monkeypatch.setenv("TRUST_SHARDS", "1")
-    assert_refused(tmp_path / "w3", f"holds .* examples, not the {N} announced", cut, teacher, suite="adversarial")
+    assert_refused(
+        tmp_path / "w3",
+        f"holds .* examples, not the {N} announced",
+        cut,
+        teacher,
+        suite="adversarial",
+    )
 
 
 def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
@@ -256,7 +340,11 @@ def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
     folder = Folder(inputs[0].parent / "m", inputs[0].parent / "progress.jsonl")
     with pytest.raises(InputError, match=r"teacher tells 10 classes apart, .* has 11"):
         suites.run(
-            Classifier("teacher", spec.preprocessing, model), ["adversarial"], Inputs(clean=examples), Settings(batch_size=8), folder
+            Classifier("teacher", spec.preprocessing, model),
+            ["adversarial"],
+            Inputs(clean=examples),
+            Settings(batch_size=8),
+            folder,
         )
     assert not folder.path.exists()
 
@@ -271,7 +359,12 @@ def test_damaged_data(quick, inputs, tmp_path, monkeypatch):
     cut = write_data(tmp_path / "cut")
     shard = sorted((cut / "test").glob("test-*-of-?????"))[-1]
     shard.write_bytes(shard.read_bytes()[:-5])
-    assert_refused(tmp_path / "w5", r"test-00002-of-00003: record \d+ .counting from 0. is truncated; make the file again", cut, teacher)
+    assert_refused(
+        tmp_path / "w5",
+        r"test-00002-of-00003: record \d+ .counting from 0. is truncated; make the file again",
+        cut,
+        teacher,
+    )
     monkeypatch.setenv("TRUST_SHARDS", "1")
     assert_refused(tmp_path / "w3", "damaged record", cut, teacher)
     records.write_shard(shard, list(records.read_shard(cut / "test" / "test-00001-of-00003"))[:1])
@@ -285,7 +378,15 @@ def test_a_model_whose_answers_are_not_finite(quick, inputs, tmp_path):
 
 @pytest.mark.parametrize(("classes", "shown"), [(3, False), (10, False), (11, True)])
 def test_top5_is_shown_above_ten_classes(classes, shown):
-    row = {"top1": 0.5, "top1_interval": [0.4, 0.6], "top5": 1.0, "ece": 0.1, "nll": 0.7, "examples": 4, "images_per_second": 1.0}
+    row = {
+        "top1": 0.5,
+        "top1_interval": [0.4, 0.6],
+        "top5": 1.0,
+        "ece": 0.1,
+        "nll": 0.7,
+        "examples": 4,
+        "images_per_second": 1.0,
+    }
     summary = {"split": "test", "examples": 4, "classes": classes, "models": {"m": row}}
     head, _ = tables.cells(summary)
     assert ("top-5 %" in head) == shown and "top-1 % (95 % interval)" in head
@@ -299,4 +400,6 @@ def test_a_class_without_examples_is_left_out_and_named(quick, inputs, tmp_path,
     recalls = [np.mean(answers[labels == label] == label) for label in range(9)]
     assert summary["models"]["teacher"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     assert summary["classes_without_examples"] == ["9"]
-    assert "no examples in split test, left out of balanced: 9" in capsys.readouterr().out.splitlines()
+    assert (
+        "no examples in split test, left out of balanced: 9" in capsys.readouterr().out.splitlines()
+    )

@@ -23,8 +23,12 @@ def test_top_k_against_sklearn(k):
     probabilities, labels = random_predictions()
     expected = sklearn_metrics.accuracy_score(labels, probabilities.argmax(1)) if k == 1 else None
     if k in (2, 5):
-        expected = sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(7))
-    assert metrics.top_k_accuracy(probabilities, labels, k) == pytest.approx(1.0 if k == 7 else expected, abs=1e-12)
+        expected = sklearn_metrics.top_k_accuracy_score(
+            labels, probabilities, k=k, labels=np.arange(7)
+        )
+    assert metrics.top_k_accuracy(probabilities, labels, k) == pytest.approx(
+        1.0 if k == 7 else expected, abs=1e-12
+    )
 
 
 def test_top_k_with_fewer_classes_than_k():
@@ -40,12 +44,16 @@ def test_top_k_ties_rank_by_class_number():
 def test_nll_against_sklearn():
     probabilities, labels = random_predictions()
     exact = probabilities.astype(np.float64)
-    expected = sklearn_metrics.log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=np.arange(7))
+    expected = sklearn_metrics.log_loss(
+        labels, exact / exact.sum(axis=1, keepdims=True), labels=np.arange(7)
+    )
     assert metrics.nll(probabilities, labels) == pytest.approx(expected, rel=1e-6)
 
 
 def test_nll_of_an_underflowed_probability_is_finite():
-    assert metrics.nll(np.array([[1.0, 0.0]], np.float32), np.array([1])) == pytest.approx(126 * np.log(2))
+    assert metrics.nll(np.array([[1.0, 0.0]], np.float32), np.array([1])) == pytest.approx(
+        126 * np.log(2)
+    )
 
 
 def test_confusion_matrix_against_sklearn():
@@ -70,10 +78,16 @@ def test_ece_against_brute_force(bins):
     probabilities, labels = random_predictions(seed=1)
     expected = 0.0
     for m in range(bins):
-        rows = [i for i in range(len(labels)) if m / bins < probabilities[i].max() <= (m + 1) / bins]
+        rows = [
+            i for i in range(len(labels)) if m / bins < probabilities[i].max() <= (m + 1) / bins
+        ]
         if rows:
             accuracy = sum(probabilities[i].argmax() == labels[i] for i in rows) / len(rows)
-            expected += len(rows) / len(labels) * abs(accuracy - sum(float(probabilities[i].max()) for i in rows) / len(rows))
+            expected += (
+                len(rows)
+                / len(labels)
+                * abs(accuracy - sum(float(probabilities[i].max()) for i in rows) / len(rows))
+            )
     value, table = metrics.ece(probabilities, labels, bins)
     assert value == pytest.approx(expected, abs=1e-12)
     assert table.count.sum() == len(labels)
@@ -101,7 +115,9 @@ def test_evaluate_agrees_with_the_single_metrics():
     probabilities, labels = random_predictions()
     result = metrics.evaluate("student", probabilities, labels, list("abcdefg"))
     assert result.top1 == pytest.approx(metrics.top_k_accuracy(probabilities, labels, 1))
-    assert numbers.clean(probabilities, labels)["top5"] == metrics.top_k_accuracy(probabilities, labels, 5)
+    assert numbers.clean(probabilities, labels)["top5"] == metrics.top_k_accuracy(
+        probabilities, labels, 5
+    )
     assert (result.examples, result.confusion.sum()) == (257, 257)
     assert result.top1_interval[0] < result.top1 < result.top1_interval[1]
 
@@ -121,7 +137,9 @@ def test_equal_mass_ece_against_brute_force(bins):
     expected = 0.0
     for part in np.split(order, [i * 240 // bins for i in range(1, bins)]):
         accuracy = np.mean(probabilities[part].argmax(1) == labels[part])
-        expected += len(part) / 240 * abs(accuracy - np.mean(probabilities[part].max(1), dtype=np.float64))
+        expected += (
+            len(part) / 240 * abs(accuracy - np.mean(probabilities[part].max(1), dtype=np.float64))
+        )
     value, table = metrics.ece(probabilities, labels, bins, equal_mass=True)
     assert value == pytest.approx(expected, abs=1e-9)
     assert table.count.max() - table.count.min() <= 1

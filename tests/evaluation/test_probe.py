@@ -70,7 +70,10 @@ def inputs(tmp_path, monkeypatch):
         lambda text, model: Initial(text, spec, published, {"weights": f"{text}:{model['name']}"}),
     )
     digits, chosen = datasets.load_digits(), range(100, 200)
-    examples = [protos.make_example(png(digits.images[i]), f"own/{i}", int(digits.target[i])) for i in chosen]
+    examples = [
+        protos.make_example(png(digits.images[i]), f"own/{i}", int(digits.target[i]))
+        for i in chosen
+    ]
     data = write_data(tmp_path / "data")
     records.write_split(
         data / "labeled",
@@ -96,7 +99,9 @@ def test_beside_the_models(inputs, tmp_path, capsys, monkeypatch):
     answers = (pixels[:23] @ fitted.kernel + fitted.bias).argmax(axis=1)
     row = summary["models"]["probe"]
     assert row["top1"] == pytest.approx(np.mean(answers == labels[:23])) and row["top1"] > 0.7
-    assert row["versus"]["clean"]["difference"] == pytest.approx(row["top1"] - summary["models"]["teacher"]["top1"])
+    assert row["versus"]["clean"]["difference"] == pytest.approx(
+        row["top1"] - summary["models"]["teacher"]["top1"]
+    )
     found = summary["models"]["student_1"]["versus_probe"]["clean"]["difference"]
     assert found == pytest.approx(summary["models"]["student_1"]["top1"] - row["top1"])
     assert f"student_1 minus probe: {100 * found:+.1f} points (95 % interval " in printed
@@ -114,7 +119,9 @@ def test_beside_the_models(inputs, tmp_path, capsys, monkeypatch):
 def test_only_where_it_is_asked_for(inputs, tmp_path, monkeypatch, capsys):
     data, teacher, _ = inputs
     assert "probe" not in run(tmp_path / "without", data, teacher)["models"]
-    off = run(tmp_path / "off", data, teacher, init="some_weights", evaluate_config={"probe": False})
+    off = run(
+        tmp_path / "off", data, teacher, init="some_weights", evaluate_config={"probe": False}
+    )
     assert "probe" not in off["models"] and "probe" not in off
     monkeypatch.setattr(probe, "MOST_IMAGES", 99)
     assert "probe" not in run(tmp_path / "many", data, teacher, init="some_weights")["models"]
@@ -142,7 +149,10 @@ def test_every_suite_can_be_run_on_it(inputs, tmp_path):
 
 
 def test_over_seeds():
-    rows = [{**row, "probe": test_compare.row(top1, 0.3, 100.0, 0.1)} for row, top1 in zip(test_compare.ROWS, (0.9, 0.9, 0.95))]
+    rows = [
+        {**row, "probe": test_compare.row(top1, 0.3, 100.0, 0.1)}
+        for row, top1 in zip(test_compare.ROWS, (0.9, 0.9, 0.95))
+    ]
     names = ["teacher", "student_1"]
     summary = {"runs": dict.fromkeys("abc", ""), "models": names, **compare.aggregate(rows, names)}
     assert summary["gains_over_probe"]["top1"]["values"] == pytest.approx([5, 4, -2])

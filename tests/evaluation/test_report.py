@@ -34,8 +34,12 @@ N = 10
 
 
 def linear(seed):
-    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
-    model.layers[-1].kernel.assign(np.random.Generator(np.random.PCG64(seed)).normal(size=(192, 3)) / 500)
+    model = tf.keras.Sequential(
+        [tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)]
+    )
+    model.layers[-1].kernel.assign(
+        np.random.Generator(np.random.PCG64(seed)).normal(size=(192, 3)) / 500
+    )
     return model
 
 
@@ -44,31 +48,67 @@ def write_run(root):
     rng = np.random.Generator(np.random.PCG64(0))
     images = [png(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(N)]
     labeled = [protos.make_example(image, f"digits/{i}", i % 3) for i, image in enumerate(images)]
-    records.write_split(root / "data" / "test", "test", labeled, 1, N, kind="labeled", label_names=NAMES)
+    records.write_split(
+        root / "data" / "test", "test", labeled, 1, N, kind="labeled", label_names=NAMES
+    )
     keys = [f"{'china.jpg' if i == 4 else 'digits'}/{i}" for i in range(N)]
     unlabeled = [protos.make_example(image, key) for image, key in zip(images, keys)]
     records.write_split(root / "data" / "unlabeled", "unlabeled", unlabeled, 1, N, kind="unlabeled")
-    splits = {"labeled": {"images": 9, "per_class": {"a & b": 4, "<i>x</i>": 5, "雪": 0}}, "unlabeled": {"images": N}}
-    write_json(root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1, "splits": splits})
+    splits = {
+        "labeled": {"images": 9, "per_class": {"a & b": 4, "<i>x</i>": 5, "雪": 0}},
+        "unlabeled": {"images": N},
+    }
+    write_json(
+        root / "data" / "summary.json", {"source": "digits", "out_of_domain": 1, "splits": splits}
+    )
     probabilities = rng.dirichlet([0.3] * 3, N)
     predictions = [protos.make_prediction(key, p, 0) for key, p in zip(keys, probabilities)]
-    records.write_split(root / "predictions_1", "predictions", predictions, 1, N, kind="predictions", label_names=NAMES)
+    records.write_split(
+        root / "predictions_1",
+        "predictions",
+        predictions,
+        1,
+        N,
+        kind="predictions",
+        label_names=NAMES,
+    )
     kept = [i for i in range(N) if probabilities[i].max() > 0.7 or i == 4]
     assert 0 < len(kept) < N
     pseudo = [protos.make_example(images[i], keys[i], None, probabilities[i]) for i in kept]
     folder = root / "pseudo_labeled_1"
-    records.write_split(folder, "pseudo_labeled", pseudo + pseudo[:1], 1, len(pseudo) + 1, kind="pseudo_labeled", label_names=NAMES)
-    counts = {"label_names": NAMES, "above_threshold": [2, 0, 3], "below_threshold": [1, 2, 2], "total": [3, 0, 3]}
+    records.write_split(
+        folder,
+        "pseudo_labeled",
+        pseudo + pseudo[:1],
+        1,
+        len(pseudo) + 1,
+        kind="pseudo_labeled",
+        label_names=NAMES,
+    )
+    counts = {
+        "label_names": NAMES,
+        "above_threshold": [2, 0, 3],
+        "below_threshold": [1, 2, 2],
+        "total": [3, 0, 3],
+    }
     write_json(folder / "summary.json", {"images": N, "threshold": 0.7, **counts})
     for seed, name in enumerate(("teacher", "student_1")):
         spec = ModelSpec({"name": "b0"}, Preprocessing(image_size=8), NAMES)
         model_dir.save(root / name / "model", linear(seed), spec)
-        write_json(root / name / "config.json", {"seed": seed, "note": "</pre><script>alert(1)</script>"})
-        rows = [{"step": step, "loss": 2 / step, "top1": 0.1 * step, "learning_rate": 0.1} for step in (1, 2, 3)]
+        write_json(
+            root / name / "config.json", {"seed": seed, "note": "</pre><script>alert(1)</script>"}
+        )
+        rows = [
+            {"step": step, "loss": 2 / step, "top1": 0.1 * step, "learning_rate": 0.1}
+            for step in (1, 2, 3)
+        ]
         (root / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_json(root / name / "summary.json", {"seed": seed})
     write_json(root / "config.json", {"iterations": 1})
-    write_json(root / "choice.json", {"served": "student_1", "verdict": "student_1: 60.0 % of 10 labeled images"})
+    write_json(
+        root / "choice.json",
+        {"served": "student_1", "verdict": "student_1: 60.0 % of 10 labeled images"},
+    )
     write_json(root / "seconds.json", {"teacher": 60.0, "student_1": 240.0, "evaluate": 5000.0})
     lines = [
         f"./run_teacher.sh --config=configs/a.py --config.teacher.steps=-1 --workdir={root}/teacher",
@@ -98,20 +138,37 @@ def run(tmp_path_factory):
         patch.setattr(model_dir, "load", load)
         for name in FRAMES:
             patch.setitem(FRAMES, name, 4)
-        config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64, "fgsm_epsilons": (0.0, 4.0, 16.0), "pgd_iterations": 3}})
+        config = ml_collections.ConfigDict(
+            {"evaluate": {"batch_size": 64, "fgsm_epsilons": (0.0, 4.0, 16.0), "pgd_iterations": 3}}
+        )
         models = f"{root / 'teacher'},{root / 'student_1'}"
-        evaluate.main(config, str(root / "evaluation"), models, str(root / "data"), suite="clean,c,p,adversarial")
+        evaluate.main(
+            config,
+            str(root / "evaluation"),
+            models,
+            str(root / "data"),
+            suite="clean,c,p,adversarial",
+        )
     directory = root / "evaluation"
-    return directory, json.loads((directory / "summary.json").read_text()), (directory / "report.html").read_text(encoding="utf-8")
+    return (
+        directory,
+        json.loads((directory / "summary.json").read_text()),
+        (directory / "report.html").read_text(encoding="utf-8"),
+    )
 
 
 def test_the_numbers_of_all_suites(run):
     directory, summary, _ = run
     for name, row in summary["models"].items():
         stored = np.load(directory / name / "adversarial.npz")
-        assert row["adversarial"]["epsilons"][0] == 0 and row["adversarial"]["fgsm_top1"][0] == row["top1"]
+        assert (
+            row["adversarial"]["epsilons"][0] == 0
+            and row["adversarial"]["fgsm_top1"][0] == row["top1"]
+        )
         assert row["adversarial"]["pgd_top1"] <= row["adversarial"]["fgsm_top1"][-1] + 1 / N
-        assert (np.abs(stored["attacked"] - stored["images"]) <= 16).all() and stored["attacked"].min() >= 0
+        assert (np.abs(stored["attacked"] - stored["images"]) <= 16).all() and stored[
+            "attacked"
+        ].min() >= 0
         assert len(row["c"]["errors"]) == 15 and set(row["p"]["flips"]) == set(FRAMES)
         assert row["c"]["reference"] == row["p"]["reference"] == "teacher"
         assert abs(row["c"]["unchanged_error"] - (1 - row["top1"])) <= 1 / N
@@ -131,7 +188,14 @@ class Reader(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.images, self.headings, self.loads, self.ids, self.charts = [], [], [], [], [], []
+        self.open, self.images, self.headings, self.loads, self.ids, self.charts = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         self.links = []
 
     def handle_starttag(self, tag, attrs):
@@ -143,7 +207,9 @@ class Reader(html.parser.HTMLParser):
         if tag == "a":
             self.links.append(attrs["href"])
         self.loads += [
-            value for key, value in attrs.items() if key in ("src", "href", "xlink:href") and not value.startswith(("data:", "#"))
+            value
+            for key, value in attrs.items()
+            if key in ("src", "href", "xlink:href") and not value.startswith(("data:", "#"))
         ]
         self.ids += [attrs["id"]] if "id" in attrs else []
         assert tag not in ("script", "iframe", "object")
@@ -168,7 +234,13 @@ def test_structure(run):
     reader.feed(run[2])
     assert not reader.open and not reader.loads
     assert len(reader.ids) == len(set(reader.ids))
-    for section in ("Accuracy and calibration", "Training", "Pseudo-labels", "Corruptions", "Perturbation sequences"):
+    for section in (
+        "Accuracy and calibration",
+        "Training",
+        "Pseudo-labels",
+        "Corruptions",
+        "Perturbation sequences",
+    ):
         assert section in reader.headings
     for section in (
         "The first image's sequences",
@@ -179,7 +251,10 @@ def test_structure(run):
     ):
         assert section in reader.headings
     assert len(reader.links) > 5 and {link[1:] for link in reader.links} <= set(reader.ids)
-    assert all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts) and len(reader.charts) >= 12
+    assert (
+        all(chart["aria-label"] and chart["role"] == "img" for chart in reader.charts)
+        and len(reader.charts) >= 12
+    )
     assert len(reader.images) > 15 * 3 + 5 * 4
     for image in reader.images:
         assert image["alt"]
@@ -190,7 +265,12 @@ def test_structure(run):
 
 def test_names_are_text_and_nothing_else(run):
     text = run[2]
-    assert "<i>x" not in text and "&lt;i&gt;x&lt;/i&gt;" in text and "a &amp; b" in text and "雪" in text
+    assert (
+        "<i>x" not in text
+        and "&lt;i&gt;x&lt;/i&gt;" in text
+        and "a &amp; b" in text
+        and "雪" in text
+    )
     assert "<script" not in text.lower() and "alert(1)" in text
     assert "#0101" not in text and "DejaVu Sans'" not in text  # placeholders of the drawings
     assert len(text.encode()) < page.LARGEST
@@ -235,24 +315,34 @@ def test_only_commands_that_were_carried_out(run):
 
 def test_every_picture_names_its_file_and_can_be_enlarged(run):
     text = run[2]
-    assert text.count('<label><input type="checkbox"><img ') == text.count("<img ") == text.count('<span class="file">')
+    assert (
+        text.count('<label><input type="checkbox"><img ')
+        == text.count("<img ")
+        == text.count('<span class="file">')
+    )
     assert '<span class="file">china.jpg/4</span>' in text
 
 
 def test_the_map_of_the_features(run):
     directory, _, text = run
-    stored, answered = (np.load(directory / "student_1" / name) for name in ("embedding.npz", "predictions.npz"))
+    stored, answered = (
+        np.load(directory / "student_1" / name) for name in ("embedding.npz", "predictions.npz")
+    )
     assert (
         stored["index"].tolist() == list(range(N))
         and stored["labels"].tolist() == answered["labels"].tolist()
         and stored["places"].shape == (N, 2)
     )
     assert not (directory / "teacher" / "embedding.npz").exists()  # of the last model only
-    prepared = [eval_image(image, Preprocessing(image_size=8)) for image in raw_images(directory.parent)]
+    prepared = [
+        eval_image(image, Preprocessing(image_size=8)) for image in raw_images(directory.parent)
+    ]
     pixels = np.stack(prepared).reshape(N, -1).astype(np.float64)  # all that the last layer reads
     centered = pixels - pixels.mean(axis=0)
     _, values, axes = np.linalg.svd(centered, full_matrices=False)
-    np.testing.assert_allclose(np.abs(stored["places"]), np.abs(centered @ axes[:2].T), rtol=1e-3, atol=0.5)
+    np.testing.assert_allclose(
+        np.abs(stored["places"]), np.abs(centered @ axes[:2].T), rtol=1e-3, atol=0.5
+    )
     np.testing.assert_allclose(stored["explained"], (values**2 / (values**2).sum())[:2], rtol=1e-3)
     wrong = int((answered["probabilities"].argmax(axis=1) != answered["labels"]).sum())
     assert f"Features of {N} images, {wrong} of them answered wrongly" in text
@@ -261,23 +351,36 @@ def test_the_map_of_the_features(run):
 def raw_images(root):
     manifest = records.read_manifest(root / "data" / "test", "labeled")
     for record in records.read_shard(manifest.directory / manifest.files[0]):
-        yield tf.train.Example.FromString(record).features.feature["image/encoded"].bytes_list.value[0]
+        yield (
+            tf.train.Example.FromString(record)
+            .features.feature["image/encoded"]
+            .bytes_list.value[0]
+        )
 
 
 def test_many_examples_are_thinned_out_evenly():
     stream = lambda: tf.data.Dataset.range(25).map(lambda i: (b"", tf.strings.as_string(i), i))  # noqa: E731
     found = embedding.some(Examples("clean", "here", 25, 5, stream), most=10)
-    assert found.count == 9 and [int(label) for _, _, label in found.stream()] == list(range(0, 25, 3))
+    assert found.count == 9 and [int(label) for _, _, label in found.stream()] == list(
+        range(0, 25, 3)
+    )
     assert embedding.some(found, most=9) is found
 
 
 def test_names_may_hold_any_visible_character():
     """Right and wrong are marked around a name, whatever stands in it."""
     names = ("C*-algebra", "~5 mm")
-    lines = [pictures.judged("a*b", 0, 0, names), pictures.judged("~", 1, 0, names), "*plain* ~text~"]
+    lines = [
+        pictures.judged("a*b", 0, 0, names),
+        pictures.judged("~", 1, 0, names),
+        "*plain* ~text~",
+    ]
     shown = pictures.picture(np.zeros([4, 4, 3], np.uint8), "\n".join(lines))
     assert shown.text == "a*b: C*-algebra\n~: ~5 mm\n*plain* ~text~"
-    right, wrong = '<span class="right">✓&nbsp;a*b: C*-algebra</span>', '<span class="wrong">✗&nbsp;~: ~5 mm</span>'
+    right, wrong = (
+        '<span class="right">✓&nbsp;a*b: C*-algebra</span>',
+        '<span class="wrong">✗&nbsp;~: ~5 mm</span>',
+    )
     assert f"{right}<br>{wrong}<br>*plain* ~text~</div>" in page.part("sheet", [shown])
 
 
@@ -287,19 +390,38 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
 
     alone = shutil.copytree(run[0].parent / "teacher", tmp_path / "teacher")
     (alone / "metrics.jsonl").unlink()
-    monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
+    monkeypatch.setattr(
+        model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory))
+    )
     config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
     evaluate.main(config, str(tmp_path / "w"), str(alone), str(run[0].parent / "data"))
     reader = Reader()
     reader.feed((tmp_path / "w" / "report.html").read_text(encoding="utf-8"))
     assert "Accuracy and calibration" in reader.headings
-    assert not {"Training", "Pseudo-labels", "Corruptions", "Adversarial attacks", "Where they differ"} & set(reader.headings)
+    assert not {
+        "Training",
+        "Pseudo-labels",
+        "Corruptions",
+        "Adversarial attacks",
+        "Where they differ",
+    } & set(reader.headings)
 
 
 def report_of(directory, models):
     """The sections of a report on `models`, without any files."""
-    candidates = {name: types.SimpleNamespace(directory=directory / name, label_names=NAMES) for name in models}
-    return report._Report(directory, {"models": models, "baseline": next(iter(models))}, [], candidates, Inputs(), None, ["run"])
+    candidates = {
+        name: types.SimpleNamespace(directory=directory / name, label_names=NAMES)
+        for name in models
+    }
+    return report._Report(
+        directory,
+        {"models": models, "baseline": next(iter(models))},
+        [],
+        candidates,
+        Inputs(),
+        None,
+        ["run"],
+    )
 
 
 def test_a_broken_part_leaves_a_note():
@@ -315,18 +437,35 @@ def test_a_broken_part_leaves_a_note():
 def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
     import shutil
 
-    root = shutil.copytree(run[0].parent, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    (root / "teacher" / "metrics.jsonl").write_text('{"step": 1, "lo\n{"st')  # the last line as a kill leaves it
+    root = shutil.copytree(
+        run[0].parent, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation")
+    )
+    (root / "teacher" / "metrics.jsonl").write_text(
+        '{"step": 1, "lo\n{"st'
+    )  # the last line as a kill leaves it
     shard = records.read_manifest(root / "pseudo_labeled_1").paths[0]
     count = records.read_manifest(root / "pseudo_labeled_1").records[0]
-    records.write_shard(shard, [protos.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))] * count)
-    monkeypatch.setattr(model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory)))
-    monkeypatch.setenv("TRUST_SHARDS", "1")  # or the shard is refused before its image is found to be none
+    records.write_shard(
+        shard, [protos.make_example(b"no image", "k", None, np.array([0.9, 0.1, 0.0]))] * count
+    )
+    monkeypatch.setattr(
+        model_dir, "load", lambda directory: (linear(0), model_dir.read_spec(directory))
+    )
+    monkeypatch.setenv(
+        "TRUST_SHARDS", "1"
+    )  # or the shard is refused before its image is found to be none
     config = ml_collections.ConfigDict({"evaluate": {"batch_size": 64}})
-    evaluate.main(config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data"))
+    evaluate.main(
+        config, str(root / "w"), f"{root / 'teacher'},{root / 'student_1'}", str(root / "data")
+    )
     text = (root / "w" / "report.html").read_text(encoding="utf-8")
-    assert "metrics.jsonl, line 1 is damaged: JSONDecodeError" in text and "left out: InvalidArgumentError" in text
-    headings = [text.index(f"<h2>{name}</h2>") for name in ("Pseudo-labels", "Commands and configs")]
+    assert (
+        "metrics.jsonl, line 1 is damaged: JSONDecodeError" in text
+        and "left out: InvalidArgumentError" in text
+    )
+    headings = [
+        text.index(f"<h2>{name}</h2>") for name in ("Pseudo-labels", "Commands and configs")
+    ]
     assert headings[0] < text.index("left out: InvalidArgumentError") < headings[1]
 
 
@@ -339,7 +478,11 @@ def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypat
     (tmp_path / "tilt.npz").rename(tmp_path / "middle" / "p" / "tilt.npz")
     sections.inputs = Inputs(p={"tilt": (None, 3)})
     asked = []
-    monkeypatch.setattr(pictures, "frames", lambda examples, which, given, label, names: asked.append((list(given), label)) or [])
+    monkeypatch.setattr(
+        pictures,
+        "frames",
+        lambda examples, which, given, label, names: asked.append((list(given), label)) or [],
+    )
     assert dict(sections._sequence_pictures()) == {"pictures": {"tilt": []}}
     assert asked == [(["middle"], 1)]
     assert list(report_of(tmp_path, {"first": {}})._sequence_pictures()) == []
@@ -347,15 +490,24 @@ def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypat
 
 def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "lines", lambda label, series, *rest, **options: drawn.extend(series) or "")
+    monkeypatch.setattr(
+        charts, "lines", lambda label, series, *rest, **options: drawn.extend(series) or ""
+    )
     errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "spatter": [0.9] * 5}
     row = {"errors": errors, "mean_error": 0.3, "mce_of_part": 50.0, "reference": "AlexNet"}
     text = page.part("charts", *dict(report_of(tmp_path, {"m": {"c": row}}).corruptions()).values())
     ((_, severities, top1),) = drawn
     assert list(severities) == [1, 2, 3, 4, 5] and top1 == pytest.approx([90, 80, 70, 60, 50])
     assert "mCE of 1 corruptions" in text and "spatter" in text
-    extra = {"errors": {"spatter": [0.9] * 5}, "mean_error": None, "mce": None, "reference": "AlexNet"}
-    text = page.part("charts", *dict(report_of(tmp_path, {"m": {"c": extra}}).corruptions()).values())
+    extra = {
+        "errors": {"spatter": [0.9] * 5},
+        "mean_error": None,
+        "mce": None,
+        "reference": "AlexNet",
+    }
+    text = page.part(
+        "charts", *dict(report_of(tmp_path, {"m": {"c": extra}}).corruptions()).values()
+    )
     assert "spatter" in text and "Mean error" not in text and "mCE" not in text
 
 
@@ -363,11 +515,20 @@ def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
 def test_in_a_browser(run, tmp_path):
     """Loads from disk with no complaint and no request, every picture rendered, no sideways scrolling, legible in light, dark and print."""
     with browser.Browser(tmp_path / "profile") as chromium:
-        for width, dark, media in ((1280, False, ""), (390, False, ""), (390, True, ""), (800, False, "print")):
+        for width, dark, media in (
+            (1280, False, ""),
+            (390, False, ""),
+            (390, True, ""),
+            (800, False, "print"),
+        ):
             chromium.open(f"file://{run[0] / 'report.html'}", width=width, dark=dark, media=media)
-            images = chromium.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+            images = chromium.evaluate(
+                "[...document.images].map(i => i.complete && i.naturalWidth > 0)"
+            )
             assert len(images) > 70 and all(images)
-            sizes = chromium.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
+            sizes = chromium.evaluate(
+                "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)"
+            )
             assert len(sizes) >= 12 and min(sizes) > 40
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width
             assert all(value >= 4.5 for value in chromium.evaluate(CONTRASTS)), (width, dark, media)
@@ -383,7 +544,9 @@ def test_in_a_browser(run, tmp_path):
         chromium.screenshot(tmp_path / "report.png")
         with PIL.Image.open(tmp_path / "report.png") as picture:
             assert picture.height > 2000 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
-    assert {url for url in chromium.requests if not url.startswith("data:")} == {f"file://{run[0] / 'report.html'}"}
+    assert {url for url in chromium.requests if not url.startswith("data:")} == {
+        f"file://{run[0] / 'report.html'}"
+    }
     assert not chromium.complaints
 
 

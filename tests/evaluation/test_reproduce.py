@@ -39,12 +39,17 @@ def validation(folder: Path, labels: list[int]) -> Path:
     """Writes ImageNet's official validation files, with as many images as there are labels."""
     kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]
     backwards = WNIDS[::-1]  # the competition's numbers are in another order
-    synsets = np.array([[(i + 1, synset, "a word")] for i, synset in enumerate(backwards)], dtype=kind)
+    synsets = np.array(
+        [[(i + 1, synset, "a word")] for i, synset in enumerate(backwards)], dtype=kind
+    )
     meta = io.BytesIO()
     scipy.io.savemat(meta, {"synsets": synsets})
     truth = "".join(f"{1000 - label}\n" for label in labels)
     root = "ILSVRC2012_devkit_t12/data"
-    devkit = {f"{root}/meta.mat": meta.getvalue(), f"{root}/ILSVRC2012_validation_ground_truth.txt": truth.encode()}
+    devkit = {
+        f"{root}/meta.mat": meta.getvalue(),
+        f"{root}/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
+    }
     tar(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit, "w:gz")
     images = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": jpeg(i) for i in range(len(labels))}
     tar(folder / "ILSVRC2012_img_val.tar", images)
@@ -87,7 +92,10 @@ def server(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     handler = functools.partial(Handler, directory=str(archive.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
         url = f"http://127.0.0.1:{serving.server_address[1]}"
-        moved = [dataclasses.replace(row, url=f"{url}/{row.url.rpartition('/')[2]}") for row in published.TABLE]
+        moved = [
+            dataclasses.replace(row, url=f"{url}/{row.url.rpartition('/')[2]}")
+            for row in published.TABLE
+        ]
         monkeypatch.setattr(published, "TABLE", tuple(moved))
         thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
         thread.start()
@@ -110,14 +118,20 @@ def test_the_whole_way(server: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         path.write_bytes(jpeg(label))
     real = [[CHOSEN, 1], [], [OTHER], *([CHOSEN] for _ in range(97))]
     (tmp_path / "real.json").write_text(json.dumps(real))
-    places = [f"--imagenet={images}", f"--data_a={tmp_path / 'a'}", f"--data_real={tmp_path / 'real.json'}"]
+    places = [
+        f"--imagenet={images}",
+        f"--data_a={tmp_path / 'a'}",
+        f"--data_real={tmp_path / 'real.json'}",
+    ]
     words = ["--name=noisy_student:b0", *places, f"--workdir={tmp_path / 'w'}"]
     assert run(*words) == 0
     told = capsys.readouterr().out
     assert "top1               79.00    70.02 to 85.83      78.80  reproduced" in told
     compared = json.loads((tmp_path / "w" / "comparison.json").read_text())
     assert compared["numbers"]["top1"]["ours"] == 79 and compared["weights"] == "noisy_student:b0"
-    row = json.loads((tmp_path / "w/evaluation/summary.json").read_text())["models"]["noisy_student_b0"]
+    row = json.loads((tmp_path / "w/evaluation/summary.json").read_text())["models"][
+        "noisy_student_b0"
+    ]
     assert row["a"]["top1"] == 0.5 and row["real"]["precision"] == pytest.approx(98 / 99)
     assert run(*words) == 0  # done: nothing is downloaded or measured again
     # The same answers against another published number.
@@ -140,10 +154,18 @@ def test_numbers_and_their_intervals() -> None:
         "top1": 0.884,
         "top5": 0.987,
         "c": {"mean_error": 0.25, "mean_error_interval": [0.24, 0.26], "mce": 30.0},
-        "p": {"mean_flip": 0.02, "mean_flip_interval": [0.019, 0.022], "mfr": 14.0, "top1": 0.85, "sequences": 1000},
+        "p": {
+            "mean_flip": 0.02,
+            "mean_flip_interval": [0.019, 0.022],
+            "mfr": 14.0,
+            "top1": 0.85,
+            "sequences": 1000,
+        },
     }
     ours = dict(reproduce.numbers(row, {"c": 224, "p": 299}))
-    assert ours["top1"] == pytest.approx((88.4, 88.12, 88.68), abs=0.01)  # 88.4 ± 1.96 · sqrt(0.884 · 0.116 / 50,000)
+    assert ours["top1"] == pytest.approx(
+        (88.4, 88.12, 88.68), abs=0.01
+    )  # 88.4 ± 1.96 · sqrt(0.884 · 0.116 / 50,000)
     assert ours["c.mce@224"] == pytest.approx((30, 28.8, 31.2))
     assert ours["c.top1@224"] == pytest.approx((75, 74, 76))
     assert ours["p.mfr@299"] == pytest.approx((14, 13.3, 15.4))
@@ -159,11 +181,15 @@ def test_the_side_of_a_released_set_is_that_of_its_images(tmp_path: Path) -> Non
         reproduce.side("p", tmp_path)
 
 
-def test_every_released_checkpoint_has_its_numbers_and_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_released_checkpoint_has_its_numbers_and_a_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run() == 0
     told = capsys.readouterr().out
     rows = reproduce.rows()
-    assert [row.name for row in rows] == ["noisy_student"] * 10 + ["advprop"] * 9 + ["randaugment"] * 2
+    assert [row.name for row in rows] == ["noisy_student"] * 10 + ["advprop"] * 9 + [
+        "randaugment"
+    ] * 2
     for row in rows:
         word = f"--name={row.name}:{row.network}"
         assert word in told

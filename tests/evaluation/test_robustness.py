@@ -7,14 +7,27 @@ import pytest
 
 from evaluation import results, robustness, tables
 from evaluation.imagenet import A_CLASSES, wnids
-from evaluation.robustness import ALEXNET_ERRORS, ALEXNET_EXTRA_ERRORS, ALEXNET_EXTRA_FLIPS, ALEXNET_FLIPS, CORRUPTIONS
+from evaluation.robustness import (
+    ALEXNET_ERRORS,
+    ALEXNET_EXTRA_ERRORS,
+    ALEXNET_EXTRA_FLIPS,
+    ALEXNET_FLIPS,
+    CORRUPTIONS,
+)
 
 # AlexNet's mean error on each corruption as its own column of the published table; the severities beside it must come to that.
 AVERAGES = (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816)
 AVERAGES += (0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500)
 EXTRA_AVERAGES = (0.845388, 0.787108, 0.717512, 0.658248)
 # AlexNet's flip probabilities in percent, as the paper of ImageNet-P rounds them (Table 7 there): noise, blur, weather, digital.
-FLIPS = {"gaussian_noise": 23.65, "shot_noise": 30.06, "motion_blur": 9.30, "zoom_blur": 5.94, "snow": 11.93, "brightness": 4.89}
+FLIPS = {
+    "gaussian_noise": 23.65,
+    "shot_noise": 30.06,
+    "motion_blur": 9.30,
+    "zoom_blur": 5.94,
+    "snow": 11.93,
+    "brightness": 4.89,
+}
 FLIPS |= {"translate": 11.01, "rotate": 13.10, "tilt": 7.05, "scale": 23.53}
 
 
@@ -23,7 +36,9 @@ def test_the_published_tables():
         for row, average in zip(errors.values(), averages):
             assert np.mean(row) == pytest.approx(average, abs=5e-7)
     assert {name: round(100 * value, 2) for name, value in ALEXNET_FLIPS.items()} == FLIPS
-    assert not set(ALEXNET_ERRORS) & set(ALEXNET_EXTRA_ERRORS) and not set(ALEXNET_FLIPS) & set(ALEXNET_EXTRA_FLIPS)
+    assert not set(ALEXNET_ERRORS) & set(ALEXNET_EXTRA_ERRORS) and not set(ALEXNET_FLIPS) & set(
+        ALEXNET_EXTRA_FLIPS
+    )
     assert (len(ALEXNET_ERRORS), len(ALEXNET_FLIPS)) == (15, 10)
 
 
@@ -40,14 +55,18 @@ def test_mce_is_the_mean_of_ratios_of_sums():
     total = 0.0
     for name, average in zip(CORRUPTIONS, AVERAGES):
         total += 100 * (sum(errors[name]) / 5) / average
-    ours = robustness.mean_or_none(list(robustness.corruption_errors(errors, ALEXNET_ERRORS).values()))
+    ours = robustness.mean_or_none(
+        list(robustness.corruption_errors(errors, ALEXNET_ERRORS).values())
+    )
     assert ours == pytest.approx(total / 15, rel=1e-6)
     unnormalised = 100 * np.mean(list(errors.values()))
     assert ours != pytest.approx(unnormalised, rel=0.1)  # the common mistake
 
 
 def test_a_reference_without_mistakes_gives_no_number():
-    ce = robustness.corruption_errors({"fog": [0.1] * 5, "snow": [0.2] * 5}, {"fog": [0.0] * 5, "snow": [0.4] * 5})
+    ce = robustness.corruption_errors(
+        {"fog": [0.1] * 5, "snow": [0.2] * 5}, {"fog": [0.0] * 5, "snow": [0.4] * 5}
+    )
     assert ce == {"fog": None, "snow": pytest.approx(50)}
     assert robustness.mean_or_none(list(ce.values())) is None
     assert robustness.flip_rates({"tilt": 0.1}, {"tilt": 0.0}) == {"tilt": None}
@@ -67,8 +86,12 @@ def test_flips_against_the_authors_loops(difficulty):
                 changes += int(answer != previous)
                 comparisons += 1
                 previous = answer
-        assert robustness.flips(answers, noise=False, difficulty=difficulty)[n] == pytest.approx(changes / comparisons)
-        assert robustness.flips(answers, noise=True)[n] == pytest.approx(sum(a != row[0] for a in row[1:]) / 30)
+        assert robustness.flips(answers, noise=False, difficulty=difficulty)[n] == pytest.approx(
+            changes / comparisons
+        )
+        assert robustness.flips(answers, noise=True)[n] == pytest.approx(
+            sum(a != row[0] for a in row[1:]) / 30
+        )
 
 
 def test_flips_by_hand():
@@ -88,7 +111,12 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
     (tmp_path / "p").mkdir()
     for name in ("tilt", "snow"):
         digest = "x" if same else name
-        np.savez(tmp_path / "p" / f"{name}.npz", answers=answers, labels=answers[:, 0], keys_digest=digest)
+        np.savez(
+            tmp_path / "p" / f"{name}.npz",
+            answers=answers,
+            labels=answers[:, 0],
+            keys_digest=digest,
+        )
     row, scores = results.perturbations(tmp_path, ["tilt", "snow"], difficulty)
     assert ("mean_flip_interval" in row) == ("p" in scores) == same
     mean = np.mean(answers[:, difficulty:] != answers[:, :-difficulty])
@@ -99,18 +127,31 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
         told = tables.table({"split": "t", "examples": None, "top_k": 5, "models": rows})
         if released and difficulty > 1:
             assert not {"mfr", "mfr_of_part", "fr"} & set(rows["m"]["p"])
-            assert "the mean at difficulty 2 is not normalised" in told and f"{100 * mean:.2f}" in told
+            assert (
+                "the mean at difficulty 2 is not normalised" in told and f"{100 * mean:.2f}" in told
+            )
         else:
             flips = [ALEXNET_FLIPS["tilt"], ALEXNET_FLIPS["snow"]] if released else [mean] * 2
-            assert rows["m"]["p"]["mfr_of_part" if released else "mfr"] == pytest.approx(np.mean([100 * mean / flip for flip in flips]))
+            assert rows["m"]["p"]["mfr_of_part" if released else "mfr"] == pytest.approx(
+                np.mean([100 * mean / flip for flip in flips])
+            )
             assert f"in percent of those of {'AlexNet' if released else 'm'}" in told
 
 
 def test_top1_under_perturbations_is_the_mean_over_all_frames(tmp_path):
     """Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
     (tmp_path / "p").mkdir()
-    for name, answers in (("tilt", [[0, 0, 1]]), ("translate", [[0, 1, 1, 1, 1]]), ("shear", [[0] * 3])):
-        np.savez(tmp_path / "p" / f"{name}.npz", answers=np.array(answers), labels=np.array([0]), keys_digest="x")
+    for name, answers in (
+        ("tilt", [[0, 0, 1]]),
+        ("translate", [[0, 1, 1, 1, 1]]),
+        ("shear", [[0] * 3]),
+    ):
+        np.savez(
+            tmp_path / "p" / f"{name}.npz",
+            answers=np.array(answers),
+            labels=np.array([0]),
+            keys_digest="x",
+        )
     row, _ = results.perturbations(tmp_path, ["tilt", "translate", "shear"], 1)
     assert row["top1"] == pytest.approx((2 + 1) / (3 + 5))
     rows = {"m": {"p": row}}

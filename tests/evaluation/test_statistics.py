@@ -11,7 +11,12 @@ from evaluation import statistics
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),  # Newcombe 1998, table I, method 3
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_against_published_values(successes, n, low, high):
     assert statistics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
@@ -20,7 +25,10 @@ def test_wilson_against_published_values(successes, n, low, high):
 
 
 def test_wilson_contains_the_share_and_widens_with_confidence():
-    narrow, wide = statistics.wilson_interval(380, 400, 0.8), statistics.wilson_interval(380, 400, 0.99)
+    narrow, wide = (
+        statistics.wilson_interval(380, 400, 0.8),
+        statistics.wilson_interval(380, 400, 0.99),
+    )
     assert wide[0] < narrow[0] < 0.95 < narrow[1] < wide[1]
 
 
@@ -34,14 +42,22 @@ def test_bootstrap_interval_of_a_share_is_near_the_normal_one():
     values = np.r_[np.ones(300), np.zeros(100)]
     low, high = statistics.bootstrap_interval(values)
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert (low, high) == (pytest.approx(0.75 - half, abs=0.005), pytest.approx(0.75 + half, abs=0.005))
+    assert (low, high) == (
+        pytest.approx(0.75 - half, abs=0.005),
+        pytest.approx(0.75 + half, abs=0.005),
+    )
     assert statistics.bootstrap_interval(values) == (low, high)  # the same every time
 
 
 def test_bootstrap_against_scipy():
     values = np.random.Generator(np.random.PCG64(5)).exponential(size=200)
-    expected = stats.bootstrap((values,), np.mean, method="percentile", random_state=np.random.default_rng(0)).confidence_interval
-    assert statistics.bootstrap_interval(values) == (pytest.approx(expected.low, abs=0.02), pytest.approx(expected.high, abs=0.02))
+    expected = stats.bootstrap(
+        (values,), np.mean, method="percentile", random_state=np.random.default_rng(0)
+    ).confidence_interval
+    assert statistics.bootstrap_interval(values) == (
+        pytest.approx(expected.low, abs=0.02),
+        pytest.approx(expected.high, abs=0.02),
+    )
 
 
 def test_bootstrap_means_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
@@ -53,8 +69,12 @@ def test_bootstrap_means_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(5, 5), (1, 9), (40, 22), (0, 3), (0, 0)])
 def test_mcnemar_is_the_sign_test(only_first, only_second):
-    first = np.r_[np.ones(30, bool), np.ones(only_first, bool), np.zeros(only_second, bool), np.zeros(7, bool)]
-    second = np.r_[np.ones(30, bool), np.zeros(only_first, bool), np.ones(only_second, bool), np.zeros(7, bool)]
+    first = np.r_[
+        np.ones(30, bool), np.ones(only_first, bool), np.zeros(only_second, bool), np.zeros(7, bool)
+    ]
+    second = np.r_[
+        np.ones(30, bool), np.zeros(only_first, bool), np.ones(only_second, bool), np.zeros(7, bool)
+    ]
     n, k = only_first + only_second, min(only_first, only_second)
     tail = sum(float(stats.binom.pmf(i, n, 0.5)) for i in range(k + 1))
     assert statistics.mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
@@ -77,7 +97,10 @@ def test_comparison_of_two_models():
 def test_the_bootstraps_p_value_is_honest():
     """Of two equally good models, one in twenty comparisons or so is called significant."""
     rng = np.random.Generator(np.random.PCG64(3))
-    false_alarms = sum(statistics.compare(rng.random(60), rng.random(60), seed=i).p_value < 0.05 for i in range(200))
+    false_alarms = sum(
+        statistics.compare(rng.random(60), rng.random(60), seed=i).p_value < 0.05
+        for i in range(200)
+    )
     assert 2 <= false_alarms <= 24
 
 
@@ -91,7 +114,9 @@ def test_over_seeds():
 
 def test_holm_s_adjusted_values_decide_as_his_sequence_of_tests():
     """R's p.adjust has 0.05, 0.08, 0.09, 0.09, 0.09 for the first; Holm 1979, Section 3 for the others."""
-    assert statistics.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert statistics.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx(
+        [0.05, 0.08, 0.09, 0.09, 0.09]
+    )
     assert statistics.holm([]) == []
     rng = np.random.Generator(np.random.PCG64(0))
     for _ in range(50):

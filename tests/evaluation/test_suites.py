@@ -23,7 +23,10 @@ from tests.evaluation.images import png
 WNIDS = imagenet.wnids()
 CLASSES = [6, 11, 13]  # of ImageNet-A, so that all suites can use them
 SIDE = 16
-needs_opencv = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="ImageNet-P's videos need opencv-python-headless")
+needs_opencv = pytest.mark.skipif(
+    importlib.util.find_spec("cv2") is None,
+    reason="ImageNet-P's videos need opencv-python-headless",
+)
 
 
 def image(i):
@@ -77,7 +80,12 @@ def released(tmp_path_factory):
             for place in ("noise/gaussian_noise", "fog", "extra/spatter"):
                 for severity in robustness.SEVERITIES:
                     save(
-                        root / "c" / place / str(severity) / WNIDS[label] / f"ILSVRC2012_val_{n}{i}.JPEG",
+                        root
+                        / "c"
+                        / place
+                        / str(severity)
+                        / WNIDS[label]
+                        / f"ILSVRC2012_val_{n}{i}.JPEG",
                         image(100 * n + 10 * i + severity),
                     )
     return root
@@ -85,7 +93,13 @@ def released(tmp_path_factory):
 
 def run(workdir, model, suite, values=None, **places):
     config = ml_collections.ConfigDict({"evaluate": {"batch_size": 4, **(values or {})}}).lock()
-    evaluate.main(config, str(workdir), str(model), suite=suite, **{name: str(path) for name, path in places.items()})
+    evaluate.main(
+        config,
+        str(workdir),
+        str(model),
+        suite=suite,
+        **{name: str(path) for name, path in places.items()},
+    )
     return json.loads((workdir / "summary.json").read_text())["models"]["network"]
 
 
@@ -98,7 +112,9 @@ def test_imagenet_a_by_both_protocols(model, released, tmp_path):
     logits = expected_answers(files(released / "a"), "imagenet")
     labels = np.repeat(CLASSES, 2)
     assert row["examples"] == 6
-    assert row["top1"] == pytest.approx(np.mean(A_CLASSES[logits[:, A_CLASSES].argmax(1)] == labels))
+    assert row["top1"] == pytest.approx(
+        np.mean(A_CLASSES[logits[:, A_CLASSES].argmax(1)] == labels)
+    )
     assert row["top1_of_1000"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     assert 1 > row["top1"] > 0
     assert row["top5"] >= row["top1"] >= row["top1_of_1000"]
@@ -110,14 +126,27 @@ def test_imagenet_a_by_both_protocols(model, released, tmp_path):
 @pytest.mark.parametrize(("whole_image", "style"), [(True, "small"), (False, "imagenet")])
 def test_imagenet_c(model, released, tmp_path, whole_image, style):
     row = run(tmp_path / "w", model, "c", {"whole_image": whole_image}, data_c=released / "c")["c"]
-    for corruption, place in (("gaussian_noise", "noise/gaussian_noise"), ("fog", "fog"), ("spatter", "extra/spatter")):
+    for corruption, place in (
+        ("gaussian_noise", "noise/gaussian_noise"),
+        ("fog", "fog"),
+        ("spatter", "extra/spatter"),
+    ):
         for severity in robustness.SEVERITIES:
-            answers = expected_answers(files(released / "c" / place / str(severity)), style).argmax(1)
-            assert row["errors"][corruption][severity - 1] == pytest.approx(np.mean(answers != np.repeat(CLASSES, 2)))
-    ce = [100 * sum(row["errors"][c]) / sum(robustness.ALEXNET_ERRORS[c]) for c in ("gaussian_noise", "fog")]
+            answers = expected_answers(files(released / "c" / place / str(severity)), style).argmax(
+                1
+            )
+            assert row["errors"][corruption][severity - 1] == pytest.approx(
+                np.mean(answers != np.repeat(CLASSES, 2))
+            )
+    ce = [
+        100 * sum(row["errors"][c]) / sum(robustness.ALEXNET_ERRORS[c])
+        for c in ("gaussian_noise", "fog")
+    ]
     assert row["reference"] == "AlexNet" and "mce" not in row
     assert row["mce_of_part"] == pytest.approx(np.mean(ce))  # spatter is apart
-    assert row["mean_error"] == pytest.approx(np.mean([row["errors"]["gaussian_noise"], row["errors"]["fog"]]))
+    assert row["mean_error"] == pytest.approx(
+        np.mean([row["errors"]["gaussian_noise"], row["errors"]["fog"]])
+    )
 
 
 def test_c_goes_on_after_the_last_finished_set(model, released, tmp_path, monkeypatch):
@@ -133,39 +162,79 @@ def test_c_goes_on_after_the_last_finished_set(model, released, tmp_path, monkey
     monkeypatch.setattr(predict, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "w", model, "c", data_c=released / "c")
-    lines = [json.loads(line) for line in (tmp_path / "w" / "progress.jsonl").read_text().splitlines()]
-    assert [line["set"] for line in lines] == [*(f"gaussian_noise-{s}" for s in range(1, 6)), "fog-1", "fog-2"]
+    lines = [
+        json.loads(line) for line in (tmp_path / "w" / "progress.jsonl").read_text().splitlines()
+    ]
+    assert [line["set"] for line in lines] == [
+        *(f"gaussian_noise-{s}" for s in range(1, 6)),
+        "fog-1",
+        "fog-2",
+    ]
     assert all(0 <= line["error"] <= 1 and line["examples"] == 6 for line in lines)
     assert not (tmp_path / "w" / "summary.json").exists()
 
     pending = []
-    monkeypatch.setattr(predict, "predict", lambda c, sets, *rest: pending.extend(e.name for e in sets) or real(c, sets, *rest))
+    monkeypatch.setattr(
+        predict,
+        "predict",
+        lambda c, sets, *rest: pending.extend(e.name for e in sets) or real(c, sets, *rest),
+    )
     assert run(tmp_path / "w", model, "c", data_c=released / "c") == whole
     assert pending == [*(f"fog-{s}" for s in (3, 4, 5)), *(f"spatter-{s}" for s in range(1, 6))]
 
 
 def test_sets_follow_each_other_within_a_batch(model, released, monkeypatch):
-    sets = [examples for severities in imagenet.imagenet_c(released / "c").values() for examples in severities.values()]
-    batches = list(predict.image_batches(sets, 4, predict.input_pixels(predict.Preprocessing(image_size=SIDE))))
+    sets = [
+        examples
+        for severities in imagenet.imagenet_c(released / "c").values()
+        for examples in severities.values()
+    ]
+    batches = list(
+        predict.image_batches(sets, 4, predict.input_pixels(predict.Preprocessing(image_size=SIDE)))
+    )
     assert len(batches) == -(-15 * 6 // 4)  # 23; set by set it would be 30
     assert sum(int((batch["set"] >= 0).numpy().sum()) for batch in batches) == 90
 
 
 def write_validation(directory, keys):
-    examples = [protos.make_example(png(image(i)), key, CLASSES[i % 3] + 1) for i, key in enumerate(keys)]
-    records.write_split(directory / "validation", "validation", examples, 1, len(keys), kind="labeled", label_names=WNIDS, label_offset=1)
+    examples = [
+        protos.make_example(png(image(i)), key, CLASSES[i % 3] + 1) for i, key in enumerate(keys)
+    ]
+    records.write_split(
+        directory / "validation",
+        "validation",
+        examples,
+        1,
+        len(keys),
+        kind="labeled",
+        label_names=WNIDS,
+        label_offset=1,
+    )
     write_json(directory / "summary.json", {})
     return directory
 
 
 def test_real_is_joined_by_name(model, tmp_path):
     order = [4, 1, 5, 2, 3]  # not that of the file
-    data = write_validation(tmp_path / "data", [f"ILSVRC2012_val_{number:08d}.JPEG" for number in order])
+    data = write_validation(
+        tmp_path / "data", [f"ILSVRC2012_val_{number:08d}.JPEG" for number in order]
+    )
     answers = expected_answers([png(image(i)) for i in range(5)], "imagenet").argmax(1)
     lists = [[0], [int(answers[3]), 7], [], [int(answers[0])], [1]]
     (tmp_path / "real.json").write_text(json.dumps(lists))
-    row = run(tmp_path / "w", model, "real", data=data, split="validation", data_real=tmp_path / "real.json")
-    right = [answers[place] in lists[number - 1] for place, number in enumerate(order) if lists[number - 1]]
+    row = run(
+        tmp_path / "w",
+        model,
+        "real",
+        data=data,
+        split="validation",
+        data_real=tmp_path / "real.json",
+    )
+    right = [
+        answers[place] in lists[number - 1]
+        for place, number in enumerate(order)
+        if lists[number - 1]
+    ]
     assert row["real"]["precision"] == pytest.approx(np.mean(right)) and sum(right) >= 2
     assert (row["real"]["examples"], row["real"]["without_labels"]) == (4, 1)
     assert row["examples"] == 5
@@ -201,18 +270,28 @@ def test_imagenet_p(model, tmp_path):
             path.parent.mkdir(parents=True)
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (32, 32))
             for i in range(frames):
-                writer.write(np.full([32, 32, 3], [40 * i, 120, 250 - 50 * i * n], np.uint8))  # blue, green, red
+                writer.write(
+                    np.full([32, 32, 3], [40 * i, 120, 250 - 50 * i * n], np.uint8)
+                )  # blue, green, red
             writer.release()
     row = run(tmp_path / "w", model, "p", data_p=tmp_path / "p")["p"]
     for perturbation in ("gaussian_noise", "tilt"):
         answers = results.load(tmp_path / "w" / "network" / "p" / f"{perturbation}.npz")["answers"]
         assert answers.shape == (2, frames)
         for n in range(2):
-            pictures = imagenet.read_video(tmp_path / "p" / perturbation / WNIDS[CLASSES[n]] / f"video{n}.mp4")
+            pictures = imagenet.read_video(
+                tmp_path / "p" / perturbation / WNIDS[CLASSES[n]] / f"video{n}.mp4"
+            )
             assert np.abs(pictures[0].mean((0, 1)) - [250, 120, 0]).max() < 12  # red comes first
-            np.testing.assert_array_equal(expected_answers([png(p) for p in pictures], "small").argmax(1), answers[n])
-        assert row["flips"][perturbation] == pytest.approx(robustness.flips(answers, "noise" in perturbation).mean())
-    rates = [100 * row["flips"][p] / robustness.ALEXNET_FLIPS[p] for p in ("gaussian_noise", "tilt")]
+            np.testing.assert_array_equal(
+                expected_answers([png(p) for p in pictures], "small").argmax(1), answers[n]
+            )
+        assert row["flips"][perturbation] == pytest.approx(
+            robustness.flips(answers, "noise" in perturbation).mean()
+        )
+    rates = [
+        100 * row["flips"][p] / robustness.ALEXNET_FLIPS[p] for p in ("gaussian_noise", "tilt")
+    ]
     assert row["mfr_of_part"] == pytest.approx(np.mean(rates)) and "mfr" not in row
     with pytest.raises(InputError, match="can be decoded, not 6"):
         imagenet.read_video(next((tmp_path / "p").rglob("*.mp4")), frames + 1)
@@ -246,7 +325,14 @@ def test_unusable_flags_leave_nothing(model, released, tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             run(tmp_path / "w", model, suite, **places)
-    for key, value in (("difficulty", 4), ("norm", "1"), ("pgd_step", 0.0), ("fgsm_epsilons", ()), ("colour", 1), ("baseline", "nobody")):
+    for key, value in (
+        ("difficulty", 4),
+        ("norm", "1"),
+        ("pgd_step", 0.0),
+        ("fgsm_epsilons", ()),
+        ("colour", 1),
+        ("baseline", "nobody"),
+    ):
         with pytest.raises(InputError, match=f"evaluate.*{key}"):
             run(tmp_path / "w", model, "a", {key: value}, data_a=released / "a")
     assert not (tmp_path / "w").exists()

@@ -55,7 +55,9 @@ def test_no_row_of_a_table_or_figure_is_left_out(paper: str) -> None:
     assert all(len(set(items)) == len(items) for items in found.values())
 
 
-@pytest.mark.parametrize(("paper", "tables", "figures"), [("noisy_student", 6, 4), ("meta_pseudo_labels", 4, 2)])
+@pytest.mark.parametrize(
+    ("paper", "tables", "figures"), [("noisy_student", 6, 4), ("meta_pseudo_labels", 4, 2)]
+)
 def test_every_table_and_figure_has_a_row(paper: str, tables: int, figures: int) -> None:
     parts = " ".join(row.part for row in ROWS[paper])
     wanted = {f"Table {i + 1}" for i in range(tables)} | {f"Figure {i + 1}" for i in range(figures)}
@@ -63,7 +65,9 @@ def test_every_table_and_figure_has_a_row(paper: str, tables: int, figures: int)
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == paper_map.page(), "run `python -m experiments.paper_map > docs/paper_map.md`"
+    assert PAGE.read_text(encoding="utf-8") == paper_map.page(), (
+        "run `python -m experiments.paper_map > docs/paper_map.md`"
+    )
 
 
 GOOD = Row(
@@ -79,10 +83,22 @@ GOOD = Row(
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"numbers": (numbers("student_1", "Section 3.1", batch_size=512),)}, r"student_1\.batch_size is 2048; Section 3\.1: 512"),
-        ({"numbers": (numbers("student_1", "Section 3.1", batch=2048),)}, r"student_1\.batch is None"),
-        ({"numbers": (numbers("student_2", "Section 3.1", steps=1),)}, r"no training 'student_2'; .*teacher, student_1$"),
-        ({"numbers": (numbers("student_1", "Table 4", steps=Differs(1, 2, "why")),)}, r"student_1\.steps is 437899; Table 4: 2"),
+        (
+            {"numbers": (numbers("student_1", "Section 3.1", batch_size=512),)},
+            r"student_1\.batch_size is 2048; Section 3\.1: 512",
+        ),
+        (
+            {"numbers": (numbers("student_1", "Section 3.1", batch=2048),)},
+            r"student_1\.batch is None",
+        ),
+        (
+            {"numbers": (numbers("student_2", "Section 3.1", steps=1),)},
+            r"no training 'student_2'; .*teacher, student_1$",
+        ),
+        (
+            {"numbers": (numbers("student_1", "Table 4", steps=Differs(1, 2, "why")),)},
+            r"student_1\.steps is 437899; Table 4: 2",
+        ),
         (
             {"numbers": (numbers("student_1", "Table 4", steps=Differs(437_899, 437_899, "why")),)},
             r"student_1\.steps is the paper's by now",
@@ -92,11 +108,17 @@ GOOD = Row(
             r"student_1\.batch_size is 512; Section 3\.1: 2048",  # of the second command
         ),
         ({"commands": (LOOP.replace("b0", "b9"),)}, r"imagenet\.py:b9: the names are"),
-        ({"commands": (LOOP.replace("imagenet.py", "image_net.py"),)}, r"no file configs/noisy_student/image_net\.py"),
+        (
+            {"commands": (LOOP.replace("imagenet.py", "image_net.py"),)},
+            r"no file configs/noisy_student/image_net\.py",
+        ),
         ({"commands": (f"{LOOP} --steps=5",)}, r"--steps: no such flag"),
         ({"commands": (f"{LOOP} --config.balance.treshold=0.5",)}, r"no key 'balance\.treshold'"),
         ({"commands": (f"{LOOP} --config.balance.threshold=2",)}, r"balance\.threshold is 2\.0"),
-        ({"commands": (f"{LOOP} --config.student.frozen_blocks=3",)}, r"frozen_blocks=3 needs --init"),
+        (
+            {"commands": (f"{LOOP} --config.student.frozen_blocks=3",)},
+            r"frozen_blocks=3 needs --init",
+        ),
         ({"commands": ("./run_noisystudent.sh",)}, r"no script \./run_noisystudent\.sh"),
         ({"commands": ("./run_tests.sh tests/no_test.py",)}, r"no test file tests/no_test\.py"),
         ({"commands": ("./run_tool.sh wieghts",)}, r"did you mean weights"),
@@ -115,7 +137,9 @@ def test_the_audit_finds(change: dict[str, object], error: str) -> None:
     assert found and re.search(error, found[0]), found
 
 
-def test_exit_code_and_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_and_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     wrong = dataclasses.replace(GOOD, ran=("docs/gone.md",))
     ready = Row("more", "here", READY, commands=(LOOP,))
     monkeypatch.setattr(audit, "CHAPTERS", {"Paper": (GOOD, ready)})

@@ -15,29 +15,47 @@ def test_the_ratio_of_known_gradients():
     """Gradients with mean m and covariance s²I: ‖m‖²/(n s²); and 0, not the noise of the mean, where there is no signal."""
     rng = np.random.default_rng(0)
     mean, deviation = np.array([3.0, 0.0, 4.0, 0.0, 0.0]), 2.0
-    gradients = np.stack([mean + deviation * rng.normal(size=(4000, 5)), deviation * rng.normal(size=(4000, 5))], 1)
+    gradients = np.stack(
+        [mean + deviation * rng.normal(size=(4000, 5)), deviation * rng.normal(size=(4000, 5))], 1
+    )
     ratios = feedback_study.signal_to_noise(gradients)
     assert ratios[0] == pytest.approx(25 / 20, rel=0.05)
     assert ratios[1] < 0.001
 
 
 def run(workdir, *overrides):
-    small = ["--config.draws=60", "--config.batches=2", "--config.batch_sizes=(2, 16)", "--config.hidden=8"]
-    config = recipes.from_flags("--config=configs/experiments/feedback_study.py", *small, *overrides)
+    small = [
+        "--config.draws=60",
+        "--config.batches=2",
+        "--config.batch_sizes=(2, 16)",
+        "--config.hidden=8",
+    ]
+    config = recipes.from_flags(
+        "--config=configs/experiments/feedback_study.py", *small, *overrides
+    )
     feedback_study.main(config, str(workdir))
 
 
 def test_the_command(tmp_path, capsys):
     run(tmp_path / "w")
     results = json.loads((tmp_path / "w" / "results.json").read_text())
-    ratios = {name: [np.mean(of_size) for of_size in values] for name, values in results["signal_to_noise"].items()}
+    ratios = {
+        name: [np.mean(of_size) for of_size in values]
+        for name, values in results["signal_to_noise"].items()
+    }
     assert results["batch_sizes"] == [2, 16]
     assert len(ratios) == 9
     low, high = results["signal_to_noise"]["soft"][1]
     assert low < high, "two batches of images, each with draws of its own"
-    assert ratios["soft"][1] > 2 * ratios["per_example"][1], "it has no noise of its own example's draw"
-    assert ratios["per_example"][1] > 2 * ratios["dot_product"][1], "a scalar carries the noise of 16 examples"
-    assert ratios["finite_difference"][1] == pytest.approx(ratios["dot_product"][1], abs=0.02), "the second is the first order of the first"
+    assert ratios["soft"][1] > 2 * ratios["per_example"][1], (
+        "it has no noise of its own example's draw"
+    )
+    assert ratios["per_example"][1] > 2 * ratios["dot_product"][1], (
+        "a scalar carries the noise of 16 examples"
+    )
+    assert ratios["finite_difference"][1] == pytest.approx(ratios["dot_product"][1], abs=0.02), (
+        "the second is the first order of the first"
+    )
     with PIL.Image.open(tmp_path / "w" / "figure.png") as image:
         assert image.size == (768, 528)
     run(tmp_path / "w")

@@ -16,8 +16,15 @@ from tests.data.recipes import save
 from workflow import loop, measure, times
 from workflow.settings import of_recipe
 
-STUDIES = sorted(path.name for path in (app.ROOT / "configs" / "studies").glob("*.py") if path.name not in ("__init__.py", "base.py"))
-STUDIES += [f"meta_pseudo_labels.py:{name}" for name in ("small", "methods", "feedback", "ablations", "weight")]
+STUDIES = sorted(
+    path.name
+    for path in (app.ROOT / "configs" / "studies").glob("*.py")
+    if path.name not in ("__init__.py", "base.py")
+)
+STUDIES += [
+    f"meta_pseudo_labels.py:{name}"
+    for name in ("small", "methods", "feedback", "ablations", "weight")
+]
 
 
 def config(name: str = "labels.py", *overrides: str):
@@ -71,15 +78,24 @@ def test_a_section_that_no_stage_reads_makes_no_difference():
     """The first iteration's labels are those of `pseudo_label_1`, in a recipe that has it."""
     unlike = config("storage.py").copy_and_resolve_references()
     with unlike.unlocked():
-        unlike.runs = tuple((name, tuple(flag.replace("pseudo_label_1", "pseudo_label") for flag in own)) for name, own in unlike.runs)
+        unlike.runs = tuple(
+            (name, tuple(flag.replace("pseudo_label_1", "pseudo_label") for flag in own))
+            for name, own in unlike.runs
+        )
     assert same_settings(unlike) == [("full", "top3"), ("full", "top1"), ("top3", "top1")]
 
 
 def test_a_study_of_another_recipe_s_first_iteration():
     """`image_folder.py` has no section for it: the general one is read."""
     folder = config("noise.py", "--config.recipe=configs/noisy_student/image_folder.py")
-    assert "--config.pseudo_label.views=1" in study.commands(folder, Path("w"), "noised_teacher", 0)[0].words
-    assert "--config.pseudo_label_1.views=1" in study.commands(config("noise.py"), Path("w"), "noised_teacher", 0)[0].words
+    assert (
+        "--config.pseudo_label.views=1"
+        in study.commands(folder, Path("w"), "noised_teacher", 0)[0].words
+    )
+    assert (
+        "--config.pseudo_label_1.views=1"
+        in study.commands(config("noise.py"), Path("w"), "noised_teacher", 0)[0].words
+    )
     assert same_settings(folder) == []
 
 
@@ -95,7 +111,10 @@ def scripts(monkeypatch):
         for part in ("data", "teacher"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         gain = {"soft": 0.02, "sharpened": 0.03, "hard": 0.01}[directory.parent.name]
-        summary = {"teacher": {"top1": 0.9 + seed / 1e4}, "students": [{"top1": 0.9 + gain + seed / 1e4 + 1e-3 * (seed % 2)}]}
+        summary = {
+            "teacher": {"top1": 0.9 + seed / 1e4},
+            "students": [{"top1": 0.9 + gain + seed / 1e4 + 1e-3 * (seed % 2)}],
+        }
         write_json(directory / "summary.json", summary)
         return 0
 
@@ -106,7 +125,9 @@ def scripts(monkeypatch):
 def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
     study.main(config(), str(tmp_path / "s"), 1)
     assert len(scripts) == 15
-    assert (tmp_path / "s" / "hard" / "seed_101" / "teacher").resolve() == tmp_path / "s" / "soft" / "seed_101" / "teacher"
+    assert (
+        tmp_path / "s" / "hard" / "seed_101" / "teacher"
+    ).resolve() == tmp_path / "s" / "soft" / "seed_101" / "teacher"
     found = read_json(tmp_path / "s" / "results.json")
     assert found["readings"]["hard"] == pytest.approx([92.0, 92.11, 92.02, 92.13, 92.04])
     soft, sharpened = found["claims"]
@@ -129,12 +150,17 @@ def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypat
     def call(command, **_):
         directory = Path(command[-1].partition("=")[2])
         run, seed = directory.relative_to(tmp_path / "s").parts[:2]
-        top1 = 0.9 + 0.001 * names.index(run) + 0.0001 * (int(seed[-1]) + 1) ** (names.index(run) % 5)
+        top1 = (
+            0.9 + 0.001 * names.index(run) + 0.0001 * (int(seed[-1]) + 1) ** (names.index(run) % 5)
+        )
         rows = [{"top1": top1 + 0.001 * i} for i in range(loaded.iterations)]
         models = {"trained": {"top1": top1}, "finetuned": {"top1": top1 + 0.001 * int(seed[-1])}}
         whole = {"exported": {"top1": top1}, "probe": {"top1": 0.8}}
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "summary.json", {"teacher": {"top1": 0.89}, "students": rows, "models": models, **whole})
+        write_json(
+            directory / "summary.json",
+            {"teacher": {"top1": 0.89}, "students": rows, "models": models, **whole},
+        )
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
@@ -143,7 +169,11 @@ def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypat
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
     assert len(lines) == len(loaded.claims) > 0
     for line, (_, _, finding) in zip(lines, loaded.claims):
-        assert line.startswith(f"- {finding}: **") and "points, 95 % interval" in line and "2 seeds)" in line
+        assert (
+            line.startswith(f"- {finding}: **")
+            and "points, 95 % interval" in line
+            and "2 seeds)" in line
+        )
 
 
 PHOTOGRAPHS = "photographs.py"
@@ -158,7 +188,12 @@ def photographs(monkeypatch):
         calls.append(command)
         directory = Path(command[-1].partition("=")[2])
         run, seed = directory.parts[-2:] if directory.name != "data" else directory.parts[-3:-1]
-        gain = {"uda": 0.03, "fixmatch": 0.001 * (int(seed[-1]) - 2), "mpl": 0.02, "noisy_student": 0.04}.get(run, 0.0)
+        gain = {
+            "uda": 0.03,
+            "fixmatch": 0.001 * (int(seed[-1]) - 2),
+            "mpl": 0.02,
+            "noisy_student": 0.04,
+        }.get(run, 0.0)
         top1 = 0.7 + gain + 0.001 * (int(seed[-1]) % 2)
         summary = {"exported": {"top1": top1}, "teacher": {"top1": 0.7}, "probe": {"top1": 0.66}}
         directory.mkdir(parents=True, exist_ok=True)
@@ -186,7 +221,10 @@ def test_photographs_are_given_by_flag_and_done_piece_by_piece(tmp_path, photogr
         "supervised": pytest.approx(70.0),
         "noisy_student": pytest.approx(74.0),
     }
-    assert lines[1] == {"run": "uda", "seed": 1, "top1": {"uda": pytest.approx(73.1)}} and len(lines) == 2
+    assert (
+        lines[1] == {"run": "uda", "seed": 1, "top1": {"uda": pytest.approx(73.1)}}
+        and len(lines) == 2
+    )
     assert "left: uda:0, fixmatch:0, mpl:0, noisy_student:1" in capsys.readouterr().out
     assert not (directory / "summary.json").exists()
     study.main(loaded, str(directory), labeled="photos")
@@ -204,7 +242,11 @@ def test_photographs_are_given_by_flag_and_done_piece_by_piece(tmp_path, photogr
     ("name", "flags", "message"),
     [
         (PHOTOGRAPHS, {}, "--labeled is missing"),
-        (PHOTOGRAPHS, {"labeled": "p", "only": "uda,udda"}, "no run udda; the runs are data, noisy_student"),
+        (
+            PHOTOGRAPHS,
+            {"labeled": "p", "only": "uda,udda"},
+            "no run udda; the runs are data, noisy_student",
+        ),
         (PHOTOGRAPHS, {"labeled": "p", "only": "uda:7"}, "no run uda:7; .* the seeds 0 to 4"),
         ("labels.py", {"labeled": "p"}, "--labeled: this study has images of its own"),
     ],
@@ -219,17 +261,27 @@ def test_photographs_and_runs_that_a_study_does_not_take(tmp_path, name, flags, 
 def test_the_methods_learn_from_the_same_photographs_and_weights(name):
     loaded, seen, starts = config(name), [], set()
     for run, *_ in loaded.runs:
-        flags = [word for word in study.commands(loaded, Path("w"), run, 3)[0].words if word.startswith("--config")]
+        flags = [
+            word
+            for word in study.commands(loaded, Path("w"), run, 3)[0].words
+            if word.startswith("--config")
+        ]
         recipe = recipes.from_flags(*flags)
         seen.append((recipe.seed, recipe.data.to_dict(), recipe.preprocessing.image_size))
         starts.add(recipe.init)
     assert all(one == seen[0] for one in seen) and starts == {"efficientnet-lite0"}
-    assert seen[0][1]["labeled_per_class"] == {"photographs.py:10": 10, "photographs.py:smoke": 2}.get(name, 20)
+    assert seen[0][1]["labeled_per_class"] == {
+        "photographs.py:10": 10,
+        "photographs.py:smoke": 2,
+    }.get(name, 20)
 
 
 def test_a_study_may_be_moved(tmp_path, scripts):
     study.main(config(), str(tmp_path / "s"), 1)
-    for path in (tmp_path / "s" / "summary.json", *(tmp_path / "s" / "hard").glob("seed_101/summary.json")):
+    for path in (
+        tmp_path / "s" / "summary.json",
+        *(tmp_path / "s" / "hard").glob("seed_101/summary.json"),
+    ):
         path.unlink()
     (tmp_path / "s").rename(tmp_path / "moved")
     teacher = tmp_path / "moved" / "hard" / "seed_101" / "teacher"
@@ -241,7 +293,10 @@ def test_a_study_may_be_moved(tmp_path, scripts):
 
 
 def test_fewer_images_stay_fewer_on_ones_own_folders():
-    runs = {name: flags for name, flags, *_ in config("noise.py:small", "--config.flags=('--labeled=a',)").runs}
+    runs = {
+        name: flags
+        for name, flags, *_ in config("noise.py:small", "--config.flags=('--labeled=a',)").runs
+    }
     assert all("--config.balance.fraction=0.125" in flags for flags in runs.values())
 
 
@@ -269,7 +324,10 @@ def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, measured):
     """800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
     study.main(config("joint.py"), str(tmp_path / "s"), 1, dry_run=True)
     said = capsys.readouterr().out
-    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in said.partition("\n\n")[0].splitlines()}
+    rows = {
+        line.split()[0]: line.replace(",", "").split()[-3:]
+        for line in said.partition("\n\n")[0].splitlines()
+    }
     assert rows["joint"] == ["10", str(5 * 1300), str(5 * (800 * 50 + 500 * 250))]
     assert rows["apart"] == ["10", str(5 * 700), str(5 * (500 * 200 + 200 * 50))]
     assert rows["5"] == ["30", str(5 * 3300), str(5 * (40_000 + 125_000 + 110_000 + 140_000))]
@@ -284,10 +342,27 @@ def test_a_dry_run_of_photographs_measures_each_kind_of_training_once(tmp_path, 
             save(tmp_path / "photos" / name / f"{i}.png", first + i, (40, 70))
     small = config("photographs.py:5")
     study.main(small, str(tmp_path / "s"), dry_run=True, labeled=str(tmp_path / "photos"))
-    rows = {line.split()[0]: line.replace(",", "").split()[-3:] for line in capsys.readouterr().out.partition("\n\n")[0].splitlines()}
-    assert rows["noisy_student"] == [str(5 * 3 * 3), str(45 * 200), str(5 * 3 * 200 * (32 + 2 * 128))]  # and two folds
-    assert rows["uda"] == ["5", "2500", str(2500 * 128)] and rows["mpl"][0] == "10" and rows["data"] == ["0", "0", "0"]
-    assert sorted(measured) == ["fixmatch", "student", "student_1", "teacher", "uda"]  # fine-tuning is as the teacher
+    rows = {
+        line.split()[0]: line.replace(",", "").split()[-3:]
+        for line in capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    }
+    assert rows["noisy_student"] == [
+        str(5 * 3 * 3),
+        str(45 * 200),
+        str(5 * 3 * 200 * (32 + 2 * 128)),
+    ]  # and two folds
+    assert (
+        rows["uda"] == ["5", "2500", str(2500 * 128)]
+        and rows["mpl"][0] == "10"
+        and rows["data"] == ["0", "0", "0"]
+    )
+    assert sorted(measured) == [
+        "fixmatch",
+        "student",
+        "student_1",
+        "teacher",
+        "uda",
+    ]  # fine-tuning is as the teacher
 
 
 def test_seeds_side_by_side_give_the_same(tmp_path, scripts):
@@ -321,28 +396,50 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
 
     def call(command, **_):
         directory = Path(command[-1].partition("=")[2])
-        called.append((f"run_{command[command.index('cli') + 1]}.sh", str(directory.relative_to(tmp_path)), command[1:-1]))
+        called.append(
+            (
+                f"run_{command[command.index('cli') + 1]}.sh",
+                str(directory.relative_to(tmp_path)),
+                command[1:-1],
+            )
+        )
         if len(called) == 2:
             return 137
         directory.mkdir(parents=True, exist_ok=True)
         feedback = "none" if "--config.train.feedback=none" in command else "soft"
-        write_json(directory / "summary.json", {"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}})
+        write_json(
+            directory / "summary.json",
+            {"models": {"trained": {"top1": {"none": 0.5, "soft": 0.75}[feedback]}}},
+        )
         return 0
 
     monkeypatch.setattr(study.termination, "call", call)
-    two = config("meta_pseudo_labels.py:ablations", "--config.seeds=2").copy_and_resolve_references()
+    two = config(
+        "meta_pseudo_labels.py:ablations", "--config.seeds=2"
+    ).copy_and_resolve_references()
     with two.unlocked():
-        two.runs, two.readings, two.claims = two.runs[1:3], two.readings[1:3], [("uda", "h_0", "UDA is better than its student")]
+        two.runs, two.readings, two.claims = (
+            two.runs[1:3],
+            two.readings[1:3],
+            [("uda", "h_0", "UDA is better than its student")],
+        )
     with pytest.raises(SystemExit):
         study.main(two, str(tmp_path), 1)
     study.main(two, str(tmp_path), 1)
     names = [name for name, *_ in called]
     assert names[:2] == ["run_prepare_data.sh", "run_meta_pseudo_labels.sh"]
-    h_0, uda = (["run_prepare_data.sh", script, "run_evaluate.sh"] for script in ("run_meta_pseudo_labels.sh", "run_train.sh"))
+    h_0, uda = (
+        ["run_prepare_data.sh", script, "run_evaluate.sh"]
+        for script in ("run_meta_pseudo_labels.sh", "run_train.sh")
+    )
     assert names[2:] == [*h_0, *uda, *h_0, *uda]
     script, directory, flags = called[3]
     assert (script, directory) == ("run_meta_pseudo_labels.sh", "h_0/seed_0/trained")
-    assert {f"--data={tmp_path}/h_0/seed_0/data", "--config.seed=0", "--config.train.feedback=none"} <= set(flags)
+    assert {
+        f"--data={tmp_path}/h_0/seed_0/data",
+        "--config.seed=0",
+        "--config.train.feedback=none",
+    } <= set(flags)
     assert (tmp_path / "uda" / "seed_1" / "data").resolve() == tmp_path / "h_0" / "seed_1" / "data"
     found = read_json(tmp_path / "results.json")
     assert found["readings"] == {"h_0": [50.0, 50.0], "uda": [75.0, 75.0]}
@@ -351,7 +448,13 @@ def test_a_run_of_several_stages(tmp_path, monkeypatch):
 def test_a_stage_may_read_another_run_s_directory(tmp_path):
     loaded = config("meta_pseudo_labels.py")
     made = study.commands(loaded, tmp_path, "reduced_mpl", 3)
-    assert [command.directory.name for command in made] == ["data", "predictions", "pseudo_labeled", "trained", "evaluation"]
+    assert [command.directory.name for command in made] == [
+        "data",
+        "predictions",
+        "pseudo_labeled",
+        "trained",
+        "evaluation",
+    ]
     assert f"--teacher={tmp_path}/uda/seed_3/trained" in made[1].words
     flags = [word for word in made[3].words if word.startswith("--config")]
     assert recipes.from_flags(*flags).train.method == "reduced_meta_pseudo_labels"
@@ -369,7 +472,10 @@ def test_the_interval_is_student_s(tmp_path):
 
 
 def test_all_the_same_difference_is_no_division_by_zero():
-    claims = [study.compare(np.full(5, 91.0), np.full(5, 90.0)), study.compare(np.full(5, 90.0), np.full(5, 90.0))]
+    claims = [
+        study.compare(np.full(5, 91.0), np.full(5, 90.0)),
+        study.compare(np.full(5, 90.0), np.full(5, 90.0)),
+    ]
     assert [claim["verdict"] for claim in study.corrected(claims)] == ["holds", "not decided"]
 
 
@@ -379,7 +485,10 @@ def test_all_the_same_difference_is_no_division_by_zero():
         ({"correction": "bonferroni"}, "it can be none or holm"),
         ({"seeds": 1}, "at least 2"),
         ({"claims": (("soft", "nothing", "?"),)}, "no reading 'nothing'"),
-        ({"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()}, "read from run 'nothing'"),
+        (
+            {"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()},
+            "read from run 'nothing'",
+        ),
         ({"runs": (("soft", (), "nothing"),)}, "of method 'nothing'"),
     ],
 )

@@ -21,7 +21,9 @@ def moons():
 def test_the_data(moons):
     assert moons.x.shape == (3, 2000, 2)
     assert np.abs(np.mean(moons.x, 1)).max() < 0.1
-    for x, y, x_l, y_l in zip(moons.x.numpy(), moons.y.numpy(), *(v.numpy() for v in moons.labeled)):
+    for x, y, x_l, y_l in zip(
+        moons.x.numpy(), moons.y.numpy(), *(v.numpy() for v in moons.labeled)
+    ):
         assert y.sum(0).tolist() == [1000, 1000]
         assert y_l.sum(0).tolist() == [3, 3]
         for point, label in zip(x_l, y_l):
@@ -50,7 +52,9 @@ def test_a_seed_is_not_changed_by_the_others(moons, settings):
     changed.x = tf.where(keep, moons.x, -moons.x)
     changed.labeled = (tf.where(keep, moons.labeled[0], -moons.labeled[0]), moons.labeled[1])
     results = [two_moons.step(*networks(3), tf.constant(5), m, method) for m in (moons, changed)]
-    for before, one, other in zip([v for n in networks(3) for v in n], *[[v for n in r for v in n] for r in results]):
+    for before, one, other in zip(
+        [v for n in networks(3) for v in n], *[[v for n in r for v in n] for r in results]
+    ):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[2], other[2])
         assert np.abs(one[0] - before[0]).max() > 0
@@ -101,10 +105,15 @@ def test_the_scalar_feedback_of_each_seed(moons, estimator):
         unlabeled = gradient(pupil, x_u, pseudo)
         labeled = gradient([v - 0.5 * g for v, g in zip(pupil, unlabeled)], x_l, y_l)
         a, b = flat(labeled), flat(unlabeled)
-        h = {"dot_product": 0.5 * method.batch_size * (a @ b), "cosine": a @ b / np.linalg.norm(a) / np.linalg.norm(b)}[estimator]
+        h = {
+            "dot_product": 0.5 * method.batch_size * (a @ b),
+            "cosine": a @ b / np.linalg.norm(a) / np.linalg.norm(b),
+        }[estimator]
         assert abs(h) > 1e-3
         expected = 0.5 * h * flat(gradient(own, x_u, pseudo))
-        np.testing.assert_allclose(flat(own) - flat(v[s] for v in actual), expected, rtol=1e-2, atol=1e-6)
+        np.testing.assert_allclose(
+            flat(own) - flat(v[s] for v in actual), expected, rtol=1e-2, atol=1e-6
+        )
 
 
 def test_a_schedule_ends_at_zero(moons):
@@ -115,7 +124,9 @@ def test_a_schedule_ends_at_zero(moons):
         changed, _ = two_moons.step(teacher, student, tf.constant(number), moons, method)
         moves.append(np.concatenate([np.ravel(a - b) for a, b in zip(changed, teacher)]))
     assert np.linalg.norm(moves[2]) == pytest.approx(0.0, abs=1e-6)
-    np.testing.assert_allclose(moves[1], 0.5 * moves[0], rtol=1e-3, atol=1e-6)  # the labelled points are the same in every step
+    np.testing.assert_allclose(
+        moves[1], 0.5 * moves[0], rtol=1e-3, atol=1e-6
+    )  # the labelled points are the same in every step
 
 
 def test_a_fixed_teacher_stays_and_its_student_follows(moons):
@@ -128,13 +139,22 @@ def test_a_fixed_teacher_stays_and_its_student_follows(moons):
 
 
 def run(workdir, *overrides):
-    arguments = ["two_moons", "--config=configs/experiments/two_moons.py", "--config.seeds=3", *overrides]
-    two_moons.main(**app.parse(commands.TABLE["two_moons"], [*arguments[1:], f"--workdir={workdir}"]))
+    arguments = [
+        "two_moons",
+        "--config=configs/experiments/two_moons.py",
+        "--config.seeds=3",
+        *overrides,
+    ]
+    two_moons.main(
+        **app.parse(commands.TABLE["two_moons"], [*arguments[1:], f"--workdir={workdir}"])
+    )
 
 
 def test_the_command(tmp_path, capsys):
     names = ["supervised", "pseudo_labels", "all_labels", "uda", "meta_pseudo_labels_with_uda"]
-    small = [f"--config.methods.{name}.steps={3000 if name == 'all_labels' else 20}" for name in names]
+    small = [
+        f"--config.methods.{name}.steps={3000 if name == 'all_labels' else 20}" for name in names
+    ]
     run(tmp_path / "w", *small)
     results = json.loads((tmp_path / "w" / "results.json").read_text())["methods"]
     assert list(results) == names
@@ -150,8 +170,14 @@ def test_the_command(tmp_path, capsys):
 
 def test_two_methods_on_the_same_seeds():
     """McNemar's exact p of 5 against 1, by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
-    rows = {"a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]}, "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]}}
-    assert two_moons.against(rows, "a", "b", 0.99) == "a against b: 5 seeds only with the first, 1 only with the second, p = 0.22"
+    rows = {
+        "a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]},
+        "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]},
+    }
+    assert (
+        two_moons.against(rows, "a", "b", 0.99)
+        == "a against b: 5 seeds only with the first, 1 only with the second, p = 0.22"
+    )
     assert two_moons.against(rows, "a", "a", 0.99).endswith("p = 1")
 
 
@@ -162,7 +188,9 @@ def test_the_recipes_are_whole(name):
     assert set(config.run) == set(config.methods)
     assert {method.init_scale for method in config.methods.values()} == {0.1}
     if name == "paper":  # the paper's rate, and no loss that its text does not mention
-        assert {(method.learning_rate, method.consistency) for method in config.methods.values()} == {(0.1, 0.0)}
+        assert {
+            (method.learning_rate, method.consistency) for method in config.methods.values()
+        } == {(0.1, 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -170,16 +198,28 @@ def test_the_recipes_are_whole(name):
     [
         ("seeds=0", "seeds is 0"),
         ("seed=-1", "seed is -1; it must be at least 0"),
-        ("methods.meta_pseudo_labels_with_uda.estimator=dot", "estimator: no 'dot'; known: soft, dot_product, cosine"),
+        (
+            "methods.meta_pseudo_labels_with_uda.estimator=dot",
+            "estimator: no 'dot'; known: soft, dot_product, cosine",
+        ),
         ("success=99.0", "success is 99.0"),
         ("run=()", "run names no method"),
         ("run=('mine',)", "no method 'mine'"),
         ("methods.supervised.teacher=nobody", "no method 'nobody'"),
         ("methods.all_labels.steps=0", "methods.all_labels.steps is 0; at least 1"),
         ("methods.supervised.batch_size=-1", "methods.supervised.batch_size is -1"),
-        ("methods.meta_pseudo_labels_with_uda.temperature=0.0", "temperature is 0.0; it must be above 0"),
-        ("methods.meta_pseudo_labels_with_uda.pseudo_labels=drawn", "pseudo_labels: no 'drawn'; known: sampled, argmax, soft"),
-        ("methods.all_labels.result=both", "methods.all_labels.result: no 'both'; known: teacher, student"),
+        (
+            "methods.meta_pseudo_labels_with_uda.temperature=0.0",
+            "temperature is 0.0; it must be above 0",
+        ),
+        (
+            "methods.meta_pseudo_labels_with_uda.pseudo_labels=drawn",
+            "pseudo_labels: no 'drawn'; known: sampled, argmax, soft",
+        ),
+        (
+            "methods.all_labels.result=both",
+            "methods.all_labels.result: no 'both'; known: teacher, student",
+        ),
     ],
 )
 def test_an_unusable_recipe_is_refused_before_any_training(tmp_path, override, message):
@@ -193,7 +233,17 @@ def test_an_unknown_recipe():
         recipe.get_config("best")
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"methods": 1}', '{"methods": {}}', '{"methods": {"supervised": {"seeds": 0}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "{}",
+        "[1]",
+        '{"methods": 1}',
+        '{"methods": {}}',
+        '{"methods": {"supervised": {"seeds": 0}}}',
+    ],
+)
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content):
     config = recipes.from_flags("--config=configs/experiments/two_moons.py")
@@ -207,4 +257,7 @@ def test_a_damaged_or_foreign_work_directory_is_refused(tmp_path, name, content)
 def test_a_feedback_without_a_gradient_is_refused(tmp_path):
     overrides = ("estimator=cosine", "pseudo_labels=soft")
     with pytest.raises(InputError, match="'cosine' has no gradient with soft pseudo-labels"):
-        run(tmp_path / "w", *(f"--config.methods.meta_pseudo_labels_with_uda.{override}" for override in overrides))
+        run(
+            tmp_path / "w",
+            *(f"--config.methods.meta_pseudo_labels_with_uda.{override}" for override in overrides),
+        )

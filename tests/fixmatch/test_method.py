@@ -60,23 +60,44 @@ def test_the_step_is_the_gradient_of_the_two_losses_and_the_decay():
         sure = tf.cast(tf.reduce_max(tf.nn.softmax(z_weak), 1) >= 0.47, tf.float32)
         unlabeled = -tf.reduce_mean(sure * tf.reduce_sum(pseudo * tf.nn.log_softmax(z_strong), 1))
         labeled = -tf.reduce_mean(tf.reduce_sum(tf.one_hot(y, K) * tf.nn.log_softmax(z[:B]), 1))
-        decayed = [v for v in reference.trainable_variables if "gamma" not in v.name and "beta" not in v.name]
-        loss = labeled + 3.0 * unlabeled + 0.1 * tf.add_n([tf.reduce_sum(v**2) / 2 for v in decayed])
-    np.testing.assert_allclose(moved, flat(tape.gradient(loss, reference.trainable_variables)), rtol=1e-4, atol=1e-6)
+        decayed = [
+            v
+            for v in reference.trainable_variables
+            if "gamma" not in v.name and "beta" not in v.name
+        ]
+        loss = (
+            labeled + 3.0 * unlabeled + 0.1 * tf.add_n([tf.reduce_sum(v**2) / 2 for v in decayed])
+        )
+    np.testing.assert_allclose(
+        moved, flat(tape.gradient(loss, reference.trainable_variables)), rtol=1e-4, atol=1e-6
+    )
     assert values["loss"] == pytest.approx(float(loss), rel=1e-5)
-    assert values["unlabeled_loss"] == pytest.approx(float(unlabeled), rel=1e-5) and values["unlabeled_loss"] > 0
+    assert (
+        values["unlabeled_loss"] == pytest.approx(float(unlabeled), rel=1e-5)
+        and values["unlabeled_loss"] > 0
+    )
     assert 0 < values["confident"] < 1
 
 
 def recipe(*overrides):
-    return recipes.from_flags("--config=configs/fixmatch/digits.py", "--config.smoke=True", *overrides)
+    return recipes.from_flags(
+        "--config=configs/fixmatch/digits.py", "--config.smoke=True", *overrides
+    )
 
 
 def test_the_recipe_trains_and_its_impossible_values_are_refused(tmp_path):
     prepare.main(recipe(), str(tmp_path / "data"))
     train.main(recipe(), str(tmp_path / "run"), str(tmp_path / "data"), strategy="one_device")
     assert read_json(tmp_path / "run" / "summary.json")["images_seen"] == 4 * (1 + 2)
-    for override, message in (("threshold=1.5", r"train\.threshold is 1\.5"), ("unlabeled_weight=-1.0", r"train\.unlabeled_weight is -1")):
+    for override, message in (
+        ("threshold=1.5", r"train\.threshold is 1\.5"),
+        ("unlabeled_weight=-1.0", r"train\.unlabeled_weight is -1"),
+    ):
         with pytest.raises(InputError, match=message):
-            train.main(recipe(f"--config.train.{override}"), str(tmp_path / "w"), str(tmp_path / "data"), strategy="one_device")
+            train.main(
+                recipe(f"--config.train.{override}"),
+                str(tmp_path / "w"),
+                str(tmp_path / "data"),
+                strategy="one_device",
+            )
     assert not (tmp_path / "w").exists()

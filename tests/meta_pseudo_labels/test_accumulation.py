@@ -23,13 +23,17 @@ def network(seed, dropout=0.3, batch_norm=False):
     hidden = dense(5, 1)(inputs)
     if batch_norm:
         hidden = tf.keras.layers.BatchNormalization(momentum=0.5)(hidden)
-    return tf.keras.Model(inputs, dense(K, 2)(Dropout(dropout, noise_id="dropout")(tf.nn.tanh(hidden))))
+    return tf.keras.Model(
+        inputs, dense(K, 2)(Dropout(dropout, noise_id="dropout")(tf.nn.tanh(hidden)))
+    )
 
 
 def batch(stored=False, copies=1):
     """Four labelled vectors and eight others, or so many copies of an equal part of them."""
     rng = np.random.default_rng(0)
-    x, weak, strong = (np.tile(rng.normal(size=(n // copies, 4)), (copies, 1)).astype("float32") for n in (4, 8, 8))
+    x, weak, strong = (
+        np.tile(rng.normal(size=(n // copies, 4)), (copies, 1)).astype("float32") for n in (4, 8, 8)
+    )
     y = np.tile(rng.integers(0, K, 4 // copies), copies)
     q = rng.dirichlet(np.ones(K), 8).astype("float32")
     unlabeled = (strong, q) if stored else (weak, strong)
@@ -49,7 +53,13 @@ def trained(make, steps=2, eager=False, stored=False, copies=1):
 
 def pair(feedback, parts, **options):
     def make():
-        options_ = {"feedback_weight": 10.0, "uda_ramp_steps": 1, "uda_threshold": 0.4, "seed": 3, **options}
+        options_ = {
+            "feedback_weight": 10.0,
+            "uda_ramp_steps": 1,
+            "uda_threshold": 0.4,
+            "seed": 3,
+            **options,
+        }
         batch_norm = options_.pop("batch_norm", False)
         networks = (network(i, 0.0 if batch_norm else 0.3, batch_norm) for i in (1, 2))
         return MetaPseudoLabels(*networks, feedback=feedback, accumulation=parts, **options_)
@@ -101,7 +111,10 @@ def test_moving_statistics_move_with_each_part_once():
     """The documented difference, in both networks; the teacher's first pass and the student's labelled ones leave none."""
     trainer, _ = trained(pair("soft", 2, batch_norm=True), steps=1, eager=True)
     (x, _), (weak, strong) = batch()
-    for model, groups in ((network(1, 0.0, True), (x, weak, strong)), (network(2, 0.0, True), (strong,))):
+    for model, groups in (
+        (network(1, 0.0, True), (x, weak, strong)),
+        (network(2, 0.0, True), (strong,)),
+    ):
         expected = np.zeros(5)
         for part in (0, 1):
             images = np.concatenate([v.numpy().reshape(2, -1, 4)[part] for v in groups])
@@ -114,7 +127,10 @@ def make_other(kind, parts):
     def make():
         if kind == "reduced":
             calibrator = Calibrator(K, hidden=4)
-            weights = [np.random.default_rng(i).normal(size=v.shape) for i, v in enumerate(calibrator.get_weights())]
+            weights = [
+                np.random.default_rng(i).normal(size=v.shape)
+                for i, v in enumerate(calibrator.get_weights())
+            ]
             calibrator.set_weights(weights)
             options = {"feedback_weight": 10.0, "accumulation": parts, "seed": 3}
             return ReducedMetaPseudoLabels(calibrator, network(2), **options)

@@ -15,7 +15,12 @@ import tensorflow as tf
 
 from meta_pseudo_labels import feedback
 
-K, B_U, B_L, RATE = 3, 3, 4, 0.5  # a large rate: what is exact must be so far from the first order, too
+K, B_U, B_L, RATE = (
+    3,
+    3,
+    4,
+    0.5,
+)  # a large rate: what is exact must be so far from the first order, too
 SHAPES = [(2, 4), (4,), (4, K), (K,)]  # two inputs, four tanh units, K logits
 
 
@@ -59,18 +64,27 @@ class Problem:
         """∇ Σ_ŷ p(ŷ; θ_T) L_l(θ_S'(ŷ))."""
         losses = [self.labeled_loss(self.stepped(c)) for c in self.combinations]
         return central_differences(
-            lambda teacher: sum(self.probability(teacher, c) * loss for c, loss in zip(self.combinations, losses)), self.teacher
+            lambda teacher: sum(
+                self.probability(teacher, c) * loss for c, loss in zip(self.combinations, losses)
+            ),
+            self.teacher,
         )
 
     def soft_gradient(self):
         """∇ L_l(θ_S − η ∇L_u) where the labels are T itself."""
         return central_differences(
-            lambda teacher: self.labeled_loss(self.stepped(np.exp(log_softmax(self.logits(teacher, self.x_u))))), self.teacher
+            lambda teacher: self.labeled_loss(
+                self.stepped(np.exp(log_softmax(self.logits(teacher, self.x_u))))
+            ),
+            self.teacher,
         )
 
     def estimate(self, estimator, labels, batch_factor=B_U):
         """The teacher's gradient by the functions under test, for these pseudo-labels."""
-        teacher, student, moved = ([tf.Variable(p) for p in ps] for ps in (self.teacher, self.student, self.stepped(labels)))
+        teacher, student, moved = (
+            [tf.Variable(p) for p in ps]
+            for ps in (self.teacher, self.student, self.stepped(labels))
+        )
         labels = tf.constant(labels)
 
         def net(p, x):
@@ -90,7 +104,11 @@ class Problem:
             if estimator in ("per_example", "soft"):
                 h = feedback.label_feedback(label_tape, labels, g_u, g_l, self.rate, B_U)
                 drawn = tf.reduce_sum(h * labels, -1)
-                loss = feedback.soft_loss(h, logits) if estimator == "soft" else feedback.hard_loss(drawn, labels, logits)
+                loss = (
+                    feedback.soft_loss(h, logits)
+                    if estimator == "soft"
+                    else feedback.hard_loss(drawn, labels, logits)
+                )
             elif estimator == "release":
                 loss = feedback.released_loss(feedback.released(old, new), logits)
             else:
@@ -104,7 +122,10 @@ class Problem:
 
     def expected(self, estimator, **options):
         """The estimate's expectation over all combinations of labels."""
-        return sum(self.probability(self.teacher, c) * self.estimate(estimator, c, **options) for c in self.combinations)
+        return sum(
+            self.probability(self.teacher, c) * self.estimate(estimator, c, **options)
+            for c in self.combinations
+        )
 
 
 def central_differences(function, parameters, epsilon=1e-5):
@@ -134,7 +155,9 @@ def problem(request):
 
 
 def test_finite_difference_is_the_true_gradient(problem):
-    np.testing.assert_allclose(problem.expected("finite_difference"), problem.hard_gradient(), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        problem.expected("finite_difference"), problem.hard_gradient(), rtol=1e-5, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("estimator", ["dot_product", "per_example", "soft"])
@@ -151,11 +174,18 @@ def test_first_order_estimators_have_the_true_gradient_up_to_the_steps_curvature
 
 def test_soft_labels_give_the_exact_gradient(problem):
     q = np.exp(log_softmax(problem.logits(problem.teacher, problem.x_u)))
-    np.testing.assert_allclose(problem.estimate("soft", q), problem.soft_gradient(), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        problem.estimate("soft", q), problem.soft_gradient(), rtol=1e-5, atol=1e-9
+    )
 
 
 def test_without_the_batch_factor_the_gradient_is_one_over_the_batch(problem):
-    np.testing.assert_allclose(problem.expected("finite_difference", batch_factor=1), problem.hard_gradient() / B_U, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        problem.expected("finite_difference", batch_factor=1),
+        problem.hard_gradient() / B_U,
+        rtol=1e-5,
+        atol=1e-9,
+    )
 
 
 def test_the_release_teaches_the_teacher_nothing(problem):
@@ -169,7 +199,12 @@ def test_the_released_sign_would_climb(problem):
 
 
 def test_cosine_keeps_the_direction_roughly_and_the_size_not_at_all():
-    truths, actuals = zip(*[(p.hard_gradient(), p.expected("cosine")) for p in [Problem(seed, 0.01) for seed in range(8)]])
+    truths, actuals = zip(
+        *[
+            (p.hard_gradient(), p.expected("cosine"))
+            for p in [Problem(seed, 0.01) for seed in range(8)]
+        ]
+    )
     cosines = np.array([cosine(a, t) for a, t in zip(actuals, truths)])
     assert cosines.min() > 0
     assert np.median(cosines) > 0.9
@@ -186,7 +221,9 @@ def test_argmax_labels_are_biased():
         q = problem.logits(problem.teacher, problem.x_u)
         labels = np.array(feedback.draw_pseudo_labels("argmax", tf.constant(q), tf.zeros_like(q)))
         np.testing.assert_array_equal(labels, np.eye(K)[q.argmax(1)])
-        cosines.append(cosine(problem.estimate("finite_difference", labels), problem.hard_gradient()))
+        cosines.append(
+            cosine(problem.estimate("finite_difference", labels), problem.hard_gradient())
+        )
     assert np.mean(cosines) < 0.7
     assert min(cosines) < 0
 
@@ -203,8 +240,13 @@ def test_a_baseline_leaves_the_expectation_and_lowers_the_variance(problem):
             loss = feedback.hard_loss(tf.constant(1.0, tf.float64), labels, logits, B_U)
         scores.append(flat(tape.gradient(loss, teacher)))
     p = np.array([problem.probability(problem.teacher, c) for c in problem.combinations])
-    rewards, scores = np.array(rewards) + 0.3, np.array(scores)  # 0.3: a student that gets better anyway
-    centered, following = feedback.center(tf.constant(rewards), tf.constant(p @ rewards), tf.constant(p @ rewards), 0.99)
+    rewards, scores = (
+        np.array(rewards) + 0.3,
+        np.array(scores),
+    )  # 0.3: a student that gets better anyway
+    centered, following = feedback.center(
+        tf.constant(rewards), tf.constant(p @ rewards), tf.constant(p @ rewards), 0.99
+    )
     assert float(following) == pytest.approx(p @ rewards)
     plain, better = rewards[:, None] * scores, centered.numpy()[:, None] * scores
     np.testing.assert_allclose(p @ better, p @ plain, atol=1e-12)
@@ -223,11 +265,14 @@ def test_sampled_labels_follow_the_teacher():
     uniform = tf.random.stateless_uniform([20000, 3], [1, 2])
     labels = feedback.draw_pseudo_labels("sampled", tf.repeat(logits, 20000, 0), uniform).numpy()
     np.testing.assert_array_equal(labels.sum(1), 1)
-    np.testing.assert_allclose(labels.mean(0), tf.nn.softmax(logits)[0], atol=0.012)  # 3.5 standard errors
+    np.testing.assert_allclose(
+        labels.mean(0), tf.nn.softmax(logits)[0], atol=0.012
+    )  # 3.5 standard errors
 
 
 @pytest.mark.parametrize(
-    ("estimator", "labels"), [("dot_product", "soft"), ("per_example", "soft"), ("taylor", "sampled"), ("soft", "drawn")]
+    ("estimator", "labels"),
+    [("dot_product", "soft"), ("per_example", "soft"), ("taylor", "sampled"), ("soft", "drawn")],
 )
 def test_pairs_without_a_gradient_and_unknown_names_are_refused(estimator, labels):
     with pytest.raises(ValueError, match=r"feedback|pseudo_labels"):

@@ -32,7 +32,10 @@ def classifier(seed, dropout=0.0):
 def batch(seed=0):
     rng = np.random.default_rng(seed)
     x, weak, strong = (rng.normal(size=(n, 4)).astype("float32") for n in (B, B_U, B_U))
-    return (tf.constant(x), tf.constant(rng.integers(0, K, B))), (tf.constant(weak), tf.constant(strong))
+    return (tf.constant(x), tf.constant(rng.integers(0, K, B))), (
+        tf.constant(weak),
+        tf.constant(strong),
+    )
 
 
 def trainer(student_optimizer=None, **options):
@@ -47,13 +50,21 @@ class Forced:
 
     def __init__(self, monkeypatch, **options):
         self.labels = tf.Variable(tf.zeros([B_U, K]))
-        monkeypatch.setattr(feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.identity(self.labels))
+        monkeypatch.setattr(
+            feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.identity(self.labels)
+        )
         self.trainer = trainer(**options)
         optimizer = self.trainer.optimizer
         # An earlier life: momentum that has nothing to do with these labels.
-        for i, v in enumerate(getattr(getattr(optimizer, "inner_optimizer", optimizer), "momentums", [])):
+        for i, v in enumerate(
+            getattr(getattr(optimizer, "inner_optimizer", optimizer), "momentums", [])
+        ):
             v.assign(tf.random.stateless_normal(v.shape, [i, 5]) * 0.01)
-        self.state = [*self.trainer.variables, *optimizer.variables, *self.trainer.teacher_optimizer.variables]
+        self.state = [
+            *self.trainer.variables,
+            *optimizer.variables,
+            *self.trainer.teacher_optimizer.variables,
+        ]
         self.start = [v.numpy() for v in self.state]
         self.eager_step = lambda: self.trainer.train_step(batch())
         self.step = tf.function(self.eager_step)
@@ -73,17 +84,27 @@ class Forced:
         """E of the teacher's gradient, and ∇ Σ_ŷ p(ŷ) L_l(θ_S'(ŷ)) with the student as the step left it."""
         (x, y), (weak, strong) = batch()
         t, s = self.trainer.teacher, self.trainer.student
-        combinations = [np.eye(K, dtype="float32")[list(c)] for c in itertools.product(range(K), repeat=B_U)]
+        combinations = [
+            np.eye(K, dtype="float32")[list(c)] for c in itertools.product(range(K), repeat=B_U)
+        ]
         gradients, losses = [], []
         for labels in combinations:
             gradients.append(self(labels))
-            losses.append(tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(y, s(x, training=True), from_logits=True)))
+            losses.append(
+                tf.reduce_mean(
+                    tf.keras.losses.sparse_categorical_crossentropy(
+                        y, s(x, training=True), from_logits=True
+                    )
+                )
+            )
         self.reset()
         with tf.GradientTape() as tape:
             log_q = tf.nn.log_softmax(t(tf.concat([x, weak, strong], 0), training=True)[B + B_U :])
             p = tf.exp(tf.stack([tf.reduce_sum(log_q * labels) for labels in combinations]))
             j = tf.reduce_sum(p * tf.stop_gradient(tf.stack(losses)))
-        return sum(pi * g for pi, g in zip(p.numpy(), gradients)), flat(tape.gradient(j, t.trainable_variables))
+        return sum(pi * g for pi, g in zip(p.numpy(), gradients)), flat(
+            tape.gradient(j, t.trainable_variables)
+        )
 
 
 def flat(arrays):
@@ -95,12 +116,21 @@ def cosine(a, b):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [{"learning_rate": 0.5}, {"learning_rate": 0.3, "momentum": 0.9, "nesterov": True, "global_clipnorm": 0.1}]
+    "optimizer",
+    [
+        {"learning_rate": 0.5},
+        {"learning_rate": 0.3, "momentum": 0.9, "nesterov": True, "global_clipnorm": 0.1},
+    ],
 )
 def test_the_steps_teacher_gradient_is_the_true_one(monkeypatch, optimizer):
     """`finite_difference`, in value, whatever the student's optimizer does with the gradient."""
     student_optimizer = tf.keras.optimizers.SGD(**optimizer)
-    forced = Forced(monkeypatch, student_optimizer=student_optimizer, feedback="finite_difference", **ONLY_FEEDBACK)
+    forced = Forced(
+        monkeypatch,
+        student_optimizer=student_optimizer,
+        feedback="finite_difference",
+        **ONLY_FEEDBACK,
+    )
     expected, truth = forced.expected_and_true()
     assert cosine(expected, truth) >= 0.9999
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.01)
@@ -109,13 +139,17 @@ def test_the_steps_teacher_gradient_is_the_true_one(monkeypatch, optimizer):
 @pytest.mark.parametrize("estimator", ["dot_product", "per_example", "soft"])
 def test_first_order_estimators_in_the_step(monkeypatch, estimator):
     optimizer = tf.keras.optimizers.SGD(0.02, 0.9)
-    expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK).expected_and_true()
+    expected, truth = Forced(
+        monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK
+    ).expected_and_true()
     assert cosine(expected, truth) >= 0.999
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.02)
 
 
 SGD, LossScale = tf.keras.optimizers.SGD, tf.keras.mixed_precision.LossScaleOptimizer
-FALLING = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.005, 0.0025])  # 0.005 is the rate of the first step alone
+FALLING = tf.keras.optimizers.schedules.PiecewiseConstantDecay(
+    [0], [0.005, 0.0025]
+)  # 0.005 is the rate of the first step alone
 LINEAR = {
     "sgd": lambda: SGD(0.005),
     "nesterov": lambda: SGD(0.005, 0.9, nesterov=True),
@@ -132,7 +166,9 @@ FIRST_ORDER = [name for name, estimator in feedback.ESTIMATORS.items() if estima
 def test_first_order_estimators_know_the_optimizers_factor(monkeypatch, optimizer, estimator):
     """Two classes, so that 8 combinations of labels are all; with the rate alone, Nesterov's size would be 1/1.9."""
     monkeypatch.setitem(globals(), "K", 2)
-    forced = Forced(monkeypatch, student_optimizer=LINEAR[optimizer](), feedback=estimator, **ONLY_FEEDBACK)
+    forced = Forced(
+        monkeypatch, student_optimizer=LINEAR[optimizer](), feedback=estimator, **ONLY_FEEDBACK
+    )
     forced.step = forced.eager_step  # 8 steps are over before a graph of one is made
     expected, truth = forced.expected_and_true()
     assert cosine(expected, truth) >= 0.999
@@ -143,10 +179,17 @@ def test_first_order_estimators_are_refused_without_a_factor():
     pair = MetaPseudoLabels(classifier(1), classifier(2))
     for estimator in feedback.ESTIMATORS:
         pair.estimator = feedback.ESTIMATORS[estimator]
-        for optimizer in (tf.keras.optimizers.Adam(), LossScale(tf.keras.optimizers.Adam()), SGD(0.1, clipnorm=1.0)):
+        for optimizer in (
+            tf.keras.optimizers.Adam(),
+            LossScale(tf.keras.optimizers.Adam()),
+            SGD(0.1, clipnorm=1.0),
+        ):
             name = "SGD" if isinstance(optimizer, SGD) else "Adam"
             if estimator in FIRST_ORDER:
-                with pytest.raises(ValueError, match=f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or 'cosine'"):
+                with pytest.raises(
+                    ValueError,
+                    match=f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or 'cosine'",
+                ):
                     pair.compile(optimizer, "sgd")
             else:
                 pair.compile(optimizer, "sgd")
@@ -169,7 +212,13 @@ APPROXIMATED = {
 @pytest.mark.parametrize("name", feedback.MEASURED)
 def test_an_approximation_is_as_far_off_as_its_warning_says(monkeypatch, caplog, name):
     """The cosine to the true gradient in the first step and after 10 and 100 others, by enumeration of all labels."""
-    forced = Forced(monkeypatch, student_optimizer=APPROXIMATED[name](), feedback="soft", approximate_feedback=True, **ONLY_FEEDBACK)
+    forced = Forced(
+        monkeypatch,
+        student_optimizer=APPROXIMATED[name](),
+        feedback="soft",
+        approximate_feedback=True,
+        **ONLY_FEEDBACK,
+    )
     said = [record.message for record in caplog.records]
     assert len(said) == 1
     assert f"'soft' is an approximation under {name}" in said[0]
@@ -186,11 +235,15 @@ def test_an_approximation_is_as_far_off_as_its_warning_says(monkeypatch, caplog,
     assert (min(cosines), max(cosines)) == pytest.approx(feedback.MEASURED[name], abs=0.03)
 
 
-@pytest.mark.parametrize(("estimator", "least"), [("dot_product", 0.999), ("per_example", 0.95), ("soft", 0.98)])
+@pytest.mark.parametrize(
+    ("estimator", "least"), [("dot_product", 0.999), ("per_example", 0.95), ("soft", 0.98)]
+)
 def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
     """A tenth of the gradient is left here. How much depends on all labels: known to a scalar h only, to the others a constant."""
     optimizer = tf.keras.optimizers.SGD(0.2, 0.9, global_clipnorm=0.1)
-    expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK).expected_and_true()
+    expected, truth = Forced(
+        monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK
+    ).expected_and_true()
     assert cosine(expected, truth) >= least
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(1, abs=0.1)
 
@@ -199,7 +252,9 @@ def test_clipping_taken_for_a_constant_can_mislead(monkeypatch):
     """The batch of another seed, of which clipping leaves less for some labels than for others: the documented error."""
     monkeypatch.setitem(globals(), "batch", functools.partial(batch, 1))
     optimizer = tf.keras.optimizers.SGD(0.02, 0.9, nesterov=True, global_clipnorm=0.1)
-    expected, truth = Forced(monkeypatch, student_optimizer=optimizer, feedback="soft", **ONLY_FEEDBACK).expected_and_true()
+    expected, truth = Forced(
+        monkeypatch, student_optimizer=optimizer, feedback="soft", **ONLY_FEEDBACK
+    ).expected_and_true()
     assert cosine(expected, truth) == pytest.approx(0.48, abs=0.03)
     assert np.linalg.norm(expected) / np.linalg.norm(truth) == pytest.approx(4.6, abs=0.1)
 
@@ -218,10 +273,20 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
     teacher, student = classifier(1), classifier(2)  # as at the start
     own = forced.student  # θ_S' after the step
     gradients = []
-    for network, images, targets in ((own, x, tf.one_hot(y, K)), (student, strong, labels), (teacher, None, labels)):
+    for network, images, targets in (
+        (own, x, tf.one_hot(y, K)),
+        (student, strong, labels),
+        (teacher, None, labels),
+    ):
         with tf.GradientTape() as tape:
-            z = network(tf.concat([x, weak, strong], 0) if images is None else images, training=True)
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, z[B + B_U :] if images is None else z))
+            z = network(
+                tf.concat([x, weak, strong], 0) if images is None else images, training=True
+            )
+            loss = tf.reduce_mean(
+                tf.nn.softmax_cross_entropy_with_logits(
+                    targets, z[B + B_U :] if images is None else z
+                )
+            )
         gradients.append(flat(tape.gradient(loss, network.trainable_variables)))
     h = cosine(*gradients[:2])
     assert abs(h) > 0.01
@@ -234,10 +299,14 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
 
 def test_soft_pseudo_labels_in_the_step():
     """Exact for a large student step: against a derivative through the whole of it by TensorFlow's nested tapes."""
-    soft = trainer(tf.keras.optimizers.SGD(0.5), feedback="soft", pseudo_labels="soft", **ONLY_FEEDBACK)
+    soft = trainer(
+        tf.keras.optimizers.SGD(0.5), feedback="soft", pseudo_labels="soft", **ONLY_FEEDBACK
+    )
     (x, y), (weak, strong) = batch()
     teacher, student = classifier(1), classifier(2)
-    w1, b1, _, _, w2, b2 = (tf.identity(v) for v in student.trainable_variables)  # gamma is 1, beta is 0
+    w1, b1, _, _, w2, b2 = (
+        tf.identity(v) for v in student.trainable_variables
+    )  # gamma is 1, beta is 0
 
     def net(parameters, images):
         w1, b1, w2, b2 = parameters
@@ -254,7 +323,9 @@ def test_soft_pseudo_labels_in_the_step():
             loss = -tf.reduce_mean(tf.reduce_sum(q * tf.nn.log_softmax(net(start[:4], strong)), -1))
         moved = [p - 0.5 * g for p, g in zip(start, inner.gradient(loss, start))]
         gamma, beta = moved[4:]
-        j = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(y, net(moved[:4], x), from_logits=True))
+        j = tf.reduce_mean(
+            tf.keras.losses.sparse_categorical_crossentropy(y, net(moved[:4], x), from_logits=True)
+        )
     truth = flat(outer.gradient(j, teacher.trainable_variables))
     before = flat(v.numpy() for v in soft.teacher.trainable_variables)
     soft.train_step(batch())
@@ -268,8 +339,13 @@ def test_release_and_none_leave_the_teacher_alone():
         before = flat(v.numpy() for v in still.teacher.trainable_variables)
         student = flat(v.numpy() for v in still.student.trainable_variables)
         still.train_step(batch())
-        np.testing.assert_allclose(flat(v.numpy() for v in still.teacher.trainable_variables), before, atol=1e-8)
-        assert np.abs(flat(v.numpy() for v in still.student.trainable_variables) - student).max() > 1e-3
+        np.testing.assert_allclose(
+            flat(v.numpy() for v in still.teacher.trainable_variables), before, atol=1e-8
+        )
+        assert (
+            np.abs(flat(v.numpy() for v in still.student.trainable_variables) - student).max()
+            > 1e-3
+        )
 
 
 def test_an_estimator_is_one_value(monkeypatch):
@@ -332,11 +408,17 @@ def test_the_teachers_loss_is_the_sum_of_its_terms():
     one.baseline.assign(0.25)
     (x, y), (weak, strong) = batch()
     z = log_softmax(one.teacher(tf.concat([x, weak, strong], 0), training=True).numpy())
-    decay = sum((v.numpy() ** 2).sum() / 2 for v in one.teacher.trainable_variables if "gamma" not in v.name and "beta" not in v.name)
+    decay = sum(
+        (v.numpy() ** 2).sum() / 2
+        for v in one.teacher.trainable_variables
+        if "gamma" not in v.name and "beta" not in v.name
+    )
     drawn = []
     draw = feedback.draw_pseudo_labels
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feedback, "draw_pseudo_labels", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+        patch.setattr(
+            feedback, "draw_pseudo_labels", lambda *a: drawn.append(draw(*a)) or drawn[-1]
+        )
         values = {name: float(value) for name, value in one.train_step(batch()).items()}
     z_l, z_weak, z_strong = z[:B], z[B : B + B_U], z[B + B_U :]
     labeled = -((np.eye(K)[y] * 0.8 + 0.2 / K) * z_l).sum(1).mean()
@@ -346,7 +428,9 @@ def test_the_teachers_loss_is_the_sum_of_its_terms():
     mpl = (values["feedback"] - 0.25) * B_U * -(drawn[0].numpy() * z_strong).sum(1).mean()
     assert values["labeled_loss"] == pytest.approx(labeled, rel=1e-4)
     assert values["uda_loss"] == pytest.approx(uda, rel=1e-4)
-    assert values["teacher_loss"] == pytest.approx(3 * mpl + labeled + 0.25 * 2 * uda + 0.01 * decay, rel=1e-3)
+    assert values["teacher_loss"] == pytest.approx(
+        3 * mpl + labeled + 0.25 * 2 * uda + 0.01 * decay, rel=1e-3
+    )
     assert float(one.baseline) == pytest.approx(0.9 * 0.25 + 0.1 * values["feedback"], rel=1e-5)
 
 
@@ -382,7 +466,14 @@ def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
 
 def test_draws_are_a_function_of_seed_and_step():
     def draw(seed, step):
-        return trainer(seed=seed)._draw(tf.zeros([50, K]), Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1)).numpy()
+        return (
+            trainer(seed=seed)
+            ._draw(
+                tf.zeros([50, K]),
+                Step(tf.constant(step, tf.int64), tf.constant(5), tf.constant(50), 1),
+            )
+            .numpy()
+        )
 
     np.testing.assert_array_equal(draw(0, 1), draw(0, 1))
     for other in (draw(1, 0), draw(0, 2), draw(1, 1)):
@@ -394,22 +485,33 @@ def blobs():
     rng = np.random.default_rng(0)
     centers = 2 * rng.normal(size=(3, 8)).astype("float32")
     y, y_u = np.repeat(np.arange(3), 4), rng.integers(0, 3, 300)
-    x, x_u = (centers[labels] + 0.7 * rng.normal(size=(len(labels), 8)).astype("float32") for labels in (y, y_u))
+    x, x_u = (
+        centers[labels] + 0.7 * rng.normal(size=(len(labels), 8)).astype("float32")
+        for labels in (y, y_u)
+    )
     return (x, y), (x_u, x_u + 0.5 * rng.normal(size=x_u.shape).astype("float32")), y_u
 
 
 def test_any_two_classifiers_by_keras_fit():
     (x, y), (x_u, x_strong), y_u = blobs()
     layers = tf.keras.layers
-    teacher = tf.keras.Sequential([layers.Dense(16, "relu", input_shape=(8,)), layers.Dropout(0.1), layers.Dense(3)])
-    student = tf.keras.Sequential([layers.Dense(8, "relu", input_shape=(8,)), layers.BatchNormalization(), layers.Dense(3)])
+    teacher = tf.keras.Sequential(
+        [layers.Dense(16, "relu", input_shape=(8,)), layers.Dropout(0.1), layers.Dense(3)]
+    )
+    student = tf.keras.Sequential(
+        [layers.Dense(8, "relu", input_shape=(8,)), layers.BatchNormalization(), layers.Dense(3)]
+    )
     mpl = MetaPseudoLabels(teacher, student, uda_ramp_steps=20, ema_decay=0.9)
-    mpl.compile(student_optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9), teacher_optimizer="adam")
+    mpl.compile(
+        student_optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9), teacher_optimizer="adam"
+    )
     labeled = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(12)
     unlabeled = tf.data.Dataset.from_tensor_slices((x_u, x_strong)).repeat().batch(60)
     mpl.fit(tf.data.Dataset.zip((labeled, unlabeled)), steps_per_epoch=200, verbose=0)
     with mpl.ema.swapped():
-        result = mpl.evaluate(tf.data.Dataset.from_tensor_slices((x_u, y_u)).batch(50), verbose=0, return_dict=True)
+        result = mpl.evaluate(
+            tf.data.Dataset.from_tensor_slices((x_u, y_u)).batch(50), verbose=0, return_dict=True
+        )
     assert result["examples"] == 300
     assert result["top1"] > 0.9
 
@@ -436,7 +538,10 @@ class Gated(tf.keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.head, self.gate = tf.keras.layers.Dense(K), tf.keras.layers.Dense(1, activation="sigmoid")
+        self.head, self.gate = (
+            tf.keras.layers.Dense(K),
+            tf.keras.layers.Dense(1, activation="sigmoid"),
+        )
         self(tf.zeros([1, 4]))
 
     def call(self, x):
@@ -454,13 +559,22 @@ def frozen():
     [
         (lambda: [classifier(1)] * 2, "share weights"),
         (shared, "share weights"),
-        (lambda: (tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2)), "the teacher is not built"),
+        (
+            lambda: (tf.keras.Sequential([tf.keras.layers.Dense(3)]), classifier(2)),
+            "the teacher is not built",
+        ),
         (lambda: (dense(activation="softmax"), dense()), "the teacher ends in probabilities"),
-        (lambda: (dense(), tf.keras.Sequential([dense(), tf.keras.layers.Softmax()])), "ends in probabilities"),
+        (
+            lambda: (dense(), tf.keras.Sequential([dense(), tf.keras.layers.Softmax()])),
+            "ends in probabilities",
+        ),
         (lambda: (dense(1, activation="sigmoid"), dense()), "the teacher ends in probabilities"),
         (lambda: (ending(tf.nn.softmax), dense()), "the teacher ends in probabilities"),
         (
-            lambda: (ending(tf.nn.softmax, tf.keras.layers.Activation("linear", dtype="float32")), dense()),
+            lambda: (
+                ending(tf.nn.softmax, tf.keras.layers.Activation("linear", dtype="float32")),
+                dense(),
+            ),
             "the teacher ends in probabilities",
         ),
         (lambda: (dense(), dense(1)), "has one output"),
@@ -483,7 +597,9 @@ def test_options_that_cannot_be_trained_with_are_refused():
     with pytest.raises(ValueError, match="no gradient with soft"):
         MetaPseudoLabels(classifier(1), classifier(2), feedback="cosine", pseudo_labels="soft")
     with pytest.raises(ValueError, match=r"tf\.keras\.optimizers\.legacy"):
-        MetaPseudoLabels(classifier(1), classifier(2)).compile(tf.keras.optimizers.legacy.SGD(0.1), "adam")
+        MetaPseudoLabels(classifier(1), classifier(2)).compile(
+            tf.keras.optimizers.legacy.SGD(0.1), "adam"
+        )
     with pytest.raises(ValueError, match="same optimizer object"):
         MetaPseudoLabels(classifier(1), classifier(2)).compile(*[tf.keras.optimizers.SGD(0.1)] * 2)
 
@@ -491,7 +607,9 @@ def test_options_that_cannot_be_trained_with_are_refused():
 def test_data_of_another_form_are_refused():
     (x, y), (weak, strong) = batch()
     for element in ((x, y), ((x, y, y), (weak, strong)), ((x, y), strong)):
-        with pytest.raises(ValueError, match=r"must be \(\(x, y\), \(x_weak, x_strong\)\); got .*float32 \(5, 4\)"):
+        with pytest.raises(
+            ValueError, match=r"must be \(\(x, y\), \(x_weak, x_strong\)\); got .*float32 \(5, 4\)"
+        ):
             trainer().train_step(element)
 
 

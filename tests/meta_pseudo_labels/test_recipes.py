@@ -39,8 +39,14 @@ def describe(config, data):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
-    expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
-    text = describe(recipe(name, *(expected if name == "image_folder.py" else ())), tmp_path / "data")
+    expected = [
+        "--config.expected.labeled=1000",
+        "--config.expected.unlabeled=5000",
+        "--config.expected.classes=7",
+    ]
+    text = describe(
+        recipe(name, *(expected if name == "image_folder.py" else ())), tmp_path / "data"
+    )
     assert text.count("learning rate:") == (1 if name == "digits.py:reduced" else 2)
     assert "missing: " in text and not list(tmp_path.iterdir())
 
@@ -50,35 +56,59 @@ def test_the_paper_s_numbers(tmp_path):
     text = describe(recipe("cifar10_4k.py"), tmp_path)
     assert "4,000 labelled and 41,000 unlabelled images" in text
     assert text.count("of which 1,467,610 are trained, 32 px") == 2
-    assert text.count("0.0489 at 33,333") == 1  # the teacher's, on the way down from 0.05: 0.1 per 256 images, at 128
+    assert (
+        text.count("0.0489 at 33,333") == 1
+    )  # the teacher's, on the way down from 0.05: 0.1 per 256 images, at 128
     text = describe(recipe("imagenet_jft.py:l2"), tmp_path)
     less = describe(recipe("imagenet_jft.py:l2", "--config.train.rematerialize=True"), tmp_path)
     approximation = ("--config.train.feedback=soft", "--config.train.approximate_feedback=True")
-    soft = describe(recipe("imagenet_jft.py:l2", "--config.train.rematerialize=True", *approximation), tmp_path)
+    soft = describe(
+        recipe("imagenet_jft.py:l2", "--config.train.rematerialize=True", *approximation), tmp_path
+    )
     for described, teacher, student in (
         (text, "150,996.1", "79,939.1"),
         (less, "15,007.5", "7,945.2"),
         (soft, "15,007.5", "7,945.2"),
     ):
-        assert [f"{size} GiB for activations" in described for size in (teacher, student)] == [True, True]
-    assert text.count("of which 480,309,308 are trained, 512 px") == 2 and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
+        assert [f"{size} GiB for activations" in described for size in (teacher, student)] == [
+            True,
+            True,
+        ]
+    assert (
+        text.count("of which 480,309,308 are trained, 512 px") == 2
+        and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
+    )
 
 
 @pytest.mark.parametrize("name", ["l2", "b6_wide"])
 def test_the_large_networks_have_noisy_student_s_hyper_parameters(name):
     """Section 4: all of them but the resolution."""
-    config, other = recipe(f"imagenet_jft.py:{name}"), recipes.from_flags("--config=configs/noisy_student/imagenet.py:l2")
+    config, other = (
+        recipe(f"imagenet_jft.py:{name}"),
+        recipes.from_flags("--config=configs/noisy_student/imagenet.py:l2"),
+    )
     student = other.student
     for network in (config.train.teacher, config.train.student):
         assert network.optimizer.to_dict() == student.optimizer.to_dict()
         assert network.schedule.base == student.schedule.base
-        assert network.schedule.warmup_steps == int(student.schedule.warmup_epochs * 1_281_167 / 2048)
+        assert network.schedule.warmup_steps == int(
+            student.schedule.warmup_epochs * 1_281_167 / 2048
+        )
         assert network.model.get("dropout") is None and network.model.batch_norm_momentum == 0.99
     for key in ("batch_size", "label_smoothing", "weight_decay", "ema_decay", "precision"):
         assert config.train[key] == student[key], key
     for key in ("randaugment_layers", "randaugment_magnitude"):
         assert config.preprocessing[key] == student.preprocessing[key]
-    for key in ("randaugment_table", "randaugment_mode", "translate_const", "cutout_const", "style", "flip", "mean", "std"):
+    for key in (
+        "randaugment_table",
+        "randaugment_mode",
+        "translate_const",
+        "cutout_const",
+        "style",
+        "flip",
+        "mean",
+        "std",
+    ):
         assert config.preprocessing[key] == other.preprocessing[key], key
 
 
@@ -90,26 +120,49 @@ def test_a_dry_run_names_the_command_that_makes_the_data(tmp_path):
     assert missing == f"--data: {tmp_path / 'data'} is not prepared; make it by {made_by}"
     words = ["--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *made_by.split()[-3:]]
     assert app.parse(commands.TABLE["prepare_data"], words)["unlabeled"] == "LOCATION"
-    assert "--labeled" not in describe(recipe("digits.py"), tmp_path / "data").rpartition("missing: ")[2]
+    assert (
+        "--labeled"
+        not in describe(recipe("digits.py"), tmp_path / "data").rpartition("missing: ")[2]
+    )
 
 
-FEEDBACK = {"digits.py": "soft", "image_folder.py": "soft", "cifar10_4k.py:release": "finite_difference"}
+FEEDBACK = {
+    "digits.py": "soft",
+    "image_folder.py": "soft",
+    "cifar10_4k.py:release": "finite_difference",
+}
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "imagenet_10pct.py:release", "image_folder.py:resnet50"])
+@pytest.mark.parametrize(
+    "name", [*RECIPES, "imagenet_10pct.py:release", "image_folder.py:resnet50"]
+)
 def test_the_paper_s_experiments_have_the_paper_s_feedback(name):
     """Drawn labels and the cosine less its average (Appendix C.3); digits and folders have what a study is for."""
     train = recipe(name).train
     expected = FEEDBACK.get(name) or FEEDBACK.get(name.partition(":")[0], "cosine")
-    assert (train.feedback, train.pseudo_labels, train.baseline_decay) == (expected, "sampled", 0.99)
+    assert (train.feedback, train.pseudo_labels, train.baseline_decay) == (
+        expected,
+        "sampled",
+        0.99,
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "batch", "whole", "eighth"),
     [
         ("cifar10_4k.py", 16, "300,000 steps of 128 + 896", "2,400,000 steps of 16 + 112"),
-        ("imagenet_10pct.py", 128, "700,000 steps of 1,024 + 15,360", "5,600,000 steps of 128 + 1,920"),
-        ("imagenet_jft.py:l2", 256, "1,000,000 steps of 2,048 + 16,384", "8,000,000 steps of 256 + 2,048"),
+        (
+            "imagenet_10pct.py",
+            128,
+            "700,000 steps of 1,024 + 15,360",
+            "5,600,000 steps of 128 + 1,920",
+        ),
+        (
+            "imagenet_jft.py:l2",
+            256,
+            "1,000,000 steps of 2,048 + 16,384",
+            "8,000,000 steps of 256 + 2,048",
+        ),
     ],
 )
 def test_an_eighth_of_the_batch_takes_eight_times_the_steps(name, batch, whole, eighth, tmp_path):
@@ -118,7 +171,10 @@ def test_an_eighth_of_the_batch_takes_eight_times_the_steps(name, batch, whole, 
     plans = [describe(recipe(name, *flags), tmp_path) for flags in ((), (flag,))]
     for plan, steps in zip(plans, (whole, eighth)):
         assert plan.count(f"  {steps} images") == 2
-    epochs = [{line.partition("images ")[2] for line in plan.splitlines() if " steps of " in line} for plan in plans]
+    epochs = [
+        {line.partition("images ")[2] for line in plan.splitlines() if " steps of " in line}
+        for plan in plans
+    ]
     assert epochs[0] == epochs[1] and len(epochs[0]) == 1
     first, second = (resolved(recipe(name, *flags)) for flags in ((), (flag,)))
     for of in (lambda s: s["student"]["schedule"]["wait_steps"], lambda s: s["uda"]["ramp_steps"]):
@@ -126,7 +182,15 @@ def test_an_eighth_of_the_batch_takes_eight_times_the_steps(name, batch, whole, 
     assert "(steps_for_batch)" in plans[1] and "(steps_for_batch)" not in plans[0]
 
 
-@pytest.mark.parametrize("name", ["cifar10_4k.py:paper2", "imagenet_jft.py:l1", "imagenet_10pct.py:paper2", "svhn_1k.py:release"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10_4k.py:paper2",
+        "imagenet_jft.py:l1",
+        "imagenet_10pct.py:paper2",
+        "svhn_1k.py:release",
+    ],
+)
 def test_a_recipe_that_is_not_there(name):
     with pytest.raises(InputError, match=r"the names are|the release has no command for SVHN"):
         recipe(name)
@@ -152,17 +216,26 @@ LARS = "--config.train.student.optimizer.name=lars"
 def test_an_approximation_is_taken_where_it_is_asked_for(name):
     """By no recipe of itself. The paper's and the release's feedback need no factor of the optimizer."""
     soft = "--config.train.feedback=soft"
-    with pytest.raises(InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"):
+    with pytest.raises(
+        InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"
+    ):
         META_PSEUDO_LABELS.check(resolved(recipe(name, LARS, soft)))
     section = resolved(recipe(name, LARS, soft, "--config.train.approximate_feedback=True"))
     assert "'soft' is an approximation under lars" in META_PSEUDO_LABELS.check(section)
-    assert [META_PSEUDO_LABELS.check({**section, "feedback": other}) for other in ("finite_difference", "cosine", "none")] == [None] * 3
+    assert [
+        META_PSEUDO_LABELS.check({**section, "feedback": other})
+        for other in ("finite_difference", "cosine", "none")
+    ] == [None] * 3
     assert META_PSEUDO_LABELS.check(resolved(recipe(name))) is None
 
 
 def test_a_dry_run_tells_of_an_approximation_or_refuses_it(tmp_path):
     soft = ("--config.train.feedback=soft", "--config.train.approximate_feedback=True")
     text = describe(recipe("cifar10_4k.py", LARS, *soft), tmp_path)
-    assert text.count("warning: feedback 'soft' is an approximation under lars") == text.count("LARS 0.07 to 0.89") == 1
+    assert (
+        text.count("warning: feedback 'soft' is an approximation under lars")
+        == text.count("LARS 0.07 to 0.89")
+        == 1
+    )
     with pytest.raises(InputError, match="lars's is not"):
         describe(recipe("digits.py:reduced", LARS), tmp_path)

@@ -22,7 +22,12 @@ K, B, B_U = 3, 5, 3
 
 
 def predictions(rows=B_U, classes=K):
-    q = np.random.default_rng(3).dirichlet(np.ones(classes) / 2, rows).astype(np.float16).astype(np.float32)
+    q = (
+        np.random.default_rng(3)
+        .dirichlet(np.ones(classes) / 2, rows)
+        .astype(np.float16)
+        .astype(np.float32)
+    )
     return q / q.sum(1, keepdims=True)
 
 
@@ -41,10 +46,16 @@ class Problem:
     """A linear student on four features, whose one step numpy can follow, and a calibrator that is no longer the identity."""
 
     def __init__(self, nesterov=False, **options):
-        self.rate = 0.95 if nesterov else 0.5  # of the first step: with Nesterov's momentum 0.9 it is 1.9 times the learning rate
+        self.rate = (
+            0.95 if nesterov else 0.5
+        )  # of the first step: with Nesterov's momentum 0.9 it is 1.9 times the learning rate
         rng = np.random.default_rng(0)
         self.x, self.x_u = (rng.normal(size=(n, 4)).astype("float32") for n in (B, B_U))
-        self.y, self.q, self.w = rng.integers(0, K, B), predictions(), rng.normal(size=(4, K)).astype("float32")
+        self.y, self.q, self.w = (
+            rng.integers(0, K, B),
+            predictions(),
+            rng.normal(size=(4, K)).astype("float32"),
+        )
         inputs = tf.keras.Input([4])
         student = tf.keras.Model(inputs, tf.keras.layers.Dense(K, use_bias=False)(inputs))
         student.set_weights([self.w])
@@ -52,16 +63,27 @@ class Problem:
         start = [rng.normal(size=v.shape) / 2 for v in calibrator.get_weights()]
         calibrator.set_weights(start)
         self.start = [v.copy() for v in calibrator.get_weights()]
-        self.trainer = ReducedMetaPseudoLabels(calibrator, student, **{"weight_decay": 0.0, "baseline_decay": 1.0, **options})
-        student_optimizer = tf.keras.optimizers.SGD(0.5, 0.9 if nesterov else 0.0, nesterov=nesterov)
+        self.trainer = ReducedMetaPseudoLabels(
+            calibrator, student, **{"weight_decay": 0.0, "baseline_decay": 1.0, **options}
+        )
+        student_optimizer = tf.keras.optimizers.SGD(
+            0.5, 0.9 if nesterov else 0.0, nesterov=nesterov
+        )
         self.trainer.compile(student_optimizer, tf.keras.optimizers.SGD(1.0))
 
     def gradient(self):
         """What the calibrator moves by in a step from the start, at rate 1."""
         self.trainer.teacher.set_weights(self.start)
         self.trainer.student.set_weights([self.w])
-        self.trainer.train_step(((tf.constant(self.x), tf.constant(self.y)), (tf.constant(self.x_u), tf.constant(self.q))))
-        return np.concatenate([(a - b).ravel() for a, b in zip(self.start, self.trainer.teacher.get_weights())])
+        self.trainer.train_step(
+            (
+                (tf.constant(self.x), tf.constant(self.y)),
+                (tf.constant(self.x_u), tf.constant(self.q)),
+            )
+        )
+        return np.concatenate(
+            [(a - b).ravel() for a, b in zip(self.start, self.trainer.teacher.get_weights())]
+        )
 
     def loss_after(self, labels):
         """L_l(θ_S') by hand."""
@@ -76,7 +98,10 @@ class Problem:
         if soft:
             return self.loss_after(p)
         chosen = itertools.product(range(K), repeat=B_U)
-        return sum(np.prod(p[np.arange(B_U), list(c)]) * self.loss_after(np.eye(K)[list(c)]) for c in chosen)
+        return sum(
+            np.prod(p[np.arange(B_U), list(c)]) * self.loss_after(np.eye(K)[list(c)])
+            for c in chosen
+        )
 
     def truth(self, soft):
         """∇J by central differences."""
@@ -86,7 +111,10 @@ class Problem:
                 moved = [[w.astype(np.float64) for w in self.start] for _ in range(2)]
                 moved[0][i][place] += epsilon
                 moved[1][i][place] -= epsilon
-                found.append((self.objective(moved[0], soft) - self.objective(moved[1], soft)) / (2 * epsilon))
+                found.append(
+                    (self.objective(moved[0], soft) - self.objective(moved[1], soft))
+                    / (2 * epsilon)
+                )
         return np.array(found)
 
 
@@ -98,7 +126,9 @@ def test_without_feedback_the_calibrator_stays_as_it_is():
 def test_drawn_labels_give_the_true_gradient_in_expectation(monkeypatch):
     """All 27 combinations of labels, each weighted by its probability."""
     problem, given = Problem(feedback="finite_difference"), []
-    monkeypatch.setattr(feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.constant(given[-1]))
+    monkeypatch.setattr(
+        feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.constant(given[-1])
+    )
     p = softmax(problem.trainer.teacher(tf.math.log(problem.q + TINY)).numpy())
     expected = 0.0
     for c in itertools.product(range(K), repeat=B_U):
@@ -133,18 +163,29 @@ def inputs(tmp_path_factory):
     root = tmp_path_factory.mktemp("reduced")
     data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
     prepare.main(recipes.from_flags(*SMALL), str(data))
-    unlabeled, names = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled").label_names
+    unlabeled, names = (
+        records.read_manifest(data / "unlabeled"),
+        records.read_manifest(data / "labeled").label_names,
+    )
     rows = iter(predictions(unlabeled.num_records, 10))
 
     def examples():
         for path in unlabeled.paths:
             for serialized in records.read_shard(path):
                 features = tf.train.Example.FromString(serialized).features.feature
-                key, encoded = (features[f"image/{name}"].bytes_list.value[0] for name in ("key", "encoded"))
+                key, encoded = (
+                    features[f"image/{name}"].bytes_list.value[0] for name in ("key", "encoded")
+                )
                 yield protos.make_example(encoded, key.decode(), probabilities=next(rows))
 
     records.write_split(
-        labeled_by_teacher, "pseudo_labeled", examples(), 1, unlabeled.num_records, kind="pseudo_labeled", label_names=names
+        labeled_by_teacher,
+        "pseudo_labeled",
+        examples(),
+        1,
+        unlabeled.num_records,
+        kind="pseudo_labeled",
+        label_names=names,
     )
     workdir.finish(labeled_by_teacher, {"total": unlabeled.num_records})
     return {"data": str(data), "pseudo_labeled": str(labeled_by_teacher)}
@@ -168,17 +209,29 @@ def test_an_interrupted_run_ends_bit_identical(inputs, tmp_path, monkeypatch):
         run(tmp_path / "parts", inputs)
     monkeypatch.setattr(Checkpoints, "save", save)
     run(tmp_path / "parts", inputs)
-    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    logs = [
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")
+    ]
     assert len(logs[0]) == len(logs[1]) == 6
-    for a, b in zip(*(model_dir.load(tmp_path / name)[0].get_weights() for name in ("whole", "parts"))):
+    for a, b in zip(
+        *(model_dir.load(tmp_path / name)[0].get_weights() for name in ("whole", "parts"))
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
-    with pytest.raises(InputError, match=r"--pseudo_labeled is missing: reduced_meta_pseudo_labels needs .* run_balance\.sh"):
+    with pytest.raises(
+        InputError,
+        match=r"--pseudo_labeled is missing: reduced_meta_pseudo_labels needs .* run_balance\.sh",
+    ):
         run(tmp_path / "w", {"data": inputs["data"]})
-    with pytest.raises(InputError, match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels"):
+    with pytest.raises(
+        InputError,
+        match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels",
+    ):
         run(tmp_path / "w", inputs, "--config.train.method=meta_pseudo_labels")
-    with pytest.raises(InputError, match=r"train\.method is 'little'; it can be supervised, noisy_student, uda"):
+    with pytest.raises(
+        InputError, match=r"train\.method is 'little'; it can be supervised, noisy_student, uda"
+    ):
         run(tmp_path / "w", inputs, "--config.train.method=little")
     assert not (tmp_path / "w").exists()

@@ -37,11 +37,21 @@ def config(*overrides):
 
 
 def start(workdir, data, *extra):
-    return training_runs.start("meta_pseudo_labels", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra)
+    return training_runs.start(
+        "meta_pseudo_labels", *SMALL, f"--workdir={workdir}", f"--data={data}", *extra
+    )
 
 
 def run(workdir, data, *overrides):
-    train.main(config(*overrides), str(workdir), str(data), strategy="auto", cpu_devices=1, tpu="", profile_steps=None)
+    train.main(
+        config(*overrides),
+        str(workdir),
+        str(data),
+        strategy="auto",
+        cpu_devices=1,
+        tpu="",
+        profile_steps=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,9 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
     for a, b in zip(expected, actual):
         np.testing.assert_array_equal(a, b)
     names = ("loss", "teacher_loss", "uda_loss", "feedback", "agreement")
-    assert [[row[name] for name in names] for row in metrics(workdir)] == [[row[name] for name in names] for row in metrics(uninterrupted)]
+    assert [[row[name] for name in names] for row in metrics(workdir)] == [
+        [row[name] for name in names] for row in metrics(uninterrupted)
+    ]
     assert sum(row["feedback"] != 0 for row in metrics(workdir)) > STEPS // 2
     second = metrics(workdir)[1]
     assert second["learning_rate"] == 0 < second["teacher_learning_rate"]  # the student waits
@@ -83,13 +95,27 @@ def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
     assert process.returncode == 0
     one, two = metrics(uninterrupted)[:6], metrics(tmp_path / "student")[:6]
     for name in ("loss", "teacher_loss", "labeled_loss", "uda_loss"):
-        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-3)
-    np.testing.assert_allclose([row["feedback"] for row in two], [row["feedback"] for row in one], rtol=0.02, atol=1e-6)
+        np.testing.assert_allclose(
+            [row[name] for row in two], [row[name] for row in one], rtol=1e-3
+        )
+    np.testing.assert_allclose(
+        [row["feedback"] for row in two], [row["feedback"] for row in one], rtol=0.02, atol=1e-6
+    )
 
 
 def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
-    still = config("--config.finetune.steps=1", "--config.finetune.schedule.base=0.0", "--config.finetune.batch_size=8")
-    options = {"section": "finetune", "iteration": 0, "pseudo_labeled": None, "teacher": None, "init": str(uninterrupted)}
+    still = config(
+        "--config.finetune.steps=1",
+        "--config.finetune.schedule.base=0.0",
+        "--config.finetune.batch_size=8",
+    )
+    options = {
+        "section": "finetune",
+        "iteration": 0,
+        "pseudo_labeled": None,
+        "teacher": None,
+        "init": str(uninterrupted),
+    }
     where = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
     train.main(still, workdir=str(tmp_path / "w"), data=str(data), **options, **where)
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
@@ -100,10 +126,20 @@ def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
 def test_labelled_images_are_weakly_and_unlabelled_ones_also_strongly_augmented(data):
     labeled, unlabeled = (records.read_manifest(data / name) for name in ("labeled", "unlabeled"))
     noisy = Preprocessing(
-        16, pad=2, randaugment_layers=2, randaugment_magnitude=9.0, randaugment_ops=("Rotate",), randaugment_mode="monotone"
+        16,
+        pad=2,
+        randaugment_layers=2,
+        randaugment_magnitude=9.0,
+        randaugment_ops=("Rotate",),
+        randaugment_mode="monotone",
     )
-    section, inputs = ConfigDict({"batch_size": 4, "unlabeled_ratio": 2}), runs.Inputs(data, labeled, unlabeled)
-    ((x, y), (weak, strong)) = next(iter(runs.batches(META_PSEUDO_LABELS, section, noisy, inputs, 3, 0, (1, 0), 1)))
+    section, inputs = (
+        ConfigDict({"batch_size": 4, "unlabeled_ratio": 2}),
+        runs.Inputs(data, labeled, unlabeled),
+    )
+    ((x, y), (weak, strong)) = next(
+        iter(runs.batches(META_PSEUDO_LABELS, section, noisy, inputs, 3, 0, (1, 0), 1))
+    )
     (expected, _) = next(iter(pipeline.train_batches(labeled, noisy.weak(), batch_size=4, seed=3)))
     np.testing.assert_array_equal(x, expected)
     assert (x.shape[0], y.shape[0], weak.shape[0]) == (4, 4, 8)
@@ -121,13 +157,22 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("unlabeled_ratio=0", "unlabeled_ratio is 0"),
         ("pseudo_labels=drawn", "pseudo_labels is 'drawn'; it can be sampled, argmax or soft"),
         ("feedback=taylor", "feedback is 'taylor'; it can be "),
-        ("student.optimizer.name=adam", "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'"),
+        (
+            "student.optimizer.name=adam",
+            "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'",
+        ),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
         ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),
         ("baseline_decay=2.0", r"baseline_decay is 2\.0"),
         ("accumulation=3", r"train\.batch_size=8 does not divide by train\.accumulation=3"),
-        ("teacher.schedule.warmup_steps=-1", r"teacher\.schedule\.warmup_steps is -1; it must be at least 0"),
-        ("student.schedule.wait_steps=30", r"student.schedule: wait and warm-up take 32 steps of 24"),
+        (
+            "teacher.schedule.warmup_steps=-1",
+            r"teacher\.schedule\.warmup_steps is -1; it must be at least 0",
+        ),
+        (
+            "student.schedule.wait_steps=30",
+            r"student.schedule: wait and warm-up take 32 steps of 24",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(data, tmp_path, override, message):

@@ -29,15 +29,25 @@ def small(monkeypatch):
     monkeypatch.setitem(backbones.BACKBONES, TINY, v2)
     mobile = backbones._mobilenet_v3([1, 3, 3], "8 8 16", "3 3 5", "2 1 2", "1 0 1", hard_from=1)
     monkeypatch.setitem(backbones.BACKBONES, "keras_cv/mobilenet_v3_small", mobile)
-    monkeypatch.setitem(backbones.BACKBONES, "keras_cv/resnet18", backbones._resnet("ResNetBackbone", (1, 1, 1, 1), "basic_block"))
-    monkeypatch.setitem(backbones.BACKBONES, "keras_cv/densenet121", Backbone("DenseNetBackbone", 32, {"stackwise_num_repeats": [2, 2]}))
+    monkeypatch.setitem(
+        backbones.BACKBONES,
+        "keras_cv/resnet18",
+        backbones._resnet("ResNetBackbone", (1, 1, 1, 1), "basic_block"),
+    )
+    monkeypatch.setitem(
+        backbones.BACKBONES,
+        "keras_cv/densenet121",
+        Backbone("DenseNetBackbone", 32, {"stackwise_num_repeats": [2, 2]}),
+    )
 
 
 SMALL = (TINY, "keras_cv/mobilenet_v3_small", "keras_cv/resnet18", "keras_cv/densenet121")
 
 
 def build(name, seed=1, **settings):
-    return models.build({"name": name, **settings}, K, mean=networks.MEAN, std=networks.STD, seed=seed)
+    return models.build(
+        {"name": name, **settings}, K, mean=networks.MEAN, std=networks.STD, seed=seed
+    )
 
 
 def images(count=2):
@@ -55,10 +65,15 @@ def test_the_names_are_those_of_the_package():
     weights = {name: kind for kind, cls in kinds.items() for name in cls.presets_with_weights}
     without = {name for cls in kinds.values() for name in cls.presets_without_weights}
     assert {backbones.PREFIX + name for name in without} == set(backbones.BACKBONES)
-    classifiers = {name for name in keras_cv.models.ImageClassifier.presets_with_weights if name.endswith("_classifier")}
+    classifiers = {
+        name
+        for name in keras_cv.models.ImageClassifier.presets_with_weights
+        if name.endswith("_classifier")
+    }
     assert {name for name in classifiers if "darknet" not in name} | set(weights) == set(PRESETS)
     assert all(
-        backbones.find(backbones.of_preset(name)).kind == weights.get(name, backbones.find(backbones.of_preset(name)).kind)
+        backbones.find(backbones.of_preset(name)).kind
+        == weights.get(name, backbones.find(backbones.of_preset(name)).kind)
         for name in PRESETS
     )
 
@@ -70,18 +85,30 @@ def test_parameters_are_those_that_the_package_states():
     network = build(name)
     whole, trained = dry_run.count_parameters({"name": name}, K)
     assert whole == network.count_params()
-    assert network.count_params() - network.get_layer("predictions").count_params() == stated > trained - 513 * K > 0
+    assert (
+        network.count_params() - network.get_layer("predictions").count_params()
+        == stated
+        > trained - 513 * K
+        > 0
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_it_computes_what_the_package_computes(name):
     network, package = build(name), of_package(name)
     for source, target in zip(networks._weighted(network), networks._weighted(package)):
-        target.set_weights([w + 0.1 * np.random.default_rng(i).uniform(size=w.shape) for i, w in enumerate(source.get_weights())])
+        target.set_weights(
+            [
+                w + 0.1 * np.random.default_rng(i).uniform(size=w.shape)
+                for i, w in enumerate(source.get_weights())
+            ]
+        )
         source.set_weights(target.get_weights())
     expected = package(images(), training=False).numpy().mean((1, 2))
     pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
-    np.testing.assert_allclose(pooled(images()), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        pooled(images()), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("name", SMALL[:2])
@@ -89,13 +116,22 @@ def test_initial_weights_are_a_function_of_the_seed(name):
     first, again, other = build(name), build(name), build(name, seed=2)
     assert all((a.numpy() == b.numpy()).all() for a, b in zip(first.weights, again.weights))
     kernels = [w.numpy() for w in first.trainable_weights if "kernel" in w.name]
-    assert all((a != b.numpy()).any() for a, b in zip(kernels, [w for w in other.trainable_weights if "kernel" in w.name]))
-    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)  # keras-cv draws equal ones for equal shapes
+    assert all(
+        (a != b.numpy()).any()
+        for a, b in zip(kernels, [w for w in other.trainable_weights if "kernel" in w.name])
+    )
+    assert len({kernel.tobytes() for kernel in kernels}) == len(
+        kernels
+    )  # keras-cv draws equal ones for equal shapes
 
 
 def test_noise_is_a_function_of_step_and_row():
     network, x = build(TINY, survival_probability=0.3, dropout=0.5), images(8)
-    assert not [layer for layer in networks._parts(network) if isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer)]
+    assert not [
+        layer
+        for layer in networks._parts(network)
+        if isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer)
+    ]
 
     def logits(step, rows):
         with model_noise(7, step, tf.constant(rows), 8):
@@ -114,7 +150,9 @@ def test_a_training_continues_to_the_bit(tmp_path):
     x, y = images(8), tf.constant([0, 1, 2, 0, 1, 2, 0, 1])
 
     def trainer():
-        made = NoisyStudent(build(TINY, survival_probability=0.5, dropout=0.5), ema_decay=0.9, seed=3)
+        made = NoisyStudent(
+            build(TINY, survival_probability=0.5, dropout=0.5), ema_decay=0.9, seed=3
+        )
         made.compile(tf.keras.optimizers.SGD(0.1, 0.9))
         made.build_optimizers()
         return made
@@ -129,7 +167,9 @@ def test_a_training_continues_to_the_bit(tmp_path):
     path = tf.train.Checkpoint(trainer=start).save(str(tmp_path / "c"))
     tf.train.Checkpoint(trainer=rest).restore(path).assert_existing_objects_matched()
     steps(rest, 2)
-    for a, b in zip((*whole.model.variables, *whole.ema.shadows), (*rest.model.variables, *rest.ema.shadows)):
+    for a, b in zip(
+        (*whole.model.variables, *whole.ema.shadows), (*rest.model.variables, *rest.ema.shadows)
+    ):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
@@ -142,20 +182,41 @@ def test_blocks_can_be_frozen_and_computed_twice(name):
         np.testing.assert_allclose(again(x), plain(x), rtol=1e-4, atol=1e-5)
     blocks = list(dict.fromkeys(block for layer in network.layers if (block := block_name(layer))))
     freeze_blocks(network, 1)
-    kept = [w.numpy() for layer in network.layers if layer.name.startswith(("stem_", f"{blocks[0]}_")) for w in layer.weights]
+    kept = [
+        w.numpy()
+        for layer in network.layers
+        if layer.name.startswith(("stem_", f"{blocks[0]}_"))
+        for w in layer.weights
+    ]
     assert kept and len(kept) < len(network.weights)
     network(x, training=True)
-    frozen = [w.numpy() for layer in network.layers if layer.name.startswith(("stem_", f"{blocks[0]}_")) for w in layer.weights]
+    frozen = [
+        w.numpy()
+        for layer in network.layers
+        if layer.name.startswith(("stem_", f"{blocks[0]}_"))
+        for w in layer.weights
+    ]
     assert all((a == b).all() for a, b in zip(kept, frozen))
     assert network.trainable_weights and not network.layers[2].trainable
 
 
 def test_settings_of_batch_norm_reach_every_layer():
     network = networks.KerasCVNetwork(
-        TINY, num_classes=K, mean=networks.MEAN, std=networks.STD, sync_batch_norm=True, batch_norm_momentum=0.5
+        TINY,
+        num_classes=K,
+        mean=networks.MEAN,
+        std=networks.STD,
+        sync_batch_norm=True,
+        batch_norm_momentum=0.5,
     )
-    norms = [layer for layer in networks._parts(network) if isinstance(layer, tf.keras.layers.BatchNormalization)]
-    assert len(norms) > 6 and all(layer.synchronized and not layer.fused and layer.momentum == 0.5 for layer in norms)
+    norms = [
+        layer
+        for layer in networks._parts(network)
+        if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
+    assert len(norms) > 6 and all(
+        layer.synchronized and not layer.fused and layer.momentum == 0.5 for layer in norms
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +231,10 @@ def test_settings_of_batch_norm_reach_every_layer():
             {"name": "keras_cv/resnet18", "survival_probability": 0.8},
             r"model: survival_probability: keras_cv/resnet18 has no stochastic depth",
         ),
-        ({"name": TINY, "width": 0.5}, r"model\.width: keras_cv/efficientnetv2_b0 has no such setting"),
+        (
+            {"name": TINY, "width": 0.5},
+            r"model\.width: keras_cv/efficientnetv2_b0 has no such setting",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused(model, message):
@@ -210,10 +274,15 @@ class TestPublishedWeights:
         networks.load_preset(network, self.PRESET)
         pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
         close(pooled(images()), package(images()).numpy().mean((1, 2)))
-        assert all((a == b).all() for a, b in zip(before, network.get_layer("predictions").get_weights()))
+        assert all(
+            (a == b).all() for a, b in zip(before, network.get_layer("predictions").get_weights())
+        )
 
     def test_a_classifier(self):
-        package, network = keras_cv.models.ImageClassifier(of_package(self.NAME), K), build(self.NAME)
+        package, network = (
+            keras_cv.models.ImageClassifier(of_package(self.NAME), K),
+            build(self.NAME),
+        )
         self.write(f"{self.PRESET}_classifier", package)
         networks.load_preset(network, f"{self.PRESET}_classifier")
         np.testing.assert_allclose(tf.nn.softmax(network(images())), package(images()), rtol=1e-4)
@@ -238,31 +307,48 @@ class TestPublishedWeights:
     def test_a_preview_downloads_nothing(self):
         found = pretrained.preview(f"keras_cv/{self.PRESET}", {"name": "b0"})
         assert found == ({"name": self.NAME}, f"keras_cv/{self.PRESET}")
-        with pytest.raises(InputError, match=r"^--init=keras_cv/resnet50_imagenett: .*; did you mean resnet50_imagenet\?"):
+        with pytest.raises(
+            InputError,
+            match=r"^--init=keras_cv/resnet50_imagenett: .*; did you mean resnet50_imagenet\?",
+        ):
             pretrained.preview("keras_cv/resnet50_imagenett", {"name": "b0"})
 
     def test_both_files_are_downloaded_where_keras_cv_finds_them(self, tmp_path, monkeypatch):
         import kagglehub
 
         asked = []
-        monkeypatch.setattr(kagglehub, "model_download", lambda *asks: asked.append(asks) or str(tmp_path / asks[1]))
-        assert networks.fetch(self.PRESET) == (tmp_path / "config.json", tmp_path / "model.weights.h5")
-        assert {handle for handle, _ in asked} == {"keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"}
+        monkeypatch.setattr(
+            kagglehub, "model_download", lambda *asks: asked.append(asks) or str(tmp_path / asks[1])
+        )
+        assert networks.fetch(self.PRESET) == (
+            tmp_path / "config.json",
+            tmp_path / "model.weights.h5",
+        )
+        assert {handle for handle, _ in asked} == {
+            "keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"
+        }
 
     def test_weights_of_another_network(self):
         self.write(self.PRESET, of_package(self.NAME, alpha=2.0))
         with pytest.raises(
-            InputError, match=r"mobilenet_v3_small_imagenet of keras-cv do not fit keras_cv_mobilenet_v3_small with 3 classes"
+            InputError,
+            match=r"mobilenet_v3_small_imagenet of keras-cv do not fit keras_cv_mobilenet_v3_small with 3 classes",
         ):
             networks.load_preset(build(self.NAME), self.PRESET)
 
     def test_no_such_weights(self):
-        with pytest.raises(InputError, match=r"keras-cv has no published weights 'resnet50_imagenett'; did you mean resnet50_imagenet\?"):
+        with pytest.raises(
+            InputError,
+            match=r"keras-cv has no published weights 'resnet50_imagenett'; did you mean resnet50_imagenet\?",
+        ):
             networks.load_preset(build(self.NAME), "resnet50_imagenett")
 
     def test_another_normalization(self):
         network = models.build({"name": self.NAME}, K, mean=(1.0,) * 3, std=(2.0,) * 3, seed=0)
-        with pytest.raises(InputError, match=r"expect mean \(0\.0, 0\.0, 0\.0\) and std \(255\.0, 255\.0, 255\.0\), not \(1\.0"):
+        with pytest.raises(
+            InputError,
+            match=r"expect mean \(0\.0, 0\.0, 0\.0\) and std \(255\.0, 255\.0, 255\.0\), not \(1\.0",
+        ):
             networks.load_preset(network, self.PRESET)
 
     def test_without_a_network_one_line_says_where_the_files_are_from_and_go(self, monkeypatch):
@@ -272,7 +358,10 @@ class TestPublishedWeights:
             raise ConnectionError("no route")
 
         monkeypatch.setattr(kagglehub, "model_download", refused)
-        with pytest.raises(InputError, match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Get config"):
+        with pytest.raises(
+            InputError,
+            match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Get config",
+        ):
             pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:
             networks.load_preset(build(self.NAME), self.PRESET)

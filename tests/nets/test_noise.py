@@ -19,13 +19,21 @@ from efficientnet.architectures import blocks
 from nets.noise import Dropout, StochasticDepth, _contexts, model_noise
 
 LAYERS = [
-    pytest.param(lambda noise_id="a": StochasticDepth(0.75, noise_id=noise_id), 0.75, id="stochastic_depth"),
+    pytest.param(
+        lambda noise_id="a": StochasticDepth(0.75, noise_id=noise_id), 0.75, id="stochastic_depth"
+    ),
     pytest.param(lambda noise_id="a": Dropout(0.25, noise_id=noise_id), 0.75, id="dropout"),
 ]
 Make = Callable[..., tf.keras.layers.Layer]
 
 
-def kept(layer: tf.keras.layers.Layer, num_rows: int = 512, seed: int = 1, step: int = 2, rows: tf.Tensor | None = None) -> np.ndarray:
+def kept(
+    layer: tf.keras.layers.Layer,
+    num_rows: int = 512,
+    seed: int = 1,
+    step: int = 2,
+    rows: tf.Tensor | None = None,
+) -> np.ndarray:
     """Which of num_rows examples of 3 features the layer keeps: bool (b, 3)."""
     rows = tf.range(num_rows) if rows is None else tf.constant(rows)
     with model_noise(seed, step, rows, num_rows):
@@ -56,7 +64,9 @@ def test_keep_rates_of_every_block_of_b0() -> None:
             deviations[block.name] = (is_kept.mean() - p) / np.sqrt(p * (1 - p) / draws)
     assert len(deviations) == 9  # b0's blocks with a skip
     assert max(map(abs, deviations.values())) < 4
-    assert sum(z * z for z in deviations.values()) < 27.9  # chi-square of 9 degrees of freedom, 0.1 %
+    assert (
+        sum(z * z for z in deviations.values()) < 27.9
+    )  # chi-square of 9 degrees of freedom, 0.1 %
 
 
 def test_a_frozen_layer_makes_no_noise() -> None:
@@ -77,7 +87,10 @@ def test_dropout_drops_single_features() -> None:
 @pytest.mark.parametrize(("make", "keep"), LAYERS)
 def test_noise_belongs_to_the_row(make: Make, keep: float) -> None:
     whole = kept(make(), 12)
-    halves = [kept(make(), 12, rows=[0, 1, 2, 3, 4]), kept(make(), 12, rows=[5, 6, 7, 8, 9, 10, 11])]
+    halves = [
+        kept(make(), 12, rows=[0, 1, 2, 3, 4]),
+        kept(make(), 12, rows=[5, 6, 7, 8, 9, 10, 11]),
+    ]
     np.testing.assert_array_equal(np.concatenate(halves), whole)
     np.testing.assert_array_equal(kept(make(), 12, rows=[7, 2, 2]), whole[[7, 2, 2]])
 
@@ -109,14 +122,20 @@ def test_numbers_are_pinned() -> None:
     """A run that is resumed after an update of the project goes on with the noise that it began with."""
     assert StochasticDepth(0.5, noise_id="block2b_drop").layer_index == -1138493832
     np.testing.assert_array_equal(
-        kept(StochasticDepth(0.5, noise_id="block2b_drop"), 16)[:, 0].astype(int), [1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1]
+        kept(StochasticDepth(0.5, noise_id="block2b_drop"), 16)[:, 0].astype(int),
+        [1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1],
     )
 
 
 def test_layer_indices_of_every_variant_are_distinct() -> None:
     for architecture in ARCHITECTURES.values():
-        names = [f"{block.name}_drop" for block in blocks(architecture.width, architecture.depth, lite=architecture.lite)] + ["top_dropout"]
-        assert len({StochasticDepth(0.5, noise_id=name).layer_index for name in names}) == len(names)
+        names = [
+            f"{block.name}_drop"
+            for block in blocks(architecture.width, architecture.depth, lite=architecture.lite)
+        ] + ["top_dropout"]
+        assert len({StochasticDepth(0.5, noise_id=name).layer_index for name in names}) == len(
+            names
+        )
 
 
 @pytest.mark.parametrize(("make", "keep"), LAYERS)
@@ -129,7 +148,12 @@ def test_traced_equals_eager_and_takes_tensors(make: Make, keep: float) -> None:
             return layer(tf.ones([tf.shape(rows)[0], 3]), training=True)
 
     for step in (2, 2**40 + 2, 7):  # beyond 31 bits a step wraps
-        noised = traced(tf.constant(1), tf.constant(step, tf.int64), tf.range(64, dtype=tf.int64), tf.constant(64))
+        noised = traced(
+            tf.constant(1),
+            tf.constant(step, tf.int64),
+            tf.range(64, dtype=tf.int64),
+            tf.constant(64),
+        )
         np.testing.assert_array_equal(noised > 0, kept(layer, 64, step=step))
     np.testing.assert_array_equal(kept(layer, 64, step=2**40 + 2), kept(layer, 64, step=2))
 
@@ -167,10 +191,15 @@ def test_without_rows_noise_is_a_function_of_seed_and_step(make: Make, keep: flo
 def test_compute_dtype(dtype: str) -> None:
     images = tf.ones([64, 2, 2, 3])
     for make in (StochasticDepth, Dropout):
-        exact, rounded = make(0.5, noise_id="a"), make(0.5, noise_id="a", dtype=f"mixed_{dtype}" if dtype != "float32" else dtype)
+        exact, rounded = (
+            make(0.5, noise_id="a"),
+            make(0.5, noise_id="a", dtype=f"mixed_{dtype}" if dtype != "float32" else dtype),
+        )
         with model_noise(1, 2, tf.range(64), 64):
             assert rounded(images, training=True).dtype == dtype
-            np.testing.assert_array_equal(tf.cast(rounded(images, training=True), tf.float32), exact(images, training=True))
+            np.testing.assert_array_equal(
+                tf.cast(rounded(images, training=True), tf.float32), exact(images, training=True)
+            )
 
 
 @pytest.mark.parametrize(("make", "keep"), LAYERS)
@@ -218,7 +247,9 @@ def test_recomputed_forward_pass_repeats_the_noise() -> None:
     np.testing.assert_array_equal(gradient, outputs)  # y = k x / (1 - r) at x = 1
 
 
-@pytest.mark.parametrize("layer", [StochasticDepth(0.7, noise_id="a", name="n"), Dropout(0.3, noise_id="b", name="n")])
+@pytest.mark.parametrize(
+    "layer", [StochasticDepth(0.7, noise_id="a", name="n"), Dropout(0.3, noise_id="b", name="n")]
+)
 def test_config_round_trip(layer: tf.keras.layers.Layer) -> None:
     again = tf.keras.layers.deserialize(tf.keras.layers.serialize(layer))
     assert type(again) is type(layer)
@@ -235,7 +266,10 @@ def test_bad_arguments() -> None:
             Dropout(bad)
     with pytest.raises(InputError, match="num_rows"), model_noise(1, 2, tf.range(3)):
         pass
-    with pytest.raises(InputError, match="1 rows for a batch of 4"), model_noise(1, 2, tf.range(1), 8):
+    with (
+        pytest.raises(InputError, match="1 rows for a batch of 4"),
+        model_noise(1, 2, tf.range(1), 8),
+    ):
         Dropout(0.5)(tf.ones([4, 2]), training=True)
 
 
@@ -273,7 +307,12 @@ def test_two_replicas_draw_the_noise_of_one() -> None:
     """In a process of its own: logical devices must be set before TensorFlow starts."""
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS], cwd=root, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", TWO_REPLICAS],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip().endswith("same"), done.stderr
     assert "AutoGraph" not in done.stderr

@@ -20,7 +20,10 @@ def batches(seed=0, batch=4, ratio=3):
     rng = np.random.default_rng(seed)
     x, x_u = rng.normal(size=(batch, 4, 4, 3)), rng.normal(size=(batch * ratio, 4, 4, 3))
     q = rng.dirichlet(np.ones(3), size=batch * ratio)
-    return (x.astype("float32"), rng.integers(0, 3, batch)), (x_u.astype("float32"), q.astype("float32"))
+    return (x.astype("float32"), rng.integers(0, 3, batch)), (
+        x_u.astype("float32"),
+        q.astype("float32"),
+    )
 
 
 def log_softmax(z):
@@ -32,11 +35,16 @@ def dataset(*elements):
     return tf.data.Dataset.from_tensors(elements[0] if len(elements) == 1 else elements).repeat()
 
 
-@pytest.mark.parametrize(("normalization", "weights"), [("joint", (1 / 4, 3 / 4)), ("algorithm_1", (1, 1)), ("release", (1, 3))])
+@pytest.mark.parametrize(
+    ("normalization", "weights"),
+    [("joint", (1 / 4, 3 / 4)), ("algorithm_1", (1, 1)), ("release", (1, 3))],
+)
 def test_one_sgd_step_has_the_gradient_of_the_formula(normalization, weights):
     (x, y), (x_u, q) = batches()
     model = small_classifier(batch_norm=False)
-    student = NoisyStudent(model, loss_normalization=normalization, weight_decay=0.01, label_smoothing=0.1)
+    student = NoisyStudent(
+        model, loss_normalization=normalization, weight_decay=0.01, label_smoothing=0.1
+    )
     student.compile(optimizer=tf.keras.optimizers.SGD(1.0))
     before = [v.numpy() for v in model.trainable_variables]
 
@@ -49,7 +57,11 @@ def test_one_sgd_step_has_the_gradient_of_the_formula(normalization, weights):
 
         labeled = -(forward(x) * (np.eye(3)[y] * 0.9 + 0.1 / 3)).sum(1).mean()
         unlabeled = -(forward(x_u) * q).sum(1).mean()
-        return weights[0] * labeled + weights[1] * unlabeled + 0.01 * sum(0.5 * (p**2).sum() for p in parameters)
+        return (
+            weights[0] * labeled
+            + weights[1] * unlabeled
+            + 0.01 * sum(0.5 * (p**2).sum() for p in parameters)
+        )
 
     student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0)
     parameters = [p.astype(np.float64) for p in before]
@@ -71,7 +83,9 @@ def test_both_batches_share_their_batch_norm_statistics():
     student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
     hidden = model.layers[1](tf.reshape(tf.concat([x, x_u], 0), [16, -1]))
     student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0)
-    np.testing.assert_allclose(model.layers[2].moving_mean, 0.01 * hidden.numpy().mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        model.layers[2].moving_mean, 0.01 * hidden.numpy().mean(0), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
@@ -81,13 +95,20 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     (x, y), (x_u, q) = batches(batch=6, ratio=2)
     results = []
     for parts in (1, 3):
-        model = tf.keras.Model(inputs, tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(hidden))
+        model = tf.keras.Model(
+            inputs,
+            tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(
+                hidden
+            ),
+        )
         student = NoisyStudent(model, accumulation=parts, ema_decay=0.9, weight_decay=0.1)
         student.compile(optimizer=tf.keras.optimizers.SGD(0.5, momentum=0.9, global_clipnorm=0.3))
         history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=3, verbose=0).history
         assert int(student.optimizer.iterations) == 3
         averages = [shadow.numpy() for shadow in student.ema.shadows]
-        results.append([*model.get_weights(), *averages, *(history[name][0] for name in sorted(history))])
+        results.append(
+            [*model.get_weights(), *averages, *(history[name][0] for name in sorted(history))]
+        )
     assert len(results[0]) == 2 + 2 + 9
     for a, b in zip(*results):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6)
@@ -97,9 +118,13 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 def test_parts_that_leave_examples_over_are_refused(size):
     seen = []
     step = tf.function(
-        lambda x: accumulated(lambda part, _: seen.append(part) or [tf.reduce_sum(part)], x, 2), input_signature=[tf.TensorSpec([size])]
+        lambda x: accumulated(lambda part, _: seen.append(part) or [tf.reduce_sum(part)], x, 2),
+        input_signature=[tf.TensorSpec([size])],
     )
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"a batch does not divide into accumulation=2 parts"):
+    with pytest.raises(
+        (ValueError, tf.errors.InvalidArgumentError),
+        match=r"a batch does not divide into accumulation=2 parts",
+    ):
         step(tf.ones([5]))
     if size is None:
         np.testing.assert_allclose(step(tf.range(4.0)), [6.0])
@@ -118,7 +143,11 @@ def test_norms_of_a_step():
         return np.sqrt(sum((a.astype(np.float64) ** 2).sum() for a in arrays))
 
     assert history["parameter_norm"][0] == pytest.approx(norm(before), rel=1e-5)
-    assert history["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4) == pytest.approx(0.02, rel=1e-4)
+    assert (
+        history["update_norm"][0]
+        == pytest.approx(norm(moved), rel=1e-4)
+        == pytest.approx(0.02, rel=1e-4)
+    )
     assert history["gradient_norm"][0] > 0.2  # before clipping
 
 
@@ -164,7 +193,9 @@ def test_labelled_examples_that_count_with_a_probability():
         model = small_classifier(batch_norm=False)
         model.set_weights(weights)
         expected = (counted * -log_softmax(model(x).numpy())[np.arange(6), y]).mean()
-        student = NoisyStudent(model, label_data_sample_prob=0.5, label_smoothing=0.0, accumulation=parts, seed=3)
+        student = NoisyStudent(
+            model, label_data_sample_prob=0.5, label_smoothing=0.0, accumulation=parts, seed=3
+        )
         student.compile(optimizer=tf.keras.optimizers.SGD(0.1))
         history = student.fit(dataset((x, y), unlabeled), steps_per_epoch=1, verbose=0).history
         assert history["labeled_loss"][0] == pytest.approx(expected, rel=1e-4)
@@ -174,12 +205,17 @@ def test_unlabelled_examples_without_model_noise():
     """The losses of a network with dropout, against its own without: clean on the unlabelled half only."""
     inputs = tf.keras.Input([4, 4, 3])
     hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
-    model = tf.keras.Model(inputs, tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(hidden))
+    model = tf.keras.Model(
+        inputs,
+        tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(hidden),
+    )
     (x, y), (x_u, q) = batches()
     expected = -(q * log_softmax(model(x_u).numpy())).sum(1).mean()
     labeled = -log_softmax(model(x).numpy())[np.arange(4), y].mean()
     for noise, equal in ((False, True), (True, False)):
-        student = NoisyStudent(model, label_smoothing=0.0, weight_decay=0.0, unlabeled_model_noise=noise)
+        student = NoisyStudent(
+            model, label_smoothing=0.0, weight_decay=0.0, unlabeled_model_noise=noise
+        )
         student.compile(optimizer=tf.keras.optimizers.SGD(0.0))
         history = student.fit(dataset((x, y), (x_u, q)), steps_per_epoch=1, verbose=0).history
         assert (abs(history["unlabeled_loss"][0] - expected) < 1e-5) == equal
@@ -190,7 +226,9 @@ def test_pseudo_targets():
     q = tf.constant([[0.7, 0.2, 0.1]])
     np.testing.assert_allclose(pseudo_targets(q, "soft", 1.0, 0.1), q)
     sharpened = np.array([0.7, 0.2, 0.1]) ** 2
-    np.testing.assert_allclose(pseudo_targets(q, "soft", 0.5, 0.1)[0], sharpened / sharpened.sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        pseudo_targets(q, "soft", 0.5, 0.1)[0], sharpened / sharpened.sum(), rtol=1e-5
+    )
     np.testing.assert_allclose(pseudo_targets(q, "hard", 1.0, 0.3)[0], [0.8, 0.1, 0.1], rtol=1e-5)
     with pytest.raises(ValueError, match="soft"):
         pseudo_targets(q, "medium", 1.0, 0.0)
@@ -217,10 +255,16 @@ def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():
     student = NoisyStudent(model, ema_decay=0.9)
     student.compile(optimizer="adam")
     labeled = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(12)
-    unlabeled = tf.data.Dataset.from_tensor_slices((x_u, np.eye(3, dtype="float32")[labels])).repeat().batch(24)
+    unlabeled = (
+        tf.data.Dataset.from_tensor_slices((x_u, np.eye(3, dtype="float32")[labels]))
+        .repeat()
+        .batch(24)
+    )
     student.fit(tf.data.Dataset.zip((labeled, unlabeled)), steps_per_epoch=100, verbose=0)
     with student.ema.swapped():
-        result = student.evaluate(tf.data.Dataset.from_tensor_slices((x_u, labels)).batch(50), verbose=0, return_dict=True)
+        result = student.evaluate(
+            tf.data.Dataset.from_tensor_slices((x_u, labels)).batch(50), verbose=0, return_dict=True
+        )
     assert result["examples"] == 120
     assert result["top1"] > 0.95
 

@@ -16,15 +16,22 @@ def _corpus(seed: int, size: int = 3000, steps: int = 50) -> dict[str, np.ndarra
     """Unevenly filled classes (the last one empty), confidences on a coarse grid, so with many ties."""
     generator = np.random.Generator(np.random.PCG64([seed]))
     return {
-        "classes": generator.choice(CLASSES, size, p=[0.4, 0.25, 0.2, 0.1, 0.045, 0.005, 0.0]).astype(np.int32),
-        "confidence": (0.3 + 0.7 * generator.integers(1, steps + 1, size) / steps).astype(np.float32),
+        "classes": generator.choice(
+            CLASSES, size, p=[0.4, 0.25, 0.2, 0.1, 0.045, 0.005, 0.0]
+        ).astype(np.int32),
+        "confidence": (0.3 + 0.7 * generator.integers(1, steps + 1, size) / steps).astype(
+            np.float32
+        ),
         "hash": generator.integers(0, 2**64, size, dtype=np.uint64),
     }
 
 
 def _cut(corpus: dict[str, np.ndarray], sizes: list[int]) -> list[dict[str, np.ndarray]]:
     edges = np.cumsum([0, *sizes])
-    return [{name: column[a:b] for name, column in corpus.items()} for a, b in zip(edges[:-1], edges[1:])]
+    return [
+        {name: column[a:b] for name, column in corpus.items()}
+        for a, b in zip(edges[:-1], edges[1:])
+    ]
 
 
 def _brute_force(corpus: dict[str, np.ndarray], target: int) -> np.ndarray:
@@ -48,7 +55,9 @@ def _counts(corpus: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("target", [1, 7, 100, 333, 750, 5000])
 @pytest.mark.parametrize(("steps", "entries"), [(50, 2**22), (1, 2**22), (10**6, 2**6), (50, 2**4)])
-def test_equals_sorting(monkeypatch: pytest.MonkeyPatch, target: int, steps: int, entries: int) -> None:
+def test_equals_sorting(
+    monkeypatch: pytest.MonkeyPatch, target: int, steps: int, entries: int
+) -> None:
     """All confidences equal, a few values, (nearly) all different; histograms that resolve at once or in many passes."""
     monkeypatch.setattr(selection, "HISTOGRAM_ENTRIES", entries)
     corpus = _corpus(seed=target, steps=steps)
@@ -56,9 +65,13 @@ def test_equals_sorting(monkeypatch: pytest.MonkeyPatch, target: int, steps: int
     chosen = selection.select(shards, _counts(corpus), target, threshold=0.3)
     copies = np.concatenate([chosen.copies(shard) for shard in shards])
     np.testing.assert_array_equal(copies, _brute_force(corpus, target))
-    np.testing.assert_array_equal(np.bincount(corpus["classes"], copies, CLASSES), np.where(_counts(corpus) > 0, target, 0))
+    np.testing.assert_array_equal(
+        np.bincount(corpus["classes"], copies, CLASSES), np.where(_counts(corpus) > 0, target, 0)
+    )
     np.testing.assert_array_equal(chosen.totals, np.where(_counts(corpus) > 0, target, 0))
-    np.testing.assert_array_equal(chosen.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES))
+    np.testing.assert_array_equal(
+        chosen.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES)
+    )
 
 
 @pytest.mark.parametrize("target", [None, 20, 333, 5000])
@@ -69,15 +82,25 @@ def test_a_limit_before_the_target_equals_sorting(target: int | None) -> None:
     most = np.ceil(counts * np.array([0.1, 0.5, 1.0, 0.01, 0.3, 0.2, 1.0])).astype(np.int64)
     left = np.concatenate(
         [
-            members[np.lexsort((corpus["hash"][members], -corpus["confidence"][members]))[: most[k]]]
-            for k, members in enumerate(np.flatnonzero(corpus["classes"] == k) for k in range(CLASSES))
+            members[
+                np.lexsort((corpus["hash"][members], -corpus["confidence"][members]))[: most[k]]
+            ]
+            for k, members in enumerate(
+                np.flatnonzero(corpus["classes"] == k) for k in range(CLASSES)
+            )
         ]
     )
     expected = np.zeros(len(corpus["classes"]), np.int64)
-    expected[left] = 1 if target is None else _brute_force({name: column[left] for name, column in corpus.items()}, target)
+    expected[left] = (
+        1
+        if target is None
+        else _brute_force({name: column[left] for name, column in corpus.items()}, target)
+    )
     shards = _cut(corpus, [1500, 1500])
     chosen = selection.select(shards, counts, target, 0.3, most)
-    np.testing.assert_array_equal(np.concatenate([chosen.copies(shard) for shard in shards]), expected)
+    np.testing.assert_array_equal(
+        np.concatenate([chosen.copies(shard) for shard in shards]), expected
+    )
     assert chosen.totals.sum() == expected.sum()
 
 
@@ -87,13 +110,18 @@ def test_order_and_shards_do_not_matter() -> None:
     order = np.random.Generator(np.random.PCG64([2])).permutation(len(expected))
     shuffled = _cut({name: column[order] for name, column in corpus.items()}, [10] * 300)
     chosen = selection.select(shuffled, _counts(corpus), 200)
-    np.testing.assert_array_equal(np.concatenate([chosen.copies(shard) for shard in shuffled]), expected[order])
+    np.testing.assert_array_equal(
+        np.concatenate([chosen.copies(shard) for shard in shuffled]), expected[order]
+    )
 
 
 def test_most_confident_are_kept() -> None:
     corpus = _corpus(seed=3, steps=10**6)
     copies = selection.select([corpus], _counts(corpus), 200).copies(corpus)
-    kept, dropped = (corpus["confidence"][(corpus["classes"] == 0) & chosen] for chosen in (copies > 0, copies == 0))
+    kept, dropped = (
+        corpus["confidence"][(corpus["classes"] == 0) & chosen]
+        for chosen in (copies > 0, copies == 0)
+    )
     assert kept.min() >= dropped.max()
 
 
@@ -129,7 +157,11 @@ def test_equal_hashes_at_the_cut_are_refused() -> None:
         "confidence": np.full(3, 0.5, np.float32),
         "hash": np.array([1, 9, 9], np.uint64),
     }
-    assert selection.select([corpus], np.array([3]), 1).copies(corpus).tolist() == [1, 0, 0]  # the cut is elsewhere
+    assert selection.select([corpus], np.array([3]), 1).copies(corpus).tolist() == [
+        1,
+        0,
+        0,
+    ]  # the cut is elsewhere
     with pytest.raises(ValueError, match="class 0: several images have the same hash"):
         selection.select([corpus], np.array([3]), 2)
 
@@ -143,7 +175,9 @@ def test_wrong_counts_are_noticed() -> None:
 @pytest.mark.parametrize("window", [2**22, 64])
 def test_shared_values(window: int) -> None:
     generator = np.random.Generator(np.random.PCG64([6]))
-    shards = [np.sort(generator.integers(0, 2**64, size, dtype=np.uint64)) for size in (500, 0, 1, 700)]
+    shards = [
+        np.sort(generator.integers(0, 2**64, size, dtype=np.uint64)) for size in (500, 0, 1, 700)
+    ]
     assert not list(selection.shared_values(shards, window))
     shared = [int(shards[0][3]), int(shards[0][499])]
     shards[3] = np.sort(np.append(shards[3], np.array(shared, np.uint64)))
@@ -154,7 +188,9 @@ def test_shared_values(window: int) -> None:
 def test_shared_values_takes_the_memory_of_three_windows() -> None:
     """However many values there are; docs/scaling.md reckons with it."""
     window = 2**14
-    shards = [np.arange(shard, 2**64, 2**64 // (4 * window), dtype=np.uint64) for shard in range(4)]  # 16 windows
+    shards = [
+        np.arange(shard, 2**64, 2**64 // (4 * window), dtype=np.uint64) for shard in range(4)
+    ]  # 16 windows
     tracemalloc.start()
     assert not list(selection.shared_values(shards, window))
     peak = tracemalloc.get_traced_memory()[1]
@@ -171,11 +207,17 @@ def test_a_sample_is_as_large_as_asked_and_even(records: int) -> None:
     drawn = selection.sample(shards, chosen, records)
     copies = np.concatenate([drawn.copies(shard) for shard in shards])
     whole = np.concatenate([chosen.copies(shard) for shard in shards])
-    numbers = sorted((_split_mix(int(corpus["hash"][i]) + c * 0x9E3779B97F4A7C15), i) for i in range(3000) for c in range(1, whole[i] + 1))
+    numbers = sorted(
+        (_split_mix(int(corpus["hash"][i]) + c * 0x9E3779B97F4A7C15), i)
+        for i in range(3000)
+        for c in range(1, whole[i] + 1)
+    )
     expected = np.bincount([i for _, i in numbers[:records]], minlength=3000)
     np.testing.assert_array_equal(copies, expected)
     np.testing.assert_array_equal(drawn.totals, np.bincount(corpus["classes"], copies, CLASSES))
-    np.testing.assert_array_equal(drawn.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES))
+    np.testing.assert_array_equal(
+        drawn.kept, np.bincount(corpus["classes"][copies > 0], minlength=CLASSES)
+    )
 
 
 def _split_mix(value: int) -> int:

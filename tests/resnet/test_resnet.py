@@ -24,14 +24,21 @@ def trainable(model: tf.keras.Model) -> int:
 @pytest.mark.parametrize(
     ("name", "variant", "classes", "parameters"),
     [
-        ("wrn_28_2", "standard", 10, 1_467_610),  # as in the semi-supervised literature ("1.5M"), e.g. Oliver et al. 2018
+        (
+            "wrn_28_2",
+            "standard",
+            10,
+            1_467_610,
+        ),  # as in the semi-supervised literature ("1.5M"), e.g. Oliver et al. 2018
         ("wrn_28_2", "release", 10, 1_472_170),
         ("wrn_28_8", "standard", 100, 23_401_012),
         ("wrn_28_10", "standard", 10, 36_479_194),  # the paper's Table 4: 36.5M
         ("wrn_16_8", "standard", 10, 10_961_370),  # the paper's Table 4: 11.0M
     ],
 )
-def test_wide_resnet_has_the_published_size(name: str, variant: str, classes: int, parameters: int) -> None:
+def test_wide_resnet_has_the_published_size(
+    name: str, variant: str, classes: int, parameters: int
+) -> None:
     assert trainable(WideResNet(name, variant=variant, num_classes=classes)) == parameters
 
 
@@ -40,9 +47,14 @@ def test_resnet50_has_the_published_size_and_kerass_structure() -> None:
     model = ResNet50(num_classes=1000)
     assert trainable(model) == 25_557_032
     theirs = tf.keras.applications.ResNet50(weights=None)
-    biases = sum(layer.bias.shape[0] for layer in theirs.layers if isinstance(layer, tf.keras.layers.Conv2D))
+    biases = sum(
+        layer.bias.shape[0] for layer in theirs.layers if isinstance(layer, tf.keras.layers.Conv2D)
+    )
     assert trainable(model) == trainable(theirs) - biases
-    shapes = [sorted(tuple(w.shape) for w in m.trainable_weights if len(w.shape) == 4) for m in (model, theirs)]
+    shapes = [
+        sorted(tuple(w.shape) for w in m.trainable_weights if len(w.shape) == 4)
+        for m in (model, theirs)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -60,11 +72,17 @@ class Plain:
         return tf.nn.conv2d(x, kernel, stride, padding)
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        w = [self.weights[f"{name}/{part}"] for part in ("moving_mean", "moving_variance", "beta", "gamma")]
+        w = [
+            self.weights[f"{name}/{part}"]
+            for part in ("moving_mean", "moving_variance", "beta", "gamma")
+        ]
         return tf.nn.batch_normalization(x, *w, self.epsilon)
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(x, [1, 2]) @ self.weights["predictions/kernel"] + self.weights["predictions/bias"]
+        return (
+            tf.reduce_mean(x, [1, 2]) @ self.weights["predictions/kernel"]
+            + self.weights["predictions/bias"]
+        )
 
 
 def plain_wide_resnet(model: tf.keras.Model, x: tf.Tensor, release: bool) -> tf.Tensor:
@@ -74,8 +92,14 @@ def plain_wide_resnet(model: tf.keras.Model, x: tf.Tensor, release: bool) -> tf.
     for name in [n[: -len("_conv1")] for n in names if n.endswith("_conv1")]:
         stride = 2 if name in ("block2a", "block3a") else 1
         y = activate(plain.norm(x, f"{name}_bn1"))
-        shortcut = plain.conv(y, f"{name}_shortcut_conv", stride) if f"{name}_shortcut_conv" in names else x
-        y = activate(plain.norm(plain.conv(y, f"{name}_conv1", stride, same=release), f"{name}_bn2"))
+        shortcut = (
+            plain.conv(y, f"{name}_shortcut_conv", stride)
+            if f"{name}_shortcut_conv" in names
+            else x
+        )
+        y = activate(
+            plain.norm(plain.conv(y, f"{name}_conv1", stride, same=release), f"{name}_bn2")
+        )
         x = plain.conv(y, f"{name}_conv2") + shortcut
     return plain.logits(activate(plain.norm(x, "top_bn")))
 
@@ -87,7 +111,13 @@ def plain_resnet50(model: tf.keras.Model, x: tf.Tensor) -> tf.Tensor:
     for stage, (blocks, _) in enumerate(STAGES, start=1):
         for block in range(blocks):
             name, stride = f"block{stage}{'abcdef'[block]}", 2 if stage > 1 and block == 0 else 1
-            shortcut = x if block else plain.norm(plain.conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn")
+            shortcut = (
+                x
+                if block
+                else plain.norm(
+                    plain.conv(x, f"{name}_shortcut_conv", stride), f"{name}_shortcut_bn"
+                )
+            )
             y = tf.nn.relu(plain.norm(plain.conv(x, f"{name}_conv1"), f"{name}_bn1"))
             y = tf.nn.relu(plain.norm(plain.conv(y, f"{name}_conv2", stride), f"{name}_bn2"))
             x = tf.nn.relu(plain.norm(plain.conv(y, f"{name}_conv3"), f"{name}_bn3") + shortcut)
@@ -95,9 +125,17 @@ def plain_resnet50(model: tf.keras.Model, x: tf.Tensor) -> tf.Tensor:
 
 
 CASES = [
-    pytest.param(lambda **k: WideResNet("wrn_10_2", **k), lambda m, x: plain_wide_resnet(m, x, False), 32, id="wrn"),
     pytest.param(
-        lambda **k: WideResNet("wrn_16_1", variant="release", **k), lambda m, x: plain_wide_resnet(m, x, True), 32, id="wrn_release"
+        lambda **k: WideResNet("wrn_10_2", **k),
+        lambda m, x: plain_wide_resnet(m, x, False),
+        32,
+        id="wrn",
+    ),
+    pytest.param(
+        lambda **k: WideResNet("wrn_16_1", variant="release", **k),
+        lambda m, x: plain_wide_resnet(m, x, True),
+        32,
+        id="wrn_release",
     ),
     pytest.param(lambda **k: ResNet50(**k), plain_resnet50, 64, id="resnet50"),
 ]
@@ -105,16 +143,28 @@ Make = Callable[..., tf.keras.Model]
 
 
 @pytest.mark.parametrize(("make", "plain", "size"), CASES)
-def test_equals_a_plain_forward_pass(make: Make, plain: Callable[..., tf.Tensor], size: int) -> None:
-    model = make(num_classes=7, seed=1, mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0), batch_norm_momentum=0.0)
+def test_equals_a_plain_forward_pass(
+    make: Make, plain: Callable[..., tf.Tensor], size: int
+) -> None:
+    model = make(
+        num_classes=7,
+        seed=1,
+        mean=(100.0, 110.0, 120.0),
+        std=(50.0, 60.0, 70.0),
+        batch_norm_momentum=0.0,
+    )
     images = tf.random.stateless_uniform([4, size, size, 3], [1, 2], 0, 255)
     model(images, training=True)  # moving averages that fit the activations
     for layer in model.layers:
         if isinstance(layer, BatchNormalization):
             layer.beta.assign(tf.random.stateless_normal(layer.beta.shape, [len(layer.name), 3]))
     expected = plain(model, (images - [100.0, 110.0, 120.0]) / [50.0, 60.0, 70.0]).numpy()
-    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    assert np.ptp(expected, 0).max() > 0.02 * np.abs(expected).max()  # the logits do depend on the image
+    np.testing.assert_allclose(
+        model(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+    )
+    assert (
+        np.ptp(expected, 0).max() > 0.02 * np.abs(expected).max()
+    )  # the logits do depend on the image
 
 
 @pytest.mark.parametrize(("make", "plain", "size"), CASES)
@@ -126,16 +176,24 @@ def test_saved_and_loaded(make: Make, plain: object, size: int, tmp_path: Path) 
     np.testing.assert_array_equal(again(images), model(images))
     norms = [layer for layer in again.layers if isinstance(layer, BatchNormalization)]
     assert norms and all(layer.synchronized for layer in norms)
-    with model_noise(1, 2, tf.range(2), 2):  # dropout's numbers too are those of the layer, whoever made it
+    with model_noise(
+        1, 2, tf.range(2), 2
+    ):  # dropout's numbers too are those of the layer, whoever made it
         np.testing.assert_array_equal(again(images, training=True), model(images, training=True))
 
 
 def test_seed_decides_the_initial_weights_and_their_spread() -> None:
-    first, again, other = (WideResNet("wrn_10_2", num_classes=5, seed=seed).get_weights() for seed in (3, 3, 4))
+    first, again, other = (
+        WideResNet("wrn_10_2", num_classes=5, seed=seed).get_weights() for seed in (3, 3, 4)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     assert not np.array_equal(first[0], other[0])
     model = ResNet50(num_classes=1000, seed=1)
-    for name, fan_out in {"stem_conv": 49 * 64, "block4c_conv2": 9 * 512, "block4a_shortcut_conv": 2048}.items():
+    for name, fan_out in {
+        "stem_conv": 49 * 64,
+        "block4c_conv2": 9 * 512,
+        "block4a_shortcut_conv": 2048,
+    }.items():
         kernel = model.get_layer(name).kernel.numpy()
         assert kernel.std() == pytest.approx(np.sqrt(2 / fan_out), rel=4 / np.sqrt(2 * kernel.size))
 
@@ -153,7 +211,9 @@ def test_mixed_precision_ends_in_float32() -> None:
 
 def test_built_by_name_from_a_config() -> None:
     common = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "seed": 0}
-    model = models.build({"name": "wrn_10_1", "width": None, "dropout": 0.3, "variant": "release"}, 4, **common)
+    model = models.build(
+        {"name": "wrn_10_1", "width": None, "dropout": 0.3, "variant": "release"}, 4, **common
+    )
     assert model.output_shape == (None, 4)
     assert model.get_layer("top_dropout").rate == 0.3
     assert model.get_layer("top_activation").alpha == pytest.approx(0.2)

@@ -34,7 +34,9 @@ class _Output(ctypes.Structure):
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("tensorflow")  # finds, does not import
     if spec is None or spec.origin is None:
-        raise InputError("tensorflow is not installed in this environment; run one of the run_*.sh scripts first")
+        raise InputError(
+            "tensorflow is not installed in this environment; run one of the run_*.sh scripts first"
+        )
     folder = Path(spec.origin).parent
     for pattern in ("libtensorflow_cc.so.2", "libtensorflow_cc.*"):  # Linux, macOS
         for path in sorted(folder.glob(pattern)):
@@ -43,7 +45,9 @@ def _library() -> ctypes.CDLL:
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
             return library
-    raise InputError(f"{folder} holds no libtensorflow_cc; this needs TensorFlow's own wheel of 2.15")
+    raise InputError(
+        f"{folder} holds no libtensorflow_cc; this needs TensorFlow's own wheel of 2.15"
+    )
 
 
 _P, _S, _I = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
@@ -66,7 +70,19 @@ _FUNCTIONS: list[tuple[str, Any, list[Any]]] = [
     ("TF_StringDealloc", None, [_P]),
     ("TF_StringGetDataPointer", _P, [_P]),
     ("TF_StringGetSize", ctypes.c_size_t, [_P]),
-    ("TF_SessionRun", None, [_P, _P, *[ctypes.POINTER(_Output), ctypes.POINTER(_P), _I] * 2, ctypes.POINTER(_P), _I, _P, _P]),
+    (
+        "TF_SessionRun",
+        None,
+        [
+            _P,
+            _P,
+            *[ctypes.POINTER(_Output), ctypes.POINTER(_P), _I] * 2,
+            ctypes.POINTER(_P),
+            _I,
+            _P,
+            _P,
+        ],
+    ),
     ("TF_CloseSession", None, [_P, _P]),
     ("TF_DeleteSession", None, [_P, _P]),
 ]
@@ -92,14 +108,32 @@ class Model:
         self._session = self._library.TF_LoadSessionFromSavedModel(*arguments)
         self._check()
 
-    def run(self, image_bytes: Sequence[bytes], signature: str = "serving_default") -> dict[str, list[Any]]:
+    def run(
+        self, image_bytes: Sequence[bytes], signature: str = "serving_default"
+    ) -> dict[str, list[Any]]:
         """The outputs of a signature of bytes, as nested lists."""
         inputs, outputs = self._tensors[signature]
         names = sorted(outputs)
         tensor = self._strings(image_bytes)
         feed, feeds = (_Output * 1)(self._output(inputs["image_bytes"])), (_P * 1)(tensor)
-        fetch, fetched = (_Output * len(names))(*(self._output(outputs[name]) for name in names)), (_P * len(names))()
-        self._library.TF_SessionRun(self._session, None, feed, feeds, 1, fetch, fetched, len(names), None, 0, None, self._status)
+        fetch, fetched = (
+            (_Output * len(names))(*(self._output(outputs[name]) for name in names)),
+            (_P * len(names))(),
+        )
+        self._library.TF_SessionRun(
+            self._session,
+            None,
+            feed,
+            feeds,
+            1,
+            fetch,
+            fetched,
+            len(names),
+            None,
+            0,
+            None,
+            self._status,
+        )
         data = self._library.TF_TensorData(tensor)
         for i in range(len(image_bytes)):
             self._library.TF_StringDealloc(data + i * _STRING_BYTES)
@@ -120,11 +154,15 @@ class Model:
         operation, _, index = name.partition(":")
         found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
         if not found:
-            raise InputError(f"{self._path} has no tensor {name}, which its signature names; export it again with run_export.sh")
+            raise InputError(
+                f"{self._path} has no tensor {name}, which its signature names; export it again with run_export.sh"
+            )
         return _Output(found, int(index))
 
     def _strings(self, values: Sequence[bytes]) -> Any:
-        tensor = self._library.TF_AllocateTensor(STRING, (ctypes.c_int64 * 1)(len(values)), 1, _STRING_BYTES * len(values))
+        tensor = self._library.TF_AllocateTensor(
+            STRING, (ctypes.c_int64 * 1)(len(values)), 1, _STRING_BYTES * len(values)
+        )
         data = self._library.TF_TensorData(tensor)
         for i, value in enumerate(values):
             self._library.TF_StringInit(data + i * _STRING_BYTES)
@@ -133,25 +171,45 @@ class Model:
 
     def _values(self, tensor: Any) -> list[Any]:
         shape = [self._library.TF_Dim(tensor, i) for i in range(self._library.TF_NumDims(tensor))]
-        dtype, data, count = self._library.TF_TensorType(tensor), self._library.TF_TensorData(tensor), 1
+        dtype, data, count = (
+            self._library.TF_TensorType(tensor),
+            self._library.TF_TensorData(tensor),
+            1,
+        )
         for size in shape:
             count *= size
         values: list[Any]
         if dtype == STRING:
             strings = [data + i * _STRING_BYTES for i in range(count)]
-            values = [ctypes.string_at(self._library.TF_StringGetDataPointer(s), self._library.TF_StringGetSize(s)) for s in strings]
+            values = [
+                ctypes.string_at(
+                    self._library.TF_StringGetDataPointer(s), self._library.TF_StringGetSize(s)
+                )
+                for s in strings
+            ]
         elif dtype not in _NUMBERS:
-            raise InputError(f"{self._path} gives values that are no float32, int32 or string; export it with run_export.sh")
+            raise InputError(
+                f"{self._path} gives values that are no float32, int32 or string; export it with run_export.sh"
+            )
         else:
-            values = list(struct.unpack(f"={count}{_NUMBERS[dtype]}", ctypes.string_at(data, 4 * count) if count else b""))
+            values = list(
+                struct.unpack(
+                    f"={count}{_NUMBERS[dtype]}",
+                    ctypes.string_at(data, 4 * count) if count else b"",
+                )
+            )
         for size in reversed(shape[1:]):
             values = [values[i : i + size] for i in range(0, len(values), size)]
         return values
 
     def _check(self) -> None:
         if self._library.TF_GetCode(self._status):
-            reason = " ".join(self._library.TF_Message(self._status).decode(errors="replace").split())[:200]
-            raise InputError(f"{self._path} cannot be used ({reason}); export it again with run_export.sh")
+            reason = " ".join(
+                self._library.TF_Message(self._status).decode(errors="replace").split()
+            )[:200]
+            raise InputError(
+                f"{self._path} cannot be used ({reason}); export it again with run_export.sh"
+            )
 
 
 def tensor_names(path: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
@@ -168,11 +226,22 @@ def tensor_names(path: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]
         for meta_graph in _fields(saved, 2):
             for entry in _fields(meta_graph, 5):
                 name, signature = _entry(entry)
-                maps = [dict(_entry(item) for item in _fields(signature, number)) for number in (1, 2)]
-                inputs, outputs = ({key: _fields(info, 1)[0].decode() for key, info in items.items() if _fields(info, 1)} for items in maps)
+                maps = [
+                    dict(_entry(item) for item in _fields(signature, number)) for number in (1, 2)
+                ]
+                inputs, outputs = (
+                    {
+                        key: _fields(info, 1)[0].decode()
+                        for key, info in items.items()
+                        if _fields(info, 1)
+                    }
+                    for items in maps
+                )
                 result[name] = (inputs, outputs)
     except (IndexError, KeyError, ValueError) as error:
-        raise InputError(f"{path / SAVED_MODEL} is damaged; export it again with run_export.sh") from error
+        raise InputError(
+            f"{path / SAVED_MODEL} is damaged; export it again with run_export.sh"
+        ) from error
     return result
 
 

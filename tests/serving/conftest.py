@@ -37,7 +37,10 @@ def network(spec, seed=0):
     tf.random.set_seed(seed)  # of dropout
     for _ in range(6):
         model(images, training=True)
-    logits, classifier = model(images, training=False).numpy(), model.get_layer("predictions")  # (64, K)
+    logits, classifier = (
+        model(images, training=False).numpy(),
+        model.get_layer("predictions"),
+    )  # (64, K)
     scale = 2 / logits.std(axis=0)
     classifier.set_weights([classifier.kernel * scale, -logits.mean(axis=0) * scale])
     return model
@@ -47,7 +50,11 @@ def linear(spec, seed=0):
     """Stands in for the network where its answers don't matter."""
     kernel = tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed)
     return tf.keras.Sequential(
-        [tf.keras.Input((16, 16, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(len(spec.label_names), kernel_initializer=kernel)]
+        [
+            tf.keras.Input((16, 16, 3)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(len(spec.label_names), kernel_initializer=kernel),
+        ]
     )
 
 
@@ -87,7 +94,10 @@ class Exported(NamedTuple):
 
     def serve(self, signature="serving_default", **inputs):
         """The SavedModel's answer as numpy arrays."""
-        return {name: value.numpy() for name, value in self.saved.signatures[signature](**inputs).items()}
+        return {
+            name: value.numpy()
+            for name, value in self.saved.signatures[signature](**inputs).items()
+        }
 
     def evaluate(self, encoded):
         """The probabilities on evaluation's own path, float32 [N, K]."""
@@ -102,7 +112,14 @@ def _export(root, style="small", **options):
     export.main(str(root / "serving"), str(directory), **options)
     model, spec = model_dir.load(directory)
     version = root / "serving" / "classifier" / "1"
-    return Exported(directory, root / "serving", version, model, spec.preprocessing, tf.saved_model.load(str(version)))
+    return Exported(
+        directory,
+        root / "serving",
+        version,
+        model,
+        spec.preprocessing,
+        tf.saved_model.load(str(version)),
+    )
 
 
 @pytest.fixture(scope="session")

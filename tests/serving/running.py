@@ -14,20 +14,22 @@ ROOT = Path(__file__).parents[2]
 PREDICT = "/v1/models/classifier:predict"
 
 # The same as `run_serve.sh --local`, with less patience for slow clients.
-PROGRAM = (
-    "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
-)
+PROGRAM = "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
 
 
 class Process:
     """A running server. `url` maps "http" and "grpc" to its URLs."""
 
     def __init__(self, command):
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         try:
             line = self.process.stdout.readline()  # a server that dies ends the line
             self.url = {url.partition(":")[0]: url for url in re.findall(r"\w+://[0-9.:]+", line)}
-            assert set(self.url) == {"http", "grpc"}, line + (self.process.stderr.read() if self.process.poll() is not None else "")
+            assert set(self.url) == {"http", "grpc"}, line + (
+                self.process.stderr.read() if self.process.poll() is not None else ""
+            )
         except BaseException:
             self.stop()
             raise

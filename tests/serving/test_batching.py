@@ -15,7 +15,13 @@ from serving import metrics
 from serving.batching import Scheduler, Work
 from serving.refused import Refused
 
-NUMBERS = {"num_batch_threads": 1, "max_batch_size": 8, "batch_timeout_micros": 0, "max_enqueued_batches": 2, "allowed_batch_sizes": []}
+NUMBERS = {
+    "num_batch_threads": 1,
+    "max_batch_size": 8,
+    "batch_timeout_micros": 0,
+    "max_enqueued_batches": 2,
+    "allowed_batch_sizes": [],
+}
 
 
 class Gate:
@@ -31,7 +37,10 @@ class Gate:
         self.batches.append(inputs["x"].tolist())
         if np.isnan(inputs["x"]).any():
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "not a number")
-        return {"y": 2 * inputs["x"], "first": inputs["x"][:, 0] if inputs["x"].ndim > 1 else inputs["x"]}
+        return {
+            "y": 2 * inputs["x"],
+            "first": inputs["x"][:, 0] if inputs["x"].ndim > 1 else inputs["x"],
+        }
 
 
 def row(*values):
@@ -69,7 +78,14 @@ def test_batches_are_filled_up_to_allowed_sizes():
 def test_only_equal_shapes_of_one_signature_are_joined():
     gate, other, scheduler = Gate(), Gate(), Scheduler(NUMBERS, metrics.Metrics())
     other.opened.set()
-    requests = [row(0), row(1), row(1, 2), row(3), {"x": np.zeros((0, 1), np.float32)}, {"x": np.float32(7)}]
+    requests = [
+        row(0),
+        row(1),
+        row(1, 2),
+        row(3),
+        {"x": np.zeros((0, 1), np.float32)},
+        {"x": np.float32(7)},
+    ]
     elsewhere = scheduler.submit(other.work, row(9))
     assert submit(scheduler, gate, *requests) == [[[0.0]], [[2.0]], [[2.0, 4.0]], [[6.0]], [], 14.0]
     assert elsewhere.result(20)["y"].tolist() == [[18.0]]
@@ -84,7 +100,11 @@ def test_a_faulty_request_fails_alone():
     gate.opened.set()
     with pytest.raises(Refused, match="not a number"):
         futures[1].result(20)
-    assert [future.result(20)["y"].item() for future in (first, futures[0], futures[2])] == [2, 4, 6]
+    assert [future.result(20)["y"].item() for future in (first, futures[0], futures[2])] == [
+        2,
+        4,
+        6,
+    ]
 
 
 def test_a_client_that_gives_up_takes_no_answer_from_others():
@@ -129,7 +149,9 @@ def test_a_full_queue_and_a_large_request_are_refused():
 def test_patience_ends_when_the_batch_is_full():
     gate = Gate()
     gate.opened.set()
-    scheduler = Scheduler({**NUMBERS, "batch_timeout_micros": 60_000_000, "max_batch_size": 2}, metrics.Metrics())
+    scheduler = Scheduler(
+        {**NUMBERS, "batch_timeout_micros": 60_000_000, "max_batch_size": 2}, metrics.Metrics()
+    )
     futures = [scheduler.submit(gate.work, row(i)) for i in range(2)]
     assert [future.result(20)["y"].item() for future in futures] == [0, 2]
     assert [len(batch) for batch in gate.batches] == [2]
@@ -139,7 +161,9 @@ def test_without_batching_each_request_is_computed_by_itself():
     gate = Gate()
     gate.opened.set()
     scheduler = Scheduler(None, metrics.Metrics())
-    futures = [scheduler.submit(gate.work, {"x": np.full((1 + i, 1), i, np.float32)}) for i in range(40)]
+    futures = [
+        scheduler.submit(gate.work, {"x": np.full((1 + i, 1), i, np.float32)}) for i in range(40)
+    ]
     assert [len(future.result(20)["y"]) for future in futures] == [*range(1, 41)]
     assert sorted(len(batch) for batch in gate.batches) == [*range(1, 41)]
 

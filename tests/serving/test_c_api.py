@@ -33,7 +33,14 @@ print(json.dumps(answers, default=lambda value: value.decode()))
 
 
 def test_same_probabilities_as_python(exported, encoded_images, tmp_path):
-    encoded = [*encoded_images("PNG"), b"no image", *encoded_images("JPEG"), b"", *encoded_images("GIF", n=1), *encoded_images("BMP", n=1)]
+    encoded = [
+        *encoded_images("PNG"),
+        b"no image",
+        *encoded_images("JPEG"),
+        b"",
+        *encoded_images("GIF", n=1),
+        *encoded_images("BMP", n=1),
+    ]
     files = []
     for i, content in enumerate(encoded):
         files.append(tmp_path / str(i))
@@ -49,7 +56,11 @@ def test_same_probabilities_as_python(exported, encoded_images, tmp_path):
             if values.dtype == np.float32:
                 np.testing.assert_allclose(answer[name], values, atol=1e-5, rtol=0)
             else:
-                assert answer[name] == [[x.decode() for x in row] for row in values] if name == "labels" else values.tolist()
+                assert (
+                    answer[name] == [[x.decode() for x in row] for row in values]
+                    if name == "labels"
+                    else values.tolist()
+                )
     assert answers["serving_default"]["status"] == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
 
 
@@ -78,11 +89,16 @@ def test_command(small, encoded_images, tmp_path):
     shutil.rmtree(broken / "variables")
     command = [sys.executable, "-m", "tests.serving.c_api", "--format=table", *map(str, files)]
     done = [
-        subprocess.run([*command, f"--model={path}"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        subprocess.run(
+            [*command, f"--model={path}"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
         for path in (small.version, broken)
     ]
     assert done[0].returncode == 0, done[0].stderr
-    assert len({line.index(" %") for line in done[0].stdout.splitlines()}) == 1 and len(done[0].stdout.splitlines()) == 2
+    assert (
+        len({line.index(" %") for line in done[0].stdout.splitlines()}) == 1
+        and len(done[0].stdout.splitlines()) == 2
+    )
     assert done[1].returncode == 2
     assert f"error: {broken} cannot be used" in done[1].stderr and "Traceback" not in done[1].stderr
 

@@ -58,7 +58,11 @@ def test_retries(monkeypatch, answer):
 
     answers, url = answer
     connected = Client(url, retries=2, timeout=20)
-    answers[:] = [(503, {"error": "later"}), (429, {"error": "later"}), (200, {"model_version_status": []})]
+    answers[:] = [
+        (503, {"error": "later"}),
+        (429, {"error": "later"}),
+        (200, {"model_version_status": []}),
+    ]
     assert connected.status() == {}
     for code in (400, 404, 413):
         answers[:] = [(code, {"error": "never"}), (200, {})]
@@ -87,11 +91,26 @@ def test_answers_of_another_form(answer, tmp_path, capsys):
     answers, url = answer
     connected = Client(url, retries=1)
     (tmp_path / "a.png").write_bytes(b"an image")
-    options = {"model": "m", "version": None, "label": None, "format": "text", "batch_size": 8, "timeout": 9.0, "retries": 0}
-    calls = [connected.status, connected.metadata, lambda: list(connected.predict([b"x"])), lambda: list(connected.embed([b"x"]))]
+    options = {
+        "model": "m",
+        "version": None,
+        "label": None,
+        "format": "text",
+        "batch_size": 8,
+        "timeout": 9.0,
+        "retries": 0,
+    }
+    calls = [
+        connected.status,
+        connected.metadata,
+        lambda: list(connected.predict([b"x"])),
+        lambda: list(connected.embed([b"x"])),
+    ]
     for said in OTHERS:
         for call in calls:
-            answers[:] = [(200, said)]  # one: a second attempt would end in an error of the server's
+            answers[:] = [
+                (200, said)
+            ]  # one: a second attempt would end in an error of the server's
             with pytest.raises(ServingError, match=FORM):
                 call()
         answers[:] = [(200, said)]
@@ -103,7 +122,9 @@ def test_answers_of_another_form(answer, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("a.png: b 90.0 %  (top 1: b 0.900)\n")
 
 
-@pytest.mark.parametrize("url", ["http://[::1:8501", "http://host:port", "http://:8501", "grpc://", "host:8501"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1:8501", "http://host:port", "http://:8501", "grpc://", "host:8501"]
+)
 def test_urls_that_are_none(url):
     with pytest.raises(ServingError, match="it must be http://HOST:PORT"):
         Client(url)

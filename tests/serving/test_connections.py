@@ -24,7 +24,13 @@ async def application(scope, receive, send):
     if scope["path"] == "/slow":
         await asyncio.sleep(0.5)
     text = str(size).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(text)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", str(len(text)).encode())],
+        }
+    )
     await send({"type": "http.response.body", "body": text})
 
 

@@ -41,17 +41,34 @@ def test_folder_and_summary(exported):
         "status": {"dtype": "int32", "shape": [None]},
     }
     width = exported.model.get_layer("avg_pool").output.shape[-1]
-    embedding = {"embedding": {"dtype": "float32", "shape": [None, width]}, "status": answer["status"]}
+    embedding = {
+        "embedding": {"dtype": "float32", "shape": [None, width]},
+        "status": answer["status"],
+    }
     prepared, given = {"dtype": "float32", "shape": [None, 16, 16, 3]}, answer["probabilities"]
     assert summary["signatures"] == {
         "serving_default": {"inputs": encoded, "outputs": answer},
         "predict_images": {"inputs": pixels, "outputs": answer},
-        "predict_images_uint8": {"inputs": {"images": {**pixels["images"], "dtype": "uint8"}}, "outputs": answer},
+        "predict_images_uint8": {
+            "inputs": {"images": {**pixels["images"], "dtype": "uint8"}},
+            "outputs": answer,
+        },
         "embed": {"inputs": encoded, "outputs": embedding},
-        "predict_prepared": {"inputs": {"images": prepared}, "outputs": {"logits": given, "probabilities": given}},
+        "predict_prepared": {
+            "inputs": {"images": prepared},
+            "outputs": {"logits": given, "probabilities": given},
+        },
     }
-    assert (exported.version / "assets.extra" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
-    files = ["batching_parameters.txt", "classifier", "models.config", "monitoring.config", "summary.json"]
+    assert (exported.version / "assets.extra" / "labels.txt").read_text(
+        encoding="utf-8"
+    ).splitlines() == list(NAMES)
+    files = [
+        "batching_parameters.txt",
+        "classifier",
+        "models.config",
+        "monitoring.config",
+        "summary.json",
+    ]
     assert sorted(p.name for p in path.iterdir()) == files
     assert [p.name for p in (path / "classifier").iterdir()] == ["1"]
 
@@ -62,25 +79,55 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     assert "## Intended use" in text and text.endswith("Apache-2.0.)\n")
 
     directory = write_model(tmp_path / "student", make=linear)
-    monkeypatch.setattr(model_dir, "load", lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)))
-    evaluated = {"split": "test", "examples": 4321, "models": {"other": {"top1": 0.5}, "student-2": {"top1": 0.625, "ece": 0.1}}}
-    measured = {"other": "0123456789abcdef", "student-2": fingerprint(directory)}  # as the evaluation's config.json says
+    monkeypatch.setattr(
+        model_dir,
+        "load",
+        lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)),
+    )
+    evaluated = {
+        "split": "test",
+        "examples": 4321,
+        "models": {"other": {"top1": 0.5}, "student-2": {"top1": 0.625, "ece": 0.1}},
+    }
+    measured = {
+        "other": "0123456789abcdef",
+        "student-2": fingerprint(directory),
+    }  # as the evaluation's config.json says
     write_json(tmp_path / "evaluation" / "config.json", {"models": measured})
     write_json(tmp_path / "evaluation" / "summary.json", evaluated)
-    export.main(str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), license="CC BY 4.0", name="mine")
+    export.main(
+        str(tmp_path / "w"),
+        str(directory),
+        evaluation=str(tmp_path / "evaluation"),
+        license="CC BY 4.0",
+        name="mine",
+    )
     text = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "4,321 images of the split `test`" in text and "top1 | 0.625" in text and text.endswith("CC BY 4.0\n")
+    assert (
+        "4,321 images of the split `test`" in text
+        and "top1 | 0.625" in text
+        and text.endswith("CC BY 4.0\n")
+    )
 
     write_json(tmp_path / "evaluation" / "summary.json", {**evaluated, "examples": 99})
-    export.main(str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), name="mine")
+    export.main(
+        str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), name="mine"
+    )
     again = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert again == text.replace("4,321", "99")  # and the licence stays
     export.main(str(tmp_path / "w"), str(directory), license="CC0", name="mine")
-    assert (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8") == again.replace("CC BY 4.0", "CC0")
+    assert (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(
+        encoding="utf-8"
+    ) == again.replace("CC BY 4.0", "CC0")
     assert [p.name for p in (tmp_path / "w" / "mine").iterdir()] == ["1"]
 
-    namesake = write_model(tmp_path / "b" / "student-2", make=linear, seed=1)  # the same name, another model
-    with pytest.raises(InputError, match=r"no evaluation of .*b/student-2 as it is now; its models \(other, student-2\) are of"):
+    namesake = write_model(
+        tmp_path / "b" / "student-2", make=linear, seed=1
+    )  # the same name, another model
+    with pytest.raises(
+        InputError,
+        match=r"no evaluation of .*b/student-2 as it is now; its models \(other, student-2\) are of",
+    ):
         export.main(str(tmp_path / "w2"), str(namesake), evaluation=str(tmp_path / "evaluation"))
     write_json(directory / "summary.json", {"seed": 0, "steps": 2468})  # trained again
     with pytest.raises(InputError, match=r"no evaluation of .*student as it is now"):
@@ -92,7 +139,10 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     [
         ({"name": "b0", "width": None}, "EfficientNet-B0"),
         ({"name": "b6_wide"}, "EfficientNet-B6-Wide"),
-        ({"name": "l2", "width": 0.5, "depth": 1.0, "dropout": 0.2}, "EfficientNet-L2 (width 0.5, depth 1)"),
+        (
+            {"name": "l2", "width": 0.5, "depth": 1.0, "dropout": 0.2},
+            "EfficientNet-L2 (width 0.5, depth 1)",
+        ),
         ({"name": "resnet50"}, "ResNet-50"),
         ({"name": "wrn_28_2"}, "Wide ResNet 28-2"),
     ],
@@ -127,7 +177,11 @@ def served(workdir):
 def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     """Killed while it writes, then between the rename and the summary: no half version is ever seen, and it ends with one."""
     directory = write_model(tmp_path / "teacher", names=("no", "yes"), make=linear)
-    monkeypatch.setattr(model_dir, "load", lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)))
+    monkeypatch.setattr(
+        model_dir,
+        "load",
+        lambda path: (linear(model_dir.read_spec(path)), model_dir.read_spec(path)),
+    )
     workdir = tmp_path / "export"
     replace = os.replace
 
@@ -151,14 +205,21 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     assert (workdir / "classifier" / "1" / "saved_model.pb").stat().st_mtime_ns == written
     assert [p.name for p in (workdir / "classifier").iterdir()] == ["1"]
     # fewer than five classes: all of them
-    assert json.loads((workdir / "summary.json").read_text())["signatures"]["serving_default"]["outputs"]["classes"]["shape"] == [None, 2]
+    assert json.loads((workdir / "summary.json").read_text())["signatures"]["serving_default"][
+        "outputs"
+    ]["classes"]["shape"] == [None, 2]
     assert served(workdir) == {"classifier": [1]}
     (workdir / "models.config").unlink()  # as the message about a damaged one says
     export.main(str(workdir), str(directory))
     assert served(workdir) == {"classifier": [1]}
 
     for seed in (1, 2):  # a folder that a server watches: the next number
-        export.main(str(workdir), str(write_model(tmp_path / f"other{seed}", names=("no", "yes"), seed=seed, make=linear)))
+        export.main(
+            str(workdir),
+            str(
+                write_model(tmp_path / f"other{seed}", names=("no", "yes"), seed=seed, make=linear)
+            ),
+        )
         assert json.loads((workdir / "summary.json").read_text())["version"] == seed + 1
         assert resolve(workdir) == workdir / "classifier" / str(seed + 1)
         assert served(workdir) == {"classifier": [1], "classifier-canary": [seed + 1]}
@@ -167,7 +228,11 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     config.write_text(config.read_text().replace("versions: 1", "versions: 2"))
     (workdir / "batching_parameters.txt").write_text("# mine\n")
     export.main(str(workdir), str(directory), name="second")
-    assert served(workdir) == {"classifier": [2], "classifier-canary": [3], "second": [1]}  # a person's choice stays
+    assert served(workdir) == {
+        "classifier": [2],
+        "classifier-canary": [3],
+        "second": [1],
+    }  # a person's choice stays
     paths = [entry.base_path for entry in settings.read_models(workdir).model_config_list.config]
     assert paths == ["/models/classifier", "/models/classifier", "/models/second"]
     assert (workdir / "batching_parameters.txt").read_text() == "# mine\n"
@@ -178,7 +243,11 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
 def test_refused(exported, tmp_path):
     unfinished = shutil.copytree(exported.directory, tmp_path / "unfinished")
     (unfinished / "summary.json").unlink()
-    for directory, match in [(unfinished, "not finished"), (unfinished / "model", "not a finished"), (tmp_path / "none", "does not exist")]:
+    for directory, match in [
+        (unfinished, "not finished"),
+        (unfinished / "model", "not a finished"),
+        (tmp_path / "none", "does not exist"),
+    ]:
         with pytest.raises(InputError, match=match):
             export.main(str(tmp_path / "w"), str(directory))
     for options, match in [
@@ -200,7 +269,9 @@ def linear_load(path):
     return linear(model_dir.read_spec(path)), model_dir.read_spec(path)
 
 
-def test_the_limit_on_pixels_is_the_exports(small, tmp_path, monkeypatch, write_model, encoded_images, capsys):
+def test_the_limit_on_pixels_is_the_exports(
+    small, tmp_path, monkeypatch, write_model, encoded_images, capsys
+):
     """Stored with the version and told in its card; the same limit again is the same version."""
     monkeypatch.setattr(model_dir, "load", linear_load)
     directory, workdir = write_model(tmp_path / "teacher", make=linear), tmp_path / "export"
@@ -212,8 +283,12 @@ def test_the_limit_on_pixels_is_the_exports(small, tmp_path, monkeypatch, write_
     answer = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
     assert answer["status"].numpy().tolist() == [OK, TOO_LARGE]
     for path, limit in [(resolve(workdir), 1200), (small.version, MAX_PIXELS)]:
-        assert json.loads((path / "assets.extra" / "export.json").read_text())["max_pixels"] == limit
-        assert f"accepts up to {limit:,} pixels" in (path / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert (
+            json.loads((path / "assets.extra" / "export.json").read_text())["max_pixels"] == limit
+        )
+        assert f"accepts up to {limit:,} pixels" in (path / "MODEL_CARD.md").read_text(
+            encoding="utf-8"
+        )
     assert f"{MAX_PIXELS:,}" in (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
@@ -235,16 +310,31 @@ def test_predict_in_a_fresh_process(tmp_path, imagenet, encoded_images):
     encoded = [encoded_images("PNG", n=1)[0], encoded_images("JPEG", n=1)[0]]
     for file, content in zip(files, encoded):
         file.write_bytes(content)
-    line = [sys.executable, "-m", "cli", "predict", f"--model={imagenet.path}", "--format=json", *map(str, files)]
+    line = [
+        sys.executable,
+        "-m",
+        "cli",
+        "predict",
+        f"--model={imagenet.path}",
+        "--format=json",
+        *map(str, files),
+    ]
     done = subprocess.run(
-        line, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, env={**os.environ, "PYTHONIOENCODING": "utf-8"}
+        line,
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["file"] for answer in answers] == [str(file) for file in files]
     for answer, row in zip(answers, imagenet.evaluate(encoded)):
         assert answer["label"] == NAMES[row.argmax()]
-        np.testing.assert_allclose([p for _, p in answer["top"]], np.sort(row)[::-1][:5], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            [p for _, p in answer["top"]], np.sort(row)[::-1][:5], atol=1e-5, rtol=0
+        )
         assert answer["probability"] == answer["top"][0][1]
 
 
@@ -261,12 +351,20 @@ def test_warm_up_requests_parse_and_run(small):
         answer = small.serve(signature, image_bytes=tf.constant(images.tolist()))
         assert (answer["status"] == 0).all()
         seen.append((signature, len(images)))
-    assert seen == [(signature, size) for signature in ("serving_default", "embed") for size in settings.ALLOWED_BATCH_SIZES]
+    assert seen == [
+        (signature, size)
+        for signature in ("serving_default", "embed")
+        for size in settings.ALLOWED_BATCH_SIZES
+    ]
 
 
 def test_changed_files_are_refused(small, tmp_path, capsys):
     version = shutil.copytree(small.version, tmp_path / "1")
-    for name in ("saved_model.pb", "variables/variables.data-00000-of-00001", "assets.extra/labels.txt"):
+    for name in (
+        "saved_model.pb",
+        "variables/variables.data-00000-of-00001",
+        "assets.extra/labels.txt",
+    ):
         whole = (version / name).read_bytes()
         (version / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
         with pytest.raises(InputError, match=rf"{name} differs \(SHA-256\); .* run_export.sh"):
@@ -279,7 +377,10 @@ def test_changed_files_are_refused(small, tmp_path, capsys):
     del described["sha256"]  # as earlier versions wrote it
     write_json(version / "assets.extra" / "export.json", described)
     load(version)
-    assert "cannot be verified: its assets.extra/export.json states no digests" in capsys.readouterr().err
+    assert (
+        "cannot be verified: its assets.extra/export.json states no digests"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_directory_named_with_characters_of_patterns(small, tmp_path):

@@ -22,8 +22,13 @@ def data(tmp_path_factory, encoded_images):
     folder = tmp_path_factory.mktemp("data")
     for name, format in (("labeled", "PNG"), ("test", "JPEG")):
         images = encoded_images(format, (20, 24), n=21)
-        examples = [protos.make_example(image, f"{name}{i}", i % len(NAMES)) for i, image in enumerate(images)]
-        records.write_split(folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled")
+        examples = [
+            protos.make_example(image, f"{name}{i}", i % len(NAMES))
+            for i, image in enumerate(images)
+        ]
+        records.write_split(
+            folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled"
+        )
     write_json(folder / "summary.json", {})
     return folder
 
@@ -39,11 +44,18 @@ def test_files_and_table(imagenet, data, tmp_path, capfd):
     assert (trained["agreement"], trained["deviation"]) == (1.0, 0.0)
     assert 0 < half["deviation"] < 0.02 and half["agreement"] >= 0.95
     assert eighth["deviation"] < 0.6 and eighth["agreement"] >= 0.6
-    assert [row["bytes"] for row in (half, eighth)] == [(tmp_path / "w" / f"{kind}.tflite").stat().st_size for kind in lite.KINDS]
+    assert [row["bytes"] for row in (half, eighth)] == [
+        (tmp_path / "w" / f"{kind}.tflite").stat().st_size for kind in lite.KINDS
+    ]
     table = (tmp_path / "w" / "table.md").read_text()
     assert table.count("\n|") == 4 and table.strip() in out
 
-    images = [image for image, _ in lite._examples(records.read_manifest(data / "test", "labeled"), imagenet.preprocessing)]
+    images = [
+        image
+        for image, _ in lite._examples(
+            records.read_manifest(data / "test", "labeled"), imagenet.preprocessing
+        )
+    ]
     expected = tf.nn.softmax(imagenet.model(np.stack(images), training=False)).numpy()
     answers, _ = lite.run(tmp_path / "w" / "float16.tflite", images)
     np.testing.assert_allclose(np.abs(answers - expected).max(), half["deviation"], atol=1e-5)
@@ -67,11 +79,15 @@ def test_a_bad_record_is_named(small, data, tmp_path, encoded_images):
     ):
         folder = tmp_path / str(i)
         examples = [protos.make_example(good, "a", 0), record]
-        manifest = records.write_split(folder, "test", examples, 1, 2, label_names=NAMES, kind="labeled")
+        manifest = records.write_split(
+            folder, "test", examples, 1, 2, label_names=NAMES, kind="labeled"
+        )
         with pytest.raises(InputError, match=match) as caught:
             list(lite._examples(manifest, small.preprocessing))
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
-        assert len(list(lite._examples(manifest, small.preprocessing, every=2))) == 1  # what is not needed is not decoded
+        assert (
+            len(list(lite._examples(manifest, small.preprocessing, every=2))) == 1
+        )  # what is not needed is not decoded
 
 
 def test_refused(small, data, tmp_path):
@@ -85,5 +101,12 @@ def test_refused(small, data, tmp_path):
         ({"data": str(tmp_path)}, "not finished"),
     ]:
         with pytest.raises(InputError, match=match):
-            lite.main(**{"workdir": str(tmp_path / "w"), "model": str(small.directory), "data": str(data), **options})
+            lite.main(
+                **{
+                    "workdir": str(tmp_path / "w"),
+                    "model": str(small.directory),
+                    "data": str(data),
+                    **options,
+                }
+            )
     assert not (tmp_path / "w").exists()

@@ -18,7 +18,12 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from cli.errors import InputError
 from serving import client, connections, json_requests, local, rest
@@ -44,17 +49,29 @@ def test_answers_equal_the_evaluation_path(connected, small, encoded_images):
     rows = list(connected.predict([encoded[0], b"no image", *encoded[1:]]))
     assert [row["status"] for row in rows] == [0, 1, 0, 0, 0, 0, 0]
     del rows[1]
-    np.testing.assert_allclose([row["probabilities"] for row in rows], small.evaluate(encoded), atol=ATOL, rtol=0)
-    assert [row["labels"][0] for row in rows] == [NAMES[c] for c in small.evaluate(encoded).argmax(axis=1)]
+    np.testing.assert_allclose(
+        [row["probabilities"] for row in rows], small.evaluate(encoded), atol=ATOL, rtol=0
+    )
+    assert [row["labels"][0] for row in rows] == [
+        NAMES[c] for c in small.evaluate(encoded).argmax(axis=1)
+    ]
     expected = small.serve("embed", image_bytes=tf.constant(encoded))["embedding"]
-    np.testing.assert_allclose([row["embedding"] for row in connected.embed(encoded)], expected, atol=ATOL, rtol=1e-4)
+    np.testing.assert_allclose(
+        [row["embedding"] for row in connected.embed(encoded)], expected, atol=ATOL, rtol=1e-4
+    )
     assert list(connected.predict([])) == []
 
 
 def test_status_and_metadata(connected):
     assert connected.status() == {1: "AVAILABLE"}
     signatures = connected.metadata()
-    assert set(signatures) == {"serving_default", "predict_images", "predict_images_uint8", "embed", "predict_prepared"}
+    assert set(signatures) == {
+        "serving_default",
+        "predict_images",
+        "predict_images_uint8",
+        "embed",
+        "predict_prepared",
+    }
     assert signatures["serving_default"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
 
 
@@ -65,10 +82,18 @@ def test_versions_and_labels(server, encoded_images, scheme):
         with Client(server.url[scheme], retries=0, timeout=60, **options) as connected:
             assert next(connected.predict(images))["status"] == 0
             assert connected.status() == {1: "AVAILABLE"}
-    wrong = [({"version": 7}, "404|NOT_FOUND"), ({"label": "gold"}, "400|INVALID"), ({"model": "none"}, "404|NOT_FOUND")]
+    wrong = [
+        ({"version": 7}, "404|NOT_FOUND"),
+        ({"label": "gold"}, "400|INVALID"),
+        ({"model": "none"}, "404|NOT_FOUND"),
+    ]
     for options, match in wrong:
         with Client(server.url[scheme], retries=0, timeout=60, **options) as connected:
-            for call in (lambda: next(connected.predict(images)), connected.status, connected.metadata):
+            for call in (
+                lambda: next(connected.predict(images)),
+                connected.status,
+                connected.metadata,
+            ):
                 with pytest.raises(ServingError, match=match):
                     call()
 
@@ -130,7 +155,10 @@ def test_malformed_requests_are_400(server, body):
 
 def test_too_many_images_are_one_line(server):
     code, answer = call(server, PREDICT, json.dumps(REFUSED["too many"]))
-    assert (code, answer["error"]) == (400, "the request has 33 rows; at most 32 are accepted in one request")
+    assert (code, answer["error"]) == (
+        400,
+        "the request has 33 rows; at most 32 are accepted in one request",
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +174,9 @@ def test_too_many_images_are_one_line(server):
     ],
 )
 def test_paths_that_are_none(server, path, body, expected):
-    code, answer = call(server, path, body, headers={"Host": "[::1"})  # a host that is none changes nothing
+    code, answer = call(
+        server, path, body, headers={"Host": "[::1"}
+    )  # a host that is none changes nothing
     assert (code, list(answer)) == (expected, ["error"])
 
 
@@ -155,15 +185,26 @@ def test_json_forms(server, small, encoded_images):
     encoded = encoded_images("PNG", (16, 16))
     images = [{"b64": base64.b64encode(image).decode()} for image in encoded]
     expected = small.evaluate(encoded)
-    forms = [{"instances": images}, {"instances": [{"image_bytes": image} for image in images]}, {"inputs": images}]
+    forms = [
+        {"instances": images},
+        {"instances": [{"image_bytes": image} for image in images]},
+        {"inputs": images},
+    ]
     forms.append({"inputs": {"image_bytes": images}})
     pixels = [tf.io.decode_image(image, 3).numpy().tolist() for image in encoded]
-    forms += [{"signature_name": name, "instances": pixels} for name in ("predict_images", "predict_images_uint8")]
+    forms += [
+        {"signature_name": name, "instances": pixels}
+        for name in ("predict_images", "predict_images_uint8")
+    ]
     connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
     for form in forms:  # one connection for all of them
         connection.request("POST", PREDICT, json.dumps(form))
         answer = json.loads(connection.getresponse().read())
-        rows = answer["outputs"]["probabilities"] if "inputs" in form else [row["probabilities"] for row in answer["predictions"]]
+        rows = (
+            answer["outputs"]["probabilities"]
+            if "inputs" in form
+            else [row["probabilities"] for row in answer["predictions"]]
+        )
         np.testing.assert_allclose(rows, expected, atol=ATOL, rtol=0)
     connection.request("POST", PREDICT, '{"instances": []}')
     assert json.loads(connection.getresponse().read()) == {"predictions": []}
@@ -176,18 +217,24 @@ def no_number(text):
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999"])
 def test_pixels_that_are_not_finite_get_a_status(server, value):
-    body = f'{{"signature_name": "predict_images", "instances": [[[[{value}, 1, 2]]], [[[0, 1, 2]]]]}}'
+    body = (
+        f'{{"signature_name": "predict_images", "instances": [[[[{value}, 1, 2]]], [[[0, 1, 2]]]]}}'
+    )
     connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
     connection.request("POST", PREDICT, body)
     rows = json.loads(connection.getresponse().read(), parse_constant=no_number)["predictions"]
     connection.close()
     assert [row["status"] for row in rows] == [NOT_FINITE, OK]
-    assert rows[0]["probabilities"] == [0] * len(NAMES) and sum(rows[1]["probabilities"]) == pytest.approx(1)
+    assert rows[0]["probabilities"] == [0] * len(NAMES) and sum(
+        rows[1]["probabilities"]
+    ) == pytest.approx(1)
 
 
 def test_one_long_string_does_not_make_all_others_long():
     """NumPy's arrays of text give each value the room of the longest one: here 4 TB."""
-    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
+    signature = Signature(
+        "m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None
+    )
     body = json.dumps({"instances": ["x" * 10**6] + [""] * 10**6}).encode()
     with pytest.raises(Refused, match="str where float32 is wanted"):
         json_requests.parse(body, lambda name: signature)
@@ -196,7 +243,9 @@ def test_one_long_string_does_not_make_all_others_long():
 @pytest.mark.parametrize("dtype", [np.float32, object])
 def test_lists_in_lists_without_end_are_refused(dtype):
     """NumPy 1 has arrays of up to 32 dimensions, NumPy 2 of up to 64."""
-    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(dtype), (None,))}, ("y",), None)
+    signature = Signature(
+        "m", 1, "serving_default", {"x": Input(np.dtype(dtype), (None,))}, ("y",), None
+    )
     body = b'{"inputs": ' + 100 * b"[" + b'["a"]' + 100 * b"]" + b"}"
     with pytest.raises(Refused, match="input 'x': lists of different lengths or depths"):
         json_requests.parse(body, lambda name: signature)
@@ -205,7 +254,9 @@ def test_lists_in_lists_without_end_are_refused(dtype):
 def test_an_answer_of_nan_is_an_error():
     """JSON has no NaN, which a model that is not this project's may answer."""
 
-    signature = Signature("m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None)
+    signature = Signature(
+        "m", 1, "serving_default", {"x": Input(np.dtype(np.float32), (None,))}, ("y",), None
+    )
     asked = json_requests.parse(b'{"instances": [1.0]}', lambda name: signature)
     with pytest.raises(Refused, match="JSON has no numbers for") as caught:
         json_requests.answer({"y": asked.inputs["x"] * np.nan}, asked.by_row)
@@ -217,7 +268,11 @@ def test_bombs_are_not_decoded(connected, encoded_images):
     jpeg, good = encoded_images("JPEG", (40, 30), n=1)[0], encoded_images("PNG", n=1)[0]
     start = jpeg.index(b"\xff\xc0") + 5
     bomb = jpeg[:start] + (9999).to_bytes(2, "big") + (10000).to_bytes(2, "big") + jpeg[start + 4 :]
-    assert [row["status"] for row in connected.predict([bomb, good, bomb])] == [TOO_LARGE, OK, TOO_LARGE]
+    assert [row["status"] for row in connected.predict([bomb, good, bomb])] == [
+        TOO_LARGE,
+        OK,
+        TOO_LARGE,
+    ]
 
 
 def test_a_body_of_50_megabytes_is_413(server):
@@ -249,10 +304,18 @@ HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n".encode()
 @pytest.mark.parametrize(
     ("parts", "pause", "code"),
     [
-        ([HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10], 0.5, 408),  # a byte every half second
+        (
+            [HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10],
+            0.5,
+            408,
+        ),  # a byte every half second
         ([HEAD, *[b"X-A: b\r\n"] * 10], 0.5, 408),  # header after header
         ([HEAD + b"\r\n"], 0, 411),
-        ([HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 0, 400),  # empty
+        (
+            [HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
+            0,
+            400,
+        ),  # empty
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 0, 400),
         ([HEAD + b"Content-Length: 99999999999\r\n\r\n"], 0, 413),
         ([b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"], 0, 414),
@@ -263,7 +326,9 @@ HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n".encode()
 def test_clients_that_misbehave(server, parts, pause, code):
     began = time.monotonic()
     answer = raw(server, *parts, pause=pause)
-    assert f" {code} ".encode() in answer.split(b"\r\n")[0] or (code == 400 and b'{"error"' in answer)
+    assert f" {code} ".encode() in answer.split(b"\r\n")[0] or (
+        code == 400 and b'{"error"' in answer
+    )
     assert time.monotonic() - began < 20
 
 
@@ -276,7 +341,9 @@ def test_a_client_that_hangs_up_half_way(server):
 
 
 def test_grpc_refusals(server):
-    with grpc.insecure_channel(server.url["grpc"][7:], [("grpc.max_send_message_length", -1)]) as channel:
+    with grpc.insecure_channel(
+        server.url["grpc"][7:], [("grpc.max_send_message_length", -1)]
+    ) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
         def refused(request, method=stub.Predict):
@@ -301,11 +368,17 @@ def test_grpc_refusals(server):
         bomb = request([b"x"])
         bomb.inputs["image_bytes"].tensor_shape.dim[0].size = 10**12  # one value, repeated
         assert refused(bomb) == code.INVALID_ARGUMENT
-        assert refused(get_model_status_pb2.GetModelStatusRequest(), stub.GetModelMetadata) == code.INVALID_ARGUMENT
+        assert (
+            refused(get_model_status_pb2.GetModelStatusRequest(), stub.GetModelMetadata)
+            == code.INVALID_ARGUMENT
+        )
         filtered = stub.Predict(request([b"x"], output_filter=["status"]), timeout=60)
         assert list(filtered.outputs) == ["status"] and filtered.model_spec.version.value == 1
         models = model_service_pb2_grpc.ModelServiceStub(channel)
-        status = models.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec=request([b"x"]).model_spec), timeout=60)
+        status = models.GetModelStatus(
+            get_model_status_pb2.GetModelStatusRequest(model_spec=request([b"x"]).model_spec),
+            timeout=60,
+        )
         assert status.model_version_status[0].status.error_code == 0
 
 
@@ -318,14 +391,25 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(encoded[1])))
 
     def run(*arguments, format="json", batch_size=2, **options):
-        values = {"url": server.url["http"], "model": "classifier", "version": None, "label": None, "timeout": 60.0, "retries": 0}
-        client.main(**{**values, **options}, format=format, batch_size=batch_size, arguments=list(arguments))
+        values = {
+            "url": server.url["http"],
+            "model": "classifier",
+            "version": None,
+            "label": None,
+            "timeout": 60.0,
+            "retries": 0,
+        }
+        client.main(
+            **{**values, **options}, format=format, batch_size=batch_size, arguments=list(arguments)
+        )
         return capsys.readouterr().out.splitlines()
 
     answers = [json.loads(line) for line in run(f"{tmp_path}/**/*.png", "-")]
     assert [answer["file"] for answer in answers] == [*map(str, files), "-"]
     expected = small.evaluate([*encoded, encoded[1]])
-    np.testing.assert_allclose([answer["probability"] for answer in answers], expected.max(axis=1), atol=ATOL, rtol=0)
+    np.testing.assert_allclose(
+        [answer["probability"] for answer in answers], expected.max(axis=1), atol=ATOL, rtol=0
+    )
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="1 of 2 images could not be used"):
         run(str(tmp_path / "bad.png"), str(files[0]), format="table")
@@ -340,7 +424,12 @@ def test_client_command(server, small, encoded_images, tmp_path, capsys, monkeyp
     ]:
         with pytest.raises(InputError, match=match):
             run(str(files[0]), **options)
-    wrong = [([], "no images"), ([str(tmp_path / "*.gif")], "matches no files"), (["-", "-"], "named twice"), (["a" * 300], "not exist")]
+    wrong = [
+        ([], "no images"),
+        ([str(tmp_path / "*.gif")], "matches no files"),
+        (["-", "-"], "named twice"),
+        (["a" * 300], "not exist"),
+    ]
     for names, match in wrong:
         with pytest.raises(InputError, match=match):
             run(*names)
@@ -369,8 +458,12 @@ def test_settings_that_are_missing(small, tmp_path):
     (tmp_path / "models.config").write_text((small.path / "models.config").read_text())
     with pytest.raises(InputError, match=r"batching_parameters\.txt is missing"):
         local.Models(tmp_path, batching=True)
-    (tmp_path / "models.config").write_text('model_config_list { config { name: "classifier" base_path: "/models/classifier" } }')
-    with pytest.raises(InputError, match=r"classifier holds no version of a model; mend models\.config"):
+    (tmp_path / "models.config").write_text(
+        'model_config_list { config { name: "classifier" base_path: "/models/classifier" } }'
+    )
+    with pytest.raises(
+        InputError, match=r"classifier holds no version of a model; mend models\.config"
+    ):
         local.Models(tmp_path, batching=False)
     (tmp_path / "classifier").mkdir()
     with pytest.raises(InputError, match="holds no version"):
@@ -395,8 +488,15 @@ def test_a_taken_port_is_one_line(small):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        flags = [f"--serving_dir={small.path}", "--local", "--grpc_port=0", f"--rest_port={taken.getsockname()[1]}"]
+        flags = [
+            f"--serving_dir={small.path}",
+            "--local",
+            "--grpc_port=0",
+            f"--rest_port={taken.getsockname()[1]}",
+        ]
         command = [sys.executable, "-m", "cli", "serve", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=dict(os.environ)
+        )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --rest_port") and len(done.stderr.splitlines()) == 1

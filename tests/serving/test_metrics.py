@@ -32,7 +32,10 @@ def test_lines_of_tf_serving():
     for bound, count in (("10", 0), ("18", 0), ("32.4", 1)):
         labels = f'model_name="test_model",API="predict",entrypoint="REST",le="{bound}"'
         assert f":tensorflow:serving:request_latency_bucket{{{labels}}} {count}\n" in text
-    assert ':tensorflow:serving:runtime_latency_bucket{model_name="test_model",API="Predict",runtime="TF1",le="10"} 1\n' in text
+    assert (
+        ':tensorflow:serving:runtime_latency_bucket{model_name="test_model",API="Predict",runtime="TF1",le="10"} 1\n'
+        in text
+    )
 
 
 def test_histograms_count_everything_once():
@@ -47,10 +50,16 @@ def test_histograms_count_everything_once():
         list(pool.map(observe, samples))
     found = values(measured.text())
     labels = 'model_name="m",API="Predict",entrypoint="GRPC"'
-    buckets = [(re.search(r'le="(.+?)"', key[1])[1], value) for key, value in found.items() if key[0].endswith("_bucket")]
+    buckets = [
+        (re.search(r'le="(.+?)"', key[1])[1], value)
+        for key, value in found.items()
+        if key[0].endswith("_bucket")
+    ]
     assert len(buckets) == 34 and buckets[-1] == ("+Inf", 2000)
     for bound, count in buckets[:-1]:
-        assert count == (samples <= float(bound)).sum() or abs(samples / float(bound) - 1).min() < 1e-5
+        assert (
+            count == (samples <= float(bound)).sum() or abs(samples / float(bound) - 1).min() < 1e-5
+        )
     assert found[f"{metrics.LATENCY}_count", labels] == 2000
     np.testing.assert_allclose(found[f"{metrics.LATENCY}_sum", labels], samples.sum(), rtol=1e-5)
 
@@ -58,4 +67,6 @@ def test_histograms_count_everything_once():
 def test_labels_are_escaped():
     measured = metrics.Metrics()
     measured.count(metrics.REQUESTS, 'a"b\\c\nd', "OK")
-    assert values(measured.text()) == {(metrics.REQUESTS, 'model_name="a\\"b\\\\c\\nd",status="OK"'): 1}
+    assert values(measured.text()) == {
+        (metrics.REQUESTS, 'model_name="a\\"b\\\\c\\nd",status="OK"'): 1
+    }

@@ -37,15 +37,23 @@ class Numbered(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def serving_default(self, text):
-        return {"product": self._number * tf.cast(tf.strings.length(text), tf.float32), "together": tf.fill(tf.shape(text), tf.size(text))}
+        return {
+            "product": self._number * tf.cast(tf.strings.length(text), tf.float32),
+            "together": tf.fill(tf.shape(text), tf.size(text)),
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def embed(self, text):
-        return {"embedding": -self._number * tf.cast(tf.strings.length(text), tf.float32)[:, tf.newaxis]}
+        return {
+            "embedding": -self._number * tf.cast(tf.strings.length(text), tf.float32)[:, tf.newaxis]
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="images")])
     def pixels(self, images):
-        return {"sum": self._number * tf.reduce_sum(tf.debugging.check_numerics(images, "pixels"), axis=[1, 2])}
+        return {
+            "sum": self._number
+            * tf.reduce_sum(tf.debugging.check_numerics(images, "pixels"), axis=[1, 2])
+        }
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +62,11 @@ def serving_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     for (name, version), number in VERSIONS.items():
         module = Numbered(number)
-        signatures = {"serving_default": module.serving_default, "embed": module.embed, "pixels": module.pixels}
+        signatures = {
+            "serving_default": module.serving_default,
+            "embed": module.embed,
+            "pixels": module.pixels,
+        }
         tf.saved_model.save(module, str(folder / name / str(version)), signatures=signatures)
     (folder / "models.config").write_text(CONFIG)
     (folder / "batching_parameters.txt").write_text(BATCHING)
@@ -89,7 +101,9 @@ def test_concurrent_requests_are_answered_by_the_model_asked(models, targets):
     def ask(i):
         target, factor = list(targets.items())[i % 2]
         answer = models.run(models.signature(*target), text(1 + i % 50))
-        return answer["embedding" if "embed" in target else "product"].item() == factor * (1 + i % 50)
+        return answer["embedding" if "embed" in target else "product"].item() == factor * (
+            1 + i % 50
+        )
 
     assert concurrently(ask, 200) == [True] * 200
 
@@ -97,16 +111,25 @@ def test_concurrent_requests_are_answered_by_the_model_asked(models, targets):
 def test_two_instances_in_one_process_share_no_queue(serving_dir, models, tmp_path):
     """The same name and version of another directory is another model."""
     shutil.copytree(serving_dir / "second.model-2" / "1", tmp_path / "first" / "1")
-    (tmp_path / "models.config").write_text('model_config_list { config { name: "first" base_path: "/models/first" } }')
+    (tmp_path / "models.config").write_text(
+        'model_config_list { config { name: "first" base_path: "/models/first" } }'
+    )
     shutil.copy(serving_dir / "batching_parameters.txt", tmp_path)
     other = Models(tmp_path, batching=True)
-    both = [(models, models.signature("first", 1, None)), (other, other.signature("first", 1, None))]
+    both = [
+        (models, models.signature("first", 1, None)),
+        (other, other.signature("first", 1, None)),
+    ]
     answers = concurrently(lambda i: both[i % 2][0].run(both[i % 2][1], text(4)), 200)
     assert [answer["product"].item() for answer in answers] == [4.0, 12.0] * 100
-    assert max(answer["together"].item() for answer in answers) > 1  # there were batches, which could have been mixed
+    assert (
+        max(answer["together"].item() for answer in answers) > 1
+    )  # there were batches, which could have been mixed
 
 
-@pytest.mark.parametrize("odd", [np.ones([1, 3, 5]), np.full([1, 2, 2], np.nan)], ids=["size", "value"])
+@pytest.mark.parametrize(
+    "odd", [np.ones([1, 3, 5]), np.full([1, 2, 2], np.nan)], ids=["size", "value"]
+)
 def test_a_request_that_fails_fails_alone(models, odd):
     """A batch stands or falls as one: the requests that were joined with a faulty one are computed again by themselves."""
     signature = models.signature("first", 1, None, "pixels")
@@ -118,22 +141,32 @@ def test_a_request_that_fails_fails_alone(models, odd):
         try:
             return models.run(signature, {"images": image})["sum"].item() == image.sum()
         except Refused as error:  # TensorFlow's own words, without a stack
-            words = str(error).startswith("pixels") and error.code == grpc.StatusCode.INVALID_ARGUMENT
+            words = (
+                str(error).startswith("pixels") and error.code == grpc.StatusCode.INVALID_ARGUMENT
+            )
             return words and not np.isfinite(image).all()
 
     assert concurrently(ask, 160) == [True] * 160
 
 
 def test_too_many_rows_are_one_line(models):
-    with pytest.raises(Refused, match=r"^the request has 9 rows; at most 8 are accepted in one request$") as caught:
+    with pytest.raises(
+        Refused, match=r"^the request has 9 rows; at most 8 are accepted in one request$"
+    ) as caught:
         models.run(models.signature("first", 1, None), {"text": np.array([b"x"] * 9, object)})
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def write(folder, numbers, labels=None):
     """Writes `models.config` of the model `first` with the versions `numbers`, or the newest for none."""
-    policy = f"model_version_policy {{ specific {{ {' '.join(f'versions: {n}' for n in numbers)} }} }}" if numbers else ""
-    entries = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items())
+    policy = (
+        f"model_version_policy {{ specific {{ {' '.join(f'versions: {n}' for n in numbers)} }} }}"
+        if numbers
+        else ""
+    )
+    entries = " ".join(
+        f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items()
+    )
     entry = f'config {{ name: "first" base_path: "/models/first" {policy} {entries} }}'
     (folder / "models.config").write_text(f"model_config_list {{ {entry} }}")
 
@@ -152,7 +185,10 @@ def product(models, version=None, label=None):
 
 
 def states(models):
-    return {one.version: (one.state, one.status.error_code) for one in models.status("first", None, None).model_version_status}
+    return {
+        one.version: (one.state, one.status.error_code)
+        for one in models.status("first", None, None).model_version_status
+    }
 
 
 AVAILABLE, END, DATA_LOSS = 30, 50, 15
@@ -166,7 +202,11 @@ def test_new_versions_and_labels_are_followed(changing, serving_dir, capfd):
     assert states(models) == {1: (AVAILABLE, 0)}  # models.config names version 1 alone
     write(changing, [1, 2], {"stable": 1, "canary": 2})
     models.refresh()
-    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (8.0, 8.0, 4.0)
+    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (
+        8.0,
+        8.0,
+        4.0,
+    )
     old = models.signature("first", 1, None)
     write(changing, [2], {"stable": 2})
     models.refresh()
@@ -193,11 +233,20 @@ def test_a_damaged_version_leaves_the_others_serving(changing, serving_dir, capf
     for _ in range(3):
         models.refresh()
     assert states(models) == {2: (END, DATA_LOSS), 1: (AVAILABLE, 0)}
-    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (4.0, 4.0, 4.0)
+    assert (product(models), product(models, label="canary"), product(models, label="stable")) == (
+        4.0,
+        4.0,
+        4.0,
+    )
     (message,) = models.status("first", 2, None).model_version_status
-    assert "cannot be loaded" in message.status.error_message and str(changing) not in message.status.error_message
+    assert (
+        "cannot be loaded" in message.status.error_message
+        and str(changing) not in message.status.error_message
+    )
     lines = capfd.readouterr().err.splitlines()
-    assert len([line for line in lines if "keeps its versions [1]" in line]) == 1  # once, not at each look
+    assert (
+        len([line for line in lines if "keeps its versions [1]" in line]) == 1
+    )  # once, not at each look
     (changing / "first" / "2" / "saved_model.pb").write_bytes(whole)
     models.refresh()
     assert states(models) == {2: (AVAILABLE, 0)} and product(models, label="canary") == 8.0
@@ -229,7 +278,10 @@ def test_warm_up_requests_are_played_and_a_wrong_one_is_an_error(changing):
 
     for signature in ("", "embed"):
         record(signature)
-        assert 'model_warmup_latency_count{model_path="first/1",status="OK"} 1' in Models(changing, batching=True).metrics.text()
+        assert (
+            'model_warmup_latency_count{model_path="first/1",status="OK"} 1'
+            in Models(changing, batching=True).metrics.text()
+        )
     record("pixels")
     with pytest.raises(InputError, match="cannot answer its warm-up requests"):
         Models(changing, batching=True)

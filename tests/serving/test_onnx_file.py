@@ -40,7 +40,9 @@ def test_from_files_to_the_evaluations_answers(with_onnx, imagenet, encoded_imag
     extra = with_onnx / "assets.extra"
     description = json.loads((extra / "preprocessing.json").read_text())
     program: dict = {}
-    exec((extra / "preprocess.py").read_text(encoding="utf-8"), program)  # as a user without this project
+    exec(
+        (extra / "preprocess.py").read_text(encoding="utf-8"), program
+    )  # as a user without this project
     encoded = [
         *encoded_images("PNG"),
         *encoded_images("PNG", (9, 50)),
@@ -59,11 +61,18 @@ def test_what_the_file_says(with_onnx):
     proto = onnx.load_model(str(with_onnx / "assets.extra" / "model.onnx"))
     found = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(found["labels"]) == list(NAMES)
-    assert json.loads(found["preprocessing"]) == json.loads((with_onnx / "assets.extra" / "preprocessing.json").read_text())
+    assert json.loads(found["preprocessing"]) == json.loads(
+        (with_onnx / "assets.extra" / "preprocessing.json").read_text()
+    )
     assert found["license"] == "CC BY 4.0"
-    assert [(entry.domain, entry.version) for entry in proto.opset_import if not entry.domain] == [("", 17)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import if not entry.domain] == [
+        ("", 17)
+    ]
     (taken,), given = proto.graph.input, proto.graph.output
-    shapes = [[d.dim_param or d.dim_value for d in tensor.type.tensor_type.shape.dim] for tensor in (taken, *given)]
+    shapes = [
+        [d.dim_param or d.dim_value for d in tensor.type.tensor_type.shape.dim]
+        for tensor in (taken, *given)
+    ]
     assert [taken.name, *(tensor.name for tensor in given)] == ["images", "logits", "probabilities"]
     assert shapes == [["batch", 16, 16, 3], ["batch", 7], ["batch", 7]]
     stored = json.loads((with_onnx / "assets.extra" / "export.json").read_text())
@@ -106,15 +115,21 @@ def test_a_file_that_answers_differently_fails_the_export(tmp_path, write_model,
         return proto.SerializeToString()
 
     monkeypatch.setattr(onnx_file, "convert", changed)
-    with pytest.raises(InputError, match=r"differ by .* from the trained model's; 0.002 is accepted for float16"):
+    with pytest.raises(
+        InputError, match=r"differ by .* from the trained model's; 0.002 is accepted for float16"
+    ):
         export.main(str(tmp_path / "w"), str(directory), weights="float16", onnx=True)
-    assert [path.name for path in (tmp_path / "w").rglob("*")] == ["classifier"]  # nothing half-written
+    assert [path.name for path in (tmp_path / "w").rglob("*")] == [
+        "classifier"
+    ]  # nothing half-written
 
     export.main(str(tmp_path / "w"), str(directory), weights="float16")
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="differ by"):
         export.main(str(tmp_path / "w"), str(directory), weights="float16", onnx=True)
-    assert {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()
+    } == before
 
 
 def test_bfloat16_is_refused(imagenet, tmp_path):
@@ -124,7 +139,9 @@ def test_bfloat16_is_refused(imagenet, tmp_path):
 
 
 def test_weights_outside_float16_are_refused():
-    graph = helper.make_graph([], "g", [], [], [numpy_helper.from_array(np.full(300, 1e6, np.float32), "w")])
+    graph = helper.make_graph(
+        [], "g", [], [], [numpy_helper.from_array(np.full(300, 1e6, np.float32), "w")]
+    )
     with pytest.raises(InputError, match=r"a weight of 1e\+06 is outside float16's range"):
         onnx_file._store_half(graph)
 

@@ -26,15 +26,25 @@ def norm(seed, channels, **options):
 def test_fold_equals_the_layers_one_after_the_other():
     inputs = tf.keras.Input((5, 6, 3))
     x = norm(0, 8)(tf.keras.layers.Conv2D(8, 3, use_bias=False, name="conv")(inputs))
-    x = norm(1, 16)(tf.keras.layers.DepthwiseConv2D(2, depth_multiplier=2, bias_initializer="normal", name="depthwise")(x))
+    x = norm(1, 16)(
+        tf.keras.layers.DepthwiseConv2D(
+            2, depth_multiplier=2, bias_initializer="normal", name="depthwise"
+        )(x)
+    )
     x = norm(2, 4, scale=False, center=False)(tf.keras.layers.Conv2D(4, 1, name="bare")(x))
-    x = norm(3, 4)(tf.keras.layers.Conv2D(4, 1, activation="relu", name="active")(x))  # the activation is between them
+    x = norm(3, 4)(
+        tf.keras.layers.Conv2D(4, 1, activation="relu", name="active")(x)
+    )  # the activation is between them
     shared = tf.keras.layers.Conv2D(4, 1, name="shared")(x)
-    model = tf.keras.Model(inputs, norm(4, 4)(shared) + shared)  # somebody else looks at the convolution, too
+    model = tf.keras.Model(
+        inputs, norm(4, 4)(shared) + shared
+    )  # somebody else looks at the convolution, too
     folded = optimize.fold_batch_norm(model)
     images = np.random.Generator(np.random.PCG64([9])).normal(size=(2, 5, 6, 3)).astype(np.float32)
     np.testing.assert_allclose(folded(images), model(images, training=False), rtol=2e-5, atol=2e-5)
-    left = [layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    left = [
+        layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     assert len(left) == 2
     assert model.get_layer("conv").bias is None  # the model itself is as it was
 
@@ -44,7 +54,9 @@ def test_a_wide_resnet_keeps_its_logits(variant):
     """The student of every Meta Pseudo Labels run. Its BatchNorms stand before the convolutions too, where none can be folded."""
     model = WideResNet("wrn_10_1", num_classes=5, image_size=16, variant=variant, seed=0)
     rng = np.random.Generator(np.random.PCG64([3]))
-    norms = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    norms = [
+        layer for layer in model.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     for layer in norms:
         layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
     images = rng.uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
@@ -52,19 +64,28 @@ def test_a_wide_resnet_keeps_its_logits(variant):
     expected = model(images, training=False)
     np.testing.assert_allclose(folded(images, training=False), expected, atol=1e-4, rtol=0)
     assert np.std(expected) > 0.01  # logits that differ
-    left = [layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    left = [
+        layer for layer in folded.layers if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
     assert 0 < len(left) < len(norms)
 
 
 def constants(version):
     """Elements of constants of at least 1,000 elements, by type, in the whole graph."""
-    graph = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    graph = (
+        saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+        .meta_graphs[0]
+        .graph_def
+    )
     found = {}
     for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
         for node in nodes:
             if node.op == "Const":
                 tensor = node.attr["value"].tensor
-                name, size = tf.dtypes.as_dtype(tensor.dtype).name, int(np.prod([d.size for d in tensor.tensor_shape.dim]))
+                name, size = (
+                    tf.dtypes.as_dtype(tensor.dtype).name,
+                    int(np.prod([d.size for d in tensor.tensor_shape.dim])),
+                )
                 if size >= 1000 and name != "string":
                     found[name] = found.get(name, 0) + size
     return found
@@ -94,15 +115,24 @@ def test_exports(small, encoded_images, tmp_path, options, limit, dtype):
     measured = json.loads((version / "assets.extra" / "export.json").read_text())["deviation"]
     assert 0 < measured <= limit
     assert set(constants(version)) == {"float16" if dtype == "half" else dtype}
-    assert not list((version / "variables").glob("*.data*")) or (version / "variables").stat().st_size < 5000
-    graph = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    assert (
+        not list((version / "variables").glob("*.data*"))
+        or (version / "variables").stat().st_size < 5000
+    )
+    graph = (
+        saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+        .meta_graphs[0]
+        .graph_def
+    )
     ops = {node.op for function in graph.library.function for node in function.node_def}
     assert ("FusedBatchNormV3" in ops) is not options.get("optimize", False)
 
 
 def test_a_weight_out_of_range_is_refused():
     weight = tf.Variable(np.full([300], 1e6, np.float32))
-    function = tf.function(lambda x: [x * weight], input_signature=[tf.TensorSpec([None, 300], tf.float32)]).get_concrete_function()
+    function = tf.function(
+        lambda x: [x * weight], input_signature=[tf.TensorSpec([None, 300], tf.float32)]
+    ).get_concrete_function()
     with pytest.raises(InputError, match="take bfloat16"):
         optimize.freeze(function, "float16")
     (product,) = optimize.freeze(function, "bfloat16")(tf.ones([1, 300]))

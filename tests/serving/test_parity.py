@@ -19,19 +19,33 @@ from .conftest import NAMES
 @pytest.mark.parametrize("batch_size", [32])
 def test_100_images(exported, encoded_images, tmp_path, batch_size):
     """Formats, sizes and colours that people have, through the shards and through the SavedModel."""
-    kinds = [("PNG", (16, 16), "RGB"), ("PNG", (61, 40), "L"), ("JPEG", (90, 33), "RGB"), ("JPEG", (16, 48), "L"), ("GIF", (25, 25), "RGB")]
-    encoded = [image for format, size, mode in kinds for image in encoded_images(format, size, mode, n=20)]
+    kinds = [
+        ("PNG", (16, 16), "RGB"),
+        ("PNG", (61, 40), "L"),
+        ("JPEG", (90, 33), "RGB"),
+        ("JPEG", (16, 48), "L"),
+        ("GIF", (25, 25), "RGB"),
+    ]
+    encoded = [
+        image for format, size, mode in kinds for image in encoded_images(format, size, mode, n=20)
+    ]
     order = np.random.Generator(np.random.PCG64([5])).permutation(100)
     encoded = [encoded[i] for i in order]
     labels = np.arange(100) % len(NAMES)
-    examples = [protos.make_example(image, f"{i:03d}", int(label)) for i, (image, label) in enumerate(zip(encoded, labels))]
+    examples = [
+        protos.make_example(image, f"{i:03d}", int(label))
+        for i, (image, label) in enumerate(zip(encoded, labels))
+    ]
     records.write_split(tmp_path, "test", examples, 3, 100, label_names=NAMES, kind="labeled")
     manifest = read_manifest(tmp_path, "labeled")
     classifier = open_candidate("student", exported.directory, "small").load()
     ((_, evaluated),) = predict.predict(classifier, [from_records(manifest, "clean")], batch_size)
     by_key = dict(zip(evaluated.keys, evaluated.values["probabilities"]))
 
-    answers = [exported.serve(image_bytes=tf.constant(encoded[i : i + batch_size])) for i in range(0, 100, batch_size)]
+    answers = [
+        exported.serve(image_bytes=tf.constant(encoded[i : i + batch_size]))
+        for i in range(0, 100, batch_size)
+    ]
     served = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     assert (served["status"] == OK).all()
     expected = np.stack([by_key[f"{i:03d}"] for i in range(100)])

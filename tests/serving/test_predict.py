@@ -36,7 +36,12 @@ class MeanColor(tf.Module):
         means = tf.reduce_mean(images, axis=[1, 2])
         probabilities = tf.nn.softmax(tf.pad(means, [[0, 0], [0, 1]]) / 50)
         classes = tf.math.top_k(probabilities, 4).indices
-        return {"probabilities": probabilities, "classes": classes, "labels": tf.gather(tf.constant(COLORS), classes), "status": status}
+        return {
+            "probabilities": probabilities,
+            "classes": classes,
+            "labels": tf.gather(tf.constant(COLORS), classes),
+            "status": status,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,9 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     module = MeanColor()
     for version in ("2", "10"):
-        tf.saved_model.save(module, str(folder / version), signatures={"serving_default": module.serve})
+        tf.saved_model.save(
+            module, str(folder / version), signatures={"serving_default": module.serve}
+        )
     (folder / "11").mkdir()
     (folder / ".export.tmp").mkdir()
     return folder
@@ -84,13 +91,20 @@ def test_a_name_stays_on_one_line(model, tmp_path, capsys):
             predict.main(str(model), format, [good, str(bad)])
         first, second = capsys.readouterr().out.splitlines()
         assert "line\\nbreak 花.png" in first and good_end in first
-        assert "\\x1b[2Jcar\\rriage\\u2028.jpg" in second and len(str(caught.value).splitlines()) == 1
+        assert (
+            "\\x1b[2Jcar\\rriage\\u2028.jpg" in second and len(str(caught.value).splitlines()) == 1
+        )
         assert format == "text" or first.index("red") == second.index("not a JPEG")
     with pytest.raises(InputError, match=r"a\\nb does not exist") as caught:
         predict.main(str(model), "text", ["a\nb"])
     answer = Answer("a\nb", OK, [("l\nabel", 0.5)])
-    assert answers.line(answer, "text").startswith("a\\nb: l\\nabel 50.0 %") and len(answers.line(answer, "table").splitlines()) == 1
-    assert json.loads(answers.line(answer, "json"))["file"] == "a\nb"  # programs get the name itself
+    assert (
+        answers.line(answer, "text").startswith("a\\nb: l\\nabel 50.0 %")
+        and len(answers.line(answer, "table").splitlines()) == 1
+    )
+    assert (
+        json.loads(answers.line(answer, "json"))["file"] == "a\nb"
+    )  # programs get the name itself
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -99,7 +113,12 @@ def test_an_answer_that_is_not_finite_is_none(model, tmp_path, value):
 
     def serve(encoded):
         ones = np.ones([len(encoded), 1])
-        return {"status": [0], "probabilities": value * ones, "classes": [[0]], "labels": [[b"red"]]}
+        return {
+            "status": [0],
+            "probabilities": value * ones,
+            "classes": [[0]],
+            "labels": [[b"red"]],
+        }
 
     (answer,) = predict.predict(serve, [write_image(tmp_path / "a.png", "red")])
     assert answer.status == NOT_FINITE
@@ -119,7 +138,9 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     files = [good[0], *(str(tmp_path / name) for name in bad), good[1]]
-    with pytest.raises(InputError, match=r"3 of 5 images could not be used \(.*text.jpg and 2 more\)"):
+    with pytest.raises(
+        InputError, match=r"3 of 5 images could not be used \(.*text.jpg and 2 more\)"
+    ):
         predict.main(str(model), "json", files)
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["file"] for answer in answers] == files
@@ -127,7 +148,9 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     assert all("JPEG, PNG, BMP or GIF" in answer["error"] for answer in answers[1:4])
     with pytest.raises(InputError, match="3 of 3"):
         predict.main(str(model), "table", files[1:4])
-    assert len({line.index("not a JPEG") for line in capsys.readouterr().out.splitlines()}) == 1  # a column
+    assert (
+        len({line.index("not a JPEG") for line in capsys.readouterr().out.splitlines()}) == 1
+    )  # a column
 
 
 @pytest.mark.parametrize(
@@ -142,7 +165,12 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
         ("nowhere", "text", ["red.png"], "does not exist"),
         ("11", "text", ["red.png"], "no exported model"),
         ("broken", "text", ["red.png"], "cannot be loaded"),
-        ("other", "text", ["red.png"], "has no image_bytes, probabilities, classes, labels, status"),
+        (
+            "other",
+            "text",
+            ["red.png"],
+            "has no image_bytes, probabilities, classes, labels, status",
+        ),
     ],
 )
 def test_wrong_usage(model, tmp_path, name, format, files, match):
@@ -160,7 +188,9 @@ def test_wrong_usage(model, tmp_path, name, format, files, match):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_an_image_that_exif_turns_is_read_as_stored_with_a_note(model, tmp_path, capsys):
@@ -211,9 +241,20 @@ def test_folders_and_globs(model, tmp_path, capsys):
     found = [os.path.relpath(row["file"], tmp_path) for row in rows]
     assert found == ["a.png", "b/1.png", "b/deep/2.png", "b/unnamed"]
     assert [row["label"] for row in rows] == ["red", "red", "red", "blue"]
-    assert abs(sum(float(rows[0][name]) for name in ("confidence", "confidence_2", "confidence_3", "confidence_4")) - 1) < 1e-5
+    assert (
+        abs(
+            sum(
+                float(rows[0][name])
+                for name in ("confidence", "confidence_2", "confidence_3", "confidence_4")
+            )
+            - 1
+        )
+        < 1e-5
+    )
     assert rows[0]["label_5"] == rows[0]["error"] == ""
-    assert predict.check("text", [str(tmp_path / "**" / "*.png")]) == [str(tmp_path / name) for name in found[:3]]
+    assert predict.check("text", [str(tmp_path / "**" / "*.png")]) == [
+        str(tmp_path / name) for name in found[:3]
+    ]
     with pytest.raises(InputError, match="matches no files"):
         predict.check("text", [str(tmp_path / "*.jpg")])
     with pytest.raises(InputError, match="parquet is no text"):
@@ -225,7 +266,12 @@ def red_or_no_image(encoded):
     good = np.array([image[:4] == b"\x89PNG" for image in encoded])
     probabilities = good[:, np.newaxis] * np.array([[0.7, 0.2, 0.1]])
     labels = [[b"red", b"green", b"blue"]] * len(encoded)
-    return {"status": 1 - good, "probabilities": probabilities, "classes": [[0, 1, 2]] * len(encoded), "labels": labels}
+    return {
+        "status": 1 - good,
+        "probabilities": probabilities,
+        "classes": [[0, 1, 2]] * len(encoded),
+        "labels": labels,
+    }
 
 
 class Killed(BaseException):
@@ -234,7 +280,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("format", ["csv", "jsonl", "table", "parquet"])
 def test_a_killed_command_goes_on(tmp_path, monkeypatch, format):
-    files = [write_image(tmp_path / f"{i:02}\n.png", ("red", "lime", "blue")[i % 3]) for i in range(11)]
+    files = [
+        write_image(tmp_path / f"{i:02}\n.png", ("red", "lime", "blue")[i % 3]) for i in range(11)
+    ]
     (tmp_path / "03\n.png").write_bytes(b"no image")
     monkeypatch.setattr(predict, "BATCH_SIZE", 4)
     asked: list[int] = []
@@ -247,7 +295,13 @@ def test_a_killed_command_goes_on(tmp_path, monkeypatch, format):
             yield answer
 
     def save(output, **options):
-        predict.save(lambda names: answers(red_or_no_image, names, **options), format, files, str(output), "model")
+        predict.save(
+            lambda names: answers(red_or_no_image, names, **options),
+            format,
+            files,
+            str(output),
+            "model",
+        )
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with pytest.raises(InputError, match=r"1 of 11 images could not be used"):
@@ -289,9 +343,17 @@ def test_parquet_has_the_columns_of_csv(tmp_path):
     files = [write_image(tmp_path / "a.png", "red"), str(tmp_path / "b.png")]
     Path(files[1]).write_bytes(b"no image")
     with pytest.raises(InputError, match="1 of 2"):
-        predict.save(lambda names: predict.predict(red_or_no_image, names), "parquet", files, str(tmp_path / "out.parquet"), "model")
+        predict.save(
+            lambda names: predict.predict(red_or_no_image, names),
+            "parquet",
+            files,
+            str(tmp_path / "out.parquet"),
+            "model",
+        )
     first, second = parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    assert (first["file"], first["label"], first["error"]) == (files[0], "red", None) and first["confidence"] > 0.5
+    assert (first["file"], first["label"], first["error"]) == (files[0], "red", None) and first[
+        "confidence"
+    ] > 0.5
     assert (second["label"], second["confidence"]) == (None, None) and "JPEG" in second["error"]
 
 

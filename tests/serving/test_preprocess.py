@@ -34,5 +34,9 @@ def test_another_padding_is_another_crop():
     for padding in (0, 4, 32):
         preprocessing = Preprocessing(image_size=8, style="imagenet", crop_padding=padding)
         found = preprocess.prepare(pixels, onnx_file.describe(preprocessing))
-        np.testing.assert_allclose(found, eval_pixels(tf.constant(pixels), preprocessing), atol=1e-3)
-    np.testing.assert_array_equal(preprocess.prepare(pixels, {"image_size": 8, "crop": {"kind": "none"}}), pixels)
+        np.testing.assert_allclose(
+            found, eval_pixels(tf.constant(pixels), preprocessing), atol=1e-3
+        )
+    np.testing.assert_array_equal(
+        preprocess.prepare(pixels, {"image_size": 8, "crop": {"kind": "none"}}), pixels
+    )

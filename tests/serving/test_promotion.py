@@ -37,7 +37,9 @@ class Threshold(tf.Module):
 
 def save(folder, version, bound):
     module = Threshold(bound)
-    tf.saved_model.save(module, str(folder / str(version)), signatures={"serving_default": module.serving_default})
+    tf.saved_model.save(
+        module, str(folder / str(version)), signatures={"serving_default": module.serving_default}
+    )
     (folder / str(version) / "assets.extra").mkdir()
     (folder / str(version) / "assets.extra" / "labels.txt").write_text("dark\nbright\n")
 
@@ -69,7 +71,9 @@ def data(tmp_path_factory):
     for i, level in enumerate(np.linspace(3, 250, 40).astype(np.uint8)):
         image = tf.io.encode_png(np.full([4, 4, 3], level)).numpy()
         examples.append(protos.make_example(image, f"image{i}", int(level > 127.5)))
-    records.write_split(folder / "test", "test", examples, 2, len(examples), label_names=COLORS, kind="labeled")
+    records.write_split(
+        folder / "test", "test", examples, 2, len(examples), label_names=COLORS, kind="labeled"
+    )
     write_json(folder / "summary.json", {})
     return folder
 
@@ -87,19 +91,25 @@ def promote(serving_dir, data, **options):
 def test_a_new_version_serves_the_canarys_name_alone(serving_dir):
     assert served(serving_dir) == {"classifier": [1], "classifier-canary": [2]}
     models = Models(serving_dir, batching=False)
-    assert models.signature("classifier", None, None).version == 1  # what a request without a version gets
+    assert (
+        models.signature("classifier", None, None).version == 1
+    )  # what a request without a version gets
     assert models.signature("classifier-canary", None, None).version == 2
 
 
 def test_promotion_and_rollback(serving_dir, data, capsys):
     promote(serving_dir, data, drop=12.0)
-    assert "40 images; both give the same class to 92.50 % of them" in capsys.readouterr().out  # 3 of 40 levels are between the bounds
+    assert (
+        "40 images; both give the same class to 92.50 % of them" in capsys.readouterr().out
+    )  # 3 of 40 levels are between the bounds
     assert served(serving_dir) == {"classifier": [2], "classifier-canary": [2]}
     promote(serving_dir, data)
     assert "stable already" in capsys.readouterr().out
     promotion.rollback(str(serving_dir))
     assert served(serving_dir) == {"classifier": [1], "classifier-canary": [2]}
-    with pytest.raises(InputError, match=r"no promotion of classifier to its version 1; name the version"):
+    with pytest.raises(
+        InputError, match=r"no promotion of classifier to its version 1; name the version"
+    ):
         promotion.rollback(str(serving_dir))
     promotion.rollback(str(serving_dir), version=2)
     assert served(serving_dir)["classifier"] == [2]
@@ -113,13 +123,18 @@ def test_promotion_and_rollback(serving_dir, data, capsys):
 
 
 def test_a_failed_check_changes_nothing(serving_dir, data):
-    before = sorted((path.name, path.read_bytes()) for path in serving_dir.iterdir() if path.is_file())
+    before = sorted(
+        (path.name, path.read_bytes()) for path in serving_dir.iterdir() if path.is_file()
+    )
     with pytest.raises(
         InputError,
         match=r"not promoted: top-1 falls from 100\.00 to 92\.50 %, and --drop=1 points .* Version 1 stays",
     ):
         promote(serving_dir, data)
-    assert sorted((path.name, path.read_bytes()) for path in serving_dir.iterdir() if path.is_file()) == before
+    assert (
+        sorted((path.name, path.read_bytes()) for path in serving_dir.iterdir() if path.is_file())
+        == before
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from serving import metrics, request_log
 from serving.loading import Input, Signature
 from serving.request_log import RequestLog, images_main
 
-SIGNATURE = Signature("m", 3, "serving_default", {"image_bytes": Input(np.dtype(object), (None,))}, ("status",), None)
+SIGNATURE = Signature(
+    "m", 3, "serving_default", {"image_bytes": Input(np.dtype(object), (None,))}, ("status",), None
+)
 
 
 def strings(*values):
@@ -23,7 +25,11 @@ def strings(*values):
 
 def logs(folder):
     files = sorted(folder.glob("*.tfrecord"))
-    return files, [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for f in files for r in tf.data.TFRecordDataset(str(f))]
+    return files, [
+        prediction_log_pb2.PredictionLog.FromString(r.numpy())
+        for f in files
+        for r in tf.data.TFRecordDataset(str(f))
+    ]
 
 
 def test_requests_become_images(tmp_path, encoded_images, monkeypatch, capsys):
@@ -37,8 +43,14 @@ def test_requests_become_images(tmp_path, encoded_images, monkeypatch, capsys):
     log.close()
     files, found = logs(tmp_path / "logs")
     assert len(files) > 1 and sorted(files) == sorted((tmp_path / "logs").iterdir())
-    assert [tf.make_ndarray(one.predict_log.request.inputs["image_bytes"]).tolist() for one in found] == batches
-    assert [tf.make_ndarray(one.predict_log.response.outputs["status"])[0] for one in found] == [0, 1, 2]
+    assert [
+        tf.make_ndarray(one.predict_log.request.inputs["image_bytes"]).tolist() for one in found
+    ] == batches
+    assert [tf.make_ndarray(one.predict_log.response.outputs["status"])[0] for one in found] == [
+        0,
+        1,
+        2,
+    ]
     assert all(one.log_metadata.model_spec.version.value == 3 for one in found)
     assert f'{metrics.LOGGED}{{model_name="m",status_code="OK"}} 3' in measured.text()
     for counts in ("3 new images", "0 new images"):
@@ -67,7 +79,9 @@ def test_a_full_log_drops_and_counts_and_never_waits(tmp_path, monkeypatch):
         log.add(SIGNATURE, {}, {})
     release.set()
     log.close()
-    assert [f'status_code="{code}"}} 3' in measured.text() for code in ("OK", "RESOURCE_EXHAUSTED")] == [True, True]
+    assert [
+        f'status_code="{code}"}} 3' in measured.text() for code in ("OK", "RESOURCE_EXHAUSTED")
+    ] == [True, True]
 
 
 def test_what_cannot_be_used(tmp_path):

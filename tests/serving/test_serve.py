@@ -51,7 +51,14 @@ def serving_dir(tmp_path):
 
 
 def arguments(serving_dir, **options):
-    defaults = {"host": "127.0.0.1", "rest_port": 8501, "grpc_port": 8500, "image": serve.IMAGE, "local": False, "nobatching": False}
+    defaults = {
+        "host": "127.0.0.1",
+        "rest_port": 8501,
+        "grpc_port": 8500,
+        "image": serve.IMAGE,
+        "local": False,
+        "nobatching": False,
+    }
     return {"serving_dir": str(serving_dir), **defaults, **options}
 
 
@@ -67,16 +74,22 @@ def programs(folder, **statuses):
 def run(path, serving_dir, *flags):
     """In a process of its own, whose place the server takes."""
     command = [sys.executable, "-m", "cli", "serve", f"--serving_dir={serving_dir}", *flags]
-    return subprocess.run(command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, timeout=120
+    )
 
 
 def flags_of(line):
-    return {flag.partition("=")[0][2:]: flag.partition("=")[2] for flag in line if flag.startswith("--")}
+    return {
+        flag.partition("=")[0][2:]: flag.partition("=")[2] for flag in line if flag.startswith("--")
+    }
 
 
 @pytest.mark.parametrize("batching", [True, False])
 def test_binary_takes_known_flags_only(serving_dir, batching):
-    line = serve.command(serving_dir, "0.0.0.0", 1234, 5678, serve.IMAGE, batching, "tensorflow_model_server")
+    line = serve.command(
+        serving_dir, "0.0.0.0", 1234, 5678, serve.IMAGE, batching, "tensorflow_model_server"
+    )
     flags = flags_of(line[1:])
     assert set(flags) <= KNOWN and len(flags) == len(line) - 1
     assert (flags["rest_api_port"], flags["port"]) == ("1234", "5678")
@@ -92,14 +105,23 @@ def test_container_is_bound_to_the_host_alone(serving_dir, program):
     line = serve.command(serving_dir, "127.0.0.1", 1234, 5678, serve.IMAGE, True, program)
     image = line.index("docker.io/tensorflow/serving:2.15.1")
     assert line[: image + 1] == [
-        *(program, "run", "--rm", "--init", "--publish=127.0.0.1:5678:8500", "--publish=127.0.0.1:1234:8501"),
+        *(
+            program,
+            "run",
+            "--rm",
+            "--init",
+            "--publish=127.0.0.1:5678:8500",
+            "--publish=127.0.0.1:1234:8501",
+        ),
         *(f"--volume={serving_dir}:/models:ro", "docker.io/tensorflow/serving:2.15.1"),
     ]
     flags = flags_of(line[image + 1 :])
     assert set(flags) <= KNOWN
     assert flags["model_config_file"] == "/models/models.config"
     assert flags["batching_parameters_file"] == "/models/batching_parameters.txt"
-    assert "--publish=[::1]:5678:8500" in serve.command(serving_dir, "::1", 1234, 5678, serve.IMAGE, True, program)
+    assert "--publish=[::1]:5678:8500" in serve.command(
+        serving_dir, "::1", 1234, 5678, serve.IMAGE, True, program
+    )
 
 
 def test_order_and_exec(serving_dir, tmp_path):
@@ -109,13 +131,21 @@ def test_order_and_exec(serving_dir, tmp_path):
     shown, executed = done.stdout.splitlines()
     assert shown.startswith("== tensorflow_model_server --port=8500 --rest_api_port=8501 ")
     assert executed.startswith(f"{tmp_path}/all/tensorflow_model_server --port=8500 ")
-    config = text_format.Parse((serving_dir / ".models.config").read_text(), model_server_config_pb2.ModelServerConfig())
-    assert config.model_config_list.config[0].base_path == f"{serving_dir}/classifier"  # absolute, as the server demands
+    config = text_format.Parse(
+        (serving_dir / ".models.config").read_text(), model_server_config_pb2.ModelServerConfig()
+    )
+    assert (
+        config.model_config_list.config[0].base_path == f"{serving_dir}/classifier"
+    )  # absolute, as the server demands
 
-    containers = programs(tmp_path / "containers", docker=1, podman=0)  # docker's program without its daemon
+    containers = programs(
+        tmp_path / "containers", docker=1, podman=0
+    )  # docker's program without its daemon
     done = run(containers, serving_dir)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].startswith(f"{tmp_path}/containers/podman run --rm --init --publish=127.0.0.1:8500:8500 ")
+    assert done.stdout.splitlines()[1].startswith(
+        f"{tmp_path}/containers/podman run --rm --init --publish=127.0.0.1:8500:8500 "
+    )
 
 
 def test_binary_is_not_opened_to_everybody_by_default(serving_dir, tmp_path):
@@ -127,7 +157,10 @@ def test_binary_is_not_opened_to_everybody_by_default(serving_dir, tmp_path):
 def test_without_a_server_it_says_how_to_get_one(serving_dir, tmp_path):
     done = run(programs(tmp_path / "none", docker=1), serving_dir)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: no tensorflow_model_server on PATH") and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith("error: no tensorflow_model_server on PATH")
+        and len(done.stderr.splitlines()) == 1
+    )
     assert "--local" in done.stderr and "docs/serving.md" in done.stderr
 
 
@@ -160,7 +193,9 @@ def test_the_manual_explains_every_flag_that_is_used(serving_dir):
 def test_kubernetes_manifest():
     """Its shape, against the schemas of Kubernetes where a validator is installed; else its own consistency alone."""
     yaml = pytest.importorskip("yaml")
-    documents = list(yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text(encoding="utf-8")))
+    documents = list(
+        yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text(encoding="utf-8"))
+    )
     kinds = {document["kind"]: document for document in documents}
     (container,) = kinds["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == serve.IMAGE

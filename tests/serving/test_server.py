@@ -31,16 +31,29 @@ def test_gzip_bodies(server, encoded_images, small):
     headers = {"Content-Encoding": "gzip"}
     code, answer = call(server, PREDICT, gzip.compress(body), headers=headers)
     assert code == 200
-    np.testing.assert_allclose(answer["predictions"][0]["probabilities"], small.evaluate([image])[0], atol=ATOL, rtol=0)
+    np.testing.assert_allclose(
+        answer["predictions"][0]["probabilities"], small.evaluate([image])[0], atol=ATOL, rtol=0
+    )
     bomb = gzip.compress(b" " * (json_requests.MAX_BYTES + 1))
     assert len(bomb) < 50_000
-    for content, expected in ((bomb, 413), (body, 400), (gzip.compress(body)[:-1], 400), (gzip.compress(body) + b"x", 400)):
+    for content, expected in (
+        (bomb, 413),
+        (body, 400),
+        (gzip.compress(body)[:-1], 400),
+        (gzip.compress(body) + b"x", 400),
+    ):
         assert call(server, PREDICT, content, headers=headers)[0] == expected
     assert call(server, PREDICT, body, headers={"Content-Encoding": "br"})[0] == 415
 
 
 def test_chunked_bodies(server, encoded_images):
-    body = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in encoded_images("PNG")]}).encode()
+    body = json.dumps(
+        {
+            "instances": [
+                {"b64": base64.b64encode(image).decode()} for image in encoded_images("PNG")
+            ]
+        }
+    ).encode()
     code, answer = call(server, PREDICT, iter([body[:100], body[100:]]))
     assert code == 200 and [row["status"] for row in answer["predictions"]] == [0, 0, 0]
     code, answer = call(server, PREDICT, (bytes(2**20) for _ in range(33)))
@@ -65,7 +78,11 @@ def test_metrics(server, encoded_images):
         connection.request("GET", "/monitoring/prometheus/metrics")
         lines = connection.getresponse().read().decode().splitlines()
         connection.close()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+        return {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in lines
+            if not line.startswith("#")
+        }
 
     before = scrape()
     images = [{"b64": base64.b64encode(image).decode()} for image in encoded_images("PNG")]
@@ -104,7 +121,9 @@ def test_openapi_document_describes_what_is_served(server):
                 if "{label}" in path:  # an export has no labels
                     assert code == 400 and "no version label" in answer["error"]
                     continue
-                reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+                reference = operation["responses"]["200"]["content"]["application/json"]["schema"][
+                    "$ref"
+                ]
                 schema = document["components"]["schemas"][reference.rpartition("/")[2]]
                 schema = schema.get("oneOf", [schema])[0]
                 assert code == 200 and set(schema["required"]) <= answer.keys()
@@ -117,7 +136,10 @@ def test_pages_of_other_origins_may_ask_with_cors_alone(small):
     for cors in (False, True):
         server = rest.start("127.0.0.1", 0, Nothing(), 20.0, cors)
         connection = http.client.HTTPConnection(*server.server_address, timeout=20)
-        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        }
         connection.request("OPTIONS", PREDICT, headers={"Origin": "http://example.org", **asked})
         response = connection.getresponse()
         response.read()
@@ -140,7 +162,9 @@ def test_a_stop_answers_every_request_and_ends_with_0(small, encoded_images):
                     (row,) = connected.predict(images)
                 except ServingError as error:
                     # Only after the stop, and only because there is no server any more.
-                    return str(error) if stopped or stopping.wait(5) else f"before the stop: {error}"
+                    return (
+                        str(error) if stopped or stopping.wait(5) else f"before the stop: {error}"
+                    )
                 answered.append(row["status"])
 
     with ThreadPoolExecutor(32) as pool:
@@ -153,4 +177,6 @@ def test_a_stop_answers_every_request_and_ends_with_0(small, encoded_images):
         assert process.stop() == 0
         reasons = {future.result() for future in asking}
     assert set(answered) == {0}
-    assert all(re.search("refused|the server is stopping|UNAVAILABLE", reason) for reason in reasons), reasons
+    assert all(
+        re.search("refused|the server is stopping|UNAVAILABLE", reason) for reason in reasons
+    ), reasons

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import batching, settings
@@ -51,7 +57,10 @@ BATCHING = {
     ]
 }
 MONITORING = {
-    "PrometheusConfig": [("enable", 1, FIELD.TYPE_BOOL, FIELD.LABEL_OPTIONAL), ("path", 2, FIELD.TYPE_STRING, FIELD.LABEL_OPTIONAL)],
+    "PrometheusConfig": [
+        ("enable", 1, FIELD.TYPE_BOOL, FIELD.LABEL_OPTIONAL),
+        ("path", 2, FIELD.TYPE_STRING, FIELD.LABEL_OPTIONAL),
+    ],
     "MonitoringConfig": [("prometheus_config", 1, ".test.PrometheusConfig", FIELD.LABEL_OPTIONAL)],
 }
 
@@ -68,11 +77,17 @@ def written(tmp_path):
 
 def test_models(written):
     text = (written / "models.config").read_text(encoding="utf-8")
-    entries = text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config
+    entries = text_format.Parse(
+        text, model_server_config_pb2.ModelServerConfig()
+    ).model_config_list.config
     assert [entry.name for entry in entries] == ["classifier", "classifier-canary"]
-    assert {(entry.base_path, entry.model_platform) for entry in entries} == {("/models/classifier", "tensorflow")}
+    assert {(entry.base_path, entry.model_platform) for entry in entries} == {
+        ("/models/classifier", "tensorflow")
+    }
     assert [list(entry.model_version_policy.specific.versions) for entry in entries] == [[3], [7]]
-    assert not any(entry.version_labels for entry in entries)  # TF Serving refuses to move one to a version that is not loaded
+    assert not any(
+        entry.version_labels for entry in entries
+    )  # TF Serving refuses to move one to a version that is not loaded
 
 
 def test_a_bare_server_follows(written):
@@ -82,7 +97,9 @@ def test_a_bare_server_follows(written):
     bare_config(written)
     settings.set_stable(written, "classifier", 3)
     models = (written / "models.config").read_text(encoding="utf-8")
-    assert "versions: 3" in models and bare.read_text(encoding="utf-8") == models.replace('"/models/', f'"{written}/')
+    assert "versions: 3" in models and bare.read_text(encoding="utf-8") == models.replace(
+        '"/models/', f'"{written}/'
+    )
 
 
 def test_batching(written):
@@ -90,7 +107,11 @@ def test_batching(written):
     parsed = text_format.Parse(text, message("BatchingParameters", BATCHING)())
     assert parsed.allowed_batch_sizes == sorted(parsed.allowed_batch_sizes)
     # or the server refuses to start
-    assert parsed.allowed_batch_sizes[-1] == parsed.max_batch_size.value == settings.ALLOWED_BATCH_SIZES[-1]
+    assert (
+        parsed.allowed_batch_sizes[-1]
+        == parsed.max_batch_size.value
+        == settings.ALLOWED_BATCH_SIZES[-1]
+    )
     ours = batching.parameters(Path(written / "batching_parameters.txt"))
     assert ours.pop("allowed_batch_sizes") == list(parsed.allowed_batch_sizes)
     assert ours == {name: getattr(parsed, name).value for name in ours} and len(ours) == 4

@@ -27,7 +27,11 @@ GOLDEN = 1e-5
 
 
 def test_answers_equal_the_evaluation_path(exported, encoded_images):
-    encoded = [*encoded_images("PNG"), *encoded_images("JPEG", (64, 16)), *encoded_images("PNG", (16, 16), "L")]
+    encoded = [
+        *encoded_images("PNG"),
+        *encoded_images("JPEG", (64, 16)),
+        *encoded_images("PNG", (16, 16), "L"),
+    ]
     encoded += [*encoded_images("BMP", n=1), *encoded_images("GIF", n=1)]
     answer = exported.serve(image_bytes=tf.constant(encoded))
     expected = exported.evaluate(encoded)
@@ -37,7 +41,9 @@ def test_answers_equal_the_evaluation_path(exported, encoded_images):
     order = np.argsort(-answer["probabilities"], axis=1, kind="stable")[:, :5]
     np.testing.assert_array_equal(answer["classes"], order)
     assert answer["classes"].dtype == np.int32
-    assert [[name.decode() for name in row] for row in answer["labels"]] == [[NAMES[c] for c in row] for row in order]
+    assert [[name.decode() for name in row] for row in answer["labels"]] == [
+        [NAMES[c] for c in row] for row in order
+    ]
     assert answer["status"].tolist() == [OK] * len(encoded)
 
 
@@ -61,16 +67,24 @@ def test_transparent_images_get_the_answer_of_the_same_image_over_white(exported
         add(few, mask, "PNG", transparency=1)
         add(few, mask, "GIF", transparency=1)
     answer = exported.serve(image_bytes=tf.constant(transparent))
-    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(over_white), atol=GOLDEN, rtol=0)
+    np.testing.assert_allclose(
+        answer["probabilities"], exported.evaluate(over_white), atol=GOLDEN, rtol=0
+    )
 
 
 @pytest.mark.parametrize("size", [(37, 29), (16, 16), (7, 90)])
-@pytest.mark.parametrize(("signature", "dtype"), [("predict_images", tf.float32), ("predict_images_uint8", tf.uint8)])
+@pytest.mark.parametrize(
+    ("signature", "dtype"), [("predict_images", tf.float32), ("predict_images_uint8", tf.uint8)]
+)
 def test_pixels_get_the_answer_of_their_file(exported, encoded_images, size, signature, dtype):
     """PNG keeps pixels exactly."""
     encoded = encoded_images("PNG", size)
-    answer = exported.serve(signature, images=tf.stack([tf.cast(decode(image), dtype) for image in encoded]))
-    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0)
+    answer = exported.serve(
+        signature, images=tf.stack([tf.cast(decode(image), dtype) for image in encoded])
+    )
+    np.testing.assert_allclose(
+        answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0
+    )
     assert set(answer) == {"probabilities", "classes", "labels", "status"}
 
 
@@ -79,10 +93,16 @@ def test_prepared_pixels_get_logits_and_the_same_answer(exported, encoded_images
     images = tf.stack([eval_image(image, exported.preprocessing) for image in encoded])
     answer = exported.serve("predict_prepared", images=images)
     assert set(answer) == {"logits", "probabilities"}
-    np.testing.assert_allclose(answer["logits"], exported.model(images, training=False), atol=1e-4, rtol=0)
-    np.testing.assert_allclose(answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0)
+    np.testing.assert_allclose(
+        answer["logits"], exported.model(images, training=False), atol=1e-4, rtol=0
+    )
+    np.testing.assert_allclose(
+        answer["probabilities"], exported.evaluate(encoded), atol=GOLDEN, rtol=0
+    )
     nodes = exported.saved.signatures["predict_prepared"].graph.as_graph_def()
-    kinds = {node.op for f in nodes.library.function for node in f.node_def} | {node.op for node in nodes.node}
+    kinds = {node.op for f in nodes.library.function for node in f.node_def} | {
+        node.op for node in nodes.node
+    }
     assert not [kind for kind in kinds if re.search("Resize|String|Decode|If$|While$", kind)]
 
 
@@ -104,7 +124,13 @@ def png_of(width, height, png):
 def gif_of(width, height, gif):
     """A GIF of one frame that declares a canvas of 1 × 1 and a frame of another size than it has."""
     frame = gif.index(b"\x2c\x00\x00\x00\x00")
-    return gif[:6] + struct.pack("<HH", 1, 1) + gif[10 : frame + 5] + struct.pack("<HH", width, height) + gif[frame + 9 :]
+    return (
+        gif[:6]
+        + struct.pack("<HH", 1, 1)
+        + gif[10 : frame + 5]
+        + struct.pack("<HH", width, height)
+        + gif[frame + 9 :]
+    )
 
 
 def jpeg_of(width, height, jpeg):
@@ -114,12 +140,25 @@ def jpeg_of(width, height, jpeg):
 
 def bad_images(encoded_images):
     """(bytes, status) of images that must not be answered."""
-    one = {format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")}
-    cases = [(b"", NOT_AN_IMAGE), (b"hello", NOT_AN_IMAGE), (bytes(2000), NOT_AN_IMAGE), (b"\xff" * 2000, NOT_AN_IMAGE)]
+    one = {
+        format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")
+    }
+    cases = [
+        (b"", NOT_AN_IMAGE),
+        (b"hello", NOT_AN_IMAGE),
+        (bytes(2000), NOT_AN_IMAGE),
+        (b"\xff" * 2000, NOT_AN_IMAGE),
+    ]
     for image in one.values():
         cases += [(image[:length], NOT_AN_IMAGE) for length in (1, 2, 3, 6, 17, 25)]
-    cases += [(image[: len(image) // 2], NOT_AN_IMAGE) for format, image in one.items() if format != "GIF"]
-    huge = [png_of(60000, 60000, one["PNG"]), jpeg_of(60000, 60000, one["JPEG"]), gif_of(60000, 60000, one["GIF"])]
+    cases += [
+        (image[: len(image) // 2], NOT_AN_IMAGE) for format, image in one.items() if format != "GIF"
+    ]
+    huge = [
+        png_of(60000, 60000, one["PNG"]),
+        jpeg_of(60000, 60000, one["JPEG"]),
+        gif_of(60000, 60000, one["GIF"]),
+    ]
     huge.append(one["BMP"][:18] + struct.pack("<ii", 60000, -60000) + one["BMP"][26:])
     return [*cases, *((image, TOO_LARGE) for image in huge)]
 
@@ -134,10 +173,15 @@ def test_bad_images_leave_the_others_their_answers(exported, encoded_images):
     answer = exported.serve(image_bytes=tf.constant(batch))
     assert answer["status"].tolist() == expected
     alone = exported.evaluate(good)
-    np.testing.assert_allclose(answer["probabilities"][::2], alone[np.arange(len(bad)) % len(good)], atol=GOLDEN, rtol=0)
+    np.testing.assert_allclose(
+        answer["probabilities"][::2], alone[np.arange(len(bad)) % len(good)], atol=GOLDEN, rtol=0
+    )
     assert not answer["probabilities"][1::2].any()
     assert (answer["classes"][1::2] == -1).all() and (answer["labels"][1::2] == b"").all()
-    assert exported.serve(image_bytes=tf.constant([image for image, _ in bad]))["status"].tolist() == expected[1::2]  # not one good image
+    assert (
+        exported.serve(image_bytes=tf.constant([image for image, _ in bad]))["status"].tolist()
+        == expected[1::2]
+    )  # not one good image
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "embed"])
@@ -152,12 +196,16 @@ def test_the_limit_is_on_the_pixels_of_the_header(encoded_images, format):
     assert int(images.declared_pixels(tf.constant(image))) == 1200
     preprocessing = Preprocessing(image_size=16)
     for limit, status in [(1200, OK), (1199, TOO_LARGE)]:
-        assert images.prepare(tf.constant([image]), preprocessing, limit)[1].numpy().tolist() == [status]
+        assert images.prepare(tf.constant([image]), preprocessing, limit)[1].numpy().tolist() == [
+            status
+        ]
 
 
 def test_all_frames_of_a_gif_count(encoded_images, monkeypatch):
     monkeypatch.setattr(images, "MAX_GIF_BLOCKS", 200)
-    first, *others = [PIL.Image.open(io.BytesIO(image)) for image in encoded_images("PNG", (40, 30))]
+    first, *others = [
+        PIL.Image.open(io.BytesIO(image)) for image in encoded_images("PNG", (40, 30))
+    ]
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=others, comment=b"c" * 700)
     declared = tf.function(images.declared_pixels, input_signature=[tf.TensorSpec([], tf.string)])
@@ -184,20 +232,35 @@ def gif_of_a_tall_and_a_wide_frame():
         file = io.BytesIO()
         PIL.Image.new("P", size).save(file, "GIF")
         frames.append(file.getvalue()[file.getvalue().index(b"\x2c\0\0\0\0") : -1])
-    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"  # a screen of 1 × 1, two colors
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"
+    )  # a screen of 1 × 1, two colors
 
 
 def bombs(encoded_images):
     """Name -> small files that declare more pixels than an export decodes by default, 25 million, in every way that the decoder follows."""
-    one = {format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")}
+    one = {
+        format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")
+    }
     bmp = one["BMP"]
-    found = {f"JPEG of frame {marker:x}": marked(jpeg_of(10000, 9999, one["JPEG"]), marker) for marker in (0xC0, 0xC1, 0xC2)}
+    found = {
+        f"JPEG of frame {marker:x}": marked(jpeg_of(10000, 9999, one["JPEG"]), marker)
+        for marker in (0xC0, 0xC1, 0xC2)
+    }
     found["PNG"] = png_of(5001, 5000, one["PNG"])
     found["GIF"] = gif_of(6000, 5000, one["GIF"])
     found["GIF's screen"] = one["GIF"][:6] + struct.pack("<HH", 60000, 60000) + one["GIF"][10:]
     found["GIF of a tall and a wide frame"] = gif_of_a_tall_and_a_wide_frame()
-    for width, height in [(6000, 5000), (6000, -5000), (65536, 65536), (1, -(2**31)), (2**31 - 1, 2**31 - 1)]:  # 2^32 is 0 in int32
-        found[f"BMP of {width} x {height}"] = bmp[:18] + struct.pack("<ii", width, height) + bmp[26:]
+    for width, height in [
+        (6000, 5000),
+        (6000, -5000),
+        (65536, 65536),
+        (1, -(2**31)),
+        (2**31 - 1, 2**31 - 1),
+    ]:  # 2^32 is 0 in int32
+        found[f"BMP of {width} x {height}"] = (
+            bmp[:18] + struct.pack("<ii", width, height) + bmp[26:]
+        )
     found["PNG of 65536 x 65536"] = png_of(65536, 65536, one["PNG"])
     return found
 
@@ -207,10 +270,19 @@ def test_bombs_are_not_decoded(small, encoded_images):
     assert max(map(len, encoded)) < 4000
     status = small.serve(image_bytes=tf.constant(encoded))["status"]
     assert dict(zip(names, status.tolist())) == dict.fromkeys(names, TOO_LARGE)
-    assert small.serve("embed", image_bytes=tf.constant(encoded))["status"].tolist() == [TOO_LARGE] * len(names)
+    assert small.serve("embed", image_bytes=tf.constant(encoded))["status"].tolist() == [
+        TOO_LARGE
+    ] * len(names)
     png = encoded_images("PNG", n=1)[0]
-    others = [png_after_a_chunk(png), png_of(2**31, 1, png), png_of(2**32 - 1, 2**32 - 1, png), b"RIFF\x10\0\0\0WEBPVP8 "]
-    assert small.serve(image_bytes=tf.constant(others))["status"].tolist() == [NOT_AN_IMAGE] * len(others)
+    others = [
+        png_after_a_chunk(png),
+        png_of(2**31, 1, png),
+        png_of(2**32 - 1, 2**32 - 1, png),
+        b"RIFF\x10\0\0\0WEBPVP8 ",
+    ]
+    assert small.serve(image_bytes=tf.constant(others))["status"].tolist() == [NOT_AN_IMAGE] * len(
+        others
+    )
 
 
 GREY = b"".join(bytes([i, i, i, 0]) for i in range(256))
@@ -228,7 +300,9 @@ def bmp_of(bits, compression=0, header=40, table=b"", masks=b"", start=None):
 
 def palette_bmp():
     file = io.BytesIO()
-    PIL.Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).convert("P").save(file, "BMP")
+    PIL.Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).convert("P").save(
+        file, "BMP"
+    )
     return file.getvalue()
 
 
@@ -240,9 +314,15 @@ BITMAPS = {
     "long header": (bmp_of(24, header=124), OK),
     "long header, masks": (bmp_of(32, 3, header=108, masks=STANDARD), OK),
     "masks in the usual order": (bmp_of(32, 3, masks=STANDARD), OK),
-    "masks in another order": (bmp_of(32, 3, masks=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)), UNSUPPORTED),
+    "masks in another order": (
+        bmp_of(32, 3, masks=struct.pack("<III", 0xFF, 0xFF00, 0xFF0000)),
+        UNSUPPORTED,
+    ),
     "colors": (palette_bmp(), UNSUPPORTED),
-    "grey from white to black": (bmp_of(8, table=b"".join(GREY[i : i + 4] for i in range(1020, -4, -4))), UNSUPPORTED),
+    "grey from white to black": (
+        bmp_of(8, table=b"".join(GREY[i : i + 4] for i in range(1020, -4, -4))),
+        UNSUPPORTED,
+    ),
     "run lengths": (bmp_of(8, 1, table=GREY), UNSUPPORTED),
     "a JPEG inside": (bmp_of(24, 4), UNSUPPORTED),
     "1 bit": (bmp_of(1, table=GREY[:8]), UNSUPPORTED),
@@ -252,7 +332,10 @@ BITMAPS = {
     "short header": (bmp_of(24, header=12), UNSUPPORTED),
     "pixels inside the header": (bmp_of(24, start=20), NOT_AN_IMAGE),
     "pixels behind the end": (bmp_of(24, start=2**31 - 1), NOT_AN_IMAGE),
-    "text": (b"BMW is a brand of cars; this is no picture of one, and it is long enough", NOT_AN_IMAGE),
+    "text": (
+        b"BMW is a brand of cars; this is no picture of one, and it is long enough",
+        NOT_AN_IMAGE,
+    ),
 }
 
 
@@ -262,9 +345,14 @@ def test_bmps_are_decoded_rightly_or_refused(small):
     expected = {name: status for name, (_, status) in BITMAPS.items()}
     assert dict(zip(BITMAPS, answer["status"].tolist())) == expected
     good = [image for image, status in BITMAPS.values() if status == OK]
-    pixels = np.stack([np.asarray(PIL.Image.open(io.BytesIO(image)).convert("RGB")) for image in good])
+    pixels = np.stack(
+        [np.asarray(PIL.Image.open(io.BytesIO(image)).convert("RGB")) for image in good]
+    )
     np.testing.assert_array_equal([decode(image) for image in good], pixels)
-    for image, status in BITMAPS.values():  # the same as the preparation of data, which looks at color tables alone
+    for (
+        image,
+        status,
+    ) in BITMAPS.values():  # the same as the preparation of data, which looks at color tables alone
         if status in (OK, UNSUPPORTED) and image[28] == 8 and image[30] == 0:
             assert isinstance(examine(image), str) == (status == UNSUPPORTED)
 
@@ -278,23 +366,47 @@ def test_pixels_that_are_not_finite_get_a_status(exported, value):
         images[1] = np.where(np.arange(40)[:, np.newaxis] % 2 == 0, value, -value)[..., np.newaxis]
     answer = exported.serve("predict_images", images=tf.constant(images))
     assert answer["status"].tolist() == [OK, NOT_FINITE, OK]
-    assert not answer["probabilities"][1].any() and (answer["classes"][1] == -1).all() and (answer["labels"][1] == b"").all()
+    assert (
+        not answer["probabilities"][1].any()
+        and (answer["classes"][1] == -1).all()
+        and (answer["labels"][1] == b"").all()
+    )
     alone = exported.serve("predict_images", images=tf.constant(images[:1]))["probabilities"][0]
     np.testing.assert_allclose(answer["probabilities"][[0, 2]], [alone, alone], atol=GOLDEN, rtol=0)
 
 
 def test_graph_holds_no_python_function(exported):
-    saved = saved_model_pb2.SavedModel.FromString((exported.version / "saved_model.pb").read_bytes())
+    saved = saved_model_pb2.SavedModel.FromString(
+        (exported.version / "saved_model.pb").read_bytes()
+    )
     graph = saved.meta_graphs[0].graph_def
-    ops = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
-    assert {"DecodeImage", "ResizeBicubic", "IgnoreErrorsDataset"} <= ops  # the scan sees the preprocessing
+    ops = {
+        node.op
+        for nodes in (graph.node, *(f.node_def for f in graph.library.function))
+        for node in nodes
+    }
+    assert {
+        "DecodeImage",
+        "ResizeBicubic",
+        "IgnoreErrorsDataset",
+    } <= ops  # the scan sees the preprocessing
     assert not {op for op in ops if "PyFunc" in op}
 
 
 def test_saved_model_cli_shows_the_signatures(small):
     program = Path(sys.executable).parent / "saved_model_cli"
-    command = [str(program), "show", "--dir", str(small.version), "--tag_set", "serve", "--signature_def"]
-    done = subprocess.run([*command, "serving_default"], capture_output=True, text=True, timeout=120)
+    command = [
+        str(program),
+        "show",
+        "--dir",
+        str(small.version),
+        "--tag_set",
+        "serve",
+        "--signature_def",
+    ]
+    done = subprocess.run(
+        [*command, "serving_default"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     for text in (
         "inputs['image_bytes'] tensor_info",

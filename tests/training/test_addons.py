@@ -65,11 +65,16 @@ def adabelief(state, theta, g, rate, t, decay):
 
 
 RULES = {"lamb": lamb, "novograd": novograd, "radam": radam, "adabelief": adabelief}
-needs_addons = pytest.mark.skipif(importlib.util.find_spec(addons.PACKAGE) is None, reason="tensorflow-addons is not installed")
+needs_addons = pytest.mark.skipif(
+    importlib.util.find_spec(addons.PACKAGE) is None, reason="tensorflow-addons is not installed"
+)
 
 
 def weights(rng):
-    return [tf.Variable(rng.normal(size=s).astype("float32"), name=n) for s, n in (((3, 4), "kernel"), ((4,), "bias"), ((4,), "bn/gamma"))]
+    return [
+        tf.Variable(rng.normal(size=s).astype("float32"), name=n)
+        for s, n in (((3, 4), "kernel"), ((4,), "bias"), ((4,), "bn/gamma"))
+    ]
 
 
 @needs_addons
@@ -100,7 +105,9 @@ def test_twenty_steps_of_the_formula(name, scaled):
         norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
         for k, (state, g) in enumerate(zip(states, gradients)):
             decay = DECAY if state["decays"] else 0.0
-            theta[k] = RULES[name](state, theta[k], g * min(1, 0.5 / norm), float(RATES(i - 1)), t, decay)
+            theta[k] = RULES[name](
+                state, theta[k], g * min(1, 0.5 / norm), float(RATES(i - 1)), t, decay
+            )
     assert int(optimizer.iterations) == 20
     for variable, expected in zip(variables, theta):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-3, atol=1e-4)
@@ -109,7 +116,13 @@ def test_twenty_steps_of_the_formula(name, scaled):
 @needs_addons
 @pytest.mark.parametrize("name", ADDONS)
 def test_slots_survive_a_checkpoint_to_the_bit(name, tmp_path):
-    gradients = [[tf.random.stateless_normal(v.shape, [i, k]) for k, v in enumerate(weights(np.random.default_rng(0)))] for i in range(4)]
+    gradients = [
+        [
+            tf.random.stateless_normal(v.shape, [i, k])
+            for k, v in enumerate(weights(np.random.default_rng(0)))
+        ]
+        for i in range(4)
+    ]
     variables, optimizer = weights(np.random.default_rng(0)), made(name, DECAY)
     for of_step in gradients[:2]:
         optimizer.apply_gradients(zip(of_step, variables))
@@ -141,7 +154,10 @@ def compare_replicas():
             variables, optimizer = weights(np.random.default_rng(0)), made(name, DECAY)
 
         def move():
-            gradients = [tf.random.stateless_normal(v.shape, [7, k]) / replicas for k, v in enumerate(variables)]
+            gradients = [
+                tf.random.stateless_normal(v.shape, [7, k]) / replicas
+                for k, v in enumerate(variables)
+            ]
             optimizer.apply_gradients(zip(gradients, variables))
 
         step = tf.function(lambda: strategy.run(move))
@@ -156,7 +172,10 @@ def compare_replicas():
 
 def test_without_the_package_one_line_says_so(monkeypatch):
     monkeypatch.setattr(addons, "PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r"^optimizer\.name=lamb is of the package tensorflow-addons, .*not installed"):
+    with pytest.raises(
+        InputError,
+        match=r"^optimizer\.name=lamb is of the package tensorflow-addons, .*not installed",
+    ):
         addons.require("lamb")
     addons.require("adam")
 

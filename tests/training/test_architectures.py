@@ -63,16 +63,29 @@ def own_nets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(folder)
 
 
-def build(function: str, settings: dict | None = None, image_size: int | None = None, sync_batch_norm: bool = False) -> tf.keras.Model:
+def build(
+    function: str,
+    settings: dict | None = None,
+    image_size: int | None = None,
+    sync_batch_norm: bool = False,
+) -> tf.keras.Model:
     architecture = {"name": f"own_nets:{function}", **(settings or {})}
     common = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "seed": 0}
-    return models.build(architecture, 4, **common, sync_batch_norm=sync_batch_norm, image_size=image_size)
+    return models.build(
+        architecture, 4, **common, sync_batch_norm=sync_batch_norm, image_size=image_size
+    )
 
 
 def test_every_row_names_what_is_there() -> None:
     for family in architectures.TABLE:
         assert family.sizes and all(architectures.find(name) is family for name in family.sizes)
-        for reference in (family.builder, family.check, family.parameters, family.activations, family.warning):
+        for reference in (
+            family.builder,
+            family.check,
+            family.parameters,
+            family.activations,
+            family.warning,
+        ):
             assert reference is None or architectures.load(reference)
 
 
@@ -82,7 +95,9 @@ def test_a_dry_run_and_a_smoke_run_of_every_row(name: str) -> None:
     smoke._shrink(model)
     models.builder(model.to_dict())
     if architectures.find(name).parameters:
-        assert dry_run.count_parameters(model.to_dict(), 10) < dry_run.count_parameters({"name": name}, 10)
+        assert dry_run.count_parameters(model.to_dict(), 10) < dry_run.count_parameters(
+            {"name": name}, 10
+        )
         assert dry_run.activations(model.to_dict(), 32, 4, 4, False)
 
 
@@ -93,7 +108,9 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
         fixres.freeze_blocks(network, count)
         counted = dry_run.count_parameters(model, 4, frozen_blocks=count)
         assert counted == dry_run.parameters_of(network) and counted.trained < counted.all
-        assert str(counted) == f"{counted.all:,} parameters, of which {counted.trained:,} are trained"
+        assert (
+            str(counted) == f"{counted.all:,} parameters, of which {counted.trained:,} are trained"
+        )
     shallow, deep = (dry_run.activations(model, 32, 4, 4, False, count) for count in (1, 5))
     assert shallow and deep and deep < shallow < dry_run.activations(model, 32, 4, 4, False)
 
@@ -103,7 +120,11 @@ def test_advice_for_small_images() -> None:
         "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as image_folder.py:small does"
     )
     assert models.warning({"name": "b0"}, 65) is None
-    for architecture in ({"name": "b0", "stem_stride": 1}, {"name": "wrn_28_2"}, {"name": "module:function"}):
+    for architecture in (
+        {"name": "b0", "stem_stride": 1},
+        {"name": "wrn_28_2"},
+        {"name": "module:function"},
+    ):
         assert models.warning(architecture, 8) is None
 
 
@@ -125,7 +146,10 @@ def test_a_function_of_the_user_gets_what_it_takes(function: str) -> None:
     [
         ("own_missing:f", "there is no module own_missing; install it into the environment"),
         ("own_nets.sub:f", "there is no module own_nets"),
-        ("own_broken:f", "its module fails, ModuleNotFoundError: No module named 'own_missing_dependency' .line 1 of .*own_broken.py"),
+        (
+            "own_broken:f",
+            "its module fails, ModuleNotFoundError: No module named 'own_missing_dependency' .line 1 of .*own_broken.py",
+        ),
         ("own_nets:missing", "own_nets has no function missing"),
         ("own_nets:value", "own_nets has no function value"),
         ("own_nets:no_classes", "takes no num_classes; it must"),
@@ -141,11 +165,17 @@ def test_a_reference_that_cannot_be_used(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("fails", r"model.name: own_nets:fails fails, ValueError: two lines \(line 24 of .*own_nets.py\)"),
+        (
+            "fails",
+            r"model.name: own_nets:fails fails, ValueError: two lines \(line 24 of .*own_nets.py\)",
+        ),
         ("nothing", "returns a NoneType; it must return a functional or sequential"),
         ("subclassed", "returns a Own; it must return a functional or sequential"),
         ("grey", r"returns a model of float32 \(None, 8, 8, 1\); it must take float32 images"),
-        ("other_classes", r"returns a model that gives float32 \(None, 5\); it must give float32 logits \(B, 4\)"),
+        (
+            "other_classes",
+            r"returns a model that gives float32 \(None, 5\); it must give float32 logits \(B, 4\)",
+        ),
         ("half", r"gives float16 \(None, 4\); it must give float32"),
         ("softmax", "own_nets:softmax: the network ends in probabilities"),
         ("penalised", "has losses of its own"),
@@ -158,14 +188,21 @@ def test_a_network_that_breaks_the_contract(function: str, message: str) -> None
 
 
 def test_settings_that_a_function_does_not_take() -> None:
-    with pytest.raises(InputError, match=r"^model.depth, model.seed, model.strides: own_nets:bare has no such settings; set them to None"):
+    with pytest.raises(
+        InputError,
+        match=r"^model.depth, model.seed, model.strides: own_nets:bare has no such settings; set them to None",
+    ):
         build("bare", {"depth": 0.5, "strides": (1, 2), "seed": 3})
-    with pytest.raises(InputError, match=r"own_nets:bare takes no sync_batch_norm; set sync_batch_norm=False"):
+    with pytest.raises(
+        InputError, match=r"own_nets:bare takes no sync_batch_norm; set sync_batch_norm=False"
+    ):
         build("bare", sync_batch_norm=True)
 
 
 def test_a_network_of_one_size() -> None:
-    with pytest.raises(InputError, match="own_nets:sized takes images of 8×8 pixels only; they are 16×16"):
+    with pytest.raises(
+        InputError, match="own_nets:sized takes images of 8×8 pixels only; they are 16×16"
+    ):
         build("sized", {"image_size": 8}, image_size=16)
     model = ConfigDict({"name": "own_nets:sized", "image_size": 8})
     smoke._shrink(model)
@@ -174,21 +211,38 @@ def test_a_network_of_one_size() -> None:
 
 def test_what_needs_names_of_blocks_says_so() -> None:
     model = build("plain")
-    with pytest.raises(InputError, match=r"frozen_blocks=1: .* has 0 blocks; name the layers of a block block1a_"):
+    with pytest.raises(
+        InputError, match=r"frozen_blocks=1: .* has 0 blocks; name the layers of a block block1a_"
+    ):
         fixres.freeze_blocks(model, 1)
-    with pytest.raises(InputError, match=r"rematerialize: .* has no blocks; name the layers of a block block1a_"):
+    with pytest.raises(
+        InputError, match=r"rematerialize: .* has no blocks; name the layers of a block block1a_"
+    ):
         training_pass(model, True)
 
 
 def test_the_export_needs_a_dense_classifier() -> None:
-    spec = model_dir.ModelSpec({"name": "own_nets:convolutional"}, Preprocessing(image_size=8), ("a", "b"))
-    with pytest.raises(InputError, match=r"its last layer with weights is conv2d.*; the export needs a Dense layer"):
+    spec = model_dir.ModelSpec(
+        {"name": "own_nets:convolutional"}, Preprocessing(image_size=8), ("a", "b")
+    )
+    with pytest.raises(
+        InputError, match=r"its last layer with weights is conv2d.*; the export needs a Dense layer"
+    ):
         Classifier(spec.build(), spec)
 
 
 def test_a_model_directory_of_before_with_small_images(tmp_path) -> None:
-    spec = model_dir.ModelSpec({"name": "b0", "width": 0.1, "small_images": True}, Preprocessing(image_size=8), ("a", "b"))
-    plain = model_dir.ModelSpec({"name": "own_nets:plain", "width": [2, 3]}, Preprocessing(image_size=8), ("a", "b"))
-    for read, written in (({"name": "b0", "width": 0.1, "strides": [1, 1, 1, 2, 1, 2, 1]}, spec), (plain.architecture, plain)):
-        model_dir.save(tmp_path, tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))]), written)
+    spec = model_dir.ModelSpec(
+        {"name": "b0", "width": 0.1, "small_images": True}, Preprocessing(image_size=8), ("a", "b")
+    )
+    plain = model_dir.ModelSpec(
+        {"name": "own_nets:plain", "width": [2, 3]}, Preprocessing(image_size=8), ("a", "b")
+    )
+    for read, written in (
+        ({"name": "b0", "width": 0.1, "strides": [1, 1, 1, 2, 1, 2, 1]}, spec),
+        (plain.architecture, plain),
+    ):
+        model_dir.save(
+            tmp_path, tf.keras.Sequential([tf.keras.layers.Dense(2, input_shape=(3,))]), written
+        )
         assert model_dir.read_spec(tmp_path).architecture == read

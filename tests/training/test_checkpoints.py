@@ -17,14 +17,28 @@ def checkpoints(directory, value=0.0):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (tf.errors.OutOfRangeError(None, None, "a; File too large"), "file size limit reached for a checkpoint .*ulimit"),
-        (tf.errors.UnknownError(None, None, "a; Disk quota exceeded"), "no disk quota left for a checkpoint"),
-        (tf.errors.UnknownError(None, None, "a; Read-only file system"), "read-only file system for a checkpoint"),
-        (tf.errors.PermissionDeniedError(None, None, "denied"), "cannot write a checkpoint in .*denied.*same command"),
+        (
+            tf.errors.OutOfRangeError(None, None, "a; File too large"),
+            "file size limit reached for a checkpoint .*ulimit",
+        ),
+        (
+            tf.errors.UnknownError(None, None, "a; Disk quota exceeded"),
+            "no disk quota left for a checkpoint",
+        ),
+        (
+            tf.errors.UnknownError(None, None, "a; Read-only file system"),
+            "read-only file system for a checkpoint",
+        ),
+        (
+            tf.errors.PermissionDeniedError(None, None, "denied"),
+            "cannot write a checkpoint in .*denied.*same command",
+        ),
         (OSError(5, "Input/output error"), "cannot write a checkpoint in .*Input/output error"),
     ],
 )
-def test_a_failed_write_is_one_line_and_leaves_the_one_before(tmp_path, monkeypatch, error, message):
+def test_a_failed_write_is_one_line_and_leaves_the_one_before(
+    tmp_path, monkeypatch, error, message
+):
     kept = checkpoints(tmp_path, 4.0)
     kept.save(4)
 
@@ -40,7 +54,12 @@ def test_a_failed_write_is_one_line_and_leaves_the_one_before(tmp_path, monkeypa
 
 
 def test_a_file_size_limit(tmp_path, limited_files):
-    with limited_files(3000), pytest.raises(InputError, match=r"^file size limit reached for a checkpoint in .*ulimit -f"):
+    with (
+        limited_files(3000),
+        pytest.raises(
+            InputError, match=r"^file size limit reached for a checkpoint in .*ulimit -f"
+        ),
+    ):
         checkpoints(tmp_path).save(4)
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +96,10 @@ def test_another_stack_does_not_continue(tmp_path, monkeypatch, stored):
         named.unlink()
         monkeypatch.setattr(stack, "current", lambda: "TensorFlow 2.98, tf-keras 2.98")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is {stack.current()}.*--workdir"):
+    with pytest.raises(
+        InputError,
+        match=f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is {stack.current()}.*--workdir",
+    ):
         kept.restore()
     assert sorted(tmp_path.iterdir()) == before
 
@@ -86,4 +108,7 @@ def test_a_stack_goes_with_its_checkpoint(tmp_path):
     kept = checkpoints(tmp_path)
     for step in (4, 8, 12):
         kept.save(step)
-    assert sorted(path.name for path in tmp_path.glob("*.stack")) == ["ckpt-12.stack", "ckpt-8.stack"]
+    assert sorted(path.name for path in tmp_path.glob("*.stack")) == [
+        "ckpt-12.stack",
+        "ckpt-8.stack",
+    ]

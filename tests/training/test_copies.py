@@ -93,9 +93,15 @@ def test_closed_copies_end_their_maps() -> None:
 def _visible(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A machine with four GPUs; what `set_visible_devices` was given."""
     given: list[Any] = []
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [f"GPU {i}" for i in range(4)] if kind == "GPU" else ["CPU"])
+    monkeypatch.setattr(
+        tf.config,
+        "list_physical_devices",
+        lambda kind=None: [f"GPU {i}" for i in range(4)] if kind == "GPU" else ["CPU"],
+    )
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: given.append(devices))
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda devices, kind: given.append(devices)
+    )
     return given
 
 
@@ -114,7 +120,9 @@ def test_one_process_takes_all_gpus(visible: list[Any]) -> None:
         (6, [["GPU 0"], ["GPU 1"], ["GPU 2"], ["GPU 3"], ["GPU 0"], ["GPU 1"]]),
     ],
 )
-def test_processes_share_the_gpus_out(visible: list[Any], processes: int, expected: list[list[str]]) -> None:
+def test_processes_share_the_gpus_out(
+    visible: list[Any], processes: int, expected: list[list[str]]
+) -> None:
     names = [strategy.devices("auto", share=(processes, i)) for i in range(processes)]
     assert visible == expected
     assert names == [("GPU:0", "GPU:1") if len(own) > 1 else (None,) for own in expected]

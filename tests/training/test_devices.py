@@ -29,29 +29,54 @@ K, B, RATIO, REPLICAS = 3, 8, 2, 4
 # Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments come to it by its own feeds. And
 # calls of functions, whose ops are listed with the others.
 COLLECTIVES = {"CollectiveReduceV2", "CollectiveGatherV2", "CollectiveInitializeCommunicator"}
-PLUMBING = {*COLLECTIVES, "Placeholder", "AnonymousIteratorV3", "PartitionedCall", "StatefulPartitionedCall"}
+PLUMBING = {
+    *COLLECTIVES,
+    "Placeholder",
+    "AnonymousIteratorV3",
+    "PartitionedCall",
+    "StatefulPartitionedCall",
+}
 
 
 def network(seed: int, synchronized: bool, noise: bool) -> tf.keras.Model:
     """Everything that the EfficientNets are made of: (4, 4, 3) -> K logits."""
-    layers, initializer = tf.keras.layers, lambda i: tf.keras.initializers.HeNormal(seed=10 * seed + i)
+    layers, initializer = (
+        tf.keras.layers,
+        lambda i: tf.keras.initializers.HeNormal(seed=10 * seed + i),
+    )
     inputs = tf.keras.Input([4, 4, 3])
     x = start = layers.Conv2D(4, 3, padding="same", kernel_initializer=initializer(1))(inputs)
     x = BatchNormalization(synchronized=synchronized, name="bn")(x)
     x = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=initializer(2))(x)
     x = Layers(synchronized, 0.99, seed).swish("swish")(x)
-    gate = layers.Conv2D(4, 1, activation="sigmoid", kernel_initializer=initializer(3))(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    gate = layers.Conv2D(4, 1, activation="sigmoid", kernel_initializer=initializer(3))(
+        layers.GlobalAveragePooling2D(keepdims=True)(x)
+    )
     x = StochasticDepth(0.8 if noise else 1.0, noise_id="depth")(layers.Multiply()([x, gate]))
-    x = Dropout(0.3 if noise else 0.0, noise_id="dropout")(layers.GlobalAveragePooling2D()(layers.Add()([x, start])))
+    x = Dropout(0.3 if noise else 0.0, noise_id="dropout")(
+        layers.GlobalAveragePooling2D()(layers.Add()([x, start]))
+    )
     return tf.keras.Model(inputs, layers.Dense(K, kernel_initializer=initializer(4))(x))
 
 
-def trainer(method: str, optimizer=lambda: tf.keras.optimizers.SGD(0.1), synchronized: bool = True, noise: bool = True, **options):
+def trainer(
+    method: str,
+    optimizer=lambda: tf.keras.optimizers.SGD(0.1),
+    synchronized: bool = True,
+    noise: bool = True,
+    **options,
+):
     if method == "noisy_student":
         result = NoisyStudent(network(1, synchronized, noise), ema_decay=0.9, seed=3, **options)
         result.compile(optimizer())
     else:
-        result = MetaPseudoLabels(network(1, synchronized, noise), network(2, synchronized, noise), ema_decay=0.9, seed=3, **options)
+        result = MetaPseudoLabels(
+            network(1, synchronized, noise),
+            network(2, synchronized, noise),
+            ema_decay=0.9,
+            seed=3,
+            **options,
+        )
         result.compile(optimizer(), optimizer())
     result.build_optimizers()
     return result
@@ -60,8 +85,14 @@ def trainer(method: str, optimizer=lambda: tf.keras.optimizers.SGD(0.1), synchro
 def batch(method: str, part: slice = slice(None)):
     """A global batch or a part of it; rows are cut alike from all streams, so `part` is in 1/REPLICAS of them."""
     rng = np.random.default_rng(0)
-    x, first, second = (rng.uniform(0, 4, (n, 4, 4, 3)).astype("float32") for n in (B, B * RATIO, B * RATIO))
-    for images in (x, first, second):  # each part is of another brightness, so that its statistics are its own
+    x, first, second = (
+        rng.uniform(0, 4, (n, 4, 4, 3)).astype("float32") for n in (B, B * RATIO, B * RATIO)
+    )
+    for images in (
+        x,
+        first,
+        second,
+    ):  # each part is of another brightness, so that its statistics are its own
         images += np.repeat(np.arange(REPLICAS), len(images) // REPLICAS)[:, None, None, None]
     y, q = rng.integers(0, K, B), rng.dirichlet(np.ones(K), B * RATIO).astype("float32")
 
@@ -74,7 +105,9 @@ def batch(method: str, part: slice = slice(None)):
 
 def state(one) -> np.ndarray:
     """All weights and averages."""
-    return np.concatenate([np.ravel(v.numpy()) for v in (*one.variables, *one.ema.shadows) if v.dtype.is_floating])
+    return np.concatenate(
+        [np.ravel(v.numpy()) for v in (*one.variables, *one.ema.shadows) if v.dtype.is_floating]
+    )
 
 
 def on_one_device(method: str, steps: int, part: slice = slice(None), **options) -> np.ndarray:
@@ -87,7 +120,12 @@ def on_one_device(method: str, steps: int, part: slice = slice(None), **options)
 
 PARTS: dict[str, dict[str, Any]] = {
     "noisy_student": {"noise": False},
-    "meta_pseudo_labels": {"noise": False, "feedback": "none", "pseudo_labels": "argmax", "uda_ramp_steps": 0},
+    "meta_pseudo_labels": {
+        "noise": False,
+        "feedback": "none",
+        "pseudo_labels": "argmax",
+        "uda_ramp_steps": 0,
+    },
 }
 """What a step can be put together from the parts' steps with: noise goes by the row in the batch, feedback by the whole step's student."""
 
@@ -106,14 +144,19 @@ def test_four_replicas_do_what_one_does(four, method):
     """Two steps with all noise, synchronised BatchNorm: weights, statistics, averages."""
     expected, start = on_one_device(method, 2), on_one_device(method, 0)
     assert np.abs(expected - start).max() > 1e-3
-    np.testing.assert_allclose(np.array(four[method]["synchronized"]) - start, expected - start, rtol=2e-3, atol=3e-6)
+    np.testing.assert_allclose(
+        np.array(four[method]["synchronized"]) - start, expected - start, rtol=2e-3, atol=3e-6
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_norm_of_each_replica_is_that_of_its_part(four, method):
     """The documented difference: a step is the mean of the steps on the parts, moving variances are means of the parts' variances."""
     options = PARTS[method]
-    parts = [on_one_device(method, 1, slice(i, i + 1), synchronized=False, **options) for i in range(REPLICAS)]
+    parts = [
+        on_one_device(method, 1, slice(i, i + 1), synchronized=False, **options)
+        for i in range(REPLICAS)
+    ]
     np.testing.assert_allclose(four[method]["per_replica"], np.mean(parts, 0), rtol=1e-4, atol=2e-6)
     assert np.abs(on_one_device(method, 1, **options) - np.mean(parts, 0)).max() > 1e-3
 
@@ -126,7 +169,9 @@ def test_four_replicas_evaluate_every_example_once(four, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_step_compiles_whole(method):
     """XLA refuses a function with an op that it does not know, or with a shape that depends on data."""
-    options = {"approximate_feedback": True} if method == "meta_pseudo_labels" else {}  # which RMSProp needs
+    options = (
+        {"approximate_feedback": True} if method == "meta_pseudo_labels" else {}
+    )  # which RMSProp needs
     one = trainer(method, lambda: RMSProp(0.01), **options)
     before = state(one)
     values = tf.function(one.train_step, jit_compile=True)(batch(method))
@@ -140,12 +185,16 @@ def test_the_distributed_step_has_no_op_that_TPUs_lack(four, method):
 
     Sources: "Known issues", tensorflow.org/xla/known_issues; "Available TensorFlow ops", cloud.google.com/tpu/docs/tensorflow-ops.
     """
-    tf.function(lambda: tf.constant(1.0) + 1.0, jit_compile=True)()  # registers the compiler's kernels
+    tf.function(
+        lambda: tf.constant(1.0) + 1.0, jit_compile=True
+    )()  # registers the compiler's kernels
     ops = set(four[method]["ops"])
     assert {"Conv2DBackpropFilter", "FusedBatchNormV3", "StatelessRandomUniformV2"} & ops
     assert without_kernel(ops - PLUMBING) == set()
     assert not {"RandomUniform", "RandomStandardNormal", "Multinomial"} & ops
-    assert without_kernel({"PyFunc", "EagerPyFunc", "Unique", "StringJoin", "DecodeJpeg", "AddV2"}) >= {
+    assert without_kernel(
+        {"PyFunc", "EagerPyFunc", "Unique", "StringJoin", "DecodeJpeg", "AddV2"}
+    ) >= {
         "PyFunc",
         "EagerPyFunc",
         "DecodeJpeg",
@@ -153,7 +202,11 @@ def test_the_distributed_step_has_no_op_that_TPUs_lack(four, method):
 
 
 def without_kernel(ops):
-    return {op for op in ops if not any("XLA" in k.device_type for k in kernels.get_registered_kernels_for_op(op).kernel)}
+    return {
+        op
+        for op in ops
+        if not any("XLA" in k.device_type for k in kernels.get_registered_kernels_for_op(op).kernel)
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,20 +226,27 @@ def test_shapes_are_static(method):
 def all_ops(graph_def) -> list[str]:
     """Types of the ops of a graph and of the functions it calls."""
     names = {function.signature.name for function in graph_def.library.function}
-    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    nodes = [
+        *graph_def.node,
+        *(node for function in graph_def.library.function for node in function.node_def),
+    ]
     return sorted({node.op for node in nodes} - names)
 
 
 def main() -> None:
     """Prints the state after two synchronised steps, after one without, the count of an evaluation, and the step's ops."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * REPLICAS)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * REPLICAS
+    )
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(REPLICAS)])
 
     def dataset(method):
         def make(_):
             per_replica = [batch(method, slice(i, i + 1)) for i in range(REPLICAS)]
-            return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *t: tf.stack(t), *per_replica)).repeat()
+            return tf.data.Dataset.from_tensor_slices(
+                tf.nest.map_structure(lambda *t: tf.stack(t), *per_replica)
+            ).repeat()
 
         return strategy.distribute_datasets_from_function(make)
 
@@ -196,13 +256,21 @@ def main() -> None:
         with strategy.scope():
             one = trainer(method)
         one.fit(dataset(method), steps_per_epoch=2, verbose=0)
-        (traced,) = one.train_function._list_all_concrete_functions()  # asking for it by its arguments would trace it again
+        (traced,) = (
+            one.train_function._list_all_concrete_functions()
+        )  # asking for it by its arguments would trace it again
         found["ops"] = all_ops(traced.graph.as_graph_def())
         one.reset_metrics()
         found["synchronized"] = state(one).tolist()
-        images = tf.data.Dataset.from_tensor_slices((tf.ones([16, 4, 4, 3]), tf.zeros([16], tf.int64), tf.repeat([1.0, 0.0], [13, 3])))
-        evaluated = strategy.distribute_datasets_from_function(lambda _, images=images: images.batch(2))
-        found["examples"] = one.evaluate(evaluated, steps=2, verbose=0, return_dict=True)["examples"]
+        images = tf.data.Dataset.from_tensor_slices(
+            (tf.ones([16, 4, 4, 3]), tf.zeros([16], tf.int64), tf.repeat([1.0, 0.0], [13, 3]))
+        )
+        evaluated = strategy.distribute_datasets_from_function(
+            lambda _, images=images: images.batch(2)
+        )
+        found["examples"] = one.evaluate(evaluated, steps=2, verbose=0, return_dict=True)[
+            "examples"
+        ]
         with strategy.scope():
             one = trainer(method, synchronized=False, **PARTS[method])
             one.run_eagerly = True

@@ -24,7 +24,9 @@ def test_follows_the_ramp():
 
 
 def test_covers_batch_norm_statistics_and_swaps_back_exactly():
-    model = tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(4,)), tf.keras.layers.BatchNormalization()])
+    model = tf.keras.Sequential(
+        [tf.keras.layers.Dense(3, input_shape=(4,)), tf.keras.layers.BatchNormalization()]
+    )
     ema = ExponentialMovingAverage(model.variables, 0.5)
     assert len(ema.shadows) == 6
     for variable in model.variables:

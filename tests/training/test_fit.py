@@ -29,7 +29,9 @@ def trainer(learning_rate=0.05):
     hidden = layers.Conv2D(4, 3, kernel_initializer=tf.keras.initializers.HeNormal(seed=1))(inputs)
     hidden = layers.GlobalAveragePooling2D()(layers.BatchNormalization()(hidden))
     hidden = Dropout(0.5, noise_id="dropout")(hidden)  # its noise must be repeated, too
-    model = tf.keras.Model(inputs, layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=2))(hidden))
+    model = tf.keras.Model(
+        inputs, layers.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=2))(hidden)
+    )
     student = NoisyStudent(model, ema_decay=0.9, seed=1)
     student.compile(optimizer=RMSProp(learning_rate))
     return student
@@ -58,7 +60,12 @@ def killed_at(step):
                 raise Killed
             return i
 
-        return batches(start).enumerate(start).map(lambda i, b: (tf.numpy_function(fuse, [i], tf.int64), b)).map(lambda _, b: b)
+        return (
+            batches(start)
+            .enumerate(start)
+            .map(lambda i, b: (tf.numpy_function(fuse, [i], tf.int64), b))
+            .map(lambda _, b: b)
+        )
 
     return make
 
@@ -87,9 +94,14 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
     assert len(again) == len(weights)
     for a, b in zip(weights, again):
         np.testing.assert_array_equal(a, b)
-    lines = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (whole, tmp_path)]
+    lines = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (whole, tmp_path)
+    ]
     assert [row["step"] for row in lines[0]] == [2, 4, 6, 8, 10, 12, 13]
-    assert [[row["step"], row["loss"]] for row in lines[0]] == [[row["step"], row["loss"]] for row in lines[1]]
+    assert [[row["step"], row["loss"]] for row in lines[0]] == [
+        [row["step"], row["loss"]] for row in lines[1]
+    ]
     seconds = [row["seconds"] for row in lines[1]]  # over both starts
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0]
 
@@ -97,9 +109,15 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted, step):
 def test_a_loss_scale_goes_on_where_it_was(tmp_path):
     def scaled(directory, make=batches):
         student = trainer()
-        student.compile(tf.keras.mixed_precision.LossScaleOptimizer(RMSProp(0.05), dynamic_growth_steps=3))
+        student.compile(
+            tf.keras.mixed_precision.LossScaleOptimizer(RMSProp(0.05), dynamic_growth_steps=3)
+        )
         fit(student, make, directory, **SIZES)
-        return [*student.model.get_weights(), student.optimizer.loss_scale.numpy(), student.optimizer.dynamic_counter.numpy()]
+        return [
+            *student.model.get_weights(),
+            student.optimizer.loss_scale.numpy(),
+            student.optimizer.dynamic_counter.numpy(),
+        ]
 
     whole = scaled(tmp_path / "whole")
     assert whole[-2:] == [2.0**19, 1]  # doubled after every third step of 13
@@ -111,7 +129,10 @@ def test_a_loss_scale_goes_on_where_it_was(tmp_path):
 
 
 def losses(directory):
-    return [(row["step"], row["loss"]) for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())]
+    return [
+        (row["step"], row["loss"])
+        for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    ]
 
 
 def terminated_at(step):
@@ -123,7 +144,12 @@ def terminated_at(step):
                 os.kill(os.getpid(), signal.SIGTERM)
             return i
 
-        return batches(start).enumerate(start).map(lambda i, b: (tf.numpy_function(send, [i], tf.int64), b)).map(lambda _, b: b)
+        return (
+            batches(start)
+            .enumerate(start)
+            .map(lambda i, b: (tf.numpy_function(send, [i], tf.int64), b))
+            .map(lambda _, b: b)
+        )
 
     return make
 
@@ -153,16 +179,23 @@ def test_the_bar_counts_from_the_second_step_on(tmp_path, monkeypatch):
             made.append(self)
 
         def set_description(self, text):
-            self.said.append((text, self.n, self.initial, abs(self.start_t - self.last_print_t) < 1e-3))
+            self.said.append(
+                (text, self.n, self.initial, abs(self.start_t - self.last_print_t) < 1e-3)
+            )
 
     monkeypatch.setattr("training.fit.tqdm", Bar)
-    monkeypatch.setattr("sys.stderr", types.SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None))
+    monkeypatch.setattr(
+        "sys.stderr",
+        types.SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None),
+    )
     fit(trainer(), batches, tmp_path, steps=3, images_per_step=6, log_every=1, checkpoint_every=3)
     assert made[0].said == ["compiling", ("", 1, 1, True)] and made[0].n == 3
 
 
 @pytest.mark.parametrize("step", [5, 6])
-def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, uninterrupted, step, capsys):
+def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
+    tmp_path, uninterrupted, step, capsys
+):
     weights, whole = uninterrupted
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
@@ -226,10 +259,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, ha
 
 def test_a_first_checkpoint_that_was_not_finished_is_none(tmp_path, uninterrupted, capsys):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001").write_bytes(b"half")  # the index comes last
+    (tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001").write_bytes(
+        b"half"
+    )  # the index comes last
     for a, b in zip(uninterrupted[0], run(tmp_path)):
         np.testing.assert_array_equal(a, b)
-    assert "ckpt-4 has no .index file" in (output := capsys.readouterr().out) and "starting at step 0" in output
+    assert (
+        "ckpt-4 has no .index file" in (output := capsys.readouterr().out)
+        and "starting at step 0" in output
+    )
 
 
 def test_damage_that_TensorFlow_has_no_words_for(tmp_path, monkeypatch, capsys):
@@ -268,7 +306,9 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch, uninter
     monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
     with pytest.raises(InputError, match="no space left for a checkpoint"):
         run(tmp_path)
-    assert {path.name.partition(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {"ckpt-4"}
+    assert {path.name.partition(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {
+        "ckpt-4"
+    }
     monkeypatch.undo()
     for a, b in zip(uninterrupted[0], run(tmp_path)):
         np.testing.assert_array_equal(a, b)
@@ -312,7 +352,9 @@ def test_evaluations_are_logged(tmp_path):
 
 
 def kept_steps(directory):
-    return sorted(int(path.stem.partition("-")[2]) for path in (directory / "checkpoints").glob("*.index"))
+    return sorted(
+        int(path.stem.partition("-")[2]) for path in (directory / "checkpoints").glob("*.index")
+    )
 
 
 def scored(*scores):
@@ -322,7 +364,15 @@ def scored(*scores):
 
 
 def test_the_best_evaluation_s_checkpoint_is_kept_and_others_for_good(tmp_path):
-    fit(trainer(), batches, tmp_path, **SIZES, **scored(0.1, 0.4, 0.9, 0.3, 0.9, 0.2, 0.5), keep=1, keep_every=4)
+    fit(
+        trainer(),
+        batches,
+        tmp_path,
+        **SIZES,
+        **scored(0.1, 0.4, 0.9, 0.3, 0.9, 0.2, 0.5),
+        keep=1,
+        keep_every=4,
+    )
     assert best(tmp_path)["step"] == 6 and best(tmp_path)["eval_top1"] == 0.9  # the first of two
     assert kept_steps(tmp_path) == [4, 6, 8, 12, 13]
 
@@ -349,7 +399,11 @@ def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
 
 
 def evaluated_steps(directory):
-    return [row["step"] for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines()) if "eval_top1" in row]
+    return [
+        row["step"]
+        for row in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+        if "eval_top1" in row
+    ]
 
 
 def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted):
@@ -358,12 +412,19 @@ def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted
 
     def train(directory, make=batches, **more):
         student = trainer()
-        evaluate = {"evaluate_every": 2, "evaluate": lambda: {"top1": scores[int(student.optimizer.iterations)]}}
+        evaluate = {
+            "evaluate_every": 2,
+            "evaluate": lambda: {"top1": scores[int(student.optimizer.iterations)]},
+        }
         fit(student, make, directory, **SIZES, **evaluate, **more)
         return student.model.get_weights() + [shadow.numpy() for shadow in student.ema.shadows]
 
     whole = train(tmp_path / "a", stop_after=3)
-    assert evaluated_steps(tmp_path / "a") == [2, 4, 6, 8, 10] and kept_steps(tmp_path / "a") == [4, 8, 10]
+    assert evaluated_steps(tmp_path / "a") == [2, 4, 6, 8, 10] and kept_steps(tmp_path / "a") == [
+        4,
+        8,
+        10,
+    ]
     assert best(tmp_path / "a")["step"] == 4
     with pytest.raises((Killed, tf.errors.OpError)):
         train(tmp_path / "b", killed_at(8), stop_after=3)
@@ -373,7 +434,9 @@ def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted
         assert evaluated_steps(tmp_path / "b") == [2, 4, 6, 8, 10]
     for a, b in zip(uninterrupted[0], train(tmp_path / "c", stop_after=4)):
         np.testing.assert_array_equal(a, b)
-    assert evaluated_steps(tmp_path / "c") == list(scores), "step 12 was better than the four before it"
+    assert evaluated_steps(tmp_path / "c") == list(scores), (
+        "step 12 was better than the four before it"
+    )
 
 
 def test_images_at_the_start_and_with_the_evaluations(tmp_path):
@@ -383,13 +446,25 @@ def test_images_at_the_start_and_with_the_evaluations(tmp_path):
         shown[step] = np.full([2, 8, 8, 3], step, np.uint8)
         return {"labeled": tf.constant(shown[step])}
 
-    fit(trainer(), batches, tmp_path, **SIZES, images=images, evaluate_every=6, evaluate=lambda: {"top1": 0.5})
+    fit(
+        trainer(),
+        batches,
+        tmp_path,
+        **SIZES,
+        images=images,
+        evaluate_every=6,
+        evaluate=lambda: {"top1": 0.5},
+    )
     (events,) = (tmp_path / "tensorboard").iterdir()
     found = {}
-    for event in map(event_pb2.Event.FromString, tf.data.TFRecordDataset(str(events)).as_numpy_iterator()):
+    for event in map(
+        event_pb2.Event.FromString, tf.data.TFRecordDataset(str(events)).as_numpy_iterator()
+    ):
         for value in event.summary.value:
             if value.tag == "images/labeled":
-                found[event.step] = [tf.io.decode_png(png).numpy() for png in value.tensor.string_val[2:]]
+                found[event.step] = [
+                    tf.io.decode_png(png).numpy() for png in value.tensor.string_val[2:]
+                ]
     assert sorted(found) == [0, 6, 12, 13]
     for step, pictures in found.items():
         np.testing.assert_array_equal(pictures, shown[step])
@@ -397,7 +472,15 @@ def test_images_at_the_start_and_with_the_evaluations(tmp_path):
 
 def test_steps_must_fit_together(tmp_path):
     with pytest.raises(InputError, match="must divide"):
-        fit(trainer(), batches, tmp_path, steps=4, images_per_step=6, log_every=3, checkpoint_every=4)
+        fit(
+            trainer(),
+            batches,
+            tmp_path,
+            steps=4,
+            images_per_step=6,
+            log_every=3,
+            checkpoint_every=4,
+        )
 
 
 def test_a_training_is_not_done_where_its_data_end(tmp_path):
@@ -407,7 +490,9 @@ def test_a_training_is_not_done_where_its_data_end(tmp_path):
 
 def test_a_file_size_limit_does_not_end_a_training_in_silence(tmp_path, monkeypatch):
     def fail(*_):
-        raise tf.errors.OutOfRangeError(None, None, "File too large")  # which Keras takes for the end of the data
+        raise tf.errors.OutOfRangeError(
+            None, None, "File too large"
+        )  # which Keras takes for the end of the data
 
     monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
     with pytest.raises(InputError, match="file size limit reached for a checkpoint"):
@@ -415,5 +500,10 @@ def test_a_file_size_limit_does_not_end_a_training_in_silence(tmp_path, monkeypa
 
 
 def test_events_beyond_a_file_size_limit_are_one_line(tmp_path, limited_files):
-    with limited_files(10), pytest.raises(InputError, match=r"file size limit reached for (metrics|Tensor).*\(ulimit -f\)"):
+    with (
+        limited_files(10),
+        pytest.raises(
+            InputError, match=r"file size limit reached for (metrics|Tensor).*\(ulimit -f\)"
+        ),
+    ):
         run(tmp_path)

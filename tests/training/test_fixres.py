@@ -12,7 +12,13 @@ from noisy_student.model import NoisyStudent
 from training import fixres, model_dir
 
 SPEC = model_dir.ModelSpec(
-    {"name": "b0", "width": 0.25, "depth": 0.5, "survival_probability": 0.5, "batch_norm_momentum": 0.5},
+    {
+        "name": "b0",
+        "width": 0.25,
+        "depth": 0.5,
+        "survival_probability": 0.5,
+        "batch_norm_momentum": 0.5,
+    },
     Preprocessing(image_size=32, style="imagenet"),
     ("a", "b", "c"),
 )
@@ -24,7 +30,11 @@ def values(model):
     return {weight.name: weight.numpy() for weight in model.weights}
 
 
-@pytest.mark.parametrize("spec", [SPEC, model_dir.ModelSpec({"name": "wrn_10_1"}, SPEC.preprocessing, SPEC.label_names)], ids=["b0", "wrn"])
+@pytest.mark.parametrize(
+    "spec",
+    [SPEC, model_dir.ModelSpec({"name": "wrn_10_1"}, SPEC.preprocessing, SPEC.label_names)],
+    ids=["b0", "wrn"],
+)
 def test_frozen_blocks_do_not_learn_and_the_others_do(spec):
     count = FROZEN if spec is SPEC else 2
     model = spec.build(seed=1)
@@ -32,22 +42,30 @@ def test_frozen_blocks_do_not_learn_and_the_others_do(spec):
     before = values(model)
     student = NoisyStudent(model, ema_decay=0.5, seed=3, weight_decay=0.1)
     student.compile(tf.keras.optimizers.legacy.SGD(0.1))
-    student.fit(tf.data.Dataset.from_tensors((IMAGES, tf.constant([0, 1, 2, 0]))).repeat(2), verbose=0)
+    student.fit(
+        tf.data.Dataset.from_tensors((IMAGES, tf.constant([0, 1, 2, 0]))).repeat(2), verbose=0
+    )
     with student.ema.swapped():
         averaged = values(model)
-    blocks = list(dict.fromkeys(name.partition("_")[0] for name in before if name.startswith("block")))
+    blocks = list(
+        dict.fromkeys(name.partition("_")[0] for name in before if name.startswith("block"))
+    )
     fixed = ("stem", *blocks[:count])
     assert 1 < len(fixed) < len(blocks) + 1
     for after in (values(model), averaged):
         for name, old in before.items():
-            assert np.array_equal(old, after[name]) == (name.partition("_")[0] in fixed), name  # moving statistics included
+            assert np.array_equal(old, after[name]) == (name.partition("_")[0] in fixed), (
+                name
+            )  # moving statistics included
 
 
 def test_no_noise_in_frozen_blocks():
     model = SPEC.build(seed=1)
     drops = [layer.name for layer in model.layers if layer.name.endswith("_drop")]
     assert len(drops) >= 2
-    features = tf.keras.Model(model.input, model.get_layer(f"{drops[0].partition('_')[0]}_add").output)
+    features = tf.keras.Model(
+        model.input, model.get_layer(f"{drops[0].partition('_')[0]}_add").output
+    )
 
     def noised():
         with model_noise(5, 6):

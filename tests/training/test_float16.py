@@ -41,7 +41,11 @@ def classifier(seed):
 def batch():
     rng = np.random.default_rng(0)
     x, weak, strong = (tf.constant(rng.normal(size=(n, 4)), tf.float32) for n in (8, 16, 16))
-    return (x, tf.constant(rng.integers(0, K, 8))), (weak, strong), tf.constant(rng.dirichlet(np.ones(K), 16), tf.float32)
+    return (
+        (x, tf.constant(rng.integers(0, K, 8))),
+        (weak, strong),
+        tf.constant(rng.dirichlet(np.ones(K), 16), tf.float32),
+    )
 
 
 def noisy_student(scale=2.0**15, **options):
@@ -51,7 +55,9 @@ def noisy_student(scale=2.0**15, **options):
 
 
 def uda(scale=2.0**15):
-    return compiled(UDA(classifier(1), uda_ramp_steps=0, uda_threshold=0.3), SGD(0.1, momentum=0.9), scale=scale), batch()[:2]
+    return compiled(
+        UDA(classifier(1), uda_ramp_steps=0, uda_threshold=0.3), SGD(0.1, momentum=0.9), scale=scale
+    ), batch()[:2]
 
 
 def meta_pseudo_labels(feedback, scale=2.0**15, **options):
@@ -76,7 +82,9 @@ def moves(trainer, data, steps=3, graph=False):
     step = tf.function(step) if graph else step
     for _ in range(steps):
         step()
-    return np.concatenate([(v.numpy() - b).ravel() for v, b in zip(trainer.trainable_variables, before)])
+    return np.concatenate(
+        [(v.numpy() - b).ravel() for v, b in zip(trainer.trainable_variables, before)]
+    )
 
 
 MADE = {
@@ -84,8 +92,17 @@ MADE = {
     "accumulated": lambda **options: noisy_student(accumulation=2, **options),
     "uda": uda,
     **{
-        name: lambda name=name, weight=weight, **options: meta_pseudo_labels(name, feedback_weight=weight, **options)
-        for name, weight in {"finite_difference": 1, "dot_product": 1, "cosine": 20, "per_example": 20, "soft": 20, "none": 0}.items()
+        name: lambda name=name, weight=weight, **options: meta_pseudo_labels(
+            name, feedback_weight=weight, **options
+        )
+        for name, weight in {
+            "finite_difference": 1,
+            "dot_product": 1,
+            "cosine": 20,
+            "per_example": 20,
+            "soft": 20,
+            "none": 0,
+        }.items()
     },
 }
 
@@ -136,7 +153,9 @@ def test_a_labelled_gradient_that_overflows_alone_lowers_its_own_scale(feedback)
     left_out = counts.index(1.0)
     assert left_out > 15 and counts == [0.0] * left_out + [1.0] * (30 - left_out)
     assert float(trainer.labeled_scale) == 2.0**12  # its largest
-    assert trainer.optimizer_settings["loss_scale"] == 2.0**15  # the student's own gradients are as they were
+    assert (
+        trainer.optimizer_settings["loss_scale"] == 2.0**15
+    )  # the student's own gradients are as they were
     trainer.labeled_scale.assign(2.0**6)
     step()
     assert float(trainer.labeled_scale) == pytest.approx(2.0**6 * 2.0 ** (1 / 2000), rel=1e-6)
@@ -151,7 +170,9 @@ def test_a_scale_only_where_it_is_used():
 def test_a_network_of_float16_is_not_trained_without_a_scale():
     with policy("mixed_float16"):
         model = classifier(1)
-    with pytest.raises(ValueError, match=r"made under mixed_float16; make NoisyStudent, .* under it too"):
+    with pytest.raises(
+        ValueError, match=r"made under mixed_float16; make NoisyStudent, .* under it too"
+    ):
         NoisyStudent(model).compile("sgd")
     with pytest.raises(ValueError, match=r"make MetaPseudoLabels"):
         MetaPseudoLabels(model, classifier(2)).compile("sgd", "sgd")
@@ -173,7 +194,9 @@ def test_the_logged_rate_goes_on_where_a_step_is_left_out():
 def test_pixels_reach_the_network_unrounded(name):
     with policy(name):
         inputs = tf.keras.Input([4], dtype="float32")
-        model = tf.keras.Model(inputs, tf.keras.layers.Lambda(lambda x: x - 200.0, dtype="float32")(inputs))
+        model = tf.keras.Model(
+            inputs, tf.keras.layers.Lambda(lambda x: x - 200.0, dtype="float32")(inputs)
+        )
         trainer = NoisyStudent(model)
     pixels = tf.constant([[200.3, 200.6, 201.1, 199.9]])
     np.testing.assert_array_equal(trainer(pixels), model(pixels))
@@ -187,7 +210,9 @@ def test_small_gradients_do_not_vanish():
         loss = 1e-9 * tf.reduce_sum(tf.cast(layer(tf.ones([1, 1])), tf.float32))
     variables = layer.trainable_variables
     assert tape.gradient(loss, variables)[0].numpy().item() == 0.0
-    assert optimizers.gradient(tape, loss, variables, optimizer)[0].numpy().item() == pytest.approx(1e-9, rel=0.01)
+    assert optimizers.gradient(tape, loss, variables, optimizer)[0].numpy().item() == pytest.approx(
+        1e-9, rel=0.01
+    )
     assert optimizers.gradient(tape, loss, variables, SGD(1.0))[0].numpy().item() == 0.0
 
 
@@ -226,29 +251,56 @@ def test_a_step_that_overflows_is_left_out_and_counts(name):
 def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path):
     steep = tf.custom_gradient(lambda x: (tf.identity(x), lambda upstream: 1e4 * upstream))
     with policy("mixed_float16"):
-        model = tf.keras.Sequential([tf.keras.layers.Dense(K, input_shape=(4,)), *[tf.keras.layers.Lambda(steep) for _ in range(2)]])
+        model = tf.keras.Sequential(
+            [
+                tf.keras.layers.Dense(K, input_shape=(4,)),
+                *[tf.keras.layers.Lambda(steep) for _ in range(2)],
+            ]
+        )
         trainer = NoisyStudent(model)
         trainer.compile(LossScale(SGD(0.1), initial_scale=8))
     data = lambda start: tf.data.Dataset.from_tensors(batch()[0]).repeat()  # noqa: E731
     with pytest.raises(
-        InputError, match=r"loss_scale has fallen to 1 at step 4 .*; there is no checkpoint yet\. Lower .* or train in mixed_bfloat16"
+        InputError,
+        match=r"loss_scale has fallen to 1 at step 4 .*; there is no checkpoint yet\. Lower .* or train in mixed_bfloat16",
     ):
-        fit(trainer, data, tmp_path / "w", steps=8, images_per_step=8, log_every=4, checkpoint_every=4)
+        fit(
+            trainer,
+            data,
+            tmp_path / "w",
+            steps=8,
+            images_per_step=8,
+            log_every=4,
+            checkpoint_every=4,
+        )
     with policy("mixed_float16"):  # a scale of 1 that was asked for has fallen from nowhere
         trainer = NoisyStudent(classifier(1))
         trainer.compile(LossScale(SGD(0.1), dynamic=False, initial_scale=1.0))
-    fit(trainer, data, tmp_path / "fixed", steps=2, images_per_step=8, log_every=2, checkpoint_every=2)
+    fit(
+        trainer,
+        data,
+        tmp_path / "fixed",
+        steps=2,
+        images_per_step=8,
+        log_every=2,
+        checkpoint_every=2,
+    )
 
 
 def test_an_efficientnet_trains_in_float16():
     """Its layers, BatchNorm in float32, noise and rematerialisation; one step is float32's within rounding."""
     rng = np.random.default_rng(0)
-    x, y = tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32), tf.constant([0, 1, 2, 0] * 2)
+    x, y = (
+        tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32),
+        tf.constant([0, 1, 2, 0] * 2),
+    )
     moved = []
     for name in ("float32", "mixed_float16"):
         with policy(name):
             model = EfficientNet("b0", num_classes=K, width=0.25, depth=0.3, stem_stride=1, seed=1)
-            trainer = compiled(NoisyStudent(model, rematerialize=True, weight_decay=0.0), SGD(0.01), scale=2.0**10)
+            trainer = compiled(
+                NoisyStudent(model, rematerialize=True, weight_decay=0.0), SGD(0.01), scale=2.0**10
+            )
         moved.append(moves(trainer, (x, y), steps=1, graph=name == "mixed_float16"))
     assert np.isfinite(moved[1]).all()
     assert moved[0] @ moved[1] / np.linalg.norm(moved[0]) / np.linalg.norm(moved[1]) > 0.99

@@ -14,16 +14,17 @@ LOG = """\
 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory; LD_LIBRARY_PATH: /a
 2026-01-01 00:00:00.200000: W tensorflow/core/common_runtime/gpu/gpu_device.cc:2256] Cannot dlopen some GPU libraries. Please make sure
 """
-MISSING = (
-    "Could not load dynamic library 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory"
-)
+MISSING = "Could not load dynamic library 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory"
 
 
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
         (LOG, MISSING),
-        ("x] failed call to cuInit: CUDA_ERROR_UNKNOWN: unknown error\n", "failed call to cuInit: CUDA_ERROR_UNKNOWN: unknown error"),
+        (
+            "x] failed call to cuInit: CUDA_ERROR_UNKNOWN: unknown error\n",
+            "failed call to cuInit: CUDA_ERROR_UNKNOWN: unknown error",
+        ),
         ("nothing of the kind", "TensorFlow's log names no reason"),
     ],
 )
@@ -35,19 +36,29 @@ def test_the_reason_is_the_most_telling_line(log, expected):
 def shown(monkeypatch):
     """The system shows a GPU that TensorFlow does not see, and TensorFlow's log says why."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [] if kind == "GPU" else ["CPU:0"])
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind=None: [] if kind == "GPU" else ["CPU:0"]
+    )
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
     monkeypatch.setattr(gpus.glob, "glob", lambda pattern: ["/dev/nvidia0"])
-    monkeypatch.setattr(gpus.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n", LOG))
+    monkeypatch.setattr(
+        gpus.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n", LOG)
+    )
 
 
 def test_training_goes_on_after_one_line(shown, capsys):
     assert strategy.create("auto") is tf.distribute.get_strategy()
-    assert capsys.readouterr().err == f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {MISSING}\n"
+    assert (
+        capsys.readouterr().err
+        == f"warning: TensorFlow cannot use this machine's GPU, so the CPU is used: {MISSING}\n"
+    )
 
 
 def test_mirrored_does_not_go_on(shown):
-    with pytest.raises(InputError, match=r"^--strategy=mirrored: TensorFlow cannot use this machine's GPU: Could not load .*libcudnn"):
+    with pytest.raises(
+        InputError,
+        match=r"^--strategy=mirrored: TensorFlow cannot use this machine's GPU: Could not load .*libcudnn",
+    ):
         strategy.create("mirrored")
 
 
@@ -75,5 +86,8 @@ def test_nvidia_smi_is_asked_where_there_is_no_device_file(monkeypatch, tmp_path
 
 def test_mirrored_without_a_gpu_is_an_error(monkeypatch):
     monkeypatch.setattr(gpus, "on_machine", lambda: False)
-    with pytest.raises(InputError, match=r"^--strategy=mirrored: TensorFlow sees no GPU; leave --strategy out to train on one CPU"):
+    with pytest.raises(
+        InputError,
+        match=r"^--strategy=mirrored: TensorFlow sees no GPU; leave --strategy out to train on one CPU",
+    ):
         strategy.create("mirrored")

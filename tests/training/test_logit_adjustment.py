@@ -27,7 +27,9 @@ def brute_force(logits, labels, tau, counts=COUNTS):
     """Menon et al. 2021, eq. 10, example by example: log(1 + Σ_{k≠y} (π_k / π_y)^τ e^{z_k − z_y})."""
     found = []
     for z, y in zip(np.asarray(logits, float), labels):
-        others = [(counts[k] / counts[y]) ** tau * math.exp(z[k] - z[y]) for k in range(len(z)) if k != y]
+        others = [
+            (counts[k] / counts[y]) ** tau * math.exp(z[k] - z[y]) for k in range(len(z)) if k != y
+        ]
         found.append(math.log(1 + sum(others)))
     return np.mean(found)
 
@@ -55,7 +57,10 @@ def network(seed):
     """Images (4, 4, 3) to three logits, without noise."""
     kernel = tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed)
     inputs = tf.keras.Input([4, 4, 3])
-    return tf.keras.Model(inputs, tf.keras.layers.Dense(3, kernel_initializer=kernel)(tf.keras.layers.Flatten()(inputs)))
+    return tf.keras.Model(
+        inputs,
+        tf.keras.layers.Dense(3, kernel_initializer=kernel)(tf.keras.layers.Flatten()(inputs)),
+    )
 
 
 IMAGES = tf.random.stateless_uniform([6, 4, 4, 3], [1, 2], maxval=255.0)
@@ -75,7 +80,9 @@ ADJUSTMENT = losses.log_priors(COUNTS, 1.0)
     ],
 )
 def test_every_method_adjusts_its_loss_on_labeled_images_alone(kind, data):
-    adjusted, plain = (kind(network(0), label_smoothing=0.0, adjustment=values) for values in (ADJUSTMENT, None))
+    adjusted, plain = (
+        kind(network(0), label_smoothing=0.0, adjustment=values) for values in (ADJUSTMENT, None)
+    )
     logged = []
     for trainer in (adjusted, plain):
         trainer.compile(optimizer=tf.keras.optimizers.SGD(0.0))
@@ -89,10 +96,14 @@ def test_every_method_adjusts_its_loss_on_labeled_images_alone(kind, data):
 
 def test_meta_pseudo_labels_adjusts_the_teacher_s_loss_and_the_one_that_the_feedback_measures():
     trainer = MetaPseudoLabels(network(0), network(1), label_smoothing=0.0, adjustment=ADJUSTMENT)
-    optimizers = {name: tf.keras.optimizers.SGD(0.0) for name in ("student_optimizer", "teacher_optimizer")}
+    optimizers = {
+        name: tf.keras.optimizers.SGD(0.0) for name in ("student_optimizer", "teacher_optimizer")
+    }
     trainer.compile(**optimizers)
     logged = trainer.train_step((PAIR, (MORE, MORE)))
-    assert float(logged["labeled_loss"]) == pytest.approx(brute_force(network(0)(IMAGES), LABELS, 1.0), rel=1e-4)
+    assert float(logged["labeled_loss"]) == pytest.approx(
+        brute_force(network(0)(IMAGES), LABELS, 1.0), rel=1e-4
+    )
     reduced = ReducedMetaPseudoLabels(Calibrator(3), network(1), adjustment=ADJUSTMENT)
     for one in (trainer, reduced):
         step = Step(tf.constant(0, tf.int64), tf.constant(6), tf.constant(6), 1)

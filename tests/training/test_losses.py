@@ -15,7 +15,9 @@ def test_cross_entropy_of_smoothed_labels():
     targets = np.eye(4)[labels] * 0.9 + 0.1 / 4
     expected = -(targets * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
     smoothed = losses.smooth(losses.one_hot(tf.constant(labels), 4), 0.1)
-    np.testing.assert_allclose(losses.cross_entropy(smoothed, tf.constant(logits)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.cross_entropy(smoothed, tf.constant(logits)), expected, rtol=1e-5
+    )
 
 
 def test_labels_are_class_ids_or_distributions():
@@ -23,9 +25,19 @@ def test_labels_are_class_ids_or_distributions():
     expected = np.eye(3)[[2, 0]]
     for labels in (ids, ids[:, None], tf.cast(ids, tf.uint8), tf.constant(expected, tf.float64)):
         np.testing.assert_array_equal(losses.one_hot(labels, 3), expected)
-    np.testing.assert_array_equal(losses.one_hot(tf.constant([255, 3], tf.uint8), 256), np.eye(256)[[255, 3]])
-    for labels in (tf.constant([2.0, 0.0]), tf.constant([[2.0], [0.0]]), tf.one_hot(ids, 3, dtype=tf.int32), tf.constant(["2", "0"])):
-        with pytest.raises(ValueError, match=r"labels must be class ids, int \(B,\), or distributions, float \(B, 3\); got"):
+    np.testing.assert_array_equal(
+        losses.one_hot(tf.constant([255, 3], tf.uint8), 256), np.eye(256)[[255, 3]]
+    )
+    for labels in (
+        tf.constant([2.0, 0.0]),
+        tf.constant([[2.0], [0.0]]),
+        tf.one_hot(ids, 3, dtype=tf.int32),
+        tf.constant(["2", "0"]),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"labels must be class ids, int \(B,\), or distributions, float \(B, 3\); got",
+        ):
             losses.one_hot(labels, 3)
     for labels in ([3, 0], [-1, 0]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="no class id from 0 to 2"):

@@ -16,7 +16,13 @@ from data.preprocessing import Preprocessing
 from training import model_dir, models
 
 SPEC = model_dir.ModelSpec(
-    architecture={"name": "b0", "width": 0.25, "depth": 0.2, "dropout": None, "strides": [1, 1, 1, 1, 1, 1, 1]},
+    architecture={
+        "name": "b0",
+        "width": 0.25,
+        "depth": 0.2,
+        "dropout": None,
+        "strides": [1, 1, 1, 1, 1, 1, 1],
+    },
     preprocessing=Preprocessing(image_size=8, mean=(10.0, 20.0, 30.0)),
     label_names=("cat", "dög"),
 )
@@ -61,7 +67,9 @@ def test_damaged_weights_are_refused(saved, tmp_path):
     _, directory = saved
     for name in ("model.json", "model.weights.h5"):
         (tmp_path / name).write_bytes((directory / name).read_bytes())
-    (tmp_path / "model.weights.h5").write_bytes((directory / "model.weights.h5").read_bytes()[:5000])
+    (tmp_path / "model.weights.h5").write_bytes(
+        (directory / "model.weights.h5").read_bytes()[:5000]
+    )
     with pytest.raises(InputError, match="does not hold the weights"):
         model_dir.load(tmp_path)
     (tmp_path / "model.weights.h5").unlink()
@@ -84,7 +92,10 @@ def test_every_changed_bit_is_refused(saved, tmp_path):
         flipped = whole.copy()
         flipped[position // 8] ^= 1 << position % 8
         weights.write_bytes(flipped)
-        with pytest.raises(InputError, match=r"model.weights.h5 does not hold the weights of model.json .*make it again"):
+        with pytest.raises(
+            InputError,
+            match=r"model.weights.h5 does not hold the weights of model.json .*make it again",
+        ):
             model_dir.load(tmp_path)
     weights.write_bytes(whole)
     model_dir.load(tmp_path)
@@ -99,17 +110,25 @@ def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, c
     assert len(described.pop("weights_sha256")) == 64
     description.write_text(json.dumps(described))
     model_dir.load(tmp_path)
-    assert re.fullmatch(r"note: .*model.weights.h5 cannot be verified: .*\n", capsys.readouterr().err)
-    assert workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before  # as it was made before
+    assert re.fullmatch(
+        r"note: .*model.weights.h5 cannot be verified: .*\n", capsys.readouterr().err
+    )
+    assert (
+        workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before
+    )  # as it was made before
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(saved, tmp_path, monkeypatch):
     def fail(path):
         path.write_bytes(b"half")
-        raise OSError("Unable to extend file properly, errno = 27, error message = 'file too large'")  # as h5py says it
+        raise OSError(
+            "Unable to extend file properly, errno = 27, error message = 'file too large'"
+        )  # as h5py says it
 
     monkeypatch.setattr(saved[0], "save_weights", fail)
-    with pytest.raises(InputError, match=r"^file size limit reached on the disk of .*\(ulimit -f\)"):
+    with pytest.raises(
+        InputError, match=r"^file size limit reached on the disk of .*\(ulimit -f\)"
+    ):
         model_dir.save(tmp_path / "model", saved[0], SPEC)
     assert not list((tmp_path / "model").iterdir())
 
@@ -133,7 +152,9 @@ def test_replaced_weights_are_another_teacher(saved, tmp_path):
 @pytest.mark.parametrize("text", ["{", '{"architecture": {"name": "b0"}}', "[]"])
 def test_a_damaged_description_is_refused(tmp_path, text):
     (tmp_path / "model.json").write_text(text)
-    with pytest.raises(InputError, match=r"model.json (is damaged|does not describe a model).*make it"):
+    with pytest.raises(
+        InputError, match=r"model.json (is damaged|does not describe a model).*make it"
+    ):
         model_dir.load(tmp_path)
 
 
@@ -143,7 +164,10 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         ({"name": "vgg"}, "b0, b1"),
         ({"name": "resnet50", "depth": 2.0}, "model.depth: resnet50 has no such setting"),
         ({"name": "b0", "num_classes": 3}, "model.num_classes: b0 has no such setting"),
-        ({"name": "b0", "batch_norm_momentum": 1.5}, r"batch_norm_momentum is 1\.5; it must be at least 0 and below 1"),
+        (
+            {"name": "b0", "batch_norm_momentum": 1.5},
+            r"batch_norm_momentum is 1\.5; it must be at least 0 and below 1",
+        ),
     ],
 )
 def test_networks_that_cannot_be_built(architecture, message):

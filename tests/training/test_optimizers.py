@@ -90,7 +90,9 @@ def test_fifty_steps_of_the_recurrence(name, recurrence, options, kind):
     clip = 0.5 if kind == "clipped" else 0.0
     coupled, decoupled = 0.05, options.get("decoupled_weight_decay", 0.0)
     schedule = WarmupCosine(0.1, total_steps=60, warmup_steps=10)
-    optimizer = optimizers.build(ConfigDict({"name": name, "momentum": 0.8, "clip_norm": clip, **options}), schedule)
+    optimizer = optimizers.build(
+        ConfigDict({"name": name, "momentum": 0.8, "clip_norm": clip, **options}), schedule
+    )
     policy = kind if kind.startswith("mixed") else "float32"
     layer = tf.keras.layers.Dense(4, name="dense", dtype=policy)
     layer.build([1, 3])
@@ -102,12 +104,20 @@ def test_fifty_steps_of_the_recurrence(name, recurrence, options, kind):
     states = [{} for _ in variables]
     rounded, small, overflow = rounding(policy), 1.0, None
     if kind == "mixed_float16":
-        optimizer, small, overflow = tf.keras.mixed_precision.LossScaleOptimizer(optimizer), 1e-5, 20
+        optimizer, small, overflow = (
+            tf.keras.mixed_precision.LossScaleOptimizer(optimizer),
+            1e-5,
+            20,
+        )
 
     @tf.function
     def step(x, c, d):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.cast(layer(x), tf.float32) * c) + tf.reduce_sum(gamma * d) + coupled * l2(variables)
+            loss = (
+                tf.reduce_sum(tf.cast(layer(x), tf.float32) * c)
+                + tf.reduce_sum(gamma * d)
+                + coupled * l2(variables)
+            )
         gradients = optimizers.gradient(tape, loss, variables, optimizer)
         optimizer.apply_gradients(zip(gradients, variables))
         return gradients
@@ -162,7 +172,8 @@ def test_slots_survive_a_checkpoint(tmp_path):
 
 def test_unknown_optimizer_is_the_users_error():
     with pytest.raises(
-        InputError, match=r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars, adam, lamb, novograd, radam or adabelief"
+        InputError,
+        match=r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars, adam, lamb, novograd, radam or adabelief",
     ):
         optimizers.build(ConfigDict({"name": "lion", "momentum": 0.9, "clip_norm": 0.0}), 0.1)
 
@@ -194,7 +205,13 @@ SGD, Adam = tf.keras.optimizers.SGD, tf.keras.optimizers.Adam
         (lambda: SGD(FALLING, 0.9, nesterov=True, weight_decay=0.5), 0.38),
         (lambda: SGD(0.2, 0.9, use_ema=True), 0.2),
         (lambda: loss_scaled(SGD(FALLING, 0.9, nesterov=True, weight_decay=0.5)), 0.38),
-        (lambda: optimizers.build(ConfigDict({"name": "sgd", "momentum": 0.9, "nesterov": True, "clip_norm": 0.0}), FALLING), 0.38),
+        (
+            lambda: optimizers.build(
+                ConfigDict({"name": "sgd", "momentum": 0.9, "nesterov": True, "clip_norm": 0.0}),
+                FALLING,
+            ),
+            0.38,
+        ),
     ],
 )
 def test_the_linear_factor_is_that_of_the_second_step(make, factor):
@@ -231,5 +248,7 @@ def test_no_linear_factor_where_none_is_known(make):
 def test_recipes_optimizers_without_a_linear_factor(name):
     if name in ADDONS:
         pytest.importorskip("tensorflow_addons")
-    optimizer = optimizers.build(ConfigDict({"name": name, "momentum": 0.9, "clip_norm": 1.0}), FALLING)
+    optimizer = optimizers.build(
+        ConfigDict({"name": name, "momentum": 0.9, "clip_norm": 1.0}), FALLING
+    )
     assert (optimizers.linear_factor(optimizer) is None) == (name in optimizers.NOT_LINEAR)

@@ -50,13 +50,25 @@ SMALL = "noisy_student/image_folder.py:small"
         ("AVX2", "noisy_student/imagenet.py:b0", (), "1"),
         ("AVX2", B0, ("--config.preprocessing.image_size=32",), "0"),
         ("AVX2", B0, ("--config.preprocessing.image_size=64",), "1"),
-        ("AVX2", "noisy_student/imagenet.py:b0", ("--config.preprocessing.image_size=32",), "1"),  # the sections have their own
-        ("AVX2", SMALL, (), None),  # the data decide on the size, and are not there: the stages choose
+        (
+            "AVX2",
+            "noisy_student/imagenet.py:b0",
+            ("--config.preprocessing.image_size=32",),
+            "1",
+        ),  # the sections have their own
+        (
+            "AVX2",
+            SMALL,
+            (),
+            None,
+        ),  # the data decide on the size, and are not there: the stages choose
         ("AVX-512", "noisy_student/digits.py", (), "1"),
         ("", "noisy_student/digits.py", (), None),
     ],
 )
-def test_choice(cpu, instructions: str, path: str, settings: tuple[str, ...], value: str | None) -> None:
+def test_choice(
+    cpu, instructions: str, path: str, settings: tuple[str, ...], value: str | None
+) -> None:
     cpu(instructions)
     assert chosen(recipe(path, *settings)) == value
 
@@ -68,16 +80,23 @@ def test_without_a_recipe_it_is_on(cpu) -> None:
 
 def test_prepared_data_say_the_size(cpu, tmp_path: Path) -> None:
     cpu("AVX2")
-    (tmp_path / "summary.json").write_text(json.dumps({"median_height": 8.0, "median_width": 9.0}), encoding="utf-8")
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"median_height": 8.0, "median_width": 9.0}), encoding="utf-8"
+    )
     assert (chosen(recipe(B0), tmp_path), chosen(recipe(B0), tmp_path / "none")) == ("0", None)
 
 
 @pytest.mark.parametrize("name", ["keras_cv/efficientnetv2_b0", "keras_cv/mobilenet_v3_small"])
 def test_backbones_with_depthwise_convolutions(cpu, name: str) -> None:
     cpu("AVX2")
-    small, large = (ConfigDict({"preprocessing": {"image_size": size}, "teacher": {"model": {"name": name}}}) for size in (32, 33))
+    small, large = (
+        ConfigDict({"preprocessing": {"image_size": size}, "teacher": {"model": {"name": name}}})
+        for size in (32, 33)
+    )
     assert (chosen(small), chosen(large)) == ("0", "1")
-    without = ConfigDict({"preprocessing": {"image_size": 32}, "teacher": {"model": {"name": "keras_cv/resnet50"}}})
+    without = ConfigDict(
+        {"preprocessing": {"image_size": 32}, "teacher": {"model": {"name": "keras_cv/resnet50"}}}
+    )
     assert chosen(without) == "1"
 
 
@@ -89,7 +108,12 @@ def test_the_users_own_value_stays(cpu, monkeypatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2_vnni")
     monkeypatch.setenv(processor.VARIABLE, "1")
     monkeypatch.setattr(processor, "_cpu", lambda: ("a CPU", "AVX-512"))
-    assert processor.machine() == {"cpu": "a CPU", "instructions": "AVX2", "cores": os.cpu_count(), "onednn": "1"}
+    assert processor.machine() == {
+        "cpu": "a CPU",
+        "instructions": "AVX2",
+        "cores": os.cpu_count(),
+        "onednn": "1",
+    }
 
 
 def test_a_command_chooses_before_tensorflow_is_imported() -> None:
@@ -110,5 +134,7 @@ app.main()
 """
     environment = {key: value for key, value in os.environ.items() if key != processor.VARIABLE}
     environment |= {"PYTHONPATH": str(ROOT)}
-    output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert output.startswith("False")

@@ -20,7 +20,16 @@ LABELS = tf.constant([0, 1, 2, 0, 1, 2])
 
 
 def efficientnet():
-    return EfficientNet("b0", num_classes=3, width=0.2, depth=0.3, stem_stride=1, survival_probability=0.5, batch_norm_momentum=0.5, seed=1)
+    return EfficientNet(
+        "b0",
+        num_classes=3,
+        width=0.2,
+        depth=0.3,
+        stem_stride=1,
+        survival_probability=0.5,
+        batch_norm_momentum=0.5,
+        seed=1,
+    )
 
 
 def wide_resnet():
@@ -34,7 +43,9 @@ def step(model, rematerialize):
         with model_noise(3, 4, tf.range(6), 6):
             logits = forward(IMAGES)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
-    return loss, tape.gradient(loss, model.trainable_variables)  # outside of the noise's context, on purpose
+    return loss, tape.gradient(
+        loss, model.trainable_variables
+    )  # outside of the noise's context, on purpose
 
 
 def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
@@ -59,7 +70,9 @@ def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
         np.testing.assert_array_equal(a, b, err_msg=variable.name)
     for before, a, b in zip(start, plain.non_trainable_variables, model.non_trainable_variables):
         np.testing.assert_array_equal(a, b)
-        assert (a.numpy() != before).any()  # they moved, and once: at a momentum of 0.5 twice would show
+        assert (
+            a.numpy() != before
+        ).any()  # they moved, and once: at a momentum of 0.5 twice would show
     assert kept
     for passes in kept.values():
         first, second = passes  # the block ran twice
@@ -80,7 +93,10 @@ def test_the_derivative_along_a_change_of_the_weights(make):
             return function(IMAGES)
 
     direction = {v.ref(): d for v, d in zip(variables, along)}
-    found = [run(lambda x, by_block=by_block: derivative_pass(model, by_block)(x, direction)) for by_block in (True, False)]
+    found = [
+        run(lambda x, by_block=by_block: derivative_pass(model, by_block)(x, direction))
+        for by_block in (True, False)
+    ]
     for a, v in zip(before, model.variables):
         np.testing.assert_array_equal(v, a)  # the moving statistics, too
     forward = training_pass(model, False)
@@ -102,7 +118,9 @@ def test_the_derivative_passes_fixed_blocks():
     along = {v.ref(): tf.ones_like(v) for v in model.trainable_variables}
     assert 0 < len(along) < len(wide_resnet().trainable_variables)
     with model_noise(3, 4, tf.range(6), 6):
-        slopes = [derivative_pass(model, by_block)(IMAGES, along)[1].numpy() for by_block in (True, False)]
+        slopes = [
+            derivative_pass(model, by_block)(IMAGES, along)[1].numpy() for by_block in (True, False)
+        ]
         still = derivative_pass(model, True)(IMAGES, {})[1].numpy()
     np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-5 * np.abs(slopes[0]).max())
     assert np.abs(slopes[0]).max() > 0.1
@@ -111,7 +129,10 @@ def test_the_derivative_passes_fixed_blocks():
 
 def test_weights_of_another_moment_and_back():
     model = wide_resnet()
-    kept, others = [v.numpy() for v in model.trainable_variables], [v + 1.0 for v in model.trainable_variables]
+    kept, others = (
+        [v.numpy() for v in model.trainable_variables],
+        [v + 1.0 for v in model.trainable_variables],
+    )
 
     @tf.function
     def inside():
@@ -128,8 +149,15 @@ def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
     """h_ik and with it the teacher's step, eagerly, of networks with BatchNorm and noise: within float32's rounding."""
     h, weights = [], []
     for rematerialize in (False, True):
-        options = {"feedback_weight": 100.0, "uda_weight": 0.0, "supervised_weight": 0.0, "weight_decay": 0.0}
-        trainer = MetaPseudoLabels(perceptron(1), perceptron(2), feedback=feedback, rematerialize=rematerialize, **options)
+        options = {
+            "feedback_weight": 100.0,
+            "uda_weight": 0.0,
+            "supervised_weight": 0.0,
+            "weight_decay": 0.0,
+        }
+        trainer = MetaPseudoLabels(
+            perceptron(1), perceptron(2), feedback=feedback, rematerialize=rematerialize, **options
+        )
         estimator = trainer.estimator
 
         def record(measured, estimator=estimator):
@@ -137,7 +165,12 @@ def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
             return estimator.estimate(measured._replace(per_label=lambda: h[-1]))
 
         trainer.estimator = dataclasses.replace(estimator, estimate=record)
-        trainer.compile(*(tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True, global_clipnorm=1.0) for _ in range(2)))
+        trainer.compile(
+            *(
+                tf.keras.optimizers.SGD(0.1, 0.9, nesterov=True, global_clipnorm=1.0)
+                for _ in range(2)
+            )
+        )
         start = [v.numpy() for v in trainer.teacher.trainable_variables]
         trainer.train_step(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9)))
         weights.append([v.numpy() - a for v, a in zip(trainer.teacher.trainable_variables, start)])
@@ -150,7 +183,11 @@ def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
 
 def test_the_network_itself_stays_as_it_is():
     model = wide_resnet()
-    config, names, logits = model.get_config(), [w.name for w in model.weights], model(IMAGES).numpy()
+    config, names, logits = (
+        model.get_config(),
+        [w.name for w in model.weights],
+        model(IMAGES).numpy(),
+    )
     forward = training_pass(model, True)
     with pytest.raises(InputError, match="outside of model_noise"):
         forward(IMAGES)
@@ -165,9 +202,13 @@ def perceptron(seed):
     for block in ("block1a", "block1b"):
         initializer = tf.keras.initializers.HeNormal(seed=seed + ord(block[-1]))
         y = make.Dense(4, "tanh", kernel_initializer=initializer, name=f"{block}_dense")(x)
-        y = Dropout(0.3, noise_id=f"{block}_drop", name=f"{block}_drop")(make.BatchNormalization(momentum=0.5, name=f"{block}_bn")(y))
+        y = Dropout(0.3, noise_id=f"{block}_drop", name=f"{block}_drop")(
+            make.BatchNormalization(momentum=0.5, name=f"{block}_bn")(y)
+        )
         x = make.Add(name=f"{block}_add")([x, y])
-    head = make.Dense(3, kernel_initializer=tf.keras.initializers.HeNormal(seed=seed), dtype="float32")
+    head = make.Dense(
+        3, kernel_initializer=tf.keras.initializers.HeNormal(seed=seed), dtype="float32"
+    )
     return tf.keras.Model(inputs, head(x))
 
 
@@ -185,11 +226,17 @@ def test_noisy_student_trains_alike(policy):
     try:
         weights = []
         for rematerialize in (False, True):
-            student = NoisyStudent(perceptron(1), ema_decay=0.5, rematerialize=rematerialize, accumulation=2)
+            student = NoisyStudent(
+                perceptron(1), ema_decay=0.5, rematerialize=rematerialize, accumulation=2
+            )
             student.compile(tf.keras.optimizers.SGD(0.1), run_eagerly=eagerly(rematerialize))
-            data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], tf.one_hot(LABELS, 3)[2:]))).repeat()
+            data = tf.data.Dataset.from_tensors(
+                ((VECTORS[:2], LABELS[:2]), (VECTORS[2:], tf.one_hot(LABELS, 3)[2:]))
+            ).repeat()
             student.fit(data, steps_per_epoch=2, verbose=0)
-            weights.append([*student.model.get_weights(), *(shadow.numpy() for shadow in student.ema.shadows)])
+            weights.append(
+                [*student.model.get_weights(), *(shadow.numpy() for shadow in student.ema.shadows)]
+            )
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     tolerance = 1e-5 if policy == "float32" else 0.01
@@ -205,15 +252,21 @@ def test_meta_pseudo_labels_trains_alike(feedback, policy):
         weights = []
         for rematerialize in (False, True):
             networks = perceptron(1), perceptron(2)
-            trainer = MetaPseudoLabels(*networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=10.0)
+            trainer = MetaPseudoLabels(
+                *networks, feedback=feedback, rematerialize=rematerialize, feedback_weight=10.0
+            )
             optimizers = tf.keras.optimizers.SGD(0.1), tf.keras.optimizers.SGD(0.1)
             trainer.compile(*optimizers, run_eagerly=eagerly(rematerialize))
-            data = tf.data.Dataset.from_tensors(((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))).repeat()
+            data = tf.data.Dataset.from_tensors(
+                ((VECTORS[:2], LABELS[:2]), (VECTORS[2:], VECTORS[2:] * 0.9))
+            ).repeat()
             trainer.fit(data, steps_per_epoch=2, verbose=0)
             weights.append([w for network in networks for w in network.get_weights()])
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if policy == "float32" else {"rtol": 0.02, "atol": 2e-3}
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if policy == "float32" else {"rtol": 0.02, "atol": 2e-3}
+    )
     for a, b in zip(*weights):
         np.testing.assert_allclose(b, a, **tolerance)
 

@@ -12,7 +12,15 @@ from training import plot_schedules, schedules
 
 
 def paper_schedule():
-    config = ConfigDict({"name": "exponential", "base": 0.016, "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97})
+    config = ConfigDict(
+        {
+            "name": "exponential",
+            "base": 0.016,
+            "warmup_epochs": 5.0,
+            "decay_epochs": 2.4,
+            "decay_rate": 0.97,
+        }
+    )
     return schedules.build(config, batch_size=2048, steps=218_949, steps_per_epoch=1_281_167 / 2048)
 
 
@@ -43,13 +51,29 @@ def test_cosine_waits():
 
 
 def test_constant_after_warmup():
-    config = ConfigDict({"name": "constant", "base": 0.256, "warmup_epochs": 1.0, "decay_epochs": 2.4, "decay_rate": 0.97})
+    config = ConfigDict(
+        {
+            "name": "constant",
+            "base": 0.256,
+            "warmup_epochs": 1.0,
+            "decay_epochs": 2.4,
+            "decay_rate": 0.97,
+        }
+    )
     schedule = schedules.build(config, batch_size=256, steps=100, steps_per_epoch=10)
     assert [float(schedule(s)) for s in (5, 10, 99)] == pytest.approx([0.128, 0.256, 0.256])
 
 
 def test_unknown_schedule_is_the_users_error():
-    config = ConfigDict({"name": "zigzag", "base": 0.1, "warmup_epochs": 0.0, "decay_epochs": 1.0, "decay_rate": 1.0})
+    config = ConfigDict(
+        {
+            "name": "zigzag",
+            "base": 0.1,
+            "warmup_epochs": 0.0,
+            "decay_epochs": 1.0,
+            "decay_rate": 1.0,
+        }
+    )
     with pytest.raises(InputError, match="zigzag"):
         schedules.build(config, batch_size=1, steps=1, steps_per_epoch=1)
 
@@ -63,10 +87,20 @@ def test_the_rates_of_a_recipe_as_a_picture(tmp_path):
     plot_schedules.main(config, str(tmp_path / "rates.png"), None)
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     rates = plot_schedules.rates(config, 1_281_167)
-    assert sorted(rates) == ["finetune", "finetune_student", "selector", "student", "student_1", "student_2", "teacher"]
+    assert sorted(rates) == [
+        "finetune",
+        "finetune_student",
+        "selector",
+        "student",
+        "student_1",
+        "student_2",
+        "teacher",
+    ]
     steps, values = rates["student"][""]
     assert steps[0] == 0 and steps[-1] == 218_949
-    np.testing.assert_allclose(values[::97], [float(paper_schedule()(int(step))) for step in steps[::97]], rtol=1e-5)
+    np.testing.assert_allclose(
+        values[::97], [float(paper_schedule()(int(step))) for step in steps[::97]], rtol=1e-5
+    )
 
 
 def test_both_networks_rates():

@@ -37,7 +37,10 @@ from noisy_student.settings import TRAIN
         ({"keep_checkpoints": 0}, "keep_checkpoints is 0; it must be at least 1"),
         ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0; it must be at least 0 and below 1"),
         ({"schedule": {"base": float("nan")}}, r"schedule\.base is nan; it must be a number"),
-        ({"model": {"strides": (1, 0)}}, r"model\.strides is \(1, 0\); it must be whole numbers, e"),
+        (
+            {"model": {"strides": (1, 0)}},
+            r"model\.strides is \(1, 0\); it must be whole numbers, e",
+        ),
         ({"preprocessing": {"pad": -1}}, r"preprocessing\.pad is -1; it must be at least 0"),
         ({"learning_rate": 0.1}, "learning_rate: no such setting"),
     ],
@@ -49,6 +52,10 @@ def test_values_that_no_training_could_use(overrides, message):
 
 def test_values_that_a_training_can_use():
     settings.check(settings.make(TRAIN), TRAIN)
-    network = {"name": "wrn_28_2", "variant": "release", "dropout": None}  # a builder's own argument
+    network = {
+        "name": "wrn_28_2",
+        "variant": "release",
+        "dropout": None,
+    }  # a builder's own argument
     own = {"image_size": None, "mean": [1, 2, 3], "randaugment_layers": 0}
     settings.check({"model": network, "preprocessing": own, "epochs": 0.5, "batch_size": 1}, TRAIN)

@@ -30,11 +30,22 @@ RECIPE = [
 
 def start(workdir, data, *more):
     """The two processes, chief first."""
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+    ):
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
     for index in (0, 1):
-        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-        flags = [*RECIPE, *more, f"--workdir={workdir}", f"--data={data}", "--strategy=multi_worker"]
+        tf_config = json.dumps(
+            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        )
+        flags = [
+            *RECIPE,
+            *more,
+            f"--workdir={workdir}",
+            f"--data={data}",
+            "--strategy=multi_worker",
+        ]
         yield training_runs.start("teacher", *flags, stderr=subprocess.PIPE, TF_CONFIG=tf_config)
 
 
@@ -67,8 +78,15 @@ def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path, d
     assert code == workers.LOST, errors
     assert "another worker of this run is gone" in errors and "Traceback" not in errors
     assert "2 replicas" in output
-    assert rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1  # of 13 images, each counted once, or the evaluation had failed
-    assert {path.name for path in workdir.iterdir()} == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert (
+        rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1
+    )  # of 13 images, each counted once, or the evaluation had failed
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+    }
     assert len(list((workdir / "tensorboard").glob("events*"))) == 1
     assert not list((workdir / "checkpoints").glob("*_temp"))
 
@@ -80,11 +98,16 @@ def test_a_terminated_worker_ends_both_with_a_checkpoint(tmp_path, data):
     for code, _, errors in processes:
         assert code == EXIT_CODE, errors
         assert errors.count("stopped by SIGTERM after step") == 1 and "Traceback" not in errors
-    steps = [int(path.stem.rpartition("-")[2]) for path in (workdir / "checkpoints").glob("*.index")]
+    steps = [
+        int(path.stem.rpartition("-")[2]) for path in (workdir / "checkpoints").glob("*.index")
+    ]
     assert max(steps) == training_runs.metrics(workdir)[-1]["step"]
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"task": {"type": "worker", "index": 1}, "cluster": {"worker": ["a:1"]}}'])
+@pytest.mark.parametrize(
+    "text",
+    [None, "{", "[]", '{"task": {"type": "worker", "index": 1}, "cluster": {"worker": ["a:1"]}}'],
+)
 def test_a_TF_CONFIG_that_names_no_workers(monkeypatch, text):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if text is not None:

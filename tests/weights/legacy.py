@@ -24,14 +24,28 @@ def numbers(values: tuple[int, ...]) -> bytes:
     return b"(" + b"".join(map(whole, values)) + b"t"
 
 
-def tensor(key: str, kind: str, size: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + whole(size) + b"NtQ"
+def tensor(
+    key: str, kind: str, size: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> bytes:
+    storage = (
+        b"("
+        + text("storage")
+        + f"ctorch\n{kind}\n".encode()
+        + text(key)
+        + text("cpu")
+        + whole(size)
+        + b"NtQ"
+    )
     view = whole(offset) + numbers(shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)R"
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + b"tR"
 
 
 def state_dict(tensors: dict[str, bytes]) -> bytes:
-    return b"\x80\x02ccollections\nOrderedDict\n)R(" + b"".join(text(name) + value for name, value in tensors.items()) + b"u."
+    return (
+        b"\x80\x02ccollections\nOrderedDict\n)R("
+        + b"".join(text(name) + value for name, value in tensors.items())
+        + b"u."
+    )
 
 
 def content(state: bytes, storages: dict[str, np.ndarray]) -> bytes:

@@ -119,7 +119,9 @@ def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
-def test_another_file_than_expected_is_refused_and_not_kept(server: Server, tmp_path: Path, algorithm: str) -> None:
+def test_another_file_than_expected_is_refused_and_not_kept(
+    server: Server, tmp_path: Path, algorithm: str
+) -> None:
     with pytest.raises(
         InputError,
         match=rf"not the expected file; it is not kept.*\({algorithm} [0-9a-f]+, not 0000\)",
@@ -144,7 +146,9 @@ def test_a_file_that_is_not_there(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == 1
 
 
-def test_without_a_network_the_message_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_message_says_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as free:  # nobody listens there
         free.bind(("127.0.0.1", 0))

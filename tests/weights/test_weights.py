@@ -22,13 +22,17 @@ from efficientnet.architectures import ARCHITECTURES, round_repeats
 from training import model_dir
 from weights import export_weights, import_weights, names, weight_files
 
-keras_efficientnet = sys.modules[tf.keras.applications.EfficientNetB0.__module__]  # of Keras 2.15 or of tf-keras
+keras_efficientnet = sys.modules[
+    tf.keras.applications.EfficientNetB0.__module__
+]  # of Keras 2.15 or of tf-keras
 SMALL = {"name": "b0", "width": 0.25, "depth": 0.5}  # 10 blocks, two of them in stage 6
 CLASSES = 5
 
 
 def spec(classes: int = CLASSES, **architecture: object) -> model_dir.ModelSpec:
-    return model_dir.ModelSpec({**SMALL, **architecture}, Preprocessing(image_size=32), tuple(map(str, range(classes))))
+    return model_dir.ModelSpec(
+        {**SMALL, **architecture}, Preprocessing(image_size=32), tuple(map(str, range(classes)))
+    )
 
 
 def random_values(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
@@ -37,7 +41,9 @@ def random_values(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str
     return {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def release_shapes(width: float, depth: float, classes: int, lite: bool = False) -> dict[str, tuple[int, ...]]:
+def release_shapes(
+    width: float, depth: float, classes: int, lite: bool = False
+) -> dict[str, tuple[int, ...]]:
     """The variables that the release's graph creates, in its order: a second account of the names, written from its numbering by calls."""
     shapes: dict[str, tuple[int, ...]] = {}
     calls: dict[str, int] = {}
@@ -51,7 +57,14 @@ def release_shapes(width: float, depth: float, classes: int, lite: bool = False)
         create(scope, "conv2d", kernel=(k, k, i, o), **({"bias": (o,)} if bias else {}))
 
     def norm(scope: str, c: int) -> None:
-        create(scope, "tpu_batch_normalization", gamma=(c,), beta=(c,), moving_mean=(c,), moving_variance=(c,))
+        create(
+            scope,
+            "tpu_batch_normalization",
+            gamma=(c,),
+            beta=(c,),
+            moving_mean=(c,),
+            moving_variance=(c,),
+        )
 
     def round8(filters: int) -> int:
         value = max(8, int(filters * width + 4) // 8 * 8)
@@ -62,12 +75,22 @@ def release_shapes(width: float, depth: float, classes: int, lite: bool = False)
 
     conv("stem", 3, 3, ends(32))
     norm("stem", ends(32))
-    strings = ["r1_k3_e1_i32_o16", "r2_k3_e6_i16_o24", "r2_k5_e6_i24_o40", "r3_k3_e6_i40_o80", "r3_k5_e6_i80_o112", "r4_k5_e6_i112_o192"]
+    strings = [
+        "r1_k3_e1_i32_o16",
+        "r2_k3_e6_i16_o24",
+        "r2_k5_e6_i24_o40",
+        "r3_k3_e6_i40_o80",
+        "r3_k5_e6_i80_o112",
+        "r4_k5_e6_i112_o192",
+    ]
     block = 0
     for string in [*strings, "r1_k3_e6_i192_o320"]:
         r, k, e, i, o = (int(part[1:]) for part in string.split("_"))
         for repeat in range(r if lite and o in (16, 320) else round_repeats(r, depth)):
-            scope, cin = f"blocks_{block}", (ends(i) if block == 0 else round8(i)) if repeat == 0 else round8(o)
+            scope, cin = (
+                f"blocks_{block}",
+                (ends(i) if block == 0 else round8(i)) if repeat == 0 else round8(o),
+            )
             inner, squeeze = cin * e, max(1, cin // 4)
             if e != 1:
                 conv(scope, 1, cin, inner)
@@ -87,7 +110,13 @@ def release_shapes(width: float, depth: float, classes: int, lite: bool = False)
 
 
 def write_checkpoint(
-    prefix: Path, values: dict[str, np.ndarray], *, raw: bool = True, ema: bool = True, slots: bool = True, scope: str = "efficientnet-b0/"
+    prefix: Path,
+    values: dict[str, np.ndarray],
+    *,
+    raw: bool = True,
+    ema: bool = True,
+    slots: bool = True,
+    scope: str = "efficientnet-b0/",
 ) -> Path:
     """A checkpoint as TensorFlow 1's Saver writes it: values + 1 under the raw names, the values themselves as moving averages."""
     stored: dict[str, np.ndarray] = {}
@@ -97,12 +126,20 @@ def write_checkpoint(
         if ema:
             stored[f"{scope}{name}/ExponentialMovingAverage"] = value
         if slots and not name.endswith(("moving_mean", "moving_variance")):
-            stored.update({f"{scope}{name}/{slot}": np.zeros_like(value) for slot in ("RMSProp", "RMSProp_1", "Momentum")})
+            stored.update(
+                {
+                    f"{scope}{name}/{slot}": np.zeros_like(value)
+                    for slot in ("RMSProp", "RMSProp_1", "Momentum")
+                }
+            )
             stored[f"teacher_model/{scope}{name}"] = np.zeros_like(value)
     if slots:
         stored["global_step"] = np.array(218_949, np.int64)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variables = {name: tf.compat.v1.Variable(value, use_resource=False, name=f"v{i}") for i, (name, value) in enumerate(stored.items())}
+        variables = {
+            name: tf.compat.v1.Variable(value, use_resource=False, name=f"v{i}")
+            for i, (name, value) in enumerate(stored.items())
+        }
         session.run([variable.initializer for variable in variables.values()])
         tf.compat.v1.train.Saver(variables).save(session, str(prefix), write_meta_graph=False)
     return prefix
@@ -119,9 +156,15 @@ def checkpoint(release: dict[str, np.ndarray], tmp_path_factory: pytest.TempPath
 
 
 def imported(
-    source: Path, *, average: bool = True, fresh_head: bool = False, wanted: model_dir.ModelSpec | None = None
+    source: Path,
+    *,
+    average: bool = True,
+    fresh_head: bool = False,
+    wanted: model_dir.ModelSpec | None = None,
 ) -> dict[str, np.ndarray]:
-    model = import_weights.convert(weight_files.open_weights(source, average=average), wanted or spec(), fresh_head=fresh_head)
+    model = import_weights.convert(
+        weight_files.open_weights(source, average=average), wanted or spec(), fresh_head=fresh_head
+    )
     return {weight.name.partition(":")[0]: weight.numpy() for weight in model.weights}
 
 
@@ -139,21 +182,28 @@ def test_names_are_the_releases_and_the_models(name: str) -> None:
     assert len(rows) == {"b0": 311, "b1": 439, "b7": 1037, "l2": 1654}.get(name, len(rows))
     if name in ("b0", "lite1"):
         model = EfficientNet(name, num_classes=1000)
-        assert {row.keras: row.shape for row in rows} == {w.name.partition(":")[0]: tuple(w.shape) for w in model.weights}
+        assert {row.keras: row.shape for row in rows} == {
+            w.name.partition(":")[0]: tuple(w.shape) for w in model.weights
+        }
 
 
 def test_named_examples_of_the_releases() -> None:
     rows = {row.tf1: row for row in names.weights(1.0, 1.0, 1000)}
     assert rows["blocks_0/conv2d/kernel"].keras == "block1a_project_conv/kernel"
     assert rows["blocks_0/conv2d/kernel"].timm == "blocks.0.0.conv_pw.weight"
-    assert rows["blocks_15/tpu_batch_normalization_2/moving_variance"].timm == "blocks.6.0.bn3.running_var"
+    assert (
+        rows["blocks_15/tpu_batch_normalization_2/moving_variance"].timm
+        == "blocks.6.0.bn3.running_var"
+    )
     assert rows["blocks_1/se/conv2d/kernel"].timm_shape == (4, 96, 1, 1)
     l2 = {row.tf1: row.shape for row in names.weights(4.3, 5.3, 1000)}
     assert l2["blocks_0/conv2d/kernel"] == (1, 1, 136, 72)
 
 
 @pytest.mark.parametrize(("average", "added"), [(True, 0), (False, 1)])
-def test_tf1_checkpoint(checkpoint: Path, release: dict[str, np.ndarray], average: bool, added: int) -> None:
+def test_tf1_checkpoint(
+    checkpoint: Path, release: dict[str, np.ndarray], average: bool, added: int
+) -> None:
     values = imported(checkpoint, average=average)
     assert len(values) == len(release)
     for row in table():
@@ -165,13 +215,17 @@ def test_tf1_directory_and_lars_names(release: dict[str, np.ndarray], tmp_path: 
     write_checkpoint(tmp_path / "model.ckpt", plain)
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/somewhere/else/model.ckpt"\n')
     values = imported(tmp_path)
-    np.testing.assert_array_equal(values["stem_bn/gamma"], release["stem/tpu_batch_normalization/gamma"])
+    np.testing.assert_array_equal(
+        values["stem_bn/gamma"], release["stem/tpu_batch_normalization/gamma"]
+    )
 
 
 def test_tf1_averages_only_and_raw_only(release: dict[str, np.ndarray], tmp_path: Path) -> None:
     """The release's L2 files hold nothing but moving averages."""
     averages = write_checkpoint(tmp_path / "l2.ckpt", release, raw=False, slots=False)
-    np.testing.assert_array_equal(imported(averages)["predictions/bias"], release["head/dense/bias"])
+    np.testing.assert_array_equal(
+        imported(averages)["predictions/bias"], release["head/dense/bias"]
+    )
     with pytest.raises(InputError, match=r"moving averages only; take --weights=ema"):
         imported(averages, average=False)
     raw = write_checkpoint(tmp_path / "raw.ckpt", release, ema=False)
@@ -181,7 +235,10 @@ def test_tf1_averages_only_and_raw_only(release: dict[str, np.ndarray], tmp_path
 
 def test_every_misfit_is_listed(release: dict[str, np.ndarray], tmp_path: Path) -> None:
     broken = dict(release)
-    lost = [broken.pop(name) is None or name for name in ("stem/conv2d/kernel", "blocks_3/se/conv2d_1/bias")]
+    lost = [
+        broken.pop(name) is None or name
+        for name in ("stem/conv2d/kernel", "blocks_3/se/conv2d_1/bias")
+    ]
     broken["stem/conv2d/kernel"] = np.zeros([3, 3, 3, 16], np.float32)
     broken["blocks_77/conv2d/kernel"] = np.zeros([1, 1, 2, 2], np.float32)
     path = write_checkpoint(tmp_path / "broken.ckpt", broken)
@@ -193,27 +250,44 @@ def test_every_misfit_is_listed(release: dict[str, np.ndarray], tmp_path: Path) 
     assert "1 misshapen: stem/conv2d/kernel (3, 3, 3, 16) instead of (3, 3, 3, 8)" in message
 
 
-def test_one_missing_average_is_not_made_good_by_its_raw_value(release: dict[str, np.ndarray], tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "model.ckpt", {k: v for k, v in release.items() if k != "head/dense/bias"}, slots=False)
+def test_one_missing_average_is_not_made_good_by_its_raw_value(
+    release: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = write_checkpoint(
+        tmp_path / "model.ckpt",
+        {k: v for k, v in release.items() if k != "head/dense/bias"},
+        slots=False,
+    )
     reader = tf.train.load_checkpoint(str(path))
     stored = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
     stored["efficientnet-b0/head/dense/bias"] = np.zeros([CLASSES], np.float32)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variables = {name: tf.compat.v1.Variable(value, use_resource=False) for name, value in stored.items()}
+        variables = {
+            name: tf.compat.v1.Variable(value, use_resource=False) for name, value in stored.items()
+        }
         session.run([variable.initializer for variable in variables.values()])
-        tf.compat.v1.train.Saver(variables).save(session, str(tmp_path / "mixed.ckpt"), write_meta_graph=False)
+        tf.compat.v1.train.Saver(variables).save(
+            session, str(tmp_path / "mixed.ckpt"), write_meta_graph=False
+        )
     with pytest.raises(InputError, match="1 missing: head/dense/bias"):
         imported(tmp_path / "mixed.ckpt")
 
 
 def test_another_variant_is_recognised(tmp_path: Path) -> None:
-    path = write_timm(tmp_path / "w.safetensors", {row.timm: np.zeros(row.timm_shape, np.float16) for row in names.weights(1.0, 1.1, 5)})
+    path = write_timm(
+        tmp_path / "w.safetensors",
+        {row.timm: np.zeros(row.timm_shape, np.float16) for row in names.weights(1.0, 1.1, 5)},
+    )
     with pytest.raises(InputError, match=r"does not fit b0 \(it fits --model=b1\)"):
         imported(path)
 
 
 def write_timm(path: Path, values: dict[str, np.ndarray]) -> Path:
-    tracked = {name.replace("running_var", "num_batches_tracked"): np.array(7) for name in values if name.endswith("running_var")}
+    tracked = {
+        name.replace("running_var", "num_batches_tracked"): np.array(7)
+        for name in values
+        if name.endswith("running_var")
+    }
     save_file({**values, **tracked}, path, metadata={"format": "pt"})
     return path
 
@@ -221,27 +295,47 @@ def write_timm(path: Path, values: dict[str, np.ndarray]) -> Path:
 def test_timm_file(tmp_path: Path) -> None:
     state = random_values({row.timm: row.timm_shape for row in table()})
     values = imported(write_timm(tmp_path / "tf_efficientnet_b0.safetensors", state))
-    np.testing.assert_array_equal(values["block2a_expand_conv/kernel"][0, 0, 3, 5], state["blocks.1.0.conv_pw.weight"][5, 3, 0, 0])
-    np.testing.assert_array_equal(values["stem_conv/kernel"][0, 1, 2, 5], state["conv_stem.weight"][5, 2, 0, 1])
-    np.testing.assert_array_equal(values["block3a_dwconv/depthwise_kernel"][1, 4, 6, 0], state["blocks.2.0.conv_dw.weight"][6, 0, 1, 4])
+    np.testing.assert_array_equal(
+        values["block2a_expand_conv/kernel"][0, 0, 3, 5],
+        state["blocks.1.0.conv_pw.weight"][5, 3, 0, 0],
+    )
+    np.testing.assert_array_equal(
+        values["stem_conv/kernel"][0, 1, 2, 5], state["conv_stem.weight"][5, 2, 0, 1]
+    )
+    np.testing.assert_array_equal(
+        values["block3a_dwconv/depthwise_kernel"][1, 4, 6, 0],
+        state["blocks.2.0.conv_dw.weight"][6, 0, 1, 4],
+    )
     np.testing.assert_array_equal(values["predictions/kernel"], state["classifier.weight"].T)
-    np.testing.assert_array_equal(values["block1a_bn/moving_variance"], state["blocks.0.0.bn1.running_var"])
+    np.testing.assert_array_equal(
+        values["block1a_bn/moving_variance"], state["blocks.0.0.bn1.running_var"]
+    )
     for row in table():  # and the way back is exact
         np.testing.assert_array_equal(row.to_timm(values[row.keras]), state[row.timm])
 
 
 def test_plain_timm_variants_are_refused(tmp_path: Path) -> None:
     state = random_values({row.timm: row.timm_shape for row in table()})
-    with pytest.raises(InputError, match=r"timm's efficientnet_b0, whose padding and epsilon differ"):
+    with pytest.raises(
+        InputError, match=r"timm's efficientnet_b0, whose padding and epsilon differ"
+    ):
         imported(write_timm(tmp_path / "efficientnet_b0.safetensors", state))
     write_timm(tmp_path / "model.safetensors", state)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "efficientnet_b0"}))
     with pytest.raises(InputError, match="take tf_efficientnet_"):
         imported(tmp_path)
     (tmp_path / "config.json").write_text(
-        json.dumps({"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+        json.dumps(
+            {
+                "architecture": "tf_efficientnet_b0",
+                "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+            }
+        )
     )
-    assert weight_files.open_weights(tmp_path, average=True).normalization == ((127.5,) * 3, (127.5,) * 3)
+    assert weight_files.open_weights(tmp_path, average=True).normalization == (
+        (127.5,) * 3,
+        (127.5,) * 3,
+    )
 
 
 def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
@@ -251,7 +345,10 @@ def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
         (tmp_path / directory).mkdir()
         for name in ("tf_efficientnet_b0.safetensors", "model.safetensors"):
             write_timm(tmp_path / directory / name, state)
-    for path in ("efficientnet_b0/tf_efficientnet_b0.safetensors", "efficientnet_models/model.safetensors"):
+    for path in (
+        "efficientnet_b0/tf_efficientnet_b0.safetensors",
+        "efficientnet_models/model.safetensors",
+    ):
         assert weight_files.open_weights(tmp_path / path, average=True).normalization is None
     with pytest.raises(InputError, match=r"timm's efficientnet_b0"):
         weight_files.open_weights(tmp_path / "efficientnet_b0", average=True)
@@ -272,12 +369,20 @@ def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
 def test_a_damaged_description_of_a_timm_model(tmp_path: Path, config: bytes) -> None:
     (tmp_path / "config.json").write_bytes(config)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"config.json (is damaged: |is no readable description of a timm model \(.+\)$)"):
+    with pytest.raises(
+        InputError,
+        match=r"config.json (is damaged: |is no readable description of a timm model \(.+\)$)",
+    ):
         weight_files.open_weights(tmp_path, average=True)
 
 
-def test_a_fresh_head_is_said_and_nothing_else_is_fresh(checkpoint: Path, release: dict[str, np.ndarray]) -> None:
-    with pytest.raises(InputError, match=r"2 misshapen: head/dense/kernel.*head/dense/bias \(5,\) instead of \(7,\)"):
+def test_a_fresh_head_is_said_and_nothing_else_is_fresh(
+    checkpoint: Path, release: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"2 misshapen: head/dense/kernel.*head/dense/bias \(5,\) instead of \(7,\)",
+    ):
         imported(checkpoint, wanted=spec(7))
     values = imported(checkpoint, wanted=spec(7), fresh_head=True)
     assert values["predictions/kernel"].shape == (values["top_bn/gamma"].size, 7)
@@ -288,13 +393,23 @@ def test_a_fresh_head_is_said_and_nothing_else_is_fresh(checkpoint: Path, releas
 
 def applications(**arguments: Any) -> tf.keras.Model:
     """keras.applications' EfficientNet, as small as `SMALL`, with random weights."""
-    settings = {"weights": None, "classes": CLASSES, "classifier_activation": None, "input_shape": (64, 64, 3), **arguments}
+    settings = {
+        "weights": None,
+        "classes": CLASSES,
+        "classifier_activation": None,
+        "input_shape": (64, 64, 3),
+        **arguments,
+    }
     model = keras_efficientnet.EfficientNet(SMALL["width"], SMALL["depth"], 64, **settings)
     values = random_values({weight.name: tuple(weight.shape) for weight in model.weights}, seed=3)
     for weight in model.weights:
         if settings["weights"] is None:
-            weight.assign(0.5 * (values[weight.name] - 1) if "kernel" in weight.name else values[weight.name])
-    model.layers[2].finalize_state()  # the normalisation reads its weights when they are loaded, not when it is called
+            weight.assign(
+                0.5 * (values[weight.name] - 1) if "kernel" in weight.name else values[weight.name]
+            )
+    model.layers[
+        2
+    ].finalize_state()  # the normalisation reads its weights when they are loaded, not when it is called
     return model
 
 
@@ -309,7 +424,9 @@ PIXELS = tf.random.stateless_uniform([2, 64, 64, 3], [1, 2], 0, 255)
 def read(source: Path, **options: Any) -> tuple[tf.keras.Model, model_dir.ModelSpec]:
     opened = weight_files.open_weights(source, average=True)
     described = import_weights.describe(opened, SMALL, **options)
-    return import_weights.convert(opened, described, fresh_head=options.get("fresh_head", False)), described
+    return import_weights.convert(
+        opened, described, fresh_head=options.get("fresh_head", False)
+    ), described
 
 
 def close(actual: tf.Tensor, expected: tf.Tensor) -> None:
@@ -318,7 +435,9 @@ def close(actual: tf.Tensor, expected: tf.Tensor) -> None:
 
 
 @pytest.mark.parametrize("ending", ["weights_only.h5", "whole.h5", "whole.keras"])
-def test_keras_files(keras_model: tf.keras.Model, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keras_files(
+    keras_model: tf.keras.Model, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / ending
     if ending == "whole.h5":
         with pytest.warns(UserWarning, match="HDF5"):
@@ -342,35 +461,53 @@ def test_layers_before_the_network_count(tmp_path: Path) -> None:
     ):
         x = layer(x)
     model = tf.keras.Model(inputs, x)
-    model.get_layer("normalization").set_weights([np.array([0.1, -0.2, 0.0]), np.array([0.04, 0.25, 1.0]), np.zeros([], np.int64)])
+    model.get_layer("normalization").set_weights(
+        [np.array([0.1, -0.2, 0.0]), np.array([0.04, 0.25, 1.0]), np.zeros([], np.int64)]
+    )
     model.get_layer("normalization").finalize_state()
     model.save(tmp_path / "layers.keras")
-    mean, std = weight_files.open_weights(tmp_path / "layers.keras", average=True).normalization or ((), ())
+    mean, std = weight_files.open_weights(
+        tmp_path / "layers.keras", average=True
+    ).normalization or ((), ())
     pixels = PIXELS[:, :4, :4]
     np.testing.assert_allclose((pixels - mean) / std, model(pixels), atol=1e-5)
 
 
-def test_kerass_published_files_store_std_as_variance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kerass_published_files_store_std_as_variance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file goes through Keras's own `weights="imagenet"`, as a download would."""
     ours = applications(classes=1000)
-    ours.layers[2].set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.zeros([])])
+    ours.layers[2].set_weights(
+        [np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.zeros([])]
+    )
     path = tmp_path / "efficientnetb0.h5"
     ours.save_weights(path)
     monkeypatch.setattr(keras_efficientnet.data_utils, "get_file", lambda *a, **k: str(path))
     published = applications(classes=1000, weights="imagenet", model_name="efficientnetb0")
     model, described = read(path)
-    np.testing.assert_allclose(described.preprocessing.mean, Preprocessing(image_size=1).mean, rtol=1e-6)
-    np.testing.assert_allclose(described.preprocessing.std, Preprocessing(image_size=1).std, rtol=1e-6)
+    np.testing.assert_allclose(
+        described.preprocessing.mean, Preprocessing(image_size=1).mean, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        described.preprocessing.std, Preprocessing(image_size=1).std, rtol=1e-6
+    )
     close(model(PIXELS), published(PIXELS, training=False))
-    published.save(tmp_path / "fine_tuned.keras")  # of such a model the config tells the second Rescaling
-    assert read(tmp_path / "fine_tuned.keras")[1].preprocessing.std == pytest.approx(described.preprocessing.std)
+    published.save(
+        tmp_path / "fine_tuned.keras"
+    )  # of such a model the config tells the second Rescaling
+    assert read(tmp_path / "fine_tuned.keras")[1].preprocessing.std == pytest.approx(
+        described.preprocessing.std
+    )
 
 
 def test_keras_misfits(keras_model: tf.keras.Model, tmp_path: Path) -> None:
     keras_model.save_weights(tmp_path / "new.weights.h5")
     with pytest.raises(InputError, match=r"without layer names; save the model as .keras or .h5"):
         read(tmp_path / "new.weights.h5")
-    extended = tf.keras.Model(keras_model.input, tf.keras.layers.Dense(2, name="extra")(keras_model.output))
+    extended = tf.keras.Model(
+        keras_model.input, tf.keras.layers.Dense(2, name="extra")(keras_model.output)
+    )
     extended.save(tmp_path / "extended.keras")
     with pytest.raises(InputError, match=r"2 unexpected: extra/bias, extra/kernel"):
         read(tmp_path / "extended.keras")
@@ -381,7 +518,9 @@ def test_keras_misfits(keras_model: tf.keras.Model, tmp_path: Path) -> None:
     _, described = read(tmp_path / "notop.h5", fresh_head=True, labels=str(tmp_path / "labels.txt"))
     assert described.label_names == ("cat", "dog") and described.metadata["head"] == "fresh"
     keras_model.save_weights(tmp_path / "top.h5")
-    with pytest.raises(InputError, match=r"names 2 classes, the source has 5 classes; --head=fresh"):
+    with pytest.raises(
+        InputError, match=r"names 2 classes, the source has 5 classes; --head=fresh"
+    ):
         read(tmp_path / "top.h5", labels=str(tmp_path / "labels.txt"))
     with pytest.raises(InputError, match="--head=fresh needs --labels"):
         read(tmp_path / "top.h5", fresh_head=True)
@@ -441,20 +580,46 @@ def test_damaged_and_foreign_keras_files(tmp_path: Path) -> None:
     sources = [
         write_h5(tmp_path / "words.h5", **moments, words=np.array([b"cat", b"dog"])),
         write_h5(tmp_path / "empty.h5", nothing=h5py.Empty("f")),
-        write_h5(tmp_path / "zero.h5", **{**moments, "normalization/variance:0": np.array([1.0, 0.0, -1.0])}),
-        write_h5(tmp_path / "gray.h5", **{**moments, "normalization/mean:0": np.zeros(1), "normalization/variance:0": np.ones(1)}),
+        write_h5(
+            tmp_path / "zero.h5",
+            **{**moments, "normalization/variance:0": np.array([1.0, 0.0, -1.0])},
+        ),
+        write_h5(
+            tmp_path / "gray.h5",
+            **{
+                **moments,
+                "normalization/mean:0": np.zeros(1),
+                "normalization/variance:0": np.ones(1),
+            },
+        ),
         write_h5(tmp_path / "two.h5", **moments, **{"normalization_1/mean:0": np.zeros(3)}),
     ]
     for number, config in enumerate(
-        (b"[]", b"{}", b'{"config": []}', b'{"config": {"layers": [{"class_name": 5, "config": {}}]}}', b"\xff")
+        (
+            b"[]",
+            b"{}",
+            b'{"config": []}',
+            b'{"config": {"layers": [{"class_name": 5, "config": {}}]}}',
+            b"\xff",
+        )
     ):
-        sources.append(write_archive(tmp_path / f"config_{number}.keras", config, good.read_bytes()))
-    sources.append(write_archive(tmp_path / "weights.keras", b'{"config": {"layers": []}}', b"nonsense"))
-    broken = bytearray(write_archive(tmp_path / "broken.keras", b'{"config": {"layers": []}}', good.read_bytes()).read_bytes())
+        sources.append(
+            write_archive(tmp_path / f"config_{number}.keras", config, good.read_bytes())
+        )
+    sources.append(
+        write_archive(tmp_path / "weights.keras", b'{"config": {"layers": []}}', b"nonsense")
+    )
+    broken = bytearray(
+        write_archive(
+            tmp_path / "broken.keras", b'{"config": {"layers": []}}', good.read_bytes()
+        ).read_bytes()
+    )
     broken[200:260] = b"\xff" * 60  # in the compressed weights
     (tmp_path / "broken.keras").write_bytes(broken)
     for source in [*sources, tmp_path / "broken.keras"]:
-        with pytest.raises(InputError, match=rf"^--source: {source} is no readable Keras file \(.+\)$"):
+        with pytest.raises(
+            InputError, match=rf"^--source: {source} is no readable Keras file \(.+\)$"
+        ):
             weight_files.open_weights(source, average=True)
 
 
@@ -466,20 +631,30 @@ def changed(state: dict[str, np.ndarray], name: str, value: float) -> dict[str, 
 
 def test_values_that_are_no_weights_are_refused_by_name(tmp_path: Path) -> None:
     state = random_values({row.timm: row.timm_shape for row in table()})
-    for name, value in {"conv_stem.weight": np.nan, "classifier.bias": -np.inf, "bn1.running_var": -1e-6}.items():
+    for name, value in {
+        "conv_stem.weight": np.nan,
+        "classifier.bias": -np.inf,
+        "bn1.running_var": -1e-6,
+    }.items():
         state = changed(state, name, value)
     message = "conv_stem.weight holds 1 values that are not finite; bn1.running_var holds 1 variances below 0; classifier.bias holds 1"
     with pytest.raises(InputError, match=message):
         imported(write_timm(tmp_path / "tf_efficientnet_b0.safetensors", state))
 
 
-def test_half_a_classifier_is_not_thrown_away(keras_model: tf.keras.Model, release: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_half_a_classifier_is_not_thrown_away(
+    keras_model: tf.keras.Model, release: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     rest = {name: value for name, value in release.items() if name != "head/dense/bias"}
     path = write_checkpoint(tmp_path / "model.ckpt", rest, raw=False, slots=False)
-    with pytest.raises(InputError, match=r"\(the file is not complete; get it again\): 1 missing: head/dense/bias$"):
+    with pytest.raises(
+        InputError, match=r"\(the file is not complete; get it again\): 1 missing: head/dense/bias$"
+    ):
         read(path)
     for name in ("classifier.bias", "classifier.weight"):
-        timm = {row.timm: np.ones(row.timm_shape, np.float32) for row in table() if row.timm != name}
+        timm = {
+            row.timm: np.ones(row.timm_shape, np.float32) for row in table() if row.timm != name
+        }
         with pytest.raises(InputError, match=rf"1 missing: {name}$"):
             read(write_timm(tmp_path / "w.safetensors", timm))
     keras_model.save_weights(tmp_path / "w.h5")
@@ -512,37 +687,63 @@ def test_values_in_other_files_are_never_read(keras_model: tf.keras.Model, tmp_p
     def group(file: h5py.File) -> None:
         file["model_weights"] = h5py.ExternalLink(str(secret), "/")
 
-    for harm, message in {external: "in another file", virtual: "in another file", link: "a link", soft: "a link", group: "a link"}.items():
+    for harm, message in {
+        external: "in another file",
+        virtual: "in another file",
+        link: "a link",
+        soft: "a link",
+        group: "a link",
+    }.items():
         path = tmp_path / f"{harm.__name__}.h5"
         keras_model.save_weights(path)
         with h5py.File(path, "a") as file:
             del file[name]
             harm(file)
-        with pytest.raises(InputError, match=rf"^--source: {path} is no readable Keras file \(.*{message}"):
+        with pytest.raises(
+            InputError, match=rf"^--source: {path} is no readable Keras file \(.*{message}"
+        ):
             read(path)
 
 
-def test_headers_that_promise_more_than_the_file_holds(keras_model: tf.keras.Model, checkpoint: Path, tmp_path: Path) -> None:
-    for number, options in enumerate(({}, {"chunks": (1 << 20,)}, {"chunks": (1 << 20,), "compression": "gzip"})):
+def test_headers_that_promise_more_than_the_file_holds(
+    keras_model: tf.keras.Model, checkpoint: Path, tmp_path: Path
+) -> None:
+    for number, options in enumerate(
+        ({}, {"chunks": (1 << 20,)}, {"chunks": (1 << 20,), "compression": "gzip"})
+    ):
         path = tmp_path / f"{number}.h5"
         keras_model.save_weights(path)
         with h5py.File(path, "a") as file:
             del file["predictions/predictions/bias:0"]
-            file.create_dataset("predictions/predictions/bias:0", (1 << 40,), "f4", **options)  # 4 TB
-        with pytest.raises(InputError, match=r"the header promises 4,398,046,511,104 bytes of predictions/predictions/bias:0"):
+            file.create_dataset(
+                "predictions/predictions/bias:0", (1 << 40,), "f4", **options
+            )  # 4 TB
+        with pytest.raises(
+            InputError,
+            match=r"the header promises 4,398,046,511,104 bytes of predictions/predictions/bias:0",
+        ):
             read(path)
     write_archive(tmp_path / "bomb.keras", b"{}", b"\0" * (100 << 20))
-    with pytest.raises(InputError, match=r"promises 104,857,602 bytes of weights, and the file holds"):
+    with pytest.raises(
+        InputError, match=r"promises 104,857,602 bytes of weights, and the file holds"
+    ):
         read(tmp_path / "bomb.keras")
-    header = json.dumps({"classifier.bias": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
-    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 64)
+    header = json.dumps(
+        {"classifier.bias": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    ).encode()
+    (tmp_path / "w.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + b"\0" * 64
+    )
     with pytest.raises(InputError, match="no readable safetensors file"):
         read(tmp_path / "w.safetensors")
     path = tmp_path / "model.ckpt"
     shutil.copy(f"{checkpoint}.index", f"{path}.index")
     data = Path(f"{checkpoint}.data-00000-of-00001").read_bytes()
     Path(f"{path}.data-00000-of-00001").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"model.ckpt.index promises [\d,]+ bytes of weights, and the file holds [\d,]+"):
+    with pytest.raises(
+        InputError,
+        match=r"model.ckpt.index promises [\d,]+ bytes of weights, and the file holds [\d,]+",
+    ):
         read(path)
 
 
@@ -560,9 +761,21 @@ def test_a_checkpoint_named_with_characters_of_patterns(checkpoint: Path, tmp_pa
 def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
     keras_model.save_weights(tmp_path / "top.h5")
     labels = tmp_path / "labels.txt"
-    labels.write_bytes("\ufeffcat\r\nKäfer\r\n\r\na b\r\nd\r\ne\r\n".encode())  # as an editor on Windows leaves them
-    assert read(tmp_path / "top.h5", labels=str(labels))[1].label_names == ("cat", "Käfer", "a b", "d", "e")
-    for content, message in ((b"K\xe4fer\n", "is no text in UTF-8"), (b"\n", "names no class"), (b"a\na\n", "names a class twice")):
+    labels.write_bytes(
+        "\ufeffcat\r\nKäfer\r\n\r\na b\r\nd\r\ne\r\n".encode()
+    )  # as an editor on Windows leaves them
+    assert read(tmp_path / "top.h5", labels=str(labels))[1].label_names == (
+        "cat",
+        "Käfer",
+        "a b",
+        "d",
+        "e",
+    )
+    for content, message in (
+        (b"K\xe4fer\n", "is no text in UTF-8"),
+        (b"\n", "names no class"),
+        (b"a\na\n", "names a class twice"),
+    ):
         labels.write_bytes(content)
         with pytest.raises(InputError, match=message):
             read(tmp_path / "top.h5", labels=str(labels))
@@ -595,7 +808,9 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     written = load_file(tmp_path / "timm" / "model.safetensors")
     assert written.pop("bn1.num_batches_tracked").dtype == np.int64
     assert all(np.array_equal(written[name], value) for name, value in state.items())
-    theirs = tf.keras.applications.EfficientNetB0(weights=str(tmp_path / "keras.h5"), classes=CLASSES, classifier_activation=None)
+    theirs = tf.keras.applications.EfficientNetB0(
+        weights=str(tmp_path / "keras.h5"), classes=CLASSES, classifier_activation=None
+    )
     images = tf.image.resize(PIXELS, [224, 224])
     close(theirs(images, training=False), ours(images))
 
@@ -614,7 +829,13 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["b0", "b3"])
 def test_a_setting_that_is_the_variants_own_is_no_change(name: str) -> None:
     width, depth, *_ = ARCHITECTURES[name]
-    own = {"width": width, "depth": depth, "stem_stride": 2, "strides": [1, 2, 2, 2, 1, 2, 1], "dropout": 0.5}
+    own = {
+        "width": width,
+        "depth": depth,
+        "stem_stride": 2,
+        "strides": [1, 2, 2, 2, 1, 2, 1],
+        "dropout": 0.5,
+    }
     assert export_weights._changed({"name": name, **own}) == []
     other = {"width": 1.5, "depth": 0.5, "stem_stride": 1, "strides": [1, 1, 1, 2, 1, 2, 1]}
     for key, value in other.items():
@@ -624,7 +845,10 @@ def test_a_setting_that_is_the_variants_own_is_no_change(name: str) -> None:
 @pytest.mark.parametrize("content", ['{"architecture": "tf_efficientnet_b0"}', '{"seed": 0}', "{"])
 def test_export_keeps_a_config_that_stands_there(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"config.json (is of another model; name another directory, or delete it|is damaged: )"):
+    with pytest.raises(
+        InputError,
+        match=r"config.json (is of another model; name another directory, or delete it|is damaged: )",
+    ):
         export_weights.to_timm(tmp_path / "model.safetensors", tf.keras.Sequential(), spec())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == content

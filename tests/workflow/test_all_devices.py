@@ -32,7 +32,11 @@ from training.model_dir import ModelSpec
 from workflow import pseudo_label
 
 COUNT, SHARDS, SIZE = 61, 5, 8
-EVALUATION = ["--config=configs/evaluation/default.py", "--config.evaluate.batch_size=7", "--config.evaluate.pgd_iterations=2"]
+EVALUATION = [
+    "--config=configs/evaluation/default.py",
+    "--config.evaluate.batch_size=7",
+    "--config.evaluate.pgd_iterations=2",
+]
 
 
 def prepare(root: Path) -> None:
@@ -43,12 +47,18 @@ def prepare(root: Path) -> None:
     examples = [make_example(image, f"{i}.png") for i, image in enumerate(encoded)]
     write_split(root / "data" / "unlabeled", "unlabeled", examples, SHARDS, COUNT, kind="unlabeled")
     examples = [make_example(image, f"{i}.png", label=i % 3) for i, image in enumerate(encoded)]
-    write_split(root / "data" / "test", "test", examples, 2, COUNT, kind="labeled", label_names=LABEL_NAMES)
+    write_split(
+        root / "data" / "test", "test", examples, 2, COUNT, kind="labeled", label_names=LABEL_NAMES
+    )
     for name in ("data", "teacher"):
         write_json(root / name / "summary.json", {})
-    spec = ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=SIZE, style="small"), LABEL_NAMES)
+    spec = ModelSpec(
+        {"name": "wrn_10_1"}, Preprocessing(image_size=SIZE, style="small"), LABEL_NAMES
+    )
     model = spec.build()
-    model.set_weights([weight + rng.uniform(0, 0.1, weight.shape) for weight in model.get_weights()])
+    model.set_weights(
+        [weight + rng.uniform(0, 0.1, weight.shape) for weight in model.get_weights()]
+    )
     model_dir.save(root / "teacher" / "model", model, spec)
     export.main(str(root / "serving"), str(root / "teacher"))
     (root / "images").mkdir()
@@ -59,16 +69,32 @@ def prepare(root: Path) -> None:
 def make(root: Path, number: int) -> dict[str, bytes]:
     """Labels, evaluates and predicts on `number` devices; returns what must not depend on them."""
     labels, answers = root / f"labels_{number}", root / f"answers_{number}.jsonl"
-    pseudo_label.main(config(), str(labels), str(root / "data"), str(root / "teacher"), cpu_devices=number)
-    classifier = open_candidate("teacher", root / "teacher", "small").load(strategy.devices(cpu_devices=number))
+    pseudo_label.main(
+        config(), str(labels), str(root / "data"), str(root / "teacher"), cpu_devices=number
+    )
+    classifier = open_candidate("teacher", root / "teacher", "small").load(
+        strategy.devices(cpu_devices=number)
+    )
     inputs = suites.Inputs(clean=from_records(read_manifest(root / "data" / "test"), "clean"))
     folder = suites.Folder(root / f"evaluated_{number}", root / "progress.jsonl")
-    suites.run(classifier, ("clean", "adversarial"), inputs, Settings.from_config(recipes.from_flags(*EVALUATION).evaluate), folder)
-    predict.main(str(root / "serving"), "jsonl", [str(root / "images")], str(answers), cpu_devices=number)
-    found = {path.name: path.read_bytes() for path in labels.glob("*-of-*")} | {"answers": answers.read_bytes()}
+    suites.run(
+        classifier,
+        ("clean", "adversarial"),
+        inputs,
+        Settings.from_config(recipes.from_flags(*EVALUATION).evaluate),
+        folder,
+    )
+    predict.main(
+        str(root / "serving"), "jsonl", [str(root / "images")], str(answers), cpu_devices=number
+    )
+    found = {path.name: path.read_bytes() for path in labels.glob("*-of-*")} | {
+        "answers": answers.read_bytes()
+    }
     for file in ("predictions.npz", "adversarial.npz"):
         with np.load(folder.path / file) as arrays:
-            found |= {f"{file} {key}": arrays[key].tobytes() for key in arrays.files if key != "seconds"}
+            found |= {
+                f"{file} {key}": arrays[key].tobytes() for key in arrays.files if key != "seconds"
+            }
     return found
 
 
@@ -76,7 +102,12 @@ def test_the_devices_change_no_byte(tmp_path: Path) -> None:
     prepare(tmp_path)
     expected = make(tmp_path, 1)
     assert len(expected) > SHARDS + 8
-    ran = subprocess.run([sys.executable, "-m", "tests.workflow.test_all_devices", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.workflow.test_all_devices", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     used = json.loads(ran.stdout.splitlines()[-1])
     for number in (2, 4):
@@ -101,7 +132,10 @@ def main(root: Path) -> None:
     for number in (2, 4):
         used[number] = set()
         strategy.devices = lambda *_, **__: tuple(f"CPU:{i}" for i in range(number))  # noqa: B023
-        np.savez(root / f"made_{number}.npz", **{key: np.frombuffer(value, np.uint8) for key, value in make(root, number).items()})
+        np.savez(
+            root / f"made_{number}.npz",
+            **{key: np.frombuffer(value, np.uint8) for key, value in make(root, number).items()},
+        )
     print(json.dumps({number: sorted(names) for number, names in used.items()}))
 
 

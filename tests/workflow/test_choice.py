@@ -18,7 +18,9 @@ def answers(*right):
     chosen = np.where(right, labels, (labels + 1) % 3)
     models = ("teacher", *(f"student_{i}" for i in range(1, len(right))))
     keys = np.array([f"{i:04d}" for i in range(len(labels))])
-    return Answers(keys, labels, models, np.eye(3, dtype=np.float32)[chosen], np.zeros(len(labels), int))
+    return Answers(
+        keys, labels, models, np.eye(3, dtype=np.float32)[chosen], np.zeros(len(labels), int)
+    )
 
 
 def first(count, of=1000):
@@ -28,11 +30,17 @@ def first(count, of=1000):
 def test_a_student_is_served_where_it_is_better_and_the_verdict_says_by_how_much():
     found = choice.decide(VALIDATION, answers(first(800), first(790), first(840)))
     assert found["served"] == "student_2" and found["images"] == 1000
-    assert found["models"] == {"teacher": {"top1": 0.8}, "student_1": {"top1": 0.79}, "student_2": {"top1": 0.84}}
+    assert found["models"] == {
+        "teacher": {"top1": 0.8},
+        "student_1": {"top1": 0.79},
+        "student_2": {"top1": 0.84},
+    }
     worse, better = found["comparisons"]
     assert (worse["model"], worse["to"], worse["replaces"]) == ("student_1", "teacher", False)
     assert (better["model"], better["to"], better["replaces"]) == ("student_2", "teacher", True)
-    assert better["difference"] == pytest.approx(0.04) and better["p_value"] == pytest.approx(2 * 0.5**40)
+    assert better["difference"] == pytest.approx(0.04) and better["p_value"] == pytest.approx(
+        2 * 0.5**40
+    )
     low, high = better["interval"]
     assert 0.02 < low < 0.035 and 0.045 < high < 0.06
     assert found["verdict"] == (
@@ -43,15 +51,25 @@ def test_a_student_is_served_where_it_is_better_and_the_verdict_says_by_how_much
 def test_every_comparison_is_printed_as_an_estimate():
     found = choice.decide(VALIDATION, answers(first(800), first(790), first(790)))
     one, other = choice.estimates(found)
-    assert one.startswith("student_1: 79.0 % of 1,000 held-out images; minus teacher: -1.0 points (95 % interval -1.")
-    assert one.endswith(", McNemar p = 0.002)") and other.startswith("student_2: 79.0 %") and "minus teacher: -1.0" in other
+    assert one.startswith(
+        "student_1: 79.0 % of 1,000 held-out images; minus teacher: -1.0 points (95 % interval -1."
+    )
+    assert (
+        one.endswith(", McNemar p = 0.002)")
+        and other.startswith("student_2: 79.0 %")
+        and "minus teacher: -1.0" in other
+    )
     assert choice.estimates(choice.last(2, 0)) == []
 
 
 def test_a_student_is_compared_with_the_best_before_it():
     found = choice.decide(VALIDATION, answers(first(800), first(850), first(840), first(850)))
     assert found["served"] == "student_1"  # the first of two that are as good
-    assert [(row["to"], row["replaces"]) for row in found["comparisons"]] == [("teacher", True), ("student_1", False), ("student_1", False)]
+    assert [(row["to"], row["replaces"]) for row in found["comparisons"]] == [
+        ("teacher", True),
+        ("student_1", False),
+        ("student_1", False),
+    ]
 
 
 def test_a_gain_that_may_be_chance_is_called_so():
@@ -69,10 +87,15 @@ def test_the_teacher_is_served_where_all_students_are_worse():
     assert found["verdict"].startswith(
         "no student is better than the teacher: the teacher is exported (46.2 % of 1,000 validation images; "
     )
-    assert "the best student, student_2, is 13.2 points below, 95 % interval -15." in found["verdict"]
+    assert (
+        "the best student, student_2, is 13.2 points below, 95 % interval -15." in found["verdict"]
+    )
     assert found["verdict"].endswith(ADVICE)
     even = choice.decide(VALIDATION, answers(first(462), first(462)))
-    assert even["served"] == "teacher" and "student_1, is as good, 95 % interval 0.0 to 0.0)" in even["verdict"]
+    assert (
+        even["served"] == "teacher"
+        and "student_1, is as good, 95 % interval 0.0 to 0.0)" in even["verdict"]
+    )
 
 
 def test_without_held_out_images_the_last_student_is_served_and_nothing_is_claimed(tmp_path):
@@ -81,7 +104,9 @@ def test_without_held_out_images_the_last_student_is_served_and_nothing_is_claim
     assert found["verdict"] == (
         "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
     )
-    assert "only 24 validation images were held out, 200 are needed" in choice.last(2, 24)["verdict"]
+    assert (
+        "only 24 validation images were held out, 200 are needed" in choice.last(2, 24)["verdict"]
+    )
     for written in (found, choice.decide(VALIDATION, answers([1, 0], [1, 1]))):
         choice.write(tmp_path, written)
         assert read_json(tmp_path / "choice.json", choice.SCHEMA) == written
@@ -100,6 +125,11 @@ def test_answers_to_other_images_are_not_compared(tmp_path):
     for number, (name, keys) in enumerate({"teacher": ["a", "b"], "student_1": ["a", "c"]}.items()):
         folder = tmp_path / f"validation_{number}" / name
         folder.mkdir(parents=True)
-        np.savez(folder / "predictions.npz", keys=keys, labels=[0, 1], probabilities=np.eye(2, dtype=np.float32))
+        np.savez(
+            folder / "predictions.npz",
+            keys=keys,
+            labels=[0, 1],
+            probabilities=np.eye(2, dtype=np.float32),
+        )
     with pytest.raises(InputError, match="validation_1 is of other images than validation_0"):
         choice.of_evaluations(tmp_path, ["teacher", "student_1"])

@@ -32,7 +32,9 @@ def images(folder, colors, first, shown_as=None):
         for number in range(20):
             path = folder / (shown_as or {}).get((name, number), name) / f"{name}_{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            PIL.Image.fromarray((rng.integers(0, 120, (20, 20, 3)) + color).astype(np.uint8)).save(path)
+            PIL.Image.fromarray((rng.integers(0, 120, (20, 20, 3)) + color).astype(np.uint8)).save(
+                path
+            )
 
 
 def top1(workdir, **flags):
@@ -45,7 +47,9 @@ def top1(workdir, **flags):
     right = [
         float(weight) * (np.argmax(logits) == label)
         for batch in pipeline.eval_batches(manifest, 8, spec.preprocessing).as_numpy_iterator()
-        for logits, label, weight in zip(model(batch["image"]).numpy(), batch["label"], batch["weight"])
+        for logits, label, weight in zip(
+            model(batch["image"]).numpy(), batch["label"], batch["weight"]
+        )
     ]
     assert read_json(workdir / "model" / "summary.json", dict)["steps"] == 40
     return sum(right) / manifest.num_records
@@ -53,7 +57,11 @@ def top1(workdir, **flags):
 
 def test_a_corrected_list_raises_the_score(tmp_path):
     """Three quarters of the labels are wrong, so the first run learns the opposite."""
-    wrong = {(name, number): other for name, other in (("blue", "red"), ("red", "blue")) for number in range(15)}
+    wrong = {
+        (name, number): other
+        for name, other in (("blue", "red"), ("red", "blue"))
+        for number in range(15)
+    }
     images(tmp_path / "labeled", COLORS, 0, wrong)
     images(tmp_path / "test", COLORS, 1)
     folders = {"labeled": str(tmp_path / "labeled"), "test": str(tmp_path / "test")}
@@ -61,6 +69,9 @@ def test_a_corrected_list_raises_the_score(tmp_path):
     with open(tmp_path / "corrected.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "label"])
-        rows.writerows([f"labeled/{other}/{name}_{number}.png", name] for (name, number), other in wrong.items())
+        rows.writerows(
+            [f"labeled/{other}/{name}_{number}.png", name]
+            for (name, number), other in wrong.items()
+        )
     after = top1(tmp_path / "after", **folders, labels=str(tmp_path / "corrected.csv"))
     assert before < 0.5 < 0.9 < after

@@ -17,7 +17,11 @@ from workflow import dry_run as plans
 from workflow.measure import Rates
 
 GIB = 2**30
-TINY = [f"--config.{section}.model.{key}" for section in ("teacher", "student") for key in ("width=0.1", "depth=0.1")]
+TINY = [
+    f"--config.{section}.model.{key}"
+    for section in ("teacher", "student")
+    for key in ("width=0.1", "depth=0.1")
+]
 SMALL = "image_folder.py:small"
 
 
@@ -30,7 +34,10 @@ def photos(tmp_path):
     for folder, first, count in (("labeled/cat", 10, 10), ("labeled/dog", 30, 10), ("all", 50, 6)):
         for i in range(count):
             save(tmp_path / "photos" / folder / f"{i}.png", first + i, (40, 70))
-    return {"labeled": str(tmp_path / "photos" / "labeled"), "unlabeled": str(tmp_path / "photos" / "all")}
+    return {
+        "labeled": str(tmp_path / "photos" / "labeled"),
+        "unlabeled": str(tmp_path / "photos" / "all"),
+    }
 
 
 def planned(config, workdir, folders, strategy="auto"):
@@ -45,7 +52,11 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: 24 * GIB)
     found, trainings = cost.cost(config, tmp_path / "w", stages, counts)
     student = trainings[1]
-    assert found.memory.training is student and student.values["batch_size"] == 32 and not found.memory.fits
+    assert (
+        found.memory.training is student
+        and student.values["batch_size"] == 32
+        and not found.memory.fits
+    )
     kept = dry_run.activations(student.model, 224, 128, 4, False)
     parameters = dry_run.count_parameters(student.model, 2)
     weights = (20 * parameters.trained + 8 * (parameters.all - parameters.trained)) / GIB
@@ -55,7 +66,9 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
         "set config.student.batch_size=16 (now 32), or lower config.preprocessing.image_size (now 224)"
     )
     lower = recipe(SMALL, "--config.preprocessing.image_size=224", "--config.student.batch_size=16")
-    assert cost.cost(lower, tmp_path / "w", *planned(lower, tmp_path / "w", photos))[0].memory.fits  # the advice helps
+    assert cost.cost(lower, tmp_path / "w", *planned(lower, tmp_path / "w", photos))[
+        0
+    ].memory.fits  # the advice helps
     monkeypatch.setattr(gpus, "count", lambda: 1)
     monkeypatch.setattr(gpus, "memory", lambda: 80 * GIB)
     found, _ = cost.cost(config, tmp_path / "w", stages, counts)
@@ -67,16 +80,34 @@ def test_what_cannot_fit_is_refused_by_dry_run_and_run(photos, tmp_path, monkeyp
     stages, _ = planned(config, workdir, photos)
     monkeypatch.setattr(machine, "memory", lambda: 24 * GIB)
     monkeypatch.setattr(times, "table", lambda *_: pytest.fail("a step was measured"))
-    with pytest.raises(InputError, match=r"student_1 needs about .* set config\.student\.batch_size=16"):
+    with pytest.raises(
+        InputError, match=r"student_1 needs about .* set config\.student\.batch_size=16"
+    ):
         cost.dry_run(config, workdir, photos, stages)
-    assert "missing: nothing\nmemory: student_1 needs about" in (said := capsys.readouterr().out) and "time: not measured" in said
+    assert (
+        "missing: nothing\nmemory: student_1 needs about" in (said := capsys.readouterr().out)
+        and "time: not measured" in said
+    )
     monkeypatch.setattr(loop, "run_stage", lambda *_: pytest.fail("a stage was started"))
     with pytest.raises(InputError, match=r"student_1 needs about"):
-        loop.main(config, str(workdir), **photos, test=None, strategy="auto", tpu="", iterations=None, dry_run=False, beam_options=[])
+        loop.main(
+            config,
+            str(workdir),
+            **photos,
+            test=None,
+            strategy="auto",
+            tpu="",
+            iterations=None,
+            dry_run=False,
+            beam_options=[],
+        )
     assert not workdir.exists()
     monkeypatch.setattr(machine, "memory", lambda: 64 * GIB)
     monkeypatch.setattr(machine, "disk_free", lambda path: 1000)
-    with pytest.raises(InputError, match=r"the run needs about 0\.\d GiB of disk; 0\.0 GiB are free: free some, name a --workdir"):
+    with pytest.raises(
+        InputError,
+        match=r"the run needs about 0\.\d GiB of disk; 0\.0 GiB are free: free some, name a --workdir",
+    ):
         cost.announce(config, workdir, photos, stages)
 
 
@@ -84,16 +115,23 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
     monkeypatch.setattr(times, "table", lambda *_: pytest.fail("a step was measured"))
     config = recipe("imagenet.py:l2")
     cost.dry_run(config, tmp_path / "w", {}, loop.plan(config, tmp_path / "w", {}, "auto"))
-    assert "time: not measured, for it does not fit: student_3 needs about" in capsys.readouterr().out
+    assert (
+        "time: not measured, for it does not fit: student_3 needs about" in capsys.readouterr().out
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_the_run_says_in_a_line_what_it_comes_to(photos, tmp_path, capsys):
-    flags = ["--config.iterations=1", *(f"--config.{name}.min_steps=10" for name in ("teacher", "student"))]
+    flags = [
+        "--config.iterations=1",
+        *(f"--config.{name}.min_steps=10" for name in ("teacher", "student")),
+    ]
     config = recipe(SMALL, *flags)
     stages, _ = planned(config, tmp_path / "w", photos)
     cost.announce(config, tmp_path / "w", photos, stages)
-    assert capsys.readouterr().out.startswith("to come: 6 trainings, 180 steps, 14,400 images")  # two folds, and all of them
+    assert capsys.readouterr().out.startswith(
+        "to come: 6 trainings, 180 steps, 14,400 images"
+    )  # two folds, and all of them
     config = recipe(SMALL, *flags, "--config.crossfit.folds=0")
     cost.announce(config, tmp_path / "w", photos, stages)
     line = capsys.readouterr().out
@@ -103,9 +141,13 @@ def test_the_run_says_in_a_line_what_it_comes_to(photos, tmp_path, capsys):
     write_json(tmp_path / "w" / "teacher" / "summary.json", {})
     cost.announce(config, tmp_path / "w", photos, stages)
     assert capsys.readouterr().out.startswith("to come: 1 training, 30 steps, 3,840 images")
-    cost.announce(config, tmp_path / "v", {**photos, "labeled": str(tmp_path / "away")}, stages)  # its first stage says what is wrong
+    cost.announce(
+        config, tmp_path / "v", {**photos, "labeled": str(tmp_path / "away")}, stages
+    )  # its first stage says what is wrong
     expected = recipe("imagenet.py:b0")
-    cost.announce(expected, tmp_path / "v", {}, loop.plan(expected, tmp_path / "v", {}, "auto"))  # not prepared: nothing is known
+    cost.announce(
+        expected, tmp_path / "v", {}, loop.plan(expected, tmp_path / "v", {}, "auto")
+    )  # not prepared: nothing is known
     assert not capsys.readouterr().out
 
 
@@ -115,7 +157,11 @@ def test_hints_about_other_recipes(photos, tmp_path, monkeypatch):
     small = "hint: the images' median side is 40 px; for less than 64 px try image_folder.py:small"
     assert plans.advice(config, counts) == [small]
     assert plans.advice(config, {**counts, "median_height": 64.0}) == []
-    assert plans.advice(recipe(SMALL), counts) == plans.advice(recipe("digits.py"), {**counts, "median_height": 8}) == []
+    assert (
+        plans.advice(recipe(SMALL), counts)
+        == plans.advice(recipe("digits.py"), {**counts, "median_height": 8})
+        == []
+    )
     monkeypatch.setattr(gpus, "count", lambda: 1)
     gpu = "a GPU is here: `image_folder.py:b0 --init=imagenet` at 224 px is worth trying"
     assert plans.advice(config, {**counts, "median_height": 64.0}) == [gpu]
@@ -123,15 +169,29 @@ def test_hints_about_other_recipes(photos, tmp_path, monkeypatch):
 
 def test_replicas_on_gpus_that_are_not_there_are_missing(photos, tmp_path):
     config = recipe("image_folder.py")
-    for strategy, missing in (("mirrored", ["--strategy=mirrored: TensorFlow sees no GPU"]), ("auto", [])):
-        assert plans.missing(config, tmp_path / "w", photos, loop.plan(config, tmp_path / "w", photos, strategy)) == missing
+    for strategy, missing in (
+        ("mirrored", ["--strategy=mirrored: TensorFlow sees no GPU"]),
+        ("auto", []),
+    ):
+        assert (
+            plans.missing(
+                config, tmp_path / "w", photos, loop.plan(config, tmp_path / "w", photos, strategy)
+            )
+            == missing
+        )
 
 
 # Time
 
 
 def test_a_step_is_measured_as_the_run_takes_it(photos, tmp_path):
-    config = recipe(SMALL, *TINY, "--config.teacher.batch_size=8", "--config.student.batch_size=8", "--config.iterations=1")
+    config = recipe(
+        SMALL,
+        *TINY,
+        "--config.teacher.batch_size=8",
+        "--config.student.batch_size=8",
+        "--config.iterations=1",
+    )
     stages, counts = planned(config, tmp_path / "w", photos)
     student = plans.trainings(config, stages, counts)[1]
     began = time.perf_counter()
@@ -139,7 +199,10 @@ def test_a_step_is_measured_as_the_run_takes_it(photos, tmp_path):
         directory = Path(bench._directory.name)
         rates = bench.rates(student, 4)
         assert directory.is_dir()
-    assert 0 < rates.step < rates.first < time.perf_counter() - began and 0 < rates.answer < rates.first_answer
+    assert (
+        0 < rates.step < rates.first < time.perf_counter() - began
+        and 0 < rates.answer < rates.first_answer
+    )
     assert not directory.exists() and not (tmp_path / "w").exists()
 
 
@@ -147,7 +210,10 @@ def test_fixed_blocks_need_weights_that_are_here(photos, tmp_path, monkeypatch):
     config = recipe("image_folder.py", "--config.init=imagenet:b0")
     stages, counts = planned(config, tmp_path / "w", photos)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with measure.Bench(config, counts, ()) as bench, pytest.raises(measure.Unmeasured, match="the weights are not here"):
+    with (
+        measure.Bench(config, counts, ()) as bench,
+        pytest.raises(measure.Unmeasured, match="the weights are not here"),
+    ):
         bench.rates(plans.trainings(config, stages, counts)[0], 4)
 
 
@@ -163,15 +229,29 @@ def test_the_time_of_each_stage(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "STARTED", 1.0)
     stages, counts = planned(config, workdir, photos)
     text = times.table(config, stages, counts)
-    assert measured == [("student_1", 32), ("teacher", 32)]  # the longest first; student_2 is as student_1
+    assert measured == [
+        ("student_1", 32),
+        ("teacher", 32),
+    ]  # the longest first; student_2 is as student_1
     assert "student_1       20 minutes     600 steps; one step takes 2 s, measured" in text
     student, label, evaluate = 1 + 11 + 599 * 2, 1 + 3 + 2 * 6 * 0.5, 1 + 3 * (3 + 4 * 0.5)
     timed = times._measured(config, plans.trainings(config, stages, counts), counts)[0]
     found = times.seconds(config, stages, plans.trainings(config, stages, counts), timed, counts)
-    assert (found["student_2"], found["pseudo_label_2"], found["evaluate"]) == (student, label, evaluate)
-    folds = 2 * sum(seconds for name, seconds in found.items() if name not in ("evaluate", "export"))
-    assert f"folds           {times.duration(folds)}" in text  # 3 labelled images a class decide nothing
-    assert f"total           about {times.duration(sum(found.values()) + folds)}" in text and "not measured" not in text
+    assert (found["student_2"], found["pseudo_label_2"], found["evaluate"]) == (
+        student,
+        label,
+        evaluate,
+    )
+    folds = 2 * sum(
+        seconds for name, seconds in found.items() if name not in ("evaluate", "export")
+    )
+    assert (
+        f"folds           {times.duration(folds)}" in text
+    )  # 3 labelled images a class decide nothing
+    assert (
+        f"total           about {times.duration(sum(found.values()) + folds)}" in text
+        and "not measured" not in text
+    )
 
     monkeypatch.setattr(measure, "BUDGET", -1.0)  # no time for any
     assert "not measured: teacher, pseudo_label_1" in times.table(config, stages, counts)
@@ -179,22 +259,37 @@ def test_the_time_of_each_stage(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "BUDGET", 60.0)
     monkeypatch.setattr(measure.Bench, "spent", property(lambda self: next(spent)))
     timed = times._measured(config, plans.trainings(config, stages, counts), counts)[0]
-    assert timed["teacher"].how == "reckoned from student_1" and timed["teacher"].rates == Rates(9.5, 0.5, 3.0, 0.5)
+    assert timed["teacher"].how == "reckoned from student_1" and timed["teacher"].rates == Rates(
+        9.5, 0.5, 3.0, 0.5
+    )
 
 
 def test_of_a_large_step_a_part_is_measured(photos, tmp_path):
-    config = recipe("image_folder.py:b4", "--config.preprocessing.image_size=224", "--config.student.accumulation=2")
+    config = recipe(
+        "image_folder.py:b4",
+        "--config.preprocessing.image_size=224",
+        "--config.student.accumulation=2",
+    )
     stages, counts = planned(config, tmp_path / "w", photos)
     teacher, student, _ = plans.trainings(config, stages, counts)
     kept = dry_run.activations(student.model, 224, 4, 4, False)
     part = times.measurable(student)
-    assert 2 <= part < 32 and part % 2 == 0 and part * kept <= times.MEASURED_GIB < (part + 2) * kept
+    assert (
+        2 <= part < 32 and part % 2 == 0 and part * kept <= times.MEASURED_GIB < (part + 2) * kept
+    )
     assert times.measurable(teacher) > part
 
 
 def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure.Bench, "rates", lambda *_: Rates(11.0, 2.0, 3.0, 0.5))
-    flags = {"test": None, "strategy": "auto", "tpu": "", "iterations": None, "dry_run": True, "beam_options": []}
+    flags = {
+        "test": None,
+        "strategy": "auto",
+        "tpu": "",
+        "iterations": None,
+        "dry_run": True,
+        "beam_options": [],
+    }
     loop.main(recipe(SMALL), str(tmp_path / "w"), **photos, **flags)
     said = capsys.readouterr().out
     parts = (
@@ -212,7 +307,14 @@ def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (99.0, "99 s"), (1500.0, "25 minutes"), (27000.0, "7.5 hours"), (8.64e6, "100 days")]
+    ("seconds", "text"),
+    [
+        (3.4, "3 s"),
+        (99.0, "99 s"),
+        (1500.0, "25 minutes"),
+        (27000.0, "7.5 hours"),
+        (8.64e6, "100 days"),
+    ],
 )
 def test_durations(seconds, text):
     assert times.duration(seconds) == text

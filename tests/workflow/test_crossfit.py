@@ -23,19 +23,39 @@ FLAGS = [
     "--config.student.online=True",
     "--config.preprocessing.image_size=16",
     *(f"--config.{section}.model.name={NAME}" for section in ("teacher", "student")),
-    *(f"--config.{section}.{key}" for section in ("teacher", "student") for key in ("steps=2", "epochs=None", "batch_size=4")),
+    *(
+        f"--config.{section}.{key}"
+        for section in ("teacher", "student")
+        for key in ("steps=2", "epochs=None", "batch_size=4")
+    ),
 ]
 
 
 def test_each_fold_has_the_loop_s_stages_and_evaluates_every_model():
     config = recipes.from_flags(*FLAGS[:3])
     stages = crossfit.plan(config, Path("w"), {"labeled": "l"}, "auto")
-    assert [stage.name for stage in stages[:3]] == ["fold_1/prepare", "fold_2/prepare", "fold_1/teacher"]
+    assert [stage.name for stage in stages[:3]] == [
+        "fold_1/prepare",
+        "fold_2/prepare",
+        "fold_1/teacher",
+    ]
     assert [stage.name.partition("/")[2] for stage in stages if stage.counted == "fold_2"] == [
-        *("prepare", "teacher", "validation_0", "pseudo_label_1", "balance_1", "student_1", "validation_1")
+        *(
+            "prepare",
+            "teacher",
+            "validation_0",
+            "pseudo_label_1",
+            "balance_1",
+            "student_1",
+            "validation_1",
+        )
     ]
     assert stages[1].arguments == {"labeled": "l", "config.data.folds": 2, "config.data.fold": 2}
-    assert stages[3].arguments == {"data": Path("w/folds/1/data"), "model": Path("w/folds/1/teacher"), "split": "validation"}
+    assert stages[3].arguments == {
+        "data": Path("w/folds/1/data"),
+        "model": Path("w/folds/1/teacher"),
+        "split": "validation",
+    }
 
 
 def test_an_evaluation_of_one_model_compares_with_no_other_one():
@@ -47,9 +67,14 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     stages = {stage.name: stage.arguments for stage in crossfit.plan(config, Path("w"), {}, "auto")}
     assert stages["fold_1/validation_0"]["config.evaluate.baseline"] == "teacher"
     assert "config.evaluate.baseline" not in stages["fold_1/validation_1"]
-    assert "config.evaluate.baseline" not in one_method.validate(config, Path("w"), Path("w/a"), Path("w/student_1")).arguments
+    assert (
+        "config.evaluate.baseline"
+        not in one_method.validate(config, Path("w"), Path("w/a"), Path("w/student_1")).arguments
+    )
     config.evaluate.baseline = "student_2"
-    with pytest.raises(InputError, match=r"no model 'student_2'; the run evaluates teacher, student_1$"):
+    with pytest.raises(
+        InputError, match=r"no model 'student_2'; the run evaluates teacher, student_1$"
+    ):
         loop.check(config)
 
 
@@ -58,21 +83,42 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     [
         ((), {"labeled": 96}, choice.CROSS_FITTING),
         ((), {"labeled": 850, "validation": 198}, choice.VALIDATION),  # 200 but for repeated images
-        (("--config.data.validation_size=24",), {"labeled": 96, "validation": 24}, choice.CROSS_FITTING),
-        (("--config.data.validation_size=24", "--config.patience=1"), {"labeled": 96, "validation": 24}, choice.VALIDATION),
-        (("--config.data.validation_size=24", "--config.crossfit.folds=0"), {"labeled": 96, "validation": 24}, choice.LAST),
-        (("--config.data.validation_size=200", "--config.crossfit.folds=0"), {"labeled": 96, "validation": 200}, choice.VALIDATION),
+        (
+            ("--config.data.validation_size=24",),
+            {"labeled": 96, "validation": 24},
+            choice.CROSS_FITTING,
+        ),
+        (
+            ("--config.data.validation_size=24", "--config.patience=1"),
+            {"labeled": 96, "validation": 24},
+            choice.VALIDATION,
+        ),
+        (
+            ("--config.data.validation_size=24", "--config.crossfit.folds=0"),
+            {"labeled": 96, "validation": 24},
+            choice.LAST,
+        ),
+        (
+            ("--config.data.validation_size=200", "--config.crossfit.folds=0"),
+            {"labeled": 96, "validation": 200},
+            choice.VALIDATION,
+        ),
         (("--config.crossfit.folds=0",), {"labeled": 96}, choice.LAST),
     ],
 )
 def test_what_decides(tmp_path, flags, prepared, expected):
-    write_json(tmp_path / "summary.json", {"splits": {name: {"images": count} for name, count in prepared.items()}})
+    write_json(
+        tmp_path / "summary.json",
+        {"splits": {name: {"images": count} for name, count in prepared.items()}},
+    )
     assert choice.basis(recipes.from_flags(FLAGS[0], *flags), choice.held_out(tmp_path)) == expected
 
 
 @pytest.mark.parametrize("name", ["digits.py", "imagenet.py:b0", "svhn.py"])
 def test_the_papers_recipes_serve_the_last_student(name):
-    assert choice.basis(recipes.from_flags(f"--config=configs/noisy_student/{name}"), 0) == choice.LAST
+    assert (
+        choice.basis(recipes.from_flags(f"--config=configs/noisy_student/{name}"), 0) == choice.LAST
+    )
 
 
 @pytest.mark.parametrize(("labeled", "validation", "said"), [(96, 0, True), (960, 240, False)])
@@ -88,9 +134,16 @@ def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
 def images(directory):
     """Key -> SHA-256 of the file of each image of a split."""
     manifest = records.read_manifest(directory)
-    features = [tf.train.Example.FromString(record).features.feature for path in manifest.paths for record in records.read_shard(path)]
+    features = [
+        tf.train.Example.FromString(record).features.feature
+        for path in manifest.paths
+        for record in records.read_shard(path)
+    ]
     return {
-        f["image/key"].bytes_list.value[0].decode(): hashlib.sha256(f["image/encoded"].bytes_list.value[0]).hexdigest() for f in features
+        f["image/key"].bytes_list.value[0].decode(): hashlib.sha256(
+            f["image/encoded"].bytes_list.value[0]
+        ).hexdigest()
+        for f in features
     }
 
 
@@ -101,7 +154,10 @@ def _folders(tmp_path):
     for i in range(26):
         pixels = rng.integers(0, 120, (20, 20, 3)) + np.array((120, 0, 0) if i % 2 else (0, 0, 120))
         encoded = tf.io.encode_png(tf.constant(pixels, tf.uint8)).numpy()
-        for path in (f"labeled/class_{i % 2}/{i}.png" if i < 20 else "", f"pool/{i}.png" if i >= 10 else ""):
+        for path in (
+            f"labeled/class_{i % 2}/{i}.png" if i < 20 else "",
+            f"pool/{i}.png" if i >= 10 else "",
+        ):
             if path:
                 (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / path).write_bytes(encoded)
@@ -124,16 +180,39 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
             commands.load(stage.target)(**values)
         else:
             row = {"top1": 0.5, "ece": 0.1}
-            rows = {"models": dict.fromkeys(MODELS, row), "figures": {"summary": "f"}, "report": "r", "export": "e"}
+            rows = {
+                "models": dict.fromkeys(MODELS, row),
+                "figures": {"summary": "f"},
+                "report": "r",
+                "export": "e",
+            }
             write_json(directory / "summary.json", rows)
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
-    monkeypatch.setattr("evaluation.evaluate._draw", lambda directory, evaluations: {"summary": "f"})  # half of the test's time
-    monkeypatch.setattr("evaluation.report.write", lambda directory, *rest: directory / "report.html")
-    monkeypatch.setattr("data.prepare.run", commands.load("data.prepare:main"))  # this process may keep its GPU
-    values = {"config": recipes.from_flags(*FLAGS), "workdir": str(workdir), **folders, "test": None, "iterations": None}
-    values |= {"strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], "config_flags": FLAGS}
+    monkeypatch.setattr(
+        "evaluation.evaluate._draw", lambda directory, evaluations: {"summary": "f"}
+    )  # half of the test's time
+    monkeypatch.setattr(
+        "evaluation.report.write", lambda directory, *rest: directory / "report.html"
+    )
+    monkeypatch.setattr(
+        "data.prepare.run", commands.load("data.prepare:main")
+    )  # this process may keep its GPU
+    values = {
+        "config": recipes.from_flags(*FLAGS),
+        "workdir": str(workdir),
+        **folders,
+        "test": None,
+        "iterations": None,
+    }
+    values |= {
+        "strategy": "auto",
+        "tpu": "",
+        "dry_run": False,
+        "beam_options": [],
+        "config_flags": FLAGS,
+    }
     with pytest.raises(KeyboardInterrupt):
         loop._loop(**values)
     assert not (workdir / "teacher").exists() and not (workdir / "choice.json").exists()
@@ -141,7 +220,10 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
     loop._loop(**values)
     assert (workdir / "folds/1/student_1/model/model.weights.h5").stat().st_mtime_ns == first
     output = capsys.readouterr().out
-    assert "it trains teacher and students 2 more times" in output and "== fold_2/student_1: ./run_student.sh" in output
+    assert (
+        "it trains teacher and students 2 more times" in output
+        and "== fold_2/student_1: ./run_student.sh" in output
+    )
 
     labeled = images(workdir / "data/labeled")
     answers = choice.read_answers(workdir / "folds" / "answers.npz")
@@ -158,9 +240,19 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
         assert {*images(data / "labeled").values(), *held_out.values()} == set(labeled.values())
 
     chosen, summary = (read_json(workdir / name) for name in ("choice.json", "summary.json"))
-    assert chosen == choice.decide(choice.CROSS_FITTING, answers) and chosen["images"] == len(labeled)
+    assert chosen == choice.decide(choice.CROSS_FITTING, answers) and chosen["images"] == len(
+        labeled
+    )
     assert summary["verdict"] == chosen["verdict"] and summary["served"] == chosen["served"]
-    assert list(summary["seconds"]) == ["prepare", "fold_1", "fold_2", "teacher", "student_1", "evaluate", "export"]
+    assert list(summary["seconds"]) == [
+        "prepare",
+        "fold_1",
+        "fold_2",
+        "teacher",
+        "student_1",
+        "evaluate",
+        "export",
+    ]
     table = output[output.rindex(chosen["verdict"]) :].splitlines()
     assert table[1].split()[:3] == ["stage", "top-1", "%"]
     assert begun[-1] == "export"

@@ -34,7 +34,9 @@ def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     here = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     try:
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster:
             os.chdir(here)
             yield ["--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}"]
     finally:
@@ -42,18 +44,26 @@ def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 def _shards(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if "-of-" in path.name or path.suffix == ".json"}
+    return {
+        path.name: path.read_bytes()
+        for path in directory.iterdir()
+        if "-of-" in path.name or path.suffix == ".json"
+    }
 
 
 def test_pseudo_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     test_pseudo_label._write_images(tmp_path, test_pseudo_label._images())
     for name in ("data", "teacher"):
         test_pseudo_label.write_json(tmp_path / name / "summary.json", {})
-    spec = ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=8), test_pseudo_label.LABEL_NAMES)
+    spec = ModelSpec(
+        {"name": "wrn_10_1"}, Preprocessing(image_size=8), test_pseudo_label.LABEL_NAMES
+    )
     model_dir.save(tmp_path / "teacher" / "model", spec.build(), spec)
     monkeypatch.chdir(tmp_path)
     for workdir, runner in (("direct", []), ("dask", options)):
-        pseudo_label.main(test_pseudo_label.config(), workdir, "data", "teacher", beam_options=runner)
+        pseudo_label.main(
+            test_pseudo_label.config(), workdir, "data", "teacher", beam_options=runner
+        )
     direct, dask = _shards(tmp_path / "direct"), _shards(tmp_path / "dask")
     summaries = [files.pop("summary.json") for files in (direct, dask)]
     assert len(direct) == test_pseudo_label.SHARDS + 2 and direct == dask
@@ -86,7 +96,9 @@ def _kill_in_the_middle(started: Path, notes: Path, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+def test_a_killed_worker_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
     test_balance._make_inputs(tmp_path, shards=SHARDS)
     (tmp_path / "started").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -94,19 +106,33 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: 
     with distributed.Client(options[1].partition("=")[2]) as client:
         client.run(_slow_down, tmp_path / "started")
     killed: list[int] = []
-    killer = threading.Thread(target=_kill_in_the_middle, args=(tmp_path / "started", tmp_path / "dask" / "progress" / "records", killed))
+    killer = threading.Thread(
+        target=_kill_in_the_middle,
+        args=(tmp_path / "started", tmp_path / "dask" / "progress" / "records", killed),
+    )
     killer.start()
     balance.main(test_balance._config(), "dask", "data", "predictions", options)
     killer.join()
     assert killed and killed[0] != os.getpid(), "no worker was killed: the run ended too soon"
     direct = _shards(tmp_path / "direct")
-    assert len(direct) == 2 * SHARDS + 3 and direct == _shards(tmp_path / "dask")  # each shard has its index
+    assert len(direct) == 2 * SHARDS + 3 and direct == _shards(
+        tmp_path / "dask"
+    )  # each shard has its index
 
 
 def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
-    flags = ["--runner=DirectRunner", "--direct_num_workers=2", "--worker_machine_type=n1", "--init=x", "--confg"]
+    flags = [
+        "--runner=DirectRunner",
+        "--direct_num_workers=2",
+        "--worker_machine_type=n1",
+        "--init=x",
+        "--confg",
+    ]
     assert shard_jobs.unknown_options(flags) == ["--init", "--confg"]
-    with pytest.raises(InputError, match=r"^Beam does not take --direct_num_workers=x \(argument --direct_num_workers: invalid int"):
+    with pytest.raises(
+        InputError,
+        match=r"^Beam does not take --direct_num_workers=x \(argument --direct_num_workers: invalid int",
+    ):
         shard_jobs.unknown_options(["--direct_num_workers=x"])
     assert capfd.readouterr() == ("", "")
 
@@ -120,13 +146,17 @@ def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     project = tmp_path / "project"
     project.mkdir()
     for name in ("data", "noisy_student", "apache_beam", "numpy", "random", "socket"):
-        (project / f"{name}.py").write_text("raise SystemExit('the module of the current directory')", encoding="utf-8")
+        (project / f"{name}.py").write_text(
+            "raise SystemExit('the module of the current directory')", encoding="utf-8"
+        )
     monkeypatch.chdir(project)
     found = []
     for name, runner in (("one", []), ("two", PROCESSES)):
         job = balance.ScoreShards(read_manifest(tmp_path / "predictions"), tmp_path / name, 0.5, 3)
         results = shard_jobs.run(job, 4, tmp_path / f"{name}_progress", runner)
-        found.append((results, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
+        found.append(
+            (results, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+        )
     assert len(found[0][1]) == 8 and found[0] == found[1]
 
 
@@ -149,14 +179,19 @@ class _Killed:
         return {"images": 1, "shard": shard}
 
 
-def test_a_killed_process_ends_the_job_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_process_ends_the_job_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """One line, exit code 75 and no process left; the next start does what is missing, and nothing else."""
     before = {process.pid for process in multiprocessing.active_children()}
     with pytest.raises(SystemExit) as ended:
         shard_jobs.run(_Killed(tmp_path), 4, tmp_path / "progress", PROCESSES)
     assert ended.value.code == 75
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "worker" in line]
-    assert line.startswith("a worker process of this job is gone") and "run the same command again" in line
+    assert (
+        line.startswith("a worker process of this job is gone")
+        and "run the same command again" in line
+    )
     assert {process.pid for process in multiprocessing.active_children()} <= before
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "progress").iterdir()}
     assert tmp_path / "progress" / "00001.json" not in done

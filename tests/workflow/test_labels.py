@@ -20,7 +20,14 @@ from workflow import labels
 from workflow.labels import Seen
 
 NAMES = ("cat", "dog", "eel")
-SETTINGS = {"source": "image_folder", "label_offset": 0, "on_error": "fail", "convert": False, "labels": None, "test": None}
+SETTINGS = {
+    "source": "image_folder",
+    "label_offset": 0,
+    "on_error": "fail",
+    "convert": False,
+    "labels": None,
+    "test": None,
+}
 
 
 def image(path):
@@ -49,20 +56,57 @@ def run(tmp_path):
         image(tmp_path / "labeled" / key)
     w = tmp_path / "w"
     examples = (make_example(b"x", key, label) for key, label in LABELED.items())
-    write_split(w / "data/labeled", "labeled", examples, 1, len(LABELED), kind="labeled", label_names=NAMES)
-    write_split(w / "data/unlabeled", "unlabeled", (make_example(b"x", key) for key in ANSWERS), 2, len(ANSWERS), kind="unlabeled")
-    data = {**SETTINGS, "labeled": str(tmp_path / "labeled"), "unlabeled": str(tmp_path / "unlabeled")}
+    write_split(
+        w / "data/labeled", "labeled", examples, 1, len(LABELED), kind="labeled", label_names=NAMES
+    )
+    write_split(
+        w / "data/unlabeled",
+        "unlabeled",
+        (make_example(b"x", key) for key in ANSWERS),
+        2,
+        len(ANSWERS),
+        kind="unlabeled",
+    )
+    data = {
+        **SETTINGS,
+        "labeled": str(tmp_path / "labeled"),
+        "unlabeled": str(tmp_path / "unlabeled"),
+    }
     write_json(w / "data/config.json", {"data": data})
     write_json(w / "data/summary.json", {})
     for number in (1, 2):
-        predictions = (make_prediction(key, np.array(both[number - 1], np.float32), 0) for key, both in ANSWERS.items())
+        predictions = (
+            make_prediction(key, np.array(both[number - 1], np.float32), 0)
+            for key, both in ANSWERS.items()
+        )
         where = w / f"predictions_{number}"
-        write_split(where, "predictions", predictions, 2, len(ANSWERS), kind="predictions", label_names=NAMES)
+        write_split(
+            where,
+            "predictions",
+            predictions,
+            2,
+            len(ANSWERS),
+            kind="predictions",
+            label_names=NAMES,
+        )
         write_json(where / "summary.json", {})
     kept = ["clear.png", "clear.png", "dog_or_cat.png", "eel_or_cat.png"]
-    records = (make_example(b"x", key, probabilities=np.array(ANSWERS[key][0], np.float32)) for key in kept)
-    write_split(w / "pseudo_labeled_1", "pseudo_labeled", records, 2, len(kept), kind="pseudo_labeled", label_names=NAMES)
-    write_json(w / "pseudo_labeled_1/config.json", {"balance": {"threshold": 0.5, "max_confidence": 1.0, "fraction": 1.0}})
+    records = (
+        make_example(b"x", key, probabilities=np.array(ANSWERS[key][0], np.float32)) for key in kept
+    )
+    write_split(
+        w / "pseudo_labeled_1",
+        "pseudo_labeled",
+        records,
+        2,
+        len(kept),
+        kind="pseudo_labeled",
+        label_names=NAMES,
+    )
+    write_json(
+        w / "pseudo_labeled_1/config.json",
+        {"balance": {"threshold": 0.5, "max_confidence": 1.0, "fraction": 1.0}},
+    )
     write_json(w / "pseudo_labeled_1/summary.json", {"images_per_class": 1})
     return tmp_path
 
@@ -88,14 +132,32 @@ def test_a_row_for_each_image(run, capsys):
     strange = by_file[str(run / "unlabeled/strange.png")]
     assert strange["why"] == "not above the threshold 0.5"
     wrong = by_file[str(run / "labeled/cat/wrong.png")]
-    assert (wrong["label"], wrong["given"], wrong["teacher"], wrong["confidence"], wrong["role"]) == ("cat", "cat", "", "", "labeled")
+    assert (
+        wrong["label"],
+        wrong["given"],
+        wrong["teacher"],
+        wrong["confidence"],
+        wrong["role"],
+    ) == ("cat", "cat", "", "", "labeled")
     assert [row["ask"] for row in found[:3]] == ["label_next", "out_of_domain", ""]
-    assert found[1] is not None and found[1]["file"].endswith("strange.png") and found[0]["file"].endswith("cat_or_dog.png")
-    assert "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is needed" in capsys.readouterr().out
+    assert (
+        found[1] is not None
+        and found[1]["file"].endswith("strange.png")
+        and found[0]["file"].endswith("cat_or_dog.png")
+    )
+    assert (
+        "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is needed"
+        in capsys.readouterr().out
+    )
 
 
 def test_labels_that_teacher_and_student_contradict_out_of_fold(run):
-    teacher = {"cat/1.png": [0.1, 0.9, 0.0], "cat/wrong.png": [0.2, 0.2, 0.6], "dog/1.png": [0.9, 0.1, 0.0], "eel/1.png": [0.0, 0.1, 0.9]}
+    teacher = {
+        "cat/1.png": [0.1, 0.9, 0.0],
+        "cat/wrong.png": [0.2, 0.2, 0.6],
+        "dog/1.png": [0.9, 0.1, 0.0],
+        "eel/1.png": [0.0, 0.1, 0.9],
+    }
     student = {**teacher, "cat/1.png": [0.9, 0.1, 0.0], "dog/1.png": [0.3, 0.1, 0.6]}
     keys = sorted(teacher)
     (run / "w/folds").mkdir()
@@ -104,12 +166,18 @@ def test_labels_that_teacher_and_student_contradict_out_of_fold(run):
         keys=np.array(keys),
         labels=np.array([LABELED[key] for key in keys]),
         models=np.array(["teacher", "student_1"]),
-        probabilities=np.array([[one[key] for key in keys] for one in (teacher, student)], np.float32),
+        probabilities=np.array(
+            [[one[key] for key in keys] for one in (teacher, student)], np.float32
+        ),
         folds=np.array([1, 2, 1, 2]),
     )
     assert labels.write(run / "w", 1).endswith("2 whose labels look wrong")
     found = rows(run / "w/labels_1.csv")
-    wrong = [(row["file"], row["given"], row["teacher"], row["student"], row["confidence"]) for row in found if row["ask"] == "looks_wrong"]
+    wrong = [
+        (row["file"], row["given"], row["teacher"], row["student"], row["confidence"])
+        for row in found
+        if row["ask"] == "looks_wrong"
+    ]
     assert wrong == [
         (str(run / "labeled/dog/1.png"), "dog", "cat", "eel", "0.1000"),
         (str(run / "labeled/cat/wrong.png"), "cat", "eel", "eel", "0.2000"),
@@ -141,35 +209,50 @@ def test_what_a_person_has_edited_stays(run):
 
 def test_a_student_that_has_not_answered(run):
     (run / "w/predictions_2/summary.json").unlink()
-    with pytest.raises(InputError, match="the student of iteration 1 has not answered yet; finish the run"):
+    with pytest.raises(
+        InputError, match="the student of iteration 1 has not answered yet; finish the run"
+    ):
         labels.main(str(run / "w"), None, 1)
     assert not (run / "w/labels_1.csv").exists()
     assert labels.write(run / "w", 1, ask=1).endswith("so the teacher's alone count")
     found = rows(run / "w/labels_1.csv")
-    assert {row["student"] for row in found} == {""} and [row["ask"] for row in found].count("label_next") == 1
+    assert {row["student"] for row in found} == {""} and [row["ask"] for row in found].count(
+        "label_next"
+    ) == 1
 
 
 def test_images_whose_sources_are_gone_have_their_keys(run, capsys):
     (run / "unlabeled").rename(run / "moved")
     labels.write(run / "w", 1)
     assert "note: the images' files cannot be listed" in capsys.readouterr().out
-    assert {row["file"] for row in rows(run / "w/labels_1.csv") if row["role"] == "unlabeled"} == set(ANSWERS)
+    assert {
+        row["file"] for row in rows(run / "w/labels_1.csv") if row["role"] == "unlabeled"
+    } == set(ANSWERS)
 
 
 def test_the_loop_writes_it_when_the_student_has_answered(run, capsys):
     config = ml_collections.ConfigDict({"pseudo_label": {}})
     w = run / "w"
     (last,) = labels.answers(config, w, 1)
-    assert (last.script, last.directory, last.arguments["teacher"]) == ("run_pseudo_label.sh", w / "predictions_2", w / "student_1")
+    assert (last.script, last.directory, last.arguments["teacher"]) == (
+        "run_pseudo_label.sh",
+        w / "predictions_2",
+        w / "student_1",
+    )
     labels.after(w / "predictions_1", w)
     labels.after(w / "folds/1/predictions_2", w)
     assert not (w / "labels_1.csv").exists()
     labels.after(w / "predictions_2", w)
-    assert (w / "labels_1.csv").exists() and "labels_1.csv: 4 labelled and 5 unlabelled images" in capsys.readouterr().out
+    assert (
+        w / "labels_1.csv"
+    ).exists() and "labels_1.csv: 4 labelled and 5 unlabelled images" in capsys.readouterr().out
     labels.after(w / "predictions_2", w)  # continued: a person may have edited it
     assert capsys.readouterr().out == ""
     assert labels.answers(config, w, 2) == []  # its students learned from no stored labels
-    write_json(w / "data/config.json", {"data": {**SETTINGS, "source": "digits", "labeled": None, "unlabeled": None}})
+    write_json(
+        w / "data/config.json",
+        {"data": {**SETTINGS, "source": "digits", "labeled": None, "unlabeled": None}},
+    )
     assert labels.answers(config, w, 1) == []  # no files to look at
 
 
@@ -179,7 +262,9 @@ def test_tasks_for_label_studio(run, capsys):
     assert len(tasks) == 4 and "4 tasks for Label Studio" in capsys.readouterr().out
     found = [label_studio.values({**task, "annotations": task["predictions"]}) for task in tasks]
     asked = [row for row in rows(run / "w/labels_1.csv") if row["ask"]]
-    assert [(one["file"], one["label"]) for one in found] == [(row["file"], row["label"]) for row in asked]
+    assert [(one["file"], one["label"]) for one in found] == [
+        (row["file"], row["label"]) for row in asked
+    ]
     assert "eel" in (run / "tasks.xml").read_text()
     for key in ANSWERS:
         (run / "unlabeled" / key).unlink()

@@ -37,24 +37,44 @@ def test_an_iterations_own_section_is_used():
     with config.unlocked():
         config.student_1 = config.student.copy_and_resolve_references()
     by_name = {stage.name: stage.arguments for stage in loop.plan(config, Path("w"), {}, "auto")}
-    assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == ["student_1", "student", "student"]
-    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == ["pseudo_label_1", "pseudo_label", "pseudo_label"]
+    assert [by_name[f"student_{i}"]["section"] for i in (1, 2, 3)] == [
+        "student_1",
+        "student",
+        "student",
+    ]
+    assert [by_name[f"pseudo_label_{i}"]["section"] for i in (1, 2, 3)] == [
+        "pseudo_label_1",
+        "pseudo_label",
+        "pseudo_label",
+    ]
 
 
 def test_an_online_student_needs_no_stored_labels():
     config = changed(iterations=2)
     config.student.online = True
     plan = loop.plan(config, Path("w"), {}, "auto")
-    assert [stage.name for stage in plan] == ["prepare", "teacher", "student_1", "student_2", "evaluate", "export"]
+    assert [stage.name for stage in plan] == [
+        "prepare",
+        "teacher",
+        "student_1",
+        "student_2",
+        "evaluate",
+        "export",
+    ]
     assert "of predictions" not in dry_runs.describe(config, Path("w"), {}, plan)
-    assert plan[3].arguments["teacher"] == Path("w/student_1") and "pseudo_labeled" not in plan[3].arguments
+    assert (
+        plan[3].arguments["teacher"] == Path("w/student_1")
+        and "pseudo_labeled" not in plan[3].arguments
+    )
 
 
 def of_selection(config):
     """Returns name -> the balanced set that the stage labels again, of the stages that label and balance."""
     stages = loop.plan(config, Path("w"), {}, "auto")
     beam = {stage.name: stage.arguments.get("selection") for stage in stages if stage.beam}
-    return {name: path and path.name for name, path in beam.items()}, [stage.name for stage in stages]
+    return {name: path and path.name for name, path in beam.items()}, [
+        stage.name for stage in stages
+    ]
 
 
 def test_the_first_teacher_selects_once_and_the_others_label_its_set():
@@ -79,17 +99,28 @@ def test_a_selector_selects_for_all_teachers():
     assert names[:5] == ["prepare", "selector", "pseudo_label_0", "balance_0", "teacher"]
     config.student.online = True  # it labels the selected images within its step
     loop.check(config)
-    student = next(stage for stage in loop.plan(config, Path("w"), {}, "auto") if stage.name == "student_1")
-    assert student.arguments["selection"] == Path("w/pseudo_labeled_0") and "pseudo_labeled" not in student.arguments
+    student = next(
+        stage for stage in loop.plan(config, Path("w"), {}, "auto") if stage.name == "student_1"
+    )
+    assert (
+        student.arguments["selection"] == Path("w/pseudo_labeled_0")
+        and "pseudo_labeled" not in student.arguments
+    )
     config.selection = "each_iteration"
-    with pytest.raises(InputError, match=r"config\.selector selects images once, for all teachers; set config\.selection=once"):
+    with pytest.raises(
+        InputError,
+        match=r"config\.selector selects images once, for all teachers; set config\.selection=once",
+    ):
         loop.check(config)
 
 
 def test_an_online_student_selects_nothing():
     config = changed(iterations=1, selection="once")
     config.student.online = True
-    with pytest.raises(InputError, match=r"selection=once needs stored labels .* config\.student\.online=True does not make"):
+    with pytest.raises(
+        InputError,
+        match=r"selection=once needs stored labels .* config\.student\.online=True does not make",
+    ):
         loop.check(config)
 
 
@@ -105,7 +136,10 @@ def script(command):
 
 def main(config=CONFIG, **flags):
     values = {name: None for name in ("labeled", "unlabeled", "test", "iterations")}
-    loop.main(config=config, **{**values, "strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], **flags})
+    loop.main(
+        config=config,
+        **{**values, "strategy": "auto", "tpu": "", "dry_run": False, "beam_options": [], **flags},
+    )
 
 
 def changed(**overrides):
@@ -121,13 +155,26 @@ def answer(directory, top1, keys):
     right = np.arange(len(keys)) < round(top1 * len(keys))
     probabilities = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
     directory.mkdir(parents=True, exist_ok=True)
-    np.savez(directory / "predictions.npz", keys=np.array(keys), labels=labels, probabilities=probabilities, seconds=1.0)
+    np.savez(
+        directory / "predictions.npz",
+        keys=np.array(keys),
+        labels=labels,
+        probabilities=probabilities,
+        seconds=1.0,
+    )
 
 
 @pytest.fixture(name="scores")
 def _scores():
     """Top-1 of each model on the validation split, and how many images it has, as prepared."""
-    return {"images": 0, "teacher": 0.80, "student_1": 0.85, "student_2": 0.84, "student_3": 0.85, "student_4": 0.90}
+    return {
+        "images": 0,
+        "teacher": 0.80,
+        "student_1": 0.85,
+        "student_2": 0.84,
+        "student_3": 0.85,
+        "student_4": 0.90,
+    }
 
 
 @pytest.fixture(name="started")
@@ -146,9 +193,17 @@ def _started(monkeypatch, scores):
             (directory / "unlabeled").mkdir(parents=True, exist_ok=True)
         names = [Path(path).name for path in flags.get("model", "").split(",")]
         models = {name: {"top1": scores.get(name, 0), "ece": 0.0} for name in names}
-        summary = {"models": models, "figures": {"summary": "f.png"}, "report": "r.html", "export": "e"}
+        summary = {
+            "models": models,
+            "figures": {"summary": "f.png"},
+            "report": "r.html",
+            "export": "e",
+        }
         if directory.name == "data" and scores["images"]:
-            summary["splits"] = {"labeled": {"images": 900}, "validation": {"images": scores["images"]}}
+            summary["splits"] = {
+                "labeled": {"images": 900},
+                "validation": {"images": scores["images"]},
+            }
         if flags.get("split") == "validation":
             answer(directory / names[0], scores[names[0]], [f"{i:03d}" for i in range(100)])
         write_json(directory / "summary.json", summary)
@@ -163,13 +218,24 @@ def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):
     config.data.validation_size = 50
     main(config, workdir=str(tmp_path))
     names = [name for name, _ in started]
-    assert [name for name in names if name.startswith("student")] == ["student_1", "student_2", "student_3"]
+    assert [name for name in names if name.startswith("student")] == [
+        "student_1",
+        "student_2",
+        "student_3",
+    ]
     assert names[-2:] == ["evaluation", "export"]
-    assert [flags["split"] for name, flags in started if name.startswith("validation")] == ["validation"] * 4
+    assert [flags["split"] for name, flags in started if name.startswith("validation")] == [
+        "validation"
+    ] * 4
     assert Path(dict(started)["export"]["model"]).name == "student_1"
     assert Path(dict(started)["evaluation"]["model"].split(",")[-1]).name == "student_3"
     summary = read_json(tmp_path / "summary.json")
-    assert summary["served"] == "student_1" and summary["validation_top1"] == [0.80, 0.85, 0.84, 0.85]
+    assert summary["served"] == "student_1" and summary["validation_top1"] == [
+        0.80,
+        0.85,
+        0.84,
+        0.85,
+    ]
     with pytest.raises(InputError, match="stopped by its patience"):
         main(config, workdir=str(tmp_path), iterations="+1")
 
@@ -180,12 +246,26 @@ def test_the_teacher_is_served_where_all_students_are_worse(tmp_path, started, s
     names = [name for name, _ in started]
     assert names[1:3] == ["teacher", "validation_0"] and names[-2:] == ["evaluation", "export"]
     assert Path(dict(started)["export"]["model"]).name == "teacher"
-    assert [Path(path).name for path in dict(started)["evaluation"]["model"].split(",")] == ["teacher", "student_1", "student_2"]
-    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(("==", "to come:"))]
-    assert lines[0].startswith("no student is better than the teacher: the teacher is exported (46.0 % of 100 validation images; ")
+    assert [Path(path).name for path in dict(started)["evaluation"]["model"].split(",")] == [
+        "teacher",
+        "student_1",
+        "student_2",
+    ]
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if not line.startswith(("==", "to come:"))
+    ]
+    assert lines[0].startswith(
+        "no student is better than the teacher: the teacher is exported (46.0 % of 100 validation images; "
+    )
     assert lines[1].startswith("stage ")
     summary = read_json(tmp_path / "summary.json")
-    assert summary["verdict"] == lines[0] == read_json(tmp_path / "choice.json", choice.SCHEMA)["verdict"]
+    assert (
+        summary["verdict"]
+        == lines[0]
+        == read_json(tmp_path / "choice.json", choice.SCHEMA)["verdict"]
+    )
     assert summary["served"] == "teacher" and len(summary["students"]) == 2
 
 
@@ -194,7 +274,14 @@ def test_without_validation_images_the_last_student_is_served(tmp_path, started,
     assert not any("validation" in name for name, _ in started)
     assert Path(dict(started)["export"]["model"]).name == "student_2"
     verdict = "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
-    assert next(line for line in capsys.readouterr().out.splitlines() if not line.startswith(("==", "to come:"))) == verdict
+    assert (
+        next(
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if not line.startswith(("==", "to come:"))
+        )
+        == verdict
+    )
     assert read_json(tmp_path / "summary.json")["verdict"] == verdict
 
 
@@ -203,7 +290,11 @@ def test_more_iterations_choose_again(tmp_path, started, scores):
     main(changed(iterations=1), workdir=str(tmp_path))
     assert read_json(tmp_path / "choice.json")["served"] == "teacher"
     main(changed(iterations=1), workdir=str(tmp_path), iterations="+1")
-    assert read_json(tmp_path / "choice.json")["served"] == "student_2" == read_json(tmp_path / "summary.json")["served"]
+    assert (
+        read_json(tmp_path / "choice.json")["served"]
+        == "student_2"
+        == read_json(tmp_path / "summary.json")["served"]
+    )
 
 
 def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
@@ -215,7 +306,9 @@ def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started
         return code
 
     monkeypatch.setattr(loop.termination, "call", without)
-    with pytest.raises(InputError, match=r"data has no unlabelled images; delete it, and give --unlabeled or set"):
+    with pytest.raises(
+        InputError, match=r"data has no unlabelled images; delete it, and give --unlabeled or set"
+    ):
         main(workdir=str(tmp_path / "w"))
     assert [name for name, _ in started] == ["data"]
 
@@ -231,7 +324,13 @@ def test_patience_that_ends_with_the_last_iteration(tmp_path, started):
 
 @pytest.mark.parametrize(
     ("scores", "patience", "expected"),
-    [([0.5], 1, False), ([0.5, 0.4], 1, True), ([0.5, 0.5], 1, True), ([0.5, 0.4, 0.6], 1, False), ([0.5, 0.4, 0.3], 2, True)],
+    [
+        ([0.5], 1, False),
+        ([0.5, 0.4], 1, True),
+        ([0.5, 0.5], 1, True),
+        ([0.5, 0.4, 0.6], 1, False),
+        ([0.5, 0.4, 0.3], 2, True),
+    ],
 )
 def test_patience(scores, patience, expected):
     assert loop.exhausted(scores, patience) is expected
@@ -262,9 +361,20 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
     assert workdirs.done_text(tmp_path) is None  # the same words ask for two more
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
-    assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == ["teacher", "student_1"]
-    assert list(read_json(tmp_path / "summary.json")["seconds"])[-5:] == ["pseudo_label_3", "balance_3", "student_3", "evaluate", "export"]
-    (tmp_path / "summary.json").unlink()  # killed on the way: the same command does not ask for two more
+    assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == [
+        "teacher",
+        "student_1",
+    ]
+    assert list(read_json(tmp_path / "summary.json")["seconds"])[-5:] == [
+        "pseudo_label_3",
+        "balance_3",
+        "student_3",
+        "evaluate",
+        "export",
+    ]
+    (
+        tmp_path / "summary.json"
+    ).unlink()  # killed on the way: the same command does not ask for two more
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
 
@@ -272,10 +382,14 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
 def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     config = changed(iterations=1)
     main(config, workdir=str(tmp_path))
-    assert workdirs.done_text(tmp_path) == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or " + (
-        "name another --workdir, to run again"
+    assert (
+        workdirs.done_text(tmp_path)
+        == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or "
+        + ("name another --workdir, to run again")
     )
-    with pytest.raises(InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"):  # it is done
+    with pytest.raises(
+        InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"
+    ):  # it is done
         main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
     (tmp_path / "summary.json").unlink()
     main(changed(iterations=1, balance={"threshold": 0.5}), workdir=str(tmp_path))
@@ -286,25 +400,50 @@ def test_more_iterations_fine_tune_again(tmp_path, started):
     config = changed(iterations=1, finetune_last=True)
     main(config, workdir=str(tmp_path))
     main(config, workdir=str(tmp_path), iterations="+1")
-    assert [Path(flags["init"]).name for name, flags in started if name == "finetuned"] == ["student_1", "student_2"]
+    assert [Path(flags["init"]).name for name, flags in started if name == "finetuned"] == [
+        "student_1",
+        "student_2",
+    ]
     assert (tmp_path / "finetuned_of_1" / "summary.json").exists()
-    assert read_json(tmp_path / "choice.json")["verdict"].endswith("is exported; student_2 is fine-tuned before the export")
+    assert read_json(tmp_path / "choice.json")["verdict"].endswith(
+        "is exported; student_2 is fine-tuned before the export"
+    )
 
 
 def test_a_student_may_start_from_its_teacher():
-    by_name = {stage.name: stage.arguments for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")}
-    assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [Path("w/teacher"), Path("w/student_1"), Path("w/student_2")]
-    assert "init" not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}["student_1"]
+    by_name = {
+        stage.name: stage.arguments
+        for stage in loop.plan(changed(student_init="teacher"), Path("w"), {}, "auto")
+    }
+    assert [by_name[f"student_{i}"]["init"] for i in (1, 2, 3)] == [
+        Path("w/teacher"),
+        Path("w/student_1"),
+        Path("w/student_2"),
+    ]
+    assert (
+        "init"
+        not in {stage.name: stage.arguments for stage in loop.plan(CONFIG, Path("w"), {}, "auto")}[
+            "student_1"
+        ]
+    )
 
 
 def test_pretrained_weights_are_the_teacher_s_and_unless_told_otherwise_the_students():
     def inits(**overrides):
         stages = loop.plan(changed(iterations=2, **overrides), Path("w"), {}, "auto")
-        return [stage.arguments.get("init") for stage in stages if stage.name in ("teacher", "student_1", "student_2")]
+        return [
+            stage.arguments.get("init")
+            for stage in stages
+            if stage.name in ("teacher", "student_1", "student_2")
+        ]
 
     assert inits(init="imagenet") == ["imagenet"] * 3
     assert inits(init="imagenet", student_init="scratch") == ["imagenet", None, None]
-    assert inits(init="imagenet", student_init="teacher") == ["imagenet", Path("w/teacher"), Path("w/student_1")]
+    assert inits(init="imagenet", student_init="teacher") == [
+        "imagenet",
+        Path("w/teacher"),
+        Path("w/student_1"),
+    ]
     assert inits() == [None] * 3
 
 
@@ -312,7 +451,9 @@ def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkey
     monkeypatch.setattr(loop, "run_stage", lambda *arguments: pytest.fail("a stage was started"))
     with pytest.raises(InputError, match=r"--init=imagnet: .*did you mean imagenet\?"):
         main(changed(), workdir=str(tmp_path / "w"), init="imagnet")
-    with pytest.raises(InputError, match="student_init=pretrained needs the weights to start from: give --init"):
+    with pytest.raises(
+        InputError, match="student_init=pretrained needs the weights to start from: give --init"
+    ):
         main(changed(student_init="pretrained"), workdir=str(tmp_path / "v"))
     assert not list(tmp_path.iterdir())
 
@@ -330,48 +471,124 @@ def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones
     config = changed(iterations=2)
     config.student.labeled = False
     stages = loop.plan(config, Path("w"), {}, "auto")
-    assert [stage.name for stage in stages[4:8]] == ["pretrain_1", "student_1", "pseudo_label_2", "balance_2"]
+    assert [stage.name for stage in stages[4:8]] == [
+        "pretrain_1",
+        "student_1",
+        "pseudo_label_2",
+        "balance_2",
+    ]
     by_name = {stage.name: stage for stage in stages}
     assert by_name["student_2"].script == "run_finetune.sh"
-    assert by_name["student_2"].arguments["init"] == by_name["pretrain_2"].directory == Path("w/pretrained_2")
-    assert by_name["student_2"].arguments["section"] == "finetune_student" and by_name["pretrain_2"].arguments["section"] == "student"
+    assert (
+        by_name["student_2"].arguments["init"]
+        == by_name["pretrain_2"].directory
+        == Path("w/pretrained_2")
+    )
+    assert (
+        by_name["student_2"].arguments["section"] == "finetune_student"
+        and by_name["pretrain_2"].arguments["section"] == "student"
+    )
     assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
     text = dry_runs.describe(config, Path("w"), {}, stages)
-    assert text.count("500 steps of 0 + 200 images") == 2 and text.count("200 steps of 50 + 0 images") == 2
+    assert (
+        text.count("500 steps of 0 + 200 images") == 2
+        and text.count("200 steps of 50 + 0 images") == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"iterations": 0}, r"^config\.iterations is 0; it must be at least 1"),
-        ({"student_init": "zero"}, "student_init is 'zero'; it can be pretrained, teacher or scratch, or None"),
-        ({"crossfit": {"folds": 1}}, r"crossfit\.folds is 1; it must be at least 2, or 0 to turn cross-fitting off"),
+        (
+            {"student_init": "zero"},
+            "student_init is 'zero'; it can be pretrained, teacher or scratch, or None",
+        ),
+        (
+            {"crossfit": {"folds": 1}},
+            r"crossfit\.folds is 1; it must be at least 2, or 0 to turn cross-fitting off",
+        ),
         ({"patience": 0}, "patience is 0; it must be at least 1, or None"),
         ({"patience": 1}, "patience needs a validation split"),
         (
-            {"crossfit": {"folds": 2}, "data": {"validation_size": 100}, "student": {"final_weights": "best"}},
+            {
+                "crossfit": {"folds": 2},
+                "data": {"validation_size": 100},
+                "student": {"final_weights": "best"},
+            },
             "in whose place cross-fitting has",
         ),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
-        ({"pseudo_label": {"precision": "float8"}}, r"config\.pseudo_label\.precision is 'float8'; it can be float32"),
-        ({"student": {"pseudo_labels": "sofft"}}, r"student\.pseudo_labels is 'sofft'; it can be soft or hard; did you mean 'soft'"),
-        ({"student": {"epochs": 60.0}}, r"config\.student: a train section needs either steps or epochs"),
-        ({"student": {"model": {"name": "b99"}}}, r"config\.student: model\.name: no architecture 'b99'"),
-        ({"student": {"schedule": {"name": "sine"}}}, r"config\.student\.schedule\.name is 'sine'; it can be exponential"),
-        ({"teacher": {"optimizer": {"name": "lion"}}}, r"config\.teacher\.optimizer\.name is 'lion'; it can be rmsprop"),
-        ({"teacher": {"model": {"name": "b99"}}}, r"config\.teacher: model\.name: no architecture 'b99'"),
-        ({"teacher": {"precision": "float8"}}, r"config\.teacher\.precision is 'float8'; it can be float32"),
-        ({"evaluate": {"split": "tset"}}, r"config\.evaluate\.split is 'tset'; it can be labeled, test"),
-        ({"evaluate": {"split": "validation"}}, r"config\.evaluate\.split=validation needs a validation split"),
-        ({"pseudo_label": {"calibrate": True}}, r"config\.pseudo_label\.calibrate needs a validation split"),
-        ({"student": {"final_weights": "best", "evaluate_every": 10}}, r"student\.final_weights=best needs"),
-        ({"student": {"accumulation": 3}}, r"student\.batch_size=50 does not divide by student\.accumulation=3"),
+        (
+            {"pseudo_label": {"precision": "float8"}},
+            r"config\.pseudo_label\.precision is 'float8'; it can be float32",
+        ),
+        (
+            {"student": {"pseudo_labels": "sofft"}},
+            r"student\.pseudo_labels is 'sofft'; it can be soft or hard; did you mean 'soft'",
+        ),
+        (
+            {"student": {"epochs": 60.0}},
+            r"config\.student: a train section needs either steps or epochs",
+        ),
+        (
+            {"student": {"model": {"name": "b99"}}},
+            r"config\.student: model\.name: no architecture 'b99'",
+        ),
+        (
+            {"student": {"schedule": {"name": "sine"}}},
+            r"config\.student\.schedule\.name is 'sine'; it can be exponential",
+        ),
+        (
+            {"teacher": {"optimizer": {"name": "lion"}}},
+            r"config\.teacher\.optimizer\.name is 'lion'; it can be rmsprop",
+        ),
+        (
+            {"teacher": {"model": {"name": "b99"}}},
+            r"config\.teacher: model\.name: no architecture 'b99'",
+        ),
+        (
+            {"teacher": {"precision": "float8"}},
+            r"config\.teacher\.precision is 'float8'; it can be float32",
+        ),
+        (
+            {"evaluate": {"split": "tset"}},
+            r"config\.evaluate\.split is 'tset'; it can be labeled, test",
+        ),
+        (
+            {"evaluate": {"split": "validation"}},
+            r"config\.evaluate\.split=validation needs a validation split",
+        ),
+        (
+            {"pseudo_label": {"calibrate": True}},
+            r"config\.pseudo_label\.calibrate needs a validation split",
+        ),
+        (
+            {"student": {"final_weights": "best", "evaluate_every": 10}},
+            r"student\.final_weights=best needs",
+        ),
+        (
+            {"student": {"accumulation": 3}},
+            r"student\.batch_size=50 does not divide by student\.accumulation=3",
+        ),
         ({"student": {"frozen_blocks": 1}}, r"student\.frozen_blocks=1 needs --init"),
         ({"student": {"temperature": 0.0}}, r"student\.temperature is 0\.0; it must be above 0"),
-        ({"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}}, r"decay_epochs is 0\.0; it must be above 0"),
-        ({"student": {"model": {"dropout": 1.0}}}, r"model\.dropout is 1\.0; it must be at least 0 and below 1"),
-        ({"student": {"model": {"width": 0.0}}}, r"config\.student\.model\.width is 0\.0; it must be above 0"),
-        ({"student": {"model": {"strides": (1, 2)}}}, r"config\.student: model: EfficientNet strides must be 7"),
+        (
+            {"student": {"schedule": {"name": "exponential", "decay_epochs": 0.0}}},
+            r"decay_epochs is 0\.0; it must be above 0",
+        ),
+        (
+            {"student": {"model": {"dropout": 1.0}}},
+            r"model\.dropout is 1\.0; it must be at least 0 and below 1",
+        ),
+        (
+            {"student": {"model": {"width": 0.0}}},
+            r"config\.student\.model\.width is 0\.0; it must be above 0",
+        ),
+        (
+            {"student": {"model": {"strides": (1, 2)}}},
+            r"config\.student: model: EfficientNet strides must be 7",
+        ),
     ],
 )
 def test_settings_of_the_loop_that_are_impossible(tmp_path, overrides, message):
@@ -405,13 +622,17 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"), strategy="tpu", tpu="mine")
     assert stop.value.code == 143
-    assert "== teacher was stopped; the same command continues from there" in capsys.readouterr().err
+    assert (
+        "== teacher was stopped; the same command continues from there" in capsys.readouterr().err
+    )
     assert {"--strategy=tpu", "--tpu=mine"} <= set(commands["run_teacher.sh"])
     assert not any(word.startswith("--tpu") for word in commands["run_prepare_data.sh"])
 
 
 def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
-    with pytest.raises(InputError, match="--dryrun: neither a flag of this stage nor an option of Apache Beam"):
+    with pytest.raises(
+        InputError, match="--dryrun: neither a flag of this stage nor an option of Apache Beam"
+    ):
         main(workdir=str(tmp_path / "w"), beam_options=["--dryrun"])
     assert not (tmp_path / "w").exists()
 
@@ -490,7 +711,12 @@ def test_seeds_are_compared():
     assert results["gain"] == pytest.approx([6.0, -1.0])
     assert results["mean_gain"] == pytest.approx(2.5)
     assert results["min_gain"] == pytest.approx(-1.0)
-    assert quickstart.table(results).splitlines()[-2].split()[1:] == ["91.00", "92.50", "93.50", "2.50"]
+    assert quickstart.table(results).splitlines()[-2].split()[1:] == [
+        "91.00",
+        "92.50",
+        "93.50",
+        "2.50",
+    ]
 
 
 def test_the_loop_as_one_call(tmp_path, monkeypatch):
@@ -502,7 +728,9 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         if script(command) == "run_teacher.sh":
             return 2
         (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
-        write_json(tmp_path / "w" / "data" / "summary.json", {"splits": {"validation": {"images": 250}}})
+        write_json(
+            tmp_path / "w" / "data" / "summary.json", {"splits": {"validation": {"images": 250}}}
+        )
         return 0
 
     monkeypatch.setattr(loop.termination, "call", call)
@@ -512,7 +740,11 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         run(**given, settings={"iterations": 1, "teacher.epochs": 3.0})
     for command in called:
         flags = [word for word in command if word.startswith("--config")]
-        assert flags == ["--config=configs/noisy_student/image_folder.py", "--config.iterations=1", "--config.teacher.epochs=3.0"]
+        assert flags == [
+            "--config=configs/noisy_student/image_folder.py",
+            "--config.iterations=1",
+            "--config.teacher.epochs=3.0",
+        ]
     assert f"--labeled={tmp_path / 'l'}" in called[0]
     with pytest.raises(InputError, match=r"the recipe has no key 'student\.stepz'"):
         run(**given, settings={"student.stepz": 1})

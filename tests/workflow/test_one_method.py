@@ -99,8 +99,12 @@ def test_a_method_with_a_teacher_names_its_student_and_fine_tunes_it(tmp_path, s
     assert "finetune            90.00" in one_method.table(summary)
 
 
-@pytest.mark.parametrize(("student", "tuned", "served"), [(0.9, 0.8, "student"), (0.8, 0.9, "finetuned")])
-def test_the_better_one_on_validation_images_is_exported(tmp_path, monkeypatch, started, student, tuned, served):
+@pytest.mark.parametrize(
+    ("student", "tuned", "served"), [(0.9, 0.8, "student"), (0.8, 0.9, "finetuned")]
+)
+def test_the_better_one_on_validation_images_is_exported(
+    tmp_path, monkeypatch, started, student, tuned, served
+):
     call = loop.termination.call
 
     def with_validation(command):
@@ -117,7 +121,9 @@ def test_the_better_one_on_validation_images_is_exported(tmp_path, monkeypatch, 
     main(recipe(MPL, finetune_last=True), tmp_path / "w", strategy="one_device")
     by_name = dict(started)
     assert by_name["validation"]["strategy"] == by_name["evaluation"]["strategy"] == "one_device"
-    assert by_name["validation"]["split"] == "validation" and by_name["evaluation"]["split"] == "test"
+    assert (
+        by_name["validation"]["split"] == "validation" and by_name["evaluation"]["split"] == "test"
+    )
     assert Path(by_name["export"]["model"]).name == served
     assert read_json(tmp_path / "w" / "summary.json")["served"] == served
 
@@ -125,7 +131,9 @@ def test_the_better_one_on_validation_images_is_exported(tmp_path, monkeypatch, 
 def test_the_same_command_runs_only_what_is_not_done(tmp_path, monkeypatch, started):
     call = loop.termination.call
     codes = {"fixmatch": 143}
-    monkeypatch.setattr(loop.termination, "call", lambda command: codes.get(_name(command)) or call(command))
+    monkeypatch.setattr(
+        loop.termination, "call", lambda command: codes.get(_name(command)) or call(command)
+    )
     with pytest.raises(SystemExit) as stop:
         main(recipe(), tmp_path / "w")
     assert stop.value.code == 143 and not (tmp_path / "w" / "summary.json").exists()
@@ -139,7 +147,9 @@ def test_the_same_command_runs_only_what_is_not_done(tmp_path, monkeypatch, star
 
 
 def _name(command):
-    return next(Path(word.partition("=")[2]).name for word in command if word.startswith("--workdir="))
+    return next(
+        Path(word.partition("=")[2]).name for word in command if word.startswith("--workdir=")
+    )
 
 
 def test_prepared_data_are_trained_on_alone(tmp_path, monkeypatch):
@@ -199,7 +209,9 @@ def test_supervised_learning_needs_no_unlabeled_images(tmp_path, started):
 def test_supervised_learning_on_folders_needs_no_pool(tmp_path, started):
     name = "configs/supervised/image_folder.py:small"
     main(recipe(name), tmp_path / "w", labeled=str(tmp_path))
-    assert started[0][1]["config.data.labeled_as_unlabeled"] == "all"  # the preparation wants a pool
+    assert (
+        started[0][1]["config.data.labeled_as_unlabeled"] == "all"
+    )  # the preparation wants a pool
     main(recipe(name), tmp_path / "v", labeled=str(tmp_path), unlabeled=str(tmp_path))
     assert len(started) == 8 and "config.data.labeled_as_unlabeled" not in started[4][1]
 
@@ -218,11 +230,17 @@ def test_a_dry_run_tells_stages_and_trainings_and_measures_them(tmp_path, monkey
     monkeypatch.setattr(measure, "STARTED", 1.0)
     main(recipe(MPL, finetune_last=True), tmp_path / "w", dry_run=True)
     told = capsys.readouterr().out
-    stages, times = (told.partition(title)[2].splitlines()[1:6] for title in ("stages:", "time on this machine:"))
+    stages, times = (
+        told.partition(title)[2].splitlines()[1:6] for title in ("stages:", "time on this machine:")
+    )
     assert [line.split()[0] for line in stages] == [line.split()[0] for line in times] == STAGES
     assert told.count("learning rate:") == 3 and "missing: nothing\nmemory: " in told
-    assert measured == ["student", "finetune"] and "1,000 steps; one step takes 2 s, measured" in told
-    assert f"evaluate        {duration(1 + 2 * (3 + 400 * 0.5))}" in told, "two models, and 400 test images"
+    assert (
+        measured == ["student", "finetune"] and "1,000 steps; one step takes 2 s, measured" in told
+    )
+    assert f"evaluate        {duration(1 + 2 * (3 + 400 * 0.5))}" in told, (
+        "two models, and 400 test images"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -233,17 +251,31 @@ def test_a_dry_run_s_step_is_the_method_s_own(tmp_path):
             save(tmp_path / name / f"{i}.png", first + i, (40, 70))
     folders = {"labeled": str(tmp_path / "labeled"), "unlabeled": str(tmp_path / "all")}
     flags = ["--config.preprocessing.image_size=16", "--config.train.batch_size=4"]
-    uda = one_method.alone(recipes.from_flags("--config=configs/uda/image_folder.py:wrn_28_2", *flags, *networks.flags("train")), None)
+    uda = one_method.alone(
+        recipes.from_flags(
+            "--config=configs/uda/image_folder.py:wrn_28_2", *flags, *networks.flags("train")
+        ),
+        None,
+    )
     counts = dry_run.images(uda, tmp_path / "w", folders)
-    [training] = plans.trainings(uda, one_method.plan(uda, tmp_path / "w", folders, OPTIONS)[:2], counts)
+    [training] = plans.trainings(
+        uda, one_method.plan(uda, tmp_path / "w", folders, OPTIONS)[:2], counts
+    )
     with measure.Bench(uda, counts, counts["survey"].sample) as bench:
         assert bench.rates(training, 4).step > 0
-    config = one_method.alone(recipes.from_flags("--config=configs/meta_pseudo_labels/image_folder.py"), "efficientnet-lite0")
-    stages = one_method.plan(config, tmp_path / "w", folders, {**OPTIONS, "init": "efficientnet-lite0"})
+    config = one_method.alone(
+        recipes.from_flags("--config=configs/meta_pseudo_labels/image_folder.py"),
+        "efficientnet-lite0",
+    )
+    stages = one_method.plan(
+        config, tmp_path / "w", folders, {**OPTIONS, "init": "efficientnet-lite0"}
+    )
     student, tuned = plans.trainings(config, stages, counts)
     with measure.Bench(config, counts, ()) as bench:
         section = bench._recipe(student, 4)[0].train
-    assert section.teacher.model.name == section.student.model.name == tuned.model["name"] == "lite0"
+    assert (
+        section.teacher.model.name == section.student.model.name == tuned.model["name"] == "lite0"
+    )
     assert student.weights and not tuned.weights
 
 

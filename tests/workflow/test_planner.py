@@ -20,7 +20,9 @@ from workflow.planner import RESERVE, Target
 GIB = 2**30
 
 
-def planned(name: str, target: Target, *overrides: str) -> tuple[list[dict[str, Any]], Any, Any, dict[str, Any]]:
+def planned(
+    name: str, target: Target, *overrides: str
+) -> tuple[list[dict[str, Any]], Any, Any, dict[str, Any]]:
     """Returns the rows of a recipe's plan, the recipe, its trainings, and its images."""
     config = recipes.from_flags(f"--config=configs/noisy_student/{name}", *overrides)
     counts = reckoning.images(config, Path("nowhere"))
@@ -34,7 +36,9 @@ def test_multiplications_are_the_published_ones(name: str) -> None:
     """Tan and Le 2019, Table 2, billions."""
     published = dict(zip((f"b{i}" for i in range(8)), (0.39, 0.70, 1.0, 1.8, 4.2, 9.9, 19.0, 37.0)))
     size = architectures.ARCHITECTURES[name].image_size
-    assert architectures.multiply_adds({"name": name}, size, 1000) / 1e9 == pytest.approx(published[name], rel=0.05)
+    assert architectures.multiply_adds({"name": name}, size, 1000) / 1e9 == pytest.approx(
+        published[name], rel=0.05
+    )
 
 
 def test_the_shares_are_those_of_the_trainings_that_are_named() -> None:
@@ -46,7 +50,9 @@ def test_the_shares_are_those_of_the_trainings_that_are_named() -> None:
 
 
 def test_l2_on_the_paper_s_cores_takes_the_paper_s_days() -> None:
-    rows, *_ = planned("imagenet.py:l2", Target("v3", 2048, 16 * GIB), "--config.student_1.rematerialize=False")
+    rows, *_ = planned(
+        "imagenet.py:l2", Target("v3", 2048, 16 * GIB), "--config.student_1.rematerialize=False"
+    )
     student = next(row for row in rows if row["stage"] == "student_1")
     assert student["fits"] and student["changes"] == {"student_1.rematerialize": True}
     assert student["hours"] == pytest.approx(6 * 24 * 8 / 6, rel=0.02)  # the forward pass once more
@@ -54,7 +60,12 @@ def test_l2_on_the_paper_s_cores_takes_the_paper_s_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target"), [("b0", Target("A100", 8, 80e9)), ("b7", Target("A100", 8, 80e9)), ("l2", Target("v3", 512, 16 * GIB))]
+    ("name", "target"),
+    [
+        ("b0", Target("A100", 8, 80e9)),
+        ("b7", Target("A100", 8, 80e9)),
+        ("l2", Target("v3", 512, 16 * GIB)),
+    ],
 )
 def test_the_first_way_that_fits_is_taken(name: str, target: Target) -> None:
     rows, config, trainings, counts = planned(f"imagenet.py:{name}", target)
@@ -63,12 +74,17 @@ def test_the_first_way_that_fits_is_taken(name: str, target: Target) -> None:
         row, values = by_stage[training.stage.name], training.values
         room = target.memory * (1 - RESERVE)
         needs = [
-            (cost.needs(way, counts, way.values["batch_size"], True, target.devices) * GIB, way.values)
+            (
+                cost.needs(way, counts, way.values["batch_size"], True, target.devices) * GIB,
+                way.values,
+            )
             for way in planner.ways(config, training, target.devices)
         ]
         fitting = [chosen for needed, chosen in needs if needed <= room]
         if not fitting:
-            assert not row["fits"] and row["memory_gib"] == pytest.approx(min(needed for needed, _ in needs) / GIB)
+            assert not row["fits"] and row["memory_gib"] == pytest.approx(
+                min(needed for needed, _ in needs) / GIB
+            )
             continue
         assert row["fits"] and row["memory_gib"] * GIB <= room
         assert (row["batch_size"], row["steps"]) == (fitting[0]["batch_size"], fitting[0]["steps"])
@@ -86,15 +102,23 @@ def test_b7_fits_on_eight_gpus_and_says_how() -> None:
     assert student["fits"] and student["changes"]["student.rematerialize"] is True
     assert f"--config.student.accumulation={student['changes']['student.accumulation']}" in shown
     # The flags that it prints give what it says.
-    flags = [f"--config.{key}={value}" for row in rows for key, value in row.get("changes", {}).items()]
+    flags = [
+        f"--config.{key}={value}" for row in rows for key, value in row.get("changes", {}).items()
+    ]
     again, *_ = planned("imagenet.py:b7", target, *flags)
-    assert [(row.get("memory_gib"), row["hours"]) for row in again] == [(row.get("memory_gib"), row["hours"]) for row in rows]
+    assert [(row.get("memory_gib"), row["hours"]) for row in again] == [
+        (row.get("memory_gib"), row["hours"]) for row in rows
+    ]
     assert all(not row.get("changes") for row in again)
 
 
-def test_the_flags_of_a_recipe_whose_steps_follow_its_batch_give_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flags_of_a_recipe_whose_steps_follow_its_batch_give_its_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def plan(*flags: str) -> dict[str, Any]:
-        config = recipes.from_flags("--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *flags)
+        config = recipes.from_flags(
+            "--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *flags
+        )
         one_method.main(config, str(tmp_path / "w"), dry_run=True, devices=8, device="A100")
         value = json.loads(capsys.readouterr().out.splitlines()[-1])
         return next(row for row in value["stages"] if "memory_gib" in row)
@@ -102,14 +126,18 @@ def test_the_flags_of_a_recipe_whose_steps_follow_its_batch_give_its_plan(tmp_pa
     first = plan()
     assert "train.batch_size" in first["changes"] and "train.steps" not in first["changes"]
     again = plan(*(f"--config.{key}={value}" for key, value in first["changes"].items()))
-    assert [again[key] for key in ("steps", "batch_size", "hours")] == [first[key] for key in ("steps", "batch_size", "hours")]
+    assert [again[key] for key in ("steps", "batch_size", "hours")] == [
+        first[key] for key in ("steps", "batch_size", "hours")
+    ]
     assert not again["changes"]
 
 
 def test_later_teachers_label_the_selection_alone() -> None:
     rows, *_ = planned("imagenet.py:b7", Target("A100", 8, 80e9), "--config.iterations=2")
     by_stage = {row["stage"]: row for row in rows}
-    assert by_stage["pseudo_label_2"]["requests"] == by_stage["balance_2"]["requests"] == 65_000  # 130 million images
+    assert (
+        by_stage["pseudo_label_2"]["requests"] == by_stage["balance_2"]["requests"] == 65_000
+    )  # 130 million images
 
 
 def test_hours_and_bytes_by_hand() -> None:
@@ -118,9 +146,13 @@ def test_hours_and_bytes_by_hand() -> None:
     images = by_stage["student_1"]["steps"] * 2048 * 2
     each = architectures.multiply_adds({"name": "b0"}, 224, 1000)
     repeated = 8 if by_stage["student_1"]["changes"].get("student.rematerialize") else 6
-    assert by_stage["student_1"]["hours"] == pytest.approx(images * repeated * each / (8 * 0.040 * 312e12) / 3600)
+    assert by_stage["student_1"]["hours"] == pytest.approx(
+        images * repeated * each / (8 * 0.040 * 312e12) / 3600
+    )
     assert by_stage["student_1"]["terabytes_read"] == pytest.approx(images * 110_000 / 1e12)
-    assert by_stage["pseudo_label_1"]["hours"] == pytest.approx(300e6 * 2 * each / (8 * 0.040 * 312e12) / 3600)
+    assert by_stage["pseudo_label_1"]["hours"] == pytest.approx(
+        300e6 * 2 * each / (8 * 0.040 * 312e12) / 3600
+    )
     assert by_stage["pseudo_label_1"]["requests"] == 150_000
     assert by_stage["teacher"]["device_hours"] == pytest.approx(8 * by_stage["teacher"]["hours"])
 
@@ -147,11 +179,16 @@ def test_flags() -> None:
 
 
 def test_devices_that_do_not_divide_the_batch() -> None:
-    with pytest.raises(InputError, match=r"--devices=7: config\.teacher\.batch_size=2048 does not divide among them"):
+    with pytest.raises(
+        InputError,
+        match=r"--devices=7: config\.teacher\.batch_size=2048 does not divide among them",
+    ):
         planned("imagenet.py:b0", Target("A100", 7, 80e9))
 
 
-def test_meta_pseudo_labels_on_the_paper_s_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_meta_pseudo_labels_on_the_paper_s_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two networks of L2 do not fit one core each; the plan says so."""
     config = recipes.from_flags("--config=configs/meta_pseudo_labels/imagenet_jft.py:l2")
     one_method.main(config, str(tmp_path / "w"), dry_run=True, devices=512, device="v3")

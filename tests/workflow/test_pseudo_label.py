@@ -33,18 +33,24 @@ def _teacher(bias: float = 0.0) -> tf.keras.Model:
     x = tf.keras.layers.Rescaling(1 / 255)(images)
     x = tf.keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=initializer)(x)
     x = Dropout(0.5, noise_id="dropout")(tf.keras.layers.BatchNormalization()(x))
-    logits = tf.keras.layers.Dense(3, kernel_initializer=initializer, bias_initializer=tf.keras.initializers.Constant(bias))
+    logits = tf.keras.layers.Dense(
+        3, kernel_initializer=initializer, bias_initializer=tf.keras.initializers.Constant(bias)
+    )
     return tf.keras.Model(images, logits(tf.keras.layers.Flatten()(x)))
 
 
 def _images() -> dict[str, bytes]:
-    pixels = np.random.Generator(np.random.PCG64([0])).integers(0, 256, [IMAGES, SIZE, SIZE, 3], dtype=np.uint8)
+    pixels = np.random.Generator(np.random.PCG64([0])).integers(
+        0, 256, [IMAGES, SIZE, SIZE, 3], dtype=np.uint8
+    )
     return {f"ü/{i}.png": tf.io.encode_png(image).numpy() for i, image in enumerate(pixels)}
 
 
 def _write_images(root: Path, images: dict[str, bytes]) -> None:
     examples = (make_example(encoded, key) for key, encoded in images.items())
-    write_split(root / "data" / "unlabeled", "unlabeled", examples, SHARDS, len(images), kind="unlabeled")
+    write_split(
+        root / "data" / "unlabeled", "unlabeled", examples, SHARDS, len(images), kind="unlabeled"
+    )
 
 
 @pytest.fixture(name="root")
@@ -77,7 +83,9 @@ def config(**settings: Any) -> ConfigDict:
 
 
 def _run(root: Path, workdir: str = "predictions", **settings: Any) -> Path:
-    pseudo_label.main(config(**settings), str(root / workdir), str(root / "data"), str(root / "teacher"))
+    pseudo_label.main(
+        config(**settings), str(root / workdir), str(root / "data"), str(root / "teacher")
+    )
     return root / workdir
 
 
@@ -85,13 +93,19 @@ def _predictions(directory: Path) -> dict[str, np.ndarray]:
     manifest = read_manifest(directory, "predictions")
     assert manifest.label_names == LABEL_NAMES
     shards = zip(manifest.paths, manifest.records)
-    return dict(read_prediction(record, 3) for path, count in shards for record in read_shard(path, num_records=count))
+    return dict(
+        read_prediction(record, 3)
+        for path, count in shards
+        for record in read_shard(path, num_records=count)
+    )
 
 
 def _expected() -> dict[str, np.ndarray]:
     """What `Model.predict` says of each image."""
     images = _images()
-    inputs = np.stack([eval_image(tf.constant(encoded), PREPROCESSING) for encoded in images.values()])
+    inputs = np.stack(
+        [eval_image(tf.constant(encoded), PREPROCESSING) for encoded in images.values()]
+    )
     return dict(zip(images, tf.nn.softmax(_teacher().predict(inputs, verbose=0)).numpy()))
 
 
@@ -109,27 +123,54 @@ def test_top_k(root: Path) -> None:
     for key, probabilities in _predictions(_run(root, top_k=1)).items():
         top = int(np.argmax(expected[key]))
         rest = (1 - expected[key][top]) / 2
-        np.testing.assert_allclose(probabilities, [expected[key][top] if k == top else rest for k in range(3)], atol=1e-5)
+        np.testing.assert_allclose(
+            probabilities, [expected[key][top] if k == top else rest for k in range(3)], atol=1e-5
+        )
 
 
 def test_views_are_averaged_whatever_the_batch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the mean over the noised copies, each made by itself."""
-    preprocessing = Preprocessing(**{**PREPROCESSING.to_dict(), "style": "small", "pad": 2, "flip": True, "randaugment_layers": 0})
-    model, spec = _teacher(), ModelSpec(architecture={}, preprocessing=preprocessing, label_names=LABEL_NAMES)
+    preprocessing = Preprocessing(
+        **{
+            **PREPROCESSING.to_dict(),
+            "style": "small",
+            "pad": 2,
+            "flip": True,
+            "randaugment_layers": 0,
+        }
+    )
+    model, spec = (
+        _teacher(),
+        ModelSpec(architecture={}, preprocessing=preprocessing, label_names=LABEL_NAMES),
+    )
     monkeypatch.setattr(pseudo_label.model_dir, "load", lambda directory: (model, spec))
-    found = _predictions(_run(root, views=2))  # two images of two copies fill a batch of five but one
+    found = _predictions(
+        _run(root, views=2)
+    )  # two images of two copies fill a batch of five but one
     for key, encoded in _images().items():
         name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
-        copies = [train_image(tf.constant(encoded), tf.stack([name, tf.constant(3000 + v, tf.int64)]), preprocessing) for v in range(2)]
+        copies = [
+            train_image(
+                tf.constant(encoded),
+                tf.stack([name, tf.constant(3000 + v, tf.int64)]),
+                preprocessing,
+            )
+            for v in range(2)
+        ]
         assert not np.array_equal(copies[0], copies[1])
-        np.testing.assert_allclose(found[key], tf.reduce_mean(tf.nn.softmax(model(tf.stack(copies))), 0), atol=1e-3)
+        np.testing.assert_allclose(
+            found[key], tf.reduce_mean(tf.nn.softmax(model(tf.stack(copies))), 0), atol=1e-3
+        )
     again = _predictions(_run(root, "other", views=2, batch_size=64))
     for key, probabilities in found.items():
         np.testing.assert_allclose(again[key], probabilities, atol=1e-3)
 
 
 def test_a_noised_teacher_drops_features_the_same_way_each_time(root: Path) -> None:
-    clean, noised, again = (_predictions(_run(root, name, model_noise=name != "clean")) for name in ("clean", "noised", "again"))
+    clean, noised, again = (
+        _predictions(_run(root, name, model_noise=name != "clean"))
+        for name in ("clean", "noised", "again")
+    )
     deviations = [np.abs(noised[key] - clean[key]).max() for key in clean]
     assert np.mean([deviation > 0.01 for deviation in deviations]) > 0.9
     for key, probabilities in noised.items():
@@ -142,21 +183,52 @@ def test_calibrated_on_the_validation_split(root: Path) -> None:
         _run(root, calibrate=True)
     expected, images = _expected(), _images()
     powers = {key: q ** (1 / 3) / (q ** (1 / 3)).sum() for key, q in expected.items()}
-    counts = [(key, label, round(400 * share)) for key, q in powers.items() for label, share in enumerate(q)]
+    counts = [
+        (key, label, round(400 * share))
+        for key, q in powers.items()
+        for label, share in enumerate(q)
+    ]
     copies = [(key, label, n) for key, label, count in counts for n in range(count)]
-    examples = (make_example(images[key], f"{key} {label} {n}", label=label + 1) for key, label, n in copies)
+    examples = (
+        make_example(images[key], f"{key} {label} {n}", label=label + 1) for key, label, n in copies
+    )
     validation = root / "data" / "validation"
-    write_split(validation, "validation", examples, 2, len(copies), kind="labeled", label_names=LABEL_NAMES, label_offset=1)
+    write_split(
+        validation,
+        "validation",
+        examples,
+        2,
+        len(copies),
+        kind="labeled",
+        label_names=LABEL_NAMES,
+        label_offset=1,
+    )
     summary = read_json(_run(root, calibrate=True, batch_size=512) / "summary.json")
     assert summary["temperature"] == pytest.approx(3, rel=0.02)
     for key, probabilities in _predictions(root / "predictions").items():
         np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
 
 
-@pytest.mark.parametrize("names, words", [(("ant", "bee"), "has 2 classes, teacher .* has 3"), (("ant", "cat", "bee"), "class 1 is 'cat'")])
-def test_calibration_on_other_classes_is_refused(root: Path, names: tuple[str, ...], words: str) -> None:
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (("ant", "bee"), "has 2 classes, teacher .* has 3"),
+        (("ant", "cat", "bee"), "class 1 is 'cat'"),
+    ],
+)
+def test_calibration_on_other_classes_is_refused(
+    root: Path, names: tuple[str, ...], words: str
+) -> None:
     examples = [make_example(b"", "0.png", label=0)]
-    write_split(root / "data" / "validation", "validation", examples, 1, 1, kind="labeled", label_names=names)
+    write_split(
+        root / "data" / "validation",
+        "validation",
+        examples,
+        1,
+        1,
+        kind="labeled",
+        label_names=names,
+    )
     with pytest.raises(InputError, match=words):
         _run(root, calibrate=True)
     assert not (root / "predictions").exists()
@@ -169,11 +241,17 @@ def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.Monk
     model, rng = spec.build(), np.random.Generator(np.random.PCG64([5]))
     for layer in model.layers:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
-            layer.set_weights([rng.uniform(0.8, 1.2, weight.shape) for weight in layer.get_weights()])
+            layer.set_weights(
+                [rng.uniform(0.8, 1.2, weight.shape) for weight in layer.get_weights()]
+            )
     model_dir.save(root / "teacher" / "model", model, spec)
     plain, folded, bfloat16 = (
         np.stack(list(_predictions(_run(root, name, **settings)).values()))
-        for name, settings in {"a": {}, "b": {"optimize": True}, "c": {"optimize": True, "precision": "mixed_bfloat16"}}.items()
+        for name, settings in {
+            "a": {},
+            "b": {"optimize": True},
+            "c": {"optimize": True, "precision": "mixed_bfloat16"},
+        }.items()
     )
     assert np.ptp(plain) > 0.05  # far from no answer, which every network would give alike
     np.testing.assert_allclose(folded, plain, atol=6e-4)  # float16
@@ -183,7 +261,11 @@ def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "settings, words", [({"precision": "half"}, "is 'half'; it can be"), ({"optimize": True, "model_noise": True}, "turn off")]
+    "settings, words",
+    [
+        ({"precision": "half"}, "is 'half'; it can be"),
+        ({"optimize": True, "model_noise": True}, "turn off"),
+    ],
 )
 def test_impossible_graphs_are_refused(root: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -258,14 +340,18 @@ def test_truncated_shard(root: Path, cut: int | None) -> None:
     path = root / "data" / "unlabeled" / "unlabeled-00001-of-00003"
     last = list(read_shard(path))[-1]
     os.truncate(path, path.stat().st_size - (cut or len(last) + 16))
-    message = r"unlabeled-00001-of-00003: " + (r"record 7 \(counting from 0\) is truncated" if cut else "7 records, where its manifest")
+    message = r"unlabeled-00001-of-00003: " + (
+        r"record 7 \(counting from 0\) is truncated" if cut else "7 records, where its manifest"
+    )
     with pytest.raises(InputError, match=message):
         _run(root)
     assert not (root / "predictions" / "predictions-00001-of-00003").exists()
     assert not (root / "predictions" / "manifest.json").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read, whoever tries"
+)
 def test_shard_that_cannot_be_read(root: Path) -> None:
     path = root / "data" / "unlabeled" / "unlabeled-00001-of-00003"
     path.unlink()
@@ -276,13 +362,20 @@ def test_shard_that_cannot_be_read(root: Path) -> None:
 
 def test_image_that_cannot_be_decoded(root: Path) -> None:
     _write_images(root, {**_images(), "ü/9.png": b"no image"})
-    with pytest.raises(InputError, match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\): image ü/9\.png cannot be decoded"):
+    with pytest.raises(
+        InputError,
+        match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\): image ü/9\.png cannot be decoded",
+    ):
         _run(root)
 
 
 def test_record_without_key(root: Path) -> None:
-    _write_images(root, {("" if key == "ü/9.png" else key): encoded for key, encoded in _images().items()})
-    with pytest.raises(InputError, match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\) has no image/key"):
+    _write_images(
+        root, {("" if key == "ü/9.png" else key): encoded for key, encoded in _images().items()}
+    )
+    with pytest.raises(
+        InputError, match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\) has no image/key"
+    ):
         _run(root)
 
 
@@ -297,7 +390,10 @@ def test_mended_input_goes_on(root: Path) -> None:
 
 def test_non_finite_teacher(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _use_teacher(monkeypatch, _teacher(bias=float("nan")))
-    with pytest.raises(InputError, match=r"teacher .*teacher gives non-finite probabilities \(first for image ü/0\.png\)"):
+    with pytest.raises(
+        InputError,
+        match=r"teacher .*teacher gives non-finite probabilities \(first for image ü/0\.png\)",
+    ):
         _run(root)
 
 

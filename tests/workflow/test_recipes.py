@@ -25,7 +25,10 @@ RECIPES = [
     "digits.py",
     "svhn.py",
     "cifar10.py",
-    *(f"imagenet.py:{name}" for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")),
+    *(
+        f"imagenet.py:{name}"
+        for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2", "v1", "l2_b0")
+    ),
     *(f"imagenet.py:{name}" for name in ("b0_release", "b1_release", "resnet50")),
 ]
 
@@ -36,12 +39,20 @@ def recipe(name: str, *overrides: str):
 
 def trainings(config):
     stages = loop.plan(config, Path("w"), {}, "auto")
-    return [stage for stage in stages if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh")]
+    return [
+        stage
+        for stage in stages
+        if stage.script in ("run_teacher.sh", "run_student.sh", "run_finetune.sh")
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_dry_run_tells_the_plan(name, tmp_path):
-    expected = ["--config.expected.labeled=1000", "--config.expected.unlabeled=5000", "--config.expected.classes=7"]
+    expected = [
+        "--config.expected.labeled=1000",
+        "--config.expected.unlabeled=5000",
+        "--config.expected.classes=7",
+    ]
     config = recipe(name, *(expected if name.startswith("image_folder.py") else ()))
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))
@@ -51,9 +62,14 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 def test_a_dry_run_says_what_is_missing(tmp_path):
     config = recipe("imagenet.py:b0")
     (tmp_path / "pool.tar").touch()
-    assert dry_run.missing(config, {}, tmp_path / "data") == ["--labeled is not given", "--unlabeled is not given"]
+    assert dry_run.missing(config, {}, tmp_path / "data") == [
+        "--labeled is not given",
+        "--unlabeled is not given",
+    ]
     folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
-    assert dry_run.missing(config, folders, tmp_path / "data") == [f"--labeled: no {tmp_path / 'imagenet'}"]
+    assert dry_run.missing(config, folders, tmp_path / "data") == [
+        f"--labeled: no {tmp_path / 'imagenet'}"
+    ]
     assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
 
 
@@ -63,32 +79,53 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
-    assert text.count("of which 480,309,308 are trained, 475 px") == 3 and text.count("of which 478,430,546 are trained, 800 px") == 1
+    assert (
+        text.count("of which 480,309,308 are trained, 475 px") == 3
+        and text.count("of which 478,430,546 are trained, 800 px") == 1
+    )
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
-    assert text.count("8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations") == 2
+    assert (
+        text.count(
+            "8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations"
+        )
+        == 2
+    )
     config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
-    assert " 11,472.0 GiB for activations" in dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert " 11,472.0 GiB for activations" in dry_runs.describe(
+        config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
+    )
     teacher = text[text.index("teacher: b7") :]
     step, rate = re.search(r"0 at 0, (\S+) at ([\d,]+)", teacher).group(2, 1)
     step = int(step.replace(",", ""))
     assert step > 5 * 1_281_167 / 2048  # after the warm-up
-    assert float(rate) == pytest.approx(0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=2e-3)
+    assert float(rate) == pytest.approx(
+        0.128 * 0.97 ** (step // (2.4 * 1_281_167 / 2048)), rel=2e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["l2", "v1"])
 def test_fixres_fixes_the_first_two_stages_and_sees_unaugmented_images(name):
     tuned, served = recipe(f"imagenet.py:{name}").finetune, architectures.ARCHITECTURES["l2"]
     stages = [block.name[:6] for block in architectures.blocks(served.width, served.depth)]
-    assert set(stages[: tuned.frozen_blocks]) == {"block1", "block2"} and stages[tuned.frozen_blocks] == "block3"
-    assert not tuned.labeled_augmentation and tuned.preprocessing.image_size == 800 and tuned.precision == "mixed_bfloat16"
+    assert (
+        set(stages[: tuned.frozen_blocks]) == {"block1", "block2"}
+        and stages[tuned.frozen_blocks] == "block3"
+    )
+    assert (
+        not tuned.labeled_augmentation
+        and tuned.preprocessing.image_size == 800
+        and tuned.precision == "mixed_bfloat16"
+    )
     assert recipe(f"imagenet.py:{name}", "--config.smoke=True").finetune.frozen_blocks == 1
 
 
 def test_the_chain_of_the_first_version_grows():
     config = recipe("imagenet.py:v1")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)[:-1]]
-    names = [config[section].model.name for section in sections if not section.startswith("finetune")]
+    names = [
+        config[section].model.name for section in sections if not section.startswith("finetune")
+    ]
     assert names == ["b0", "b7", "b7", "l0", "l1", "l2", "l2"]  # the first one selects the images
 
 
@@ -99,11 +136,23 @@ def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
     directories = {stage.name: stage.directory for stage in stages}
     for i, (name, pixels) in enumerate((("l0", 600), ("l1", 600), ("l2", 800)), 2):
         (tuned,) = [stage for stage in stages if stage.name == f"student_{i}"]
-        assert tuned.script == "run_finetune.sh" and tuned.arguments["init"] == directories[f"pretrain_{i}"]
+        assert (
+            tuned.script == "run_finetune.sh"
+            and tuned.arguments["init"] == directories[f"pretrain_{i}"]
+        )
         section = config[tuned.arguments["section"]]
-        assert section.preprocessing.image_size == pixels and section.epochs == 1.5 and not section.labeled_augmentation
-        width, depth = architectures.ARCHITECTURES[name].width, architectures.ARCHITECTURES[name].depth
-        frozen = {block.name[:6] for block in architectures.blocks(width, depth)[: section.frozen_blocks]}
+        assert (
+            section.preprocessing.image_size == pixels
+            and section.epochs == 1.5
+            and not section.labeled_augmentation
+        )
+        width, depth = (
+            architectures.ARCHITECTURES[name].width,
+            architectures.ARCHITECTURES[name].depth,
+        )
+        frozen = {
+            block.name[:6] for block in architectures.blocks(width, depth)[: section.frozen_blocks]
+        }
         assert frozen == {"block1", "block2"}
         assert architectures.blocks(width, depth)[section.frozen_blocks].name.startswith("block3")
         (labels,) = [stage for stage in stages if stage.name == f"pseudo_label_{i + 1}"]
@@ -130,33 +179,60 @@ def test_the_smallest_networks_have_randaugment_but_for_the_release(name):
 
 
 def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path):
-    config = recipe("image_folder.py:b0", "--config.expected.labeled=90", "--config.expected.unlabeled=500", "--config.expected.classes=3")
+    config = recipe(
+        "image_folder.py:b0",
+        "--config.expected.labeled=90",
+        "--config.expected.unlabeled=500",
+        "--config.expected.classes=3",
+    )
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "as many pixels as the data will suggest" in text and "px" not in text
     splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
-    summary = {"splits": splits, "label_names": ["a", "b", "c"], "median_height": 100.0, "median_width": 150.0}
+    summary = {
+        "splits": splits,
+        "label_names": ["a", "b", "c"],
+        "median_height": 100.0,
+        "median_width": 150.0,
+    }
     write_json(tmp_path / "data" / "summary.json", summary)
-    assert "96 px" in dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    assert "96 px" in dry_runs.describe(
+        config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
+    )
 
 
 def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     for folder, first, count in (("labeled/cat", 10, 10), ("labeled/dog", 30, 10), ("all", 50, 6)):
         for i in range(count):
             save(tmp_path / "photos" / folder / f"{i}.png", first + i, (40, 70))
-    folders = {"labeled": str(tmp_path / "photos" / "labeled"), "unlabeled": str(tmp_path / "photos" / "all")}
+    folders = {
+        "labeled": str(tmp_path / "photos" / "labeled"),
+        "unlabeled": str(tmp_path / "photos" / "all"),
+    }
     config, workdir = recipe("image_folder.py:b0"), tmp_path / "run"
     text = dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
-    assert text.startswith("16 labelled and 6 unlabelled images, 2 classes\nheld out: 4 test images\n")
-    assert "median size of the labelled images: 70 x 40 pixels" in text and "missing: nothing" in text
+    assert text.startswith(
+        "16 labelled and 6 unlabelled images, 2 classes\nheld out: 4 test images\n"
+    )
+    assert (
+        "median size of the labelled images: 70 x 40 pixels" in text and "missing: nothing" in text
+    )
     assert text.count("32 px") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     # What the recipe expects counts only where the folders are not there.
-    expected = [f"--config.expected.{key}={count}" for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))]
+    expected = [
+        f"--config.expected.{key}={count}"
+        for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))
+    ]
     config = recipe("image_folder.py:b0", *expected)
-    assert dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto")).startswith("16 labelled")
+    assert dry_runs.describe(
+        config, workdir, folders, loop.plan(config, workdir, folders, "auto")
+    ).startswith("16 labelled")
     away = {**folders, "unlabeled": str(tmp_path / "away")}
     text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
-    assert text.startswith("1,000 labelled and 5,000") and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+    assert (
+        text.startswith("1,000 labelled and 5,000")
+        and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+    )
     with pytest.raises(InputError, match=f"--unlabeled: no folder {tmp_path / 'away'}"):
         dry_runs.describe(recipe("image_folder.py:b0"), workdir, away, [])
 
@@ -165,8 +241,18 @@ def test_a_small_student_is_the_last_one_of_a_large_teacher():
     """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
     config = recipe("imagenet.py:l2_b3")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
-    assert [config[section].model.name for section in sections] == ["b0", "b7", "l2", "l2", "l2", "b3"]
-    assert config[sections[-1]].preprocessing.randaugment_layers == 0 and config[sections[-2]].preprocessing.randaugment_layers == 2
+    assert [config[section].model.name for section in sections] == [
+        "b0",
+        "b7",
+        "l2",
+        "l2",
+        "l2",
+        "b3",
+    ]
+    assert (
+        config[sections[-1]].preprocessing.randaugment_layers == 0
+        and config[sections[-2]].preprocessing.randaugment_layers == 2
+    )
 
 
 @pytest.mark.parametrize("name", ["imagenet.py:b9", "imagenet.py:l0", "image_folder.py:l2"])
@@ -175,7 +261,9 @@ def test_a_recipe_that_is_not_there(name):
         recipe(name)
 
 
-@pytest.mark.parametrize(("overrides", "expected"), [((), "582.5"), (("--config.pseudo_label.top_k=5",), "36.6")])
+@pytest.mark.parametrize(
+    ("overrides", "expected"), [((), "582.5"), (("--config.pseudo_label.top_k=5",), "36.6")]
+)
 def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
     """300 million of 2,085 B, or of 131 B (docs/scaling.md)."""
     config = recipe("imagenet.py:b0", *overrides)
@@ -196,7 +284,9 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
     ) in text
     assert "predictions (582.5 GiB for the selection, then 252.4 GiB)" in text
     write_json(tmp_path / "pseudo_labeled_0" / "summary.json", {"num_unique": 81_000_000})
-    assert "3 of 4 labellings are of 81,000,000 images, those" in dry_runs.describe(config, tmp_path, {}, plan)
+    assert "3 of 4 labellings are of 81,000,000 images, those" in dry_runs.describe(
+        config, tmp_path, {}, plan
+    )
     assert "selector" not in recipe("imagenet.py:b0")  # its teacher is the B0
 
 
@@ -220,15 +310,26 @@ def test_a_smoke_run_takes_a_step(tmp_path):
 
 def test_a_supervised_step_sees_labelled_images_alone(tmp_path):
     """All labels (Pham et al. 2021, Table 2): by uda with weight 0 a step would see 15 images for one that counts."""
-    config = recipes.from_flags("--config=configs/supervised/cifar10.py", "--config.smoke=True", "--config.data.labeled_as_unlabeled=rest")
-    assert recipes.from_flags("--config=configs/supervised/cifar10.py").preprocessing.randaugment_layers == 2
+    config = recipes.from_flags(
+        "--config=configs/supervised/cifar10.py",
+        "--config.smoke=True",
+        "--config.data.labeled_as_unlabeled=rest",
+    )
+    assert (
+        recipes.from_flags(
+            "--config=configs/supervised/cifar10.py"
+        ).preprocessing.randaugment_layers
+        == 2
+    )
     prepare.main(config, str(tmp_path / "data"))
     assert step(config, "train", tmp_path / "run", tmp_path / "data") == 4
 
 
 def test_a_smoke_run_labels_and_balances(tmp_path):
     config = recipe("svhn.py", "--config.smoke=True")
-    data, teacher, predictions, balanced = (tmp_path / name for name in ("data", "teacher", "predictions", "pseudo_labeled"))
+    data, teacher, predictions, balanced = (
+        tmp_path / name for name in ("data", "teacher", "predictions", "pseudo_labeled")
+    )
     prepare.main(config, str(data))
     assert step(config, "teacher", teacher, data) == 4
     pseudo_label.main(config, str(predictions), str(data), str(teacher))

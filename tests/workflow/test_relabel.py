@@ -35,8 +35,16 @@ NAMES = tuple(str(digit) for digit in range(10))
 
 
 def config() -> ConfigDict:
-    settings = [f"--config.seed={SEED}", f"--config.balance.threshold={BAND[0]}", f"--config.balance.max_confidence={BAND[1]}"]
-    shards = ["--config.data.num_shards=3", "--config.data.out_of_domain=30", "--config.pseudo_label.views=0"]
+    settings = [
+        f"--config.seed={SEED}",
+        f"--config.balance.threshold={BAND[0]}",
+        f"--config.balance.max_confidence={BAND[1]}",
+    ]
+    shards = [
+        "--config.data.num_shards=3",
+        "--config.data.out_of_domain=30",
+        "--config.pseudo_label.views=0",
+    ]
     return recipes.from_flags("--config=configs/noisy_student/digits.py", *settings, *shards)
 
 
@@ -53,7 +61,9 @@ def key_of(row: dict[str, tf.train.Feature]) -> str:
 
 def pixels(split: list[dict[str, tf.train.Feature]]) -> np.ndarray:
     """float64 [N, 64], from 0 to 1."""
-    images = [tf.io.decode_png(row["image/encoded"].bytes_list.value[0], 1).numpy() for row in split]
+    images = [
+        tf.io.decode_png(row["image/encoded"].bytes_list.value[0], 1).numpy() for row in split
+    ]
     return np.stack([image.reshape(-1) / 255.0 for image in images])
 
 
@@ -61,7 +71,9 @@ def stored(directory: Path) -> dict[str, np.ndarray]:
     """Returns key -> the teacher's distribution, float32 [10], of the float16 numbers on disk."""
     found = {}
     for row in rows(directory):
-        values = np.frombuffer(row["probabilities_float16"].bytes_list.value[0], "<f2").astype(np.float32)
+        values = np.frombuffer(row["probabilities_float16"].bytes_list.value[0], "<f2").astype(
+            np.float32
+        )
         assert key_of(row) not in found
         found[key_of(row)] = values / np.float32(values.sum(dtype=np.float64))
     return found
@@ -71,7 +83,9 @@ def brute_force(answers: dict[str, np.ndarray]) -> tuple[dict[str, int], int]:
     """Selects by sorting lists: key -> copies, and the images that each class is to have."""
 
     def hash_of(key: str) -> int:
-        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, key=str(SEED).encode()).digest(), "little")
+        return int.from_bytes(
+            hashlib.blake2b(key.encode(), digest_size=8, key=str(SEED).encode()).digest(), "little"
+        )
 
     by_class: dict[int, list[str]] = {}
     for key, p in answers.items():
@@ -114,10 +128,22 @@ def _walk(tmp_path_factory: pytest.TempPathFactory):
         selection = str(root / "pseudo_labeled_1") if number == 2 else None
         given = {"data": str(root / "data"), "selection": selection}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pseudo_label.model_dir, "load", lambda directory, model=model: (model, spec))
+            patch.setattr(
+                pseudo_label.model_dir, "load", lambda directory, model=model: (model, spec)
+            )
             patch.setattr(pseudo_label.model_dir, "read_spec", lambda directory: spec)
-            pseudo_label.main(settings, str(root / f"predictions_{number}"), teacher=str(root / f"teacher_{number}"), **given)
-        balance.main(settings, str(root / f"pseudo_labeled_{number}"), predictions=str(root / f"predictions_{number}"), **given)
+            pseudo_label.main(
+                settings,
+                str(root / f"predictions_{number}"),
+                teacher=str(root / f"teacher_{number}"),
+                **given,
+            )
+        balance.main(
+            settings,
+            str(root / f"pseudo_labeled_{number}"),
+            predictions=str(root / f"predictions_{number}"),
+            **given,
+        )
     return root, fitted
 
 
@@ -133,7 +159,9 @@ def test_two_iterations_on_the_digits_are_what_sorting_gives(walk):
     answers = stored(root / "predictions_2")
     assert list(answers) == list(dict.fromkeys(order))
     expected = dict(zip(images, second.predict_proba(pixels(list(images.values())))))
-    assert index.indexed(read_manifest(root / "pseudo_labeled_1")) and index.indexed(read_manifest(root / "pseudo_labeled_2"))
+    assert index.indexed(read_manifest(root / "pseudo_labeled_1")) and index.indexed(
+        read_manifest(root / "pseudo_labeled_2")
+    )
     for row in again:
         key = key_of(row)
         assert row["image/encoded"] == images[key]["image/encoded"]
@@ -143,19 +171,28 @@ def test_two_iterations_on_the_digits_are_what_sorting_gives(walk):
 
 def test_the_summary_counts_images_and_copies(walk):
     root, _ = walk
-    before = {key_of(row): row["label"].int64_list.value[0] for row in rows(root / "pseudo_labeled_1")}
+    before = {
+        key_of(row): row["label"].int64_list.value[0] for row in rows(root / "pseudo_labeled_1")
+    }
     copies = Counter(key_of(row) for row in rows(root / "pseudo_labeled_1"))
     answers = {key: int(p.argmax()) for key, p in stored(root / "predictions_2").items()}
     summary = read_json(root / "pseudo_labeled_2" / "summary.json")
-    assert summary["selected"] == [sum(n for key, n in copies.items() if before[key] == k) for k in range(10)]
-    assert summary["total"] == [sum(n for key, n in copies.items() if answers[key] == k) for k in range(10)]
+    assert summary["selected"] == [
+        sum(n for key, n in copies.items() if before[key] == k) for k in range(10)
+    ]
+    assert summary["total"] == [
+        sum(n for key, n in copies.items() if answers[key] == k) for k in range(10)
+    ]
     assert summary["unique"] == [sum(answers[key] == k for key in copies) for k in range(10)]
     assert summary["changed"] == sum(answers[key] != before[key] for key in copies) > 0
     assert (summary["num_unique"], summary["num_records"]) == (len(copies), sum(copies.values()))
     assert (root / "pseudo_labeled_2" / "pseudo_labels.png").read_bytes().startswith(b"\x89PNG")
     shown = dict(history.pseudo_labels(root))
     captions = [caption for _, _, caption in shown["charts"]]
-    assert captions[1].startswith(f"The same {len(copies):,} images") and f"{summary['changed']:,} of them" in captions[1]
+    assert (
+        captions[1].startswith(f"The same {len(copies):,} images")
+        and f"{summary['changed']:,} of them" in captions[1]
+    )
     assert shown["round"] == "2" and len(shown["filtered_out"]) > 0
 
 
@@ -168,7 +205,10 @@ def test_labels_beside_images_are_labelled_again_to_the_same_set(walk, tmp_path)
     balance.main(settings, str(tmp_path / "first"), data, str(root / "predictions_1"))
     first = read_manifest(tmp_path / "first", "pseudo_labeled")
     copied = read_manifest(one, "pseudo_labeled")
-    assert first.records == copied.records and first.beside.images.directory == root / "data" / "unlabeled"
+    assert (
+        first.records == copied.records
+        and first.beside.images.directory == root / "data" / "unlabeled"
+    )
     assert read_json(tmp_path / "first" / "summary.json") == read_json(one / "summary.json")
     taken = [first_copies(first, shard) for shard in range(3)]
     assert [row.sum() for row in taken] == [first_copies(copied, shard).sum() for shard in range(3)]
@@ -184,7 +224,10 @@ def test_labels_beside_images_are_labelled_again_to_the_same_set(walk, tmp_path)
     for beside, whole in ((first, copied), (again, read_manifest(two))):
         for shard in range(3):
             for record, expected in zip(read_records(beside, shard), read_records(whole, shard)):
-                got, wanted = (dict(tf.train.Example.FromString(one).features.feature) for one in (record, expected))
+                got, wanted = (
+                    dict(tf.train.Example.FromString(one).features.feature)
+                    for one in (record, expected)
+                )
                 assert all(got[name] == wanted[name] for name in wanted)
     assert read_json(tmp_path / "again" / "summary.json") == read_json(two / "summary.json")
     assert sum(path.stat().st_size for path in (tmp_path / "again").glob("*-of-*")) < sum(
@@ -219,10 +262,17 @@ def test_an_interrupted_run_ends_with_the_same_bytes(walk, tmp_path, monkeypatch
 def test_a_set_that_was_labelled_again_is_labelled_again(walk, tmp_path):
     """By the same predictions, whose origin is then another set: refused; with a set of that origin the same bytes come."""
     root, _ = walk
-    with pytest.raises(InputError, match=r"predictions_2 was not made from .*pseudo_labeled_2; run .* on --selection="):
-        relabel.main(str(tmp_path / "w"), str(root / "pseudo_labeled_2"), str(root / "predictions_2"))
+    with pytest.raises(
+        InputError,
+        match=r"predictions_2 was not made from .*pseudo_labeled_2; run .* on --selection=",
+    ):
+        relabel.main(
+            str(tmp_path / "w"), str(root / "pseudo_labeled_2"), str(root / "predictions_2")
+        )
     with pytest.raises(InputError, match=r"predictions_1 was not made from .*pseudo_labeled_1"):
-        relabel.main(str(tmp_path / "w"), str(root / "pseudo_labeled_1"), str(root / "predictions_1"))
+        relabel.main(
+            str(tmp_path / "w"), str(root / "pseudo_labeled_1"), str(root / "predictions_1")
+        )
     with pytest.raises(InputError, match="predictions_2 was not made from"):
         balance.main(config(), str(tmp_path / "w"), str(root / "data"), str(root / "predictions_2"))
     assert not (tmp_path / "w").exists()
@@ -231,9 +281,25 @@ def test_a_set_that_was_labelled_again_is_labelled_again(walk, tmp_path):
 def write(root: Path, keys: list[str], predicted: list[str]) -> None:
     sure = np.eye(2, dtype=np.float32)
     records = (make_example(key[0].encode(), key, probabilities=sure[0]) for key in keys)
-    write_split(root / "set", "pseudo_labeled", records, 1, len(keys), kind="pseudo_labeled", label_names="ab")
+    write_split(
+        root / "set",
+        "pseudo_labeled",
+        records,
+        1,
+        len(keys),
+        kind="pseudo_labeled",
+        label_names="ab",
+    )
     records = (make_prediction(key, sure[1], 0) for key in predicted)
-    write_split(root / "predictions", "predictions", records, 1, len(predicted), kind="predictions", label_names="ab")
+    write_split(
+        root / "predictions",
+        "predictions",
+        records,
+        1,
+        len(predicted),
+        kind="predictions",
+        label_names="ab",
+    )
     for name in ("set", "predictions"):
         write_json(root / name / "summary.json", {})
 
@@ -241,9 +307,21 @@ def write(root: Path, keys: list[str], predicted: list[str]) -> None:
 @pytest.mark.parametrize(
     ("keys", "predicted", "message"),
     [
-        (["x", "x", "y", "x"], ["x", "y"], r"pseudo_labeled-00000-of-00001: copies of image x do not stand side by side"),
-        (["x", "y"], ["x"], r"predictions-00000-of-00001: no prediction for image y of .*pseudo_labeled-00000"),
-        (["x", "x"], ["x", "y"], r"prediction for y, which is not in .*pseudo_labeled-00000-of-00001"),
+        (
+            ["x", "x", "y", "x"],
+            ["x", "y"],
+            r"pseudo_labeled-00000-of-00001: copies of image x do not stand side by side",
+        ),
+        (
+            ["x", "y"],
+            ["x"],
+            r"predictions-00000-of-00001: no prediction for image y of .*pseudo_labeled-00000",
+        ),
+        (
+            ["x", "x"],
+            ["x", "y"],
+            r"prediction for y, which is not in .*pseudo_labeled-00000-of-00001",
+        ),
         (["x", "y"], ["x", "x", "y"], r"image key x is doubled"),
     ],
 )
@@ -260,10 +338,14 @@ def test_the_images_of_a_selection_train_other_methods_too(walk):
     method = table.find("uda")
     assert method.unlabeled({}) == IMAGES
     section = {"unlabeled_ratio": 1}
-    opened = train.open_inputs(method, {"train": section}, str(root / "data"), selection=str(root / "pseudo_labeled_1"))
+    opened = train.open_inputs(
+        method, {"train": section}, str(root / "data"), selection=str(root / "pseudo_labeled_1")
+    )
     assert opened.unlabeled == read_manifest(root / "pseudo_labeled_1")
     values = ConfigDict({"method": "supervised"})
-    with pytest.raises(InputError, match="--selection is of no use to teacher, whose method is supervised"):
+    with pytest.raises(
+        InputError, match="--selection is of no use to teacher, whose method is supervised"
+    ):
         train._require_inputs(table.find("supervised"), values, "teacher", {"selection": "d"}, None)
     train._require_inputs(method, ConfigDict({"method": "uda"}), "train", {"selection": "d"}, None)
 
@@ -281,7 +363,10 @@ def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
     settings = config().copy_and_resolve_references()
     settings.data.update({"source": "tfrecord", "labeled": str(root / "data" / "labeled")})
     settings.data.unlabeled = str(root / "pseudo_labeled_1" / "pseudo_labeled-*")
-    with pytest.raises(InputError, match=r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of run_pseudo_label\.sh"):
+    with pytest.raises(
+        InputError,
+        match=r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of run_pseudo_label\.sh",
+    ):
         prepare.main(settings, str(tmp_path / "data"))
 
 
@@ -294,7 +379,9 @@ def test_an_error_of_the_device_is_not_blamed_on_images_beside_their_labels(walk
     selection = read_manifest(tmp_path / "set", "pseudo_labeled")
     assert selection.records != selection.beside.images.records
     job = pseudo_label.LabelShards(selection, "teacher", tmp_path, 8, 0)
-    job._spec = ModelSpec(architecture={}, preprocessing=Preprocessing(image_size=SIDE), label_names=NAMES)
+    job._spec = ModelSpec(
+        architecture={}, preprocessing=Preprocessing(image_size=SIDE), label_names=NAMES
+    )
 
     def out_of_memory(images, number):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")

@@ -20,9 +20,15 @@ from workflow.methods import METHODS, settings_of
 RECIPES = [
     *(f"{method}/digits.py" for method in ("supervised", "uda", "fixmatch")),
     *(f"uda/{name}" for name in ("image_folder.py:wrn_28_2", "cifar10_4k.py", "svhn_1k.py")),
-    *(f"supervised/{name}" for name in ("cifar10.py", "svhn.py", "imagenet.py:b0", "imagenet.py:l2")),
+    *(
+        f"supervised/{name}"
+        for name in ("cifar10.py", "svhn.py", "imagenet.py:b0", "imagenet.py:l2")
+    ),
     *("supervised/imagenet.py:resnet50", "uda/imagenet_10pct.py", "uda/imagenet_jft.py"),
-    *(f"noisy_student/{name}" for name in ("digits.py", "svhn.py", "cifar10.py", "image_folder.py:small")),
+    *(
+        f"noisy_student/{name}"
+        for name in ("digits.py", "svhn.py", "cifar10.py", "image_folder.py:small")
+    ),
     *(f"noisy_student/imagenet.py:{name}" for name in ("b0", "l2", "v1", "l2_b0")),
     *(f"meta_pseudo_labels/{name}" for name in ("digits.py", "digits.py:reduced", "svhn_1k.py")),
     *(f"meta_pseudo_labels/cifar10_4k.py:{name}" for name in ("paper", "release")),
@@ -48,11 +54,20 @@ def test_every_recipe_passes(name):
     [
         ("balance.threshold=7", r"config\.balance\.threshold is 7\.0; it must be at least 0 and b"),
         ("seed=-1", r"config\.seed is -1; it must be at least 0"),
-        ("pseudo_label_1.precision=half", r"config\.pseudo_label_1\.precision is 'half'; it can be"),
-        ("teacher.optimizer.name=adm", r"teacher\.optimizer\.name is 'adm'; .*; did you mean 'adam'"),
+        (
+            "pseudo_label_1.precision=half",
+            r"config\.pseudo_label_1\.precision is 'half'; it can be",
+        ),
+        (
+            "teacher.optimizer.name=adm",
+            r"teacher\.optimizer\.name is 'adm'; .*; did you mean 'adam'",
+        ),
         ("finetune.schedule.base=nan", r"config\.finetune\.schedule\.base is nan"),
         ("data.on_error=ignore", r"config\.data\.on_error is 'ignore'; it can be fail or skip"),
-        ("student.method=nosy_student", r"student\.method is 'nosy_student'; .* you mean 'noisy_stu"),
+        (
+            "student.method=nosy_student",
+            r"student\.method is 'nosy_student'; .* you mean 'noisy_stu",
+        ),
         ("evaluate.split=tset", r"evaluate\.split is 'tset'; .*; did you mean 'test'"),
     ],
 )
@@ -77,10 +92,14 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
         settings.check(config)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in commands.STAGES if stage.recipes], ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage", [stage for stage in commands.STAGES if stage.recipes], ids=lambda stage: stage.name
+)
 def test_every_stage_refuses_it_before_it_does_anything(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "load", lambda target: pytest.fail(f"{target} was begun"))
-    with pytest.raises(InputError, match=r"^config\.balance\.threshold is 7\.0; it must be at least 0"):
+    with pytest.raises(
+        InputError, match=r"^config\.balance\.threshold is 7\.0; it must be at least 0"
+    ):
         app.run(stage, [DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}"])
     assert not list(tmp_path.iterdir())
 
@@ -90,7 +109,9 @@ def test_the_command_line_needs_no_tensorflow_to_refuse_or_explain(tmp_path):
         program = "import sys\nfrom cli import app\ntry: app.main()\nfinally: assert 'tensorflow' not in sys.modules"
         environment = {**os.environ, "PYTHONPATH": str(app.ROOT)}
         command = [sys.executable, "-c", program, "balance", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
 
     refused = run(DIGITS, "--config.balance.threshold=7", f"--workdir={tmp_path / 'w'}")
     expected = "error: config.balance.threshold is 7.0; it must be at least 0 and below 1\n"
@@ -107,7 +128,10 @@ def test_the_page_is_up_to_date():
 
 
 def test_meanings_are_sentences():
-    every = [*settings.RECIPE.walk(), *(row for name in METHODS for row in settings_of(name).walk())]
+    every = [
+        *settings.RECIPE.walk(),
+        *(row for name in METHODS for row in settings_of(name).walk()),
+    ]
     for key, setting in every:
         assert re.fullmatch(r"[A-Z0-9(a-z].*[.)]", setting.meaning), key
         for sentence in re.split(r"(?<=\.)\s", setting.meaning):
@@ -131,7 +155,9 @@ def test_choices_are_what_the_modules_know():
 def test_help_about_sections():
     declared = settings.of_recipe({})
     text = mechanism.describe(declared, "train.uda")
-    assert text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
+    assert (
+        text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
+    )
     for key in ("train.unlabeled_weight", "train.feedback", "student.temperature", "train.online"):
         assert mechanism.describe(declared, key).startswith(f"--config.{key}=")
 
@@ -145,22 +171,62 @@ FILTERED = "meta_pseudo_labels/imagenet_10pct.py"
     [
         (FILTERED, "balance.images_per_class=12800", "config.balance.balance is False"),
         ("noisy_student/digits.py", "teacher.online=True", "config.teacher.method is 'supervised'"),
-        ("noisy_student/digits.py", "student.schedule.decay_rate=0.9", "config.student.schedule.name is 'cosine'"),
-        ("noisy_student/digits.py", "student.optimizer.nesterov=True", "config.student.optimizer.name is 'rmsprop'"),
+        (
+            "noisy_student/digits.py",
+            "student.schedule.decay_rate=0.9",
+            "config.student.schedule.name is 'cosine'",
+        ),
+        (
+            "noisy_student/digits.py",
+            "student.optimizer.nesterov=True",
+            "config.student.optimizer.name is 'rmsprop'",
+        ),
         ("noisy_student/digits.py", "student.min_steps=9", "config.student.epochs is None"),
-        ("noisy_student/digits.py", "preprocessing.cutout_const=9", "config.preprocessing.randaugment_ops is ('Rot"),
+        (
+            "noisy_student/digits.py",
+            "preprocessing.cutout_const=9",
+            "config.preprocessing.randaugment_ops is ('Rot",
+        ),
         (
             "noisy_student/imagenet.py:l2_b0",
             "student.preprocessing.randaugment_magnitude=9",
             "student.preprocessing.randaugment_layers is 0",
         ),
-        ("noisy_student/image_folder.py", "teacher.model.width=2", "config.init is 'efficientnet-lite0'"),
-        ("noisy_student/image_folder.py", "data.out_of_domain=9", "config.data.source is 'image_folder'"),
-        ("meta_pseudo_labels/digits.py", "train.calibrator.hidden=9", "config.train.method is 'meta_pseudo_labels'"),
-        ("meta_pseudo_labels/digits.py", "train.baseline_decay=0.9", "config.train.feedback is 'soft'"),
-        ("meta_pseudo_labels/digits.py:reduced", "train.uda.weight=9", "config.train.method is 'reduced_meta_pseudo"),
-        ("uda/digits.py", "train.uda.weight=0 train.uda.threshold=0.9", "config.train.uda.weight is 0.0"),
-        ("fixmatch/digits.py", "train.unlabeled_weight=0 train.threshold=0.9", "config.train.unlabeled_weight is 0.0"),
+        (
+            "noisy_student/image_folder.py",
+            "teacher.model.width=2",
+            "config.init is 'efficientnet-lite0'",
+        ),
+        (
+            "noisy_student/image_folder.py",
+            "data.out_of_domain=9",
+            "config.data.source is 'image_folder'",
+        ),
+        (
+            "meta_pseudo_labels/digits.py",
+            "train.calibrator.hidden=9",
+            "config.train.method is 'meta_pseudo_labels'",
+        ),
+        (
+            "meta_pseudo_labels/digits.py",
+            "train.baseline_decay=0.9",
+            "config.train.feedback is 'soft'",
+        ),
+        (
+            "meta_pseudo_labels/digits.py:reduced",
+            "train.uda.weight=9",
+            "config.train.method is 'reduced_meta_pseudo",
+        ),
+        (
+            "uda/digits.py",
+            "train.uda.weight=0 train.uda.threshold=0.9",
+            "config.train.uda.weight is 0.0",
+        ),
+        (
+            "fixmatch/digits.py",
+            "train.unlabeled_weight=0 train.threshold=0.9",
+            "config.train.unlabeled_weight is 0.0",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused(recipe, words, why):
@@ -168,27 +234,48 @@ def test_a_setting_without_effect_is_refused(recipe, words, why):
     given = [f"--config.{other}" for other in (*others, word)]
     with pytest.raises(InputError) as error:
         parsed(f"--config=configs/{recipe}", *given)
-    assert str(error.value).startswith(f"--config.{word} has no effect while ") and why in str(error.value)
+    assert str(error.value).startswith(f"--config.{word} has no effect while ") and why in str(
+        error.value
+    )
 
 
 def test_the_same_settings_pass_with_what_they_need():
     both = "balance.images_per_class=12800 balance.balance=True"
-    assert parsed(f"--config=configs/{FILTERED}", *(f"--config.{word}" for word in both.split())).balance.images_per_class == 12800
-    parsed(DIGITS, "--config.student.schedule.name=exponential", "--config.student.schedule.decay_rate=0.9")
-    parsed("--config=configs/noisy_student/image_folder.py", "--config.teacher.model.width=2", "--config.init=None")
+    assert (
+        parsed(
+            f"--config=configs/{FILTERED}", *(f"--config.{word}" for word in both.split())
+        ).balance.images_per_class
+        == 12800
+    )
+    parsed(
+        DIGITS,
+        "--config.student.schedule.name=exponential",
+        "--config.student.schedule.decay_rate=0.9",
+    )
+    parsed(
+        "--config=configs/noisy_student/image_folder.py",
+        "--config.teacher.model.width=2",
+        "--config.init=None",
+    )
 
 
 def test_a_section_that_no_stage_reads_is_refused():
     config = parsed(DIGITS)
-    settings.require_read(config, {"student.steps": "9", "seed": "1", "data.folds": "1"}, {"student", "balance"})
+    settings.require_read(
+        config, {"student.steps": "9", "seed": "1", "data.folds": "1"}, {"student", "balance"}
+    )
     with pytest.raises(
-        InputError, match=r"^--config\.finetune\.epochs has no effect: no stage of this run reads config\.finetune; they read st"
+        InputError,
+        match=r"^--config\.finetune\.epochs has no effect: no stage of this run reads config\.finetune; they read st",
     ):
         settings.require_read(config, {"finetune.epochs": "9"}, {"student"})
 
 
 def test_a_value_that_each_training_has_of_its_own_is_refused():
-    config, given = parsed("--config=configs/noisy_student/imagenet.py:b7"), {"preprocessing.image_size": "64"}
+    config, given = (
+        parsed("--config=configs/noisy_student/imagenet.py:b7"),
+        {"preprocessing.image_size": "64"},
+    )
     refusal = r"each training of this run has its own value; set config\.student\.preprocessing\.image_size, config\.teacher\.p"
     with pytest.raises(InputError, match=refusal):
         settings.require_read(config, given, {"student", "teacher", "balance"})

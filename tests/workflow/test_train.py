@@ -48,17 +48,30 @@ def directories(tmp_path_factory):
     root = tmp_path_factory.mktemp("train")
     data, pseudo_labeled = root / "data", root / "pseudo_labeled"
     prepare.main(config(), str(data))
-    unlabeled, labeled = records.read_manifest(data / "unlabeled"), records.read_manifest(data / "labeled")
+    unlabeled, labeled = (
+        records.read_manifest(data / "unlabeled"),
+        records.read_manifest(data / "labeled"),
+    )
     rng = np.random.default_rng(0)
 
     def examples():
         for serialized in records.read_shard(unlabeled.paths[0]):
             feature = tf.train.Example.FromString(serialized).features.feature
-            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
-            yield protos.make_example(encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32"))
+            encoded, key = (
+                feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key")
+            )
+            yield protos.make_example(
+                encoded, key.decode(), probabilities=rng.dirichlet(np.ones(10)).astype("float32")
+            )
 
     records.write_split(
-        pseudo_labeled, "pseudo_labeled", examples(), 2, unlabeled.num_records, kind="pseudo_labeled", label_names=labeled.label_names
+        pseudo_labeled,
+        "pseudo_labeled",
+        examples(),
+        2,
+        unlabeled.num_records,
+        kind="pseudo_labeled",
+        label_names=labeled.label_names,
     )
     finish(pseudo_labeled, {"total": unlabeled.num_records})
     return {"data": str(data), "pseudo_labeled": str(pseudo_labeled)}
@@ -66,7 +79,9 @@ def directories(tmp_path_factory):
 
 def start(workdir, directories, *extra):
     inputs = [f"--{name}={path}" for name, path in directories.items()]
-    return training_runs.start("student", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra)
+    return training_runs.start(
+        "student", *SMALL, f"--workdir={workdir}", "--section=student", *inputs, *extra
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +103,9 @@ def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
     assert process.returncode == 0 and "2 replicas, each on one CPU" in output
     one, two = metrics(uninterrupted)[:5], metrics(tmp_path / "student")[:5]
     for name in ("loss", "labeled_loss", "unlabeled_loss", "l2"):
-        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4)
+        np.testing.assert_allclose(
+            [row[name] for row in two], [row[name] for row in one], rtol=1e-4
+        )
     assert json.loads((tmp_path / "student" / "summary.json").read_text())["replicas"] == 2
 
 
@@ -108,7 +125,12 @@ def main(workdir, directories, *overrides, section="student", **flags):
         "pseudo_labeled": None,
         "teacher": None,
     }
-    train.main(config(*overrides), workdir=str(workdir), section=section, **{**values, **directories, **flags})
+    train.main(
+        config(*overrides),
+        workdir=str(workdir),
+        section=section,
+        **{**values, **directories, **flags},
+    )
 
 
 def test_another_config_is_refused(directories, uninterrupted):
@@ -121,26 +143,41 @@ def test_a_student_needs_pseudo_labels(directories, tmp_path):
         main(tmp_path / "w", {"data": directories["data"]})
 
 
-def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directories, uninterrupted, tmp_path):
+def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
+    directories, uninterrupted, tmp_path
+):
     """Images in the same order: the pool itself, and a split of as many shards with the teacher's predictions in full."""
     teacher, spec = model_dir.load(uninterrupted)
     pool = records.read_manifest(f"{directories['data']}/unlabeled")
     images = [batch["image"] for batch in pipeline.eval_batches(pool, 100, spec.preprocessing)]
-    labels = tf.nn.softmax(tf.concat([teacher(image, training=False) for image in images], 0)).numpy()
+    labels = tf.nn.softmax(
+        tf.concat([teacher(image, training=False) for image in images], 0)
+    ).numpy()
 
     def labelled():
         for serialized, label in zip(records.read_shard(pool.paths[0]), labels):
             feature = tf.train.Example.FromString(serialized).features.feature
-            encoded, key = (feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key"))
+            encoded, key = (
+                feature[name].bytes_list.value[0] for name in ("image/encoded", "image/key")
+            )
             yield protos.make_example(encoded, key.decode(), probabilities=label)
 
     stored = {"kind": "pseudo_labeled", "label_names": spec.label_names}
-    records.write_split(tmp_path / "stored", "pseudo_labeled", labelled(), len(pool.files), pool.num_records, **stored)
+    records.write_split(
+        tmp_path / "stored",
+        "pseudo_labeled",
+        labelled(),
+        len(pool.files),
+        pool.num_records,
+        **stored,
+    )
     finish(tmp_path / "stored", {})
     few = ("--config.student.steps=3", "--config.student.schedule.base=0.5")
     data = {"data": directories["data"]}
     main(tmp_path / "offline", data, *few, pseudo_labeled=str(tmp_path / "stored"))
-    main(tmp_path / "online", data, *few, "--config.student.online=True", teacher=str(uninterrupted))
+    main(
+        tmp_path / "online", data, *few, "--config.student.online=True", teacher=str(uninterrupted)
+    )
     for a, b in zip(weights(tmp_path / "offline"), weights(tmp_path / "online")):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
     for name in ("unlabeled_loss", "confidence"):
@@ -149,11 +186,21 @@ def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(directorie
 
 
 def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, tmp_path):
-    with pytest.raises(InputError, match=r"--teacher is missing: noisy_student that is online needs"):
+    with pytest.raises(
+        InputError, match=r"--teacher is missing: noisy_student that is online needs"
+    ):
         main(tmp_path / "w", directories, "--config.student.online=True")
-    with pytest.raises(InputError, match=r"--pseudo_labeled is of no use to student, whose method is noisy_student with online=True"):
-        main(tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted))
-    with pytest.raises(InputError, match=r"--teacher is of no use to student, whose method is noisy_student with online=False"):
+    with pytest.raises(
+        InputError,
+        match=r"--pseudo_labeled is of no use to student, whose method is noisy_student with online=True",
+    ):
+        main(
+            tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted)
+        )
+    with pytest.raises(
+        InputError,
+        match=r"--teacher is of no use to student, whose method is noisy_student with online=False",
+    ):
         main(tmp_path / "w", directories, teacher=str(uninterrupted))
     with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
         main(tmp_path / "w", directories, "--config.student.label_data_sample_prob=0.0")
@@ -162,7 +209,9 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
 
 def test_float16_is_not_for_a_tpu(directories, tmp_path, monkeypatch):
     monkeypatch.setattr(run.strategy, "device_kind", lambda strategy: "TPU")
-    with pytest.raises(InputError, match=r"precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16"):
+    with pytest.raises(
+        InputError, match=r"precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16"
+    ):
         main(tmp_path / "w", directories, "--config.student.precision=mixed_float16")
 
 
@@ -170,7 +219,9 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
     with pytest.raises(InputError, match=r"run_prepare_data.sh"):
         main(tmp_path / "w", {**directories, "data": str(tmp_path / "nothing")})
     for section in ("student_9", "data", "seed"):
-        with pytest.raises(InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"):
+        with pytest.raises(
+            InputError, match=f"no training '{section}' in the config; it has finetune, .*teacher"
+        ):
             main(tmp_path / "w", directories, section=section)
     for name in ("loss_normalization", "pseudo_labels"):
         with pytest.raises(InputError, match=f"student.{name} is 'mean'; it can be "):
@@ -181,16 +232,26 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
 def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
     found = []
     for together in ("True", "False"):
-        overrides = (f"--config.student.labeled={together}", "--config.student.temperature=0.5", "--config.student.label_smoothing=0.2")
+        overrides = (
+            f"--config.student.labeled={together}",
+            "--config.student.temperature=0.5",
+            "--config.student.label_smoothing=0.2",
+        )
         resolved = train.resolve(config(*overrides), "student", directories["data"])
-        inputs = train.open_inputs(NOISY_STUDENT, resolved, directories["data"], directories["pseudo_labeled"])
+        inputs = train.open_inputs(
+            NOISY_STUDENT, resolved, directories["data"], directories["pseudo_labeled"]
+        )
         preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
         section = ConfigDict(resolved["train"])
-        found.append(next(iter(run.batches(NOISY_STUDENT, section, preprocessing, inputs, 0, 3, (1, 0), 1))))
+        found.append(
+            next(iter(run.batches(NOISY_STUDENT, section, preprocessing, inputs, 0, 3, (1, 0), 1)))
+        )
     (_, (x_u, q)), (x, targets) = found
     assert x.shape[0] == 16
     np.testing.assert_array_equal(x, x_u)
-    np.testing.assert_allclose(targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(
+        targets, q.numpy() ** 2 / (q.numpy() ** 2).sum(1, keepdims=True), rtol=1e-5
+    )
     alone = config("--config.student.labeled=False", "--config.student.unlabeled_ratio=0")
     with pytest.raises(InputError, match=r"student\.labeled=False needs"):
         train.resolve(alone, "student", directories["data"])
@@ -210,10 +271,14 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
 
 def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
     labeled = records.read_manifest(f"{directories['data']}/labeled")
-    resolved = train.resolve(config("--config.finetune.batch_size=50"), "finetune", directories["data"])
+    resolved = train.resolve(
+        config("--config.finetune.batch_size=50"), "finetune", directories["data"]
+    )
     preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
     section, inputs = ConfigDict(resolved["train"]), run.Inputs(Path(directories["data"]), labeled)
-    (images, labels) = next(iter(run.batches(SUPERVISED, section, preprocessing, inputs, 0, 0, (1, 0), 1)))
+    (images, labels) = next(
+        iter(run.batches(SUPERVISED, section, preprocessing, inputs, 0, 0, (1, 0), 1))
+    )
     (expected,) = pipeline.eval_batches(labeled, 50, preprocessing)
     order, expected_order = (
         sorted(range(50), key=lambda i: (int(y[i]), x[i].numpy().tobytes()))
@@ -222,27 +287,49 @@ def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
     np.testing.assert_array_equal(images.numpy()[order], expected["image"].numpy()[expected_order])
 
 
-def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(directories, uninterrupted, tmp_path):
+def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(
+    directories, uninterrupted, tmp_path
+):
     other = tmp_path / "other"
     model, spec = model_dir.load(uninterrupted)
-    spec = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)))
+    spec = dataclasses.replace(
+        spec,
+        preprocessing=dataclasses.replace(
+            spec.preprocessing, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)
+        ),
+    )
     model_dir.save(other / "model", model, spec)
     finish(other, {})
-    frozen = config("--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24")
+    frozen = config(
+        "--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24"
+    )
     resolved = train.resolve(frozen, "finetune", directories["data"], init=str(other))
     prepared = resolved["preprocessing"]
-    assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 24)
+    assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == (
+        (1.0, 2.0, 3.0),
+        (4.0, 5.0, 6.0),
+        24,
+    )
     open_size = config("--config.preprocessing.image_size=None")
     resolved_open = train.resolve(open_size, "finetune", directories["data"], init=str(other))
-    assert resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32  # not the data's
+    assert (
+        resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32
+    )  # not the data's
     photos = config("--config.finetune.preprocessing.image_size=96").copy_and_resolve_references()
     with photos.unlocked():
         photos.preprocessing = ConfigDict({**photos.preprocessing.to_dict(), "pad": None})
-    assert train.resolve(photos, "finetune", directories["data"], init=str(other))["preprocessing"]["pad"] == 2
+    assert (
+        train.resolve(photos, "finetune", directories["data"], init=str(other))["preprocessing"][
+            "pad"
+        ]
+        == 2
+    )
     section = ConfigDict(resolved["train"])
     inputs = train.open_inputs(SUPERVISED, resolved, directories["data"], init=str(other))
     trainer = run.build_trainer(SUPERVISED, section, spec, 1.0, 0, False, inputs)
-    for a, b in zip(model.get_weights(), trainer.model.get_weights()):  # the release leaves the frozen ones random
+    for a, b in zip(
+        model.get_weights(), trainer.model.get_weights()
+    ):  # the release leaves the frozen ones random
         np.testing.assert_array_equal(a, b)
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
@@ -250,21 +337,36 @@ def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_block
 
 
 def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
-    best = ["--config.teacher.final_weights=best", "--config.teacher.evaluate_every=2", "--config.teacher.log_every=2"]
+    best = [
+        "--config.teacher.final_weights=best",
+        "--config.teacher.evaluate_every=2",
+        "--config.teacher.log_every=2",
+    ]
     with pytest.raises(InputError, match=r"teacher.final_weights=best needs .* a validation split"):
         main(tmp_path / "w", {"data": directories["data"]}, *best, section="teacher")
     assert not (tmp_path / "w").exists()
     data = tmp_path / "data"
     small = ["--config.data.validation_size=50", *networks.flags("teacher")]
-    short = ["--config.teacher.steps=8", "--config.teacher.batch_size=8", "--config.teacher.schedule.base=2.0"]  # a rate that spoils
+    short = [
+        "--config.teacher.steps=8",
+        "--config.teacher.batch_size=8",
+        "--config.teacher.schedule.base=2.0",
+    ]  # a rate that spoils
     prepare.main(config(*small), str(data))
     main(tmp_path / "w", {"data": str(data)}, *best, *small, *short, section="teacher")
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     rows = metrics(tmp_path / "w")
-    assert summary["best"] == max(rows, key=lambda row: row["eval_top1"]) and summary["model_step"] == summary["best"]["step"]
+    assert (
+        summary["best"] == max(rows, key=lambda row: row["eval_top1"])
+        and summary["model_step"] == summary["best"]["step"]
+    )
     model, spec = model_dir.load(tmp_path / "w")
-    model.compile(metrics=["accuracy"], loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    batches = pipeline.eval_batches(records.read_manifest(data / "validation"), 50, spec.preprocessing)
+    model.compile(
+        metrics=["accuracy"], loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    batches = pipeline.eval_batches(
+        records.read_manifest(data / "validation"), 50, spec.preprocessing
+    )
     _, top1 = model.evaluate(batches.map(lambda b: (b["image"], b["label"])), verbose=0)
     assert top1 == pytest.approx(summary["best"]["eval_top1"], abs=1e-6)
 
@@ -282,7 +384,13 @@ def test_a_truncated_shard_is_named(directories, tmp_path):
     shard = next((data / "labeled").glob("labeled-*-of-?????"))
     shard.write_bytes(shard.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"labeled-00000-of-00001.*record 49"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
+        main(
+            tmp_path / "w",
+            {"data": str(data)},
+            "--config.teacher.steps=3",
+            *networks.flags("teacher"),
+            section="teacher",
+        )
 
 
 def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_path):
@@ -290,8 +398,16 @@ def test_a_reordered_shard_is_refused_before_the_first_step(directories, tmp_pat
     subprocess.run(["cp", "-r", directories["data"], data], check=True)
     shard = next((data / "labeled").glob("labeled-*-of-?????"))
     records.write_shard(shard, list(records.read_shard(shard))[::-1])
-    with pytest.raises(InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"):
-        main(tmp_path / "w", {"data": str(data)}, "--config.teacher.steps=3", *networks.flags("teacher"), section="teacher")
+    with pytest.raises(
+        InputError, match=r"labeled-00000-of-00001 is not the file that manifest\.json describes"
+    ):
+        main(
+            tmp_path / "w",
+            {"data": str(data)},
+            "--config.teacher.steps=3",
+            *networks.flags("teacher"),
+            section="teacher",
+        )
     assert not list((tmp_path / "w").glob("checkpoints/*"))
 
 
@@ -321,39 +437,56 @@ def tiny(section):
 
 def test_published_weights_get_a_new_classifier(directories, tmp_path):
     values = write_weights(tmp_path / "w.pth")
-    small = config(*tiny("teacher"), "--config.teacher.model.dropout=0.3", "--config.preprocessing.image_size=None")
+    small = config(
+        *tiny("teacher"),
+        "--config.teacher.model.dropout=0.3",
+        "--config.preprocessing.image_size=None",
+    )
     resolved = train.resolve(small, "teacher", directories["data"], init=str(tmp_path / "w.pth"))
     assert resolved["train"]["model"]["dropout"] == 0.3  # the recipe's noise
     assert resolved["preprocessing"]["image_size"] == 32  # the data's, not that of the weights
-    inputs = train.open_inputs(SUPERVISED, resolved, directories["data"], init=str(tmp_path / "w.pth"))
+    inputs = train.open_inputs(
+        SUPERVISED, resolved, directories["data"], init=str(tmp_path / "w.pth")
+    )
     spec = train.spec_of(SUPERVISED, resolved, inputs)
     section = ConfigDict(resolved["train"])
     started, fresh = (
-        by_name(run.build_trainer(SUPERVISED, section, spec, 1.0, 7, False, given).model) for given in (inputs, inputs._replace(init=None))
+        by_name(run.build_trainer(SUPERVISED, section, spec, 1.0, 7, False, given).model)
+        for given in (inputs, inputs._replace(init=None))
     )
     assert started.keys() == values.keys()
     for name, value in started.items():
-        np.testing.assert_array_equal(value, np.float32(0.01) * fresh[name] if is_head(name) else values[name])
+        np.testing.assert_array_equal(
+            value, np.float32(0.01) * fresh[name] if is_head(name) else values[name]
+        )
 
 
 def test_both_networks_of_meta_pseudo_labels_start_from_published_weights(directories, tmp_path):
     values = write_weights(tmp_path / "w.pth")
-    recipe = recipes.from_flags("--config=configs/meta_pseudo_labels/digits.py").copy_and_resolve_references()
+    recipe = recipes.from_flags(
+        "--config=configs/meta_pseudo_labels/digits.py"
+    ).copy_and_resolve_references()
     with recipe.unlocked():
         recipe.train.student.model = ConfigDict(TINY)
         recipe.train.frozen_blocks = 2
     resolved = train.resolve(recipe, "train", directories["data"], init=str(tmp_path / "w.pth"))
     assert resolved["train"]["teacher"]["model"] == resolved["train"]["student"]["model"]
-    inputs = train.open_inputs(META_PSEUDO_LABELS, resolved, directories["data"], init=str(tmp_path / "w.pth"))
+    inputs = train.open_inputs(
+        META_PSEUDO_LABELS, resolved, directories["data"], init=str(tmp_path / "w.pth")
+    )
     spec = train.spec_of(META_PSEUDO_LABELS, resolved, inputs)
-    trainer = run.build_trainer(META_PSEUDO_LABELS, ConfigDict(resolved["train"]), spec, 1.0, 0, False, inputs)
+    trainer = run.build_trainer(
+        META_PSEUDO_LABELS, ConfigDict(resolved["train"]), spec, 1.0, 0, False, inputs
+    )
     teacher, student = by_name(trainer.teacher), by_name(trainer.model)
     for name, value in student.items():
         if not is_head(name):
             np.testing.assert_array_equal(value, values[name])
             np.testing.assert_array_equal(teacher[name], values[name])
     assert np.all(teacher["predictions/kernel"] != student["predictions/kernel"])
-    learning, kept = ([w.name for w in network.trainable_weights] for network in (trainer.teacher, trainer.model))
+    learning, kept = (
+        [w.name for w in network.trainable_weights] for network in (trainer.teacher, trainer.model)
+    )
     assert learning == kept and len(kept) > 2
     assert not any(name.startswith(("stem", "block1a", "block2a")) for name in kept)
 
@@ -365,9 +498,15 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_only(directories, tmp
     main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
     assert f"starts from {path}, with a new classifier for 10 classes" in capsys.readouterr().out
     source = {"weights": str(path), "sha256": {"w.pth": file_digest(path)}}
-    assert json.loads((tmp_path / "w" / "config.json").read_text())["init"] == {**source, "head": "new"}
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["init"] == {
+        **source,
+        "head": "new",
+    }
     assert json.loads((tmp_path / "w" / "summary.json").read_text())["init"] == source
-    assert json.loads((tmp_path / "w" / "model" / "model.json").read_text())["metadata"]["init"] == source
+    assert (
+        json.loads((tmp_path / "w" / "model" / "model.json").read_text())["metadata"]["init"]
+        == source
+    )
     main(tmp_path / "w", data, *flags, section="teacher", init=str(path))
     assert "is done: 1 steps" in capsys.readouterr().out
     write_weights(path, seed=1)
@@ -378,12 +517,19 @@ def test_a_run_goes_on_with_the_weights_that_it_began_with_only(directories, tmp
 def test_a_dry_run_says_where_the_weights_are(directories, capsys):
     main("", {"data": directories["data"]}, section="teacher", init="imagenet:b1", dry_run=True)
     text = capsys.readouterr().out
-    assert "teacher: b1, 6," in text and "starts from imagenet:b1, to be downloaded from https://" in text
+    assert (
+        "teacher: b1, 6," in text
+        and "starts from imagenet:b1, to be downloaded from https://" in text
+    )
 
 
 def test_which_weights_a_recipe_has_a_section_start_from():
     recipe = config("--config.init=imagenet")
-    assert [train.initial_of(recipe, name) for name in ("teacher", "student_2", "finetune")] == ["imagenet", "imagenet", None]
+    assert [train.initial_of(recipe, name) for name in ("teacher", "student_2", "finetune")] == [
+        "imagenet",
+        "imagenet",
+        None,
+    ]
     recipe = config("--config.init=imagenet", "--config.student_init=scratch")
     assert [train.initial_of(recipe, name) for name in ("teacher", "student")] == ["imagenet", None]
     assert train.initial_of(config(), "teacher") is None
