@@ -1,7 +1,8 @@
 """Filter and balance at scale: exact selection against a numpy sort, reading against bare reading, memory against the corpus's size.
 
-The stage is its first pass, the check for doubled keys and the selection; `balance/write` is its second pass, which joins the images with
-their predictions and writes the training records, over one shard of images of 110 kB.
+The stage is its first pass, the check for doubled keys and the selection; `balance/write` is its
+second pass, which joins the images with their predictions and writes the training records, over one
+shard of images of 110 kB.
 
     ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
     ./run_benchmarks.sh balance --records=1000000     fewer

@@ -2,8 +2,9 @@
 
     ./run_benchmarks.sh evaluation
 
-75 sets (15 corruptions × 5 severities) of JPEGs of 224 pixels, in ImageNet-C's layout, through `evaluation.predict` with EfficientNet-B0;
-then as many batches through the traced network alone, in turns.
+75 sets (15 corruptions × 5 severities) of JPEGs of 224 pixels, in ImageNet-C's layout, through
+`evaluation.predict` with EfficientNet-B0; then as many batches through the traced network alone, in
+turns.
 """
 
 from __future__ import annotations

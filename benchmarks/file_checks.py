@@ -2,8 +2,10 @@
 
     ./run_benchmarks.sh file_checks [--images=512]
 
-- `digests`: SHA-256 of shards beside preparing their images for training, without the training step.
-- `listing`: the fingerprint of a folder of 100,000 empty files, which a later start takes to notice changes.
+- `digests`: SHA-256 of shards beside preparing their images for training, without the training
+  step.
+- `listing`: the fingerprint of a folder of 100,000 empty files, which a later start takes to notice
+  changes.
 - `first_bytes`: deciding by its first bytes whether a file of unknown ending is an image.
 """
 

@@ -2,12 +2,15 @@
 
     ./run_benchmarks.sh input_pipeline [--images=512]
 
-The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip -> two operations of RandAugment at M = 9 -> batch of 64.
-Peers: decoding alone (the whole image, nothing else); the same pipeline with keras_cv.layers.RandAugment (two operations an image, rate 1;
-its own ten operations); PIL and timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
-(`PEERS=DIR`). `box` and `plain` are our pipeline up to the decoding of the random box and without RandAugment, beside decoding alone:
-what is left for RandAugment to spend. `examine` is what the preparation does to every image: decoding, hashes, a thumbnail. CPU
-milliseconds an image are given beside the rates, since wall time on a shared machine is not one thing.
+The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip -> two operations of
+RandAugment at M = 9 -> batch of 64.
+Peers: decoding alone (the whole image, nothing else); the same pipeline with
+keras_cv.layers.RandAugment (two operations an image, rate 1; its own ten operations); PIL and
+timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
+(`PEERS=DIR`). `box` and `plain` are our pipeline up to the decoding of the random box and without
+RandAugment, beside decoding alone: what is left for RandAugment to spend. `examine` is what the
+preparation does to every image: decoding, hashes, a thumbnail. CPU milliseconds an image are given
+beside the rates, since wall time on a shared machine is not one thing.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     ./run_benchmarks.sh labels_beside [--images=1200]
 
-The pool is JPEG files of 500x375 pixels. As in the paper 27 % of them are selected, and with copies the
-set has 43 % as many records as the pool has images (81 and 130 of 300 million). `stream` is the shuffled
-stream of serialized examples alone; `batches` also decodes and augments them for 224 pixels. Both forms
-are read in turn, in one process; what they yield is compared bit by bit first.
+The pool is JPEG files of 500x375 pixels. As in the paper 27 % of them are selected, and with copies
+the set has 43 % as many records as the pool has images (81 and 130 of 300 million). `stream` is the
+shuffled stream of serialized examples alone; `batches` also decodes and augments them for 224
+pixels. Both forms are read in turn, in one process; what they yield is compared bit by bit first.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
     ./run_benchmarks.sh look_alikes [--photos=DIR|FILE.tar] [--images=200]
 
-Copies: compressed anew, scaled, cropped by up to 5 % of each side. Frames: a photograph as the background, the noise of a sensor, and a
-small thing that differs (a handwritten digit of 1/16 to 1/4 of the side, or none). Besides, all pairs of different photographs. Each share
-stands beside that of hash and thumbnail alone. Without `--photos`, parts of scikit-learn's two photographs are used.
+Copies: compressed anew, scaled, cropped by up to 5 % of each side. Frames: a photograph as the
+background, the noise of a sensor, and a small thing that differs (a handwritten digit of 1/16 to
+1/4 of the side, or none). Besides, all pairs of different photographs. Each share stands beside
+that of hash and thumbnail alone. Without `--photos`, parts of scikit-learn's two photographs are
+used.
 """
 
 from __future__ import annotations

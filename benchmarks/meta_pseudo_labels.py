@@ -3,19 +3,24 @@
     ./run_benchmarks.sh meta_pseudo_labels [--rounds=5]
     PEERS=DIR ./run_benchmarks.sh meta_pseudo_labels        with PyTorch: pip install --target=DIR torch==2.13.0
 
-Wide ResNet 28-2 at 32 pixels, 16 labelled images and 7 x 16 unlabelled ones in two views: the released CIFAR-10 step at an eighth of its
-batch. images/s are labelled and unlabelled images of a step. Lines:
+Wide ResNet 28-2 at 32 pixels, 16 labelled images and 7 x 16 unlabelled ones in two views: the
+released CIFAR-10 step at an eighth of its batch. images/s are labelled and unlabelled images of a
+step. Lines:
 
-    passes/PRECISION         the step with `finite_difference`: teacher forward and backward on labelled, weak and strong images, student
-                             forward and backward on strong ones, student forward on labelled ones twice
-    passes_soft/PRECISION    the step with `soft`, the default: instead of the last two, student forward and backward on labelled ones,
-                             and the directional derivative of the student's gradient
-    pytorch/SETTING          the step with `finite_difference` against the logic of kekmodel/MPL-pytorch (two forwards of the student in
-                             training mode, argmax labels, difference of losses, two SGDs, one average), written here for the comparison.
-                             float32: as it ships. float32_kept, bfloat16_kept: PyTorch's best, channels last, glibc told to keep its
+    passes/PRECISION         the step with `finite_difference`: teacher forward and backward on
+                             labelled, weak and strong images, student forward and backward on
+                             strong ones, student forward on labelled ones twice
+    passes_soft/PRECISION    the step with `soft`, the default: instead of the last two, student
+                             forward and backward on labelled ones, and the directional derivative
+                             of the student's gradient
+    pytorch/SETTING          the step with `finite_difference` against the logic of
+                             kekmodel/MPL-pytorch (two forwards of the student in training mode,
+                             argmax labels, difference of losses, two SGDs, one average), written
+                             here for the comparison. float32: as it ships. float32_kept,
+                             bfloat16_kept: PyTorch's best, channels last, glibc told to keep its
                              pages (for both sides), bfloat16 by autocast against mixed_bfloat16
-    profile/PRECISION        no rates: milliseconds of the `finite_difference` step by kind of operation, on one thread, by
-                             TensorFlow's profiler
+    profile/PRECISION        no rates: milliseconds of the `finite_difference` step by kind of
+                             operation, on one thread, by TensorFlow's profiler
 
 Each process waits while another one is measured, round by round.
 """

@@ -3,9 +3,11 @@
     ./run_benchmarks.sh processor [--rounds=2]
     ONEDNN_MAX_CPU_ISA=AVX2 ./run_benchmarks.sh processor      # nearly as a CPU without AVX-512 would
 
-Each line's `ours` is with oneDNN, its `peer` without, in processes of their own, in turns; each is the best of its rounds. Cases:
+Each line's `ours` is with oneDNN, its `peer` without, in processes of their own, in turns; each is
+the best of its rounds. Cases:
 
-    digits      a step of the digits' teacher, 250 images of 16 px: depthwise convolutions on maps of 4 px
+    digits      a step of the digits' teacher, 250 images of 16 px: depthwise convolutions on maps
+    of 4 px
     lite0       a step of EfficientNet-Lite0 with 10 frozen blocks, 32 images of 160 px
     b0          a step of EfficientNet-B0, 32 images of 224 px
     b0_64       the same at 64 px: maps of 2 px

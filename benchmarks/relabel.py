@@ -3,10 +3,11 @@
     ./run_benchmarks.sh relabel                      10 million records of 10 classes
     ./run_benchmarks.sh relabel --records=1000000    fewer
 
-The set is made up: images of a few bytes, of which every third has copies, up to four. The stage reads
-it and as many predictions as it has images, joins them by key, and writes the set again. Beside it
-stands reading the same records and writing them as they are. An independent count by NumPy must agree
-with the summary. Each size runs in a process of its own, so that its peak memory is its own.
+The set is made up: images of a few bytes, of which every third has copies, up to four. The stage
+reads it and as many predictions as it has images, joins them by key, and writes the set again.
+Beside it stands reading the same records and writing them as they are. An independent count by
+NumPy must agree with the summary. Each size runs in a process of its own, so that its peak memory
+is its own.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     ./run_benchmarks.sh several_devices [--images=256]
 
-EfficientNet-B0 at 224 with untrained weights labels JPEGs of 500x375 pixels in four shards. With one
-device the shards come one after another; with two, two threads share the devices out, as in
+EfficientNet-B0 at 224 with untrained weights labels JPEGs of 500x375 pixels in four shards. With
+one device the shards come one after another; with two, two threads share the devices out, as in
 `run_pseudo_label.sh --strategy=mirrored --cpu_devices=2`. Two devices on the same cores can gain
 nothing, so the ratio says what sharing costs. The prediction shards must be the same bytes.
 """

@@ -4,8 +4,8 @@
 
 One, two and four processes read their own parts of each batch for two epochs of JPEGs of 500x375
 pixels, without preparing them. A line gives the bytes that the busiest process read, by
-/proc/self/io (Linux), as a share of the epochs' bytes / processes. The goal is at most 1.1; the next
-window, of a shard, is read ahead and counts.
+/proc/self/io (Linux), as a share of the epochs' bytes / processes. The goal is at most 1.1; the
+next window, of a shard, is read ahead and counts.
 """
 
 from __future__ import annotations

@@ -2,17 +2,19 @@
 
     ./run_benchmarks.sh step_memory [--networks=b0,b4] [--batch=64] [--parts=4]
 
-Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross entropy with all noise and an update
-by plain SGD; rematerialised it keeps only the blocks' inputs, in parts it takes a quarter of the batch at a time, or another part (not for
-l2, whose graph would be four times itself).
+Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross
+entropy with all noise and an update by plain SGD; rematerialised it keeps only the blocks' inputs,
+in parts it takes a quarter of the batch at a time, or another part (not for l2, whose graph would
+be four times itself).
 
 The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for its teacher, and a
-quarter as many labelled images: `cosine`, `soft` rematerialised and `soft` in parts, beside the plain
-step of `soft`.
+quarter as many labelled images: `cosine`, `soft` rematerialised and `soft` in parts, beside the
+plain step of `soft`.
 
 The memory of a case is the peak of the resident set during the steps less the resident set before
-them, when network and graph exist: so activations, and gradients until their weights have moved, but no weights. `ours` and `peer` are
-images of a step per GiB of that; seconds are medians, wall and CPU.
+them, when network and graph exist: so activations, and gradients until their weights have moved,
+but no weights. `ours` and `peer` are images of a step per GiB of that; seconds are medians, wall
+and CPU.
 """
 
 from __future__ import annotations

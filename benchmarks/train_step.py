@@ -2,20 +2,24 @@
 
     [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5] [--cases=start,steps,loops,swish]
 
-- `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32, trained on one batch in memory. Ours
-  is `Supervised` under `fit` as a recipe builds it: RMSProp, moving average, weight decay, gradient norm, stochastic depth and
-  dropout. Keras: `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm: `tf_efficientnet_b0` where torch
-  and timm are installed, the best of float32 and bfloat16 autocast, with and without channels-last, in a process of its own whose
-  glibc is told to keep its pages.
-- `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and moving average, beside the bare
-  compiled step, which has neither data nor average. Data are one batch in memory, so that the loop and not the cores' share of
-  decoding is measured; `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores, `loop_b0_data` 32 photographs
-  (JPEG of 500x375: random crop, flip, RandAugment).
+- `train_step/keras`, `train_step/timm`: images a second of EfficientNet-B0 at 224, batches of 32,
+  trained on one batch in memory. Ours is `Supervised` under `fit` as a recipe builds it: RMSProp,
+  moving average, weight decay, gradient norm, stochastic depth and dropout. Keras:
+  `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm:
+  `tf_efficientnet_b0` where torch and timm are installed, the best of float32 and bfloat16
+  autocast, with and without channels-last, in a process of its own whose glibc is told to keep its
+  pages.
+- `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and
+  moving average, beside the bare compiled step, which has neither data nor average. Data are one
+  batch in memory, so that the loop and not the cores' share of decoding is measured;
+  `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores, `loop_b0_data`
+  32 photographs (JPEG of 500x375: random crop, flip, RandAugment).
 - `train_step/swish_...`: the step beside the same with TensorFlow's swish.
-- `train_step/start_...`: from the command to the first line of its log, for the digits' network, B0 and B4 at 224, beside a script that
-  makes Keras's B0 and takes one step.
+- `train_step/start_...`: from the command to the first line of its log, for the digits' network, B0
+  and B4 at 224, beside a script that makes Keras's B0 and takes one step.
 
-All in turns, in one run; CPU seconds of a step stand beside the rates, since wall time on a shared machine is not one thing.
+All in turns, in one run; CPU seconds of a step stand beside the rates, since wall time on a shared
+machine is not one thing.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ One JSON line for each network and method, each in a process of its own:
     compile_seconds            the first step, which compiles; one step's own seconds are in it
     loss                       of that step; finite
 
-EfficientNet-B0 and ResNet-50 at 224 pixels and 1,000 classes, Wide ResNet 28-2 at 32 pixels and 10. `batch` labelled images,
-twice as many unlabelled ones. Meta Pseudo Labels with its defaults. Nothing here is a speed: a CPU's compiler is not a TPU's.
+EfficientNet-B0 and ResNet-50 at 224 pixels and 1,000 classes, Wide ResNet 28-2 at 32 pixels and 10.
+`batch` labelled images, twice as many unlabelled ones. Meta Pseudo Labels with its defaults.
+Nothing here is a speed: a CPU's compiler is not a TPU's.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """What every command shares: flags, configs, work directories, exit codes.
 
-The bottom room of the house: it imports nothing of the project, and every other package may import it.
+The bottom room of the house: it imports nothing of the project, and every other package may import
+it.
 """
 
 import os
 
 from cli import stack
 
-# Before TensorFlow is first imported: its start-up chatter (missing CUDA and the like) would bury the one line that matters to the user.
+# Before TensorFlow is first imported: its start-up chatter (missing CUDA and the like) would bury
+# the one line that matters to the user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 stack.choose()

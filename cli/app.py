@@ -146,7 +146,8 @@ def log_plainly() -> None:
     from absl import flags as absl_flags
     from absl import logging
 
-    absl_flags.FLAGS.mark_as_parsed()  # or absl warns of logging before flag parsing: our flags are not global
+    # or absl warns of logging before flag parsing: our flags are not global
+    absl_flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))

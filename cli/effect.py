@@ -1,8 +1,8 @@
 """Refuses a setting of the command line that another setting switches off.
 
-Each setting declares what other ones must be for it to have an effect (`cli.settings.When`). A recipe
-may hold values without effect, since it is made of shared parts. A person who gives one expects it to
-do something.
+Each setting declares what other ones must be for it to have an effect (`cli.settings.When`). A
+recipe may hold values without effect, since it is made of shared parts. A person who gives one
+expects it to do something.
 """
 
 from __future__ import annotations

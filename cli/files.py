@@ -70,13 +70,15 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def plain_path(path: Path) -> Path:
     """Returns a path that TensorFlow takes literally.
 
-    TensorFlow looks for checkpoints and SavedModels by pattern, so that it does not find one in `run [v1]`.
+    TensorFlow looks for checkpoints and SavedModels by pattern, so that it does not find one in
+    `run [v1]`.
 
     Args:
       path: a directory, or what the names of a checkpoint's files begin with; its files must exist.
 
     Returns:
-      `path`, or, where it has characters of patterns, a link to it that lives as long as this process.
+      `path`, or, where it has characters of patterns, a link to it that lives as long as this
+      process.
     """
     if not re.search(r"[][*?{}\\]", str(path)):
         return path

@@ -118,7 +118,8 @@ class Command:
         "": the recipe is not checked.
       words: what its words without dashes are, such as "IMAGE…"; "" if it takes none.
       beam: takes the options of Apache Beam, too.
-      kept: patterns, below `--workdir`, of the files that a finished directory keeps; see `cli.again`.
+      kept: patterns, below `--workdir`, of the files that a finished directory keeps; see
+        `cli.again`.
       prepared: where, below `--workdir`, data are that must still have their source images; "" if
         nowhere.
     """
@@ -171,8 +172,8 @@ class Given:
 def read(argv: Sequence[str], flags: Sequence[Flag], takes_recipe: bool) -> Given:
     """Reads a command line.
 
-    A value follows its flag after `=` or as the next word. `--noNAME` turns the switch NAME off. Flags may follow other
-    words; `--` ends them.
+    A value follows its flag after `=` or as the next word. `--noNAME` turns the switch NAME off.
+    Flags may follow other words; `--` ends them.
 
     Args:
       argv: the words, without the program's name.

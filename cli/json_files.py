@@ -50,7 +50,8 @@ def read_json(path: str | os.PathLike[str], schema: Any = object) -> Any:
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: it cannot be read, is no JSON, or does not fit the schema. The message names the key.
+      InputError: it cannot be read, is no JSON, or does not fit the schema. The message names the
+        key.
     """
     return parse_json(_read_text(path), schema, str(path))
 

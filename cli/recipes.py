@@ -40,8 +40,8 @@ def load(
       The recipe, locked.
 
     Raises:
-      InputError: no such file, no recipe, one of another kind, no such key, no value of its type, one
-        that `declared` does not allow, or an override that another setting switches off.
+      InputError: no such file, no recipe, one of another kind, no such key, no value of its type,
+        one that `declared` does not allow, or an override that another setting switches off.
     """
     recipe = _make(argument)
     for key, text in overrides.items():

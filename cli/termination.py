@@ -32,7 +32,8 @@ _running: set[subprocess.Popen[Any]] = set()
 def call(command: Sequence[str], **options: Any) -> int:
     """Runs a command and returns its exit code, 128 + N where signal N ended it; SIGTERM is handed on to it, and it is waited for.
 
-    In another thread than the main one SIGTERM is handed on where the main one is within `on_sigterm(terminate_running)`.
+    In another thread than the main one SIGTERM is handed on where the main one is within
+    `on_sigterm(terminate_running)`.
     """
     with subprocess.Popen(command, **options) as process, on_sigterm(process.terminate):
         _running.add(process)

@@ -1,7 +1,7 @@
 """The life of a work directory: `config.json` first, `summary.json` last.
 
-A stage trusts only a directory with `summary.json`; the same command on a finished directory says so and does nothing;
-another config on a started directory is refused.
+A stage trusts only a directory with `summary.json`; the same command on a finished directory says
+so and does nothing; another config on a started directory is refused.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ def start(
     Args:
       workdir: created where missing.
       config: the resolved config of the stage, JSON-serialisable.
-      inputs: finished directories that the stage reads, by name. Their fingerprints become part of the config, so that
-        a new teacher in the same place is noticed.
-      of_parts: the run is made of stages with directories of their own, which compare their own part of the config: until it is
-        finished it may go on with a corrected one.
-      shared: other processes of the same run work in it, too. Else it is held until `finish`, or until the process ends.
+      inputs: finished directories that the stage reads, by name. Their fingerprints become part of
+        the config, so that a new teacher in the same place is noticed.
+      of_parts: the run is made of stages with directories of their own, which compare their own
+        part of the config: until it is finished it may go on with a corrected one.
+      shared: other processes of the same run work in it, too. Else it is held until `finish`, or
+        until the process ends.
       summary_schema: what `summary.json` must hold; see `json_files.read_json`.
 
     Returns:
-      The content of `summary.json` where the stage is finished, else None: run it (or go on with it).
+      The content of `summary.json` where the stage is finished, else None: run it (or go on with
+      it).
 
     Raises:
       InputError: `workdir` cannot be written, or holds something of another config or a damaged
@@ -85,7 +87,8 @@ def start(
     if path.exists():
         before = read_json(path, dict)
         differences = _differences(before, resolved)
-        # A start that found its settings unusable has left nothing but its config: the corrected one takes its place.
+        # A start that found its settings unusable has left nothing but its config: the corrected
+        # one takes its place.
         alone = all(other == path or other.name.startswith(".") for other in workdir.iterdir())
         open_yet = alone or (of_parts and not (workdir / "summary.json").exists())
         if differences and not (open_yet and before.keys() == resolved.keys()):
@@ -218,7 +221,8 @@ def is_work_directory(directory: str | Path) -> bool:
 def fingerprint(directory: str | Path) -> str:
     """Returns a short digest of a finished directory: of its summary and, where it holds a model, of that.
 
-    A model of an earlier version, whose `model.json` states no digest of the weights, does not count: work begun with it goes on.
+    A model of an earlier version, whose `model.json` states no digest of the weights, does not
+    count: work begun with it goes on.
 
     Raises:
       InputError: it is not finished, or its weights are not those that its `model.json` describes.

@@ -1,6 +1,7 @@
 """Makes a recipe fine-tune published weights on few photographs: what the methods' recipes share.
 
-The values were chosen on photographs, with 120 labeled and 2,000 unlabeled ones (configs/noisy_student).
+The values were chosen on photographs, with 120 labeled and 2,000 unlabeled ones
+(configs/noisy_student).
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@ manifest.py        the manifest of a directory of shards
 verification.py    the shards compared with their manifest when they are read
 sources.py         what a data set offers: label names and splits of images; the formats by name
 digits.py          a source: the embedded handwritten digits
-image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats: who has which images where
+image_folder.py, tfrecords.py, archives.py, tfds_source.py, imagenet.py, small_images.py    formats:
+who has which images where
 image_list.py      another one: CSV and JSON lists of image files
 label_studio.py    Label Studio's JSON, in and out
 corrections.py     labels that a person corrected

@@ -2,12 +2,13 @@
 
     tar:DIR, tar:FILE.tar, 'tar:DIR/pool-*.tar'
 
-Nothing is ever extracted: an archive is listed once, and images are read from their places in it, so no name in it can lead anywhere. The
-class of a labelled image is the number in NAME.cls beside NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg).
-Passed over and counted are links, devices, hidden files (macOS adds a `._NAME.jpg` to every file),
-files in folders that computers make by themselves (`__MACOSX`), and images of other kinds, see
-`data.formats`. The list of names is held in memory, the images never are.
-Compressed archives cannot be read at a place; unpack those with gunzip.
+Nothing is ever extracted: an archive is listed once, and images are read from their places in it,
+so no name in it can lead anywhere. The class of a labelled image is the number in NAME.cls beside
+NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). Passed over and counted are links,
+devices, hidden files (macOS adds a `._NAME.jpg` to every file), files in folders that computers
+make by themselves (`__MACOSX`), and images of other kinds, see `data.formats`. The list of names is
+held in memory, the images never are. Compressed archives cannot be read at a place; unpack those
+with gunzip.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class ArchiveImages:
 def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Member]:
     """The regular files of the tar archive that begins at byte `offset` of a file.
 
-    Links, devices, hidden files and those in folders that computers make by themselves are counted in `ignored`.
+    Links, devices, hidden files and those in folders that computers make by themselves are counted
+    in `ignored`.
 
     Raises:
       tarfile.TarError: it is no archive, or a damaged one.
@@ -184,7 +186,8 @@ def open_archives(request: Request) -> ArchiveImages:
     """Lists archives.
 
     Raises:
-      InputError: there are none; one is damaged (with "skip", what follows the damage is left out); a labelled image has no class.
+      InputError: there are none; one is damaged (with "skip", what follows the damage is left out);
+        a labelled image has no class.
     """
     paths = find_files(request, FILES, "tar archives (*.tar, not compressed)")
     ignored: Counter[str] = Counter()

@@ -1,9 +1,10 @@
 """Labels beside images: pseudo-labels that name records of image shards, in place of copies of the images.
 
-A label shard has one record for each image that is used: its position in the image shard, its copies and
-its distribution (`data.protos.make_label`), in the images' order. Joined, the two make the examples of a
-shard that holds the images themselves: as many, in the same order, with the same features. Of an image
-shard only the records that are used are read whole.
+A label shard has one record for each image that is used: its position in the image shard, its
+copies and its distribution (`data.protos.make_label`), in the images' order. Joined, the two make
+the examples of a
+shard that holds the images themselves: as many, in the same order, with the same features. Of an
+image shard only the records that are used are read whole.
 """
 
 from __future__ import annotations

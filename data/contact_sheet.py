@@ -22,7 +22,8 @@ from cli.files import atomic_path
 from data.image_ops import OPS
 from data.randaugment import operation
 
-SIDE = 112  # pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
+# pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
+SIDE = 112
 ROWS = (
     ("reference", 9),
     ("reference", 18),

@@ -1,8 +1,9 @@
 """Turns images that TensorFlow does not decode into PNG files: WebP, TIFF, AVIF, HEIC, JPEG 2000, odd BMPs.
 
-`config.data.convert` does so with whatever is prepared, and `run_predict.sh` and the client with what
-they read. Pillow decodes; HEIC needs the package pillow-heif, too (`pip install pillow-heif`). Pixels stay as
-stored, but TIFF and HEIC files are turned as they ask for. Of an animation the first frame counts.
+`config.data.convert` does so with whatever is prepared, and `run_predict.sh` and the client with
+what they read. Pillow decodes; HEIC needs the package pillow-heif, too (`pip install pillow-heif`).
+Pixels stay as stored, but TIFF and HEIC files are turned as they ask for. Of an animation the first
+frame counts.
 """
 
 from __future__ import annotations

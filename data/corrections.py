@@ -1,14 +1,15 @@
 """Labels that a person corrected or added: the list of `--labels`.
 
-A row names a file and its label. The file is one of `--labeled`, one of `--unlabeled`, which becomes
-a labelled image, or any other, which is added. The class must be one of the labelled images'.
+A row names a file and its label. The file is one of `--labeled`, one of `--unlabeled`, which
+becomes a labelled image, or any other, which is added. The class must be one of the labelled
+images'.
 
 In a list with a column `checked`, such as `labels_N.csv` of a run (`workflow.labels`), a row counts
 where its label is another than the list's `given` or `teacher`, or where `checked` is not empty.
 In any other list each row counts.
 
-Images held out of the labelled ones for the test are drawn as without the corrections, so that a run
-with them can be compared with the run before. An added image is never held out for the test.
+Images held out of the labelled ones for the test are drawn as without the corrections, so that a
+run with them can be compared with the run before. An added image is never held out for the test.
 """
 
 from __future__ import annotations

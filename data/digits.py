@@ -1,9 +1,11 @@
 """The embedded data set: scikit-learn's 1,797 handwritten digits (8×8), with crops of its two photographs as out-of-domain images.
 
-    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, 1998.
 
-Small enough for a full run in minutes on two cores, yet real: the labelled split is a handful of images per class, and the unlabelled pool
-has images of no class, which filtering by confidence has to remove.
+Small enough for a full run in minutes on two cores, yet real: the labelled split is a handful of
+images per class, and the unlabelled pool has images of no class, which filtering by confidence has
+to remove.
 """
 
 from __future__ import annotations
@@ -61,10 +63,12 @@ class Digits:
 def digits(config: ml_collections.ConfigDict) -> Digits:
     """Splits the digits.
 
-    The test images are drawn by `config.data.test_seed` and are therefore the same ones for every `config.seed`: whoever tunes on the
-    validation images of other seeds never sees them. `config.seed` draws the rest: `labeled_per_class` labelled images of each class (where
-    it is None, all that are not for validation), `validation_size` validation images, and the unlabelled ones, whose labels are dropped
-    here. The labelled images don't depend on how many validation images there are.
+    The test images are drawn by `config.data.test_seed` and are therefore the same ones for every
+    `config.seed`: whoever tunes on the validation images of other seeds never sees them.
+    `config.seed` draws the rest: `labeled_per_class` labelled images of each class (where it is
+    None, all that are not for validation), `validation_size` validation images, and the unlabelled
+    ones, whose labels are dropped here. The labelled images don't depend on how many validation
+    images there are.
 
     Raises:
       InputError: the digits are too few for what `config.data` asks for.
@@ -190,8 +194,8 @@ def _png(gray: np.ndarray) -> bytes:
 def photograph_crops(count: int, seed: int) -> list[Image]:
     """`count` random square regions of scikit-learn's two photographs (china.jpg, flower.jpg), scaled down to 8×8.
 
-    Crop i is a function of (seed, i). The side is log-uniform between 8 pixels and the whole height, so that they range from plain texture
-    to a tiny picture of the scene.
+    Crop i is a function of (seed, i). The side is log-uniform between 8 pixels and the whole
+    height, so that they range from plain texture to a tiny picture of the scene.
     """
     from sklearn import datasets
 
@@ -199,7 +203,8 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
     crops = []
     for i in range(count):
         which = i % len(photographs.images)
-        # Gray like the digits: colour alone would give these away, and filtering would be no work for the teacher.
+        # Gray like the digits: colour alone would give these away, and filtering would be no work
+        # for the teacher.
         photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
         rng = generator(seed, "photograph crop", i)
         largest = min(photograph.size)

@@ -1,8 +1,8 @@
 """Draws of labelled images for the test, the validation and the labelled subset.
 
-Images that repeat each other are drawn together or not at all, so that they stand on one side of every
-split. A draw takes images one by one in random order. Without repeated images it takes exactly as many
-of each class as are wanted.
+Images that repeat each other are drawn together or not at all, so that they stand on one side of
+every split. A draw takes images one by one in random order. Without repeated images it takes
+exactly as many of each class as are wanted.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def fold_numbers(
       seed: of the draw.
 
     Returns:
-      The fold of each image from 1 to `folds`, int64 [n]; 0 for an image that is in none. A group is in none where some class would
-      have no image left outside the fold.
+      The fold of each image from 1 to `folds`, int64 [n]; 0 for an image that is in none. A group
+      is in none where some class would have no image left outside the fold.
     """
     counts, totals = np.zeros([num_classes, folds], int), np.zeros(folds, int)
     of_class = np.bincount(labels, minlength=num_classes)  # (K,)
@@ -197,9 +197,9 @@ def draw(
 ) -> tuple[Usable, Usable]:
     """Draws about `counts[c]` images of each class c, in whole groups; returns them and the others, both in their own order.
 
-    A group that is too large for what is still wanted is passed over. What then lacks is made up by the
-    smallest group left, where that comes closer to the number wanted. Of a class that is not wanted
-    whole, some image stays.
+    A group that is too large for what is still wanted is passed over. What then lacks is made up by
+    the smallest group left, where that comes closer to the number wanted. Of a class that is not
+    wanted whole, some image stays.
     """
     labels = images.labels()
     classes = by_class(labels, len(counts))

@@ -1,8 +1,8 @@
 """The same picture again: held-out images among others, and groups of repeated images in one set.
 
 Two images are *identical* where their files are the same bytes, or decode to the same pixels. They
-*look alike* where `data.likeness` says so. An image is compared finely with its `NEAREST` candidates
-only, so the cost of an image is bounded even where all of them show one scene.
+*look alike* where `data.likeness` says so. An image is compared finely with its `NEAREST`
+candidates only, so the cost of an image is bounded even where all of them show one scene.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Seen:
         self._large = _large(examined) if near else []
         large = [examined[i] for i in self._large]
         self._words = _words(large)  # (m, 8)
-        # Each image is filed, column by column, under its word and under all that differ from it in one bit.
+        # Each image is filed, column by column, under its word and under all that differ from it in
+        # one bit.
         filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(
             -1, HASH_WORDS
         )  # (17 m, 8)
@@ -83,7 +84,8 @@ class Seen:
 
         Args:
           images: to look up.
-          wanted: (image, image seen) of candidates, int64 [p] each -> which of them are worth a comparison, bool [p].
+          wanted: (image, image seen) of candidates, int64 [p] each -> which of them are worth a
+            comparison, bool [p].
         """
         large = np.array(_large(images), np.int64)
         candidates = [images[i] for i in large]

@@ -32,8 +32,8 @@ class Examination:
 
     Attributes:
       on_error: "fail" or "skip": what happens where a file is no image.
-      read_from: role -> fingerprint of what is read (see `data.fingerprint`); None where it has none.
-        `content`, the digest of all images of a role, is added when they have been read.
+      read_from: role -> fingerprint of what is read (see `data.fingerprint`); None where it has
+        none. `content`, the digest of all images of a role, is added when they have been read.
       skipped: `file` and `why` of each image that cannot be used.
       remarks: role -> how many images are odd, by remark (see `data.remarks`).
       duplicates: the images that were left out because they are, or look like, held-out ones.
@@ -66,7 +66,8 @@ class Examination:
     def unseen(self, collection: Collection, role: str, seen: Seen) -> Sequence[int]:
         """Returns the indices of the images that can be decoded and are not among those `seen`.
 
-        Nothing else of them is kept, so that memory is 8 bytes an image. Raises InputError: see `examined`.
+        Nothing else of them is kept, so that memory is 8 bytes an image. Raises InputError: see
+        `examined`.
         """
         indices = array.array("q")
         unseen = Unseen(seen, role, len(collection.labels), self.duplicates)
@@ -83,7 +84,8 @@ class Examination:
         """Yields the index of each image that can be decoded, and what is known of it.
 
         Raises:
-          InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see `data.remarks`.
+          InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see
+            `data.remarks`.
         """
         odd = Remarks(
             role, collection.label_names if role == "labeled" else ()

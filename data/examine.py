@@ -1,8 +1,9 @@
 """Is this an image that training can use, and what does it look like?
 
-Every image is decoded once before anything is written, by the decoder that training uses: what passes here does not stop a run hours later.
-From the same pixels come what `data.likeness` compares. It finds the held-out images among the others even where they were scaled,
-cropped a little or compressed anew.
+Every image is decoded once before anything is written, by the decoder that training uses: what
+passes here does not stop a run hours later. From the same pixels come what `data.likeness`
+compares. It finds the held-out images among the others even where they were scaled, cropped a
+little or compressed anew.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class Examined(NamedTuple):
       height, width: in pixels, as stored (an EXIF orientation is not applied).
       digest: 16 bytes, of the image file.
       hash: 16 bytes, of what it looks like.
-      thumbnail: the grey levels of 16x16 pixels, row by row; empty of images too small to be compared by their looks.
+      thumbnail: the grey levels of 16x16 pixels, row by row; empty of images too small to be
+        compared by their looks.
       remarks: what is odd about it, such as `PLAIN`.
       pixels: 16 bytes, digest of the decoded pixels and their shape; empty where unknown.
-      detail: the grey levels of 64x64 pixels, for the finest comparison; empty as `thumbnail` is, or where unknown.
+      detail: the grey levels of 64x64 pixels, for the finest comparison; empty as `thumbnail` is,
+        or where unknown.
     """
 
     height: int
@@ -63,7 +66,8 @@ class Examined(NamedTuple):
 def examine(encoded: bytes) -> Examined | str:
     """Decodes an image: what is to be known of it, or why it is of no use.
 
-    A JPEG that ends early is refused rather than filled up with gray: a person who copied half a folder wants to know.
+    A JPEG that ends early is refused rather than filled up with gray: a person who copied half a
+    folder wants to know.
     """
     try:
         why = _refused(encoded)
@@ -153,7 +157,8 @@ def _transparent_colours(png: bytes) -> int:
 def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
     """(width, height) of each frame, which the decoder all unpacks, though it hands out the first one only.
 
-    The screen's size at the beginning of the file binds none of them. A file that is cut off ends the walk; the decoder sees to it.
+    The screen's size at the beginning of the file binds none of them. A file that is cut off ends
+    the walk; the decoder sees to it.
     """
     place = 13 + _table_bytes(gif[10])
     while place < len(gif):

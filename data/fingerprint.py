@@ -1,8 +1,9 @@
 """Are the images still those that were prepared?
 
-`sources.json` in a data directory says, for each location, which files were read: how many, of which
-sizes and times, and what was in them. A later start lists the files anew, about 3 system calls each, and
-reads none. Where times alone differ it reads the images again and compares what is in them.
+`sources.json` in a data directory says, for each location, which files were read: how many, of
+which sizes and times, and what was in them. A later start lists the files anew, about 3 system
+calls each, and reads none. Where times alone differ it reads the images again and compares what is
+in them.
 
 The digests are sums, so that the order of the files does not matter and none is held in memory.
 """
@@ -189,7 +190,8 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
 def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
     """Tells whether names, sizes and times of the files of `data` are those that `directory` was prepared from.
 
-    Reads no image and imports no TensorFlow. Where it says no, `require_unchanged` says why, or that only times differ.
+    Reads no image and imports no TensorFlow. Where it says no, `require_unchanged` says why, or
+    that only times differ.
     """
     if not (directory / FILE).exists():
         return True

@@ -119,7 +119,8 @@ def kind_of(head: bytes) -> str:
         return {b"WEBP": "WebP", b"AVI ": "video"}.get(head[8:12], "")
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "video")
-    # Two letters are not enough for a BMP: the size of its second header must be one of those that there are.
+    # Two letters are not enough for a BMP: the size of its second header must be one of those that
+    # there are.
     if head[:2] == b"BM" and head[14:18] in {
         bytes([size, 0, 0, 0]) for size in (12, 16, 40, 52, 56, 64, 108, 124)
     }:

@@ -5,11 +5,11 @@
     test/CLASS/**/*.jpg
 
 JPEG, PNG, GIF (its first frame) and BMP; with `convert` also what `data.convert` turns into PNG. A
-file is taken for an image by its name's ending, or by its first bytes where the ending is unknown, see
-`data.formats`. Symbolic links are followed. Passed over
-and counted are hidden files, folders that computers make by themselves (`@eaDir`, `__MACOSX`), named
-pipes and the like, images of other kinds, and earlier runs' work directories. The list of file names
-is held in memory (about 300 bytes each), the images never are.
+file is taken for an image by its name's ending, or by its first bytes where the ending is unknown,
+see `data.formats`. Symbolic links are followed. Passed over and counted are hidden files, folders
+that computers make by themselves (`@eaDir`, `__MACOSX`), named pipes and the like, images of other
+kinds, and earlier runs' work directories. The list of file names is held in memory (about 300 bytes
+each), the images never are.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class File(NamedTuple):
 
     Attributes:
       path: where it is.
-      key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the same on every file system.
+      key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the
+        same on every file system.
       label: its class; −1 where unlabelled.
       place: where a list names it; "" where none does.
     """
@@ -114,7 +115,8 @@ def open_folder(request: Request) -> FolderImages:
     """Lists a folder.
 
     Raises:
-      InputError: it is missing, empty or cannot be read; it has no class folders; one of them is empty.
+      InputError: it is missing, empty or cannot be read; it has no class folders; one of them is
+        empty.
     """
     root, flag = request.location, f"--{request.role}"
     listing = _Listing(root, flag, request.convert)
@@ -237,7 +239,8 @@ class _Listing:
     ) -> Iterator[tuple[str, str]]:
         """Yields (path, key) of the image files below `folder`, in no order; counts the others.
 
-        `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one of them is a loop and is not followed.
+        `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one
+        of them is a loop and is not followed.
         """
         try:
             status = os.stat(folder)

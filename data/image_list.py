@@ -1,12 +1,13 @@
 """A format of collections: a list of image files, with a label each where they are labelled.
 
-    manifest:labels.csv      columns file,label, and any others; commas, semicolons or tabs between them
+    manifest:labels.csv      columns file,label, and any others; commas, semicolons or tabs between
+    them
     manifest:labels.json     [{"file": "a.jpg", "label": "cat"}, …]
     manifest:labels.jsonl    one such object a line
     manifest:export.json     an export of Label Studio, see `data.label_studio`
 
-A path is relative to the folder of the list. Labels are text, classes are sorted by name. The list of
-names is held in memory, the images never are.
+A path is relative to the folder of the list. Labels are text, classes are sorted by name. The list
+of names is held in memory, the images never are.
 """
 
 from __future__ import annotations

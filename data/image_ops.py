@@ -1,9 +1,11 @@
 """The operations of RandAugment and AutoAugment on uint8 images [H, W, 3]; what a magnitude means for them is in `randaugment`.
 
-They agree with PIL's ImageOps and ImageEnhance. Geometry samples the nearest neighbour; what comes from outside the image is 128.
+They agree with PIL's ImageOps and ImageEnhance. Geometry samples the nearest neighbour; what comes
+from outside the image is 128.
 
-Each has one form for an eager call, a graph of `tf.data` and XLA (there the image's shape must be known), with the same pixels in all
-three: sizes of slices depend on shapes alone, and `_rounded` keeps XLA from turning a product and a sum into one operation.
+Each has one form for an eager call, a graph of `tf.data` and XLA (there the image's shape must be
+known), with the same pixels in all three: sizes of slices depend on shapes alone, and `_rounded`
+keeps XLA from turning a product and a sum into one operation.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import tensorflow as tf
 FILL = 128  # the grey that takes the place of pixels that were cut out or come from outside
 
 _BORDER = [[1, 1], [3, 3]]  # one pixel around an image of `_rows`
-_BELOW_HALF = 0.49999997  # floor(x + this) is the nearest whole number, halves upwards: x + 0.5 would be 1 in float32 for this very x
+# floor(x + this) is the nearest whole number, halves upwards: x + 0.5 would be 1 in float32 for
+# this very x
+_BELOW_HALF = 0.49999997
 
 Scalar = Union[float, int, tf.Tensor]
 
@@ -66,7 +70,8 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to the full range 0–255; a channel of one value stays as it is."""
     values = tf.cast(image, tf.float32)
     rows = _rows(values)
-    # Down the columns first, which goes through the memory in order; then over what is left, (W, 3).
+    # Down the columns first, which goes through the memory in order; then over what is left, (W,
+    # 3).
     low = tf.reduce_min(tf.reshape(tf.reduce_min(rows, axis=0), [-1, 3]), axis=0)  # (3,)
     high = tf.reduce_max(tf.reshape(tf.reduce_max(rows, axis=0), [-1, 3]), axis=0)
     flat = tf.equal(low, high)
@@ -85,7 +90,8 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     places = tf.cast(_rows(image), tf.int32) + tf.tile(
         tf.constant([0, 256, 512]), [shape[1]]
     )  # [H, 3 W], one table for the three channels
-    # `tf.math.bincount` would look for the largest value first, and XLA does not take what it makes of it.
+    # `tf.math.bincount` would look for the largest value first, and XLA does not take what it makes
+    # of it.
     counts = tf.raw_ops.DenseBincount(
         input=tf.reshape(places, [-1]),
         size=768,
@@ -168,7 +174,8 @@ def sharpness(image: tf.Tensor, factor: Scalar, rounded: bool = True) -> tf.Tens
     """Blends with the smoothed image: 3×3 ones with a 5 in the middle, over 13; the border keeps its values."""
     values = _rows(tf.cast(image, tf.float32))  # [H, 3 W]
     center = values[1:-1, 3:-3]
-    # Sums of shifted images: several times faster than a convolution, and whole numbers, so that every device finds the same quotient.
+    # Sums of shifted images: several times faster than a convolution, and whole numbers, so that
+    # every device finds the same quotient.
     total = values[:-2] + values[1:-1] + values[2:]
     total = total[:, :-6] + total[:, 3:-3] + total[:, 6:] + 4.0 * center  # [H - 2, 3 W - 6]
     smooth = tf.floor(
@@ -192,7 +199,8 @@ def affine(
 def sample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """The pixels nearest to (rows, columns), halves away from zero; from outside the image `FILL`.
 
-    This gathers the pixels, which takes a fraction of the time of TensorFlow's ImageProjectiveTransformV3 and gives the same ones.
+    This gathers the pixels, which takes a fraction of the time of TensorFlow's
+    ImageProjectiveTransformV3 and gives the same ones.
 
     Args:
         image: uint8 [H, W, 3].
@@ -215,7 +223,8 @@ def sample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 def _nearest(places: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """1 … size for the pixels of an axis, 0 before them and size + 1 behind."""
-    # -0.5 goes down to -1, which is outside, and size - 0.5 up to size: the same as halves away from zero.
+    # -0.5 goes down to -1, which is outside, and size - 0.5 up to size: the same as halves away
+    # from zero.
     bounded = tf.raw_ops.ClipByValue(
         t=places, clip_value_min=tf.constant(-1.0), clip_value_max=tf.cast(size, tf.float32)
     )
@@ -286,7 +295,8 @@ def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
     y, x = tf.range(shape[0]), tf.range(shape[1])
     in_rows = tf.logical_and(y >= center[0] - half_size, y < center[0] + half_size)
     in_columns = tf.logical_and(x >= center[1] - half_size, x < center[1] + half_size)
-    # A band of rows with the square in it, then each row of the image or of the band: copies of whole rows are cheap.
+    # A band of rows with the square in it, then each row of the image or of the band: copies of
+    # whole rows are cheap.
     height = tf.minimum(2 * half_size, shape[0])
     first = tf.clip_by_value(center[0] - half_size, 0, shape[0] - height)
     band = _fill_columns(tf.slice(rows, [first, 0], [height, 3 * shape[1]]), in_columns)

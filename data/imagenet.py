@@ -6,9 +6,10 @@ or
     DIR/ILSVRC2012_img_val.tar         images named by number
     DIR/ILSVRC2012_devkit_t12.tar.gz   whose classes the validation images have
 
-`--labeled=DIR` and `--unlabeled=DIR` read the training images, `--test=DIR` the validation images, which are the papers' test set. The
-classes are the WordNet numbers in order, as in every released checkpoint. Images stay the files they are: the few CMYK JPEGs and the PNG
-that is called .JPEG among them are decoded by what they hold.
+`--labeled=DIR` and `--unlabeled=DIR` read the training images, `--test=DIR` the validation images,
+which are the papers' test set. The classes are the WordNet numbers in order, as in every released
+checkpoint. Images stay the files they are: the few CMYK JPEGs and the PNG that is called .JPEG
+among them are decoded by what they hold.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Label Studio's JSON: its export as a list of labels, and tasks with predictions for it to import.
 
-The formats are those of Label Studio's documentation, on the pages "Label Studio Task Format" (tasks
-with `annotations`) and "Import pre-annotated data into Label Studio" (tasks with `predictions`). A
-label is the one choice of a result of type `choices`. Images must be local files, which Label Studio
-serves as `/data/local-files/?d=PATH`.
+The formats are those of Label Studio's documentation, on the pages "Label Studio Task Format"
+(tasks with `annotations`) and "Import pre-annotated data into Label Studio" (tasks with
+`predictions`). A label is the one choice of a result of type `choices`. Images must be local files,
+which Label Studio serves as `/data/local-files/?d=PATH`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 1. A *perceptual hash* of 128 bits finds candidates fast. `data.duplicates` looks them up.
 2. *Thumbnails* of 16x16 grey levels must correlate.
-3. *Details*, 64x64 grey levels, are laid on each other: shifted, scaled and evened out in brightness.
-   What still differs must be spread over the picture, as the noise of compression is. A difference in
-   one place is another thing before the same background.
+3. *Details*, 64x64 grey levels, are laid on each other: shifted, scaled and evened out in
+   brightness. What still differs must be spread over the picture, as the noise of compression is. A
+   difference in one place is another thing before the same background.
 
 `./run_benchmarks.sh look_alikes` measures precision and recall. docs/data.md states the numbers.
 """
@@ -58,7 +58,8 @@ _PAIRS = 64
 def perceptual_hash(image: PIL.Image.Image) -> bytes:
     """128 bits: scaled down to 9x9, whether each of 8x8 grey levels is lighter than its left and its upper one ("difference hash").
 
-    Lighter means by more than `FLAT` levels, so that the noise of compression in a plain sky changes no bit.
+    Lighter means by more than `FLAT` levels, so that the noise of compression in a plain sky
+    changes no bit.
     """
     grey = scaled(image, 9).astype(np.int16)
     bits = np.stack(
@@ -169,7 +170,8 @@ def _aligned(ones: np.ndarray, others: np.ndarray, warp: np.ndarray) -> np.ndarr
     Args:
       ones: float32 [p, s, s].
       others: float32 [p, s, s].
-      warp: float32 [p, 4]: change of scale and shift of the rows, and of the columns, in halves of the side.
+      warp: float32 [p, 4]: change of scale and shift of the rows, and of the columns, in halves of
+        the side.
     """
     side = ones.shape[1]
     v, u = _grid(side)

@@ -61,8 +61,8 @@ class Manifest:
       extra: whatever else the writer wants known (JSON).
       digests: SHA-256 of each file, hexadecimal.
       trusted: whether readers take the shards as they are, without looking at `digests`.
-      beside: the images, where the shards hold labels alone; `records` then counts images with their
-        copies, as if the shards held them.
+      beside: the images, where the shards hold labels alone; `records` then counts images with
+        their copies, as if the shards held them.
     """
 
     directory: Path
@@ -135,7 +135,8 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
       expect: the kind that the caller can use, one of `KINDS`; None takes any.
 
     Raises:
-      InputError: no such directory, no manifest, an unreadable one, another kind, or a shard is missing.
+      InputError: no such directory, no manifest, an unreadable one, another kind, or a shard is
+        missing.
     """
     directory = Path(directory)
     path = directory / MANIFEST

@@ -1,8 +1,9 @@
 """MixUp and CutMix as pure functions of a key: options on labelled images, in no recipe of the papers.
 
-keras-cv has both as layers, which draw from TensorFlow's global generators: another mixture after every restart. So the arithmetic is
-here, and the tests compare it with those layers when they are dealt the same numbers. One thing differs: keras-cv weighs CutMix's labels
-by the box as drawn, and here the part of it that lies inside the image counts, as in Yun et al.'s code.
+keras-cv has both as layers, which draw from TensorFlow's global generators: another mixture after
+every restart. So the arithmetic is here, and the tests compare it with those layers when they are
+dealt the same numbers. One thing differs: keras-cv weighs CutMix's labels by the box as drawn, and
+here the part of it that lies inside the image counts, as in Yun et al.'s code.
 """
 
 from __future__ import annotations

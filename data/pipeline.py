@@ -1,14 +1,16 @@
 """From shards to batches, as a function of (seed, step).
 
-The order of the training examples is a permutation per epoch that is computed, not drawn from a shuffle buffer, so that
-a run which starts again at step s gets exactly the batches from s on and nothing has to be saved:
+The order of the training examples is a permutation per epoch that is computed, not drawn from a
+shuffle buffer, so that a run which starts again at step s gets exactly the batches from s on and
+nothing has to be saved:
 
-1. the shards of an epoch are permuted by (seed, epoch) and cut into windows of about `SHUFFLE_WINDOW` records;
+1. the shards of an epoch are permuted by (seed, epoch) and cut into windows of about
+`SHUFFLE_WINDOW` records;
 2. a window is read whole, sequentially, as encoded records, and permuted by (seed, epoch, window);
 3. example number i of the endless stream that results is augmented with the random key (seed, i).
 
-So every example comes exactly once an epoch, reading stays sequential, and memory is one window of encoded images (two
-while the next one is read). A batch may span two epochs; nothing is dropped.
+So every example comes exactly once an epoch, reading stays sequential, and memory is one window of
+encoded images (two while the next one is read). A batch may span two epochs; nothing is dropped.
 
 Where several hosts share out each batch, a host knows by the same integers which records of a
 window are its own, and by the shards' indexes where they stand. It reads those records only, in
@@ -42,10 +44,12 @@ PARALLEL_CALLS = os.cpu_count() or 1
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The data set without tf.data's autotuning; give it numbers of parallel calls and not `tf.data.AUTOTUNE`.
 
-    And each of its operations in one thread: images are prepared in parallel, so that splitting up one image's work only costs.
+    And each of its operations in one thread: images are prepared in parallel, so that splitting up
+    one image's work only costs.
 
-    Autotuning runs in a thread that sleeps for up to a minute, and in TF 2.15 the iterator's destructor may miss waking it: now and
-    then a training would hang for that minute after its last step.
+    Autotuning runs in a thread that sleeps for up to a minute, and in TF 2.15 the iterator's
+    destructor may miss waking it: now and then a training would hang for that minute after its last
+    step.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -126,7 +130,8 @@ def example_stream(
             whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
         size = tf.reduce_sum(tf.gather(sizes, ids))
         examples = whole.batch(size).get_single_element()  # fails where there are more
-        # A shard cut between two records looks whole; `training.fit` finds out which of these it is.
+        # A shard cut between two records looks whole; `training.fit` finds out which of these it
+        # is.
         fewer = ["fewer records than the manifest says in one of", paths]
         found = tf.shape(examples, tf.int64)[0]
         tf.debugging.Assert(found == size, fewer, summarize=-1)
@@ -163,7 +168,8 @@ def own_stream(
     Reads the index of each shard, and memory is the host's own part of a window.
 
     Raises:
-      tf.errors.OpError: while it is iterated over; an index or a record is damaged, or belongs to another shard.
+      tf.errors.OpError: while it is iterated over; an index or a record is damaged, or belongs to
+      another shard.
     """
     order = _Order.create(manifest, seed, window)
     first_window, skip = order.locate(start)
@@ -267,18 +273,22 @@ def train_batches(
       batch_size: images a step over all replicas.
       seed: of order and augmentation.
       start_step: number of finished steps.
-      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b, K), "strong" the same images once more.
+      targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b,
+        K), "strong" the same images once more.
       clean: in place of any target the same images without noise, prepared so for evaluation.
       augment: off gives the images without noise, as for evaluation.
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
-      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
-      mixup: α of MixUp, of "label" targets only, which become distributions float32 (b, K); partners are of the same replica.
+      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size /
+        replicas.
+      mixup: α of MixUp, of "label" targets only, which become distributions float32 (b, K);
+        partners are of the same replica.
       cutmix: α of CutMix, in the same way; see `data.mixing.mix`.
 
     Returns:
-      Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak view, strong view): the same crop and
-      flip of an image, first without RandAugment and cutout, then with them. With `clean` it is (noised view, clean image).
+      Dataset of (images float32 (b, S, S, 3) in 0–255, targets). With "strong" the pair is (weak
+      view, strong view): the same crop and flip of an image, first without RandAugment and cutout,
+      then with them. With `clean` it is (noised view, clean image).
     """
     share, start = Share(batch_size, *pipelines), start_step * batch_size
     if share.hosts == 1:
@@ -305,7 +315,9 @@ def train_batches(
             return train_pixels(encoded, key, preprocessing.weak()), image
         if (
             targets == "label"
-        ):  # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in silence
+            # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in
+            # silence
+        ):
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
@@ -380,12 +392,14 @@ def eval_batches(
       manifest: of a split directory.
       batch_size: images a step over all replicas.
       preprocessing: size of the images.
-      pipelines: (number of input pipelines, index of this one), one a worker; each has as many batches.
-      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size / replicas.
+      pipelines: (number of input pipelines, index of this one), one a worker; each has as many
+        batches.
+      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size /
+        replicas.
 
     Returns:
-      Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string (b,), `weight` float32 (b,),
-      which is 0 for the rows that fill up the last batch.
+      Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string
+      (b,), `weight` float32 (b,), which is 0 for the rows that fill up the last batch.
     """
 
     @unconverted
@@ -423,7 +437,8 @@ def distribute(
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """Hands `make((pipelines, index), replicas)`, a dataset of per-replica batches, to the strategy.
 
-    Replica r of a step gets the r-th batch, so the global batch is the same examples in the same order whatever the strategy.
+    Replica r of a step gets the r-th batch, so the global batch is the same examples in the same
+    order whatever the strategy.
     """
     return strategy.distribute_datasets_from_function(
         lambda context: make(

@@ -4,10 +4,12 @@
     ./run_prepare_data.sh --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
     ./run_prepare_data.sh --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
 
-docs/data.md has every format, and what each directory must look like. Leaves W/labeled, W/unlabeled, W/test and, where the config asks for
-one, W/validation, each a split directory (see `data.records`), and W/summary.json, last. W/config.json holds no more of the config than the
-seed and the section `data`, so that experiments which differ in anything else can share W. Unusable input is found before anything is
-written. After an interruption the same command begins again and ends with the same bytes.
+docs/data.md has every format, and what each directory must look like. Leaves W/labeled,
+W/unlabeled, W/test and, where the config asks for one, W/validation, each a split directory (see
+`data.records`), and W/summary.json, last. W/config.json holds no more of the config than the seed
+and the section `data`, so that experiments which differ in anything else can share W. Unusable
+input is found before anything is written. After an interruption the same command begins again and
+ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -172,7 +174,8 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
     """Writes the splits of `source` into `directory`.
 
     Returns:
-      The summary: `label_names`, `splits` (for each: images, shards, and images per class), and the source's facts.
+      The summary: `label_names`, `splits` (for each: images, shards, and images per class), and the
+      source's facts.
 
     Raises:
       InputError: an image cannot be read any more, or a label is out of range.
@@ -206,7 +209,8 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             kind="labeled" if with_labels else "unlabeled",
             label_names=source.label_names if with_labels else (),
             label_offset=data.label_offset if with_labels else 0,
-            # Which images a subset consists of; the list is filled while the examples are written, and the manifest is written last.
+            # Which images a subset consists of; the list is filled while the examples are written,
+            # and the manifest is written last.
             extra={"source": data.source}
             if chosen is None
             else {"source": data.source, "keys": chosen},
@@ -273,7 +277,8 @@ class PseudoLabeled:
         """Those of `config.data.pseudo_labeled`, without those `held_out`.
 
         Raises:
-          InputError: there are none; a record has no distribution over `num_classes` classes, or an image that cannot be decoded.
+          InputError: there are none; a record has no distribution over `num_classes` classes, or an
+            image that cannot be decoded.
         """
         request = sources.Request(
             data.pseudo_labeled, "pseudo_labeled", on_error=data.on_error, num_classes=num_classes

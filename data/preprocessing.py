@@ -2,12 +2,14 @@
 
 Two styles:
 
-- ``imagenet``: the pipeline of EfficientNet and Noisy Student. Training takes a random crop (Szegedy et al. 2015), evaluation the
-  central square; both are resized to S×S.
-- ``small``: the pipeline for images of the network's own size (digits, SVHN, CIFAR): no crop but that of a padded image.
+- ``imagenet``: the pipeline of EfficientNet and Noisy Student. Training takes a random crop
+  (Szegedy et al. 2015), evaluation the central square; both are resized to S×S.
+- ``small``: the pipeline for images of the network's own size (digits, SVHN, CIFAR): no crop but
+  that of a padded image.
 
-Pixels stay in 0–255; the network subtracts its mean and divides by its standard deviation itself. Everything random is a function of the
-example's seed, so that a run that starts again sees the same pixels.
+Pixels stay in 0–255; the network subtracts its mean and divides by its standard deviation itself.
+Everything random is a function of the example's seed, so that a run that starts again sees the same
+pixels.
 """
 
 from __future__ import annotations
@@ -44,12 +46,14 @@ class Preprocessing:
         mean, std: of the three channels in 0–255 units; applied inside the network.
         flip: mirror left-right with probability 0.5.
         pad: pixels of mirrored border from which a random S×S crop is taken (small style; 0 = off).
-        randaugment_table: "noisy_student", "meta_pseudo_labels", or "autoaugment_v0", which is AutoAugment instead: of what follows
-            it knows only the mode, and 0 layers turn it off.
-        randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode, translate_const, cutout_const: see
-            ``randaugment.rand_augment``.
-        extra_cutout: half of the side of a square that is cut out of every image, in pixels (small style; 0 = off).
-        crop_padding: P, see ``central_box`` (imagenet style): without noise the central S / (S + P) of the short side is seen.
+        randaugment_table: "noisy_student", "meta_pseudo_labels", or "autoaugment_v0", which is
+            AutoAugment instead: of what follows it knows only the mode, and 0 layers turn it off.
+        randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode,
+            translate_const, cutout_const: see ``randaugment.rand_augment``.
+        extra_cutout: half of the side of a square that is cut out of every image, in pixels (small
+          style; 0 = off).
+        crop_padding: P, see ``central_box`` (imagenet style): without noise the central S / (S + P)
+          of the short side is seen.
     """
 
     image_size: int
@@ -114,9 +118,9 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         encoded: string scalar.
 
     Returns:
-        uint8 [H, W, 3]. Grey images get three equal channels. Transparency is composed over white, see ``data.transparency``. 16-bit values
-        keep their upper 8 bits. TensorFlow does not follow the palette of an 8-bit BMP: such a file is read as if its indices were grey
-        levels.
+        uint8 [H, W, 3]. Grey images get three equal channels. Transparency is composed over white,
+        see ``data.transparency``. 16-bit values keep their upper 8 bits. TensorFlow does not follow
+        the palette of an 8-bit BMP: such a file is read as if its indices were grey levels.
 
     Raises:
         tf.errors.InvalidArgumentError: not an image of these formats, or a damaged one.
@@ -129,8 +133,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """Bicubic to float32 [S, S, 3]; values may pass 0 and 255 a little. An image of that size keeps its values exactly.
 
-    The sampling is TensorFlow 1's (pixel corners, not centres), which the released checkpoints were trained with; ``tf.image.resize``
-    has none like it.
+    The sampling is TensorFlow 1's (pixel corners, not centres), which the released checkpoints were
+    trained with; ``tf.image.resize`` has none like it.
     """
     resized = tf.raw_ops.ResizeBicubic(
         images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False
@@ -212,8 +216,9 @@ def decode_random_box(
     """Decodes a random box, see `random_box`, of an encoded image: uint8 [h, w, 3]."""
 
     def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        # A quarter faster than decoding everything. The outermost pixels may differ a little: their colour is interpolated without
-        # the neighbours outside the box. Evaluation therefore does not do this.
+        # A quarter faster than decoding everything. The outermost pixels may differ a little: their
+        # colour is interpolated without the neighbours outside the box. Evaluation therefore does
+        # not do this.
         box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed, padding)
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
 
@@ -261,10 +266,12 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessin
     Args:
         encoded: string scalar, see ``decode``.
         seed: int32 or int64 [2], of this example in this epoch; all noise follows from it.
-        preprocessing: the settings. In the small style with all noise off the result is ``eval_image``'s.
+        preprocessing: the settings. In the small style with all noise off the result is
+          ``eval_image``'s.
 
     Returns:
-        float32 [S, S, 3] in 0–255 (without RandAugment, bicubic resizing may pass both ends a little).
+        float32 [S, S, 3] in 0–255 (without RandAugment, bicubic resizing may pass both ends a
+        little).
     """
     return tf.cast(train_pixels(encoded, seed, preprocessing), tf.float32)
 

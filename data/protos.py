@@ -1,9 +1,11 @@
 """The `tf.train.Example`s of the project: images with their labels, and a model's predictions for them.
 
-An image's features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled ones, so those are read as they are:
+An image's features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled
+ones, so those are read as they are:
 
     image/encoded        bytes    the image file
-    image/key            bytes    stable name of the image (ours); predictions join images by it, never by position
+    image/key            bytes    stable name of the image (ours); predictions join images by it,
+    never by position
     image/class/label    int64    the stored label = class + `label_offset` (1 in ImageNet's shards)
     probabilities        float[K] a pseudo-label's distribution
     label                int64    its most probable class, from 0
@@ -48,7 +50,8 @@ def make_example(
       encoded: the image file.
       key: stable name of the image.
       label: the label to store, `label_offset` included; None where unknown.
-      probabilities: a pseudo-label's distribution, float [K]; its top class and probability are stored beside it.
+      probabilities: a pseudo-label's distribution, float [K]; its top class and probability are
+        stored beside it.
     """
     features = {"image/encoded": _bytes(encoded), "image/key": _bytes(key.encode("utf-8"))}
     if label is not None:
@@ -61,8 +64,8 @@ def make_example(
 def make_label(position: int, copies: int, probabilities: np.ndarray) -> bytes:
     """A pseudo-label that stands beside its image, as a serialized `tf.train.Example`.
 
-    Put after the image's own record, it makes the record of `make_example` with `probabilities`, and two
-    features more: Protocol Buffers merge messages that follow each other.
+    Put after the image's own record, it makes the record of `make_example` with `probabilities`,
+    and two features more: Protocol Buffers merge messages that follow each other.
 
     Args:
       position: of the image's record in its shard, from 0.
@@ -87,8 +90,9 @@ def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.
       label_offset: the manifest's; taken off `image/class/label` (a pseudo-label has none).
 
     Returns:
-      `image/encoded` and `image/key` (string scalars; "" where there is no key), `label` (int64 scalar: the pseudo-label where there is
-      one, else the class counted from 0, −1 where unknown), `probabilities` (float32, [K], or [0] where there are none).
+      `image/encoded` and `image/key` (string scalars; "" where there is no key), `label` (int64
+      scalar: the pseudo-label where there is one, else the class counted from 0, −1 where unknown),
+      `probabilities` (float32, [K], or [0] where there are none).
     """
     parsed = tf.io.parse_single_example(
         serialized,
@@ -133,8 +137,8 @@ def make_prediction(key: str, probabilities: np.ndarray, top_k: int) -> bytes:
     Args:
       key: the image's.
       probabilities: float [K], summing to 1.
-      top_k: how many classes to store, the most probable ones; what they leave of 1 is spread evenly over the others when read.
-        0 (or K and more) stores all as float16, 2·K bytes.
+      top_k: how many classes to store, the most probable ones; what they leave of 1 is spread
+        evenly over the others when read. 0 (or K and more) stores all as float16, 2·K bytes.
     """
     values = _distribution(probabilities)  # (K,)
     features = {"image/key": _bytes(key.encode("utf-8"))}

@@ -1,7 +1,8 @@
 """RandAugment as a function of a seed: N operations drawn uniformly, each applied at one fixed magnitude M.
 
-Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space", section 3; the
-list of 16 operations and the meaning of M are those of the Noisy Student release. With L = M / 10, the arguments are:
+Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search
+space", section 3; the list of 16 operations and the meaning of M are those of the Noisy Student
+release. With L = M / 10, the arguments are:
 
 | operation                            | ``reference`` (the release)             | ``monotone``                                |
 |--------------------------------------|-----------------------------------------|---------------------------------------------|
@@ -19,12 +20,13 @@ list of 16 operations and the meaning of M are those of the Noisy Student releas
 
 "±" and "or": one of the two with probability 0.5. C is ``translate_const``, c is ``cutout_const``.
 
-``reference`` repeats the release's arithmetic, so that its magnitudes mean what they meant there: the wrapped Solarize threshold, the
-Posterize shift beyond its range, the "mean" of Contrast that is the image's area / 256, and casts that truncate. One thing is
-exact that was not: Sharpness divides whole sums. The release's float convolution, whose result depends on the machine, may fall one
-grey level short where the quotient is a whole number, which the blend multiplies by |1 − factor|: up to 4 levels at M = 27.
-``monotone`` is what a reader of the paper expects: nothing happens at M = 0, and a larger M never does less. Its operations are
-`data.image_ops`' own, which agree with PIL's.
+``reference`` repeats the release's arithmetic, so that its magnitudes mean what they meant there:
+the wrapped Solarize threshold, the Posterize shift beyond its range, the "mean" of Contrast that is
+the image's area / 256, and casts that truncate. One thing is exact that was not: Sharpness divides
+whole sums. The release's float convolution, whose result depends on the machine, may fall one grey
+level short where the quotient is a whole number, which the blend multiplies by |1 − factor|: up to
+4 levels at M = 27. ``monotone`` is what a reader of the paper expects: nothing happens at M = 0,
+and a larger M never does less. Its operations are `data.image_ops`' own, which agree with PIL's.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def _release_color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
 
 
 def _release_contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    # The release sums the histogram's counts, not its levels: what it takes for the mean is the image's area / 256.
+    # The release sums the histogram's counts, not its levels: what it takes for the mean is the
+    # image's area / 256.
     shape = tf.shape(image)
     return blend(tf.minimum(shape[0] * shape[1] // 256, 255), image, factor)
 
@@ -96,7 +99,8 @@ def arguments(
     """What each operation gets at magnitude M: the module's table as numbers.
 
     Returns:
-        For each name: () for an operation without argument, one value, or two of which one is drawn with probability 0.5.
+        For each name: () for an operation without argument, one value, or two of which one is drawn
+        with probability 0.5.
     """
     level = magnitude / 10.0
     moves = {
@@ -138,7 +142,8 @@ class Table:
 
     Attributes:
         ops: names from ``OPS``.
-        probability: range from which one probability is drawn for each image; every operation drawn for it is applied with that one.
+        probability: range from which one probability is drawn for each image; every operation drawn
+          for it is applied with that one.
     """
 
     ops: tuple[str, ...]
@@ -185,8 +190,9 @@ def switch(
 ) -> Callable[..., tf.Tensor]:
     """A function that maps an index and inputs like ``inputs`` to ``branches[index](*inputs)``, which is like ``output``.
 
-    In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each of them is visited to learn that
-    it has nothing to do: for 16×16 pixels that takes as long as the work itself. The functional form calls one branch.
+    In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each
+    of them is visited to learn that it has nothing to do: for 16×16 pixels that takes as long as
+    the work itself. The functional form calls one branch.
     """
     if tf.executing_eagerly():
         return lambda index, *values: branches[int(index)](*values)
@@ -215,7 +221,8 @@ def operation(
 ) -> Callable[..., tf.Tensor]:
     """``(image, draw) -> image``: one operation at one magnitude.
 
-    ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two, its last two are Cutout's centre.
+    ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two,
+    its last two are Cutout's centre.
     """
     function = _MODE_OPS[mode][name]
     values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[
@@ -271,7 +278,8 @@ def rand_augment(
         return image
     names = tuple(ops) or TABLES[table].ops
     branches = [operation(name, magnitude, mode, translate_const, cutout_const) for name in names]
-    # One draw for everything: columns are the operation, which of its two arguments, Cutout's row and column.
+    # One draw for everything: columns are the operation, which of its two arguments, Cutout's row
+    # and column.
     draws = uniform([num_layers, 4], seed)
     numbers = tf.cast(draws[:, 0] * len(names), tf.int32)  # (N,)
     low, high = TABLES[table].probability

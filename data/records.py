@@ -1,7 +1,7 @@
 """Training records: `tf.train.Example`s in TFRecord shards.
 
-A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last: where there is a manifest, the split
-is whole. `data.protos` says what a record holds.
+A *split directory* holds the shards `NAME-%05d-of-%05d` and `manifest.json`, which is written last:
+where there is a manifest, the split is whole. `data.protos` says what a record holds.
 
 Beside each shard of a split stands its index (`data.index`). Every record carries two CRC-32C sums,
 which `read_shard` checks. The manifest has each shard's number of records and SHA-256, which
@@ -40,8 +40,8 @@ MAX_SHARDS = 16_384
 def num_shards_for(num_records: int) -> int:
     """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 16,384.
 
-    A training holds two windows of shuffled records, each at least a shard, in memory: so shards grow with
-    the split only above 32.8 million records.
+    A training holds two windows of shuffled records, each at least a shard, in memory: so shards
+    grow with the split only above 32.8 million records.
     """
     return max(1, min(MAX_SHARDS, -(-num_records // RECORDS_PER_SHARD)))
 
@@ -57,7 +57,8 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
     Args:
       path: of the file.
       records: what it is to hold.
-      index: write its index beside it, after it; see `data.index`. Training on several hosts reads by it.
+      index: write its index beside it, after it; see `data.index`. Training on several hosts reads
+        by it.
 
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
@@ -107,13 +108,15 @@ def read_shard(
 
     Args:
       path: the file.
-      on_error: "fail" raises at the first bad record; "skip" leaves out the rest of the file, since past a bad record nothing tells where
-        the next one begins.
+      on_error: "fail" raises at the first bad record; "skip" leaves out the rest of the file, since
+        past a bad record nothing tells where the next one begins.
       problems: where "skip" notes what it left out.
-      num_records: how many the manifest promises. Only so is a file that was cut between two records noticed.
+      num_records: how many the manifest promises. Only so is a file that was cut between two
+        records noticed.
 
     Raises:
-      InputError: no such file; or, with "fail", a truncated, corrupt or unreadable record, or not `num_records` of them.
+      InputError: no such file; or, with "fail", a truncated, corrupt or unreadable record, or not
+        `num_records` of them.
     """
     if on_error not in ("fail", "skip"):
         raise InputError(f"on_error is {on_error!r}; it can be fail or skip")
@@ -128,7 +131,8 @@ def read_shard(
         try:
             record = next(records)
         except StopIteration:
-            # TensorFlow's reader takes a tail shorter than a record's 12-byte header for the end of the file.
+            # TensorFlow's reader takes a tail shorter than a record's 12-byte header for the end of
+            # the file.
             if count == impossible:
                 problem = f"{path}: record {count} (counting from 0) is corrupt"
             elif position != Path(path).stat().st_size:
@@ -170,7 +174,8 @@ def write_split(
 ) -> Manifest:
     """Writes a split directory: shard i of S gets the records [i·N/S, (i+1)·N/S), in order, and the manifest comes last.
 
-    Shards of an unfinished earlier run are written again, not trusted: nothing in them proves that they hold these very examples.
+    Shards of an unfinished earlier run are written again, not trusted: nothing in them proves that
+    they hold these very examples.
 
     Args:
       directory: made where missing; files of an earlier attempt at the same split are removed.

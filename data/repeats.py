@@ -1,8 +1,8 @@
 """Settles what becomes of repeated images: among the labelled ones, under another class, in the test.
 
 Of users' own labelled images:
-1. One picture under two classes is an error, or all its images are left out. Identical images decide.
-   Images that only look alike may differ in what matters, so they are counted and told.
+1. One picture under two classes is an error, or all its images are left out. Identical images
+   decide. Images that only look alike may differ in what matters, so they are counted and told.
 2. Labelled images that are also test images, or look like one, are left out of training.
 3. What repeats among the labelled images is grouped, so that `data.draws` keeps it on one side.
 
@@ -46,8 +46,8 @@ def settle(
       data: `config.data`.
 
     Raises:
-      InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labelled images
-        look like test images.
+      InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labelled
+        images look like test images.
     """
     if published(data.labeled, data):
         return labeled, test, {"repeated_in_benchmark": _counted(labeled, test)}

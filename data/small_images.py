@@ -1,10 +1,12 @@
 """Formats of collections: CIFAR-10 and SVHN, from their original files.
 
-    cifar10:DIR   DIR/cifar-10-python.tar.gz            --labeled: 50,000 training images; --test: 10,000
+    cifar10:DIR   DIR/cifar-10-python.tar.gz            --labeled: 50,000 training images; --test:
+    10,000
     svhn:DIR      DIR/train_32x32.mat, test_32x32.mat   --labeled: 73,257; --test: 26,032
                   DIR/extra_32x32.mat                   --unlabeled: 531,131
 
-The images are 32x32 pixels and are held in memory, 3 kB each (SVHN's extra images 1.6 GB); they become PNG files when they are written.
+The images are 32x32 pixels and are held in memory, 3 kB each (SVHN's extra images 1.6 GB); they
+become PNG files when they are written.
 """
 
 from __future__ import annotations

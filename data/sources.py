@@ -1,8 +1,9 @@
 """What a data set offers to `data.prepare`: label names, and splits of images.
 
-Two layers. A *collection* is the images of one role as some format keeps them: a folder, TFRecords, tar archives, a TFDS data set. Their
-locations are written `[FORMAT:]PATH`, one each for `--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is what they
-become once they are checked and split (`data.splits`).
+Two layers. A *collection* is the images of one role as some format keeps them: a folder, TFRecords,
+tar archives, a TFDS data set. Their locations are written `[FORMAT:]PATH`, one each for
+`--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is what they become once
+they are checked and split (`data.splits`).
 
 To add a format, write a function `Request -> Collection` and name it in `data.settings.FORMATS`.
 """
@@ -59,7 +60,8 @@ class Image:
 class Split(Protocol):
     """Images in the order in which they are to be written: mixed by the seed, so that no shard is all one class or one domain.
 
-    They are read while one iterates, in bounded memory, and the same ones come in the same order every time.
+    They are read while one iterates, in bounded memory, and the same ones come in the same order
+    every time.
     """
 
     def __len__(self) -> int: ...
@@ -70,8 +72,8 @@ class Split(Protocol):
 class Source(Protocol):
     """A data set that is known to be usable: whatever can be wrong with the input was found when it was opened.
 
-    Its images and their splits are a function of the input and of `config.seed`; the test split of `config.data.test_seed` alone, so that
-    results of several seeds are about the same images.
+    Its images and their splits are a function of the input and of `config.seed`; the test split of
+    `config.data.test_seed` alone, so that results of several seeds are about the same images.
     """
 
     @property
@@ -106,9 +108,11 @@ class Collection(Protocol):
     Attributes:
       label_names: name of each class, in order; () where unknown.
       labels: int32 [n], −1 where unknown.
-      scattered: whether the images may be read in any order at no great cost; otherwise they are read in ascending order.
+      scattered: whether the images may be read in any order at no great cost; otherwise they are
+        read in ascending order.
       ignored: what lies there and is no image: how many by kind.
-      problems: what could not even be listed (`file`, `why`), where `config.data.on_error` is "skip".
+      problems: what could not even be listed (`file`, `why`), where `config.data.on_error` is
+        "skip".
     """
 
     label_names: tuple[str, ...]
@@ -136,7 +140,8 @@ class Request:
 
     Attributes:
       location: what the flag says after `FORMAT:`.
-      role: "labeled", "unlabeled" or "test", or "pseudo_labeled" of TFRecords; its flag is `--ROLE`.
+      role: "labeled", "unlabeled" or "test", or "pseudo_labeled" of TFRecords; its flag is
+        `--ROLE`.
       label_offset: stored label minus class, where the format stores labels of the user's own.
       on_error: "fail" or "skip"; see `Collection.problems`.
       num_classes: that a pseudo-label must be over.
@@ -332,7 +337,8 @@ def read_at(path: str, offset: int, size: int) -> bytes:
         return f.read(size)
 
 
-# Random choices. `purpose` keeps the draws of one seed apart, so that a change of one split leaves the others alone.
+# Random choices. `purpose` keeps the draws of one seed apart, so that a change of one split leaves
+# the others alone.
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:

@@ -1,19 +1,22 @@
 """From collections to a source: every image examined, the labelled ones split, held-out ones taken out of the unlabelled.
 
-1. `test` is its own collection, or `test_fraction` of each labelled class, drawn by `test_seed`: the same for every `seed`.
-2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn by `seed` (Meta Pseudo Labels holds out
-   25,000 of ImageNet).
-3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100, ImageNet-10 % 128. None takes all.
-4. With `fold`, one of `folds` parts of what step 3 chose takes the place of the validation split: cross-fitting
-   (`workflow/crossfit.py`). The images of step 2 are then in no split.
-5. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest` that step 3 left, or `all` but those held
-   out, as `labeled_as_unlabeled` says. What steps 1, 2 and 4 hold out is left out of them, by content: both papers keep the evaluation's
-   images out of the unlabelled ones.
+1. `test` is its own collection, or `test_fraction` of each labelled class, drawn by `test_seed`:
+the same for every `seed`.
+2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn
+   by `seed` (Meta Pseudo Labels holds out 25,000 of ImageNet).
+3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100,
+ImageNet-10 % 128. None takes all.
+4. With `fold`, one of `folds` parts of what step 3 chose takes the place of the validation split:
+   cross-fitting (`workflow/crossfit.py`). The images of step 2 are then in no split.
+5. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest`
+   that step 3 left, or `all` but those held out, as `labeled_as_unlabeled` says. What steps 1, 2
+   and 4 hold out is left out of them, by content: both papers keep the evaluation's images out of
+   the unlabelled ones.
 
 Labels that a person corrected count from the beginning (`data.corrections`).
 
-Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats` says what becomes of labelled images that
-are in the test, or under two classes.
+Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats` says
+what becomes of labelled images that are in the test, or under two classes.
 """
 
 from __future__ import annotations
@@ -109,7 +112,8 @@ def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
     """Lists the collections of `config.data` by role, and reads no image; the test's labels are numbered as the labeled ones.
 
     Raises:
-      InputError: a collection cannot be listed; fewer than two classes; labels or keys that cannot be right.
+      InputError: a collection cannot be listed; fewer than two classes; labels or keys that cannot
+        be right.
     """
     data = config.data
     _check_config(data)
@@ -132,8 +136,9 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     """Opens, examines and splits the collections of `config.data`; see the module's text.
 
     Raises:
-      InputError: a collection cannot be read; fewer than two classes; labels or keys that cannot be right; a class too small; an image
-        that cannot be decoded (with `config.data.on_error` = "skip" it is left out and listed in `facts`).
+      InputError: a collection cannot be read; fewer than two classes; labels or keys that cannot be
+        right; a class too small; an image that cannot be decoded (with `config.data.on_error` =
+        "skip" it is left out and listed in `facts`).
     """
     return split_listed(config, listed(config))
 

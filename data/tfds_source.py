@@ -3,8 +3,8 @@
     tfds:NAME/SPLIT            tfds:cifar10/train, tfds:imagenet2012/validation
     tfds:NAME/CONFIG/SPLIT     tfds:imagenet_resized/32x32/train
 
-The data set must be prepared already, in TFDS's own folder (`TFDS_DATA_DIR`): this stage downloads nothing. Images are
-read as the files that TFDS keeps, in its order, which mixes the classes.
+The data set must be prepared already, in TFDS's own folder (`TFDS_DATA_DIR`): this stage downloads
+nothing. Images are read as the files that TFDS keeps, in its order, which mixes the classes.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def open_tfds(request: Request) -> TfdsImages:
     """Opens a prepared TFDS data set.
 
     Raises:
-      InputError: there is none of that name or split, it is not prepared, or it is not one of images with a class each.
+      InputError: there is none of that name or split, it is not prepared, or it is not one of
+        images with a class each.
     """
     name, slash, split = request.location.rpartition("/")
     if not slash:

@@ -2,10 +2,12 @@
 
     tfrecord:DIR, tfrecord:FILE, 'tfrecord:DIR/train-*'
 
-ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, a pool that has nothing but `image/encoded`: read as they are.
-`image/class/label` (minus the label offset) is the class, `image/class/synset` or `image/class/text` its name, `image/key` or
-`image/filename` the key; without one, or where two of these file names are the same, the key is FILE/NUMBER, the record's number in its
-file. Records are located once, by a pass that checks their CRCs; 20 bytes each are held in memory.
+ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, a pool that has
+nothing but `image/encoded`: read as they are. `image/class/label` (minus the label offset) is the
+class, `image/class/synset` or `image/class/text` its name, `image/key` or `image/filename` the key;
+without one, or where two of these file names are the same, the key is FILE/NUMBER, the record's
+number in its file. Records are located once, by a pass that checks their CRCs; 20 bytes each are
+held in memory.
 """
 
 from __future__ import annotations
@@ -158,7 +160,8 @@ def open_records(request: Request) -> RecordImages:
     """Lists TFRecords.
 
     Raises:
-      InputError: there are none; a record is corrupt or has no image or, where it needs one, no label or pseudo-label in range.
+      InputError: there are none; a record is corrupt or has no image or, where it needs one, no
+        label or pseudo-label in range.
     """
     return RecordImages(request, find_files(request, TFRECORD_FILES, "TFRecord files"))
 

@@ -1,6 +1,7 @@
 """EfficientNet as Keras models: the networks of Noisy Student and of Meta Pseudo Labels' large runs.
 
-`architectures.py` holds the table of variants and the rules that scale them; `model.py` builds the networks.
+`architectures.py` holds the table of variants and the rules that scale them; `model.py` builds the
+networks.
 """
 
 from typing import TYPE_CHECKING

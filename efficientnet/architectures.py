@@ -1,17 +1,16 @@
 """The EfficientNet family as tables: the variants, the baseline's seven stages, and the rules that scale them.
 
-Pure Python, no TensorFlow: everything a builder, a weight importer or a parameter count needs to know about the
-layers of a variant is the tuple of :class:`Block` that :func:`blocks` returns.
+Pure Python, no TensorFlow: everything a builder, a weight importer or a parameter count needs to
+know about the layers of a variant is the tuple of :class:`Block` that :func:`blocks` returns.
 
 Sources:
-    Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019 (the baseline:
-    Table 1, with the strides of stages 4 and 5 as in the authors' code; the published table has them swapped).
-    The authors' code, github.com/tensorflow/tpu, models/official/efficientnet (coefficients of b0-b8 and l2, rounding,
-    survival probability).
-    Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020, first arXiv version,
-    Table 7 (l0, l1, l2).
-    Pham et al., "Meta Pseudo Labels", CVPR 2021 (b6_wide).
-    The authors' code, models/official/efficientnet/lite (lite0-lite4).
+    Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
+    2019 (the baseline: Table 1, with the strides of stages 4 and 5 as in the authors' code; the
+    published table has them swapped). The authors' code, github.com/tensorflow/tpu,
+    models/official/efficientnet (coefficients of b0-b8 and l2, rounding, survival probability). Xie
+    et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020, first
+    arXiv version, Table 7 (l0, l1, l2). Pham et al., "Meta Pseudo Labels", CVPR 2021 (b6_wide). The
+    authors' code, models/official/efficientnet/lite (lite0-lite4).
 """
 
 from __future__ import annotations
@@ -56,14 +55,17 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "b6": Architecture(1.8, 2.6, 528, 0.5),
         "b7": Architecture(2.0, 3.1, 600, 0.5),
         "b8": Architecture(2.2, 3.6, 672, 0.5),
-        # Noisy Student, first arXiv version, Table 7: trained at 380, tested (after fine-tuning) at 600.
+        # Noisy Student, first arXiv version, Table 7: trained at 380, tested (after fine-tuning) at
+        # 600.
         "l0": Architecture(2.8, 3.7, 380, 0.5),
         "l1": Architecture(3.9, 3.7, 380, 0.5),
-        # Trained at 475, then fine-tuned and tested at 800: one network, two published sets of weights.
+        # Trained at 475, then fine-tuned and tested at 800: one network, two published sets of
+        # weights.
         "l2": Architecture(4.3, 5.3, 800, 0.5),
         "l2_475": Architecture(4.3, 5.3, 475, 0.5),
-        # Meta Pseudo Labels: b6 with its width raised to 5.0. The paper's 390M parameters do not follow from these
-        # coefficients under the family's rounding, which gives 316.6M; no public code has the model.
+        # Meta Pseudo Labels: b6 with its width raised to 5.0. The paper's 390M parameters do not
+        # follow from these coefficients under the family's rounding, which gives 316.6M; no public
+        # code has the model.
         "b6_wide": Architecture(5.0, 2.6, 512, 0.5),
         # The authors' code, lite/efficientnet_lite_builder.py.
         "lite0": Architecture(1.0, 1.0, 224, 0.2, lite=True),
@@ -75,9 +77,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 )
 """The variants by name.
 
-Sources: b0-b8, l2, l2_475: the authors' code (``efficientnet_builder.py``). l0, l1: Noisy Student, first arXiv version,
-Table 7. b6_wide: Meta Pseudo Labels, section on large-scale experiments; under-specified, see the comment beside it.
-lite0-lite4: the authors' code (``lite/efficientnet_lite_builder.py``).
+Sources: b0-b8, l2, l2_475: the authors' code (``efficientnet_builder.py``). l0, l1: Noisy Student,
+first arXiv version,
+Table 7. b6_wide: Meta Pseudo Labels, section on large-scale experiments; under-specified, see the
+comment beside it. lite0-lite4: the authors' code (``lite/efficientnet_lite_builder.py``).
 """
 
 
@@ -119,7 +122,8 @@ SQUEEZE_RATIO = 0.25
 def round_filters(filters: int, width: float) -> int:
     """Scales a number of channels and rounds it to a multiple of 8, never more than 10 % down.
 
-    Source: the authors' code, ``efficientnet_model.py``, ``round_filters`` with its default divisor 8.
+    Source: the authors' code, ``efficientnet_model.py``, ``round_filters`` with its default divisor
+      8.
 
     Args:
         filters: channels of the baseline.
@@ -197,14 +201,15 @@ def blocks(
 ) -> tuple[Block, ...]:
     """Lays out every block of a variant.
 
-    Block b of N (b from 0) survives with probability ``p_b = 1 - (1 - survival_probability) * b / N``: the first block
-    always, the last almost as rarely as ``survival_probability``. N is the number of blocks of the *scaled* network; taking
-    the baseline's 16 instead would drop the deep variants' last blocks far too often. A skip exists where stride
-    is 1 and the channels stay the same; only there is anything dropped.
+    Block b of N (b from 0) survives with probability ``p_b = 1 - (1 - survival_probability) * b /
+    N``: the first block always, the last almost as rarely as ``survival_probability``. N is the
+    number of blocks of the *scaled* network; taking the baseline's 16 instead would drop the deep
+    variants' last blocks far too often. A skip exists where stride is 1 and the channels stay the
+    same; only there is anything dropped.
 
-    Sources: stage table and rounding as above; survival probability: Huang et al., "Deep Networks with Stochastic Depth", ECCV
-    2016, eq. 4, in the form of the authors' ``efficientnet_model.py``. The squeeze is a quarter of the block's *input*
-    channels, before expansion (same file).
+    Sources: stage table and rounding as above; survival probability: Huang et al., "Deep Networks
+    with Stochastic Depth", ECCV 2016, eq. 4, in the form of the authors' ``efficientnet_model.py``.
+    The squeeze is a quarter of the block's *input* channels, before expansion (same file).
 
     Args:
         width: width coefficient, above 0.
@@ -272,10 +277,12 @@ def count_parameters(
         depth: depth coefficient, above 0.
         num_classes: outputs of the classifier.
         lite: see :class:`Architecture`.
-        frozen_blocks: first blocks whose parameters are not counted, and with them the stem's; 0: all are counted.
+        frozen_blocks: first blocks whose parameters are not counted, and with them the stem's; 0:
+          all are counted.
 
     Returns:
-        Trainable parameters (the number that papers print), and entries of batch normalisation's moving averages.
+        Trainable parameters (the number that papers print), and entries of batch normalisation's
+        moving averages.
     """
     stem, head = stem_and_head(width, lite)
     layout = blocks(width, depth, lite=lite)
@@ -313,13 +320,14 @@ def count_activations(
         image_size: side of the square input in pixels.
         stem_stride: 1 or 2.
         strides: one stride (1 or 2) a stage.
-        rematerialize: of the blocks only the inputs are kept, and one block at a time, here the largest, is computed again.
+        rematerialize: of the blocks only the inputs are kept, and one block at a time, here the
+          largest, is computed again.
         lite: see :class:`Architecture`.
         frozen_blocks: first blocks that are fixed, and the stem with them: nothing of them is kept.
 
     Returns:
-        Numbers (not bytes): three for each entry of a map that is normalised and activated, two for one that is only normalised, one more
-        for each gated by squeeze and excitation.
+        Numbers (not bytes): three for each entry of a map that is normalised and activated, two for
+        one that is only normalised, one more for each gated by squeeze and excitation.
     """
     side = -(-image_size // stem_stride)
     stem, head = stem_and_head(width, lite)
@@ -391,7 +399,8 @@ def activations(
 def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -> int:
     """Counts the multiplications, each with an addition, of one image's forward pass.
 
-    Convolutions, squeeze-and-excitation and the classifier count; normalisation and activation do not.
+    Convolutions, squeeze-and-excitation and the classifier count; normalisation and activation do
+    not.
 
     Args:
         model: a recipe's `model`.

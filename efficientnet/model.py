@@ -1,11 +1,13 @@
 """EfficientNet as a functional Keras model.
 
-The arithmetic and the layer names are those of ``tf.keras.applications.EfficientNetB0`` to ``B7``, so that weights travel by
-layer name; what differs is what semi-supervised training needs: every variant up to L2, noise that belongs to the
-example (:mod:`nets.noise`), synchronised batch normalisation that survives saving, initial weights that are a
-function of a seed, small-image strides, logits as the output, and normalisation without weights of its own.
+The arithmetic and the layer names are those of ``tf.keras.applications.EfficientNetB0`` to ``B7``,
+so that weights travel by layer name; what differs is what semi-supervised training needs: every
+variant up to L2, noise that belongs to the example (:mod:`nets.noise`), synchronised batch
+normalisation that survives saving, initial weights that are a function of a seed, small-image
+strides, logits as the output, and normalisation without weights of its own.
 
-Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu, models/official/efficientnet).
+Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu,
+models/official/efficientnet).
 """
 
 from __future__ import annotations
@@ -49,14 +51,14 @@ def EfficientNet(
 ) -> tf.keras.Model:
     """Builds one variant.
 
-    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a mixed-precision policy (the
-    global one at the time of the call). Its layer ``avg_pool`` gives the pooled features (B, C), its layer
-    ``top_activation`` the last feature map.
+    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
+    mixed-precision policy (the global one at the time of the call). Its layer ``avg_pool`` gives
+    the pooled features (B, C), its layer ``top_activation`` the last feature map.
 
     For images of about 32 pixels ``strides=SMALL_IMAGE_STRIDES`` leaves a 4x4 map, as in the Noisy
-    Student release's SVHN model. With ``stem_stride=1`` the same strides take 16 pixels to a 4x4 map,
-    and ``strides=(1, 1, 1, 2, 1, 1, 1)`` 8 pixels. ``width`` and ``depth`` below 1 make the network
-    small enough for a data set of a few thousand images.
+    Student release's SVHN model. With ``stem_stride=1`` the same strides take 16 pixels to a 4x4
+    map, and ``strides=(1, 1, 1, 2, 1, 1, 1)`` 8 pixels. ``width`` and ``depth`` below 1 make the
+    network small enough for a data set of a few thousand images.
 
     Args:
         name: a key of :data:`efficientnet.architectures.ARCHITECTURES`.
@@ -65,14 +67,15 @@ def EfficientNet(
         width: in place of the variant's width coefficient; above 0.
         depth: in place of the variant's depth coefficient; above 0.
         dropout: in place of the variant's dropout rate; in [0, 1).
-        survival_probability: of the residual branch at the depth's far end, in (0, 1]; 1 turns stochastic depth off. 0.8 for
-            every variant in both papers.
+        survival_probability: of the residual branch at the depth's far end, in (0, 1]; 1 turns
+            stochastic depth off. 0.8 for every variant in both papers.
         stem_stride: 1 or 2.
         strides: stride of each of the seven stages, 1 or 2; None: the baseline's.
         mean: subtracted from the input, a number a channel, in 0-255.
         std: then divides it.
         sync_batch_norm: batch statistics over all replicas instead of each replica's own.
-        batch_norm_momentum: of the moving averages, in [0, 1). 0.99 is the authors'; a training of a few hundred steps wants 0.9.
+        batch_norm_momentum: of the moving averages, in [0, 1). 0.99 is the authors'; a training of
+          a few hundred steps wants 0.9.
         seed: makes the initial weights a function of (seed, layer name); None: random ones.
 
     Returns:

@@ -170,7 +170,8 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
     """Returns the commands that made a run, as they were carried out.
 
     The loop's list also has commands that were refused or stopped, and stages that were started
-    again. Of the commands for one work directory, the last one is it, if that directory is finished.
+    again. Of the commands for one work directory, the last one is it, if that directory is
+    finished.
 
     Args:
       run: directory of the whole run, if there is one.

@@ -1,11 +1,12 @@
 """Attacks on an image's pixels: the fast gradient sign method and projected gradient descent.
 
-Images are float32 [B, H, W, 3] on the scale 0–255, before all normalisation, and so are ε, the step and the attacked images, which stay
-within 0–255. `logits` is the network with whatever prepares the images, in inference mode (BatchNorm with its moving statistics, no
-dropout).
+Images are float32 [B, H, W, 3] on the scale 0–255, before all normalisation, and so are ε, the step
+and the attacked images, which stay within 0–255. `logits` is the network with whatever prepares the
+images, in inference mode (BatchNorm with its moving statistics, no dropout).
 
-Sources: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples" (FGSM); Madry et al. 2018, "Towards Deep Learning
-Models Resistant to Adversarial Attacks" (PGD); both as used by Xie et al. 2020, Section 3.4.
+Sources: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples" (FGSM); Madry et
+al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks" (PGD); both as used by Xie
+et al. 2020, Section 3.4.
 """
 
 from __future__ import annotations

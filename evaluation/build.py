@@ -1,11 +1,13 @@
 """Builds a -C and a -P of a data set that has none, as records that all models and later runs share.
 
-Every image of the split, corrupted in 15 ways at 5 severities, or as the frames of 5 sequences. Images below 32 pixels a side are first
-enlarged to 32, the size for which the smaller table of severities was published; larger ones than 224 are scaled down to it. The set
-`unchanged` holds them with nothing else done, so that a model's loss is measured against the same pixels.
+Every image of the split, corrupted in 15 ways at 5 severities, or as the frames of 5 sequences.
+Images below 32 pixels a side are first enlarged to 32, the size for which the smaller table of
+severities was published; larger ones than 224 are scaled down to it. The set `unchanged` holds them
+with nothing else done, so that a model's loss is measured against the same pixels.
 
-An image is a function of (seed, key, corruption, severity). The directory is named by the digest of the split, the seed and `VERSION`;
-each set in it is a split directory, finished when its manifest is there.
+An image is a function of (seed, key, corruption, severity). The directory is named by the digest of
+the split, the seed and `VERSION`; each set in it is a split directory, finished when its manifest
+is there.
 """
 
 from __future__ import annotations
@@ -170,8 +172,9 @@ def generator(seed: int, key: str, name: str) -> np.random.Generator:
 def base_image(encoded: bytes) -> np.ndarray:
     """The image that is corrupted: uint8 [H, W, 3] with a short side from 32 to 224.
 
-    Small ones are enlarged by the sampling of `data.preprocessing.resize`: where a model enlarges them itself, to a size that divides
-    this one, it gets the very values that it would have made of the original, up to rounding.
+    Small ones are enlarged by the sampling of `data.preprocessing.resize`: where a model enlarges
+    them itself, to a size that divides this one, it gets the very values that it would have made of
+    the original, up to rounding.
     """
     image = decode(tf.constant(encoded))
     height, width = int(image.shape[0]), int(image.shape[1])

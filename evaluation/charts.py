@@ -1,7 +1,8 @@
 """The report's charts: small SVG drawings whose colours are the page's, so that they follow light and dark.
 
-Drawn with matplotlib in placeholder colours, which become CSS variables: --ink (text), --line (grid), --s0 … --s6 (one a model).
-Each is about as wide as a telephone's screen, so its text stays legible there.
+Drawn with matplotlib in placeholder colours, which become CSS variables: --ink (text), --line
+(grid), --s0 … --s6 (one a model). Each is about as wide as a telephone's screen, so its text stays
+legible there.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Chart:
             if error[0] is None:
                 buffer = io.StringIO()
                 with warnings.catch_warnings():
-                    # Names may be in any script: matplotlib only measures them, and the page's fonts draw them.
+                    # Names may be in any script: matplotlib only measures them, and the page's
+                    # fonts draw them.
                     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                     self._figure.savefig(
                         buffer,

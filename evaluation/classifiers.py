@@ -1,9 +1,11 @@
 """Whatever can be evaluated, as one kind of thing: trained or imported `model/` directories, and SavedModels.
 
-A `Candidate` is known without loading anything (its classes and its preprocessing); `Candidate.load` makes a `Classifier` of it.
+A `Candidate` is known without loading anything (its classes and its preprocessing);
+`Candidate.load` makes a `Classifier` of it.
 
-SavedModels of `run_export.sh` are asked through their signature `predict_images`. Others must map one float32 [N, S, S, 3] in
-0–255, S fixed, to [N, K] logits or probabilities; they carry no label names and count as having those of the data.
+SavedModels of `run_export.sh` are asked through their signature `predict_images`. Others must map
+one float32 [N, S, S, 3] in 0–255, S fixed, to [N, K] logits or probabilities; they carry no label
+names and count as having those of the data.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ class Classifier:
     Attributes:
       name: of the model, for tables and directories.
       preprocessing: how its images become pixels.
-      logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K], whose softmax is its answer; in inference mode (BatchNorm with its
-        moving statistics, no dropout) and differentiable.
-      copies: (device, such a function there) of all devices, where there are several; `logits` is the first.
+      logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K], whose softmax is its answer; in
+        inference mode (BatchNorm with its moving statistics, no dropout) and differentiable.
+      copies: (device, such a function there) of all devices, where there are several; `logits` is
+        the first.
     """
 
     name: str
@@ -68,7 +71,8 @@ class Candidate:
       preprocessing: its own.
       label_names: its classes; empty where a SavedModel does not say.
       digest: of what is evaluated; another model in the same place has another one.
-      trained_at: image size of the model that a fine-tuning began with; None where there was no fine-tuning.
+      trained_at: image size of the model that a fine-tuning began with; None where there was no
+        fine-tuning.
       load_logits: see `load`.
     """
 
@@ -96,7 +100,8 @@ def open_candidate(name: str, directory: Path, style: str) -> Candidate:
 
     Args:
       name: to call it by.
-      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its numbered versions, or a SERVING_DIR).
+      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its
+        numbered versions, or a SERVING_DIR).
       style: of preprocessing, for a SavedModel that does not say.
 
     Raises:

@@ -2,15 +2,15 @@
 
     ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
-Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`). All runs must have the same test images,
-so the corrupted ones are built once. Leaves in W
+Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`).
+All runs must have the same test images, so the corrupted ones are built once. Leaves in W
 
     <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
     report.html     the table over seeds
-    summary.json    last: `runs`, `models`, and `numbers`: number -> model -> {"values", "mean", "interval"}, and `gains`: the last model
-                    minus the first on each seed, {"values", "mean", "interval", "p_value"};
-                    `gains_over_probe`: the last model minus the linear probe, where the recipe
-                    has `init`
+    summary.json    last: `runs`, `models`, and `numbers`: number -> model -> {"values", "mean",
+                    "interval"}, and `gains`: the last model minus the first on each seed,
+                    {"values", "mean", "interval", "p_value"}; `gains_over_probe`: the last model
+                    minus the linear probe, where the recipe has `init`
 
 Intervals are Student's over seeds: they tell how another seed would have done on these test images.
 """

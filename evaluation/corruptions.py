@@ -1,13 +1,16 @@
 """The 15 common corruptions of Hendrycks and Dietterich 2019 at five severities, for images of anybody's own.
 
-Two tables of severities are published, one for images of 224 pixels (ImageNet-C) and one for 32 (CIFAR-10-C); `corrupt` takes the
-second where the short side is at most `SMALL`. Everything random comes from the generator that is passed in.
+Two tables of severities are published, one for images of 224 pixels (ImageNet-C) and one for 32
+(CIFAR-10-C); `corrupt` takes the second where the short side is at most `SMALL`. Everything random
+comes from the generator that is passed in.
 
-Written on numpy, scipy and Pillow. The one library that is kept up (imagecorruptions-imaug) knows the table for 224 pixels only, refuses
-images below 32, draws from numpy's global generator, and brings numba. `scripts/compare_with_peers.py` puts the functions beside those of
-imagecorruptions. Three things differ from the release on purpose: frost is grown instead of cut from five photographs, ImageMagick's
-motion blur is the sum of shifted images that it stands for, and lengths of elastic_transform are parts of the image's own side, where the
-release has parts of 244 pixels for images of 224.
+Written on numpy, scipy and Pillow. The one library that is kept up (imagecorruptions-imaug) knows
+the table for 224 pixels only, refuses images below 32, draws from numpy's global generator, and
+brings numba. `scripts/compare_with_peers.py` puts the functions beside those of imagecorruptions.
+Three things differ from the release on purpose: frost is grown instead of cut from five
+photographs, ImageMagick's motion blur is the sum of shifted images that it stands for, and lengths
+of elastic_transform are parts of the image's own side, where the release has parts of 244 pixels
+for images of 224.
 """
 
 from __future__ import annotations
@@ -108,7 +111,8 @@ def _defocus_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarr
 def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     """Blurs, moves each pixel to a place nearby, blurs again.
 
-    The release swaps two views of one array, by which the second pixel keeps its value: each pixel takes on one that is up to `reach` away.
+    The release swaps two views of one array, by which the second pixel keeps its value: each pixel
+    takes on one that is up to `reach` away.
     """
     sigma, reach, rounds = c
     x = np.floor(_blur(x, sigma) * 255) / 255
@@ -119,7 +123,8 @@ def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray
         moves = rng.integers(-reach, reach, (len(rows), len(columns), 2))
         targets = (rows[:, None] * width + columns[None]).ravel()
         sources = ((rows[:, None] + moves[..., 1]) * width + columns[None] + moves[..., 0]).ravel()
-        # One after another, since a pixel may pass on what it has just been given: places first, then the pixels once.
+        # One after another, since a pixel may pass on what it has just been given: places first,
+        # then the pixels once.
         origin = list(range(height * width))
         for target, source in zip(targets.tolist(), sources.tolist()):
             origin[target] = origin[source]
@@ -180,8 +185,8 @@ def _zoom_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
     """A cloudy height map in 0–1, [size, size] with size a power of 2: the diamond-square algorithm on a torus.
 
-    The random part of a new point is uniform in ±w² around the mean of four neighbours; each step halves the grid and divides w by
-    `decay`, so the random part by `decay`².
+    The random part of a new point is uniform in ±w² around the mean of four neighbours; each step
+    halves the grid and divides w by `decay`, so the random part by `decay`².
     """
     heights = np.zeros([size, size])
     step, wobble = size, 100.0
@@ -238,8 +243,9 @@ def _snow(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     """Ice over the image: `kept` · image + `ice` · frost.
 
-    The release cuts the frost out of photographs. This one grows it: the creases of cloudy maps are needles, a coarse map lets them stand
-    closer at some places; brightness and contrast are about those of the photographs, and so is the tint.
+    The release cuts the frost out of photographs. This one grows it: the creases of cloudy maps are
+    needles, a coarse map lets them stand closer at some places; brightness and contrast are about
+    those of the photographs, and so is the tint.
     """
     kept, ice = c
     size = 2 * _power_of_2(x)
@@ -350,7 +356,8 @@ def _jpeg_compression(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.n
     return _through_pillow(x, compress)
 
 
-# Corruption -> (function, its parameters at severities 1 to 5 for ImageNet-C, the same for CIFAR-10-C).
+# Corruption -> (function, its parameters at severities 1 to 5 for ImageNet-C, the same for
+# CIFAR-10-C).
 _TABLE: dict[str, tuple[_Corruption, tuple, tuple]] = {
     "gaussian_noise": (
         _gaussian_noise,

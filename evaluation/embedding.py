@@ -85,9 +85,10 @@ def mapped(
     """Makes the map of a model's features of `examples`.
 
     Returns:
-      `index` int64 [n], the images' places in the split, `labels` int64 [n], `places` float32 [n, 2], and `explained` float64 [2], the
-      share of the features' variance along each axis, 0-1. None where there is nothing to draw:
-      no pooled features, or fewer than three images or two features.
+      `index` int64 [n], the images' places in the split, `labels` int64 [n], `places` float32 [n,
+      2], and `explained` float64 [2], the share of the features' variance along each axis, 0-1.
+      None where there is nothing to draw: no pooled features, or fewer than three images or two
+      features.
     """
     to_features = pooled(network)
     chosen = some(examples)

@@ -4,17 +4,22 @@
     ./run_evaluate.sh --workdir=W --model=DIR_OR_SAVEDMODEL --suite=clean,real,a,c,p,adversarial --data=VALIDATION \
         --data_real=real.json --data_a=imagenet-a --data_c=imagenet-c --data_p=imagenet-p
 
-A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each model (named as its directory):
+A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each
+model (named as its directory):
 
     NAME/                  the answers of each suite, see `evaluation.suites`; probe/: those of the
                            linear probe of --init
-    NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of each class
+    NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of each
+    class
     progress.jsonl         a line for each finished set, to be read at any time
-    figures/               reliability.png (all models), confusion.png (the last one), summary.png (both and the accuracies)
+    figures/               reliability.png (all models), confusion.png (the last one), summary.png
+    (both and the accuracies)
     report.html            all of it on one page
-    summary.json           last: `split`, `examples`, `suites`, `baseline`, `figures`, `report`, and `models`: name -> numbers
+    summary.json           last: `split`, `examples`, `suites`, `baseline`, `figures`, `report`, and
+    `models`: name -> numbers
 
-Every example counts exactly once. A run that was killed goes on with the first set that has no answers.
+Every example counts exactly once. A run that was killed goes on with the first set that has no
+answers.
 """
 
 from __future__ import annotations
@@ -70,7 +75,8 @@ def main(
     """Evaluates each of the comma-separated directories `model`; see the module. The devices change no answer.
 
     Raises:
-      InputError: unusable flags, models that are missing or unfinished or were made for other classes, damaged records.
+      InputError: unusable flags, models that are missing or unfinished or were made for other
+        classes, damaged records.
     """
     settings = Settings.from_config(config.evaluate)
     split = split or settings.split

@@ -1,7 +1,8 @@
 """Sets of labelled images, as a model meets them one after another: records, folders of files, videos.
 
-A set says how many examples it has before anyone reads it, so that each can be counted exactly once. The elements of its
-stream are (image file, key, label): encoded images, whatever they came from, so that one and the same pipeline prepares them.
+A set says how many examples it has before anyone reads it, so that each can be counted exactly
+once. The elements of its stream are (image file, key, label): encoded images, whatever they came
+from, so that one and the same pipeline prepares them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def from_files(
         try:
             with os.scandir(directory / folder) as found:
                 shown = [entry for entry in found if not entry.name.startswith(".")]
-            # A named pipe would be waited for. A broken link stays, and is an error when it is read.
+            # A named pipe would be waited for. A broken link stays, and is an error when it is
+            # read.
             names = tuple(
                 sorted(
                     entry.name
@@ -115,7 +117,8 @@ def from_videos(
     def decoded() -> Iterator[tuple[bytes, str, int]]:
         for path, key, label in videos:
             for number, frame in enumerate(read_video(path, frames)):
-                # Uncompressed: it only carries the pixels into the pipeline that all images go through.
+                # Uncompressed: it only carries the pixels into the pipeline that all images go
+                # through.
                 yield tf.io.encode_png(frame, compression=0).numpy(), f"{key}#{number:03d}", label
 
     def stream() -> tf.data.Dataset:
@@ -128,7 +131,8 @@ def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:
     """All frames of a video file, uint8 [H, W, 3], red first.
 
     Raises:
-      InputError: it cannot be decoded, or does not have `frames` of them; or OpenCV is not installed.
+      InputError: it cannot be decoded, or does not have `frames` of them; or OpenCV is not
+        installed.
     """
     try:
         import cv2  # here: nothing but ImageNet-P needs it

@@ -1,7 +1,8 @@
 """Pictures of an evaluation, as PNG files: reliability diagram, confusion matrix, and both beside the accuracies.
 
-Drawn on figure objects of their own (no pyplot, no global state, no display). Colours are the eight of Okabe and Ito
-("Color Universal Design", 2008), told apart with any colour vision; lines differ in marker as well.
+Drawn on figure objects of their own (no pyplot, no global state, no display). Colours are the eight
+of Okabe and Ito ("Color Universal Design", 2008), told apart with any colour vision; lines differ
+in marker as well.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
     axes.bar(places, top1, color=[_color(i) for i in range(len(rows))], width=0.65, alpha=0.85)
     reach = np.stack([top1 - interval[:, 0], interval[:, 1] - top1]).clip(min=0)
     axes.errorbar(places, top1, yerr=reach, fmt="none", ecolor="black", elinewidth=1.3, capsize=5)
-    # From the lowest interval, not from 0: a few points between 90 and 100 % are the news. The axis says so.
+    # From the lowest interval, not from 0: a few points between 90 and 100 % are the news. The axis
+    # says so.
     floor = max(0.0, 10 * np.floor((interval[:, 0].min() - 5) / 10))
     axes.set_ylim(floor, 100 + 0.09 * (100 - floor))
     for place, value, high in zip(places, top1, interval[:, 1]):

@@ -1,7 +1,8 @@
 """ImageNet's robustness sets as they are released: where their classes are, and their directories as sets of examples.
 
     A   DIR/<wnid>/*.jpg                                    200 classes
-    C   DIR/[noise|blur|weather|digital|extra/]<corruption>/<1..5>/<wnid>/*.JPEG     each tar, or any part of them
+    C   DIR/[noise|blur|weather|digital|extra/]<corruption>/<1..5>/<wnid>/*.JPEG     each tar, or
+    any part of them
     P   DIR/<perturbation>/<wnid>/*.mp4                     31 frames (translate 41)
     ReaL   real.json: 50,000 lists of classes, for ILSVRC2012_val_00000001 … 50000
 
@@ -146,7 +147,8 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
 
     Args:
       path: the directory.
-      difficulty: 1 to 3. Noise of difficulty 2 and 3 is in folders of its own, such as gaussian_noise_2.
+      difficulty: 1 to 3. Noise of difficulty 2 and 3 is in folders of its own, such as
+        gaussian_noise_2.
 
     Raises:
       InputError: none is there, or sequences differ in length.

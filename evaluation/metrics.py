@@ -1,7 +1,8 @@
 """Accuracy and calibration of class probabilities: small pure functions of numpy arrays.
 
-Everywhere: N examples, K classes, `probabilities` [N, K] in 0–1 with rows that sum to 1, `labels` [N] integers in
-0–K−1. Sums run in float64 whatever the dtype of the input. Wrong shapes or labels raise ValueError.
+Everywhere: N examples, K classes, `probabilities` [N, K] in 0–1 with rows that sum to 1, `labels`
+[N] integers in 0–K−1. Sums run in float64 whatever the dtype of the input. Wrong shapes or labels
+raise ValueError.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Share of the examples whose label is among the k most probable classes, in 0–1.
 
-    With fewer than k classes it is the accuracy within min(k, K): 1 by definition. Equal probabilities rank by class
-    number, as in `np.argmax` and `tf.math.top_k`, so a model that answers the same for every class is not called right
-    (`tf.math.in_top_k`, which lets every tied class in, would do so).
+    With fewer than k classes it is the accuracy within min(k, K): 1 by definition. Equal
+    probabilities rank by class number, as in `np.argmax` and `tf.math.top_k`, so a model that
+    answers the same for every class is not called right (`tf.math.in_top_k`, which lets every tied
+    class in, would do so).
 
-    Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", section 4.1 (1 − error).
+    Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", section
+      4.1 (1 − error).
     """
     probabilities, labels = _check(probabilities, labels)
     if k < 1:
@@ -80,8 +83,8 @@ def _right(probabilities: np.ndarray, labels: np.ndarray) -> int:
 def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log likelihood −(1/N) Σ ln p(label), in nats, ≥ 0.
 
-    A probability that underflowed to 0 counts as the smallest normal float32 (87.3 nats), so that one example does not
-    make the mean infinite.
+    A probability that underflowed to 0 counts as the smallest normal float32 (87.3 nats), so that
+    one example does not make the mean infinite.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, NLL.
     """
@@ -112,12 +115,14 @@ def ece(
 ) -> tuple[float, Bins]:
     """Expected calibration error of the top label, in 0–1, and its table.
 
-    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|; conf and acc are the bin's mean highest probability and its share of right
-    answers. Of M = `bins` bins, equal-width ones hold the examples whose highest probability lies in ((m − 1)/M, m/M]; equal-mass
-    ones hold N/M examples each, sorted by that probability, but examples of the same probability stay together.
+    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|; conf and acc are the bin's mean highest
+    probability and its share of right answers. Of M = `bins` bins, equal-width ones hold the
+    examples whose highest probability lies in ((m − 1)/M, m/M]; equal-mass ones hold N/M examples
+    each, sorted by that probability, but examples of the same probability stay together.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M = 15 as there. Equal mass:
-    Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis for NLP models", section 3.
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M
+    = 15 as there. Equal mass: Nguyen and O'Connor 2015, "Posterior calibration and exploratory
+    analysis for NLP models", section 3.
     """
     probabilities, labels = _check(probabilities, labels)
     if bins < 1:
@@ -170,7 +175,8 @@ def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts int64 [K, K]: entry (i, j) is how many examples of class i were called class j.
 
-    Source: the usual definition, rows true and columns predicted as in `sklearn.metrics.confusion_matrix`.
+    Source: the usual definition, rows true and columns predicted as in
+      `sklearn.metrics.confusion_matrix`.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:

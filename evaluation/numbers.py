@@ -59,7 +59,8 @@ class Number(NamedTuple):
       column: its column in the table of models and in the report, or None.
       comparison: its row in the comparison over seeds, or None.
       loop: its column in the loop's table of stages, or None.
-      part: key of the same number for a part of the suite; where a model has it, it is shown instead.
+      part: key of the same number for a part of the suite; where a model has it, it is shown
+        instead.
     """
 
     key: str

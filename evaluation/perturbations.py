@@ -1,8 +1,9 @@
 """Sequences of slightly changing images, as in ImageNet-P and CIFAR-10-P, for images of anybody's own.
 
-Five perturbations: translate, rotate, scale, brightness, gaussian_noise. Angles, factors and offsets are those of CIFAR-10-P; distances
-are parts of the image's side, 32 pixels there. The noise of images above `SMALL` is three times as strong.
-What comes into the picture from outside is black, as in the release.
+Five perturbations: translate, rotate, scale, brightness, gaussian_noise. Angles, factors and
+offsets are those of CIFAR-10-P; distances are parts of the image's side, 32 pixels there. The noise
+of images above `SMALL` is three times as strong. What comes into the picture from outside is black,
+as in the release.
 """
 
 from __future__ import annotations

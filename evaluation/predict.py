@@ -1,7 +1,7 @@
 """The one way in which images meet a model here: every example of every set exactly once, in one unbroken stream of batches.
 
-Sets follow each other within a batch, so a model that answers for 75 small sets is as busy as with one large one; only the
-very last batch is filled up.
+Sets follow each other within a batch, so a model that answers for 75 small sets is as busy as with
+one large one; only the very last batch is filled up.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def predict(
       preprocessing: instead of the classifier's own.
 
     Raises:
-      InputError: an empty set, damaged records or images, a label out of range, a key that comes twice, another number of
-        examples than the set announces, or answers that are not finite.
+      InputError: an empty set, damaged records or images, a label out of range, a key that comes
+        twice, another number of examples than the set announces, or answers that are not finite.
     """
     for examples in sets:
         require_some(examples)

@@ -3,8 +3,9 @@
     ./run_tool.sh weights
     ./run_tool.sh weights --name=efficientnet-lite0 --check=DIR
 
-DIR/<WordNet id>/* are photographs of ImageNet's classes, any number of classes. The check counts how
-many of them the weights name: it tests the import, the preprocessing and the order of the classes.
+DIR/<WordNet id>/* are photographs of ImageNet's classes, any number of classes. The check counts
+how many of them the weights name: it tests the import, the preprocessing and the order of the
+classes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, i
       (photographs, top-1 and top-5 in percent among the 1,000 classes, image size in pixels).
 
     Raises:
-      InputError: a folder is no class of ImageNet, it holds no images, or the weights cannot be had.
+      InputError: a folder is no class of ImageNet, it holds no images, or the weights cannot be
+        had.
     """
     import tensorflow as tf
 

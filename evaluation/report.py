@@ -1,7 +1,8 @@
 """The report: one page about a run, made from what its stages left.
 
-What the evaluation measured is always on it. Training curves, pseudo-labels and configs are added where the models' directories lie
-together as `run_noisy_student.sh` leaves them: beside `pseudo_labeled_1`, `predictions_1` and `data`.
+What the evaluation measured is always on it. Training curves, pseudo-labels and configs are added
+where the models' directories lie together as `run_noisy_student.sh` leaves them: beside
+`pseudo_labeled_1`, `predictions_1` and `data`.
 """
 
 from __future__ import annotations
@@ -476,7 +477,8 @@ class _Report:
 def _optional(section: Callable[[], Section]) -> dict[str, Any]:
     """Collects a section; an exception ends it with a `left_out` that names the error.
 
-    What other stages left is a help, no result: where it is gone or damaged, the page goes on without it.
+    What other stages left is a help, no result: where it is gone or damaged, the page goes on
+    without it.
     """
     values: dict[str, Any] = {}
     try:

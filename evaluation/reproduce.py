@@ -4,8 +4,8 @@
     ./run_tool.sh reproduce --name=noisy_student:b7 --imagenet=DIR --workdir=W \
         [--data_real=real.json] [--data_a=DIR] [--data_c=DIR] [--data_p=DIR]
 
-Downloads the weights by name, reads ImageNet's validation images (TFRecords or the official tar files,
-docs/data.md), and runs the suites that it has data for. Leaves in W:
+Downloads the weights by name, reads ImageNet's validation images (TFRecords or the official tar
+files, docs/data.md), and runs the suites that it has data for. Leaves in W:
 
     data/          the validation images as the split `test`
     NAME_NETWORK/  the weights as a model directory
@@ -221,8 +221,8 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
 def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[str, Measured]]:
     """Yields the numbers of a model's row of `summary.json`, in percent.
 
-    Shares have Wilson's interval. That of mCE and mFR is scaled from the bootstrap of the mean error and
-    of the mean flip probability. The frames of a sequence count as one image.
+    Shares have Wilson's interval. That of mCE and mFR is scaled from the bootstrap of the mean
+    error and of the mean flip probability. The frames of a sequence count as one image.
     """
     for key, count in (
         ("top1", "examples"),

@@ -153,8 +153,8 @@ def perturbations(
 ) -> tuple[dict[str, Any], Scores]:
     """Flip probability of each perturbation, and top-1 over all frames; mFR is added by `relative_to`.
 
-    Top-1 is the mean over every frame of the benchmark's perturbations, as ImageNet-P's is published
-    (Xie et al. 2020, Table 5; first version, A.5): sets with longer sequences weigh more.
+    Top-1 is the mean over every frame of the benchmark's perturbations, as ImageNet-P's is
+    published (Xie et al. 2020, Table 5; first version, A.5): sets with longer sequences weigh more.
     """
     flips, per_sequence, digests, right = {}, [], set(), []
     for name in names:
@@ -208,10 +208,12 @@ def relative_to(
 ) -> None:
     """Adds CE, mCE, FR and mFR to every row that has the suite: against AlexNet for ImageNet's own sets, else against `baseline`.
 
-    AlexNet's flips are those at difficulty 1; at any other there is nothing to divide by, so no FR, no mFR, and the reference is None.
+    AlexNet's flips are those at difficulty 1; at any other there is nothing to divide by, so no FR,
+    no mFR, and the reference is None.
 
-    mCE and mFR are over all 15 and all ten; of a part of ImageNet-C or -P they are called `mce_of_part` and `mfr_of_part`. The five
-    perturbations of a -P built here are all there are of it.
+    mCE and mFR are over all 15 and all ten; of a part of ImageNet-C or -P they are called
+    `mce_of_part` and `mfr_of_part`. The five perturbations of a -P built here are all there are of
+    it.
     """
     for row in rows.values():
         if "c" in row:

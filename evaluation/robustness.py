@@ -1,9 +1,11 @@
 """The numbers of ImageNet-C, -P, -A and -ReaL, as pure functions of answers; and the published tables that they divide by.
 
-Errors, accuracies and probabilities are in 0–1; mCE and mFR in percent of the reference model's, as they are published.
+Errors, accuracies and probabilities are in 0–1; mCE and mFR in percent of the reference model's, as
+they are published.
 
-Sources: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations";
-Hendrycks et al. 2021, "Natural Adversarial Examples"; Beyer et al. 2020, "Are we done with ImageNet?".
+Sources: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations"; Hendrycks et al. 2021, "Natural Adversarial Examples"; Beyer et al.
+2020, "Are we done with ImageNet?".
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def corruption_errors(
 ) -> dict[str, float | None]:
     """CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s), over the severities.
 
-    None where the reference makes no mistake at all (on a small test set of one's own), since nothing can be divided by it.
+    None where the reference makes no mistake at all (on a small test set of one's own), since
+    nothing can be divided by it.
     """
     result: dict[str, float | None] = {}
     for name, row in errors.items():
@@ -102,9 +105,10 @@ def flips(answers: np.ndarray, noise: bool, difficulty: int = 1) -> np.ndarray:
 
     Args:
       answers: int [n, m], the class given to each of the m frames of n sequences.
-      noise: True: frame j ≥ 1 against frame 0, the clean image. False: frame j against frame j − `difficulty`, which is every
-        `difficulty`-th frame from each offset, pooled.
-      difficulty: 1 is the published default. Noise of higher difficulty comes as sequences of its own.
+      noise: True: frame j ≥ 1 against frame 0, the clean image. False: frame j against frame j −
+        `difficulty`, which is every `difficulty`-th frame from each offset, pooled.
+      difficulty: 1 is the published default. Noise of higher difficulty comes as sequences of its
+        own.
     """
     answers = np.asarray(answers)
     if answers.ndim != 2 or answers.shape[1] < 2 or not 1 <= difficulty < answers.shape[1]:

@@ -1,7 +1,7 @@
 """How sure a difference is: intervals and tests for one model, for two models on the same examples, and over seeds.
 
-Values are per-example scores, such as 1 for a right answer and 0 for a wrong one, or an image's share of wrong answers over
-all corruptions; the examples are the independent units.
+Values are per-example scores, such as 1 for a right answer and 0 for a wrong one, or an image's
+share of wrong answers over all corruptions; the examples are the independent units.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Difference(NamedTuple):
     Attributes:
       difference: of the means.
       interval: 95 % percentile interval of the paired bootstrap.
-      p_value: two-sided, of McNemar's exact test for right and wrong answers, else of the bootstrap.
+      p_value: two-sided, of McNemar's exact test for right and wrong answers, else of the
+        bootstrap.
       test: "McNemar" or "bootstrap".
     """
 
@@ -80,8 +81,9 @@ def bootstrap_interval(
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p-value that two models of right answers `first` and `second` (bool [N]) are equally good.
 
-    The exact test: of the examples that only one of them gets right, each is equally likely to be either's. Source: McNemar 1947,
-    "Note on the sampling error of the difference between correlated proportions"; the exact form is the sign test's.
+    The exact test: of the examples that only one of them gets right, each is equally likely to be
+    either's. Source: McNemar 1947, "Note on the sampling error of the difference between correlated
+    proportions"; the exact form is the sign test's.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape or first.ndim != 1:
@@ -106,7 +108,8 @@ def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
     if first.dtype == bool and second.dtype == bool:
         p_value, test = mcnemar(first, second), "McNemar"
     else:
-        # The smaller of both tails, doubled; the + 1 keeps a finite number of resamples from claiming p = 0.
+        # The smaller of both tails, doubled; the + 1 keeps a finite number of resamples from
+        # claiming p = 0.
         tail = min(int(np.sum(means <= 0)), int(np.sum(means >= 0)))
         p_value, test = float(min(1.0, 2 * (tail + 1) / (len(means) + 1))), "bootstrap"
     return Difference(float(second.mean() - first.mean()), (float(low), float(high)), p_value, test)

@@ -2,13 +2,17 @@
 
     predictions.npz        clean: keys [N], labels [N], probabilities [N, K], seconds
     embedding.npz          of the last model, beside the clean suite: see `evaluation.embedding`
-    a.npz                  keys, labels, top5 [N, 5] among the 200 classes of ImageNet-A, top5_of_all [N, 5] among all
-    c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`, or `unchanged`
+    a.npz                  keys, labels, top5 [N, 5] among the 200 classes of ImageNet-A,
+    top5_of_all [N, 5] among all
+    c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`, or
+    `unchanged`
     p/<perturbation>.npz   answers [n, m], labels [n], keys_digest of the sequences
-    adversarial.npz        keys, labels, epsilons [E], fgsm [E, N], pgd [N]: right or wrong; images, attacked: a few to look at
+    adversarial.npz        keys, labels, epsilons [E], fgsm [E, N], pgd [N]: right or wrong; images,
+    attacked: a few to look at
 
-A file is written whole or not at all, and one that is there is not made again; so a run that was killed goes on after the last
-finished set. What each set came to is also appended to `progress.jsonl` in the work directory, to be read meanwhile.
+A file is written whole or not at all, and one that is there is not made again; so a run that was
+killed goes on after the last finished set. What each set came to is also appended to
+`progress.jsonl` in the work directory, to be read meanwhile.
 """
 
 from __future__ import annotations
@@ -265,9 +269,10 @@ def attacked_pixels(
 ) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
     """What is attacked, whole gray levels in 0–255, and how a batch of it becomes what the network reads.
 
-    Small images of one size: the stored pixels, so that without an attack the answers are those of the clean suite, and the gradient
-    goes through the resizing. All others: what the network reads, as in the paper (800 pixels there); held to 0–255 and
-    rounded, since resizing may leave both.
+    Small images of one size: the stored pixels, so that without an attack the answers are those of
+    the clean suite, and the gradient
+    goes through the resizing. All others: what the network reads, as in the paper (800 pixels
+    there); held to 0–255 and rounded, since resizing may leave both.
     """
     size = preprocessing.image_size
     shape = predict.common_shape(examples) if preprocessing.style == "small" else None

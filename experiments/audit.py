@@ -1,8 +1,9 @@
 """The audit of the papers: `./run_experiment.sh audit`.
 
 Each row of `experiments/papers/` names commands. The audit reads every command as its script would,
-makes the plan that its --dry_run prints, and compares the plan with the paper's numbers. It starts no
-training. A recipe, a flag, a file or a heading that is gone is an error of its row, as is another number.
+makes the plan that its --dry_run prints, and compares the plan with the paper's numbers. It starts
+no training. A recipe, a flag, a file or a heading that is gone is an error of its row, as is
+another number.
 """
 
 from __future__ import annotations

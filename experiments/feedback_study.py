@@ -1,9 +1,10 @@
 """Signal and noise of the estimators in `feedback.py`, on a small network and real images: `run_experiment.sh feedback_study`.
 
-Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat trained. For one unlabelled batch the labels
-are drawn many times, and each time every estimator gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how
-much of a single step's gradient is direction and not the luck of the draw; what the batches' choice adds is left out. Scale drops out,
-so a batch factor or a weight does not matter.
+Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat
+trained. For one unlabelled batch the labels are drawn many times, and each time every estimator
+gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how much of a single step's
+gradient is direction and not the luck of the draw; what the batches' choice adds is left out. Scale
+drops out, so a batch factor or a weight does not matter.
 """
 
 from __future__ import annotations

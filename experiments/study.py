@@ -1,12 +1,14 @@
 """A study: one recipe under several conditions and seeds, compared pairwise: `run_experiment.sh study`.
 
-Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of several stages' scripts, one after
-another; a study that was interrupted goes on with the run that was not finished. What the runs have in common (the data, the teacher) is
-made once a seed: the first run makes it, the others get a link, unless their own flags change it; and the stage itself refuses a link
-where their configs differ in what it depends on. `configs/studies/base.py` says what a study's config holds.
+Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of
+several stages' scripts, one after another; a study that was interrupted goes on with the run that
+was not finished. What the runs have in common (the data, the teacher) is made once a seed: the
+first run makes it, the others get a link, unless their own flags change it; and the stage itself
+refuses a link where their configs differ in what it depends on. `configs/studies/base.py` says what
+a study's config holds.
 
-`readings.jsonl` has a line for each finished run: its name, its seed, and what is read from it, in percent. So a long study can be made
-piece by piece, with `only`, and looked at meanwhile.
+`readings.jsonl` has a line for each finished run: its name, its seed, and what is read from it, in
+percent. So a long study can be made piece by piece, with `only`, and looked at meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def main(
 ) -> None:
     """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`.
 
-    The arguments are the command's flags. With `only` it does those runs, and the results wait for the others.
+    The arguments are the command's flags. With `only` it does those runs, and the results wait for
+    the others.
     """
     config = with_images(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
     check(config)
@@ -301,8 +304,9 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
       worse: the other, for the same seeds.
 
     Returns:
-      `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's t), `p` (paired t-test; None where all
-      differ by the same), and `verdict`: "holds" or "opposite" where the interval leaves out 0, else "not decided".
+      `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's
+      t), `p` (paired t-test; None where all differ by the same), and `verdict`: "holds" or
+      "opposite" where the interval leaves out 0, else "not decided".
     """
     gain = gain_over_seeds(worse, better)
     assert gain.interval  # `check` wants two seeds

@@ -1,10 +1,12 @@
 """The paper's toy experiment (Pham et al. 2021, Section 3.1), over many seeds at once: `run_experiment.sh two_moons`.
 
-2,000 points in two moons, 6 of them labelled; teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one
-outcome and says that Meta Pseudo Labels succeeds much more often than the others; here the rate is counted.
+2,000 points in two moons, 6 of them labelled; teacher and student are perceptrons 2-8-8-2 with
+sigmoids. The paper shows one outcome and says that Meta Pseudo Labels succeeds much more often than
+the others; here the rate is counted.
 
-All seeds are computed together: a parameter is a tensor (S, in, out), S seeds, and no operation mixes them, so the sum over seeds of a loss
-has each seed's own gradient. The feedback is that of `feedback.py`, the same functions that the training step uses.
+All seeds are computed together: a parameter is a tensor (S, in, out), S seeds, and no operation
+mixes them, so the sum over seeds of a loss has each seed's own gradient. The feedback is that of
+`feedback.py`, the same functions that the training step uses.
 """
 
 from __future__ import annotations

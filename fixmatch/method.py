@@ -20,7 +20,8 @@ def fixmatch_loss(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The unlabeled loss (Sohn et al. 2020, eq. 4), divided by all examples and not by the confident ones.
 
-        q_b = softmax(z_weak,b), without gradient;   1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax z_strong,b)
+        q_b = softmax(z_weak,b), without gradient;   1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax
+        z_strong,b)
 
     Args:
       weak: logits of the weakly augmented images, float32 (μB, K).
@@ -39,8 +40,8 @@ def fixmatch_loss(
 class FixMatch(Trainer):
     """Trains a classifier by FixMatch. Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`.
 
-    `x` are weakly augmented labeled images (B, H, W, 3), `y` class ids (B,) or distributions (B, K);
-    `x_weak` and `x_strong` are two views of the same unlabeled images (μB, H, W, 3).
+    `x` are weakly augmented labeled images (B, H, W, 3), `y` class ids (B,) or distributions (B,
+    K); `x_weak` and `x_strong` are two views of the same unlabeled images (μB, H, W, 3).
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
@@ -94,12 +95,14 @@ class FixMatch(Trainer):
         with tf.GradientTape() as tape:
             z = forward(self.forward, x, x_weak, x_strong, self.seed, step, part, parts)
             targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
-            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq. 3)
+            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq.
+            # 3)
             labeled = adjusted(z.labeled, self.adjustment)
             labeled_loss = tf.reduce_mean(
                 cross_entropy(smooth(targets, self.label_smoothing), labeled)
             )
-            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))                             (eq. 4)
+            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))
+            # (eq. 4)
             unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
             # ℓ_s + λ_u ℓ_u, and weight decay
             loss = labeled_loss + self.unlabeled_weight * unlabeled_loss

@@ -1,30 +1,39 @@
 """The feedback of Meta Pseudo Labels (Pham et al. 2021, Section 2): what the teacher learns from the student's step.
 
-The student moves by one step on pseudo-labels that the teacher drew, and the teacher is to lower what it finds there:
+The student moves by one step on pseudo-labels that the teacher drew, and the teacher is to lower
+what it finds there:
 
-    θ_S' = θ_S − η_S ∇ L_u,   L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently      (the step under eq. 2)
-    J(θ_T) = E_ŷ [L_l(θ_S')]                                                                              (eq. 3, hard labels)
+    θ_S' = θ_S − η_S ∇ L_u,   L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently
+    (the step under eq. 2)
+    J(θ_T) = E_ŷ [L_l(θ_S')]
+    (eq. 3, hard labels)
 
-with L_l the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score function, and
-∇ log T(ŷ_i) = −∇CE(ŷ_i, T_i):
+with L_l the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score
+function, and ∇ log T(ŷ_i) = −∇CE(ŷ_i, T_i):
 
-    ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)] = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]                            (A)
+    ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)] = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]
+    (A)
 
-The second form is allowed because E[∇ log T(ŷ_i)] = 0: any number that the labels do not influence may be added to the reward. It
-says: where the labelled loss went *down*, make these labels more likely. Three consequences that implementations got wrong:
+The second form is allowed because E[∇ log T(ŷ_i)] = 0: any number that the labels do not influence
+may be added to the reward. It says: where the labelled loss went *down*, make these labels more
+likely. Three consequences that implementations got wrong:
 
 1. *Sign.* The factor is old − new.
-2. *Batch factor.* The sum over the batch stands there, not its mean. With one scalar for the whole batch, h · mean CE is 1/B_u of the
-   gradient; `batch_factor` gives the B_u back. Where every example has its own h_i, the mean is right (see `label_feedback`).
-3. *Independent draws.* The cross terms E[r_i ∇ log T(ŷ_j)], i ≠ j, vanish because the ŷ are drawn from T. With the most probable
-   class in their place they do not, and the result is no gradient of J.
+2. *Batch factor.* The sum over the batch stands there, not its mean. With one scalar for the whole
+   batch, h · mean CE is 1/B_u of the gradient; `batch_factor` gives the B_u back. Where every
+   example has its own h_i, the mean is right (see `label_feedback`).
+3. *Independent draws.* The cross terms E[r_i ∇ log T(ŷ_j)], i ≠ j, vanish because the ŷ are drawn
+   from T. With the most probable class in their place they do not, and the result is no gradient of
+   J.
 
 To the first order in η_S the reward is an inner product of gradients (eq. 12 in Appendix A):
 
-    L_l(θ_S) − L_l(θ_S') ≈ η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ = 1/B_u Σ_i h_i,   h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩    (B)
+    L_l(θ_S) − L_l(θ_S') ≈ η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ = 1/B_u Σ_i h_i,   h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩
+    (B)
 
-The functions here are pure: they take what was measured and give the feedback, or the loss whose gradient the teacher follows. What
-they return for a distributed step is right if the losses and gradients given are already those of the global batch.
+The functions here are pure: they take what was measured and give the feedback, or the loss whose
+gradient the teacher follows. What they return for a distributed step is right if the losses and
+gradients given are already those of the global batch.
 """
 
 from __future__ import annotations
@@ -48,9 +57,11 @@ def draw_pseudo_labels(kind: str, logits: tf.Tensor, uniform: tf.Tensor) -> tf.T
     """The labels that the teacher gives, as distributions (B, K) without a gradient.
 
     Args:
-      kind: "sampled" (the paper: ŷ ~ T), "argmax" (the most probable class; biased, consequence 3 above), or "soft" (T itself).
+      kind: "sampled" (the paper: ŷ ~ T), "argmax" (the most probable class; biased, consequence 3
+        above), or "soft" (T itself).
       logits: the teacher's, (B, K).
-      uniform: numbers in [0, 1), (B, K), which the draw is a function of (Gumbel's method: argmax_k z_k − log(−log u_k) ~ softmax z).
+      uniform: numbers in [0, 1), (B, K), which the draw is a function of (Gumbel's method: argmax_k
+        z_k − log(−log u_k) ~ softmax z).
     """
     if kind == "soft":
         return tf.stop_gradient(tf.nn.softmax(logits))
@@ -63,7 +74,8 @@ def draw_pseudo_labels(kind: str, logits: tf.Tensor, uniform: tf.Tensor) -> tf.T
 def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """−Σ_k q_k log softmax(z)_k of each example, (B,); differentiable, also twice, in both arguments.
 
-    TensorFlow's own op forgets the targets in its second derivative, and `label_feedback` is made of that one.
+    TensorFlow's own op forgets the targets in its second derivative, and `label_feedback` is made
+    of that one.
     """
     return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1)
 
@@ -74,12 +86,14 @@ def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
     """The reward of (A) itself, h = L_l(θ_S) − L_l(θ_S'), without any approximation.
 
-    Unbiased for whatever the student's optimizer does with the gradient: what momentum, weight decay and earlier steps
-    contribute to the move does not depend on the labels just drawn. It is noise, though, which the other estimators lack.
+    Unbiased for whatever the student's optimizer does with the gradient: what momentum, weight
+    decay and earlier steps contribute to the move does not depend on the labels just drawn. It is
+    noise, though, which the other estimators lack.
 
     Args:
       old_loss: mean cross entropy of the labelled batch before the student's step.
-      new_loss: the same after it: same examples, same noise, BatchNorm in the same mode, or the difference of the modes is in h.
+      new_loss: the same after it: same examples, same noise, BatchNorm in the same mode, or the
+        difference of the modes is in h.
     """
     return old_loss - new_loss
 
@@ -87,14 +101,15 @@ def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
 def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | float) -> tf.Tensor:
     """The paper's eq. 12, h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩: the first order of `finite_difference`.
 
-    Off by O(η_S²). Here η_S is the factor of the student's whole step, θ_S' = θ_S − η_S ∇L_u + terms
-    without labels. It is the learning rate for SGD, and (1 + μ) times that with Nesterov's momentum μ.
+    Off by O(η_S²). Here η_S is the factor of the student's whole step, θ_S' = θ_S − η_S ∇L_u +
+    terms without labels. It is the learning rate for SGD, and (1 + μ) times that with Nesterov's
+    momentum μ.
 
     Args:
       labeled: gradient of the labelled loss at the *new* weights, variable by variable.
       unlabeled: gradient of the student's loss at the *old* weights.
-      factor: η_S of this step (`training.optimizers.linear_factor`), times what clipping left of the
-        gradient (`kept_by_clipping`).
+      factor: η_S of this step (`training.optimizers.linear_factor`), times what clipping left of
+        the gradient (`kept_by_clipping`).
     """
     product = _inner(labeled, unlabeled)
     return tf.cast(factor, product.dtype) * product
@@ -103,8 +118,8 @@ def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | fl
 def cosine(labeled: Gradients, unlabeled: Gradients) -> tf.Tensor:
     """The normalised product, h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1] (Appendix C.3); 0 where either gradient is 0.
 
-    Of the gradient of J it keeps the sign but not the size: ‖∇L_u‖ depends on the labels drawn, so after dividing by it
-    the expectation is no longer ∇J times a constant.
+    Of the gradient of J it keeps the sign but not the size: ‖∇L_u‖ depends on the labels drawn, so
+    after dividing by it the expectation is no longer ∇J times a constant.
     """
     norms = tf.sqrt(_inner(labeled, labeled) * _inner(unlabeled, unlabeled))
     return tf.math.divide_no_nan(_inner(labeled, unlabeled), norms)
@@ -120,23 +135,27 @@ def label_feedback(
 ) -> tf.Tensor:
     """Feedback h_ik = η_S ⟨∇L_l(θ_S'), ∇CE(k, S(x_i; θ_S))⟩ of every example and *every* class, (B_u, K).
 
-    In other words h_ik = −B_u ∂L_l(θ_S')/∂ŷ_ik: what the labelled loss would lose if example i had been a little more of
-    class k. Since ∇L_u is linear in ŷ, that is a directional derivative of the student's log-probabilities,
+    In other words h_ik = −B_u ∂L_l(θ_S')/∂ŷ_ik: what the labelled loss would lose if example i had
+    been a little more of class k. Since ∇L_u is linear in ŷ, that is a directional derivative of
+    the student's log-probabilities,
 
         h_ik = −η_S d/dε log S_k(x_i; θ_S + ε ∇L_l(θ_S')) at ε = 0,
 
-    a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the derivative of the gradient
-    with respect to the labels, along ∇L_l(θ_S'), on the tape of the student's own backward pass: so at θ_S, although the variables
-    have moved on, with one more pass through what that tape recorded. BatchNorm's coupling of the examples is in it.
+    a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the
+    derivative of the gradient with respect to the labels, along ∇L_l(θ_S'), on the tape of the
+    student's own backward pass: so at θ_S, although the variables have moved on, with one more pass
+    through what that tape recorded. BatchNorm's coupling of the examples is in it.
 
     Args:
-      tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with `soft_cross_entropy`.
+      tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with
+        `soft_cross_entropy`.
       pseudo_labels: ŷ (B_u, K).
       unlabeled: ∇L_u(θ_S).
       labeled: ∇L_l(θ_S').
-      factor: η_S of this step, as for `dot_product`. What clipping left is taken for a constant here,
-        although it depends on all labels of the step. Under clipping h is therefore an approximation,
-        and with few examples it can be a bad one: docs/meta_pseudo_labels.md, "The feedback".
+      factor: η_S of this step, as for `dot_product`. What clipping left is taken for a constant
+        here, although it depends on all labels of the step. Under clipping h is therefore an
+        approximation, and with few examples it can be a bad one: docs/meta_pseudo_labels.md, "The
+        feedback".
       batch_size: B_u, over all replicas.
     """
     # A variable that the unlabelled loss does not reach has no gradient.
@@ -155,7 +174,8 @@ def label_feedback_of(logits: tf.Tensor, slope: tf.Tensor, factor: tf.Tensor | f
 
     Args:
       logits: z of the student at θ_S, (B_u, K).
-      slope: d/dε z(θ_S + ε ∇L_l(θ_S')) at ε = 0, (B_u, K): see `training.rematerialization.derivative_pass`.
+      slope: d/dε z(θ_S + ε ∇L_l(θ_S')) at ε = 0, (B_u, K): see
+        `training.rematerialization.derivative_pass`.
       factor: as for `label_feedback`.
     """
     mean = tf.reduce_sum(tf.nn.softmax(logits) * slope, -1, keepdims=True)  # (B_u, 1)
@@ -180,8 +200,9 @@ def center(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Subtracts a moving average from h (Appendix C.3), for less variance.
 
-    The average that is subtracted is that of the *earlier* steps, so it does not depend on this step's labels and (A) stays
-    unbiased. The release updates it first and starts it at a random number.
+    The average that is subtracted is that of the *earlier* steps, so it does not depend on this
+    step's labels and (A) stays unbiased. The release updates it first and starts it at a random
+    number.
 
     Args:
       feedback: h (), or h_i (B,).
@@ -207,9 +228,10 @@ def hard_loss(
     """Gives factor · mean_i h_i CE(ŷ_i, T(x_i; θ_T)), whose expected gradient is ∇J.
 
     Args:
-      feedback: h (), with factor B_u for ∇J itself and 1 for ∇J/B_u (eq. 12 read with CE as the average that Section 2 defines); or
-        h_i (B,) of the labels drawn, with factor 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3, so leaving out the
-        other examples' terms takes their variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in h_i still depends
+      feedback: h (), with factor B_u for ∇J itself and 1 for ∇J/B_u (eq. 12 read with CE as the
+        average that Section 2 defines); or h_i (B,) of the labels drawn, with factor 1: E[h_i Σ_j
+        ∇CE_j] = E[h_i ∇CE_i] by consequence 3, so leaving out the other examples' terms takes their
+        variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in h_i still depends
         on all labels).
       pseudo_labels: ŷ, one-hot (B, K).
       logits: the teacher's, those that ŷ was drawn from, (B, K).
@@ -224,9 +246,9 @@ def hard_loss(
 def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """−mean_i Σ_k h_ik T_k(x_i; θ_T): no draw, so no score function.
 
-    With soft pseudo-labels J = L_l(θ_S') is differentiable (Section 2) and this has its exact gradient,
-    Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is, to the first order in η_S, the expectation of `hard_loss` over
-    ŷ_i given the other labels.
+    With soft pseudo-labels J = L_l(θ_S') is differentiable (Section 2) and this has its exact
+    gradient, Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is, to the first
+    order in η_S, the expectation of `hard_loss` over ŷ_i given the other labels.
 
     Args:
       label_feedback: h_ik (B, K).
@@ -281,8 +303,8 @@ class Estimator:
 
     Attributes:
       name: what recipes and constructors call it.
-      estimate: `Measurements` -> h: () for the whole step, (B_u,) for the labels drawn, or (B_u, K) for
-        all labels. None: h is 0, and nothing is measured.
+      estimate: `Measurements` -> h: () for the whole step, (B_u,) for the labels drawn, or (B_u, K)
+        for all labels. None: h is 0, and nothing is measured.
       teacher_loss: (h, ŷ (B_u, K), the teacher's logits (B_u, K), batch factor) -> loss ().
       losses: whether `estimate` reads `old` and `new`. They are None otherwise.
       gradient: whether it reads `labeled`, which is empty otherwise.

@@ -31,42 +31,51 @@ class Batch(NamedTuple):
 class FeedbackTrainer(StudentTrainer):
     """Algorithm 1 for a teacher that the subclass defines: `_inputs` and `_teacher_pass`.
 
-    `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a step, by its pass over the unlabelled
-    images. Its passes over the labelled ones, which measure the feedback, use the batch's statistics and leave the moving ones alone.
+    `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a
+    step, by its pass over the unlabelled images. Its passes over the labelled ones, which measure
+    the feedback, use the batch's statistics and leave the moving ones alone.
 
-    Everything random is a function of (seed, step, example) if the student's noise comes from `efficientnet`'s layers; Keras's own
-    Dropout works too, but draws other masks before and after the student's step, which is noise in `finite_difference`. With
-    `accumulation` it draws others in the teacher's second pass, too, and in the student's for `soft` and `per_example`.
+    Everything random is a function of (seed, step, example) if the student's noise comes from
+    `efficientnet`'s layers; Keras's own Dropout works too, but draws other masks before and after
+    the student's step, which is noise in `finite_difference`. With `accumulation` it draws others
+    in the teacher's second pass, too, and in the student's for `soft` and `per_example`.
 
     Args:
       teacher: a built Keras model that ends in logits (B, K).
       student: a built Keras classifier, images -> logits (B, K), with weights of its own.
-      feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise (`run_experiment.sh
-        feedback_study`). Under mixed precision use one that takes gradients: the difference of two rounded losses is mostly rounding.
+      feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise
+        (`run_experiment.sh feedback_study`). Under mixed precision use one that takes gradients:
+        the difference of two rounded losses is mostly rounding.
       pseudo_labels: "sampled" (the paper), "argmax" or "soft".
-      feedback_weight: factor of the feedback's loss. The true gradient is of the order of the student's learning rate, hence small
-        beside the teacher's other losses. Below 0 it turns the sign, for an ablation.
-      batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and `dot_product` the gradient of J, and 1
-        for `cosine`, which is not; 1 is eq. 12 as written. Without meaning for `per_example` and `soft`.
-      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no baseline. Without meaning for `soft`.
-      adjustment: added to the student's logits of labelled images in the loss that the feedback measures, K numbers or None;
-        see `losses.log_priors`.
+      feedback_weight: factor of the feedback's loss. The true gradient is of the order of the
+        student's learning rate, hence small beside the teacher's other losses. Below 0 it turns the
+        sign, for an ablation.
+      batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and
+        `dot_product` the gradient of J, and 1 for `cosine`, which is not; 1 is eq. 12 as written.
+        Without meaning for `per_example` and `soft`.
+      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no
+        baseline. Without meaning for `soft`.
+      adjustment: added to the student's logits of labelled images in the loss that the feedback
+        measures, K numbers or None; see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       ema_decay: of the student's moving average.
       approximate_feedback: takes `soft`, `per_example` and `dot_product` also under a student's
         optimizer that has no `linear_factor`, such as Adam, with a warning: the learning rate then
         stands in for the factor. The default refuses them.
-      rematerialize: keeps only the inputs of the student's blocks for the backward passes, which compute the rest again; for
-        classifiers of this project's builders. `per_example` and `soft` then take one more pass for their derivative.
-      accumulation: parts into which each batch is cut, one in memory at a time. The step is that of the whole batch, but for
-        BatchNorm, which normalises each part by itself, and whose moving statistics move with each. The teacher passes twice over
-        the parts: before the student's step for its labels, and after it for its gradient.
+      rematerialize: keeps only the inputs of the student's blocks for the backward passes, which
+        compute the rest again; for classifiers of this project's builders. `per_example` and `soft`
+        then take one more pass for their derivative.
+      accumulation: parts into which each batch is cut, one in memory at a time. The step is that of
+        the whole batch, but for BatchNorm, which normalises each part by itself, and whose moving
+        statistics move with each. The teacher passes twice over the parts: before the student's
+        step for its labels, and after it for its gradient.
       seed: of the draws of pseudo-labels and of the model noise.
       logged: names of the subclass's metrics.
       name: of the Keras model.
 
     Raises:
-      ValueError: unknown names, a pair of feedback and pseudo-labels without a gradient, or networks that cannot be trained as a pair.
+      ValueError: unknown names, a pair of feedback and pseudo-labels without a gradient, or
+        networks that cannot be trained as a pair.
     """
 
     def __init__(
@@ -129,8 +138,9 @@ class FeedbackTrainer(StudentTrainer):
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
-          ValueError: a legacy optimizer for the student, whose gradients are summed over the replicas before; or one for both; or
-            feedback that needs a `linear_factor` which the student's optimizer lacks.
+          ValueError: a legacy optimizer for the student, whose gradients are summed over the
+            replicas before; or one for both; or feedback that needs a `linear_factor` which the
+            student's optimizer lacks.
         """
         if student_optimizer is teacher_optimizer and not isinstance(student_optimizer, str):
             raise ValueError(
@@ -142,7 +152,8 @@ class FeedbackTrainer(StudentTrainer):
                 "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers"
             )
         name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
-        # Keras projects a constrained weight after the step, which is then no multiple of the gradient.
+        # Keras projects a constrained weight after the step, which is then no multiple of the
+        # gradient.
         constrained = any(
             getattr(v, "constraint", None) is not None for v in self.student.trainable_variables
         )
@@ -298,27 +309,32 @@ class FeedbackTrainer(StudentTrainer):
 class MetaPseudoLabels(FeedbackTrainer):
     """Trains a student on a teacher's pseudo-labels, and the teacher on what they did to the student.
 
-    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`: labelled images (B, H, W, 3) with class ids (B,) or
-    distributions (B, K), and two views of the same unlabelled images (B_u, H, W, 3), weakly and strongly augmented.
+    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`: labelled images (B, H,
+    W, 3) with class ids (B,) or distributions (B, K), and two views of the same unlabelled images
+    (B_u, H, W, 3), weakly and strongly augmented.
 
-    The student sees the strong view with the label that the teacher gives to the same pixels; `evaluate` and `ema` are the
-    student's. BatchNorm's moving statistics are updated once a step in each network: in the teacher by its one pass over
-    labelled, weak and strong images, in the student by its pass over the strong ones.
+    The student sees the strong view with the label that the teacher gives to the same pixels;
+    `evaluate` and `ema` are the student's. BatchNorm's moving statistics are updated once a step in
+    each network: in the teacher by its one pass over labelled, weak and strong images, in the
+    student by its pass over the strong ones.
 
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
       student: another one, with weights of its own.
-      supervised_weight: factor of the teacher's loss on labelled images; this and the next ones: see `uda.Objective`.
+      supervised_weight: factor of the teacher's loss on labelled images; this and the next ones:
+        see `uda.Objective`.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
       uda_temperature: τ that sharpens the weak view's distribution.
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
       label_smoothing: of the teacher's labelled examples.
-      adjustment: added to the logits in the loss of labelled examples, the teacher's and the student's; see `FeedbackTrainer`.
+      adjustment: added to the logits in the loss of labelled examples, the teacher's and the
+        student's; see `FeedbackTrainer`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
-      rematerialize: keeps only the inputs of the networks' blocks for the backward passes: in the teacher, and see `FeedbackTrainer`.
-      options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay, accumulation, seed: see
-        `FeedbackTrainer`.
+      rematerialize: keeps only the inputs of the networks' blocks for the backward passes: in the
+        teacher, and see `FeedbackTrainer`.
+      options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay,
+        accumulation, seed: see `FeedbackTrainer`.
 
     Raises:
       ValueError: see `FeedbackTrainer`.

@@ -1,7 +1,8 @@
 """Reduced Meta Pseudo Labels (Pham et al. 2021, Appendix E): the large teacher is trained once, and its predictions are stored.
 
-What learns from the feedback is a small network that corrects those predictions. So only one large network, the student, is in memory.
-The appendix could not be consulted; the calibrator's form and its start are this project's.
+What learns from the feedback is a small network that corrects those predictions. So only one large
+network, the student, is in memory. The appendix could not be consulted; the calibrator's form and
+its start are this project's.
 """
 
 from __future__ import annotations
@@ -44,16 +45,18 @@ def Calibrator(
 class ReducedMetaPseudoLabels(FeedbackTrainer):
     """Trains a student on stored predictions, and a calibrator of these on what they did to the student.
 
-    Elements of the data set given to `fit`: `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions
-    (B, K), and unlabelled images (B_u, H, W, 3), strongly augmented, with the teacher's predictions (B_u, K).
+    Elements of the data set given to `fit`: `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with
+    class ids (B,) or distributions (B, K), and unlabelled images (B_u, H, W, 3), strongly
+    augmented, with the teacher's predictions (B_u, K).
 
-    At the start the labels are those predictions. With `feedback="none"` they stay so: ordinary pseudo-labels of a fixed teacher.
+    At the start the labels are those predictions. With `feedback="none"` they stay so: ordinary
+    pseudo-labels of a fixed teacher.
 
     Args:
       calibrator: `Calibrator`, or any built Keras model log q (B, K) -> logits (B, K).
       student: a built Keras classifier, images -> logits (B, K).
-      options: see `FeedbackTrainer`; `weight_decay` is the student's alone, since beside the small gradients of the feedback it would be
-        most of what an optimizer like Adam follows.
+      options: see `FeedbackTrainer`; `weight_decay` is the student's alone, since beside the small
+        gradients of the feedback it would be most of what an optimizer like Adam follows.
     """
 
     def __init__(self, calibrator: tf.keras.Model, student: tf.keras.Model, **options: Any):

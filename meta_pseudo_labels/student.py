@@ -59,7 +59,8 @@ class StudentTrainer(Trainer):
       student: a built Keras classifier, images -> logits (B, K).
       estimator: of h.
       baseline_decay: of the moving average; 1: nothing is subtracted.
-      adjustment: added to the logits of labelled images in L_l, K numbers or None; see `losses.log_priors`.
+      adjustment: added to the logits of labelled images in L_l, K numbers or None; see
+        `losses.log_priors`.
       weight_decay: of the student.
       accumulation: parts into which each batch is cut.
       rematerialize: keeps only the inputs of the blocks for the backward passes.
@@ -85,7 +86,8 @@ class StudentTrainer(Trainer):
         super().__init__(student, rematerialize=rematerialize, **options)
         self.student = student
         self.student_forward = training_pass(student, rematerialize)  # on unlabelled images
-        # The derivative on the tape of the student's step keeps all that the step has computed. This one computes it again.
+        # The derivative on the tape of the student's step keeps all that the step has computed.
+        # This one computes it again.
         again = estimator.second_order and (rematerialize or accumulation > 1)
         self.student_along = derivative_pass(student, rematerialize) if again else None
         self.estimator = estimator

@@ -1,11 +1,12 @@
 """keras-cv's classification backbones by name, without importing keras-cv or TensorFlow.
 
-keras-cv 0.9 itself reads a backbone's shape from a file that it downloads, so the shapes stand here.
-Each has as many parameters as keras-cv's list of presets states. That list states none for DenseNet,
-and other ones for MobileNetV3: 933,502 and 2,994,518 where the layers have 939,120 and 2,996,352.
+keras-cv 0.9 itself reads a backbone's shape from a file that it downloads, so the shapes stand
+here. Each has as many parameters as keras-cv's list of presets states. That list states none for
+DenseNet, and other ones for MobileNetV3: 933,502 and 2,994,518 where the layers have 939,120 and
+2,996,352.
 
-Left out: its EfficientNet and EfficientNet-Lite of the first version, which the project has itself, and
-backbones for detection and segmentation (CSPDarkNet, MiT, ViTDet, VGG-16).
+Left out: its EfficientNet and EfficientNet-Lite of the first version, which the project has itself,
+and backbones for detection and segmentation (CSPDarkNet, MiT, ViTDet, VGG-16).
 """
 
 from __future__ import annotations

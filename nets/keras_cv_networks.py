@@ -4,9 +4,10 @@ A network is a backbone of keras-cv, average pooling, dropout and a dense layer.
 changed in the backbone, none of which changes what it computes when it is applied:
 
 - Its names of blocks become the project's (`nets.names`), for frozen blocks and rematerialisation.
-- Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its place.
-- Its initial weights are drawn again, each from the seed and its place in the network. keras-cv gives all
-  EfficientNetV2 kernels of the same shape the same numbers.
+- Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its
+  place.
+- Its initial weights are drawn again, each from the seed and its place in the network. keras-cv
+  gives all EfficientNetV2 kernels of the same shape the same numbers.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
     """Loads published weights of keras-cv into a network of `KerasCVNetwork` that normalises by `MEAN` and `STD`.
 
     A `..._classifier` preset has the classes of ImageNet, and its classifier is loaded too; of any
-    other preset, the network's classifier stays as it is. Files in `folder(preset)` go before a download.
+    other preset, the network's classifier stays as it is. Files in `folder(preset)` go before a
+    download.
 
     Args:
       network: on the backbone that the preset is of.
@@ -235,7 +237,8 @@ def _draw(model: tf.keras.Model, seed: int) -> None:
 def _renaming() -> Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer]:
     """A function for `clone_model` that copies a layer under the project's name of its block.
 
-    MobileNetV3's layers without a name of their own get that of the block whose layers come before them.
+    MobileNetV3's layers without a name of their own get that of the block whose layers come before
+    them.
     """
     current = "stem"
 

@@ -1,8 +1,9 @@
 """The layers that every network of the project is made of: EfficientNets here, ResNets in :mod:`resnet`.
 
-Initial weights, batch normalisation's settings and the classifier's precision are choices of a whole network; :class:`Layers`
-makes them in one place. The Keras layers are what Keras 2.15 lacks: a normalisation without weights, a batch normalisation
-that stays synchronised when it is saved, and a swish with a fast gradient.
+Initial weights, batch normalisation's settings and the classifier's precision are choices of a
+whole network; :class:`Layers` makes them in one place. The Keras layers are what Keras 2.15 lacks:
+a normalisation without weights, a batch normalisation that stays synchronised when it is saved, and
+a swish with a fast gradient.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from cli.quiet import silent
 class Layers(NamedTuple):
     """Makes the layers that have weights, with the choices that hold for the whole model.
 
-    Initial weights are those of the EfficientNet and Meta Pseudo Labels authors: convolutions Normal(0, 2 / fan-out), not truncated; the
-    classifier Uniform(±1 / sqrt(K)); biases 0.
+    Initial weights are those of the EfficientNet and Meta Pseudo Labels authors: convolutions
+    Normal(0, 2 / fan-out), not truncated; the classifier Uniform(±1 / sqrt(K)); biases 0.
 
     Attributes:
         sync_batch_norm: batch statistics over all replicas.
         batch_norm_momentum: of the moving averages, in [0, 1).
-        seed: makes each layer's initial weights a function of (seed, layer name); None: random ones.
+        seed: makes each layer's initial weights a function of (seed, layer name); None: random
+          ones.
         batch_norm_epsilon: added to the variance.
     """
 
@@ -49,8 +51,9 @@ class Layers(NamedTuple):
     ) -> Callable[[tf.Tensor], tf.Tensor]:
         """A convolution that keeps the size but for its stride.
 
-        With a stride TensorFlow pads an even-sized map at the bottom and on the right only. ``symmetric`` pads both sides alike, as
-        PyTorch does; without a stride it makes no difference.
+        With a stride TensorFlow pads an even-sized map at the bottom and on the right only.
+        ``symmetric`` pads both sides alike, as PyTorch does; without a stride it makes no
+        difference.
         """
         pad = kernel // 2 if symmetric and stride > 1 else 0
         layer = tf.keras.layers.Conv2D(
@@ -76,7 +79,8 @@ class Layers(NamedTuple):
             stride,
             padding="same",
             use_bias=False,
-            # The authors' fan-out counts the kernel's last axis, which is 1 here and not the number of channels.
+            # The authors' fan-out counts the kernel's last axis, which is 1 here and not the number
+            # of channels.
             depthwise_initializer=self._normal(name, fan_out=kernel * kernel),
             name=name,
         )
@@ -106,7 +110,9 @@ class Layers(NamedTuple):
             kernel_initializer=tf.keras.initializers.RandomUniform(
                 -limit, limit, seed=self._layer_seed(name)
             ),
-            dtype="float32",  # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor teacher
+            # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor
+            # teacher
+            dtype="float32",
             name=name,
         )
 
@@ -127,7 +133,8 @@ class Layers(NamedTuple):
 def swish(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Gives x * sigmoid(x), with a gradient that on the CPU is compiled into one loop.
 
-    TensorFlow's own takes eight operations, each of which goes through memory (docs/scaling.md, "The step on a CPU").
+    TensorFlow's own takes eight operations, each of which goes through memory (docs/scaling.md,
+    "The step on a CPU").
     """
     return x * tf.sigmoid(x), lambda upstream: _swish_gradient()(x, upstream)
 
@@ -161,7 +168,8 @@ class Swish(tf.keras.layers.Layer):
 class Normalize(tf.keras.layers.Layer):
     """(x - mean) / std, channel by channel, with constants: no weights to load, lose, or average.
 
-    Always computes in float32: bfloat16 has 8 bits of mantissa, too few for interpolated pixels in 0-255. The next layer casts.
+    Always computes in float32: bfloat16 has 8 bits of mantissa, too few for interpolated pixels in
+    0-255. The next layer casts.
 
     Args:
         mean: one number a channel, in the input's units.

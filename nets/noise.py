@@ -1,28 +1,32 @@
 """Model noise: stochastic depth and dropout whose random numbers belong to the example.
 
-Noisy Student's students learn under noise inside the network. Here a layer's random number for one example is a function of
+Noisy Student's students learn under noise inside the network. Here a layer's random number for one
+example is a function of
 
     (seed, step, layer, row of the example in the global batch)
 
-and of nothing else: not of the number of replicas, not of which replica computes the row, not of what the process drew
-or built before. So a run on one device and a run on eight see the same noise, a resumed run repeats the noise
-of the run it continues, and a step can be recomputed. Keras's own layers draw from a stateful generator and promise none of that.
+and of nothing else: not of the number of replicas, not of which replica computes the row, not of
+what the process drew or built before. So a run on one device and a run on eight see the same noise,
+a resumed run repeats the noise of the run it continues, and a step can be recomputed. Keras's own
+layers draw from a stateful generator and promise none of that.
 
-The four numbers reach the layers through a context, read while the layer runs (eagerly) or is traced (in a ``tf.function``):
+The four numbers reach the layers through a context, read while the layer runs (eagerly) or is
+traced (in a ``tf.function``):
 
     @tf.function
-    def train_step(images, step, rows):          # rows (b,): where this replica's examples stand in the global batch
-        with model_noise(seed, step, rows, num_rows=global_batch_size):
+    def train_step(images, step, rows):          # rows (b,): where this replica's examples stand in
+        the global batch with model_noise(seed, step, rows, num_rows=global_batch_size):
             logits = model(images, training=True)
 
-The context must be entered *inside* the traced function, and inside the function that ``strategy.run`` receives: it is
-local to the thread, and MirroredStrategy traces each replica in a thread of its own. Networks that run in the same step (a
-teacher and a student) take different seeds, or layers of the same name would get the same noise.
-One limit: a step compiled by XLA (``jit_compile=True``, TPUs) draws other numbers than the same step without it. They
-depend on the same four things and on nothing else, so only a change between the two in mid-run is visible.
+The context must be entered *inside* the traced function, and inside the function that
+``strategy.run`` receives: it is local to the thread, and MirroredStrategy traces each replica in a
+thread of its own. Networks that run in the same step (a teacher and a student) take different
+seeds, or layers of the same name would get the same noise. One limit: a step compiled by XLA
+(``jit_compile=True``, TPUs) draws other numbers than the same step without it. They depend on the
+same four things and on nothing else, so only a change between the two in mid-run is visible.
 
-Outside any context the layers fall back on TensorFlow's stateful generator, so that the model still works under a plain
-``model.fit``.
+Outside any context the layers fall back on TensorFlow's stateful generator, so that the model still
+works under a plain ``model.fit``.
 """
 
 from __future__ import annotations
@@ -60,7 +64,8 @@ class _Noise:
 
     def uniform(self, layer: int, batch: IntLike, features: tf.Tensor) -> tf.Tensor:
         """Draws float32 in [0, 1) of shape (batch, *features) for one layer."""
-        # Xor is enough to part the layers: the generator scrambles its seed, so neighbouring keys are independent.
+        # Xor is enough to part the layers: the generator scrambles its seed, so neighbouring keys
+        # are independent.
         key = tf.bitwise.bitwise_xor(self.key, tf.constant([layer, 0], tf.int32))
         # The algorithm is named, because the default one depends on the kind of device.
         if self.rows is None:
@@ -93,18 +98,22 @@ def model_noise(
 ) -> Iterator[None]:
     """Within it, the noise layers of this thread draw numbers that depend only on seed, step, layer and row.
 
-    A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are taken: :func:`repeated_noise` gives
-    the second pass the first one's noise.
+    A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are
+    taken: :func:`repeated_noise` gives the second pass the first one's noise.
 
     Args:
         seed: integer, or scalar integer tensor; its low 31 bits count.
         step: the same; the global step, so that each step has its noise.
-        rows: int32 or int64 (b,): the row of each of this replica's examples in the global batch, each in [0, num_rows). None: the
-            noise is that of the replica and the example's place in its batch, which costs less (only b rows are drawn) but changes
-            with the number of replicas.
-        num_rows: rows of the global batch; every replica of a step must give the same. Required with ``rows``.
-        noised: bool (b,): the examples that get noise; None: all. What it does to one does not change what it does to another.
-        inference: noise with ``training=False``, too: a noised teacher, whose batch normalisation goes by its moving statistics.
+        rows: int32 or int64 (b,): the row of each of this replica's examples in the global batch,
+            each in [0, num_rows). None: the noise is that of the replica and the example's place in
+            its batch, which costs less (only b rows are drawn) but changes with the number of
+            replicas.
+        num_rows: rows of the global batch; every replica of a step must give the same. Required
+          with ``rows``.
+        noised: bool (b,): the examples that get noise; None: all. What it does to one does not
+          change what it does to another.
+        inference: noise with ``training=False``, too: a noised teacher, whose batch normalisation
+          goes by its moving statistics.
 
     Raises:
         InputError: ``rows`` without ``num_rows``.
@@ -112,7 +121,8 @@ def model_noise(
     if rows is not None and num_rows is None:
         raise InputError("model_noise: rows need num_rows, the size of the global batch")
     words = [_low_bits(seed), _low_bits(step)]
-    # A hash of (seed, step): from here on two words identify the pair, and a layer may be mixed in cheaply.
+    # A hash of (seed, step): from here on two words identify the pair, and a layer may be mixed in
+    # cheaply.
     key = tf.random.stateless_uniform(
         [2], tf.stack(words), minval=None, maxval=None, dtype=tf.int32, alg="philox"
     )  # (2,)
@@ -176,7 +186,8 @@ class _NoiseLayer(tf.keras.layers.Layer):
     def layer_index(self) -> int:
         """int32 that parts this layer from the others of its model: the CRC-32 of ``noise_id`` (or of the layer's name).
 
-        A hash of a name and not a counter, so that two processes agree whatever each of them built before.
+        A hash of a name and not a counter, so that two processes agree whatever each of them built
+        before.
         """
         index = zlib.crc32((self.noise_id or self.name).encode())
         return index - 2**32 if index >= 2**31 else index
@@ -234,17 +245,20 @@ class StochasticDepth(_NoiseLayer):
 
         y_i = x_i * k_i / p,   k_i ~ Bernoulli(p),   k_i = [u_i < p],  u_i ~ Uniform[0, 1),
 
-    so E[y_i] = x_i and inference, where y_i = x_i, needs no rescaling. The skip is added outside the layer: a dropped
-    block is the identity.
+    so E[y_i] = x_i and inference, where y_i = x_i, needs no rescaling. The skip is added outside
+    the layer: a dropped block is the identity.
 
-    Sources: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, section 3 (there the scaling by p is done at test
-    time); per example and with 1/p while training as in the EfficientNet authors' ``utils.drop_connect``.
+    Sources: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, section 3 (there the
+    scaling by p is done at test time); per example and with 1/p while training as in the
+    EfficientNet authors' ``utils.drop_connect``.
 
     Args:
         survival_probability: p, in (0, 1].
-        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which then must be given.
+        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which
+          then must be given.
 
-    Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or float16.
+    Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or
+    float16.
 
     Raises:
         InputError: p out of range.
@@ -283,14 +297,16 @@ class Dropout(_NoiseLayer):
 
     so E[y_ij] = x_ij; at inference y = x.
 
-    Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014, with the
-    scaling moved to training as everyone does since.
+    Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 2014, with the scaling moved to training as everyone does since.
 
     Args:
         rate: r, in [0, 1).
-        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which then must be given.
+        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which
+          then must be given.
 
-    Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or float16.
+    Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or
+    float16.
 
     Raises:
         InputError: r out of range.

@@ -23,9 +23,9 @@ def combine_losses(
       labeled: mean over the labelled batch, B examples.
       unlabeled: mean over the unlabelled batch, μB examples.
       ratio: μ.
-      normalization: "joint", the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the paper, Section 3.1);
-        "algorithm_1", L_l + L_u (the paper, Algorithm 1, step 3); "release", L_l + μ·L_u (the released code: a sum over
-        both batches divided by the labelled batch).
+      normalization: "joint", the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the
+        paper, Section 3.1); "algorithm_1", L_l + L_u (the paper, Algorithm 1, step 3); "release",
+        L_l + μ·L_u (the released code: a sum over both batches divided by the labelled batch).
 
     Raises:
       ValueError: unknown normalization.
@@ -48,7 +48,8 @@ def pseudo_targets(
 
     Args:
       probabilities: the teacher's softmax, float (μB, K).
-      kind: "soft" (the paper's default, Section 2) or "hard" (one-hot at the maximum, smoothed like a label, as released).
+      kind: "soft" (the paper's default, Section 2) or "hard" (one-hot at the maximum, smoothed like
+        a label, as released).
       temperature: T of soft targets, q^(1/T) renormalised; 1 leaves them.
       label_smoothing: of hard targets.
 
@@ -71,22 +72,26 @@ class NoisyStudent(Supervised):
     """Trains a classifier on labelled and pseudo-labelled images together, with noise.
 
     Elements of the data set given to `fit`:
-      `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions (B, K), and augmented unlabelled
-        images (μB, H, W, 3) with the teacher's probabilities (μB, K). With `teacher`, the second pair is `(x_u, x_clean)` and
-        the teacher, unnoised, labels the clean images within the step.
-      `(x, y)`: no unlabelled images, which is how the teacher is trained (Algorithm 1, step 1): `Supervised`'s step.
+      `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions (B,
+        K), and augmented unlabelled images (μB, H, W, 3) with the teacher's probabilities (μB, K).
+        With `teacher`, the second pair is `(x_u, x_clean)` and the teacher, unnoised, labels the
+        clean images within the step.
+      `(x, y)`: no unlabelled images, which is how the teacher is trained (Algorithm 1, step 1):
+      `Supervised`'s step.
 
-    Input noise (RandAugment) is the data's, model noise (dropout, stochastic depth) the classifier's. `ema` holds the
-    averaged weights: use them with `with student.ema.swapped(): student.evaluate(...)`.
+    Input noise (RandAugment) is the data's, model noise (dropout, stochastic depth) the
+    classifier's. `ema` holds the averaged weights: use them with `with student.ema.swapped():
+    student.evaluate(...)`.
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
-      teacher: a Keras classifier, images -> logits, for labels made on the fly; None where the data bring them.
+      teacher: a Keras classifier, images -> logits, for labels made on the fly; None where the data
+        bring them.
       loss_normalization: see `combine_losses`.
       pseudo_labels: "soft" or "hard"; see `pseudo_targets`.
       temperature: of soft pseudo-labels.
-      unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of `nets`' layers, as the paper's
-        ablation does (Table 6).
+      unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of
+        `nets`' layers, as the paper's ablation does (Table 6).
       options: see `Supervised`; `label_smoothing` is that of hard pseudo-labels, too.
 
     Raises:
@@ -164,7 +169,8 @@ class NoisyStudent(Supervised):
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
             loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
             decay = self.weight_decay * l2(self.model.trainable_variables)
-            # Every part on every replica has the same number of examples, and they are summed: this is sum / global batch.
+            # Every part on every replica has the same number of examples, and they are summed: this
+            # is sum / global batch.
             objective = (loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
 

@@ -6,11 +6,12 @@ The corpus is a sequence of shards, each a mapping with the columns
     confidence  float32 [n]  probability of that class, in (threshold, 1]
     hash        uint64 [n]  pseudo-random number of the image, a function of (seed, key)
 
-which is read several times over and never held as a whole: memory is classes × bins. The result depends on the set of
-images only, not on their order or on how they are cut into shards.
+which is read several times over and never held as a whole: memory is classes × bins. The result
+depends on the set of images only, not on their order or on how they are cut into shards.
 
-Method: a radix selection. To find the n-th smallest of the b-bit numbers of each class, count them by their leading digit,
-find the digit in which the n-th falls, and go on with the numbers that share it.
+Method: a radix selection. To find the n-th smallest of the b-bit numbers of each class, count them
+by their leading digit, find the digit in which the n-th falls, and go on with the numbers that
+share it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def smallest(
 
     Returns:
       cut: uint64 [K]. The values <= cut are the `wanted` smallest, except where there are ties.
-      ties: int64 [K]. Where not 0, more values equal the cut than are wanted: take all values < cut and `ties` of those == cut.
+      ties: int64 [K]. Where not 0, more values equal the cut than are wanted: take all values < cut
+        and `ties` of those == cut.
 
     Raises:
       ValueError: a class has fewer values than wanted.
@@ -170,20 +172,22 @@ def select(
 ) -> Selection:
     """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").
 
-    Of a class with more than `images_per_class` images the most confident are kept, and of equally confident ones those
-    of the smallest hash. A class of n < images_per_class keeps all, floor(images_per_class / n) times each, and
-    images_per_class mod n of them, those of the smallest hash, once more: exact where the release draws.
+    Of a class with more than `images_per_class` images the most confident are kept, and of equally
+    confident ones those of the smallest hash. A class of n < images_per_class keeps all,
+    floor(images_per_class / n) times each, and images_per_class mod n of them, those of the
+    smallest hash, once more: exact where the release draws.
 
     Args:
       shards: iterated over anew in every pass; columns are read only where needed.
       counts: int [K], images of each class in all the shards.
       images_per_class: target for every class that has any image; None keeps each image once.
       threshold: no confidence is below it; a good bound saves a pass.
-      most: int [K], at most so many images of each class, before the others count; at least 1 where there are any. None for no such limit.
+      most: int [K], at most so many images of each class, before the others count; at least 1 where
+        there are any. None for no such limit.
 
     Raises:
-      ValueError: two images of a class have the same hash (and, where that matters, the same confidence) at a cut, so that
-        the counts cannot be exact.
+      ValueError: two images of a class have the same hash (and, where that matters, the same
+        confidence) at a cut, so that the counts cannot be exact.
     """
     counts = np.asarray(counts, np.int64)
     num_classes = len(counts)
@@ -289,8 +293,8 @@ def _numbers(shards: Iterable[Shard], chosen: Selection) -> Iterator[tuple[np.nd
 def _records(hashes: np.ndarray, copies: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the images that have a first record, a second, …, with a pseudo-random number of each.
 
-    The number is SplitMix64's of (hash, which copy) (Steele et al. 2014). It says nothing about the hash,
-    by whose order `select` cuts.
+    The number is SplitMix64's of (hash, which copy) (Steele et al. 2014). It says nothing about the
+    hash, by whose order `select` cuts.
     """
     rows, copy = np.flatnonzero(copies), 1
     while len(rows):
@@ -340,8 +344,8 @@ def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> I
     """Yields the values that occur more than once, in or across shards; memory is three times `window` values.
 
     Args:
-      sorted_shards: uint64 [n], ascending, evenly spread as hashes are. Iterated over anew for every window, each shard let go before the
-        next; memory-mapped arrays will do.
+      sorted_shards: uint64 [n], ascending, evenly spread as hashes are. Iterated over anew for
+        every window, each shard let go before the next; memory-mapped arrays will do.
       window: how many values to look at together.
     """
     sizes = [len(values) for values in sorted_shards]

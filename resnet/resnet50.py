@@ -1,7 +1,8 @@
 """ResNet-50 as a functional Keras model, in the form that stands in every table: v1.5, the stride on the 3x3 convolution.
 
-Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1; the stride's place is that of later
-implementations (torchvision, the Meta Pseudo Labels authors'), half a point of ImageNet accuracy above the paper's first 1x1 convolution.
+Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1; the stride's
+place is that of later implementations (torchvision, the Meta Pseudo Labels authors'), half a point
+of ImageNet accuracy above the paper's first 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def ResNet50(
 ) -> tf.keras.Model:
     """Builds ResNet-50: 25,557,032 parameters with 1,000 classes.
 
-    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a mixed-precision policy. Its layer
-    ``avg_pool`` gives the pooled features (B, 2048). Strided layers are padded alike on both sides, as in the paper's code, torchvision and
+    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
+    mixed-precision policy. Its layer ``avg_pool`` gives the pooled features (B, 2048). Strided
+    layers are padded alike on both sides, as in the paper's code, torchvision and
     keras.applications; the scale of a block's last batch normalisation starts at 1.
 
     Args:
@@ -47,7 +49,8 @@ def ResNet50(
         std: then divides it.
         sync_batch_norm: batch statistics over all replicas instead of each replica's own.
         batch_norm_momentum: of the moving averages, in [0, 1).
-        batch_norm_epsilon: added to the variance; 1e-3 is the Meta Pseudo Labels release's, 1e-5 torchvision's.
+        batch_norm_epsilon: added to the variance; 1e-3 is the Meta Pseudo Labels release's, 1e-5
+          torchvision's.
         seed: makes the initial weights a function of (seed, layer name); None: random ones.
 
     Raises:
@@ -61,7 +64,8 @@ def ResNet50(
     x = make.conv("stem_conv", 64, kernel=7, stride=2, symmetric=True)(x)
     x = make.batch_norm("stem_bn")(x)
     x = tf.keras.layers.ReLU(name="stem_activation")(x)
-    # After ReLU a border of zeros never wins over a pixel: the same as the border of minus infinity elsewhere.
+    # After ReLU a border of zeros never wins over a pixel: the same as the border of minus infinity
+    # elsewhere.
     x = tf.keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
     x = tf.keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, (blocks, filters) in enumerate(STAGES, start=1):

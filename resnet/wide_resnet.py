@@ -1,7 +1,8 @@
 """Wide ResNet as a functional Keras model.
 
-Sources: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (Table 1: three groups of (depth - 4) / 6 pre-activated
-blocks of 16k, 32k and 64k channels, k the width). ``variant="release"``: the Meta Pseudo Labels authors' code
+Sources: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (Table 1: three groups of
+(depth - 4) / 6 pre-activated blocks of 16k, 32k and 64k channels, k the width).
+``variant="release"``: the Meta Pseudo Labels authors' code
 (github.com/google-research/google-research, meta_pseudo_labels).
 """
 
@@ -43,16 +44,17 @@ def WideResNet(
 ) -> tf.keras.Model:
     """Builds ``wrn_<depth>_<width>``.
 
-    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a mixed-precision policy. Its layer
-    ``avg_pool`` gives the pooled features (B, 64k).
+    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
+    mixed-precision policy. Its layer ``avg_pool`` gives the pooled features (B, 64k).
 
     Args:
         name: ``wrn_28_2`` for depth 28 and width k = 2; any depth of 6n + 4 and any width.
         num_classes: K.
         image_size: side of the square input in pixels; None: any height and width.
-        variant: ``standard``: a stem of 16 channels, ReLU, strided convolutions padded alike on both sides (the paper's; 1,467,610
-            parameters for wrn_28_2 with 10 classes). ``release``: a stem of 16k channels, leaky ReLU of slope 0.2, TensorFlow's
-            padding (1,472,170).
+        variant: ``standard``: a stem of 16 channels, ReLU, strided convolutions padded alike on
+            both sides (the paper's; 1,467,610 parameters for wrn_28_2 with 10 classes).
+            ``release``: a stem of 16k channels, leaky ReLU of slope 0.2, TensorFlow's padding
+            (1,472,170).
         dropout: rate before the classifier, in [0, 1).
         mean: subtracted from the input, a number a channel, in 0-255.
         std: then divides it.

@@ -4,9 +4,10 @@
         'scikit-image<0.27' lazy-loader
     PEERS=DIR ./run_tool.sh compare_with_peers --run=RUN [--images=100]
 
-RUN is a finished directory of run_noisy_student.sh. foolbox attacks RUN/teacher on the test images: by FGSM, whose images must be ours
-to the last bit or so, and by PGD from the image itself. imagecorruptions corrupts a photograph: where nothing is random the images are
-compared, else mean and standard deviation of the change. The libraries are not among the project's dependencies.
+RUN is a finished directory of run_noisy_student.sh. foolbox attacks RUN/teacher on the test images:
+by FGSM, whose images must be ours to the last bit or so, and by PGD from the image itself.
+imagecorruptions corrupts a photograph: where nothing is random the images are compared, else mean
+and standard deviation of the change. The libraries are not among the project's dependencies.
 """
 
 from __future__ import annotations

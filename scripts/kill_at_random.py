@@ -2,12 +2,13 @@
 
     ./run_tool.sh kill_at_random --workdir=DIR [--kills=20] [--seed=0] [--workers=1] [--steps=800]
 
-The training is the quick start's teacher on the digits, 800 steps or --steps, with a log line, an evaluation and a checkpoint every 10, so
-that the kills (20 by default, SIGKILL, after each start uniformly over a quarter of the undisturbed run's time) fall into start-up, steps,
-evaluations and the writing of checkpoints.
-With --workers above 1 each training is of so many processes on this machine (`--strategy=multi_worker`), of which one is killed; the others
-must end by themselves within two minutes, and all are started again.
-Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights or losses differ in a single bit.
+The training is the quick start's teacher on the digits, 800 steps or --steps, with a log line, an
+evaluation and a checkpoint every 10, so that the kills (20 by default, SIGKILL, after each start
+uniformly over a quarter of the undisturbed run's time) fall into start-up, steps, evaluations and
+the writing of checkpoints. With --workers above 1 each training is of so many processes on this
+machine (`--strategy=multi_worker`), of which one is killed; the others must end by themselves
+within two minutes, and all are started again. Leaves `whole/` and `killed/` in DIR. Exit code 1
+where weights or losses differ in a single bit.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def kill(
 ) -> list[int]:
     """Kills one of the processes and gives the exit codes of all.
 
-    The others end by themselves, or TimeoutExpired is raised; but before a run is under way they wait for the missing one, and are killed.
+    The others end by themselves, or TimeoutExpired is raised; but before a run is under way they
+    wait for the missing one, and are killed.
     """
     os.killpg(processes[index].pid, signal.SIGKILL)
     under_way = log.exists() and log.stat().st_mtime > started

@@ -41,7 +41,8 @@ def missing(
       present: canonical name -> version of each package that is there.
 
     Returns:
-      The stack; requirements; requirements to install without dependencies, of TensorFlow's version.
+      The stack; requirements; requirements to install without dependencies, of TensorFlow's
+      version.
     """
     stack = "classic" if version < FIRST_OF_CURRENT else "current"
     ordinary, beside = [], []

@@ -2,7 +2,8 @@
 
     ./run_tool.sh try_dtensor
 
-One line a layer and split: forward and gradient, "exact" (against the layer on one device) or DTensor's reason. docs/scaling.md quotes it.
+One line a layer and split: forward and gradient, "exact" (against the layer on one device) or
+DTensor's reason. docs/scaling.md quotes it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a served classifier says of one image, and how it is shown.
 
-Imports neither TensorFlow nor the rest of the project, so that a client can be as small as it wants.
+Imports neither TensorFlow nor the rest of the project, so that a client can be as small as it
+wants.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Answer(NamedTuple):
 def checked(file: str, status: int, top: list[tuple[str, float]]) -> Answer:
     """Returns the Answer; one whose probabilities are not finite gets the status NOT_FINITE and no classes.
 
-    Exports of this project never give such an answer with status OK, but older ones and other models may.
+    Exports of this project never give such an answer with status OK, but older ones and other
+    models may.
     """
     if status == OK and not all(math.isfinite(probability) for _, probability in top):
         return Answer(file, NOT_FINITE, [])

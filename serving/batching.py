@@ -141,7 +141,8 @@ class Scheduler:
             )
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         request = _Request(inputs, rows, time.monotonic(), Future())
-        request.answer.set_running_or_notify_cancel()  # nobody may cancel it: others share its batch
+        # nobody may cancel it: others share its batch
+        request.answer.set_running_or_notify_cancel()
         key: Any = object()
         if self._most and rows:
             key = (work, *(value.shape[1:] for value in inputs.values()))

@@ -26,9 +26,10 @@ def text(
       version: of the model.
       spec: the model's.
       training: `summary.json` of the training.
-      stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest difference of a probability) and
-        `deviation_images`; where there is an ONNX file, `onnx`: its `opset` and `deviation`. And what it was told: `license`, a line,
-        and `evaluation`, None or `split`, `examples` and `metrics` (name -> number) of this model.
+      stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest
+        difference of a probability) and `deviation_images`; where there is an ONNX file, `onnx`:
+        its `opset` and `deviation`. And what it was told: `license`, a line, and `evaluation`, None
+        or `split`, `examples` and `metrics` (name -> number) of this model.
     """
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])

@@ -4,13 +4,14 @@
         [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10]
         [--retries=3] IMAGE…
 
-IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), a list (`data.image_list`), or - for
-one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC.
-Over REST the client imports nothing but Python's own library.
+IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), a list (`data.image_list`), or -
+for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC. Over REST the client imports
+nothing but Python's own library.
 
     with Client("http://127.0.0.1:8501") as client:
         for answer in client.predict([Path("dog.jpg").read_bytes()]):
-            print(answer["labels"][0], answer["probabilities"][answer["classes"][0]], answer["status"])
+            print(answer["labels"][0], answer["probabilities"][answer["classes"][0]],
+            answer["status"])
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Client:
       version: its version; None: the newest that is served under the name.
       label: in place of a version, where `models.config` has labels.
       timeout: seconds for each attempt.
-      retries: attempts after the first, where it failed for a reason that may pass (no connection, no answer in time, a full queue).
+      retries: attempts after the first, where it failed for a reason that may pass (no connection,
+        no answer in time, a full queue).
       batch_size: images in one request, at most.
 
     Raises:
@@ -98,7 +100,8 @@ class Client:
         """Yields for each encoded image `probabilities` [K], `classes` [k], `labels` [k] and `status`, as Python values.
 
         Raises:
-          ServingError: no answer after all attempts, or a refusal; the images before have been yielded.
+          ServingError: no answer after all attempts, or a refusal; the images before have been
+            yielded.
         """
         return self._ask("serving_default", images)
 

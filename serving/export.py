@@ -1,20 +1,25 @@
 """The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
     ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
-        [--weights=float32|bfloat16|float16] [--optimize] [--onnx] [--license="…"] [--max_pixels=25000000]
+        [--weights=float32|bfloat16|float16] [--optimize] [--onnx] [--license="…"]
+        [--max_pixels=25000000]
 
 leaves in SERVING_DIR
 
-    NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model gets the next number
-    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its card tells), requests to warm it up,
-                            preprocessing.json and preprocess.py (how pixels reach the network), with --onnx model.onnx
+    NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model
+    gets the next number
+    NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its
+                            card tells), requests to warm it up, preprocessing.json and
+                            preprocess.py (how pixels reach the network), with --onnx model.onnx
     models.config, …        TF Serving's settings, see `serving.settings`
-    summary.json            last: `export` (path of the version), `name`, `version`, `label_names`, `signatures`, `deviation`
+    summary.json            last: `export` (path of the version), `name`, `version`, `label_names`,
+    `signatures`, `deviation`
 
-A version is written under a name that is no number and renamed when it is whole, so a server that watches the folder never
-sees half of one. The weights are those that `training.model_dir.load` returns (averaged where the run kept an average), and
-images are prepared inside the graph by the very functions that evaluation uses. Before the rename the written model answers
-a few images, and its answers are compared with the trained model's.
+A version is written under a name that is no number and renamed when it is whole, so a server that
+watches the folder never sees half of one. The weights are those that `training.model_dir.load`
+returns (averaged where the run kept an average), and images are prepared inside the graph by the
+very functions that evaluation uses. Before the rename the written model answers a few images, and
+its answers are compared with the trained model's.
 """
 
 from __future__ import annotations
@@ -50,7 +55,9 @@ from training.writes import writing
 
 NAME = "classifier"
 LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"
-SAME = 1e-4  # probabilities of one and the same function differ by less, whatever the order and rounding of its sums
+# probabilities of one and the same function differ by less, whatever the order and rounding of its
+# sums
+SAME = 1e-4
 PROBES = 16
 
 EVALUATION = {"split": (str, None), "examples": (int, None)}
@@ -83,11 +90,12 @@ def main(
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
-    Where the model is exported already, an `evaluation` or a `license` that is new goes into its card, and `onnx` adds the file.
+    Where the model is exported already, an `evaluation` or a `license` that is new goes into its
+    card, and `onnx` adds the file.
 
     Raises:
-      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is another stage's; an ONNX file that
-        cannot be made or answers differently.
+      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is
+        another stage's; an ONNX file that cannot be made or answers differently.
     """
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
@@ -184,7 +192,8 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     """What an evaluation says of the very model of `run`, for the card; by its fingerprint, since many runs have a `student_2`.
 
     Raises:
-      InputError: no finished evaluation, or one of other models, or of what `run` held before it was trained again.
+      InputError: no finished evaluation, or one of other models, or of what `run` held before it
+        was trained again.
     """
     summary = require_finished(directory, "evaluation", "run_evaluate.sh", {"models?": dict})
     config = Path(directory) / "config.json"

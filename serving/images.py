@@ -1,11 +1,12 @@
 """Images from strangers, decoded inside the graph: a bad one gets a status, and the others their answers.
 
-`tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no Python function that
-catches the error. But tf.data can drop an element that fails, and it runs inside a graph. So a batch becomes a small dataset
-of (row, bytes), the rows that come out of it are put back in their places, and those that are missing were no images.
+`tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no
+Python function that catches the error. But tf.data can drop an element that fails, and it runs
+inside a graph. So a batch becomes a small dataset of (row, bytes), the rows that come out of it are
+put back in their places, and those that are missing were no images.
 
-Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes of
-pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
+Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes
+of pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from serving.answers import NOT_AN_IMAGE, OK, TOO_LARGE
 MAX_PIXELS = 25_000_000
 """Default limit of an export: pixels of an image, or of all frames of a GIF.
 
-Photographs of 24 megapixels pass. Decoding takes up to 12 bytes a pixel (a progressive JPEG in CMYK;
-others 3 to 9), so 300 MB for an image at the limit."""
+Photographs of 24 megapixels pass. Decoding takes up to 12 bytes a pixel (a progressive JPEG in
+CMYK; others 3 to 9), so 300 MB for an image at the limit."""
 
 MAX_GIF_BLOCKS = 2**16
 """A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""
@@ -40,8 +41,8 @@ def prepare(
       max_pixels: an image that declares more is not decoded; at least 1.
 
     Returns:
-      (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros where there are none; `status` int32 [N], see
-      `serving.answers`).
+      (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros where there are
+      none; `status` int32 [N], see `serving.answers`).
     """
     size = preprocessing.image_size
     nothing = tf.zeros([size, size, 3])
@@ -62,7 +63,8 @@ def prepare(
         (count, nothing, NOT_AN_IMAGE)
     )  # a batch needs at least one row
     options = tf.data.Options()
-    options.autotune.enabled = False  # no tuning thread and no graph rewriting for each request: the parallelism is that of the cores
+    # no tuning thread and no graph rewriting for each request: the parallelism is that of the cores
+    options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     batch = answered.concatenate(spare).batch(count + 1).with_options(options)
     rows, images, statuses = (
@@ -133,7 +135,8 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
 def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
     """Pixels of all frames together, or of a canvas that holds the screen and every frame, if that is more.
 
-    TensorFlow decodes all frames, and allocates an image as wide as the widest and as high as the highest of them.
+    TensorFlow decodes all frames, and allocates an image as wide as the widest and as high as the
+    highest of them.
     """
     content = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)  # (bytes,)
     length = tf.size(content, out_type=tf.int64)

@@ -5,12 +5,13 @@
 leaves in W
 
     float16.tflite   weights as float16 (half the size), sums in float32
-    int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labelled images; input and output float32
+    int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labelled
+    images; input and output float32
     table.md         accuracy, agreement and speed of both beside the trained model, on the split
     summary.json     last: the same numbers
 
-A TFLite file takes one image, float32 [1, S, S, 3] in 0–255 as `data.preprocessing.eval_image` prepares it, and gives
-probabilities [1, K]: TFLite has no operation that decodes images.
+A TFLite file takes one image, float32 [1, S, S, 3] in 0–255 as `data.preprocessing.eval_image`
+prepares it, and gives probabilities [1, K]: TFLite has no operation that decodes images.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def convert(
         converter.target_spec.supported_types = [tf.float16]
     else:
         converter.representative_dataset = lambda: ([sample[np.newaxis]] for sample in samples)
-    with silent():  # the converter writes statistics to stderr, from C++, that no setting turns off; an error is raised all the same
+    # the converter writes statistics to stderr, from C++, that no setting turns off; an error is
+    # raised all the same
+    with silent():
         return converter.convert()
 
 

@@ -2,9 +2,10 @@
 
     ./run_serve.sh --serving_dir=SERVING_DIR --local
 
-It answers predict, metadata and status over REST (`serving.rest`) and gRPC, on the service classes of tensorflow-serving-api,
-and computes requests together (`serving.batching`) by the numbers in `batching_parameters.txt`. It follows `models.config`
-and new versions, and stops without losing a request. **Not for production**: it knows no TLS, and Python is in its way.
+It answers predict, metadata and status over REST (`serving.rest`) and gRPC, on the service classes
+of tensorflow-serving-api, and computes requests together (`serving.batching`) by the numbers in
+`batching_parameters.txt`. It follows `models.config` and new versions, and stops without losing a
+request. **Not for production**: it knows no TLS, and Python is in its way.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
 class Health:
     """gRPC's standard health service, `grpc.health.v1.Health`, with Check and without Watch.
 
-    The package grpcio-health-checking needs a newer protobuf than TensorFlow 2.15 has on Python 3.9.
-    The wire format of its two messages is that of protobuf's StringValue and Int32Value.
+    The package grpcio-health-checking needs a newer protobuf than TensorFlow 2.15 has on Python
+    3.9. The wire format of its two messages is that of protobuf's StringValue and Int32Value.
 
     Attributes:
       draining: whether a stop has begun.
@@ -157,8 +158,8 @@ class Gate(grpc.ServerInterceptor):
     """Refuses requests with UNAVAILABLE once a stop has begun, but for those about health.
 
     `grpc.Server.stop` cancels requests that have arrived and that no thread has taken yet. Clients
-    ask another server after UNAVAILABLE, not after CANCELLED. So requests are refused first, and the
-    server stops when those that came before are answered.
+    ask another server after UNAVAILABLE, not after CANCELLED. So requests are refused first, and
+    the server stops when those that came before are answered.
 
     Attributes:
       draining: whether a stop has begun.
@@ -218,7 +219,8 @@ def serve(
     A stop answers all requests in flight first.
 
     Raises:
-      InputError: models that cannot be loaded, a port that is taken, or a log that cannot be written.
+      InputError: models that cannot be loaded, a port that is taken, or a log that cannot be
+        written.
     """
     models = Models(serving_dir, batching)
     if log_requests is not None:

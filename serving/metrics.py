@@ -47,7 +47,8 @@ _METRICS = {
     DELAY: _Metric(("model_name", "op_name", "processed_batch_size"), _exponential(1, 2, 27)),
 }
 """Times are in microseconds. `op_name` is the signature. `batch_size` counts images, without the
-rows that fill a batch up; `processed_batch_size_v2` counts batches by their size with those rows."""
+rows that fill a batch up; `processed_batch_size_v2` counts batches by their size with those rows.
+"""
 
 
 class _Histogram:

@@ -4,15 +4,17 @@
         FILE|DIR|GLOB|CSV…
 
 prints a line for each image: file, most probable class, its probability, and the three most
-probable classes. A folder stands for the images below it, a glob in quotes for the files that match,
-and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object a line:
-`file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
+probable classes. A folder stands for the images below it, a glob in quotes for the files that
+match, and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object
+a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
 `--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel or a folder
 with numbered versions, of which the highest is taken. A file that is no image gets a line that says
-so; the others are answered, and the exit code is 2. Text and table escape line breaks in file names.
+so; the others are answered, and the exit code is 2. Text and table escape line breaks in file
+names.
 
 With `--output` the rows go to a file. After an interruption the same command continues behind its
-last whole batch, and the finished file has the same bytes. `parquet` has the columns of `csv`, and needs `--output`.
+last whole batch, and the finished file has the same bytes. `parquet` has the columns of `csv`, and
+needs `--output`.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def main(
     The devices change no prediction.
 
     Raises:
-      InputError: no model, no such file, or files that are not images, after all others have been answered.
+      InputError: no model, no such file, or files that are not images, after all others have been
+        answered.
     """
     files = check(format, arguments, output)
     devices = (strategy, cpu_devices, tpu)
@@ -83,7 +86,8 @@ def check(
     """Returns the image files that `arguments` name.
 
     Raises:
-      InputError: an unknown format, or files that are not there; before TensorFlow is loaded, which takes seconds.
+      InputError: an unknown format, or files that are not there; before TensorFlow is loaded, which
+        takes seconds.
     """
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
@@ -129,7 +133,8 @@ def save(
       model: what tells the model from others.
 
     Raises:
-      InputError: the file exists, or holds answers to another request; or some images have no answer, after the last one.
+      InputError: the file exists, or holds answers to another request; or some images have no
+        answer, after the last one.
     """
     from cli.progress import progress  # here: printed answers show themselves how many there are
 
@@ -164,7 +169,8 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
       tpu: name of the TPU.
 
     Raises:
-      InputError: no SavedModel, one that cannot be read, or one that takes something else than image bytes.
+      InputError: no SavedModel, one that cannot be read, or one that takes something else than
+        image bytes.
     """
     path = versions.resolve(model)
 

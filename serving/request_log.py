@@ -3,8 +3,8 @@
     ./run_serve.sh --serving_dir=SERVING_DIR --local --log_requests=DIR
     ./run_tool.sh logged_images --logs=DIR --output=FOLDER
 
-DIR gets TFRecord files of `tensorflow.serving.PredictionLog`, as TF Serving's request logging and its
-warm-up files have them. A file appears when it is whole, so a killed server loses its last one.
+DIR gets TFRecord files of `tensorflow.serving.PredictionLog`, as TF Serving's request logging and
+its warm-up files have them. A file appears when it is whole, so a killed server loses its last one.
 """
 
 from __future__ import annotations

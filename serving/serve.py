@@ -3,10 +3,11 @@
     ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] [--grpc_port=8500] [--cors]
         [--local [--nobatching] [--log_requests=DIR]]
 
-`tensorflow_model_server` from PATH, else the official container through docker or podman; the command is printed, and takes
-this process's place. A container publishes its ports on `--host` alone. `tensorflow_model_server` has no flag for that: it
-listens on every interface, so it is started only where `--host=0.0.0.0` says that this is meant. `--local` is the server for
-development (`serving.local`).
+`tensorflow_model_server` from PATH, else the official container through docker or podman; the
+command is printed, and takes this process's place. A container publishes its ports on `--host`
+alone. `tensorflow_model_server` has no flag for that: it listens on every interface, so it is
+started only where `--host=0.0.0.0` says that this is meant. `--local` is the server for development
+(`serving.local`).
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
     flags = [
         f"--model_config_file={models}",
         "--model_config_file_poll_wait_seconds=30",  # labels and versions follow the file
-        "--allow_version_labels_for_unavailable_models=true",  # or labels of versions that are still loading are refused at the start
+        # or labels of versions that are still loading are refused at the start
+        "--allow_version_labels_for_unavailable_models=true",
         f"--monitoring_config_file={folder}/{MONITORING}",
     ]
     return (

@@ -1,16 +1,19 @@
 """The files beside the exported versions: TF Serving's settings and the requests that warm it up.
 
-    SERVING_DIR/models.config             which versions are served, under which names: NAME and NAME-canary
+    SERVING_DIR/models.config             which versions are served, under which names: NAME and
+    NAME-canary
     SERVING_DIR/batching_parameters.txt   how requests are batched
     SERVING_DIR/monitoring.config         metrics for Prometheus
     SERVING_DIR/NAME/1/assets.extra/tf_serving_warmup_requests
 
-Paths in `models.config` are those of the official image, which sees SERVING_DIR as `/models`. A person may edit the three
-files: an export leaves the last two alone where they exist, and changes in the first only the entries of its own model.
+Paths in `models.config` are those of the official image, which sees SERVING_DIR as `/models`. A
+person may edit the three files: an export leaves the last two alone where they exist, and changes
+in the first only the entries of its own model.
 
-TF Serving answers a request that names no version with the highest version that is loaded under the name. So NAME loads the
-stable version alone, and a new export is loaded under NAME-canary. `serving.promotion` changes which version is stable.
-There are no version labels: TF Serving refuses a whole `models.config` that moves a label to a version not loaded yet.
+TF Serving answers a request that names no version with the highest version that is loaded under the
+name. So NAME loads the stable version alone, and a new export is loaded under NAME-canary.
+`serving.promotion` changes which version is stable. There are no version labels: TF Serving refuses
+a whole `models.config` that moves a label to a version not loaded yet.
 """
 
 from __future__ import annotations
@@ -69,8 +72,8 @@ prometheus_config {
 def write(serving_dir: Path, name: str) -> None:
     """Writes or completes the three files for the model `name`.
 
-    NAME goes on serving its stable version; the first version becomes stable. From the second version on, NAME-canary serves the
-    newest one.
+    NAME goes on serving its stable version; the first version becomes stable. From the second
+    version on, NAME-canary serves the newest one.
 
     Raises:
       InputError: a `models.config` that cannot be parsed.

@@ -21,18 +21,22 @@ Outputs = dict[str, tf.Tensor]
 class Classifier(tf.Module):
     """What is saved: the signatures, and the variables that they read.
 
-    Holds the model's variables, not the Keras model: saving would trace every one of its layers for a second time, to no
-    use for a server.
+    Holds the model's variables, not the Keras model: saving would trace every one of its layers for
+    a second time, to no use for a server.
 
     Attributes:
       functions: signature name -> tf.function.
-        `serving_default`: `image_bytes` string [N] -> `probabilities` float32 [N, K], `classes` int32 [N, k] (the k = min(5, K) most
-        probable classes, best first), `labels` string [N, k] (their names), `status` int32 [N] (see `serving.answers`).
-        `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same; `predict_images_uint8`: the same of uint8.
-          An image with NaN or infinite pixels gets a status.
-        `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the classifier, and `status`.
-        `predict_prepared`: `images` float32 [N, S, S, 3], N at least 1, prepared as `serving.preprocess` does -> `logits` and
-          `probabilities` float32 [N, K]. Other formats are converted from it: no strings, no resizing, no branches.
+        `serving_default`: `image_bytes` string [N] -> `probabilities` float32 [N, K], `classes`
+        int32 [N, k] (the k = min(5, K) most probable classes, best first), `labels` string [N, k]
+        (their names), `status` int32 [N] (see `serving.answers`).
+        `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same;
+          `predict_images_uint8`: the same of uint8. An image with NaN or infinite pixels gets a
+          status.
+        `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the
+          classifier, and `status`.
+        `predict_prepared`: `images` float32 [N, S, S, 3], N at least 1, prepared as
+          `serving.preprocess` does -> `logits` and `probabilities` float32 [N, K]. Other formats
+          are converted from it: no strings, no resizing, no branches.
     """
 
     def __init__(
@@ -50,7 +54,8 @@ class Classifier(tf.Module):
           model: float32 (N, S, S, 3) -> logits (N, K), of layers in a graph.
           spec: the model's.
           fold: BatchNorm into the convolutions, and weights as constants.
-          weights: type of the weights on disk, of `training.optimize.WEIGHTS`; other than float32: constants, too.
+          weights: type of the weights on disk, of `training.optimize.WEIGHTS`; other than float32:
+            constants, too.
           max_pixels: an encoded image that declares more is not decoded; at least 1.
         """
         super().__init__(name="classifier")

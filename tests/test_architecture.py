@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the ground up: a room imports rooms of the rows above its own, and none of its own row but itself.
+# From the ground up: a room imports rooms of the rows above its own, and none of its own row but
+# itself.
 FLOORS = [
     ("cli",),
     ("data", "nets"),

@@ -27,8 +27,8 @@ LOCKS = [
     "current-tpu",
 ]
 
-# Stands in for Python: answers the questions of setup.sh and install.sh, makes a "venv" with a copy of itself, writes
-# down where pip is called and with what.
+# Stands in for Python: answers the questions of setup.sh and install.sh, makes a "venv" with a copy
+# of itself, writes down where pip is called and with what.
 FAKE_PYTHON = """#!{bash}
 case "$*" in
   "-c "*version_info*) echo {version} ;;

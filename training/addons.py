@@ -1,7 +1,8 @@
 """Optimizers of tensorflow-addons by name, as Keras optimizers of today.
 
-The package's classes are of Keras's earlier kind. `AddonsOptimizer` takes an update rule from there;
-clipping, weight decay, loss scaling, distribution and checkpoints stay those of the other optimizers.
+The package's classes are of Keras's earlier kind. `AddonsOptimizer` takes an update rule from
+there; clipping, weight decay, loss scaling, distribution and checkpoints stay those of the other
+optimizers.
 
 tensorflow-addons exists for TensorFlow up to 2.15 only. Nothing else of the project needs it, and
 importing this module does not import it.
@@ -40,8 +41,8 @@ class Rule(NamedTuple):
 RULES = {
     # The trust ratio is that of the update with its weight decay. Without both for BatchNorm.
     "lamb": Rule("LAMB", {"exclude_from_weight_decay": [NOT_DECAYED]}, own_decay=True),
-    # β2 of its authors' code. The learning rate is within the momentum, as in Keras's SGD. The class
-    # decays all variables or none, so it decays none here.
+    # β2 of its authors' code. The learning rate is within the momentum, as in Keras's SGD. The
+    # class decays all variables or none, so it decays none here.
     "novograd": Rule("NovoGrad", {"beta_2": 0.98}),
     "radam": Rule("RectifiedAdam", {}),
     "adabelief": Rule("AdaBelief", {"rectify": False}),
@@ -49,8 +50,9 @@ RULES = {
 """Gives the rule of each name of `training.settings.ADDONS`.
 
 Sources: You et al., "Large Batch Optimization for Deep Learning", ICLR 2020; Ginsburg et al.,
-"Stochastic Gradient Methods with Layer-wise Adaptive Moments", 2019; Liu et al., "On the Variance of
-the Adaptive Learning Rate and Beyond", ICLR 2020; Zhuang et al., "AdaBelief Optimizer", NeurIPS 2020.
+"Stochastic Gradient Methods with Layer-wise Adaptive Moments", 2019; Liu et al., "On the Variance
+of the Adaptive Learning Rate and Beyond", ICLR 2020; Zhuang et al., "AdaBelief Optimizer", NeurIPS
+2020.
 """
 assert tuple(RULES) == ADDONS
 
@@ -73,8 +75,8 @@ def build(
       name: one of `RULES`.
       learning_rate: a number or a schedule over optimizer steps.
       momentum: decay of the first moment, β1, in [0, 1).
-      decoupled_weight_decay: λ; see `training.optimizers.build`. LAMB adds λ·θ to the update before it
-        takes the trust ratio, as its paper does.
+      decoupled_weight_decay: λ; see `training.optimizers.build`. LAMB adds λ·θ to the update before
+        it takes the trust ratio, as its paper does.
       **options: Keras's, such as `global_clipnorm`.
 
     Raises:
@@ -150,8 +152,8 @@ class _Legacy:
 class AddonsOptimizer(tf.keras.optimizers.Optimizer):
     """A Keras optimizer whose update rule is that of an optimizer of Keras's earlier kind.
 
-    The rule counts the steps that it made. A step that a loss scale leaves out counts for the learning
-    rate, and not for the rule's corrections of its moments.
+    The rule counts the steps that it made. A step that a loss scale leaves out counts for the
+    learning rate, and not for the rule's corrections of its moments.
 
     Args:
       make: (learning rate, a function without arguments) -> the optimizer of the earlier kind.

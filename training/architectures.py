@@ -66,14 +66,15 @@ class Family:
         list these names.
       title: model.name -> the name that the paper uses, for the model card.
       smoke: values of `model` that `--config.smoke=True` sets; empty: the network has one size.
-      types: argument -> type, as `cli.json_files.read_json` takes them, for what `model.json` stores.
+      types: argument -> type, as `cli.json_files.read_json` takes them, for what `model.json`
+        stores.
       check: (model) raises InputError where a value of `model` is impossible.
       parameters: (model, num_classes, frozen_blocks) -> number of all parameters, and of those that
         are trained; None: counted by building.
       activations: (model, image_size, rematerialize, frozen_blocks) -> numbers that one image's
         training step keeps for the backward pass; None: not known.
-      multiply_adds: (model, image_size, num_classes) -> multiplications of one image's forward pass;
-        None: not known.
+      multiply_adds: (model, image_size, num_classes) -> multiplications of one image's forward
+        pass; None: not known.
       warning: (model, image_size) -> a line of advice, or None.
       reduction: (model) -> image side / side of the last maps that a depthwise convolution reads;
         None from it, or in its place: there are no such convolutions.

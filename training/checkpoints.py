@@ -18,15 +18,17 @@ from training.writes import writing
 PREFIX = "ckpt"
 
 
-# A file that is missing or has a wrong checksum, too short a one (TensorFlow makes an IndexError of that), a variable that is missing.
+# A file that is missing or has a wrong checksum, too short a one (TensorFlow makes an IndexError of
+# that), a variable that is missing.
 _DAMAGE = (tf.errors.OpError, IndexError, AssertionError, ValueError)
 
 
 class Checkpoints:
     """`ckpt-STEP.index` and `.data-*` in one directory: the last ones, those at certain steps, and one that the caller names.
 
-    A preempted machine may leave the newest one cut off, or with a part missing. It is told, deleted, and the one before is used.
-    `ckpt-STEP.stack` names the stack that wrote a checkpoint: no other stack continues with it.
+    A preempted machine may leave the newest one cut off, or with a part missing. It is told,
+    deleted, and the one before is used. `ckpt-STEP.stack` names the stack that wrote a checkpoint:
+    no other stack continues with it.
 
     Args:
       directory: made where missing.

@@ -48,9 +48,9 @@ def images(
       quick: look at few images only, so that it takes a second or two.
 
     Returns:
-      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None where
-      only the data could tell. `test` and `validation`, where known. `survey`: what was found by
-      looking at the images, or None.
+      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None
+      where only the data could tell. `test` and `validation`, where known. `survey`: what was found
+      by looking at the images, or None.
 
     Raises:
       InputError: the run would refuse the folders; or the data are not there and the recipe does

@@ -15,8 +15,8 @@ class ExponentialMovingAverage(tf.Module):
 
         shadow <- shadow − (1 − d_t)·(shadow − value),   d_t = min(decay, (1 + t)/(10 + t))
 
-    with t the number of finished optimizer steps; the shadow starts at the variable's value. The ramp and the moving
-    statistics are the release's; Keras's `use_ema` has neither.
+    with t the number of finished optimizer steps; the shadow starts at the variable's value. The
+    ramp and the moving statistics are the release's; Keras's `use_ema` has neither.
 
     Args:
       variables: float variables; create inside the strategy's scope.
@@ -29,8 +29,9 @@ class ExponentialMovingAverage(tf.Module):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self._variables = [v for v in variables if v.dtype.is_floating]
-        # ON_READ: each replica keeps its own shadow, so that an update costs no communication. What all replicas have alike is read
-        # from one of them, since the mean of three equal floats may be another float; the others are the moving statistics.
+        # ON_READ: each replica keeps its own shadow, so that an update costs no communication. What
+        # all replicas have alike is read from one of them, since the mean of three equal floats may
+        # be another float; the others are the moving statistics.
         self.shadows = [
             tf.Variable(
                 v.read_value(),

@@ -1,7 +1,8 @@
 """The one training loop: `Model.fit` in optimizer steps, with logs, evaluations and checkpoints at step multiples.
 
-A run continues from its newest checkpoint. Since data, augmentation and model noise are functions of (seed, step), the
-continued run ends with the weights of an uninterrupted one, bit for bit, on the same kind and number of devices.
+A run continues from its newest checkpoint. Since data, augmentation and model noise are functions
+of (seed, step), the continued run ends with the weights of an uninterrupted one, bit for bit, on
+the same kind and number of devices.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def fit(
 ) -> None:
     """Trains to step `steps` or to an early stop, continuing from the newest checkpoint in `workdir`.
 
-    SIGTERM ends it after the step that is under way, with a checkpoint (at once, without one, during an evaluation and before the end of
-    the first step, which is traced and compiled first). A run in several processes ends then at its next log line, in all of them.
+    SIGTERM ends it after the step that is under way, with a checkpoint (at once, without one,
+    during an evaluation and before the end of the first step, which is traced and compiled first).
+    A run in several processes ends then at its next log line, in all of them.
 
     Args:
       trainer: compiled; everything trackable in it is checkpointed.
@@ -64,17 +66,21 @@ def fit(
       log_every: steps between lines of `metrics.jsonl`; divides `checkpoint_every`.
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
-      evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a checkpoint is made and kept: see `best`.
-      stop_after: evaluations without a larger `top1` after which the training ends, with a checkpoint; 0: it never does. The log
-        remembers the evaluations, so a run that starts again ends at the same step.
+      evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a
+        checkpoint is made and kept: see `best`.
+      stop_after: evaluations without a larger `top1` after which the training ends, with a
+        checkpoint; 0: it never does. The log remembers the evaluations, so a run that starts again
+        ends at the same step.
       keep: newest checkpoints kept.
       keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
       manifests: of the data, to name the broken shard where reading fails.
       profile: first and last step of a profile for TensorBoard.
-      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the evaluations.
+      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the
+        evaluations.
 
     Raises:
-      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, data that end, or a failed write.
+      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, data
+        that end, or a failed write.
       SystemExit: after SIGTERM.
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
@@ -121,7 +127,8 @@ def fit(
         callback,
         *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else []),
     ]
-    # Keras forgets them before the first step, and a checkpoint between two log lines holds what the next line will tell.
+    # Keras forgets them before the first step, and a checkpoint between two log lines holds what
+    # the next line will tell.
     callback.carried = (
         [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     )
@@ -172,7 +179,8 @@ def _truncate_metrics(path: Path, step: int) -> float:
 def best(workdir: str | Path) -> dict[str, float] | None:
     """The line of `metrics.jsonl` with the largest top-1 on the validation split, the first where several have it; None without any.
 
-    The log is all that remembers it, so a run that starts again forgets what came after its checkpoint.
+    The log is all that remembers it, so a run that starts again forgets what came after its
+    checkpoint.
     """
     path = Path(workdir) / "metrics.jsonl"
     rows = [row for _, row in read_json_lines(path, METRICS)] if path.exists() else []

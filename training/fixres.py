@@ -1,11 +1,13 @@
 """What fine-tuning at a larger resolution needs: shallow blocks that stay as they are, and a trained model at another resolution.
 
-Noisy Student's last step is 1.5 epochs on unaugmented labelled images at a larger resolution with the shallow layers fixed
-(Xie et al. 2020, Section 3.1), after Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019.
+Noisy Student's last step is 1.5 epochs on unaugmented labelled images at a larger resolution with
+the shallow layers fixed (Xie et al. 2020, Section 3.1), after Touvron et al., "Fixing the
+train-test resolution discrepancy", NeurIPS 2019.
 
     ./run_tool.sh fixres --model=DIR --output=DIR --image_size=600
 
-leaves the same weights, fed at the other resolution: what a network trained at a smaller one does without fine-tuning.
+leaves the same weights, fed at the other resolution: what a network trained at a smaller one does
+without fine-tuning.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from training import model_dir
 def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     """Fixes the stem and the first `count` blocks: their weights, their BatchNorm statistics, and no noise in them.
 
-    A frozen BatchNorm normalises with its moving averages, in training too, and a frozen layer of noise passes its input on
-    (Keras's meaning of `trainable` for the one, `nets.noise`'s for the other). What follows, the head's BatchNorm
-    included, trains as usual. Their weights are whatever the model holds: load it first. Call before compiling.
+    A frozen BatchNorm normalises with its moving averages, in training too, and a frozen layer of
+    noise passes its input on (Keras's meaning of `trainable` for the one, `nets.noise`'s for the
+    other). What follows, the head's BatchNorm included, trains as usual. Their weights are whatever
+    the model holds: load it first. Call before compiling.
 
     Args:
       model: a network whose layers have the names of blocks (`training.architectures`).

@@ -64,8 +64,8 @@ def memory() -> int | None:
 def unusable() -> str | None:
     """Returns why TensorFlow uses none of the machine's GPUs; None where it uses one, or the machine has none.
 
-    The log level mutes TensorFlow's own reason, and holds for the whole process. So a second process
-    asks once more and its log is read: some seconds, on a machine with such a GPU only.
+    The log level mutes TensorFlow's own reason, and holds for the whole process. So a second
+    process asks once more and its log is read: some seconds, on a machine with such a GPU only.
     """
     if tf.config.list_physical_devices("GPU") or not on_machine():
         return None

@@ -11,14 +11,15 @@ MOST_PACKED = 1032
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Returns the datasets of an open file by their full names, after checks that read no value.
 
-    HDF5 lets a file name others from which its values come, by a link, as external storage or as a virtual dataset. It also lets
-    a header promise values that the file does not hold.
+    HDF5 lets a file name others from which its values come, by a link, as external storage or as a
+    virtual dataset. It also lets a header promise values that the file does not hold.
 
     Args:
       file: open for reading.
 
     Raises:
-      ValueError: a reference to another file, any link, or a dataset that is larger than what is stored of it.
+      ValueError: a reference to another file, any link, or a dataset that is larger than what is
+        stored of it.
     """
     links: list[str] = []
 

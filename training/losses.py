@@ -18,7 +18,8 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Labels as distributions, float32 (B, K): of class ids, int (B,) or (B, 1), or of distributions, float (B, K).
 
     Raises:
-      ValueError: another shape or type. InvalidArgumentError, when it runs: a class id outside of 0 … K − 1; XLA leaves that check out.
+      ValueError: another shape or type. InvalidArgumentError, when it runs: a class id outside of 0
+        … K − 1; XLA leaves that check out.
     """
     ids = labels.dtype.is_integer and (labels.shape.rank in (1, None) or labels.shape[1:] == [1])
     distributions = (

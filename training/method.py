@@ -1,7 +1,7 @@
 """What a training method says of itself, so that one stage trains them all (`workflow/train.py`).
 
-A method is a value: what it needs, which networks it trains, how its trainer is built, what its trainer
-eats. `workflow/methods.py` has the table of them; docs/extending.md shows how to add one.
+A method is a value: what it needs, which networks it trains, how its trainer is built, what its
+trainer eats. `workflow/methods.py` has the table of them; docs/extending.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from training.trainer import Trainer
 
 NO_IMAGES, IMAGES, PSEUDO_LABELED, TEACHER = "", "unlabeled", "pseudo_labeled", "teacher"
 """Where the second stream of images comes from: there is none; the data directory's unlabeled split; the
-records of --pseudo_labeled; the unlabeled split, labeled within the step by the model of --teacher."""
+records of --pseudo_labeled; the unlabeled split, labeled within the step by the model of --teacher.
+"""
 
 
 class Network(NamedTuple):
@@ -61,7 +62,8 @@ class Parts(NamedTuple):
       teacher: the finished model of --teacher, or None.
       seed: of the run.
       num_classes: K.
-      adjustment: τ log π_k of each class, for the loss on labeled images, or None; see `losses.log_priors`.
+      adjustment: τ log π_k of each class, for the loss on labeled images, or None; see
+        `losses.log_priors`.
     """
 
     model: tf.keras.Model
@@ -144,13 +146,15 @@ class Method:
     """A way to train a classifier. Sections are resolved train sections (see `training.resolve.section`).
 
     Attributes:
-      unlabeled: section -> where its second stream comes from: `NO_IMAGES`, `IMAGES`, `PSEUDO_LABELED` or `TEACHER`.
+      unlabeled: section -> where its second stream comes from: `NO_IMAGES`, `IMAGES`,
+        `PSEUDO_LABELED` or `TEACHER`.
       networks: section -> the networks that it trains, the one that is kept first.
       build: (section, parts) -> the compiled trainer.
       batches: (section, streams) -> what the trainer eats, endless.
-      samples: (section, noise of the images) -> name in TensorBoard -> (split, noise) of images to show there.
-      check: section -> a warning or None. Raises InputError, its message beginning with the key, for values that
-        cannot work together.
+      samples: (section, noise of the images) -> name in TensorBoard -> (split, noise) of images to
+        show there.
+      check: section -> a warning or None. Raises InputError, its message beginning with the key,
+        for values that cannot work together.
     """
 
     unlabeled: Callable[[Mapping[str, Any]], str]

@@ -1,7 +1,8 @@
 """The `model/` directory: what one stage leaves for the next.
 
-`model.json` says how to build the model and how to prepare its images; `model.weights.h5` holds the weights to use, the
-averaged ones where the run kept an average. `model.json` states the SHA-256 of the weights, which `load` verifies.
+`model.json` says how to build the model and how to prepare its images; `model.weights.h5` holds the
+weights to use, the averaged ones where the run kept an average. `model.json` states the SHA-256 of
+the weights, which `load` verifies.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
       (model mapping float32 (B, S, S, 3) in 0–255 to logits (B, K), its spec).
 
     Raises:
-      InputError: missing, unfinished, or weights that do not fit or are others than `model.json` describes.
+      InputError: missing, unfinished, or weights that do not fit or are others than `model.json`
+        describes.
     """
     spec = read_spec(directory, made_by)
     path = _locate(Path(directory), made_by) / WEIGHTS

@@ -32,8 +32,8 @@ def build(
     """Builds a classifier: images float32 (B, H, W, 3) in 0–255 -> logits float32 (B, num_classes).
 
     Args:
-      architecture: `name` (see `training.architectures.TABLE`, or `package.module:function`) and any
-        other argument of its builder; None means the builder's default.
+      architecture: `name` (see `training.architectures.TABLE`, or `package.module:function`) and
+        any other argument of its builder; None means the builder's default.
       num_classes: K.
       mean: per-channel mean, in 0–255 units.
       std: per-channel standard deviation, in 0–255 units.

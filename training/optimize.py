@@ -22,10 +22,12 @@ _SMALL = 256  # weights fewer than this stay float32: nothing is saved by them
 def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
     """The same function without the BatchNorm layers that follow a convolution.
 
-    γ·(Wx − μ)/√(σ² + ε) + β is the convolution with kernel W·γ/√(σ² + ε) and bias β + (b − μ)·γ/√(σ² + ε); only for inference.
+    γ·(Wx − μ)/√(σ² + ε) + β is the convolution with kernel W·γ/√(σ² + ε) and bias β + (b −
+    μ)·γ/√(σ² + ε); only for inference.
 
     Args:
-      model: functional or sequential; convolutions with an activation of their own are left as they are.
+      model: functional or sequential; convolutions with an activation of their own are left as they
+        are.
 
     Returns:
       A new model with layers of the same names; a folded BatchNorm is an identity.
@@ -88,8 +90,8 @@ def freeze(
 ) -> Callable[..., Sequence[tf.Tensor]]:
     """`function` with its variables as constants, constant parts computed, and its weights stored as `weights`.
 
-    16-bit weights are cast to float32 in the graph, where the sums stay; TensorFlow does so once, when it loads the graph, for
-    all weights that fill less than 10 MB.
+    16-bit weights are cast to float32 in the graph, where the sums stay; TensorFlow does so once,
+    when it loads the graph, for all weights that fill less than 10 MB.
 
     Raises:
       InputError: the graph would be larger than a file of it can be.
@@ -154,7 +156,8 @@ def _store(graph: graph_pb2.GraphDef, dtype: tf.DType) -> graph_pb2.GraphDef:
             raise InputError(
                 f"--weights={dtype.name}: a weight of {np.abs(values).max():.3g} is outside its range; take bfloat16"
             )
-        # Control inputs stay with the constant: without them one of a branch not taken would count as that branch's result.
+        # Control inputs stay with the constant: without them one of a branch not taken would count
+        # as that branch's result.
         constant = result.node.add(name=f"{node.name}/stored", op="Const", input=node.input)
         constant.attr["dtype"].type = dtype.as_datatype_enum
         constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(stored))

@@ -21,7 +21,8 @@ class RMSProp(tf.keras.optimizers.Optimizer):
 
     For gradient g, learning rate η, decay ρ, momentum μ:
 
-        ms  <- ρ·ms + (1 − ρ)·g²          ms starts at 1 (Keras starts it at 0: first steps about 3 times larger)
+        ms  <- ρ·ms + (1 − ρ)·g²          ms starts at 1 (Keras starts it at 0: first steps about 3
+        times larger)
         mom <- μ·mom + η·g / sqrt(ms + ε)  ε inside the root, η inside the momentum buffer
         θ   <- θ − mom
 
@@ -90,11 +91,11 @@ class LARS(tf.keras.optimizers.Optimizer):
 
     For gradient g of weights θ, learning rate η, trust coefficient c, momentum μ:
 
-        λ <- c·‖θ‖/‖g‖       1 where either norm is 0, and for vectors: biases and BatchNorm's gamma and beta
-        m <- μ·m + η·λ·g
-        θ <- θ − m
+        λ <- c·‖θ‖/‖g‖       1 where either norm is 0, and for vectors: biases and BatchNorm's gamma
+        and beta m <- μ·m + η·λ·g θ <- θ − m
 
-    g contains the weight decay if the loss does, so ‖g‖ is the norm of the sum where the paper writes the sum of the norms.
+    g contains the weight decay if the loss does, so ‖g‖ is the norm of the sum where the paper
+    writes the sum of the norms.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ def gradient(
 ) -> list[tf.Tensor | None]:
     """`tape.gradient`, taken at the optimizer's loss scale where it has one (mixed_float16), and divided by that again.
 
-    Infinite or not a number where the scaled one overflowed; the optimizer then leaves the step out, which counts, and halves its scale.
+    Infinite or not a number where the scaled one overflowed; the optimizer then leaves the step
+    out, which counts, and halves its scale.
     """
     if loss_scale(optimizer) is None:
         return tape.gradient(loss, variables)
@@ -178,8 +180,8 @@ def linear_factor(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
     """Returns how far a step follows its own gradient g: the step is -factor * g plus terms without g.
 
     With learning rate η and momentum μ the factor is η for SGD, with momentum or not, and (1 + μ)·η
-    for Nesterov's variant. Decoupled weight decay and a loss scale leave it as it is. Clipping is not
-    in it: see `kept_by_clipping`.
+    for Nesterov's variant. Decoupled weight decay and a loss scale leave it as it is. Clipping is
+    not in it: see `kept_by_clipping`.
 
     Args:
       optimizer: a Keras optimizer, or a `LossScaleOptimizer` around one. After a step the factor is
@@ -216,13 +218,16 @@ def build(
     """The optimizer of a train section.
 
     Args:
-      config: `name` (one of `OPTIMIZERS`), `momentum`, `clip_norm` (global norm, after the cross-replica sum; 0 is off); and, which may be
-        absent, `nesterov` (of "sgd"), `trust_coefficient` (of "lars"), `decoupled_weight_decay` λ: θ <- θ − η·λ·θ beside the optimizer's
-        own step (Loshchilov and Hutter 2019; with "adam" AdamW), on the same variables as the weight decay in the loss.
+      config: `name` (one of `OPTIMIZERS`), `momentum`, `clip_norm` (global norm, after the
+        cross-replica sum; 0 is off); and, which may be absent, `nesterov` (of "sgd"),
+        `trust_coefficient` (of "lars"), `decoupled_weight_decay` λ: θ <- θ − η·λ·θ beside the
+        optimizer's own step (Loshchilov and Hutter 2019; with "adam" AdamW), on the same variables
+        as the weight decay in the loss.
       learning_rate: a schedule over optimizer steps.
 
     Raises:
-      InputError: unknown name, a value out of its range, or an optimizer of a package that is not there.
+      InputError: unknown name, a value out of its range, or an optimizer of a package that is not
+        there.
     """
     settings.check(config, OPTIMIZER, "optimizer")
     decay = config.get("decoupled_weight_decay") or None

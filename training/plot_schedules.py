@@ -2,7 +2,8 @@
 
     ./run_tool.sh plot_schedules --config=configs/noisy_student/imagenet.py:l2 --output=rates.png [--data=DIR]
 
-The steps follow from the number of labelled images: of the prepared data in --data, or else of a full copy as the recipe expects it.
+The steps follow from the number of labelled images: of the prepared data in --data, or else of a
+full copy as the recipe expects it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def machine() -> dict[str, Any]:
 def choose(config: Mapping[str, Any] | None, data: str | os.PathLike[str] | None = None) -> None:
     """Turns oneDNN on or off, whichever is faster here. Call it before TensorFlow is imported.
 
-    A value that the environment already has is the user's, or that of the command that started this one, and stays.
+    A value that the environment already has is the user's, or that of the command that started this
+    one, and stays.
 
     Args:
       config: the command's recipe, or None.

@@ -1,15 +1,17 @@
 """Memory for time: a training pass that keeps each block's input only, and computes the rest again for the backward pass.
 
-A network's maps before and after every normalisation and activation are what a training step's memory goes to. Kept are here
-the blocks' inputs and the maps outside of them; a block's own come to life once more while its gradient is taken (Chen et al.,
-"Training Deep Nets with Sublinear Memory Cost", 2016). The network itself, its weights and its saved form know nothing of it.
+A network's maps before and after every normalisation and activation are what a training step's
+memory goes to. Kept are here the blocks' inputs and the maps outside of them; a block's own come to
+life once more while its gradient is taken (Chen et al., "Training Deep Nets with Sublinear Memory
+Cost", 2016). The network itself, its weights and its saved form know nothing of it.
 
 `tf.recompute_grad` does the work, and leaves three things to its user:
 
-- the second pass must draw the noise of the first, wherever the gradient is taken (`nets.noise.repeated_noise`);
+- the second pass must draw the noise of the first, wherever the gradient is taken
+  (`nets.noise.repeated_noise`);
 - BatchNorm's moving statistics must move once (`statistics_kept`);
-- a gradient of the gradient is refused by it. `derivative_pass` gives what Meta Pseudo Labels needs in its
-  place: the derivative of the logits along a change of the weights, block by block.
+- a gradient of the gradient is refused by it. `derivative_pass` gives what Meta Pseudo Labels needs
+  in its place: the derivative of the logits along a change of the weights, block by block.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
     """The model in training mode, as it is or rematerialised block by block. The latter is to be called within `model_noise`.
 
     Args:
-      model: of this project's builders, if it is to be rematerialised: what belongs to a block shows in its layers' names.
+      model: of this project's builders, if it is to be rematerialised: what belongs to a block
+        shows in its layers' names.
       rematerialize: whether the blocks' insides are computed twice.
 
     Raises:
-      UnfitNetwork: a model without blocks, with noise that cannot be repeated, or with more than one tensor between blocks.
+      UnfitNetwork: a model without blocks, with noise that cannot be repeated, or with more than
+        one tensor between blocks.
     """
     if not rematerialize:
         return lambda images: model(images, training=True)
@@ -58,9 +62,10 @@ Derivative = Callable[[tf.Tensor, Mapping[Any, tf.Tensor]], "tuple[tf.Tensor, tf
 def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
     """Returns the model in training mode with its derivative along a change v of its weights θ.
 
-    The derivative passes from the images to the logits, in one go with the pass itself: of each block
-    it takes J_x·ẋ + J_θ·v, with ẋ the derivative of the block's input. Nothing is kept for a backward
-    pass, so that only one block at a time is in memory. BatchNorm's moving statistics stay.
+    The derivative passes from the images to the logits, in one go with the pass itself: of each
+    block it takes J_x·ẋ + J_θ·v, with ẋ the derivative of the block's input. Nothing is kept for a
+    backward pass, so that only one block at a time is in memory. BatchNorm's moving statistics
+    stay.
 
     Args:
       model: of this project's builders, if it is to be rematerialised.
@@ -77,7 +82,8 @@ def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
         x, slope = images, None
         for block in blocks:
             x, slope = _derivative(block, x, slope, direction)
-            # The next block waits for this one's derivative: a graph would otherwise run all passes first.
+            # The next block waits for this one's derivative: a graph would otherwise run all passes
+            # first.
             with tf.control_dependencies([] if slope is None else [slope]):
                 x = tf.identity(x)
         return x, tf.zeros_like(x) if slope is None else slope
@@ -93,7 +99,8 @@ def _derivative(
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns a block's output y, and its derivative where that of its input is `slope`. None: it is 0.
 
-    The gradient g(u) = (J_x, J_θ)ᵀu is linear in u, and its own gradient by u along (ẋ, v) is J_x·ẋ + J_θ·v.
+    The gradient g(u) = (J_x, J_θ)ᵀu is linear in u, and its own gradient by u along (ẋ, v) is J_x·ẋ
+    + J_θ·v.
     """
     sources = [v for v in block.trainable_variables if v.ref() in direction]
     along = [direction[v.ref()] for v in sources]
@@ -143,8 +150,8 @@ def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> No
 def statistics_kept(model: tf.keras.Model) -> Iterator[None]:
     """Puts back what a pass in training mode does to BatchNorm's moving statistics.
 
-    Not by switching the layers' momentum off for the moment: under MirroredStrategy the replicas are traced in turns, and one
-    would see the other's switch.
+    Not by switching the layers' momentum off for the moment: under MirroredStrategy the replicas
+    are traced in turns, and one would see the other's switch.
     """
     variables = [v for v in model.non_trainable_variables if v.dtype.is_floating]
     kept = [v.read_value() for v in variables]

@@ -29,15 +29,17 @@ def preprocessing(
     """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
 
     Args:
-      recipe: its `preprocessing`; `image_size`, `style`, `pad`, `translate_const`, `cutout_const` and `crop_padding` may be None.
+      recipe: its `preprocessing`; `image_size`, `style`, `pad`, `translate_const`, `cutout_const`
+        and `crop_padding` may be None.
       section: the train section's own, whose values but None go before the recipe's.
       median_height: of the labelled images, pixels.
       median_width: of the labelled images, pixels.
 
     Returns:
-      The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half side 40/224 of it (the release's
-      40 pixels at its 224), the padding of the evaluation's crop 32/224 of it: 7/8 of the short side are seen, as there. Up to 64 pixels
-      the style is "small", moved by up to an eighth of the side: a random piece of so small an image may be of anything.
+      The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half
+      side 40/224 of it (the release's 40 pixels at its 224), the padding of the evaluation's crop
+      32/224 of it: 7/8 of the short side are seen, as there. Up to 64 pixels the style is "small",
+      moved by up to an eighth of the side: a random piece of so small an image may be of anything.
     """
     values = {**recipe, **{key: value for key, value in section.items() if value is not None}}
     size = values["image_size"] or image_size(median_height, median_width)
@@ -138,14 +140,15 @@ def section(
     """Resolves a train section.
 
     Args:
-      train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled set) is set.
+      train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled
+        set) is set.
       labeled_examples: images in the labelled split.
       unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
       quiet: do not log what decides the number of steps.
 
     Returns:
-      The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs`, `min_steps`
-      and `steps_for_batch`.
+      The section with `batch_size`, `steps` and the `..._every`s as numbers, without `epochs`,
+      `min_steps` and `steps_for_batch`.
 
     Raises:
       InputError: both or neither of `steps` and `epochs`.

@@ -85,14 +85,16 @@ def train(
 
     Args:
       workdir: claimed with `cli.workdir.start`.
-      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns them.
+      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns
+        them.
       method: of the section.
       spec: of the model that is kept.
       inputs: what it reads.
       devices: where it runs.
 
     Raises:
-      InputError: the batch does not divide among the replicas, and whatever `fit` and the method raise.
+      InputError: the batch does not divide among the replicas, and whatever `fit` and the method
+        raise.
     """
     section, seed = ConfigDict(resolved["train"]), resolved["seed"]
     labeled, unlabeled = inputs.labeled, inputs.unlabeled

@@ -19,8 +19,8 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
         η(t) = η₀·t/t_w                 for t < t_w
         η(t) = η₀·r^floor(t/t_d)        otherwise
 
-    The decay is counted from step 0 and the warm-up only overrides it, as in the release: after the warm-up the rate is
-    already η₀·r^floor(t_w/t_d), not η₀.
+    The decay is counted from step 0 and the warm-up only overrides it, as in the release: after the
+    warm-up the rate is already η₀·r^floor(t_w/t_d), not η₀.
 
     Args:
       base: η₀, already scaled by the labelled batch (0.016·B/256 in the paper's recipe).
@@ -55,7 +55,8 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then half a cosine to 0 at `total_steps`; optionally a wait at 0 first (MPL's student).
 
-    η(t) = 0 for t < t_wait; after it, with s = t − t_wait, η₀·s/t_w for s < t_w, then η₀ · ½(1 + cos(π·(s − t_w)/(T − t_wait − t_w))).
+    η(t) = 0 for t < t_wait; after it, with s = t − t_wait, η₀·s/t_w for s < t_w, then η₀ · ½(1 +
+    cos(π·(s − t_w)/(T − t_wait − t_w))).
     """
 
     def __init__(
@@ -88,8 +89,9 @@ def build(
     """The schedule of a train section.
 
     Args:
-      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled images), `warmup_epochs` (of a cosine
-        at most a tenth of the run), `decay_epochs`, `decay_rate`.
+      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled
+        images), `warmup_epochs` (of a cosine at most a tenth of the run), `decay_epochs`,
+        `decay_rate`.
       batch_size: labelled images a step, over all replicas; the only batch that scales the rate.
       steps: length of the run.
       steps_per_epoch: labelled images / batch_size, fractional.
@@ -115,7 +117,8 @@ def of_section(
     """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
 
     Args:
-      train: as `resolve.section` returns it; a schedule with `base`, `warmup_steps` and `wait_steps` is a cosine, counted in steps.
+      train: as `resolve.section` returns it; a schedule with `base`, `warmup_steps` and
+        `wait_steps` is a cosine, counted in steps.
       steps_per_epoch: labelled images / batch_size, fractional.
 
     Raises:

@@ -13,8 +13,8 @@ IMAGE_SIZE = 32
 def reduced(config: ConfigDict) -> ConfigDict:
     """Returns `config` with one step per training, on 4 labelled images of 32 pixels of the embedded digits.
 
-    Each network becomes the smallest of its family (`Family.smoke`); a network of one size keeps it.
-    Everything else stays: iterations, optimizers, losses, augmentation, precision.
+    Each network becomes the smallest of its family (`Family.smoke`); a network of one size keeps
+    it. Everything else stays: iterations, optimizers, losses, augmentation, precision.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():

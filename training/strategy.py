@@ -20,11 +20,12 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
 
     Args:
       name: "auto" is "mirrored" with two or more GPUs, else "one_device".
-      cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to try out distribution.
-        "mirrored" without a GPU needs more than 1.
+      cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to
+        try out distribution. "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
 
-    A GPU that the machine has and TensorFlow cannot use is told on stderr, with the reason. GPU memory is taken as it is needed.
+    A GPU that the machine has and TensorFlow cannot use is told on stderr, with the reason. GPU
+    memory is taken as it is needed.
 
     Raises:
       InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
@@ -33,7 +34,8 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     if name == "auto":
         name = "mirrored" if len(found) > 1 else "one_device"
     if name == "one_device":
-        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose autotuning `data.pipeline.untuned` cannot reach.
+        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose
+        # autotuning `data.pipeline.untuned` cannot reach.
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(

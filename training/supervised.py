@@ -26,7 +26,8 @@ class Supervised(Trainer):
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       label_smoothing: ε of labeled examples.
-      adjustment: added to the logits in the loss of labeled examples, K numbers or None; see `losses.log_priors`.
+      adjustment: added to the logits in the loss of labeled examples, K numbers or None; see
+        `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
       label_data_sample_prob: probability that a labeled example contributes to the loss. Masked
@@ -34,7 +35,8 @@ class Supervised(Trainer):
       rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which
         computes the rest again; for classifiers of this project's builders.
       accumulation: parts into which each batch is cut; their gradients are added up before the one
-        optimizer step. BatchNorm normalises each part by itself, and its moving statistics move with each.
+        optimizer step. BatchNorm normalises each part by itself, and its moving statistics move
+        with each.
       seed: of the model noise, which is a function of (seed, step, example).
       logged: names of further metrics of a training step.
       name: of the Keras model.
@@ -83,7 +85,8 @@ class Supervised(Trainer):
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_loss = self.labeled_loss(targets, logits, rows, num_rows)
             decay = self.weight_decay * l2(self.model.trainable_variables)
-            # Every part on every replica has the same number of examples, and they are summed: this is sum / global batch.
+            # Every part on every replica has the same number of examples, and they are summed: this
+            # is sum / global batch.
             objective = (labeled_loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
         self.log(

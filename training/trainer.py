@@ -20,15 +20,18 @@ class Trainer(tf.keras.Model):
     Attributes:
       model: the classifier.
       forward: the classifier in training mode, images -> logits.
-      ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass updates it.
+      ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass
+        updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
       examples: number of examples evaluated.
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       ema_decay: of the moving average; see `ExponentialMovingAverage`.
-      rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see `training.rematerialization`.
-      logged: names of the metrics of a training step; with "loss" and "top1", without the norms of `measured_update`.
+      rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see
+        `training.rematerialization`.
+      logged: names of the metrics of a training step; with "loss" and "top1", without the norms of
+        `measured_update`.
       name: of the Keras model.
     """
 
@@ -271,7 +274,8 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
       trained: it is to be trained here, and not only applied.
 
     Raises:
-      ValueError: it is not built, its last layer gives probabilities or one number, or it is to be trained and has losses of its own.
+      ValueError: it is not built, its last layer gives probabilities or one number, or it is to be
+        trained and has losses of its own.
     """
     if not model.built:
         raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
@@ -297,7 +301,8 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
             last = before[-1]  # under mixed precision the last word is often a cast
     if isinstance(last, tf.keras.Model):
         return None
-    function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"  # of a layer; of an operation
+    # of a layer; of an operation
+    function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"
     if isinstance(last, tf.keras.layers.Softmax) or "softmax" in function or "sigmoid" in function:
         raise ValueError(
             f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid"
@@ -342,7 +347,8 @@ def part_of(data: Any, number: int, parts: int) -> Any:
       parts: how many there are; divides each batch.
 
     Raises:
-      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown size).
+      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown
+        size).
     """
 
     def part(tensor: tf.Tensor) -> tf.Tensor:
@@ -390,13 +396,15 @@ def accumulated(
       parts: how many; divides each batch.
 
     Raises:
-      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown size).
+      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown
+        size).
     """
     total: list[tf.Tensor | None] = []
     for number in range(parts):
-        # The next part waits for the last one's end: a graph would otherwise run them all at once. Unrolled and no loop, because
-        # a synchronised BatchNorm may not communicate from inside of one under MirroredStrategy. Slices, because of waiting
-        # parts of a tf.split TensorFlow's optimiser makes a cycle, and gives up.
+        # The next part waits for the last one's end: a graph would otherwise run them all at once.
+        # Unrolled and no loop, because a synchronised BatchNorm may not communicate from inside of
+        # one under MirroredStrategy. Slices, because of waiting parts of a tf.split TensorFlow's
+        # optimiser makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
             piece = part_of(data, number, parts)
         own = gradients(piece, number)

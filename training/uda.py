@@ -1,7 +1,8 @@
 """Unsupervised Data Augmentation (Xie et al. 2020): the step and the method.
 
-Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` the labeled loss is
-left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is supervised learning.
+Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` the
+labeled loss is left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is
+supervised learning.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Objective(NamedTuple):
       uda_ramp_steps: steps over which the factor grows from 0.
       label_smoothing: of the labelled examples.
       weight_decay: λ in λ·Σ½‖v‖².
-      adjustment: added to the logits in the loss of labelled examples, K numbers or None; see `losses.log_priors`.
+      adjustment: added to the logits in the loss of labelled examples, K numbers or None; see
+        `losses.log_priors`.
     """
 
     supervised_weight: float = 1.0
@@ -141,10 +143,11 @@ def uda_loss(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
 
-        q_i = softmax(z_weak,i / τ), without gradient;   1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i, softmax z_strong,i)
+        q_i = softmax(z_weak,i / τ), without gradient;   1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i,
+        softmax z_strong,i)
 
-    Divided by all examples, not by the confident ones, as in both releases; that the *sharpened* distribution is compared is the
-    Meta Pseudo Labels release's way.
+    Divided by all examples, not by the confident ones, as in both releases; that the *sharpened*
+    distribution is compared is the Meta Pseudo Labels release's way.
 
     Args:
       weak: logits (B_u, K).

@@ -1,8 +1,9 @@
 """One run as several processes, one a machine: who writes, what all must agree on, and how it ends when one of them is lost.
 
-Under `tf.distribute.MultiWorkerMirroredStrategy` every process runs the same program. Reading a variable of which each replica holds a
-part (the moving average, a metric) is then an operation that all of them must reach, in the same order: so all log, evaluate
-and save at the same steps. But the files of the run are the chief's, the first process of TF_CONFIG.
+Under `tf.distribute.MultiWorkerMirroredStrategy` every process runs the same program. Reading a
+variable of which each replica holds a part (the moving average, a metric) is then an operation that
+all of them must reach, in the same order: so all log, evaluate and save at the same steps. But the
+files of the run are the chief's, the first process of TF_CONFIG.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Follower(Checkpoints):
 def leaving_with_the_lost() -> Iterator[None]:
     """Ends this process with one line and the code `LOST` where another process of the run is gone.
 
-    TensorFlow cannot go on without it, nor take it in again: all are to be started anew, and the run goes on from its last checkpoint.
+    TensorFlow cannot go on without it, nor take it in again: all are to be started anew, and the
+    run goes on from its last checkpoint.
     """
     try:
         yield

@@ -15,7 +15,8 @@ from cli.errors import InputError, one_line, write_failure
 def writing(what: str, directory: Path) -> Iterator[None]:
     """Turns the errors of a write within it into one line.
 
-    Keras takes TensorFlow's OutOfRangeError, which a file size limit raises, for the end of the data.
+    Keras takes TensorFlow's OutOfRangeError, which a file size limit raises, for the end of the
+    data.
 
     Args:
       what: what is written, such as "a checkpoint".

@@ -1,7 +1,7 @@
 """Published weights in and out: TF1 checkpoints, keras.applications, timm, TensorFlow Lite and keras-cv.
 
-`names.py` says what each variable is called elsewhere, `weight_files.py` and `torch_file.py` read the files. `import_weights.py` and
-`export_weights.py` are the commands.
+`names.py` says what each variable is called elsewhere, `weight_files.py` and `torch_file.py` read
+the files. `import_weights.py` and `export_weights.py` are the commands.
 """
 
 import cli  # noqa: F401  (first: it sets TensorFlow's log level)

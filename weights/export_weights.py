@@ -3,9 +3,10 @@
     ./run_tool.sh export_weights --model=DIR --output=FILE.safetensors      timm's tf_efficientnet_*, with config.json beside it
     ./run_tool.sh export_weights --model=DIR --output=FILE.h5               tf.keras.applications
 
-The numbers are those of the model, bit for bit. timm reads the first with `load_state_dict`, or, where it is called model.safetensors,
-with `timm.create_model("local-dir:DIRECTORY", pretrained=True)`; Keras the second with `EfficientNetB0(weights=FILE, classes=K)`, whose
-own normalisation layer then holds this model's mean and variance.
+The numbers are those of the model, bit for bit. timm reads the first with `load_state_dict`, or,
+where it is called model.safetensors, with `timm.create_model("local-dir:DIRECTORY",
+pretrained=True)`; Keras the second with `EfficientNetB0(weights=FILE, classes=K)`, whose own
+normalisation layer then holds this model's mean and variance.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 
     ./run_tool.sh import_weights --source=FILE --model=b0 --output=DIR [--labels=FILE|DATA]
 
-FILE is the prefix of a TensorFlow 1 checkpoint of the EfficientNet or Noisy Student releases, a `tf.keras.applications` `.h5` or `.keras`,
-or timm's `tf_efficientnet_*` as safetensors. DIR gets `config.json`, `model/` and, last, `summary.json`, like a training's work
-directory: it serves as `--teacher`, `--init` or `--model`. Every variable comes from the file; what is missing, unexpected or misshapen is
-listed and nothing is written. `--head=fresh` alone leaves the classifier to be trained.
+FILE is the prefix of a TensorFlow 1 checkpoint of the EfficientNet or Noisy Student releases, a
+`tf.keras.applications` `.h5` or `.keras`, or timm's `tf_efficientnet_*` as safetensors. DIR gets
+`config.json`, `model/` and, last, `summary.json`, like a training's work directory: it serves as
+`--teacher`, `--init` or `--model`. Every variable comes from the file; what is missing, unexpected
+or misshapen is listed and nothing is written. `--head=fresh` alone leaves the classifier to be
+trained.
 
-`model/model.json` records, and every stage applies, how the images are prepared: the central S / (S + 32) of the short side, TensorFlow 1's
-bicubic resizing to S, and the mean and standard deviation that the weights were trained with.
+`model/model.json` records, and every stage applies, how the images are prepared: the central S / (S
++ 32) of the short side, TensorFlow 1's bicubic resizing to S, and the mean and standard deviation
+that the weights were trained with.
 """
 
 from __future__ import annotations
@@ -167,7 +170,8 @@ def convert(
       fresh_head: leave the classifier at its initial weights.
 
     Raises:
-      InputError: a variable missing, unexpected, misshapen, not finite, or a variance below 0; all are listed.
+      InputError: a variable missing, unexpected, misshapen, not finite, or a variance below 0; all
+        are listed.
     """
     table = names.of_architecture(spec.architecture, spec.num_classes)
     weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)

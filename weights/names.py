@@ -1,11 +1,13 @@
 """What each weight of an EfficientNet is called here, in the authors' TensorFlow 1 checkpoints, and in timm.
 
-One table, :func:`weights`, lists every variable of a variant with its three names and its shape; import and export read nothing
-else. keras.applications uses this project's names, because the models were given its layer names.
+One table, :func:`weights`, lists every variable of a variant with its three names and its shape;
+import and export read nothing else. keras.applications uses this project's names, because the
+models were given its layer names.
 
-Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet), where TensorFlow 1 numbers the
-convolutions and normalisations of a block in the order of their calls; timm (github.com/huggingface/pytorch-image-models), which
-numbers the normalisations in the same order and names a block by (stage, repeat).
+Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet),
+where TensorFlow 1 numbers the convolutions and normalisations of a block in the order of their
+calls; timm (github.com/huggingface/pytorch-image-models), which numbers the normalisations in the
+same order and names a block by (stage, repeat).
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from efficientnet.architectures import (
     stem_and_head,
 )
 
-# Axes that turn Keras's layout into PyTorch's, by kind of weight; a missing kind has the same layout in both.
+# Axes that turn Keras's layout into PyTorch's, by kind of weight; a missing kind has the same
+# layout in both.
 _TO_PYTORCH: dict[str, tuple[int, ...]] = {
     "conv": (3, 2, 0, 1),  # (h, w, in, out) -> (out, in, h, w)
     "depthwise": (2, 3, 0, 1),  # (h, w, channels, 1) -> (channels, 1, h, w)
     "dense": (1, 0),  # (in, out) -> (out, in)
 }
-# What EfficientNet-PyTorch calls a layer, and a layer of a block, by its Keras name or the name's ending.
+# What EfficientNet-PyTorch calls a layer, and a layer of a block, by its Keras name or the name's
+# ending.
 _PYTORCH = {
     "stem_conv": "_conv_stem",
     "stem_bn": "_bn0",

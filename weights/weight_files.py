@@ -1,8 +1,9 @@
 """Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors, PyTorch's old state dicts.
 
-Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to read one of them in Keras's
-layout. Nothing is executed that a file brings along, no other file is read that it refers to, and no value is used before
-:func:`check` has compared every name and every shape.
+Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to
+read one of them in Keras's layout. Nothing is executed that a file brings along, no other file is
+read that it refers to, and no value is used before :func:`check` has compared every name and every
+shape.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     """Opens a file by what it is.
 
     Args:
-        source: the prefix of a TensorFlow 1 checkpoint (``…/model.ckpt``), or its directory; a Keras ``.h5`` or ``.keras``; timm's
-            ``.safetensors``, or the directory that holds ``model.safetensors`` and ``config.json``; a ``.pth`` of EfficientNet-PyTorch.
-        average: of a TensorFlow 1 checkpoint take the moving averages; else the raw variables. The others hold one set.
+        source: the prefix of a TensorFlow 1 checkpoint (``…/model.ckpt``), or its directory; a
+            Keras ``.h5`` or ``.keras``; timm's ``.safetensors``, or the directory that holds
+            ``model.safetensors`` and ``config.json``; a ``.pth`` of EfficientNet-PyTorch.
+        average: of a TensorFlow 1 checkpoint take the moving averages; else the raw variables. The
+          others hold one set.
 
     Raises:
-        InputError: none of these, damaged, or a plain timm EfficientNet, whose padding and normalisation differ.
+        InputError: none of these, damaged, or a plain timm EfficientNet, whose padding and
+          normalisation differ.
     """
     path = Path(source)
     if path.is_dir():
@@ -327,9 +331,10 @@ def _normalization(
 ) -> Normalization | None:
     """What the file's own layers do to pixels in 0-255: Rescaling, Normalization, and in some models another Rescaling.
 
-    The files that Keras publishes store the standard deviation in the variance's place, and ``weights="imagenet"`` makes good for it
-    with a second Rescaling by 1 / sqrt(std). A file of weights alone does not tell whether its model had that layer; a
-    "variance" that equals ImageNet's standard deviations is taken for one of these.
+    The files that Keras publishes store the standard deviation in the variance's place, and
+    ``weights="imagenet"`` makes good for it with a second Rescaling by 1 / sqrt(std). A file of
+    weights alone does not tell whether its model had that layer; a "variance" that equals
+    ImageNet's standard deviations is taken for one of these.
     """
     named = {
         name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()
@@ -418,8 +423,9 @@ class Timm(WeightFile):
 def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
     """The architecture and the normalisation that ``config.json`` beside a timm file tells; else the architecture that it is named after.
 
-    Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in the file tells them apart. Where
-    neither it nor its directory is named after one of them, it is taken for the latter.
+    Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in
+    the file tells them apart. Where neither it nor its directory is named after one of them, it is
+    taken for the latter.
     """
     config = path.with_name("config.json")
     architecture, normalization = None, None

@@ -1,7 +1,8 @@
 """The stages of a run: training, pseudo-labelling, balancing, the iterated loop, the quick start.
 
-A stage reads finished work directories and leaves one. The methods, the data and the models are the rooms' below.
-`from workflow import run` is the whole loop as one call, `run_method` every stage of one method.
+A stage reads finished work directories and leaves one. The methods, the data and the models are the
+rooms' below. `from workflow import run` is the whole loop as one call, `run_method` every stage of
+one method.
 """
 
 from typing import TYPE_CHECKING

@@ -2,18 +2,21 @@
 
     ./run_balance.sh --config=… --workdir=… --data=… --predictions=…
 
-Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the `images_per_class` most confident; classes
-with fewer are filled up with copies of random ones. `share_per_class`, beyond the paper, keeps a share of each class first: a threshold of
-its own for each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records, image and distribution:
+Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the
+`images_per_class` most confident; classes with fewer are filled up with copies of random ones.
+`share_per_class`, beyond the paper, keeps a share of each class first: a threshold of its own for
+each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records,
+image and distribution:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
-With `--selection=BALANCED` nothing is selected: the images and copies of that set get the labels of the
-predictions (`relabel`).
+With `--selection=BALANCED` nothing is selected: the images and copies of that set get the labels of
+the predictions (`relabel`).
 
 In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
 
-1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands in for everything random;
+1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands
+in for everything random;
 2. `selection`: exact cuts per class, in memory bounded by classes × bins;
 3. predictions and images, joined by key, -> the images kept, with their copies.
 """
@@ -69,11 +72,13 @@ class ScoreShards:
 
     Attributes:
       predictions: their manifest.
-      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the images that pass, and `NAME.npy` with
-        every image's hash, sorted.
-      threshold: least confidence, exclusive, as the paper's "higher than 0.3"; see `predictions.Top.higher` for rounding.
+      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the
+        images that pass, and `NAME.npy` with every image's hash, sorted.
+      threshold: least confidence, exclusive, as the paper's "higher than 0.3"; see
+        `predictions.Top.higher` for rounding.
       seed: of the hashes.
-      max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence bands (A.2).
+      max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence
+        bands (A.2).
       fraction: of all images, drawn by their hashes (A.3).
     """
 
@@ -273,7 +278,8 @@ def choose_images_per_class(
     Args:
       above: int [K], images that may be kept.
       balance: False only filters.
-      images_per_class: the config's; None takes the median (rounded down) of the classes that have any.
+      images_per_class: the config's; None takes the median (rounded down) of the classes that have
+        any.
     """
     if not balance:
         return None

@@ -2,8 +2,8 @@
 
     q <- q^(1/T), normalised again        (temperature scaling; Guo et al. 2017, Section 4.2)
 
-with the T at which the images' labels are most probable. That a teacher is too sure of its errors, or too little of its answers, then
-reaches neither the threshold nor the student.
+with the T at which the images' labels are most probable. That a teacher is too sure of its errors,
+or too little of its answers, then reaches neither the threshold nor the student.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The temperature, within `LIMITS`, at which the negative log-likelihood of the labels is least.
 
-    With β = 1/T it is the mean of log Σ_k q_k^β − β log q_y, which is convex in β: its slope, Σ_k q_k(β) log q_k − log q_y, has one root.
+    With β = 1/T it is the mean of log Σ_k q_k^β − β log q_y, which is convex in β: its slope, Σ_k
+    q_k(β) log q_k − log q_y, has one root.
 
     Args:
       probabilities: float32 [n, K].

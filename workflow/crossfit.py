@@ -5,11 +5,11 @@ cut into folds, class by class. For each fold the loop's own stages run in `<wor
 the labeled images without the fold, which is the validation split there. Images of the fold, and
 images that look like them, are not among the fold's unlabeled images either.
 
-`<workdir>/folds/answers.npz` joins the answers of all folds, sorted by key. `workflow.choice.Answers`
-describes its arrays: `keys` str [N], `labels` int64 [N], `models` str [M] (teacher, student_1, …),
-`probabilities` float32 [M, N, K] and `folds` int64 [N]. A key is that of the record in
-`<workdir>/data/labeled`: for folders, the file's path below the labeled folder. An image whose class
-would be missing from a fold's training is in no fold, and not in the file.
+`<workdir>/folds/answers.npz` joins the answers of all folds, sorted by key.
+`workflow.choice.Answers` describes its arrays: `keys` str [N], `labels` int64 [N], `models` str [M]
+(teacher, student_1, …), `probabilities` float32 [M, N, K] and `folds` int64 [N]. A key is that of
+the record in `<workdir>/data/labeled`: for folders, the file's path below the labeled folder. An
+image whose class would be missing from a fold's training is in no fold, and not in the file.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class Planned(NamedTuple):
       model: `model` of the network that is kept.
       weights: published weights that it starts from, in words; "" for none.
       networks: of its method.
-      values: the section as `training.resolve.section` returns it, with the networks of the weights that it starts from.
+      values: the section as `training.resolve.section` returns it, with the networks of the weights
+        that it starts from.
       size: of the images in pixels; None where only the data could tell.
       teacher: `model` of the teacher that labels within the step, or None.
       length: what decided the number of steps, in words; "" where the recipe gives the number.

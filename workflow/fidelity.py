@@ -2,9 +2,10 @@
 
     ./run_tool.sh fidelity --data=W/data --teacher=W/teacher [--images=10000]
 
-labels images of `DATA/unlabeled` in float32 and prints, against those distributions p, what is read back as q from records of each form,
-and what the stage's faster graphs give: KL(q ‖ p) in nats, which is how far q is off as a target of the student, and how often the most
-probable class is the same.
+labels images of `DATA/unlabeled` in float32 and prints, against those distributions p, what is read
+back as q from records of each form, and what the stage's faster graphs give: KL(q ‖ p) in nats,
+which is how far q is off as a target of the student, and how often the most probable class is the
+same.
 """
 
 from __future__ import annotations

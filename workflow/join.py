@@ -38,8 +38,8 @@ def join_by_key(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Joins the images of a shard with its predictions, by key.
 
-    Predictions are read as far as the next image needs. So where both have the same order, as our own stages write them, nothing waits;
-    otherwise at most one shard of them does.
+    Predictions are read as far as the next image needs. So where both have the same order, as our
+    own stages write them, nothing waits; otherwise at most one shard of them does.
 
     Args:
       images: (key, image file or whatever stands for it).

@@ -2,20 +2,21 @@
 
     ./run_tool.sh labels --workdir=W [--iteration=N] [--ask=20] [--tasks=FILE]
 
-`W/labels_N.csv` has a row for each image that iteration N trained on or could have (of a selection that is
-labeled again, its images): its columns are `COLUMNS`. The rows to look at come first. `ask` says why:
+`W/labels_N.csv` has a row for each image that iteration N trained on or could have (of a selection
+that is labeled again, its images): its columns are `COLUMNS`. The rows to look at come first. `ask`
+says why:
 
-- `looks_wrong`: a labelled image to which teacher and student, trained without it, both give another
-  class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
+- `looks_wrong`: a labelled image to which teacher and student, trained without it, both give
+  another class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
 - `out_of_domain`: an unlabelled image of the lowest maximum probability (Hendrycks & Gimpel 2017,
   "A Baseline for Detecting Misclassified and Out-of-Distribution Examples"). It may show no class.
 - `label_next`: an unlabelled image of the smallest margin between its two most probable classes
   (Scheffer et al. 2001), by turns over the predicted classes. Its label would tell the most.
 
-Both take the mean of the teacher's and the student's distribution. A person writes the right class into
-`label`, or anything into `checked` where it is right already, and gives the file back with `--labels`
-(`data.corrections`). With `--tasks` the images to look at become tasks for Label Studio, whose
-export `--labels` takes, too (`data.label_studio`).
+Both take the mean of the teacher's and the student's distribution. A person writes the right class
+into `label`, or anything into `checked` where it is right already, and gives the file back with
+`--labels` (`data.corrections`). With `--tasks` the images to look at become tasks for Label Studio,
+whose export `--labels` takes, too (`data.label_studio`).
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ _BALANCE = {"threshold": float, "max_confidence": float, "fraction": float}
 class Seen(NamedTuple):
     """One image and what is thought of it; classes are numbers from 0, −1 where unknown.
 
-    `predicted`, `first` and `margin` are of the mean of the teacher's and the student's distribution:
-    the most probable class, its probability, and how much it is above the second one.
+    `predicted`, `first` and `margin` are of the mean of the teacher's and the student's
+    distribution: the most probable class, its probability, and how much it is above the second one.
     """
 
     key: str
@@ -166,7 +167,8 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     """Writes the file of an iteration; returns what there is to look at, in words.
 
     Raises:
-      InputError: the iteration is not finished; or the file is there and differs, since a person has edited it.
+      InputError: the iteration is not finished; or the file is there and differs, since a person
+        has edited it.
     """
     labeled = read_manifest(workdir / "data" / "labeled", "labeled")
     out_of_fold, remark = _out_of_fold(workdir, iteration)
@@ -348,7 +350,8 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
       ask: the most of each kind.
 
     Returns:
-      Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`; the order is that of looking.
+      Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`; the order is that of
+      looking.
     """
     wrong = [
         i for i, image in enumerate(images) if image.role == "labeled" and _contradicted(image)

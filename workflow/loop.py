@@ -1,7 +1,8 @@
 """The whole of Algorithm 1 (Xie et al. 2020), from images to an exported student: `run_noisy_student.sh`.
 
-Runs the stage scripts one after another, each in a process of its own, and prints each command, so that any of them can be
-repeated by hand. Each stage resumes by itself. `workflow/stages.py` knows their order.
+Runs the stage scripts one after another, each in a process of its own, and prints each command, so
+that any of them can be repeated by hand. Each stage resumes by itself. `workflow/stages.py` knows
+their order.
 """
 
 from __future__ import annotations
@@ -230,7 +231,8 @@ def run(
     Each stage runs in a process of its own, so this one keeps its memory and its GPU.
 
     Args:
-      labeled: labeled images, [FORMAT:]LOCATION (docs/data.md), by default a folder DIR/<class>/*.jpg.
+      labeled: labeled images, [FORMAT:]LOCATION (docs/data.md), by default a folder
+        DIR/<class>/*.jpg.
       unlabeled: unlabeled images; by default a folder, nested as you like.
       test: test images; None: a part of the labeled ones is held out.
       workdir: directory for everything.
@@ -242,7 +244,8 @@ def run(
       tpu: name or address of the TPU.
 
     Returns:
-      What `summary.json` holds: `teacher`, `students`, `export` (directory of the SavedModel), `report`, `seconds`, ...
+      What `summary.json` holds: `teacher`, `students`, `export` (directory of the SavedModel),
+      `report`, `seconds`, ...
 
     Raises:
       InputError: unusable input, or settings that cannot work.
@@ -384,10 +387,12 @@ def extended(
       folders: of the run.
       workdir: of the run.
       more: the flag.
-      open_it: open a finished run for the new iterations; its evaluation and the fine-tuned model are kept under other names.
+      open_it: open a finished run for the new iterations; its evaluation and the fine-tuned model
+        are kept under other names.
 
     Raises:
-      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its patience.
+      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its
+        patience.
     """
     if not re.fullmatch(r"\+[1-9][0-9]*", more):
         raise InputError(

@@ -132,7 +132,8 @@ class Bench:
 
         Args:
           training: of the plan; its image size is known.
-          batch_size: labeled images of the measured step. The time of a step is scaled to the whole batch.
+          batch_size: labeled images of the measured step. The time of a step is scaled to the whole
+            batch.
 
         Raises:
           Unmeasured: see its text.

@@ -158,7 +158,8 @@ def run_stages(
     Args:
       config: the recipe.
       workdir: directory for everything.
-      images: `labeled`, `unlabeled` and `test`, as [FORMAT:]LOCATION or None; `labels`, a list or None.
+      images: `labeled`, `unlabeled` and `test`, as [FORMAT:]LOCATION or None; `labels`, a list or
+        None.
       training: the training's flags by name; `section` and `strategy` have defaults.
       config_flags: the `--config` flags that the stages get.
       dry_run: prints what would be done; does nothing.

@@ -11,9 +11,9 @@ Each training keeps its epochs. Of the ways below it takes the first that fits:
 5. a smaller batch, twice the steps for half of it; the learning rate follows the batch by itself.
 
 Memory is reckoned as in the other dry runs: weights and all that goes with them, and every map that
-the backward pass keeps. `RESERVE` of a device's memory is left for the framework. XLA fuses maps and
-may need less. Hours are operations / (devices · peak · share), see `workflow.accelerators`; input,
-evaluation and waiting for other devices are not in them.
+the backward pass keeps. `RESERVE` of a device's memory is left for the framework. XLA fuses maps
+and may need less. Hours are operations / (devices · peak · share), see `workflow.accelerators`;
+input, evaluation and waiting for other devices are not in them.
 """
 
 from __future__ import annotations

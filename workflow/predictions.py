@@ -1,7 +1,8 @@
 """Prediction records in batches: the most probable class of each image and how sure the teacher was.
 
-`data.protos.read_prediction` says what a record means; this reads thousands at once, by TensorFlow's parser, for the pass that needs no
-more than the top. Whatever is wrong with a record is left to the one that reads them singly, and names it.
+`data.protos.read_prediction` says what a record means; this reads thousands at once, by
+TensorFlow's parser, for the pass that needs no more than the top. Whatever is wrong with a record
+is left to the one that reads them singly, and names it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Top(NamedTuple):
       keys: of the images, UTF-8.
       classes: int32 [b], the most probable class.
       confidence: float32 [b], its probability, of the distribution that sums to 1.
-      stored: float16 or float32 [b], the same probability as the record holds it, rounded to that type.
+      stored: float16 or float32 [b], the same probability as the record holds it, rounded to that
+        type.
     """
 
     keys: list[bytes]
@@ -76,7 +78,8 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
             count += len(top.keys)
             yield top
     except (tf.errors.OpError, UnicodeDecodeError):
-        pass  # TensorFlow quotes the record in its message, and fails over that where it is no UTF-8
+        # TensorFlow quotes the record in its message, and fails over that where it is no UTF-8
+        pass
     if count != predictions.records[shard]:
         for _ in read_predictions(predictions, shard):
             pass

@@ -2,19 +2,22 @@
 
     ./run_pseudo_label.sh --config=… --workdir=… --data=… --teacher=…
 
-The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`, beyond the paper, its answer is the
-mean over noised copies of the image, an ensemble over its input noise; `views=1` with `model_noise` is the paper's noised teacher (Table
-6). With `calibrate`, beyond the paper too, its answers are tempered as its answers on the validation split want it (`calibration`).
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`,
+beyond the paper, its answer is the mean over noised copies of the image, an ensemble over its input
+noise; `views=1` with `model_noise` is the paper's noised teacher (Table 6). With `calibrate`,
+beyond the paper too, its answers are tempered as its answers on the validation split want it
+(`calibration`).
 
-Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the classes) in a shard of the same
-number as its own. With `--selection=BALANCED` the images are those of a balanced set, each once, however
-many copies the set has of it (`relabel`):
+Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the
+classes) in a shard of the same number as its own. With `--selection=BALANCED` the images are those
+of a balanced set, each once, however many copies the set has of it (`relabel`):
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
-The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the runner. Batches are filled from the start of
-each shard and the last one is padded, so a prediction does not depend on which worker or device made it, or when. A process uses all GPUs
-that it may (`training.copies`); workers that `shard_jobs` starts share them out.
+The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the
+runner. Batches are filled from the start of each shard and the last one is padded, so a prediction
+does not depend on which worker or device made it, or when. A process uses all GPUs that it may
+(`training.copies`); workers that `shard_jobs` starts share them out.
 """
 
 from __future__ import annotations
@@ -69,12 +72,14 @@ class LabelShards:
     """The job: one shard of images -> one shard of predictions.
 
     Attributes:
-      images: manifest of the unlabelled split or of a balanced set; of the validation split, where only `probabilities` is wanted.
+      images: manifest of the unlabelled split or of a balanced set; of the validation split, where
+        only `probabilities` is wanted.
       teacher: directory of the teacher.
       directory: where the predictions go.
       batch_size: images in a forward pass.
       top_k: probabilities stored per image; 0 = all.
-      views: noised copies of an image over which its probabilities are averaged; 0 = the image itself.
+      views: noised copies of an image over which its probabilities are averaged; 0 = the image
+        itself.
       model_noise: dropout and stochastic depth in the teacher.
       seed: of the noise.
       temperature: of the predictions, see `calibration`.
@@ -262,7 +267,8 @@ def image_batches(
       path: the shard.
       preprocessing: the teacher's.
       batch_size: most images in a batch, counting each copy; at least `views`.
-      views: copies of each image with the noise of training, a function of (seed, key, copy); 0: one, without noise.
+      views: copies of each image with the noise of training, a function of (seed, key, copy); 0:
+        one, without noise.
       seed: of that noise.
       wanted: bool [records], which records to take; None: all.
 

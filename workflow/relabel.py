@@ -3,13 +3,13 @@
     ./run_pseudo_label.sh --config=… --workdir=PREDICTIONS --data=… --teacher=… --selection=BALANCED
     ./run_balance.sh --config=… --workdir=… --data=… --predictions=PREDICTIONS --selection=BALANCED
 
-In the paper an EfficientNet-B0 selects 130 million images once, and every later teacher labels that set
-(Xie et al. 2020, Section 3.1). Nothing is filtered or cut here. An image stays, and keeps its copies,
-whatever the new label and its confidence are. So the classes are balanced by the labels of the model
-that selected, as in the release.
+In the paper an EfficientNet-B0 selects 130 million images once, and every later teacher labels that
+set (Xie et al. 2020, Section 3.1). Nothing is filtered or cut here. An image stays, and keeps its
+copies, whatever the new label and its confidence are. So the classes are balanced by the labels of
+the model that selected, as in the release.
 
-Predictions have one record for each different image; they join the balanced set by key. The output has
-the shards of the balanced set, record by record in the same order:
+Predictions have one record for each different image; they join the balanced set by key. The output
+has the shards of the balanced set, record by record in the same order:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 """

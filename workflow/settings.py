@@ -231,8 +231,8 @@ def require_read(
       sections: those that some stage of the run reads.
 
     Raises:
-      InputError: no stage reads a section; or each training has a value of its own in place of the one
-        in the recipe's `preprocessing`.
+      InputError: no stage reads a section; or each training has a value of its own in place of the
+        one in the recipe's `preprocessing`.
     """
     read = set(sections)
     trainings = {

@@ -1,12 +1,13 @@
 """Data jobs whose unit of work is one shard, run by Apache Beam, or by processes of this machine.
 
-A job turns shard i into files of its own, atomically, and nothing else; so a shard may be done twice, by a retry or by the run after a
-SIGKILL, and comes out the same. What a finished shard had to report is noted in a small JSON file beside the others in a progress
-directory, after the shard's files are in place; a shard with a note is not done again. The driver reads the notes, so no data flows back
-through Beam, and any runner will do whose workers see the same file system.
+A job turns shard i into files of its own, atomically, and nothing else; so a shard may be done
+twice, by a retry or by the run after a SIGKILL, and comes out the same. What a finished shard had
+to report is noted in a small JSON file beside the others in a progress directory, after the shard's
+files are in place; a shard with a note is not done again. The driver reads the notes, so no data
+flows back through Beam, and any runner will do whose workers see the same file system.
 
-A worker leaves an InputError in the progress directory too, rather than raise it: runners retry what raises, in vain here, and wrap it
-beyond recognition.
+A worker leaves an InputError in the progress directory too, rather than raise it: runners retry
+what raises, in vain here, and wrap it beyond recognition.
 
 Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start
 processes of Python's own pool, which notices at once: the job ends with one line and exit code 75,
@@ -41,7 +42,8 @@ from cli.files import remove_temporaries
 from cli.json_files import read_json, write_json
 from training.workers import LOST
 
-# Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner life as INFO.
+# Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner
+# life as INFO.
 standard_logging.disable(standard_logging.WARNING)
 import apache_beam as beam  # noqa: E402
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions  # noqa: E402
@@ -198,7 +200,8 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
-        # What DirectRunner comes to for such a pipeline, without its first trying to fetch and start another runner.
+        # What DirectRunner comes to for such a pipeline, without its first trying to fetch and
+        # start another runner.
         standard.runner = "FnApiRunner"
     elif standard.runner == "DaskRunner":
         standard.runner = DASK_RUNNER

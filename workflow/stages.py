@@ -110,7 +110,8 @@ def tuning_of(config: ConfigDict, section: str, iteration: int) -> str:
 def selection_of(config: ConfigDict, workdir: Path, iteration: int) -> dict[str, Path]:
     """Returns the flag that names the balanced set which an iteration's teacher labels again.
 
-    Empty where the teacher labels all unlabeled images and selects by itself. Iteration 0 is the selector's.
+    Empty where the teacher labels all unlabeled images and selects by itself. Iteration 0 is the
+    selector's.
     """
     first = 0 if SELECTOR in config else 1
     if config.get("selection") != ONCE or iteration <= first:

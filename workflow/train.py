@@ -1,7 +1,8 @@
 """Trains a classifier by any method: `run_train.sh`, and its shorter names for the stages of a recipe.
 
-A section of the recipe says which method and with which settings. `run_teacher.sh`, `run_student.sh` and
-`run_finetune.sh` train the sections of these names, `run_train.sh` the section `train` unless told otherwise.
+A section of the recipe says which method and with which settings. `run_teacher.sh`,
+`run_student.sh` and `run_finetune.sh` train the sections of these names, `run_train.sh` the section
+`train` unless told otherwise.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def resolve(
       config: the recipe.
       section: the name of its train section; `preprocessing` in it overrides the recipe's.
       data: a finished data directory.
-      init: weights, whose network and normalisation replace the section's and the recipe's; see `weights.pretrained`.
+      init: weights, whose network and normalisation replace the section's and the recipe's; see
+        `weights.pretrained`.
       iteration: tells trainings of one recipe apart, in their seeds.
 
     Raises:

@@ -2,11 +2,13 @@
 
     ./run_tool.sh model_card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] [--memory=12] [--seconds=300]
 
-For each model, at its own resolution and batch 1, in float32: trainable parameters; multiply-additions of one image, counted from the
-graph's convolutions and matrix products; peak memory and time of a forward pass and of a training step (gradients of the cross entropy
-and an SGD update), each measured in a process of its own. A measurement that passes --memory GiB or --seconds is stopped, and the table
-says so. A finished one is not repeated; one that failed is tried again by the next call. --passes=graph counts and runs nothing, for models
-that are too large for the machine. The table goes into docs/models.md.
+For each model, at its own resolution and batch 1, in float32: trainable parameters;
+multiply-additions of one image, counted from the graph's convolutions and matrix products; peak
+memory and time of a forward pass and of a training step (gradients of the cross entropy and an SGD
+update), each measured in a process of its own. A measurement that passes --memory GiB or --seconds
+is stopped, and the table says so. A finished one is not repeated; one that failed is tried again by
+the next call. --passes=graph counts and runs nothing, for models that are too large for the
+machine. The table goes into docs/models.md.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ def multiply_additions(model: tf.keras.Model, size: int) -> int:
         if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
             outputs = operation.outputs[0].shape.num_elements()
             kernel = operation.inputs[1].shape
-            # Each output sums over the kernel's entries that meet it: height x width x input channels, 1 channel if depthwise.
+            # Each output sums over the kernel's entries that meet it: height x width x input
+            # channels, 1 channel if depthwise.
             summed = (
                 kernel[0]
                 if operation.type == "MatMul"

@@ -2,13 +2,15 @@
 
     ./run_tool.sh check_models --workdir=runs/check_models [--only=timm:b0,keras:b7]
 
-Needs PyTorch, timm and torchvision, which the project does not (see docs/models.md). Each check runs in a process of its own and leaves
-WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is written from all that is there. Exit code 1,
-after a line each on stderr, where a number passes its bound (`BOUNDS`) or a check that was asked for has no result.
+Needs PyTorch, timm and torchvision, which the project does not (see docs/models.md). Each check
+runs in a process of its own and leaves WORKDIR/<check>.json; a finished one is not repeated. At the
+end the table in docs/models.md is written from all that is there. Exit code 1, after a line each on
+stderr, where a number passes its bound (`BOUNDS`) or a check that was asked for has no result.
 
-The peers get random weights, scales and shifts, and moving averages that fit the activations, so that no layer is an identity. Checks:
-timm:<variant> and keras:<variant>, logits; gradients:b0, of a training step; torchvision:resnet50 and torch:wrn_28_2, logits;
-files:<variant>, `.keras` and SavedModel written and loaded; noise:b0, how often each layer of noise drops.
+The peers get random weights, scales and shifts, and moving averages that fit the activations, so
+that no layer is an identity. Checks: timm:<variant> and keras:<variant>, logits; gradients:b0, of a
+training step; torchvision:resnet50 and torch:wrn_28_2, logits; files:<variant>, `.keras` and
+SavedModel written and loaded; noise:b0, how often each layer of noise drops.
 """
 
 from __future__ import annotations
@@ -258,7 +260,8 @@ def check_gradients(name: str, workdir: Path) -> dict[str, Any]:
     largest = max(float(np.abs(value).max()) for value in exact.values())
 
     def deviations(found: dict[str, np.ndarray]) -> dict[str, float]:
-        # A gradient that is zero but for rounding (a shift before batch normalisation has one) is compared with the largest of all.
+        # A gradient that is zero but for rounding (a shift before batch normalisation has one) is
+        # compared with the largest of all.
         scales = {
             key: max(float(np.abs(value).max()), 1e-3 * largest) for key, value in exact.items()
         }

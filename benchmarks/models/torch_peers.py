@@ -108,8 +108,8 @@ def _tensor(images: np.ndarray) -> Any:
 def settle(model: Any, images: np.ndarray) -> None:
     """Random scales and shifts, and moving averages that fit the activations of the normalised `images` (B, H, W, 3).
 
-    Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic enough to turn a last bit at the
-    input into half a logit.
+    Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic
+    enough to turn a last bit at the input into half a logit.
     """
     torch = load_torch()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -207,8 +207,8 @@ def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
 def train_steps(batch: int, size: int, steps: int) -> None:
     """Trains timm's EfficientNet-B0 on request, as a process beside `benchmarks.train_step`.
 
-    Writes the names of its settings to stdout; for each one that it then reads, it takes so many steps and writes their [wall, CPU]
-    seconds.
+    Writes the names of its settings to stdout; for each one that it then reads, it takes so many
+    steps and writes their [wall, CPU] seconds.
     """
     torch = load_torch()
     import timm

@@ -3,7 +3,8 @@
     ./run_evaluate.sh --workdir=W --data=runs/quickstart/data --model=runs/quickstart/teacher,runs/quickstart/student_2 \
         --suite=clean,c,p,adversarial
 
-Recipes of the methods serve as well: of `config.evaluate` they have `batch_size` and `split`, and the other values are these.
+Recipes of the methods serve as well: of `config.evaluate` they have `batch_size` and `split`, and
+the other values are these.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,10 @@
     ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=runs/two_moons_paper  # the paper's values
     ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:sweep --workdir=runs/two_moons_sweep  # one change at a time
 
-The paper's values are a network 2-8-8-2 with sigmoids, weights in ±0.1, SGD at 0.1; it gives neither steps nor batch nor noise. Two
-things differ in what works: the rate is 1, in place of ten times the steps, and the teacher has its UDA loss, which the paper's text leaves
-out of this experiment.
+The paper's values are a network 2-8-8-2 with sigmoids, weights in ±0.1, SGD at 0.1; it gives
+neither steps nor batch nor noise. Two things differ in what works: the rate is 1, in place of ten
+times the steps, and the teacher has its UDA loss, which the paper's text leaves out of this
+experiment.
 """
 
 from typing import Any
@@ -23,8 +24,12 @@ def method(**overrides: Any) -> ConfigDict:
     config.schedule = "constant"  # or cosine, from the rate to 0
     config.init_scale = 0.1  # weights and biases are uniform in ± this
     config.supervised = 1.0  # factor of the teacher's loss on the labelled points
-    config.feedback = 0.0  # factor of the feedback's loss; at 1 its gradient is the true one, unless the estimator is cosine
-    config.estimator = "soft"  # of the feedback: h of each point and class; or one number a step: dot_product (eq. 12), cosine (C.3)
+    # factor of the feedback's loss; at 1 its gradient is the true one, unless the estimator is
+    # cosine
+    config.feedback = 0.0
+    # of the feedback: h of each point and class; or one number a step: dot_product (eq. 12), cosine
+    # (C.3)
+    config.estimator = "soft"
     config.pseudo_labels = "sampled"  # or argmax, soft
     config.consistency = (
         0.0  # factor of UDA: the label of a point must be that of the same point moved a little

@@ -3,7 +3,8 @@
     ./run_prepare_data.sh --config=configs/fixmatch/digits.py --workdir=W/data
     ./run_train.sh --config=configs/fixmatch/digits.py --data=W/data --workdir=W/student
 
-Threshold and weight are the paper's; network, optimizer, batch and steps those of configs/uda/digits.py.
+Threshold and weight are the paper's; network, optimizer, batch and steps those of
+configs/uda/digits.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 """Makes the part that every Meta Pseudo Labels recipe shares (Pham et al. 2021).
 
-The paper's own tables are in an appendix that could not be consulted; optimizers, schedules and losses have the values of the command
-for CIFAR-10-4K in the release's README. The architecture is the smallest EfficientNet. The feedback
-is this project's, `soft`; recipes of the paper's experiments set the paper's, `cosine`. A recipe
-imports this, overrides what differs, and says why. docs/settings.md lists each setting with its
-meaning.
+The paper's own tables are in an appendix that could not be consulted; optimizers, schedules and
+losses have the values of the command for CIFAR-10-4K in the release's README. The architecture is
+the smallest EfficientNet. The feedback is this project's, `soft`; recipes of the paper's
+experiments set the paper's, `cosine`. A recipe imports this, overrides what differs, and says why.
+docs/settings.md lists each setting with its meaning.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
         {"threshold": 0.0, "balance": False}
     )  # for `reduced`: every unlabelled image once
     config.train = train_section()
-    # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
+    # The student afterwards, on labelled images: SGD at a fixed rate of 1e-5, batch 512, 1,000
+    # steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
     config.finetune.update(
         {"steps": 1000, "batch_size": 512, "label_smoothing": 0.0, "labeled_augmentation": True}

@@ -4,13 +4,14 @@
     ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data --workdir=W/student
     ./run_finetune.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data --init=W/student --workdir=W/finetuned
 
-`:paper` (default) takes from the paper's main text the network, the split (4,000 labelled, 41,000 others, 5,000 set aside) and the
-fine-tuning. The rest, on which the main text is silent, is the command in the release's README, here and in `:release`, which also has
-the release's network and unlabelled images (all 50,000).
+`:paper` (default) takes from the paper's main text the network, the split (4,000 labelled, 41,000
+others, 5,000 set aside) and the fine-tuning. The rest, on which the main text is silent, is the
+command in the release's README, here and in `:release`, which also has the release's network and
+unlabelled images (all 50,000).
 
-Both draw hard labels and have one h a step. `:paper` takes the cosine of the two gradients of eq. 12
-less its moving average (Appendix C.3). `:release` takes the released difference of losses, with the
-sign that teaches. As it was released the feedback teaches nothing:
+Both draw hard labels and have one h a step. `:paper` takes the cosine of the two gradients of eq.
+12 less its moving average (Appendix C.3). `:release` takes the released difference of losses, with
+the sign that teaches. As it was released the feedback teaches nothing:
 `--config.train.feedback=release --config.train.pseudo_labels=soft`. This project's own feedback is
 `--config.train.feedback=soft`.
 

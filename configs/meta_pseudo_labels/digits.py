@@ -15,8 +15,9 @@ The second takes about 140 CPU seconds. docs/meta_pseudo_labels.md has what it r
     ./run_balance.sh $R --data=W/data --predictions=W/predictions --workdir=W/pseudo_labeled
     ./run_meta_pseudo_labels.sh $R --data=W/data --pseudo_labeled=W/pseudo_labeled --workdir=W/reduced
 
-What it is compared with (configs/studies/meta_pseudo_labels.py) is in it too, with the same network and the same number of steps:
-supervised learning (`run_teacher.sh`), UDA (`run_train.sh --config=configs/uda/digits.py`), Noisy Student (`run_noisy_student.sh`).
+What it is compared with (configs/studies/meta_pseudo_labels.py) is in it too, with the same network
+and the same number of steps: supervised learning (`run_teacher.sh`), UDA (`run_train.sh
+--config=configs/uda/digits.py`), Noisy Student (`run_noisy_student.sh`).
 """
 
 from ml_collections import ConfigDict
@@ -40,7 +41,8 @@ def get_config(name: str = "full") -> ConfigDict:
     config.train, config.finetune = own.train, own.finetune
     train = config.train
     train.update({"steps": STEPS, "batch_size": 50, "unlabeled_ratio": 2, "ema_decay": 0.99})
-    # Not the release's 8: on validation images of seeds 101 and 102 UDA with 2 had 96.75 and 95.25 %, with 8 95.75 and 95.25.
+    # Not the release's 8: on validation images of seeds 101 and 102 UDA with 2 had 96.75 and 95.25
+    # %, with 8 95.75 and 95.25.
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
     for side, wait in (("teacher", 0), ("student", 100)):
         train[side].model = network()
@@ -54,8 +56,9 @@ def get_config(name: str = "full") -> ConfigDict:
     config.finetune.schedule.base = 0.005
     if name == "reduced":
         train.method = "reduced_meta_pseudo_labels"
-        # The calibrator's, a fifth of the full teacher's: nothing but its start holds it to the stored labels. Adam, which takes large
-        # steps for small gradients, led it away to one class for all images.
+        # The calibrator's, a fifth of the full teacher's: nothing but its start holds it to the
+        # stored labels. Adam, which takes large steps for small gradients, led it away to one class
+        # for all images.
         train.teacher.schedule.base = 0.05
         config.pseudo_label.views = 0  # the clean image
         config.balance.update(

@@ -4,10 +4,11 @@
     ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/imagenet_10pct.py --data=W/data --workdir=W/student
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_10pct.py --data=W/data --init=W/student --workdir=W/finetuned
 
-From the main text: network, resolution, split (128,000 labelled, all others unlabelled), fine-tuning. The rest is the command in the
-release's README, a draft by its own look (it names CIFAR-10's data and two batch sizes), so unverified; `:release` is therefore the same
-recipe. Its feedback is the paper's, too, because the release's difference of losses is mostly
-rounding in bfloat16. Hardware is not stated. Nothing here has been run at this size.
+From the main text: network, resolution, split (128,000 labelled, all others unlabelled),
+fine-tuning. The rest is the command in the release's README, a draft by its own look (it names
+CIFAR-10's data and two batch sizes), so unverified; `:release` is therefore the same recipe. Its
+feedback is the paper's, too, because the release's difference of losses is mostly rounding in
+bfloat16. Hardware is not stated. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -4,32 +4,36 @@
     ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --init=W/student --workdir=W/finetuned
 
 `:resnet50` 83.2 % top-1 with 12.8 million images of JFT (2 days on 512 TPUv2 cores)
-`:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student (11 days on 2,048 TPUv3 cores)
+`:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student
+(11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
-The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of ImageNet.
-The training reads the images selected, with their copies, in place of the whole pool:
+The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of
+ImageNet. The training reads the images selected, with their copies, in place of the whole pool:
 
     C=--config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50
     ./run_pseudo_label.sh $C --data=W/data --teacher=T --workdir=W/predictions
     ./run_balance.sh $C --data=W/data --predictions=W/predictions --workdir=W/selected
     ./run_meta_pseudo_labels.sh $C --data=W/data --selection=W/selected --workdir=W/student
 
-For the ResNet-50 that is the 12,800 most probable images of each class (Section 3.3); for the others it is
-Noisy Student's selection (Section 4), which a run of its recipes has in `pseudo_labeled_0`.
+For the ResNet-50 that is the 12,800 most probable images of each class (Section 3.3); for the
+others it is Noisy Student's selection (Section 4), which a run of its recipes has in
+`pseudo_labeled_0`.
 
-From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the 25,000 labelled images set aside and
-fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide
-its rate, are this project's. The ResNet-50's learning rates, losses and augmentation are those of `imagenet_10pct.py`.
+From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the
+25,000 labelled images set aside and fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the
+whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide its rate, are this
+project's. The ResNet-50's learning rates, losses and augmentation are those of `imagenet_10pct.py`.
 
-L2 and B6-Wide have Noisy Student's hyper-parameters, as Section 4 says: RMSProp at 0.128 for 2,048 images, weight decay, label smoothing,
-moving average, dropout, RandAugment 2 x 27. The rate falls by half a cosine: Noisy Student's factor of 0.97 every 2.4 epochs would
-leave 1.5e-9 of it after these 1,599 epochs.
+L2 and B6-Wide have Noisy Student's hyper-parameters, as Section 4 says: RMSProp at 0.128 for 2,048
+images, weight decay, label smoothing, moving average, dropout, RandAugment 2 x 27. The rate falls
+by half a cosine: Noisy Student's factor of 0.97 every 2.4 epochs would leave 1.5e-9 of it after
+these 1,599 epochs.
 
 The feedback is the paper's: the cosine of eq. 12's gradients (Appendix C.3), for labels that are
-drawn. It needs no step that is a multiple of the gradient, which RMSProp's is not. Two such networks
-at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores. Nothing here
-has been run at this size.
+drawn. It needs no step that is a multiple of the gradient, which RMSProp's is not. Two such
+networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores.
+Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@
     ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data --workdir=W/student
     ./run_finetune.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data --init=W/student --workdir=W/finetuned
 
-From the main text: network, split, fine-tuning. It is silent on the rest, and the release has no command for SVHN: the values are those of
-`cifar10_4k.py`, without the flip, none of them verified for SVHN. Nothing here has been run at this size.
+From the main text: network, split, fine-tuning. It is silent on the rest, and the release has no
+command for SVHN: the values are those of `cifar10_4k.py`, without the flip, none of them verified
+for SVHN. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,9 @@
 
     ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --labeled=DIR --workdir=W    (docs/data.md)
 
-Neither the paper nor its release has this experiment: the split is Meta Pseudo Labels' (Pham et al. 2021, Section 4), the values are those
-of `svhn.py` with a flip, an EfficientNet-B0 for 32 pixels and three iterations. No result is claimed for it.
+Neither the paper nor its release has this experiment: the split is Meta Pseudo Labels' (Pham et al.
+2021, Section 4), the values are those of `svhn.py` with a flip, an EfficientNet-B0 for 32 pixels
+and three iterations. No result is claimed for it.
 """
 
 from ml_collections import ConfigDict

@@ -2,16 +2,18 @@
 
     ./run_noisy_student.sh --config=configs/noisy_student/digits.py --workdir=runs/digits
 
-96.05 % of the test images (five seeds, std 2.42; the teacher 91.85), some five minutes on 2 cores: README, `./run_quickstart.sh --seeds=5`.
-1,797 real images of 8x8 pixels: 400 for the test (the same whatever the seed), 5 a class labelled, the others unlabelled
-together with 400 crops of two photographs, which the confidence threshold is there to keep out.
+96.05 % of the test images (five seeds, std 2.42; the teacher 91.85), some five minutes on 2 cores:
+README, `./run_quickstart.sh --seeds=5`. 1,797 real images of 8x8 pixels: 400 for the test (the same
+whatever the seed), 5 a class labelled, the others unlabelled together with 400 crops of two
+photographs, which the confidence threshold is there to keep out.
 """
 
 from ml_collections import ConfigDict
 
 from configs.noisy_student import base
 
-# What survives being drawn by another hand: position, slant, thickness. No flip, no inversion, no colour.
+# What survives being drawn by another hand: position, slant, thickness. No flip, no inversion, no
+# colour.
 OPS = (
     "Rotate",
     "ShearX",
@@ -27,7 +29,8 @@ OPS = (
 def get_config() -> ConfigDict:
     """The recipe."""
     config = base.get_config()
-    config.iterations = 2  # a third student is no better than the second: configs/studies/iterations.py, docs/results.md
+    # a third student is no better than the second: configs/studies/iterations.py, docs/results.md
+    config.iterations = 2
     config.data.update({"source": "digits", "labeled_per_class": 5, "out_of_domain": 400})
     config.expected.update({"labeled": 50, "unlabeled": 1747, "classes": 10})
     config.preprocessing.update(
@@ -56,11 +59,12 @@ def get_config() -> ConfigDict:
     config.student.steps = 500
     config.student.unlabeled_ratio = 4
     config.finetune_student.epochs = 200.0
-    # A higher threshold than the paper's 0.3, which the photographs' crops pass; and sharper labels than the paper's, since a teacher
-    # of 50 smoothed labels is sure of little.
+    # A higher threshold than the paper's 0.3, which the photographs' crops pass; and sharper labels
+    # than the paper's, since a teacher of 50 smoothed labels is sure of little.
     config.balance.threshold = 0.7
     config.student.temperature = 0.5
-    # A student labels noised copies of an image, which it was trained on, together better than the image alone. The first teacher does not.
+    # A student labels noised copies of an image, which it was trained on, together better than the
+    # image alone. The first teacher does not.
     config.pseudo_label.update({"batch_size": 256, "views": 8})
     config.pseudo_label_1 = config.pseudo_label.copy_and_resolve_references()
     config.pseudo_label_1.views = 0

@@ -13,19 +13,19 @@ on every machine. A labelled batch is 32 to 256 images; a training makes 60 pass
 labelled images, but no fewer than 200 steps. With `--init=imagenet:b2` and the like it fine-tunes
 other weights, with their network (docs/models.md).
 
-`:b0` ... `:b7` train that network from random weights, or from those of `--init`, at the resolution of
-the data: the median image's shorter side, 32 to 224 pixels; at least 3,000 steps. `:small` is a small
-network from random weights, at least 600 steps, for images of up to 64 pixels, which the others halve
-five times. Few images train no B0 from random weights: `./run_benchmarks.sh train_step` and `--dry_run`
-tell how long it takes here.
+`:b0` ... `:b7` train that network from random weights, or from those of `--init`, at the resolution
+of the data: the median image's shorter side, 32 to 224 pixels; at least 3,000 steps. `:small` is a
+small network from random weights, at least 600 steps, for images of up to 64 pixels, which the
+others halve five times. Few images train no B0 from random weights: `./run_benchmarks.sh
+train_step` and `--dry_run` tell how long it takes here.
 
-With fewer than 1,000 labelled images besides those of the test, cross-fitting chooses the served model
-and trains everything two more times (docs/evaluation.md, "Which model is served").
+With fewer than 1,000 labelled images besides those of the test, cross-fitting chooses the served
+model and trains everything two more times (docs/evaluation.md, "Which model is served").
 `--config.crossfit.folds=0` turns it off.
 
-At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by random pieces.
-Any value can be given: `--config.preprocessing.image_size=128`. `--dry_run` counts the images, measures a
-step on this machine, and tells hours, memory and disk.
+At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by
+random pieces. Any value can be given: `--config.preprocessing.image_size=128`. `--dry_run` counts
+the images, measures a step on this machine, and tells hours, memory and disk.
 """
 
 from ml_collections import ConfigDict
@@ -49,8 +49,8 @@ def get_config(name: str = "") -> ConfigDict:
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config.iterations = 2
-    # Images to choose the served model by: a fifth of the labelled ones, or cross-fitting where that
-    # is less than 200.
+    # Images to choose the served model by: a fifth of the labelled ones, or cross-fitting where
+    # that is less than 200.
     del config.data.validation_size
     config.data.validation_size = placeholder(int)
     config.crossfit.folds = 2

@@ -2,21 +2,24 @@
 
     ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --labeled=IMAGENET --unlabeled=tar:POOL --workdir=W
 
-`:b0` ... `:b7` one student of the teacher's size (Xie et al. 2020, Figure 2; top-1 from Table 9 of the first version, teacher -> student):
-    B0 77.3 -> 78.1, B1 79.2 -> 80.3, B2 80.0 -> 81.1, B3 81.7 -> 82.4, B4 83.2 -> 84.0, B5 84.0 -> 84.9, B6 84.5 -> 85.3, B7 85.0 -> 85.9
-`:l2` B7 -> L2 -> L2 -> L2 (Section 3.1, "Iterative training"): 85.0 -> 88.4, on a Cloud TPU v3 Pod of 2,048 cores, 6 days for a training at
-    ratio 14
-`:v1` the chain of the first version, B7 -> B7 -> L0 -> L1 -> L2 -> L2: 85.0 -> 87.4; L0, L1 and L2 are fine-tuned at a larger resolution
-    before they label (its Section 3.1)
-`:l2_b0` ... `:l2_b7` a small student to deploy, of the last teacher of `:l2` (the first version, A.4, Table 9; its teacher had 87.4):
-    B0 79.0, B1 81.4, B2 82.2, B3 83.4, B4 84.9, B5 85.6, B6 86.0, B7 86.8
+`:b0` ... `:b7` one student of the teacher's size (Xie et al. 2020, Figure 2; top-1 from Table 9 of
+    the first version, teacher -> student): B0 77.3 -> 78.1, B1 79.2 -> 80.3, B2 80.0 -> 81.1, B3
+    81.7 -> 82.4, B4 83.2 -> 84.0, B5 84.0 -> 84.9, B6 84.5 -> 85.3, B7 85.0 -> 85.9
+`:l2` B7 -> L2 -> L2 -> L2 (Section 3.1, "Iterative training"): 85.0 -> 88.4, on a Cloud TPU v3 Pod
+    of 2,048 cores, 6 days for a training at ratio 14
+`:v1` the chain of the first version, B7 -> B7 -> L0 -> L1 -> L2 -> L2: 85.0 -> 87.4; L0, L1 and L2
+    are fine-tuned at a larger resolution before they label (its Section 3.1)
+`:l2_b0` ... `:l2_b7` a small student to deploy, of the last teacher of `:l2` (the first version,
+    A.4, Table 9; its teacher had 87.4): B0 79.0, B1 81.4, B2 82.2, B3 83.4, B4 84.9, B5 85.6, B6
+    86.0, B7 86.8
 
-`:resnet50` ResNet-50, 78.9 (Pham et al. 2021, Table 3); no text that could be consulted has its settings: those of the EfficientNets of
-    its size stand
-`:b0_release`, `:b1_release` as the release trains them, without RandAugment; the paper has it for all sizes (Section 3.2)
+`:resnet50` ResNet-50, 78.9 (Pham et al. 2021, Table 3); no text that could be consulted has its
+    settings: those of the EfficientNets of its size stand
+`:b0_release`, `:b1_release` as the release trains them, without RandAugment; the paper has it for
+all sizes (Section 3.2)
 
-Hardware is told for `:l2` only. Where the paper is silent on a size, the released scripts' value stands and says so. The networks without
-Noisy Student are in configs/supervised/imagenet.py.
+Hardware is told for `:l2` only. Where the paper is silent on a size, the released scripts' value
+stands and says so. The networks without Noisy Student are in configs/supervised/imagenet.py.
 """
 
 from ml_collections import ConfigDict
@@ -24,8 +27,8 @@ from ml_collections import ConfigDict
 from configs.noisy_student import base
 
 # RandAugment's magnitude by size. The paper gives that of B7 and L2, 27; B2 to B6 have the released
-# scripts'. The scripts have none for B0 and B1, where the paper has RandAugment, too: this project's
-# choice is B2's, the mildest. ResNet-50 has that of RandAugment's paper.
+# scripts'. The scripts have none for B0 and B1, where the paper has RandAugment, too: this
+# project's choice is B2's, the mildest. ResNet-50 has that of RandAugment's paper.
 MAGNITUDES = {
     "b0": 6.0,
     "b1": 6.0,
@@ -51,7 +54,8 @@ SIZES = {
     "l2": 475,
 }
 SIZES["resnet50"] = 224
-# FixRes: pixels of the fine-tuning (the first version, Table 7). The paper fixes the shallow layers; how many is not published.
+# FixRes: pixels of the fine-tuning (the first version, Table 7). The paper fixes the shallow
+# layers; how many is not published.
 # Here: the stem and the blocks of the first two of seven stages.
 FIXRES = {"l0": (600, 12), "l1": (600, 12), "l2": (800, 17)}
 
@@ -107,14 +111,17 @@ def get_config(name: str = "b0") -> ConfigDict:
     )
     config.expected.update({"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000})
     config.balance.images_per_class = 130_000
-    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels those (Section 3.1).
+    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels those
+    # (Section 3.1).
     config.selection = "once"
-    # Labels by the folded graph, in the numbers that the teacher was trained in (docs/scaling.md, "What small records lose").
+    # Labels by the folded graph, in the numbers that the teacher was trained in (docs/scaling.md,
+    # "What small records lose").
     config.pseudo_label.update({"optimize": True, "precision": "mixed_bfloat16"})
     config.teacher = section(*chain[0])
     if chain[0] != ("b0", 0):
         config.selector = section("b0", 0)
-        # What a variant changes in the labelling, such as Table 6's noise, is not for the selection.
+        # What a variant changes in the labelling, such as Table 6's noise, is not for the
+        # selection.
         config.pseudo_label_0 = config.pseudo_label.copy_and_resolve_references()
     config.student = section(*chain[-1])
     for iteration, link in enumerate(chain[1:-1], 1):

@@ -2,8 +2,9 @@
 
     ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --labeled=DIR --unlabeled=DIR --workdir=W    (docs/data.md)
 
-The release reports 97.9 % for the teacher and 98.6 ± 0.1 % for the student (no number in the paper; hardware not stated). Every value is
-the released script's where it differs from the paper's ImageNet recipe.
+The release reports 97.9 % for the teacher and 98.6 ± 0.1 % for the student (no number in the paper;
+hardware not stated). Every value is the released script's where it differs from the paper's
+ImageNet recipe.
 """
 
 from ml_collections import ConfigDict

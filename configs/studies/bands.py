@@ -2,8 +2,9 @@
 
 ./run_experiment.sh study --config=configs/studies/bands.py --workdir=runs/studies/bands
 
-A stand-in for the paper's ten bands of 1.3 million images, whose commands on ImageNet are in docs/paper_map.md.
-On the digits the images of low confidence are mostly the crops of photographs, which are out of the domain.
+A stand-in for the paper's ten bands of 1.3 million images, whose commands on ImageNet are in
+docs/paper_map.md. On the digits the images of low confidence are mostly the crops of photographs,
+which are out of the domain.
 """
 
 from ml_collections import ConfigDict

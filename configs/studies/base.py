@@ -9,13 +9,18 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
     """A study on the digits, on validation images of seeds that no reported result uses; one iteration unless it says otherwise.
 
     Its keys, besides the ones given here:
-      runs: (name, flags of the recipe's script), or (name, flags of each stage, method). The first run makes what is shared.
-      methods: name -> the stages of a run: (directory in the run's own, script, its flags). In these `{run}` is the run's directory and
-        `{NAME}` that of another run of the same seed, which must come before it.
+      runs: (name, flags of the recipe's script), or (name, flags of each stage, method). The first
+        run makes what is shared.
+      methods: name -> the stages of a run: (directory in the run's own, script, its flags). In
+        these `{run}` is the run's directory and `{NAME}` that of another run of the same seed,
+        which must come before it.
       readings: (name, run, dotted path into the summary.json of the run or of its last stage).
-      claims: (reading, reading, finding): the finding says that the first is higher than the second.
-      correction: of the claims' p-values for their number: none, or holm. With none the 95 % interval decides.
-      of_photographs: whether the images are the user's, given by the flags --labeled, --unlabeled and --test.
+      claims: (reading, reading, finding): the finding says that the first is higher than the
+        second.
+      correction: of the claims' p-values for their number: none, or holm. With none the 95 %
+        interval decides.
+      of_photographs: whether the images are the user's, given by the flags --labeled, --unlabeled
+        and --test.
     """
     config = ConfigDict()
     config.title, config.description = title, description

@@ -2,7 +2,8 @@
 
 ./run_experiment.sh study --config=configs/studies/beyond.py --workdir=runs/studies/beyond
 
-The calibrated teacher's one number is fitted on the validation images that the study also reports on, which can only flatter it.
+The calibrated teacher's one number is fitted on the validation images that the study also reports
+on, which can only flatter it.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,9 @@
 
 ./run_experiment.sh study --config=configs/studies/joint.py --workdir=runs/studies/joint
 
-Apart: the student's steps on the pseudo-labelled images alone, then fine-tuning on the labelled ones, with the section `finetune_student`,
-whose values nobody has tuned. `apart_longer` is fine-tuned for four times as long.
+Apart: the student's steps on the pseudo-labelled images alone, then fine-tuning on the labelled
+ones, with the section `finetune_student`, whose values nobody has tuned. `apart_longer` is
+fine-tuned for four times as long.
 """
 
 from ml_collections import ConfigDict

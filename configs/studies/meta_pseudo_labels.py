@@ -7,10 +7,11 @@ W=runs/studies/meta_pseudo_labels
 ./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=${W}_ablations
 ./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=${W}_feedback  # of :small
 
-These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is chosen by them. `:methods` is the first
-without other estimators, soft labels and a longer UDA; the ablations share some conditions with it. `:feedback` has those conditions of
-`:small` that say what the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first with each other one.
-How large the feedback should be is asked on validation images of other seeds:
+These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is
+chosen by them. `:methods` is the first without other estimators, soft labels and a longer UDA; the
+ablations share some conditions with it. `:feedback` has those conditions of `:small` that say what
+the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first
+with each other one. How large the feedback should be is asked on validation images of other seeds:
 
 ./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
 """

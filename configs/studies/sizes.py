@@ -2,7 +2,8 @@
 
 ./run_experiment.sh study --config=configs/studies/sizes.py --workdir=runs/studies/sizes
 
-Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0 % of L2, 78.1 of B0, 77.3 supervised).
+Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0 %
+of L2, 78.1 of B0, 77.3 supervised).
 """
 
 from ml_collections import ConfigDict

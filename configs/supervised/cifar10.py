@@ -2,9 +2,9 @@
 
     ./run_train.sh --config=configs/supervised/cifar10.py --labeled=DIR --workdir=W    (docs/data.md)
 
-Network, images, RandAugment and optimizer are those of configs/meta_pseudo_labels/cifar10_4k.py, as the paper has one protocol
-for both. Its table of the length (Appendix C.4) could not be consulted: 300,000 steps of 128 images are as many as there.
-Nothing here has been run at this size.
+Network, images, RandAugment and optimizer are those of configs/meta_pseudo_labels/cifar10_4k.py, as
+the paper has one protocol for both. Its table of the length (Appendix C.4) could not be consulted:
+300,000 steps of 128 images are as many as there. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

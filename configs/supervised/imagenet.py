@@ -2,13 +2,17 @@
 
     ./run_train.sh --config=configs/supervised/imagenet.py:b7 --labeled=IMAGENET --workdir=W    (docs/data.md)
 
-`:b0` ... `:b7` EfficientNet with RandAugment, the teacher of configs/noisy_student/imagenet.py (Xie et al. 2020, Figure 2)
-`:l2`           EfficientNet-L2 without Noisy Student, 85.5 % (Tables 2 to 5, Figure 4), then fine-tuned at 800 pixels
-`:resnet50`     ResNet-50, 76.89 % top-1 and 93.27 % top-5 (Pham et al. 2021, Table 2), with RandAugment
+`:b0` ... `:b7` EfficientNet with RandAugment, the teacher of configs/noisy_student/imagenet.py (Xie
+et al. 2020, Figure 2)
+`:l2`           EfficientNet-L2 without Noisy Student, 85.5 % (Tables 2 to 5, Figure 4), then
+fine-tuned at 800 pixels
+`:resnet50`     ResNet-50, 76.89 % top-1 and 93.27 % top-5 (Pham et al. 2021, Table 2), with
+RandAugment
 
-`:l2` has the settings of Noisy Student's L2; the paper says no others. ResNet-50's network, images and optimizer are those of
-configs/meta_pseudo_labels/imagenet_10pct.py. The paper's table of its length (Appendix C.4) could not be consulted: 90 epochs
-are this project's. Nothing here has been run at this size.
+`:l2` has the settings of Noisy Student's L2; the paper says no others. ResNet-50's network, images
+and optimizer are those of configs/meta_pseudo_labels/imagenet_10pct.py. The paper's table of its
+length (Appendix C.4) could not be consulted: 90 epochs are this project's. Nothing here has been
+run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,10 @@
 
     ./run_train.sh --config=configs/supervised/svhn.py --labeled=DIR --workdir=W    (docs/data.md)
 
-The paper's "full dataset" is read as the training set without `extra`, of which it does not speak. Network, images, RandAugment
-and optimizer are those of configs/meta_pseudo_labels/svhn_1k.py. The paper's table of the length (Appendix C.4) could not be
-consulted: 300,000 steps of 128 images are as many as there. Nothing here has been run at this size.
+The paper's "full dataset" is read as the training set without `extra`, of which it does not speak.
+Network, images, RandAugment and optimizer are those of configs/meta_pseudo_labels/svhn_1k.py. The
+paper's table of the length (Appendix C.4) could not be consulted: 300,000 steps of 128 images are
+as many as there. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     ./run_train.sh --config=configs/uda/imagenet_10pct.py --labeled=IMAGENET --workdir=W
 
-The values are those of configs/meta_pseudo_labels/imagenet_10pct.py, whose teacher is trained alone.
+The values are those of configs/meta_pseudo_labels/imagenet_10pct.py, whose teacher is trained
+alone.
 """
 
 from ml_collections import ConfigDict

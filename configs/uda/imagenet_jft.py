@@ -2,7 +2,8 @@
 
     ./run_train.sh --config=configs/uda/imagenet_jft.py --labeled=IMAGENET --unlabeled=POOL --workdir=W
 
-The values are those of configs/meta_pseudo_labels/imagenet_jft.py:resnet50, whose teacher is trained alone.
+The values are those of configs/meta_pseudo_labels/imagenet_jft.py:resnet50, whose teacher is
+trained alone.
 """
 
 from ml_collections import ConfigDict

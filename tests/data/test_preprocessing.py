@@ -112,7 +112,8 @@ def test_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "image_size, padding, height, width, expected",  # side int(S / (S + P) · short side), centred, the odd pixel above and to the left
+    # side int(S / (S + P) · short side), centred, the odd pixel above and to the left
+    "image_size, padding, height, width, expected",
     [
         (224, 32, 375, 500, (24, 86, 328, 328)),
         (224, 32, 256, 256, (16, 16, 224, 224)),

@@ -246,7 +246,8 @@ def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_im
     applied = stubbed(
         monkeypatch, lambda index, image, *_: image + 1, 4000, 6, table="meta_pseudo_labels"
     )
-    # Of 6 draws with p ~ U(0.2, 0.8): mean 6·0.5, variance 6·E[p(1−p)] + 36·Var[p] = 6·0.22 + 36·0.03.
+    # Of 6 draws with p ~ U(0.2, 0.8): mean 6·0.5, variance 6·E[p(1−p)] + 36·Var[p] = 6·0.22 +
+    # 36·0.03.
     assert abs(applied.mean() - 3.0) < 4 * np.sqrt(2.4 / 4000)
     assert (
         abs(applied.var() - 2.4) < 0.2

@@ -31,7 +31,8 @@ def test_a_prepared_data_set(name):
         assert len(source.label_names) == 10
         stored = {name: [image.key for image in split] for name, split in source.splits().items()}
         assert all(keys == sorted(keys) for keys in stored.values())  # in TFDS's order
-        # The stand-in's training and test images are the same files, so that none of the former is an unlabelled one.
+        # The stand-in's training and test images are the same files, so that none of the former is
+        # an unlabelled one.
         assert {name: len(keys) for name, keys in stored.items()} == {
             "labeled": 100,
             "unlabeled": 100,

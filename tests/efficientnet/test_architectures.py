@@ -40,8 +40,9 @@ SHAPES = {
     "lite4": (32, 1280, [24, 32, 56, 112, 160, 272, 448], [1, 4, 4, 6, 6, 8, 1]),
 }
 
-# Trainable parameters with 1000 classes, and entries of the moving averages. b0 and b7 are what keras.applications counts; l0, l1
-# and l2 round to the published 140M, 273M and 480M. lite0 to lite4 round to the published 4.7M, 5.4M, 6.1M, 8.2M and 13.0M.
+# Trainable parameters with 1000 classes, and entries of the moving averages. b0 and b7 are what
+# keras.applications counts; l0, l1 and l2 round to the published 140M, 273M and 480M. lite0 to
+# lite4 round to the published 4.7M, 5.4M, 6.1M, 8.2M and 13.0M.
 PARAMETERS = {
     "b0": (5_288_548, 42_016),
     "b1": (7_794_184, 62_048),
@@ -125,7 +126,8 @@ def test_filters_are_never_rounded_down_by_more_than_a_tenth() -> None:
 
 
 def test_survival_probabilities_of_b0() -> None:
-    # 1 - 0.2 b / 16 for b = 2, 4, 6, 7, 9, 10, 12, 13, 14, the blocks that keep both stride and channels.
+    # 1 - 0.2 b / 16 for b = 2, 4, 6, 7, 9, 10, 12, 13, 14, the blocks that keep both stride and
+    # channels.
     survive = {
         block.name: block.survival_probability for block in blocks(1.0, 1.0) if block.has_skip
     }

@@ -44,9 +44,10 @@ def images(count: int, size: int) -> tf.Tensor:
 def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
     """Random scales and shifts, and moving averages that fit the activations. The model's momentum must be 0.
 
-    A fresh model's batch normalisation is the identity, which would hide mistakes in it and lets the activations of the deep
-    variants explode. Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic enough to
-    turn a last bit at the input into half a logit.
+    A fresh model's batch normalisation is the identity, which would hide mistakes in it and lets
+    the activations of the deep variants explode. Channels that hardly vary are not blown up to unit
+    variance: a deep random network is chaotic enough to turn a last bit at the input into half a
+    logit.
     """
     generator = np.random.Generator(np.random.PCG64(0))
     layers = [
@@ -94,7 +95,8 @@ def applications(name: str, size: int) -> tf.keras.Model:
 def test_equals_keras_applications(name: str) -> None:
     """From the normalised image on; the normalisation itself is the next test's.
 
-    A random-weight keras.applications model only divides by 255. Doing that outside our model gives both the same bits to work on.
+    A random-weight keras.applications model only divides by 255. Doing that outside our model gives
+    both the same bits to work on.
     """
     size = 75 if name == "b0" else 64  # 75 for the padding of odd maps
     model = EfficientNet(

@@ -43,7 +43,8 @@ def test_saved_model(make: Callable[..., tf.keras.Model], tmp_path: Path) -> Non
 def test_an_efficientnet_converts_to_tensorflow_lite() -> None:
     """With TensorFlow Lite's own operations alone: nothing in the graph is outside its vocabulary.
 
-    Its 8 blocks have every kind of block that B0's 16 have: each stage's first, and one with a skip.
+    Its 8 blocks have every kind of block that B0's 16 have: each stage's first, and one with a
+    skip.
     """
     model = EfficientNet("b0", width=0.25, depth=0.3, num_classes=10, image_size=32, seed=1)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

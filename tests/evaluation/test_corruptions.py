@@ -43,8 +43,9 @@ def test_every_corruption(corruption, image):
     ]
     assert all(x.shape == image.shape and x.dtype == np.uint8 for x in changed)
     np.testing.assert_array_equal(corruptions.corrupt(image, corruption, 3, rng()), changed[2])
-    # Elastic's first two severities are of another kind than the others in both published tables, and glass blur's and defocus'
-    # mildest ones hardly change 32 pixels; in all others the fifth changes more than the first.
+    # Elastic's first two severities are of another kind than the others in both published tables,
+    # and glass blur's and defocus' mildest ones hardly change 32 pixels; in all others the fifth
+    # changes more than the first.
     if corruption not in ("elastic_transform", "glass_blur"):
         assert distance(image, changed[4]) > distance(image, changed[0])
     assert distance(image, changed[4]) > 0.5
@@ -134,7 +135,8 @@ def test_glass_moves_pixels_no_farther_than_it_says():
     ramp = np.broadcast_to(np.arange(40)[None, :, None], (40, 40, 3)) / 255.0
     moved = corruptions._glass_blur(ramp, (0.0, 2, 1), rng()) * 255
     assert np.abs(moved - ramp * 255).max() > 0
-    # Moves come one after another, from the lower right, and may carry a value on: no farther than by chance along the row.
+    # Moves come one after another, from the lower right, and may carry a value on: no farther than
+    # by chance along the row.
     assert np.abs(moved - ramp * 255).mean() < 2
 
 

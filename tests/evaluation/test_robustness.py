@@ -15,11 +15,13 @@ from evaluation.robustness import (
     CORRUPTIONS,
 )
 
-# AlexNet's mean error on each corruption as its own column of the published table; the severities beside it must come to that.
+# AlexNet's mean error on each corruption as its own column of the published table; the severities
+# beside it must come to that.
 AVERAGES = (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816)
 AVERAGES += (0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500)
 EXTRA_AVERAGES = (0.845388, 0.787108, 0.717512, 0.658248)
-# AlexNet's flip probabilities in percent, as the paper of ImageNet-P rounds them (Table 7 there): noise, blur, weather, digital.
+# AlexNet's flip probabilities in percent, as the paper of ImageNet-P rounds them (Table 7 there):
+# noise, blur, weather, digital.
 FLIPS = {
     "gaussian_noise": 23.65,
     "shot_noise": 30.06,
@@ -172,5 +174,6 @@ def test_imagenet_a_has_200_classes():
     assert len(A_CLASSES) == len(set(A_CLASSES.tolist())) == 200 and (np.diff(A_CLASSES) > 0).all()
     assert (A_CLASSES[[0, 1, -1]] == [6, 11, 988]).all()
     names = wnids()
-    # First and last folder of the released archive, and one from the middle: stingray, goldfinch, … acorn.
+    # First and last folder of the released archive, and one from the middle: stingray, goldfinch, …
+    # acorn.
     assert names[6] == "n01498041" and names[11] == "n01531178" and names[988] == "n12267677"

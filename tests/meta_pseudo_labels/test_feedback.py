@@ -1,8 +1,9 @@
 """The proof: each estimator's expected teacher gradient against the true gradient of the labelled loss after the student's step.
 
-The truth is numpy's alone: the student's step by hand-written backpropagation for every combination of pseudo-labels, J as the sum over
-the combinations, its gradient by central differences in the teacher's weights. The estimators are run on every combination and weighted
-by its probability. Everything is float64, so a failure is not rounding.
+The truth is numpy's alone: the student's step by hand-written backpropagation for every combination
+of pseudo-labels, J as the sum over the combinations, its gradient by central differences in the
+teacher's weights. The estimators are run on every combination and weighted by its probability.
+Everything is float64, so a failure is not rounding.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ SMALL = [
     "--config.train.unlabeled_ratio=2",
     "--config.train.log_every=1",
     "--config.train.feedback=per_example",  # the default has no baseline
-    "--config.train.feedback_weight=0.5",  # so large a learning rate multiplies rounding by the weight, step by step
+    # so large a learning rate multiplies rounding by the weight, step by step
+    "--config.train.feedback_weight=0.5",
     "--config.train.checkpoint_every=5",
 ]
 

@@ -243,7 +243,8 @@ def test_unknown_choices():
 
 
 def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():
-    # Two blobs a class; the labelled images show one of them only, the pseudo-labels of a perfect teacher show both.
+    # Two blobs a class; the labelled images show one of them only, the pseudo-labels of a perfect
+    # teacher show both.
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(3, 2, 4, 4, 3)).astype("float32")
     x = np.repeat(centers[:, 0], 4, 0) + 0.1 * rng.normal(size=(12, 4, 4, 3)).astype("float32")

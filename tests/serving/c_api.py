@@ -2,8 +2,9 @@
 
     python -m tests.serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
 
-prints what `serving.predict` prints. It shows, on a machine without a model server, that an export needs nothing but the
-C++ library: the shared library inside the installed package is opened with ctypes, and `import tensorflow` never happens.
+prints what `serving.predict` prints. It shows, on a machine without a model server, that an export
+needs nothing but the C++ library: the shared library inside the installed package is opened with
+ctypes, and `import tensorflow` never happens.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Model:
 
     Args:
       path: the SavedModel's directory.
-      tensors: names of graph tensors by signature and by name of input or output, as `saved_model_cli show` lists them.
+      tensors: names of graph tensors by signature and by name of input or output, as
+        `saved_model_cli show` lists them.
 
     Raises:
       InputError: it cannot be loaded, or later not be run.
@@ -215,7 +217,8 @@ class Model:
 def tensor_names(path: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
     """(inputs, outputs) of each signature -> names of graph tensors, read from `saved_model.pb` without TensorFlow's messages.
 
-    Only what a SavedModel needs is followed: meta_graphs = 2, signature_def = 5, and its maps (key = 1, value = 2).
+    Only what a SavedModel needs is followed: meta_graphs = 2, signature_def = 5, and its maps (key
+    = 1, value = 2).
 
     Raises:
       InputError: the file is damaged.

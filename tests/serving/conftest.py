@@ -82,7 +82,8 @@ def _encoded_images(format, size=(37, 29), mode="RGB", n=3, **options):
 class Exported(NamedTuple):
     """A model of one style of preprocessing, before and after its export.
 
-    `directory`: the training's; `path`: SERVING_DIR; `version`: the SavedModel's; `model`: Keras's; `saved`: the SavedModel, loaded.
+    `directory`: the training's; `path`: SERVING_DIR; `version`: the SavedModel's; `model`: Keras's;
+      `saved`: the SavedModel, loaded.
     """
 
     directory: Path

@@ -16,7 +16,8 @@ from serving import serve
 
 ROOT = Path(__file__).parents[2]
 
-# The flags of `tensorflow_model_server` 2.15.1, as its --help lists them; docs/serving.md explains those that we use.
+# The flags of `tensorflow_model_server` 2.15.1, as its --help lists them; docs/serving.md explains
+# those that we use.
 KNOWN = frozenset(
     """
 allow_version_labels_for_unavailable_models batching_parameters_file enable_batching enable_grpc_healthcheck_service

@@ -62,7 +62,8 @@ def test_chunked_bodies(server, encoded_images):
 
 def test_health(server):
     assert call(server, "/healthz") == (200, {"status": "ok"})
-    # grpc.health.v1: HealthCheckRequest has `string service = 1`, HealthCheckResponse the enum `status = 1`, SERVING 1.
+    # grpc.health.v1: HealthCheckRequest has `string service = 1`, HealthCheckResponse the enum
+    # `status = 1`, SERVING 1.
     with grpc.insecure_channel(server.url["grpc"][7:]) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         for service in (b"", b"\x0a\x0aclassifier"):

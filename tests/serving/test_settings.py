@@ -44,7 +44,8 @@ def message(name, fields):
     return message_factory.MessageFactory(pool).GetPrototype(descriptor)
 
 
-# tensorflow_serving/servables/tensorflow/session_bundle_config.proto and config/monitoring_config.proto, release 2.15
+# tensorflow_serving/servables/tensorflow/session_bundle_config.proto and
+# config/monitoring_config.proto, release 2.15
 BATCHING = {
     "BatchingParameters": [
         ("max_batch_size", 1, INT64, FIELD.LABEL_OPTIONAL),

@@ -1,7 +1,7 @@
 """Both methods' steps on other devices: four replicas do what one does, and nothing in them is beyond a TPU.
 
-As a program (`python -m tests.training.test_devices`) it prints what four replicas computed: TensorFlow splits the CPU only before its
-first use.
+As a program (`python -m tests.training.test_devices`) it prints what four replicas computed:
+TensorFlow splits the CPU only before its first use.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from training.optimizers import RMSProp
 METHODS = ("noisy_student", "meta_pseudo_labels")
 K, B, RATIO, REPLICAS = 3, 8, 2, 4
 
-# Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments come to it by its own feeds. And
-# calls of functions, whose ops are listed with the others.
+# Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments
+# come to it by its own feeds. And calls of functions, whose ops are listed with the others.
 COLLECTIVES = {"CollectiveReduceV2", "CollectiveGatherV2", "CollectiveInitializeCommunicator"}
 PLUMBING = {
     *COLLECTIVES,
@@ -183,7 +183,8 @@ def test_the_step_compiles_whole(method):
 def test_the_distributed_step_has_no_op_that_TPUs_lack(four, method):
     """Those that TensorFlow's compiler has no kernel for, and random ones with a state: XLA draws other numbers there than TensorFlow.
 
-    Sources: "Known issues", tensorflow.org/xla/known_issues; "Available TensorFlow ops", cloud.google.com/tpu/docs/tensorflow-ops.
+    Sources: "Known issues", tensorflow.org/xla/known_issues; "Available TensorFlow ops",
+      cloud.google.com/tpu/docs/tensorflow-ops.
     """
     tf.function(
         lambda: tf.constant(1.0) + 1.0, jit_compile=True

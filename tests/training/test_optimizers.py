@@ -14,7 +14,8 @@ from training.settings import ADDONS, OPTIMIZERS
 
 
 def test_rmsprop_published_steps():
-    # Three steps with g = 0.5, learning rate 0.1, from 1: the values of TensorFlow 1's RMSProp (Keras's gives 0.690, 0.184, -0.462).
+    # Three steps with g = 0.5, learning rate 0.1, from 1: the values of TensorFlow 1's RMSProp
+    # (Keras's gives 0.690, 0.184, -0.462).
     variable = tf.Variable(1.0)
     optimizer = RMSProp(0.1, rho=0.9, momentum=0.9, epsilon=1e-3)
     seen = []

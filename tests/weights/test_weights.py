@@ -409,7 +409,8 @@ def applications(**arguments: Any) -> tf.keras.Model:
             )
     model.layers[
         2
-    ].finalize_state()  # the normalisation reads its weights when they are loaded, not when it is called
+        # the normalisation reads its weights when they are loaded, not when it is called
+    ].finalize_state()
     return model
 
 

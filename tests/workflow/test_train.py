@@ -261,7 +261,8 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
     with pytest.raises(InputError, match="--init is missing"):
         main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
     data = {"data": directories["data"]}
-    # A rate of 0 and no decay of the statistics' momentum: the weights must come out as they went in.
+    # A rate of 0 and no decay of the statistics' momentum: the weights must come out as they went
+    # in.
     still = ["--config.finetune.epochs=1", "--config.finetune.schedule.base=0.0"]
     main(tmp_path / "w", data, *still, section="finetune", init=str(uninterrupted))
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
