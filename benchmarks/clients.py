@@ -34,7 +34,10 @@ async def _ask(host: str, port: int, request: bytes, share: int, seconds: list[f
 
 
 async def _all(host: str, port: int, body: bytes, requests: int, clients: int) -> list[float]:
-    head = f"POST /v1/models/classifier:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/models/classifier:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length:"
+        f" {len(body)}\r\n\r\n"
+    )
     request, seconds = head.encode() + body, list[float]()
     shares = [requests // clients + (i < requests % clients) for i in range(clients)]
     await asyncio.gather(*(_ask(host, port, request, share, seconds) for share in shares))

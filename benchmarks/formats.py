@@ -139,8 +139,10 @@ def table(
         for name, (w, cpu) in report.interleaved(rounds, **batches).items()
     }
     lines = [
-        "| | largest difference of a probability | same class % | MiB | CPU ms an image: alone | in batches of 32 "
-        "| wall ms: alone | in batches of 32 |",
+        (
+            "| | largest difference of a probability | same class % | MiB | CPU ms an image: alone"
+            " | in batches of 32 | wall ms: alone | in batches of 32 |"
+        ),
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, (_, size, _) in formats.items():

@@ -340,7 +340,8 @@ def main(rounds: int = 5) -> None:
         against_pytorch(rounds)
     else:
         print(
-            "PyTorch is not installed: no comparison with it (see benchmarks/meta_pseudo_labels.py)",
+            "PyTorch is not installed: no comparison with it (see"
+            " benchmarks/meta_pseudo_labels.py)",
             file=sys.stderr,
         )
 

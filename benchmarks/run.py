@@ -45,7 +45,8 @@ def main(arguments: Sequence[str], **flags: str | int | None) -> None:
     for flag in given:
         if not any(flag in BENCHMARKS[name] for name in names):
             raise InputError(
-                f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose it is"
+                f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose"
+                " it is"
             )
     report.find_peers()
     print(json.dumps({"machine": processor.machine()}), flush=True)

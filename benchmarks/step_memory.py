@@ -135,7 +135,8 @@ def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
         images = batch or BATCHES[name]
         if images % parts:
             raise InputError(
-                f"--parts is {parts}, which does not divide the {images} images a step; set --batch, too"
+                f"--parts is {parts}, which does not divide the {images} images a step; set"
+                " --batch, too"
             )
         for ways in (WAYS[:2] if name == "l2" else WAYS, () if name == "l2" else tuple(FEEDBACK)):
             _lines(name, ways, images, parts)

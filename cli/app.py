@@ -194,7 +194,8 @@ def guarded(act: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            f"interrupted after {time.time() - started:.0f} s; run the same command again to finish",
+            f"interrupted after {time.time() - started:.0f} s; run the same command again to"
+            " finish",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -90,7 +90,8 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 def _damaged(where: str | os.PathLike[str], why: Exception | str) -> InputError:
     return InputError(
-        f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; make it, or get it, again"
+        f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; make it, or get it,"
+        " again"
     )
 
 

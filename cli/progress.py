@@ -33,7 +33,8 @@ def progress(iterable: Iterable[T], total: int, what: str) -> Iterator[T]:
             shown = now
             rate = done / (now - started)
             print(
-                f"{what}: {done:,} of {total:,}, {rate:,.0f} a second, {(total - done) / rate:,.0f} s left",
+                f"{what}: {done:,} of {total:,}, {rate:,.0f} a second,"
+                f" {(total - done) / rate:,.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -49,7 +49,8 @@ def load(
     absent = [key for key in needs if key not in recipe]
     if absent:
         raise InputError(
-            f"--config={argument} is of another kind than this command reads: it has no {', '.join(absent)}"
+            f"--config={argument} is of another kind than this command reads: it has no"
+            f" {', '.join(absent)}"
         )
     if declared:
         declarations = declared(recipe)

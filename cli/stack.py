@@ -93,7 +93,8 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
         def quietly(module: ModuleType) -> None:
             if _LEGACY_KERAS in os.environ and not find_spec("tf_keras"):
                 raise InputError(
-                    "TensorFlow has only Keras 3, and this project needs Keras 2: install tf-keras of TensorFlow's version"
+                    "TensorFlow has only Keras 3, and this project needs Keras 2: install tf-keras"
+                    " of TensorFlow's version"
                 )
             with silent():
                 execute(module)

@@ -57,7 +57,8 @@ IMAGES = (
     ),
     Flag(
         "labels",
-        "List of file,label that a person corrected or added, such as an edited labels_N.csv of another run.",
+        "List of file,label that a person corrected or added, such as an edited labels_N.csv of"
+        " another run.",
         default=None,
         value="CSV",
     ),
@@ -65,7 +66,8 @@ IMAGES = (
 
 INIT = Flag(
     "init",
-    "Weights to start from: a name (./run_tool.sh weights lists them), a file, or a finished training directory.",
+    "Weights to start from: a name (./run_tool.sh weights lists them), a file, or a finished"
+    " training directory.",
     default=None,
     value="NAME|FILE|DIR",
     finished=True,
@@ -76,7 +78,8 @@ PSEUDO_LABELED = directory(
 )
 SELECTION = directory(
     "selection",
-    "Balanced set whose images take the place of all unlabelled ones: finished directory of run_balance.sh.",
+    "Balanced set whose images take the place of all unlabelled ones: finished directory of"
+    " run_balance.sh.",
     default=None,
     finished=True,
 )
@@ -157,7 +160,8 @@ def _training(
         name,
         "workflow.train:main",
         summary,
-        "Reads prepared data; leaves checkpoints/, metrics.jsonl, tensorboard/, model/ and, last, summary.json.",
+        "Reads prepared data; leaves checkpoints/, metrics.jsonl, tensorboard/, model/ and, last,"
+        " summary.json.",
         (*TRAINING, dataclasses.replace(SECTION, default=section)),
         tuple(f"{example} --data=runs/digits/data" for example in examples),
         recipes=recipes,
@@ -170,7 +174,8 @@ STAGES = (
         "prepare_data",
         "data.prepare:run",
         "Turn images into training records.",
-        "Leaves labeled/, unlabeled/, test/ and validation/ as shards with manifests and, last, summary.json.",
+        "Leaves labeled/, unlabeled/, test/ and validation/ as shards with manifests and, last,"
+        " summary.json.",
         (
             WORKDIR,
             *IMAGES,
@@ -183,7 +188,10 @@ STAGES = (
         ),
         (
             f"{DIGITS} --workdir=runs/digits/data",
-            f"{PHOTOS} --workdir=runs/photos/data --labeled=photos/labeled --unlabeled=photos/unlabeled",
+            (
+                f"{PHOTOS} --workdir=runs/photos/data --labeled=photos/labeled"
+                " --unlabeled=photos/unlabeled"
+            ),
         ),
         recipes=METHODS,
         needs=("seed", "data"),
@@ -194,9 +202,10 @@ STAGES = (
         "train",
         "workflow.one_method:main",
         "Train a classifier by the method that the recipe names.",
-        "Without --data runs every stage, from images to an exported model, and leaves data/, the model, evaluation/, export/ and, "
-        "last, summary.json. With --data trains on prepared data alone and leaves checkpoints/, metrics.jsonl, tensorboard/, model/ "
-        "and, last, summary.json.",
+        "Without --data runs every stage, from images to an exported model, and leaves data/, the"
+        " model, evaluation/, export/ and, last, summary.json. With --data trains on prepared data"
+        " alone and leaves checkpoints/, metrics.jsonl, tensorboard/, model/ and, last,"
+        " summary.json.",
         (
             WORKDIR,
             *IMAGES,
@@ -206,7 +215,10 @@ STAGES = (
             SECTION,
         ),
         (
-            "--config=configs/fixmatch/image_folder.py --workdir=runs/fixmatch --labeled=photos/labeled --unlabeled=photos/unlabeled",
+            (
+                "--config=configs/fixmatch/image_folder.py --workdir=runs/fixmatch"
+                " --labeled=photos/labeled --unlabeled=photos/unlabeled"
+            ),
             "--config=configs/uda/digits.py --workdir=runs/uda --data=runs/digits/data",
         ),
         recipes=METHODS,
@@ -224,7 +236,8 @@ STAGES = (
         "pseudo_label",
         "workflow.pseudo_label:main",
         "Label the unlabelled images with a teacher.",
-        "Leaves prediction shards (image key, probabilities) with a manifest and, last, summary.json.",
+        "Leaves prediction shards (image key, probabilities) with a manifest and, last,"
+        " summary.json.",
         (
             WORKDIR,
             DATA,
@@ -238,9 +251,15 @@ STAGES = (
             *DEVICES,
         ),
         (
-            f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher",
-            f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data --teacher=runs/digits/teacher "
-            "--direct_num_workers=2 --direct_running_mode=multi_processing",
+            (
+                f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data"
+                " --teacher=runs/digits/teacher"
+            ),
+            (
+                f"{DIGITS} --workdir=runs/predictions --data=runs/digits/data"
+                " --teacher=runs/digits/teacher --direct_num_workers=2"
+                " --direct_running_mode=multi_processing"
+            ),
         ),
         recipes=NOISY_STUDENT,
         needs=("pseudo_label",),
@@ -250,22 +269,29 @@ STAGES = (
         "balance",
         "workflow.balance:main",
         "Filter and balance the pseudo-labelled images.",
-        "Joins predictions and images by key; leaves training shards, pseudo_labels.png and, last, summary.json.",
+        "Joins predictions and images by key; leaves training shards, pseudo_labels.png and, last,"
+        " summary.json.",
         (
             WORKDIR,
             DATA,
             directory("predictions", "Finished directory of run_pseudo_label.sh.", finished=True),
             directory(
                 "selection",
-                "Balanced set to label again, with its copies, by predictions on it; config.balance does not count then.",
+                "Balanced set to label again, with its copies, by predictions on it; config.balance"
+                " does not count then.",
                 default=None,
                 finished=True,
             ),
         ),
         (
-            f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data --predictions=runs/digits/predictions_1",
-            f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data --predictions=runs/digits/predictions_1 "
-            "--config.balance.threshold=0.5",
+            (
+                f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data"
+                " --predictions=runs/digits/predictions_1"
+            ),
+            (
+                f"{DIGITS} --workdir=runs/balanced --data=runs/digits/data"
+                " --predictions=runs/digits/predictions_1 --config.balance.threshold=0.5"
+            ),
         ),
         recipes=NOISY_STUDENT,
         needs=("balance",),
@@ -298,8 +324,8 @@ STAGES = (
         "noisy_student",
         "workflow.loop:main",
         "Run the whole iterated loop, from images to a served student.",
-        "Runs the stages one after another and prints each command; leaves data/, teacher/, student_N/, evaluation/, "
-        "export/ and, last, summary.json.",
+        "Runs the stages one after another and prints each command; leaves data/, teacher/,"
+        " student_N/, evaluation/, export/ and, last, summary.json.",
         (
             WORKDIR,
             *IMAGES,
@@ -320,7 +346,8 @@ STAGES = (
             ),
             Flag(
                 "dry_run",
-                "Print what would be done, its time, memory and disk, and what is missing; do nothing.",
+                "Print what would be done, its time, memory and disk, and what is missing; do"
+                " nothing.",
                 bool,
                 False,
             ),
@@ -328,7 +355,10 @@ STAGES = (
         ),
         (
             f"{DIGITS} --workdir=runs/digits",
-            f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled --unlabeled=photos/unlabeled --dry_run",
+            (
+                f"{PHOTOS} --workdir=runs/photos --labeled=photos/labeled"
+                " --unlabeled=photos/unlabeled --dry_run"
+            ),
         ),
         recipes=NOISY_STUDENT,
         needs=("data", "teacher", "iterations", "finetune_last"),
@@ -339,12 +369,14 @@ STAGES = (
         "evaluate",
         "evaluation.evaluate:main",
         "Measure accuracy, calibration and robustness of models.",
-        "Leaves report.html, the answers and metrics of each model, figures/ and, last, summary.json.",
+        "Leaves report.html, the answers and metrics of each model, figures/ and, last,"
+        " summary.json.",
         (
             WORKDIR,
             directory(
                 "model",
-                "Finished training directories or SavedModels, separated by commas; the last one is the one of interest.",
+                "Finished training directories or SavedModels, separated by commas; the last one is"
+                " the one of interest.",
                 finished=True,
             ),
             dataclasses.replace(DATA, default=None),
@@ -377,8 +409,14 @@ STAGES = (
             *DEVICES,
         ),
         (
-            "--workdir=runs/evaluation --data=runs/digits/data --model=runs/digits/teacher,runs/digits/student_2",
-            "--workdir=runs/robustness --data=runs/digits/data --model=runs/digits/student_2 --suite=clean,c,p",
+            (
+                "--workdir=runs/evaluation --data=runs/digits/data"
+                " --model=runs/digits/teacher,runs/digits/student_2"
+            ),
+            (
+                "--workdir=runs/robustness --data=runs/digits/data --model=runs/digits/student_2"
+                " --suite=clean,c,p"
+            ),
         ),
         recipes=("evaluation/*.py", *METHODS),
         recipe="configs/evaluation/default.py",
@@ -388,7 +426,8 @@ STAGES = (
         "export",
         "serving.export:main",
         "Export a model for TF Serving, with preprocessing inside.",
-        "Leaves NAME/VERSION (SavedModel, MODEL_CARD.md), TF Serving's settings and, last, summary.json.",
+        "Leaves NAME/VERSION (SavedModel, MODEL_CARD.md), TF Serving's settings and, last,"
+        " summary.json.",
         (
             directory(
                 "workdir",
@@ -423,7 +462,8 @@ STAGES = (
             Flag("license", "The line about the licence in the card.", default=None),
             Flag(
                 "max_pixels",
-                "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up to 12 bytes a pixel.",
+                "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up"
+                " to 12 bytes a pixel.",
                 int,
                 25_000_000,
                 least=1,
@@ -431,7 +471,10 @@ STAGES = (
         ),
         (
             "--workdir=serving_dir --model=runs/digits/student_2",
-            "--workdir=serving_dir --model=runs/digits/student_2 --evaluation=runs/digits/evaluation --weights=float16 --onnx",
+            (
+                "--workdir=serving_dir --model=runs/digits/student_2"
+                " --evaluation=runs/digits/evaluation --weights=float16 --onnx"
+            ),
         ),
         kept=("*/*/*", "*/*/*/*", "*.config", "batching_parameters.txt"),
     ),
@@ -512,7 +555,8 @@ STAGES = (
         "benchmarks",
         "benchmarks.run:main",
         "Measure the project against its peers.",
-        "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no dependencies.",
+        "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no"
+        " dependencies.",
         (
             Flag(
                 "records",
@@ -523,7 +567,8 @@ STAGES = (
             ),
             Flag(
                 "images",
-                "look_alikes: photographs; file_checks, input_pipeline, labels_beside, pseudo_label, several_*: JPEG files.",
+                "look_alikes: photographs; file_checks, input_pipeline, labels_beside,"
+                " pseudo_label, several_*: JPEG files.",
                 int,
                 None,
                 least=1,
@@ -561,7 +606,8 @@ STAGES = (
             Flag("sweep", "serving: try other batching parameters.", bool, None),
             Flag(
                 "networks",
-                "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated by commas.",
+                "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated"
+                " by commas.",
                 default=None,
             ),
             Flag(

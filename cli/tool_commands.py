@@ -24,14 +24,15 @@ EXPERIMENTS = (
         "study",
         "experiments.study:main",
         "Run one recipe under several conditions and seeds, and compare.",
-        "Leaves each run's directory, readings.jsonl (a line for each finished run), results.json, results.md, results.png "
-        "and, last, summary.json.",
+        "Leaves each run's directory, readings.jsonl (a line for each finished run), results.json,"
+        " results.md, results.png and, last, summary.json.",
         (
             WORKDIR,
             *(image for image in IMAGES if image.name != "labels"),
             Flag(
                 "only",
-                "Runs of the study to do now, as NAME or NAME:SEED, separated by commas. Default: all.",
+                "Runs of the study to do now, as NAME or NAME:SEED, separated by commas. Default:"
+                " all.",
                 default=None,
             ),
             Flag(
@@ -50,7 +51,10 @@ EXPERIMENTS = (
         ),
         (
             "--config=configs/studies/ratio.py --workdir=runs/ratio",
-            "--config=configs/studies/photographs.py --labeled=photos --workdir=runs/photographs --only=uda:0,mpl:0",
+            (
+                "--config=configs/studies/photographs.py --labeled=photos"
+                " --workdir=runs/photographs --only=uda:0,mpl:0"
+            ),
         ),
         group="experiment",
         settings="",
@@ -80,7 +84,10 @@ EXPERIMENTS = (
         (WORKDIR,),
         (
             "--config=configs/experiments/feedback_study.py --workdir=runs/feedback_study",
-            "--config=configs/experiments/feedback_study.py --workdir=runs/feedback_short --config.draws=50",
+            (
+                "--config=configs/experiments/feedback_study.py --workdir=runs/feedback_short"
+                " --config.draws=50"
+            ),
         ),
         group="experiment",
         settings="",
@@ -91,7 +98,8 @@ EXPERIMENTS = (
         "audit",
         "experiments.audit:main",
         "Compare every command of the papers' map with the papers' numbers.",
-        "Plans the commands of docs/paper_map.md and trains nothing; exit code 1 where a number, recipe or file is another one.",
+        "Plans the commands of docs/paper_map.md and trains nothing; exit code 1 where a number,"
+        " recipe or file is another one.",
         (),
         ("",),
         group="experiment",
@@ -121,8 +129,9 @@ TOOLS = (
         "reproduce",
         "evaluation.reproduce:main",
         "Measure released checkpoints, and compare with the published numbers.",
-        "Without --name prints the checkpoints. Else leaves the model, evaluation/ and comparison.json; "
-        "exit code 1 where a published number is outside of the measured one's interval.",
+        "Without --name prints the checkpoints. Else leaves the model, evaluation/ and"
+        " comparison.json; exit code 1 where a published number is outside of the measured one's"
+        " interval.",
         (
             Flag("name", "Checkpoint, NAME:NETWORK.", default=None),
             directory("imagenet", "ImageNet's TFRecords or official tar files.", default=None),
@@ -151,7 +160,8 @@ TOOLS = (
             WORKDIR,
             Flag(
                 "runs",
-                "Finished runs of run_noisy_student.sh, separated by commas; * stands for anything.",
+                "Finished runs of run_noisy_student.sh, separated by commas; * stands for"
+                " anything.",
                 value="DIRS",
             ),
             Flag(
@@ -163,7 +173,10 @@ TOOLS = (
         ),
         (
             "--workdir=runs/compared --runs='runs/quickstart/seed_*'",
-            "--workdir=runs/compared --runs='runs/quickstart/seed_*' --models=teacher,student_2 --suite=clean",
+            (
+                "--workdir=runs/compared --runs='runs/quickstart/seed_*' --models=teacher,student_2"
+                " --suite=clean"
+            ),
         ),
         group="tool",
         recipes=("evaluation/*.py", *METHODS),
@@ -174,11 +187,13 @@ TOOLS = (
         "import_weights",
         "weights.import_weights:main",
         "Read published weights into a model directory.",
-        "Leaves model/ and, last, summary.json; the directory serves as --teacher, --init or --model.",
+        "Leaves model/ and, last, summary.json; the directory serves as --teacher, --init or"
+        " --model.",
         (
             Flag(
                 "source",
-                "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or timm's directory with config.json.",
+                "TensorFlow 1 checkpoint (prefix or directory), .h5, .keras, .safetensors, or"
+                " timm's directory with config.json.",
                 value="FILE",
             ),
             Flag("model", "EfficientNet variant: b0 ... b8, l2, l2_475, lite0, ….", value="NAME"),
@@ -191,7 +206,8 @@ TOOLS = (
             ),
             Flag(
                 "labels",
-                "Names of the classes in order: a text file, one a line, or prepared data. Default: their numbers.",
+                "Names of the classes in order: a text file, one a line, or prepared data. Default:"
+                " their numbers.",
                 default=None,
                 value="FILE|DIR",
             ),
@@ -203,7 +219,8 @@ TOOLS = (
             ),
             Flag(
                 "preprocessing",
-                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite is (x - 127) / 128.",
+                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite"
+                " is (x - 127) / 128.",
                 default="auto",
                 choices=("auto", "imagenet", "advprop", "lite"),
             ),
@@ -275,7 +292,10 @@ TOOLS = (
         ),
         (
             "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data",
-            "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data --calibration=40",
+            (
+                "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data"
+                " --calibration=40"
+            ),
         ),
         group="tool",
         kept=("*.tflite",),
@@ -284,7 +304,8 @@ TOOLS = (
         "promote",
         "serving.promotion:promote",
         "Make another exported version the stable one, after a check on held-out images.",
-        "Prints accuracy, agreement and time; replaces models.config where they are within the limits.",
+        "Prints accuracy, agreement and time; replaces models.config where they are within the"
+        " limits.",
         (
             SERVING_DIR,
             DATA,
@@ -359,7 +380,10 @@ TOOLS = (
         ),
         (
             "photos/dog.jpg",
-            "--url=grpc://127.0.0.1:8500 --model=classifier-canary --format=jsonl 'photos/**/*.jpg'",
+            (
+                "--url=grpc://127.0.0.1:8500 --model=classifier-canary --format=jsonl"
+                " 'photos/**/*.jpg'"
+            ),
         ),
         group="tool",
         words="FILE|DIR|GLOB|CSV…",
@@ -383,7 +407,8 @@ TOOLS = (
         "labels",
         "workflow.labels:main",
         "List what teacher and student say of each image of a run, for a person to correct.",
-        "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh takes it back.",
+        "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh"
+        " takes it back.",
         (
             directory("workdir", "Work directory of run_noisy_student.sh."),
             Flag(
@@ -493,7 +518,8 @@ TOOLS = (
         "compare_with_peers",
         "scripts.compare_with_peers:main",
         "Compare attacks and corruptions with established libraries.",
-        "Prints how far the images are apart. The libraries are no dependencies: PEERS=DIR in the environment.",
+        "Prints how far the images are apart. The libraries are no dependencies: PEERS=DIR in the"
+        " environment.",
         (
             directory("run", "Finished directory of run_noisy_student.sh."),
             Flag("images", "Test images to attack.", int, 100, least=1),

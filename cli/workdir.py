@@ -94,7 +94,8 @@ def start(
         if differences and not (open_yet and before.keys() == resolved.keys()):
             shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
             raise InputError(
-                f"{workdir} holds a run of another config ({shown}); name another --workdir or delete this one"
+                f"{workdir} holds a run of another config ({shown}); name another --workdir or"
+                " delete this one"
             )
         if differences:
             write_json(path, resolved)
@@ -103,7 +104,8 @@ def start(
             write_json(path, resolved)
         except OSError as error:
             raise InputError(
-                f"--workdir: {workdir} cannot be written ({one_line(error)}); name another directory"
+                f"--workdir: {workdir} cannot be written ({one_line(error)}); name another"
+                " directory"
             ) from error
         if not shared:
             _hold(workdir)
@@ -252,7 +254,8 @@ def verify_weights(directory: Path) -> bool:
     description, path = read_json(directory / MODEL), directory / WEIGHTS
     if not path.is_file():
         raise InputError(
-            f"{path} is missing, or no regular file; copy the whole directory again, or make it again"
+            f"{path} is missing, or no regular file; copy the whole directory again, or make it"
+            " again"
         )
     stated = description.get(WEIGHTS_DIGEST) if isinstance(description, dict) else None
     if stated is None:
@@ -260,8 +263,8 @@ def verify_weights(directory: Path) -> bool:
     state = path.stat()
     if _digest(path, (state.st_ino, state.st_size, state.st_mtime_ns)) != stated:
         raise InputError(
-            f"{path} does not hold the weights of {MODEL} (its SHA-256 differs: damaged or replaced); "
-            "copy the whole directory again, or make it again"
+            f"{path} does not hold the weights of {MODEL} (its SHA-256 differs: damaged or"
+            " replaced); copy the whole directory again, or make it again"
         )
     return True
 

@@ -272,7 +272,8 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
         for i, text in enumerate(stored):
             if not text.isdigit() or not 0 <= int(text) - request.label_offset < 2**31:
                 raise request.error(
-                    f"{images.where(i)} has class {text or '(no .cls)'}; a number from {request.label_offset} is needed"
+                    f"{images.where(i)} has class {text or '(no .cls)'}; a number from"
+                    f" {request.label_offset} is needed"
                 )
         images.labels = np.array([int(text) - request.label_offset for text in stored], np.int32)
         check_numbers(images.labels, images.where, request)
@@ -281,12 +282,14 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
         raise request.error(
-            f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in no folder"
+            f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in"
+            " no folder"
         )
     for name in sorted(set(folders)):
         if printable(name) != name:
             raise request.error(
-                f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and make the archive again"
+                f"has a class folder {printable(name)}, which is not plain UTF-8; rename it and"
+                " make the archive again"
             )
     images.label_names = tuple(sorted(set(folders)))
     split_names.check(request, images.label_names, {})

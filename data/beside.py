@@ -88,7 +88,8 @@ def pick(path: bytes, positions: np.ndarray) -> np.ndarray:
                 header = os.pread(file, HEADER_BYTES, place)
                 if len(header) < HEADER_BYTES:
                     raise InputError(
-                        f"{os.fsdecode(path)} has no record {position} (counting from 0); run run_balance.sh again"
+                        f"{os.fsdecode(path)} has no record {position} (counting from 0); run"
+                        " run_balance.sh again"
                     )
                 length = int.from_bytes(header[:8], "little")
                 if number == position:

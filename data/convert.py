@@ -38,11 +38,17 @@ def to_png(encoded: bytes) -> bytes | str:
     import PIL.Image
 
     if kind == "HEIC" and not _can_read_heic():
-        return "it is HEIC, which needs the package pillow-heif; install it (pip install pillow-heif), or convert it to JPEG or PNG"
+        return (
+            "it is HEIC, which needs the package pillow-heif; install it (pip install pillow-heif),"
+            " or convert it to JPEG or PNG"
+        )
     try:
         with PIL.Image.open(io.BytesIO(encoded), formats=[CONVERTIBLE[kind]]) as image:
             if image.width * image.height > MAX_PIXELS:
-                return f"it claims to have {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                return (
+                    f"it claims to have {image.width} x {image.height} pixels, more than"
+                    f" {MAX_PIXELS:,}"
+                )
             image.load()
             if image.mode in ("I", "F"):
                 return f"it is {kind} with numbers of 32 bits as pixels; save it with 8 or 16 bits"

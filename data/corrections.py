@@ -78,7 +78,8 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
     for role, collection in listed.items():
         if role != "test" and not isinstance(collection, FolderImages):
             raise InputError(
-                f"--labels: --{role} is neither a folder nor a list of files, whose labels alone can be corrected"
+                f"--labels: --{role} is neither a folder nor a list of files, whose labels alone"
+                " can be corrected"
             )
     files = {
         role: {os.path.normpath(file.path): i for i, file in enumerate(listed[role].files())}
@@ -113,8 +114,8 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
         logging.warning("--labels: %s: %s", problem["file"], problem["why"])
     if problems and data.on_error == "fail":
         raise InputError(
-            f"--labels: {printable(path)} has {len(problems)} rows that cannot be used (the lines above say why); mend them, "
-            "or leave such rows out with --config.data.on_error=skip"
+            f"--labels: {printable(path)} has {len(problems)} rows that cannot be used (the lines"
+            " above say why); mend them, or leave such rows out with --config.data.on_error=skip"
         )
     changed = int((labels != listed["labeled"].labels).sum())
     logging.info(
@@ -164,7 +165,8 @@ def _counting(path: str) -> list[Row]:
     mine = [row for row in rows if "checked" not in row.values or _touched(row.values)]
     if not mine:
         raise error(
-            f"has no corrected row among {len(rows)}; change a label, or mark a right one in the column checked"
+            f"has no corrected row among {len(rows)}; change a label, or mark a right one in the"
+            " column checked"
         )
     return mine
 

@@ -154,8 +154,9 @@ def _check(data: ml_collections.ConfigDict) -> None:
     for name in ("labeled", "unlabeled", "test"):
         if data.get(name) is not None:
             raise InputError(
-                f"--{name} goes with sources of your own, such as --source=image_folder; config.data.source=digits and config.smoke=True "
-                "use the embedded digits: leave the flag out"
+                f"--{name} goes with sources of your own, such as --source=image_folder;"
+                " config.data.source=digits and config.smoke=True use the embedded digits: leave"
+                " the flag out"
             )
 
 
@@ -171,7 +172,8 @@ def _draw(
     for label, (indices, count) in enumerate(zip(pool, counts)):
         if count > len(indices):
             raise InputError(
-                f"config.data.{name} asks for {count} images of digit {label}, of which {len(indices)} are left; choose fewer"
+                f"config.data.{name} asks for {count} images of digit {label}, of which"
+                f" {len(indices)} are left; choose fewer"
             )
         order = generator(seed, purpose, label).permutation(len(indices))
         drawn.append([indices[i] for i in order[:count]])

@@ -124,12 +124,18 @@ def _refused(encoded: bytes) -> str | None:
     elif encoded[:4] == b"\x89PNG" and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
         if encoded[25:26] not in (b"\x04", b"\x06") and _transparent_colours(encoded) > HEAD - 4:
-            return f"its transparent colours stand behind {HEAD:,} bytes of text, where they are not looked for; save it again"
+            return (
+                f"its transparent colours stand behind {HEAD:,} bytes of text, where they are not"
+                " looked for; save it again"
+            )
     elif encoded[:3] == b"GIF" and len(encoded) >= 13:
         width, height = struct.unpack("<HH", encoded[6:10])
         frames = list(_gif_frames(encoded))
         if sum(w * h for w, h in frames) > MAX_PIXELS:
-            return f"its frames claim to have {sum(w * h for w, h in frames):,} pixels together, {_TOO_MANY}"
+            return (
+                f"its frames claim to have {sum(w * h for w, h in frames):,} pixels together,"
+                f" {_TOO_MANY}"
+            )
         width, height = (
             max([width, *(w for w, _ in frames)]),
             max([height, *(h for _, h in frames)]),
@@ -137,7 +143,10 @@ def _refused(encoded: bytes) -> str | None:
     elif encoded[:2] == b"BM" and len(encoded) >= 30:
         width, height = struct.unpack("<ii", encoded[18:26])
         if _has_colour_table(encoded):
-            return f"it is a BMP with a table of colours, which TensorFlow would take for grey levels; save it as PNG, {CONVERT}"
+            return (
+                "it is a BMP with a table of colours, which TensorFlow would take for grey levels;"
+                f" save it as PNG, {CONVERT}"
+            )
     elif (
         formats.kind_of(encoded[: formats.HEAD]) == "WebP"
     ):  # TensorFlow 2.21 decodes it, 2.15 does not: one data set for both

@@ -138,9 +138,11 @@ def content(
     for index, image in enumerate(encoded):
         total.add(
             collection.key(index),
-            hashlib.blake2b(image, digest_size=16).digest()
-            if isinstance(image, bytes)
-            else "unreadable",
+            (
+                hashlib.blake2b(image, digest_size=16).digest()
+                if isinstance(image, bytes)
+                else "unreadable"
+            ),
         )
         yield image
 
@@ -180,8 +182,9 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
             touched[role] = {**then, **now}
     if changes:
         raise InputError(
-            f"{directory} was prepared from other images than there are now ({'; '.join(changes)}); name another --workdir, "
-            "or use the prepared data as they are with --config.data.use_as_prepared=True"
+            f"{directory} was prepared from other images than there are now ({'; '.join(changes)});"
+            " name another --workdir, or use the prepared data as they are with"
+            " --config.data.use_as_prepared=True"
         )
     if touched:
         write(directory, {**before, **touched})

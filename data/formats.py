@@ -51,9 +51,15 @@ _OTHER_ENDINGS = {
 _OTHER = {ending: kind for kind, endings in _OTHER_ENDINGS.items() for ending in endings.split()}
 
 _NEVER_ENDINGS = {
-    "text and tables": ".txt .json .jsonl .xml .csv .tsv .md .html .htm .css .js .log .yaml .yml .toml .ini .cfg .cls .url .lnk .xmp .aae",
+    "text and tables": (
+        ".txt .json .jsonl .xml .csv .tsv .md .html .htm .css .js .log .yaml .yml .toml .ini .cfg"
+        " .cls .url .lnk .xmp .aae"
+    ),
     "programs": ".py .pyc .ipynb .sh .bat .exe .dll",
-    "data": ".npy .npz .pkl .mat .h5 .hdf5 .tfrecord .parquet .db .zip .tar .gz .tgz .bz2 .xz .7z .rar .pdf .doc .docx .xls .xlsx",
+    "data": (
+        ".npy .npz .pkl .mat .h5 .hdf5 .tfrecord .parquet .db .zip .tar .gz .tgz .bz2 .xz .7z .rar"
+        " .pdf .doc .docx .xls .xlsx"
+    ),
     "halves of files, and copies": ".tmp .part .crdownload .swp .bak .orig .thm",
 }
 _NEVER = frozenset(ending for endings in _NEVER_ENDINGS.values() for ending in endings.split())
@@ -172,7 +178,10 @@ def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
     """
     if not kinds:
         return ""
-    text = f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over; convert them to JPEG or PNG"
+    text = (
+        f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over;"
+        " convert them to JPEG or PNG"
+    )
     can = any(kind in CONVERTIBLE or kind.startswith("BMP") for kind in kinds)
     return (
         f"{text}, or let them be converted with --config.data.convert=True"

@@ -129,7 +129,8 @@ def open_folder(request: Request) -> FolderImages:
         label_names = tuple(folders)
         if not folders:
             raise InputError(
-                f"{flag}: {printable(root)} has no class folders; sort the images as {printable(root)}/CLASS/IMAGE"
+                f"{flag}: {printable(root)} has no class folders; sort the images as"
+                f" {printable(root)}/CLASS/IMAGE"
             )
         files = _sorted(
             (
@@ -147,11 +148,13 @@ def open_folder(request: Request) -> FolderImages:
             inside = ", ".join(map(printable, sorted(subfolders[label_names[0]])[:5]))
             folder = printable(Path(root) / label_names[0])
             raise InputError(
-                f"{flag}: {printable(root)} has one class only ({label_names[0]}); if the classes are {inside}, name {folder} instead"
+                f"{flag}: {printable(root)} has one class only ({label_names[0]}); if the classes"
+                f" are {inside}, name {folder} instead"
             )
     if not files:
         raise InputError(
-            f"{flag}: {printable(root)} holds no images ({', '.join(ENDINGS)}){_of_other_types(ignored)}"
+            f"{flag}: {printable(root)} holds no images"
+            f" ({', '.join(ENDINGS)}){_of_other_types(ignored)}"
         )
     empty = set(range(len(label_names))) - {file.label for file in files}
     if empty:
@@ -229,7 +232,8 @@ class _Listing:
                 name = _normal(entry.name)
                 if name in folders or printable(name) != name:
                     raise InputError(
-                        f"{self._flag}: the folder name {printable(entry.path)} is not plain Unicode, or is there twice; rename it"
+                        f"{self._flag}: the folder name {printable(entry.path)} is not plain"
+                        " Unicode, or is there twice; rename it"
                     )
                 folders[name] = entry.path
         return dict(sorted(folders.items()))
@@ -246,7 +250,8 @@ class _Listing:
             status = os.stat(folder)
         except OSError as error:
             raise InputError(
-                f"{self._flag}: {printable(folder)} cannot be read ({error.strerror}); check its permissions"
+                f"{self._flag}: {printable(folder)} cannot be read ({error.strerror}); check its"
+                " permissions"
             ) from error
         here = (status.st_dev, status.st_ino)
         if here in above:
@@ -314,7 +319,8 @@ def _sorted(files: Iterable[File], flag: str) -> list[File]:
     for one, other in zip(result, result[1:]):
         if one.key == other.key:
             raise InputError(
-                f"{flag}: two files have the name {printable(one.path)} in different Unicode forms; rename one"
+                f"{flag}: two files have the name {printable(one.path)} in different Unicode forms;"
+                " rename one"
             )
     return result
 

@@ -121,7 +121,8 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
         text = read_file(path).decode("utf-8-sig")
     except OSError as problem:
         raise error(
-            f"cannot be read ({problem.strerror}); name a CSV or JSON file with rows of {', '.join(columns)}"
+            f"cannot be read ({problem.strerror}); name a CSV or JSON file with rows of"
+            f" {', '.join(columns)}"
         ) from problem
     except UnicodeDecodeError as problem:
         raise error("is not UTF-8; save it as UTF-8") from problem
@@ -135,7 +136,8 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
             if column not in row.values:
                 there = ", ".join(map(printable, list(row.values)[:8])) or "nothing"
                 raise error(
-                    f"({row.place}) has no column {column} (it has {there}); the columns are {', '.join(columns)}"
+                    f"({row.place}) has no column {column} (it has {there}); the columns are"
+                    f" {', '.join(columns)}"
                 )
     return rows
 

@@ -64,7 +64,8 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise request.error(
-            f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or official tar files there"
+            f"has neither {prefix}-00000-of-... nor {missing[0]}; put ImageNet's TFRecords or"
+            " official tar files there"
         )
     try:
         return (
@@ -76,7 +77,8 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
         raise request.error(f"has a damaged {needed[0]} ({error}); get it again") from error
     except OSError as error:
         raise request.error(
-            f"has a {needed[0]} that cannot be read ({error.strerror}); check its permissions and its disk"
+            f"has a {needed[0]} that cannot be read ({error.strerror}); check its permissions and"
+            " its disk"
         ) from error
 
 
@@ -86,13 +88,15 @@ def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[s
     names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
     if len(sizes) > 1:
         raise request.error(
-            f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those of one"
+            f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those"
+            " of one"
         )
     missing = sorted(set(names) - set(shards))
     if missing:
         raise request.error(
-            f"lacks {len(missing):,} of {len(names):,} {prefix} shards (first: {missing[0]}); get them, "
-            f"or name those to be read: --{request.role}='tfrecord:DIR/{prefix}-*' --config.data.label_offset=1"
+            f"lacks {len(missing):,} of {len(names):,} {prefix} shards (first: {missing[0]}); get"
+            f" them, or name those to be read: --{request.role}='tfrecord:DIR/{prefix}-*'"
+            " --config.data.label_offset=1"
         )
     return names
 
@@ -107,7 +111,8 @@ def _train(request: Request, path: str) -> ArchiveImages:
             continue
         if printable(synset) != synset:
             raise request.error(
-                f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the official file"
+                f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the"
+                " official file"
             )
         before = len(images)
         for member in members(path, images.ignored, inner.offset):
@@ -141,13 +146,15 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
         number = re.search(r"_(\d{8})\.", member.name)
         if number is None or not 1 <= int(number.group(1)) <= len(truth):
             raise request.error(
-                f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images that {DEVKIT} knows"
+                f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images"
+                f" that {DEVKIT} knows"
             )
         images.append(0, member)
         labels.append(order[synset_of[truth[int(number.group(1)) - 1]]])
     if len(images) != len(truth):
         raise request.error(
-            f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it again"
+            f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it"
+            " again"
         )
     images.labels = np.array(labels, np.int32)
     return images

@@ -101,7 +101,8 @@ def verify(shard: str | Path, digest: str, count: int) -> None:
             )
     except tf.errors.OpError as error:
         raise InputError(
-            f"{path} is damaged, or the index of another file; delete it (each host then reads all), or make it again"
+            f"{path} is damaged, or the index of another file; delete it (each host then reads"
+            " all), or make it again"
         ) from error
 
 

@@ -112,6 +112,6 @@ def interface(label_names: Sequence[str]) -> str:
     """Returns the labelling interface that the tasks need, to be pasted into a project's settings."""
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in label_names)
     return (
-        f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n'
-        f'  <Choices name="{CHOICES}" toName="{IMAGE}" choice="single">\n{choices}\n  </Choices>\n</View>\n'
+        f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n  <Choices name="{CHOICES}"'
+        f' toName="{IMAGE}" choice="single">\n{choices}\n  </Choices>\n</View>\n'
     )

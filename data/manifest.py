@@ -146,7 +146,8 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         )
     if not path.is_file():
         raise InputError(
-            f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes it has not finished"
+            f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes"
+            " it has not finished"
         )
     content = read_json(path, SCHEMA)
     manifest = _checked(content, directory)
@@ -157,7 +158,8 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
     missing = [name for name in manifest.files if not (directory / name).is_file()]
     if missing:
         raise InputError(
-            f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first: {missing[0]}); make the directory again"
+            f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first:"
+            f" {missing[0]}); make the directory again"
         )
     return (
         dataclasses.replace(manifest, beside=_beside(manifest, content["beside"]))
@@ -182,7 +184,8 @@ def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
         labels
     ):
         raise InputError(
-            f"{manifest.directory} has labels of other images than are now in {images.directory}; run run_balance.sh again"
+            f"{manifest.directory} has labels of other images than are now in {images.directory};"
+            " run run_balance.sh again"
         )
     return Beside(images, tuple(labels))
 

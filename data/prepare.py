@@ -107,7 +107,8 @@ def main(
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
         if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
             raise InputError(
-                f"--workdir: {directory / name} is there and was not made by this stage; name another directory"
+                f"--workdir: {directory / name} is there and was not made by this stage; name"
+                " another directory"
             )
     data = {
         name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"
@@ -146,7 +147,10 @@ def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.Conf
     """What the stage says of a finished directory."""
     text = f"{directory}: done before; {_in_words(summary)}"
     if data.get("use_as_prepared", False):
-        text += "\nconfig.data.use_as_prepared is True: the images were not compared with those that were prepared"
+        text += (
+            "\nconfig.data.use_as_prepared is True: the images were not compared with those that"
+            " were prepared"
+        )
     return text
 
 
@@ -211,9 +215,11 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             label_offset=data.label_offset if with_labels else 0,
             # Which images a subset consists of; the list is filled while the examples are written,
             # and the manifest is written last.
-            extra={"source": data.source}
-            if chosen is None
-            else {"source": data.source, "keys": chosen},
+            extra=(
+                {"source": data.source}
+                if chosen is None
+                else {"source": data.source, "keys": chosen}
+            ),
         )
         written[name] = {"images": manifest.num_records, "shards": len(manifest.files)}
         if with_labels:
@@ -330,7 +336,8 @@ def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) 
         return None
     if image.label is None or not 0 <= image.label < num_classes:
         raise InputError(
-            f"{image.key} (split {name}) has label {image.label}; the {num_classes} classes are 0..{num_classes - 1}"
+            f"{image.key} (split {name}) has label {image.label}; the {num_classes} classes are"
+            f" 0..{num_classes - 1}"
         )
     return image.label + label_offset
 

@@ -173,7 +173,8 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
         values = np.frombuffer(stored[0] if stored else b"", "<f2").astype(np.float32)  # (K,)
         if len(values) != num_classes:
             raise InputError(
-                f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make the predictions again"
+                f"the prediction for {key} is over {len(values)} classes, not {num_classes}; make"
+                " the predictions again"
             )
     elif "top_k/classes" in features:
         classes = np.asarray(features["top_k/classes"].int64_list.value, np.int64)  # (k,)
@@ -185,7 +186,8 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
             or np.any(classes >= num_classes)
         ):
             raise InputError(
-                f"the prediction for {key} does not fit {num_classes} classes; make the predictions again"
+                f"the prediction for {key} does not fit {num_classes} classes; make the predictions"
+                " again"
             )
         remainder = max(0.0, 1.0 - float(top.sum(dtype=np.float64)))
         values = np.full(

@@ -201,7 +201,8 @@ def write_split(
         count, digest = write_shard(directory / file, itertools.islice(iterator, size), index=True)
         if count != size:
             raise ValueError(
-                f"{directory}: the examples end {size - count} short of {file}'s end; {num_records} were announced"
+                f"{directory}: the examples end {size - count} short of {file}'s end;"
+                f" {num_records} were announced"
             )
         written.append((count, digest))
     if next(iterator, None) is not None:
@@ -249,12 +250,14 @@ def require_same_classes(
     """
     if len(predicted) != len(labeled):
         raise InputError(
-            f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use those of one data directory"
+            f"{of_labeled} has {len(labeled)} classes, {of_predicted} has {len(predicted)}; use"
+            " those of one data directory"
         )
     for i, (name, other) in enumerate(zip(labeled, predicted)):
         if name != other:
             raise InputError(
-                f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use those of one data directory"
+                f"class {i} is {name!r} for {of_labeled}, but {other!r} for {of_predicted}; use"
+                " those of one data directory"
             )
 
 
@@ -273,7 +276,8 @@ def verify_split(manifest: Manifest) -> None:
                 _check_label(path, number, record, manifest)
         if file_digest(path) != digest:
             raise InputError(
-                f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the directory again"
+                f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the"
+                " directory again"
             )
         indexes.verify(path, digest, count)
 
@@ -290,5 +294,6 @@ def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> N
         found = f"label {stored[0]}" if stored else "no label"
         where = f"{offset}..{offset + manifest.num_classes - 1}"
         raise InputError(
-            f"{path}: record {number} (counting from 0) has {found}; the labels of this split are {where}"
+            f"{path}: record {number} (counting from 0) has {found}; the labels of this split are"
+            f" {where}"
         )

@@ -22,7 +22,10 @@ WORDS = {
     PLAIN: ("are plain: all pixels of an image have one value", "check the files"),
     TURNED: (
         "carry an EXIF orientation that turns or mirrors them",
-        "pixels are read as stored, in training and serving alike; turn the files, for instance with mogrify -auto-orient",
+        (
+            "pixels are read as stored, in training and serving alike; turn the files, for instance"
+            " with mogrify -auto-orient"
+        ),
     ),
     DIM: (
         "are 16-bit PNG files that use at most 14 of the 16 bits, and are read too dark",
@@ -89,7 +92,8 @@ class Remarks:
                 raise InputError(f"{self._line(PLAIN)}; class {name} has no other images")
         if self._alike and total >= _ALIKE_FROM:
             raise InputError(
-                f"{flag}: all {total:,} images have the same pixels once they are decoded; check the files"
+                f"{flag}: all {total:,} images have the same pixels once they are decoded; check"
+                " the files"
             )
         for remark in self._counts:
             logging.warning("%s", self._line(remark))
@@ -97,6 +101,9 @@ class Remarks:
     def _line(self, remark: str) -> str:
         what, mend = WORDS[remark]
         if remark == PLAIN and self._plain_transparent:
-            mend = f"{self._plain_transparent:,} of them are transparent, and are composed over white; give them another background"
+            mend = (
+                f"{self._plain_transparent:,} of them are transparent, and are composed over white;"
+                " give them another background"
+            )
         count = f"{self._counts[remark]:,} of {self._total:,} images"
         return f"--{self._role}: {count} {what} (first: {self._first[remark]}); {mend}"

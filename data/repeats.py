@@ -125,9 +125,10 @@ def _without_contradictions(
         one = int(pictures[0])
         other = int(np.flatnonzero((groups == one) & (labels != labels[one]))[0])
         raise InputError(
-            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes (first: {where(one)} is "
-            f"{label_names[labels[one]]}, {where(other)} is {label_names[labels[other]]}); mend the labels, "
-            "or leave all images of such pictures out with --config.data.on_error=skip"
+            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes"
+            f" (first: {where(one)} is {label_names[labels[one]]}, {where(other)} is"
+            f" {label_names[labels[other]]}); mend the labels, or leave all images of such pictures"
+            " out with --config.data.on_error=skip"
         )
     for place in np.flatnonzero(wrong).tolist():
         left_out.append(
@@ -207,9 +208,10 @@ class Unseen:
         self._originals.add(image["of"])
         if self._by_looks > self._most and self._by_looks > 2 * len(self._originals):
             raise InputError(
-                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like {len(self._originals):,} images held out "
-                f"for testing (such as {image['file']}, like {printable(image['of'])}); if they are different pictures, "
-                "pass --config.data.near_duplicates=False; if they are copies, remove them"
+                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like"
+                f" {len(self._originals):,} images held out for testing (such as {image['file']},"
+                f" like {printable(image['of'])}); if they are different pictures, pass"
+                " --config.data.near_duplicates=False; if they are copies, remove them"
             )
 
 
@@ -223,7 +225,10 @@ def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
         if first["bits"] >= 0
         else "name other images"
     )
-    return f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for {printable(first['of'])}); {mend}"
+    return (
+        f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for"
+        f" {printable(first['of'])}); {mend}"
+    )
 
 
 def in_words(summary: Mapping[str, Any]) -> list[str]:
@@ -231,31 +236,35 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if left_out := summary.get(f"{LEFT_OUT}labeled"):
         lines.append(
-            f"{_number(len(left_out), 'labelled image was', 'labelled images were')} left out of training, "
-            f"being or looking like test images (such as {left_out[0]['file']}; all are in summary.json)"
+            f"{_number(len(left_out), 'labelled image was', 'labelled images were')} left out of"
+            f" training, being or looking like test images (such as {left_out[0]['file']}; all are"
+            " in summary.json)"
         )
     if wrong := summary.get("images_of_several_classes_left_out"):
         lines.append(
-            f"{_number(len(wrong), 'image was', 'images were')} left out, whose picture stands under several classes "
-            f"(such as {wrong[0]['file']}; all are in summary.json)"
+            f"{_number(len(wrong), 'image was', 'images were')} left out, whose picture stands"
+            f" under several classes (such as {wrong[0]['file']}; all are in summary.json)"
         )
     repeated = summary.get("repeated_labeled_images", {"identical": 0, "look_alike": 0})
     if any(repeated.values()):
         lines.append(
-            f"labelled images that repeat another: {repeated['identical']:,} identical, {repeated['look_alike']:,} that look alike; "
-            "each stands on the same side of every split as the image that it repeats"
+            f"labelled images that repeat another: {repeated['identical']:,} identical,"
+            f" {repeated['look_alike']:,} that look alike; each stands on the same side of every"
+            " split as the image that it repeats"
         )
     if alike := summary.get("look_alikes_of_several_classes"):
         first = alike[0]
         lines.append(
-            f"warning: {_number(len(alike), 'pair', 'pairs')} of labelled images under two classes look alike (first: {first['file']} "
-            f"is {first['class']}, {first['looks_like']} is {first['class_of_that']}; all are in summary.json)"
+            f"warning: {_number(len(alike), 'pair', 'pairs')} of labelled images under two classes"
+            f" look alike (first: {first['file']} is {first['class']}, {first['looks_like']} is"
+            f" {first['class_of_that']}; all are in summary.json)"
         )
     counted = summary.get("repeated_in_benchmark", {})
     if any(counted.values()):
         lines.append(
-            f"labelled images of the benchmark that are identical to another: {counted['labeled']:,}, to a test image: "
-            f"{counted['labeled_in_test']:,}, to an image of another class: {counted['of_several_classes']:,}; all stay, as published"
+            "labelled images of the benchmark that are identical to another:"
+            f" {counted['labeled']:,}, to a test image: {counted['labeled_in_test']:,}, to an image"
+            f" of another class: {counted['of_several_classes']:,}; all stay, as published"
         )
     return lines
 

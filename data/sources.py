@@ -325,8 +325,9 @@ def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Requ
         else ""
     )
     raise request.error(
-        f"has no image of class {missing + offset}, but one of class {labels[largest] + offset} ({where(largest)}); "
-        f"mend that label, or see that every class has images{from_one}"
+        f"has no image of class {missing + offset}, but one of class"
+        f" {labels[largest] + offset} ({where(largest)}); mend that label, or see that every class"
+        f" has images{from_one}"
     )
 
 

@@ -26,7 +26,10 @@ _ROLES = {word: role for role, words in _WORDS.items() for word in words.split()
 _NEUTRAL = frozenset(
     word
     for words in (
-        "image images img imgs picture pictures photo photos jpg jpeg png data dataset set split folder",
+        (
+            "image images img imgs picture pictures photo photos jpg jpeg png data dataset set"
+            " split folder"
+        ),
         "a b all full small raw",
     )
     for word in words.split()
@@ -80,11 +83,15 @@ def check(
     )
     same = len(common) > 1 and all(set(subfolders[name]) == common for name in names)
     if len(found) > 1 and (alike or all(_split_of(name)[0] for name in names)):
-        what = f"has class folders that are named as splits ({_listed(found.values())}){_each_with(inside[0])}"
+        what = (
+            "has class folders that are named as splits"
+            f" ({_listed(found.values())}){_each_with(inside[0])}"
+        )
         raise request.error(f"{what}; {_advice(request, found, inside[0])}")
     if len(found) > 1:
         logging.warning(
-            "--%s: the class folders %s are named as splits; if they are none of your classes, name one split's folder as --labeled",
+            "--%s: the class folders %s are named as splits; if they are none of your classes, name"
+            " one split's folder as --labeled",
             request.role,
             _listed(found.values()),
         )
@@ -92,7 +99,8 @@ def check(
         warn_of_inner_splits(request, common)
     elif same:
         logging.warning(
-            "--%s: every class folder (%s) has the same subfolders (%s); if those are the classes, name %s/%s instead",
+            "--%s: every class folder (%s) has the same subfolders (%s); if those are the classes,"
+            " name %s/%s instead",
             request.role,
             _listed(names),
             _listed(common),
@@ -104,7 +112,8 @@ def check(
 def warn_of_inner_splits(request: Request, names: Collection[str]) -> None:
     """Warns of folders of several splits, all of which are taken for images of one role."""
     logging.warning(
-        "--%s: there are images in folders of several splits (%s), and all of them are taken; keep those for testing apart, as --test",
+        "--%s: there are images in folders of several splits (%s), and all of them are taken; keep"
+        " those for testing apart, as --test",
         request.role,
         _listed(splits_among(names).values()),
     )
@@ -122,7 +131,10 @@ def _each_with(subfolders: Collection[str]) -> str:
 def _advice(request: Request, found: Mapping[str, str], subfolders: Collection[str]) -> str:
     root = printable(request.location)
     if not subfolders:
-        return "sort the images of each into folders of their classes, SPLIT/CLASS/IMAGE, and name one split's folder"
+        return (
+            "sort the images of each into folders of their classes, SPLIT/CLASS/IMAGE, and name one"
+            " split's folder"
+        )
     first = found.get("train") or found.get("labeled") or next(iter(found.values()))
     test = found.get("test") or found.get("validation")
     also = f" and {root}/{printable(test)} as --test" if test and test != first else ""

@@ -69,7 +69,8 @@ class Part:
         for index, encoded in zip(self.indices, self.collection.read(self.indices)):
             if isinstance(encoded, str):
                 raise InputError(
-                    f"{self.collection.where(index)} could be read before and now cannot ({encoded}); run the command again"
+                    f"{self.collection.where(index)} could be read before and now cannot"
+                    f" ({encoded}); run the command again"
                 )
             label = int(self.collection.labels[index]) if with_labels else None
             yield Image(self.prefix + self.collection.key(index), encoded, label)
@@ -121,7 +122,8 @@ def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
     label_names = found["labeled"].label_names
     if len(label_names) < 2:
         raise InputError(
-            f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least two are needed"
+            f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least"
+            " two are needed"
         )
     for role, collection in found.items():
         _check_keys(collection, role)
@@ -165,14 +167,16 @@ def split_listed(
         test = found.usable(listed["test"], "test")
         if not test.indices:
             raise InputError(
-                f"--test: {printable(data.test)} has no image that can be decoded; leave the flag out to hold out labelled images"
+                f"--test: {printable(data.test)} has no image that can be decoded; leave the flag"
+                " out to hold out labelled images"
             )
     else:
         test = None
     labeled, test, repeated = repeats.settle(labeled, test, label_names, data)
     if test is not None and not test.indices:
         raise InputError(
-            f"--test: {printable(data.test)} has no image left: each stands under several classes; mend the labels"
+            f"--test: {printable(data.test)} has no image left: each stands under several classes;"
+            " mend the labels"
         )
     _check_classes(
         labeled, label_names, "no image left that is not in the test or under another class, too"
@@ -221,7 +225,8 @@ def split_listed(
             else "config.data.labeled_as_unlabeled: the pool"
         )
         raise InputError(
-            f"{pool} has no usable image; {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}"
+            f"{pool} has no usable image;"
+            f" {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}"
         )
     used = sum(map(bool, pools))
 
@@ -275,7 +280,8 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
         or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
     ):
         raise InputError(
-            "--unlabeled is missing; name the unlabelled images, or take them from the labelled ones with config.data.labeled_as_unlabeled"
+            "--unlabeled is missing; name the unlabelled images, or take them from the labelled"
+            " ones with config.data.labeled_as_unlabeled"
         )
     locations = [
         split_location(location, data.source) for location in (data.labeled, data.test) if location
@@ -285,7 +291,8 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
     }
     if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:
         raise InputError(
-            f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out labelled images"
+            f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out"
+            " labelled images"
         )
 
 
@@ -303,8 +310,9 @@ def _check_keys(collection: Collection, role: str) -> None:
             mend = "rename one of them"
             if isinstance(collection, RecordImages) and (balanced := collection.balanced()):
                 mend = (
-                    "a balanced set has copies, and is no pool: name it as "
-                    f"--selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or a training"
+                    "a balanced set has copies, and is no pool: name it as"
+                    f" --selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or"
+                    " a training"
                 )
             raise InputError(
                 f"--{role}: two images have the key {printable(key)} ({one}; {other}); {mend}"
@@ -317,7 +325,8 @@ def _check_labels(collection: Collection, role: str) -> None:
     if len(wrong):
         where, label = collection.where(int(wrong[0])), collection.labels[wrong[0]]
         raise InputError(
-            f"--{role}: {where} has class {label}; the {num_classes} classes are 0..{num_classes - 1}"
+            f"--{role}: {where} has class {label}; the {num_classes} classes are"
+            f" 0..{num_classes - 1}"
         )
 
 
@@ -327,7 +336,8 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
     unknown = [name for name in collection.label_names if name not in number]
     if unknown:
         raise InputError(
-            f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it or rename it"
+            f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it"
+            " or rename it"
         )
     missing = [name for name in label_names if name not in collection.label_names]
     if missing:

@@ -55,7 +55,8 @@ class TfdsImages:
                 and impossible_record(path) is not None
             ):
                 raise self._request.error(
-                    f"is damaged, or cannot be read ({path} has a record that is longer than the file); prepare it again"
+                    f"is damaged, or cannot be read ({path} has a record that is longer than the"
+                    " file); prepare it again"
                 )
 
     def _readable(self, dataset: tf.data.Dataset) -> Iterator[Any]:

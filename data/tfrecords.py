@@ -99,7 +99,8 @@ class RecordImages:
     def _append(self, file: int, number: int, offset: int, size: int, key: str) -> None:
         if bool(key) != (self._keys is not None) and self._file:
             raise InputError(
-                f"{printable(self._paths[file])}: record {number} (counting from 0): some records have a key and some have none"
+                f"{printable(self._paths[file])}: record {number} (counting from 0): some records"
+                " have a key and some have none"
             )
         if key:
             self._keys = [] if self._keys is None else self._keys
@@ -133,7 +134,10 @@ class RecordImages:
 
     def where(self, index: int) -> str:
         """File and record."""
-        return f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting from 0)"
+        return (
+            f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting"
+            " from 0)"
+        )
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """The images' bytes."""
@@ -201,7 +205,8 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
     label = stored[0] - request.label_offset
     if not 0 <= label < 2**31:
         raise InputError(
-            f"has label {stored[0]}, the first class being {request.label_offset} (config.data.label_offset)"
+            f"has label {stored[0]}, the first class being"
+            f" {request.label_offset} (config.data.label_offset)"
         )
     return (
         label,
@@ -233,11 +238,13 @@ def _check_pseudo_label(features: dict[str, tf.train.Feature], num_classes: int)
         raise InputError(f"has a probability of {wrong}; make the pseudo-labels again")
     if not np.isclose(probabilities.sum(), 1.0, atol=1e-2):
         raise InputError(
-            f"has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as --unlabeled"
+            f"has no pseudo-label (its probabilities sum to {probabilities.sum():.3f}); take it as"
+            " --unlabeled"
         )
     if label and label[0] not in np.flatnonzero(probabilities == probabilities.max()):
         raise InputError(
-            f"has label {label[0]}, which is not its most probable class; its labels may have an offset"
+            f"has label {label[0]}, which is not its most probable class; its labels may have an"
+            " offset"
         )
 
 

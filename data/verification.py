@@ -75,8 +75,8 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
     for _ in read_shard(path, num_records=held[shard]):
         pass
     raise InputError(
-        f"{path} is not the file that {MANIFEST} describes (its SHA-256 is {found[:12]}..., not {digest[:12]}...); "
-        "put the right file back, or make the directory again"
+        f"{path} is not the file that {MANIFEST} describes (its SHA-256 is {found[:12]}..., not"
+        f" {digest[:12]}...); put the right file back, or make the directory again"
     )
 
 

@@ -228,7 +228,8 @@ def blocks(
         raise InputError(f"EfficientNet width and depth must be above 0, not {width} and {depth}")
     if len(strides) != len(BASELINE_STAGES) or any(stride not in (1, 2) for stride in strides):
         raise InputError(
-            f"EfficientNet strides must be {len(BASELINE_STAGES)} numbers out of 1 and 2, not {tuple(strides)}"
+            f"EfficientNet strides must be {len(BASELINE_STAGES)} numbers out of 1 and 2, not"
+            f" {tuple(strides)}"
         )
     if not 0 < survival_probability <= 1:
         raise InputError(

@@ -151,7 +151,8 @@ def warnings(
         if lacking:
             number = folder.name.rsplit("_", 1)[1]
             said.append(
-                f"No pseudo-labels in round {number}, so the unlabeled images could not help: {_named(lacking)}."
+                f"No pseudo-labels in round {number}, so the unlabeled images could not help:"
+                f" {_named(lacking)}."
             )
 
 

@@ -102,7 +102,10 @@ class Chart:
         width, height = (round(96 * inches) for inches in self._size)
         head = f'<svg role="img" aria-label="{html.escape(self._label, quote=True)}"'
         head += f' viewBox="0 0 {72 * self._size[0]:g} {72 * self._size[1]:g}"'
-        head += f' style="width:{width}px;height:auto;max-width:100%;aspect-ratio:{width}/{height}" xmlns="http://www.w3.org/2000/svg"'
+        head += (
+            f' style="width:{width}px;height:auto;max-width:100%;aspect-ratio:{width}/{height}"'
+            ' xmlns="http://www.w3.org/2000/svg"'
+        )
         head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
         return head + svg[svg.index(">", svg.index("<svg")) + 1 :]
 

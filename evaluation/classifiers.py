@@ -208,7 +208,10 @@ def _log(probabilities: tf.Tensor) -> tf.Tensor:
 def _signature(loaded: Any, saved: Path) -> tuple[Any, str, tf.TensorSpec, str]:
     """(function, name of its input, the input's spec, name of its output) of somebody else's SavedModel."""
     signatures: Mapping[str, Any] = loaded.signatures
-    wanted = "takes no single float32 [N, S, S, 3] to one [N, K] in its signature serving_default; export it so"
+    wanted = (
+        "takes no single float32 [N, S, S, 3] to one [N, K] in its signature serving_default;"
+        " export it so"
+    )
     if "serving_default" not in signatures:
         raise InputError(f"{saved} {wanted}")
     function = signatures["serving_default"]

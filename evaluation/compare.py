@@ -161,7 +161,8 @@ def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Pat
             complete[run] = folder
     if not complete:
         raise InputError(
-            f"none of the runs has all of {', '.join(names)}; finish them with run_noisy_student.sh, or name --models"
+            f"none of the runs has all of {', '.join(names)}; finish them with"
+            " run_noisy_student.sh, or name --models"
         )
     return complete
 
@@ -171,7 +172,8 @@ def _require_same_images(splits: Sequence[Path]) -> None:
     for split, own in digests.items():
         if own != digests[splits[0]]:
             raise InputError(
-                f"{split} holds other test images than {splits[0]}; seeds can be compared on the same ones only"
+                f"{split} holds other test images than {splits[0]}; seeds can be compared on the"
+                " same ones only"
             )
 
 
@@ -259,7 +261,10 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds (Student's t)",
+            (
+                f"{len(summary['runs'])} seeds; mean ± half of the 95 % interval over seeds"
+                " (Student's t)"
+            ),
         ]
     )
 

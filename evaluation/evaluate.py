@@ -246,8 +246,9 @@ def _measure(
     left_out = [suite for suite in chosen if suite not in mine]
     if left_out:
         print(
-            f"{candidate.name}: fine-tuned at {candidate.preprocessing.image_size} pixels, trained at {candidate.trained_at}: left out of "
-            f"{', '.join(left_out)}, as in the paper (--config.evaluate.finetuned_on_c_and_p=True measures it all the same)"
+            f"{candidate.name}: fine-tuned at {candidate.preprocessing.image_size} pixels, trained"
+            f" at {candidate.trained_at}: left out of {', '.join(left_out)}, as in the paper"
+            " (--config.evaluate.finetuned_on_c_and_p=True measures it all the same)"
         )
     path = folder.path / embedding.FILE
     embed = embed and "clean" in mine and not path.exists()
@@ -387,7 +388,8 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
     if manifest is None:
         if len(ours) != imagenet.NUM_CLASSES:
             raise InputError(
-                f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's {imagenet.NUM_CLASSES}"
+                f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's"
+                f" {imagenet.NUM_CLASSES}"
             )
         return
     require_same_classes(

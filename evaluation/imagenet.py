@@ -174,7 +174,8 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
         )
     if not found:
         raise InputError(
-            f"--data_p: {directory} holds none of ImageNet-P's perturbations ({PERTURBATIONS[0]}, …)"
+            f"--data_p: {directory} holds none of ImageNet-P's perturbations"
+            f" ({PERTURBATIONS[0]}, …)"
         )
     return found
 
@@ -190,7 +191,8 @@ def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
     except (FileNotFoundError, InputError) as error:
         reason = one_line(error)
         raise InputError(
-            f"--data_real: {path} cannot be read, or is no list of lists of classes ({reason}); give the authors' file"
+            f"--data_real: {path} cannot be read, or is no list of lists of classes ({reason});"
+            " give the authors' file"
         ) from error
     labels = []
     for key in keys:
@@ -198,7 +200,8 @@ def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
         number = int(match.group(1)) if match else 0
         if not 1 <= number <= len(lists):
             raise InputError(
-                f"--data_real: the image {key} has no name like ILSVRC2012_val_00000001 of 1..{len(lists)}; it cannot be joined"
+                f"--data_real: the image {key} has no name like ILSVRC2012_val_00000001 of"
+                f" 1..{len(lists)}; it cannot be joined"
             )
         labels.append(lists[number - 1])
     return labels

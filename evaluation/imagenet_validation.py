@@ -62,7 +62,8 @@ def _require_order(
     for label, name in enumerate(images.label_names):
         if name in known and name != names[label]:
             raise InputError(
-                f"--imagenet: {imagenet} has {name} as class {label}, which is {names[label]}; it is not the official file"
+                f"--imagenet: {imagenet} has {name} as class {label}, which is {names[label]}; it"
+                " is not the official file"
             )
 
 

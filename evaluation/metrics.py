@@ -20,7 +20,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
         raise ValueError(
-            f"need probabilities [N, K] and labels [N], N >= 1; got {probabilities.shape} and {labels.shape}"
+            f"need probabilities [N, K] and labels [N], N >= 1; got {probabilities.shape} and"
+            f" {labels.shape}"
         )
     if (
         not np.issubdtype(labels.dtype, np.integer)

@@ -209,7 +209,8 @@ def disagreements(
         picture(
             images[str(a["keys"][i])],
             f"{judged(first_name, one[i], labels[i], names)}\n{judged(second_name, other[i], labels[i], names)}",
-            f"{names[labels[i]]}; {first_name} says {names[one[i]]}, {second_name} says {names[other[i]]}",
+            f"{names[labels[i]]}; {first_name} says {names[one[i]]}, {second_name} says"
+            f" {names[other[i]]}",
             str(a["keys"][i]),
         )
         for i in places

@@ -147,7 +147,8 @@ def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
             )
         if found != examples.count:
             return InputError(
-                f"{examples.where} holds {found} examples, not the {examples.count} announced; make the data again"
+                f"{examples.where} holds {found} examples, not the {examples.count} announced; make"
+                " the data again"
             )
     reason = " ".join(str(error).split())[:200]
     return InputError(f"{sets[0].where} cannot be used ({reason})")
@@ -229,7 +230,8 @@ def require_classes(classifier: Classifier, count: int, examples: Examples) -> N
     """Raises InputError where the classifier's answers, over `count` classes, are over others than the set's."""
     if count != examples.num_classes:
         raise InputError(
-            f"{classifier.name} tells {count} classes apart, {examples.where} has {examples.num_classes}"
+            f"{classifier.name} tells {count} classes apart, {examples.where} has"
+            f" {examples.num_classes}"
         )
 
 
@@ -240,8 +242,8 @@ def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> 
         key, label = keys[wrong][0], labels[wrong][0]
         name = key.decode("utf-8") if isinstance(key, bytes) else key
         raise InputError(
-            f"{examples.where}: {name or 'an image'} has no label or the label {label}, outside 0..{examples.num_classes - 1}; "
-            "make the data again"
+            f"{examples.where}: {name or 'an image'} has no label or the label {label}, outside"
+            f" 0..{examples.num_classes - 1}; make the data again"
         )
 
 
@@ -249,7 +251,8 @@ def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Cla
     finite = np.isfinite(probabilities).all(axis=1)
     if not finite.all():
         raise InputError(
-            f"the answer of {classifier.name} for {keys[~finite][0].decode()!r} is not finite; train it again"
+            f"the answer of {classifier.name} for {keys[~finite][0].decode()!r} is not finite;"
+            " train it again"
         )
 
 
@@ -262,7 +265,8 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     where = examples.where
     if len(keys) != examples.count:
         raise InputError(
-            f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data again"
+            f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data"
+            " again"
         )
     # Shards made elsewhere have no keys: their examples are known by their place.
     decoded = (
@@ -273,7 +277,8 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     unique, counts = np.unique(decoded, return_counts=True)
     if len(unique) != len(decoded):
         raise InputError(
-            f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each example must be evaluated once"
+            f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each"
+            " example must be evaluated once"
         )
     require_labels(examples, decoded, labels)
     return decoded

@@ -35,7 +35,8 @@ def main(name: str | None, check: str | None) -> None:
     text, network = full_name(name)
     images, top1, top5, size = measure(text, network, Path(check))
     print(
-        f"{text} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in {check}"
+        f"{text} at {size} px: top-1 {top1:.1f} %, top-5 {top5:.1f} % of {images} photographs in"
+        f" {check}"
     )
 
 

@@ -391,7 +391,10 @@ class _Report:
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
         schema = {"evaluate": {"pgd_iterations": int, "pgd_epsilon": float, "norm": object}}
         settings = read_json(self.directory / "config.json", schema)["evaluate"]
-        told = f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm {settings['norm']}; 95 % Wilson intervals."
+        told = (
+            f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm"
+            f" {settings['norm']}; 95 % Wilson intervals."
+        )
         yield (
             "charts",
             [

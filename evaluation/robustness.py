@@ -113,7 +113,8 @@ def flips(answers: np.ndarray, noise: bool, difficulty: int = 1) -> np.ndarray:
     answers = np.asarray(answers)
     if answers.ndim != 2 or answers.shape[1] < 2 or not 1 <= difficulty < answers.shape[1]:
         raise ValueError(
-            f"need answers [n, m], m >= 2, and 1 <= difficulty < m; got {answers.shape} and {difficulty}"
+            f"need answers [n, m], m >= 2, and 1 <= difficulty < m; got {answers.shape} and"
+            f" {difficulty}"
         )
     if noise:
         return np.mean(answers[:, 1:] != answers[:, :1], axis=1)

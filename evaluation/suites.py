@@ -254,7 +254,8 @@ def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) ->
     ).all()
     if not whole:
         raise InputError(
-            f"{where} holds sequences that are not {frames} frames each, in order; make the data again"
+            f"{where} holds sequences that are not {frames} frames each, in order; make the data"
+            " again"
         )
     return answers.reshape(-1, frames)
 
@@ -278,9 +279,12 @@ def attacked_pixels(
     shape = predict.common_shape(examples) if preprocessing.style == "small" else None
     if shape is None:
         of = input_pixels(preprocessing).of
-        return Pixels(
-            lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)
-        ), tf.identity
+        return (
+            Pixels(
+                lambda encoded: tf.round(tf.clip_by_value(of(encoded), 0.0, 255.0)), (size, size, 3)
+            ),
+            tf.identity,
+        )
     return (
         Pixels(lambda encoded: tf.ensure_shape(tf.cast(decode(encoded), tf.float32), shape), shape),
         lambda images: tf.raw_ops.ResizeBicubic(

@@ -53,7 +53,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
         if measured and measured[0]["reference"] is None:
             difficulty = measured[0]["difficulty"]
             lines.append(
-                f"no {number}: AlexNet's {of} are known at difficulty 1 only; the mean at difficulty {difficulty} is not normalised"
+                f"no {number}: AlexNet's {of} are known at difficulty 1 only; the mean at"
+                f" difficulty {difficulty} is not normalised"
             )
         elif measured:
             lines.append(
@@ -93,9 +94,11 @@ def _guesses(summary: dict[str, Any]) -> list[str]:
     """Returns what top-1 is to be compared with, and which classes have no examples."""
     majority, split = summary["majority"], summary["split"]
     lines = [
-        f"chance: {percent(summary['chance'], 1)} % (1 of {summary['classes']} classes); "
-        f"majority: {percent(majority['top1'], 1)} % "
-        f"(always answering {majority['class']}, the most frequent class of split {split})",
+        (
+            f"chance: {percent(summary['chance'], 1)} % (1 of {summary['classes']} classes); "
+            f"majority: {percent(majority['top1'], 1)} % "
+            f"(always answering {majority['class']}, the most frequent class of split {split})"
+        ),
         "balanced: mean over the classes of the share of right answers in each class",
     ]
     if without := summary["classes_without_examples"]:

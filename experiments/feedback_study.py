@@ -219,7 +219,8 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"seed is {config.seed}; it must be at least 0")
     if not 1 <= config.labeled < images:
         raise InputError(
-            f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images there are"
+            f"labeled is {config.labeled}; it must be at least 1 and below {images}, the images"
+            " there are"
         )
     for key, least in (("draws", 2), ("batches", 1), ("hidden", 1)):
         if config[key] < least:
@@ -227,7 +228,8 @@ def check(config: ConfigDict) -> None:
     pool = images - config.labeled
     if not config.batch_sizes or min(config.batch_sizes) < 1 or max(config.batch_sizes) > pool:
         raise InputError(
-            f"batch_sizes are {tuple(config.batch_sizes)}; needed are numbers from 1 to {pool}, the unlabelled images there are"
+            f"batch_sizes are {tuple(config.batch_sizes)}; needed are numbers from 1 to {pool}, the"
+            " unlabelled images there are"
         )
 
 

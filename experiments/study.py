@@ -71,7 +71,8 @@ def main(
         ]
         if left:
             print(
-                f"left: {', '.join(left)}; the same command without --only does them and writes the results"
+                f"left: {', '.join(left)}; the same command without --only does them and writes the"
+                " results"
             )
             return
         done = results(config, directory)
@@ -102,7 +103,8 @@ def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDi
         )
     if flags and not config.of_photographs:
         raise InputError(
-            f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give it in config.flags"
+            f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give"
+            " it in config.flags"
         )
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -130,7 +132,8 @@ def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
         if not found:
             names = ", ".join(row[0] for row in config.runs)
             raise InputError(
-                f"--only={only}: no run {word}; the runs are {names}, the seeds {seeds(config)[0]} to {seeds(config)[-1]}"
+                f"--only={only}: no run {word}; the runs are {names}, the seeds"
+                f" {seeds(config)[0]} to {seeds(config)[-1]}"
             )
         wanted.update(found)
     if config.shared:
@@ -148,7 +151,8 @@ def check(config: ConfigDict) -> None:
     for name, _, *method in config.runs:
         if method and method[0] not in config.methods:
             raise InputError(
-                f"config.runs: {name} is of method {method[0]!r}; there are {', '.join(config.methods)}"
+                f"config.runs: {name} is of method {method[0]!r}; there are"
+                f" {', '.join(config.methods)}"
             )
     for name, origin, _ in config.readings:
         if origin not in runs:
@@ -199,7 +203,8 @@ def run_all(
                 tell_readings(config, workdir)
             left = (time.monotonic() - began) / len(ended) * (len(todo) - len(ended)) / 60
             print(
-                f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total}, {left:.0f} min left",
+                f"{name}, seed {seed}: done; {total - len(todo) + len(ended)} of {total},"
+                f" {left:.0f} min left",
                 flush=True,
             )
 
@@ -350,8 +355,8 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
         p = "" if claim["p"] is None else f"p = {claim['p']:.2g}, "
         p += f"{claim['p_holm']:.2g} by Holm's correction, " if "p_holm" in claim else ""
         lines.append(
-            f"- {claim['finding']}: **{claim['verdict']}** ({claim['difference']:+.2f} points, 95 % interval {claim['low']:+.2f} to "
-            f"{claim['high']:+.2f}, {p}{config.seeds} seeds)"
+            f"- {claim['finding']}: **{claim['verdict']}** ({claim['difference']:+.2f} points, 95 %"
+            f" interval {claim['low']:+.2f} to {claim['high']:+.2f}, {p}{config.seeds} seeds)"
         )
     return "\n".join(lines) + "\n"
 

@@ -329,7 +329,8 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
         return None if done is None else table({name: done["methods"][name] for name in config.run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"--workdir: config.json or summary.json in {directory} is damaged or another command's; delete it or name another"
+            f"--workdir: config.json or summary.json in {directory} is damaged or another"
+            " command's; delete it or name another"
         ) from error
 
 
@@ -348,7 +349,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         low, high = wilson_interval(row["successes"], row["seeds"])
         rate = f"{100 * row['success_rate']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         lines.append(
-            f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median {100 * row['median_accuracy']:.1f} %"
+            f"{name:<28}{row['successes']:>4} of {row['seeds']:<4}{rate:>22}   median"
+            f" {100 * row['median_accuracy']:.1f} %"
         )
     return "\n".join(lines)
 
@@ -358,7 +360,10 @@ def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: flo
     first, second = (np.array(rows[method]["accuracy"]) >= success for method in (name, other))
     only, only_other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     p = stats.binomtest(only, only + only_other).pvalue if only + only_other else 1.0
-    return f"{name} against {other}: {only} seeds only with the first, {only_other} only with the second, p = {p:.2g}"
+    return (
+        f"{name} against {other}: {only} seeds only with the first, {only_other} only with the"
+        f" second, p = {p:.2g}"
+    )
 
 
 def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:

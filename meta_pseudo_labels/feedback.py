@@ -393,7 +393,8 @@ def find_estimator(name: str, pseudo_labels: str) -> Estimator:
         raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")
     if pseudo_labels == "soft" and not ESTIMATORS[name].soft_labels:
         raise ValueError(
-            f"feedback {name!r} has no gradient with soft pseudo-labels; use feedback 'soft', or sampled pseudo-labels"
+            f"feedback {name!r} has no gradient with soft pseudo-labels; use feedback 'soft', or"
+            " sampled pseudo-labels"
         )
     return ESTIMATORS[name]
 
@@ -419,11 +420,12 @@ def check_factor(
             f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items()
         )
         return (
-            f"feedback {estimator.name!r} is an approximation under {optimizer}, whose step is no "
-            f"known multiple of its gradient. Cosines to the true gradient in a small problem: {cosines}."
+            f"feedback {estimator.name!r} is an approximation under {optimizer}, whose step is no"
+            " known multiple of its gradient. Cosines to the true gradient in a small problem:"
+            f" {cosines}."
         )
     raise ValueError(
-        f"feedback {estimator.name!r} needs a student's step that is a known multiple of its gradient; "
-        f"{optimizer}'s is not. Take feedback 'finite_difference' or 'cosine', or SGD without clipnorm, "
-        "clipvalue, EMA overwriting and weight constraints."
+        f"feedback {estimator.name!r} needs a student's step that is a known multiple of its"
+        f" gradient; {optimizer}'s is not. Take feedback 'finite_difference' or 'cosine', or SGD"
+        " without clipnorm, clipvalue, EMA overwriting and weight constraints."
     )

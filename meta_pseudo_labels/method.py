@@ -35,7 +35,8 @@ def _check(section: Mapping[str, Any]) -> str | None:
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
             raise InputError(
-                f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']}; shorten them"
+                f"{network}.schedule: wait and warm-up take {before} steps of {section['steps']};"
+                " shorten them"
             )
     try:
         estimator = feedback.find_estimator(section["feedback"], section["pseudo_labels"])

@@ -124,7 +124,8 @@ class FeedbackTrainer(StudentTrainer):
         for network, named in ((teacher, "teacher"), (student, "student")):
             if not network.trainable_variables:
                 raise ValueError(
-                    f"the {named} has nothing to train (a teacher that stays is ReducedMetaPseudoLabels with feedback='none')"
+                    f"the {named} has nothing to train (a teacher that stays is"
+                    " ReducedMetaPseudoLabels with feedback='none')"
                 )
         self.teacher = teacher
         self.pseudo_labels = pseudo_labels
@@ -149,7 +150,8 @@ class FeedbackTrainer(StudentTrainer):
         super().compile(optimizer=student_optimizer, **options)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError(
-                "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of tf.keras.optimizers"
+                "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of"
+                " tf.keras.optimizers"
             )
         name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
         # Keras projects a constrained weight after the step, which is then no multiple of the

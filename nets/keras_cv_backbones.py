@@ -90,8 +90,14 @@ _V2_B = (
 _V2_S = (
     "2 24 24 1 1 f, 4 24 48 4 2 f, 4 48 64 4 2 f, 6 64 128 4 2 u, 9 128 160 6 1 u, 15 160 256 6 2 u"
 )
-_V2_M = "3 24 24 1 1 f, 5 24 48 4 2 f, 5 48 80 4 2 f, 7 80 160 4 2 u, 14 160 176 6 1 u, 18 176 304 6 2 u, 5 304 512 6 1 u"
-_V2_L = "4 32 32 1 1 f, 7 32 64 4 2 f, 7 64 96 4 2 f, 10 96 192 4 2 u, 19 192 224 6 1 u, 25 224 384 6 2 u, 7 384 640 6 1 u"
+_V2_M = (
+    "3 24 24 1 1 f, 5 24 48 4 2 f, 5 48 80 4 2 f, 7 80 160 4 2 u, 14 160 176 6 1 u, 18 176 304 6 2"
+    " u, 5 304 512 6 1 u"
+)
+_V2_L = (
+    "4 32 32 1 1 f, 7 32 64 4 2 f, 7 64 96 4 2 f, 10 96 192 4 2 u, 19 192 224 6 1 u, 25 224 384 6 2"
+    " u, 7 384 640 6 1 u"
+)
 
 FAMILIES = {
     "EfficientNetV2": {  # Tan and Le 2021, Table 4, and its release
@@ -204,5 +210,6 @@ def check(model: Mapping[str, Any]) -> None:
         and model.get("survival_probability") is not None
     ):
         raise InputError(
-            f"survival_probability: {model['name']} has no stochastic depth; set model.survival_probability to None"
+            f"survival_probability: {model['name']} has no stochastic depth; set"
+            " model.survival_probability to None"
         )

@@ -124,7 +124,8 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
     normalize = network.get_layer("normalize")
     if (normalize.mean, normalize.std) != (MEAN, STD):
         raise InputError(
-            f"weights {preset} of keras-cv expect mean {MEAN} and std {STD}, not {normalize.mean} and {normalize.std}"
+            f"weights {preset} of keras-cv expect mean {MEAN} and std {STD}, not"
+            f" {normalize.mean} and {normalize.std}"
         )
     try:
         loaded = kind.from_preset(str(local) if (local / "config.json").exists() else preset)
@@ -133,7 +134,8 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
     backbone = loaded.backbone if of_classifier else loaded
     if not backbone.include_rescaling:
         raise InputError(
-            f"weights {preset} of keras-cv in {local}: the backbone does not rescale its input, so what it expects is unknown"
+            f"weights {preset} of keras-cv in {local}: the backbone does not rescale its input, so"
+            " what it expects is unknown"
         )
     pairs = list(
         zip(
@@ -146,7 +148,8 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
     shapes = [[[tuple(w.shape) for w in layer.weights] for layer in side] for side in zip(*pairs)]
     if shapes[0] != shapes[1] or len(_weighted(backbone)) != len(_weighted(network)) - 1:
         raise InputError(
-            f"weights {preset} of keras-cv do not fit {network.name} with {network.output_shape[-1]} classes"
+            f"weights {preset} of keras-cv do not fit {network.name} with"
+            f" {network.output_shape[-1]} classes"
         )
     for source, target in pairs:
         target.set_weights(source.get_weights())
@@ -183,7 +186,8 @@ def _cannot_have(preset: str, error: Exception) -> InputError:
     handle = _class_of(preset).presets[preset]["kaggle_handle"]
     url = handle.replace("kaggle://", "https://www.kaggle.com/models/")
     return InputError(
-        f"weights {preset} of keras-cv: {one_line(error)}. Get {' and '.join(FILES)} from {url} and put them into {folder(preset)}"
+        f"weights {preset} of keras-cv: {one_line(error)}. Get {' and '.join(FILES)} from {url} and"
+        f" put them into {folder(preset)}"
     )
 
 

@@ -185,7 +185,8 @@ class Normalize(tf.keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         if len(mean) != len(std) or any(not deviation > 0 for deviation in std):
             raise InputError(
-                f"mean and std need a number a channel, std above 0; got {tuple(mean)} and {tuple(std)}"
+                f"mean and std need a number a channel, std above 0; got {tuple(mean)} and"
+                f" {tuple(std)}"
             )
         self.mean = tuple(float(number) for number in mean)
         self.std = tuple(float(number) for number in std)

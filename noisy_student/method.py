@@ -22,7 +22,8 @@ def _check(section: Mapping[str, Any]) -> None:
         raise InputError("labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
     if not section["labeled"] and section.get("logit_adjustment"):
         raise InputError(
-            "logit_adjustment is of the loss on labelled images, and labeled=False leaves these out; set it to 0"
+            "logit_adjustment is of the loss on labelled images, and labeled=False leaves these"
+            " out; set it to 0"
         )
 
 

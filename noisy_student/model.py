@@ -111,7 +111,8 @@ class NoisyStudent(Supervised):
     ):
         if loss_normalization not in LOSS_NORMALIZATIONS:
             raise ValueError(
-                f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got {loss_normalization!r}"
+                f"loss_normalization must be one of {LOSS_NORMALIZATIONS}, got"
+                f" {loss_normalization!r}"
             )
         if pseudo_labels not in PSEUDO_LABELS:
             raise ValueError(f"pseudo_labels must be one of {PSEUDO_LABELS}, got {pseudo_labels!r}")

@@ -336,7 +336,8 @@ def _kept_hashes(
 def _require_no_ties(ties: np.ndarray) -> None:
     if ties.any():
         raise ValueError(
-            f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another seed"
+            f"class {int(np.argmax(ties > 0))}: several images have the same hash; take another"
+            " seed"
         )
 
 

@@ -84,8 +84,8 @@ NOISE = {
 }
 
 TRAIN = Section(
-    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there are "
-    "no unlabeled images, and their settings have no effect.",
+    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there are"
+    " no unlabeled images, and their settings have no effect.",
     {
         "method": settings.METHOD,
         "model": settings.MODEL,
@@ -97,8 +97,10 @@ TRAIN = Section(
         **NOISE,
         **settings.LOSS,
         # Without labeled images it is that of hard pseudo-labels.
-        "label_smoothing": settings.LOSS["label_smoothing"].but(
-            when=((*OF_LABELED, When("pseudo_labels", ("hard",))),),
+        "label_smoothing": (
+            settings.LOSS["label_smoothing"].but(
+                when=((*OF_LABELED, When("pseudo_labels", ("hard",))),),
+            )
         ),
         "frozen_blocks": settings.FROZEN_BLOCKS,
         "accumulation": settings.ACCUMULATION,

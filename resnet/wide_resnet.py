@@ -128,6 +128,7 @@ def _parse(name: str) -> tuple[int, int]:
     depth, width = (int(number) for number in match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or width < 1:
         raise InputError(
-            f"no Wide ResNet {name!r}; it is wrn_DEPTH_WIDTH with a depth of 10, 16, 22, 28, ..., such as wrn_28_2"
+            f"no Wide ResNet {name!r}; it is wrn_DEPTH_WIDTH with a depth of 10, 16, 22, 28, ...,"
+            " such as wrn_28_2"
         )
     return depth, width

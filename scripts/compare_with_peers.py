@@ -72,7 +72,8 @@ def attacks(run: Path, count: int) -> None:
         ours = adversarial.fgsm(images, gradient, tf.constant(epsilon))
         same = 100 * float(tf.reduce_mean(tf.cast(tf.abs(ours - theirs) < 1e-3, tf.float32)))
         print(
-            f"FGSM, epsilon {epsilon:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %; {same:.2f} % of values equal"
+            f"FGSM, epsilon {epsilon:g}: top-1 ours {top1(ours):.2f} %, foolbox"
+            f" {top1(theirs):.2f} %; {same:.2f} % of values equal"
         )
     for epsilon in (1.0, 2.0, 4.0, 16.0):
         step = 2.5 * epsilon / 10
@@ -82,7 +83,8 @@ def attacks(run: Path, count: int) -> None:
         theirs, _, _ = attack(network, images, labels, epsilons=epsilon)
         ours = adversarial.pgd(logits, images, labels, epsilon, iterations=10, step=step)
         print(
-            f"PGD, epsilon {epsilon:g}, 10 steps of {step:g}: top-1 ours {top1(ours):.2f} %, foolbox {top1(theirs):.2f} %"
+            f"PGD, epsilon {epsilon:g}, 10 steps of {step:g}: top-1 ours {top1(ours):.2f} %,"
+            f" foolbox {top1(theirs):.2f} %"
         )
 
 

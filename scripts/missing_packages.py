@@ -69,7 +69,8 @@ def main(requirements: str, folder: str) -> None:
     version = tuple(int(part) for part in tf.__version__.split(".")[:2])
     if version < OLDEST:
         sys.exit(
-            f"error: TensorFlow {tf.__version__} is too old; 2.15 is needed. Unset ACCELERATOR to install one"
+            f"error: TensorFlow {tf.__version__} is too old; 2.15 is needed. Unset ACCELERATOR to"
+            " install one"
         )
     found = [(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()]
     # Systems also have packages whose versions pip cannot read.

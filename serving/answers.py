@@ -25,7 +25,10 @@ REASONS = (
     "ok",
     "not a JPEG, PNG, BMP or GIF that can be decoded",
     "more pixels than the model accepts",
-    "a BMP of an unsupported kind (color table, compressed, or not 8, 24 or 32 bits a pixel); save it as PNG",
+    (
+        "a BMP of an unsupported kind (color table, compressed, or not 8, 24 or 32 bits a pixel);"
+        " save it as PNG"
+    ),
     "NaN or infinity in the pixels or in the answer",
 )
 

@@ -34,14 +34,18 @@ def text(
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
     if spec.num_classes > _SHOWN_CLASSES:
-        names += f", … (all of them in `assets.extra/labels.txt`; {spec.num_classes - _SHOWN_CLASSES} more)"
+        names += (
+            ", … (all of them in `assets.extra/labels.txt`;"
+            f" {spec.num_classes - _SHOWN_CLASSES} more)"
+        )
     folded = ", BatchNorm folded, weights as constants" if stored["optimize"] else ""
     onnx = stored.get("onnx")
     also = ""
     if onnx:
         also = (
-            f" `assets.extra/model.onnx` is the same model for other runtimes (ONNX, opset {onnx['opset']}). On the same images its"
-            f" probabilities differ by at most {onnx['deviation']:.2g}."
+            " `assets.extra/model.onnx` is the same model for other runtimes (ONNX, opset"
+            f" {onnx['opset']}). On the same images its probabilities differ by at most"
+            f" {onnx['deviation']:.2g}."
         )
     trained = ", ".join(
         f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training
@@ -50,20 +54,30 @@ def text(
         f"# {name}, version {version}",
         f"An image classifier with {spec.num_classes} classes: {names}.",
         "## Model",
-        f"{network(spec.architecture)}, {preprocessing.image_size} × {preprocessing.image_size} pixels, averaged weights where the"
-        f" training kept an average. Weights on disk: {stored['weights']}{folded}."
-        f" Its probabilities differ by at most {stored['deviation']:.2g} from those of the trained model ({stored['deviation_images']}"
-        f" synthetic images, float32).{also}",
+        (
+            f"{network(spec.architecture)}, {preprocessing.image_size} ×"
+            f" {preprocessing.image_size} pixels, averaged weights where the training kept an"
+            f" average. Weights on disk: {stored['weights']}{folded}. Its probabilities differ by"
+            f" at most {stored['deviation']:.2g} from those of the trained model"
+            f" ({stored['deviation_images']} synthetic images, float32).{also}"
+        ),
         "## Data",
-        f"Trained with {trained or 'nothing on record'}. Images reach the network as in evaluation: style `{preprocessing.style}`, bicubic"
-        " to the size above, mean and deviation inside the network. The data themselves are described by the `manifest.json` files of the"
-        " training's data directory.",
+        (
+            f"Trained with {trained or 'nothing on record'}. Images reach the network as in"
+            f" evaluation: style `{preprocessing.style}`, bicubic to the size above, mean and"
+            " deviation inside the network. The data themselves are described by the"
+            " `manifest.json` files of the training's data directory."
+        ),
         "## Metrics",
         _metrics(training, stored["evaluation"]),
         "## Intended use",
-        "Sorting images of the kind it was trained on into the classes above. It names one of these classes for every image, also for one"
-        " that shows none of them, and its probabilities are as good as the calibration (ECE) above on data like that of the measurement;"
-        " elsewhere they are not known. It has not been examined for decisions about people.",
+        (
+            "Sorting images of the kind it was trained on into the classes above. It names one of"
+            " these classes for every image, also for one that shows none of them, and its"
+            " probabilities are as good as the calibration (ECE) above on data like that of the"
+            " measurement; elsewhere they are not known. It has not been examined for decisions"
+            " about people."
+        ),
         "An image with a `status` other than 0 has no answer: "
         + "; ".join(f"{status}: {words}" for status, words in enumerate(REASONS) if status)
         + f". The model accepts up to {stored['max_pixels']:,} pixels.",
@@ -99,7 +113,10 @@ def _metrics(training: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
             )
         numbers = evaluation["metrics"]
     else:
-        title = "At the last step of the training, on its own batches (not on held-out images; name `--evaluation` at the export for those):"
+        title = (
+            "At the last step of the training, on its own batches (not on held-out images; name"
+            " `--evaluation` at the export for those):"
+        )
         numbers = training.get("last", {})
     rows = [
         f"| {key} | {value:.4g} |"

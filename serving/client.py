@@ -88,7 +88,8 @@ class Client:
             usable = False
         if not usable:
             raise ServingError(
-                f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT"
+                f"the URL is {url!r}; it must be http://HOST:PORT, https://HOST:PORT or"
+                " grpc://HOST:PORT"
             )
         if version is not None and label is not None:
             raise ServingError("name either a version or a label, not both")

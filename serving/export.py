@@ -54,7 +54,10 @@ from training.optimize import WEIGHTS
 from training.writes import writing
 
 NAME = "classifier"
-LICENSE = "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the model is under Apache-2.0.)"
+LICENSE = (
+    "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the"
+    " model is under Apache-2.0.)"
+)
 # probabilities of one and the same function differ by less, whatever the order and rounding of its
 # sums
 SAME = 1e-4
@@ -107,7 +110,8 @@ def main(
         )
     if name.endswith(settings.CANARY_SUFFIX):
         raise InputError(
-            f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries; name another"
+            f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries;"
+            " name another"
         )
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
@@ -173,7 +177,8 @@ def main(
         f"{workdir} is done: the model is in {path}",
     )
     print(
-        f"exported {model} to {path}; its probabilities differ from the trained model's by at most {deviation:.2g}"
+        f"exported {model} to {path}; its probabilities differ from the trained model's by at most"
+        f" {deviation:.2g}"
     )
 
 
@@ -184,7 +189,8 @@ def _require_serving_dir(directory: Path) -> None:
         summary.exists() and "signatures" not in read_json(summary, dict)
     ):
         raise InputError(
-            f"--workdir: {directory} is the work directory of another stage; name another one for the exported models"
+            f"--workdir: {directory} is the work directory of another stage; name another one for"
+            " the exported models"
         )
 
 
@@ -203,8 +209,9 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
     name = next((name for name in summary.get("models", {}) if measured.get(name) == digest), None)
     if name is None:
         raise InputError(
-            f"--evaluation: {directory} holds no evaluation of {run} as it is now; its models ({', '.join(measured) or 'none'}) are of "
-            "other directories, or have been trained again since; evaluate this one with run_evaluate.sh"
+            f"--evaluation: {directory} holds no evaluation of {run} as it is now; its models"
+            f" ({', '.join(measured) or 'none'}) are of other directories, or have been trained"
+            " again since; evaluate this one with run_evaluate.sh"
         )
     summary = require_finished(
         directory, "evaluation", "run_evaluate.sh", {**EVALUATION, "models": {name: dict}}
@@ -239,11 +246,13 @@ def _write_version(
     }
     if math.isnan(stored["deviation"]):
         raise InputError(
-            f"{model} with weights as {stored['weights']} answers with NaN or infinity; train it again, or export it as float32"
+            f"{model} with weights as {stored['weights']} answers with NaN or infinity; train it"
+            " again, or export it as float32"
         )
     if stored["weights"] == "float32" and not stored["deviation"] <= SAME:
         raise RuntimeError(
-            f"the exported model's probabilities differ by {stored['deviation']:.2g} from the trained model's"
+            f"the exported model's probabilities differ by {stored['deviation']:.2g} from the"
+            " trained model's"
         )
     settings.write_warmup(temporary, folder.name, spec.preprocessing.image_size)
     extra = temporary / "assets.extra"
@@ -278,7 +287,8 @@ def _write_onnx(
         extra / onnx_file.FILE, network, spec, metadata, stored["weights"], images.numpy()
     )
     print(
-        f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained model's by at most {found:.2g}"
+        f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained"
+        f" model's by at most {found:.2g}"
     )
     return {"opset": onnx_file.OPSET, "deviation": found}
 

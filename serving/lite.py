@@ -160,7 +160,8 @@ def measure(
         right.append(label)
     if len(right) != manifest.num_records or not right:
         raise InputError(
-            f"{manifest.directory} holds {len(right)} examples, not {manifest.num_records}, or none; make the data again"
+            f"{manifest.directory} holds {len(right)} examples, not {manifest.num_records}, or"
+            " none; make the data again"
         )
     expected, labels = np.stack(given), np.array(right)  # (N, K), (N,)
     rows = [
@@ -234,7 +235,8 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
         label = int(example["label"])
         if not 0 <= label < manifest.num_classes:
             raise InputError(
-                f"{manifest.directory}: record {number} has no label or the label {label}; make the data again"
+                f"{manifest.directory}: record {number} has no label or the label {label}; make the"
+                " data again"
             )
         yield number, example["image/encoded"], label
 
@@ -253,9 +255,13 @@ def table(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in summary["rows"]:
-        numbers = f"{100 * row['top1']:.2f} | {100 * row['agreement']:.2f} | {row['deviation']:.2g} | {row['bytes'] / 1024:,.0f}"
+        numbers = (
+            f"{100 * row['top1']:.2f} | {100 * row['agreement']:.2f} | {row['deviation']:.2g} |"
+            f" {row['bytes'] / 1024:,.0f}"
+        )
         lines.append(f"| {row['kind']} | {numbers} | {row['milliseconds']:.2f} |")
     lines.append(
-        f"\n{summary['examples']:,} images of split {summary['split']}, {summary['calibration_images']} for calibration, one at a time"
+        f"\n{summary['examples']:,} images of split {summary['split']},"
+        f" {summary['calibration_images']} for calibration, one at a time"
     )
     return "\n".join(lines)

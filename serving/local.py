@@ -239,7 +239,8 @@ def serve(
         ) from error
     url = f"[{host}]" if ":" in host else host
     print(
-        f"ready: http://{url}:{rest_server.server_address[1]} grpc://{url}:{grpc_port} (a server for development, not for production)",
+        f"ready: http://{url}:{rest_server.server_address[1]} grpc://{url}:{grpc_port} (a server"
+        " for development, not for production)",
         flush=True,
     )
     while not stop.wait(POLL_SECONDS):

@@ -78,7 +78,8 @@ class Models:
         for name, wanted in self._wanted().items():
             if not wanted.numbers:
                 raise InputError(
-                    f"{wanted.folder} holds no version of a model; mend {MODELS_CONFIG}, which names it, or export again"
+                    f"{wanted.folder} holds no version of a model; mend {MODELS_CONFIG}, which"
+                    " names it, or export again"
                 )
             loaded = {
                 number: self._load(name, wanted.folder / str(number)) for number in wanted.numbers
@@ -181,7 +182,10 @@ class Models:
     def submit(self, signature: Signature, inputs: Arrays) -> Future[Arrays]:
         """Checks names, types and shapes, and returns the future answer. Raises Refused."""
         if inputs.keys() != signature.inputs.keys():
-            message = f"the signature takes {{{', '.join(signature.inputs)}}}, not {{{', '.join(sorted(inputs))[:200]}}}"
+            message = (
+                f"the signature takes {{{', '.join(signature.inputs)}}}, not"
+                f" {{{', '.join(sorted(inputs))[:200]}}}"
+            )
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         for name, value in inputs.items():
             dtype, shape = signature.inputs[name]
@@ -192,7 +196,8 @@ class Models:
                 expected = ", ".join("?" if size is None else str(size) for size in shape)
                 raise Refused(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    f"input {name!r} must be {dtype} of shape [{expected}], not {value.dtype} of shape {list(value.shape)}",
+                    f"input {name!r} must be {dtype} of shape [{expected}], not {value.dtype} of"
+                    f" shape {list(value.shape)}",
                 )
         answer = self._scheduler.submit(signature.work, inputs)
         if self.log is not None:

@@ -84,9 +84,9 @@ def write(
     found = deviation(content, model, images)
     if not found <= LIMITS[weights]:  # NaN, too
         raise InputError(
-            f"--onnx: the probabilities of the ONNX file differ by {found:.2g} from the trained "
-            f"model's; {LIMITS[weights]:g} is accepted for {weights}. Export with --weights=float32, "
-            "or without --onnx."
+            f"--onnx: the probabilities of the ONNX file differ by {found:.2g} from the trained"
+            f" model's; {LIMITS[weights]:g} is accepted for {weights}. Export with"
+            " --weights=float32, or without --onnx."
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -106,7 +106,8 @@ def convert(
     count = model.count_params()
     if count > MAX_WEIGHTS:
         raise InputError(
-            f"--onnx: the model has {count:,} weights; a file holds at most {MAX_WEIGHTS:,}. Export without --onnx."
+            f"--onnx: the model has {count:,} weights; a file holds at most {MAX_WEIGHTS:,}. Export"
+            " without --onnx."
         )
     function: Any = Classifier(model, spec, fold=True).functions["predict_prepared"]
     try:
@@ -142,7 +143,8 @@ def _store_half(graph: Any) -> None:
         if not np.isfinite(stored).all():
             largest = np.abs(values).max()
             raise InputError(
-                f"--onnx: a weight of {largest:.3g} is outside float16's range; take --weights=float32"
+                f"--onnx: a weight of {largest:.3g} is outside float16's range; take"
+                " --weights=float32"
             )
         name, other = tensor.name, f"{tensor.name}/stored"
         casts.append(helper.make_node("Cast", [other], [name], to=TensorProto.FLOAT))

@@ -155,7 +155,8 @@ def require_good(bad: int, first: str, total: int) -> None:
     if bad:
         more = f" and {bad - 1} more" if bad > 1 else ""
         raise InputError(
-            f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines say why"
+            f"{bad} of {total} images could not be used ({escaped(first)}{more}); their lines"
+            " say why"
         )
 
 
@@ -215,7 +216,8 @@ def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> 
     ]
     if lacking:
         raise InputError(
-            f"--model: {path} has no {', '.join(lacking)} in its signature serving_default; export it with run_export.sh"
+            f"--model: {path} has no {', '.join(lacking)} in its signature serving_default; export"
+            " it with run_export.sh"
         )
 
 

@@ -96,7 +96,8 @@ def promote(
     reasons = faults(measured, drop, agreement, slower)
     if reasons:
         raise InputError(
-            f"version {candidate} of {name} is not promoted: {'; '.join(reasons)}. Version {before} stays stable."
+            f"version {candidate} of {name} is not promoted: {'; '.join(reasons)}. Version"
+            f" {before} stays stable."
         )
     _change(folder, name, before, candidate, "promote", measured)
 
@@ -114,7 +115,8 @@ def rollback(serving_dir: str, name: str = "classifier", version: int | None = N
         version = log[-1]["from"] if log else None
     if version is None:
         raise InputError(
-            f"{folder / LOG} has no promotion of {name} to its version {now}; name the version with --version"
+            f"{folder / LOG} has no promotion of {name} to its version {now}; name the version with"
+            " --version"
         )
     if version == now:
         print(f"version {now} of {name} is stable already; nothing to roll back")
@@ -167,15 +169,18 @@ def faults(measured: Check, drop: float, agreement: float, slower: float) -> lis
     result = []
     if 100 * (before - after) > drop + 1e-9:
         result.append(
-            f"top-1 falls from {100 * before:.2f} to {100 * after:.2f} %, and --drop={drop:g} points are allowed"
+            f"top-1 falls from {100 * before:.2f} to {100 * after:.2f} %, and"
+            f" --drop={drop:g} points are allowed"
         )
     if 100 * measured.agreement < agreement - 1e-9:
         result.append(
-            f"it agrees with the stable version on {100 * measured.agreement:.2f} % of the images, below --agreement={agreement:g}"
+            f"it agrees with the stable version on {100 * measured.agreement:.2f} % of the images,"
+            f" below --agreement={agreement:g}"
         )
     if new > slower * old:
         result.append(
-            f"a request takes {new:.1f} ms in place of {old:.1f} ms, more than --slower={slower:g} times as long"
+            f"a request takes {new:.1f} ms in place of {old:.1f} ms, more than"
+            f" --slower={slower:g} times as long"
         )
     return result
 
@@ -239,5 +244,6 @@ def _change(
         temporary.write_text("".join(lines), encoding="utf-8")
     settings.set_stable(serving_dir, name, after)
     print(
-        f"version {after} of {name} is stable now, in place of version {before}; running servers follow within 30 s"
+        f"version {after} of {name} is stable now, in place of version {before}; running servers"
+        " follow within 30 s"
     )

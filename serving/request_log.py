@@ -57,7 +57,8 @@ class RequestLog:
             probe.unlink()
         except OSError as error:
             raise InputError(
-                f"--log_requests: {folder} cannot be written to ({error.strerror}); name another directory"
+                f"--log_requests: {folder} cannot be written to ({error.strerror}); name another"
+                " directory"
             ) from error
         self._queue: queue.Queue[tuple[Signature, Arrays, Arrays] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
@@ -142,7 +143,8 @@ def images_main(logs: str, output: str) -> None:
     files = sorted(Path(logs).glob("*.tfrecord"))
     if not files:
         raise InputError(
-            f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local --log_requests=DIR"
+            f"--logs: {logs} holds no *.tfrecord; log requests with run_serve.sh --local"
+            " --log_requests=DIR"
         )
     folder = Path(output)
     try:
@@ -167,7 +169,8 @@ def images_main(logs: str, output: str) -> None:
                         temporary.write_bytes(image)
                     new += 1
     print(
-        f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that are none"
+        f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that"
+        " are none"
     )
 
 

@@ -79,7 +79,8 @@ class Rows:
             note = read_json(self._note, _NOTE)
             if note["asked"] != request:
                 raise InputError(
-                    f"{self._part} is of another model, format or images; delete it, or name another --output"
+                    f"{self._part} is of another model, format or images; delete it, or name"
+                    " another --output"
                 )
             if self._part.stat().st_size >= note["bytes"]:
                 self.done, self.bad, self.first_bad, size = (
@@ -108,7 +109,8 @@ class Rows:
                     self._part.unlink(missing_ok=True)  # this call has made it
                 file.close()
                 raise InputError(
-                    f"another process has finished {self._path} meanwhile, or changed {self._part}; look at both"
+                    f"another process has finished {self._path} meanwhile, or changed {self._part};"
+                    " look at both"
                 )
             file.truncate(self._size)
             if not self._size:

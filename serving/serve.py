@@ -28,8 +28,8 @@ BINARY, CONTAINERS = "tensorflow_model_server", ("docker", "podman")
 EVERYWHERE = "0.0.0.0"
 
 HOW_TO_GET_ONE = (
-    f"no {BINARY} on PATH, and neither docker nor podman runs here; install one of them (docs/serving.md), "
-    "or add --local for a server for development"
+    f"no {BINARY} on PATH, and neither docker nor podman runs here; install one of them"
+    " (docs/serving.md), or add --local for a server for development"
 )
 
 
@@ -71,7 +71,8 @@ def main(
         return
     if log_requests:
         raise InputError(
-            "--log_requests is for --local; TF Serving's own logging needs a collector that is compiled in"
+            "--log_requests is for --local; TF Serving's own logging needs a collector that is"
+            " compiled in"
         )
     line = command(folder, address, ports[0], ports[1], image, not nobatching, find())
     if cors:
@@ -116,14 +117,16 @@ def command(
     if program == BINARY:
         if host != EVERYWHERE:
             raise InputError(
-                f"{BINARY} listens on every interface and has no flag for {host}; say --host={EVERYWHERE} where that is meant (behind a"
-                " firewall), or take it off PATH to use a container, or add --local for a server for development"
+                f"{BINARY} listens on every interface and has no flag for {host}; say"
+                f" --host={EVERYWHERE} where that is meant (behind a firewall), or take it off PATH"
+                " to use a container, or add --local for a server for development"
             )
         ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
         return [BINARY, *ports, *_settings(folder, f"{folder}/{BARE_CONFIG}", batching)]
     if ":" in str(folder):
         raise InputError(
-            f"--serving_dir: a container can't be given a path with a colon ({folder}); move or link it"
+            f"--serving_dir: a container can't be given a path with a colon ({folder}); move or"
+            " link it"
         )
     published = f"[{host}]" if ":" in host else host
     ports = [f"--publish={published}:{grpc_port}:8500", f"--publish={published}:{rest_port}:8501"]

@@ -146,7 +146,8 @@ def _serve(config: Any, name: str, folder: str, version: int) -> None:
         if label in entry.version_labels:
             del entry.version_labels[label]
             print(
-                f"note: {MODELS_CONFIG} no longer has the label {label!r} of {name}; docs/serving.md says why",
+                f"note: {MODELS_CONFIG} no longer has the label {label!r} of {name};"
+                " docs/serving.md says why",
                 file=sys.stderr,
             )
     del entry.model_version_policy.specific.versions[:]
@@ -155,7 +156,10 @@ def _serve(config: Any, name: str, folder: str, version: int) -> None:
 
 def write_models(serving_dir: Path, config: Any) -> None:
     """Replaces `models.config` at once, and then the copy that a bare TF Serving reads, where there is one."""
-    head = "# ModelServerConfig of TF Serving (--model_config_file=...). run_tool.sh promote makes another version stable.\n"
+    head = (
+        "# ModelServerConfig of TF Serving (--model_config_file=...). run_tool.sh promote makes"
+        " another version stable.\n"
+    )
     _write_text(serving_dir / MODELS_CONFIG, head + text_format.MessageToString(config))
     if (serving_dir / BARE_CONFIG).exists():
         bare_config(serving_dir)
@@ -178,7 +182,8 @@ def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:
         ) from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} cannot be parsed ({' '.join(str(error).split())}); mend it, or delete it and export again"
+            f"{path} cannot be parsed ({' '.join(str(error).split())}); mend it, or delete it and"
+            " export again"
         ) from error
 
 

@@ -75,7 +75,8 @@ def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunc
     last = [layer for layer in model.layers if layer.weights][-1]
     if not isinstance(last, tf.keras.layers.Dense):
         raise InputError(
-            f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense layer, the classifier"
+            f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense"
+            " layer, the classifier"
         )
     both = tf.keras.Model(
         model.inputs, [model.output, last.input]

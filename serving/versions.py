@@ -56,7 +56,8 @@ def find(directory: str | Path) -> Path | None:
     found = [folder for folder in folders if versions(folder)]
     if len(found) > 1:
         raise InputError(
-            f"--model: {directory} holds several models; name one: {', '.join(str(folder) for folder in found)}"
+            f"--model: {directory} holds several models; name one:"
+            f" {', '.join(str(folder) for folder in found)}"
         )
     return found[0] / str(versions(found[0])[-1]) if found else None
 
@@ -68,7 +69,8 @@ def resolve(directory: str | Path) -> Path:
     found = find(directory)
     if found is None:
         raise InputError(
-            f"--model: {directory} holds no exported model; run_export.sh makes one from a training directory"
+            f"--model: {directory} holds no exported model; run_export.sh makes one from a training"
+            " directory"
         )
     return found
 
@@ -102,7 +104,8 @@ def verify(directory: Path) -> None:
     if wrong:
         what = "differs (SHA-256)" if wrong[0] in found else "is missing"
         raise InputError(
-            f"{directory / wrong[0]} {what}; copy the version again, or make it again with run_export.sh"
+            f"{directory / wrong[0]} {what}; copy the version again, or make it again with"
+            " run_export.sh"
         )
 
 
@@ -118,7 +121,8 @@ def load(directory: Path) -> Any:
     ) as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
         reason = one_line(error)
         raise InputError(
-            f"{directory} cannot be loaded ({reason}); make it again, one of ours with run_export.sh"
+            f"{directory} cannot be loaded ({reason}); make it again, one of ours with"
+            " run_export.sh"
         ) from error
 
 

@@ -48,7 +48,10 @@ BOUNDS_ONLY = {"array-record", "google-auth", "setuptools", "tensorflow-metadata
 
 def test_no_package_imports_tensorflow() -> None:
     light = [*packages(), "training.architectures", "training.models", "training.smoke"]
-    program = f"import sys, importlib\nfor name in {light}: importlib.import_module(name); assert 'tensorflow' not in sys.modules, name"
+    program = (
+        f"import sys, importlib\nfor name in {light}: importlib.import_module(name); assert"
+        " 'tensorflow' not in sys.modules, name"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
@@ -56,7 +59,8 @@ def test_no_package_imports_tensorflow() -> None:
 def test_lazy_names(package: str) -> None:
     namespace: dict[str, type] = {}
     exec(
-        f"import {package}; from {package} import {', '.join(LAZY[package])}; listed = dir({package})",
+        f"import {package}; from {package} import {', '.join(LAZY[package])}; listed ="
+        f" dir({package})",
         namespace,
     )
     for name in LAZY[package]:

@@ -503,7 +503,10 @@ def test_python_without_ensurepip_names_the_package(checkout: Checkout) -> None:
 def test_uv_is_used_where_it_is(checkout: Checkout) -> None:
     checkout.add_python()
     uv_log = checkout.folder / "uv.log"
-    make = f'mkdir -p "${{!#}}/bin"; cp "{checkout.programs}/python3.10" "${{!#}}/bin/python"; touch "${{!#}}/pyvenv.cfg"'
+    make = (
+        f'mkdir -p "${{!#}}/bin"; cp "{checkout.programs}/python3.10" "${{!#}}/bin/python"; touch'
+        ' "${!#}/pyvenv.cfg"'
+    )
     write_program(
         checkout.programs / "uv",
         f'#!{BASH}\necho "$*" >>"{uv_log}"\nif [[ $1 == venv ]]; then {make}; fi\n',

@@ -61,8 +61,9 @@ def require(name: str) -> None:
     """Raises InputError where the optimizer `name` is of tensorflow-addons, and that is not installed."""
     if name in ADDONS and importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
-            f"optimizer.name={name} is of the package tensorflow-addons, which is not installed and exists "
-            "for TensorFlow up to 2.15 only; take rmsprop, sgd, lars or adam, or Python 3.9 to 3.11 with TensorFlow 2.15"
+            f"optimizer.name={name} is of the package tensorflow-addons, which is not installed and"
+            " exists for TensorFlow up to 2.15 only; take rmsprop, sgd, lars or adam, or Python"
+            " 3.9 to 3.11 with TensorFlow 2.15"
         )
 
 

@@ -86,12 +86,14 @@ class Checkpoints:
                 return step
             except _DAMAGE as error:
                 print(
-                    f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the one before",
+                    f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the"
+                    " one before",
                     flush=True,
                 )
         if steps:
             raise InputError(
-                f"all checkpoints in {self.directory} are damaged; delete the work directory to start anew"
+                f"all checkpoints in {self.directory} are damaged; delete the work directory to"
+                " start anew"
             )
         return 0
 
@@ -101,7 +103,8 @@ class Checkpoints:
             self._read(step)
         except _DAMAGE as error:
             raise InputError(
-                f"checkpoint {self._path(step)} is damaged or gone ({one_line(error)}); delete the work directory to start anew"
+                f"checkpoint {self._path(step)} is damaged or gone ({one_line(error)}); delete the"
+                " work directory to start anew"
             ) from error
 
     def save(self, step: int, best: int | None = None) -> None:
@@ -136,8 +139,9 @@ class Checkpoints:
             writer = path.read_text(encoding="utf-8").strip() if path.exists() else stack.CLASSIC
             if writer != stack.current():
                 raise InputError(
-                    f"{self._path(step)} was written with {writer}, and this is {stack.current()}: a run continues on its own "
-                    "stack only; continue with that, or name another --workdir"
+                    f"{self._path(step)} was written with {writer}, and this is {stack.current()}:"
+                    " a run continues on its own stack only; continue with that, or name another"
+                    " --workdir"
                 )
 
     def _read(self, step: int) -> None:

@@ -76,8 +76,9 @@ def images(
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
-            f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many images it will hold with "
-            "--config.expected.labeled=N --config.expected.unlabeled=N --config.expected.classes=N"
+            f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many"
+            " images it will hold with --config.expected.labeled=N --config.expected.unlabeled=N"
+            " --config.expected.classes=N"
         )
     return {**expected, "median_height": None, "median_width": None, "survey": None}
 
@@ -181,7 +182,10 @@ def _network(
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters}, {pixels}",
-        f"  {steps:,} steps of {first:,} + {more:,} images ({steps * batch / counts['labeled']:.1f} labelled epochs)",
+        (
+            f"  {steps:,} steps of {first:,} + {more:,} images"
+            f" ({steps * batch / counts['labeled']:.1f} labelled epochs)"
+        ),
         f"  learning rate: {rates}",
         f"  memory: {of_weights(parameters.trained, kept):.1f} GiB for {what} on each replica; "
         + (

@@ -85,7 +85,8 @@ def fit(
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
         raise InputError(
-            f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and evaluate_every={evaluate_every}"
+            f"log_every={log_every} must divide checkpoint_every={checkpoint_every} and"
+            f" evaluate_every={evaluate_every}"
         )
     workdir = Path(workdir)
     strategy = trainer.distribute_strategy
@@ -147,8 +148,9 @@ def fit(
             for manifest in manifests:
                 records.verify_split(manifest)
             raise InputError(
-                f"the data ended between steps {callback.last_step} and {steps}, the last, and no file of them is damaged ({workdir}); "
-                "run the same command again to go on from the last checkpoint"
+                f"the data ended between steps {callback.last_step} and {steps}, the last, and no"
+                f" file of them is damaged ({workdir}); run the same command again to go on from"
+                " the last checkpoint"
             )
     except _UNREADABLE as error:
         raise_refusal(error)
@@ -376,16 +378,18 @@ class _Steps(tf.keras.callbacks.Callback):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise InputError(
-                f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} ({self.workdir}); {self._kept}. Lower the "
-                "learning rate (schedule.base) or set optimizer.clip_norm"
+                f"{', '.join(bad)} is not finite between steps {self.last_step} and"
+                f" {step} ({self.workdir}); {self._kept}. Lower the learning rate (schedule.base)"
+                " or set optimizer.clip_norm"
             )
 
     def _stop_if_overflowing(self, step: int, row: dict[str, float]) -> None:
         bad = [name for name, value in row.items() if name.endswith("loss_scale") and value <= 1]
         if bad:
             raise InputError(
-                f"{', '.join(bad)} has fallen to 1 at step {step} ({self.workdir}): the gradients overflow float16 at any scale; "
-                f"{self._kept}. Lower the learning rate (schedule.base) or train in mixed_bfloat16 (precision)"
+                f"{', '.join(bad)} has fallen to 1 at step {step} ({self.workdir}): the gradients"
+                f" overflow float16 at any scale; {self._kept}. Lower the learning rate"
+                " (schedule.base) or train in mixed_bfloat16 (precision)"
             )
 
     @property

@@ -82,7 +82,8 @@ def start(
     for own, theirs in pairs[:-1]:  # the last layer with weights is the classifier
         if [weight.shape for weight in own.weights] != [weight.shape for weight in theirs.weights]:
             raise InputError(
-                f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the network"
+                f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the"
+                " network"
             )
         own.set_weights(theirs.get_weights())
     head = pairs[-1][0]

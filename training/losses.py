@@ -30,7 +30,8 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     if not (ids or distributions):
         found = f"{labels.dtype.name} {labels.shape}"
         raise ValueError(
-            f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got {found}"
+            f"labels must be class ids, int (B,), or distributions, float (B, {num_classes}); got"
+            f" {found}"
         )
     if distributions:
         return tf.cast(labels, tf.float32)
@@ -65,7 +66,8 @@ def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None
         return None
     if min(counts) < 1:
         raise InputError(
-            f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no labeled image; set it to 0"
+            f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no"
+            " labeled image; set it to 0"
         )
     total = sum(counts)
     return tuple(weight * math.log(count / total) for count in counts)

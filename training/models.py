@@ -52,7 +52,8 @@ def build(
     if own:
         if sync_batch_norm and not _takes(function, "sync_batch_norm"):
             raise InputError(
-                f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the recipe"
+                f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the"
+                " recipe"
             )
         offered = {key: value for key, value in offered.items() if _takes(function, key)}
     try:
@@ -66,7 +67,8 @@ def build(
     if image_size and any(side not in (None, image_size) for side in model.input_shape[1:3]):
         height, width = model.input_shape[1:3]
         raise UnfitNetwork(
-            f"model.name: {name} takes images of {height}×{width} pixels only; they are {image_size}×{image_size}"
+            f"model.name: {name} takes images of {height}×{width} pixels only; they are"
+            f" {image_size}×{image_size}"
         )
     return model
 
@@ -91,13 +93,15 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
         del arguments["name"]
         if not _takes(function, "num_classes"):
             raise InputError(
-                f"model.name: {name} takes no num_classes; it must, by keyword: the data say how many there are"
+                f"model.name: {name} takes no num_classes; it must, by keyword: the data say how"
+                " many there are"
             )
     unknown = sorted(key for key in arguments if key in _OFFERED or not _takes(function, key))
     if unknown:
         keys = ", ".join(f"model.{key}" for key in unknown)
         raise InputError(
-            f"{keys}: {name} has no such {'setting; leave it' if len(unknown) == 1 else 'settings; set them to'} None"
+            f"{keys}: {name} has no such"
+            f" {'setting; leave it' if len(unknown) == 1 else 'settings; set them to'} None"
         )
     return function, arguments
 
@@ -141,7 +145,10 @@ def _require_classifier(model: Any, name: str, num_classes: int) -> None:
         or model.output_shape != (None, num_classes)
         or model.outputs[0].dtype != tf.float32
     ):
-        wrong = f"a model that gives {_shapes(model.outputs)}; it must give float32 logits (B, {num_classes})"
+        wrong = (
+            f"a model that gives {_shapes(model.outputs)}; it must give float32 logits (B,"
+            f" {num_classes})"
+        )
     if wrong:
         raise UnfitNetwork(f"model.name: {name} returns {wrong}")
     try:

@@ -101,7 +101,8 @@ def freeze(
     )
     if size > MAX_GRAPH_BYTES:
         raise InputError(
-            f"the weights fill {size / 1e9:.1f} GB, too much for constants in one graph; export without --optimize and --weights"
+            f"the weights fill {size / 1e9:.1f} GB, too much for constants in one graph; export"
+            " without --optimize and --weights"
         )
     frozen = convert_variables_to_constants_v2(function)
     feeds, fetches = (
@@ -154,7 +155,8 @@ def _store(graph: graph_pb2.GraphDef, dtype: tf.DType) -> graph_pb2.GraphDef:
             stored = values.astype(dtype.as_numpy_dtype)
         if not np.isfinite(stored.astype(np.float32)).all():
             raise InputError(
-                f"--weights={dtype.name}: a weight of {np.abs(values).max():.3g} is outside its range; take bfloat16"
+                f"--weights={dtype.name}: a weight of {np.abs(values).max():.3g} is outside its"
+                " range; take bfloat16"
             )
         # Control inputs stay with the constant: without them one of a branch not taken would count
         # as that branch's result.

@@ -54,7 +54,8 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
     """Writes `output`; see the module. Raises InputError."""
     if data and not Path(data, "summary.json").exists():
         raise InputError(
-            f"--data: {data} holds no summary.json; make it with run_prepare_data.sh, or leave the flag out"
+            f"--data: {data} holds no summary.json; make it with run_prepare_data.sh, or leave the"
+            " flag out"
         )
     if Path(output).is_dir():
         raise InputError(f"--output: {output} is a directory; name a PNG to write")

@@ -186,8 +186,8 @@ def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
         block = block_name(layer)
         if block and isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer):
             raise UnfitNetwork(
-                f"rematerialize: {layer.name} of {model.name} draws from a generator, whose noise cannot be repeated; "
-                "use the layers of nets.noise"
+                f"rematerialize: {layer.name} of {model.name} draws from a generator, whose noise"
+                " cannot be repeated; use the layers of nets.noise"
             )
         for tensor in tf.nest.flatten(layer.input):
             before = block_name(maker[id(tensor)])
@@ -195,11 +195,13 @@ def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
                 entering.setdefault(block, {})[id(tensor)] = tensor
     if not entering:
         raise UnfitNetwork(
-            f"rematerialize: {model.name} has no blocks; name the layers of a block block1a_… (training/architectures.py)"
+            f"rematerialize: {model.name} has no blocks; name the layers of a block block1a_…"
+            " (training/architectures.py)"
         )
     if None not in entering or any(len(tensors) > 1 for tensors in entering.values()):
         raise UnfitNetwork(
-            f"rematerialize: {model.name} has more than one tensor between two of its blocks; one may pass"
+            f"rematerialize: {model.name} has more than one tensor between two of its blocks; one"
+            " may pass"
         )
     names = [name for name in entering if name]
     ends = [

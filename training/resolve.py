@@ -77,8 +77,8 @@ def shrinks(size: int, *, median_height: float, median_width: float) -> str | No
     if size > SMALL or min(median_height, median_width) < FAR * size:
         return None
     return (
-        f"warning: images of {median_height:g}×{median_width:g} pixels are shrunk to {size}×{size}; "
-        "take the method's recipe image_folder.py, or set config.preprocessing.image_size"
+        f"warning: images of {median_height:g}×{median_width:g} pixels are shrunk to {size}×{size};"
+        " take the method's recipe image_folder.py, or set config.preprocessing.image_size"
     )
 
 
@@ -131,7 +131,10 @@ def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str
     are = f"{epochs:g} epochs are {steps:,} steps"
     if steps >= least:
         return f"{are}, no fewer than min_steps={least:,}"
-    return f"{are}; min_steps raises that to {least:,}, which are {least * batch_size / labeled_examples:,.1f} epochs"
+    return (
+        f"{are}; min_steps raises that to {least:,}, which are"
+        f" {least * batch_size / labeled_examples:,.1f} epochs"
+    )
 
 
 def section(
@@ -157,7 +160,8 @@ def section(
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
     if (epochs is None) == (resolved["steps"] is None):
         raise InputError(
-            "a train section needs either steps or epochs (of the labelled images), not both; set the other one to None"
+            "a train section needs either steps or epochs (of the labelled images), not both; set"
+            " the other one to None"
         )
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)
     given_for = resolved.pop("steps_for_batch", None)

@@ -115,7 +115,8 @@ def train(
         raise InputError(f"batch_size={batch} does not divide among {among}")
     if section.jit_compile and replicas > 1 and strategy.device_kind(where) != "TPU":
         raise InputError(
-            f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to False"
+            f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to"
+            " False"
         )
     if profile and section.steps_per_execution > 1:
         raise InputError("--profile_steps counts single steps; set steps_per_execution to 1")
@@ -130,9 +131,11 @@ def train(
     counted = dry_run.parameters_of(trainer.model)
     parameters = counted.all
     print(
-        f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px, {labeled.num_records} labelled images"
+        f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px,"
+        f" {labeled.num_records} labelled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {first} + {more} images, {section.steps / steps_per_epoch:.1f} epochs, "
+        + f"; {section.steps} steps of {first} + {more} images,"
+        f" {section.steps / steps_per_epoch:.1f} epochs, "
         + f"{replicas} replicas, each on one {_device(where)}",
         flush=True,
     )
@@ -196,8 +199,9 @@ def train(
     model_step = best_row["step"] if section.final_weights == "best" and best_row else last["step"]
     if last["step"] < section.steps:
         print(
-            f"stopped at step {last['step']} of {section.steps}: {section.stop_after} evaluations without a better top-1; "
-            f"the weights of step {model_step} are kept (final_weights={section.final_weights})",
+            f"stopped at step {last['step']} of {section.steps}: {section.stop_after} evaluations"
+            f" without a better top-1; the weights of step {model_step} are kept"
+            f" (final_weights={section.final_weights})",
             flush=True,
         )
     summary = {

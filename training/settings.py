@@ -111,7 +111,8 @@ OPTIMIZER = Section(
         ),
         "momentum": Setting(
             0.9,
-            "Momentum; adam ignores it. Decay of the first moment, of tensorflow-addons' optimizers.",
+            "Momentum; adam ignores it. Decay of the first moment, of tensorflow-addons'"
+            " optimizers.",
             at_least=0,
             below=1,
             when=(When("name", tuple(name for name in OPTIMIZERS if name != "adam")),),
@@ -128,8 +129,8 @@ OPTIMIZER = Section(
         ),
         "decoupled_weight_decay": Setting(
             0.0,
-            "Weight decay times the learning rate, outside of the gradient (AdamW; within lamb's trust ratio). "
-            "The train section's `weight_decay` is the one in the loss.",
+            "Weight decay times the learning rate, outside of the gradient (AdamW; within lamb's"
+            " trust ratio). The train section's `weight_decay` is the one in the loss.",
             at_least=0,
         ),
     },
@@ -237,8 +238,8 @@ LOSS = {
     "label_smoothing": Setting(0.1, "Label smoothing of labeled images.", at_least=0, below=1),
     "logit_adjustment": Setting(
         0.0,
-        "Logit adjustment, for classes of unequal frequency; 0: off. The loss on labeled images adds "
-        "so many times the log of each class's share to the logits; 1 in the paper.",
+        "Logit adjustment, for classes of unequal frequency; 0: off. The loss on labeled images"
+        " adds so many times the log of each class's share to the logits; 1 in the paper.",
         at_least=0,
         source="Menon et al. 2021, Section 5",
     ),
@@ -259,7 +260,8 @@ RUN = {
     ),
     "jit_compile": Setting(
         False,
-        "Compile the training step with XLA. The noise is then another one than without (docs/scaling.md).",
+        "Compile the training step with XLA. The noise is then another one than without"
+        " (docs/scaling.md).",
     ),
     "steps_per_execution": Setting(
         1,
@@ -304,7 +306,8 @@ RUN = {
     ),
     "stop_after": Setting(
         0,
-        "Evaluations without a better top-1 after which the training ends; 0: never. `final_weights` says which weights are kept.",
+        "Evaluations without a better top-1 after which the training ends; 0: never."
+        " `final_weights` says which weights are kept.",
         at_least=0,
         unit="evaluations",
     ),

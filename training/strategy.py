@@ -66,7 +66,8 @@ def devices(
     """
     if name == "multi_worker":
         raise InputError(
-            "--strategy=multi_worker is for training; other stages share shards out by Beam (docs/scaling.md)"
+            "--strategy=multi_worker is for training; other stages share shards out by Beam"
+            " (docs/scaling.md)"
         )
     gpus_found = _usable(name, cpu_devices)
     if name == "tpu":
@@ -144,10 +145,12 @@ def _multi_worker() -> tf.distribute.Strategy:
         address = cluster[task["type"]][int(task["index"])]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise InputError(
-            f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which one this is, as docs/scaling.md shows"
+            f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which"
+            " one this is, as docs/scaling.md shows"
         ) from error
     print(
-        f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the others",
+        f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the"
+        " others",
         flush=True,
     )
     try:

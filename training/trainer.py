@@ -47,8 +47,8 @@ class Trainer(tf.keras.Model):
         super().__init__(
             name=name, autocast=False
         )  # images stay float32 until the network has normalised them
-        self.distribute_reduction_method = (
-            "first"  # metrics are sums over all replicas already; Keras would add them up once more
+        self.distribute_reduction_method = (  # metrics are sums over all replicas already; Keras would add them up once more
+            "first"
         )
         check_classifier(model, "model")
         self.model = model
@@ -100,7 +100,8 @@ class Trainer(tf.keras.Model):
             layer.compute_dtype == "float16" for layer in layers
         ):
             raise ValueError(
-                f"a network was made under mixed_float16; make {type(self).__name__}, whose losses must be scaled, under it too"
+                f"a network was made under mixed_float16; make {type(self).__name__}, whose losses"
+                " must be scaled, under it too"
             )
 
     def fit(
@@ -143,7 +144,8 @@ class Trainer(tf.keras.Model):
         """
         if str(filepath).endswith((".h5", ".hdf5", ".keras")) or "h5" in options.values():
             raise ValueError(
-                f"{filepath}: HDF5 would leave the averaged weights out; give save_weights a path without .h5, or save trainer.model"
+                f"{filepath}: HDF5 would leave the averaged weights out; give save_weights a path"
+                " without .h5, or save trainer.model"
             )
         super().save_weights(filepath, *arguments, **options)
 
@@ -286,7 +288,8 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
         )
     ):
         raise ValueError(
-            f"the {name} has losses of its own (regularizers, add_loss), which are not added here; use weight_decay"
+            f"the {name} has losses of its own (regularizers, add_loss), which are not added here;"
+            " use weight_decay"
         )
     last: Any = model
     while (
@@ -305,13 +308,15 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
     function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"
     if isinstance(last, tf.keras.layers.Softmax) or "softmax" in function or "sigmoid" in function:
         raise ValueError(
-            f"the {name} ends in probabilities (layer {last.name}); it must give logits, without softmax or sigmoid"
+            f"the {name} ends in probabilities (layer {last.name}); it must give logits, without"
+            " softmax or sigmoid"
         )
     shape = getattr(last, "output_shape", None)
     classes = shape[-1] if isinstance(shape, tuple) and shape else None
     if classes == 1:
         raise ValueError(
-            f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for each of at least two classes"
+            f"the {name} has one output (layer {last.name}); it must give logits (B, K), one for"
+            " each of at least two classes"
         )
     return classes if isinstance(classes, int) else None
 

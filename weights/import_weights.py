@@ -95,8 +95,8 @@ def main(
         for numbers in (spec.preprocessing.mean, spec.preprocessing.std)
     )
     print(
-        f"{model}: {parameters:,} parameters from the {opened.form} {source} in {output}; {spec.preprocessing.image_size} px, mean {mean}, "
-        f"std {std}, "
+        f"{model}: {parameters:,} parameters from the {opened.form} {source} in {output};"
+        f" {spec.preprocessing.image_size} px, mean {mean}, std {std}, "
         + ("a FRESH, untrained classifier for " if head == "fresh" else "")
         + f"{spec.num_classes} classes"
     )
@@ -183,7 +183,8 @@ def convert(
             value = source.read(weight)
             if not np.isfinite(value).all():
                 problems.append(
-                    f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not finite"
+                    f"{source.name(weight)} holds {np.sum(~np.isfinite(value))} values that are not"
+                    " finite"
                 )
             elif weight.is_variance and (value < 0).any():
                 problems.append(
@@ -193,7 +194,8 @@ def convert(
         waiting.remove(weight.keras)
     if problems:
         raise InputError(
-            f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get the file again"
+            f"--source: the weights in {source.files[0]} are unusable: {'; '.join(problems)}; get"
+            " the file again"
         )
     assert not waiting, f"variables without a row in weights/names.py: {sorted(waiting)}"
     return network
@@ -206,7 +208,8 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
             raise InputError("--head=fresh needs --labels, the classes of the new classifier")
         if classes is None:
             raise InputError(
-                "--source holds no classifier; give --head=fresh and --labels for a new one, to be trained"
+                "--source holds no classifier; give --head=fresh and --labels for a new one, to be"
+                " trained"
             )
         return tuple(str(number) for number in range(classes))
     path = Path(labels)
@@ -230,7 +233,8 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
     if not fresh and len(found) != classes:
         has = f"{classes} classes" if classes else "no classifier"
         raise InputError(
-            f"--labels: {labels} names {len(found)} classes, the source has {has}; --head=fresh takes a new classifier, to be trained"
+            f"--labels: {labels} names {len(found)} classes, the source has {has}; --head=fresh"
+            " takes a new classifier, to be trained"
         )
     return found
 
@@ -244,6 +248,7 @@ def _normalization(
         return source.normalization
     if isinstance(source, weight_files.KerasFile):
         raise InputError(
-            f"--source: {source.files[0]} holds no normalization layer; say --preprocessing=imagenet or advprop"
+            f"--source: {source.files[0]} holds no normalization layer; say"
+            " --preprocessing=imagenet or advprop"
         )
     return NORMALIZATIONS["imagenet"]

@@ -97,7 +97,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     if content[:2] == b"PK":
         raise ValueError(
-            "PyTorch's format of release 1.6 and later; save it with _use_new_zipfile_serialization=False"
+            "PyTorch's format of release 1.6 and later; save it with"
+            " _use_new_zipfile_serialization=False"
         )
     stream = io.BytesIO(content)
     if (

@@ -71,8 +71,8 @@ def require_bytes(path: Path, promised: int, held: int) -> None:
     """Raises InputError where a file's header promises more bytes of weights than the file can hold."""
     if promised > held:
         raise InputError(
-            f"--source: the header of {path} promises {promised:,} bytes of weights, and the file holds {held:,}; "
-            "it is cut off or damaged: get it again"
+            f"--source: the header of {path} promises {promised:,} bytes of weights, and the file"
+            f" holds {held:,}; it is cut off or damaged: get it again"
         )
 
 

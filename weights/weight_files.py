@@ -68,7 +68,8 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     if path.suffix in (".pth", ".pt"):
         return PyTorch(path)
     raise InputError(
-        f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt), .h5, .keras, .safetensors, .pth"
+        f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt),"
+        " .h5, .keras, .safetensors, .pth"
     )
 
 
@@ -85,7 +86,8 @@ def _in_directory(directory: Path) -> Path:
         found = [Path(latest)] if latest else found
     if len(found) != 1:
         raise InputError(
-            f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1 checkpoint; name the file or prefix"
+            f"--source: {directory} holds neither model.safetensors nor one TensorFlow 1"
+            " checkpoint; name the file or prefix"
         )
     return found[0]
 
@@ -102,7 +104,8 @@ def check(
     missing = [source.name(weight) for weight in wanted if source.name(weight) not in source.shapes]
     unexpected = sorted(source.names - {source.name(weight) for weight in table})
     misshapen = [
-        f"{source.name(weight)} {source.shapes[source.name(weight)]} instead of {source.shape(weight)}"
+        f"{source.name(weight)} {source.shapes[source.name(weight)]} instead of"
+        f" {source.shape(weight)}"
         for weight in wanted
         if source.shapes.get(source.name(weight), source.shape(weight)) != source.shape(weight)
     ]
@@ -189,7 +192,8 @@ class TensorFlow1(WeightFile):
         if len(scopes) != 1:
             found = f"{len(scopes)} ({', '.join(sorted(scopes))})" if scopes else "none"
             raise InputError(
-                f"--source: {prefix} must hold one network with a variable {self._ANCHOR}; found {found}"
+                f"--source: {prefix} must hold one network with a variable {self._ANCHOR}; found"
+                f" {found}"
             )
         scope = scopes.pop()
         self._keys: dict[str, str] = {}
@@ -262,7 +266,8 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     with h5py.File(path) as file:
         if "layers" in file and "layer_names" not in file.attrs:
             raise InputError(
-                f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save the model as .keras or .h5"
+                f"--source: {path} is a .weights.h5 of Keras 3's layout, without layer names; save"
+                " the model as .keras or .h5"
             )
         config = json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
         values: dict[str, np.ndarray] = {}
@@ -386,7 +391,8 @@ class Timm(WeightFile):
         architecture, self.normalization = _describe_timm(path)
         if not architecture.startswith("tf_efficientnet_"):  # its logits would be wrong
             raise InputError(
-                f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take tf_efficientnet_* weights"
+                f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take"
+                " tf_efficientnet_* weights"
             )
         try:
             self._file = safe_open(path, framework="numpy")

@@ -31,7 +31,10 @@ class Accelerator(NamedTuple):
     share_source: str
 
 
-_B4 = "EfficientNet-B4 at 380 px, 470 images/s (NVIDIA DeepLearningExamples, TensorFlow2 efficientnet_v1, A100 80GB, mixed precision)"
+_B4 = (
+    "EfficientNet-B4 at 380 px, 470 images/s (NVIDIA DeepLearningExamples, TensorFlow2"
+    " efficientnet_v1, A100 80GB, mixed precision)"
+)
 _L2 = "EfficientNet-L2 at 475 px, ratio 14, 6 days on 2,048 cores (Xie et al. 2020, Section 3.1)"
 
 ACCELERATORS = {

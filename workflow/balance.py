@@ -192,7 +192,8 @@ def require_unique_keys(job: ScoreShards) -> None:
                     if key in found:
                         files = sorted({found[key], job.predictions.paths[shard]})
                         raise InputError(
-                            f"image key {key} is doubled in {' and '.join(files)}; make data and predictions again"
+                            f"image key {key} is doubled in {' and '.join(files)}; make data and"
+                            " predictions again"
                         )
                     found[key] = job.predictions.paths[shard]
 
@@ -294,7 +295,8 @@ def draw(
     if records > selected:
         shard_jobs.forget(progress)  # the directory then takes another number
         raise InputError(
-            f"config.balance.sample_images is {records}; the selection has only {selected} images with their copies"
+            f"config.balance.sample_images is {records}; the selection has only {selected} images"
+            " with their copies"
         )
     return selection.sample(columns, chosen, records)
 
@@ -305,15 +307,18 @@ def check(settings: ConfigDict) -> None:
     if settings.threshold >= settings.max_confidence:
         most = settings.max_confidence
         raise InputError(
-            f"config.balance.max_confidence is {most}; it must be above threshold, {settings.threshold}"
+            f"config.balance.max_confidence is {most}; it must be above threshold,"
+            f" {settings.threshold}"
         )
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:
     if images.records != predictions.records:
         raise InputError(
-            f"{predictions.directory} was not made from {images.directory}: {predictions.num_records} predictions in "
-            f"{len(predictions.files)} shards for {images.num_records} images in {len(images.files)}; run run_pseudo_label.sh on this data"
+            f"{predictions.directory} was not made from {images.directory}:"
+            f" {predictions.num_records} predictions in {len(predictions.files)} shards for"
+            f" {images.num_records} images in {len(images.files)}; run run_pseudo_label.sh on this"
+            " data"
         )
 
 
@@ -416,7 +421,8 @@ def _balance(
     )
     if records != chosen.totals.sum() or unique != chosen.kept.sum():
         raise AssertionError(
-            f"{records} records of {unique} images written, {chosen.totals.sum()} of {chosen.kept.sum()} selected"
+            f"{records} records of {unique} images written, {chosen.totals.sum()} of"
+            f" {chosen.kept.sum()} selected"
         )
     write_manifest(
         Manifest(
@@ -431,9 +437,11 @@ def _balance(
             kind="pseudo_labeled",
             extra={"threshold": settings.threshold, "images_per_class": images_per_class},
             digests=tuple(result["sha256"] for result in results),
-            beside=None
-            if settings.copy_images
-            else Beside(images, tuple(result["unique"] for result in results)),
+            beside=(
+                None
+                if settings.copy_images
+                else Beside(images, tuple(result["unique"] for result in results))
+            ),
         )
     )
     with atomic_path(directory / "pseudo_labels.png") as temporary:

@@ -62,7 +62,10 @@ PREPARED = {
     "splits?": {"labeled?": {"images": int}, "validation?": {"images": int}},
     "in_no_fold?": int,
 }
-ADVICE = "try more unlabeled images of the same classes, a higher balance.threshold or a lower student.schedule.base"
+ADVICE = (
+    "try more unlabeled images of the same classes, a higher balance.threshold or a lower"
+    " student.schedule.base"
+)
 
 
 class Answers(NamedTuple):
@@ -117,7 +120,8 @@ def of_evaluations(workdir: Path, models: Sequence[str], fold: int = 0) -> Answe
         if not (np.array_equal(own["keys"], keys) and np.array_equal(own["labels"], labels)):
             where = workdir / f"{VALIDATION}_{number}"
             raise InputError(
-                f"{where} is of other images than {VALIDATION}_0; delete both, and the same command evaluates again"
+                f"{where} is of other images than {VALIDATION}_0; delete both, and the same command"
+                " evaluates again"
             )
     probabilities = np.stack([own["probabilities"] for own in found])
     return Answers(keys, labels, tuple(models), probabilities, np.full(len(keys), fold, np.int64))
@@ -197,7 +201,10 @@ def verdict(choice: dict[str, Any]) -> str:
             if images
             else "no validation images were held out"
         )
-        return f"not known whether the unlabeled images helped: {few}; the last student, {served}, is exported"
+        return (
+            f"not known whether the unlabeled images helped: {few}; the last student, {served}, is"
+            " exported"
+        )
     of = f"of {images:,} {'validation images' if choice['on'] == VALIDATION else 'labeled images, by cross-fitting'}"
     found = choice["to_teacher"]
     points, (low, high) = 100 * found["difference"], (100 * end for end in found["interval"])
@@ -220,8 +227,9 @@ def estimates(choice: dict[str, Any]) -> list[str]:
         top1 = f"{100 * choice['models'][row['model']]['top1']:.1f} %"
         low, high = (_signed(100 * end) for end in row["interval"])
         lines.append(
-            f"{row['model']}: {top1} of {choice['images']:,} held-out images; minus {row['to']}: "
-            f"{_signed(100 * row['difference'])} points (95 % interval {low} to {high}, McNemar p = {row['p_value']:.2g})"
+            f"{row['model']}: {top1} of {choice['images']:,} held-out images; minus {row['to']}:"
+            f" {_signed(100 * row['difference'])} points (95 % interval {low} to {high}, McNemar p"
+            f" = {row['p_value']:.2g})"
         )
     return lines
 

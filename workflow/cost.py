@@ -92,9 +92,15 @@ class Cost:
                 if batch
                 else "choose a smaller network"
             )
-            return f"{self.memory}: {lower}, or lower config.preprocessing.image_size (now {self.memory.training.size})"
+            return (
+                f"{self.memory}: {lower}, or lower config.preprocessing.image_size (now"
+                f" {self.memory.training.size})"
+            )
         if not self.disk.fits:
-            return f"{self.disk}: free some, name a --workdir on another disk, or lower keep_checkpoints of the trainings"
+            return (
+                f"{self.disk}: free some, name a --workdir on another disk, or lower"
+                " keep_checkpoints of the trainings"
+            )
         return ""
 
 
@@ -213,9 +219,10 @@ def cost(
     trainings = [
         training for training in plans.trainings(config, stages, counts) if training.stage in left
     ]
-    return Cost(
-        _memory(trainings, counts), _disk(config, workdir, left, trainings, counts)
-    ), trainings
+    return (
+        Cost(_memory(trainings, counts), _disk(config, workdir, left, trainings, counts)),
+        trainings,
+    )
 
 
 def announce(
@@ -255,7 +262,8 @@ def announce(
     count = times_all * len(trainings)
     number = f"{count} training{'s' if count > 1 else ''}"
     print(
-        f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run measures the time",
+        f"to come: {number}, {steps:,} steps, {images:,} images; about {disk}{memory}; --dry_run"
+        " measures the time",
         flush=True,
     )
     for hint in plans.advice(config, counts):
@@ -286,9 +294,11 @@ def dry_run(
     print(f"disk: {found.disk}", flush=True)
     problem = found.problem()
     print(
-        f"time: not measured, for it does not fit: {problem}"
-        if problem
-        else times.table(config, stages, counts),
+        (
+            f"time: not measured, for it does not fit: {problem}"
+            if problem
+            else times.table(config, stages, counts)
+        ),
         flush=True,
     )
     if problem and not plans.missing(config, workdir, folders, stages):

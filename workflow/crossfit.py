@@ -62,9 +62,9 @@ def announcement(config: ConfigDict, images: int) -> str:
     """Says what cross-fitting will cost; images: number held out for validation."""
     folds = config.crossfit.folds
     return (
-        f"cross-fitting chooses the served model, since {images} images are held out for validation and "
-        f"{choice.FEWEST} are needed: it trains teacher and students {folds} more times, so the run takes about "
-        f"{folds + 1} times as long (--config.crossfit.folds=0 turns it off)"
+        f"cross-fitting chooses the served model, since {images} images are held out for validation"
+        f" and {choice.FEWEST} are needed: it trains teacher and students {folds} more times, so"
+        f" the run takes about {folds + 1} times as long (--config.crossfit.folds=0 turns it off)"
     )
 
 
@@ -95,7 +95,8 @@ def collect(workdir: Path, folds: int, models: list[str]) -> Answers:
     ]
     if len(np.unique(keys)) != len(keys) or len(keys) + without != labeled:
         raise InputError(
-            f"{workdir / FOLDER} answers {len(np.unique(keys))} of {labeled} labeled images; delete it, and the same command makes it again"
+            f"{workdir / FOLDER} answers {len(np.unique(keys))} of {labeled} labeled images; delete"
+            " it, and the same command makes it again"
         )
     order = np.argsort(keys)
     answers = Answers(

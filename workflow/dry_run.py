@@ -148,8 +148,9 @@ def _of_selection(
         (Path(again[0].arguments["selection"]) / "summary.json").exists(),
     )
     return [
-        f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of {len(labelings)} labellings "
-        f"are of {'' if there else 'at most '}{images:,} images, those selected"
+        f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of"
+        f" {len(labelings)} labellings are of {'' if there else 'at most '}{images:,} images, those"
+        " selected"
     ]
 
 
@@ -168,7 +169,8 @@ def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) 
 def _of_images(counts: dict[str, Any]) -> list[str]:
     """Returns lines about the images: how many, how large, and how that is known."""
     lines = [
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"
+        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images,"
+        f" {counts['classes']:,} classes"
     ]
     held_out = [
         f"{counts[name]:,} {name} images" for name in ("test", "validation") if counts.get(name)
@@ -176,13 +178,14 @@ def _of_images(counts: dict[str, Any]) -> list[str]:
     lines += [f"held out: {', '.join(held_out)}"] if held_out else []
     if counts["median_height"]:
         lines.append(
-            f"median size of the labelled images: {counts['median_width']:g} x {counts['median_height']:g} pixels"
+            f"median size of the labelled images: {counts['median_width']:g} x"
+            f" {counts['median_height']:g} pixels"
         )
     found = counts["survey"]
     if found and found.examined is not None:
         lines.append(
-            f"examined: {found.examined:,} labelled files; the others were only listed, so damaged or repeated "
-            "ones may change the numbers a little"
+            f"examined: {found.examined:,} labelled files; the others were only listed, so damaged"
+            " or repeated ones may change the numbers a little"
         )
     return lines
 
@@ -195,7 +198,8 @@ def advice(config: ConfigDict, counts: dict[str, Any]) -> list[str]:
     side = min(counts["median_height"] or 64, counts["median_width"] or 64)
     if side < 64:
         lines.append(
-            f"hint: the images' median side is {side:g} px; for less than 64 px try image_folder.py:small"
+            f"hint: the images' median side is {side:g} px; for less than 64 px try"
+            " image_folder.py:small"
         )
     if config.init == "efficientnet-lite0" and gpus.count():
         lines.append(
@@ -248,7 +252,10 @@ def describe(
             f"{images * width / dry_run.GIB:,.1f} GiB"
             for images in sorted(set(labeled), reverse=True)
         )
-        predictions = f" and as many of predictions ({first} {'an iteration' if not later else 'for the selection, then ' + later[0]})"
+        predictions = (
+            " and as many of predictions"
+            f" ({first} {'an iteration' if not later else 'for the selection, then ' + later[0]})"
+        )
     lines += _of_selection(config, stages, counts)
     lines += [
         "",

@@ -94,9 +94,11 @@ def main(data: str, teacher: str, images: int) -> None:
     manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
     print(f"{min(images, manifest.num_records):,} images\n")
     print(
-        "| distribution | bytes a record | KL, mean | KL, largest | same class |\n|---|---|---|---|---|"
+        "| distribution | bytes a record | KL, mean | KL, largest | same class"
+        " |\n|---|---|---|---|---|"
     )
     for name, size, kl, same in compare(manifest, teacher, images):
         print(
-            f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} | {kl.max():.2g} | {100 * same.mean():.2f} % |"
+            f"| {name} | {'' if size is None else f'{size:.0f}'} | {kl.mean():.2g} |"
+            f" {kl.max():.2g} | {100 * same.mean():.2f} % |"
         )

@@ -17,7 +17,8 @@ def require_unlabeled(data: Path) -> None:
     """Raises InputError where prepared data have no unlabeled images."""
     if not (data / "unlabeled").is_dir():
         raise InputError(
-            f"{data} has no unlabelled images; delete it, and give --unlabeled or set config.data.labeled_as_unlabeled"
+            f"{data} has no unlabelled images; delete it, and give --unlabeled or set"
+            " config.data.labeled_as_unlabeled"
         )
 
 

@@ -26,7 +26,8 @@ def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
             )
         except (IndexError, ValueError) as error:
             raise InputError(
-                f"{path}: record {position} (counting from 0) lacks image/key or image/encoded; make the data again"
+                f"{path}: record {position} (counting from 0) lacks image/key or image/encoded;"
+                " make the data again"
             ) from error
 
 
@@ -80,7 +81,8 @@ def join_by_key(
     take()
     if waiting:
         raise InputError(
-            f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in {image_file}; {again}"
+            f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in"
+            f" {image_file}; {again}"
         )
 
 
@@ -137,7 +139,8 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
             yield current
         if key in seen:
             raise InputError(
-                f"{path}: copies of image {key} do not stand side by side; make the balanced set again"
+                f"{path}: copies of image {key} do not stand side by side; make the balanced set"
+                " again"
             )
         seen.add(key)
         current = key, image
@@ -175,7 +178,8 @@ def require_origin(images: Manifest, predictions: Manifest) -> None:
     of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
     if of_images is not None and of_images != images.digest:
         raise InputError(
-            f"{predictions.directory} was not made from the shards that are now in {images.directory}; {again}"
+            f"{predictions.directory} was not made from the shards that are now in"
+            f" {images.directory}; {again}"
         )
     config = predictions.directory / "config.json"
     if of_teacher is not None and config.exists():

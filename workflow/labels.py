@@ -118,7 +118,8 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
         ]
         if not finished:
             raise InputError(
-                f"{directory} has no pseudo-labels of a finished iteration; finish one with run_noisy_student.sh"
+                f"{directory} has no pseudo-labels of a finished iteration; finish one with"
+                " run_noisy_student.sh"
             )
         iteration = max(finished)
     answered = (directory / f"predictions_{iteration + 1}" / "summary.json").exists()
@@ -126,7 +127,8 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
         _wanted(directory) and not answered and not (directory / "summary.json").exists()
     ):  # the loop would keep this list
         raise InputError(
-            f"{directory}: the student of iteration {iteration} has not answered yet; finish the run, or name an earlier --iteration"
+            f"{directory}: the student of iteration {iteration} has not answered yet; finish the"
+            " run, or name an earlier --iteration"
         )
     print(write(directory, iteration, ask))
     if tasks:
@@ -159,7 +161,8 @@ def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
     with atomic_path(path.with_suffix(".xml")) as temporary:
         temporary.write_text(label_studio.interface(names), encoding="utf-8")
     print(
-        f"{path}: {len(made)} tasks for Label Studio; its labelling interface is {path.with_suffix('.xml')}"
+        f"{path}: {len(made)} tasks for Label Studio; its labelling interface is"
+        f" {path.with_suffix('.xml')}"
     )
 
 
@@ -179,18 +182,22 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     content = _table(images, asks, labeled.label_names, where, corrected).encode("utf-8")
     if path.exists() and path.read_bytes() != content:
         raise InputError(
-            f"{path} is there, and has been edited or is of another --ask; give it back with --labels, or delete it"
+            f"{path} is there, and has been edited or is of another --ask; give it back with"
+            " --labels, or delete it"
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     if not (workdir / f"predictions_{iteration + 1}" / "summary.json").exists():
-        remark += f"; the student's own answers are not there (no predictions_{iteration + 1}), so the teacher's alone count"
+        remark += (
+            f"; the student's own answers are not there (no predictions_{iteration + 1}), so the"
+            " teacher's alone count"
+        )
     counts = Counter(asks.values())
     roles = Counter(image.role for image in images)
     return (
-        f"{path}: {roles['labeled']:,} labelled and {roles['unlabeled']:,} unlabelled images; to look at: "
-        f"{counts['label_next']} to label next, {counts['out_of_domain']} perhaps out of domain, "
-        f"{counts['looks_wrong']} whose labels look wrong{remark}"
+        f"{path}: {roles['labeled']:,} labelled and {roles['unlabeled']:,} unlabelled images; to"
+        f" look at: {counts['label_next']} to label next, {counts['out_of_domain']} perhaps out of"
+        f" domain, {counts['looks_wrong']} whose labels look wrong{remark}"
     )
 
 
@@ -289,7 +296,8 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
     kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
     if teacher is None:
         raise InputError(
-            f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with run_noisy_student.sh"
+            f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with"
+            " run_noisy_student.sh"
         )
     student = _predictions(workdir, iteration + 1)
     for shard in range(len(teacher.files)):
@@ -336,9 +344,15 @@ def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: 
     if confidence > balance["max_confidence"]:
         return f"above max_confidence {balance['max_confidence']:g}"
     if records := balance.get("sample_images"):
-        return f"not drawn (balance.sample_images={records:,.0f}), or not among the most confident of its class"
+        return (
+            f"not drawn (balance.sample_images={records:,.0f}), or not among the most confident of"
+            " its class"
+        )
     if balance["fraction"] < 1:
-        return f"not drawn (balance.fraction={balance['fraction']:g}), or not among the most confident of its class"
+        return (
+            f"not drawn (balance.fraction={balance['fraction']:g}), or not among the most confident"
+            " of its class"
+        )
     return f"only the {images_per_class or 0:,} most confident of its class are kept"
 
 

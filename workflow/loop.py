@@ -131,11 +131,13 @@ def _loop(
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(
-            f"--workdir: {directory} has a comma, which stands between the models to evaluate; name another directory"
+            f"--workdir: {directory} has a comma, which stands between the models to evaluate; name"
+            " another directory"
         )
     if strategy == "multi_worker":
         raise InputError(
-            "--strategy=multi_worker: the loop is for one machine; start the training stages themselves (docs/scaling.md)"
+            "--strategy=multi_worker: the loop is for one machine; start the training stages"
+            " themselves (docs/scaling.md)"
         )
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
@@ -208,7 +210,8 @@ def _loop(
     )
     print(table(summary))
     print(
-        f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport: {summary['report']}"
+        f"exported model: {summary['export']}\nfigure: {summary['figure']}\nreport:"
+        f" {summary['report']}"
     )
     print(f"summary: {directory / 'summary.json'}")
 
@@ -275,7 +278,8 @@ def run(
         )
     except SystemExit as stop:
         raise RuntimeError(
-            f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message above"
+            f"a stage of {os.fspath(workdir)} ended with exit code {stop.code}; see its message"
+            " above"
         ) from stop
     return read_json(Path(workdir).expanduser() / "summary.json", SUMMARY)
 
@@ -331,8 +335,9 @@ def check(config: ConfigDict) -> None:
                 or part.get("calibrate")
             ):
                 raise InputError(
-                    f"config.{name} chooses by the validation split, in whose place cross-fitting has the images that it holds out; "
-                    f"set data.validation_size to {choice.FEWEST} or more, or crossfit.folds to 0"
+                    f"config.{name} chooses by the validation split, in whose place cross-fitting"
+                    " has the images that it holds out; set data.validation_size to"
+                    f" {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
     _check_selection(config)
     balance.check(config.balance)
@@ -372,8 +377,9 @@ def _check_selection(config: ConfigDict) -> None:
     online = [name for name in sorted(sections) if config[name].online]
     if once and online and SELECTOR not in config:
         raise InputError(
-            f"config.selection={ONCE} needs stored labels to select by, which config.{online[0]}.online=True does not make; "
-            f"set one of them back, or give the recipe a section {SELECTOR}"
+            f"config.selection={ONCE} needs stored labels to select by, which"
+            f" config.{online[0]}.online=True does not make; set one of them back, or give the"
+            f" recipe a section {SELECTOR}"
         )
 
 
@@ -396,7 +402,8 @@ def extended(
     """
     if not re.fullmatch(r"\+[1-9][0-9]*", more):
         raise InputError(
-            f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a new run"
+            f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a"
+            " new run"
         )
     if not (workdir / "config.json").exists():
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
@@ -414,7 +421,8 @@ def extended(
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
             raise InputError(
-                f"--iterations={more}: {workdir} stopped by its patience; start a new run with more of it"
+                f"--iterations={more}: {workdir} stopped by its patience; start a new run with more"
+                " of it"
             )
         if (
             before == config.iterations

@@ -150,7 +150,8 @@ def choose(
     batch, room = training.values["batch_size"], target.memory * (1 - RESERVE)
     if batch % target.devices:
         raise InputError(
-            f"--devices={target.devices}: config.{training.section}.batch_size={batch} does not divide among them"
+            f"--devices={target.devices}: config.{training.section}.batch_size={batch} does not"
+            " divide among them"
         )
     found: list[tuple[float, Planned]] = []
     for way in ways(config, training, target.devices):
@@ -301,7 +302,8 @@ def text(rows: Sequence[Mapping[str, Any]], target: Target) -> str:
     device = target.accelerator
     if device:
         lines.append(
-            f"peak {device.bfloat16 / 1e12:g} TFLOP/s in bfloat16, {device.float32 / 1e12:g} in float32: {device.source}"
+            f"peak {device.bfloat16 / 1e12:g} TFLOP/s in bfloat16, {device.float32 / 1e12:g} in"
+            f" float32: {device.source}"
         )
         lines.append(f"reached {100 * device.share:g} % of it: {device.share_source}")
     else:

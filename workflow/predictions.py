@@ -84,7 +84,8 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
         for _ in read_predictions(predictions, shard):
             pass
         raise AssertionError(
-            f"{path}: {count} of {predictions.records[shard]} predictions read in batches, all of them singly"
+            f"{path}: {count} of {predictions.records[shard]} predictions read in batches, all of"
+            " them singly"
         )
 
 

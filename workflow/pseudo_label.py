@@ -118,7 +118,8 @@ class LabelShards:
                 model = optimize.fold_batch_norm(model)
         if model.output_shape[-1] != self._spec.num_classes:
             raise InputError(
-                f"teacher {self.teacher}: {model.output_shape[-1]} outputs for {self._spec.num_classes} label names; train it again"
+                f"teacher {self.teacher}: {model.output_shape[-1]} outputs for"
+                f" {self._spec.num_classes} label names; train it again"
             )
         size = self._spec.preprocessing.image_size
         batch = tf.TensorSpec([self.batch_size, size, size, 3], tf.float32)
@@ -187,7 +188,8 @@ class LabelShards:
             for key, row in zip(keys, probabilities):
                 if not key:
                     raise InputError(
-                        f"{path}: record {done} (counting from 0) has no image/key; make the data with run_prepare_data.sh"
+                        f"{path}: record {done} (counting from 0) has no image/key; make the data"
+                        " with run_prepare_data.sh"
                     )
                 yield make_prediction(key.decode("utf-8"), row, self.top_k)
                 done += 1
@@ -221,13 +223,16 @@ class LabelShards:
                     if bad.any():
                         key = keys[int(np.argmax(bad))].decode("utf-8")
                         raise InputError(
-                            f"teacher {self.teacher} gives non-finite probabilities (first for image {key}); train it again"
+                            f"teacher {self.teacher} gives non-finite probabilities (first for"
+                            f" image {key}); train it again"
                         )
                     yield (
                         keys,
-                        probabilities
-                        if self.temperature == 1.0
-                        else tempered(probabilities, self.temperature),
+                        (
+                            probabilities
+                            if self.temperature == 1.0
+                            else tempered(probabilities, self.temperature)
+                        ),
                     )
             except tf.errors.OpError as error:
                 _raise_precisely(
@@ -344,7 +349,8 @@ def _raise_precisely(
 def _require_count(count: int, images: Manifest, shard: int) -> None:
     if count != images.records[shard]:
         raise InputError(
-            f"{images.paths[shard]}: {count} records, where its manifest says {images.records[shard]}; make the data again"
+            f"{images.paths[shard]}: {count} records, where its manifest says"
+            f" {images.records[shard]}; make the data again"
         )
 
 
@@ -401,11 +407,13 @@ def check(section: str, settings: ConfigDict) -> None:
     check_section(section, settings)
     if settings.views > settings.batch_size:
         raise InputError(
-            f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size, {settings.batch_size}"
+            f"config.{section}.views is {settings.views}; it can be 0 (off) to batch_size,"
+            f" {settings.batch_size}"
         )
     if settings.optimize and settings.model_noise:
         raise InputError(
-            f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or model_noise"
+            f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or"
+            " model_noise"
         )
 
 
@@ -435,7 +443,8 @@ def main(
     workdirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(
-            f"config.{section}.calibrate needs a validation split, which {data} lacks; set data.validation_size"
+            f"config.{section}.calibrate needs a validation split, which {data} lacks; set"
+            " data.validation_size"
         )
     workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
     inputs = {"data": data, "teacher": teacher}

@@ -76,8 +76,8 @@ BALANCE = Section(
         "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
         "copy_images": Setting(
             True,
-            "Whether to write the images once more, beside their labels. False: labels alone, which "
-            "training joins with the images of the prepared data (docs/scaling.md).",
+            "Whether to write the images once more, beside their labels. False: labels alone, which"
+            " training joins with the images of the prepared data (docs/scaling.md).",
         ),
         "fraction": Setting(
             1.0,
@@ -109,8 +109,8 @@ CROSSFIT = Section(
     {
         "folds": Setting(
             0,
-            "Parts of the labeled images. For each one the loop trains everything on the others, and "
-            "the answers to the part decide. So the loop takes so many times longer. 0: off.",
+            "Parts of the labeled images. For each one the loop trains everything on the others,"
+            " and the answers to the part decide. So the loop takes so many times longer. 0: off.",
             at_least=0,
         ),
     },
@@ -129,8 +129,8 @@ LOOP = {
     ),
     "selection": Setting(
         "each_iteration",
-        "When the unlabeled images are selected. once: by the network of the section `selector`, or "
-        "else by the first teacher. Every later teacher labels that set, with its copies.",
+        "When the unlabeled images are selected. once: by the network of the section `selector`, or"
+        " else by the first teacher. Every later teacher labels that set, with its copies.",
         choices=SELECTIONS,
     ),
     "init": Setting(
@@ -142,12 +142,13 @@ LOOP = {
     ),
     "by_device": Setting(
         False,
-        "Whether a GPU, where one is, puts its network and resolution in the place of `init` and the "
-        "recipe's image size (workflow/by_device.py). The commands that run all stages do it.",
+        "Whether a GPU, where one is, puts its network and resolution in the place of `init` and"
+        " the recipe's image size (workflow/by_device.py). The commands that run all stages do it.",
     ),
     "student_init": Setting(
         None,
-        "What a student starts from: the weights of `init`, its teacher's network, or random weights.",
+        "What a student starts from: the weights of `init`, its teacher's network, or random"
+        " weights.",
         type=str,
         choices=("pretrained", "teacher", "scratch"),
         none="pretrained where `init` is set, else scratch",
@@ -253,12 +254,14 @@ def require_read(
         if name == "preprocessing" and own and len(own) == len(read & trainings):
             those = ", ".join(f"config.{other}.{key}" for other in own)
             raise InputError(
-                f"--config.{key} has no effect: each training of this run has its own value; set {those}"
+                f"--config.{key} has no effect: each training of this run has its own value; set"
+                f" {those}"
             )
         if name in of_stages - read:
             those = ", ".join(sorted(read & of_stages))
             raise InputError(
-                f"--config.{key} has no effect: no stage of this run reads config.{name}; they read {those}"
+                f"--config.{key} has no effect: no stage of this run reads config.{name}; they read"
+                f" {those}"
             )
 
 

@@ -46,7 +46,11 @@ from training.workers import LOST
 # life as INFO.
 standard_logging.disable(standard_logging.WARNING)
 import apache_beam as beam  # noqa: E402
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions  # noqa: E402
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+)  # noqa: E402
 
 standard_logging.disable(standard_logging.NOTSET)
 standard_logging.getLogger("apache_beam").setLevel(standard_logging.WARNING)
@@ -247,7 +251,10 @@ class _Work:
             self._notes.path(shard), {"bytes": _sizes(self._job.outputs(shard)), "result": result}
         )
         rate = result["images"] / max(time.monotonic() - started, 1e-6)
-        return f"shard {shard + 1} of {self._num_shards}: {result['images']} images, {rate:.0f} images/s"
+        return (
+            f"shard {shard + 1} of {self._num_shards}: {result['images']} images,"
+            f" {rate:.0f} images/s"
+        )
 
 
 class _RunShard(beam.DoFn):
@@ -329,8 +336,9 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
                 logging.info("%s", line)
     except BrokenProcessPool as error:
         print(
-            "a worker process of this job is gone, killed perhaps for want of memory; run the same command again to finish the "
-            "missing shards (a smaller --direct_num_workers takes less memory)",
+            "a worker process of this job is gone, killed perhaps for want of memory; run the same"
+            " command again to finish the missing shards (a smaller --direct_num_workers takes less"
+            " memory)",
             file=sys.stderr,
             flush=True,
         )

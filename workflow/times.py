@@ -203,7 +203,8 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
         total += again
         lines.insert(
             2,
-            f"  {'folds':<16}{duration(again):<15}{config.crossfit.folds} times all that is trained below, to choose the model",
+            f"  {'folds':<16}{duration(again):<15}{config.crossfit.folds} times all that is trained"
+            " below, to choose the model",
         )
     lines.append(f"  {'total':<16}{'at least ' if open_ones else 'about '}{duration(total)}")
     if open_ones:
@@ -215,7 +216,10 @@ def _of_steps(name: str, trainings: Sequence[Planned], timed: Mapping[str, _Time
     """Returns what a training's time is made of; "" for another stage."""
     for training in trainings:
         if training.stage.name == name and (of := timed.get(name)):
-            return f"{training.values['steps']:,} steps; one step takes {of.rates.step:.2g} s, {of.how}"
+            return (
+                f"{training.values['steps']:,} steps; one step takes {of.rates.step:.2g} s,"
+                f" {of.how}"
+            )
     return ""
 
 

@@ -121,7 +121,8 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
     """Returns the method's warning about the resolved section, or None. Raises InputError."""
     if values.get("frozen_blocks") and not init:
         raise InputError(
-            f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must not be frozen"
+            f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must"
+            " not be frozen"
         )
     try:
         for name in schedules.of_section(values, 1.0):
@@ -149,7 +150,8 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
     for setting, given in settings.items():
         if given and not (train["evaluate_every"] and there):
             raise InputError(
-                f"{section}.{setting} needs {section}.evaluate_every and a validation split (data.validation_size)"
+                f"{section}.{setting} needs {section}.evaluate_every and a validation split"
+                " (data.validation_size)"
             )
 
 
@@ -268,14 +270,16 @@ def _require_inputs(
             else f"the directory made by {MADE_BY[needed]}"
         )
         raise InputError(
-            f"--{needed} is missing: {values.method}{' that is online' if needed == TEACHER else ''} needs {of}"
+            f"--{needed} is missing:"
+            f" {values.method}{' that is online' if needed == TEACHER else ''} needs {of}"
         )
     online = f" with online={values.online}" if "online" in values else ""
     useful = {needed, *(["selection"] if needed in (IMAGES, TEACHER) else [])}
     for name, path in given.items():
         if path and name not in useful:
             raise InputError(
-                f"--{name} is of no use to {section}, whose method is {values.method}{online}; leave it out"
+                f"--{name} is of no use to {section}, whose method is {values.method}{online};"
+                " leave it out"
             )
     if section.startswith("finetune") and not init:
         raise InputError(
@@ -356,7 +360,8 @@ def describe(
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images, {counts['classes']:,} classes"
+        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images,"
+        f" {counts['classes']:,} classes"
     ]
     networks, weights = method.networks(values), ""
     if init:

@@ -116,8 +116,9 @@ def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for check, found in results.items():
         numbers = {
-            "agreement_lost": found.get("agreement_peer", math.nan)
-            - found.get("agreement", math.nan),
+            "agreement_lost": (
+                found.get("agreement_peer", math.nan) - found.get("agreement", math.nan)
+            ),
             **found,
         }
         for key, (least, largest) in _bounds(check).items():
@@ -426,17 +427,20 @@ def _tables(results: dict[str, dict[str, Any]]) -> str:
     ]
     if "back_in_timm" in results.get("timm:b0", {}):
         parts.append(
-            f"B0 exported and loaded into timm again: logits differ by {results['timm:b0']['back_in_timm']:.0e}."
+            "B0 exported and loaded into timm again: logits differ by"
+            f" {results['timm:b0']['back_in_timm']:.0e}."
         )
     if found := results.get("gradients:b0"):
         parts.append(
-            "Gradients of a training step of B0, every variable against timm's in float64: within "
-            f"{found['deviation']:.1e} of the variable's largest; timm's own in float32 within {found['deviation_peer']:.1e}."
+            "Gradients of a training step of B0, every variable against timm's in float64: within"
+            f" {found['deviation']:.1e} of the variable's largest; timm's own in float32 within"
+            f" {found['deviation_peer']:.1e}."
         )
     if found := results.get("noise:b0"):
         parts.append(
-            f"Noise of B0: over {found['draws']:,} draws the keep rates of its {found['layers']} layers lie within "
-            f"{found['standard_errors']:.1f} standard errors of their probabilities."
+            f"Noise of B0: over {found['draws']:,} draws the keep rates of its"
+            f" {found['layers']} layers lie within {found['standard_errors']:.1f} standard errors"
+            " of their probabilities."
         )
     files = [
         [

@@ -18,7 +18,8 @@ def get_config() -> ConfigDict:
     """The study."""
     return base.study(
         "Amount of unlabelled images",
-        "Shares of the unlabelled images, drawn at random before filtering; the number of steps stays.",
+        "Shares of the unlabelled images, drawn at random before filtering; the number of steps"
+        " stays.",
         claims=(
             ("all", "a_64th", "all unlabelled images are better than a 64th of them"),
             ("a_16th", "a_64th", "a 16th is better than a 64th"),

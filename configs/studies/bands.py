@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     """The study."""
     return base.study(
         "Confidence bands",
-        "Unlabelled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1) or hard pseudo-labels.",
+        "Unlabelled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1)"
+        " or hard pseudo-labels.",
         claims=(
             ("high_soft", "teacher", "images of high confidence help with soft labels"),
             ("high_hard", "teacher", "and with hard ones"),

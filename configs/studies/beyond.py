@@ -32,10 +32,11 @@ def get_config() -> ConfigDict:
     }
     return base.study(
         "Beyond the paper",
-        "The recipe with one change each: labels as the teacher gives them, without the recipe's sharpening; in their place those of a "
-        "teacher with a temperature fitted on validation images; "
-        "a teacher of its last weights; the most confident three quarters of each class in place of one threshold; "
-        "a teacher's mean over eight noised copies; the top three classes of each label.",
+        "The recipe with one change each: labels as the teacher gives them, without the recipe's"
+        " sharpening; in their place those of a teacher with a temperature fitted on validation"
+        " images; a teacher of its last weights; the most confident three quarters of each class in"
+        " place of one threshold; a teacher's mean over eight noised copies; the top three classes"
+        " of each label.",
         claims=(
             ("calibrated", "raw", "a calibrated teacher is better than a raw one"),
             ("calibrated", "recipe", "a calibrated teacher is better than a sharpened one"),

@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
     """The study."""
     return base.study(
         "Filter and balance",
-        "Pseudo-labels kept from this confidence on; balanced to the median class unless it says otherwise.",
+        "Pseudo-labels kept from this confidence on; balanced to the median class unless it says"
+        " otherwise.",
         claims=(
             ("threshold_0_3", "threshold_0", "filtering at the paper's 0.3 helps"),
             ("threshold_0_7", "threshold_0_3", "a stricter filter helps"),

@@ -12,8 +12,9 @@ def get_config() -> ConfigDict:
     """The study."""
     return base.study(
         "Iterations",
-        "Four students of one size, each the teacher of the next; a student labels each image as the mean over eight noised copies, which "
-        "goes beyond the paper. In `plain_labels` the first student labels the image itself for the second.",
+        "Four students of one size, each the teacher of the next; a student labels each image as"
+        " the mean over eight noised copies, which goes beyond the paper. In `plain_labels` the"
+        " first student labels the image itself for the second.",
         iterations=4,
         runs=(
             ("all", ()),

@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     apart = ("--config.student.labeled=False",)
     return base.study(
         "Joint training",
-        "Trained on labelled and pseudo-labelled images together, or on the pseudo-labelled ones alone and then fine-tuned on the labelled "
-        "ones, in 200 or 800 steps.",
+        "Trained on labelled and pseudo-labelled images together, or on the pseudo-labelled ones"
+        " alone and then fine-tuned on the labelled ones, in 200 or 800 steps.",
         claims=(
             ("joint", "apart", "joint training is better than pre-training and fine-tuning"),
             ("joint", "apart_longer", "also than longer fine-tuning"),

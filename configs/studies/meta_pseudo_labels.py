@@ -156,9 +156,10 @@ def get_config(name: str = "all") -> ConfigDict:
         readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
     config = base.study(
         f"Meta Pseudo Labels, {name}",
-        "A training has 1,000 steps of 50 labelled images and, where it learns from unlabelled ones, 100 of these, unless its name says "
-        "otherwise. Supervised learning and Noisy Student train by RMSProp, as the latter's recipe does; UDA, Meta Pseudo Labels, and what "
-        "is called sgd, by SGD with Nesterov's momentum.",
+        "A training has 1,000 steps of 50 labelled images and, where it learns from unlabelled"
+        " ones, 100 of these, unless its name says otherwise. Supervised learning and Noisy Student"
+        " train by RMSProp, as the latter's recipe does; UDA, Meta Pseudo Labels, and what is"
+        " called sgd, by SGD with Nesterov's momentum.",
         recipe=RECIPE,
         shared=("data",),
         runs=tuple((run, *row) for run, row in runs.items()),

@@ -17,7 +17,8 @@ def get_config(name: str = "all") -> ConfigDict:
         raise ValueError(f"noise.py:{name}: the names are all, small")
     config = base.study(
         "Noise" if name == "all" else "Noise, with an eighth of the unlabelled images",
-        "Augmentation, then dropout and stochastic depth, left out on the student's unlabelled images; and a teacher with all three.",
+        "Augmentation, then dropout and stochastic depth, left out on the student's unlabelled"
+        " images; and a teacher with all three.",
         claims=(
             ("noisy_student", "teacher", "a noisy student is better than its teacher"),
             (

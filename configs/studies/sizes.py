@@ -27,15 +27,18 @@ def get_config() -> ConfigDict:
     )
     return base.study(
         "Sizes of teacher and student",
-        "Width 0.5 of the teacher and 0.5 (equal), 1.0 (larger) or 0.25 (smaller) of the student; and students of width 0.25 whose teacher "
-        "has that width, too, or 1.0.",
+        "Width 0.5 of the teacher and 0.5 (equal), 1.0 (larger) or 0.25 (smaller) of the student;"
+        " and students of width 0.25 whose teacher has that width, too, or 1.0.",
         claims=(
             ("larger", "equal", "a larger student is better"),
             ("equal", "smaller", "a smaller student is worse"),
             (
                 "small_of_large",
                 "small_of_small",
-                "a small student of a large teacher is better than one of a teacher of its own size",
+                (
+                    "a small student of a large teacher is better than one of a teacher of its own"
+                    " size"
+                ),
             ),
             (
                 "small_of_small",

@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
     """The study."""
     return base.study(
         "Stored pseudo-labels",
-        "All classes as float16, or the most probable ones and what they leave of 1, spread evenly.",
+        "All classes as float16, or the most probable ones and what they leave of 1, spread"
+        " evenly.",
         claims=(
             ("full", "top3", "whole distributions are better than the top 3"),
             ("full", "top1", "whole distributions are better than the top 1"),

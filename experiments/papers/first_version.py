@@ -239,7 +239,8 @@ ROWS = (
     ),
     Row(
         "Beyond the papers: a teacher's mean over noised copies of an image",
-        "`workflow/pseudo_label.py`; `pseudo_label.views`; in `digits.py` from the second iteration on",
+        "`workflow/pseudo_label.py`; `pseudo_label.views`; in `digits.py` from the second"
+        " iteration on",
         STAND_IN,
         commands=(study("beyond.py"), study("iterations.py")),
         ran=("docs/results.md#beyond-the-paper", "docs/results.md#iterations"),

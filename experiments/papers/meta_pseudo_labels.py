@@ -150,7 +150,10 @@ METHOD = (
         RUN,
         commands=(
             test("meta_pseudo_labels/test_feedback.py"),
-            "./run_experiment.sh feedback_study --config=configs/experiments/feedback_study.py --workdir=W",
+            (
+                "./run_experiment.sh feedback_study --config=configs/experiments/feedback_study.py"
+                " --workdir=W"
+            ),
         ),
         ran=("docs/meta_pseudo_labels.md#signal-and-noise",),
     ),
@@ -175,7 +178,10 @@ METHOD = (
         RUN,
         items=("Supervised Learning", "Pseudo Labels", "Meta Pseudo Labels"),
         commands=(
-            "./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=W",
+            (
+                "./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper"
+                " --workdir=W"
+            ),
         ),
         ran=("docs/meta_pseudo_labels.md#two-moons",),
     ),
@@ -196,7 +202,8 @@ RESULTS = (
     ),
     of_others(
         "Table 2",
-        "Temporal Ensemble; Mean Teacher; VAT + EntMin; LGA + VAT; ICT; MixMatch; ReMixMatch; EnAET; SimCLR; MOCOv2; PCL; PIRL; BYOL",
+        "Temporal Ensemble; Mean Teacher; VAT + EntMin; LGA + VAT; ICT; MixMatch; ReMixMatch;"
+        " EnAET; SimCLR; MOCOv2; PCL; PIRL; BYOL",
     ),
     Row(
         "Table 2",
@@ -278,8 +285,14 @@ RESULTS = (
         "`imagenet_jft.py:resnet50`; the training reads the images by `--selection`",
         DRY_RUN,
         commands=(
-            f"./run_pseudo_label.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --teacher=RESNET50 --workdir=W/predictions",
-            f"./run_balance.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data --predictions=W/predictions --workdir=W/selected",
+            (
+                f"./run_pseudo_label.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data"
+                " --teacher=RESNET50 --workdir=W/predictions"
+            ),
+            (
+                f"./run_balance.sh {RECIPES}imagenet_jft.py:resnet50 --data=W/data"
+                " --predictions=W/predictions --workdir=W/selected"
+            ),
         ),
         numbers=(
             numbers(

@@ -85,7 +85,8 @@ RESULTS = (
     ),
     Row(
         "Table 2",
-        "`configs/supervised/imagenet.py:l2`, with Noisy Student's settings; the paper says no other",
+        "`configs/supervised/imagenet.py:l2`, with Noisy Student's settings; the paper says no"
+        " other",
         DRY_RUN,
         items=("EfficientNet-L2",),
         commands=(BASELINE,),
@@ -102,7 +103,8 @@ RESULTS = (
     *(_of_size(name) for name in SIZES),
     of_others(
         "Table 3",
-        "ResNet-101; ResNeXt-101 (32x4d); ResNet-152; ResNeXt-101 (64x4d); DPN-98; ResNeXt-101+SE (32x4d); ResNeXt-101 WSL",
+        "ResNet-101; ResNeXt-101 (32x4d); ResNet-152; ResNeXt-101 (64x4d); DPN-98; ResNeXt-101+SE"
+        " (32x4d); ResNeXt-101 WSL",
     ),
     Row(
         "Table 3",
@@ -230,7 +232,8 @@ REST = (
         why="a stand-in, on the digits",
     ),
     Row(
-        "Section 5, labels of an ensemble over transformed images (Data Distillation), unused there",
+        "Section 5, labels of an ensemble over transformed images (Data Distillation), unused"
+        " there",
         "`pseudo_label.views`",
         STAND_IN,
         commands=(study("beyond.py"),),
@@ -302,7 +305,8 @@ def _ablations() -> tuple[Row, ...]:
             rows.append(
                 Row(
                     "Table 6",
-                    "`unlabeled_augmentation`, `unlabeled_model_noise`; noised teacher: `pseudo_label.views=1`, `model_noise`",
+                    "`unlabeled_augmentation`, `unlabeled_model_noise`; noised teacher:"
+                    " `pseudo_label.views=1`, `model_noise`",
                     DRY_RUN,
                     items=(f"{name}, {column}",),
                     commands=(loop("b5", *own, *more),),

@@ -148,7 +148,8 @@ SETUP = (
         why="the 81M are a count of JFT's",
     ),
     Row(
-        "Section 3.1, an EfficientNet-B0 selects the unlabelled images once; all teachers label that set",
+        "Section 3.1, an EfficientNet-B0 selects the unlabelled images once; all teachers label"
+        " that set",
         "`selection=once` and the section `selector` of `configs/noisy_student/imagenet.py`; "
         "`workflow/relabel.py`; `--selection` of `run_pseudo_label.sh` and `run_balance.sh`",
         DRY_RUN,

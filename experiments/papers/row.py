@@ -14,7 +14,9 @@ IMPOSSIBLE = "impossible here"
 VERDICTS = {
     RUN: "the command has run whole here, as the paper has it",
     STAND_IN: "the same code has run on other, smaller data; the row says on which",
-    DRY_RUN: "the command's plan has the paper's numbers; the run needs the paper's data and devices",
+    DRY_RUN: (
+        "the command's plan has the paper's numbers; the run needs the paper's data and devices"
+    ),
     READY: "command and settings are checked; nobody has run it yet",
     IMPOSSIBLE: "no command can make it; the row says why",
 }
@@ -91,7 +93,10 @@ def loop(variant: str, *overrides: str) -> str:
     """Returns Noisy Student's command on ImageNet; `overrides` are KEY=VALUE."""
     flags = "".join(f" --config.{override}" for override in overrides)
     images = "--labeled=IMAGENET --unlabeled=tar:POOL --workdir=W"
-    return f"./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:{variant} {images}{flags}"
+    return (
+        "./run_noisy_student.sh"
+        f" --config=configs/noisy_student/imagenet.py:{variant} {images}{flags}"
+    )
 
 
 def supervised(recipe: str, labeled: str = "IMAGENET") -> str:

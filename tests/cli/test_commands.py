@@ -68,7 +68,10 @@ def test_help_tells_everything(command: Command) -> None:
 
 
 def test_help_and_a_wrong_name_import_nothing_heavy() -> None:
-    program = "import sys; from cli import app\ntry: app.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    program = (
+        "import sys; from cli import app\ntry: app.main()\nfinally: print(*sys.modules,"
+        " file=sys.stderr)"
+    )
     for words in (
         ["evaluate", "--help"],
         ["tool", "--help"],
@@ -123,7 +126,10 @@ def test_help_and_a_wrong_name_import_nothing_heavy() -> None:
             "--jobs is '0'; it must be a whole",
         ),
         (
-            "student --config=configs/noisy_student/digits.py --workdir=w --data=d --strategy=miror",
+            (
+                "student --config=configs/noisy_student/digits.py --workdir=w --data=d"
+                " --strategy=miror"
+            ),
             r"can be auto, one_device, .* \(did you mean mirrored\?\)",
         ),
     ],

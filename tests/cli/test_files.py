@@ -46,7 +46,10 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, capsys, number, what):
 
 
 def test_the_reason_of_an_error_of_tensorflow_is_not_cut_off():
-    node = "{{function_node __wrapped__SaveV2_dtypes_9_device_/job:localhost/replica:0/task:0/device:CPU:0}}"
+    node = (
+        "{{function_node"
+        " __wrapped__SaveV2_dtypes_9_device_/job:localhost/replica:0/task:0/device:CPU:0}}"
+    )
     assert one_line(ValueError(f"{node} {'a/' * 60}ckpt; Permission denied")).endswith(
         "ckpt; Permission denied"
     )

@@ -14,7 +14,10 @@ from serving.answers import NOT_AN_IMAGE, OK, Answer, line
 
 NAMES = ("Ünïcode 花.jpg", b"caf\xe9 \xf0.jpg".decode("utf-8", "surrogateescape"))
 PRINT = "import sys; from cli import app; app.guarded(lambda: print(*sys.argv[1:], sep='\\n'))"
-LINES = "from cli import app; app.guarded(lambda: [print(i, flush=True) for i in range(100000)] and None)"
+LINES = (
+    "from cli import app; app.guarded(lambda: [print(i, flush=True) for i in range(100000)] and"
+    " None)"
+)
 
 
 def run(
@@ -109,15 +112,17 @@ def test_closed_streams(tail: str, tmp_path) -> None:
     """A file that the stage opens gets no standard stream's number, and no line of its output."""
     path = tmp_path / "file"
     program = (
-        "import sys, os, logging; from cli import app; from cli.progress import progress\n"
-        "def main(file):\n"
-        "    with open(file, 'wb', 0) as f:\n"
-        "        print('out'); print('err', file=sys.stderr); logging.getLogger().warning('log'); os.write(2, b'C++')\n"
-        "        list(progress(range(2), 2, 'work')); f.write(b'data')\n"
-        "app.log_plainly(); app.guarded(lambda: main(sys.argv[1].partition('=')[2]))"
+        "import sys, os, logging; from cli import app; from cli.progress import progress\ndef"
+        " main(file):\n    with open(file, 'wb', 0) as f:\n        print('out'); print('err',"
+        " file=sys.stderr); logging.getLogger().warning('log'); os.write(2, b'C++')\n       "
+        " list(progress(range(2), 2, 'work')); f.write(b'data')\napp.log_plainly();"
+        " app.guarded(lambda: main(sys.argv[1].partition('=')[2]))"
     )
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
-    code = f"import sys; sys.argv[1:] = ['-m', 'program', '--file={path}']; from cli import start; start._main()"
+    code = (
+        f"import sys; sys.argv[1:] = ['-m', 'program', '--file={path}']; from cli import start;"
+        " start._main()"
+    )
     done = run(code, tail=tail, PYTHONPATH=f"{app.ROOT}:{tmp_path}", PYTHONSAFEPATH="")
     assert done.returncode == 0, done.stderr
     assert path.read_bytes() == b"data"

@@ -125,7 +125,10 @@ def test_the_table_has_a_row_for_each_setting():
     assert rows[:3] == [
         "| setting | default | allowed | meaning |",
         "|---|---|---|---|",
-        "| `rate` | `0.5` | at least 0 and below 1 | How fast. Unit: per step. Source: Section 3. |",
+        (
+            "| `rate` | `0.5` | at least 0 and below 1 | How fast. Unit: per step. Source: Section"
+            " 3. |"
+        ),
     ]
     assert "| `steps` | `None` | at least 1, or None | How long. None: from the data. |" in rows
     assert rows[-1] == "| `inner.name` | `sgd` | sgd or adam | Which one. |"

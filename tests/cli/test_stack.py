@@ -86,7 +86,10 @@ def test_without_tf_keras(tmp_path: Path) -> None:
 
 
 def test_a_newer_tensorflow_is_one_warning(tmp_path: Path) -> None:
-    again = "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import cli, tensorflow'], stderr=-1).stderr)"
+    again = (
+        "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'import cli,"
+        " tensorflow'], stderr=-1).stderr)"
+    )
     done = run(f"{IMPORT}; {again}", site(tmp_path, version="2.100.0rc1", legacy="2.100.0"))
     assert (done.returncode, done.stdout) == (
         0,
@@ -94,7 +97,8 @@ def test_a_newer_tensorflow_is_one_warning(tmp_path: Path) -> None:
     )  # a process that it starts does not repeat it
     assert (
         done.stderr
-        == f"warning: TensorFlow 2.100.0rc1 is newer than {stack.NEWEST}, the newest that this project was tested with\n"
+        == f"warning: TensorFlow 2.100.0rc1 is newer than {stack.NEWEST}, the newest that this"
+        " project was tested with\n"
     )
 
 

@@ -14,7 +14,10 @@ import pytest
 from cli import start
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import json, random, sys, data.other; print(json.dumps([sys.argv, sys.path, __name__, __spec__.name, data.other.__file__]))"
+PROGRAM = (
+    "import json, random, sys, data.other; print(json.dumps([sys.argv, sys.path, __name__,"
+    " __spec__.name, data.other.__file__]))"
+)
 
 
 def shadow(folder: Path, *names: str) -> Path:

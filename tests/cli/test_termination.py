@@ -11,7 +11,10 @@ from cli import termination
 
 
 def test_a_command_gets_the_signal_and_is_waited_for() -> None:
-    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
+    program = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
+        " print('ready', flush=True); time.sleep(60)"
+    )
     reading, writing = os.pipe()
 
     def send() -> None:
@@ -35,7 +38,10 @@ def test_in_another_thread_nothing_changes() -> None:
 
 
 def test_commands_of_other_threads_get_it_through_the_main_one() -> None:
-    program = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
+    program = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
+        " print('ready', flush=True); time.sleep(60)"
+    )
     reading, writing = os.pipe()
     codes: list[int] = []
     threads = [

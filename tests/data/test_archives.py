@@ -88,7 +88,9 @@ def test_names_in_archives_that_are_no_text(folders):
     tar(folders / "pool.tar", {"x/0.png": encode(pixels(50)), f"x/{odd}.png": encode(pixels(51))})
     with pytest.raises(
         InputError,
-        match=r"pool\.tar: x/\\xff\.png: its name is not plain UTF-8; .* --config.data.on_error=skip",
+        match=(
+            r"pool\.tar: x/\\xff\.png: its name is not plain UTF-8; .* --config.data.on_error=skip"
+        ),
     ):
         opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}")
     source = opened(folders, unlabeled=f"tar:{folders / 'pool.tar'}", on_error="skip")
@@ -142,7 +144,10 @@ def test_folders_of_archives_that_cannot_be_read(folders, imagenet, monkeypatch)
     for location, function in ((folders, open_archives), (imagenet, open_imagenet)):
         with pytest.raises(
             InputError,
-            match=rf"--unlabeled: {location} cannot be read \(Permission denied\); check its permissions",
+            match=(
+                rf"--unlabeled: {location} cannot be read \(Permission denied\); check its"
+                r" permissions"
+            ),
         ):
             function(sources.Request(str(location), "unlabeled"))
 
@@ -193,7 +198,10 @@ def test_the_same_name_twice(folders):
         tar(folders / name / "p.tar", {"0.png": encode(pixels(50))})
     with pytest.raises(
         InputError,
-        match=r"--unlabeled: two images have the key p.tar/0.png \(.*/one/p.tar: 0.png; .*/two/p.tar: 0.png\)",
+        match=(
+            r"--unlabeled: two images have the key p.tar/0.png \(.*/one/p.tar: 0.png; .*/two/p.tar:"
+            r" 0.png\)"
+        ),
     ):
         opened(folders, unlabeled=f"tar:{folders}/*/p.tar")
 
@@ -352,7 +360,10 @@ def test_a_devkit_that_is_another(imagenet):
     )
     with pytest.raises(
         InputError,
-        match=r"damaged ILSVRC2012_devkit_t12.tar.gz .*it lacks ILSVRC2012_validation_ground_truth.txt",
+        match=(
+            r"damaged ILSVRC2012_devkit_t12.tar.gz .*it lacks"
+            r" ILSVRC2012_validation_ground_truth.txt"
+        ),
     ):
         open_imagenet(sources.Request(str(imagenet), "test"))
 

@@ -194,7 +194,9 @@ def test_labels_of_other_images_are_refused(both, tmp_path):
     (tmp_path / "w" / "manifest.json").write_text(content.replace(images.digest, "0" * 64))
     with pytest.raises(
         InputError,
-        match=r"w has labels of other images than are now in .*unlabeled; run run_balance\.sh again",
+        match=(
+            r"w has labels of other images than are now in .*unlabeled; run run_balance\.sh again"
+        ),
     ):
         read_manifest(tmp_path / "w")
 

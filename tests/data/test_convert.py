@@ -125,8 +125,8 @@ def test_a_folder_with_and_without(tmp_path, caplog):
         plain = open_folder(Request(str(tmp_path), "labeled"))
     assert [file.key for file in plain.files()] == ["cat/b.png", "dog/d.png", "dog/e.bmp"]
     assert (
-        "1 TIFF, 1 WebP, 1 camera raw files are passed over; convert them to JPEG or PNG, or let them be converted with"
-        in caplog.text
+        "1 TIFF, 1 WebP, 1 camera raw files are passed over; convert them to JPEG or PNG, or let"
+        " them be converted with" in caplog.text
     )
     found = open_folder(Request(str(tmp_path), "labeled", convert=True))
     assert [file.key for file in found.files()] == [

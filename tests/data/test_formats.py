@@ -106,7 +106,10 @@ def test_the_line_about_what_is_passed_over():
 
 def test_the_module_needs_pythons_library_alone():
     """So that a client without TensorFlow can use it."""
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(any(m in sys.modules for m in ('tensorflow', 'numpy', 'PIL')))"
+    code = (
+        "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(any(m in sys.modules for m in"
+        " ('tensorflow', 'numpy', 'PIL')))"
+    )
     assert subprocess.run([sys.executable, "-c", code, formats.__file__]).returncode == 0
 
 

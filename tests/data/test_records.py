@@ -154,7 +154,9 @@ def test_a_manifest_that_nobody_of_ours_has_written(split, path, to, message):
     file.write_text(json.dumps(changed(json.loads(file.read_text()), *path, to=to)))
     with pytest.raises(
         InputError,
-        match=rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$",
+        match=(
+            rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$"
+        ),
     ):
         records.read_manifest(split.directory)
 
@@ -254,7 +256,10 @@ def test_verify_notices_an_exchanged_file(split):
 def test_verify_notices_a_label_out_of_range(split):
     with pytest.raises(
         InputError,
-        match=r"s-00000-of-00003: record 0 \(counting from 0\) has label 1; the labels of this split are 2\.\.4",
+        match=(
+            r"s-00000-of-00003: record 0 \(counting from 0\) has label 1; the labels of this split"
+            r" are 2\.\.4"
+        ),
     ):
         records.verify_split(dataclasses.replace(split, label_offset=2))
     records.write_split(

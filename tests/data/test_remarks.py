@@ -74,7 +74,10 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     PIL.Image.fromarray(pixels(4)).quantize(9).save(folders / "unlabeled/3.png", "bmp")
     with pytest.raises(
         InputError,
-        match=r"0.png: it is no JPEG.* it is WebP.*\(among the next 1,000 images: 2 WebP, 1 BMP with a table",
+        match=(
+            r"0.png: it is no JPEG.* it is WebP.*\(among the next 1,000 images: 2 WebP, 1 BMP with"
+            r" a table"
+        ),
     ) as caught:
         opened(folders)
     assert "\n" not in str(caught.value)
@@ -87,8 +90,8 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     with caplog.at_level("WARNING", "absl"):
         assert len(prepare.open_source(recipe).facts["skipped"]) == 4
     assert (
-        "--unlabeled: 3 WebP, 1 BMP with a table of colours files are passed over; convert them to JPEG or PNG"
-        in caplog.text
+        "--unlabeled: 3 WebP, 1 BMP with a table of colours files are passed over; convert them to"
+        " JPEG or PNG" in caplog.text
     )
 
 

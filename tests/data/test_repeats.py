@@ -168,7 +168,9 @@ def test_one_picture_under_two_classes(folders):
     )  # the same pixels
     with pytest.raises(
         InputError,
-        match=r"2 pictures stand under several classes .first: .*cat/3.png is cat, .*dog/x.png is dog",
+        match=(
+            r"2 pictures stand under several classes .first: .*cat/3.png is cat, .*dog/x.png is dog"
+        ),
     ):
         opened(folders)
     source = opened(folders, on_error="skip")
@@ -238,7 +240,10 @@ def test_too_many_look_alikes_stop_the_stage():
     assert len(left_out) == 50
     with pytest.raises(
         InputError,
-        match=r"--unlabeled: 51 or more of 1,000 images look like 2 images held out .*near_duplicates=False",
+        match=(
+            r"--unlabeled: 51 or more of 1,000 images look like 2 images held out"
+            r" .*near_duplicates=False"
+        ),
     ):
         repeats.Unseen(Found(), "unlabeled", 1000, []).places(Files(), range(51), [None] * 51)
     many = repeats.Unseen(Found(), "unlabeled", 100, [])  # the share is 5 images, and 20 are few

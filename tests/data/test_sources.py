@@ -482,7 +482,9 @@ def test_a_pool_that_only_looks_like_the_test(folders):
     data = {"test": str(folders / "test"), "unlabeled": str(folders / "pool")}
     with pytest.raises(
         InputError,
-        match=r"1 were left out .*pool/a.jpg, for cat/a.png.; .* --config.data.near_duplicates=False",
+        match=(
+            r"1 were left out .*pool/a.jpg, for cat/a.png.; .* --config.data.near_duplicates=False"
+        ),
     ):
         opened(folders, **data)
     assert len(opened(folders, near_duplicates=False, **data).splits()["unlabeled"]) == 1

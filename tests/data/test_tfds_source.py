@@ -94,7 +94,10 @@ def test_real_files(tmp_path, monkeypatch):
     )
     with pytest.raises(
         InputError,
-        match=r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other images",
+        match=(
+            r"the pool has no usable image; 20 were left out .* for dummy_mnist/.*; name other"
+            r" images"
+        ),
     ):
         opened(labeled="dummy_mnist/train", test="dummy_mnist/test", labeled_as_unlabeled="all")
     with pytest.raises(InputError, match="has no split dev; it has train, test"):
@@ -151,6 +154,8 @@ def test_a_data_set_that_is_not_prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(
         InputError,
-        match=r"is not prepared; run `.* -c .*builder\('cifar10'\)\.download_and_prepare\(\).` first",
+        match=(
+            r"is not prepared; run `.* -c .*builder\('cifar10'\)\.download_and_prepare\(\).` first"
+        ),
     ):
         opened(labeled="cifar10/train", labeled_as_unlabeled="all")

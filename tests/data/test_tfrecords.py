@@ -161,7 +161,10 @@ def test_incomplete_shards_of_imagenet(folder):
     (shards / "train-00000-of-00002").rename(shards / "aside")
     with pytest.raises(
         InputError,
-        match=r"--labeled: .*imagenet lacks 1 of 2 train shards \(first: train-00000-of-00002\); get them",
+        match=(
+            r"--labeled: .*imagenet lacks 1 of 2 train shards \(first: train-00000-of-00002\); get"
+            r" them"
+        ),
     ):
         opened(folder)
     (shards / "aside").rename(shards / "train-00000-of-00003")
@@ -187,7 +190,10 @@ def test_folders_with_brackets(folder):
 def test_labels_from_one(folder):
     with pytest.raises(
         InputError,
-        match=r"no image of class 0, but one of class 3 .* or pass --config.data.label_offset=1 if they",
+        match=(
+            r"no image of class 0, but one of class 3 .* or pass --config.data.label_offset=1 if"
+            r" they"
+        ),
     ):
         opened(folder, "tfrecord", labeled=f"{folder}/imagenet/train-*")
 
@@ -404,7 +410,9 @@ def test_pseudo_labeled_images_that_are_held_out(folder, capsys):
 def test_only_pseudo_labeled_images_that_are_held_out(folder):
     with pytest.raises(
         InputError,
-        match=r"pseudo has no usable image; 1 were left out as held-out images .*; name other images",
+        match=(
+            r"pseudo has no usable image; 1 were left out as held-out images .*; name other images"
+        ),
     ):
         run(folder, [pseudo(0, [0.7, 0.2, 0.1], image__encoded=encode(pixels(31), "jpg"))])
 

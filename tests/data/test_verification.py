@@ -65,7 +65,10 @@ def with_an_impossible_length(path: Path) -> None:
 
 
 CHANGES = {
-    reordered: "is not the file that manifest.json describes .its SHA-256 is .*; put the right file back, or make",
+    reordered: (
+        "is not the file that manifest.json describes .its SHA-256 is .*; put the right file back,"
+        " or make"
+    ),
     with_a_flipped_bit: "record 0 .counting from 0. is corrupt; make the file again",
     of_another_run: "is not the file that manifest.json describes",
     with_an_impossible_length: "record 0 .counting from 0. is corrupt",

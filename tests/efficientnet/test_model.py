@@ -112,7 +112,8 @@ def test_equals_keras_applications(name: str) -> None:
     scale = np.abs(expected).max()
     deviation = np.abs(logits - expected).max() / scale
     print(
-        f"{name}: largest deviation {deviation:.1e} of the largest logit, spread {np.ptp(expected, 0).max() / scale:.2f}"
+        f"{name}: largest deviation {deviation:.1e} of the largest logit, spread"
+        f" {np.ptp(expected, 0).max() / scale:.2f}"
     )
     assert deviation < 1e-5
     assert np.ptp(expected, 0).max() > 0.02 * scale  # the logits do depend on the image

@@ -12,7 +12,10 @@ import time
 PROGRAM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-WHERE_FROM = "Chromium is not installed (Debian: apt-get install chromium); the report is not opened in a browser"
+WHERE_FROM = (
+    "Chromium is not installed (Debian: apt-get install chromium); the report is not opened in a"
+    " browser"
+)
 
 
 class Browser:

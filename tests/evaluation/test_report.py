@@ -111,7 +111,10 @@ def write_run(root):
     )
     write_json(root / "seconds.json", {"teacher": 60.0, "student_1": 240.0, "evaluate": 5000.0})
     lines = [
-        f"./run_teacher.sh --config=configs/a.py --config.teacher.steps=-1 --workdir={root}/teacher",
+        (
+            "./run_teacher.sh --config=configs/a.py --config.teacher.steps=-1"
+            f" --workdir={root}/teacher"
+        ),
         "./run_teacher.sh --workdir=teacher",
         f"./run_student.sh --config=configs/a.py --workdir={root}/student_1",
         f"./run_student.sh --workdir={root}/student_2",  # was refused, or stopped
@@ -285,7 +288,10 @@ def test_the_verdict_and_the_facts_come_first(run):
     order = [
         '<p class="verdict">student_1: 60.0 % of 10 labeled images</p>',
         "No labeled images, so no model can answer: 雪.",
-        "No pseudo-labels in round 1, so the unlabeled images could not help: &lt;i&gt;x&lt;/i&gt;.",
+        (
+            "No pseudo-labels in round 1, so the unlabeled images could not help:"
+            " &lt;i&gt;x&lt;/i&gt;."
+        ),
         "<nav ",
         "<h2>Numbers</h2>",
         "<h2>About this run</h2>",
@@ -527,13 +533,17 @@ def test_in_a_browser(run, tmp_path):
             )
             assert len(images) > 70 and all(images)
             sizes = chromium.evaluate(
-                "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)"
+                "[...document.querySelectorAll('figure svg')].map(s =>"
+                " s.getBoundingClientRect().height)"
             )
             assert len(sizes) >= 12 and min(sizes) > 40
             assert chromium.evaluate("document.documentElement.scrollWidth") <= width
             assert all(value >= 4.5 for value in chromium.evaluate(CONTRASTS)), (width, dark, media)
         chromium.open(f"file://{run[0] / 'report.html'}", width=390)
-        hints = "[...document.querySelectorAll('.wide')].map(t => getComputedStyle(t, '::before').content)"
+        hints = (
+            "[...document.querySelectorAll('.wide')].map(t => getComputedStyle(t,"
+            " '::before').content)"
+        )
         assert "Scroll sideways" in chromium.evaluate(hints)[0]
         width = "document.querySelector('.sheet img').getBoundingClientRect().width"
         assert chromium.evaluate(width) < 100

@@ -188,7 +188,10 @@ def test_first_order_estimators_are_refused_without_a_factor():
             if estimator in FIRST_ORDER:
                 with pytest.raises(
                     ValueError,
-                    match=f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or 'cosine'",
+                    match=(
+                        f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or"
+                        " 'cosine'"
+                    ),
                 ):
                     pair.compile(optimizer, "sgd")
             else:

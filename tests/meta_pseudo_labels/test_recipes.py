@@ -116,7 +116,10 @@ def test_a_dry_run_names_the_command_that_makes_the_data(tmp_path):
     """The flags that it names are those of the command, which takes them."""
     config = recipe("imagenet_jft.py:l2")
     missing = describe(config, tmp_path / "data").rpartition("missing: ")[2]
-    made_by = f"./run_prepare_data.sh with the same --config, --labeled=LOCATION --unlabeled=LOCATION --workdir={tmp_path / 'data'}"
+    made_by = (
+        "./run_prepare_data.sh with the same --config, --labeled=LOCATION --unlabeled=LOCATION"
+        f" --workdir={tmp_path / 'data'}"
+    )
     assert missing == f"--data: {tmp_path / 'data'} is not prepared; make it by {made_by}"
     words = ["--config=configs/meta_pseudo_labels/imagenet_jft.py:l2", *made_by.split()[-3:]]
     assert app.parse(commands.TABLE["prepare_data"], words)["unlabeled"] == "LOCATION"

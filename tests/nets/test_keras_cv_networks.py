@@ -224,7 +224,10 @@ def test_settings_of_batch_norm_reach_every_layer():
     [
         (
             {"name": "keras_cv/resnet51"},
-            r"^model\.name: keras-cv has no backbone 'keras_cv/resnet51' .*; did you mean keras_cv/resnet\d+\?",
+            (
+                r"^model\.name: keras-cv has no backbone 'keras_cv/resnet51' .*; did you mean"
+                r" keras_cv/resnet\d+\?"
+            ),
         ),
         ({"name": "keras_cv/x"}, r"known: keras_cv/efficientnetv2_b0, "),
         (
@@ -332,14 +335,20 @@ class TestPublishedWeights:
         self.write(self.PRESET, of_package(self.NAME, alpha=2.0))
         with pytest.raises(
             InputError,
-            match=r"mobilenet_v3_small_imagenet of keras-cv do not fit keras_cv_mobilenet_v3_small with 3 classes",
+            match=(
+                r"mobilenet_v3_small_imagenet of keras-cv do not fit keras_cv_mobilenet_v3_small"
+                r" with 3 classes"
+            ),
         ):
             networks.load_preset(build(self.NAME), self.PRESET)
 
     def test_no_such_weights(self):
         with pytest.raises(
             InputError,
-            match=r"keras-cv has no published weights 'resnet50_imagenett'; did you mean resnet50_imagenet\?",
+            match=(
+                r"keras-cv has no published weights 'resnet50_imagenett'; did you mean"
+                r" resnet50_imagenet\?"
+            ),
         ):
             networks.load_preset(build(self.NAME), "resnet50_imagenett")
 
@@ -347,7 +356,9 @@ class TestPublishedWeights:
         network = models.build({"name": self.NAME}, K, mean=(1.0,) * 3, std=(2.0,) * 3, seed=0)
         with pytest.raises(
             InputError,
-            match=r"expect mean \(0\.0, 0\.0, 0\.0\) and std \(255\.0, 255\.0, 255\.0\), not \(1\.0",
+            match=(
+                r"expect mean \(0\.0, 0\.0, 0\.0\) and std \(255\.0, 255\.0, 255\.0\), not \(1\.0"
+            ),
         ):
             networks.load_preset(network, self.PRESET)
 
@@ -365,8 +376,10 @@ class TestPublishedWeights:
             pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:
             networks.load_preset(build(self.NAME), self.PRESET)
-        assert str(caught.value) == (
-            "weights mobilenet_v3_small_imagenet of keras-cv: ConnectionError: no route. Get config.json and model.weights.h5 from "
-            "https://www.kaggle.com/models/keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2 "
-            f"and put them into {networks.folder(self.PRESET)}"
+        assert (
+            str(caught.value)
+            == "weights mobilenet_v3_small_imagenet of keras-cv: ConnectionError: no route. Get"
+            " config.json and model.weights.h5 from"
+            " https://www.kaggle.com/models/keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"
+            f" and put them into {networks.folder(self.PRESET)}"
         )

@@ -157,7 +157,8 @@ class Model:
         found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
         if not found:
             raise InputError(
-                f"{self._path} has no tensor {name}, which its signature names; export it again with run_export.sh"
+                f"{self._path} has no tensor {name}, which its signature names; export it again"
+                " with run_export.sh"
             )
         return _Output(found, int(index))
 
@@ -191,7 +192,8 @@ class Model:
             ]
         elif dtype not in _NUMBERS:
             raise InputError(
-                f"{self._path} gives values that are no float32, int32 or string; export it with run_export.sh"
+                f"{self._path} gives values that are no float32, int32 or string; export it with"
+                " run_export.sh"
             )
         else:
             values = list(

@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 PREDICT = "/v1/models/classifier:predict"
 
 # The same as `run_serve.sh --local`, with less patience for slow clients.
-PROGRAM = "import sys; from pathlib import Path; from serving import local; local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
+PROGRAM = (
+    "import sys; from pathlib import Path; from serving import local;"
+    " local.serve(Path(sys.argv[1]), '127.0.0.1', 0, 0, True, seconds=3.0)"
+)
 
 
 class Process:

@@ -126,7 +126,9 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     )  # the same name, another model
     with pytest.raises(
         InputError,
-        match=r"no evaluation of .*b/student-2 as it is now; its models \(other, student-2\) are of",
+        match=(
+            r"no evaluation of .*b/student-2 as it is now; its models \(other, student-2\) are of"
+        ),
     ):
         export.main(str(tmp_path / "w2"), str(namesake), evaluation=str(tmp_path / "evaluation"))
     write_json(directory / "summary.json", {"seed": 0, "steps": 2468})  # trained again

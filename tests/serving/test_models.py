@@ -51,8 +51,10 @@ class Numbered(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None, None, None], tf.float32, name="images")])
     def pixels(self, images):
         return {
-            "sum": self._number
-            * tf.reduce_sum(tf.debugging.check_numerics(images, "pixels"), axis=[1, 2])
+            "sum": (
+                self._number
+                * tf.reduce_sum(tf.debugging.check_numerics(images, "pixels"), axis=[1, 2])
+            )
         }
 
 

@@ -202,7 +202,8 @@ def test_an_image_that_exif_turns_is_read_as_stored_with_a_note(model, tmp_path,
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
     assert [line for line in err.splitlines() if line.startswith("note: ")] == [
-        f"note: {files[1]}: EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"
+        f"note: {files[1]}: EXIF asks to turn or mirror the image; its pixels are read as stored,"
+        " as in training"
     ]
 
 
@@ -217,7 +218,10 @@ def test_exit_code_and_one_line(model, tmp_path):
 def test_needs_no_training_code(model, tmp_path):
     """A prediction on the command line imports TensorFlow and nothing heavy beside it, and wrong usage not even that."""
     file = write_image(tmp_path / "red.png", "red")
-    heavy = "{'apache_beam', 'tensorflow_addons', 'keras_cv', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'training', 'data'}"
+    heavy = (
+        "{'apache_beam', 'tensorflow_addons', 'keras_cv', 'tensorflow_datasets', 'sklearn',"
+        " 'matplotlib', 'training', 'data'}"
+    )
     code = f"""
 import sys
 from serving import predict

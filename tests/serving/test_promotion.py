@@ -128,7 +128,10 @@ def test_a_failed_check_changes_nothing(serving_dir, data):
     )
     with pytest.raises(
         InputError,
-        match=r"not promoted: top-1 falls from 100\.00 to 92\.50 %, and --drop=1 points .* Version 1 stays",
+        match=(
+            r"not promoted: top-1 falls from 100\.00 to 92\.50 %, and --drop=1 points .* Version 1"
+            r" stays"
+        ),
     ):
         promote(serving_dir, data)
     assert (
@@ -195,9 +198,10 @@ def test_refused(serving_dir, data, tmp_path):
 def test_a_config_of_earlier_exports(serving_dir, capsys):
     """Both versions under one name, with labels: the stable one stays stable, and stops sharing its name."""
     (serving_dir / "models.config").write_text(
-        'model_config_list { config { name: "classifier" base_path: "/models/classifier" model_platform: "tensorflow" '
-        'model_version_policy { specific { versions: 1 versions: 2 } } version_labels { key: "stable" value: 1 } '
-        'version_labels { key: "canary" value: 2 } version_labels { key: "mine" value: 1 } } }'
+        'model_config_list { config { name: "classifier" base_path: "/models/classifier"'
+        ' model_platform: "tensorflow" model_version_policy { specific { versions: 1 versions: 2 }'
+        ' } version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }'
+        ' version_labels { key: "mine" value: 1 } } }'
     )
     assert settings.stable(serving_dir, "classifier") == 1
     settings.write(serving_dir, "classifier")

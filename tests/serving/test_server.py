@@ -104,7 +104,9 @@ def test_metrics(server, encoded_images):
         f':tensorflow:serving:runtime_latency_count{{{names},API="Predict",runtime="TF2"}}': 1,
         f":tensorflow:serving:batching:batch_size_count{{{names},{op}}}": 1,
         f':tensorflow:serving:batching:processed_batch_size_v2{{{names},{op},batch_size="4"}}': 1,
-        f':tensorflow:serving:batching:batch_delay_us_v2_count{{{names},{op},processed_batch_size="4"}}': 1,
+        f':tensorflow:serving:batching:batch_delay_us_v2_count{{{names},{op},processed_batch_size="4"}}': (
+            1
+        ),
     }
     size = f":tensorflow:serving:batching:batch_size_sum{{{names},{op}}}"
     assert after[size] - before.get(size, 0) == 3

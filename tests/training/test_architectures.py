@@ -116,8 +116,10 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
 
 
 def test_advice_for_small_images() -> None:
-    assert models.warning({"name": "b0", "strides": None}, 64) == (
-        "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as image_folder.py:small does"
+    assert (
+        models.warning({"name": "b0", "strides": None}, 64)
+        == "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as"
+        " image_folder.py:small does"
     )
     assert models.warning({"name": "b0"}, 65) is None
     for architecture in (
@@ -148,7 +150,10 @@ def test_a_function_of_the_user_gets_what_it_takes(function: str) -> None:
         ("own_nets.sub:f", "there is no module own_nets"),
         (
             "own_broken:f",
-            "its module fails, ModuleNotFoundError: No module named 'own_missing_dependency' .line 1 of .*own_broken.py",
+            (
+                "its module fails, ModuleNotFoundError: No module named 'own_missing_dependency'"
+                " .line 1 of .*own_broken.py"
+            ),
         ),
         ("own_nets:missing", "own_nets has no function missing"),
         ("own_nets:value", "own_nets has no function value"),
@@ -190,7 +195,10 @@ def test_a_network_that_breaks_the_contract(function: str, message: str) -> None
 def test_settings_that_a_function_does_not_take() -> None:
     with pytest.raises(
         InputError,
-        match=r"^model.depth, model.seed, model.strides: own_nets:bare has no such settings; set them to None",
+        match=(
+            r"^model.depth, model.seed, model.strides: own_nets:bare has no such settings; set them"
+            r" to None"
+        ),
     ):
         build("bare", {"depth": 0.5, "strides": (1, 2), "seed": 3})
     with pytest.raises(

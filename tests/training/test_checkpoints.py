@@ -98,7 +98,10 @@ def test_another_stack_does_not_continue(tmp_path, monkeypatch, stored):
     before = sorted(tmp_path.iterdir())
     with pytest.raises(
         InputError,
-        match=f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is {stack.current()}.*--workdir",
+        match=(
+            f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is"
+            f" {stack.current()}.*--workdir"
+        ),
     ):
         kept.restore()
     assert sorted(tmp_path.iterdir()) == before

@@ -55,9 +55,14 @@ def noisy_student(scale=2.0**15, **options):
 
 
 def uda(scale=2.0**15):
-    return compiled(
-        UDA(classifier(1), uda_ramp_steps=0, uda_threshold=0.3), SGD(0.1, momentum=0.9), scale=scale
-    ), batch()[:2]
+    return (
+        compiled(
+            UDA(classifier(1), uda_ramp_steps=0, uda_threshold=0.3),
+            SGD(0.1, momentum=0.9),
+            scale=scale,
+        ),
+        batch()[:2],
+    )
 
 
 def meta_pseudo_labels(feedback, scale=2.0**15, **options):
@@ -262,7 +267,10 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path):
     data = lambda start: tf.data.Dataset.from_tensors(batch()[0]).repeat()  # noqa: E731
     with pytest.raises(
         InputError,
-        match=r"loss_scale has fallen to 1 at step 4 .*; there is no checkpoint yet\. Lower .* or train in mixed_bfloat16",
+        match=(
+            r"loss_scale has fallen to 1 at step 4 .*; there is no checkpoint yet\. Lower .* or"
+            r" train in mixed_bfloat16"
+        ),
     ):
         fit(
             trainer,

@@ -14,7 +14,10 @@ LOG = """\
 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory; LD_LIBRARY_PATH: /a
 2026-01-01 00:00:00.200000: W tensorflow/core/common_runtime/gpu/gpu_device.cc:2256] Cannot dlopen some GPU libraries. Please make sure
 """
-MISSING = "Could not load dynamic library 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory"
+MISSING = (
+    "Could not load dynamic library 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared"
+    " object file: No such file or directory"
+)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,10 @@ def test_training_goes_on_after_one_line(shown, capsys):
 def test_mirrored_does_not_go_on(shown):
     with pytest.raises(
         InputError,
-        match=r"^--strategy=mirrored: TensorFlow cannot use this machine's GPU: Could not load .*libcudnn",
+        match=(
+            r"^--strategy=mirrored: TensorFlow cannot use this machine's GPU: Could not load"
+            r" .*libcudnn"
+        ),
     ):
         strategy.create("mirrored")
 
@@ -88,6 +94,9 @@ def test_mirrored_without_a_gpu_is_an_error(monkeypatch):
     monkeypatch.setattr(gpus, "on_machine", lambda: False)
     with pytest.raises(
         InputError,
-        match=r"^--strategy=mirrored: TensorFlow sees no GPU; leave --strategy out to train on one CPU",
+        match=(
+            r"^--strategy=mirrored: TensorFlow sees no GPU; leave --strategy out to train on"
+            r" one CPU"
+        ),
     ):
         strategy.create("mirrored")

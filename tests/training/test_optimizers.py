@@ -174,7 +174,10 @@ def test_slots_survive_a_checkpoint(tmp_path):
 def test_unknown_optimizer_is_the_users_error():
     with pytest.raises(
         InputError,
-        match=r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars, adam, lamb, novograd, radam or adabelief",
+        match=(
+            r"optimizer\.name is \'lion\'; it can be rmsprop, sgd, lars, adam, lamb, novograd,"
+            r" radam or adabelief"
+        ),
     ):
         optimizers.build(ConfigDict({"name": "lion", "momentum": 0.9, "clip_norm": 0.0}), 0.1)
 

@@ -97,7 +97,10 @@ def test_the_next_command_goes_on_too(server: Server, tmp_path: Path) -> None:
     server.cuts = [100_000] * download.ATTEMPTS
     with pytest.raises(
         InputError,
-        match=rf"{server.url} cannot be downloaded .*cut after 100,000 of 2,800,000 bytes.*put it at .*/w$",
+        match=(
+            rf"{server.url} cannot be downloaded .*cut after 100,000 of 2,800,000 bytes.*put it at"
+            r" .*/w$"
+        ),
     ):
         download.fetch(server.url, tmp_path / "w", CHECKSUM)
     assert not (tmp_path / "w").exists()

@@ -49,7 +49,10 @@ def test_a_name_with_several_networks_takes_the_recipes() -> None:
     assert published.find("photos/teacher") is None
     with pytest.raises(
         InputError,
-        match=r"imagenet has no weights of model\.name=wrn_28_2; it has b0, .*, b7, such as --init=imagenet:b0",
+        match=(
+            r"imagenet has no weights of model\.name=wrn_28_2; it has b0, .*, b7, such as"
+            r" --init=imagenet:b0"
+        ),
     ):
         network("imagenet", "wrn_28_2")
     with pytest.raises(InputError, match=r"advprop has no weights of l2"):

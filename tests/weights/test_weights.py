@@ -425,9 +425,10 @@ PIXELS = tf.random.stateless_uniform([2, 64, 64, 3], [1, 2], 0, 255)
 def read(source: Path, **options: Any) -> tuple[tf.keras.Model, model_dir.ModelSpec]:
     opened = weight_files.open_weights(source, average=True)
     described = import_weights.describe(opened, SMALL, **options)
-    return import_weights.convert(
-        opened, described, fresh_head=options.get("fresh_head", False)
-    ), described
+    return (
+        import_weights.convert(opened, described, fresh_head=options.get("fresh_head", False)),
+        described,
+    )
 
 
 def close(actual: tf.Tensor, expected: tf.Tensor) -> None:
@@ -638,7 +639,10 @@ def test_values_that_are_no_weights_are_refused_by_name(tmp_path: Path) -> None:
         "bn1.running_var": -1e-6,
     }.items():
         state = changed(state, name, value)
-    message = "conv_stem.weight holds 1 values that are not finite; bn1.running_var holds 1 variances below 0; classifier.bias holds 1"
+    message = (
+        "conv_stem.weight holds 1 values that are not finite; bn1.running_var holds 1 variances"
+        " below 0; classifier.bias holds 1"
+    )
     with pytest.raises(InputError, match=message):
         imported(write_timm(tmp_path / "tf_efficientnet_b0.safetensors", state))
 
@@ -848,7 +852,9 @@ def test_export_keeps_a_config_that_stands_there(tmp_path: Path, content: str) -
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(
         InputError,
-        match=r"config.json (is of another model; name another directory, or delete it|is damaged: )",
+        match=(
+            r"config.json (is of another model; name another directory, or delete it|is damaged: )"
+        ),
     ):
         export_weights.to_timm(tmp_path / "model.safetensors", tf.keras.Sequential(), spec())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -295,7 +295,10 @@ def test_missing_key(tmp_path: Path) -> None:
     )
     with pytest.raises(
         InputError,
-        match=r"predictions-00001-of-00004: no prediction for image stranger\.png of .*unlabeled-00001-of-00004",
+        match=(
+            r"predictions-00001-of-00004: no prediction for image stranger\.png of"
+            r" .*unlabeled-00001-of-00004"
+        ),
     ):
         _run(tmp_path)
     assert not (tmp_path / "balanced" / "manifest.json").exists()
@@ -600,7 +603,10 @@ def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(balance, "make_example", full)
         with pytest.raises(
             InputError,
-            match=r"^no space left on the disk of .*/pseudo_labeled-0000\d-of-00004; make room and run ",
+            match=(
+                r"^no space left on the disk of .*/pseudo_labeled-0000\d-of-00004; make room and"
+                r" run "
+            ),
         ):
             _run(root, workdir.name)
     assert (

@@ -8,7 +8,10 @@ from cli.json_files import read_json
 from workflow import choice
 from workflow.choice import CROSS_FITTING, LAST, VALIDATION, Answers
 
-ADVICE = "; try more unlabeled images of the same classes, a higher balance.threshold or a lower student.schedule.base"
+ADVICE = (
+    "; try more unlabeled images of the same classes, a higher balance.threshold or a lower"
+    " student.schedule.base"
+)
 
 
 def answers(*right):
@@ -43,8 +46,10 @@ def test_a_student_is_served_where_it_is_better_and_the_verdict_says_by_how_much
     )
     low, high = better["interval"]
     assert 0.02 < low < 0.035 and 0.045 < high < 0.06
-    assert found["verdict"] == (
-        f"student_2: 84.0 % of 1,000 validation images, 4.0 points above the teacher (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    assert (
+        found["verdict"]
+        == "student_2: 84.0 % of 1,000 validation images, 4.0 points above the teacher (95 %"
+        f" interval {100 * low:.1f} to {100 * high:.1f})"
     )
 
 
@@ -77,7 +82,8 @@ def test_a_gain_that_may_be_chance_is_called_so():
     teacher[:50], student[3:55] = True, True  # 5 against 3
     verdict = choice.decide(CROSS_FITTING, answers(teacher, student))["verdict"]
     assert verdict.startswith(
-        "student_1: 52.0 % of 100 labeled images, by cross-fitting, 2.0 points above the teacher, which may be chance (95 % interval -"
+        "student_1: 52.0 % of 100 labeled images, by cross-fitting, 2.0 points above the teacher,"
+        " which may be chance (95 % interval -"
     )
 
 
@@ -85,7 +91,8 @@ def test_the_teacher_is_served_where_all_students_are_worse():
     found = choice.decide(VALIDATION, answers(first(462), first(300), first(330)))
     assert found["served"] == "teacher" and found["to_teacher"]["model"] == "student_2"
     assert found["verdict"].startswith(
-        "no student is better than the teacher: the teacher is exported (46.2 % of 1,000 validation images; "
+        "no student is better than the teacher: the teacher is exported (46.2 % of 1,000 validation"
+        " images; "
     )
     assert (
         "the best student, student_2, is 13.2 points below, 95 % interval -15." in found["verdict"]
@@ -101,8 +108,10 @@ def test_the_teacher_is_served_where_all_students_are_worse():
 def test_without_held_out_images_the_last_student_is_served_and_nothing_is_claimed(tmp_path):
     found = choice.last(2, 0)
     assert (found["served"], found["on"], found["to_teacher"]) == ("student_2", LAST, None)
-    assert found["verdict"] == (
-        "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
+    assert (
+        found["verdict"]
+        == "not known whether the unlabeled images helped: no validation images were held out; the"
+        " last student, student_2, is exported"
     )
     assert (
         "only 24 validation images were held out, 200 are needed" in choice.last(2, 24)["verdict"]

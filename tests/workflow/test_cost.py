@@ -61,9 +61,11 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
     parameters = dry_run.count_parameters(student.model, 2)
     weights = (20 * parameters.trained + 8 * (parameters.all - parameters.trained)) / GIB
     assert found.memory.needed == pytest.approx(cost.BASE + kept + weights) and kept > 24
-    assert found.problem() == (
-        f"student_1 needs about {found.memory.needed:.1f} GiB of memory; this machine has 24.0 GiB: "
-        "set config.student.batch_size=16 (now 32), or lower config.preprocessing.image_size (now 224)"
+    assert (
+        found.problem()
+        == f"student_1 needs about {found.memory.needed:.1f} GiB of memory; this machine has 24.0"
+        " GiB: set config.student.batch_size=16 (now 32), or lower"
+        " config.preprocessing.image_size (now 224)"
     )
     lower = recipe(SMALL, "--config.preprocessing.image_size=224", "--config.student.batch_size=16")
     assert cost.cost(lower, tmp_path / "w", *planned(lower, tmp_path / "w", photos))[
@@ -106,7 +108,9 @@ def test_what_cannot_fit_is_refused_by_dry_run_and_run(photos, tmp_path, monkeyp
     monkeypatch.setattr(machine, "disk_free", lambda path: 1000)
     with pytest.raises(
         InputError,
-        match=r"the run needs about 0\.\d GiB of disk; 0\.0 GiB are free: free some, name a --workdir",
+        match=(
+            r"the run needs about 0\.\d GiB of disk; 0\.0 GiB are free: free some, name a --workdir"
+        ),
     ):
         cost.announce(config, workdir, photos, stages)
 

@@ -131,7 +131,10 @@ def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> N
     assert shard_jobs.unknown_options(flags) == ["--init", "--confg"]
     with pytest.raises(
         InputError,
-        match=r"^Beam does not take --direct_num_workers=x \(argument --direct_num_workers: invalid int",
+        match=(
+            r"^Beam does not take --direct_num_workers=x \(argument --direct_num_workers:"
+            r" invalid int"
+        ),
     ):
         shard_jobs.unknown_options(["--direct_num_workers=x"])
     assert capfd.readouterr() == ("", "")

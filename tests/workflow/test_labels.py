@@ -146,8 +146,8 @@ def test_a_row_for_each_image(run, capsys):
         and found[0]["file"].endswith("cat_or_dog.png")
     )
     assert (
-        "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is needed"
-        in capsys.readouterr().out
+        "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is"
+        " needed" in capsys.readouterr().out
     )
 
 

@@ -257,7 +257,8 @@ def test_the_teacher_is_served_where_all_students_are_worse(tmp_path, started, s
         if not line.startswith(("==", "to come:"))
     ]
     assert lines[0].startswith(
-        "no student is better than the teacher: the teacher is exported (46.0 % of 100 validation images; "
+        "no student is better than the teacher: the teacher is exported (46.0 % of 100 validation"
+        " images; "
     )
     assert lines[1].startswith("stage ")
     summary = read_json(tmp_path / "summary.json")
@@ -273,7 +274,10 @@ def test_without_validation_images_the_last_student_is_served(tmp_path, started,
     main(changed(iterations=2), workdir=str(tmp_path))
     assert not any("validation" in name for name, _ in started)
     assert Path(dict(started)["export"]["model"]).name == "student_2"
-    verdict = "not known whether the unlabeled images helped: no validation images were held out; the last student, student_2, is exported"
+    verdict = (
+        "not known whether the unlabeled images helped: no validation images were held out; the"
+        " last student, student_2, is exported"
+    )
     assert (
         next(
             line
@@ -385,7 +389,7 @@ def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     assert (
         workdirs.done_text(tmp_path)
         == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or "
-        + ("name another --workdir, to run again")
+        + "name another --workdir, to run again"
     )
     with pytest.raises(
         InputError, match=r"another config \(balance.threshold: 0.7 -> 0.5\)"

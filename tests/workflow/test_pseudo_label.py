@@ -364,7 +364,10 @@ def test_image_that_cannot_be_decoded(root: Path) -> None:
     _write_images(root, {**_images(), "ü/9.png": b"no image"})
     with pytest.raises(
         InputError,
-        match=r"unlabeled-00001-of-00003: record 2 \(counting from 0\): image ü/9\.png cannot be decoded",
+        match=(
+            r"unlabeled-00001-of-00003: record 2 \(counting from 0\): image ü/9\.png cannot be"
+            r" decoded"
+        ),
     ):
         _run(root)
 

@@ -87,7 +87,8 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
     assert (
         text.count(
-            "8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for activations"
+            "8.9 GiB for weights, average, slots and gradients on each replica; 116,171.4 GiB for"
+            " activations"
         )
         == 2
     )
@@ -280,8 +281,9 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
     text = dry_runs.describe(config, tmp_path, {}, plan)
     assert "selector: b0, 5,330,564 parameters" in text
     assert (
-        "selection: once, by selector of 300,000,000 images; 3 of 4 labellings are of at most 130,000,000 images, those selected"
-    ) in text
+        "selection: once, by selector of 300,000,000 images; 3 of 4 labellings are of at most"
+        " 130,000,000 images, those selected" in text
+    )
     assert "predictions (582.5 GiB for the selection, then 252.4 GiB)" in text
     write_json(tmp_path / "pseudo_labeled_0" / "summary.json", {"num_unique": 81_000_000})
     assert "3 of 4 labellings are of 81,000,000 images, those" in dry_runs.describe(

@@ -365,7 +365,10 @@ def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
     settings.data.unlabeled = str(root / "pseudo_labeled_1" / "pseudo_labeled-*")
     with pytest.raises(
         InputError,
-        match=r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of run_pseudo_label\.sh",
+        match=(
+            r"two images have the key digits/.*--selection=.*/pseudo_labeled_1 of"
+            r" run_pseudo_label\.sh"
+        ),
     ):
         prepare.main(settings, str(tmp_path / "data"))
 

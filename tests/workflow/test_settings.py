@@ -106,7 +106,10 @@ def test_every_stage_refuses_it_before_it_does_anything(stage, tmp_path, monkeyp
 
 def test_the_command_line_needs_no_tensorflow_to_refuse_or_explain(tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        program = "import sys\nfrom cli import app\ntry: app.main()\nfinally: assert 'tensorflow' not in sys.modules"
+        program = (
+            "import sys\nfrom cli import app\ntry: app.main()\nfinally: assert 'tensorflow' not in"
+            " sys.modules"
+        )
         environment = {**os.environ, "PYTHONPATH": str(app.ROOT)}
         command = [sys.executable, "-c", program, "balance", *words]
         return subprocess.run(
@@ -266,7 +269,10 @@ def test_a_section_that_no_stage_reads_is_refused():
     )
     with pytest.raises(
         InputError,
-        match=r"^--config\.finetune\.epochs has no effect: no stage of this run reads config\.finetune; they read st",
+        match=(
+            r"^--config\.finetune\.epochs has no effect: no stage of this run reads"
+            r" config\.finetune; they read st"
+        ),
     ):
         settings.require_read(config, {"finetune.epochs": "9"}, {"student"})
 
@@ -276,7 +282,10 @@ def test_a_value_that_each_training_has_of_its_own_is_refused():
         parsed("--config=configs/noisy_student/imagenet.py:b7"),
         {"preprocessing.image_size": "64"},
     )
-    refusal = r"each training of this run has its own value; set config\.student\.preprocessing\.image_size, config\.teacher\.p"
+    refusal = (
+        r"each training of this run has its own value; set"
+        r" config\.student\.preprocessing\.image_size, config\.teacher\.p"
+    )
     with pytest.raises(InputError, match=refusal):
         settings.require_read(config, given, {"student", "teacher", "balance"})
     settings.require_read(config, given, {"student", "finetune_student"})

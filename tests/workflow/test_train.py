@@ -192,7 +192,10 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
         main(tmp_path / "w", directories, "--config.student.online=True")
     with pytest.raises(
         InputError,
-        match=r"--pseudo_labeled is of no use to student, whose method is noisy_student with online=True",
+        match=(
+            r"--pseudo_labeled is of no use to student, whose method is noisy_student with"
+            r" online=True"
+        ),
     ):
         main(
             tmp_path / "w", directories, "--config.student.online=True", teacher=str(uninterrupted)
