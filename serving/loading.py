@@ -50,11 +50,13 @@ class Version(NamedTuple):
     """A loaded version.
 
     Attributes:
+      path: its directory. The number alone does not name a version: `base_path` may change.
       number: its number.
       signatures: by name.
       definitions: the same as TensorFlow's messages.
     """
 
+    path: Path
     number: int
     signatures: dict[str, Signature]
     definitions: dict[str, meta_graph_pb2.SignatureDef]
@@ -82,7 +84,7 @@ def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
     }
     defined = {name: definition for name, definition in definitions.items() if name in signatures}
     _warm(path, model, signatures, measured)
-    return Version(int(path.name), signatures, defined)
+    return Version(path, int(path.name), signatures, defined)
 
 
 def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
