@@ -1,14 +1,15 @@
-"""A format of collections: tar archives of images, as they are; WebDataset's shards among them.
+"""Collection format: tar archives of images, WebDataset's shards among them.
 
     tar:DIR, tar:FILE.tar, 'tar:DIR/pool-*.tar'
 
-Nothing is ever extracted: an archive is listed once, and images are read from their places in it,
+Nothing is ever extracted. An archive is listed once, and images are read from their places in it,
 so no name in it can lead anywhere. The class of a labelled image is the number in NAME.cls beside
-NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg). Passed over and counted are links,
-devices, hidden files (macOS adds a `._NAME.jpg` to every file), files in folders that computers
-make by themselves (`__MACOSX`), and images of other kinds, see `data.formats`. The list of names is
-held in memory, the images never are. Compressed archives cannot be read at a place; unpack those
-with gunzip.
+NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg).
+
+The listing skips and counts links, devices and hidden files (macOS adds a `._NAME.jpg` to every
+file). It also skips files in folders that computers make by themselves (`__MACOSX`), and images of
+other kinds, see `data.formats`. Memory holds the list of names, never the images. Compressed
+archives cannot be read at a place: unpack them with gunzip.
 """
 
 from __future__ import annotations
@@ -83,23 +84,23 @@ class ArchiveImages:
         return len(self._names)
 
     def file_bytes(self) -> int:
-        """Returns the size of the image files, without the archives' own bytes."""
+        """Returns the size of the image files in bytes, without the archives' own bytes."""
         return sum(self._size)
 
     def name(self, index: int) -> str:
-        """An image's name in its archive."""
+        """Returns an image's name in its archive."""
         return self._names[index]
 
     def key(self, index: int) -> str:
-        """ARCHIVE/NAME, without the archive's folder."""
+        """Returns ARCHIVE/NAME, without the archive's folder."""
         return f"{os.path.basename(self._paths[self._file[index]])}/{self._names[index]}"
 
     def where(self, index: int) -> str:
-        """Archive and name."""
+        """Returns archive and name."""
         return f"{printable(self._paths[self._file[index]])}: {printable(self._names[index])}"
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """The images' bytes."""
+        """Yields the bytes of the images, or why one cannot be read."""
         return ordered_map(converting(self._read) if self._convert else self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
@@ -115,20 +116,19 @@ class ArchiveImages:
 
 
 def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Member]:
-    """The regular files of the tar archive that begins at byte `offset` of a file.
+    """Yields the regular files of the tar archive that begins at byte `offset` of a file.
 
-    Links, devices, hidden files and those in folders that computers make by themselves are counted
-    in `ignored`.
+    Counts in `ignored`: links, devices, hidden files, and files in folders that computers make by
+    themselves.
 
     Raises:
-      tarfile.TarError: it is no archive, or a damaged one.
-      OSError: it cannot be read.
+      tarfile.TarError: the file is no archive, or a damaged one.
+      OSError: the file cannot be read.
     """
     with open(path, "rb") as f:
         f.seek(offset)
-        with tarfile.open(
-            fileobj=f, mode="r:"
-        ) as archive:  # places are counted from the beginning of the file
+        # Offsets count from the beginning of the file.
+        with tarfile.open(fileobj=f, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 if member.islnk() or member.issym():
                     ignored["(link)"] += 1
@@ -138,16 +138,16 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
                     ignored["(named pipe)" if member.isfifo() else "(device)"] += 1
                 elif member.isreg():
                     yield Member(member.name, member.offset_data, member.size)
-                archive.members.clear()  # type: ignore[attr-defined]  # or it would remember every one
+                # Otherwise tarfile would keep every member in memory.
+                archive.members.clear()  # type: ignore[attr-defined]
             f.seek(archive.offset)
-            if (
-                f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE
-            ):  # which tarfile takes for the end as well
+            # tarfile takes a damaged header for the end of the archive, too.
+            if f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it does not end as an archive ends")
 
 
 def _ignored(name: str) -> str:
-    """Returns why a file of this name, with its folders, is passed over; "" where it is not."""
+    """Returns why a file of this name, with its folders, is skipped; "" if it is not."""
     return next(
         (
             why
@@ -159,11 +159,13 @@ def _ignored(name: str) -> str:
 
 
 def compressed_files(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, bytes]:
-    """The files of these names in a .tar.gz, in whatever folder; read into memory, and nothing is written.
+    """Reads the files of these names from a .tar.gz, in whatever folder they are.
+
+    The files are read into memory; nothing is written.
 
     Raises:
-      ValueError: one is missing.
-      Exception: of many kinds, where the archive is damaged.
+      ValueError: a file is missing.
+      Exception: of many kinds, if the archive is damaged.
     """
     found: dict[str, bytes] = {}
     with gzip.open(path) as f:
@@ -174,7 +176,8 @@ def compressed_files(path: str | os.PathLike[str], names: Collection[str]) -> di
                     stream = archive.extractfile(member)
                     assert stream is not None
                     found[name] = stream.read()
-        while f.read(1 << 20):  # to the checksum, which comes after the end of the archive
+        # Read on to the checksum, which comes after the end of the archive.
+        while f.read(1 << 20):
             pass
     missing = sorted(set(names) - set(found))
     if missing:
@@ -256,14 +259,17 @@ def _why(error: tarfile.TarError | OSError) -> str:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: what belongs together has the same name up to the first dot of its last part."""
+    """Splits a name by WebDataset's rule.
+
+    Files that belong together have the same name up to the first dot of the last part.
+    """
     folder, slash, last = name.rpartition("/")
     stem, dot, _ = last.partition(".")
     return folder + slash + stem, (dot + last.rpartition(".")[2]) if dot else ""
 
 
 def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> None:
-    """Sets labels and names: numbers where there are .cls files, else folders."""
+    """Sets labels and names: numbers if there are .cls files, else folders."""
     if classes:
         stored = [
             classes.get(f"{images._file[i]}/{_split_name(images.name(i))[0]}", "")

@@ -1,8 +1,8 @@
-"""AutoAugment (Cubuk et al. 2019) with the policy `v0` of EfficientNet's released code, which came before RandAugment.
+"""AutoAugment (Cubuk et al. 2019) with the policy `v0` of EfficientNet's released code.
 
-One of 25 pairs of operations is drawn; each of its two operations is applied with a probability of
-its own, at a level of its own. The operations and what a level means are `randaugment`'s, with
-larger constants: translation by 250 and cutout by 100 pixels at level 10.
+AutoAugment came before RandAugment. One of 25 pairs of operations is drawn. Each operation of the
+pair has its own probability and its own level. The operations and what a level means are those of
+`randaugment`, with larger constants: translation by 250 and cutout by 100 pixels at level 10.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor, mode: str = "reference") -> 
     Returns:
         uint8 [H, W, 3].
     """
-    # Columns: whether it is applied, which of its two arguments, Cutout's row and column. The pair
-    # is drawn apart.
+    # Columns: whether the operation is applied, which of its two arguments, Cutout's row and
+    # column. The pair has its own draw.
     draws = randaugment.uniform([2, 4], seed)
     number = tf.cast(
         randaugment.uniform([], tf.random.split(seed, 2, alg="philox")[1]) * len(POLICY_V0),

@@ -1,10 +1,9 @@
-"""Labels beside images: pseudo-labels that name records of image shards, in place of copies of the images.
+"""Labels beside images: pseudo-labels name records of image shards instead of copying the images.
 
 A label shard has one record for each image that is used: its position in the image shard, its
-copies and its distribution (`data.protos.make_label`), in the images' order. Joined, the two make
-the examples of a
-shard that holds the images themselves: as many, in the same order, with the same features. Of an
-image shard only the records that are used are read whole.
+copies and its distribution (`data.protos.make_label`). The records are in the images' order.
+Joined, the two make the examples of a shard that holds the images themselves: as many, in the same
+order, with the same features. Of an image shard, only the records that are used are read whole.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def examples(beside: Beside, paths: tf.Tensor, shards: tf.Tensor) -> tf.data.Dat
 
     Args:
       beside: the images.
-      paths: of the label shards, string (s,).
-      shards: their numbers, int64 (s,); each has a label.
+      paths: paths of the label shards, string (s,).
+      shards: numbers of the label shards, int64 (s,); each has a label.
 
     Returns:
       Dataset of serialized examples, string scalars; copies follow each other.
@@ -45,7 +44,8 @@ def examples(beside: Beside, paths: tf.Tensor, shards: tf.Tensor) -> tf.data.Dat
     ) -> tf.data.Dataset:
         labels = _whole(label_path, num_labels)  # (m,)
         parsed = tf.io.parse_example(labels, _LABEL)
-        if trusted:  # perhaps for a remote input pipeline, which cannot call Python
+        if trusted:
+            # A remote input pipeline cannot call Python.
             picked = tf.gather(_whole(image_path, num_images), parsed["position"])
         else:
             # Stateless, or TensorFlow would not read ahead where operations must be deterministic.
@@ -67,10 +67,10 @@ def _whole(path: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def pick(path: bytes, positions: np.ndarray) -> np.ndarray:
-    """Reads some records of a TFRecord file that is verified.
+    """Reads some records of a verified TFRecord file.
 
     Args:
-      path: of the file.
+      path: path of the file.
       positions: numbers of the records, ascending, int64 [m].
 
     Returns:
@@ -80,7 +80,7 @@ def pick(path: bytes, positions: np.ndarray) -> np.ndarray:
       InputError: the file has fewer records.
     """
     picked = np.empty(len(positions), object)
-    number = place = 0  # of a record, and where it begins
+    number = place = 0  # number of a record, and the byte where it begins
     file = os.open(path, os.O_RDONLY)
     try:
         for row, position in enumerate(positions.tolist()):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, before TensorFlow is imported)
 
 # isort: split
 
@@ -22,7 +22,8 @@ from cli.files import atomic_path
 from data.image_ops import OPS
 from data.randaugment import operation
 
-# pixels of a tile; the image has 224, to which the constants of the ImageNet recipes belong
+# Side of a tile in pixels. The image has 224, the size that the ImageNet recipes' constants are
+# for.
 SIDE = 112
 ROWS = (
     ("reference", 9),
@@ -36,7 +37,7 @@ MARGIN, HEAD = 100, 16
 
 
 def photograph() -> np.ndarray:
-    """The middle of scikit-learn's flower, uint8 [224, 224, 3]."""
+    """Returns the middle of scikit-learn's flower, uint8 [224, 224, 3]."""
     image = PIL.Image.fromarray(load_sample_image("flower.jpg"))
     width, height = image.size
     left = (width - height) // 2
@@ -48,7 +49,10 @@ def photograph() -> np.ndarray:
 
 
 def tiles(image: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(row, column, uint8 [224, 224, 3]) of each operation at each of `ROWS`; the first of two arguments, Cutout in the middle."""
+    """Yields (row, column, uint8 [224, 224, 3]) of each operation at each of `ROWS`.
+
+    Of two arguments the first is used; Cutout's square is in the middle.
+    """
     draw = tf.constant([0.0, 0.0, 0.5, 0.5])
     for row, (mode, magnitude) in enumerate(ROWS):
         for column, name in enumerate(OPS):
@@ -60,7 +64,7 @@ def tiles(image: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
 
 
 def sheet() -> PIL.Image.Image:
-    """The picture."""
+    """Draws the picture."""
     result = PIL.Image.new("RGB", (MARGIN + SIDE * len(OPS), HEAD + SIDE * len(ROWS)), "white")
     pen = PIL.ImageDraw.Draw(result)
     for column, name in enumerate(OPS):

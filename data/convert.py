@@ -1,9 +1,9 @@
-"""Turns images that TensorFlow does not decode into PNG files: WebP, TIFF, AVIF, HEIC, JPEG 2000, odd BMPs.
+"""Turns images that TensorFlow does not decode into PNG files.
 
-`config.data.convert` does so with whatever is prepared, and `run_predict.sh` and the client with
-what they read. Pillow decodes; HEIC needs the package pillow-heif, too (`pip install pillow-heif`).
-Pixels stay as stored, but TIFF and HEIC files are turned as they ask for. Of an animation the first
-frame counts.
+The kinds are WebP, TIFF, AVIF, HEIC, JPEG 2000 and odd BMPs. `config.data.convert` does so with
+whatever is prepared. `run_predict.sh` and the client do so with what they read. Pillow decodes;
+HEIC also needs the package pillow-heif (`pip install pillow-heif`). Pixels stay as stored, but TIFF
+and HEIC files are turned as they ask for. Of an animation the first frame counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from cli.errors import one_line
 from data.formats import CONVERTIBLE, HEAD, kind_of
 
 MAX_PIXELS = 100_000_000
-"""As `data.preprocessing.MAX_PIXELS`; that module needs TensorFlow, this one does not."""
+"""Same value as `data.preprocessing.MAX_PIXELS`. That module needs TensorFlow, this one does
+not."""
 
 _AS_STORED = ("1", "L", "RGB", "RGBA", "I;16")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBa")
@@ -30,7 +31,8 @@ def to_png(encoded: bytes) -> bytes | str:
       encoded: any file.
 
     Returns:
-      The file itself, where it is of no kind that is converted; or why it cannot be converted.
+      The PNG; the file itself if it is of no kind that is converted; or, as text, why it cannot be
+      converted.
     """
     kind = kind_of(encoded[:HEAD])
     if kind not in CONVERTIBLE or (kind == "BMP" and _is_plain(encoded)):
@@ -53,7 +55,8 @@ def to_png(encoded: bytes) -> bytes | str:
             if image.mode in ("I", "F"):
                 return f"it is {kind} with numbers of 32 bits as pixels; save it with 8 or 16 bits"
             return _png(image)
-    except Exception as error:  # decoders of many formats, each with its own
+    except Exception as error:
+        # Many decoders, each with its own exceptions.
         return f"it is {kind} and cannot be read ({one_line(error)}); convert it to JPEG or PNG"
 
 
@@ -67,7 +70,8 @@ def _png(image: Any) -> bytes:
             "I" if image.mode.startswith("I;16") else "RGBA" if image.mode in _WITH_ALPHA else "RGB"
         )
     turned, exif = image.getexif().get(0x0112, 1), PIL.Image.Exif()
-    if turned in range(2, 9):  # kept, so that it is remarked as with other files
+    # Kept, so that the orientation is remarked on as with other files.
+    if turned in range(2, 9):
         exif[0x0112] = turned
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif, icc_profile=None, compress_level=1)
@@ -75,7 +79,10 @@ def _png(image: Any) -> bytes:
 
 
 def _is_plain(bmp: bytes) -> bool:
-    """Tells whether a BMP has 24 or 32 bits a pixel and no compression: TensorFlow decodes these."""
+    """Tells whether a BMP has 24 or 32 bits a pixel and no compression.
+
+    TensorFlow decodes such files.
+    """
     long = bmp[14:18] != b"\x0c\0\0\0"
     return long and bmp[28:30] in (b"\x18\0", b"\x20\0") and bmp[30:34] == b"\0\0\0\0"
 

@@ -1,15 +1,15 @@
 """Labels that a person corrected or added: the list of `--labels`.
 
-A row names a file and its label. The file is one of `--labeled`, one of `--unlabeled`, which
-becomes a labelled image, or any other, which is added. The class must be one of the labelled
+A row names a file and its label. The file is one of `--labeled`; or one of `--unlabeled`, which
+becomes a labelled image; or any other file, which is added. The class must be one of the labelled
 images'.
 
 In a list with a column `checked`, such as `labels_N.csv` of a run (`workflow.labels`), a row counts
-where its label is another than the list's `given` or `teacher`, or where `checked` is not empty.
-In any other list each row counts.
+in two cases: its label differs from the list's `given` or `teacher`, or `checked` is not empty. In
+any other list each row counts.
 
-Images held out of the labelled ones for the test are drawn as without the corrections, so that a
-run with them can be compared with the run before. An added image is never held out for the test.
+The test images held out of the labelled ones are drawn as without the corrections. So a run with
+corrections can be compared with the run before. An added image is never held out for the test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from data.draws import Usable  # which needs TensorFlow
 
 ADDED = "corrected/"
-"""The key of an added image begins so."""
+"""Prefix of the key of an added image."""
 
 
 class Corrected(FolderImages):
@@ -45,16 +45,16 @@ class Corrected(FolderImages):
     given: np.ndarray
 
     def corrected(self) -> set[str]:
-        """Returns the keys of the images whose labels are a person's."""
+        """Returns the keys of the images that a person labelled."""
         changed = np.flatnonzero(self.labels[: len(self.given)] != self.given).tolist()
         return {self.key(i) for i in [*changed, *range(len(self.given), len(self.labels))]}
 
 
 def open_collections(data: ml_collections.ConfigDict) -> dict[str, Collection]:
-    """Lists the images of each role that `config.data` names, with the corrections of `data.labels`.
+    """Lists the images of each role in `config.data`, with the corrections of `data.labels`.
 
     Raises:
-      InputError: they cannot be listed; or corrections cannot be used, after a line about each.
+      InputError: images cannot be listed; or corrections cannot be used, after a line about each.
     """
     listed = {
         role: open_collection(data[role], role, data)
@@ -156,7 +156,7 @@ def _replaced(
 
 
 def _counting(path: str) -> list[Row]:
-    """Returns the rows of a list that are a person's. Raises InputError."""
+    """Returns the rows of a list that a person changed or checked. Raises InputError."""
 
     def error(message: str) -> InputError:
         return InputError(f"--labels: {printable(path)} {message}")
@@ -177,7 +177,7 @@ def _touched(values: dict[str, str]) -> bool:
 
 
 def _unusable(place: str, label: str, names: Sequence[str], other: str) -> str:
-    """Returns why a correction is of no use; "" where it is."""
+    """Returns why a correction cannot be used; "" if it can."""
     if not label:
         return "has no label"
     if label not in names:
@@ -191,7 +191,7 @@ def _unusable(place: str, label: str, names: Sequence[str], other: str) -> str:
 def hold_out(
     labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict
 ) -> tuple[Usable, Usable]:
-    """Draws the test images as `data.draws.hold_out_test`, which the corrections leave the same.
+    """Draws the test images as `data.draws.hold_out_test`; corrections do not change the draw.
 
     Returns:
       The test images and the others, with the corrected labels. An added image that repeats a test

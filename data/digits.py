@@ -1,11 +1,11 @@
-"""The embedded data set: scikit-learn's 1,797 handwritten digits (8×8), with crops of its two photographs as out-of-domain images.
+"""The embedded data set: scikit-learn's 1,797 handwritten digits (8×8 pixels).
 
     E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
     Repository, 1998.
 
-Small enough for a full run in minutes on two cores, yet real: the labelled split is a handful of
-images per class, and the unlabelled pool has images of no class, which filtering by confidence has
-to remove.
+Crops of scikit-learn's two photographs are the out-of-domain images. The data set is small enough
+for a full run in minutes on two cores, yet real. The labelled split is a handful of images per
+class. The unlabelled pool has images of no class, which filtering by confidence has to remove.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from data.sources import Image, by_class, even_counts, generator, mixed
 
 NUM_CLASSES = 10
 SIZE = 8
-"""Pixels a side."""
+"""Side of an image in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """See `digits`."""
+    """The embedded digits as a `Source`; see `digits`."""
 
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
@@ -40,15 +40,15 @@ class Digits:
 
     @property
     def read_from(self) -> Mapping[str, Any]:
-        """No files."""
+        """Returns no files."""
         return {}
 
     def splits(self) -> Mapping[str, tuple[Image, ...]]:
-        """The splits by name."""
+        """Returns the splits by name."""
         return self.images
 
     def held_out(self) -> Seen:
-        """The images of the test and the validation split."""
+        """Returns the images of the test and the validation split."""
         images = [image for name in ("test", "validation") for image in self.images.get(name, ())]
         known = [
             (image.key, result)
@@ -63,19 +63,20 @@ class Digits:
 def digits(config: ml_collections.ConfigDict) -> Digits:
     """Splits the digits.
 
-    The test images are drawn by `config.data.test_seed` and are therefore the same ones for every
-    `config.seed`: whoever tunes on the validation images of other seeds never sees them.
-    `config.seed` draws the rest: `labeled_per_class` labelled images of each class (where it is
-    None, all that are not for validation), `validation_size` validation images, and the unlabelled
-    ones, whose labels are dropped here. The labelled images don't depend on how many validation
-    images there are.
+    `config.data.test_seed` draws the test images, so they are the same for every `config.seed`.
+    Whoever tunes on the validation images of other seeds never sees them.
+
+    `config.seed` draws the rest. `labeled_per_class` labelled images of each class; None takes all
+    that are not for validation. `validation_size` validation images. The unlabelled images, whose
+    labels are dropped here. The labelled images don't depend on the number of validation images.
 
     Raises:
-      InputError: the digits are too few for what `config.data` asks for.
+      InputError: there are too few digits for what `config.data` asks for.
     """
     data = config.data
     _check(data)
-    from sklearn import datasets  # here: commands that read other images start sooner
+    # Imported here, so that commands that read other images start sooner.
+    from sklearn import datasets
 
     loaded = datasets.load_digits()
     labels = [int(label) for label in loaded.target]
@@ -166,7 +167,7 @@ def _draw(
     """Draws `counts[c]` indices of each class c; returns them and what is left.
 
     Raises:
-      InputError: a class has too few; `name` is the config key to blame.
+      InputError: a class has too few; the message blames the config key `name`.
     """
     drawn, left = [], []
     for label, (indices, count) in enumerate(zip(pool, counts)):
@@ -182,22 +183,23 @@ def _draw(
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
-    """A digit's 17 gray levels 0–16 on the scale 0–255."""
+    """Maps a digit's 17 gray levels 0–16 to the scale 0–255."""
     return np.rint(image * (255 / 16)).astype(np.uint8)
 
 
 def _png(gray: np.ndarray) -> bytes:
-    """A uint8 image [H, W] as a PNG file with one channel; decoding gives it three equal ones."""
+    """Encodes a uint8 image [H, W] as PNG with one channel; decoding gives three equal ones."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(gray).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def photograph_crops(count: int, seed: int) -> list[Image]:
-    """`count` random square regions of scikit-learn's two photographs (china.jpg, flower.jpg), scaled down to 8×8.
+    """Returns `count` random square regions of scikit-learn's photographs, scaled down to 8×8.
 
-    Crop i is a function of (seed, i). The side is log-uniform between 8 pixels and the whole
-    height, so that they range from plain texture to a tiny picture of the scene.
+    The photographs are china.jpg and flower.jpg. Crop i is a function of (seed, i). The side is
+    log-uniform between 8 pixels and the whole height, so crops range from plain texture to a tiny
+    picture of the scene.
     """
     from sklearn import datasets
 
@@ -205,7 +207,7 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
     crops = []
     for i in range(count):
         which = i % len(photographs.images)
-        # Gray like the digits: colour alone would give these away, and filtering would be no work
+        # Gray like the digits: colour alone would tell the crops apart and make filtering too easy
         # for the teacher.
         photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
         rng = generator(seed, "photograph crop", i)

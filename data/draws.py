@@ -1,8 +1,8 @@
-"""Draws of labelled images for the test, the validation and the labelled subset.
+"""Draws labelled images for the test, the validation and the labelled subset.
 
-Images that repeat each other are drawn together or not at all, so that they stand on one side of
-every split. A draw takes images one by one in random order. Without repeated images it takes
-exactly as many of each class as are wanted.
+Images that repeat each other are drawn together or not at all, so they are on one side of every
+split. A draw takes images one by one in random order. Without repeated images it takes exactly as
+many of each class as are wanted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from data.examine import Examined
 from data.sources import Collection, by_class, generator
 
 FEWEST = 200
-"""Fewest validation images by which models are chosen: fewer decide nothing."""
+"""Fewest validation images for choosing a model: fewer decide nothing."""
 SHARE = 0.2
-"""Share of the labeled images that is held out where `config.data.validation_size` is None."""
+"""Share of the labeled images that is held out if `config.data.validation_size` is None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Usable:
     """The images of a collection that can be decoded.
 
     Attributes:
-      collection: where they are.
-      indices: which images of it, ascending.
-      examined: what is known of each.
+      collection: the collection.
+      indices: indices of the images in it, ascending.
+      examined: what is known of each image.
       groups: int64 [n]; images with the same number repeat each other.
     """
 
@@ -41,7 +41,7 @@ class Usable:
     groups: np.ndarray
 
     def labels(self) -> np.ndarray:
-        """The class of each, int32 [n]."""
+        """Returns the class of each image, int32 [n]."""
         return self.collection.labels[self.indices]
 
     def pick(self, places: Sequence[int]) -> Usable:
@@ -54,7 +54,7 @@ class Usable:
         )
 
     def without(self, others: Usable) -> Usable:
-        """Returns the images that are not among `others`, of the same collection."""
+        """Returns the images that are not in `others`, which has the same collection."""
         out = set(others.indices)
         return self.pick([place for place, index in enumerate(self.indices) if index not in out])
 
@@ -66,11 +66,11 @@ def hold_out_test(
 
     Args:
       labeled: all labelled images.
-      label_names: of the classes.
+      label_names: names of the classes.
       data: `config.data`.
 
     Returns:
-      The test and the rest.
+      The test images and the rest.
 
     Raises:
       InputError: a class has too few images, or its images repeat each other.
@@ -104,7 +104,10 @@ def hold_out_test(
 
 
 def validation_size(labeled: int, data: ml_collections.ConfigDict) -> int:
-    """Returns how many of `labeled` images are for validation; None stands for a fifth, if that is at least `FEWEST`."""
+    """Returns how many of `labeled` images are for validation.
+
+    If `config.data.validation_size` is None: a fifth, or 0 if a fifth is less than `FEWEST`.
+    """
     if data.validation_size is not None:
         return int(data.validation_size)
     size = int(SHARE * labeled)
@@ -114,18 +117,20 @@ def validation_size(labeled: int, data: ml_collections.ConfigDict) -> int:
 def fold_numbers(
     labels: np.ndarray, groups: np.ndarray, num_classes: int, folds: int, seed: int
 ) -> np.ndarray:
-    """Cuts labeled images into folds for cross-fitting, class by class, as evenly as whole groups allow.
+    """Cuts labeled images into folds for cross-fitting.
+
+    Each class is spread over the folds as evenly as whole groups allow.
 
     Args:
       labels: the class of each image, int [n].
       groups: int [n]; images with the same number repeat each other and come into one fold.
       num_classes: K.
       folds: number of folds, at least 2.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Returns:
-      The fold of each image from 1 to `folds`, int64 [n]; 0 for an image that is in none. A group
-      is in none where some class would have no image left outside the fold.
+      The fold of each image from 1 to `folds`, int64 [n]; 0 for an image in no fold. A group is in
+      no fold if some class would have no image left outside the fold.
     """
     counts, totals = np.zeros([num_classes, folds], int), np.zeros(folds, int)
     of_class = np.bincount(labels, minlength=num_classes)  # (K,)
@@ -136,7 +141,7 @@ def fold_numbers(
     for label, places in enumerate(by_class(labels.tolist(), num_classes)):
         for i in generator(seed, "folds", label).permutation(len(places)):
             its = members.pop(int(groups[places[i]]), None)
-            if its is None:  # another image brought its group in
+            if its is None:  # an earlier image brought its group in
                 continue
             sizes = np.bincount(labels[its], minlength=num_classes)  # (K,)
             room = (counts + sizes[:, np.newaxis] < of_class[:, np.newaxis])[sizes > 0].all(
@@ -156,7 +161,7 @@ def hold_out_fold(
     """Takes fold `config.data.fold` out of the labeled images.
 
     Returns:
-      The fold; the others; and how many images are in no fold.
+      The images of the fold; the others; and how many images are in no fold.
 
     Raises:
       InputError: the fold has no image.
@@ -175,7 +180,11 @@ def hold_out_fold(
 def hold_out_validation(
     labeled: Usable, num_classes: int, total: int, seed: int
 ) -> tuple[Usable, Usable]:
-    """Draws `total` images, in proportion to the classes: the validation and the rest. Raises InputError where they are too few."""
+    """Draws `total` images in proportion to the classes; returns the validation and the rest.
+
+    Raises:
+      InputError: there are too few images, or their groups are too large.
+    """
     spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
     if total > spare.sum():
         raise InputError(
@@ -184,9 +193,8 @@ def hold_out_validation(
         )
     exact = total * spare / max(1, spare.sum())
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += (
-        1  # largest remainders
-    )
+    # Largest remainders.
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
     drawn, rest = draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
     if total and not drawn.indices:
         raise InputError(
@@ -200,11 +208,17 @@ def hold_out_validation(
 def draw(
     images: Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]
 ) -> tuple[Usable, Usable]:
-    """Draws about `counts[c]` images of each class c, in whole groups; returns them and the others, both in their own order.
+    """Draws about `counts[c]` images of each class c, in whole groups.
 
-    A group that is too large for what is still wanted is passed over. What then lacks is made up by
-    the smallest group left, where that comes closer to the number wanted. Of a class that is not
-    wanted whole, some image stays.
+    A group that is too large for what is still wanted is skipped. The smallest group left makes up
+    for what is then missing, if that comes closer to the number wanted. If a class is not wanted
+    whole, some image of it stays.
+
+    Returns:
+      The images drawn and the others, both in their own order.
+
+    Raises:
+      InputError: a class has fewer images than are wanted.
     """
     labels = images.labels()
     classes = by_class(labels, len(counts))
@@ -224,7 +238,7 @@ def draw(
     drawn: set[int] = set()
 
     def take(group: int, most: np.ndarray) -> None:
-        """Draws a group, unless a class would have more than `most`."""
+        """Draws a group, unless a class would then have more than `most`."""
         its, sizes = np.unique(labels[members[group]], return_counts=True)
         if members[group][0] not in drawn and (taken[its] + sizes <= most[its]).all():
             taken[its] += sizes
@@ -237,9 +251,8 @@ def draw(
                 break
             take(int(images.groups[places[i]]), wanted)
         lacking = counts[label] - taken[label]
-        left = Counter(
-            int(images.groups[places[i]]) for i in order if places[i] not in drawn
-        )  # how many of the class in each
+        # Number of images of the class in each group.
+        left = Counter(int(images.groups[places[i]]) for i in order if places[i] not in drawn)
         if lacking > 0 and left:
             group, size = min(left.items(), key=lambda item: item[1])
             if size - lacking < lacking or not taken[label]:

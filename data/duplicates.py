@@ -1,8 +1,8 @@
-"""The same picture again: held-out images among others, and groups of repeated images in one set.
+"""Finds repeated pictures: held-out images among others, and groups of repeats in one set.
 
-Two images are *identical* where their files are the same bytes, or decode to the same pixels. They
-*look alike* where `data.likeness` says so. An image is compared finely with its `NEAREST`
-candidates only, so the cost of an image is bounded even where all of them show one scene.
+Two images are *identical* if their files are the same bytes, or decode to the same pixels. They
+*look alike* if `data.likeness` says so. An image is compared finely with its `NEAREST` candidates
+only. So the cost of an image is bounded even if all of them show one scene.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from data.likeness import THUMBNAIL, details_alike, thumbnails_alike
 
 HASH_WORDS = 8
 NEAR = 15
-"""Hashes that differ in at most so many of their 128 bits may be those of one picture; the next steps decide. Up to 15 bits, one of their 8
-words differs in one at most, and so the images are found."""
+"""Largest number of the 128 bits in which the hashes of one picture may differ; the next steps
+decide. Up to 15 different bits, one of the 8 words differs in at most one bit, so the images are
+found."""
 NEAREST = 8
-"""Candidates of one image that are compared finely: those whose thumbnails correlate most."""
+"""Number of candidates of one image that are compared finely: those with the highest correlation of
+thumbnails."""
 LOOK_UP = 64
-"""Images looked up at a time."""
+"""Number of images looked up at a time."""
 
 _CHANGES = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 
@@ -30,13 +32,13 @@ _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
 class Seen:
-    """Images to be looked up by file, by pixels and by looks, such as those that training must not see.
+    """Images to look up by file, by pixels and by looks, such as those that training must not see.
 
     Memory is about 6 kB an image.
 
     Args:
-      keys: of the images.
-      examined: of the same images.
+      keys: keys of the images.
+      examined: what is known of the same images.
       near: whether images that look the same count, or only identical ones.
     """
 
@@ -46,8 +48,8 @@ class Seen:
         self._large = _large(examined) if near else []
         large = [examined[i] for i in self._large]
         self._words = _words(large)  # (m, 8)
-        # Each image is filed, column by column, under its word and under all that differ from it in
-        # one bit.
+        # Each image is filed, column by column, under its word and under all words that differ from
+        # it in one bit.
         filed = (self._words[:, np.newaxis] ^ _CHANGES[:, np.newaxis]).reshape(
             -1, HASH_WORDS
         )  # (17 m, 8)
@@ -57,14 +59,23 @@ class Seen:
         self._details = [image.detail for image in large]
 
     def find(self, images: Sequence[Examined]) -> dict[int, dict[str, str | int]]:
-        """Returns the `images` that were seen: index -> the key `of` what, and in how many `bits` the hashes differ (−1: identical)."""
+        """Finds the `images` that were seen.
+
+        Returns:
+          Index of each such image -> `of`, the key of the image seen, and `bits`, the number of
+          bits in which the hashes differ (−1: identical).
+        """
         return {
             i: {"of": self._keys[place], "bits": bits}
             for i, (place, bits) in self.places(images).items()
         }
 
     def places(self, images: Sequence[Examined]) -> dict[int, tuple[int, int]]:
-        """Returns the `images` that were seen: index -> which of the images seen, and the bits, as in `find`."""
+        """Finds the `images` that were seen.
+
+        Returns:
+          Index of each such image -> index of the image seen, and the bits, as in `find`.
+        """
         found: dict[int, tuple[int, int]] = {}
         for i, place, bits in zip(*(column.tolist() for column in self.alike(images))):
             if bits < found.get(i, (0, NEAR + 1))[1]:
@@ -80,12 +91,15 @@ class Seen:
         images: Sequence[Examined],
         wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the pairs that look alike: image, image seen, bits in which their hashes differ; int64 [p] each.
+        """Finds the pairs that look alike.
 
         Args:
-          images: to look up.
-          wanted: (image, image seen) of candidates, int64 [p] each -> which of them are worth a
+          images: the images to look up.
+          wanted: (image, image seen) of candidates, int64 [p] each -> which pairs are worth a
             comparison, bool [p].
+
+        Returns:
+          Image, image seen, and number of bits in which their hashes differ; int64 [p] each.
         """
         large = np.array(_large(images), np.int64)
         candidates = [images[i] for i in large]
@@ -97,9 +111,8 @@ class Seen:
         if wanted is not None:
             alike &= wanted(large[image], of[seen])
         pairs = np.flatnonzero(alike)
-        pairs = pairs[
-            np.lexsort((-correlation[pairs], image[pairs]))
-        ]  # of each image, the most similar first
+        # For each image the most similar first.
+        pairs = pairs[np.lexsort((-correlation[pairs], image[pairs]))]
         _, first, count = np.unique(image[pairs], return_index=True, return_counts=True)
         pairs = pairs[np.arange(len(pairs)) - np.repeat(first, count) < NEAREST]
         image, seen, bits = image[pairs], seen[pairs], bits[pairs]
@@ -113,13 +126,17 @@ class Seen:
         return large[image[same]], of[seen[same]], bits[same]
 
     def _near(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pairs whose hashes differ in at most `NEAR` bits: image, image seen, number of bits; int64 [p] each."""
+        """Finds the pairs whose hashes differ in at most `NEAR` bits.
+
+        Returns:
+          Image, image seen, and number of bits; int64 [p] each.
+        """
         near = np.zeros([len(words), len(self._words)], bool)  # (n, m)
         for column in range(HASH_WORDS if near.size else 0):
             first = np.searchsorted(self._sorted[:, column], words[:, column])
             last = np.searchsorted(self._sorted[:, column], words[:, column], side="right")
             count = last - first  # (n,)
-            image = np.repeat(np.arange(len(words)), count)  # each pair that shares this word; (p,)
+            image = np.repeat(np.arange(len(words)), count)  # each pair with this word; (p,)
             place = np.arange(len(image)) + np.repeat(first - (np.cumsum(count) - count), count)
             seen = self._order[place, column] // len(_CHANGES)  # (p,)
             new = ~near[image, seen]
@@ -133,7 +150,7 @@ class Seen:
 
 
 class Groups:
-    """Images 0..n-1 in groups that joins make larger.
+    """Images 0..n-1 in groups, which `join` makes larger.
 
     Attributes:
       first: int64 [n], the smallest index in each image's group.
@@ -143,7 +160,7 @@ class Groups:
         self.first = np.array(list(first), np.int64)
 
     def join(self, one: int, other: int) -> None:
-        """Makes one group of two."""
+        """Joins the groups of two images."""
         low, high = sorted((self.first[one], self.first[other]))
         if low != high:
             self.first[self.first == high] = low
@@ -165,7 +182,11 @@ def identical(examined: Sequence[Examined]) -> Groups:
 
 
 def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tuple[int, int]]]:
-    """Returns the groups of images that are in one of `groups` or look alike; and the pairs that joined them."""
+    """Groups the images that are in one of `groups` or look alike.
+
+    Returns:
+      The groups, and the pairs that joined them.
+    """
     joined, pairs = Groups(groups.first), []
     seen = Seen([""] * len(examined), examined, near=True)
     for start in progress(
@@ -183,18 +204,27 @@ def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tu
 def _apart(
     first: np.ndarray, first_of_others: np.ndarray
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Keeps the candidates that are not yet in one group, so that the comparison is worth its cost."""
+    """Returns a filter that keeps the candidates that are not yet in one group.
+
+    Comparing the others would not be worth its cost.
+    """
     first, first_of_others = first.copy(), first_of_others.copy()
     return lambda image, other: first[image] != first_of_others[other]
 
 
 def _marks(image: Examined) -> list[Hashable]:
-    """Returns what identical images share: the digest of the file, and of the pixels where it is known."""
+    """Returns what identical images share.
+
+    That is the digest of the file, and of the pixels if it is known.
+    """
     return [image.digest, *([("pixels", image.pixels)] if image.pixels else [])]
 
 
 def _large(images: Sequence[Examined]) -> list[int]:
-    """Returns which images can be compared by their looks: large ones, but for those that are read almost black."""
+    """Returns the indices of the images that can be compared by their looks.
+
+    These are large images, except those that are read almost black.
+    """
     return [i for i, image in enumerate(images) if image.thumbnail and DIM not in image.remarks]
 
 

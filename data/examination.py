@@ -1,4 +1,4 @@
-"""Examines the collections of a source, one image at a time, and keeps what was found on the way."""
+"""Examines the collections of a source, one image at a time, and keeps the findings."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from data.repeats import Unseen
 from data.sources import Collection, ordered_map
 
 LOOK_AHEAD = 1000
-"""Images looked at for others of the kind that stops the stage."""
+"""Number of images in which to look for others of the kind that stops the stage."""
 
 
 @dataclasses.dataclass
 class Examination:
-    """Findings of examining collections, so far.
+    """Findings so far of examining collections.
 
     Attributes:
-      on_error: "fail" or "skip": what happens where a file is no image.
-      read_from: role -> fingerprint of what is read (see `data.fingerprint`); None where it has
-        none. `content`, the digest of all images of a role, is added when they have been read.
+      on_error: "fail" or "skip": what happens if a file is no image.
+      read_from: role -> fingerprint of what is read (see `data.fingerprint`); None if it has none.
+        `content`, the digest of all images of a role, is added when they have been read.
       skipped: `file` and `why` of each image that cannot be used.
       remarks: role -> how many images are odd, by remark (see `data.remarks`).
-      duplicates: the images that were left out because they are, or look like, held-out ones.
+      duplicates: images that were left out because they are, or look like, held-out ones.
     """
 
     on_error: str
@@ -51,8 +51,8 @@ class Examination:
         Args:
           collection: the images.
           role: "labeled" or "test".
-          detail: whether to keep the 4 kB an image that the finest comparison takes. Without them
-            the thumbnails decide which images look alike.
+          detail: whether to keep the 4 kB an image for the finest comparison. Without them the
+            thumbnails decide which images look alike.
 
         Raises:
           InputError: see `examined`.
@@ -66,7 +66,7 @@ class Examination:
     def unseen(self, collection: Collection, role: str, seen: Seen) -> Sequence[int]:
         """Returns the indices of the images that can be decoded and are not among those `seen`.
 
-        Nothing else of them is kept, so that memory is 8 bytes an image. Raises InputError: see
+        Nothing else is kept of the images, so memory is 8 bytes an image. Raises InputError: see
         `examined`.
         """
         indices = array.array("q")
@@ -127,7 +127,7 @@ class Examination:
 
 
 def _look_at(encoded: bytes | str) -> tuple[Examined | str, str]:
-    """Examines an image: what is known of it, or why it cannot be used; and its `other_kind`."""
+    """Examines an image; returns what is known, or why it cannot be used, and its `other_kind`."""
     result = encoded if isinstance(encoded, str) else examine(encoded)
     return result, other_kind(encoded) if isinstance(result, str) and isinstance(
         encoded, bytes

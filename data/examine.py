@@ -1,9 +1,9 @@
-"""Is this an image that training can use, and what does it look like?
+"""Tells whether training can use an image, and what it looks like.
 
-Every image is decoded once before anything is written, by the decoder that training uses: what
-passes here does not stop a run hours later. From the same pixels come what `data.likeness`
-compares. It finds the held-out images among the others even where they were scaled, cropped a
-little or compressed anew.
+Every image is decoded once before anything is written, by the decoder that training uses. So an
+image that passes here does not stop a run hours later. From the same pixels come the values that
+`data.likeness` compares. It finds held-out images among the others even if they were scaled,
+cropped a little or compressed anew.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ _TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attac
 CONVERT = "or let such files be converted with --config.data.convert=True"
 
 MIN_SIDE = 64
-"""Pixels; smaller images are compared as files only, since at 32x32 different ones look alike to the hash."""
+"""Side in pixels. Smaller images are compared as files only: at 32x32, different ones look alike to
+the hash."""
 
 TRANSPARENT, PLAIN, DIM, TURNED = "transparent", "plain", "dim", "exif_orientation"
 """Remarks on an image that can be used: some pixels are transparent; all pixels are equal; a 16-bit
 PNG uses few of its bits; EXIF asks to turn or mirror it."""
 
 _DIM_BELOW = 2**14
-"""A 16-bit PNG without a larger value is dim: sensors of 10, 12 or 14 bits. The upper 8 bits make it almost black."""
+"""A 16-bit PNG without a larger value is dim: sensors have 10, 12 or 14 bits. The upper 8 bits make
+it almost black."""
 
 
 class Examined(NamedTuple):
@@ -64,10 +66,10 @@ class Examined(NamedTuple):
 
 
 def examine(encoded: bytes) -> Examined | str:
-    """Decodes an image: what is to be known of it, or why it is of no use.
+    """Decodes an image; returns what is known of it, or why it cannot be used.
 
-    A JPEG that ends early is refused rather than filled up with gray: a person who copied half a
-    folder wants to know.
+    A JPEG that ends early is refused, not filled up with gray: a person who copied half a folder
+    wants to know.
     """
     try:
         why = _refused(encoded)
@@ -95,10 +97,12 @@ def examine(encoded: bytes) -> Examined | str:
 
 
 def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
-    """Yields what is odd about an image of pixels uint8 [H, W, 3]; decodes only PNG and GIF again."""
-    if (image[0] == image[0, 0]).all() and (
-        image == image[0, 0]
-    ).all():  # the first row tells most images at once
+    """Yields what is odd about an image of pixels uint8 [H, W, 3].
+
+    Only PNG and GIF files are decoded again.
+    """
+    # The first row decides for most images.
+    if (image[0] == image[0, 0]).all() and (image == image[0, 0]).all():
         yield PLAIN
     if orientation(encoded) > 1:
         yield TURNED
@@ -118,7 +122,7 @@ def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
 
 
 def _refused(encoded: bytes) -> str | None:
-    """Why an image is not even decoded, by its first bytes."""
+    """Returns why an image is not even decoded, by its first bytes; None if it is."""
     if encoded[:3] == b"\xff\xd8\xff":
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     elif encoded[:4] == b"\x89PNG" and len(encoded) >= 24:
@@ -159,15 +163,16 @@ def _refused(encoded: bytes) -> str | None:
 
 
 def _transparent_colours(png: bytes) -> int:
-    """Place of a PNG's list of transparent colours; -1 if it has none."""
+    """Returns the place of a PNG's list of transparent colours; -1 if it has none."""
     return png.find(b"tRNS", 0, max(0, png.find(b"IDAT")))
 
 
 def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
-    """(width, height) of each frame, which the decoder all unpacks, though it hands out the first one only.
+    """Yields (width, height) of each frame.
 
-    The screen's size at the beginning of the file binds none of them. A file that is cut off ends
-    the walk; the decoder sees to it.
+    The decoder unpacks every frame, though it hands out only the first. The screen's size at the
+    beginning of the file does not limit the frames. A file that is cut off ends the walk; the
+    decoder reports it.
     """
     place = 13 + _table_bytes(gif[10])
     while place < len(gif):
@@ -188,12 +193,12 @@ def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _table_bytes(flags: int) -> int:
-    """Size of the table of colours that a GIF's flags announce."""
+    """Returns the size in bytes of the table of colours that a GIF's flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _has_colour_table(bmp: bytes) -> bool:
-    """Whether the values of an 8-bit BMP mean anything but the grey levels of the same number."""
+    """Tells whether an 8-bit BMP's values mean anything but the grey level of the same number."""
     start, header = struct.unpack("<I", bmp[10:14])[0], struct.unpack("<I", bmp[14:18])[0]
     if struct.unpack("<H", bmp[28:30])[0] != 8:
         return False
@@ -203,7 +208,7 @@ def _has_colour_table(bmp: bytes) -> bool:
 
 
 def other_kind(encoded: bytes) -> str:
-    """Returns the kind of an image that cannot be used for what it is, such as WebP; else ""."""
+    """Returns the kind of an image that is unusable for its kind, such as WebP; else ""."""
     kind = formats.kind_of(encoded[: formats.HEAD])
     if kind == "BMP" and len(encoded) >= 30 and _has_colour_table(encoded):
         return "BMP with a table of colours"
@@ -221,7 +226,7 @@ def _of_another_format(encoded: bytes) -> str:
 
 
 def _why_not_decoded(message: str, encoded: bytes) -> str:
-    """The decoder's message in a user's words."""
+    """Puts the decoder's message in a user's words."""
     if "Unknown image file format" in message:
         return _of_another_format(encoded)
     if "Input is empty" in message:

@@ -1,11 +1,10 @@
-"""Are the images still those that were prepared?
+"""Tells whether the images are still those that were prepared.
 
-`sources.json` in a data directory says, for each location, which files were read: how many, of
-which sizes and times, and what was in them. A later start lists the files anew, about 3 system
-calls each, and reads none. Where times alone differ it reads the images again and compares what is
-in them.
+`sources.json` in a data directory says, for each location, which files were read: how many, their
+sizes and times, and what was in them. A later start lists the files anew, about 3 system calls
+each, and reads none. If only times differ, it reads the images again and compares their contents.
 
-The digests are sums, so that the order of the files does not matter and none is held in memory.
+The digests are sums, so the order of the files does not matter and no file is held in memory.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ _FIXED = {
     ("svhn", "train"): r"(train|extra)_32x32\.mat",
     ("svhn", "test"): r"test_32x32\.mat",
 }
-"""The files of formats whose names are fixed."""
+"""Files of the formats with fixed names."""
 
 
 _SCHEMA = {str: {"files": {str: int}, "bytes": int, "names": str, "times": str, "content": str}}
 
 
 class Sum:
-    """A digest of items in any order: 128 bits."""
+    """Digest of items in any order: 128 bits."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -67,15 +66,17 @@ class Sum:
 def listed(
     role: str, data: ml_collections.ConfigDict, collection: Collection | None = None
 ) -> dict[str, Any] | None:
-    """Describes the files of a location: counts by class folder, and digests of names with sizes, and of times.
+    """Describes the files of a location.
+
+    The description has counts by class folder, a digest of names with sizes, and a digest of times.
 
     Args:
       role: one of `ROLES`.
       data: `config.data`, which names the location.
-      collection: the location, where it is open already.
+      collection: the location, if it is open already.
 
     Returns:
-      None for formats without files of their own.
+      The description; None for formats without files of their own.
 
     Raises:
       InputError: the location cannot be listed.
@@ -105,7 +106,7 @@ def listed(
 def _files(
     role: str, data: ml_collections.ConfigDict, collection: Collection | None
 ) -> Iterable[tuple[str, str, str]] | None:
-    """(class folder or "", name, path) of each file that is read."""
+    """Returns (class folder or "", name, path) of each file that is read; None without files."""
     format_, location = split_location(
         data[role], "tfrecord" if role == "pseudo_labeled" else data.source
     )
@@ -148,18 +149,18 @@ def content(
 
 
 def write(directory: Path, sources: Mapping[str, Any]) -> None:
-    """Writes `sources.json`; nothing for data without files."""
+    """Writes `sources.json`; writes nothing for data without files."""
     if sources:
         write_json(directory / FILE, dict(sources))
 
 
 def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
-    """Sees that the files of `data` are those that `directory` was prepared from.
+    """Checks that the files of `data` are those that `directory` was prepared from.
 
-    A directory without `sources.json`, made before there was one, is taken as it is.
+    A directory without `sources.json`, from before that file existed, is taken as it is.
 
     Raises:
-      InputError: they are not.
+      InputError: the files differ.
     """
     if data.get("use_as_prepared", False) or not (directory / FILE).exists():
         return
@@ -191,10 +192,10 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
 
 
 def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
-    """Tells whether names, sizes and times of the files of `data` are those that `directory` was prepared from.
+    """Tells whether the files of `data` are those that `directory` was prepared from.
 
-    Reads no image and imports no TensorFlow. Where it says no, `require_unchanged` says why, or
-    that only times differ.
+    Compares names, sizes and times; reads no image and imports no TensorFlow. If the answer is no,
+    `require_unchanged` says why, or that only times differ.
     """
     if not (directory / FILE).exists():
         return True
@@ -206,7 +207,7 @@ def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
 
 
 def _content(role: str, data: ml_collections.ConfigDict) -> str:
-    """The digest of all images of a location, read again."""
+    """Returns the digest of all images of a location, read again."""
     if role == "pseudo_labeled":
         from data import tfrecords  # here, since it imports TensorFlow
 
@@ -227,7 +228,7 @@ def _content(role: str, data: ml_collections.ConfigDict) -> str:
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Two listings that differ, in words: numbers of files, then the classes."""
+    """Describes in words how two listings differ: numbers of files, then the classes."""
     old, new = then["files"], now["files"]
     words = [f"{sum(old.values()):,} -> {sum(new.values()):,} files"]
     if old == new:

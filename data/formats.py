@@ -1,10 +1,9 @@
 """Kinds of files: images that can be read, images of other kinds, names never looked at.
 
-The first bytes decide. A file is opened for them only where its name says nothing: its ending is
+The first bytes decide. A file is opened for them only if its name says nothing: its ending is
 neither that of an image nor of a well-known other file. That costs one open and one read of 300
-bytes: about 12 microseconds of CPU time where the file is in the page cache
-(`./run_benchmarks.sh file_checks`), and a round trip or two on a network share. Imports nothing but
-Python's own library.
+bytes: about 12 microseconds of CPU time if the file is in the page cache (`./run_benchmarks.sh
+file_checks`), and a round trip or two on a network share. Imports only Python's own library.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ CONVERTIBLE = {
     "JPEG 2000": "JPEG2000",
     "BMP": "BMP",
 }
-"""Kinds that `data.convert` turns into PNG -> Pillow's names. Of BMP only what TensorFlow cannot read."""
+"""Kinds that `data.convert` turns into PNG -> Pillow's names. BMP: only what TensorFlow cannot
+read."""
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".jfif", ".jpe")
-"""Names that end so are taken for images that can be read, and are not opened to see."""
+"""Endings of names that are taken for images that can be read. Such files are not opened."""
 
 HEAD = 300
-"""Bytes at the start of a file that tell its kind."""
+"""Number of bytes at the start of a file that tell its kind."""
 
 _OTHER_ENDINGS = {
     "WebP": ".webp",
@@ -125,8 +125,7 @@ def kind_of(head: bytes) -> str:
         return {b"WEBP": "WebP", b"AVI ": "video"}.get(head[8:12], "")
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "video")
-    # Two letters are not enough for a BMP: the size of its second header must be one of those that
-    # there are.
+    # Two letters are not enough for a BMP: its second header must have one of the known sizes.
     if head[:2] == b"BM" and head[14:18] in {
         bytes([size, 0, 0, 0]) for size in (12, 16, 40, 52, 56, 64, 108, 124)
     }:
@@ -139,7 +138,7 @@ def kind_of(head: bytes) -> str:
 
 
 def ending_of(name: str) -> str:
-    """Returns the part of a file's name from its last dot on, in lower case; "" where there is none."""
+    """Returns the part of a file name from its last dot on, in lower case; "" if there is none."""
     return os.path.splitext(name)[1].lower()
 
 
@@ -159,7 +158,7 @@ def kind_by_name(name: str) -> str | None:
 
 
 def is_system(name: str) -> bool:
-    """Tells whether a folder is one that a computer makes by itself, such as `@eaDir` or a bin."""
+    """Tells whether a computer makes this folder by itself, such as `@eaDir` or a bin."""
     return name.lower() in _SYSTEM
 
 
@@ -172,9 +171,9 @@ def in_words(kinds: Mapping[str, int]) -> str:
 
 
 def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
-    """Says that images cannot be read, by kind; "" where there are none.
+    """Says that images cannot be read, by kind; "" if there are none.
 
-    `setting` tells whether to name the setting that converts them, where it can.
+    `setting`: whether to name the setting that converts them, if it can.
     """
     if not kinds:
         return ""

@@ -1,15 +1,16 @@
-"""A format of collections: a person's own folders of images.
+"""Collection format: a person's own folders of images.
 
     labeled/CLASS/**/*.jpg     every folder directly below is a class; what is below that is free
     unlabeled/**/*.jpg
     test/CLASS/**/*.jpg
 
-JPEG, PNG, GIF (its first frame) and BMP; with `convert` also what `data.convert` turns into PNG. A
-file is taken for an image by its name's ending, or by its first bytes where the ending is unknown,
-see `data.formats`. Symbolic links are followed. Passed over and counted are hidden files, folders
-that computers make by themselves (`@eaDir`, `__MACOSX`), named pipes and the like, images of other
-kinds, and earlier runs' work directories. The list of file names is held in memory (about 300 bytes
-each), the images never are.
+Files are JPEG, PNG, GIF (its first frame) and BMP; with `convert` also what `data.convert` turns
+into PNG. A file is taken for an image by its name's ending, or by its first bytes if the ending is
+unknown, see `data.formats`. Symbolic links are followed.
+
+Skipped and counted: hidden files, folders that computers make by themselves (`@eaDir`, `__MACOSX`),
+named pipes and the like, images of other kinds, and earlier runs' work directories. Memory holds
+the list of file names (about 300 bytes each), never the images.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class File(NamedTuple):
     """An image file.
 
     Attributes:
-      path: where it is.
+      path: path of the file.
       key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the
         same on every file system.
-      label: its class; −1 where unlabelled.
-      place: where a list names it; "" where none does.
+      label: its class; −1 if unlabelled.
+      place: the place in the list that names it; "" without a list.
     """
 
     path: str
@@ -78,16 +79,16 @@ class FolderImages:
         self.ignored = ignored
 
     def key(self, index: int) -> str:
-        """The path below the root."""
+        """Returns the path below the root."""
         return self._files[index].key
 
     def where(self, index: int) -> str:
-        """The path, and where a list names it."""
+        """Returns the path, and the place in the list that names it."""
         file = self._files[index]
         return printable(file.path) + (f" ({file.place})" if file.place else "")
 
     def files(self) -> list[File]:
-        """The files, in order."""
+        """Returns the files, in order."""
         return self._files
 
     def listing(self) -> Iterator[tuple[str, str, str]]:
@@ -98,7 +99,7 @@ class FolderImages:
             yield name, file.key if inside else f"{name}/{file.key}", file.path
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """The files' bytes."""
+        """Yields the bytes of the files, or why one cannot be read."""
         return ordered_map(converting(self._read) if self.convert else self._read, indices)
 
     def _read(self, index: int) -> bytes | str:
@@ -115,13 +116,13 @@ def open_folder(request: Request) -> FolderImages:
     """Lists a folder.
 
     Raises:
-      InputError: it is missing, empty or cannot be read; it has no class folders; one of them is
-        empty.
+      InputError: the folder is missing, empty or cannot be read; it has no class folders; a class
+        folder is empty.
     """
     root, flag = request.location, f"--{request.role}"
     listing = _Listing(root, flag, request.convert)
     if request.role == "unlabeled":
-        entries(root, flag)  # names the folder where it is missing
+        entries(root, flag)  # fails with the folder's name if it is missing
         files = _sorted((File(path, key, -1) for path, key in listing.walk(root)), flag)
         label_names: tuple[str, ...] = ()
     else:
@@ -170,9 +171,9 @@ def open_folder(request: Request) -> FolderImages:
 
 
 def images_below(root: str) -> list[str]:
-    """Lists the image files below a folder, sorted, and tells what is passed over.
+    """Lists the image files below a folder, sorted, and reports what is skipped.
 
-    What is an image, and what is passed over, is as in `open_folder` with images to convert.
+    What counts as an image, and what is skipped, is as in `open_folder` with images to convert.
 
     Raises:
       InputError: the folder cannot be read.
@@ -184,7 +185,7 @@ def images_below(root: str) -> list[str]:
 
 
 def _subfolders(files: Iterable[File]) -> dict[str, set[str]]:
-    """Class folder -> the folders in it that hold images, of those with some."""
+    """Maps each class folder that has subfolders with images to those subfolders."""
     found: dict[str, set[str]] = {}
     for file in files:
         parts = file.key.split("/", 2)
@@ -198,7 +199,7 @@ def _normal(name: str) -> str:
 
 
 def _is_folder(entry: os.DirEntry[str], flag: str) -> bool:
-    """Whether it is a folder or leads to one. Raises InputError where that cannot be told."""
+    """Tells whether an entry is a folder or leads to one. Raises InputError if that is unknown."""
     try:
         return entry.is_dir()
     except OSError as error:  # such as a link that leads in a circle
@@ -208,10 +209,10 @@ def _is_folder(entry: os.DirEntry[str], flag: str) -> bool:
 
 
 class _Listing:
-    """Finds the images below a root folder, and counts what is passed over.
+    """Finds the images below a root folder, and counts what is skipped.
 
     Attributes:
-      ignored: number of files passed over, by ending or reason; a folder passed over counts once.
+      ignored: number of files skipped, by ending or reason; a skipped folder counts once.
       kinds: number of images that cannot be read, by kind.
     """
 
@@ -221,7 +222,7 @@ class _Listing:
         self.kinds: Counter[str] = Counter()
 
     def class_folders(self) -> dict[str, str]:
-        """Class name -> folder, sorted by name. Raises InputError where the root cannot be read."""
+        """Maps class names to folders, sorted by name. Raises InputError for an unreadable root."""
         folders: dict[str, str] = {}
         for entry in entries(self._root, self._flag, self.ignored):
             if not _is_folder(entry, self._flag):
@@ -243,7 +244,7 @@ class _Listing:
     ) -> Iterator[tuple[str, str]]:
         """Yields (path, key) of the image files below `folder`, in no order; counts the others.
 
-        `above` holds the folders (device, inode) that we are inside of: a symbolic link back to one
+        `above` holds the folders (device, inode) that contain `folder`. A symbolic link back to one
         of them is a loop and is not followed.
         """
         try:
@@ -268,7 +269,7 @@ class _Listing:
                 yield entry.path, key
 
     def tell(self) -> None:
-        """Logs what has been passed over."""
+        """Logs what has been skipped."""
         if self.ignored:
             shown = self.ignored.most_common(5)
             total = sum(self.ignored.values())
@@ -291,10 +292,11 @@ class _Listing:
         )
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
-        """Tells by its name or its first bytes whether a file is an image; counts it where it is none."""
+        """Tells by its name or first bytes whether a file is an image; counts it if it is not."""
         kind = kind_by_name(entry.name)
         broken = entry.is_symlink() and not os.path.exists(entry.path)
-        if broken and kind != "image":  # a broken link that is named as an image is a missing image
+        # A broken link that is named as an image is a missing image.
+        if broken and kind != "image":
             self.ignored["(broken link)"] += 1
             return False
         if not broken and not entry.is_file():
@@ -303,7 +305,8 @@ class _Listing:
         if kind is None:
             try:
                 kind = kind_of(read_file(entry.path, HEAD))
-            except OSError:  # not worth an error: nothing says that it is an image
+            except OSError:
+                # Not worth an error: nothing says that it is an image.
                 kind = ""
         if kind == "image" or kind in READABLE or (self._convert and kind in CONVERTIBLE):
             return True
@@ -314,7 +317,7 @@ class _Listing:
 
 
 def _sorted(files: Iterable[File], flag: str) -> list[File]:
-    """`files` by key. Raises InputError where a key comes twice."""
+    """Sorts `files` by key. Raises InputError if a key comes twice."""
     result = sorted(files, key=lambda file: file.key)
     for one, other in zip(result, result[1:]):
         if one.key == other.key:

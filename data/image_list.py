@@ -1,13 +1,13 @@
-"""A format of collections: a list of image files, with a label each where they are labelled.
+"""Collection format: a list of image files, with a label each if they are labelled.
 
     manifest:labels.csv      columns file,label, and any others; commas, semicolons or tabs between
-    them
+                             them
     manifest:labels.json     [{"file": "a.jpg", "label": "cat"}, …]
     manifest:labels.jsonl    one such object a line
     manifest:export.json     an export of Label Studio, see `data.label_studio`
 
-A path is relative to the folder of the list. Labels are text, classes are sorted by name. The list
-of names is held in memory, the images never are.
+A path is relative to the folder of the list. Labels are text; classes are sorted by name. Memory
+holds the list of names, never the images.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Row(NamedTuple):
     """One row of a list.
 
     Attributes:
-      place: where it is, such as "line 3".
-      values: column -> text, without spaces at its ends; "" where the row has nothing.
+      place: place of the row in the list, such as "line 3".
+      values: column -> text, without spaces at its ends; "" if the row has nothing.
     """
 
     place: str
@@ -43,8 +43,8 @@ def open_list(request: Request) -> FolderImages:
     """Reads the list of a location.
 
     Raises:
-      InputError: it cannot be read, has no rows, or lacks a column; a row has no file, or no label
-        where one is needed (with "skip" the row is a problem of the collection).
+      InputError: the list cannot be read, has no rows, or lacks a column; a row has no file, or no
+        label where one is needed (with "skip" the row is a problem of the collection).
     """
     path, labeled = request.location, request.role != "unlabeled"
     rows: list[tuple[Row, str]] = []
@@ -76,7 +76,7 @@ def open_list(request: Request) -> FolderImages:
 
 
 def _unusable(file: str, label: str, labeled: bool) -> str:
-    """Returns why a row is of no use; "" where it is."""
+    """Returns why a row cannot be used; "" if it can."""
     if not file:
         return "names no file"
     if labeled and not label:
@@ -85,7 +85,7 @@ def _unusable(file: str, label: str, labeled: bool) -> str:
 
 
 def located(path: str, name: str) -> tuple[str, str]:
-    """Returns where a file is that the list `path` names, and its key.
+    """Returns the path and the key of a file that the list `path` names.
 
     The key is the path below the list's folder, or the absolute path of a file elsewhere.
     """
@@ -111,11 +111,11 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
 
     Args:
       path: a file whose name ends as `MANIFEST_ENDINGS` say; any other is taken for CSV.
-      columns: those that it must have.
-      error: makes the error from what is wrong.
+      columns: columns that it must have.
+      error: makes the error from a description of what is wrong.
 
     Raises:
-      InputError: it cannot be read, is damaged, or lacks a column.
+      InputError: the list cannot be read, is damaged, or lacks a column.
     """
     try:
         text = read_file(path).decode("utf-8-sig")

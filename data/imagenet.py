@@ -1,15 +1,15 @@
-"""A format of collections: ImageNet 2012, from its usual TFRecord shards or from its official tar files.
+"""Collection format: ImageNet 2012, from its usual TFRecord shards or its official tar files.
 
     DIR/train-%05d-of-01024, DIR/validation-%05d-of-00128          labels from 1
 or
     DIR/ILSVRC2012_img_train.tar       a tar of a tar for each class
     DIR/ILSVRC2012_img_val.tar         images named by number
-    DIR/ILSVRC2012_devkit_t12.tar.gz   whose classes the validation images have
+    DIR/ILSVRC2012_devkit_t12.tar.gz   the classes of the validation images
 
-`--labeled=DIR` and `--unlabeled=DIR` read the training images, `--test=DIR` the validation images,
-which are the papers' test set. The classes are the WordNet numbers in order, as in every released
-checkpoint. Images stay the files they are: the few CMYK JPEGs and the PNG that is called .JPEG
-among them are decoded by what they hold.
+`--labeled=DIR` and `--unlabeled=DIR` read the training images. `--test=DIR` reads the validation
+images, which are the papers' test set. The classes are the WordNet numbers in order, as in every
+released checkpoint. Image files stay as they are. The few CMYK JPEGs, and the PNG that is called
+.JPEG, are decoded by their content.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
     """Lists ImageNet's training or validation images.
 
     Raises:
-      InputError: the files are not there, or are not what they should be.
+      InputError: the files are missing, or are not what they should be.
     """
     if not os.path.isdir(request.location):
         raise request.error("is no folder; name the one with ImageNet's TFRecords or tar files")
@@ -83,7 +83,11 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
 
 
 def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[str]:
-    """The names of all n shards of the one set `PREFIX-*-of-n`. Raises InputError where some are missing, or there are two sets."""
+    """Returns the names of all n shards of the one set `PREFIX-*-of-n`.
+
+    Raises:
+      InputError: some shards are missing, or there are two sets.
+    """
     sizes = sorted({int(name[-5:]) for name in shards})
     names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
     if len(sizes) > 1:
@@ -135,7 +139,8 @@ def _train(request: Request, path: str) -> ArchiveImages:
 def _validation(request: Request, folder: Path) -> ArchiveImages:
     try:
         synset_of, truth = _devkit(folder / DEVKIT)
-    except Exception as error:  # whatever the readers of its formats come to
+    except Exception as error:
+        # Any exception of the readers of its formats.
         raise request.error(f"has a damaged {DEVKIT} ({one_line(error)}); get it again") from error
     path = str(folder / VALIDATION_TAR)
     images = ArchiveImages([path], Counter(), [])
@@ -161,13 +166,18 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
 
 
 def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
-    """The competition's numbers of the 1,000 classes -> WordNet numbers; and of each validation image its competition number."""
+    """Reads ImageNet's development kit.
+
+    Returns:
+      The competition's number of each of the 1,000 classes -> WordNet number; and the competition's
+      class number of each validation image.
+    """
     found = compressed_files(path, ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"))
     meta = scipy.io.loadmat(io.BytesIO(found["meta.mat"]), squeeze_me=True, struct_as_record=True)[
         "synsets"
     ]
     truth = [int(line) for line in found["ILSVRC2012_validation_ground_truth.txt"].split()]
-    used = {*truth, *range(1, 1001)}  # higher numbers are those of groups of classes
+    used = {*truth, *range(1, 1001)}  # higher numbers are groups of classes
     synset_of = {
         int(row["ILSVRC2012_ID"]): str(row["WNID"])
         for row in meta

@@ -22,16 +22,17 @@ from cli.files import atomic_path
 from data.manifest import INDEX_ENDING, Manifest
 
 RECORD_BYTES = 16
-"""Size of a record in an index."""
+"""Size of a record's entry in an index, in bytes."""
 _DIGEST_BYTES = 32
-"""Size of a SHA-256."""
+"""Size of a SHA-256, in bytes."""
 
 
 class Offsets:
     """Collects the index of a shard while its records are written."""
 
     AT_ONCE, BYTES = 256, 2**24
-    """Records, and bytes of them, that are held at most until they are hashed together."""
+    """Largest number of records, and of their bytes, that are held before they are hashed
+    together."""
 
     def __init__(self) -> None:
         self._offsets: list[int] = []
@@ -69,7 +70,8 @@ class Offsets:
 
 def indexed(manifest: Manifest) -> bool:
     """Tells whether every shard that holds records has an index, and holds its images itself."""
-    if manifest.beside:  # labels alone: their images are in other shards
+    if manifest.beside:
+        # Labels alone: their images are in other shards.
         return False
     return all(
         Path(f"{path}{INDEX_ENDING}").is_file()
@@ -110,9 +112,9 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Reads the index of one shard.
 
     Args:
-      path: of the shard, a string scalar.
+      path: path of the shard, a string scalar.
       digest: SHA-256 of the shard as in its manifest, a string scalar of 32 bytes.
-      count: records of the shard, int64.
+      count: number of records of the shard, int64.
 
     Returns:
       Offsets and fingerprints, int64 (count, 2).
@@ -138,19 +140,19 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def read_records(paths: tf.Tensor, entries: tf.Tensor, at_once: int) -> tf.data.Dataset:
-    """Reads single records, and nothing beside them.
+    """Reads single records, and nothing else of their shards.
 
     Args:
-      paths: of their shards, string (n,).
-      entries: their offsets and fingerprints, from the index, int64 (n, 2).
-      at_once: records that are read at the same time.
+      paths: path of each record's shard, string (n,).
+      entries: offset and fingerprint of each record, from the index, int64 (n, 2).
+      at_once: number of records that are read at the same time.
 
     Returns:
       A data set of the records in that order, string scalars.
 
     Raises:
       tf.errors.DataLossError: while it is iterated over; no whole record begins there.
-      tf.errors.InvalidArgumentError: while it is iterated over; it is another record.
+      tf.errors.InvalidArgumentError: while it is iterated over; another record begins there.
     """
 
     @tf.autograph.experimental.do_not_convert

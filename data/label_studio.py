@@ -1,9 +1,9 @@
-"""Label Studio's JSON: its export as a list of labels, and tasks with predictions for it to import.
+"""Label Studio's JSON: reads its export as a list of labels, and writes tasks with predictions.
 
-The formats are those of Label Studio's documentation, on the pages "Label Studio Task Format"
-(tasks with `annotations`) and "Import pre-annotated data into Label Studio" (tasks with
-`predictions`). A label is the one choice of a result of type `choices`. Images must be local files,
-which Label Studio serves as `/data/local-files/?d=PATH`.
+Label Studio's documentation defines the formats: "Label Studio Task Format" (tasks with
+`annotations`) and "Import pre-annotated data into Label Studio" (tasks with `predictions`). A label
+is the one choice of a result of type `choices`. Images must be local files, which Label Studio
+serves as `/data/local-files/?d=PATH`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def is_task(entry: Mapping[str, Any]) -> bool:
 
 
 def values(task: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the columns of a task: `file`, `label`, and `checked`, which says that a person gave the label.
+    """Returns the columns of a task: `file`, `label`, and `checked`.
 
-    A task without an annotation, or with one that was skipped, has the label "".
+    `checked` says that a person gave the label. A task without an annotation, or with a skipped
+    one, has the label "".
 
     Raises:
       ValueError: the image is no local file, or there are several labels.
@@ -109,7 +110,10 @@ def task(file: str, label: str, score: float, model: str, ask: str) -> dict[str,
 
 
 def interface(label_names: Sequence[str]) -> str:
-    """Returns the labelling interface that the tasks need, to be pasted into a project's settings."""
+    """Returns the labelling interface that the tasks need.
+
+    Paste it into a project's settings.
+    """
     choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in label_names)
     return (
         f'<View>\n  <Image name="{IMAGE}" value="${IMAGE}"/>\n  <Choices name="{CHOICES}"'

@@ -1,4 +1,4 @@
-"""Do two pictures look alike? A comparison in three steps, each finer and dearer than the one before.
+"""Compares two pictures in three steps, each finer and costlier than the one before.
 
 1. A *perceptual hash* of 128 bits finds candidates fast. `data.duplicates` looks them up.
 2. *Thumbnails* of 16x16 grey levels must correlate.
@@ -17,49 +17,53 @@ import numpy as np
 import PIL.Image
 
 FLAT = 2
-"""Grey levels; neighbours that differ by no more count as equal in the hash."""
+"""Largest difference of neighbours, in grey levels, that counts as equal in the hash."""
 THUMBNAIL = 16
-"""Pixels a side."""
+"""Side of a thumbnail in pixels."""
 DETAIL = 64
-"""Pixels a side."""
+"""Side of a detail in pixels."""
 CORRELATION = 0.9
 DIFFERENCE = 96
-"""Thumbnails pass step 2 where they correlate by more, and no pixel differs by more grey levels once
-both have the same mean."""
+"""Thumbnails pass step 2 if their correlation is above `CORRELATION`. Besides, no pixel may differ
+by more than `DIFFERENCE` grey levels once both have the same mean."""
 
 _PLAIN = 1.0
-"""Standard deviation in grey levels. A thumbnail below it shows nothing that could correlate. Two such
-thumbnails are compared by their means."""
+"""Standard deviation in grey levels. A thumbnail below it shows nothing that could correlate. Two
+such thumbnails are compared by their means."""
 _PLAIN_DIFFERENCE = 4.0
-"""Grey levels between the means of two plain thumbnails, at most."""
+"""Largest difference between the means of two plain thumbnails, in grey levels."""
 
 RESIDUAL = 14.0
 """Largest root mean square difference of two details after alignment, in grey levels."""
 RESIDUAL_SHARE = 0.35
-"""The same for details of little contrast, as a share of their standard deviation, besides `NOISE`."""
+"""The same for details of little contrast, as a share of their standard deviation, on top of
+`NOISE`."""
 GAIN = 0.2
-"""Largest change of contrast: two plain skies are no copies since one can be made the other."""
+"""Largest change of contrast. Two plain skies are no copies just because one can be made the
+other."""
 CROP = 0.08
-"""Largest shift and change of scale of a copy, in halves of the side: a copy may lack 5 % of the width."""
+"""Largest shift and change of scale of a copy, in halves of the side. A copy may lack 5 % of the
+width."""
 PEAK = 3.3
-"""Largest local difference of two details after alignment, in units of `NOISE` + the root mean square.
-Local is the mean over about 3x3 pixels of the detail."""
+"""Largest local difference of two details after alignment, in units of `NOISE` + the root mean
+square. Local is the mean over about 3x3 pixels of the detail."""
 NOISE = 2.0
-"""Grey levels that every comparison allows for compression."""
+"""Difference in grey levels that every comparison allows for compression."""
 
 _SHIFT = 0.12
-"""Largest shift and change of scale that alignment tries, in halves of the side. It is more than a copy
-has, since plain pictures drift to whatever they may."""
+"""Largest shift and change of scale that alignment tries, in halves of the side. It is more than a
+copy has, since plain pictures drift anywhere."""
 _ROUNDS = 6
 _PAIRS = 64
-"""Pairs that are aligned at a time: 64 x 4096 pixels x a few dozen floats."""
+"""Number of pairs that are aligned at a time: 64 x 4096 pixels x a few dozen floats."""
 
 
 def perceptual_hash(image: PIL.Image.Image) -> bytes:
-    """128 bits: scaled down to 9x9, whether each of 8x8 grey levels is lighter than its left and its upper one ("difference hash").
+    """Computes the difference hash of an image, 128 bits.
 
-    Lighter means by more than `FLAT` levels, so that the noise of compression in a plain sky
-    changes no bit.
+    The image is scaled down to 9x9. Each bit says whether one of 8x8 grey levels is lighter than
+    its left or its upper neighbour. Lighter means by more than `FLAT` levels, so that the noise of
+    compression in a plain sky changes no bit.
     """
     grey = scaled(image, 9).astype(np.int16)
     bits = np.stack(
@@ -69,37 +73,40 @@ def perceptual_hash(image: PIL.Image.Image) -> bytes:
 
 
 def scaled(image: PIL.Image.Image, side: int) -> np.ndarray:
-    """The means of `side` x `side` equal parts of a grey image, uint8 [side, side]."""
+    """Computes the means of `side` x `side` equal parts of a grey image, uint8 [side, side]."""
     return np.asarray(image.resize((side, side), PIL.Image.Resampling.BOX))
 
 
 def detail(image: PIL.Image.Image) -> bytes:
-    """The grey levels of 64x64 pixels, row by row; smoothed, so that a shifted copy stays comparable."""
+    """Returns the grey levels of 64x64 pixels, row by row.
+
+    They are smoothed, so that a shifted copy stays comparable.
+    """
     return image.resize((DETAIL, DETAIL), PIL.Image.Resampling.HAMMING).tobytes()
 
 
 def thumbnails_alike(
     ones: np.ndarray, others: np.ndarray, one: np.ndarray, other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step 2: whether thumbnails may show the same, and their correlation; see `CORRELATION`, `DIFFERENCE`.
+    """Does step 2: compares thumbnails by `CORRELATION` and `DIFFERENCE`.
 
     Args:
       ones: uint8 [n, 256].
       others: uint8 [m, 256].
-      one: int64 [p], the pairs to compare: which of `ones`,
-      other: int64 [p], and which of `others`.
+      one: int64 [p], for each pair to compare its index in `ones`.
+      other: int64 [p], and its index in `others`.
 
     Returns:
-      bool [p], and float32 [p]; the correlation of two plain thumbnails counts as 1.
+      Whether the thumbnails may show the same, bool [p], and their correlation, float32 [p]. The
+      correlation of two plain thumbnails counts as 1.
     """
     rows, other = np.unique(other, return_inverse=True)
     others = others[rows]
     mean, deviation, unit = _standardized(ones)
     mean_of_others, deviation_of_others, unit_of_others = _standardized(others)
     plain = (deviation[one] < _PLAIN) & (deviation_of_others[other] < _PLAIN)
-    correlation = np.where(
-        plain, np.float32(1), (unit @ unit_of_others.T)[one, other]
-    )  # a matrix, since all may be near all
+    # A matrix, since all may be near all.
+    correlation = np.where(plain, np.float32(1), (unit @ unit_of_others.T)[one, other])
     alike = plain & (np.abs(mean[one] - mean_of_others[other]) <= _PLAIN_DIFFERENCE)
     close = np.flatnonzero(~plain & (correlation > CORRELATION))
     for start in range(0, len(close), 4096):
@@ -113,7 +120,12 @@ def thumbnails_alike(
 
 
 def _standardized(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means and standard deviations, float32 [n], and what is left, of length 1 (0 where there is nothing), float32 [n, 256]."""
+    """Standardizes thumbnails.
+
+    Returns:
+      Means and standard deviations, float32 [n]; and the thumbnails minus their mean, scaled to
+      length 1 (0 for a thumbnail of one grey level), float32 [n, 256].
+    """
     mean = thumbnails.mean(axis=1, dtype=np.float32)
     centred = thumbnails - mean[:, np.newaxis]
     length = np.linalg.norm(centred, axis=1)
@@ -121,9 +133,10 @@ def _standardized(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def details_alike(ones: Sequence[bytes], others: Sequence[bytes]) -> np.ndarray:
-    """Step 3: whether each pair of details shows the same, bool [p]; see `RESIDUAL`, `PEAK`.
+    """Does step 3: whether each pair of details shows the same, bool [p].
 
-    A copy may be a cut-out of the other picture, so each of the two is laid on the other.
+    See `RESIDUAL` and `PEAK`. A copy may be a cut-out of the other picture, so each of the two is
+    laid on the other.
 
     Args:
       ones: p details.
@@ -145,7 +158,10 @@ def _pixels(details: Sequence[bytes]) -> np.ndarray:
 
 
 def _differ_little(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tells whether `others` are `ones` up to alignment and noise, bool [p]; both float32 [p, 64, 64]."""
+    """Tells whether `others` are `ones` up to alignment and noise, bool [p].
+
+    Both are float32 [p, 64, 64].
+    """
     if not len(ones):
         return np.zeros(0, bool)
     warp = np.zeros([len(ones), 4], np.float32)
@@ -165,7 +181,9 @@ def _differ_little(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _aligned(ones: np.ndarray, others: np.ndarray, warp: np.ndarray) -> np.ndarray:
-    """Improves the warps that lay `ones` on `others`, by Gauss-Newton steps with outliers weighed down.
+    """Improves the warps that lay `ones` on `others`.
+
+    The steps are Gauss-Newton's, with less weight for outliers.
 
     Args:
       ones: float32 [p, s, s].
@@ -208,14 +226,17 @@ def _aligned(ones: np.ndarray, others: np.ndarray, warp: np.ndarray) -> np.ndarr
 
 
 def _weight(residual: np.ndarray) -> np.ndarray:
-    """Cauchy's weights at a scale of 8 grey levels: another object must not pull the alignment."""
+    """Computes Cauchy's weights at 8 grey levels: another object must not pull the alignment."""
     return 1 / (1 + residual**2 / 64)
 
 
 def _same_brightness(
     ones: np.ndarray, others: np.ndarray, inside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`others` minus the best gain · `ones` + offset, float32 [p, s, s]; and that gain, float32 [p]."""
+    """Computes `others` minus the best gain · `ones` + offset, float32 [p, s, s].
+
+    Also returns that gain, float32 [p].
+    """
     x, y, counts = (array.reshape(len(ones), -1) for array in (ones, others, inside))
     weight = counts.astype(np.float32)
     difference, gain = y - x, np.ones([len(x), 1], np.float32)
@@ -235,7 +256,10 @@ def _same_brightness(
 
 
 def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each pixel from the middle, in halves of the side; float32 [s, s] each."""
+    """Returns row and column of each pixel from the middle, in halves of the side.
+
+    Both are float32 [s, s].
+    """
     middle = (side - 1) / 2
     line = ((np.arange(side) - middle) / (side / 2)).astype(np.float32)
     rows, columns = np.meshgrid(line, line, indexing="ij")
@@ -243,7 +267,10 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(warp: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of the other image lie in the first one: rows and columns, float32 [p, s, s]."""
+    """Returns where the pixels of the other image lie in the first one.
+
+    The rows and the columns are float32 [p, s, s] each.
+    """
     v, u = _grid(side)
     middle = (side - 1) / 2
     scale_v, shift_v, scale_u, shift_u = (warp[:, i, np.newaxis, np.newaxis] for i in range(4))
@@ -253,7 +280,7 @@ def _places(warp: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sampled(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Bilinear samples of `images`, float32 [p, s, s]; beyond the edge the edge goes on."""
+    """Samples `images` bilinearly, float32 [p, s, s]; beyond the edge the edge goes on."""
     side = images.shape[1]
     rows, columns = np.clip(rows, 0, side - 1), np.clip(columns, 0, side - 1)
     top, left = (
@@ -273,13 +300,13 @@ def _sampled(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nd
 
 
 def _shrunk(images: np.ndarray, factor: int) -> np.ndarray:
-    """Means over `factor` x `factor` pixels."""
+    """Computes the means over `factor` x `factor` pixels."""
     count, side, _ = images.shape
     return images.reshape(count, side // factor, factor, side // factor, factor).mean(axis=(2, 4))
 
 
 def _blurred(images: np.ndarray) -> np.ndarray:
-    """Each pixel and its neighbours, weighted 1 : 2 : 1 along rows and columns."""
+    """Averages each pixel and its neighbours, weighted 1 : 2 : 1 along rows and columns."""
     padded = np.pad(images, ((0, 0), (1, 1), (0, 0)), "edge")
     images = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     padded = np.pad(images, ((0, 0), (0, 0), (1, 1)), "edge")

@@ -1,4 +1,4 @@
-"""The manifest of a split directory: which shards it has, and what they hold."""
+"""The manifest of a split directory: the shards and what they hold."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SCHEMA = {
 """Schema of `manifest.json`."""
 
 INDEX_ENDING = ".index"
-"""Ending of the name of a shard's index (`data.index`), after the shard's own."""
+"""Ending of the name of a shard's index (`data.index`), after the shard's own name."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 """A file name without a directory."""
 
 
 class Beside(NamedTuple):
-    """The images of pseudo-labels that stand beside them, in shards of their own.
+    """The images of pseudo-labels: they stand beside the labels, in shards of their own.
 
     Attributes:
       images: manifest of the image shards; shard i has the images of label shard i.
@@ -51,18 +51,18 @@ class Manifest:
     """Contents of a split directory.
 
     Attributes:
-      directory: where the shards are.
-      name: of the split; the shards' file names begin with it.
+      directory: directory of the shards.
+      name: name of the split; the shards' file names begin with it.
       files: the shards' file names, in order.
-      records: number of records in each.
-      label_names: name of each class, in order; empty where unknown (unlabelled images).
+      records: number of records in each shard.
+      label_names: name of each class, in order; empty if unknown (unlabelled images).
       label_offset: stored `image/class/label` minus the class counted from 0.
       kind: one of `KINDS`.
-      extra: whatever else the writer wants known (JSON).
+      extra: further facts from the writer (JSON).
       digests: SHA-256 of each file, hexadecimal.
       trusted: whether readers take the shards as they are, without looking at `digests`.
-      beside: the images, where the shards hold labels alone; `records` then counts images with
-        their copies, as if the shards held them.
+      beside: the images, if the shards hold labels alone. `records` then counts images with their
+        copies, as if the shards held them.
     """
 
     directory: Path
@@ -79,27 +79,30 @@ class Manifest:
 
     @property
     def num_records(self) -> int:
-        """Over all shards."""
+        """Returns the number of records of all shards."""
         return sum(self.records)
 
     @property
     def num_classes(self) -> int:
-        """0 where the classes are unknown."""
+        """Returns the number of classes; 0 if they are unknown."""
         return len(self.label_names)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the shards' digests, hexadecimal: the same only for the same shards."""
+        """Returns the hexadecimal SHA-256 of all digests: the same only for the same shards."""
         return hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The shards' full paths, in order."""
+        """Returns the shards' full paths, in order."""
         return tuple(str(self.directory / name) for name in self.files)
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes `manifest.json` into the manifest's directory, atomically; call it when every shard is in place."""
+    """Writes `manifest.json` into the manifest's directory, atomically.
+
+    Call it when every shard is in place.
+    """
     if manifest.kind not in KINDS:
         raise ValueError(f"kind {manifest.kind!r} is none of {KINDS}")
     if not len(manifest.files) == len(manifest.records) == len(manifest.digests):
@@ -107,7 +110,8 @@ def write_manifest(manifest: Manifest) -> None:
     beside = {}
     if manifest.beside:
         images, labels = manifest.beside
-        where = os.path.relpath(images.directory, manifest.directory)  # they may move together
+        # Relative, since both directories may move together.
+        where = os.path.relpath(images.directory, manifest.directory)
         beside = {"beside": {"directory": where, "digest": images.digest, "labels": list(labels)}}
     write_json(
         manifest.directory / MANIFEST,
@@ -128,7 +132,7 @@ def write_manifest(manifest: Manifest) -> None:
 
 
 def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
-    """Reads a split directory's manifest and sees that its shards are there.
+    """Reads a split directory's manifest and checks that its shards are there.
 
     Args:
       directory: the split directory.
@@ -169,7 +173,11 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
 
 
 def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
-    """Opens the images that stand beside labels. Raises InputError where they are not there, or others."""
+    """Opens the images that stand beside labels.
+
+    Raises:
+      InputError: the images are missing, or are others than the labels'.
+    """
     directory, labels = (
         os.path.normpath(manifest.directory.resolve() / entry["directory"]),
         entry["labels"],
@@ -191,7 +199,11 @@ def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
 
 
 def _checked(value: dict[str, Any], directory: Path) -> Manifest:
-    """Returns the manifest of a `value` that fits `SCHEMA`. Raises InputError where its entries contradict each other."""
+    """Returns the manifest of a `value` that fits `SCHEMA`.
+
+    Raises:
+      InputError: the entries contradict each other.
+    """
     names = [file["name"] for file in value["files"]]
     total = sum(file["records"] for file in value["files"])
     wrong = [

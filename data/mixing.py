@@ -1,9 +1,10 @@
-"""MixUp and CutMix as pure functions of a key: options on labelled images, in no recipe of the papers.
+"""MixUp and CutMix as pure functions of a key.
 
-keras-cv has both as layers, which draw from TensorFlow's global generators: another mixture after
-every restart. So the arithmetic is here, and the tests compare it with those layers when they are
-dealt the same numbers. One thing differs: keras-cv weighs CutMix's labels by the box as drawn, and
-here the part of it that lies inside the image counts, as in Yun et al.'s code.
+They are options for labelled images, in no recipe of the papers. keras-cv has both as layers, which
+draw from TensorFlow's global generators: another mixture after every restart. So the arithmetic is
+here. The tests feed those layers the same random numbers and compare. One thing differs: keras-cv
+weighs CutMix's labels by the box as drawn. Here the part of the box inside the image counts, as in
+Yun et al.'s code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import tensorflow as tf
 
 
 class Draw(NamedTuple):
-    """What is random for a batch of b: each example's partner (b,), its own share λ ~ Beta(α, α) (b,), and a point in [0, 1)² (b, 2)."""
+    """The random numbers for a batch of b examples.
+
+    The fields are each example's partner (b,), its own share λ ~ Beta(α, α) (b,), and a point in
+    [0, 1)² (b, 2).
+    """
 
     partners: tf.Tensor
     shares: tf.Tensor
@@ -22,7 +27,7 @@ class Draw(NamedTuple):
 
 
 def draw(count: tf.Tensor | int, alpha: float, key: tf.Tensor) -> Draw:
-    """For `count` examples; `key` (2,) int64 decides."""
+    """Draws for `count` examples, as a function of `key`, int64 (2,)."""
     keys = tf.random.experimental.stateless_split(key, 4)
     partners = tf.random.experimental.stateless_shuffle(tf.range(count), keys[0])
     # Two gamma variates make a beta one. A tiny α may underflow both.
@@ -31,12 +36,12 @@ def draw(count: tf.Tensor | int, alpha: float, key: tf.Tensor) -> Draw:
 
 
 def mixup(images: tf.Tensor, targets: tf.Tensor, drawn: Draw) -> tuple[tf.Tensor, tf.Tensor]:
-    """λ·x_i + (1 − λ)·x_j, and the same of the targets (Zhang et al. 2018).
+    """Computes λ·x_i + (1 − λ)·x_j, and the same of the targets (Zhang et al. 2018).
 
     Args:
       images: float (b, S, S, 3).
       targets: distributions, float (b, K).
-      drawn: for b examples.
+      drawn: the random numbers of b examples.
     """
     share = tf.reshape(drawn.shares, [-1, 1])
     pixels = tf.reshape(share, [-1, 1, 1, 1])
@@ -45,12 +50,14 @@ def mixup(images: tf.Tensor, targets: tf.Tensor, drawn: Draw) -> tuple[tf.Tensor
 
 
 def cutmix(images: tf.Tensor, targets: tf.Tensor, drawn: Draw) -> tuple[tf.Tensor, tf.Tensor]:
-    """A box of 1 − λ of the area is another image's; the targets are weighed by what is left (Yun et al. 2019).
+    """Replaces a box of 1 − λ of the area by another image's (Yun et al. 2019).
+
+    The targets are weighed by the area that is left.
 
     Args:
       images: float (b, H, W, 3).
       targets: distributions, float (b, K).
-      drawn: for b examples; the point is the middle of the box.
+      drawn: the random numbers of b examples; the point is the middle of the box.
     """
     inside = []
     for axis in (1, 2):
@@ -68,7 +75,7 @@ def cutmix(images: tf.Tensor, targets: tf.Tensor, drawn: Draw) -> tuple[tf.Tenso
 def mix(
     images: tf.Tensor, targets: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, key: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The one or the other; where both have an α above 0, each for half of the batches.
+    """Applies MixUp or CutMix; if both have an α above 0, each to half of the batches.
 
     Args:
       images: float (b, S, S, 3).

@@ -1,19 +1,19 @@
 """From shards to batches, as a function of (seed, step).
 
-The order of the training examples is a permutation per epoch that is computed, not drawn from a
-shuffle buffer, so that a run which starts again at step s gets exactly the batches from s on and
-nothing has to be saved:
+The order of the training examples is a permutation per epoch. It is computed, not drawn from a
+shuffle buffer. So a run that starts again at step s gets exactly the batches from s on, and nothing
+has to be saved:
 
-1. the shards of an epoch are permuted by (seed, epoch) and cut into windows of about
-`SHUFFLE_WINDOW` records;
-2. a window is read whole, sequentially, as encoded records, and permuted by (seed, epoch, window);
-3. example number i of the endless stream that results is augmented with the random key (seed, i).
+1. The shards of an epoch are permuted by (seed, epoch) and cut into windows of about
+   `SHUFFLE_WINDOW` records.
+2. A window is read whole, sequentially, as encoded records, and permuted by (seed, epoch, window).
+3. Example number i of the resulting endless stream is augmented with the random key (seed, i).
 
 So every example comes exactly once an epoch, reading stays sequential, and memory is one window of
 encoded images (two while the next one is read). A batch may span two epochs; nothing is dropped.
 
-Where several hosts share out each batch, a host knows by the same integers which records of a
-window are its own, and by the shards' indexes where they stand. It reads those records only, in
+If several hosts share each batch, a host computes by the same integers which records of a window
+are its own. The shards' indexes tell where the records are. The host reads only those records, in
 the order of the file.
 """
 
@@ -35,21 +35,20 @@ from data.records import Manifest
 from data.verification import read_records, record_dataset, unconverted, verified_paths
 
 SHUFFLE_WINDOW = 20_000
-"""Records a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
+"""Number of records of a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
 
 PARALLEL_CALLS = os.cpu_count() or 1
-"""Images prepared at the same time."""
+"""Number of images prepared at the same time."""
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The data set without tf.data's autotuning; give it numbers of parallel calls and not `tf.data.AUTOTUNE`.
+    """Returns the data set without tf.data's autotuning, each operation in one thread.
 
-    And each of its operations in one thread: images are prepared in parallel, so that splitting up
-    one image's work only costs.
+    Give the data set numbers of parallel calls, not `tf.data.AUTOTUNE`. Images are prepared in
+    parallel, so splitting the work on one image only costs.
 
-    Autotuning runs in a thread that sleeps for up to a minute, and in TF 2.15 the iterator's
-    destructor may miss waking it: now and then a training would hang for that minute after its last
-    step.
+    Autotuning runs in a thread that sleeps for up to a minute. In TF 2.15 the iterator's destructor
+    may miss waking it. Now and then a training would hang for that minute after its last step.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -59,7 +58,10 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """The order of the examples in the shards that have any: pure integer functions of (seed, epoch, window)."""
+    """The order of the examples, for the shards that have any.
+
+    All methods are pure integer functions of (seed, epoch, window).
+    """
 
     shards: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -78,7 +80,7 @@ class _Order:
         return cls(shards, sizes, seed, shards_per_window, -(-len(sizes) // shards_per_window))
 
     def shard_ids(self, epoch: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        """Places in `shards` of the shards of a window, int64 (n,)."""
+        """Returns the places in `shards` of a window's shards, int64 (n,)."""
         shards = len(self.sizes)
         first = window * self.shards_per_window
         places = tf.range(first, tf.minimum(first + self.shards_per_window, shards))
@@ -93,7 +95,7 @@ class _Order:
         return tf.stack([tf.constant(self.seed, tf.int64), number])
 
     def locate(self, position: int) -> tuple[int, int]:
-        """Endless position -> (endless window number, position in that window)."""
+        """Maps an endless position to (endless window number, position in that window)."""
         epoch, rest = divmod(position, sum(self.sizes))
         sizes = np.asarray(self.sizes)
         for window in range(self.windows):
@@ -110,9 +112,10 @@ class _Order:
 def example_stream(
     manifest: Manifest, seed: int, start: int = 0, window: int = SHUFFLE_WINDOW
 ) -> tf.data.Dataset:
-    """The endless shuffled stream of a split from example `start` on: (position int64, serialized record string).
+    """Returns the endless shuffled stream of a split, from example `start` on.
 
-    A window's shards are verified when it is read for the first time, see `data.verification`.
+    Its elements are (position int64, serialized record string). A window's shards are verified when
+    they are first read, see `data.verification`.
     """
     order = _Order.create(manifest, seed, window)
     first_window, skip = order.locate(start)
@@ -129,13 +132,13 @@ def example_stream(
         else:
             whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
         size = tf.reduce_sum(tf.gather(sizes, ids))
-        examples = whole.batch(size).get_single_element()  # fails where there are more
-        # A shard cut between two records looks whole; `training.fit` finds out which of these it
-        # is.
+        examples = whole.batch(size).get_single_element()  # fails if there are more
+        # A shard that was cut between two records looks whole; `training.fit` finds out which of
+        # these shards it is.
         fewer = ["fewer records than the manifest says in one of", paths]
         found = tf.shape(examples, tf.int64)[0]
         tf.debugging.Assert(found == size, fewer, summarize=-1)
-        # Not of `size`: a place that is not there would be another error, which may come first.
+        # Not of `size`: a missing place would be another error, which may come first.
         return tf.gather(examples, order.places(found, epoch, window_in_epoch))
 
     stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()
@@ -143,12 +146,12 @@ def example_stream(
 
 
 class Share(NamedTuple):
-    """The examples of one of several hosts.
+    """The share of one of several hosts in each batch.
 
     Attributes:
       batch_size: images a step over all hosts.
       hosts: number of hosts; it divides the batch.
-      host: number of this one, from 0. It has the part of that number of each batch.
+      host: number of this host, from 0. It has the part of that number of each batch.
     """
 
     batch_size: int
@@ -156,20 +159,21 @@ class Share(NamedTuple):
     host: int
 
     def has(self, position: tf.Tensor) -> tf.Tensor:
-        """Tells which positions are its own, bool (n,); positions int64 (n,)."""
+        """Tells which positions, int64 (n,), belong to this host, bool (n,)."""
         return position % self.batch_size // (self.batch_size // self.hosts) == self.host
 
 
 def own_stream(
     manifest: Manifest, seed: int, share: Share, start: int = 0, window: int = SHUFFLE_WINDOW
 ) -> tf.data.Dataset:
-    """The examples of `example_stream` that are a host's own, in the same order, without reading the others.
+    """Returns a host's own examples of `example_stream`, in the same order.
 
-    Reads the index of each shard, and memory is the host's own part of a window.
+    Reads the index of each shard and none of the other examples. Memory is the host's own part of a
+    window.
 
     Raises:
       tf.errors.OpError: while it is iterated over; an index or a record is damaged, or belongs to
-      another shard.
+        another shard.
     """
     order = _Order.create(manifest, seed, window)
     first_window, skip = order.locate(start)
@@ -219,7 +223,9 @@ def own_stream(
 
 
 def own_records(manifest: Manifest, share: Share) -> tf.data.Dataset:
-    """One host's part of each batch of a split in its stored order, string scalars; reads nothing else of indexed shards.
+    """Returns one host's part of each batch of a split in its stored order, string scalars.
+
+    Nothing else is read of indexed shards.
 
     Raises:
       tf.errors.OpError: see `own_stream` and `verification.record_dataset`.
@@ -265,23 +271,24 @@ def train_batches(
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> tf.data.Dataset:
-    """Endless augmented batches from step `start_step` on.
+    """Returns endless augmented batches from step `start_step` on.
 
     Args:
-      manifest: of a split directory.
+      manifest: manifest of a split directory.
       preprocessing: size and noise of the images.
       batch_size: images a step over all replicas.
-      seed: of order and augmentation.
+      seed: seed of order and augmentation.
       start_step: number of finished steps.
       targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b,
         K), "strong" the same images once more.
-      clean: in place of any target the same images without noise, prepared so for evaluation.
-      augment: off gives the images without noise, as for evaluation.
+      clean: gives, in place of any target, the same images without noise, prepared so for
+        evaluation.
+      augment: False gives the images without noise, as for evaluation.
       stream_id: keeps the random keys of two streams of one run apart.
       pipelines: (number of input pipelines, index of this one), one a worker.
-      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size /
+      replicas: replicas over all workers; a batch holds the images of one replica, b = batch_size /
         replicas.
-      mixup: α of MixUp, of "label" targets only, which become distributions float32 (b, K);
+      mixup: α of MixUp, for "label" targets only, which become distributions float32 (b, K);
         partners are of the same replica.
       cutmix: α of CutMix, in the same way; see `data.mixing.mix`.
 
@@ -295,7 +302,8 @@ def train_batches(
         stream = example_stream(manifest, seed * 2 + stream_id, start)
     elif index.indexed(manifest):
         stream = own_stream(manifest, seed * 2 + stream_id, share, start)
-    else:  # a host must read all, and decodes its own part
+    else:
+        # A host must read all examples, and decodes its own part.
         whole = example_stream(manifest, seed * 2 + stream_id, start)
         stream = whole.filter(unconverted(lambda position, _: share.has(position)))
     num_classes = manifest.num_classes
@@ -311,13 +319,11 @@ def train_batches(
         )
         if clean:
             return image, eval_image(encoded, clean)
-        if targets == "strong":  # the same key: what the two views have in common is drawn alike
+        # The same key: what the two views have in common is drawn alike.
+        if targets == "strong":
             return train_pixels(encoded, key, preprocessing.weak()), image
-        if (
-            targets == "label"
-            # the gather is the check: it fails on a label out of range, where a one-hot would be 0 in
-            # silence
-        ):
+        # The gather is the check: it fails on a label out of range. A one-hot would silently be 0.
+        if targets == "label":
             return image, tf.gather(tf.range(num_classes, dtype=tf.int64), example["label"])
         return image, tf.ensure_shape(example["probabilities"], [num_classes])
 
@@ -325,9 +331,8 @@ def train_batches(
     def mixed(
         positions: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        key = tf.stack(
-            [tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]]
-        )  # negative: apart from the images' own
+        # Negative: apart from the images' own keys.
+        key = tf.stack([tf.constant(-1 - seed * 2 - stream_id, tf.int64), positions[0]])
         return mixing.mix(images, tf.one_hot(labels, num_classes), mixup, cutmix, key)
 
     if not (mixup or cutmix):
@@ -343,7 +348,10 @@ def train_batches(
 def prepared_batches(
     examples: tf.data.Dataset, prepare: Callable[..., Any], batch_size: int
 ) -> tf.data.Dataset:
-    """Batches of `prepare`'s results for the examples, in their order; what is uint8 in them becomes float32 batch by batch."""
+    """Returns batches of `prepare`'s results for the examples, in their order.
+
+    uint8 results become float32 batch by batch.
+    """
     prepare = unconverted(prepare)
     prepared = examples.map(prepare, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
     batches = prepared.batch(batch_size, drop_remainder=True)
@@ -361,7 +369,10 @@ def prepared_batches(
 def samples(
     manifest: Manifest, preprocessing: Preprocessing, *, count: int, seed: int, step: int
 ) -> tf.Tensor:
-    """A look at the noise of training: the first images of a split, uint8 (count or fewer, S, S, 3), at each step noised anew."""
+    """Returns the first images of a split with the noise of training, to look at.
+
+    They are uint8 (count or fewer, S, S, 3). Each step noises them anew.
+    """
     shard = next(shard for shard, size in enumerate(manifest.records) if size)
     found = (
         read_records(manifest, shard)
@@ -386,20 +397,20 @@ def eval_batches(
     pipelines: tuple[int, int] = (1, 0),
     replicas: int = 1,
 ) -> tf.data.Dataset:
-    """One pass over a split in its stored order, unaugmented, in batches of one fixed shape.
+    """Returns one pass over a split in its stored order, unaugmented, in batches of one shape.
 
     Args:
-      manifest: of a split directory.
+      manifest: manifest of a split directory.
       batch_size: images a step over all replicas.
       preprocessing: size of the images.
       pipelines: (number of input pipelines, index of this one), one a worker; each has as many
         batches.
-      replicas: replicas over all workers; a batch holds the images of one of them, b = batch_size /
+      replicas: replicas over all workers; a batch holds the images of one replica, b = batch_size /
         replicas.
 
     Returns:
       Dataset of dicts: `image` float32 (b, S, S, 3) in 0–255, `label` int64 (b,), `key` string
-      (b,), `weight` float32 (b,), which is 0 for the rows that fill up the last batch.
+        (b,), `weight` float32 (b,). The weight is 0 for the rows that fill up the last batch.
     """
 
     @unconverted
@@ -435,7 +446,7 @@ def eval_batches(
 def distribute(
     strategy: tf.distribute.Strategy, make: Callable[[tuple[int, int], int], tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """Hands `make((pipelines, index), replicas)`, a dataset of per-replica batches, to the strategy.
+    """Hands the dataset `make((pipelines, index), replicas)` of per-replica batches to `strategy`.
 
     Replica r of a step gets the r-th batch, so the global batch is the same examples in the same
     order whatever the strategy.

@@ -1,15 +1,17 @@
-"""Stage: images -> training records.
+r"""Stage: images -> training records.
 
     ./run_prepare_data.sh --config=configs/noisy_student/digits.py --workdir=W
-    ./run_prepare_data.sh --config=configs/noisy_student/image_folder.py --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
-    ./run_prepare_data.sh --config=… --source=imagenet --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
+    ./run_prepare_data.sh --config=configs/noisy_student/image_folder.py \
+        --labeled=DIR --unlabeled=DIR [--test=DIR] --workdir=W
+    ./run_prepare_data.sh --config=… --source=imagenet \
+        --labeled=DIR --test=DIR --unlabeled=tar:DIR --workdir=W
 
-docs/data.md has every format, and what each directory must look like. Leaves W/labeled,
-W/unlabeled, W/test and, where the config asks for one, W/validation, each a split directory (see
-`data.records`), and W/summary.json, last. W/config.json holds no more of the config than the seed
-and the section `data`, so that experiments which differ in anything else can share W. Unusable
-input is found before anything is written. After an interruption the same command begins again and
-ends with the same bytes.
+docs/data.md has every format, and what each directory must look like. The stage writes W/labeled,
+W/unlabeled, W/test and, if the config asks for one, W/validation. Each is a split directory (see
+`data.records`). W/summary.json comes last. Of the config, W/config.json holds only the seed and the
+section `data`, so that experiments which differ in anything else can share W. Unusable input is
+found before anything is written. After an interruption the same command begins again and ends with
+the same bytes.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ from data.sources import Image, Source, Split
 
 LOCATIONS = ("labeled", "unlabeled", "test", "labels", "pseudo_labeled")
 _ALWAYS = {"pseudo_labeled": "tfrecord", "labels": "manifest"}
-"""Formats of locations that have one, whatever the source."""
+"""Formats of locations that name one, whatever the source."""
 
 
 def open_source(config: ml_collections.ConfigDict) -> Source:
-    """Opens the source named by `config.data.source`: the digits, or the format of those locations that name none.
+    """Opens the source named by `config.data.source`.
+
+    It is the digits, or the format of the locations that name no format.
 
     Raises:
       InputError: there is no such source, or its input is not usable.
@@ -59,7 +63,9 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
 def resolve(
     config: ml_collections.ConfigDict, flags: Mapping[str, str | None]
 ) -> ml_collections.ConfigDict:
-    """`config` with the source and the locations given as flags in `config.data`, all paths absolute.
+    """Returns `config` with the source and the locations of the flags in `config.data`.
+
+    All paths are absolute.
 
     Raises:
       InputError: a value of the config cannot be used, whatever the source.
@@ -105,7 +111,8 @@ def main(
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
-        if (directory / name).exists():  # somebody's images, perhaps the very ones to be read
+        # Somebody's images, perhaps the very ones to be read.
+        if (directory / name).exists():
             raise InputError(
                 f"--workdir: {directory / name} is there and was not made by this stage; name"
                 " another directory"
@@ -144,7 +151,7 @@ def main(
 
 
 def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
-    """What the stage says of a finished directory."""
+    """Says what the stage reports of a finished directory."""
     text = f"{directory}: done before; {_in_words(summary)}"
     if data.get("use_as_prepared", False):
         text += (
@@ -155,7 +162,11 @@ def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.Conf
 
 
 def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
-    """Sees that a finished directory still has its shards. Raises InputError where one is missing."""
+    """Checks that a finished directory still has its shards.
+
+    Raises:
+      InputError: a shard is missing.
+    """
     for name in summary["splits"]:
         try:
             records.read_manifest(directory / name)
@@ -213,8 +224,8 @@ def write(source: Source, config: ml_collections.ConfigDict, directory: Path) ->
             kind="labeled" if with_labels else "unlabeled",
             label_names=source.label_names if with_labels else (),
             label_offset=data.label_offset if with_labels else 0,
-            # Which images a subset consists of; the list is filled while the examples are written,
-            # and the manifest is written last.
+            # The images that a subset consists of. The list is filled while the examples are
+            # written, and the manifest is written last.
             extra=(
                 {"source": data.source}
                 if chosen is None
@@ -242,9 +253,10 @@ def _examples(
     counts: Counter[int],
     chosen: list[str] | None,
 ) -> Iterator[bytes]:
-    """The records of a split; counts the labels on the way. `num_classes` is 0 for the unlabelled split, which must have no labels.
+    """Yields the records of a split, and counts the labels on the way.
 
-    `chosen`, where given, gets the keys.
+    `num_classes` is 0 for the unlabelled split, which must have no labels. If `chosen` is given, it
+    gets the keys.
     """
     for image in split:
         if chosen is not None:
@@ -258,14 +270,14 @@ def _examples(
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabeled:
-    """Pseudo-labelled shards of the release, every record of which has been checked.
+    """Pseudo-labelled shards of the release, with every record checked.
 
     Attributes:
-      location: where they are.
+      location: location of the shards.
       images: their records.
-      usable: indices of those that can be used.
-      skipped: those that cannot, with `config.data.on_error` = "skip".
-      duplicates: those that are held out.
+      usable: indices of the records that can be used.
+      skipped: records that cannot be used, with `config.data.on_error` = "skip".
+      duplicates: records of held-out images.
       read_from: the files; see `data.fingerprint`.
     """
 
@@ -280,7 +292,7 @@ class PseudoLabeled:
     def open(
         cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen
     ) -> PseudoLabeled:
-        """Those of `config.data.pseudo_labeled`, without those `held_out`.
+        """Opens the shards of `config.data.pseudo_labeled`, without the images `held_out`.
 
         Raises:
           InputError: there are none; a record has no distribution over `num_classes` classes, or an
@@ -308,7 +320,10 @@ class PseudoLabeled:
         )
 
     def write(self, label_names: Sequence[str], directory: Path) -> dict[str, Any]:
-        """Writes them as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`; returns images and shards, for the summary."""
+        """Writes the records as `DIRECTORY/pseudo_labeled`, for `run_student.sh --pseudo_labeled=`.
+
+        Returns images and shards, for the summary.
+        """
         total = len(self.usable)
         manifest = records.write_split(
             directory / "pseudo_labeled",
@@ -343,7 +358,7 @@ def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """A small table for people: split, images, classes, shards."""
+    """Returns a small table for people: split, images, classes, shards."""
     rows = [("split", "images", "classes", "shards")]
     for name, split in summary["splits"].items():
         classes = (
@@ -370,6 +385,9 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 
 def run(**values: Any) -> None:
-    """Runs the stage in a process of its own: decoding needs no GPU, and another stage may be training on it."""
+    """Runs the stage in a process of its own.
+
+    Decoding needs no GPU, and another stage may be training on it.
+    """
     tf.config.set_visible_devices([], "GPU")
     main(**values)

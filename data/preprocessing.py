@@ -3,12 +3,12 @@
 Two styles:
 
 - ``imagenet``: the pipeline of EfficientNet and Noisy Student. Training takes a random crop
-  (Szegedy et al. 2015), evaluation the central square; both are resized to S×S.
-- ``small``: the pipeline for images of the network's own size (digits, SVHN, CIFAR): no crop but
-  that of a padded image.
+  (Szegedy et al. 2015), evaluation the central square. Both are resized to S×S.
+- ``small``: the pipeline for images of the network's own size (digits, SVHN, CIFAR): the only crop
+  is that of a padded image.
 
-Pixels stay in 0–255; the network subtracts its mean and divides by its standard deviation itself.
-Everything random is a function of the example's seed, so that a run that starts again sees the same
+Pixels stay in 0–255; the network itself subtracts its mean and divides by its standard deviation.
+Everything random is a function of the example's seed, so a run that starts again sees the same
 pixels.
 """
 
@@ -27,8 +27,8 @@ from data.settings import AUTOAUGMENT, CROP_PADDING, IMAGENET_MEAN, IMAGENET_STD
 from data.transparency import decode_opaque, decode_over_white, maybe_transparent
 
 MAX_PIXELS = 100_000_000
-"""Of an image, all frames of a GIF together. Decoded, 300 MB. A few kilobytes of JPEG or PNG can claim far more, and a batch of such images
-ends a run, or a server."""
+"""Largest number of pixels of an image, all frames of a GIF together; decoded, 300 MB. A few
+kilobytes of JPEG or PNG can claim far more, and a batch of such images ends a run, or a server."""
 
 _PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
 
@@ -43,13 +43,15 @@ class Preprocessing:
     Attributes:
         image_size: S, side of the square that the network reads, in pixels.
         style: "small" or "imagenet".
-        mean, std: of the three channels in 0–255 units; applied inside the network.
+        mean, std: mean and standard deviation of the three channels in 0–255 units; applied inside
+          the network.
         flip: mirror left-right with probability 0.5.
         pad: pixels of mirrored border from which a random S×S crop is taken (small style; 0 = off).
-        randaugment_table: "noisy_student", "meta_pseudo_labels", or "autoaugment_v0", which is
-            AutoAugment instead: of what follows it knows only the mode, and 0 layers turn it off.
+        randaugment_table: "noisy_student", "meta_pseudo_labels", or "autoaugment_v0". The last is
+          AutoAugment instead: of the following settings it uses only the mode, and 0 layers turn it
+          off.
         randaugment_layers, randaugment_magnitude, randaugment_ops, randaugment_mode,
-            translate_const, cutout_const: see ``randaugment.rand_augment``.
+          translate_const, cutout_const: see ``randaugment.rand_augment``.
         extra_cutout: half of the side of a square that is cut out of every image, in pixels (small
           style; 0 = off).
         crop_padding: P, see ``central_box`` (imagenet style): without noise the central S / (S + P)
@@ -91,7 +93,11 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of ``to_dict``. Raises InputError for an unknown key or an impossible value."""
+        """Builds the settings that ``to_dict`` returned.
+
+        Raises:
+            InputError: an unknown key or an impossible value.
+        """
         settings.check(values, PREPROCESSING, "preprocessing")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, (list, tuple)) else value
@@ -100,11 +106,11 @@ class Preprocessing:
         return cls(**{"image_size": None, **fields})
 
     def weak(self) -> Preprocessing:
-        """The same without RandAugment and cutout: what is left of the noise is crop and flip."""
+        """Returns the same without RandAugment and cutout; crop and flip are left as noise."""
         return dataclasses.replace(self, randaugment_layers=0, extra_cutout=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
+        """Returns values that JSON can hold."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -131,10 +137,11 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Bicubic to float32 [S, S, 3]; values may pass 0 and 255 a little. An image of that size keeps its values exactly.
+    """Resizes by bicubic interpolation to float32 [S, S, 3]; values may pass 0 and 255 a little.
 
-    The sampling is TensorFlow 1's (pixel corners, not centres), which the released checkpoints were
-    trained with; ``tf.image.resize`` has none like it.
+    An image of that size keeps its values exactly. The sampling is TensorFlow 1's (pixel corners,
+    not centres), with which the released checkpoints were trained; ``tf.image.resize`` has none
+    like it.
     """
     resized = tf.raw_ops.ResizeBicubic(
         images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False
@@ -143,7 +150,7 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def central_box(shape: tf.Tensor, image_size: int, padding: int = CROP_PADDING) -> tf.Tensor:
-    """The square that evaluation looks at: side int(S / (S + P) · short side).
+    """Computes the square that evaluation looks at: side int(S / (S + P) · short side).
 
     Args:
         shape: int32 [≥ 2], height and width first.
@@ -161,7 +168,9 @@ def central_box(shape: tf.Tensor, image_size: int, padding: int = CROP_PADDING) 
 def random_box(
     shape: tf.Tensor, image_size: int, seed: tf.Tensor, padding: int = CROP_PADDING
 ) -> tf.Tensor:
-    """A box of 8–100 % of the image's area, of aspect 3/4–4/3; the central box where 10 attempts find none.
+    """Draws a box of 8–100 % of the image's area, of aspect 3/4–4/3.
+
+    If 10 attempts find none, it is the central box.
 
     Args:
         shape: int32 [3].
@@ -192,11 +201,11 @@ def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def eval_image(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """The pixels of an image without any noise.
+    """Returns the pixels of an image without any noise.
 
     Args:
         encoded: string scalar, see ``decode``.
-        preprocessing: the settings; those of noise are ignored.
+        preprocessing: the settings; the settings of noise are ignored.
 
     Returns:
         float32 [S, S, 3] in 0–255 (bicubic resizing may pass both ends a little).
@@ -237,7 +246,7 @@ def _flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _rand_augment(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """RandAugment or AutoAugment of a uint8 image."""
+    """Applies RandAugment or AutoAugment to a uint8 image."""
     if preprocessing.randaugment_table == AUTOAUGMENT:
         return autoaugment.auto_augment(image, seed, preprocessing.randaugment_mode)
     return randaugment.rand_augment(
@@ -261,13 +270,13 @@ def _pad_and_crop(image: tf.Tensor, seed: tf.Tensor, pad: int) -> tf.Tensor:
 
 
 def train_image(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """The pixels of an image with the noise of training.
+    """Returns the pixels of an image with the noise of training.
 
     Args:
         encoded: string scalar, see ``decode``.
         seed: int32 or int64 [2], of this example in this epoch; all noise follows from it.
-        preprocessing: the settings. In the small style with all noise off the result is
-          ``eval_image``'s.
+        preprocessing: the settings. In the small style with all noise off the result is that of
+          ``eval_image``.
 
     Returns:
         float32 [S, S, 3] in 0–255 (without RandAugment, bicubic resizing may pass both ends a
@@ -277,7 +286,11 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessin
 
 
 def train_pixels(encoded: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """``train_image`` as uint8 where RandAugment has made whole numbers of the pixels, else float32: a quarter to move until the batch."""
+    """Computes ``train_image`` as uint8 after RandAugment, else as float32.
+
+    RandAugment has made integers of the pixels. As uint8 they take a quarter of the bytes to move
+    until the batch.
+    """
     p = preprocessing
     seeds = tf.random.split(seed, _NUM_SEEDS)  # (4, 2)
     imagenet = p.style == "imagenet"

@@ -1,11 +1,11 @@
-"""The `tf.train.Example`s of the project: images with their labels, and a model's predictions for them.
+"""The `tf.train.Example`s of the project: labelled images, and a model's predictions for them.
 
 An image's features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled
-ones, so those are read as they are:
+ones, so both kinds of shards are read as they are:
 
     image/encoded        bytes    the image file
     image/key            bytes    stable name of the image (ours); predictions join images by it,
-    never by position
+                                  never by position
     image/class/label    int64    the stored label = class + `label_offset` (1 in ImageNet's shards)
     probabilities        float[K] a pseudo-label's distribution
     label                int64    its most probable class, from 0
@@ -36,20 +36,19 @@ def _floats(values: Iterable[float]) -> tf.train.Feature:
 
 def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(
-        deterministic=True
-    )  # a map has no order of its own, and the same images must give the same bytes
+    # A map has no order of its own, and the same images must give the same bytes.
+    return example.SerializeToString(deterministic=True)
 
 
 def make_example(
     encoded: bytes, key: str, label: int | None = None, probabilities: np.ndarray | None = None
 ) -> bytes:
-    """One image as a serialized `tf.train.Example`.
+    """Returns one image as a serialized `tf.train.Example`.
 
     Args:
       encoded: the image file.
       key: stable name of the image.
-      label: the label to store, `label_offset` included; None where unknown.
+      label: the label to store, `label_offset` included; None if unknown.
       probabilities: a pseudo-label's distribution, float [K]; its top class and probability are
         stored beside it.
     """
@@ -62,13 +61,13 @@ def make_example(
 
 
 def make_label(position: int, copies: int, probabilities: np.ndarray) -> bytes:
-    """A pseudo-label that stands beside its image, as a serialized `tf.train.Example`.
+    """Returns a pseudo-label that stands beside its image, as a serialized `tf.train.Example`.
 
     Put after the image's own record, it makes the record of `make_example` with `probabilities`,
-    and two features more: Protocol Buffers merge messages that follow each other.
+    and two more features: Protocol Buffers merge messages that follow each other.
 
     Args:
-      position: of the image's record in its shard, from 0.
+      position: position of the image's record in its shard, from 0.
       copies: how often the image is used, at least 1.
       probabilities: the distribution, float [K].
     """
@@ -87,12 +86,13 @@ def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.
 
     Args:
       serialized: string scalar.
-      label_offset: the manifest's; taken off `image/class/label` (a pseudo-label has none).
+      label_offset: the manifest's offset, subtracted from `image/class/label` (a pseudo-label has
+        none).
 
     Returns:
-      `image/encoded` and `image/key` (string scalars; "" where there is no key), `label` (int64
-      scalar: the pseudo-label where there is one, else the class counted from 0, −1 where unknown),
-      `probabilities` (float32, [K], or [0] where there are none).
+      `image/encoded` and `image/key` (string scalars; "" if there is no key); `label` (int64
+      scalar: the pseudo-label if there is one, else the class counted from 0, −1 if unknown);
+      `probabilities` (float32, [K], or [0] if there are none).
     """
     parsed = tf.io.parse_single_example(
         serialized,
@@ -117,7 +117,11 @@ def parse_example(serialized: tf.Tensor, label_offset: int = 0) -> dict[str, tf.
 
 
 def _distribution(probabilities: np.ndarray) -> np.ndarray:
-    """`probabilities` as float32 [K]. Raises ValueError where they are no distribution (that is a bug or a broken model, not bad input)."""
+    """Returns `probabilities` as float32 [K].
+
+    Raises:
+      ValueError: they are no distribution. That is a bug or a broken model, not bad input.
+    """
     values = np.asarray(probabilities, np.float32)
     if (
         values.ndim != 1
@@ -132,13 +136,14 @@ def _distribution(probabilities: np.ndarray) -> np.ndarray:
 
 
 def make_prediction(key: str, probabilities: np.ndarray, top_k: int) -> bytes:
-    """A model's prediction for one image, as a serialized `tf.train.Example`.
+    """Returns a model's prediction for one image, as a serialized `tf.train.Example`.
 
     Args:
-      key: the image's.
+      key: key of the image.
       probabilities: float [K], summing to 1.
-      top_k: how many classes to store, the most probable ones; what they leave of 1 is spread
-        evenly over the others when read. 0 (or K and more) stores all as float16, 2·K bytes.
+      top_k: how many classes to store, the most probable ones. The reader spreads the rest of the
+        probability evenly over the other classes. 0 (or K and more) stores all as float16, 2·K
+        bytes.
     """
     values = _distribution(probabilities)  # (K,)
     features = {"image/key": _bytes(key.encode("utf-8"))}

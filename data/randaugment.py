@@ -1,32 +1,39 @@
-"""RandAugment as a function of a seed: N operations drawn uniformly, each applied at one fixed magnitude M.
+"""RandAugment as a function of a seed: N operations, drawn uniformly, at one fixed magnitude M.
 
 Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search
-space", section 3; the list of 16 operations and the meaning of M are those of the Noisy Student
+space", section 3. The list of 16 operations and the meaning of M are those of the Noisy Student
 release. With L = M / 10, the arguments are:
 
-| operation                            | ``reference`` (the release)             | ``monotone``                                |
-|--------------------------------------|-----------------------------------------|---------------------------------------------|
-| AutoContrast, Equalize, Invert       | none                                    | none; left out at M = 0                     |
-| Rotate, degrees                      | ±30 L                                   | ±min(30 L, 180)                             |
-| ShearX, ShearY                       | ±0.3 L                                  | ±0.3 L                                      |
-| TranslateX, TranslateY, pixels       | ±C L                                    | ±C L, at most half of the side              |
-| Color, Contrast, Brightness,         | 1.8 L + 0.1 (identity at M = 5)         | 1 + 0.9 L or max(1 − 0.9 L, 0.1)            |
-| Sharpness: blend factor              |                                         |                                             |
-| Posterize, bits kept                 | int(4 L), weaker as M grows; 0 bits and | max(8 − int(4 L), 1)                        |
-|                                      | more than 8 leave only 0 and 128        |                                             |
-| Solarize, inverted from              | int(256 L) mod 256                      | max(256 − int(256 L), 0)                    |
-| SolarizeAdd, added below 128         | int(110 L)                              | min(int(110 L), 128)                        |
-| Cutout, half of the square's side    | int(c L)                                | int(c L), at most a quarter of the short side |
+| operation                    | ``reference`` (the release)     | ``monotone``                    |
+|------------------------------|---------------------------------|---------------------------------|
+| AutoContrast, Equalize,      | none                            | none; left out at M = 0         |
+| Invert                       |                                 |                                 |
+| Rotate, degrees              | ±30 L                           | ±min(30 L, 180)                 |
+| ShearX, ShearY               | ±0.3 L                          | ±0.3 L                          |
+| TranslateX, TranslateY,      | ±C L                            | ±C L, at most half of the side  |
+| pixels                       |                                 |                                 |
+| Color, Contrast, Brightness, | 1.8 L + 0.1 (identity at M = 5) | 1 + 0.9 L or max(1 − 0.9 L,     |
+| Sharpness: blend factor      |                                 | 0.1)                            |
+| Posterize, bits kept         | int(4 L), weaker as M grows; 0  | max(8 − int(4 L), 1)            |
+|                              | bits and more than 8 leave only |                                 |
+|                              | 0 and 128                       |                                 |
+| Solarize, inverted from      | int(256 L) mod 256              | max(256 − int(256 L), 0)        |
+| SolarizeAdd, added below 128 | int(110 L)                      | min(int(110 L), 128)            |
+| Cutout, half of the square's | int(c L)                        | int(c L), at most a quarter of  |
+| side                         |                                 | the short side                  |
 
 "±" and "or": one of the two with probability 0.5. C is ``translate_const``, c is ``cutout_const``.
 
-``reference`` repeats the release's arithmetic, so that its magnitudes mean what they meant there:
-the wrapped Solarize threshold, the Posterize shift beyond its range, the "mean" of Contrast that is
-the image's area / 256, and casts that truncate. One thing is exact that was not: Sharpness divides
-whole sums. The release's float convolution, whose result depends on the machine, may fall one grey
-level short where the quotient is a whole number, which the blend multiplies by |1 − factor|: up to
-4 levels at M = 27. ``monotone`` is what a reader of the paper expects: nothing happens at M = 0,
-and a larger M never does less. Its operations are `data.image_ops`' own, which agree with PIL's.
+``reference`` repeats the release's arithmetic, so that its magnitudes mean what they meant there.
+That includes the wrapped Solarize threshold, the Posterize shift beyond its range, the "mean" of
+Contrast that is the image's area / 256, and casts that truncate.
+
+One operation is exact that was not: Sharpness divides whole sums. The release's float convolution
+depends on the machine. It may fall one grey level short if the quotient is an integer, and the
+blend multiplies that by |1 − factor|: up to 4 levels at M = 27.
+
+``monotone`` is what a reader of the paper expects: nothing happens at M = 0, and a larger M never
+does less. Its operations are `data.image_ops`' own, which agree with PIL's.
 """
 
 from __future__ import annotations
@@ -54,14 +61,13 @@ from data.settings import PREPROCESSING
 
 
 def _release_color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    return blend(
-        three_times(tf.image.rgb_to_grayscale(image)), image, factor
-    )  # its luma may be one below PIL's
+    # The luma may be one below PIL's.
+    return blend(three_times(tf.image.rgb_to_grayscale(image)), image, factor)
 
 
 def _release_contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    # The release sums the histogram's counts, not its levels: what it takes for the mean is the
-    # image's area / 256.
+    # The release sums the histogram's counts, not its levels. Its mean is therefore the image's
+    # area / 256.
     shape = tf.shape(image)
     return blend(tf.minimum(shape[0] * shape[1] // 256, 255), image, factor)
 
@@ -96,11 +102,11 @@ _MODE_OPS: dict[str, dict[str, Callable[..., tf.Tensor]]] = {
 def arguments(
     magnitude: float, mode: str, *, translate_const: float = 100.0, cutout_const: float = 40.0
 ) -> dict[str, tuple[float, ...]]:
-    """What each operation gets at magnitude M: the module's table as numbers.
+    """Returns what each operation gets at magnitude M: the module's table as numbers.
 
     Returns:
-        For each name: () for an operation without argument, one value, or two of which one is drawn
-        with probability 0.5.
+        For each name: () for an operation without argument, one value, or two values. One of the
+          two is drawn with probability 0.5.
     """
     level = magnitude / 10.0
     moves = {
@@ -138,12 +144,12 @@ def arguments(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Which operations a recipe draws from, and how likely one that was drawn is applied.
+    """The operations that a recipe draws from, and the probability of applying a drawn one.
 
     Attributes:
         ops: names from ``OPS``.
-        probability: range from which one probability is drawn for each image; every operation drawn
-          for it is applied with that one.
+        probability: range from which one probability is drawn for each image. Every operation drawn
+          for the image is applied with that probability.
     """
 
     ops: tuple[str, ...]
@@ -188,11 +194,13 @@ def require_operations(ops: Sequence[str], table: str) -> None:
 def switch(
     branches: Sequence[Callable[..., tf.Tensor]], inputs: Sequence[tf.Tensor], output: tf.TensorSpec
 ) -> Callable[..., tf.Tensor]:
-    """A function that maps an index and inputs like ``inputs`` to ``branches[index](*inputs)``, which is like ``output``.
+    """Returns a function that maps an index and values to ``branches[index](*values)``.
 
-    In a graph ``tf.switch_case`` would be spread out into the operations of all branches, and each
-    of them is visited to learn that it has nothing to do: for 16×16 pixels that takes as long as
-    the work itself. The functional form calls one branch.
+    The values are like ``inputs``, the result is like ``output``.
+
+    In a graph ``tf.switch_case`` would be spread out into the operations of all branches. Each
+    operation is then visited to learn that it has nothing to do: for 16×16 pixels that takes as
+    long as the work itself. The functional form calls one branch.
     """
     if tf.executing_eagerly():
         return lambda index, *values: branches[int(index)](*values)
@@ -211,7 +219,10 @@ def switch(
 
 
 def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
-    """``tf.random.stateless_uniform``'s float32 in [0, 1) on a CPU, on every device and under XLA, which makes others of the same bits."""
+    """Draws the float32 in [0, 1) that ``tf.random.stateless_uniform`` draws on a CPU.
+
+    They are the same on every device and under XLA, which by itself makes others of the same bits.
+    """
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg="philox")
     return tf.cast(bits & tf.constant(2**23 - 1, tf.uint32), tf.float32) * 2.0**-23
 
@@ -219,10 +230,10 @@ def uniform(shape: Sequence[int], seed: tf.Tensor) -> tf.Tensor:
 def operation(
     name: str, magnitude: float, mode: str, translate_const: float, cutout_const: float
 ) -> Callable[..., tf.Tensor]:
-    """``(image, draw) -> image``: one operation at one magnitude.
+    """Returns ``(image, draw) -> image``: one operation at one magnitude.
 
-    ``draw`` is float32 [4] in [0, 1): its second value chooses the argument, where there are two,
-    its last two are Cutout's centre.
+    ``draw`` is float32 [4] in [0, 1). Its second value chooses the argument, if there are two. Its
+    last two are Cutout's centre.
     """
     function = _MODE_OPS[mode][name]
     values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[
@@ -261,7 +272,7 @@ def rand_augment(
         seed: int32 or int64 [2]; the same seed gives the same result.
         num_layers: N ≥ 0.
         magnitude: M ≥ 0. The papers use 5 to 28.
-        table: of ``TABLES``.
+        table: a name from ``TABLES``.
         ops: names from the table; empty for all of it.
         mode: "reference" or "monotone", see the module.
         translate_const: pixels of TranslateX and TranslateY at M = 10.
@@ -278,8 +289,8 @@ def rand_augment(
         return image
     names = tuple(ops) or TABLES[table].ops
     branches = [operation(name, magnitude, mode, translate_const, cutout_const) for name in names]
-    # One draw for everything: columns are the operation, which of its two arguments, Cutout's row
-    # and column.
+    # One draw for everything. Columns: the operation, which of its two arguments, Cutout's row and
+    # column.
     draws = uniform([num_layers, 4], seed)
     numbers = tf.cast(draws[:, 0] * len(names), tf.int32)  # (N,)
     low, high = TABLES[table].probability

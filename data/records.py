@@ -28,26 +28,27 @@ from data.manifest import KINDS as KINDS
 from data.manifest import read_manifest as read_manifest
 
 HEADER_BYTES = 12
-"""Before a record's data in a file: its length and that one's CRC."""
+"""Size in bytes of a record's header in a file: the data's length, and the CRC of the length."""
 RECORD_OVERHEAD = HEADER_BYTES + 4
-"""In a file, besides a record's data: the header, and the data's CRC."""
+"""Bytes of a record in a file besides its data: the header, and the CRC of the data."""
 HARMLESS_LENGTH = 2**28
-"""Bytes that TensorFlow may try to allocate for a record that is not there."""
+"""Number of bytes that TensorFlow may try to allocate for a record that is not there."""
 RECORDS_PER_SHARD = 2000
 MAX_SHARDS = 16_384
 
 
 def num_shards_for(num_records: int) -> int:
-    """The number of shards for a split where nobody chose one: one for every 2,000 records, from 1 to 16,384.
+    """Returns the number of shards for a split if nobody chose one.
 
-    A training holds two windows of shuffled records, each at least a shard, in memory: so shards
-    grow with the split only above 32.8 million records.
+    That is one for every 2,000 records, from 1 to 16,384. A training holds two windows of shuffled
+    records in memory, each at least a shard. So shards grow with the split only above 32.8 million
+    records.
     """
     return max(1, min(MAX_SHARDS, -(-num_records // RECORDS_PER_SHARD)))
 
 
 def shard_name(name: str, index: int, num_shards: int) -> str:
-    """File name of one shard of split `name`."""
+    """Returns the file name of one shard of split `name`."""
     return f"{name}-{index:05d}-of-{num_shards:05d}"
 
 
@@ -55,10 +56,10 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
     """Writes one TFRecord file, atomically: under a temporary name, fsynced, renamed.
 
     Args:
-      path: of the file.
-      records: what it is to hold.
-      index: write its index beside it, after it; see `data.index`. Training on several hosts reads
-        by it.
+      path: path of the file.
+      records: the records to write.
+      index: whether to write its index beside it, after it; see `data.index`. Training on several
+        hosts reads by it.
 
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
@@ -79,11 +80,14 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
 
 
 def impossible_record(path: str | Path) -> int | None:
-    """Number, from 0, of the first record of a file that TensorFlow must not read; None without one.
+    """Finds the first record of a file that TensorFlow must not read.
 
-    TensorFlow asks for as much memory as the record's length says, and crashes where there is not
-    so much. It can judge itself a length beyond the file for which there is memory, and a file that
-    cannot be read.
+    TensorFlow asks for as much memory as the record's length says, and crashes if there is not so
+    much. TensorFlow itself refuses a length beyond the file for which there is memory, and a file
+    that cannot be read.
+
+    Returns:
+      The record's number, from 0; None without one.
     """
     count = 0
     with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -110,9 +114,9 @@ def read_shard(
       path: the file.
       on_error: "fail" raises at the first bad record; "skip" leaves out the rest of the file, since
         past a bad record nothing tells where the next one begins.
-      problems: where "skip" notes what it left out.
-      num_records: how many the manifest promises. Only so is a file that was cut between two
-        records noticed.
+      problems: list to which "skip" adds what it left out.
+      num_records: number of records in the manifest. Only with it is a file noticed that was cut
+        between two records.
 
     Raises:
       InputError: no such file; or, with "fail", a truncated, corrupt or unreadable record, or not
@@ -172,21 +176,21 @@ def write_split(
     label_offset: int = 0,
     extra: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Writes a split directory: shard i of S gets the records [i·N/S, (i+1)·N/S), in order, and the manifest comes last.
+    """Writes a split directory, the manifest last.
 
-    Shards of an unfinished earlier run are written again, not trusted: nothing in them proves that
-    they hold these very examples.
+    Shard i of S gets the records [i·N/S, (i+1)·N/S), in order. Shards of an unfinished earlier run
+    are written again, not trusted: nothing in them proves that they hold these very examples.
 
     Args:
-      directory: made where missing; files of an earlier attempt at the same split are removed.
-      name: of the split.
+      directory: made if missing; files of an earlier attempt at the same split are removed.
+      name: name of the split.
       examples: serialized examples, read once, one at a time.
       num_shards: S.
       num_records: N, how many `examples` there are.
       kind: one of `KINDS`; goes to the manifest, as do the next three.
-      label_names: of the classes, in order; empty where unknown.
+      label_names: names of the classes, in order; empty if unknown.
       label_offset: stored label minus class.
-      extra: whatever else is to be known.
+      extra: further facts.
 
     Raises:
       ValueError: `examples` are more or fewer than `num_records`.
@@ -223,7 +227,10 @@ def write_split(
 
 
 def _clear(directory: Path, name: str) -> None:
-    """Removes split `name`'s manifest (first, so that the split counts as unfinished at once), shards and temporary files."""
+    """Removes split `name`'s manifest, shards and temporary files.
+
+    The manifest goes first, so that the split counts as unfinished at once.
+    """
     if not directory.is_dir():
         return
     (directory / MANIFEST).unlink(missing_ok=True)
@@ -237,13 +244,13 @@ def _clear(directory: Path, name: str) -> None:
 def require_same_classes(
     predicted: Sequence[str], of_predicted: str, labeled: Sequence[str], of_labeled: str
 ) -> None:
-    """Sees that predictions or a model can be held against labels.
+    """Checks that predictions or a model can be compared with labels.
 
     Args:
       predicted: name of each class.
-      of_predicted: whose these are, for the message.
+      of_predicted: whose classes these are, for the message.
       labeled: name of each class of the labels.
-      of_labeled: whose these are.
+      of_labeled: whose classes these are.
 
     Raises:
       InputError: other classes, or another order.
@@ -262,10 +269,12 @@ def require_same_classes(
 
 
 def verify_split(manifest: Manifest) -> None:
-    """Reads every record of a split and checks what the manifest says: CRCs, counts, digests, and that labels are in range.
+    """Reads every record of a split and checks what the manifest says.
+
+    Checked are CRCs, counts, digests, and that labels are in range.
 
     Raises:
-      InputError: naming the file, and the record where it is one record's fault.
+      InputError: names the file, and the record if one record is at fault.
     """
     if manifest.beside:
         verify_split(manifest.beside.images)

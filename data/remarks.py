@@ -1,7 +1,7 @@
 """Counts what is odd about the images of one role, and refuses a role whose images show nothing.
 
 `data.examine` says what is odd about one image. A few such images are only counted: `summary.json`
-has the numbers under `remarks`, and one line of the log tells each.
+has the numbers under `remarks`, and the log has one line for each remark.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ WORDS = {
 """Remark -> what is said of the images that have it, and what follows from it."""
 
 _ALIKE_FROM = 4
-"""Images that must show the same pixels before that is an error: two or three may be copies in a
-tiny folder."""
+"""Number of images that must show the same pixels before that is an error: two or three may be
+copies in a tiny folder."""
 
 
 class Remarks:
@@ -44,7 +44,7 @@ class Remarks:
 
     Args:
       role: "labeled", "unlabeled", "test" or "pseudo_labeled".
-      label_names: name of each class; () where unknown.
+      label_names: name of each class; () if unknown.
     """
 
     def __init__(self, role: str, label_names: Sequence[str]) -> None:
@@ -76,12 +76,12 @@ class Remarks:
         return dict(sorted(self._counts.items()))
 
     def check(self) -> None:
-        """Tells the counts, one line each.
+        """Logs the counts, one line each.
 
         Raises:
           InputError: more than half of the images, or all images of a class with several, are
-          plain; all images are alike; more than half are 16-bit PNG files that use few of their
-          bits.
+            plain; all images are alike; more than half are 16-bit PNG files that use few of their
+            bits.
         """
         flag, total = f"--{self._role}", self._total
         for remark in (PLAIN, DIM):

@@ -1,12 +1,12 @@
-"""Settles what becomes of repeated images: among the labelled ones, under another class, in the test.
+"""Decides about repeated images: among the labelled ones, under another class, in the test.
 
 Of users' own labelled images:
 1. One picture under two classes is an error, or all its images are left out. Identical images
-   decide. Images that only look alike may differ in what matters, so they are counted and told.
+   decide. Images that only look alike may differ in what matters, so they are counted and reported.
 2. Labelled images that are also test images, or look like one, are left out of training.
-3. What repeats among the labelled images is grouped, so that `data.draws` keeps it on one side.
+3. Repeats among the labelled images are grouped, so that `data.draws` keeps them on one side.
 
-Named benchmarks keep their published images: identical ones are counted and told, and stay.
+Named benchmarks keep their published images: identical ones are counted and reported, and stay.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from data.examine import Examined
 from data.sources import PUBLISHED, Collection, printable, split_location
 
 LEFT_OUT = "held_out_images_left_out_of_"
-"""Keys of `summary.json` that begin so have lists; a role follows."""
+"""Prefix of the keys of `summary.json` that have lists; a role follows."""
 SHARE, FEW = 0.05, 20
-"""Share, and number, of a set's images that may be left out by their looks alone, at most, unless there
-are no more than two for each held-out image that they look like, as there are of copies."""
+"""Share, and number, of a set's images that may be left out by their looks alone; the larger limit
+counts. No limit applies if there are at most two such images for each held-out image that they look
+like, as with copies."""
 
 
 def settle(
@@ -37,13 +38,16 @@ def settle(
     label_names: Sequence[str],
     data: ml_collections.ConfigDict,
 ) -> tuple[Usable, Usable | None, dict[str, Any]]:
-    """Returns the labelled images to train on, grouped; the test images; and facts for `summary.json`.
+    """Settles what becomes of repeated images.
 
     Args:
       labeled: the labelled images.
-      test: the test images where they are given.
-      label_names: of both.
+      test: the test images if they are given.
+      label_names: names of the classes of both.
       data: `config.data`.
+
+    Returns:
+      The labelled images to train on, grouped; the test images; and facts for `summary.json`.
 
     Raises:
       InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labelled
@@ -87,7 +91,10 @@ def published(location: str, data: ml_collections.ConfigDict) -> bool:
 
 
 def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
-    """Counts the labelled images that are identical to another, to a test image, and to one of another class."""
+    """Counts identical images among the labelled ones.
+
+    Counted are those identical to another, to a test image, and to one of another class.
+    """
     examined, labels = labeled.examined, labeled.labels()
     if test is not None:
         examined, labels = [*examined, *test.examined], np.concatenate([labels, test.labels()])
@@ -106,7 +113,9 @@ def _without_contradictions(
     on_error: str,
     left_out: list[dict[str, str]],
 ) -> list[Usable]:
-    """`parts` without the identical images that have several classes; those are appended to `left_out`.
+    """Returns `parts` without the identical images that have several classes.
+
+    Those images are appended to `left_out`.
 
     Raises:
       InputError: there are some, and `on_error` is "fail".
@@ -166,9 +175,10 @@ class Unseen:
 
     Args:
       seen: the images held out.
-      role: of the other set, such as "unlabeled".
+      role: role of the other set, such as "unlabeled".
       total: how many images the other set has.
-      left_out: where the images left out are appended: `file`, `of` which image held out, `bits`.
+      left_out: list to which the images left out are appended: `file`, `of` which image held out,
+        `bits`.
     """
 
     def __init__(self, seen: Seen, role: str, total: int, left_out: list[dict[str, Any]]) -> None:
@@ -185,7 +195,7 @@ class Unseen:
     def places(
         self, collection: Collection, indices: Sequence[int], examined: Sequence[Examined]
     ) -> list[int]:
-        """The places in `indices` of the images that are not held out.
+        """Returns the places in `indices` of the images that are not held out.
 
         Raises:
           InputError: more images than copies explain would be left out by their looks alone.
@@ -216,7 +226,7 @@ class Unseen:
 
 
 def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
-    """Why a pool has no image left: so many were held-out ones; or else what is to be said."""
+    """Says why a pool has no image left: so many were held-out ones; else says `otherwise`."""
     if not left_out:
         return otherwise
     first = max(left_out, key=lambda image: int(image["bits"] >= 0))

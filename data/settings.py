@@ -291,7 +291,7 @@ OWN_PREPROCESSING = Section(
     {name: value.but(default=None, none="the recipe's") for name, value in PREPROCESSING.items()},
     inherits="preprocessing",
 )
-"""A train section's own `preprocessing`."""
+"""The settings of a train section's own `preprocessing`."""
 
 READ = Section(
     "What run_prepare_data.sh reads of a recipe.",

@@ -1,11 +1,11 @@
-"""Formats of collections: CIFAR-10 and SVHN, from their original files.
+"""Collection formats: CIFAR-10 and SVHN, from their original files.
 
-    cifar10:DIR   DIR/cifar-10-python.tar.gz            --labeled: 50,000 training images; --test:
-    10,000
+    cifar10:DIR   DIR/cifar-10-python.tar.gz            --labeled: 50,000 training images;
+                                                        --test: 10,000
     svhn:DIR      DIR/train_32x32.mat, test_32x32.mat   --labeled: 73,257; --test: 26,032
                   DIR/extra_32x32.mat                   --unlabeled: 531,131
 
-The images are 32x32 pixels and are held in memory, 3 kB each (SVHN's extra images 1.6 GB); they
+The images are 32x32 pixels and are held in memory, 3 kB each (SVHN's extra images 1.6 GB). They
 become PNG files when they are written.
 """
 
@@ -32,10 +32,10 @@ class PixelImages:
     """A `Collection` of images that have no files of their own.
 
     Args:
-      name: of the data set's part; images are NAME/NUMBER.
+      name: name of the data set's part; images are NAME/NUMBER.
       pixels: uint8 [n, H, W, 3], or a view of that shape.
       labels: int32 [n].
-      label_names: of the classes; () where unlabelled.
+      label_names: names of the classes; () if unlabelled.
     """
 
     scattered = True
@@ -49,15 +49,15 @@ class PixelImages:
         self.labels, self.label_names = labels, label_names
 
     def key(self, index: int) -> str:
-        """The number within the part, in the original order."""
+        """Returns the number within the part, in the original order."""
         return f"{self._name}/{index:06d}"
 
     def where(self, index: int) -> str:
-        """The key: there is no file of its own."""
+        """Returns the key: there is no file of its own."""
         return self.key(index)
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """PNG files."""
+        """Yields PNG files."""
         return ordered_map(self._png, indices)
 
     def _png(self, index: int) -> bytes | str:
@@ -74,17 +74,22 @@ def _path(request: Request, name: str) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads CIFAR's batches, which are dicts of numbers, text and one numpy array, and refuses everything else.
+    """Reads CIFAR's batches and refuses everything else.
 
-    A pickle is a program: the plain reader would run whatever it says.
+    A batch is a dict of numbers, text and one numpy array. A pickle is a program: the plain reader
+    would run whatever it says.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {
             ("numpy", "dtype"): np.dtype,
             ("numpy", "ndarray"): np.ndarray,
-            ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
-            ("numpy._core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,  # type: ignore[attr-defined]
+            ("numpy.core.multiarray", "_reconstruct"): (
+                np.core.multiarray._reconstruct  # type: ignore[attr-defined]
+            ),
+            ("numpy._core.multiarray", "_reconstruct"): (
+                np.core.multiarray._reconstruct  # type: ignore[attr-defined]
+            ),
         }
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(
@@ -98,10 +103,10 @@ def _load(content: bytes) -> dict[bytes, Any]:
 
 
 def open_cifar10(request: Request) -> PixelImages:
-    """CIFAR-10 from `cifar-10-python.tar.gz`.
+    """Opens CIFAR-10 from `cifar-10-python.tar.gz`.
 
     Raises:
-      InputError: the file is not there or is not CIFAR's.
+      InputError: the file is missing or is not CIFAR's.
     """
     path = _path(request, CIFAR10)
     names = ["test_batch"] if request.role == "test" else [f"data_batch_{i}" for i in range(1, 6)]
@@ -117,7 +122,8 @@ def open_cifar10(request: Request) -> PixelImages:
         labels = np.concatenate([batch[b"labels"] for batch in batches]).astype(np.int32)
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
             raise ValueError(f"{len(labels)} labels for pixels {pixels.dtype} {pixels.shape}")
-    except Exception as error:  # whatever the readers of archives and pickles come to
+    except Exception as error:
+        # Any exception of the readers of archives and pickles.
         raise request.error(
             f"has a {CIFAR10} that is not the original one ({one_line(error)}); get it again"
         ) from error
@@ -130,10 +136,10 @@ def open_cifar10(request: Request) -> PixelImages:
 
 
 def open_svhn(request: Request) -> PixelImages:
-    """SVHN's cropped digits from their `.mat` files, in which class 10 is the digit 0.
+    """Opens SVHN's cropped digits from their `.mat` files, in which class 10 is the digit 0.
 
     Raises:
-      InputError: the file is not there or is not SVHN's.
+      InputError: the file is missing or is not SVHN's.
     """
     part = {"labeled": "train", "unlabeled": "extra", "test": "test"}[request.role]
     name = f"{part}_32x32.mat"
@@ -146,7 +152,8 @@ def open_svhn(request: Request) -> PixelImages:
             raise ValueError(f"{len(labels)} labels for X {pixels.dtype} {content['X'].shape}")
         if not np.isin(labels, range(1, 11)).all():
             raise ValueError("a label is not from 1 to 10")
-    except Exception as error:  # whatever the reader of the format comes to
+    except Exception as error:
+        # Any exception of the reader of the format.
         raise request.error(
             f"has a {name} that is not the original one ({one_line(error)}); get it again"
         ) from error

@@ -1,9 +1,9 @@
 """What a data set offers to `data.prepare`: label names, and splits of images.
 
-Two layers. A *collection* is the images of one role as some format keeps them: a folder, TFRecords,
-tar archives, a TFDS data set. Their locations are written `[FORMAT:]PATH`, one each for
-`--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is what they become once
-they are checked and split (`data.splits`).
+There are two layers. A *collection* is the images of one role as some format keeps them: a folder,
+TFRecords, tar archives, a TFDS data set. Locations of collections are written `[FORMAT:]PATH`, one
+each for `--labeled`, `--unlabeled` and `--test`, and may mix formats. A *source* is the result once
+the collections are checked and split (`data.splits`).
 
 To add a format, write a function `Request -> Collection` and name it in `data.settings.FORMATS`.
 """
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from data.duplicates import Seen  # which needs TensorFlow
 
 TFRECORD_FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
-"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`, `pool`; not `manifest.json`."""
+"""Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`,
+`pool`; not `manifest.json`."""
 
 SPLITS = ("labeled", "unlabeled", "test", "validation")
 
@@ -58,10 +59,10 @@ class Image:
 
 
 class Split(Protocol):
-    """Images in the order in which they are to be written: mixed by the seed, so that no shard is all one class or one domain.
+    """Images in the order in which they are to be written.
 
-    They are read while one iterates, in bounded memory, and the same ones come in the same order
-    every time.
+    The seed mixes them, so that no shard is all one class or one domain. They are read while one
+    iterates, in bounded memory. The same images come in the same order every time.
     """
 
     def __len__(self) -> int: ...
@@ -70,33 +71,42 @@ class Split(Protocol):
 
 
 class Source(Protocol):
-    """A data set that is known to be usable: whatever can be wrong with the input was found when it was opened.
+    """A data set that is known to be usable.
 
-    Its images and their splits are a function of the input and of `config.seed`; the test split of
-    `config.data.test_seed` alone, so that results of several seeds are about the same images.
+    Whatever can be wrong with the input was found when it was opened.
+
+    Its images and their splits are a function of the input and of `config.seed`. The test split is
+    a function of `config.data.test_seed` alone, so that results of several seeds are about the same
+    images.
     """
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Name of each class, in order."""
+        """Returns the name of each class, in order."""
         ...
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the source wants in the data directory's `summary.json` (JSON): `skipped`, the files that it left out and why, and such."""
+        """Returns facts for the data directory's `summary.json` (JSON).
+
+        An example is `skipped`, the files that the source left out and why.
+        """
         ...
 
     @property
     def read_from(self) -> Mapping[str, Any]:
-        """The files that were read, by role; see `data.fingerprint`."""
+        """Returns the files that were read, by role; see `data.fingerprint`."""
         ...
 
     def splits(self) -> Mapping[str, Split]:
-        """The splits by name, out of `SPLITS`; none is empty."""
+        """Returns the splits by name, out of `SPLITS`; none is empty."""
         ...
 
     def held_out(self) -> Seen:
-        """The images of the test and the validation split, to be known again among those of other origin."""
+        """Returns the images of the test and the validation split.
+
+        They are to be recognized among images of other origin.
+        """
         ...
 
 
@@ -106,13 +116,12 @@ class Collection(Protocol):
     Memory is a few dozen bytes an image besides its key, never its pixels.
 
     Attributes:
-      label_names: name of each class, in order; () where unknown.
-      labels: int32 [n], −1 where unknown.
+      label_names: name of each class, in order; () if unknown.
+      labels: int32 [n], −1 if unknown.
       scattered: whether the images may be read in any order at no great cost; otherwise they are
         read in ascending order.
-      ignored: what lies there and is no image: how many by kind.
-      problems: what could not even be listed (`file`, `why`), where `config.data.on_error` is
-        "skip".
+      ignored: number of files that are no images, by kind.
+      problems: what could not even be listed (`file`, `why`), if `config.data.on_error` is "skip".
     """
 
     label_names: tuple[str, ...]
@@ -122,15 +131,18 @@ class Collection(Protocol):
     problems: Sequence[Mapping[str, str]]
 
     def key(self, index: int) -> str:
-        """A stable name of an image, unique within the collection."""
+        """Returns a stable name of an image, unique within the collection."""
         ...
 
     def where(self, index: int) -> str:
-        """Where an image is, for people."""
+        """Says where an image is, for people."""
         ...
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """The image files, or why one cannot be read. `indices` ascend where the collection is not `scattered`."""
+        """Yields the image files, or why one cannot be read.
+
+        `indices` ascend if the collection is not `scattered`.
+        """
         ...
 
 
@@ -142,9 +154,9 @@ class Request:
       location: what the flag says after `FORMAT:`.
       role: "labeled", "unlabeled" or "test", or "pseudo_labeled" of TFRecords; its flag is
         `--ROLE`.
-      label_offset: stored label minus class, where the format stores labels of the user's own.
+      label_offset: stored label minus class, if the format stores labels of the user's own.
       on_error: "fail" or "skip"; see `Collection.problems`.
-      num_classes: that a pseudo-label must be over.
+      num_classes: number of classes that a pseudo-label must be over.
       convert: whether images of other kinds are turned into PNG; see `data.convert`.
     """
 
@@ -156,18 +168,18 @@ class Request:
     convert: bool = False
 
     def error(self, message: str) -> InputError:
-        """An InputError about this location."""
+        """Returns an InputError about this location."""
         return InputError(f"--{self.role}: {printable(self.location)} {message}")
 
 
 MANIFEST_ENDINGS = (".csv", ".json", ".jsonl")
-"""Names of lists of images end so."""
+"""Endings of the names of lists of images."""
 
 WITHOUT_PATH = ("tfds",)
 """Formats whose locations are no paths."""
 
 WITH_TEST = ("imagenet", "cifar10", "svhn")
-"""Formats with test images of their own, which are the test where no other is named."""
+"""Formats with test images of their own, which are the test if no other is named."""
 
 
 PUBLISHED = ("imagenet", "cifar10", "svhn", "tfds")
@@ -175,10 +187,11 @@ PUBLISHED = ("imagenet", "cifar10", "svhn", "tfds")
 
 
 def split_location(location: str, default: str) -> tuple[str, str]:
-    """Format and rest of `FORMAT:REST`; `default` and the whole where no known format stands before a colon.
+    """Returns format and rest of `FORMAT:REST`.
 
-    Where `default` is tfds, so is `cifar10:3.0.2/train`: a data set of that name, and its version.
-    Where it is image_folder, a name that ends as a list of images is a manifest.
+    If no known format stands before a colon, returns `default` and the whole. If `default` is tfds,
+    so is `cifar10:3.0.2/train`: a data set of that name, and its version. If `default` is
+    image_folder, a name that ends as a list of images is a manifest.
     """
     name, colon, rest = location.partition(":")
     if default in WITHOUT_PATH and re.match(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)/", rest):
@@ -190,7 +203,11 @@ def split_location(location: str, default: str) -> tuple[str, str]:
 
 
 def absolute(location: str, default: str) -> str:
-    """A location that means the same in every directory. Raises InputError for a path that is not UTF-8."""
+    """Returns a location that means the same in every directory.
+
+    Raises:
+      InputError: a path is not UTF-8.
+    """
     name, rest = split_location(location, default)
     if name not in WITHOUT_PATH:
         rest = os.path.abspath(os.path.expanduser(rest))
@@ -211,7 +228,10 @@ def open_collection(location: str, role: str, data: ml_collections.ConfigDict) -
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path for a one-line message or JSON: bytes that are no UTF-8 and line breaks are escaped."""
+    """Returns a path for a one-line message or JSON.
+
+    Line breaks and bytes that are not UTF-8 are escaped.
+    """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
@@ -221,7 +241,7 @@ def entries(
 ) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder, without hidden ones and folders that computers make.
 
-    Those are counted in `ignored`.
+    The entries left out are counted in `ignored`.
 
     Raises:
       InputError: the folder cannot be read.
@@ -244,7 +264,7 @@ def entries(
 
 
 def ignored_name(name: str) -> str:
-    """Returns why a file or folder of this name is passed over, "" where it is not.
+    """Returns why a file or folder of this name is skipped; "" if it is not.
 
     The reasons are "(hidden)", and "(NAME)" for a folder such as `@eaDir`.
     """
@@ -254,7 +274,10 @@ def ignored_name(name: str) -> str:
 
 
 def find_files(request: Request, endings: str, what: str) -> list[str]:
-    """The files of a location, sorted: itself, those that match it as a pattern, or those in the folder whose names match `endings`.
+    """Returns the files of a location, sorted.
+
+    They are the location itself, the files that match it as a pattern, or the files in the folder
+    whose names match `endings`.
 
     Raises:
       InputError: there are none; the folder cannot be read; a file's name is not UTF-8.
@@ -290,21 +313,21 @@ def find_files(request: Request, endings: str, what: str) -> list[str]:
 
 
 def key_hash(key: str) -> int:
-    """64 bits of a key, any bytes in it included."""
+    """Hashes a key to 64 bits, any bytes in it included."""
     return int.from_bytes(
         hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little"
     )
 
 
 def repeated(keys: Iterable[str], total: int) -> set[int]:
-    """The hashes that `total` keys have more than once, in 8 bytes a key."""
+    """Returns the hashes that `total` keys have more than once, in 8 bytes a key."""
     hashes = np.fromiter(map(key_hash, keys), np.uint64, total)
     hashes.sort()
     return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 
 def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Request) -> None:
-    """Sees that labels which are numbers leave none out: a huge one would make as many classes.
+    """Checks that labels that are numbers leave none out: a huge one would make as many classes.
 
     Args:
       labels: int [n], from 0.
@@ -312,7 +335,7 @@ def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Requ
       request: for the error.
 
     Raises:
-      InputError: they do; either that of the largest is wrong, or a class has no images.
+      InputError: a number is missing; either the largest label is wrong, or a class has no images.
     """
     present = np.unique(labels)
     if present[-1] == len(present) - 1:
@@ -332,36 +355,39 @@ def check_numbers(labels: np.ndarray, where: Callable[[int], str], request: Requ
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:
-    """`size` bytes of a file. Raises OSError."""
+    """Reads `size` bytes of a file. Raises OSError."""
     with open(path, "rb") as f:
         f.seek(offset)
         return f.read(size)
 
 
-# Random choices. `purpose` keeps the draws of one seed apart, so that a change of one split leaves
-# the others alone.
+# Random choices. `purpose` keeps the draws of one seed apart, so that a change of one split does
+# not change the others.
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A random generator that is a function of its arguments."""
+    """Returns a random generator that is a function of its arguments."""
     return np.random.Generator(np.random.PCG64([seed, *purpose.encode(), *numbers]))
 
 
 def mixed(items: Iterable[T], seed: int, purpose: str) -> list[T]:
-    """`items` in an order that is a function of `seed` and `purpose`."""
+    """Returns `items` in an order that is a function of `seed` and `purpose`."""
     items = list(items)
     return [items[i] for i in generator(seed, purpose).permutation(len(items))]
 
 
 def even_counts(total: int, num_classes: int, rng: np.random.Generator) -> list[int]:
-    """`total` shared out over classes as evenly as possible; `rng` draws the classes that get one more."""
+    """Shares `total` out over classes as evenly as possible.
+
+    `rng` draws the classes that get one more.
+    """
     counts = np.full([num_classes], total // num_classes)
     counts[rng.permutation(num_classes)[: total % num_classes]] += 1
     return [int(count) for count in counts]
 
 
 def by_class(labels: Iterable[int], num_classes: int) -> list[list[int]]:
-    """The indices of `labels`' items, class by class."""
+    """Returns the indices of `labels`' items, class by class."""
     indices: list[list[int]] = [[] for _ in range(num_classes)]
     for index, label in enumerate(labels):
         indices[label].append(index)
@@ -374,7 +400,10 @@ THREADS = min(16, max(2, os.cpu_count() or 2))
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], threads: int = THREADS
 ) -> Iterator[R]:
-    """`map(function, items)` in `threads` threads, in order, with at most 4·`threads` results waiting (`Executor.map` holds them all)."""
+    """Computes `map(function, items)` in `threads` threads, in order.
+
+    At most 4·`threads` results are waiting; `Executor.map` would hold all of them.
+    """
     iterator = iter(items)
     executor = ThreadPoolExecutor(threads)
     waiting: collections.deque[Future[R]] = collections.deque()

@@ -39,7 +39,10 @@ _NEUTRAL = frozenset(
 
 
 def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """Returns the split that a folder's name speaks of, "" for none, and the name's other words."""
+    """Returns the split that a folder's name speaks of, and the name's other words.
+
+    The split is "" if the name speaks of none.
+    """
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
     found = [word for word in words if word in _ROLES]
     rest = tuple(word for word in words if word not in _ROLES and word not in _NEUTRAL)
@@ -66,12 +69,12 @@ def check(
     Args:
       request: for the messages.
       names: the classes.
-      subfolders: class -> names of the folders in its folder that hold images; those without are
-        left out.
+      subfolders: class -> names of the folders in its folder that hold images; classes without such
+        folders are left out.
 
     Raises:
       InputError: all names are those of splits, or at least two are, and these have the same
-      subfolders.
+        subfolders.
     """
     found = splits_among(names)
     inside = [set(subfolders.get(name, ())) for name in found.values()]

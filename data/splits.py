@@ -1,22 +1,22 @@
-"""From collections to a source: every image examined, the labelled ones split, held-out ones taken out of the unlabelled.
+"""From collections to a source: examines every image, and draws the splits.
 
-1. `test` is its own collection, or `test_fraction` of each labelled class, drawn by `test_seed`:
-the same for every `seed`.
+1. `test` is its own collection, or `test_fraction` of each labelled class. `test_seed` draws it, so
+   it is the same for every `seed`.
 2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn
    by `seed` (Meta Pseudo Labels holds out 25,000 of ImageNet).
 3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100,
-ImageNet-10 % 128. None takes all.
-4. With `fold`, one of `folds` parts of what step 3 chose takes the place of the validation split:
-   cross-fitting (`workflow/crossfit.py`). The images of step 2 are then in no split.
-5. The unlabelled images are their own collection, and of the labelled ones `nothing`, the `rest`
-   that step 3 left, or `all` but those held out, as `labeled_as_unlabeled` says. What steps 1, 2
-   and 4 hold out is left out of them, by content: both papers keep the evaluation's images out of
-   the unlabelled ones.
+   ImageNet-10 % 128. None takes all.
+4. With `fold`, one of `folds` parts of the images of step 3 takes the place of the validation
+   split: cross-fitting (`workflow/crossfit.py`). The images of step 2 are then in no split.
+5. The unlabelled images are their own collection, and some labelled ones, as `labeled_as_unlabeled`
+   says: `nothing`, the `rest` that step 3 left, or `all` but the held-out ones. Images that steps
+   1, 2 and 4 hold out are left out of them, by content: both papers keep the evaluation's images
+   out of the unlabelled ones.
 
 Labels that a person corrected count from the beginning (`data.corrections`).
 
-Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats` says
-what becomes of labelled images that are in the test, or under two classes.
+Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats`
+decides about labelled images that are in the test, or under two classes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Part:
         return len(self.indices)
 
     def images(self, with_labels: bool) -> Iterator[Image]:
-        """The images, read now. Raises InputError where one could be read before and now cannot."""
+        """Yields the images, read now. Raises InputError if one has become unreadable."""
         for index, encoded in zip(self.indices, self.collection.read(self.indices)):
             if isinstance(encoded, str):
                 raise InputError(
@@ -92,7 +92,7 @@ class PartsSplit:
 
 @dataclasses.dataclass(frozen=True)
 class SplitCollections:
-    """See `split`."""
+    """The `Source` that `split` returns."""
 
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
@@ -101,16 +101,18 @@ class SplitCollections:
     read_from: Mapping[str, Any]
 
     def held_out(self) -> Seen:
-        """The images of the test and the validation split."""
+        """Returns the images of the test and the validation split."""
         return self.seen
 
     def splits(self) -> Mapping[str, PartsSplit]:
-        """The splits by name."""
+        """Returns the splits by name."""
         return {name: PartsSplit(parts, name != "unlabeled") for name, parts in self.parts.items()}
 
 
 def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
-    """Lists the collections of `config.data` by role, and reads no image; the test's labels are numbered as the labeled ones.
+    """Lists the collections of `config.data` by role, and reads no image.
+
+    The test's labels are numbered as the labeled ones.
 
     Raises:
       InputError: a collection cannot be listed; fewer than two classes; labels or keys that cannot
@@ -297,7 +299,7 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
 
 
 def _check_keys(collection: Collection, role: str) -> None:
-    """Sees that no key comes twice, by 8 bytes of each."""
+    """Checks that no key comes twice, by 8 bytes of each."""
     total = len(collection.labels)
     doubled = repeated(
         map(collection.key, progress(range(total), total, f"check keys of {role}")), total
@@ -331,7 +333,7 @@ def _check_labels(collection: Collection, role: str) -> None:
 
 
 def _labels_as(label_names: Sequence[str], collection: Collection, location: str) -> np.ndarray:
-    """The collection's labels in the numbering of `label_names`, int32 [n]."""
+    """Returns the collection's labels in the numbering of `label_names`, int32 [n]."""
     number = {name: label for label, name in enumerate(label_names)}
     unknown = [name for name in collection.label_names if name not in number]
     if unknown:

@@ -1,9 +1,9 @@
 """Looks at the images before a run: how many each split will get, how large they are.
 
 It lists what `data.splits` would read and splits it with the same draws. A small set of files is
-examined whole, so the numbers are those of the run, and what the run would refuse is refused with
-the same words. Of a larger set, files in even steps are examined, and what is found in the others
-remains open: damaged files, and images that repeat each other.
+examined whole. So the numbers are those of the run, and it refuses what the run would refuse, in
+the same words. Of a larger set, only files at even steps are examined. Damaged files and repeated
+images among the others then stay unknown.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from data.image_folder import FolderImages
 from data.sources import Collection, Source
 
 LISTED = ("image_folder", "manifest", "tar", "tfds")
-"""Formats that are looked at: listing them costs little beside reading the images."""
+"""Formats that are looked at: listing them costs little compared with reading the images."""
 
 WHOLE = 100 * 2**20
 """Bytes of image files up to which all are examined: some 10 seconds on 2 cores."""
 
 SAMPLE = 300
-"""Labeled files that are examined of a larger set."""
+"""Number of labeled files that are examined of a larger set."""
 
 KEPT = 32
-"""Images that are kept to measure a training step with."""
+"""Number of images that are kept to measure a training step with."""
 
 
 class Survey(NamedTuple):
-    """Holds what was found.
+    """Findings of a survey.
 
     Attributes:
       images: split ("labeled", "unlabeled", "test", "validation") -> number of images.
       classes: K.
-      median_height: of the labeled images, pixels.
-      median_width: of the labeled images, pixels.
+      median_height: median height of the labeled images, pixels.
+      median_width: median width of the labeled images, pixels.
       file_bytes: size of all image files; 0: not known.
       seconds: time that the first stage will take to examine all files, measured here.
       sample: some of the image files, as bytes.
@@ -95,11 +95,11 @@ def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int 
 
     Args:
       config: a recipe as `prepare.resolve` returns it; its locations are of the formats `LISTED`.
-      most: labeled files that are examined, where not all files are.
+      most: number of labeled files that are examined, if not all files are.
       whole: bytes of files up to which all files are examined.
 
     Raises:
-      InputError: what `splits.split` would raise, as far as it was looked at.
+      InputError: what `splits.split` would raise, for the files that were looked at.
     """
     listed = splits.listed(config)
     counts = {role: len(collection.labels) for role, collection in listed.items()}
@@ -142,7 +142,10 @@ def _of_source(source: Source, size: int, seconds: float) -> Survey:
 
 
 def _file_bytes(collection: Collection) -> int | None:
-    """Returns the size of the image files; links that lead nowhere count 0. None: the format does not tell."""
+    """Returns the size of the image files in bytes; None if the format does not tell.
+
+    Links that lead nowhere count 0.
+    """
     if isinstance(collection, FolderImages):
         return sum(
             os.path.getsize(file.path) for file in collection.files() if os.path.exists(file.path)
@@ -151,7 +154,7 @@ def _file_bytes(collection: Collection) -> int | None:
 
 
 def _estimate(labeled: Collection) -> int:
-    """Returns the mean size of an image file, of the first ones."""
+    """Returns the mean size in bytes of the first image files."""
     read = [
         len(image)
         for image in labeled.read(range(min(KEPT, len(labeled.labels))))
@@ -161,7 +164,10 @@ def _estimate(labeled: Collection) -> int:
 
 
 def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection]) -> dict[str, int]:
-    """Splits the listed images as if all could be used and none repeated another; returns the splits' sizes."""
+    """Splits the listed images and returns the splits' sizes.
+
+    It does so as if all images could be used and none repeated another.
+    """
     data, names = config.data, listed["labeled"].label_names
     total = len(listed["labeled"].labels)
     unknown = Examined(0, 0, b"", b"", b"")

@@ -1,4 +1,4 @@
-"""A format of collections: any image classification data set of tensorflow-datasets.
+"""Collection format: any image classification data set of tensorflow-datasets.
 
     tfds:NAME/SPLIT            tfds:cifar10/train, tfds:imagenet2012/validation
     tfds:NAME/CONFIG/SPLIT     tfds:imagenet_resized/32x32/train
@@ -45,7 +45,7 @@ class TfdsImages:
             ]
 
     def _require_impossible_record(self) -> None:
-        """Raises InputError where a TFRecord file has a length that TensorFlow would die of."""
+        """Raises InputError if a TFRecord file has a length at which TensorFlow would crash."""
         splits = self._builder.info.splits  # empty where nothing is prepared
         for part in splits[self._split].file_instructions if splits else ():
             path = os.fspath(part.filename)
@@ -60,7 +60,7 @@ class TfdsImages:
                 )
 
     def _readable(self, dataset: tf.data.Dataset) -> Iterator[Any]:
-        """Its elements. Raises InputError where TFDS's files are not what they should be."""
+        """Yields its elements. Raises InputError if TFDS's files are not what they should be."""
         try:
             yield from dataset.as_numpy_iterator()
         except tf.errors.OpError as error:
@@ -69,7 +69,7 @@ class TfdsImages:
             ) from error
 
     def _examples(self) -> tf.data.Dataset:
-        """In TFDS's order, with the images as they are stored."""
+        """Returns the examples in TFDS's order, with the images as they are stored."""
         features = {name: True for name in ("image", *(("label",) if self.label_names else ()))}
         return self._builder.as_dataset(
             split=self._split,
@@ -81,15 +81,15 @@ class TfdsImages:
         )
 
     def key(self, index: int) -> str:
-        """Data set, version and split; number in TFDS's order."""
+        """Returns data set, version and split, and the number in TFDS's order."""
         return f"{self._name}/{index:08d}"
 
     def where(self, index: int) -> str:
-        """The key."""
+        """Returns the key."""
         return self.key(index)
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """The files' bytes; `indices` ascend."""
+        """Yields the bytes of the files; `indices` ascend."""
         wanted = iter(indices)
         index = next(wanted, None)
         for number, example in enumerate(self._readable(self._examples())):

@@ -1,13 +1,13 @@
-"""A format of collections: TFRecords of `tf.train.Example`s with `image/encoded`, whoever wrote them.
+"""Collection format: TFRecords of `tf.train.Example`s with `image/encoded`, whoever wrote them.
 
     tfrecord:DIR, tfrecord:FILE, 'tfrecord:DIR/train-*'
 
-ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, a pool that has
-nothing but `image/encoded`: read as they are. `image/class/label` (minus the label offset) is the
-class, `image/class/synset` or `image/class/text` its name, `image/key` or `image/filename` the key;
-without one, or where two of these file names are the same, the key is FILE/NUMBER, the record's
-number in its file. Records are located once, by a pass that checks their CRCs; 20 bytes each are
-held in memory.
+ImageNet's usual shards, the Noisy Student release's `extra-*` and `train-*`, and a pool that has
+nothing but `image/encoded` are read as they are. `image/class/label` (minus the label offset) is
+the class, `image/class/synset` or `image/class/text` its name, `image/key` or `image/filename` the
+key. Without a key, or if two of these file names are the same, the key is FILE/NUMBER, with the
+record's number in its file. Records are located once, by a pass that checks their CRCs; 20 bytes
+each are held in memory.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ class RecordImages:
         self._problems.append({"file": where, "why": why})
 
     def key(self, index: int) -> str:
-        """The record's own, or FILE/NUMBER."""
+        """Returns the record's own key, or FILE/NUMBER."""
         if self._keys is not None:
             return self._keys[index]
         return f"{os.path.basename(self._paths[self._file[index]])}/{self._number[index]}"
 
     def balanced(self) -> str:
-        """Returns the directory of run_balance.sh that the files are in; "" for other files."""
+        """Returns the run_balance.sh directory that the files are in; "" for other files."""
         for directory in dict.fromkeys(map(os.path.dirname, self._paths)):
             try:
                 read_manifest(directory, "pseudo_labeled")
@@ -133,18 +133,18 @@ class RecordImages:
         return ""
 
     def where(self, index: int) -> str:
-        """File and record."""
+        """Returns file and record."""
         return (
             f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting"
             " from 0)"
         )
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
-        """The images' bytes."""
+        """Yields the bytes of the images."""
         return ordered_map(self._read, indices)
 
     def record(self, index: int) -> bytes:
-        """The whole record. Raises OSError."""
+        """Returns the whole record. Raises OSError."""
         return read_at(self._paths[self._file[index]], self._offset[index], self._size[index])
 
     def _read(self, index: int) -> bytes | str:
@@ -164,8 +164,8 @@ def open_records(request: Request) -> RecordImages:
     """Lists TFRecords.
 
     Raises:
-      InputError: there are none; a record is corrupt or has no image or, where it needs one, no
-        label or pseudo-label in range.
+      InputError: there are none; a record is corrupt, has no image, or lacks a label or
+        pseudo-label in range that it needs.
     """
     return RecordImages(request, find_files(request, TFRECORD_FILES, "TFRecord files"))
 
@@ -177,7 +177,13 @@ def _text(feature: tf.train.Feature) -> str:
 
 
 def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
-    """Label (−1 for those without a true one), class name, key and whether it is a file name. Raises InputError: what a record lacks."""
+    """Returns label, class name, key, and whether the key is a file name.
+
+    The label is −1 for records without a true one.
+
+    Raises:
+      InputError: what the record lacks.
+    """
     try:
         features = dict(tf.train.Example.FromString(record).features.feature)
     except Exception as error:  # protobuf's DecodeError has no public home
@@ -217,14 +223,21 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
 
 
 def _label_names(labels: np.ndarray, names: dict[int, str]) -> tuple[str, ...]:
-    """The records' names of the classes, or their numbers where a class has none or two share one."""
+    """Returns the records' names of the classes.
+
+    Returns their numbers if a class has no name or two classes share one.
+    """
     found = tuple(names.get(label, "") for label in range(int(labels.max()) + 1))
     numbers = tuple(str(label) for label in range(len(found)))
     return found if all(found) and len(set(found)) == len(found) else numbers
 
 
 def _check_pseudo_label(features: dict[str, tf.train.Feature], num_classes: int) -> None:
-    """Sees that a record has a distribution over `num_classes` classes, and no `label` that contradicts it. Raises InputError."""
+    """Checks that a record has a distribution over `num_classes` classes.
+
+    Raises:
+      InputError: it has none, or a `label` that contradicts it.
+    """
     probabilities, label = (
         _floats(features),
         list(features["label"].int64_list.value) if "label" in features else [],
@@ -249,7 +262,7 @@ def _check_pseudo_label(features: dict[str, tf.train.Feature], num_classes: int)
 
 
 def _floats(features: Mapping[str, tf.train.Feature]) -> np.ndarray:
-    """The pseudo-label's distribution, float32 [K]."""
+    """Returns the pseudo-label's distribution, float32 [K]."""
     return np.asarray(
         features["probabilities"].float_list.value if "probabilities" in features else [],
         np.float32,
@@ -257,14 +270,14 @@ def _floats(features: Mapping[str, tf.train.Feature]) -> np.ndarray:
 
 
 def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[bytes]:
-    """Pseudo-labelled records of the release, as ours: image, key, distribution.
+    """Yields pseudo-labelled records of the release as ours: image, key, distribution.
 
     Args:
       images: opened in the role "pseudo_labeled".
-      usable: indices of those to yield.
+      usable: indices of the records to yield.
 
     Raises:
-      InputError: one could be read before and now cannot.
+      InputError: a record could be read before and now cannot.
     """
     for index in usable:
         try:

@@ -15,10 +15,11 @@ import tensorflow as tf
 from data.randaugment import switch
 
 HEAD = 16_384
-"""Bytes of a PNG that are searched for its transparent colours, which stand before the pixels."""
+"""Number of bytes of a PNG that are searched for its transparent colours, which stand before the
+pixels."""
 
 BLOCK = 1 << 18
-"""Pixels that are composed at a time."""
+"""Number of pixels that are composed at a time."""
 
 _MAYBE_TRANSPARENT = r"GIF8\C*|\CPNG\C{21}(?:[\x04\x06]\C*|\C*tRNS\C*)"
 """A pattern of RE2 in which \\C is any byte: a GIF, or a PNG with an alpha channel or with
@@ -69,9 +70,8 @@ def over_white(rgba: tf.Tensor) -> tf.Tensor:
     def compose(i: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         block = rgba[i * rows : (i + 1) * rows]
         colour, alpha = tf.cast(block[..., :3], tf.uint16), tf.cast(block[..., 3:], tf.uint16)
-        sum255 = (
-            colour * alpha + 255 * (255 - alpha) + 128
-        )  # 255 times the result, and a half to round it; at most 65153
+        # 255 times the result, and a half to round it; at most 65153.
+        sum255 = colour * alpha + 255 * (255 - alpha) + 128
         result = tf.bitwise.right_shift(sum255 + tf.bitwise.right_shift(sum255, 8), 8)
         return i + 1, done.write(i, tf.cast(result, tf.uint8))
 
@@ -84,7 +84,7 @@ def over_white(rgba: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a GIF whose color table gets white for the transparent colour, its flag cleared.
+    """Decodes a GIF after setting the transparent colour to white and clearing its flag.
 
     Pixels that the first frame leaves out become white, too.
     """
@@ -135,8 +135,8 @@ def _first_frame(
       start: place of the first block.
 
     Returns:
-      The place of the first frame (or of what else ends the walk), and that of its graphic control
-      extension, 0 if none.
+      The place of the first frame (or of what else ends the walk); and the place of its graphic
+      control extension, 0 if none.
     """
 
     def more(place: tf.Tensor, inside: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
@@ -147,9 +147,8 @@ def _first_frame(
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         value = byte(place)
         here = ~inside & (control == 0) & (byte(place + 1) == 0xF9)
-        skip = tf.where(
-            inside, 1 + value, 2
-        )  # a block of data: its length, so many bytes; length 0 is the last
+        # A block of data: its length, so many bytes; length 0 is the last.
+        skip = tf.where(inside, 1 + value, 2)
         return place + skip, ~inside | (value > 0), tf.where(here, place, control)
 
     place, _, control = tf.while_loop(more, step, (start, tf.constant(False), tf.constant(0)))
@@ -157,6 +156,6 @@ def _first_frame(
 
 
 def _replace(encoded: tf.Tensor, place: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """The bytes of `encoded` with those from `place` on replaced by `new`."""
+    """Replaces the bytes of `encoded` from `place` on by `new`."""
     rest = tf.strings.substr(encoded, place + tf.strings.length(new), tf.strings.length(encoded))
     return tf.strings.join([tf.strings.substr(encoded, 0, place), new, rest])

@@ -32,8 +32,8 @@ from data.records import (
 )
 
 unconverted = tf.autograph.experimental.do_not_convert
-"""Decorates functions that tf.data traces. They have no Python control flow over tensors, and to
-rewrite them would cost each training seconds at its start."""
+"""Decorates functions that tf.data traces. They have no Python control flow over tensors, and
+rewriting them would cost each training seconds at its start."""
 
 _verified: set[tuple[str, str, int, int]] = set()
 """Path, digest, size and modification time of the shards that this process found right."""
@@ -43,18 +43,18 @@ _refusals: list[InputError] = []
 
 
 def verify_shard(manifest: Manifest, shard: int) -> str:
-    """Compares one shard with its digest, once in each process; passes where it is trusted.
+    """Compares one shard with its digest, once in each process; a trusted shard passes.
 
     Args:
-      manifest: of the split directory.
+      manifest: manifest of the split directory.
       shard: number of the shard, from 0.
 
     Returns:
       The shard's path.
 
     Raises:
-      InputError: the shard cannot be read or differs. Where one record is to blame, the message
-        names it.
+      InputError: the shard cannot be read or differs. If one record is to blame, the message names
+        it.
     """
     path, digest = str(manifest.directory / manifest.files[shard]), manifest.digests[shard]
     if manifest.trusted:
@@ -81,9 +81,10 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
 
 
 def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
-    """Yields the records of one shard, after `verify_shard`; of labels beside images, joined with these.
+    """Yields the records of one shard, after `verify_shard`.
 
-    A verified file needs no other check, so this is faster than `records.read_shard`.
+    Labels beside images are joined with the images. A verified file needs no other check, so this
+    is faster than `records.read_shard`.
 
     Raises:
       InputError: as `verify_shard`; or the manifest gives another number of records.
@@ -95,9 +96,8 @@ def read_records(manifest: Manifest, shard: int) -> Iterator[bytes]:
     for label in _read(manifest, shard, manifest.beside.labels[shard]):
         features = tf.train.Example.FromString(label).features.feature
         position, copies = (features[name].int64_list.value[0] for name in ("position", "copies"))
-        image = next(
-            (record for number, record in images if number == position), None
-        )  # both in the images' order
+        # Both are in the images' order.
+        image = next((record for number, record in images if number == position), None)
         if image is None:
             path = manifest.beside.images.paths[shard]
             raise InputError(
@@ -166,10 +166,10 @@ def refusing(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
-    """Paths of shards, string (n,), in a graph that verifies the shards before it reads them.
+    """Returns paths of shards, string (n,), in a graph that verifies each shard before it is read.
 
     Args:
-      manifest: of the split directory.
+      manifest: manifest of the split directory.
       shards: numbers of the shards, int64 (n,).
 
     Raises:
@@ -181,13 +181,13 @@ def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
     def verify(numbers: np.ndarray) -> np.ndarray:
         return np.array([verify_shard(manifest, int(number)) for number in numbers], object)
 
-    # Stateless, or TensorFlow would not read ahead where operations must be deterministic.
+    # Stateless: otherwise TensorFlow would not read ahead where operations must be deterministic.
     paths = tf.numpy_function(refusing(verify), [shards], tf.string, stateful=False)
     return tf.ensure_shape(paths, shards.shape)
 
 
 def record_dataset(manifest: Manifest) -> tf.data.Dataset:
-    """The serialized records of a split, string scalars in stored order.
+    """Returns the serialized records of a split, string scalars in stored order.
 
     A shard is verified while the one before it is read.
 
@@ -200,7 +200,7 @@ def record_dataset(manifest: Manifest) -> tf.data.Dataset:
 
 
 def raise_refusal(error: Exception) -> None:
-    """Raises the InputError behind TensorFlow's `error`, where a shard was refused."""
+    """Raises the InputError behind TensorFlow's `error`, if a shard was refused."""
     for refusal in _refusals:
         if str(refusal) in str(error):
             raise refusal from error

@@ -1,4 +1,4 @@
-"""EfficientNet as Keras models: the networks of Noisy Student and of Meta Pseudo Labels' large runs.
+"""EfficientNet as Keras models: networks of Noisy Student and large Meta Pseudo Labels runs.
 
 `architectures.py` holds the table of variants and the rules that scale them; `model.py` builds the
 networks.

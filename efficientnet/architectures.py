@@ -1,16 +1,20 @@
-"""The EfficientNet family as tables: the variants, the baseline's seven stages, and the rules that scale them.
+"""Tables of the EfficientNet family: variants, the baseline's seven stages, scaling rules.
 
-Pure Python, no TensorFlow: everything a builder, a weight importer or a parameter count needs to
-know about the layers of a variant is the tuple of :class:`Block` that :func:`blocks` returns.
+This module is pure Python, without TensorFlow. :func:`blocks` returns a tuple of :class:`Block`:
+all that a builder, a weight importer or a parameter count needs to know about a variant's layers.
 
 Sources:
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
-    2019 (the baseline: Table 1, with the strides of stages 4 and 5 as in the authors' code; the
-    published table has them swapped). The authors' code, github.com/tensorflow/tpu,
-    models/official/efficientnet (coefficients of b0-b8 and l2, rounding, survival probability). Xie
-    et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020, first
-    arXiv version, Table 7 (l0, l1, l2). Pham et al., "Meta Pseudo Labels", CVPR 2021 (b6_wide). The
-    authors' code, models/official/efficientnet/lite (lite0-lite4).
+    2019: the baseline, Table 1. The strides of stages 4 and 5 are those of the authors' code; the
+    published table has them swapped.
+
+    The authors' code, github.com/tensorflow/tpu, models/official/efficientnet: coefficients of
+    b0-b8 and l2, rounding, survival probability. Its subfolder lite: lite0-lite4.
+
+    Xie et al., "Self-training with Noisy Student improves ImageNet classification", CVPR 2020,
+    first arXiv version, Table 7: l0, l1, l2.
+
+    Pham et al., "Meta Pseudo Labels", CVPR 2021: b6_wide.
 """
 
 from __future__ import annotations
@@ -25,15 +29,15 @@ from nets.names import repeat_letter
 
 
 class Architecture(NamedTuple):
-    """What tells one variant from another.
+    """Coefficients that distinguish one variant from another.
 
     Attributes:
-        width: multiplies every number of channels (then :func:`round_filters`).
-        depth: multiplies every number of repeats (then :func:`round_repeats`).
+        width: factor of every number of channels (then :func:`round_filters`).
+        depth: factor of every number of repeats (then :func:`round_repeats`).
         image_size: side of the square training image, in pixels.
-        dropout: rate before the classifier, in [0, 1).
-        lite: EfficientNet-Lite: no squeeze-and-excitation, ReLU6 in place of swish, and stem, head
-            and the repeats of the first and last stage are not scaled.
+        dropout: dropout rate before the classifier, in [0, 1).
+        lite: whether it is an EfficientNet-Lite: no squeeze-and-excitation, and ReLU6 in place of
+            swish. Stem, head and the repeats of the first and last stage are not scaled.
     """
 
     width: float
@@ -78,14 +82,17 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 """The variants by name.
 
 Sources: b0-b8, l2, l2_475: the authors' code (``efficientnet_builder.py``). l0, l1: Noisy Student,
-first arXiv version,
-Table 7. b6_wide: Meta Pseudo Labels, section on large-scale experiments; under-specified, see the
-comment beside it. lite0-lite4: the authors' code (``lite/efficientnet_lite_builder.py``).
+first arXiv version, Table 7. b6_wide: Meta Pseudo Labels, section on large-scale experiments;
+under-specified, see the comment beside it. lite0-lite4: the authors' code
+(``lite/efficientnet_lite_builder.py``).
 """
 
 
 class Stage(NamedTuple):
-    """One stage of the baseline: ``repeats`` blocks, of which the first takes the stride and changes the channels."""
+    """One stage of the baseline: ``repeats`` blocks.
+
+    The first block applies the stride and changes the channels.
+    """
 
     repeats: int
     kernel: int  # side of the depthwise convolution
@@ -104,12 +111,17 @@ BASELINE_STAGES: tuple[Stage, ...] = (
     Stage(repeats=4, kernel=5, stride=2, expand=6, filters_in=112, filters_out=192),
     Stage(repeats=1, kernel=3, stride=1, expand=6, filters_in=192, filters_out=320),
 )
-"""EfficientNet-B0 without stem and head. Source: the authors' code, ``efficientnet_builder.py``, the block strings."""
+"""Stages of EfficientNet-B0, without stem and head.
+
+Source: the block strings in the authors' code, ``efficientnet_builder.py``.
+"""
 
 BASELINE_STRIDES: tuple[int, ...] = tuple(stage.stride for stage in BASELINE_STAGES)
 
 SMALL_IMAGE_STRIDES: tuple[int, ...] = (1, 1, 1, 2, 1, 2, 1)
-"""Stage strides for 32-pixel images: stages 2 and 3 keep the resolution, the stem still halves it (32 px -> 4x4 map).
+"""Stage strides for 32-pixel images.
+
+Stages 2 and 3 keep the resolution. The stem still halves it (32 px -> 4x4 map).
 
 Source: the Noisy Student release's SVHN model (github.com/google-research/noisystudent).
 """
@@ -122,8 +134,8 @@ SQUEEZE_RATIO = 0.25
 def round_filters(filters: int, width: float) -> int:
     """Scales a number of channels and rounds it to a multiple of 8, never more than 10 % down.
 
-    Source: the authors' code, ``efficientnet_model.py``, ``round_filters`` with its default divisor
-      8.
+    Source: the authors' code, ``efficientnet_model.py``, ``round_filters`` with its default
+    divisor 8.
 
     Args:
         filters: channels of the baseline.
@@ -146,7 +158,7 @@ def round_repeats(repeats: int, depth: float) -> int:
 
 
 def stem_and_head(width: float, lite: bool = False) -> tuple[int, int]:
-    """Returns the channels of the stem and of the head; those of a Lite variant are not scaled."""
+    """Returns the channels of the stem and of the head; a Lite variant does not scale them."""
     return (
         (STEM_FILTERS, HEAD_FILTERS)
         if lite
@@ -167,18 +179,19 @@ def stage_repeats(depth: float, lite: bool = False) -> tuple[int, ...]:
 
 
 class Block(NamedTuple):
-    """One inverted residual block of a variant, all numbers final.
+    """One inverted residual block of a variant, with all numbers final.
 
     Attributes:
         name: Keras's name, ``block1a`` and on (stage from 1, repeat from ``a``).
         kernel: side of the depthwise convolution.
-        stride: of the depthwise convolution.
+        stride: stride of the depthwise convolution.
         expand: expansion ratio; at 1 there is no expansion convolution.
         filters_in: channels at the input.
         filters_out: channels at the output.
-        squeeze: channels of the squeeze-and-excitation bottleneck; 0: the block has none.
+        squeeze: channels of the squeeze-and-excitation bottleneck; 0 if the block has none.
         has_skip: whether the input is added to the output.
-        survival_probability: of the residual branch, in (0, 1]; 1 where there is no skip.
+        survival_probability: probability that the residual branch is kept, in (0, 1]; 1 without a
+            skip.
     """
 
     name: str
@@ -202,10 +215,10 @@ def blocks(
     """Lays out every block of a variant.
 
     Block b of N (b from 0) survives with probability ``p_b = 1 - (1 - survival_probability) * b /
-    N``: the first block always, the last almost as rarely as ``survival_probability``. N is the
-    number of blocks of the *scaled* network; taking the baseline's 16 instead would drop the deep
-    variants' last blocks far too often. A skip exists where stride is 1 and the channels stay the
-    same; only there is anything dropped.
+    N``. So the first block always survives, and the last almost as rarely as
+    ``survival_probability`` says. N is the number of blocks of the *scaled* network. With the
+    baseline's 16 instead, the deep variants' last blocks would be dropped far too often. A block
+    has a skip if its stride is 1 and the channels stay the same; only such a block is dropped.
 
     Sources: stage table and rounding as above; survival probability: Huang et al., "Deep Networks
     with Stochastic Depth", ECCV 2016, eq. 4, in the form of the authors' ``efficientnet_model.py``.
@@ -214,8 +227,8 @@ def blocks(
     Args:
         width: width coefficient, above 0.
         depth: depth coefficient, above 0.
-        strides: one stride (1 or 2) a stage, seven in all.
-        survival_probability: that of the depth's far end, in (0, 1].
+        strides: stride of each of the seven stages, 1 or 2.
+        survival_probability: survival probability at the far end of the depth, in (0, 1].
         lite: see :class:`Architecture`.
 
     Returns:
@@ -278,8 +291,8 @@ def count_parameters(
         depth: depth coefficient, above 0.
         num_classes: outputs of the classifier.
         lite: see :class:`Architecture`.
-        frozen_blocks: first blocks whose parameters are not counted, and with them the stem's; 0:
-          all are counted.
+        frozen_blocks: number of first blocks that are frozen. Their parameters and those of the
+          stem are not counted; 0 counts all.
 
     Returns:
         Trainable parameters (the number that papers print), and entries of batch normalisation's
@@ -313,22 +326,25 @@ def count_activations(
     lite: bool = False,
     frozen_blocks: int = 0,
 ) -> int:
-    """Counts what a training step keeps of one image for the backward pass: the maps before and after each normalisation and swish.
+    """Counts the numbers that a training step keeps of one image for the backward pass.
+
+    They are the maps before and after each normalisation and swish.
 
     Args:
         width: width coefficient, above 0.
         depth: depth coefficient, above 0.
         image_size: side of the square input in pixels.
         stem_stride: 1 or 2.
-        strides: one stride (1 or 2) a stage.
-        rematerialize: of the blocks only the inputs are kept, and one block at a time, here the
-          largest, is computed again.
+        strides: stride of each of the seven stages, 1 or 2.
+        rematerialize: whether the blocks keep only their inputs. One block at a time, here the
+          largest, is then computed again.
         lite: see :class:`Architecture`.
-        frozen_blocks: first blocks that are fixed, and the stem with them: nothing of them is kept.
+        frozen_blocks: number of first blocks that are frozen. Nothing of them and of the stem is
+          kept; 0 keeps all.
 
     Returns:
-        Numbers (not bytes): three for each entry of a map that is normalised and activated, two for
-        one that is only normalised, one more for each gated by squeeze and excitation.
+        Count of numbers, not bytes. Each entry of a map counts 3 if it is normalised and
+        activated, 2 if it is only normalised, and 1 more if squeeze-and-excitation gates it.
     """
     side = -(-image_size // stem_stride)
     stem, head = stem_and_head(width, lite)
@@ -349,7 +365,10 @@ def count_activations(
 
 
 def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
-    """Returns width, depth and `lite` of a recipe's `model`: its own width and depth where given, else the variant's."""
+    """Returns width, depth and `lite` of a recipe's `model`.
+
+    Width and depth are the recipe's own where it gives them, else the variant's.
+    """
     variant = ARCHITECTURES[model["name"]]
     width, depth = model.get("width"), model.get("depth")
     return (
@@ -360,7 +379,7 @@ def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
 
 
 def check(model: Mapping[str, Any]) -> None:
-    """Raises InputError where width, depth, strides or survival probability of `model` is impossible."""
+    """Raises InputError for an impossible width, depth, stride or survival probability."""
     survival = model.get("survival_probability")
     width, depth, lite = coefficients(model)
     blocks(
@@ -378,7 +397,7 @@ def parameters(
     """Counts the parameters of a recipe's `model` with `num_classes` classes.
 
     Returns:
-        All parameters, BatchNorm's moving statistics included, and those that are trained.
+        Number of all parameters, BatchNorm's moving statistics included, and of trained ones.
     """
     width, depth, lite = coefficients(model)
     all_of_it = sum(count_parameters(width, depth, num_classes, lite))
@@ -398,10 +417,10 @@ def activations(
 
 
 def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -> int:
-    """Counts the multiplications, each with an addition, of one image's forward pass.
+    """Counts the multiply-adds of one image's forward pass.
 
-    Convolutions, squeeze-and-excitation and the classifier count; normalisation and activation do
-    not.
+    A multiply-add is one multiplication with one addition. Convolutions, squeeze-and-excitation
+    and the classifier count; normalisation and activation do not.
 
     Args:
         model: a recipe's `model`.
@@ -421,12 +440,12 @@ def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -
 
 
 def reduction(model: Mapping[str, Any]) -> int:
-    """Returns how many times smaller than the image the last maps of a recipe's `model` are, in each direction."""
+    """Returns the side of the image divided by the side of the last maps of `model`."""
     return math.prod([model.get("stem_stride") or 2, *(model.get("strides") or BASELINE_STRIDES)])
 
 
 def warning(model: Mapping[str, Any], image_size: int) -> str | None:
-    """Returns a line of advice where `model` leaves nearly nothing of images of `image_size` pixels."""
+    """Returns a line of advice if `model` reduces `image_size` pixels to nearly nothing."""
     if image_size > 64 or (model.get("stem_stride") or 2) != 2 or model.get("strides"):
         return None
     return (

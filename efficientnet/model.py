@@ -1,10 +1,15 @@
 """EfficientNet as a functional Keras model.
 
 The arithmetic and the layer names are those of ``tf.keras.applications.EfficientNetB0`` to ``B7``,
-so that weights travel by layer name; what differs is what semi-supervised training needs: every
-variant up to L2, noise that belongs to the example (:mod:`nets.noise`), synchronised batch
-normalisation that survives saving, initial weights that are a function of a seed, small-image
-strides, logits as the output, and normalisation without weights of its own.
+so that weights travel by layer name. The differences are what semi-supervised training needs:
+
+- every variant up to L2,
+- noise that belongs to the example (:mod:`nets.noise`),
+- synchronised batch normalisation that survives saving,
+- initial weights that are a function of a seed,
+- small-image strides,
+- logits as the output,
+- normalisation without weights of its own.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu,
 models/official/efficientnet).
@@ -29,7 +34,7 @@ from nets.layers import Layers, Normalize
 from nets.noise import Dropout, StochasticDepth
 
 Activation = Callable[[str], tf.keras.layers.Layer]
-"""Makes an activation from its layer's name."""
+"""Function that makes an activation from its layer's name."""
 
 
 def EfficientNet(
@@ -49,11 +54,11 @@ def EfficientNet(
     batch_norm_momentum: float = 0.99,
     seed: int | None = None,
 ) -> tf.keras.Model:
-    """Builds one variant.
+    """Builds one variant of EfficientNet.
 
-    The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
-    mixed-precision policy (the global one at the time of the call). Its layer ``avg_pool`` gives
-    the pooled features (B, C), its layer ``top_activation`` the last feature map.
+    The model maps RGB images, float (B, H, W, 3) in 0-255, to logits (B, K). The logits are
+    float32, also under a mixed-precision policy (the global one at the time of the call). The
+    layer ``avg_pool`` gives the pooled features (B, C), ``top_activation`` the last feature map.
 
     For images of about 32 pixels ``strides=SMALL_IMAGE_STRIDES`` leaves a 4x4 map, as in the Noisy
     Student release's SVHN model. With ``stem_stride=1`` the same strides take 16 pixels to a 4x4
@@ -64,19 +69,19 @@ def EfficientNet(
         name: a key of :data:`efficientnet.architectures.ARCHITECTURES`.
         num_classes: K, at least 1.
         image_size: side of the square input in pixels; None: any height and width.
-        width: in place of the variant's width coefficient; above 0.
-        depth: in place of the variant's depth coefficient; above 0.
-        dropout: in place of the variant's dropout rate; in [0, 1).
-        survival_probability: of the residual branch at the depth's far end, in (0, 1]; 1 turns
-            stochastic depth off. 0.8 for every variant in both papers.
+        width: width coefficient, above 0; None: the variant's.
+        depth: depth coefficient, above 0; None: the variant's.
+        dropout: dropout rate before the classifier, in [0, 1); None: the variant's.
+        survival_probability: probability that the residual branch at the depth's far end is kept,
+            in (0, 1]. 1 turns stochastic depth off. Both papers use 0.8 for every variant.
         stem_stride: 1 or 2.
         strides: stride of each of the seven stages, 1 or 2; None: the baseline's.
-        mean: subtracted from the input, a number a channel, in 0-255.
-        std: then divides it.
-        sync_batch_norm: batch statistics over all replicas instead of each replica's own.
-        batch_norm_momentum: of the moving averages, in [0, 1). 0.99 is the authors'; a training of
-          a few hundred steps wants 0.9.
-        seed: makes the initial weights a function of (seed, layer name); None: random ones.
+        mean: number a channel, in 0-255, that is subtracted from the input.
+        std: number a channel, in 0-255 units, that then divides it.
+        sync_batch_norm: whether batch statistics are over all replicas, not over each alone.
+        batch_norm_momentum: momentum of the moving averages, in [0, 1). The authors use 0.99; a
+          training of a few hundred steps needs 0.9.
+        seed: makes the initial weights a function of (seed, layer name); None: random weights.
 
     Returns:
         The model, named ``efficientnet_`` and the variant's name.
@@ -126,7 +131,11 @@ def EfficientNet(
 def _inverted_residual(
     inputs: tf.Tensor, block: Block, make: Layers, activation: Activation
 ) -> tf.Tensor:
-    """Expand, convolve each channel, gate the channels, project back, and add the input where the shapes allow it."""
+    """Adds an inverted residual block.
+
+    It expands, convolves each channel, gates the channels and projects back. The input is added
+    where the shapes allow it.
+    """
     name = block.name
     filters = block.filters_in * block.expand
     x = inputs
@@ -139,9 +148,8 @@ def _inverted_residual(
     x = activation(f"{name}_activation")(x)
 
     if block.squeeze:
-        gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(
-            x
-        )  # (B, 1, 1, filters)
+        # (B, 1, 1, filters)
+        gate = tf.keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_squeeze")(x)
         gate = make.conv(f"{name}_se_reduce", block.squeeze, bias=True, activation="swish")(gate)
         gate = make.conv(f"{name}_se_expand", filters, bias=True, activation="sigmoid")(gate)
         x = tf.keras.layers.Multiply(name=f"{name}_se_excite")([x, gate])

@@ -1,7 +1,7 @@
-"""The report's opening: what the run is about, before any number.
+"""Opening of the report: what the run is about, before any number.
 
-The verdict, the facts of the run, the images of each split, warnings, and the commands. All of it
-is read from what the stages left; what is not there is left out.
+It has the verdict, the facts of the run, the images of each split, warnings, and the commands. All
+of it is read from what the stages left. What is not there is left out.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def facts(
     Args:
       run: directory of the whole run, if there is one.
       data: directory of the prepared data, if there is one.
-      commands: that were carried out.
-      seconds: that this evaluation took so far.
+      commands: command lines that were carried out.
+      seconds: time that this evaluation took so far.
     """
     rows: list[tuple[str, str]] = []
     yield "facts", rows  # before it is full: the rows before a damaged file are shown
@@ -86,7 +86,7 @@ def _versions() -> str:
 
 
 def _commit() -> str:
-    """Returns the checkout's commit, with a mark where files differ from it; "": not known."""
+    """Returns the checkout's commit, marked if files differ from it; "" if it is not known."""
     if not (ROOT / ".git").exists():
         return ""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
@@ -105,7 +105,7 @@ def _time(seconds: float) -> str:
 
 
 def counts(data: Path | None) -> Iterator[tuple[str, Any]]:
-    """Yields `counts`, (head, rows) of a table: the images of each split, and of each class."""
+    """Yields `counts`, (head, rows) of a table: the images of each split and of each class."""
     if not data or not (data / "summary.json").exists():
         return
     splits: Mapping[str, Any] = read_json(data / "summary.json", PREPARED).get("splits", {})
@@ -132,7 +132,7 @@ def warnings(
       run: directory of the whole run, if there is one.
       data: directory of the prepared data, if there is one.
       without_examples: classes that the evaluated split lacks.
-      split: its name.
+      split: name of the evaluated split.
     """
     said: list[str] = []
     yield "warnings", said
@@ -171,13 +171,13 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
     """Returns the commands that made a run, as they were carried out.
 
     The loop's list also has commands that were refused or stopped, and stages that were started
-    again. Of the commands for one work directory, the last one is it, if that directory is
+    again. Of the commands for one work directory, the last one counts, if that directory is
     finished.
 
     Args:
       run: directory of the whole run, if there is one.
       own: the command line of this evaluation.
-      directory: its work directory.
+      directory: work directory of this evaluation.
     """
     if not run or not (run / "commands.txt").exists():
         return [own]
@@ -193,7 +193,10 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
 
 
 def _is_done(run: Path, place: Path, directory: Path) -> bool:
-    """Tells whether a work directory is finished, or that of this evaluation; the run may have moved."""
+    """Tells whether a work directory is finished, or is that of this evaluation.
+
+    The run may have moved since its commands were listed, so both places are tried.
+    """
     here = [place, run / place.name]
     return directory.resolve() in here or any((path / "summary.json").exists() for path in here)
 

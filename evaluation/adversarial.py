@@ -1,8 +1,9 @@
 """Attacks on an image's pixels: the fast gradient sign method and projected gradient descent.
 
-Images are float32 [B, H, W, 3] on the scale 0–255, before all normalisation, and so are ε, the step
-and the attacked images, which stay within 0–255. `logits` is the network with whatever prepares the
-images, in inference mode (BatchNorm with its moving statistics, no dropout).
+Images are float32 [B, H, W, 3] on the scale 0–255, before any normalisation. ε, the step and the
+attacked images have the same scale. Attacked images stay within 0–255. `logits` is the network with
+the preprocessing of its images, in inference mode (BatchNorm with its moving statistics, no
+dropout).
 
 Sources: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples" (FGSM); Madry et
 al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks" (PGD); both as used by Xie
@@ -19,7 +20,7 @@ Logits = Callable[[tf.Tensor], tf.Tensor]
 
 
 def input_gradient(logits: Logits, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """∇ₓ of each image's own cross-entropy, float32 [B, H, W, 3]; labels int64 [B]."""
+    """Returns ∇ₓ of each image's own cross-entropy, float32 [B, H, W, 3]; labels int64 [B]."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -29,7 +30,10 @@ def input_gradient(logits: Logits, images: tf.Tensor, labels: tf.Tensor) -> tf.T
 
 
 def _direction(gradient: tf.Tensor, norm: str) -> tf.Tensor:
-    """The change of unit norm that raises a linear loss most: sign(g) in the maximum norm, g / ‖g‖₂ in the Euclidean one."""
+    """Returns the change of unit norm that raises a linear loss most.
+
+    It is sign(g) in the maximum norm, and g / ‖g‖₂ in the Euclidean norm.
+    """
     if norm == "inf":
         return tf.sign(gradient)
     length = tf.sqrt(tf.reduce_sum(gradient**2, axis=[1, 2, 3], keepdims=True))
@@ -37,7 +41,10 @@ def _direction(gradient: tf.Tensor, norm: str) -> tf.Tensor:
 
 
 def project(attacked: tf.Tensor, images: tf.Tensor, epsilon: tf.Tensor, norm: str) -> tf.Tensor:
-    """The nearest point to `attacked` within ε of `images`, then within 0–255 (which brings it no farther from them)."""
+    """Projects `attacked` onto the ε-ball around `images`, then clips it to 0–255.
+
+    The clipping moves no image farther away from `images`.
+    """
     if norm == "inf":
         attacked = tf.clip_by_value(attacked, images - epsilon, images + epsilon)
     else:
@@ -52,7 +59,10 @@ def project(attacked: tf.Tensor, images: tf.Tensor, epsilon: tf.Tensor, norm: st
 def fgsm(
     images: tf.Tensor, gradient: tf.Tensor, epsilon: tf.Tensor, norm: str = "inf"
 ) -> tf.Tensor:
-    """X + ε · sign(∇ₓ L), within 0–255. The gradient is taken once and serves every ε."""
+    """Returns x + ε · sign(∇ₓ L), within 0–255.
+
+    The gradient is taken once and serves every ε.
+    """
     return project(images + epsilon * _direction(gradient, norm), images, epsilon, norm)
 
 
@@ -67,17 +77,19 @@ def pgd(
     norm: str = "inf",
     start: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """`iterations` times: x ← Π(x + step · sign(∇ₓ L)), Π onto the ε-ball around the image and 0–255.
+    """Repeats x ← Π(x + step · sign(∇ₓ L)) `iterations` times.
+
+    Π projects onto the ε-ball around the image, and onto 0–255.
 
     Args:
       logits: the network.
       images: float32 [B, H, W, 3] in 0–255.
-      labels: int64 [B], the true classes, from which the attack leads away.
+      labels: int64 [B], the true classes; the attack leads away from them.
       epsilon: radius of the ball.
       iterations: at least 0.
       step: length of a step in `norm`.
       norm: "inf" or "2".
-      start: where to begin; None is the image itself.
+      start: images to begin with; None: the images themselves.
     """
     attacked = images if start is None else project(start, images, epsilon, norm)
     for _ in tf.range(iterations):
@@ -87,7 +99,7 @@ def pgd(
 
 
 def random_start(images: tf.Tensor, keys: tf.Tensor, seed: int, epsilon: float) -> tf.Tensor:
-    """Each image moved by uniform noise in ±ε, which is a function of (seed, the image's key)."""
+    """Returns each image moved by uniform noise in ±ε, a function of (seed, the image's key)."""
     numbers = tf.strings.to_hash_bucket_strong(keys, 2**62, [seed, 0])  # (B,)
 
     def noise(number: tf.Tensor) -> tf.Tensor:

@@ -1,13 +1,16 @@
-"""Builds a -C and a -P of a data set that has none, as records that all models and later runs share.
+"""Builds a -C and a -P of a data set that has none, as records.
 
-Every image of the split, corrupted in 15 ways at 5 severities, or as the frames of 5 sequences.
-Images below 32 pixels a side are first enlarged to 32, the size for which the smaller table of
-severities was published; larger ones than 224 are scaled down to it. The set `unchanged` holds them
-with nothing else done, so that a model's loss is measured against the same pixels.
+All models and later runs share the records. The -C holds every image of the split, corrupted in 15
+ways at 5 severities. The -P holds every image as the frames of 5 sequences.
 
-An image is a function of (seed, key, corruption, severity). The directory is named by the digest of
-the split, the seed and `VERSION`; each set in it is a split directory, finished when its manifest
-is there.
+Images with a short side below 32 pixels are first enlarged to 32, the size for which the smaller
+table of severities was published. Images with a short side above 224 pixels are scaled down to 224.
+The set `unchanged` holds these images without corruption, so that a model's loss is measured
+against the same pixels.
+
+An image is a function of (seed, key, corruption, severity). The directory's name is the digest of
+the split, the seed and `VERSION`. Each set in it is a split directory, which is finished when its
+manifest is there.
 """
 
 from __future__ import annotations
@@ -37,11 +40,11 @@ from evaluation.perturbations import FRAMES, sequence
 from evaluation.robustness import CORRUPTIONS, SEVERITIES
 
 VERSION = 2
-"""Of the images; a change of any of them must raise it."""
+"""Version of the images; any change of them must raise it."""
 
 SMALLEST, LARGEST = 32, 224
 KEPT_BYTES = 1 << 29
-"""Decoded images kept in memory while the sets are made."""
+"""Bytes of decoded images that are kept in memory while the sets are made."""
 
 UNCHANGED = "unchanged"
 
@@ -51,7 +54,10 @@ _Make = Callable[[np.ndarray, np.random.Generator], list[np.ndarray]]
 def corrupted_sets(
     source: Manifest, cache: Path, seed: int
 ) -> tuple[Examples, dict[str, dict[int, Examples]]]:
-    """Builds what is missing of the split's -C: (unchanged images, corruption -> severity -> examples).
+    """Builds what is missing of the split's -C.
+
+    Returns:
+      (unchanged images, corruption -> severity -> examples).
 
     Raises:
       InputError: damaged records or images.
@@ -69,7 +75,11 @@ def corrupted_sets(
 
 
 def sequence_sets(source: Manifest, cache: Path, seed: int) -> dict[str, tuple[Examples, int]]:
-    """Builds what is missing of the split's -P: perturbation -> (examples, frames of a sequence)."""
+    """Builds what is missing of the split's -P.
+
+    Returns:
+      perturbation -> (examples, frames of a sequence).
+    """
     sets: dict[str, _Make] = {f"p-{name}": functools.partial(_sequence, name) for name in FRAMES}
     built = _build(source, cache, seed, sets, "make sequences")
     return {name: (built[f"p-{name}"], frames) for name, frames in FRAMES.items()}
@@ -108,7 +118,10 @@ def _build(
 
 
 class _Images:
-    """(key, class, base image) of every example of a split, in order; decoded once, as far as `KEPT_BYTES` reach."""
+    """Iterable of (key, class, base image) of every example of a split, in order.
+
+    Decoded images are kept up to `KEPT_BYTES`; the other images are decoded again in each pass.
+    """
 
     def __init__(self, source: Manifest) -> None:
         self._source = source
@@ -147,7 +160,7 @@ class _Images:
 
 
 def _changed(images: _Images, make: _Make, name: str, seed: int) -> Iterator[bytes]:
-    """The records of one set, in the split's order; the frames of a sequence are KEY#number."""
+    """Yields the records of one set, in the split's order; a frame's key is KEY#number."""
 
     def change(item: tuple[str, int, np.ndarray]) -> list[bytes]:
         key, label, image = item
@@ -164,17 +177,17 @@ def _changed(images: _Images, make: _Make, name: str, seed: int) -> Iterator[byt
 
 
 def generator(seed: int, key: str, name: str) -> np.random.Generator:
-    """The random generator of one image of one set."""
+    """Returns the random generator of one image of one set."""
     digest = hashlib.sha256(f"{seed}\0{key}\0{name}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
 def base_image(encoded: bytes) -> np.ndarray:
-    """The image that is corrupted: uint8 [H, W, 3] with a short side from 32 to 224.
+    """Returns the image to corrupt: uint8 [H, W, 3] with a short side from 32 to 224.
 
-    Small ones are enlarged by the sampling of `data.preprocessing.resize`: where a model enlarges
-    them itself, to a size that divides this one, it gets the very values that it would have made of
-    the original, up to rounding.
+    Small images are enlarged with the sampling of `data.preprocessing.resize`. A model may enlarge
+    images itself, to a size that divides this one. It then gets the values that it would have made
+    of the original, up to rounding.
     """
     image = decode(tf.constant(encoded))
     height, width = int(image.shape[0]), int(image.shape[1])
@@ -195,7 +208,10 @@ def base_image(encoded: bytes) -> np.ndarray:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """Small images as PNG, whose pixels are kept; others as JPEG of quality 85, as the release does."""
+    """Encodes small images as PNG, which keeps their pixels, and others as JPEG.
+
+    The quality of the JPEG is 85, as in the release.
+    """
     buffer = io.BytesIO()
     if min(image.shape[:2]) <= SMALL:
         PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)

@@ -1,8 +1,8 @@
-"""The report's charts: small SVG drawings whose colours are the page's, so that they follow light and dark.
+"""Draws the report's charts: small SVGs in the page's colours, which follow light and dark.
 
-Drawn with matplotlib in placeholder colours, which become CSS variables: --ink (text), --line
-(grid), --s0 … --s6 (one a model). Each is about as wide as a telephone's screen, so its text stays
-legible there.
+matplotlib draws them in placeholder colours, which become CSS variables: --ink (text), --line
+(grid), --s0 … --s6 (one per model). Each chart is about as wide as a phone's screen, so its text
+stays legible there.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _STYLE: dict[str, Any] = {
 }
 
 Series = tuple[str, Sequence[float], Sequence[float]]
-"""Name, x, y."""
+"""(name, x values, y values) of one curve."""
 
 
 def color(i: int) -> str:
-    """Placeholder of model number i's colour."""
+    """Returns the placeholder of model number i's colour."""
     return _COLORS[i % SERIES]
 
 
@@ -60,7 +60,7 @@ class Chart:
     """An empty drawing: `with Chart(…) as axes: …`, then `str(chart)` is the SVG element."""
 
     def __init__(self, label: str, height: float = 2.6, width: float = 4.3) -> None:
-        """`label` says in words what is to be seen, for those who do not see it."""
+        """Takes `label`, which says in words what the chart shows, for people who cannot see it."""
         self._label, self._size, self._svg = label, (width, height), ""
 
     def __enter__(self) -> Axes:
@@ -75,8 +75,8 @@ class Chart:
             if error[0] is None:
                 buffer = io.StringIO()
                 with warnings.catch_warnings():
-                    # Names may be in any script: matplotlib only measures them, and the page's
-                    # fonts draw them.
+                    # Names may be in any script. matplotlib only measures them; the page's fonts
+                    # draw them.
                     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                     self._figure.savefig(
                         buffer,
@@ -123,7 +123,7 @@ def lines(
     height: float = 2.8,
     **limits: Any,
 ) -> str:
-    """Curves; `limits` go to `Axes.set`."""
+    """Draws curves; `limits` go to `Axes.set`."""
     chart = Chart(label, height)
     with chart as axes:
         for i, (name, xs, ys) in enumerate(series):
@@ -150,7 +150,10 @@ def bars(
     x: str,
     guesses: Mapping[str, float] | None = None,
 ) -> str:
-    """Draws one bar a model, with its interval and its value; `guesses` are dashed lines by name."""
+    """Draws one bar per model, with its interval and its value.
+
+    `guesses` are drawn as dashed lines with their names.
+    """
     chart = Chart(label, 0.75 + 0.32 * len(names) + (0.25 if guesses else 0))
     with chart as axes:
         for style, (name, value) in zip(("--", ":"), (guesses or {}).items()):
@@ -182,7 +185,7 @@ def bars(
 def grouped_bars(
     label: str, groups: Sequence[str], rows: Mapping[str, Sequence[float]], x: str
 ) -> str:
-    """For every group one horizontal bar a model: a tall chart, which a telephone can scroll."""
+    """Draws one horizontal bar per model in every group: a tall chart that a phone can scroll."""
     thickness = 0.8 / max(len(rows), 1)
     chart = Chart(label, 0.9 + len(groups) * max(0.26, 0.085 * len(rows)))
     with chart as axes:
@@ -205,7 +208,7 @@ def grouped_bars(
 
 
 def reliability(label: str, tables: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
-    """Accuracy by confidence, a curve a model, and the diagonal."""
+    """Draws accuracy by confidence: one curve per model, and the diagonal."""
     chart = Chart(label, 3.4)
     with chart as axes:
         axes.plot([0, 1], [0, 1], color=_INK, linestyle="--", linewidth=0.8, label="perfect")
@@ -229,7 +232,7 @@ def reliability(label: str, tables: Mapping[str, Mapping[str, Sequence[float | N
 
 
 def histogram(label: str, right: Sequence[int], wrong: Sequence[int]) -> str:
-    """Right and wrong answers by confidence, stacked."""
+    """Draws the numbers of right and wrong answers by confidence, stacked."""
     chart = Chart(label, 2.4)
     with chart as axes:
         width = 1 / len(right)
@@ -265,7 +268,7 @@ def scatter(
       places: float [n, 2].
       labels: int [n], the true classes.
       right: bool [n], whether the answer is right.
-      names: of the classes; None: too many to tell apart, one colour for all.
+      names: names of the classes; None: too many classes to tell apart, so one colour for all.
     """
     shown = list(enumerate(names)) if names else [(0, "images")]
     chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))
@@ -305,7 +308,7 @@ def before_and_after(
     after: Sequence[int],
     legend: tuple[str, str] = ("above the threshold", "after balancing"),
 ) -> str:
-    """Pseudo-labels of each class before and after balancing, or what `legend` says."""
+    """Draws each class's pseudo-labels before and after balancing, or what `legend` says."""
     chart = Chart(label, 2.6)
     with chart as axes:
         places = np.arange(len(names))

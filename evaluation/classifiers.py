@@ -1,11 +1,11 @@
-"""Whatever can be evaluated, as one kind of thing: trained or imported `model/` directories, and SavedModels.
+"""Opens whatever can be evaluated: trained or imported `model/` directories, and SavedModels.
 
-A `Candidate` is known without loading anything (its classes and its preprocessing);
+A `Candidate` describes a model that is not loaded (its classes and its preprocessing).
 `Candidate.load` makes a `Classifier` of it.
 
-SavedModels of `run_export.sh` are asked through their signature `predict_images`. Others must map
-one float32 [N, S, S, 3] in 0–255, S fixed, to [N, K] logits or probabilities; they carry no label
-names and count as having those of the data.
+SavedModels of `run_export.sh` are called through their signature `predict_images`. Other
+SavedModels must map one float32 [N, S, S, 3] in 0–255, S fixed, to [N, K] logits or probabilities.
+They carry no label names, so the label names of the data count as theirs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Classifier:
     """A loaded model.
 
     Attributes:
-      name: of the model, for tables and directories.
+      name: name of the model, for tables and directories.
       preprocessing: how its images become pixels.
-      logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K], whose softmax is its answer; in
-        inference mode (BatchNorm with its moving statistics, no dropout) and differentiable.
-      copies: (device, such a function there) of all devices, where there are several; `logits` is
-        the first.
+      logits: float32 [B, S, S, 3] in 0–255 -> float32 [B, K]; the answer is their softmax. It runs
+        in inference mode (BatchNorm with its moving statistics, no dropout) and is differentiable.
+      copies: (device, `logits` function on it) of all devices, where there are several; `logits`
+        is the first.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Classifier:
     def everywhere(
         self, make: Callable[[Callable[[tf.Tensor], tf.Tensor]], Callable[..., Any]]
     ) -> Copies:
-        """Returns `make(logits)` of each device's logits, as one function that the devices share."""
+        """Returns `make(logits)` of each device's logits, as one function for all devices."""
         copies: list[tuple[Device, Callable[..., Any]]] = []
         for device, logits in self.copies or [(None, self.logits)]:
             with on(device):
@@ -66,11 +66,11 @@ class Candidate:
     """A model to evaluate.
 
     Attributes:
-      name: unique among those evaluated together.
-      directory: as given.
-      preprocessing: its own.
+      name: unique among the candidates that are evaluated together.
+      directory: directory as the user gave it.
+      preprocessing: how its images become pixels.
       label_names: its classes; empty where a SavedModel does not say.
-      digest: of what is evaluated; another model in the same place has another one.
+      digest: digest of what is evaluated; another model in the same place has another digest.
       trained_at: image size of the model that a fine-tuning began with; None where there was no
         fine-tuning.
       load_logits: see `load`.
@@ -96,16 +96,16 @@ class Candidate:
 
 
 def open_candidate(name: str, directory: Path, style: str) -> Candidate:
-    """Looks at a model without loading it.
+    """Describes a model without loading it.
 
     Args:
-      name: to call it by.
-      directory: of a training stage, its `model/`, or a SavedModel (or the directory of its
-        numbered versions, or a SERVING_DIR).
-      style: of preprocessing, for a SavedModel that does not say.
+      name: name to give it.
+      directory: directory of a training stage, its `model/`, or a SavedModel (or the directory of
+        its numbered versions, or a SERVING_DIR).
+      style: style of preprocessing, for a SavedModel that does not say.
 
     Raises:
-      InputError: nothing of the kind, or unfinished.
+      InputError: there is no such model, or it is unfinished.
     """
     saved = versions.find(directory)
     if saved is not None:
@@ -179,7 +179,10 @@ def _open_saved_model(name: str, directory: Path, saved: Path, style: str) -> Ca
 
 
 def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Logits of a model of `run_export.sh`, which crops and resizes by itself: around images that are ready, a border to be cut off."""
+    """Returns the logits of a model of `run_export.sh`, for images that are already prepared.
+
+    Such a model crops and resizes images itself. So each image gets a border for it to cut off.
+    """
     loaded = versions.load(saved)
     if "predict_images" not in loaded.signatures:
         raise InputError(
@@ -197,7 +200,8 @@ def _exported_logits(saved: Path, preprocessing: Preprocessing) -> Callable[[tf.
         probabilities = signature(images=padded)["probabilities"]  # (B, K)
         return _log(probabilities)
 
-    logits.keep = loaded  # type: ignore[attr-defined]  # the variables live as long as the object that was loaded
+    # The variables live as long as the object that was loaded.
+    logits.keep = loaded  # type: ignore[attr-defined]
     return logits
 
 
@@ -206,7 +210,7 @@ def _log(probabilities: tf.Tensor) -> tf.Tensor:
 
 
 def _signature(loaded: Any, saved: Path) -> tuple[Any, str, tf.TensorSpec, str]:
-    """(function, name of its input, the input's spec, name of its output) of somebody else's SavedModel."""
+    """Returns (function, input name, input spec, output name) of a third-party SavedModel."""
     signatures: Mapping[str, Any] = loaded.signatures
     wanted = (
         "takes no single float32 [N, S, S, 3] to one [N, K] in its signature serving_default;"

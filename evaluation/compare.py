@@ -1,18 +1,22 @@
-"""Several seeds of one experiment, evaluated alike and put together: does the student's gain hold from seed to seed?
+"""Compares several seeds of one experiment: does the student's gain hold from seed to seed?
 
-    ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
+    ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' \
+        [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
-Each run is a directory with `data/` and, beside it, the models (that of `run_noisy_student.sh`).
-All runs must have the same test images, so the corrupted ones are built once. Leaves in W
+All seeds are evaluated alike, and their numbers are put together. Each run is a directory that
+`run_noisy_student.sh` leaves: `data/`, with the models beside it. All runs must have the same test
+images, so the corrupted images are built once. Leaves in W:
 
     <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
     report.html     the table over seeds
-    summary.json    last: `runs`, `models`, and `numbers`: number -> model -> {"values", "mean",
-                    "interval"}, and `gains`: the last model minus the first on each seed,
-                    {"values", "mean", "interval", "p_value"}; `gains_over_probe`: the last model
-                    minus the linear probe, where the recipe has `init`
+    summary.json    last: `runs`, `models`, and
+                    `numbers`: number -> model -> {"values", "mean", "interval"}
+                    `gains`: the last model minus the first on each seed,
+                    {"values", "mean", "interval", "p_value"}
+                    `gains_over_probe`: the last model minus the linear probe, where the recipe
+                    has `init`
 
-Intervals are Student's over seeds: they tell how another seed would have done on these test images.
+Intervals are Student's over seeds. They tell how another seed would have done on these test images.
 """
 
 from __future__ import annotations
@@ -49,7 +53,11 @@ def main(
     models: str | None = None,
     suite: str = "clean,c,p,adversarial",
 ) -> None:
-    """Evaluates what is not evaluated yet, and writes the table. Raises InputError for unusable flags or runs."""
+    """Evaluates the runs that are not evaluated yet, and writes the table.
+
+    Raises:
+      InputError: unusable flags or runs.
+    """
     wrong = [
         name for name in suite.split(",") if name not in suites.SUITES or name in ("real", "a")
     ]
@@ -118,7 +126,9 @@ def main(
 
 
 def find_runs(text: str) -> dict[str, Path]:
-    """The runs by name, in the order of their names; says which directories are none.
+    """Returns the runs by name, in the order of their names.
+
+    Prints which directories are left out because they are no runs.
 
     Raises:
       InputError: no runs, or two of the same name.
@@ -141,7 +151,7 @@ def find_runs(text: str) -> dict[str, Path]:
 
 
 def models_of(run: Path) -> list[str]:
-    """Teacher and finished students of a run, in order."""
+    """Returns the names of a run's teacher and finished students, in order."""
     students = [
         path.parent.name
         for path in run.glob("student_*/summary.json")
@@ -151,7 +161,11 @@ def models_of(run: Path) -> list[str]:
 
 
 def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
-    """Those of `runs` that have finished all the models; says which have not. Raises InputError where none has."""
+    """Returns the runs that have finished all models in `names`; prints which have not.
+
+    Raises:
+      InputError: no run has finished them all.
+    """
     complete = {}
     for run, folder in runs.items():
         lacking = [name for name in names if not (folder / name / "summary.json").exists()]
@@ -178,7 +192,10 @@ def _require_same_images(splits: Sequence[Path]) -> None:
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """`numbers` and `gains` of `summary.json`; `rows` are the `models` of each seed's evaluation."""
+    """Returns `numbers` and `gains` of `summary.json`, and `gains_over_probe` with a probe.
+
+    `rows` are the `models` of each seed's evaluation.
+    """
     numbers: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {}
     over_probe: dict[str, dict[str, Any]] = {}
@@ -207,9 +224,9 @@ def _described(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Returns head and rows: a number a row, a model a column, mean ± half of the interval.
+    """Returns head and rows: one row per number, one column per model, mean ± half of the interval.
 
-    Then come the gains of the last model over the first, and over the linear probe.
+    Further columns have the gains of the last model over the first, and over the linear probe.
     """
     names = summary["models"]
     gains = {names[0]: summary["gains"], probe.NAME: summary.get("gains_over_probe", {})}
@@ -246,7 +263,7 @@ def _mean(described: Mapping[str, Any], sign: str = "") -> str:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """As text."""
+    """Returns the table as text."""
     head, body = cells(summary)
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     lines = [
@@ -270,7 +287,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def body(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What `templates/seeds.html` shows."""
+    """Returns what `templates/seeds.html` shows."""
     names, runs = _columns(summary), list(summary["runs"])
     drawn, seeds = [], {}
     for key, by_model in summary["numbers"].items():

@@ -1,16 +1,19 @@
-"""The 15 common corruptions of Hendrycks and Dietterich 2019 at five severities, for images of anybody's own.
+"""Applies the 15 common corruptions of Hendrycks and Dietterich 2019 at five severities.
 
-Two tables of severities are published, one for images of 224 pixels (ImageNet-C) and one for 32
-(CIFAR-10-C); `corrupt` takes the second where the short side is at most `SMALL`. Everything random
-comes from the generator that is passed in.
+They apply to images of any data set. Two tables of severities are published: one for images of 224
+pixels (ImageNet-C), and one for 32 pixels (CIFAR-10-C). `corrupt` takes the second table where the
+short side is at most `SMALL`. Everything random comes from the generator that is passed in.
 
-Written on numpy, scipy and Pillow. The one library that is kept up (imagecorruptions-imaug) knows
+The functions use numpy, scipy and Pillow. The one maintained library (imagecorruptions-imaug) knows
 the table for 224 pixels only, refuses images below 32, draws from numpy's global generator, and
-brings numba. `scripts/compare_with_peers.py` puts the functions beside those of imagecorruptions.
-Three things differ from the release on purpose: frost is grown instead of cut from five
-photographs, ImageMagick's motion blur is the sum of shifted images that it stands for, and lengths
-of elastic_transform are parts of the image's own side, where the release has parts of 244 pixels
-for images of 224.
+needs numba. `scripts/compare_with_peers.py` compares these functions with imagecorruptions.
+
+Three things differ from the release on purpose:
+
+- Frost is grown instead of cut from five photographs.
+- Motion blur is the sum of shifted images that ImageMagick's motion blur stands for.
+- Lengths of elastic_transform are fractions of the image's own side. The release takes fractions of
+  244 pixels for images of 224.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from scipy import ndimage
 from evaluation.robustness import CORRUPTIONS
 
 SMALL = 64
-"""Pixels of the short side up to which an image takes the severities of CIFAR-10-C."""
+"""Largest short side, in pixels, of an image that takes the severities of CIFAR-10-C."""
 
 _Corruption = Callable[[np.ndarray, tuple, np.random.Generator], np.ndarray]
 
@@ -34,13 +37,13 @@ _Corruption = Callable[[np.ndarray, tuple, np.random.Generator], np.ndarray]
 def corrupt(
     image: np.ndarray, corruption: str, severity: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A corrupted copy of an image.
+    """Returns a corrupted copy of an image.
 
     Args:
       image: uint8 [H, W, 3], H and W at least 32.
       corruption: one of `robustness.CORRUPTIONS`.
       severity: 1 to 5.
-      rng: where its randomness comes from.
+      rng: source of its randomness.
 
     Returns:
       uint8 [H, W, 3].
@@ -74,12 +77,12 @@ def _gaussian_noise(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.nda
 
 
 def _shot_noise(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Photons: a Poisson count of which full white has c."""
+    """Draws photons: a Poisson count with mean c for full white."""
     return rng.poisson(x * c[0]) / c[0]
 
 
 def _impulse_noise(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """A share c of all values becomes 0 or 1."""
+    """Sets a share c of all values to 0 or 1."""
     drawn = rng.random(x.shape)
     return np.where(drawn < c[0] / 2, 0.0, np.where(drawn < c[0], 1.0, x))
 
@@ -88,12 +91,15 @@ def _impulse_noise(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndar
 
 
 def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of each channel; the border repeats its outermost pixels."""
+    """Blurs each channel with a Gaussian; the border repeats its outermost pixels."""
     return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4.0)
 
 
 def _disk(radius: float, alias_blur: float) -> np.ndarray:
-    """A disk of `radius` with softened edge, summing to about 1: [2r + 1, 2r + 1], r at least 8."""
+    """Returns a disk with a softened edge, [2r + 1, 2r + 1], that sums to about 1.
+
+    r is `radius`, and at least 8.
+    """
     reach = np.arange(-8, 9) if radius <= 8 else np.arange(-radius, radius + 1)
     disk = (reach[:, None] ** 2 + reach[None] ** 2 <= radius**2).astype(np.float64)
     half = 1 if radius <= 8 else 2
@@ -111,8 +117,8 @@ def _defocus_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarr
 def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
     """Blurs, moves each pixel to a place nearby, blurs again.
 
-    The release swaps two views of one array, by which the second pixel keeps its value: each pixel
-    takes on one that is up to `reach` away.
+    The release swaps two views of one array, so the second pixel keeps its value. Each pixel
+    thereby takes the value of a pixel up to `reach` away.
     """
     sigma, reach, rounds = c
     x = np.floor(_blur(x, sigma) * 255) / 255
@@ -123,8 +129,8 @@ def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray
         moves = rng.integers(-reach, reach, (len(rows), len(columns), 2))
         targets = (rows[:, None] * width + columns[None]).ravel()
         sources = ((rows[:, None] + moves[..., 1]) * width + columns[None] + moves[..., 0]).ravel()
-        # One after another, since a pixel may pass on what it has just been given: places first,
-        # then the pixels once.
+        # Moves run one after another, since a pixel may pass on a value that it has just received.
+        # The loop moves places only; the pixels move once, after it.
         origin = list(range(height * width))
         for target, source in zip(targets.tolist(), sources.tolist()):
             origin[target] = origin[source]
@@ -133,7 +139,10 @@ def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray
 
 
 def _along(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """Motion blur: the sum of `x` [H, W, …] moved step by step by `angle` (degrees), with weights that fall off as a Gaussian."""
+    """Blurs `x` [H, W, …] by motion along `angle` (degrees).
+
+    The result is a sum of `x` moved step by step, with weights that fall off as a Gaussian.
+    """
     width = 2 * radius + 1
     weights = np.exp(-(np.arange(width) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -158,21 +167,21 @@ def _motion_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarra
 
 
 def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of `x` [H, W, C], enlarged bilinearly by `factor` to [H, W, C]."""
+    """Returns the middle of `x` [H, W, C], enlarged bilinearly by `factor` to [H, W, C]."""
     height, width = x.shape[:2]
     rows, columns = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - rows) // 2, (width - columns) // 2
     enlarged = ndimage.zoom(
         x[top : top + rows, left : left + columns], (factor, factor, 1), order=1
     )
-    # Rounding may leave it a pixel short or long.
+    # Rounding may leave the enlarged image a pixel too short or too long.
     top, left = max(enlarged.shape[0] - height, 0) // 2, max(enlarged.shape[1] - width, 0) // 2
     cut = enlarged[top : top + height, left : left + width]
     return np.pad(cut, [(0, height - cut.shape[0]), (0, width - cut.shape[1]), (0, 0)], mode="edge")
 
 
 def _zoom_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """The mean of the image and its enlargements by 1, 1 + step, … below `stop`."""
+    """Returns the mean of the image and its enlargements by 1, 1 + step, … below `stop`."""
     del rng
     stop, step = c
     factors = np.arange(1, stop, step)
@@ -183,10 +192,10 @@ def _zoom_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """A cloudy height map in 0–1, [size, size] with size a power of 2: the diamond-square algorithm on a torus.
+    """Returns a cloudy height map in 0–1, [size, size]: diamond-square on a torus.
 
-    The random part of a new point is uniform in ±w² around the mean of four neighbours; each step
-    halves the grid and divides w by `decay`, so the random part by `decay`².
+    `size` is a power of 2. The random part of a new point is uniform in ±w² around the mean of four
+    neighbours. Each step halves the grid and divides w by `decay`, so the random part by `decay`².
     """
     heights = np.zeros([size, size])
     step, wobble = size, 100.0
@@ -212,12 +221,15 @@ def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _power_of_2(x: np.ndarray) -> int:
-    """The size of a torus for `x`: at least its short side. A size of the long side would cost its square in memory."""
+    """Returns the size of a torus for `x`: the first power of 2 that is at least the short side.
+
+    A torus of the size of the long side would need the square of that side in memory.
+    """
     return 1 << (min(x.shape[:2]) - 1).bit_length()
 
 
 def _cut(torus: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The window [H, W] of the first two sizes of `shape`, around the torus as often as it needs."""
+    """Cuts a window [H, W], the first two sizes of `shape`; it wraps around as often as needed."""
     rows, columns = (
         np.arange(first, first + side) % len(torus) for first, side in zip((top, left), shape)
     )
@@ -225,12 +237,15 @@ def _cut(torus: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.n
 
 
 def _gray(x: np.ndarray) -> np.ndarray:
-    """Brightness as the eye sees it, [H, W, 1]."""
+    """Returns the brightness as the eye sees it, [H, W, 1]."""
     return x @ np.array([[0.299], [0.587], [0.114]])
 
 
 def _snow(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Flakes (enlarged noise above a threshold), drawn out by the wind, and the same turned around, over a whitened image."""
+    """Adds snowflakes, and the same flakes turned by 180°, to a whitened image.
+
+    Flakes are enlarged noise above a threshold, drawn out by the wind.
+    """
     mean, deviation, zoom, threshold, radius, sigma, kept = c
     layer = _zoomed(rng.normal(mean, deviation, x.shape[:2])[..., None], zoom)[..., 0]
     layer[layer < threshold] = 0
@@ -241,11 +256,11 @@ def _snow(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 
 
 def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Ice over the image: `kept` · image + `ice` · frost.
+    """Lays ice over the image: `kept` · image + `ice` · frost.
 
-    The release cuts the frost out of photographs. This one grows it: the creases of cloudy maps are
-    needles, a coarse map lets them stand closer at some places; brightness and contrast are about
-    those of the photographs, and so is the tint.
+    The release cuts the frost out of photographs; this function grows it. The creases of cloudy
+    maps become needles. A coarse map lets the needles stand closer at some places. Brightness,
+    contrast and tint are about those of the photographs.
     """
     kept, ice = c
     size = 2 * _power_of_2(x)
@@ -273,7 +288,10 @@ def _brightness(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray
 
 
 def brighten(x: np.ndarray, amount: float) -> np.ndarray:
-    """Adds `amount` to V of HSV, the largest channel, keeping hue and saturation (all channels scale by V'/V); black turns gray."""
+    """Adds `amount` to V of HSV, the largest channel, keeping hue and saturation.
+
+    All channels scale by V'/V; black turns gray.
+    """
     value = x.max(axis=2, keepdims=True)
     raised = np.clip(value + amount, 0, 1)
     return np.where(value > 0, x * raised / np.where(value > 0, value, 1), raised)
@@ -289,7 +307,10 @@ def _contrast(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
 
 
 def _elastic_transform(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """An affine map of three moved points, then a field of smooth displacements; α, σ and the points' reach are parts of the side."""
+    """Applies an affine map of three moved points, then a field of smooth displacements.
+
+    α, σ and the points' reach are fractions of the side.
+    """
     height, width = x.shape[:2]
     alpha, sigma, reach = (part * min(height, width) for part in c)
     third = min(height, width) // 3
@@ -313,7 +334,7 @@ def _elastic_transform(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.
 
 
 def _sample(x: np.ndarray, places: np.ndarray, mode: str) -> np.ndarray:
-    """X [H, W, C] at `places` [H', W', 2] (row, column), bilinearly."""
+    """Samples x [H, W, C] at `places` [H', W', 2] (row, column), bilinearly."""
     channels = [
         ndimage.map_coordinates(x[..., i], [places[..., 0], places[..., 1]], order=1, mode=mode)
         for i in range(x.shape[2])

@@ -1,7 +1,8 @@
 """Map of the features by which a model tells its classes apart, for the report.
 
 The features are the input of the model's last layer, as the exported signature `embed` answers
-them. PCA takes them to two dimensions. Classes that lie apart on the map are told apart with ease.
+them. PCA takes them to two dimensions. A model tells classes apart with ease if they lie apart on
+the map.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from evaluation.examples import Examples
 
 FILE = "embedding.npz"
 MOST_POINTS = 2_000
-"""Images up to which all are on the map; of more, every second, third, ... is."""
+"""Largest number of images on the map; of more images, every second, third, ... is on it."""
 
 
 def pooled(network: tf.keras.Model) -> tf.keras.Model | None:
     """Returns the network up to its classifier: images (B, S, S, 3) -> pooled features (B, C).
 
-    None where its last layer with weights is no Dense layer.
+    Returns None if its last layer with weights is not a Dense layer.
     """
     last = [layer for layer in network.layers if layer.weights][-1]
     dense = isinstance(last, tf.keras.layers.Dense)
@@ -45,7 +46,7 @@ def features_of(
     Args:
       to_features: what `pooled` returned.
       preprocessing: how an image file becomes the network's input.
-      examples: N of them.
+      examples: N examples.
       batch_size: images in a forward pass.
 
     Returns:

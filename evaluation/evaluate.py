@@ -1,22 +1,24 @@
-"""The evaluation stage: how good are these models, how far can their confidence be trusted, and how robust are they?
+"""Evaluates models: how good, how well calibrated and how robust are they?
 
-    ./run_evaluate.sh --workdir=W --model=TEACHER,STUDENT --data=D [--split=test] [--suite=clean,c,p,adversarial]
-    ./run_evaluate.sh --workdir=W --model=DIR_OR_SAVEDMODEL --suite=clean,real,a,c,p,adversarial --data=VALIDATION \
-        --data_real=real.json --data_a=imagenet-a --data_c=imagenet-c --data_p=imagenet-p
+    ./run_evaluate.sh --workdir=W --model=TEACHER,STUDENT --data=D \
+        [--split=test] [--suite=clean,c,p,adversarial]
+    ./run_evaluate.sh --workdir=W --model=DIR_OR_SAVEDMODEL \
+        --suite=clean,real,a,c,p,adversarial --data=VALIDATION --data_real=real.json \
+        --data_a=imagenet-a --data_c=imagenet-c --data_p=imagenet-p
 
 A -C or -P that is not given is built from the split (`evaluation.build`). Leaves in W, for each
-model (named as its directory):
+model (NAME is the name of its directory):
 
-    NAME/                  the answers of each suite, see `evaluation.suites`; probe/: those of the
-                           linear probe of --init
-    NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of each
-    class
+    NAME/                  the answers of each suite, see `evaluation.suites`
+    probe/                 the answers of the linear probe of --init
+    NAME/metrics.json      with the reliability table, the confusion matrix and the accuracy of
+                           each class
     progress.jsonl         a line for each finished set, to be read at any time
     figures/               reliability.png (all models), confusion.png (the last one), summary.png
-    (both and the accuracies)
+                           (both and the accuracies)
     report.html            all of it on one page
-    summary.json           last: `split`, `examples`, `suites`, `baseline`, `figures`, `report`, and
-    `models`: name -> numbers
+    summary.json           last: `split`, `examples`, `suites`, `baseline`, `figures`, `report`,
+                           and `models`: name -> numbers
 
 Every example counts exactly once. A run that was killed goes on with the first set that has no
 answers.
@@ -72,7 +74,9 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
 ) -> None:
-    """Evaluates each of the comma-separated directories `model`; see the module. The devices change no answer.
+    """Evaluates each of the comma-separated directories `model`; see the module.
+
+    The devices change no answer.
 
     Raises:
       InputError: unusable flags, models that are missing or unfinished or were made for other
@@ -119,7 +123,7 @@ def main(
     }
     sets = _open_released(chosen, settings, data_a, data_c, data_p)
     if "real" in chosen and data_real:
-        imagenet.real_labels(data_real, [])  # before hours of work: whether it can be read
+        imagenet.real_labels(data_real, [])  # fails now, not after hours of work
     done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
     if done is not None:
         say_done(workdir, f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
@@ -160,7 +164,7 @@ def _open_probe(
 ) -> Candidate | None:
     """Returns the linear probe on `init`, which learns from the labeled split of `data`.
 
-    None where it is not asked for, or has nothing to learn from.
+    Returns None where no probe is asked for, or where it has nothing to learn from.
     """
     if not (init and data and manifest and settings.probe):
         return None
@@ -196,7 +200,7 @@ def _open_released(
     data_c: str | None,
     data_p: str | None,
 ) -> dict[str, Any]:
-    """Fields of `Inputs`: ImageNet's own sets, as far as they are chosen and given."""
+    """Returns fields of `Inputs`: ImageNet's own sets, as far as they are chosen and given."""
     sets: dict[str, Any] = {}
     if "a" in chosen and data_a:
         sets["a"] = imagenet.imagenet_a(data_a)
@@ -210,7 +214,7 @@ def _open_released(
 def _build(
     chosen: Sequence[str], sets: dict[str, Any], manifest: Manifest, settings: Settings, cache: Path
 ) -> dict[str, Any]:
-    """Fields of `Inputs`: a -C and a -P of the split, where they are chosen and not given."""
+    """Returns fields of `Inputs`: a -C and a -P of the split, where chosen and not given."""
     built: dict[str, Any] = {}
     if "c" in chosen and "c" not in sets:
         built["unchanged"], built["c"] = build.corrupted_sets(manifest, cache, settings.seed)
@@ -222,7 +226,7 @@ def _build(
 def suites_of(
     candidate: Candidate, chosen: Sequence[str], inputs: Inputs, settings: Settings
 ) -> list[str]:
-    """The chosen suites but those that the paper leaves out for this model."""
+    """Returns the chosen suites, without the suites that the paper leaves out for it."""
     left_out = {
         suite
         for suite, released in (("c", inputs.released_c), ("p", inputs.released_p))
@@ -241,7 +245,10 @@ def _measure(
     *,
     embed: bool,
 ) -> None:
-    """Runs the suites on a model, on `devices`; `embed`: with the map of its features of the clean split."""
+    """Runs the suites on a model, on `devices`.
+
+    With `embed`, it also makes the map of the model's features of the clean split.
+    """
     mine = suites_of(candidate, chosen, inputs, settings)
     left_out = [suite for suite in chosen if suite not in mine]
     if left_out:
@@ -275,7 +282,10 @@ def _summarize(
     baseline: str,
     data_real: str | None,
 ) -> tuple[dict[str, Any], list[Evaluation]]:
-    """The content of `summary.json`, and the clean evaluations; writes each model's `metrics.json`."""
+    """Returns the content of `summary.json`, and the clean evaluations.
+
+    Also writes each model's `metrics.json`.
+    """
     rows: dict[str, dict[str, Any]] = {}
     scores: dict[str, results.Scores] = {}
     evaluations: list[Evaluation] = []
@@ -345,7 +355,11 @@ def _draw(directory: Path, evaluations: Sequence[Evaluation]) -> dict[str, str]:
 
 
 def _named(models: str) -> dict[str, Path]:
-    """Comma-separated directories by name: the directory's own, its parent's for a `model/`; -2, -3, … where one comes again."""
+    """Returns the comma-separated directories by name.
+
+    The name is that of the directory, or of its parent for a `model/`. A name that comes again gets
+    -2, -3, …
+    """
     parts = (
         [models] if os.path.exists(models) else models.split(",")
     )  # one directory may have a comma in its name
@@ -374,7 +388,10 @@ def _open_split(data: str, split: str) -> Manifest:
 
 
 def _left_out_of_training(data: Path) -> int:
-    """Counts the labelled images of a data directory that were left out because they are, or look like, test images."""
+    """Counts the labelled images that were left out because they are, or look like, test images.
+
+    `data` is a data directory.
+    """
     key = "held_out_images_left_out_of_labeled"
     return len(read_json(data / "summary.json", {f"{key}?": list}).get(key, ()))
 

@@ -1,8 +1,8 @@
-"""Sets of labelled images, as a model meets them one after another: records, folders of files, videos.
+"""Reads sets of labelled images for a model: records, folders of files, videos.
 
 A set says how many examples it has before anyone reads it, so that each can be counted exactly
-once. The elements of its stream are (image file, key, label): encoded images, whatever they came
-from, so that one and the same pipeline prepares them.
+once. The elements of its stream are (image file, key, label). Image files are encoded, whatever
+they came from, so one pipeline prepares all of them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ELEMENT = (tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.string), tf.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """One set.
+    """A set of labelled images.
 
     Attributes:
-      name: unique among those that are evaluated together.
+      name: unique among the sets that are evaluated together.
       where: its directory, for messages.
-      count: examples in it.
+      count: number of its examples.
       num_classes: labels are 0 … num_classes − 1.
       stream: makes the dataset of (encoded string, key string, label int64), each example once.
     """
@@ -44,7 +44,7 @@ class Examples:
 
 
 def from_records(manifest: Manifest, name: str) -> Examples:
-    """The split of `manifest`."""
+    """Returns the split of `manifest`."""
 
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         example = protos.parse_example(serialized, manifest.label_offset)
@@ -63,7 +63,9 @@ def from_records(manifest: Manifest, name: str) -> Examples:
 def from_files(
     directory: Path, name: str, folders: Sequence[tuple[str, int]], num_classes: int
 ) -> Examples:
-    """Image files in `directory`/FOLDER/*, in the order of their names; `folders` are (FOLDER, class).
+    """Returns the image files in `directory`/FOLDER/*, in the order of their names.
+
+    `folders` are pairs (FOLDER, class).
 
     Raises:
       InputError: a folder is missing or empty.
@@ -74,8 +76,8 @@ def from_files(
         try:
             with os.scandir(directory / folder) as found:
                 shown = [entry for entry in found if not entry.name.startswith(".")]
-            # A named pipe would be waited for. A broken link stays, and is an error when it is
-            # read.
+            # A named pipe is left out, since reading it would wait. A broken link stays, and is
+            # an error when it is read.
             names = tuple(
                 sorted(
                     entry.name
@@ -112,7 +114,10 @@ def from_files(
 def from_videos(
     videos: Sequence[tuple[Path, str, int]], name: str, where: str, frames: int, num_classes: int
 ) -> Examples:
-    """The frames of `videos`, (file, key, class), each of which must have `frames` of them; a frame's key is KEY#number."""
+    """Returns the frames of `videos`, each (file, key, class).
+
+    Each video must have `frames` frames. A frame's key is KEY#number.
+    """
 
     def decoded() -> Iterator[tuple[bytes, str, int]]:
         for path, key, label in videos:
@@ -128,10 +133,10 @@ def from_videos(
 
 
 def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:
-    """All frames of a video file, uint8 [H, W, 3], red first.
+    """Returns all frames of a video file, uint8 [H, W, 3], red first.
 
     Raises:
-      InputError: it cannot be decoded, or does not have `frames` of them; or OpenCV is not
+      InputError: the file cannot be decoded, it does not have `frames` frames, or OpenCV is not
         installed.
     """
     try:

@@ -1,8 +1,8 @@
-"""Pictures of an evaluation, as PNG files: reliability diagram, confusion matrix, and both beside the accuracies.
+"""Draws figures of an evaluation as PNG files: reliability, confusions, and a summary of both.
 
-Drawn on figure objects of their own (no pyplot, no global state, no display). Colours are the eight
-of Okabe and Ito ("Color Universal Design", 2008), told apart with any colour vision; lines differ
-in marker as well.
+The summary also has the accuracies. Figures are objects of their own (no pyplot, no global state,
+no display). Colours are the eight of Okabe and Ito ("Color Universal Design", 2008), which can be
+told apart with any colour vision. Lines differ in marker as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cli.files import atomic_path
 from evaluation.metrics import Evaluation
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe–Ito without the yellow, which is too pale for lines on white."""
+"""Okabe–Ito colours without the yellow, which is too pale for lines on white."""
 MARKERS = "osD^vPX*"
 
 _MOST_COUNTS = 20  # classes up to which the counts are legible in the cells
@@ -31,7 +31,7 @@ _LONGEST_NAME = 18  # characters
 
 
 def reliability(evaluations: Sequence[Evaluation], path: str | os.PathLike[str]) -> None:
-    """Reliability diagram with one curve a model, and below it how many examples each confidence holds."""
+    """Draws a reliability diagram: one curve per model, and below it the examples by confidence."""
     figure = _figure(6.0, 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _draw_reliability(top, evaluations)
@@ -46,7 +46,7 @@ def reliability(evaluations: Sequence[Evaluation], path: str | os.PathLike[str])
 
 
 def confusion(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Confusion matrix of one model: rows are the true classes, columns the answers."""
+    """Draws the confusion matrix of one model: rows are the true classes, columns the answers."""
     classes = len(evaluation.label_names)
     side = float(np.clip(0.42 * classes, 3.5, 10.0))
     figure = _figure(side + 2.0, side + 1.2)
@@ -55,10 +55,13 @@ def confusion(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
 
 
 def summary_figure(rows: Sequence[Evaluation], path: str | os.PathLike[str]) -> None:
-    """One picture of a whole run: accuracies of teacher and students, their calibration, the last student's confusions.
+    """Draws one picture of a whole run.
+
+    It shows the accuracies of teacher and students, their calibration, and the last student's
+    confusions.
 
     Args:
-      rows: the models in the order of their making; the last one is the final student.
+      rows: evaluations of the models in the order of their making; the last is the final student.
       path: PNG to write.
 
     Raises:
@@ -81,8 +84,8 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
     axes.bar(places, top1, color=[_color(i) for i in range(len(rows))], width=0.65, alpha=0.85)
     reach = np.stack([top1 - interval[:, 0], interval[:, 1] - top1]).clip(min=0)
     axes.errorbar(places, top1, yerr=reach, fmt="none", ecolor="black", elinewidth=1.3, capsize=5)
-    # From the lowest interval, not from 0: a few points between 90 and 100 % are the news. The axis
-    # says so.
+    # The axis starts at the lowest interval, not at 0, since a few points between 90 and 100 % are
+    # the news. The axis says so.
     floor = max(0.0, 10 * np.floor((interval[:, 0].min() - 5) / 10))
     axes.set_ylim(floor, 100 + 0.09 * (100 - floor))
     for place, value, high in zip(places, top1, interval[:, 1]):
@@ -145,7 +148,7 @@ def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
     counts = evaluation.confusion  # (K, K)
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # The square root lifts the rare mistakes, which are what one looks for, off the white.
+    # The square root lifts rare mistakes off the white; they are what readers look for.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if classes <= _MOST_COUNTS:
         size = 10 if classes <= 12 else 7
@@ -180,7 +183,7 @@ def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` × `height` inches."""
+    """Returns an empty figure of `width` × `height` inches."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -208,7 +211,11 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
 
 
 def _text(name: str, fallback: str | None = None, longest: int = _LONGEST_NAME) -> str:
-    """`name`, shortened to `longest` characters; `fallback` where the font lacks one of them (an empty box names nobody)."""
+    """Returns `name`, shortened to `longest` characters.
+
+    Returns `fallback`, if there is one, where the font lacks one of the characters. It would draw
+    an empty box, which names nobody.
+    """
     if fallback is not None:
         font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
         if not name.strip() or any(font.get_char_index(ord(character)) == 0 for character in name):

@@ -1,6 +1,7 @@
-"""The report's sections on how the models came about: training curves and pseudo-labels, from what the stages before left.
+"""Sections of the report on how the models came about: training curves and pseudo-labels.
 
-Each section yields (name, value) for `templates/report.html`.
+They are made from what the earlier stages left. Each section yields (name, value) for
+`templates/report.html`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ RELABELED = {
     "num_unique": int,
     "changed": int,
 }
-"""The same where a selection was labelled again (`run_balance.sh --selection`)."""
+"""Schema of the same where a selection was labelled again (`run_balance.sh --selection`)."""
 
 
 def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
-    """The curves of the models' `metrics.jsonl`; `runs`: directories by name."""
+    """Yields the curves of the models' `metrics.jsonl`; `runs` are directories by name."""
     logs = {name: _log(run / "metrics.jsonl") for name, run in runs.items()}
     logs = {name: rows for name, rows in logs.items() if rows}
     if not logs:
@@ -62,7 +63,10 @@ def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
 
 
 def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
-    """How many images each round kept, and which; `run`: the directory in which all stages of a run lie, if there is one."""
+    """Yields how many images each round kept, and which.
+
+    `run` is the directory in which all stages of a run lie, if there is one.
+    """
     rounds = [folder for folder in about.rounds(run) if (folder / MANIFEST).exists()]
     if not rounds or run is None:
         return
@@ -94,7 +98,7 @@ def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
 
 
 def _selects(folder: Path) -> bool:
-    """Tells whether a round selected its images; else it labelled those of an earlier one again."""
+    """Tells whether a round selected its images; otherwise it relabelled an earlier selection."""
     return "selected" not in read_json(folder / "summary.json", dict)
 
 
@@ -116,7 +120,10 @@ def _labeled_again(folder: Path, title: str) -> tuple[str, str]:
 
 
 def _pseudo_label_pictures(run: Path, folder: Path, selecting: Path) -> Iterator[tuple[str, Any]]:
-    """Yields pictures of the last round, `folder`, and of what the last one that selected left out."""
+    """Yields pictures of the last round, and of the images that a selection left out.
+
+    `folder` is the last round; `selecting` is the last round that selected its images.
+    """
     number, data = selecting.name.rsplit("_", 1)[1], run / "data"
     sheets = pictures.most_confident(folder, per_class=8, classes=page.MOST_CLASSES)
     yield "surest", {name: found for name, found in sheets.items() if found}

@@ -1,9 +1,9 @@
-"""ImageNet's robustness sets as they are released: where their classes are, and their directories as sets of examples.
+"""Opens ImageNet's robustness sets as they are released: their classes and their examples.
 
-    A   DIR/<wnid>/*.jpg                                    200 classes
-    C   DIR/[noise|blur|weather|digital|extra/]<corruption>/<1..5>/<wnid>/*.JPEG     each tar, or
-    any part of them
-    P   DIR/<perturbation>/<wnid>/*.mp4                     31 frames (translate 41)
+    A      DIR/<wnid>/*.jpg                   200 classes
+    C      DIR/[noise|blur|weather|digital|extra/]<corruption>/<1..5>/<wnid>/*.JPEG
+                                              each tar, or any part of them
+    P      DIR/<perturbation>/<wnid>/*.mp4    31 frames (translate 41)
     ReaL   real.json: 50,000 lists of classes, for ILSVRC2012_val_00000001 … 50000
 
 Classes are counted from 0 in the order of the sorted WordNet ids, as in every TensorFlow release.
@@ -35,15 +35,17 @@ _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 # fmt: off
 A_CLASSES = np.array(
     [
-        6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89, 90, 94, 96, 97, 99, 105, 107, 108, 110,
-        113, 124, 125, 130, 132, 143, 144, 150, 151, 207, 234, 235, 254, 277, 283, 287, 291, 295, 298, 301, 306, 307, 308, 309,
-        310, 311, 313, 314, 315, 317, 319, 323, 324, 326, 327, 330, 334, 335, 336, 347, 361, 363, 372, 378, 386, 397, 400, 401,
-        402, 404, 407, 411, 416, 417, 420, 425, 428, 430, 437, 438, 445, 456, 457, 461, 462, 470, 472, 483, 486, 488, 492, 496,
-        514, 516, 528, 530, 539, 542, 543, 549, 552, 557, 561, 562, 569, 572, 573, 575, 579, 589, 606, 607, 609, 614, 626, 627,
-        640, 641, 642, 643, 658, 668, 677, 682, 684, 687, 701, 704, 719, 736, 746, 749, 752, 758, 763, 765, 768, 773, 774, 776,
-        779, 780, 786, 792, 797, 802, 803, 804, 813, 815, 820, 823, 831, 833, 835, 839, 845, 847, 850, 859, 862, 870, 879, 880,
-        888, 890, 897, 900, 907, 913, 924, 932, 933, 934, 937, 943, 945, 947, 951, 954, 956, 957, 959, 971, 972, 980, 981, 984,
-        986, 987, 988,
+        6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89, 90, 94, 96,
+        97, 99, 105, 107, 108, 110, 113, 124, 125, 130, 132, 143, 144, 150, 151, 207, 234, 235, 254,
+        277, 283, 287, 291, 295, 298, 301, 306, 307, 308, 309, 310, 311, 313, 314, 315, 317, 319,
+        323, 324, 326, 327, 330, 334, 335, 336, 347, 361, 363, 372, 378, 386, 397, 400, 401, 402,
+        404, 407, 411, 416, 417, 420, 425, 428, 430, 437, 438, 445, 456, 457, 461, 462, 470, 472,
+        483, 486, 488, 492, 496, 514, 516, 528, 530, 539, 542, 543, 549, 552, 557, 561, 562, 569,
+        572, 573, 575, 579, 589, 606, 607, 609, 614, 626, 627, 640, 641, 642, 643, 658, 668, 677,
+        682, 684, 687, 701, 704, 719, 736, 746, 749, 752, 758, 763, 765, 768, 773, 774, 776, 779,
+        780, 786, 792, 797, 802, 803, 804, 813, 815, 820, 823, 831, 833, 835, 839, 845, 847, 850,
+        859, 862, 870, 879, 880, 888, 890, 897, 900, 907, 913, 924, 932, 933, 934, 937, 943, 945,
+        947, 951, 954, 956, 957, 959, 971, 972, 980, 981, 984, 986, 987, 988,
     ],
     np.int64,
 )
@@ -52,7 +54,7 @@ A_CLASSES = np.array(
 
 
 def wnids() -> tuple[str, ...]:
-    """WordNet id of each of the 1,000 classes."""
+    """Returns the WordNet id of each of the 1,000 classes."""
     import tensorflow_datasets as tfds  # here: no other evaluation needs it
 
     names = (
@@ -68,7 +70,11 @@ def wnids() -> tuple[str, ...]:
 
 
 def _class_folders(directory: Path) -> list[tuple[str, int]]:
-    """The folders of `directory` that are WordNet ids, with their classes; a folder with any other name is an error."""
+    """Returns the folders of `directory`, whose names are WordNet ids, with their classes.
+
+    Raises:
+      InputError: a folder has any other name, or there are no folders.
+    """
     classes = {name: i for i, name in enumerate(wnids())}
     folders = sorted(
         path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")
@@ -92,7 +98,7 @@ def _directory(path: str | Path, what: str) -> Path:
 
 
 def imagenet_a(path: str | Path) -> Examples:
-    """ImageNet-A. Raises InputError where a folder is none of its 200 classes."""
+    """Returns ImageNet-A. Raises InputError where a folder is none of its 200 classes."""
     directory = _directory(path, "--data_a")
     folders = _class_folders(directory)
     other = [name for name, label in folders if label not in set(A_CLASSES.tolist())]
@@ -102,16 +108,18 @@ def imagenet_a(path: str | Path) -> Examples:
 
 
 def class_folders(path: str | Path) -> Examples:
-    """Returns photographs of any of ImageNet's classes. Raises InputError where a folder is no class."""
+    """Returns photographs of ImageNet's classes. Raises InputError where a folder is no class."""
     directory = _directory(path, "--check")
     return from_files(directory, "photographs", _class_folders(directory), NUM_CLASSES)
 
 
 def imagenet_c(path: str | Path) -> dict[str, dict[int, Examples]]:
-    """ImageNet-C: corruption -> severity -> examples, of those corruptions that are there; each has all five severities.
+    """Returns ImageNet-C, as far as it is there: corruption -> severity -> examples.
+
+    Each corruption has all five severities.
 
     Raises:
-      InputError: none is there, or one is there in part.
+      InputError: no corruption is there, or one lacks a severity.
     """
     directory = _directory(path, "--data_c")
     found: dict[str, dict[int, Examples]] = {}
@@ -143,15 +151,15 @@ def imagenet_c(path: str | Path) -> dict[str, dict[int, Examples]]:
 
 
 def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, int]]:
-    """ImageNet-P: perturbation -> (examples, frames of a sequence), of those that are there.
+    """Returns ImageNet-P, as far as it is there: perturbation -> (examples, frames of a sequence).
 
     Args:
-      path: the directory.
+      path: directory of ImageNet-P.
       difficulty: 1 to 3. Noise of difficulty 2 and 3 is in folders of its own, such as
         gaussian_noise_2.
 
     Raises:
-      InputError: none is there, or sequences differ in length.
+      InputError: no perturbation is there, or sequences differ in length.
     """
     directory = _directory(path, "--data_p")
     found = {}
@@ -181,7 +189,9 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
 
 
 def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
-    """ReaL's labels for images with these keys, joined by the ILSVRC2012_val_… in the key, never by position.
+    """Returns ReaL's labels for images with these keys.
+
+    They are joined by the ILSVRC2012_val_… in the key, never by position.
 
     Raises:
       InputError: an unreadable file, or a key without such a name.

@@ -16,7 +16,11 @@ from evaluation.statistics import wilson_interval
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The arguments as arrays [N, K] and [N], N ≥ 1. Raises ValueError where they do not fit each other."""
+    """Returns the arguments as arrays [N, K] and [N], N ≥ 1.
+
+    Raises:
+      ValueError: they do not fit each other.
+    """
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not labels.size:
         raise ValueError(
@@ -33,12 +37,12 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of the examples whose label is among the k most probable classes, in 0–1.
+    """Returns the share of examples whose label is among the k most probable classes, in 0–1.
 
-    With fewer than k classes it is the accuracy within min(k, K): 1 by definition. Equal
-    probabilities rank by class number, as in `np.argmax` and `tf.math.top_k`, so a model that
-    answers the same for every class is not called right (`tf.math.in_top_k`, which lets every tied
-    class in, would do so).
+    With fewer than k classes it is the accuracy within min(k, K), which is 1 by definition. Equal
+    probabilities rank by class number, as in `np.argmax` and `tf.math.top_k`. So a model that
+    answers the same for every class is not called right. `tf.math.in_top_k`, which lets every tied
+    class in, would call it right.
 
     Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", section
       4.1 (1 − error).
@@ -82,7 +86,7 @@ def _right(probabilities: np.ndarray, labels: np.ndarray) -> int:
 
 
 def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log likelihood −(1/N) Σ ln p(label), in nats, ≥ 0.
+    """Returns the mean negative log likelihood −(1/N) Σ ln p(label), in nats, ≥ 0.
 
     A probability that underflowed to 0 counts as the smallest normal float32 (87.3 nats), so that
     one example does not make the mean infinite.
@@ -96,7 +100,7 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bins:
-    """The table behind a reliability diagram: one entry a confidence bin.
+    """Table behind a reliability diagram: one entry per confidence bin.
 
     Attributes:
       edges: float64 [bins + 1], ascending in 0–1; bin i holds edges[i] < confidence ≤ edges[i + 1].
@@ -114,12 +118,12 @@ class Bins:
 def ece(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 15, equal_mass: bool = False
 ) -> tuple[float, Bins]:
-    """Expected calibration error of the top label, in 0–1, and its table.
+    """Returns the expected calibration error of the top label, in 0–1, and its table.
 
-    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|; conf and acc are the bin's mean highest
-    probability and its share of right answers. Of M = `bins` bins, equal-width ones hold the
-    examples whose highest probability lies in ((m − 1)/M, m/M]; equal-mass ones hold N/M examples
-    each, sorted by that probability, but examples of the same probability stay together.
+    ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|. conf is the bin's mean highest probability, and
+    acc its share of right answers. There are M = `bins` bins. Equal-width bins hold the examples
+    whose highest probability lies in ((m − 1)/M, m/M]. Equal-mass bins hold N/M examples each,
+    sorted by that probability, but examples of the same probability stay together.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M
     = 15 as there. Equal mass: Nguyen and O'Connor 2015, "Posterior calibration and exploratory
@@ -145,7 +149,10 @@ def ece(
 
 
 def _equal_mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Edges [≤ bins + 1] such that about N / bins of the values (N,) are above each and up to the next, the last edge 1."""
+    """Returns the edges [≤ bins + 1] of bins that hold about N / bins of the values (N,) each.
+
+    A bin holds the values above its lower edge and up to its upper edge. The last edge is 1.
+    """
     ranked = np.sort(confidence)
     last = (
         np.arange(1, bins) * len(ranked) // bins - 1
@@ -157,7 +164,7 @@ def _equal_mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
 def confidence_histogram(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 20
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many right and how many wrong answers there are of each confidence: int64 [bins] each, over equal parts of 0–1."""
+    """Counts right and wrong answers by confidence: int64 [bins] each, over equal parts of 0–1."""
     probabilities, labels = _check(probabilities, labels)
     confidence = np.minimum(probabilities.max(axis=1), 1.0)  # (N,)
     correct = probabilities.argmax(axis=1) == labels  # (N,)
@@ -168,7 +175,7 @@ def confidence_histogram(
 
 
 def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of right answers among the examples of each class, float64 [K]; NaN for a class without examples."""
+    """Returns the share of right answers in each class, float64 [K]; NaN without examples."""
     with np.errstate(invalid="ignore"):
         return np.diag(confusion) / confusion.sum(axis=1)
 
@@ -196,10 +203,12 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model did on one split, as far as figures show it; `evaluation.numbers` lists all numbers.
+    """Result of one model on one split, as far as figures show it.
+
+    `evaluation.numbers` lists all numbers.
 
     Attributes:
-      name: of the model, for tables and figures.
+      name: name of the model, for tables and figures.
       examples: N.
       top1: accuracy, 0–1; `top1_interval` its 95 % Wilson interval.
       ece: expected calibration error, 15 equal-width bins, 0–1; `bins` its table.
@@ -225,7 +234,7 @@ class Evaluation:
 def evaluate(
     name: str, probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
 ) -> Evaluation:
-    """Returns the `Evaluation` of one model's `probabilities` [N, K] of examples with `labels` [N]."""
+    """Returns the `Evaluation` of a model's `probabilities` [N, K] against `labels` [N]."""
     probabilities, labels = _check(probabilities, labels)
     if len(label_names) != probabilities.shape[1]:
         raise ValueError(f"{len(label_names)} label names for {probabilities.shape[1]} classes")

@@ -1,4 +1,4 @@
-"""The list of what the evaluation measures: to add a metric, add one entry here.
+"""List of all numbers that the evaluation measures: to add a metric, add one entry here.
 
 `run_evaluate.sh` writes the numbers into `summary.json`. The table of models, the comparison over
 seeds, the report and the loop's table take their rows and columns from this list.
@@ -18,9 +18,9 @@ class Column(NamedTuple):
     """How a table of models shows a number.
 
     Attributes:
-      title: of the column.
+      title: title of the column.
       scale: factor before printing; 100 for a share shown in percent.
-      digits: after the point.
+      digits: digits after the point.
       interval: whether the number's 95 % interval follows it.
       above_classes: with this number of classes or fewer, the table leaves the column out.
     """
@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       name: key in the comparison's `summary.json`.
-      title: of the row, with the unit.
+      title: title of the row, with the unit.
       scale: factor before printing.
     """
 
@@ -154,7 +154,11 @@ NUMBERS = (
 
 
 def clean(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Returns key -> number, and key_interval -> [low, high], of the clean split's `probabilities` [N, K] and `labels` [N]."""
+    """Returns the numbers of the clean split, and their intervals.
+
+    Numbers are stored by key, intervals [low, high] by key_interval. The split has `probabilities`
+    [N, K] and `labels` [N].
+    """
     row: dict[str, Any] = {}
     for number in NUMBERS:
         if number.function:

@@ -19,13 +19,13 @@ from cli.files import atomic_path
 from evaluation.pictures import RIGHT, WRONG
 
 LARGEST = 5_000_000
-"""Bytes up to which a report opens and travels with ease."""
+"""Largest size, in bytes, of a report that opens and travels with ease."""
 MOST_CLASSES = 20
-"""With a confusion matrix and a row of pictures each."""
+"""Largest number of classes that get a confusion matrix and a row of pictures each."""
 
 
 def write(path: str | os.PathLike[str], template: str, **values: Any) -> None:
-    """Writes a page, atomically; says where it is larger than `LARGEST`."""
+    """Writes a page atomically; prints a line if it is larger than `LARGEST`."""
     encoded = render(template, **values).encode("utf-8")
     if len(encoded) > LARGEST:
         print(f"{path} has {len(encoded):,} bytes; with fewer models or classes it is smaller")
@@ -39,12 +39,12 @@ def render(template: str, **values: Any) -> str:
 
 
 def part(name: str, *arguments: Any) -> str:
-    """One piece of a page: what the macro `name` of `templates/parts.html` makes of `arguments`."""
+    """Returns one piece of a page: the macro `name` of `templates/parts.html` with `arguments`."""
     return str(getattr(TEMPLATES.get_template("parts.html").module, name)(*arguments))
 
 
 def _caption(caption: str) -> Markup:
-    """A picture's caption; the marks stay, so that right and wrong differ by more than colour."""
+    """Returns a caption with its marks, so that right and wrong differ by more than colour."""
     lines = str(escape(caption)).replace("\n", "<br>")
     lines = re.sub(f"{RIGHT}([^{RIGHT}]*){RIGHT}", r'<span class="right">✓&nbsp;\1</span>', lines)
     return Markup(
@@ -53,7 +53,7 @@ def _caption(caption: str) -> Markup:
 
 
 def _anchor(title: str) -> str:
-    """The id of a section."""
+    """Returns the id of a section."""
     return title.lower().replace(" ", "-")
 
 

@@ -1,9 +1,9 @@
-"""Sequences of slightly changing images, as in ImageNet-P and CIFAR-10-P, for images of anybody's own.
+"""Makes sequences of slightly changing images, as in ImageNet-P and CIFAR-10-P.
 
-Five perturbations: translate, rotate, scale, brightness, gaussian_noise. Angles, factors and
-offsets are those of CIFAR-10-P; distances are parts of the image's side, 32 pixels there. The noise
-of images above `SMALL` is three times as strong. What comes into the picture from outside is black,
-as in the release.
+They can be made of images of any data set. There are five perturbations: translate, rotate, scale,
+brightness, gaussian_noise. Angles, factors and offsets are those of CIFAR-10-P. Distances are
+fractions of the image's side, which is 32 pixels there. The noise of images above `SMALL` is three
+times as strong. What comes into the picture from outside is black, as in the release.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FRAMES: dict[str, int] = {
 
 
 def sequence(image: np.ndarray, perturbation: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """The frames of one image, uint8 [H, W, 3] each.
+    """Returns the frames of one image, uint8 [H, W, 3] each.
 
     Args:
       image: uint8 [H, W, 3].
       perturbation: one of `FRAMES`.
-      rng: where the noise comes from; its frame 0 is the image itself.
+      rng: source of the noise; frame 0 of the noise is the image itself.
     """
     x = image.astype(np.float64) / 255
     return [
@@ -42,7 +42,11 @@ def sequence(image: np.ndarray, perturbation: str, rng: np.random.Generator) -> 
 
 
 def _moved(x: np.ndarray, angle: float = 0.0, scale: float = 1.0, right: float = 0.0) -> np.ndarray:
-    """X [H, W, 3] turned by `angle` degrees (clockwise) and enlarged by `scale` around its middle, then moved `right` by pixels."""
+    """Returns `x` [H, W, 3] turned, enlarged, and then moved.
+
+    `angle` is in degrees, clockwise. `scale` enlarges around the middle. `right` is the distance in
+    pixels.
+    """
     center = (np.array(x.shape[:2]) - 1) / 2
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     # A place in the result (row, column), seen from the middle, comes from R · place / scale.

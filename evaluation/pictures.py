@@ -1,4 +1,4 @@
-"""Images worth looking at, found in the records of a run: each with what to write below it.
+"""Finds images worth looking at in the records of a run, and writes a caption for each.
 
 However large the data, no more than `LOOK_AT` records of a split are read, and few images are kept.
 """
@@ -24,11 +24,11 @@ from data.verification import read_records
 from evaluation.examples import Examples
 
 LOOK_AT = 20_000
-"""Records of a split that are looked through."""
+"""Number of records of a split that are looked through."""
 SIDE = 192
-"""Pixels of a picture's longer side, at most; the page shows it smaller until it is enlarged."""
+"""Largest longer side of a picture, in pixels; the page shows it smaller until enlarged."""
 RIGHT, WRONG = "\x01", "\x02"
-"""Around a right and around a wrong answer in a caption: characters that no name has."""
+"""Marks around a right and a wrong answer in a caption: characters that no name has."""
 
 
 class Picture(NamedTuple):
@@ -36,8 +36,9 @@ class Picture(NamedTuple):
 
     Attributes:
       data: the image as a data URI.
-      caption: below it; a right answer stands between two `RIGHT`, a wrong one between two `WRONG`.
-      text: what is to be seen, for those who do not see it.
+      caption: text below it; a right answer stands between two `RIGHT`, a wrong one between two
+        `WRONG`.
+      text: what the image shows, for people who cannot see it.
       file: name of the image, as the records have it; "": not known.
     """
 
@@ -50,7 +51,7 @@ class Picture(NamedTuple):
 def picture(
     image: bytes | np.ndarray, caption: str, text: str | None = None, file: str = ""
 ) -> Picture:
-    """From an image file or uint8 [H, W, 3]; `file`: its name."""
+    """Makes a picture from an image file or uint8 [H, W, 3]; `file` is its name."""
     pixels = decode(tf.constant(image)).numpy() if isinstance(image, bytes) else image
     drawn = PIL.Image.fromarray(pixels)
     if max(drawn.size) > SIDE:
@@ -61,12 +62,15 @@ def picture(
         drawn = drawn.convert("L")
     options: dict[str, Any] = {"optimize": True} if small else {"quality": 80}
     drawn.save(buffer, "PNG" if small else "JPEG", **options)
-    data = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    data = (
+        f"data:image/{'png' if small else 'jpeg'};base64,"
+        f"{base64.b64encode(buffer.getvalue()).decode()}"
+    )
     return Picture(data, caption, text or plain(caption), file)
 
 
 def _records(manifest: Manifest) -> Iterator[bytes]:
-    """The records looked through; only the shards that hold them are read, and verified."""
+    """Yields the records to look through; reads and verifies only the shards that hold them."""
     everything = (
         record for shard in range(len(manifest.files)) for record in read_records(manifest, shard)
     )
@@ -84,7 +88,7 @@ def _key(features: Any, number: int) -> str:
 
 
 def by_key(manifest: Manifest, keys: Sequence[str]) -> dict[str, bytes]:
-    """The image files of those of `keys` that are among the records looked through."""
+    """Returns key -> image file, for the `keys` that are among the records looked through."""
     wanted, found = set(keys), {}
     for number, features in enumerate(_features(manifest)):
         key = _key(features, number)
@@ -96,7 +100,7 @@ def by_key(manifest: Manifest, keys: Sequence[str]) -> dict[str, bytes]:
 
 
 def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[str, list[Picture]]:
-    """The images with the surest pseudo-labels, for each of the first `classes` classes."""
+    """Returns the images with the surest pseudo-labels, for each of the first `classes` classes."""
     manifest = read_manifest(pseudo_labeled, "pseudo_labeled")
     best: list[list[tuple[float, str, bytes]]] = [
         [] for _ in range(min(classes, manifest.num_classes))
@@ -128,7 +132,7 @@ def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[s
 
 
 def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: int) -> list[Picture]:
-    """Images of which the teacher was too unsure, the most unsure first."""
+    """Returns images that the teacher was too unsure of, the most unsure first."""
     manifest = read_manifest(predictions, "predictions")
     worst: list[
         tuple[float, str, int]
@@ -153,7 +157,10 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
 
 
 def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture]:
-    """Pseudo-labelled images whose key is not of `domain`/…: they passed the threshold and should not have."""
+    """Returns pseudo-labelled images whose key does not start with `domain`/.
+
+    They passed the threshold and should not have.
+    """
     manifest, found, seen = read_manifest(pseudo_labeled, "pseudo_labeled"), [], set()
     for number, features in enumerate(_features(manifest)):
         key = _key(features, number)
@@ -173,18 +180,18 @@ def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture
 
 
 def judged(name: str, answer: int, label: int, label_names: Sequence[str]) -> str:
-    """A caption's line: who said what, marked as right or wrong."""
+    """Returns a caption's line: which model gave which answer, marked as right or wrong."""
     return marked(f"{name}: {label_names[answer]}", right=answer == label)
 
 
 def marked(text: str, right: bool) -> str:
-    """`text` between the marks of a right or a wrong answer."""
+    """Returns `text` between the marks of a right or a wrong answer."""
     mark = RIGHT if right else WRONG
     return f"{mark}{plain(text)}{mark}"
 
 
 def plain(caption: str) -> str:
-    """A caption without marks."""
+    """Returns a caption without marks."""
     return caption.replace(RIGHT, "").replace(WRONG, "")
 
 
@@ -194,7 +201,10 @@ def disagreements(
     second: tuple[str, Mapping[str, np.ndarray]],
     count: int,
 ) -> list[Picture]:
-    """Images that the first model gets wrong and the second right; the ones of which the second is surest come first."""
+    """Returns images that the first model gets wrong and the second right.
+
+    The images come first for which the second model is surest.
+    """
     (first_name, a), (second_name, b) = first, second
     labels, one, other = (
         a["labels"],
@@ -208,7 +218,8 @@ def disagreements(
     return [
         picture(
             images[str(a["keys"][i])],
-            f"{judged(first_name, one[i], labels[i], names)}\n{judged(second_name, other[i], labels[i], names)}",
+            f"{judged(first_name, one[i], labels[i], names)}\n"
+            f"{judged(second_name, other[i], labels[i], names)}",
             f"{names[labels[i]]}; {first_name} says {names[one[i]]}, {second_name} says"
             f" {names[other[i]]}",
             str(a["keys"][i]),
@@ -224,7 +235,10 @@ def corrupted(
     answers: Mapping[str, Callable[[str, int], tuple[int, int]]],
     label_names: Sequence[str],
 ) -> dict[str, list[Picture]]:
-    """The first example of every corruption, at some severities. `answers`: model -> (corruption, severity) -> (its answer, the label)."""
+    """Returns the first example of every corruption, at some severities.
+
+    `answers`: model -> (corruption, severity) -> (the model's answer, the label).
+    """
     rows = {}
     for corruption, by_severity in sets.items():
         row = []
@@ -248,7 +262,7 @@ def frames(
     label: int,
     label_names: Sequence[str],
 ) -> list[Picture]:
-    """Frames `which` of the first sequence. `answers`: model -> its answers int [m]."""
+    """Returns frames `which` of the first sequence; `answers`: model -> its answers int [m]."""
     row = []
     for number, (encoded, key, _) in enumerate(examples.stream().take(max(which) + 1)):
         if number in which:

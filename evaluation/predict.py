@@ -1,7 +1,7 @@
-"""The one way in which images meet a model here: every example of every set exactly once, in one unbroken stream of batches.
+"""Passes images to a model: every example of every set exactly once, in one stream of batches.
 
-Sets follow each other within a batch, so a model that answers for 75 small sets is as busy as with
-one large one; only the very last batch is filled up.
+This is the only way in which images reach a model here. Sets follow each other within a batch, so
+75 small sets keep a model as busy as one large set. Only the very last batch is filled up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Predictions(NamedTuple):
       keys: str [N], unique.
       labels: int64 [N], 0-based.
       values: what was kept of the probabilities, arrays [N, …] by name.
-      seconds: time of the pass, input pipeline included, without building and tracing the model.
+      seconds: time of the pass, with the input pipeline, without building and tracing the model.
     """
 
     keys: np.ndarray
@@ -47,27 +47,28 @@ def everything(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def answers(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Keeps `answers`, int32 [b]: what is affordable for millions of images of a thousand classes."""
+    """Keeps `answers`, int32 [b], which is affordable for millions of images of 1,000 classes."""
     return {"answers": probabilities.argmax(axis=1).astype(np.int32)}
 
 
 class Pixels(NamedTuple):
-    """What becomes of an image file: `of` maps it to float32 `shape`, in 0–255."""
+    """How an image file becomes pixels: `of` maps it to float32 `shape`, in 0–255."""
 
     of: Callable[[tf.Tensor], tf.Tensor]
     shape: tuple[int, int, int]
 
 
 def input_pixels(preprocessing: Preprocessing) -> Pixels:
-    """What the network reads."""
+    """Returns the pixels that the network reads."""
     size = preprocessing.image_size
     return Pixels(lambda encoded: eval_image(encoded, preprocessing), (size, size, 3))
 
 
 def image_batches(sets: Sequence[Examples], batch_size: int, pixels: Pixels) -> tf.data.Dataset:
-    """Batches of one fixed shape over all `sets`: `image` float32 (b, *shape) in 0–255, `key`, `label`, `set` int64 (b,).
+    """Returns batches of one fixed shape over all `sets`.
 
-    `set` counts from 0; it is −1 in the rows that fill up the last batch.
+    A batch has `image` float32 (b, *shape) in 0–255, `key` string (b,), `label` int64 (b,) and
+    `set` int64 (b,). `set` counts from 0; it is −1 in the rows that fill up the last batch.
     """
 
     @unconverted
@@ -99,7 +100,11 @@ def image_batches(sets: Sequence[Examples], batch_size: int, pixels: Pixels) -> 
 
 
 def read(batches: tf.data.Dataset, sets: Sequence[Examples]) -> Iterator[dict[str, tf.Tensor]]:
-    """Yields the batches of `sets`. Raises InputError, which names the set, where one is damaged or not of the announced size."""
+    """Yields the batches of `sets`.
+
+    Raises:
+      InputError: a set, which the error names, is damaged or not of the announced size.
+    """
     reached = 0
     iterator = iter(batches)
     while True:
@@ -114,7 +119,11 @@ def read(batches: tf.data.Dataset, sets: Sequence[Examples]) -> Iterator[dict[st
 
 
 def common_shape(examples: Examples) -> tuple[int, int, int] | None:
-    """The shape (H, W, 3) of all images; None where they have several. Raises InputError where there is none or one is damaged."""
+    """Returns the shape (H, W, 3) of all images; None where they have several.
+
+    Raises:
+      InputError: there is no image, or one is damaged.
+    """
     found: set[tuple[int, int, int]] = set()
     try:
         for shape in examples.stream().map(lambda encoded, key, label: tf.shape(decode(encoded))):
@@ -129,7 +138,10 @@ def common_shape(examples: Examples) -> tuple[int, int, int] | None:
 
 
 def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
-    """Which of `sets` an error in the stream over all of them comes from: batches are made ahead, so it is looked for."""
+    """Returns the error of the set that made the stream over all `sets` fail.
+
+    Batches are made ahead, so the sets are read again to find it.
+    """
     raise_refusal(error)
     for examples in sets:
         try:
@@ -168,14 +180,14 @@ def predict(
     reduce: Reduce = everything,
     preprocessing: Preprocessing | None = None,
 ) -> Iterator[tuple[Examples, Predictions]]:
-    """Yields each set with the classifier's answers as soon as it is through, in order.
+    """Yields each set with the classifier's answers, in order, as soon as it is done.
 
     Args:
       classifier: the model.
-      sets: no two of the same name.
+      sets: sets to answer for, no two of the same name.
       batch_size: images in a forward pass.
       reduce: what to keep of a batch's probabilities, float32 [b, K].
-      preprocessing: instead of the classifier's own.
+      preprocessing: used instead of the classifier's own.
 
     Raises:
       InputError: an empty set, damaged records or images, a label out of range, a key that comes
@@ -227,7 +239,10 @@ def require_some(examples: Examples) -> None:
 
 
 def require_classes(classifier: Classifier, count: int, examples: Examples) -> None:
-    """Raises InputError where the classifier's answers, over `count` classes, are over others than the set's."""
+    """Raises InputError where the classifier answers over other classes than the set's.
+
+    `count` is the number of classes that it answers over.
+    """
     if count != examples.num_classes:
         raise InputError(
             f"{classifier.name} tells {count} classes apart, {examples.where} has"
@@ -236,7 +251,10 @@ def require_classes(classifier: Classifier, count: int, examples: Examples) -> N
 
 
 def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> None:
-    """Raises InputError where one of `labels` is no class; `keys` are their examples', as bytes or str."""
+    """Raises InputError where one of `labels` is no class.
+
+    `keys` are the keys of the examples, as bytes or str.
+    """
     wrong = (labels < 0) | (labels >= examples.num_classes)
     if wrong.any():
         key, label = keys[wrong][0], labels[wrong][0]
@@ -257,10 +275,10 @@ def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Cla
 
 
 def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The keys (bytes [N]) as unicode strings, once it is sure that every example came once, with a label that is a class.
+    """Returns the keys (bytes [N]) as unicode strings, once the examples are checked.
 
     Raises:
-      InputError: it is not so.
+      InputError: an example is missing, comes twice, or has a label that is no class.
     """
     where = examples.where
     if len(keys) != examples.count:
@@ -268,7 +286,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
             f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data"
             " again"
         )
-    # Shards made elsewhere have no keys: their examples are known by their place.
+    # Shards made elsewhere have no keys; their examples get their place as key.
     decoded = (
         np.array([key.decode("utf-8") for key in keys])
         if any(keys)

@@ -39,7 +39,7 @@ from weights import pretrained
 NAME = "probe"
 FIT = "fit.npz"
 MOST_IMAGES = 5_000
-"""Labeled images up to which a probe is fitted; with more, the search for C takes too long."""
+"""Largest number of labeled images for a probe; with more, the search for C takes too long."""
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 2))
 """Values of scikit-learn's C that cross-validation chooses from."""
 NOT_CHOSEN = 0.01
@@ -57,7 +57,7 @@ class Fit(NamedTuple):
       bias: float32 [K].
       inverse_penalty: scikit-learn's C.
       images: labeled images that it learned from.
-      folds: of the cross-validation; 0: there was none.
+      folds: number of folds of the cross-validation; 0: there was none.
     """
 
     kernel: np.ndarray
@@ -77,7 +77,7 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int = 
       features: float [N, C].
       labels: int [N], 0-based.
       num_classes: K. A class that has no example gets no probability.
-      seed: of the folds.
+      seed: seed of the folds.
     """
     counts = np.bincount(labels, minlength=num_classes)
     folds = min(FOLDS, max(2, int(counts[counts > 0].min())))
@@ -104,7 +104,7 @@ def _regression(
     num_classes: int,
     c: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns kernel float32 [C, K] and bias float32 [K]; they take features as they are."""
+    """Returns kernel float32 [C, K] and bias float32 [K] for features as they are."""
     kernel = np.zeros([features.shape[1], num_classes])
     bias = np.full([num_classes], _NEVER)
     scaler = StandardScaler().fit(features.astype(np.float64))
@@ -137,14 +137,15 @@ def open_probe(
 
     Args:
       init: weights, as `--init` of the trainings names them.
-      like: a model trained from them, whose images it gets.
+      like: a model trained from these weights; the probe gets its images.
       labeled: the labeled split.
       folder: where the fit is kept; one that is there is used again.
       batch_size: images in a forward pass.
-      seed: of the folds.
+      seed: seed of the folds.
 
     Returns:
-      None, and says why, where there are too many labeled images, or `like` is an export.
+      The probe. None, with a printed reason, where there are too many labeled images, or `like`
+      is an export.
 
     Raises:
       InputError: `init` names no weights.

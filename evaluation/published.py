@@ -1,4 +1,4 @@
-"""The published weights: what there is, and whether they name photographs as they should.
+"""Lists the published weights, and checks whether they name photographs as they should.
 
     ./run_tool.sh weights
     ./run_tool.sh weights --name=efficientnet-lite0 --check=DIR
@@ -10,7 +10,7 @@ classes.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)
 
 # isort: split
 
@@ -41,7 +41,7 @@ def main(name: str | None, check: str | None) -> None:
 
 
 def full_name(name: str) -> tuple[str, str]:
-    """Returns what `--init` would call weights with a classifier, and their network.
+    """Returns the name that `--init` has for weights with a classifier, and their network.
 
     Raises:
       InputError: no published weights have that name, or they have no classifier.

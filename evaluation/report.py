@@ -52,12 +52,12 @@ def write(
     Args:
       directory: work directory of the evaluation.
       summary: the content of its `summary.json`.
-      evaluations: of the clean split, in the models' order; may be empty.
+      evaluations: evaluations of the clean split, in the models' order; may be empty.
       candidates: the models by name, without the linear probe.
       inputs: the sets that were evaluated.
-      manifest: of the split; None where ImageNet's own sets alone were evaluated.
+      manifest: manifest of the split; None where only ImageNet's own sets were evaluated.
       command: the command line.
-      seconds: that the evaluation took so far.
+      seconds: time that the evaluation took so far.
     """
     report = _Report(
         directory, dict(summary), evaluations, candidates, inputs, manifest, command, seconds
@@ -70,7 +70,10 @@ def write(
 
 
 class _Report:
-    """The sections of the page; each yields (name, value) for the template, or nothing where its part was not measured."""
+    """Sections of the page.
+
+    Each section yields (name, value) for the template, or nothing where its part was not measured.
+    """
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class _Report:
         self.seconds = seconds
 
     def sections(self) -> dict[str, Any]:
-        """What `templates/report.html` shows."""
+        """Returns what `templates/report.html` shows."""
         without, split = self.summary.get("classes_without_examples", []), self.summary.get("split")
         return {
             **dict(self.overview()),
@@ -127,15 +130,15 @@ class _Report:
         }
 
     def facts(self) -> Section:
-        """See `about.facts`."""
+        """Yields the facts of the run; see `about.facts`."""
         return about.facts(self.run, self.data, self.commands(), self.seconds)
 
     def having(self, suite: str) -> dict[str, dict[str, Any]]:
-        """Model -> its numbers of a suite, for those that have it."""
+        """Returns model -> its numbers of a suite, for the models that have it."""
         return {name: row[suite] for name, row in self.models.items() if suite in row}
 
     def pair(self) -> list[str]:
-        """The two models that are compared picture by picture: the baseline and the last."""
+        """Returns the models that are compared picture by picture: the baseline and the last."""
         return list(dict.fromkeys([self.baseline, self.last]))
 
     def overview(self) -> Section:
@@ -263,7 +266,10 @@ class _Report:
         )
 
     def _mean_corruptions(self, common: Sequence[str]) -> list[tuple[str, str, str]]:
-        """The charts of the means over the corruptions `common`, to which the four extra ones do not belong."""
+        """Returns the charts of the means over the corruptions `common`.
+
+        The four extra corruptions are not among them.
+        """
         measured = self.having("c")
         names = list(measured)
         by_severity: list[charts.Series] = []
@@ -345,7 +351,7 @@ class _Report:
             )
         ]
         means = [row["mean_flip"] for row in measured.values()]
-        if None not in means:  # it is where only the extra perturbations are there
+        if None not in means:  # None is in it where only the extra perturbations are there
             overall = [100 * mean for mean in means]
             intervals = [_percents(row.get("mean_flip_interval")) for row in measured.values()]
             said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
@@ -447,18 +453,18 @@ class _Report:
         )
 
     def embedding(self) -> Section:
-        """See `embedding.section`."""
+        """Yields the map of the features; see `embedding.section`."""
         return embedding.section(self.directory / self.last, self._label_names())
 
     def commands(self) -> list[str]:
-        """The commands that made the run, as far as it is known."""
+        """Returns the commands that made the run, as far as they are known."""
         own = f"./run_evaluate.sh {shlex.join(self.command[1:])}"
         return about.commands(self.run, own, self.directory)
 
     def provenance(self) -> Section:
         yield "commands", "\n".join(self.commands())
         configs: list[tuple[str, Any]] = []
-        yield "configs", configs  # before it is full: those before a damaged one are shown
+        yield "configs", configs  # before it is full: configs before a damaged one are shown
         folders = [
             ("Evaluation", self.directory),
             *([("Whole run", self.run)] if self.run else []),
@@ -480,7 +486,7 @@ class _Report:
 def _optional(section: Callable[[], Section]) -> dict[str, Any]:
     """Collects a section; an exception ends it with a `left_out` that names the error.
 
-    What other stages left is a help, no result: where it is gone or damaged, the page goes on
+    What other stages left is a help, not a result. Where it is gone or damaged, the page goes on
     without it.
     """
     values: dict[str, Any] = {}

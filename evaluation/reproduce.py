@@ -1,6 +1,6 @@
-"""Measures published weights on ImageNet's own sets, and puts the published numbers beside.
+"""Measures published weights on ImageNet's own sets, beside the published numbers.
 
-    ./run_tool.sh reproduce                                           # the checkpoints and their numbers
+    ./run_tool.sh reproduce                                # lists checkpoints and their numbers
     ./run_tool.sh reproduce --name=noisy_student:b7 --imagenet=DIR --workdir=W \
         [--data_real=real.json] [--data_a=DIR] [--data_c=DIR] [--data_p=DIR]
 
@@ -12,12 +12,12 @@ files, docs/data.md), and runs the suites that it has data for. Leaves in W:
     evaluation/    what run_evaluate.sh leaves
     comparison.json
 
-The exit code is 1 where a published number is outside of the 95 % interval of the measured one.
+The exit code is 1 where a published number is outside the 95 % interval of the measured one.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)
 
 # isort: split
 
@@ -57,10 +57,10 @@ FIGURES: dict[tuple[str, str], dict[str, float]] = {
         "p.mfr@299": 12.2,
     },
 }
-"""(name, network) -> published numbers besides top-1, in percent; @ is the side of the set's images.
+"""(name, network) -> published numbers besides top-1, in percent; @ is the side of the images.
 
-Xie et al. 2020, Tables 2 to 5, whose footnote 3 takes the network before its fine-tuning for -C and
--P; Pham et al. 2021, Table 4 (ReaL).
+Sources: Xie et al. 2020, Tables 2 to 5 (for -C and -P, their footnote 3 takes the network before
+its fine-tuning); Pham et al. 2021, Table 4 (ReaL).
 """
 
 
@@ -132,7 +132,7 @@ def rows() -> list[Published]:
 
 
 def listing() -> str:
-    """Returns a line for each released checkpoint: what is published, and the command that compares it."""
+    """Returns a line per released checkpoint: what is published, and the command to compare it."""
     lines = []
     for row in rows():
         told = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
@@ -146,14 +146,14 @@ def listing() -> str:
 def measure(
     row: Published, config: ConfigDict, imagenet: str, directory: Path, places: Mapping[str, str]
 ) -> None:
-    """Makes the model and the validation split, and runs the suites; each part is skipped where it is done.
+    """Makes the model and the validation split, and runs the suites; skips each part that is done.
 
     Args:
       row: the checkpoint.
       config: a recipe of `evaluate`.
       imagenet: directory of the validation images.
-      directory: where everything goes.
-      places: suite of `real`, `a`, `c`, `p` -> where its data are.
+      directory: directory that everything is written to.
+      places: suite (`real`, `a`, `c` or `p`) -> where its data are.
 
     Raises:
       InputError: see `main`.
@@ -175,12 +175,15 @@ def measure(
 
 
 def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
-    """Prints ours beside the published numbers and writes `comparison.json`; returns 1 where one is outside.
+    """Prints our numbers beside the published ones, and writes `comparison.json`.
 
     Args:
       row: the checkpoint.
-      directory: of the run.
-      sets: suite of `c` and `p` -> its directory, which tells the side of its images.
+      directory: directory of the run.
+      sets: suite (`c` or `p`) -> its directory, which tells the side of its images.
+
+    Returns:
+      1 where a published number is outside the interval of ours, otherwise 0.
     """
     model = f"{row.name}_{row.network}"
     models = read_json(directory / "evaluation" / "summary.json", {"models": {model: dict}})[
@@ -205,7 +208,8 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
         )
     more = sorted(set(ours) - set(figures(row)))
     lines += [
-        f"{key:<16}{ours[key].value:>8.2f}{f'{ours[key].low:.2f} to {ours[key].high:.2f}':>18}{'–':>11}"
+        f"{key:<16}{ours[key].value:>8.2f}"
+        f"{f'{ours[key].low:.2f} to {ours[key].high:.2f}':>18}{'–':>11}"
         for key in more
     ]
     write_json(
@@ -221,8 +225,8 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
 def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[str, Measured]]:
     """Yields the numbers of a model's row of `summary.json`, in percent.
 
-    Shares have Wilson's interval. That of mCE and mFR is scaled from the bootstrap of the mean
-    error and of the mean flip probability. The frames of a sequence count as one image.
+    Shares have Wilson's interval. The intervals of mCE and mFR are scaled from the bootstrap of the
+    mean error and of the mean flip probability. The frames of a sequence count as one image.
     """
     for key, count in (
         ("top1", "examples"),
@@ -256,7 +260,10 @@ def _share(value: float, count: int) -> Measured:
 
 
 def side(suite: str, path: Path) -> int:
-    """Returns the side of the images of ImageNet-C or -P in pixels, from the first one. Raises InputError."""
+    """Returns the side of ImageNet-C's or -P's images in pixels, from the first image.
+
+    Raises InputError.
+    """
     import tensorflow as tf
 
     from evaluation.examples import read_video

@@ -1,4 +1,7 @@
-"""From the files of `suites` to numbers: one JSON object a model, with intervals, and each model against the baseline."""
+"""Makes numbers from the files of `suites`: one JSON object per model, with intervals.
+
+Also compares each model with the baseline.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,14 @@ from evaluation.statistics import bootstrap_interval, wilson_interval
 ALEXNET = "AlexNet"
 
 Scores = dict[str, np.ndarray]
-"""Suite -> per-example scores of one model, for comparisons: bool where right or wrong, else shares of wrong answers or of flips."""
+"""Suite -> per-example scores of one model, for comparisons.
+
+Scores are bool for right or wrong answers, otherwise shares of wrong answers or of flips.
+"""
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """A file of `suites`."""
+    """Reads a file of `suites`."""
     with np.load(path) as stored:
         return {name: stored[name] for name in stored.files}
 
@@ -33,7 +39,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 def clean(
     folder: Path, name: str, label_names: Sequence[str]
 ) -> tuple[metrics.Evaluation, dict[str, Any], Scores]:
-    """Accuracy and calibration on the clean split, and what of it goes into the summary."""
+    """Returns the evaluation of the clean split, its numbers for the summary, and its scores."""
     stored = load(folder / "predictions.npz")
     probabilities, labels = stored["probabilities"], stored["labels"]
     evaluation = metrics.evaluate(name, probabilities, labels, label_names)
@@ -46,7 +52,7 @@ def clean(
 
 
 def details(evaluation: metrics.Evaluation) -> dict[str, Any]:
-    """What is too long for the summary."""
+    """Returns what is too long for the summary."""
     right, wrong = evaluation.histogram
     return {
         "label_names": list(evaluation.label_names),
@@ -83,12 +89,12 @@ def guesses(evaluation: metrics.Evaluation) -> dict[str, Any]:
 
 
 def without_nan(values: np.ndarray) -> list[float | None]:
-    """As JSON, which has no NaN."""
+    """Returns the values for JSON, which has no NaN: None instead."""
     return [None if np.isnan(value) else float(value) for value in values]
 
 
 def real(folder: Path, labels: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """ReaL precision@1 of the clean answers; `labels` in their order."""
+    """Returns ReaL precision@1 of the clean answers; `labels` are in the same order."""
     answers = load(folder / "predictions.npz")["probabilities"].argmax(axis=1)
     right, places = robustness.real_precision(answers, labels)
     low, high = wilson_interval(int(right.sum()), len(right))
@@ -101,7 +107,7 @@ def real(folder: Path, labels: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 def imagenet_a(folder: Path) -> dict[str, Any]:
-    """Top-1 and top-5 among the 200 classes (the authors' protocol), and among all 1,000."""
+    """Returns top-1 and top-5 among the 200 classes (the authors' protocol) and among all 1,000."""
     stored = load(folder / "a.npz")
     right, right_of_all = (
         stored[name] == stored["labels"][:, None] for name in ("top5", "top5_of_all")
@@ -118,7 +124,10 @@ def imagenet_a(folder: Path) -> dict[str, Any]:
 
 
 def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Scores]:
-    """Errors of each corruption and severity; `names` are those that were evaluated. mCE is added by `relative_to`."""
+    """Returns the errors of each corruption and severity; `relative_to` adds mCE.
+
+    `names` are the corruptions that were evaluated.
+    """
     errors: dict[str, list[float]] = {}
     wrong: list[np.ndarray] = []
     digests = set()
@@ -151,10 +160,11 @@ def corruptions(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], Sco
 def perturbations(
     folder: Path, names: Sequence[str], difficulty: int
 ) -> tuple[dict[str, Any], Scores]:
-    """Flip probability of each perturbation, and top-1 over all frames; mFR is added by `relative_to`.
+    """Returns the flip probability of each perturbation, and top-1 over all frames.
 
-    Top-1 is the mean over every frame of the benchmark's perturbations, as ImageNet-P's is
-    published (Xie et al. 2020, Table 5; first version, A.5): sets with longer sequences weigh more.
+    `relative_to` adds mFR. Top-1 is the mean over every frame of the benchmark's perturbations, as
+    ImageNet-P's is published (Xie et al. 2020, Table 5; first version, A.5). So sets with longer
+    sequences weigh more.
     """
     flips, per_sequence, digests, right = {}, [], set(), []
     for name in names:
@@ -184,7 +194,7 @@ def perturbations(
 
 
 def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
-    """Accuracy under FGSM for each ε, and under PGD."""
+    """Returns the accuracy under FGSM for each ε, and under PGD."""
     stored = load(folder / "adversarial.npz")
     fgsm, pgd = stored["fgsm"], stored["pgd"]  # (E, N), (N,)
     low, high = wilson_interval(int(pgd.sum()), len(pgd))
@@ -206,14 +216,15 @@ def attacks(folder: Path) -> tuple[dict[str, Any], Scores]:
 def relative_to(
     rows: dict[str, dict[str, Any]], baseline: str, released_c: bool, released_p: bool
 ) -> None:
-    """Adds CE, mCE, FR and mFR to every row that has the suite: against AlexNet for ImageNet's own sets, else against `baseline`.
+    """Adds CE, mCE, FR and mFR to every row that has the suite.
 
-    AlexNet's flips are those at difficulty 1; at any other there is nothing to divide by, so no FR,
-    no mFR, and the reference is None.
+    The reference is AlexNet for ImageNet's own sets, otherwise `baseline`. AlexNet's flips are
+    those at difficulty 1. At any other difficulty there is nothing to divide by, so there is no FR
+    and no mFR, and the reference is None.
 
-    mCE and mFR are over all 15 and all ten; of a part of ImageNet-C or -P they are called
-    `mce_of_part` and `mfr_of_part`. The five perturbations of a -P built here are all there are of
-    it.
+    mCE is over all 15 corruptions, mFR over all ten perturbations. For a part of ImageNet-C or -P
+    they are called `mce_of_part` and `mfr_of_part`. A -P built here has five perturbations, which
+    are all of it.
     """
     for row in rows.values():
         if "c" in row:
@@ -247,7 +258,7 @@ def relative_to(
 
 
 def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, Any]]:
-    """Model -> suite -> difference to the baseline on the same examples."""
+    """Returns model -> suite -> difference to the baseline on the same examples."""
     compared: dict[str, dict[str, Any]] = {}
     for name, own in scores.items():
         if name == baseline:

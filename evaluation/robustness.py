@@ -1,7 +1,8 @@
-"""The numbers of ImageNet-C, -P, -A and -ReaL, as pure functions of answers; and the published tables that they divide by.
+"""Computes the numbers of ImageNet-C, -P, -A and -ReaL, as pure functions of answers.
 
-Errors, accuracies and probabilities are in 0–1; mCE and mFR in percent of the reference model's, as
-they are published.
+Also holds the published tables that these numbers are divided by. Errors, accuracies and
+probabilities are in 0–1. mCE and mFR are in percent of the reference model's, as they are
+published.
 
 Sources: Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations"; Hendrycks et al. 2021, "Natural Adversarial Examples"; Beyer et al.
@@ -41,7 +42,10 @@ ALEXNET_EXTRA_ERRORS: dict[str, tuple[float, ...]] = {
     "spatter": (0.47196, 0.62194, 0.75052, 0.84132, 0.90182),
     "saturate": (0.59342, 0.65514, 0.51174, 0.70834, 0.82260),
 }
-"""And on the four that were published for choosing hyper-parameters; they are never part of mCE."""
+"""AlexNet's error on the four corruptions published for choosing hyper-parameters.
+
+They are never part of mCE.
+"""
 
 ALEXNET_FLIPS: dict[str, float] = {
     "gaussian_noise": 0.23653,
@@ -73,10 +77,10 @@ EXTRA_PERTURBATIONS = tuple(ALEXNET_EXTRA_FLIPS)
 def corruption_errors(
     errors: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]
 ) -> dict[str, float | None]:
-    """CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s), over the severities.
+    """Returns CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s).
 
-    None where the reference makes no mistake at all (on a small test set of one's own), since
-    nothing can be divided by it.
+    The sums are over the severities. CE is None where the reference makes no mistake at all (on a
+    small test set of the user's own), since nothing can be divided by it.
     """
     result: dict[str, float | None] = {}
     for name, row in errors.items():
@@ -90,18 +94,18 @@ def corruption_errors(
 
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:
-    """The mean; None where there is nothing or one of the values is None."""
+    """Returns the mean; None where there is nothing or one of the values is None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def is_noise(perturbation: str) -> bool:
-    """Whether the frames of a perturbation are independent draws around the first, clean one."""
+    """Tells whether a perturbation's frames are independent draws around the first, clean frame."""
     return "noise" in perturbation
 
 
 def flips(answers: np.ndarray, noise: bool, difficulty: int = 1) -> np.ndarray:
-    """Share of flips of each sequence, float64 [n].
+    """Returns the share of flips of each sequence, float64 [n].
 
     Args:
       answers: int [n, m], the class given to each of the m frames of n sequences.
@@ -124,7 +128,10 @@ def flips(answers: np.ndarray, noise: bool, difficulty: int = 1) -> np.ndarray:
 def flip_rates(
     probabilities: Mapping[str, float], reference: Mapping[str, float]
 ) -> dict[str, float | None]:
-    """FR of each perturbation, in percent of the reference's flip probability; None where that is 0."""
+    """Returns FR of each perturbation, in percent of the reference's flip probability.
+
+    FR is None where the reference's flip probability is 0.
+    """
     return {
         name: 100 * value / reference[name] if reference[name] > 0 else None
         for name, value in probabilities.items()
@@ -134,7 +141,9 @@ def flip_rates(
 def real_precision(
     answers: np.ndarray, labels: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ReaL's precision@1: an answer is right if it is among the image's labels; images without any are left out.
+    """Computes ReaL's precision@1: an answer is right if it is among the image's labels.
+
+    Images without labels are left out.
 
     Args:
       answers: int [N].

@@ -89,18 +89,18 @@ class Settings(SimpleNamespace):
 
     @property
     def step(self) -> float:
-        """Of PGD, on the scale 0–255."""
+        """Step of PGD, on the scale 0–255."""
         if self.pgd_step is None:
             return 2.5 * self.pgd_epsilon / max(self.pgd_iterations, 1)
         return self.pgd_step
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the values for JSON."""
         return dict(vars(self))
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Settings:
-        """From `config.evaluate`, which may lack any. Raises InputError."""
+        """Makes the settings of `config.evaluate`, which may lack any. Raises InputError."""
         return cls(
             **{name: tuple(v) if isinstance(v, list) else v for name, v in dict(values).items()}
         )

@@ -1,7 +1,8 @@
-"""How sure a difference is: intervals and tests for one model, for two models on the same examples, and over seeds.
+"""Computes how sure a difference is: intervals and tests.
 
-Values are per-example scores, such as 1 for a right answer and 0 for a wrong one, or an image's
-share of wrong answers over all corruptions; the examples are the independent units.
+They are for one model, for two models on the same examples, and over seeds. Values are per-example
+scores, such as 1 for a right answer and 0 for a wrong one, or an image's share of wrong answers
+over all corruptions. The examples are the independent units.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _RESAMPLES_AT_ONCE = 1_000_000  # of examples, 8 MB each
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval (low, high) in 0–1 for a share of `successes` in `n` >= 1 independent trials.
+    """Returns the score interval (low, high) in 0–1 of `successes` in `n` >= 1 independent trials.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference";
     method 3 of Newcombe 1998, "Two-sided confidence intervals for the single proportion".
@@ -35,13 +36,13 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 class Difference(NamedTuple):
-    """Of two models on the same examples, second minus first.
+    """Difference of two models on the same examples, second minus first.
 
     Attributes:
-      difference: of the means.
+      difference: difference of the means.
       interval: 95 % percentile interval of the paired bootstrap.
-      p_value: two-sided, of McNemar's exact test for right and wrong answers, else of the
-        bootstrap.
+      p_value: two-sided p-value of McNemar's exact test for right and wrong answers, otherwise of
+        the bootstrap.
       test: "McNemar" or "bootstrap".
     """
 
@@ -52,7 +53,10 @@ class Difference(NamedTuple):
 
 
 def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means [resamples] of samples drawn with replacement from `values` [N]; a function of its arguments."""
+    """Returns the means [resamples] of samples drawn with replacement from `values` [N].
+
+    The result is a function of the arguments.
+    """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f"need values [N], N >= 1; got {values.shape}")
@@ -72,17 +76,22 @@ def bootstrap_means(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLE
 def bootstrap_interval(
     values: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` [N] (Efron and Tibshirani 1993, chapter 13)."""
+    """Returns the percentile interval of the mean of `values` [N].
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
     tail = 50 * (1 - confidence)
     low, high = np.percentile(bootstrap_means(values, seed), [tail, 100 - tail])
     return float(low), float(high)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p-value that two models of right answers `first` and `second` (bool [N]) are equally good.
+    """Returns the two-sided p-value of two models being equally good.
 
-    The exact test: of the examples that only one of them gets right, each is equally likely to be
-    either's. Source: McNemar 1947, "Note on the sampling error of the difference between correlated
+    `first` and `second`, bool [N], tell which examples each model gets right. The test is exact: an
+    example that only one model gets right is equally likely to be either's.
+
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated
     proportions"; the exact form is the sign test's.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
@@ -97,7 +106,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
-    """Second minus first model, from their scores [N] of the same examples in the same order."""
+    """Compares two models, second minus first, by their scores [N] of the same examples.
+
+    The examples are in the same order.
+    """
     first, second = np.asarray(first), np.asarray(second)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ValueError(
@@ -116,14 +128,17 @@ def compare(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts the p-values of several tests, so that any false finding has the probability of one.
+    """Adjusts the p-values of several tests.
+
+    The probability of any false finding is then at most that of one test.
 
     Args:
-      p_values: of m tests, each in 0-1.
+      p_values: p-values of m tests, each in 0-1.
 
     Returns:
-      In the same order: max over the smaller or equal p-values p_(i) of min(1, (m + 1 - i) p_(i)).
-      A test is decided at level a where its adjusted value is at most a.
+      The adjusted p-values, in the same order: max over the smaller or equal p-values p_(i) of
+      min(1, (m + 1 - i) p_(i)). A test is significant at level a where its adjusted value is at
+      most a.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -136,7 +151,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class OverSeeds(NamedTuple):
-    """Mean, standard deviation and the mean's 95 % interval over seeds; the last two None with one seed."""
+    """Mean, standard deviation, and 95 % interval of the mean over seeds.
+
+    Deviation and interval are None with one seed.
+    """
 
     mean: float
     deviation: float | None
@@ -144,7 +162,7 @@ class OverSeeds(NamedTuple):
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Of one number a seed. The interval is Student's: mean ± t(n − 1) · s / √n."""
+    """Summarises one number per seed. The interval is Student's: mean ± t(n − 1) · s / √n."""
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
     if len(array) < 2:
@@ -155,7 +173,10 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
 
 
 class Gain(NamedTuple):
-    """A number's change from seed to seed; the interval is the mean's, Student's, and both are None with one seed.
+    """Change of a number, one per seed.
+
+    The interval is that of the mean, Student's. Deviation and interval are None with one
+    seed.
 
     `p_value`: two-sided paired t-test; None where the changes do not vary.
     """
@@ -168,7 +189,7 @@ class Gain(NamedTuple):
 
 
 def gain_over_seeds(first: Sequence[float], second: Sequence[float]) -> Gain:
-    """Second minus first, of the same seeds in the same order."""
+    """Returns the gain, second minus first, of the same seeds in the same order."""
     values = np.asarray(second, np.float64) - np.asarray(first, np.float64)  # (seeds,)
     varies = len(values) > 1 and values.std() > 0
     return Gain(

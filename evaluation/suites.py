@@ -1,17 +1,19 @@
-"""What is measured of one model: each suite leaves its answers in files of the model's folder, from which `results` makes numbers.
+"""Measures one model: each suite leaves its answers in files of the model's folder.
+
+`results` makes numbers from these files:
 
     predictions.npz        clean: keys [N], labels [N], probabilities [N, K], seconds
     embedding.npz          of the last model, beside the clean suite: see `evaluation.embedding`
     a.npz                  keys, labels, top5 [N, 5] among the 200 classes of ImageNet-A,
-    top5_of_all [N, 5] among all
-    c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`, or
-    `unchanged`
+                           top5_of_all [N, 5] among all
+    c/<set>.npz            labels, answers [N], keys_digest; a set is `<corruption>-<severity>`,
+                           or `unchanged`
     p/<perturbation>.npz   answers [n, m], labels [n], keys_digest of the sequences
-    adversarial.npz        keys, labels, epsilons [E], fgsm [E, N], pgd [N]: right or wrong; images,
-    attacked: a few to look at
+    adversarial.npz        keys, labels, epsilons [E], fgsm [E, N], pgd [N]: right or wrong;
+                           images, attacked: a few to look at
 
-A file is written whole or not at all, and one that is there is not made again; so a run that was
-killed goes on after the last finished set. What each set came to is also appended to
+A file is written whole or not at all, and a file that is there is not made again. So a run that was
+killed goes on after the last finished set. The result of each set is also appended to
 `progress.jsonl` in the work directory, to be read meanwhile.
 """
 
@@ -49,12 +51,12 @@ class Inputs:
     """The sets that the suites of a run need; None or empty where no suite needs them.
 
     Attributes:
-      clean: the labelled split; also what is attacked.
+      clean: the labelled split, which is also attacked.
       a: ImageNet-A.
       c: corruption -> severity -> examples; `unchanged` beside it where the set was built here.
       unchanged: the images of a built -C without corruption.
       p: perturbation -> (examples, frames of a sequence).
-      released_c, released_p: whether they are ImageNet's, whose protocol and reference differ.
+      released_c, released_p: whether they are ImageNet's; their protocol and reference differ.
     """
 
     clean: Examples | None = None
@@ -66,14 +68,14 @@ class Inputs:
     released_p: bool = False
 
     def c_sets(self) -> list[Examples]:
-        """All sets of -C, one after another."""
+        """Returns all sets of -C, one after another."""
         sets = [examples for severities in self.c.values() for examples in severities.values()]
         return ([self.unchanged] if self.unchanged else []) + sets
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Where a model's answers go.
+    """Folder for a model's answers.
 
     Attributes:
       path: the model's folder.
@@ -84,11 +86,11 @@ class Folder:
     log: Path
 
     def missing(self, sets: Sequence[Examples], suite: str) -> list[Examples]:
-        """Those of `sets` that have no file yet."""
+        """Returns the sets of `sets` that have no file yet."""
         return [examples for examples in sets if not self.file(suite, examples.name).exists()]
 
     def file(self, suite: str, name: str) -> Path:
-        """The file of one set."""
+        """Returns the file of one set."""
         return self.path / suite / f"{name}.npz"
 
     def save(
@@ -103,7 +105,7 @@ class Folder:
 
 
 def needed(folder: Folder, suites: Sequence[str], inputs: Inputs) -> bool:
-    """Whether anything is left to do, so that the model must be loaded."""
+    """Tells whether anything is left to do, so that the model must be loaded."""
     files = []
     if {"clean", "real"} & set(suites):
         files.append(folder.path / "predictions.npz")
@@ -162,7 +164,11 @@ def save_predictions(folder: Folder, result: Predictions) -> None:
 
 
 def protocol(preprocessing: Preprocessing, settings: Settings, released: bool) -> Preprocessing:
-    """How images of -C and -P become pixels: released ones are crops already, so they are resized whole; own ones as any other image."""
+    """Returns how images of -C and -P become pixels.
+
+    Released images are crops already, so they are resized whole. Images built here are treated as
+    any other image.
+    """
     if not (released and settings.whole_image):
         return preprocessing
     return Preprocessing(
@@ -246,7 +252,11 @@ def _rate(result: Predictions) -> dict[str, float]:
 
 
 def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) -> np.ndarray:
-    """The answers [n · frames] as [n, frames]. Raises InputError where the keys, KEY#number, are not those of whole sequences in order."""
+    """Returns the answers [n · frames] as [n, frames].
+
+    Raises:
+      InputError: the keys, KEY#number, are not those of whole sequences in order.
+    """
     names, numbers = zip(*(str(key).rsplit("#", 1) for key in keys))
     by_sequence = np.array(names).reshape(-1, frames)
     whole = (by_sequence == by_sequence[:, :1]).all() and (
@@ -261,19 +271,19 @@ def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) ->
 
 
 def keys_digest(keys: np.ndarray) -> str:
-    """Tells whether two models answered the same examples in the same order."""
+    """Returns a digest: two models with equal ones answered the same examples in the same order."""
     return hashlib.sha256("\0".join(keys.tolist()).encode()).hexdigest()[:16]
 
 
 def attacked_pixels(
     examples: Examples, preprocessing: Preprocessing
 ) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
-    """What is attacked, whole gray levels in 0–255, and how a batch of it becomes what the network reads.
+    """Returns the pixels to attack, and the function that turns a batch of them into network input.
 
-    Small images of one size: the stored pixels, so that without an attack the answers are those of
-    the clean suite, and the gradient
-    goes through the resizing. All others: what the network reads, as in the paper (800 pixels
-    there); held to 0–255 and rounded, since resizing may leave both.
+    Pixels are whole gray levels in 0–255. For small images of one size, the stored pixels are
+    attacked. Without an attack the answers are then those of the clean suite, and the gradient goes
+    through the resizing. For all other images, what the network reads is attacked, as in the paper
+    (800 pixels there). It is held to 0–255 and rounded, since resizing may leave both.
     """
     size = preprocessing.image_size
     shape = predict.common_shape(examples) if preprocessing.style == "small" else None
@@ -294,7 +304,10 @@ def attacked_pixels(
 
 
 def _attack(logits: adversarial.Logits, s: Settings) -> Callable[..., tuple[np.ndarray, ...]]:
-    """Returns the attack of one device on images [B, H, W, 3], labels [B] and keys [B], as `_run_adversarial` collects it."""
+    """Returns the attack of one device, as `_run_adversarial` collects it.
+
+    The attack takes images [B, H, W, 3], labels [B] and keys [B].
+    """
     epsilons = tf.constant(s.fgsm_epsilons, tf.float32)  # (E,)
 
     def right(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -323,7 +336,7 @@ def _attack(logits: adversarial.Logits, s: Settings) -> Callable[..., tuple[np.n
             norm=s.norm,
             start=start,
         )
-        # What is not finite once stays so in every later step of the attack.
+        # A value that is not finite once stays so in every later step of the attack.
         finite = [
             tf.reduce_all(tf.math.is_finite(values), axis=[1, 2, 3])
             for values in (gradient, attacked)
@@ -336,7 +349,11 @@ def _attack(logits: adversarial.Logits, s: Settings) -> Callable[..., tuple[np.n
 def _run_adversarial(
     classifier: Classifier, examples: Examples, settings: Settings, folder: Folder
 ) -> None:
-    """Attacks every example. Raises InputError for what `predict.predict` refuses, and for gradients that are not finite."""
+    """Attacks every example.
+
+    Raises:
+      InputError: what `predict.predict` refuses, or gradients that are not finite.
+    """
     predict.require_some(examples)
     s = settings
     pixels, to_input = attacked_pixels(examples, classifier.preprocessing)
@@ -353,7 +370,7 @@ def _run_adversarial(
             predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])
         ):
             real = batch["set"].numpy() >= 0
-            # Now: what a loss of no class would be depends on the device.
+            # Before the attack: the loss of a label that is no class would depend on the device.
             predict.require_labels(
                 examples, batch["key"].numpy()[real], batch["label"].numpy()[real]
             )

@@ -1,4 +1,4 @@
-"""The numbers of a `summary.json` as a table: of text for the terminal, of cells for the report."""
+"""Shows a `summary.json` as a table: text for the terminal, cells for the report."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from evaluation.numbers import NUMBERS, Column, Number, text
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share as percent; a dash where there is none."""
+    """Returns a share as percent; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Returns head and rows of the table of models, with the columns of those suites that were run."""
+    """Returns head and rows of the table of models, with columns for the suites that were run."""
     models = summary["models"]
     columns = [column for number in NUMBERS if (column := _column(number, list(models.values())))]
     classes = summary.get("classes", 1000)
@@ -37,7 +37,7 @@ def _column(number: Number, rows: list[dict[str, Any]]) -> tuple[str, Column] | 
 
 
 def notes(summary: dict[str, Any]) -> list[str]:
-    """What the table's columns mean, a line each."""
+    """Returns what the table's columns mean, one line each."""
     lines = []
     if summary["examples"] is not None:
         lines.append(f"{summary['examples']:,} examples of split {summary['split']}")
@@ -76,7 +76,7 @@ def probe_line(probe: dict[str, Any]) -> str:
 
 
 def _against_probe(summary: dict[str, Any]) -> list[str]:
-    """Returns by how much each model is better than the probe, a line each."""
+    """Returns by how much each model is better than the probe, one line each."""
     lines = []
     for name, row in summary["models"].items():
         if "clean" in row.get("versus_probe", {}):
@@ -109,7 +109,7 @@ def _guesses(summary: dict[str, Any]) -> list[str]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The text table of a `summary.json`."""
+    """Returns the text table of a `summary.json`."""
     head, body = cells(summary)
     lines = [head, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]

@@ -1,3 +1,3 @@
-"""Experiments about the methods: studies over seeds, two moons, signal and noise of the feedback."""
+"""Experiments on the methods: studies over seeds, two moons, signal and noise of the feedback."""
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)

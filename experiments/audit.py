@@ -1,14 +1,14 @@
-"""The audit of the papers: `./run_experiment.sh audit`.
+"""Audits the papers: `./run_experiment.sh audit`.
 
 Each row of `experiments/papers/` names commands. The audit reads every command as its script would,
 makes the plan that its --dry_run prints, and compares the plan with the paper's numbers. It starts
-no training. A recipe, a flag, a file or a heading that is gone is an error of its row, as is
-another number.
+no training. A row is wrong where a recipe, a flag, a file or a heading is gone, or a number is
+another one.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)
 
 # isort: split
 
@@ -190,7 +190,7 @@ def _of_loop(config: ConfigDict) -> Plan:
 def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     given: dict[str, str | None] = {"pseudo_labeled": None, "teacher": None}
     train.check(config, section, init=bool(init) or section.startswith("finetune"))
-    if not section.startswith("finetune"):  # which wants the finished model that --init names
+    if not section.startswith("finetune"):  # a fine-tuning needs the finished model of --init
         train.describe(config, section, NOWHERE, given)
     images = dry_runs.images(config, NOWHERE)
     method = train.find(config, section)

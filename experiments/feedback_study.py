@@ -1,15 +1,17 @@
-"""Signal and noise of the estimators in `feedback.py`, on a small network and real images: `run_experiment.sh feedback_study`.
+"""Measures signal and noise of the estimators in `feedback.py`, on a small network and real images.
 
-Teacher and student are perceptrons with one hidden layer on scikit-learn's digits, somewhat
-trained. For one unlabelled batch the labels are drawn many times, and each time every estimator
-gives the teacher's gradient g. Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how much of a single step's
-gradient is direction and not the luck of the draw; what the batches' choice adds is left out. Scale
-drops out, so a batch factor or a weight does not matter.
+The command is `run_experiment.sh feedback_study`. Teacher and student are perceptrons with one
+hidden layer on scikit-learn's digits, somewhat trained. For one unlabeled batch the labels are
+drawn many times, and each time every estimator gives the teacher's gradient g.
+
+Signal-to-noise is ‖E g‖² / E‖g − E g‖²: how much of a single step's gradient is direction and not
+the luck of the draw. What the choice of batches adds is left out. Scale drops out, so a batch
+factor or a weight does not matter.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)
 
 # isort: split
 
@@ -35,19 +37,19 @@ BASELINES = (
     "dot_product",
     "cosine",
     "per_example",
-)  # those that a baseline is subtracted from
+)  # a baseline is subtracted from these
 
 Network = Sequence[tf.Tensor]
 
 
 def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
-    """Images (B, 64) -> logits (B, 10)."""
+    """Maps images (B, 64) to logits (B, 10)."""
     w1, b1, w2, b2 = network
     return tf.tanh(x @ w1 + b1) @ w2 + b2
 
 
 def initialize(seed: int, hidden: int) -> list[tf.Tensor]:
-    """A fresh network."""
+    """Returns a fresh network."""
     normal = [
         tf.random.stateless_normal(shape, [seed, i]) / shape[0] ** 0.5
         for i, shape in enumerate([(64, hidden), (hidden, 10)])
@@ -58,7 +60,7 @@ def initialize(seed: int, hidden: int) -> list[tf.Tensor]:
 def descend(
     network: Network, x: tf.Tensor, targets: tf.Tensor, rate: float, steps: int
 ) -> list[tf.Tensor]:
-    """Full-batch gradient descent on cross entropy."""
+    """Runs full-batch gradient descent on cross entropy."""
     network = list(network)
     for _ in range(steps):
         network = [v - rate * g for v, g in zip(network, gradient(network, x, targets)[1])]
@@ -68,7 +70,7 @@ def descend(
 def gradient(
     network: Network, x: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Mean cross entropy and its gradient."""
+    """Returns the mean cross entropy and its gradient."""
     with tf.GradientTape() as tape:
         tape.watch(network)
         loss = tf.reduce_mean(feedbacks.soft_cross_entropy(targets, logits(network, x)))
@@ -85,7 +87,7 @@ def teacher_gradients(
     rate: float,
     means: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What each estimator makes of one draw.
+    """Returns what each estimator makes of one draw.
 
     Args:
       teacher: θ_T.
@@ -131,7 +133,10 @@ def teacher_gradients(
 
 
 def signal_to_noise(gradients: np.ndarray) -> np.ndarray:
-    """‖E g‖² / E‖g − E g‖² of (draws, estimators, parameters), without the bias of a finite number of draws; not below 0."""
+    """Returns ‖E g‖² / E‖g − E g‖² of gradients (draws, estimators, parameters), at least 0.
+
+    The bias of a finite number of draws is taken out.
+    """
     draws = len(gradients)
     noise = gradients.var(0, ddof=1).sum(-1)
     signal = (gradients.mean(0) ** 2).sum(-1) - noise / draws
@@ -139,7 +144,10 @@ def signal_to_noise(gradients: np.ndarray) -> np.ndarray:
 
 
 def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
-    """Signal-to-noise by estimator: a list for each batch size, with a number for each batch of images, in ascending order."""
+    """Returns the signal-to-noise of each estimator.
+
+    Each has a list for each batch size, with a number for each batch of images, in ascending order.
+    """
     digits = load_digits()
     rng = np.random.default_rng(config.seed)
     order = rng.permutation(len(digits.target))
@@ -195,7 +203,7 @@ def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
 
 
 def main(config: ConfigDict, workdir: str) -> None:
-    """Measures; leaves `results.json` and `figure.png`."""
+    """Runs the study; leaves `results.json` and `figure.png`."""
     check(config)
     directory = Path(workdir)
     done = workdirs.start(directory, config.to_dict())
@@ -234,14 +242,21 @@ def check(config: ConfigDict) -> None:
 
 
 def floor(draws: int) -> float:
-    """The standard error of a ratio without any signal, at most: that of noise along one line, normal."""
+    """Returns an upper bound of the standard error of a ratio without any signal.
+
+    It is that of normal noise along one line.
+    """
     return float(np.sqrt(2) / draws)
 
 
 def draw(
     sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path
 ) -> None:
-    """Medians and ranges against B_u, both logarithmic; a baseline is a dashed line of its estimator's colour. Below `least` is nothing."""
+    """Draws medians and ranges against B_u, both on logarithmic axes.
+
+    A baseline is a dashed line of its estimator's colour. Values below `least` are drawn at
+    `least`: there is no signal.
+    """
     colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,11 +1,12 @@
-"""A study: one recipe under several conditions and seeds, compared pairwise: `run_experiment.sh study`.
+"""Runs a study: one recipe under several conditions and seeds, compared pairwise.
 
-Each condition ("run") and seed is a call of the recipe's own script in its own directory, or of
-several stages' scripts, one after another; a study that was interrupted goes on with the run that
-was not finished. What the runs have in common (the data, the teacher) is made once a seed: the
-first run makes it, the others get a link, unless their own flags change it; and the stage itself
-refuses a link where their configs differ in what it depends on. `configs/studies/base.py` says what
-a study's config holds.
+The command is `run_experiment.sh study`. Each condition ("run") and seed is a call of the recipe's
+own script in its own directory, or of several stages' scripts, one after another. A study that was
+interrupted goes on with the run that was not finished.
+
+What the runs have in common (the data, the teacher) is made once per seed. The first run makes it.
+The others get a link, unless their own flags change it. The stage itself refuses a link where their
+configs differ in what it depends on. `configs/studies/base.py` says what a study's config holds.
 
 `readings.jsonl` has a line for each finished run: its name, its seed, and what is read from it, in
 percent. So a long study can be made piece by piece, with `only`, and looked at meanwhile.
@@ -47,17 +48,17 @@ def main(
     test: str | None = None,
     only: str | None = None,
 ) -> None:
-    """Runs what is not done, then writes `results.json`, `results.md` and `results.png` into `workdir`.
+    """Runs what is not done, then writes `results.json`, `results.md` and `results.png`.
 
-    The arguments are the command's flags. With `only` it does those runs, and the results wait for
-    the others.
+    The files are written into `workdir`. The arguments are the command's flags. With `only` it does
+    the runs named there, and the results wait for the others.
     """
     config = with_images(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
     check(config)
     chosen = selected(config, only)
     directory = Path(workdir).expanduser().resolve()
     if dry_run:
-        from experiments import study_plan  # which needs TensorFlow
+        from experiments import study_plan  # here, since it needs TensorFlow
 
         print(study_plan.plan(config, directory))
         return
@@ -113,7 +114,9 @@ def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDi
 
 
 def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
-    """Returns the runs and seeds to do, in the study's order; with each one the run that makes what its seed shares.
+    """Returns the runs and seeds to do, in the study's order.
+
+    For each seed, they include the run that makes what the seed's runs share.
 
     Args:
       config: the study.
@@ -175,7 +178,10 @@ def python(words: Sequence[str]) -> list[str]:
 def run_all(
     config: ConfigDict, workdir: Path, jobs: int, chosen: Sequence[tuple[str, int]]
 ) -> None:
-    """Does what is not finished of the `chosen` runs: the seeds `jobs` at a time, the runs of a seed in their order."""
+    """Does what is not finished of the `chosen` runs.
+
+    Does `jobs` seeds at a time, and the runs of a seed in their order.
+    """
     todo = [(name, seed) for name, seed in chosen if not finished(config, workdir, name, seed)]
     total, began = len(chosen), time.monotonic()
     print(f"{total - len(todo)} of {total} runs are done", flush=True)
@@ -196,7 +202,7 @@ def run_all(
                     max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0,
                 )
             except BaseException:
-                stop.set()  # the others end with the run that they are at
+                stop.set()  # the other seeds end with their current run
                 raise
             ended.append(name)
             with writing:
@@ -220,12 +226,12 @@ def run_all(
 
 
 def summary_path(config: ConfigDict, workdir: Path, name: str, seed: int) -> Path:
-    """The summary of a run: that of its last stage."""
+    """Returns the path of a run's summary: that of its last stage."""
     return commands(config, workdir, name, seed)[-1].directory / "summary.json"
 
 
 def finished(config: ConfigDict, workdir: Path, name: str, seed: int) -> bool:
-    """Whether a run has its summary."""
+    """Tells whether a run has its summary."""
     return summary_path(config, workdir, name, seed).exists()
 
 
@@ -247,14 +253,21 @@ def tell_readings(config: ConfigDict, workdir: Path) -> None:
 
 
 def read(config: ConfigDict, workdir: Path, name: str, seed: int, path: str) -> float:
-    """Returns the number at a dotted path of a finished run's summary, in percent. Raises InputError where it has none."""
+    """Returns the number at a dotted path of a finished run's summary, in percent.
+
+    Raises:
+      InputError: the summary has no such number.
+    """
     file = summary_path(config, workdir, name, seed)
     with reading(file):
         return value(read_json(file, dict), path)
 
 
 def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 0) -> None:
-    """One run of the recipe, on so many threads; 0 leaves that to TensorFlow. Leaves with the script's exit code where it fails."""
+    """Does one run of the recipe on `threads` threads; 0 leaves their number to TensorFlow.
+
+    Exits with the script's exit code where the script fails.
+    """
     directory = run_directory(workdir, name, seed)
     directory.mkdir(parents=True, exist_ok=True)
     for part in linked(config, name):
@@ -283,14 +296,17 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
 
 
 def value(summary: Any, path: str) -> float:
-    """The number at a dotted path of a run's summary, in percent: "students.-1.top1"."""
+    """Returns the number at a dotted path of a summary, in percent: "students.-1.top1"."""
     for key in path.split("."):
         summary = summary[int(key)] if isinstance(summary, list) else summary[key]
     return 100.0 * float(summary)
 
 
 def corrected(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns `compare`'s claims with Holm's correction: `p_holm`, and the verdict at 0.05 by it."""
+    """Returns `compare`'s claims with Holm's correction.
+
+    It adds `p_holm`, and the verdict at 0.05 by it.
+    """
     p_values = [
         claim["p"] if claim["p"] is not None else float(not claim["difference"]) for claim in claims
     ]
@@ -302,11 +318,11 @@ def corrected(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
-    """Paired comparison over seeds.
+    """Compares two readings, paired over seeds.
 
     Args:
-      better: what is claimed to be the higher one, a number a seed, in percent.
-      worse: the other, for the same seeds.
+      better: the reading that is claimed to be higher, one number per seed, in percent.
+      worse: the other reading, for the same seeds.
 
     Returns:
       `difference` (mean of better - worse, points), `low` and `high` (its 95 % interval, Student's
@@ -327,7 +343,7 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
 
 
 def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Every reading, a number a seed, and each claim's comparison."""
+    """Returns every reading, one number per seed, and each claim's comparison."""
     readings: dict[str, list[float]] = {}
     for name, origin, path in config.readings:
         readings[name] = [read(config, workdir, origin, seed, path) for seed in seeds(config)]
@@ -342,7 +358,7 @@ def results(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
-    """A table of the readings and a line for each claim."""
+    """Returns a table of the readings and a line for each claim."""
     lines = [f"## {config.title}", "", config.description, ""]
     lines += ["| | mean | std | seeds |", "|---|---|---|---|"]
     for name, numbers in found["readings"].items():
@@ -362,7 +378,7 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
 
 
 def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
-    """A bar a reading, with its seeds as dots."""
+    """Draws one bar per reading, with its seeds as dots."""
     import matplotlib
 
     matplotlib.use("Agg")

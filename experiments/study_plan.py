@@ -1,4 +1,7 @@
-"""Tells what a study comes to: `run_experiment.sh study --dry_run`. Trainings, steps, images, and their time on this machine."""
+"""Plans a study: its trainings, steps, images, and their time on this machine.
+
+The command is `run_experiment.sh study --dry_run`.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,22 @@ from workflow.dry_run import Planned
 from workflow.stages import Stage
 
 TRAINING = {"run_train.sh", "run_meta_pseudo_labels.sh", "run_noisy_student.sh"}
-"""Scripts that count: a method's own, not a teacher's or a fine-tuning of a run of several stages."""
+"""Scripts that count: a method's own.
+
+In a run of several stages, a teacher's or a fine-tuning's script does not count.
+"""
 
 BUDGET = 300.0
-"""Seconds after which no other kind of training is measured."""
+"""Seconds after which no further kind of training is measured."""
 
 
 class Part(NamedTuple):
     """A script's call in a run.
 
     Attributes:
-      recipe: its own.
+      recipe: recipe of the call.
       counts: what `training.dry_run.images` returns.
-      trainings: that it carries out itself, without those that it gets by a link.
+      trainings: trainings that it carries out itself, without trainings that are linked.
       times: how often it carries them out; more than once with cross-fitting.
     """
 
@@ -43,7 +49,9 @@ class Part(NamedTuple):
 
 
 def plan(config: ConfigDict, workdir: Path) -> str:
-    """Returns a line for each run, over all seeds, without what is linked; and the time of the trainings.
+    """Returns a line for each run, over all seeds, and the time of the trainings.
+
+    What is linked is left out.
 
     A step of each kind of training is measured once, however many runs and seeds have it.
 
@@ -86,7 +94,10 @@ def _images(training: Planned) -> int:
 def _parts(
     config: ConfigDict, workdir: Path, name: str, known: dict[str, dict[str, Any]]
 ) -> Iterator[Part]:
-    """Yields the calls of a run that train; `known`: what is known of the images, by what the data depend on."""
+    """Yields the calls of a run that train.
+
+    `known` maps what the data depend on to what is known of the images.
+    """
     for words, directory in commands(config, workdir, name, config.first_seed):
         if words[0] not in TRAINING:
             continue
@@ -112,9 +123,12 @@ def _parts(
 def _stages(
     recipe: ConfigDict, script: str, directory: Path, folders: dict[str, str], *, alone: bool
 ) -> tuple[ConfigDict, list[Stage]]:
-    """Returns the recipe as `cost` reads it, and the stages of a script. Raises InputError where its settings are impossible.
+    """Returns the recipe as `cost` reads it, and the stages of a script.
 
     `alone`: a training on prepared data, not all stages.
+
+    Raises:
+      InputError: the recipe's settings are impossible.
     """
     if script == "run_noisy_student.sh":
         loop.check(recipe)
@@ -136,7 +150,10 @@ class _Clock:
         self._began = time.perf_counter()
 
     def seconds(self, part: Part, training: Planned) -> float | None:
-        """Returns the seconds of a training; None where it cannot be measured, or the time for that is spent."""
+        """Returns the seconds of a training.
+
+        Returns None where they cannot be measured, or the time for that is spent.
+        """
         kind = times.kind(training)
         batch = times.measurable(training)
         if kind not in self._known and batch and time.perf_counter() - self._began < BUDGET:

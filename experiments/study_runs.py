@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 def seeds(config: ConfigDict) -> range:
-    """The study's seeds."""
+    """Returns the study's seeds."""
     return range(config.first_seed, config.first_seed + config.seeds)
 
 
@@ -30,7 +30,7 @@ def run_directory(workdir: Path, name: str, seed: int) -> Path:
 
 
 def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Command]:
-    """Parts of one run: its method's stages, or the study's script."""
+    """Returns the parts of one run: its method's stages, or the study's script."""
     flags, *method = next(row[1:] for row in config.runs if row[0] == name)
     directories = {other: run_directory(workdir, other, seed) for other, *_ in config.runs}
     stages = (
@@ -56,7 +56,10 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
 
 
 def _of_recipe(flag: str, recipe: str) -> str:
-    """A flag of a first iteration's own section (`pseudo_label_1`) as one of the general section where the recipe has none of its own."""
+    """Returns a flag of a first iteration's own section as a flag that the recipe has.
+
+    Where the recipe has no such section (`pseudo_label_1`), it is a flag of the general section.
+    """
     own = re.fullmatch(r"--config\.(\w+)_1\.(.*)", flag)
     return f"--config.{own[1]}.{own[2]}" if own and f"{own[1]}_1" not in _keys(recipe) else flag
 
@@ -67,7 +70,10 @@ def _keys(recipe: str) -> frozenset[str]:
 
 
 def linked(config: ConfigDict, name: str) -> list[str]:
-    """The shared parts that run `name` takes from the first run: all that its own flags leave as they are."""
+    """Returns the shared parts that run `name` takes from the first run.
+
+    They are all parts that its own flags leave as they are.
+    """
     if name == config.runs[0][0]:
         return []
     own = next(row[1] for row in config.runs if row[0] == name)

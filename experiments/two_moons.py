@@ -1,17 +1,18 @@
-"""The paper's toy experiment (Pham et al. 2021, Section 3.1), over many seeds at once: `run_experiment.sh two_moons`.
+"""Runs the paper's toy experiment (Pham et al. 2021, Section 3.1) over many seeds at once.
 
-2,000 points in two moons, 6 of them labelled; teacher and student are perceptrons 2-8-8-2 with
-sigmoids. The paper shows one outcome and says that Meta Pseudo Labels succeeds much more often than
-the others; here the rate is counted.
+The command is `run_experiment.sh two_moons`. There are 2,000 points in two moons, 6 of them
+labelled. Teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one outcome and
+says that Meta Pseudo Labels succeeds much more often than the other methods. Here the share of
+successes is counted.
 
-All seeds are computed together: a parameter is a tensor (S, in, out), S seeds, and no operation
-mixes them, so the sum over seeds of a loss has each seed's own gradient. The feedback is that of
-`feedback.py`, the same functions that the training step uses.
+All seeds are computed together. A parameter is a tensor (S, in, out) for S seeds, and no operation
+mixes the seeds. So the sum over seeds of a loss has each seed's own gradient. The feedback comes
+from `feedback.py`, from the same functions that the training step uses.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFlow import)
 
 # isort: split
 
@@ -93,7 +94,7 @@ class Moons:
 
 
 def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
-    """A network a seed, weights and biases uniform in ±scale."""
+    """Returns one network per seed, with weights and biases uniform in ±scale."""
     shapes = [shape for a, b in zip(SIZES, SIZES[1:]) for shape in ((a, b), (1, b))]
     return [
         tf.random.stateless_uniform([num_seeds, *shape], [seed, i], -scale, scale)
@@ -102,37 +103,37 @@ def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
 
 
 def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
-    """Points (S, n, 2) -> logits (S, n, 2)."""
+    """Maps points (S, n, 2) to logits (S, n, 2)."""
     w1, b1, w2, b2, w3, b3 = network
     return tf.sigmoid(tf.sigmoid(x @ w1 + b1) @ w2 + b2) @ w3 + b3
 
 
 def accuracy(network: Network, moons: Moons) -> np.ndarray:
-    """The part of all points in their own moon, (S,)."""
+    """Returns the share of all points that are in their own moon, (S,)."""
     return np.mean(tf.argmax(logits(network, moons.x), -1) == tf.argmax(moons.y, -1), 1)
 
 
 def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
-    """Mean over each seed's examples, summed over seeds."""
+    """Returns the cross-entropy: the mean over each seed's examples, summed over seeds."""
     return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
 
 
 def descend(
     network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float
 ) -> list[tf.Tensor]:
-    """Plain gradient descent."""
+    """Takes one step of plain gradient descent."""
     return [v - rate * g for v, g in zip(network, gradients)]
 
 
 def step(
     teacher: Network, student: Network, number: tf.Tensor, moons: Moons, method: ConfigDict
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """One step of Algorithm 1 for every seed: (θ_T', θ_S').
+    """Takes one step of Algorithm 1 for every seed, and returns (θ_T', θ_S').
 
     Args:
       teacher: θ_T.
       student: θ_S.
-      number: of the step; all that is random is a function of it.
+      number: number of the step; everything random is a function of it.
       moons: the data.
       method: which losses the teacher has, see the config. A teacher without any stays as it is.
     """
@@ -183,7 +184,10 @@ def step_student(
     rate: tf.Tensor | float,
     estimator: str,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Moves the student on pseudo-labels: (θ_S', h), h by `feedback.label_feedback` (S, B_u, 2), or the estimator's one number (S, 1)."""
+    """Moves the student on pseudo-labels, and returns (θ_S', h).
+
+    h comes from `feedback.label_feedback`, (S, B_u, 2), or is the estimator's one number, (S, 1).
+    """
     with tf.GradientTape(watch_accessed_variables=False) as label_tape:
         label_tape.watch(pseudo)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -210,7 +214,7 @@ def step_student(
 def train(
     moons: Moons, method: ConfigDict, teacher: Network, student: Network
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """`method.steps` steps from these networks, compiled."""
+    """Takes `method.steps` steps from these networks, compiled."""
 
     @tf.function(jit_compile=True)
     def several(first: tf.Tensor, last: tf.Tensor, *networks: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -319,7 +323,7 @@ def check(config: ConfigDict) -> None:
 
 
 def finished(directory: Path, config: ConfigDict) -> str | None:
-    """Claims the work directory; the table of its results where the same recipe was run there before.
+    """Claims the work directory; returns the table where the same recipe was run there before.
 
     Raises:
       InputError: it holds a run of another recipe, or its files are damaged or another command's.
@@ -335,7 +339,10 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
 
 
 def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
-    """The seed whose accuracies are nearest to the methods' medians, so that the figure shows no lucky one."""
+    """Returns the seed whose accuracies are nearest to the methods' medians.
+
+    So the figure shows no lucky seed.
+    """
     distance = sum(
         np.abs(np.array(rows[name]["accuracy"]) - rows[name]["median_accuracy"]) for name in names
     )
@@ -343,7 +350,7 @@ def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """A line a method: successes, their rate with its 95 % interval, the median accuracy."""
+    """Returns a line per method: successes, their rate with 95 % interval, median accuracy."""
     lines = []
     for name, row in rows.items():
         low, high = wilson_interval(row["successes"], row["seeds"])
@@ -356,7 +363,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: float) -> str:
-    """A line: on how many seeds only one of two methods succeeds, with the exact p of McNemar's test."""
+    """Returns a line: on how many seeds only one of two methods succeeds, and McNemar's exact p."""
     first, second = (np.array(rows[method]["accuracy"]) >= success for method in (name, other))
     only, only_other = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     p = stats.binomtest(only, only + only_other).pvalue if only + only_other else 1.0
@@ -367,7 +374,7 @@ def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: flo
 
 
 def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:
-    """The decision regions of one seed, a panel a method, as in the paper's Figure 2."""
+    """Draws the decision regions of one seed, one panel per method, as in the paper's Figure 2."""
     figure = Figure(figsize=(4.2 * len(networks), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     x, y = moons.x[index].numpy(), np.argmax(moons.y[index], -1)

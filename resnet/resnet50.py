@@ -1,8 +1,10 @@
-"""ResNet-50 as a functional Keras model, in the form that stands in every table: v1.5, the stride on the 3x3 convolution.
+"""ResNet-50 v1.5 as a functional Keras model: the stride is on the 3x3 convolution.
 
-Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1; the stride's
-place is that of later implementations (torchvision, the Meta Pseudo Labels authors'), half a point
-of ImageNet accuracy above the paper's first 1x1 convolution.
+This is the form that published tables report.
+
+Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1. The place
+of the stride is that of later implementations (torchvision, the Meta Pseudo Labels authors'). It
+gives half a point more ImageNet accuracy than the paper's stride on the first 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -36,22 +38,22 @@ def ResNet50(
     """Builds ResNet-50: 25,557,032 parameters with 1,000 classes.
 
     The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
-    mixed-precision policy. Its layer ``avg_pool`` gives the pooled features (B, 2048). Strided
+    mixed-precision policy. The layer ``avg_pool`` gives the pooled features (B, 2048). Strided
     layers are padded alike on both sides, as in the paper's code, torchvision and
-    keras.applications; the scale of a block's last batch normalisation starts at 1.
+    keras.applications. The scale of a block's last batch normalisation starts at 1.
 
     Args:
-        name: of the model.
-        num_classes: K.
+        name: name of the model.
+        num_classes: K, the number of classes.
         image_size: side of the square input in pixels; None: any height and width.
-        dropout: rate before the classifier, in [0, 1).
-        mean: subtracted from the input, a number a channel, in 0-255.
-        std: then divides it.
-        sync_batch_norm: batch statistics over all replicas instead of each replica's own.
-        batch_norm_momentum: of the moving averages, in [0, 1).
-        batch_norm_epsilon: added to the variance; 1e-3 is the Meta Pseudo Labels release's, 1e-5
-          torchvision's.
-        seed: makes the initial weights a function of (seed, layer name); None: random ones.
+        dropout: dropout rate before the classifier, in [0, 1).
+        mean: number a channel, in 0-255, that is subtracted from the input.
+        std: number a channel, in 0-255 units, that then divides it.
+        sync_batch_norm: whether batch statistics are over all replicas, not over each alone.
+        batch_norm_momentum: momentum of the moving averages, in [0, 1).
+        batch_norm_epsilon: number added to the variance. The Meta Pseudo Labels release uses 1e-3,
+          torchvision 1e-5.
+        seed: makes the initial weights a function of (seed, layer name); None: random weights.
 
     Raises:
         InputError: an argument out of its range.
@@ -64,8 +66,7 @@ def ResNet50(
     x = make.conv("stem_conv", 64, kernel=7, stride=2, symmetric=True)(x)
     x = make.batch_norm("stem_bn")(x)
     x = tf.keras.layers.ReLU(name="stem_activation")(x)
-    # After ReLU a border of zeros never wins over a pixel: the same as the border of minus infinity
-    # elsewhere.
+    # Elsewhere the border is minus infinity. After ReLU a border of zeros gives the same maximum.
     x = tf.keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
     x = tf.keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, (blocks, filters) in enumerate(STAGES, start=1):
@@ -85,7 +86,10 @@ def ResNet50(
 
 
 def _bottleneck(inputs: tf.Tensor, name: str, filters: int, stride: int, make: Layers) -> tf.Tensor:
-    """1x1, 3x3 (with the stride), 1x1 to four times the channels; add the input, projected where its shape differs."""
+    """Adds a bottleneck block: 1x1, 3x3 with the stride, 1x1 to four times the channels.
+
+    The input is added, projected where its shape differs.
+    """
     shortcut = inputs
     if stride != 1 or inputs.shape[-1] != 4 * filters:
         shortcut = make.conv(f"{name}_shortcut_conv", 4 * filters, stride=stride)(inputs)

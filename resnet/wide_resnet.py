@@ -1,7 +1,7 @@
 """Wide ResNet as a functional Keras model.
 
-Sources: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (Table 1: three groups of
-(depth - 4) / 6 pre-activated blocks of 16k, 32k and 64k channels, k the width).
+Sources: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, Table 1: three groups of
+(depth - 4) / 6 pre-activated blocks of 16k, 32k and 64k channels, where k is the width.
 ``variant="release"``: the Meta Pseudo Labels authors' code
 (github.com/google-research/google-research, meta_pseudo_labels).
 """
@@ -24,7 +24,7 @@ VARIANTS = ("standard", "release")
 
 
 def check(model: Mapping[str, Any]) -> None:
-    """Raises InputError where the name of a recipe's `model` is no Wide ResNet's."""
+    """Raises InputError where the name of a recipe's `model` is not a Wide ResNet's."""
     _parse(model["name"])
 
 
@@ -42,26 +42,27 @@ def WideResNet(
     batch_norm_epsilon: float = 1e-3,
     seed: int | None = None,
 ) -> tf.keras.Model:
-    """Builds ``wrn_<depth>_<width>``.
+    """Builds the network ``wrn_<depth>_<width>``.
 
     The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
-    mixed-precision policy. Its layer ``avg_pool`` gives the pooled features (B, 64k).
+    mixed-precision policy. The layer ``avg_pool`` gives the pooled features (B, 64k).
 
     Args:
         name: ``wrn_28_2`` for depth 28 and width k = 2; any depth of 6n + 4 and any width.
-        num_classes: K.
+        num_classes: K, the number of classes.
         image_size: side of the square input in pixels; None: any height and width.
         variant: ``standard``: a stem of 16 channels, ReLU, strided convolutions padded alike on
             both sides (the paper's; 1,467,610 parameters for wrn_28_2 with 10 classes).
             ``release``: a stem of 16k channels, leaky ReLU of slope 0.2, TensorFlow's padding
             (1,472,170).
-        dropout: rate before the classifier, in [0, 1).
-        mean: subtracted from the input, a number a channel, in 0-255.
-        std: then divides it.
-        sync_batch_norm: batch statistics over all replicas instead of each replica's own.
-        batch_norm_momentum: of the moving averages, in [0, 1).
-        batch_norm_epsilon: added to the variance; 1e-3 is the release's, 1e-5 the paper's code's.
-        seed: makes the initial weights a function of (seed, layer name); None: random ones.
+        dropout: dropout rate before the classifier, in [0, 1).
+        mean: number a channel, in 0-255, that is subtracted from the input.
+        std: number a channel, in 0-255 units, that then divides it.
+        sync_batch_norm: whether batch statistics are over all replicas, not over each alone.
+        batch_norm_momentum: momentum of the moving averages, in [0, 1).
+        batch_norm_epsilon: number added to the variance. The release uses 1e-3, the paper's code
+            1e-5.
+        seed: makes the initial weights a function of (seed, layer name); None: random weights.
 
     Raises:
         InputError: a name or an argument out of its range; the message says which.
@@ -93,27 +94,29 @@ def WideResNet(
 
 
 class _Builder:
-    """The blocks of one variant."""
+    """Builder of one variant's blocks."""
 
     def __init__(self, make: Layers, variant: str):
         self.make = make
         self.release = variant == "release"
 
     def activated(self, x: tf.Tensor, norm_name: str, activation_name: str) -> tf.Tensor:
-        """Batch normalisation and the variant's activation."""
+        """Applies batch normalisation and the variant's activation."""
         x = self.make.batch_norm(norm_name)(x)
         slope = 0.2 if self.release else 0.0
         return tf.keras.layers.LeakyReLU(slope, name=activation_name)(x)
 
     def block(self, inputs: tf.Tensor, name: str, filters: int, stride: int) -> tf.Tensor:
-        """Normalise, activate, convolve, twice; add the input, projected where its shape differs."""
+        """Adds a residual block: normalise, activate and convolve, twice.
+
+        The input is added, projected where its shape differs.
+        """
         symmetric = not self.release
         x = self.activated(inputs, f"{name}_bn1", f"{name}_activation1")
         shortcut = inputs
         if stride != 1 or inputs.shape[-1] != filters:
-            shortcut = self.make.conv(f"{name}_shortcut_conv", filters, stride=stride)(
-                x
-            )  # of the activated input, as in the paper's code
+            # The projection takes the activated input, as in the paper's code.
+            shortcut = self.make.conv(f"{name}_shortcut_conv", filters, stride=stride)(x)
         x = self.make.conv(f"{name}_conv1", filters, kernel=3, stride=stride, symmetric=symmetric)(
             x
         )
@@ -123,7 +126,7 @@ class _Builder:
 
 
 def _parse(name: str) -> tuple[int, int]:
-    """Depth and width."""
+    """Returns depth and width."""
     match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     depth, width = (int(number) for number in match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or width < 1:

@@ -1,11 +1,14 @@
-"""From a trained model to answers: the SavedModel that TF Serving loads, and a command that asks it.
+"""Exports trained models as SavedModels that TF Serving loads, and asks them for predictions.
 
-`predict` and `client` need an exported model or a server, and no network of the project.
+`predict` needs an exported model, and `client` a server. Both need no network of the project.
 """
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before TensorFlow is imported)
 
 BATCHING, MONITORING = "batching_parameters.txt", "monitoring.config"
-"""Files of a SERVING_DIR, see `serving.settings`; here, since who starts a server has no use for TensorFlow."""
+"""Files of a SERVING_DIR, see `serving.settings`.
+
+They are named here, so that starting a server need not load TensorFlow.
+"""
 MOUNT = "/models"
-"""Where TF Serving's container sees a SERVING_DIR."""
+"""Path at which TF Serving's container sees a SERVING_DIR."""

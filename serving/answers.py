@@ -1,7 +1,6 @@
-"""What a served classifier says of one image, and how it is shown.
+"""Answers of a served classifier for one image, and how they are shown.
 
-Imports neither TensorFlow nor the rest of the project, so that a client can be as small as it
-wants.
+Imports neither TensorFlow nor the rest of the project, so that a client can be small.
 """
 
 from __future__ import annotations
@@ -16,10 +15,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 OK, NOT_AN_IMAGE, TOO_LARGE, UNSUPPORTED, NOT_FINITE = range(5)
-"""The `status` of an image. Any but OK comes with probabilities of 0, classes of -1 and empty labels."""
+"""Values of an image's `status`.
+
+Any but OK comes with probabilities of 0, classes of -1 and empty labels.
+"""
 
 OUTPUTS = ("probabilities", "classes", "labels", "status")
-"""Of the signature `serving_default`."""
+"""Outputs of the signature `serving_default`."""
 
 REASONS = (
     "ok",
@@ -34,7 +36,7 @@ REASONS = (
 
 PARQUET = "parquet"
 FORMATS = ("text", "table", "jsonl", "json", "csv", PARQUET)
-"""`json` is an older name of `jsonl`. `PARQUET` is for files only."""
+"""Formats of the answers. `json` is an older name of `jsonl`. `PARQUET` is for files only."""
 SHOWN = 3
 
 TOP = 5
@@ -46,11 +48,14 @@ COLUMNS = (
     *(f"{name}_{i}" for i in range(2, TOP + 1) for name in ("label", "confidence")),
     "error",
 )
-"""Names the columns of a CSV file. Confidences are probabilities with six decimals."""
+"""Columns of a CSV file. Confidences are probabilities with six decimals."""
 
 
 class Answer(NamedTuple):
-    """The answer for the image called `file`: its `status`, and the `top` classes, best first, as (label, probability 0–1)."""
+    """Answer for the image `file`: its `status` and its `top` classes.
+
+    `top` holds (label, probability 0–1), best first.
+    """
 
     file: str
     status: int
@@ -58,7 +63,7 @@ class Answer(NamedTuple):
 
 
 def checked(file: str, status: int, top: list[tuple[str, float]]) -> Answer:
-    """Returns the Answer; one whose probabilities are not finite gets the status NOT_FINITE and no classes.
+    """Returns the Answer; if a probability is not finite, with NOT_FINITE and no classes.
 
     Exports of this project never give such an answer with status OK, but older ones and other
     models may.
@@ -69,7 +74,10 @@ def checked(file: str, status: int, top: list[tuple[str, float]]) -> Answer:
 
 
 def escaped(name: str) -> str:
-    """Returns a name of a file or class on one line: line breaks and other control characters as Python escapes them."""
+    """Returns the name of a file or class on one line.
+
+    Line breaks and other control characters are written as Python escapes them.
+    """
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _CONTROL else c
         for c in name
@@ -77,18 +85,23 @@ def escaped(name: str) -> str:
 
 
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, halves of characters (bytes of a name that is not UTF-8), line and paragraph breaks."""
+"""Unicode categories that `escaped` escapes.
+
+They are control characters, surrogates (bytes of a name that is not UTF-8), and line and paragraph
+separators.
+"""
 
 
 def head(format: str) -> str:
-    """Returns what stands above the answers: the names of the columns of `csv`, else nothing."""
+    """Returns the head above the answers: the names of the columns of `csv`, else nothing."""
     return _csv(COLUMNS) + "\n" if format == "csv" else ""
 
 
 def line(answer: Answer, format: str, width: int = 0) -> str:
-    """One line: `text` for people, `jsonl` and `csv` for programs, `table` in columns with the file name padded to `width`.
+    """Returns an answer as one line.
 
-    Text and table show names as `escaped` gives them; `width` counts these.
+    `text` is for people, `jsonl` and `csv` are for programs. `table` has columns, with the file
+    name padded to `width`. Text and table show names as `escaped` gives them; `width` counts these.
     """
     if format in ("json", "jsonl"):
         return _json(answer)
@@ -114,9 +127,8 @@ def line(answer: Answer, format: str, width: int = 0) -> str:
 
 def _csv(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(
-        cells
-    )  # cells with either character are quoted
+    # Cells with either character of the line terminator are quoted.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue()[:-2]
 
 
@@ -136,5 +148,5 @@ def _json(answer: Answer) -> str:
 
 
 def reason(answer: Answer) -> str:
-    """Why there is no answer, in words."""
+    """Says in words why there is no answer."""
     return REASONS[answer.status] if answer.status < len(REASONS) else f"status {answer.status}"

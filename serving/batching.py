@@ -1,4 +1,4 @@
-"""Requests computed together: while the model computes one batch, the next one collects.
+"""Computes requests together: while the model computes one batch, the next one collects.
 
 A thread that is free takes everything that waits for one signature, up to `max_batch_size` rows.
 So batches grow with the load, and a single request is computed at once. After a batch of several
@@ -79,7 +79,7 @@ class Work(NamedTuple):
     """Description of requests of one kind, which may be computed together.
 
     Attributes:
-      model, signature: for the metrics.
+      model, signature: names for the metrics.
       compute: arrays by input's name -> arrays by output's name. Each row of the outputs belongs to
         the same row of the inputs.
     """
@@ -106,7 +106,7 @@ class Scheduler:
 
     Args:
       numbers: as `parameters` reads them; None: each request is computed by itself.
-      measured: where sizes and times are counted.
+      measured: metrics that count sizes and times.
     """
 
     def __init__(self, numbers: dict[str, Any] | None, measured: metrics.Metrics):
@@ -131,7 +131,7 @@ class Scheduler:
         """Returns the future answer to `inputs`.
 
         Raises:
-          Refused: more rows than a batch may hold, or too many batches that wait.
+          Refused: the request has more rows than a batch may hold, or too many batches wait.
         """
         sizes = {value.shape[0] if value.ndim else None for value in inputs.values()}
         rows = (sizes.pop() if len(sizes) == 1 else 0) or 0
@@ -141,7 +141,7 @@ class Scheduler:
             )
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
         request = _Request(inputs, rows, time.monotonic(), Future())
-        # nobody may cancel it: others share its batch
+        # Nobody may cancel it: other requests share its batch.
         request.answer.set_running_or_notify_cancel()
         key: Any = object()
         if self._most and rows:
@@ -166,10 +166,11 @@ class Scheduler:
             began = time.monotonic()
             self._compute(work, batch)
             together = len(batch) > 1
+            # A version that is dropped must not stay in memory until the next request.
             del (
                 work,
                 batch,
-            )  # a version that is dropped must not stay in memory until the next request
+            )
             if together:
                 self._settle((time.monotonic() - began) / 2)
 
@@ -250,7 +251,7 @@ def _together(work: Work, batch: Sequence[_Request], size: int) -> list[Arrays]:
     """Returns the answer to each request of a batch that is filled up to `size` rows.
 
     Raises:
-      ValueError: an output that does not have a row for each row of the inputs.
+      ValueError: an output does not have a row for each row of the inputs.
     """
     rows = sum(request.rows for request in batch)
     inputs = {}

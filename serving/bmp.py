@@ -1,6 +1,6 @@
-"""Which BMP files TensorFlow decodes rightly.
+"""Tells which BMP files TensorFlow decodes correctly.
 
-Its decoder reads the size and the bits of a pixel, and nothing else of the header. It takes the
+Its decoder reads the size and the bits per pixel, and nothing else of the header. It takes the
 indices of a color table for grey levels, compressed bytes for pixels, and channels in another order
 for blue, green, red.
 """
@@ -12,13 +12,13 @@ import tensorflow as tf
 from serving.answers import NOT_AN_IMAGE, OK, UNSUPPORTED
 
 _FILE_HEADER = 14  # bytes; the second header follows, which begins with its own length
-_INFO_HEADER = 40  # bytes; shorter ones have other fields
+_INFO_HEADER = 40  # bytes; shorter headers have other fields
 _RGB, _BITFIELDS = 0, 3  # values of the compression
 _MASKS = (0xFF0000, 0xFF00, 0xFF)  # red, green and blue of a pixel that is stored blue first
 
 
 def status(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns OK for a BMP whose pixels the decoder gets right, else the reason against it.
+    """Returns OK for a BMP that the decoder gets right, else the reason to refuse it.
 
     Args:
       encoded: string scalar that begins with "BM".
@@ -40,11 +40,13 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
         return tf.reduce_all(_int32(encoded, _FILE_HEADER + _INFO_HEADER, 3) == _MASKS)
 
     def grey() -> tf.Tensor:
-        """Whether the color table gives each index the grey level of the same number (`data.examine` asks the same)."""
+        """Tells whether the color table gives each index the grey level of the same number.
+
+        `data.examine` asks the same.
+        """
         colors = tf.strings.substr(encoded, table, (start - table) // 4 * 4)
-        colors = tf.reshape(tf.io.decode_raw(colors, tf.uint8), [-1, 4])[
-            :, :3
-        ]  # (colors, blue green red)
+        # (colors, 3): blue, green, red
+        colors = tf.reshape(tf.io.decode_raw(colors, tf.uint8), [-1, 4])[:, :3]
         return tf.reduce_all(
             tf.cast(colors, tf.int32) == tf.range(tf.shape(colors)[0])[:, tf.newaxis]
         )
@@ -63,7 +65,10 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _int32(encoded: tf.Tensor, place: int, count: int) -> tf.Tensor:
-    """`count` numbers of 4 bytes from byte `place` on: int32 [count]. Raises InvalidArgumentError where they are cut off."""
+    """Reads `count` numbers of 4 bytes from byte `place` on, as int32 [count].
+
+    Raises InvalidArgumentError where they are cut off.
+    """
     return tf.ensure_shape(
         tf.io.decode_raw(tf.strings.substr(encoded, place, 4 * count), tf.int32), [count]
     )

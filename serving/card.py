@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md` of an exported version: what it is, what it was measured to do, what it is for."""
+"""Writes `MODEL_CARD.md` of an exported version: what it is, how it performs, what it is for."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def text(
     training: Mapping[str, Any],
     stored: Mapping[str, Any],
 ) -> str:
-    """The card.
+    """Returns the card as Markdown.
 
     Args:
-      name: of the model.
-      version: of the model.
-      spec: the model's.
+      name: name of the model.
+      version: number of the version.
+      spec: specification of the model.
       training: `summary.json` of the training.
       stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest
-        difference of a probability) and `deviation_images`; where there is an ONNX file, `onnx`:
-        its `opset` and `deviation`. And what it was told: `license`, a line, and `evaluation`, None
-        or `split`, `examples` and `metrics` (name -> number) of this model.
+        difference of a probability) and `deviation_images`. With an ONNX file also `onnx`: its
+        `opset` and `deviation`. Further, what the export was told: `license`, a line, and
+        `evaluation`: None, or `split`, `examples` and `metrics` (name -> number) of this model.
     """
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
@@ -88,7 +88,7 @@ def text(
 
 
 def network(architecture: Mapping[str, Any]) -> str:
-    """Returns the network's name as its paper writes it, with the factors of a changed width or depth."""
+    """Returns the network's name as in its paper, with the factors of a changed width or depth."""
     name = architecture["name"]
     family = architectures.find(name)
     factors = ("width", "depth") if family.in_table else ()
@@ -99,7 +99,7 @@ def network(architecture: Mapping[str, Any]) -> str:
 
 
 TRAINING = {"steps?": int, "images_seen?": int, "parameters?": int, "last?": dict}
-"""What the card needs of a training's `summary.json`."""
+"""Fields of a training's `summary.json` that the card needs."""
 
 _TRAINING = {"steps": "optimizer steps", "images_seen": "images seen", "parameters": "parameters"}
 

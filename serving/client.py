@@ -1,8 +1,8 @@
 """A client of TF Serving (or of `run_serve.sh --local`): a class to import, and a command.
 
-    ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] [--version=2 | --label=LABEL]
-        [--format=text|table|jsonl|csv|parquet] [--output=FILE] [--batch_size=32] [--timeout=10]
-        [--retries=3] IMAGE…
+    ./run_tool.sh client --url=http://127.0.0.1:8501 [--model=classifier] \
+        [--version=2 | --label=LABEL] [--format=text|table|jsonl|csv|parquet] [--output=FILE] \
+        [--batch_size=32] [--timeout=10] [--retries=3] IMAGE…
 
 IMAGE is a file, a folder, a glob in quotes ('photos/**/*.jpg'), a list (`data.image_list`), or -
 for one image on stdin. `--url=grpc://127.0.0.1:8500` speaks gRPC. Over REST the client imports
@@ -10,8 +10,8 @@ nothing but Python's own library.
 
     with Client("http://127.0.0.1:8501") as client:
         for answer in client.predict([Path("dog.jpg").read_bytes()]):
-            print(answer["labels"][0], answer["probabilities"][answer["classes"][0]],
-            answer["status"])
+            best = answer["classes"][0]
+            print(answer["labels"][0], answer["probabilities"][best], answer["status"])
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TRANSIENT_HTTP = (429, 502, 503, 504)
 
 
 class ServingError(Exception):
-    """The server has not answered, or has refused; one line.
+    """Failure of a server that has not answered, or has refused; one line.
 
     Attributes:
       transient: whether the same request may succeed a little later.
@@ -52,7 +52,7 @@ class ServingError(Exception):
 
 
 class Client:
-    """Asks one model of a server, over REST or gRPC.
+    """Client that asks one model of a server, over REST or gRPC.
 
     Args:
       url: `http://HOST:PORT`, `https://…` or `grpc://HOST:PORT`.
@@ -60,12 +60,12 @@ class Client:
       version: its version; None: the newest that is served under the name.
       label: in place of a version, where `models.config` has labels.
       timeout: seconds for each attempt.
-      retries: attempts after the first, where it failed for a reason that may pass (no connection,
-        no answer in time, a full queue).
-      batch_size: images in one request, at most.
+      retries: attempts after the first. Only a failure that may pass is tried again: no
+        connection, no answer in time, a full queue.
+      batch_size: largest number of images in one request.
 
     Raises:
-      ServingError: a URL of another form.
+      ServingError: the URL has another form.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Client:
             usable = (
                 parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
             )
-        except ValueError:  # half a pair of brackets, a port that is no number
+        except ValueError:  # half a pair of brackets, a port that is not a number
             usable = False
         if not usable:
             raise ServingError(
@@ -98,11 +98,13 @@ class Client:
         self._transport: _Grpc | _Rest = transport(url, model, version, label, timeout)
 
     def predict(self, images: Sequence[bytes]) -> Iterator[Row]:
-        """Yields for each encoded image `probabilities` [K], `classes` [k], `labels` [k] and `status`, as Python values.
+        """Yields the answer for each encoded image, as Python values.
+
+        An answer has `probabilities` [K], `classes` [k], `labels` [k] and `status`.
 
         Raises:
-          ServingError: no answer after all attempts, or a refusal; the images before have been
-            yielded.
+          ServingError: no answer after all attempts, or a refusal. The answers for earlier images
+            have been yielded.
         """
         return self._ask("serving_default", images)
 
@@ -111,11 +113,14 @@ class Client:
         return self._ask("embed", images)
 
     def status(self) -> dict[int, str]:
-        """The state of each version, such as {1: "AVAILABLE"}. Raises ServingError."""
+        """Returns the state of each version, such as {1: "AVAILABLE"}. Raises ServingError."""
         return self._retry(self._transport.status)
 
     def metadata(self) -> dict[str, Any]:
-        """The signatures by name, each as TensorFlow's SignatureDef in JSON. Raises ServingError."""
+        """Returns the signatures by name, each as TensorFlow's SignatureDef in JSON.
+
+        Raises ServingError.
+        """
         return self._retry(self._transport.metadata)
 
     def close(self) -> None:
@@ -144,15 +149,14 @@ class Client:
             except ServingError as error:
                 if not error.transient or attempt == self.retries:
                     raise
-            time.sleep(
-                pause * random.SystemRandom().uniform(0.5, 1.5)
-            )  # many clients must not come back all at once
+            # A random pause, so that many clients do not come back all at once.
+            time.sleep(pause * random.SystemRandom().uniform(0.5, 1.5))
             pause *= 2
         raise AssertionError
 
 
 def _understood(url: str, read: Callable[[], T]) -> T:
-    """What `read` finds in an answer. Raises ServingError where it is not laid out as it should be."""
+    """Returns what `read` finds in an answer. Raises ServingError where the layout is wrong."""
     try:
         return read()
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -162,7 +166,10 @@ def _understood(url: str, read: Callable[[], T]) -> T:
 
 
 def _row(signature: str, row: Row) -> Row:
-    """An image's answer with its values' types made sure of. Raises KeyError, TypeError or ValueError."""
+    """Returns an image's answer, with checked types of its values.
+
+    Raises KeyError, TypeError or ValueError.
+    """
     status = int(row["status"])
     if signature == "embed":
         return {**row, "status": status, "embedding": [float(value) for value in row["embedding"]]}
@@ -178,7 +185,7 @@ def _row(signature: str, row: Row) -> Row:
 
 
 class _Rest:
-    """TF Serving's REST protocol."""
+    """Transport of TF Serving's REST protocol."""
 
     def __init__(
         self, url: str, model: str, version: int | None, label: str | None, timeout: float
@@ -191,7 +198,7 @@ class _Rest:
             self._base += f"/versions/{version}"
         elif label is not None:
             self._base += f"/labels/{urllib.parse.quote(label, safe='')}"
-        # Environment proxies are for the world outside; a model server is addressed as it is.
+        # Proxies of the environment are for the outside world; a model server is asked directly.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def predict(self, signature: str, images: Sequence[bytes]) -> list[Row]:
@@ -229,9 +236,8 @@ class _Rest:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             text = error.reason
-            with contextlib.suppress(
-                OSError, http.client.HTTPException
-            ):  # the connection may break here, too
+            # The connection may break here, too.
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 text = error.read(2000).decode("utf-8", "replace")
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 text = json.loads(text)["error"]
@@ -261,7 +267,7 @@ class _Rest:
 
 
 class _Grpc:
-    """TF Serving's gRPC protocol."""
+    """Transport of TF Serving's gRPC protocol."""
 
     def __init__(
         self, url: str, model: str, version: int | None, label: str | None, timeout: float
@@ -366,7 +372,10 @@ def main(
     arguments: Sequence[str],
     output: str | None = None,
 ) -> None:
-    """Prints or writes the server's answers for the images `arguments`; see the module. Raises InputError."""
+    """Prints or writes the server's answers for the images `arguments`; see the module.
+
+    Raises InputError.
+    """
     from cli.errors import InputError
     from serving import predict
 

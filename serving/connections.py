@@ -1,8 +1,8 @@
-"""HTTP connections of the development server: uvicorn's, with limits on their number, size and time.
+"""HTTP connections of the development server: uvicorn's, with limits on number, size and time.
 
 httptools parses strictly: a request with `Content-Length` and `Transfer-Encoding`, or with two
 lengths, is refused. A request that is refused before its body is read gets its answer at once. The
-rest of the body is thrown away, until the request's time is over.
+rest of the body is discarded, until the request's time is over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_CONNECTIONS = 512
 MAX_HEAD = 2**16  # bytes of request line and headers
 GRACE = 1.0
-"""Seconds that an idle connection stays open in a stop: a request may be on its way."""
+"""Seconds that an idle connection stays open during a stop: a request may be on its way."""
 DRAIN_SECONDS = 30
 """Seconds that a stop waits for requests in flight."""
 
@@ -29,16 +29,16 @@ _HEAD, _BODY = "head", "body"
 
 
 class Server:
-    """Serves an ASGI application in a thread of its own.
+    """Server of an ASGI application, in a thread of its own.
 
     Args:
       application: the ASGI application.
-      host: an address.
-      port: 0 takes a free one.
+      host: address to listen on.
+      port: port to listen on; 0 takes a free one.
       seconds: time for a request to arrive whole, and for an idle connection to stay open.
 
     Raises:
-      OSError: the port cannot be had.
+      OSError: the port cannot be opened.
     """
 
     def __init__(self, application: Any, host: str, port: int, seconds: float):
@@ -81,11 +81,11 @@ class Server:
 
 
 class _Connection(HttpToolsProtocol):
-    """One connection: uvicorn's, with limits.
+    """Connection of uvicorn, with limits.
 
-    Every part of a request that is missing when its time is over ends the connection, so a slow or
-    silent client holds nothing but its own place. Where there are no places left, the connection
-    that has been idle longest makes room.
+    A connection ends if part of a request is missing when the request's time is over. So a slow or
+    silent client holds nothing but its own place. If no place is left, the connection that has been
+    idle longest is closed.
     """
 
     seconds: float
@@ -95,7 +95,7 @@ class _Connection(HttpToolsProtocol):
         self._arriving: str | None = None  # which part of a request
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
-        self._requests = 0  # of which the last data had parts
+        self._requests = 0  # requests that had parts in the last data
         self._refusal = 400, "the request is not valid HTTP/1.1"
         self._draining = False
         self._idle_since = time.monotonic()
@@ -115,7 +115,7 @@ class _Connection(HttpToolsProtocol):
         if not idle:
             return False
         longest = min(idle, key=lambda one: one._idle_since)
-        self.connections.discard(longest)  # its end is told to this protocol later
+        self.connections.discard(longest)  # this protocol learns of its end later
         longest.transport.close()
         return True
 
@@ -130,7 +130,7 @@ class _Connection(HttpToolsProtocol):
             return
         self._requests = int(self._arriving is not None)
         super().data_received(data)
-        # Data with the end of one request and the beginning of another is not counted.
+        # Data with the end of one request and the beginning of the next is not counted.
         if self._arriving == _HEAD and self._requests == 1 and not self.transport.is_closing():
             self._count_head(len(data))
 
@@ -183,7 +183,7 @@ class _Connection(HttpToolsProtocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what the parser refuses."""
+        """Refuses a request that the parser refuses."""
         self._refuse(*self._refusal)
 
     def _close_if_idle(self) -> None:
@@ -226,7 +226,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class _Joined:
-    """Transport that sends head and body of an answer by one system call."""
+    """Transport that sends head and body of an answer in one system call."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
         self._transport, self._loop = transport, loop

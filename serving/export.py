@@ -1,25 +1,25 @@
-"""The export stage: a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
+"""Exports a trained model as a SavedModel that takes encoded images, as TF Serving loads it.
 
-    ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] [--evaluation=DIR]
-        [--weights=float32|bfloat16|float16] [--optimize] [--onnx] [--license="…"]
-        [--max_pixels=25000000]
+    ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] \
+        [--evaluation=DIR] [--weights=float32|bfloat16|float16] [--optimize] [--onnx] \
+        [--license="…"] [--max_pixels=25000000]
 
 leaves in SERVING_DIR
 
     NAME/1/                 the SavedModel (see `serving.signatures`), MODEL_CARD.md; another model
-    gets the next number
+                            gets the next number
     NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its
                             card tells), requests to warm it up, preprocessing.json and
                             preprocess.py (how pixels reach the network), with --onnx model.onnx
     models.config, …        TF Serving's settings, see `serving.settings`
     summary.json            last: `export` (path of the version), `name`, `version`, `label_names`,
-    `signatures`, `deviation`
+                            `signatures`, `deviation`
 
-A version is written under a name that is no number and renamed when it is whole, so a server that
-watches the folder never sees half of one. The weights are those that `training.model_dir.load`
-returns (averaged where the run kept an average), and images are prepared inside the graph by the
-very functions that evaluation uses. Before the rename the written model answers a few images, and
-its answers are compared with the trained model's.
+A version is written under a name that is not a number, and renamed when it is whole. So a server
+that watches the folder never sees half a version. `training.model_dir.load` gives
+the weights (averaged where the run kept an average). The graph prepares images by the same
+functions as evaluation. Before the rename the written model answers a few images, and its answers
+are compared with the trained model's.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ LICENSE = (
     "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the"
     " model is under Apache-2.0.)"
 )
-# probabilities of one and the same function differ by less, whatever the order and rounding of its
-# sums
+# Two computations of the same function give probabilities that differ by less than this, whatever
+# the order and rounding of their sums.
 SAME = 1e-4
 PROBES = 16
 
@@ -75,7 +75,7 @@ STORED = {
     "onnx?": ({"opset": int, "deviation": float}, None),
     "sha256?": dict,
 }
-"""What `export.json` holds at least."""
+"""Fields that `export.json` holds at least."""
 
 _TEMPORARY = ".export.tmp"  # TF Serving looks at numbers only
 
@@ -93,12 +93,12 @@ def main(
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
-    Where the model is exported already, an `evaluation` or a `license` that is new goes into its
-    card, and `onnx` adds the file.
+    Where the model is exported already, a new `evaluation` or `license` goes into its card, and
+    `onnx` adds the file.
 
     Raises:
-      InputError: unusable flags, a model that is missing or unfinished, or a `workdir` that is
-        another stage's; an ONNX file that cannot be made or answers differently.
+      InputError: the flags are unusable, the model is missing or unfinished, or `workdir` belongs
+        to another stage. Or an ONNX file cannot be made or answers differently.
     """
     if weights not in WEIGHTS:
         raise InputError(f"--weights is {weights!r}; it can be {', '.join(WEIGHTS)}")
@@ -183,7 +183,10 @@ def main(
 
 
 def _require_serving_dir(directory: Path) -> None:
-    """Raises InputError for another stage's work directory, whose `summary.json` an export would overwrite."""
+    """Raises InputError for a work directory of another stage.
+
+    An export would overwrite its `summary.json`.
+    """
     summary = directory / "summary.json"
     if (directory / "config.json").exists() or (
         summary.exists() and "signatures" not in read_json(summary, dict)
@@ -195,11 +198,13 @@ def _require_serving_dir(directory: Path) -> None:
 
 
 def _evaluation(directory: str, run: Path) -> dict[str, Any]:
-    """What an evaluation says of the very model of `run`, for the card; by its fingerprint, since many runs have a `student_2`.
+    """Returns what an evaluation says of the model of `run`, for the card.
+
+    The model is found by its fingerprint, since many runs have a `student_2`.
 
     Raises:
-      InputError: no finished evaluation, or one of other models, or of what `run` held before it
-        was trained again.
+      InputError: the evaluation is not finished, or is of other models, or `run` was trained again
+        since.
     """
     summary = require_finished(directory, "evaluation", "run_evaluate.sh", {"models?": dict})
     config = Path(directory) / "config.json"
@@ -226,7 +231,10 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
 def _write_version(
     folder: Path, version: int, model: str, stored: dict[str, Any], onnx: bool
 ) -> None:
-    """Writes `folder`/`version`: beside it first, then renamed. `stored` becomes its `export.json`."""
+    """Writes `folder`/`version`: first under a temporary name, then renamed.
+
+    `stored` becomes its `export.json`.
+    """
     temporary = folder / _TEMPORARY
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     network, spec = model_dir.load(model)
@@ -271,7 +279,7 @@ def _write_version(
 
 
 def _write_preprocessing(extra: Path, preprocessing: Preprocessing) -> None:
-    """Writes how pixels reach the network, for people and as a program."""
+    """Writes `preprocessing.json` and `preprocess.py`: how pixels reach the network."""
     write_json(extra / "preprocessing.json", onnx_file.describe(preprocessing))
     with atomic_path(extra / "preprocess.py") as temporary:
         shutil.copyfile(preprocess.__file__, temporary)
@@ -280,7 +288,10 @@ def _write_preprocessing(extra: Path, preprocessing: Preprocessing) -> None:
 def _write_onnx(
     extra: Path, network: tf.keras.Model, spec: ModelSpec, stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes `model.onnx` and returns its entry in `export.json`. Raises InputError where it answers differently."""
+    """Writes `model.onnx` and returns its entry in `export.json`.
+
+    Raises InputError where it answers differently.
+    """
     _, images = _probes(spec.preprocessing)
     metadata = onnx_file.metadata(spec, stored["license"], stored["model"])
     found = onnx_file.write(
@@ -301,9 +312,8 @@ def _add_onnx(path: Path, model: str) -> None:
     extra, (network, spec) = (path / EXPORT).parent, model_dir.load(model)
     stored = {"evaluation": None, "license": LICENSE, **stored}
     stored["onnx"] = _write_onnx(extra, network, spec, stored)
-    _write_preprocessing(
-        extra, spec.preprocessing
-    )  # after the check: it may change files with digests
+    # After the check, since it may change files with digests.
+    _write_preprocessing(extra, spec.preprocessing)
     _write_card(
         path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
     )
@@ -330,7 +340,10 @@ def _write_card(
 
 
 def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:
-    """Puts what is new in `told` into the card of the version in `path`, and says whether there was anything."""
+    """Puts what is new in `told` into the card of the version in `path`.
+
+    Returns whether anything was new.
+    """
     before = read_json(path / EXPORT, STORED)
     if told.items() <= before.items():
         return False
@@ -344,9 +357,10 @@ def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bo
 
 
 def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
-    """The largest difference of a probability between a SavedModel and the trained model, on synthetic images of its size.
+    """Returns the largest difference of a probability between a SavedModel and the trained model.
 
-    NaN where one of the two answers with numbers that are not finite.
+    Both answer synthetic images of the model's size. The result is NaN if one of them answers with
+    numbers that are not finite.
     """
     encoded, images = _probes(spec.preprocessing)
     expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
@@ -358,7 +372,7 @@ def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
 
 
 def _probes(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
-    """Synthetic images: encoded, string [PROBES], and prepared, float32 [PROBES, S, S, 3]."""
+    """Makes synthetic images: encoded, string [PROBES], and prepared, float32 [PROBES, S, S, 3]."""
     size, encoded = preprocessing.image_size, []
     for i in range(PROBES):
         colors = np.random.Generator(np.random.PCG64([i])).uniform(0, 255, (4, 4, 3))
@@ -371,7 +385,11 @@ def _probes(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Warnings off: saving tells at length that it renames the inputs of inner functions, which nobody calls by name."""
+    """Turns warnings off.
+
+    Saving tells at length that it renames the inputs of inner functions, which nobody calls by
+    name.
+    """
     verbosity, level = absl_logging.get_verbosity(), tf.get_logger().level
     absl_logging.set_verbosity(absl_logging.ERROR)
     tf.get_logger().setLevel("ERROR")
@@ -383,7 +401,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
-    """The newest version, if it is of `origin` already: a run that was done, or killed between the rename and `summary.json`."""
+    """Returns the newest version if it is an export of `origin` already, else None.
+
+    It is one if an earlier run was done, or was killed between the rename and `summary.json`.
+    """
     newest = max(versions(folder), default=None) if folder.is_dir() else None
     if newest is None:
         return None
@@ -392,7 +413,10 @@ def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Signature -> {"inputs": …, "outputs": …}, each name -> {"dtype", "shape"} (None: any size), read from a SavedModel's file."""
+    """Reads the signatures of a SavedModel from its file.
+
+    Signature -> {"inputs": …, "outputs": …}, each name -> {"dtype", "shape"} (None: any size).
+    """
     saved = saved_model_pb2.SavedModel.FromString((Path(path) / SAVED_MODEL).read_bytes())
 
     def tensors(infos: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Images from strangers, decoded inside the graph: a bad one gets a status, and the others their answers.
+"""Decodes images from strangers inside the graph: a bad one gets a status, the others answers.
 
 `tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no
 Python function that catches the error. But tf.data can drop an element that fails, and it runs
-inside a graph. So a batch becomes a small dataset of (row, bytes), the rows that come out of it are
-put back in their places, and those that are missing were no images.
+inside a graph. So a batch becomes a small dataset of (row, bytes). The rows that come out of it are
+put back in their places, and the missing rows were no images.
 
-Before it is decoded, an image must say how large it is: a few hundred bytes can declare gigabytes
-of pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
+An image must state its size before it is decoded: a few hundred bytes can declare gigabytes of
+pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ Photographs of 24 megapixels pass. Decoding takes up to 12 bytes a pixel (a prog
 CMYK; others 3 to 9), so 300 MB for an image at the limit."""
 
 MAX_GIF_BLOCKS = 2**16
-"""A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames; a longer chain is too large."""
+"""Blocks of a GIF that are walked at most.
+
+A GIF is a chain of blocks of at most 255 bytes, which is walked to find its frames. A longer chain
+is too large.
+"""
 
 _Walk = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 """Place in a GIF, whether it is inside a chain of blocks, pixels so far, canvas [2] so far."""
@@ -33,16 +37,16 @@ _Walk = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 def prepare(
     image_bytes: tf.Tensor, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Evaluation's pixels of each encoded image that can be had.
+    """Decodes and prepares encoded images, as evaluation does.
 
     Args:
       image_bytes: string [N]; N may be 0.
-      preprocessing: the model's.
+      preprocessing: preprocessing of the model.
       max_pixels: an image that declares more is not decoded; at least 1.
 
     Returns:
-      (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros where there are
-      none; `status` int32 [N], see `serving.answers`).
+      (float32 [N, S, S, 3] as `data.preprocessing.eval_image` gives them, zeros for images that
+      cannot be decoded; `status` int32 [N], see `serving.answers`).
     """
     size = preprocessing.image_size
     nothing = tf.zeros([size, size, 3])
@@ -59,35 +63,32 @@ def prepare(
     answered = answered.map(
         one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
     ).ignore_errors()
-    spare = tf.data.Dataset.from_tensors(
-        (count, nothing, NOT_AN_IMAGE)
-    )  # a batch needs at least one row
+    # A batch needs at least one row.
+    spare = tf.data.Dataset.from_tensors((count, nothing, NOT_AN_IMAGE))
     options = tf.data.Options()
-    # no tuning thread and no graph rewriting for each request: the parallelism is that of the cores
+    # No tuning thread and no graph rewriting for each request: the cores give the parallelism.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     batch = answered.concatenate(spare).batch(count + 1).with_options(options)
-    rows, images, statuses = (
-        batch.get_single_element()
-    )  # (M + 1,), (M + 1, S, S, 3), (M + 1,), M of the N can be decoded
+    # (M + 1,), (M + 1, S, S, 3), (M + 1,): M of the N images can be decoded.
+    rows, images, statuses = batch.get_single_element()
 
     rows = rows[:, tf.newaxis]
     images = tf.scatter_nd(rows, images, tf.stack([count + 1, size, size, 3]))  # (N + 1, S, S, 3)
-    statuses = tf.tensor_scatter_nd_update(
-        tf.fill([count + 1], NOT_AN_IMAGE), rows, statuses
-    )  # (N + 1,)
+    # (N + 1,)
+    statuses = tf.tensor_scatter_nd_update(tf.fill([count + 1], NOT_AN_IMAGE), rows, statuses)
     return tf.ensure_shape(images[:count], [None, size, size, 3]), statuses[:count]
 
 
 def header_status(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Returns whether an image may be decoded, by its header alone.
+    """Tells by its header alone whether an image may be decoded.
 
     Args:
       encoded: string scalar.
       max_pixels: the limit, at least 1.
 
     Returns:
-      int32 scalar: OK, or the reason against it, see `serving.answers`.
+      int32 scalar: OK, or the reason to refuse it, see `serving.answers`.
 
     Raises:
       tf.errors.InvalidArgumentError: a header that is cut off.
@@ -100,7 +101,9 @@ def header_status(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Height × width as the header has it, read without decoding: int64, 0 for bytes that are none of the four formats.
+    """Returns height × width as the header states it, without decoding.
+
+    The result is int64, and 0 for bytes in none of the four formats.
 
     Raises:
       tf.errors.InvalidArgumentError: a header that is cut off.
@@ -133,22 +136,22 @@ def declared_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Pixels of all frames together, or of a canvas that holds the screen and every frame, if that is more.
+    """Returns the pixels of all frames together, or those of the canvas if it has more.
 
-    TensorFlow decodes all frames, and allocates an image as wide as the widest and as high as the
-    highest of them.
+    The canvas holds the screen and every frame: TensorFlow decodes all frames, and allocates an
+    image as wide as the widest frame and as high as the highest.
     """
     content = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)  # (bytes,)
     length = tf.size(content, out_type=tf.int64)
 
     def table(flags: tf.Tensor) -> tf.Tensor:
-        """Bytes of the color table that `flags` announce."""
+        """Returns the bytes of the color table that `flags` announce."""
         return tf.where(
             flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0
         )
 
     def sides(at: tf.Tensor) -> tf.Tensor:
-        """Width and height, 2 bytes each: int64 [2]."""
+        """Reads width and height, 2 bytes each: int64 [2]."""
         return tf.ensure_shape(content[at : at + 4 : 2] + 256 * content[at + 1 : at + 4 : 2], [2])
 
     def more(

@@ -47,9 +47,8 @@ def _expanded(argument: str, stdin: bool) -> list[str]:
         if not found:
             raise InputError(f"{escaped(argument)} names no files; it needs rows with a file")
         return found
-    if (stdin and argument == "-") or os.path.isfile(
-        argument
-    ):  # pathlib's raises for a name that is too long
+    # Not pathlib's, which raises for a name that is too long.
+    if (stdin and argument == "-") or os.path.isfile(argument):
         return [argument]
     if os.path.isdir(argument):
         from data.image_folder import images_below  # here: single files need nothing of it

@@ -1,4 +1,4 @@
-"""TF Serving's JSON: predict requests to arrays and back, without HTTP and without a model.
+"""Converts TF Serving's JSON predict requests to arrays and back, without HTTP or a model.
 
     {"instances": [...]} or {"inputs": ...}, and "signature_name"
 
@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
     """Content of a predict request.
 
     Attributes:
-      signature: the function.
+      signature: name of the signature.
       inputs: arrays by input's name.
       by_row: whether the request has "instances", so that the answer has "predictions".
     """
@@ -155,11 +155,10 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
         if dtype == np.object_:
             array = np.array(_strings(value), dtype=object)
             if not all(isinstance(item, bytes) for item in array.ravel()):
-                raise ValueError(
-                    "lists of different lengths or depths"
-                )  # of which numpy makes an array of lists
+                # NumPy makes an array of lists of such a value.
+                raise ValueError("lists of different lengths or depths")
             return array
-        # As objects: by itself NumPy gives every string the room of the longest one.
+        # As objects: NumPy itself gives every string the room of the longest one.
         array = np.array(value, dtype=object)
         unfit = set(map(type, array.ravel())) - ({int, float} if dtype.kind == "f" else {int})
         if list in unfit:
@@ -173,12 +172,8 @@ def _array(value: Any, name: str, signature: Signature) -> np.ndarray:
         ):
             raise ValueError(f"a number outside of {dtype}")
         return array.astype(dtype)
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        RuntimeError,
-    ) as error:  # RuntimeError: NumPy 2, of 64 dimensions
+    # NumPy 2 raises RuntimeError for 64 dimensions.
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise Refused(
             grpc.StatusCode.INVALID_ARGUMENT, f"input {name!r}: {str(error)[:200]}"
         ) from error

@@ -1,12 +1,13 @@
-"""TFLite files for phones and small boards, and what they cost: `run_tool.sh tflite`.
+"""Makes TFLite files for phones and small boards, and measures them: `run_tool.sh tflite`.
 
-    ./run_tool.sh tflite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY [--split=test] [--calibration=200]
+    ./run_tool.sh tflite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY \
+        [--split=test] [--calibration=200]
 
 leaves in W
 
     float16.tflite   weights as float16 (half the size), sums in float32
     int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labelled
-    images; input and output float32
+                     images; input and output float32
     table.md         accuracy, agreement and speed of both beside the trained model, on the split
     summary.json     last: the same numbers
 
@@ -41,7 +42,16 @@ KINDS = ("float16", "int8")
 
 
 class Row(NamedTuple):
-    """One line of the table: accuracy in 0–1, agreement with the trained model's class in 0–1, file size, time for one image."""
+    """One line of the table.
+
+    Attributes:
+      kind: the trained model, or one of `KINDS`.
+      top1: accuracy in 0–1.
+      agreement: share of the images with the same class as the trained model's, in 0–1.
+      deviation: largest difference of a probability from the trained model's.
+      bytes: size of the file.
+      milliseconds: time for one image.
+    """
 
     kind: str
     top1: float
@@ -98,12 +108,12 @@ def main(workdir: str, model: str, data: str, split: str = "test", calibration: 
 def convert(
     model: tf.keras.Model, spec: ModelSpec, kind: str, samples: Sequence[np.ndarray]
 ) -> bytes:
-    """The TFLite file of `model` (float32 images -> logits) with a softmax.
+    """Converts `model` (float32 images -> logits), with a softmax, to a TFLite file.
 
     Args:
       model: the trained model.
-      spec: the model's.
-      kind: of `KINDS`.
+      spec: specification of the model.
+      kind: one of `KINDS`.
       samples: images float32 [S, S, 3] for the int8 scales.
     """
     size = spec.preprocessing.image_size
@@ -120,18 +130,23 @@ def convert(
         converter.target_spec.supported_types = [tf.float16]
     else:
         converter.representative_dataset = lambda: ([sample[np.newaxis]] for sample in samples)
-    # the converter writes statistics to stderr, from C++, that no setting turns off; an error is
-    # raised all the same
+    # The converter writes statistics to stderr from C++, which no setting turns off. Errors are
+    # raised all the same.
     with silent():
         return converter.convert()
 
 
 def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
-    """(probabilities [N, K] of a TFLite file, seconds an image) on the interpreter inside TensorFlow, one thread."""
+    """Runs a TFLite file on the interpreter inside TensorFlow, with one thread.
+
+    Returns:
+      (probabilities [N, K], seconds an image).
+    """
     with warnings.catch_warnings():
+        # The warning is there from TensorFlow 2.18 on, and still in 2.21.
         warnings.filterwarnings(
             "ignore", r"\s*Warning: tf.lite.Interpreter is deprecated", UserWarning
-        )  # from 2.18 on; 2.21 still has it
+        )
         interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -148,7 +163,10 @@ def run(path: Path, images: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
 def measure(
     model: tf.keras.Model, spec: ModelSpec, manifest: Manifest, files: dict[str, Path]
 ) -> list[Row]:
-    """The rows of the table, the trained model first; the images are read anew for each. Raises InputError for damaged records or none."""
+    """Measures the rows of the table, the trained model first.
+
+    The images are read anew for each row. Raises InputError for damaged records or none.
+    """
     size = spec.preprocessing.image_size
     forward = tf.function(lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32)))
     forward(np.zeros([1, size, size, 3], np.float32))  # traces
@@ -205,7 +223,9 @@ def _row(
 def _examples(
     manifest: Manifest, preprocessing: Preprocessing, every: int = 1
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(image float32 [S, S, 3], label counted from 0) of one in `every` examples of a labelled split, in stored order.
+    """Yields one in `every` examples of a labelled split, in stored order.
+
+    Each is (image float32 [S, S, 3], label counted from 0).
 
     Raises:
       InputError: a damaged record or image, or a label that is no class.
@@ -219,7 +239,9 @@ def _examples(
 
 
 def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, tf.Tensor, int]]:
-    """Yields record number, encoded image (string) and label of one in `every` examples of a labelled split, in stored order.
+    """Yields one in `every` examples of a labelled split, in stored order, not decoded.
+
+    Each is (record number, encoded image (string), label).
 
     Raises:
       InputError: a damaged record, or a label that is no class.
@@ -249,7 +271,7 @@ def _unusable(manifest: Manifest, number: int, error: tf.errors.OpError) -> Inpu
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The Markdown table of a `summary.json`."""
+    """Returns the Markdown table of a `summary.json`."""
     lines = [
         "| | top-1 % | same class % | largest difference of a probability | KiB | ms an image |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,7 @@
-"""Loads one exported version for the development server: its signatures, computed once before any client asks."""
+"""Loads one exported version for the development server.
+
+Its signatures are computed once before any client asks.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,9 @@ from serving.settings import WARMUP
 from serving.versions import MODELS_CONFIG, SAVED_MODEL, load
 
 MAX_WARMUP_REQUESTS = 1000
-"""TF Serving's own limit (`kMaxNumRecords` in saved_model_warmup_util.h)."""
-MAX_ELEMENTS = (
-    2**26
-)  # of one input: a tensor of one repeated value is small on the wire, and large after it
+"""Limit of TF Serving's own (`kMaxNumRecords` in saved_model_warmup_util.h)."""
+# Of one input. A tensor of one repeated value is small on the wire, and large after it.
+MAX_ELEMENTS = 2**26
 
 
 class Input(NamedTuple):
@@ -51,9 +53,9 @@ class Version(NamedTuple):
 
     Attributes:
       path: its directory. The number alone does not name a version: `base_path` may change.
-      number: its number.
-      signatures: by name.
-      definitions: the same as TensorFlow's messages.
+      number: number of the version.
+      signatures: signatures by name.
+      definitions: the signatures as TensorFlow's messages.
     """
 
     path: Path
@@ -66,7 +68,7 @@ def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
     """Loads the version in `path` and plays its warm-up requests.
 
     Raises:
-      InputError: there is none, or it is damaged, or it cannot answer a warm-up request.
+      InputError: there is no version, or it is damaged, or it cannot answer a warm-up request.
     """
     if not (path / SAVED_MODEL).is_file():
         raise InputError(
@@ -133,7 +135,7 @@ def _signature(model: str, number: int, name: str, loaded: Any) -> Signature:
 def _warm(
     path: Path, model: str, signatures: dict[str, Signature], measured: metrics.Metrics
 ) -> None:
-    """Answers the requests of `assets.extra/tf_serving_warmup_requests`; without the file, none."""
+    """Answers the requests of `assets.extra/tf_serving_warmup_requests`, if the file exists."""
     file = path / "assets.extra" / WARMUP
     if not file.is_file():
         return
@@ -163,7 +165,10 @@ _STACK = ("Graph execution error:", "Detected at node", 'File "', "<stack traces
 
 
 def reason(message: str) -> str:
-    """Returns TensorFlow's error message as one line, without its Python stack, which names files of this machine."""
+    """Returns TensorFlow's error message as one line, without its Python stack.
+
+    The stack names files of this machine.
+    """
     lines = [line.strip() for line in message.splitlines()]
     last = max((i for i, line in enumerate(lines) if line.startswith(_STACK)), default=-1)
     text = " ".join(lines[last + 1 :])

@@ -1,11 +1,11 @@
-"""A small server for development: TF Serving's protocols for the same exported models, where there is no TF Serving.
+"""Development server: TF Serving's protocols for the same exported models, without TF Serving.
 
     ./run_serve.sh --serving_dir=SERVING_DIR --local
 
 It answers predict, metadata and status over REST (`serving.rest`) and gRPC, on the service classes
 of tensorflow-serving-api, and computes requests together (`serving.batching`) by the numbers in
 `batching_parameters.txt`. It follows `models.config` and new versions, and stops without losing a
-request. **Not for production**: it knows no TLS, and Python is in its way.
+request. **Not for production**: it has no TLS, and Python slows it down.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from serving.request_log import RequestLog
 
 THREADS = 64
 SECONDS = 30.0
-"""For a REST request to arrive whole."""
+"""Seconds for a REST request to arrive whole."""
 POLL_SECONDS = 1.0
-"""Between two looks at `models.config` and the versions."""
+"""Seconds between two looks at `models.config` and the versions."""
 GATE_SECONDS = 0.5
-"""Between the first refusal of a stop and the end of the ports."""
+"""Seconds between the first refusal of a stop and the end of the ports."""
 HEALTH = "grpc.health.v1.Health"
 
 
@@ -55,7 +55,10 @@ def _spec(spec: Any) -> tuple[str, int | None, str | None]:
 
 
 class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """TF Serving's gRPC service for predictions: Predict and GetModelMetadata; the rest is UNIMPLEMENTED."""
+    """TF Serving's gRPC service for predictions.
+
+    It has Predict and GetModelMetadata; the rest is UNIMPLEMENTED.
+    """
 
     def __init__(self, models: Models):
         self._models = models
@@ -89,7 +92,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(
         self, request: Any, context: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures."""
+        """Returns the signatures."""
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         try:
             if list(request.metadata_field) != ["signature_def"]:
@@ -116,7 +119,7 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(
         self, request: Any, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of one version, or of all."""
+        """Returns the state of one version, or of all."""
         try:
             return self._models.status(*_spec(request.model_spec))
         except Refused as error:
@@ -140,7 +143,10 @@ class Health:
         self._models, self.draining = models, False
 
     def check(self, request: Any, context: grpc.ServicerContext) -> wrappers_pb2.Int32Value:
-        """Returns the state of the server (service ""), of a TF Serving service, or of a model by its name."""
+        """Returns the state of the server, of a TF Serving service, or of a model.
+
+        The request's service is "" for the server, else the name of a service or model.
+        """
         known = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
         if request.value not in known:
             try:
@@ -161,11 +167,11 @@ class Health:
 
 
 class Gate(grpc.ServerInterceptor):
-    """Refuses requests with UNAVAILABLE once a stop has begun, but for those about health.
+    """Interceptor that refuses requests with UNAVAILABLE once a stop has begun, except for health.
 
     `grpc.Server.stop` cancels requests that have arrived and that no thread has taken yet. Clients
     ask another server after UNAVAILABLE, not after CANCELLED. So requests are refused first, and
-    the server stops when those that came before are answered.
+    the server stops when the earlier requests are answered.
 
     Attributes:
       draining: whether a stop has begun.
@@ -175,7 +181,7 @@ class Gate(grpc.ServerInterceptor):
         self.draining = False
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Returns what answers a request."""
+        """Returns the handler that answers a request."""
         if not self.draining or details.method.startswith(f"/{HEALTH}/"):
             return continuation(details)
         return grpc.unary_unary_rpc_method_handler(self._refuse)
@@ -187,7 +193,7 @@ class Gate(grpc.ServerInterceptor):
 def start_grpc(
     host: str, port: int, models: Models, health: Health, gate: Gate
 ) -> tuple[grpc.Server, int]:
-    """The running server and its port (one that is free for `port` 0).
+    """Starts the server, and returns it and its port (a free one for `port` 0).
 
     Raises:
       InputError: the port is taken.
@@ -278,7 +284,7 @@ def serve(
     _follow(models, stop)
     health.draining = gate.draining = True
     rest_server.drain()
-    time.sleep(GATE_SECONDS)  # whoever connects is told to go before the ports close
+    time.sleep(GATE_SECONDS)  # new clients are refused before the ports close
     ended = grpc_server.stop(grace=DRAIN_SECONDS)
     rest_server.shutdown()
     ended.wait()

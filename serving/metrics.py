@@ -16,7 +16,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Metric(NamedTuple):
-    """A name's labels and, of a histogram, the upper bounds of its buckets."""
+    """Labels of a name and, for a histogram, the upper bounds of its buckets."""
 
     labels: tuple[str, ...]
     bounds: tuple[float, ...] = ()

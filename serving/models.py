@@ -1,4 +1,7 @@
-"""The exported models of a SERVING_DIR in memory, and what they answer: the inside of `serving.local`, whatever the protocol."""
+"""Exported models of a SERVING_DIR in memory, and their answers.
+
+This is the inside of `serving.local`, whatever the protocol.
+"""
 
 from __future__ import annotations
 
@@ -103,11 +106,11 @@ class Models:
         return loading.load_version(path, model, self.metrics)
 
     def refresh(self) -> bool:
-        """Follows `models.config` and the folders: loads what is new, then drops what is not wanted.
+        """Follows `models.config` and the folders: loads new versions, then drops unwanted ones.
 
-        A version takes requests once it is loaded and warm. Where one cannot be loaded, standard
-        error gets a line, and the model keeps the versions that it has. A label that has moved to
-        the damaged version stays where it was. Files that have changed are tried again.
+        A version takes requests once it is loaded and warm. If one cannot be loaded, standard error
+        gets a line, and the model keeps its versions. A label that has moved to the damaged version
+        stays where it was. Files that have changed are tried again.
 
         Returns:
           Whether a version has come or gone.
@@ -185,7 +188,7 @@ class Models:
     def signature(
         self, model: str, version: int | None, label: str | None, name: str = ""
     ) -> Signature:
-        """A signature of a version; no name: the default one. Raises Refused."""
+        """Returns a signature of a version; no name: the default one. Raises Refused."""
         signatures = self.find(model, version, label).signatures
         if (name or _DEFAULT) not in signatures:
             message = f'Serving signature key "{name[:200]}" not found.'
@@ -225,7 +228,10 @@ class Models:
             log.add(signature, inputs, answer.result())
 
     def run(self, signature: Signature, inputs: Arrays, wanted: tuple[str, ...] = ()) -> Arrays:
-        """Checks names, types and shapes, and computes the outputs `wanted`, or all. Raises Refused."""
+        """Checks names, types and shapes, and computes the outputs `wanted`, or all.
+
+        Raises Refused.
+        """
         unknown = set(wanted) - set(signature.outputs)
         if unknown:
             message = f"no output {min(unknown)!r}; there are {', '.join(signature.outputs)}"
@@ -235,7 +241,7 @@ class Models:
 
     @contextlib.contextmanager
     def counted(self, model: str, api: str, entrypoint: str) -> Iterator[None]:
-        """Counts the request that is answered meanwhile, and times it where it succeeds.
+        """Counts the request that the `with` block answers, and times it if it succeeds.
 
         Requests for models that are not served count as one model with an empty name, so that
         strangers cannot make names without end.
@@ -256,7 +262,7 @@ class Models:
     def status(
         self, model: str, version: int | None, label: str | None
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of one version, or of all. Raises Refused."""
+        """Returns the state of one version, or of all. Raises Refused."""
         response = get_model_status_pb2.GetModelStatusResponse()
         served = self._served.get(model)
         failed = served.failed if served else {}
@@ -280,11 +286,11 @@ class Models:
         return response
 
     def status_json(self, model: str, version: int | None, label: str | None) -> str:
-        """The status as TF Serving's REST protocol has it."""
+        """Returns the status as TF Serving's REST protocol has it."""
         return json_of(self.status(model, version, label))
 
     def metadata_json(self, model: str, version: int | None, label: str | None) -> str:
-        """Name, version and signatures as TF Serving's REST protocol has them."""
+        """Returns name, version and signatures as TF Serving's REST protocol has them."""
         found, spec = self.find(model, version, label), model_pb2.ModelSpec()
         spec.name, spec.version.value = model, found.number
         signatures = json_of(signature_map(found))
@@ -292,7 +298,7 @@ class Models:
 
 
 def signature_map(version: Version) -> get_model_metadata_pb2.SignatureDefMap:
-    """The signatures of a version."""
+    """Returns the signatures of a version."""
     return get_model_metadata_pb2.SignatureDefMap(signature_def=version.definitions)
 
 

@@ -1,4 +1,4 @@
-"""The exported model as an ONNX file: `run_export.sh --onnx`.
+"""Writes the exported model as an ONNX file: `run_export.sh --onnx`.
 
 `assets.extra/model.onnx` maps `images` float32 [batch, S, S, 3], prepared as `serving.preprocess`
 does, to `logits` and `probabilities` float32 [batch, K]. It is the signature `predict_prepared`
@@ -27,7 +27,10 @@ from serving.signatures import Classifier
 from training.model_dir import ModelSpec
 
 OPSET = 17
-"""Operator set of the file. ONNX Runtime 1.12, TensorRT 8.6 and OpenVINO 2022.3, and later releases, read it."""
+"""Operator set of the file.
+
+ONNX Runtime 1.12, TensorRT 8.6 and OpenVINO 2022.3, and later releases, read it.
+"""
 
 FILE = "model.onnx"
 
@@ -35,11 +38,11 @@ LIMITS = {"float32": 1e-5, "float16": 2e-3}
 """Type of the weights -> largest accepted difference of a probability from the trained model's."""
 
 MAX_WEIGHTS = 450_000_000  # an ONNX file is one protocol buffer, which ends at 2 GiB
-_SMALL = 256  # weights fewer than this stay float32: nothing is saved by them
+_SMALL = 256  # fewer weights than this stay float32: storing them as float16 saves nothing
 
 
 def check_available(weights: str) -> None:
-    """Raises InputError where `--onnx` cannot be had: other weights, or missing packages."""
+    """Raises InputError where `--onnx` is not possible: other weights, or missing packages."""
     if weights not in LIMITS:
         known = " or ".join(LIMITS)
         raise InputError(
@@ -69,7 +72,7 @@ def write(
     Args:
       path: file to write.
       model: the trained model, float32 [N, S, S, 3] -> logits [N, K].
-      spec: the model's.
+      spec: specification of the model.
       metadata: name -> text, stored in the file.
       weights: type of the stored weights, float32 or float16.
       images: prepared images float32 [N, S, S, 3] on which the answers are compared.
@@ -202,7 +205,7 @@ def set_license(path: Path, text: str) -> None:
 
 
 def metadata(spec: ModelSpec, license: str, fingerprint: str) -> dict[str, str]:
-    """Returns what the file says of itself: JSON where it is more than a line."""
+    """Returns what the file says of itself; values of more than one line are JSON."""
     return {
         "labels": json.dumps(spec.label_names, ensure_ascii=False),
         "preprocessing": json.dumps(describe(spec.preprocessing)),
@@ -241,7 +244,7 @@ def describe(preprocessing: Preprocessing) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Turns off what tf2onnx tells of its steps, and TensorFlow's C++ below it."""
+    """Silences tf2onnx's reports of its steps, and TensorFlow's C++ below it."""
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

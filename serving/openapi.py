@@ -1,4 +1,7 @@
-"""The REST protocol of the development server as an OpenAPI 3.1 document, which GET /openapi.json returns."""
+"""Describes the REST protocol of the development server as an OpenAPI 3.1 document.
+
+GET /openapi.json returns it.
+"""
 
 from __future__ import annotations
 

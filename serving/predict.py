@@ -1,15 +1,15 @@
 """Asks an exported model about image files.
 
-    ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE]
+    ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE] \
         FILE|DIR|GLOB|CSV…
 
 prints a line for each image: file, most probable class, its probability, and the three most
 probable classes. A folder stands for the images below it, a glob in quotes for the files that
 match, and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object
 a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
-`--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel or a folder
-with numbered versions, of which the highest is taken. A file that is no image gets a line that says
-so; the others are answered, and the exit code is 2. Text and table escape line breaks in file
+`--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel, or a folder
+with numbered versions; the highest number is taken. A file that is no image gets a line that says
+so. The others are answered, and the exit code is 2. Text and table escape line breaks in file
 names.
 
 With `--output` the rows go to a file. After an interruption the same command continues behind its
@@ -38,10 +38,16 @@ from serving.rows import Rows, digest_of
 
 BATCH_SIZE = 32
 AT_ONCE = 2
-"""Batches that are read, decoded and classified at the same time on each device: one keeps the network busy."""
+"""Batches that are read, decoded and classified at the same time on each device.
+
+One keeps the network busy.
+"""
 
 Serve = Callable[[Sequence[bytes]], dict[str, Any]]
-"""Encoded images -> `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,)."""
+"""Function of encoded images.
+
+It returns `probabilities` (N, K), `classes` (N, k), `labels` (N, k) as bytes, `status` (N,).
+"""
 
 
 def main(
@@ -53,13 +59,13 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
 ) -> None:
-    """Prints or writes the predictions of `model` for the images that `arguments` name; see the module.
+    """Prints or writes the predictions of `model` for the images that `arguments` name.
 
-    The devices change no prediction.
+    See the module. The devices change no prediction.
 
     Raises:
-      InputError: no model, no such file, or files that are not images, after all others have been
-        answered.
+      InputError: there is no model, or no such file. Or files are not images; this is raised after
+        all others have been answered.
     """
     files = check(format, arguments, output)
     devices = (strategy, cpu_devices, tpu)
@@ -86,8 +92,8 @@ def check(
     """Returns the image files that `arguments` name.
 
     Raises:
-      InputError: an unknown format, or files that are not there; before TensorFlow is loaded, which
-        takes seconds.
+      InputError: an unknown format, or missing files. It is raised before TensorFlow is loaded,
+        which takes seconds.
     """
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
@@ -102,10 +108,10 @@ def width(files: Sequence[str]) -> int:
 
 
 def show(answers: Iterable[Answer], format: str, files: Sequence[str]) -> None:
-    """Prints a line an answer, for each of `files`.
+    """Prints one line for each answer to `files`.
 
     Raises:
-      InputError: some of them were no answers; after the last one.
+      InputError: some images have no answer; raised after the last line.
     """
     columns, bad = width(files), []
     print(head(format), end="", flush=True)
@@ -123,18 +129,18 @@ def save(
     output: str,
     model: str,
 ) -> None:
-    """Writes the answers for `files` to a file, behind those that an interrupted command has written.
+    """Writes the answers for `files` to a file, and continues an interrupted command's file.
 
     Args:
       answers: image files -> their answers.
       format: one of `FORMATS`.
       files: the image files.
       output: the file to write.
-      model: what tells the model from others.
+      model: text that tells the model from others.
 
     Raises:
-      InputError: the file exists, or holds answers to another request; or some images have no
-        answer, after the last one.
+      InputError: the file exists, or holds answers to another request. Or some images have no
+        answer; this is raised after the last one.
     """
     from cli.progress import progress  # here: printed answers show themselves how many there are
 
@@ -164,14 +170,14 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
     """Loads an exported model on each device and returns its signature `serving_default`.
 
     Args:
-      model: the export.
-      strategy: see `training.strategy.devices`, as the others.
-      cpu_devices: logical CPU devices.
+      model: path of the export.
+      strategy: see `training.strategy.devices`.
+      cpu_devices: number of logical CPU devices, see there.
       tpu: name of the TPU.
 
     Raises:
-      InputError: no SavedModel, one that cannot be read, or one that takes something else than
-        image bytes.
+      InputError: there is no SavedModel, it cannot be read, or it takes something else than image
+        bytes.
     """
     path = versions.resolve(model)
 
@@ -209,7 +215,7 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
 
 
 def require_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:
-    """Raises InputError where the names of a signature's inputs and outputs are not those of an exported classifier."""
+    """Raises InputError where the inputs or outputs are not named like an exported classifier's."""
     lacking = [
         *{"image_bytes"}.difference(inputs),
         *(name for name in OUTPUTS if name not in outputs),
@@ -227,7 +233,7 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
     A `serve` with `places`, as `load` returns it, is asked about so many batches at a time.
 
     Raises:
-      InputError: a file cannot be read; those of the batches before it have been yielded.
+      InputError: a file cannot be read. The answers of the batches before it have been yielded.
     """
     batches = (files[first : first + batch_size] for first in range(0, len(files), batch_size))
     for names, answer in _ahead(
@@ -235,9 +241,10 @@ def predict(serve: Serve, files: Sequence[str], batch_size: int = BATCH_SIZE) ->
         batches,
         getattr(serve, "places", AT_ONCE),
     ):
+        # Shapes (), (K,), (k,), (k,).
         rows = zip(
             names, answer["status"], answer["probabilities"], answer["classes"], answer["labels"]
-        )  # (), (K,), (k,), (k,)
+        )
         for name, status, probabilities, classes, labels in rows:
             top = (
                 [
@@ -268,7 +275,7 @@ def _ahead(
 
 
 def read(name: str) -> bytes:
-    """Returns the content of a file, after a note on stderr where its EXIF orientation is not followed.
+    """Returns the content of a file, and notes on stderr where its EXIF orientation is ignored.
 
     Raises:
       InputError: it cannot be read.
@@ -282,7 +289,10 @@ def read(name: str) -> bytes:
 
 
 def readable(name: str, encoded: bytes) -> bytes:
-    """Returns an image as PNG where the model cannot decode its kind; notes on stderr where that fails."""
+    """Returns an image as PNG where the model cannot decode its kind.
+
+    Writes a note to stderr where that fails.
+    """
     if encoded[:2] in (b"\xff\xd8", b"\x89P", b"GI"):
         return encoded
     from data.convert import to_png  # here: most images need nothing of it
@@ -295,7 +305,10 @@ def readable(name: str, encoded: bytes) -> bytes:
 
 
 def note_orientation(name: str, encoded: bytes) -> None:
-    """Tells on stderr that the pixels of an image are read as stored where EXIF asks to turn or mirror them."""
+    """Notes on stderr where EXIF asks to turn or mirror an image.
+
+    Its pixels are read as stored.
+    """
     if orientation(encoded) > 1:
         note = (
             "EXIF asks to turn or mirror the image; its pixels are read as stored, as in training"

@@ -34,7 +34,7 @@ LOG = "promotions.jsonl"
 RECORD = {"model": str, "from": int, "to": int, "what": str}
 BATCH = 32
 TIMED = 50
-"""Requests of one image that are timed, of each version."""
+"""Number of single-image requests that are timed, for each version."""
 
 
 class Check(NamedTuple):
@@ -103,7 +103,7 @@ def promote(
 
 
 def rollback(serving_dir: str, name: str = "classifier", version: int | None = None) -> None:
-    """Makes the version stable that was so before the last promotion, or `version`.
+    """Makes `version` stable, or else the version that was stable before the last promotion.
 
     Raises:
       InputError: there is no promotion to take back, or the version is missing or damaged.
@@ -127,7 +127,10 @@ def rollback(serving_dir: str, name: str = "classifier", version: int | None = N
 
 
 def check(stable: Path, candidate: Path, manifest: Manifest) -> Check:
-    """Measures two SavedModels on a labelled split. Raises InputError for damaged records or none."""
+    """Measures two SavedModels on a labelled split.
+
+    Raises InputError for damaged records or none.
+    """
     loaded = [versions.load(path) for path in (stable, candidate)]
     functions = [model.signatures["serving_default"] for model in loaded]
     given: list[list[np.ndarray]] = [[], []]
@@ -150,7 +153,7 @@ def _batches(manifest: Manifest) -> Iterator[tuple[tf.Tensor, list[int]]]:
 
 
 def _times(functions: list[Any], manifest: Manifest) -> tuple[float, float]:
-    """Median milliseconds of a request of one image, by turns."""
+    """Returns the functions' median milliseconds for a request of one image, asked by turns."""
     examples = itertools.islice(encoded_examples(manifest), TIMED)
     images = [encoded[tf.newaxis] for _, encoded, _ in examples]
     seconds: list[list[float]] = [[], []]
@@ -164,7 +167,7 @@ def _times(functions: list[Any], manifest: Manifest) -> tuple[float, float]:
 
 
 def faults(measured: Check, drop: float, agreement: float, slower: float) -> list[str]:
-    """Returns what is past a limit of `promote`, in words."""
+    """Returns in words what is beyond a limit of `promote`."""
     (before, after), (old, new) = measured.top1, measured.milliseconds
     result = []
     if 100 * (before - after) > drop + 1e-9:

@@ -1,4 +1,6 @@
-"""Requests and answers on disk, in TF Serving's format, and the images in them as the next unlabelled pool.
+"""Requests and answers on disk, in TF Serving's format.
+
+The images in them are the next unlabelled pool.
 
     ./run_serve.sh --serving_dir=SERVING_DIR --local --log_requests=DIR
     ./run_tool.sh logged_images --logs=DIR --output=FOLDER
@@ -32,9 +34,9 @@ from serving.memory import Memory
 from serving.refused import Refused
 
 FILE_BYTES = 64 * 2**20
-"""A file that is at least so large is finished, and the next one begins."""
+"""Size from which a file is finished, and the next one begins."""
 WAITING = 1000
-"""Requests that may wait to be written; more are not logged, and counted."""
+"""Requests that may wait to be written. Any more are not logged, but counted."""
 WAITING_BYTES = 256 * 2**20
 """Bytes of requests and answers that may wait to be written."""
 
@@ -45,8 +47,8 @@ class RequestLog:
     """Writes predict requests and their answers, in a thread of its own.
 
     Args:
-      folder: where the files go; made where it is missing.
-      measured: where records are counted.
+      folder: folder of the files; made where it is missing.
+      measured: metrics that count records.
 
     Raises:
       InputError: the folder cannot be written to.
@@ -165,8 +167,8 @@ def images_main(logs: str, output: str) -> None:
 def collect(logs: str, output: str) -> Counter[str]:
     """Writes each image of the finished log files in `logs` into the folder `output`, once.
 
-    An image is named by its SHA-256, so the same command adds what is new. What is no image by its
-    first bytes is left out.
+    An image is named by its SHA-256, so the same command adds what is new. Content that is no image
+    by its first bytes is left out.
 
     Returns:
       How many times each image was sent, by its file's name.
@@ -213,7 +215,10 @@ def collect(logs: str, output: str) -> Counter[str]:
 
 
 def _logged(file: Path) -> list[list[bytes]]:
-    """Returns the `image_bytes` of each request in a log file. Raises InputError where it is damaged."""
+    """Returns the `image_bytes` of each request in a log file.
+
+    Raises InputError where the file is damaged.
+    """
     found = []
     try:
         for record in tf.data.TFRecordDataset(str(file)):

@@ -44,9 +44,9 @@ HTTP_CODES = {
     grpc.StatusCode.UNAVAILABLE: 503,
 }
 LONG = 2**18
-"""Bytes of a body from which on it is parsed in a thread, so that it holds up no other request."""
+"""Bytes from which a body is parsed in a thread, so that it holds up no other request."""
 MANY = 2**13
-"""Numbers in an answer from which on it is written in a thread."""
+"""Count of numbers from which an answer is written in a thread."""
 
 _Spec = tuple[str, Optional[int], Optional[str]]
 """Model, and version or label."""
@@ -62,14 +62,14 @@ class Server(connections.Server):
     """REST server of `models`, in a thread of its own.
 
     Args:
-      models: what is served.
-      host: an address.
-      port: 0 takes a free one.
+      models: models to serve.
+      host: address to listen on.
+      port: port to listen on; 0 takes a free one.
       seconds: time for a request to arrive whole.
       cors: whether pages of any origin may ask.
 
     Raises:
-      OSError: the port cannot be had.
+      OSError: the port cannot be opened.
     """
 
     def __init__(self, models: Models, host: str, port: int, seconds: float, cors: bool = False):
@@ -77,7 +77,7 @@ class Server(connections.Server):
         super().__init__(_application(self._rest, cors), host, port, seconds)
 
     def drain(self) -> None:
-        """Answers the requests in flight, and refuses those that come after them with 503."""
+        """Answers the requests in flight, and refuses later requests with 503."""
         self._rest.draining = True
 
     def shutdown(self) -> None:
@@ -108,7 +108,7 @@ def _application(rest: _Rest, cors: bool) -> Starlette:
 
 
 class _Rest:
-    """Answers to requests.
+    """Handlers that answer requests.
 
     Attributes:
       draining: whether a stop has begun; connections then end with their next answer.
@@ -161,7 +161,7 @@ class _Rest:
         return self._json(json.dumps(openapi.document(self._models.names())))
 
     async def refuse(self, request: Request, error: Any) -> Response:
-        """Says as JSON what Starlette finds wrong."""
+        """Reports in JSON what Starlette finds wrong."""
         message = (
             f"no such path: {request.scope['path'][:200]}"
             if error.status_code == 404

@@ -23,7 +23,7 @@ from cli.json_files import read_json, write_json
 from serving.answers import COLUMNS, OK, PARQUET, Answer, head, line
 
 ROWS_IN_MEMORY = 10_000
-"""Rows of a Parquet file that are held at a time."""
+"""Rows of a Parquet file that are held in memory at a time."""
 
 _NOTE = {"asked": str, "rows": int, "bytes": int, "bad": int, "first_bad": str}
 
@@ -47,8 +47,8 @@ class Rows:
     Args:
       path: the file to write; it must not exist.
       format: one of `serving.answers.FORMATS`.
-      request: what `digest_of` gives; rows of another request are refused.
-      width: of the file names, in the format `table`.
+      request: what `digest_of` returns; rows of another request are refused.
+      width: width of the file names, in the format `table`.
 
     Attributes:
       done: number of rows that are there already.
@@ -188,7 +188,7 @@ def _write_parquet(rows: Path, path: Path) -> None:
 
 
 def _valid(text: str) -> str:
-    """Returns a text without lone surrogates, which Arrow refuses; each is written as its escape."""
+    """Returns a text with its lone surrogates, which Arrow refuses, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

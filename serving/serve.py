@@ -1,13 +1,13 @@
 """Starts a server for a SERVING_DIR: `run_serve.sh`.
 
-    ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] [--grpc_port=8500] [--cors]
-        [--local [--nobatching] [--log_requests=DIR]]
+    ./run_serve.sh --serving_dir=SERVING_DIR [--host=127.0.0.1] [--rest_port=8501] \
+        [--grpc_port=8500] [--cors] [--local [--nobatching] [--log_requests=DIR]]
 
-`tensorflow_model_server` from PATH, else the official container through docker or podman; the
-command is printed, and takes this process's place. A container publishes its ports on `--host`
-alone. `tensorflow_model_server` has no flag for that: it listens on every interface, so it is
-started only where `--host=0.0.0.0` says that this is meant. `--local` is the server for development
-(`serving.local`).
+The server is `tensorflow_model_server` from PATH, else the official container through docker or
+podman. Its command is printed, and takes this process's place. A container publishes its ports on
+`--host` alone. `tensorflow_model_server` has no flag for that: it listens on every interface. So it
+is started only where `--host=0.0.0.0` says that this is meant. `--local` is the server for
+development (`serving.local`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def main(
 
 
 def find() -> str:
-    """`tensorflow_model_server`, `docker` or `podman`: the first that works. Raises InputError where none does."""
+    """Returns the first that works of `tensorflow_model_server`, `docker` and `podman`.
+
+    Raises InputError where none does.
+    """
     if shutil.which(BINARY):
         return BINARY
     for program in CONTAINERS:
@@ -109,10 +112,10 @@ def command(
     batching: bool,
     program: str,
 ) -> list[str]:
-    """The command line of `program` that serves `folder`.
+    """Returns the command line of `program` that serves `folder`.
 
     Raises:
-      InputError: the bare binary where `host` is not every interface.
+      InputError: `program` is the bare binary, and `host` is not every interface.
     """
     if program == BINARY:
         if host != EVERYWHERE:
@@ -138,7 +141,7 @@ def _settings(folder: Path, models: str, batching: bool) -> list[str]:
     flags = [
         f"--model_config_file={models}",
         "--model_config_file_poll_wait_seconds=30",  # labels and versions follow the file
-        # or labels of versions that are still loading are refused at the start
+        # Without it, labels of versions that are still loading are refused at the start.
         "--allow_version_labels_for_unavailable_models=true",
         f"--monitoring_config_file={folder}/{MONITORING}",
     ]

@@ -1,7 +1,7 @@
 """The files beside the exported versions: TF Serving's settings and the requests that warm it up.
 
     SERVING_DIR/models.config             which versions are served, under which names: NAME and
-    NAME-canary
+                                          NAME-canary
     SERVING_DIR/batching_parameters.txt   how requests are batched
     SERVING_DIR/monitoring.config         metrics for Prometheus
     SERVING_DIR/NAME/1/assets.extra/tf_serving_warmup_requests
@@ -37,12 +37,12 @@ FILES = (MODELS_CONFIG, BATCHING, MONITORING)
 """Files that an export leaves in SERVING_DIR beside the versions."""
 
 CANARY_SUFFIX = "-canary"
-"""Ends the name under which the newest version is served, while NAME serves the stable one."""
+"""Suffix of the name that serves the newest version, while NAME serves the stable one."""
 
 _LABELS = ("stable", "canary")  # of earlier exports
 
 ALLOWED_BATCH_SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32)
-"""A server fills a batch up to the next of these; the last one is also the largest request."""
+"""Sizes to which a server fills up a batch. The last one is also the largest request."""
 
 WARMUP = "tf_serving_warmup_requests"
 WARM_SIGNATURES = ("serving_default", "embed")
@@ -108,7 +108,10 @@ def set_stable(serving_dir: Path, name: str, version: int) -> None:
 
 
 def stable(serving_dir: Path, name: str) -> int:
-    """Returns the version that NAME serves. Raises InputError where there is no such model or no version of it."""
+    """Returns the version that NAME serves.
+
+    Raises InputError where there is no such model or no version of it.
+    """
     entry, folder = find_entry(read_models(serving_dir), name), serving_dir / name
     numbers = versions(folder) if folder.is_dir() else []
     if entry is None or not numbers:
@@ -129,7 +132,10 @@ def _entry(config: Any, name: str) -> Any:
 
 
 def _stable(entry: Any, numbers: list[int]) -> int:
-    """Returns the version of `numbers` that an entry serves as stable: by its policy, or by the label of earlier exports."""
+    """Returns the version of `numbers` that an entry serves as stable.
+
+    The entry's policy names it, or the label of earlier exports.
+    """
     label = dict(entry.version_labels).get(_LABELS[0])
     wanted = [label, *sorted(entry.model_version_policy.specific.versions, reverse=True)]
     return next(
@@ -139,7 +145,7 @@ def _stable(entry: Any, numbers: list[int]) -> int:
 
 
 def _serve(config: Any, name: str, folder: str, version: int) -> None:
-    """Lets the entry `name` serve one version of a folder, and that alone."""
+    """Makes the entry `name` serve one version of a folder, and nothing else."""
     entry = _entry(config, name)
     entry.base_path = entry.base_path or f"{MOUNT}/{folder}"
     for label in _LABELS:
@@ -155,7 +161,7 @@ def _serve(config: Any, name: str, folder: str, version: int) -> None:
 
 
 def write_models(serving_dir: Path, config: Any) -> None:
-    """Replaces `models.config` at once, and then the copy that a bare TF Serving reads, where there is one."""
+    """Replaces `models.config` at once, and then the bare TF Serving's copy, where there is one."""
     head = (
         "# ModelServerConfig of TF Serving (--model_config_file=...). run_tool.sh promote makes"
         " another version stable.\n"
@@ -166,7 +172,7 @@ def write_models(serving_dir: Path, config: Any) -> None:
 
 
 def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:
-    """`models.config` as TF Serving's own message.
+    """Reads `models.config` as TF Serving's own message.
 
     Raises:
       InputError: there is none, or it cannot be parsed.
@@ -188,7 +194,10 @@ def read_models(serving_dir: Path) -> model_server_config_pb2.ModelServerConfig:
 
 
 def write_warmup(version: Path, name: str, image_size: int) -> None:
-    """Writes one request for each signature of bytes and each allowed batch size; TF Serving answers them before any client's."""
+    """Writes one request for each signature of bytes and each allowed batch size.
+
+    TF Serving answers them before any client's request.
+    """
     extra = version / "assets.extra"
     extra.mkdir(exist_ok=True)
     ramp = np.linspace(0, 255, image_size).astype(np.uint8)

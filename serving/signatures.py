@@ -1,4 +1,4 @@
-"""What a client can call: the functions of an exported classifier, from bytes or pixels to answers."""
+"""Functions of an exported classifier that a client can call, from bytes or pixels to answers."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Outputs = dict[str, tf.Tensor]
 
 
 class Classifier(tf.Module):
-    """What is saved: the signatures, and the variables that they read.
+    """Module that is saved: the signatures, and the variables that they read.
 
-    Holds the model's variables, not the Keras model: saving would trace every one of its layers for
-    a second time, to no use for a server.
+    It holds the model's variables, not the Keras model. With the Keras model, saving would trace
+    every layer for a second time, to no use for a server.
 
     Attributes:
       functions: signature name -> tf.function.
         `serving_default`: `image_bytes` string [N] -> `probabilities` float32 [N, K], `classes`
-        int32 [N, k] (the k = min(5, K) most probable classes, best first), `labels` string [N, k]
-        (their names), `status` int32 [N] (see `serving.answers`).
-        `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same;
-          `predict_images_uint8`: the same of uint8. An image with NaN or infinite pixels gets a
-          status.
+          int32 [N, k] (the k = min(5, K) most probable classes, best first), `labels` string [N, k]
+          (their names), `status` int32 [N] (see `serving.answers`).
+        `predict_images`: `images` float32 [N, H, W, 3] in 0–255 -> the same. An image with NaN or
+          infinite pixels gets a status.
+        `predict_images_uint8`: `images` uint8 [N, H, W, 3] -> the same.
         `embed`: `image_bytes` -> `embedding` float32 [N, C], the pooled features below the
           classifier, and `status`.
         `predict_prepared`: `images` float32 [N, S, S, 3], N at least 1, prepared as
           `serving.preprocess` does -> `logits` and `probabilities` float32 [N, K]. Other formats
-          are converted from it: no strings, no resizing, no branches.
+          are converted from it: it has no strings, no resizing and no branches.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Classifier(tf.Module):
         weights: str = "float32",
         max_pixels: int = MAX_PIXELS,
     ):
-        """Takes the built `model`, how its images are prepared and its classes named, and how to store it.
+        """Takes the built `model`, its specification, and how to store it.
 
         Args:
-          model: float32 (N, S, S, 3) -> logits (N, K), of layers in a graph.
-          spec: the model's.
-          fold: BatchNorm into the convolutions, and weights as constants.
-          weights: type of the weights on disk, of `training.optimize.WEIGHTS`; other than float32:
-            constants, too.
+          model: float32 (N, S, S, 3) -> logits (N, K), built of layers in a graph.
+          spec: how the model's images are prepared and its classes named.
+          fold: whether BatchNorm is folded into the convolutions, and weights are constants.
+          weights: type of the weights on disk, one of `training.optimize.WEIGHTS`. Any but float32
+            makes the weights constants, too.
           max_pixels: an encoded image that declares more is not decoded; at least 1.
         """
         super().__init__(name="classifier")
@@ -71,16 +71,19 @@ class Classifier(tf.Module):
 
 
 def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunction:
-    """Returns images float32 [N, S, S, 3], N at least 1 -> float32 logits [N, K] and pooled features [N, C]."""
+    """Returns the function from images to logits and pooled features.
+
+    It maps images float32 [N, S, S, 3], N at least 1, to float32 logits [N, K] and pooled features
+    [N, C].
+    """
     last = [layer for layer in model.layers if layer.weights][-1]
     if not isinstance(last, tf.keras.layers.Dense):
         raise InputError(
             f"{model.name}: its last layer with weights is {last.name}; the export needs a Dense"
             " layer, the classifier"
         )
-    both = tf.keras.Model(
-        model.inputs, [model.output, last.input]
-    )  # the classifier's input: the pooled features, `embed`'s answer
+    # The classifier's input is the pooled features, which `embed` returns.
+    both = tf.keras.Model(model.inputs, [model.output, last.input])
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def core(images: tf.Tensor) -> list[tf.Tensor]:
@@ -93,12 +96,15 @@ def _core(model: tf.keras.Model, size: int) -> tf.types.experimental.GenericFunc
 def _network(
     core: Callable[[tf.Tensor], Sequence[tf.Tensor]], size: int
 ) -> tf.types.experimental.GenericFunction:
-    """Returns images [N, S, S, 3] -> probabilities [N, K] and pooled features [N, C], for every N."""
+    """Returns the function images [N, S, S, 3] -> probabilities [N, K] and pooled features [N, C].
+
+    It takes every N.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
     def network(images: tf.Tensor) -> list[tf.Tensor]:
         count = tf.shape(images)[0]
-        # In a session TensorFlow fuses convolutions, and a fused one gives no images a wrong shape.
+        # In a session TensorFlow fuses convolutions, and a fused one gives 0 images a wrong shape.
         images = tf.cond(count > 0, lambda: images, lambda: tf.zeros([1, size, size, 3]))
         logits, features = core(images)
         return [tf.nn.softmax(logits)[:count], features[:count]]
@@ -172,13 +178,16 @@ def _signatures(
 
 
 def _finite(status: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Returns `status` [N] with NOT_FINITE in place of OK where the row of `values` [N, …] holds NaN or infinity."""
+    """Returns `status` [N] with NOT_FINITE in place of OK for rows that are not finite.
+
+    Such a row of `values` [N, …] holds NaN or infinity.
+    """
     finite = tf.reduce_all(tf.math.is_finite(values), axis=tf.range(1, tf.rank(values)))  # (N,)
     return tf.where(finite | (status != OK), status, NOT_FINITE)
 
 
 def eval_pixels(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """`data.preprocessing.eval_image` of an image that is decoded already.
+    """Applies `data.preprocessing.eval_image` to an image that is decoded already.
 
     Args:
       image: uint8 or float32 [H, W, 3] in 0–255, any H and W.

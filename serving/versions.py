@@ -1,6 +1,6 @@
-"""The folder layout of TF Serving: `SERVING_DIR/NAME/1/saved_model.pb`, `SERVING_DIR/NAME/2/…`; the highest number is the newest.
+"""Folder layout of TF Serving: `SERVING_DIR/NAME/1/saved_model.pb`, `SERVING_DIR/NAME/2/…`.
 
-Read by those who export, serve and evaluate.
+The highest number is the newest. Export, serving and evaluation read the layout.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from serving import MOUNT
 SAVED_MODEL = "saved_model.pb"
 MODELS_CONFIG = "models.config"
 BARE_CONFIG = ".models.config"
-"""`models.config` with the paths of this machine in place of the container's, for the bare binary."""
+"""`models.config` for the bare binary: with this machine's paths, not the container's."""
 EXPORT, CARD = "assets.extra/export.json", "MODEL_CARD.md"
-"""Of a version of ours: what it is, with the digests of its files; the card. Both are written anew when there is more to tell."""
+"""Files of a version of this project: what it is, with the digests of its files; and the card.
+
+Both are written anew when there is more to tell.
+"""
 
 
 def versions(directory: str | Path) -> list[int]:
-    """The numbers of the versions in a model's folder, ascending."""
+    """Returns the numbers of the versions in a model's folder, ascending."""
     return sorted(
         int(path.name)
         for path in Path(directory).iterdir()
@@ -32,10 +35,14 @@ def versions(directory: str | Path) -> list[int]:
 
 
 def find(directory: str | Path) -> Path | None:
-    """The directory of one SavedModel, given it, the folder with its versions (then the newest), or a SERVING_DIR with one model.
+    """Returns the directory of one SavedModel.
+
+    Args:
+      directory: the SavedModel, the folder with its versions (then the newest is taken), or a
+        SERVING_DIR with one model.
 
     Returns:
-      None where there is no SavedModel.
+      The directory; None where there is no SavedModel.
 
     Raises:
       InputError: there are several models.
@@ -63,7 +70,7 @@ def find(directory: str | Path) -> Path | None:
 
 
 def resolve(directory: str | Path) -> Path:
-    """What `find` finds. Raises InputError where there is no exported model, or more than one."""
+    """Returns what `find` finds. Raises InputError where there is no model, or more than one."""
     if not Path(directory).is_dir():
         raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")
     found = find(directory)
@@ -76,17 +83,19 @@ def resolve(directory: str | Path) -> Path:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """SHA-256 by name of the files of one version, those aside that are written anew."""
+    """Returns the SHA-256 of a version's files by name, except of files that are written anew."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
     return {name: file_digest(path) for name, path in names.items() if name not in (EXPORT, CARD)}
 
 
 def verify(directory: Path) -> None:
-    """Compares the files of one version with the digests in its `export.json`; somebody else's SavedModel has none.
+    """Compares the files of one version with the digests in its `export.json`.
+
+    A SavedModel from elsewhere has none.
 
     Raises:
-      InputError: a file is missing, or another than described.
+      InputError: a file is missing, or differs from its description.
     """
     if not (directory / EXPORT).is_file():
         return
@@ -110,15 +119,17 @@ def verify(directory: Path) -> None:
 
 
 def load(directory: Path) -> Any:
-    """What `tf.saved_model.load` gives for the directory of one SavedModel. Raises InputError where it is damaged."""
+    """Loads the directory of one SavedModel with `tf.saved_model.load`.
+
+    Raises InputError where it is damaged.
+    """
     verify(directory)
-    import tensorflow as tf  # here, so that wrong usage is told without the seconds that this takes
+    import tensorflow as tf  # here: wrong usage is reported without waiting seconds for it
 
     try:
         return tf.saved_model.load(str(plain_path(directory)))
-    except (
-        Exception
-    ) as error:  # a changed byte may come out of TensorFlow's loader as a KeyError or anything else
+    except Exception as error:
+        # A changed byte may come out of TensorFlow's loader as a KeyError or anything else.
         reason = one_line(error)
         raise InputError(
             f"{directory} cannot be loaded ({reason}); make it again, one of ours with"
@@ -127,7 +138,7 @@ def load(directory: Path) -> Any:
 
 
 def bare_config(folder: Path) -> None:
-    """Writes `models.config` with this machine's paths. Raises InputError where it is no text."""
+    """Writes `models.config` with this machine's paths. Raises InputError where it is not text."""
     try:
         text = (folder / MODELS_CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

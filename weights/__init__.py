@@ -1,4 +1,4 @@
-"""Published weights in and out: TF1 checkpoints, keras.applications, timm, TensorFlow Lite and keras-cv.
+"""Imports and exports weights: TF1 checkpoints, keras.applications, timm, TF Lite, keras-cv.
 
 `names.py` says what each variable is called elsewhere, `weight_files.py` and `torch_file.py` read
 the files. `import_weights.py` and `export_weights.py` are the commands.

@@ -1,4 +1,4 @@
-"""Downloads a file: with progress, from where a cut connection left it, and checked."""
+"""Downloads a file with progress and a check, and continues after a cut connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cli.progress import progress
 
 ATTEMPTS = 3
 SECONDS = 30
-"""Without an answer for so long, a connection counts as cut."""
+"""Seconds without an answer after which a connection counts as cut."""
 _BLOCK = 1 << 20
 
 
@@ -28,13 +28,13 @@ def fetch(url: str, path: Path, checksum: str = "") -> None:
     A cut connection or a killed run leaves `path`.part, and the next call goes on there.
 
     Args:
-      url: of the file.
-      path: where it belongs; its folder is made.
-      checksum: ALGORITHM:HEXADECIMAL, of `hashlib`; empty: not known.
+      url: address of the file.
+      path: where the file belongs; its folder is made.
+      checksum: ALGORITHM:HEXADECIMAL, with a name of `hashlib`; empty: not known.
 
     Raises:
-      InputError: no network, no such file on the server, a connection cut too often, or another
-        checksum. The message says which file to put where by hand.
+      InputError: there is no network, the server has no such file, the connection was cut too
+        often, or the checksum differs. The message says which file to put where by hand.
     """
     by_hand = f"or fetch {url} elsewhere and put it at {path}"
     if path.exists():

@@ -1,17 +1,19 @@
-"""A model trained or imported here as weights for timm or for keras.applications.
+"""Exports a model trained or imported here as weights for timm or for keras.applications.
 
-    ./run_tool.sh export_weights --model=DIR --output=FILE.safetensors      timm's tf_efficientnet_*, with config.json beside it
-    ./run_tool.sh export_weights --model=DIR --output=FILE.h5               tf.keras.applications
+    # timm's tf_efficientnet_*, with config.json beside it
+    ./run_tool.sh export_weights --model=DIR --output=FILE.safetensors
+    # tf.keras.applications
+    ./run_tool.sh export_weights --model=DIR --output=FILE.h5
 
-The numbers are those of the model, bit for bit. timm reads the first with `load_state_dict`, or,
-where it is called model.safetensors, with `timm.create_model("local-dir:DIRECTORY",
-pretrained=True)`; Keras the second with `EfficientNetB0(weights=FILE, classes=K)`, whose own
-normalisation layer then holds this model's mean and variance.
+The numbers are those of the model, bit for bit. timm reads the first file with `load_state_dict`.
+If the file is called model.safetensors, `timm.create_model("local-dir:DIRECTORY",
+pretrained=True)` reads it, too. Keras reads the second with `EfficientNetB0(weights=FILE,
+classes=K)`; its own normalisation layer then holds this model's mean and variance.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before TensorFlow is imported)
 
 # isort: split
 
@@ -43,7 +45,10 @@ _HARMLESS = {"name", "dropout", "survival_probability", "batch_norm_momentum", "
 
 
 def main(model: str, output: str) -> None:
-    """Writes the weights of the model directory `model` to `output`; see the module. Raises InputError."""
+    """Writes the weights of the model directory `model` to `output`; see the module.
+
+    Raises InputError.
+    """
     path = Path(output)
     writers = {
         ".safetensors": (to_timm, TIMM, "timm"),
@@ -67,7 +72,7 @@ def main(model: str, output: str) -> None:
 
 
 def _changed(architecture: dict[str, Any]) -> list[str]:
-    """The settings of a model whose values make another network of it than the variant that it is named after."""
+    """Returns the settings whose values make the model another network than its variant."""
     variant = ARCHITECTURES[architecture["name"]]
     defaults = {
         name: parameter.default
@@ -88,7 +93,7 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
     """Writes `path`, and `config.json` beside it in the manner of the Hugging Face hub.
 
     Raises:
-      InputError: another `config.json`, or a damaged one, stands there.
+      InputError: the folder holds another `config.json`, or a damaged one.
     """
     config, description = path.with_name("config.json"), _describe(spec)
     if config.exists() and read_json(config) != description:
@@ -113,7 +118,7 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
 
 
 def _describe(spec: model_dir.ModelSpec) -> dict[str, Any]:
-    """`config.json` in the manner of the Hugging Face hub."""
+    """Returns `config.json` in the manner of the Hugging Face hub."""
     prepared = spec.preprocessing
     return {
         "architecture": TIMM[spec.architecture["name"]],

@@ -1,22 +1,22 @@
-"""Published weights as a model directory that every stage takes.
+"""Imports published weights as a model directory that every stage takes.
 
     ./run_tool.sh import_weights --source=FILE --model=b0 --output=DIR [--labels=FILE|DATA]
 
 FILE is the prefix of a TensorFlow 1 checkpoint of the EfficientNet or Noisy Student releases, a
 `tf.keras.applications` `.h5` or `.keras`, or timm's `tf_efficientnet_*` as safetensors. DIR gets
 `config.json`, `model/` and, last, `summary.json`, like a training's work directory: it serves as
-`--teacher`, `--init` or `--model`. Every variable comes from the file; what is missing, unexpected
-or misshapen is listed and nothing is written. `--head=fresh` alone leaves the classifier to be
-trained.
+`--teacher`, `--init` or `--model`. Every variable comes from the file. If a variable is missing,
+unexpected or misshapen, it is listed and nothing is written. Only `--head=fresh` leaves the
+classifier to be trained.
 
-`model/model.json` records, and every stage applies, how the images are prepared: the central S / (S
-+ 32) of the short side, TensorFlow 1's bicubic resizing to S, and the mean and standard deviation
-that the weights were trained with.
+`model/model.json` records how the images are prepared, and every stage applies it. The central
+S / (S + 32) of the short side is cut out and resized to S, bicubic as in TensorFlow 1. Then the
+mean and standard deviation are applied that the weights were trained with.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level before TensorFlow is imported)
 
 # isort: split
 
@@ -53,7 +53,7 @@ def main(
     preprocessing: str = "auto",
     image_size: int | None = None,
 ) -> None:
-    """Writes `output`, or says that it is done; see the module. Raises InputError."""
+    """Writes `output`, or says that it is done already; see the module. Raises InputError."""
     choices = {
         "model": ARCHITECTURES,
         "weights": ("ema", "raw"),
@@ -111,18 +111,18 @@ def describe(
     preprocessing: str = "auto",
     image_size: int | None = None,
 ) -> model_dir.ModelSpec:
-    """What `model.json` will say: the architecture, the classes, and how to prepare the images.
+    """Returns what `model.json` will say: architecture, classes, and how to prepare the images.
 
     Args:
       source: the opened file.
-      architecture: `name` and, where they are not the variant's, `width` and `depth`.
+      architecture: `name` and, where they differ from the variant's, `width` and `depth`.
       labels: text file or data directory; None: the classes' numbers.
-      fresh_head: the classifier is to be a new one.
+      fresh_head: whether the classifier is to be a new one.
       preprocessing: "auto", or a name of `NORMALIZATIONS`.
-      image_size: in pixels; None: the variant's.
+      image_size: side of the images in pixels; None: the variant's.
 
     Raises:
-      InputError: classes or normalisation that the file and the flags leave open or contradict.
+      InputError: the file and the flags leave classes or normalisation open, or contradict.
     """
     label_names = _label_names(labels, weight_files.num_classes(source), fresh=fresh_head)
     return spec_of(
@@ -162,16 +162,16 @@ def spec_of(
 def convert(
     source: weight_files.WeightFile, spec: model_dir.ModelSpec, *, fresh_head: bool = False
 ) -> tf.keras.Model:
-    """The model of `spec` with the weights of `source`.
+    """Returns the model of `spec` with the weights of `source`.
 
     Args:
       source: the opened file.
-      spec: an EfficientNet, its classes, its preprocessing.
-      fresh_head: leave the classifier at its initial weights.
+      spec: an EfficientNet, its classes and its preprocessing.
+      fresh_head: whether to leave the classifier at its initial weights.
 
     Raises:
-      InputError: a variable missing, unexpected, misshapen, not finite, or a variance below 0; all
-        are listed.
+      InputError: a variable is missing, unexpected, misshapen or not finite, or a variance is below
+        0. The message lists all of them.
     """
     table = names.of_architecture(spec.architecture, spec.num_classes)
     weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)
@@ -202,7 +202,7 @@ def convert(
 
 
 def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tuple[str, ...]:
-    """The classes' names: from --labels, else their numbers."""
+    """Returns the classes' names: from --labels, else their numbers."""
     if labels is None:
         if fresh:
             raise InputError("--head=fresh needs --labels, the classes of the new classifier")
@@ -218,9 +218,8 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
         found = records.read_manifest(path / "labeled", "labeled").label_names
     elif path.is_file():
         try:
-            text = path.read_text(
-                encoding="utf-8-sig"
-            )  # editors on Windows put a mark before the first name
+            # Editors on Windows put a mark before the first name.
+            text = path.read_text(encoding="utf-8-sig")
         except ValueError as error:
             raise InputError(f"--labels: {labels} is no text in UTF-8; save it as such") from error
         found = tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -1,13 +1,13 @@
-"""What each weight of an EfficientNet is called here, in the authors' TensorFlow 1 checkpoints, and in timm.
+"""Names of each EfficientNet weight: here, in the authors' TensorFlow 1 checkpoints, in timm.
 
 One table, :func:`weights`, lists every variable of a variant with its three names and its shape;
 import and export read nothing else. keras.applications uses this project's names, because the
 models were given its layer names.
 
-Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet),
-where TensorFlow 1 numbers the convolutions and normalisations of a block in the order of their
-calls; timm (github.com/huggingface/pytorch-image-models), which numbers the normalisations in the
-same order and names a block by (stage, repeat).
+Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet)
+and timm (github.com/huggingface/pytorch-image-models). TensorFlow 1 numbers the convolutions and
+normalisations of a block in the order of their calls. timm numbers the normalisations in the same
+order, and names a block by (stage, repeat).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from efficientnet.architectures import (
     stem_and_head,
 )
 
-# Axes that turn Keras's layout into PyTorch's, by kind of weight; a missing kind has the same
-# layout in both.
+# Axes that turn Keras's layout into PyTorch's, by kind of weight. A kind that is not listed has the
+# same layout in both.
 _TO_PYTORCH: dict[str, tuple[int, ...]] = {
     "conv": (3, 2, 0, 1),  # (h, w, in, out) -> (out, in, h, w)
     "depthwise": (2, 3, 0, 1),  # (h, w, channels, 1) -> (channels, 1, h, w)
     "dense": (1, 0),  # (in, out) -> (out, in)
 }
-# What EfficientNet-PyTorch calls a layer, and a layer of a block, by its Keras name or the name's
-# ending.
+# Names of EfficientNet-PyTorch for a layer, and for a layer of a block, by its Keras name or the
+# name's ending.
 _PYTORCH = {
     "stem_conv": "_conv_stem",
     "stem_bn": "_bn0",
@@ -60,14 +60,14 @@ _BATCH_NORM = (
 
 
 class Weight(NamedTuple):
-    """One variable.
+    """One variable of a network.
 
     Attributes:
         keras: ``<layer>/<variable>``, here and in keras.applications.
-        tf1: in a TensorFlow 1 checkpoint, below the model's scope.
-        timm: in a timm state dict.
+        tf1: name in a TensorFlow 1 checkpoint, below the model's scope.
+        timm: name in a timm state dict.
         kind: "conv", "depthwise", "dense" or "vector".
-        shape: in Keras's layout, which is also TensorFlow 1's.
+        shape: shape in Keras's layout, which is also TensorFlow 1's.
     """
 
     keras: str
@@ -78,7 +78,7 @@ class Weight(NamedTuple):
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it depends on the number of classes."""
+        """Tells whether its shape depends on the number of classes."""
         return self.keras.startswith("predictions/")
 
     @property
@@ -88,7 +88,7 @@ class Weight(NamedTuple):
 
     @property
     def pytorch(self) -> str:
-        """Its name in a state dict of EfficientNet-PyTorch."""
+        """Returns its name in a state dict of EfficientNet-PyTorch."""
         layer, leaf = self.keras.partition("/")[0], self.timm.rpartition(".")[2]
         if not layer.startswith("block"):
             return f"{_PYTORCH[layer]}.{leaf}"
@@ -97,28 +97,28 @@ class Weight(NamedTuple):
 
     @property
     def timm_shape(self) -> tuple[int, ...]:
-        """The shape in PyTorch's layout."""
+        """Returns the shape in PyTorch's layout."""
         axes = _TO_PYTORCH.get(self.kind)
         return tuple(self.shape[axis] for axis in axes) if axes else self.shape
 
     def to_timm(self, value: np.ndarray) -> np.ndarray:
-        """Keras's layout to PyTorch's."""
+        """Converts a value from Keras's layout to PyTorch's."""
         axes = _TO_PYTORCH.get(self.kind)
         return np.ascontiguousarray(value.transpose(axes)) if axes else value
 
     def from_timm(self, value: np.ndarray) -> np.ndarray:
-        """PyTorch's layout to Keras's."""
+        """Converts a value from PyTorch's layout to Keras's."""
         axes = _TO_PYTORCH.get(self.kind)
         return np.ascontiguousarray(value.transpose(np.argsort(axes))) if axes else value
 
 
 def weights(width: float, depth: float, num_classes: int, lite: bool = False) -> tuple[Weight, ...]:
-    """Every variable of a variant, moving averages included, in the order of the layers.
+    """Lists every variable of a variant, moving averages included, in the order of the layers.
 
     Args:
         width: width coefficient, above 0.
         depth: depth coefficient, above 0.
-        num_classes: K.
+        num_classes: K, outputs of the classifier.
         lite: see :class:`efficientnet.architectures.Architecture`.
     """
     stem, head = stem_and_head(width, lite)
@@ -150,10 +150,12 @@ def weights(width: float, depth: float, num_classes: int, lite: bool = False) ->
 
 
 def of_architecture(architecture: Mapping[str, Any], num_classes: int) -> tuple[Weight, ...]:
-    """:func:`weights` of a model directory's ``architecture``: ``name``, and ``width`` and ``depth`` where they are not the variant's.
+    """Returns :func:`weights` of a model directory's ``architecture``.
+
+    Its keys are ``name``, and ``width`` and ``depth`` where they differ from the variant's.
 
     Raises:
-        InputError: no EfficientNet.
+        InputError: the name is no EfficientNet's.
     """
     name = architecture["name"]
     if name not in ARCHITECTURES:
@@ -163,7 +165,11 @@ def of_architecture(architecture: Mapping[str, Any], num_classes: int) -> tuple[
 
 
 def _block(block: Block, tf1: str, timm: str) -> list[Weight]:
-    """An inverted residual block. Without an expansion, both of the others number one less and timm calls the projection conv_pw."""
+    """Lists the weights of an inverted residual block.
+
+    Without an expansion, TensorFlow 1 and timm number one less, and timm calls the projection
+    conv_pw.
+    """
     name, inner = block.name, block.filters_in * block.expand
     rows: list[Weight] = []
     expands = int(block.expand != 1)

@@ -22,22 +22,22 @@ from training.model_dir import ModelSpec
 from weights import import_weights, names, published, weight_files
 
 OF_TRAINING = ("dropout", "survival_probability", "batch_norm_momentum")
-"""Keys of `model` that published weights leave to the recipe."""
+"""Settings of `model` that published weights leave to the recipe."""
 
 
 def find(text: str, model: Mapping[str, Any]) -> Initial:
-    """Opens the weights that a training starts from; published ones are downloaded where they are missing.
+    """Opens the weights that a training starts from; downloads published ones that are missing.
 
     Args:
       text: NAME or NAME:NETWORK of `weights.published`, keras_cv/PRESET, a file or directory that
         `weights.weight_files` reads, or a finished work directory.
-      model: the recipe's network. A file must fit it; NAME chooses by its name.
+      model: the recipe's network. A file must fit it; for NAME, its name chooses the weights.
 
     Returns:
-      The network and its weights; `spec.architecture` is the one to train.
+      The network and its weights; `spec.architecture` is the network to train.
 
     Raises:
-      InputError: nothing of the kind, or it does not fit.
+      InputError: `text` names no weights, or they do not fit.
     """
     if text.startswith(keras_cv_backbones.PREFIX):
         with _named(text):
@@ -168,7 +168,7 @@ def _load(
 
 @contextlib.contextmanager
 def _named(text: str) -> Iterator[None]:
-    """Puts the user's flag into the messages of readers that serve `--source`, too."""
+    """Puts `--init` into the messages of readers that also serve `--source`."""
     try:
         yield
     except InputError as error:

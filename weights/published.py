@@ -39,13 +39,13 @@ class Published:
       name: what `--init` calls them; several networks can share it.
       network: `model.name`.
       top1: published accuracy on ImageNet's validation images, percent.
-      package: the package that brings them, as pip requires it; "": they are downloaded.
+      package: requirement for pip of the package that brings them; "": they are downloaded.
       url: the file to download.
       file: its name in the cache.
       checksum: ALGORITHM:HEXADECIMAL of the file; "": not published.
       megabytes: size of the file; None: not published.
       preprocessing: normalisation of the images; see `weights.import_weights`.
-      licence: of the weights.
+      licence: licence of the weights.
     """
 
     name: str

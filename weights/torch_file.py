@@ -29,7 +29,7 @@ _MOST_REMEMBERED = 1 << 20
 
 
 class _Storage(NamedTuple):
-    """Numbers that tensors are views of. `size`: how many."""
+    """Numbers that tensors are views of. `size` is their count."""
 
     dtype: str
     key: str
@@ -91,8 +91,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a state dict by name, in PyTorch's layout.
 
     Raises:
-      ValueError, pickle.UnpicklingError, and what damaged bytes raise: it is no such file, it is
-        damaged, or it names anything but dicts and tensors.
+      ValueError, pickle.UnpicklingError, and what damaged bytes raise: the file has another format,
+        is damaged, or names anything but dicts and tensors.
     """
     content = path.read_bytes()
     if content[:2] == b"PK":

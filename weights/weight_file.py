@@ -1,4 +1,4 @@
-"""Says what the import of weights needs of a file, whatever its format."""
+"""Defines what the import of weights needs of a file, whatever its format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weights.names import Weight
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of the channels, in 0-255 units."""
 
-# What a file that is damaged, or of another kind than its ending says, makes its readers raise.
+# Errors that readers raise for a file that is damaged, or of another kind than its ending says.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -38,14 +38,14 @@ UNREADABLE = (
 
 
 class WeightFile(abc.ABC):
-    """File of weights, as the import sees it.
+    """File of weights, as the import reads it.
 
     Attributes:
-        form: what kind of file it is, for people.
-        files: all of it on disk.
-        shapes: of the variables that may be imported, by the file's names, in the file's layout.
-        names: of all model variables in the file; one that the model lacks is an error.
-        normalization: that the file itself records, or None.
+        form: kind of file, for people.
+        files: all files on disk.
+        shapes: shapes of the variables that may be imported, by the file's names, in its layout.
+        names: names of all model variables in the file; one that the model lacks is an error.
+        normalization: normalisation that the file itself records, or None.
     """
 
     form: str
@@ -59,16 +59,16 @@ class WeightFile(abc.ABC):
         """Returns the file's name for `weight`."""
 
     def shape(self, weight: Weight) -> tuple[int, ...]:
-        """Returns the shape that it should have in the file."""
+        """Returns the shape that `weight` should have in the file."""
         return weight.shape
 
     @abc.abstractmethod
     def read(self, weight: Weight) -> np.ndarray:
-        """Returns its value, float32, in Keras's layout."""
+        """Returns the value of `weight`, float32, in Keras's layout."""
 
 
 def require_bytes(path: Path, promised: int, held: int) -> None:
-    """Raises InputError where a file's header promises more bytes of weights than the file can hold."""
+    """Raises InputError where a file's header promises more bytes than the file can hold."""
     if promised > held:
         raise InputError(
             f"--source: the header of {path} promises {promised:,} bytes of weights, and the file"
@@ -77,7 +77,10 @@ def require_bytes(path: Path, promised: int, held: int) -> None:
 
 
 def checked(mean: Any, std: Any) -> Normalization:
-    """Returns both as tuples. Raises ValueError where they are not three numbers each, the second above 0."""
+    """Returns both as tuples of three numbers.
+
+    Raises ValueError where they are not three numbers each, or a deviation is not above 0.
+    """
     found = np.array([mean, std], np.float64)
     if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Reads published weights: TensorFlow 1 checkpoints, Keras files, timm's safetensors, PyTorch's old state dicts.
+"""Reads published weights: TensorFlow 1 checkpoints, Keras, timm and old PyTorch files.
 
 Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to
-read one of them in Keras's layout. Nothing is executed that a file brings along, no other file is
-read that it refers to, and no value is used before :func:`check` has compared every name and every
-shape.
+read one of them in Keras's layout. Keras files are ``.h5`` or ``.keras``, timm's are safetensors,
+PyTorch's are old state dicts. Code in a file is not executed, and other files that it refers to are
+not read. No value is used before :func:`check` has compared every name and every shape.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ AVERAGE = "/ExponentialMovingAverage"
 
 
 def open_weights(source: str | Path, *, average: bool) -> WeightFile:
-    """Opens a file by what it is.
+    """Opens a file of weights in any of the formats.
 
     Args:
         source: the prefix of a TensorFlow 1 checkpoint (``…/model.ckpt``), or its directory; a
             Keras ``.h5`` or ``.keras``; timm's ``.safetensors``, or the directory that holds
             ``model.safetensors`` and ``config.json``; a ``.pth`` of EfficientNet-PyTorch.
-        average: of a TensorFlow 1 checkpoint take the moving averages; else the raw variables. The
-          others hold one set.
+        average: whether to take the moving averages of a TensorFlow 1 checkpoint, or else the raw
+          variables. The other formats hold one set.
 
     Raises:
-        InputError: none of these, damaged, or a plain timm EfficientNet, whose padding and
-          normalisation differ.
+        InputError: the file has none of these formats, is damaged, or is a plain timm EfficientNet,
+          whose padding and normalisation differ.
     """
     path = Path(source)
     if path.is_dir():
@@ -74,7 +74,10 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
 
 
 def _in_directory(directory: Path) -> Path:
-    """The weights in a directory; a release's `checkpoint` file may name a path on the machine where it was written."""
+    """Finds the weights in a directory.
+
+    A release's `checkpoint` file may name a path on the machine where it was written.
+    """
     if (directory / "model.safetensors").exists():
         return directory / "model.safetensors"
     found = [index.with_suffix("") for index in directory.glob("*.index")]
@@ -129,7 +132,10 @@ def check(
 
 
 def num_classes(source: WeightFile) -> int | None:
-    """Outputs of the classifier in the file, by its bias or else its kernel; None where the file holds neither."""
+    """Returns the outputs of the classifier in the file; None where it holds no classifier.
+
+    The bias tells them, or else the kernel.
+    """
     kernel, bias = weights(1.0, 1.0, 1)[-2:]
     shape = source.shapes.get(source.name(bias))
     if shape is None:
@@ -151,11 +157,15 @@ def _fits(source: WeightFile, name: str) -> bool:
 
 
 class TensorFlow1(WeightFile):
-    """A checkpoint of the authors' training or release: variables, their moving averages, and optimizer slots, which are ignored."""
+    """Checkpoint of the authors' training or release.
+
+    It holds variables, their moving averages, and optimizer slots, which are ignored.
+    """
 
     # Variables of the training and not of the model.
     _SLOTS = re.compile(
-        r"/(RMSProp|RMSProp_1|Momentum|Adam|Adam_1)$|(^|/)(global_step|beta[12]_power)$|^teacher_model/|^_CHECKPOINTABLE"
+        r"/(RMSProp|RMSProp_1|Momentum|Adam|Adam_1)$|(^|/)(global_step|beta[12]_power)$"
+        r"|^teacher_model/|^_CHECKPOINTABLE"
     )
     _ANCHOR = "stem/conv2d/kernel"
 
@@ -210,7 +220,10 @@ class TensorFlow1(WeightFile):
 
     @staticmethod
     def _canonical(key: str, scope: str) -> str:
-        """The name below the scope, without the average's ending; runs with LARS drop the ``tpu_`` of batch normalisation."""
+        """Returns the name below the scope, without the average's ending.
+
+        Runs with LARS drop the ``tpu_`` of batch normalisation.
+        """
         name = key[len(scope) :] if key.startswith(scope) else key
         name = name[: -len(AVERAGE)] if name.endswith(AVERAGE) else name
         return name.replace("/batch_normalization", "/tpu_batch_normalization")
@@ -230,7 +243,7 @@ class TensorFlow1(WeightFile):
 
 
 class KerasFile(WeightFile):
-    """A ``tf.keras.applications`` EfficientNet: ``.h5`` (weights or a whole model) or ``.keras``."""
+    """``tf.keras.applications`` EfficientNet: ``.h5`` (weights or a whole model) or ``.keras``."""
 
     def __init__(self, path: Path):
         """Reads all names, and the normalisation."""
@@ -262,7 +275,7 @@ class KerasFile(WeightFile):
 
 
 def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """<layer>/<variable> -> value, and the model's config where the file holds a whole model."""
+    """Returns <layer>/<variable> -> value, and the config where the file holds a whole model."""
     with h5py.File(path) as file:
         if "layers" in file and "layer_names" not in file.attrs:
             raise InputError(
@@ -282,9 +295,9 @@ def _read_h5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
 
 
 MOST_PACKED = 20
-"""Bytes of an archive's content for each byte of the archive; trained weights pack hardly at all."""
+"""Most bytes of an archive's content for each of its bytes; trained weights pack hardly at all."""
 SMALL = 1 << 26
-"""Bytes of an archive's content that are unpacked whatever its size."""
+"""Bytes of an archive's content that are unpacked, whatever the archive's size."""
 
 _VARIABLES = {
     "Conv2D": ("kernel", "bias"),
@@ -296,7 +309,10 @@ _VARIABLES = {
 
 
 def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The same of a ``.keras`` archive, which numbers the layers of each class in order and its variables from 0."""
+    """Returns the same of a ``.keras`` archive.
+
+    The archive numbers the layers of each class in order, and a layer's variables from 0.
+    """
     with zipfile.ZipFile(path) as archive:
         require_bytes(
             path,
@@ -334,12 +350,14 @@ def _read_keras(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _normalization(
     moments: dict[str, np.ndarray], config: dict[str, Any] | None
 ) -> Normalization | None:
-    """What the file's own layers do to pixels in 0-255: Rescaling, Normalization, and in some models another Rescaling.
+    """Returns what the file's own layers do to pixels in 0-255.
+
+    The layers are Rescaling, Normalization, and in some models another Rescaling.
 
     The files that Keras publishes store the standard deviation in the variance's place, and
     ``weights="imagenet"`` makes good for it with a second Rescaling by 1 / sqrt(std). A file of
-    weights alone does not tell whether its model had that layer; a "variance" that equals
-    ImageNet's standard deviations is taken for one of these.
+    weights alone does not tell whether its model had that layer. So a "variance" that equals
+    ImageNet's standard deviations is taken for standard deviations.
     """
     named = {
         name.partition("/")[2]: value.astype(np.float64).ravel() for name, value in moments.items()
@@ -382,7 +400,10 @@ def _scaling(layer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 class Timm(WeightFile):
-    """A timm ``tf_efficientnet_*`` as safetensors. ``config.json`` beside it, as on the Hugging Face hub, tells its preprocessing."""
+    """timm ``tf_efficientnet_*`` as safetensors.
+
+    ``config.json`` beside it, as on the Hugging Face hub, tells its preprocessing.
+    """
 
     def __init__(self, path: Path):
         """Reads all names."""
@@ -398,9 +419,9 @@ class Timm(WeightFile):
             self._file = safe_open(path, framework="numpy")
             slices = {
                 key: self._file.get_slice(key)
-                for key in self._file.keys()
+                for key in self._file.keys()  # noqa: SIM118
                 if not key.endswith(".num_batches_tracked")
-            }  # noqa: SIM118
+            }
         except UNREADABLE as error:
             raise InputError(
                 f"--source: {path} is no readable safetensors file ({reason(error)})"
@@ -427,11 +448,14 @@ class Timm(WeightFile):
 
 
 def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
-    """The architecture and the normalisation that ``config.json`` beside a timm file tells; else the architecture that it is named after.
+    """Returns the architecture and the normalisation of a timm file.
+
+    ``config.json`` beside the file tells them. Without it, the name of the file or of its directory
+    tells the architecture.
 
     Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in
-    the file tells them apart. Where neither it nor its directory is named after one of them, it is
-    taken for the latter.
+    the file tells them apart. Where neither name tells, the architecture is taken for
+    ``tf_efficientnet_*``.
     """
     config = path.with_name("config.json")
     architecture, normalization = None, None

@@ -1,4 +1,7 @@
-"""Noisy Student: Xie et al. 2020, the results and what follows them; `ROWS` are those of the whole main text."""
+"""Noisy Student: Xie et al. 2020, the results and what follows them.
+
+`ROWS` are the rows of the whole main text.
+"""
 
 from __future__ import annotations
 

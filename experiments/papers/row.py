@@ -24,11 +24,11 @@ VERDICTS = {
 
 
 class Differs(NamedTuple):
-    """A number that is another one here.
+    """A number of the paper that differs here.
 
     Attributes:
       paper: the paper's number.
-      here: this project's, which the audit finds again.
+      here: this project's number, which the audit finds again.
       why: the reason, a clause.
     """
 
@@ -66,7 +66,7 @@ class Row:
       verdict: a key of `VERDICTS`.
       items: rows of the paper's table that this row is about, as they are called there.
       commands: commands that would make it; the last one leaves the number.
-      numbers: what their dry runs must tell.
+      numbers: numbers that their dry runs must report.
       ran: files and headings (`docs/results.md#noise`) that hold what was run.
       why: the reason, for what is impossible or differs.
     """
@@ -85,7 +85,10 @@ OF_OTHERS = "models of other authors, whose numbers the paper cites"
 
 
 def of_others(part: str, names: str, why: str = OF_OTHERS) -> Row:
-    """Returns the row of a table's models that are none of the paper's; `names` are parted by semicolons."""
+    """Returns the row of a table's models that are none of the paper's.
+
+    `names` are separated by semicolons.
+    """
     return Row(part, "", IMPOSSIBLE, items=tuple(names.split("; ")), why=why)
 
 

@@ -13,7 +13,7 @@ from configs.noisy_student import base
 
 
 def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
-    """The shared recipe's seed and section `data`, with some values of its own."""
+    """Returns the shared recipe's seed and section `data`, with some values of its own."""
     recipe = base.get_config()
     result = ml_collections.ConfigDict({"seed": seed, "data": recipe.data.to_dict()})
     with result.data.ignore_type():
@@ -22,20 +22,20 @@ def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
 
 
 def pixels(shade: int, size: tuple[int, int] = (12, 10)) -> np.ndarray:
-    """A random image of its own, uint8 [*size, 3]."""
+    """Returns random pixels, a function of `shade`, uint8 [*size, 3]."""
     return np.random.Generator(np.random.PCG64([shade])).integers(
         0, 256, (*size, 3), dtype=np.uint8
     )
 
 
 def encode(image: np.ndarray, ending: str = "png", **options) -> bytes:
-    """An image file."""
+    """Returns an image file as bytes."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, {"jpg": "jpeg"}.get(ending, ending), **options)
     return buffer.getvalue()
 
 
 def save(path: Path, shade: int = 0, size: tuple[int, int] = (12, 10)) -> None:
-    """Writes an image file, of the type that its name says."""
+    """Writes an image file of the type in its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(pixels(shade, size)).save(path)

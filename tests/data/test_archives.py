@@ -48,7 +48,7 @@ def opened(folders, source: str = "image_folder", **data):
 
 
 def test_a_pool_of_archives_is_read_in_place(folders):
-    long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that takes headers of its own
+    long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that needs headers of its own
     tar(
         folders / "pool" / "p-0.tar",
         {"x/0.jpg": encode(pixels(50), "jpg"), "x/0.json": b"{}", long: encode(pixels(51), "jpg")},
@@ -135,7 +135,7 @@ def test_archives_that_cannot_be_read(folders, imagenet):
 
 
 def test_folders_of_archives_that_cannot_be_read(folders, imagenet, monkeypatch):
-    """By a stand-in for the system call, since the tests may run as root, whom nothing is forbidden."""
+    """Uses a stand-in for the system call: the tests may run as root, who may read everything."""
 
     def forbidden(folder):
         raise PermissionError(13, "Permission denied")

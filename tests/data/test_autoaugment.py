@@ -16,7 +16,7 @@ IMAGE = pixels(0, (24, 31))
 
 
 def test_the_policy():
-    """Sums that a slip of one number would change: the published table has 25 pairs."""
+    """Compares sums that a slip of one number would change. The published table has 25 pairs."""
     steps = [step for pair in POLICY_V0 for step in pair]
     assert len(POLICY_V0) == 25
     counts = collections.Counter(name for name, _, _ in steps)
@@ -37,7 +37,7 @@ def test_the_policy():
 
 
 def test_both_operations_are_applied_in_order(monkeypatch):
-    """Pairs of one certain operation: the image is that of the operations one after the other."""
+    """Draws pairs of one certain operation each: the image is that of one after the other."""
     monkeypatch.setattr(autoaugment, "POLICY_V0", ((("Solarize", 10, 4), ("Posterize", 10, 5)),))
     expected = image_ops.posterize(image_ops.solarize(tf.constant(IMAGE), 102), 2)
     np.testing.assert_array_equal(auto_augment(tf.constant(IMAGE), tf.constant([1, 2])), expected)

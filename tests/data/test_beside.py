@@ -38,7 +38,7 @@ def drawn() -> tuple[list[bytes], np.ndarray, np.ndarray]:
 
 @pytest.fixture(name="both", scope="module")
 def _both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Manifest]:
-    """The same balanced set twice: whole records, and labels beside images."""
+    """Builds the same balanced set twice: whole records, and labels beside images."""
     root = tmp_path_factory.mktemp("beside")
     images, copies, q = drawn()
     split = write_split(
@@ -113,7 +113,7 @@ def test_the_records_have_the_same_features(both):
 
 @pytest.mark.parametrize(("start", "trusted"), [(0, False), (7, True), (100, False)])
 def test_batches_are_the_same_to_the_bit(both, start, trusted):
-    """Over more than an epoch, from any step on; also where an input pipeline cannot call Python."""
+    """Covers more than an epoch, from any step on, also if an input pipeline cannot call Python."""
     both = [trust(split) if trusted else split for split in both]
     noise = Preprocessing(
         image_size=8,

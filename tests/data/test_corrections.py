@@ -41,7 +41,7 @@ def recipe(folders, labels=None, **data):
 
 
 def prepared(folders, labels=None, **data):
-    """Split -> key -> name of the class."""
+    """Returns split -> key -> name of the class."""
     source = prepare.open_source(recipe(folders, labels, **data))
     names = source.label_names
     return {

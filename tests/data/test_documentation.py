@@ -1,4 +1,4 @@
-"""The commands of docs/data.md: each is one that the stage takes, and their TFDS data sets exist."""
+"""The stage takes each command of docs/data.md, and the TFDS data sets in them exist."""
 
 from __future__ import annotations
 
@@ -48,6 +48,5 @@ def test_the_data_sets_are_there():
         "imagenet2012/train": 1000,
         "imagenet2012/validation": 1000,
     }
-    assert list(found["imagenet2012/train"]) == sorted(
-        found["imagenet2012/train"]
-    )  # as in the released checkpoints
+    # As in the released checkpoints.
+    assert list(found["imagenet2012/train"]) == sorted(found["imagenet2012/train"])

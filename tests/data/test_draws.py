@@ -49,7 +49,7 @@ def contents(split):
 
 @pytest.fixture(name="folders")
 def _folders(tmp_path):
-    """Two classes of nine images, and a pool that has two of them and ten others."""
+    """Writes two classes of nine images, and a pool with two of them and ten others."""
     for i in range(18):
         save(tmp_path / "labeled" / f"class_{i % 2}" / f"{i:02d}.png", shade=i)
     for i in (4, 7, *range(100, 110)):

@@ -32,7 +32,7 @@ def bits_between(one: bytes, other: bytes) -> int:
 
 
 def crops(count: int) -> list[np.ndarray]:
-    """Different pieces of two photographs."""
+    """Returns different pieces of two photographs."""
     photos = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     rng = np.random.Generator(np.random.PCG64(7))
     result = []
@@ -70,7 +70,7 @@ def test_scaled_and_recompressed_images_are_found_and_others_are_not():
 
 
 def on_white(digit: np.ndarray) -> np.ndarray:
-    """A handwritten digit that fills half the side of a white image."""
+    """Draws a handwritten digit that fills half the side of a white image."""
     image = PIL.Image.new("L", (128, 128), 255)
     drawn = PIL.Image.fromarray(255 - np.rint(digit * 255 / 16).astype(np.uint8))
     image.paste(drawn.resize((64, 64), PIL.Image.Resampling.BICUBIC), (32, 32))
@@ -160,7 +160,7 @@ def test_only_identical_files_where_looks_do_not_count(size, near):
 def frame(
     scene: np.ndarray, number: int, place: tuple[int, int] = (60, 40), side: int = 20
 ) -> np.ndarray:
-    """A small digit before `scene`, with the noise of a sensor."""
+    """Draws a small digit before `scene`, with the noise of a sensor."""
     rng = np.random.Generator(np.random.PCG64([number, *place]))
     image = scene + rng.normal(0, 2, scene.shape)
     digit = PIL.Image.fromarray((load_digits().images[number] * 255 / 16).astype(np.uint8)).resize(

@@ -26,7 +26,7 @@ def saved(image: PIL.Image.Image, kind: str, **options) -> bytes:
 
 
 def with_jpeg_size(height: int, width: int) -> bytes:
-    """A small JPEG that claims another size."""
+    """Returns a small JPEG that claims another size."""
     content = bytearray(encode(PHOTO, "jpg"))
     place = content.find(b"\xff\xc0") + 5
     content[place : place + 4] = struct.pack(">HH", height, width)
@@ -46,7 +46,10 @@ def with_png_size(height: int, width: int) -> bytes:
 
 
 def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
-    """A GIF of frames of the given sizes (width, height), each with a table of colours, a comment before it and two pixels in it."""
+    """Returns a GIF with frames of the given sizes (width, height).
+
+    Each frame has a table of colours, a comment before it and two pixels in it.
+    """
     table = bytes([0, 0, 0, 255, 255, 255])
     content = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + table
     for size in frames:
@@ -110,7 +113,7 @@ USABLE = {
     ),
 }
 
-# And of one that cannot: (file, why).
+# What becomes of an image that cannot be used: (file, why).
 UNUSABLE = {
     "0 bytes": (b"", "the file is empty"),
     "cut JPEG": (encode(PHOTO, "jpg")[:2000], "the image is damaged or cut off"),

@@ -19,7 +19,7 @@ from workflow import loop
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two classes of 4, 6 unlabelled images, and the data directory `w`."""
+    """Writes two classes of 4 images, 6 unlabelled images, and the data directory `w`."""
     root = tmp_path_factory.mktemp("made")
     for name, first in (("labeled/cat", 10), ("labeled/dog", 30), ("unlabeled", 50)):
         for i in range(4):
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folders(made, tmp_path):
-    """A copy, prepared again in the same place: locations are part of the config."""
+    """Returns a copy, prepared again in its own place: locations are part of the config."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "w")
     start(tmp_path)

@@ -1,4 +1,4 @@
-"""Lists of images with labels as sources: what they say, and what is told where they are wrong."""
+"""Lists of images with labels as sources: their content, and the messages about wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations of RandAugment and AutoAugment, each against PIL, plain numpy or TensorFlow Addons."""
+"""The operations of RandAugment and AutoAugment against PIL, plain numpy or TensorFlow Addons."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def image(request):
 def test_operations_without_argument_are_pils(image):
     pil = Image.fromarray(image)
     np.testing.assert_array_equal(ours("Invert", image), np.asarray(ImageOps.invert(pil)))
-    # PIL's table is in float64, the release's arithmetic in float32: a value that is a whole number
-    # may be truncated to the one below.
+    # PIL's table is in float64, the release's arithmetic in float32: an integer may be truncated to
+    # the one below.
     difference = ours("AutoContrast", image).astype(int) - np.asarray(ImageOps.autocontrast(pil))
     assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.02
 
 
 def unusual_images():
-    """Images that reach every branch of Equalize, by name."""
+    """Returns images that reach every branch of Equalize, by name."""
     rng = np.random.Generator(np.random.PCG64(2))
     sparse = rng.choice(
         np.array([3, 4, 200, 255], np.uint8), [17, 40, 3], p=[0.9, 0.06, 0.03, 0.01]
@@ -102,8 +102,8 @@ def test_solarize_add(image, addition):
 
 
 def pil_affine(image, a, b, c, d, e, f):
-    # PIL's coordinates count from pixel corners: its (0.5, 0.5) is the centre that ours calls (0,
-    # 0).
+    # PIL's coordinates count from pixel corners: its (0.5, 0.5) is the centre that `affine` calls
+    # (0, 0).
     matrix = (a, b, c + 0.5 - 0.5 * a - 0.5 * b, d, e, f + 0.5 - 0.5 * d - 0.5 * e)
     pil = Image.fromarray(image)
     return np.asarray(

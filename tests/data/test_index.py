@@ -1,4 +1,4 @@
-"""A host reads its own records of each batch, and knows them for those that the manifest describes."""
+"""A host reads its own records of each batch, and recognizes them by the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT, SHARDS, BATCH = 90, 4, 12
 
 
 def write(directory: Path, seed: int = 0, least: int = 2_000) -> Manifest:
-    """A split of records of several sizes."""
+    """Writes a split of records of several sizes."""
     rng = np.random.Generator(np.random.PCG64([seed]))
     examples = [
         protos.make_example(rng.bytes(int(rng.integers(least, 2 * least))), f"key/{i}", label=i % 3)
@@ -82,7 +82,7 @@ def test_a_host_reads_little_more_than_its_part(tmp_path: Path, hosts: int) -> N
 
 
 def damaged(manifest: Manifest, tmp_path: Path, how: str) -> Manifest:
-    """A copy of the split with something wrong in shard 1."""
+    """Copies the split and damages shard 1."""
     directory = tmp_path / "copy"
     shutil.copytree(manifest.directory, directory)
     shard = directory / manifest.files[1]

@@ -14,7 +14,7 @@ from data.sources import Request
 
 
 def annotated(image, *choices, cancelled=False):
-    """A task of an export, with the documentation's fields."""
+    """Returns a task of an export, with the documentation's fields."""
     value = {"choices": list(choices)}
     result = {
         "id": "Dx_aB91ISN",

@@ -1,4 +1,4 @@
-"""MixUp and CutMix against keras-cv's layers, dealt the same numbers, and as functions of the key."""
+"""MixUp and CutMix: functions of the key, equal to keras-cv's layers for equal random numbers."""
 
 import keras_cv
 import numpy as np
@@ -13,7 +13,7 @@ TARGETS = tf.one_hot(tf.range(64) % 5, 5)
 
 
 def dealt(monkeypatch, drawn):
-    """keras-cv's sources of randomness give what is drawn."""
+    """Makes keras-cv's sources of randomness give the numbers in `drawn`."""
     for layer in (keras_cv.layers.MixUp, keras_cv.layers.CutMix):
         monkeypatch.setattr(
             layer, "_sample_from_beta", lambda self, alpha, beta, shape: drawn.shares

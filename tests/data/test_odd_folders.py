@@ -1,4 +1,4 @@
-"""Folders and archives as they are found: what lies there besides images, and roots that hold splits."""
+"""Odd folders and archives: files other than images, and roots that hold splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The order of the examples: every one once an epoch, the same after a restart, in parts that make up the whole."""
+"""The order of the examples.
+
+Every example comes once an epoch. The order is the same after a restart, and the parts make up the
+whole.
+"""
 
 import dataclasses
 import io
@@ -18,7 +22,7 @@ SIZE = 6
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """23 images in 4 shards; image i has the gray level i everywhere and the label i % 3."""
+    """Writes 23 images in 4 shards; image i has the gray level i everywhere and the label i % 3."""
 
     def png(level):
         buffer = io.BytesIO()
@@ -250,7 +254,10 @@ def test_evaluation_sees_every_image_once(split, batch_size):
 
 @pytest.mark.parametrize("batch_size", [4, 12, 32])  # 3 of the last 4, 11 of 12, 23 of 32
 def test_workers_and_replicas_share_out_an_evaluation(split, batch_size):
-    """Two workers of two replicas each: replica r of a step has the r-th quarter of the one-device batch."""
+    """Two workers have two replicas each.
+
+    Replica r of a step has quarter r of the one-device batch.
+    """
     whole = [
         batch["key"].numpy().tolist() for batch in pipeline.eval_batches(split, batch_size, PLAIN)
     ]

@@ -1,4 +1,7 @@
-"""The stage that writes a data directory: complete, idempotent, and without a trace where the input is bad."""
+"""The stage that writes a data directory.
+
+It is complete and idempotent, and leaves no trace if the input is bad.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ CONFIG = """
 from tests.data import recipes
 
 def get_config(source):
-    digits = {"labeled_per_class": 5, "validation_size": 20, "out_of_domain": 30} if source == "digits" else {}
+    digits = {"labeled_per_class": 5, "validation_size": 20, "out_of_domain": 30} \
+if source == "digits" else {}
     return recipes.config(source, 3, **digits, num_shards=3)
 """
 
@@ -233,7 +237,7 @@ AGAIN = "import sys; from cli import app; app.main(); print('tensorflow' in sys.
 
 
 def test_the_same_command_again_needs_no_tensorflow(tmp_path, folders, monkeypatch, capsys):
-    """As long as the images are the same; else the stage itself looks at them."""
+    """Holds while the images are the same; otherwise the stage itself looks at them."""
     (tmp_path / "recipe.py").write_text(CONFIG)
     words = [f"--config={tmp_path}/recipe.py:image_folder", f"--workdir={tmp_path}/w"]
     words += [f"--{name}={folder}" for name, folder in folders.items()]
@@ -344,7 +348,7 @@ def test_unknown_source(tmp_path):
 
 
 def failure(tmp_path: Path, *arguments: str) -> str:
-    """Runs the command, which must fail as unusable input does; returns its one line."""
+    """Runs the command, which must fail as for unusable input; returns its one line."""
     result = run(tmp_path, f"--workdir={tmp_path}/w", *arguments)
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""

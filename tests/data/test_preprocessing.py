@@ -1,4 +1,4 @@
-"""From encoded images to pixels: decoding, the legacy resize, crops, the order of the noise, and seeds."""
+"""From encoded images to pixels: decoding, the legacy resize, crops, order of noise, and seeds."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    # side int(S / (S + P) · short side), centred, the odd pixel above and to the left
+    # side int(S / (S + P) · short side), centred; an odd pixel goes above and to the left
     "image_size, padding, height, width, expected",
     [
         (224, 32, 375, 500, (24, 86, 328, 328)),
@@ -268,7 +268,7 @@ def test_extra_cutout_fills_a_square_before_the_crop():
         assert set(np.unique(cut)) == {9, 128}
         areas.add(int((cut == 128).all(-1).sum()))
     assert max(areas) == 36 and min(areas) < 36  # a square of side 6, clipped at the border
-    # The crop comes later: it moves the square, and with the border mirrored, it may show it twice.
+    # The crop comes later and moves the square. With the border mirrored, it may show it twice.
     both = [
         (
             train_image(encode(image), seed(i), Preprocessing(16, extra_cutout=3, pad=6)).numpy()

@@ -43,7 +43,10 @@ def test_pseudo_labeled_example():
 
 
 def test_records_of_others_are_read():
-    """ImageNet's usual features (labels from 1), and a pseudo-labelled record without a key, as the release writes them."""
+    """Reads ImageNet's usual features (labels from 1), and a pseudo-labelled record without a key.
+
+    The release writes the second kind.
+    """
 
     def feature(value):
         if isinstance(value, bytes):
@@ -73,7 +76,10 @@ def test_records_of_others_are_read():
 
 
 def test_the_same_example_has_the_same_bytes():
-    """Features stand in the order of their names, not in that of a hash table, which may change with the process."""
+    """Features are in the order of their names.
+
+    The order of a hash table might change with the process.
+    """
     serialized = protos.make_example(b"x", "k", 1, np.full([5], 0.2))
     names = [
         b"image/class/label",
@@ -98,7 +104,7 @@ def distribution(seed: int, num_classes: int) -> np.ndarray:
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q), nats."""
+    """Computes KL(p || q) in nats."""
     return float(
         np.sum(np.where(p > 0, p * np.log(np.maximum(p, 1e-30) / np.maximum(q, 1e-30)), 0))
     )
@@ -124,7 +130,10 @@ def test_prediction_round_trip(num_classes, top_k):
 
 
 def test_bytes_of_a_record():
-    """What docs/scaling.md reckons with: 1,000 classes, keys of 12 characters, the file's overhead included."""
+    """Checks the sizes that docs/scaling.md uses.
+
+    They are for 1,000 classes and keys of 12 characters, the file's overhead included.
+    """
     p = np.zeros(1000, np.float32)
     p[500:505] = 0.2  # classes past 127 take two bytes each
     sizes = [
@@ -135,7 +144,7 @@ def test_bytes_of_a_record():
         len(protos.make_example(b"", "k" * 12, probabilities=p)) + records.RECORD_OVERHEAD
     )
     assert [*sizes, pseudo_labeled] == [2085, 131, 4135]
-    # Of a label beside its image; the key is the image's. Position and class take two bytes each.
+    # A label beside its image; the key is the image's. Position and class take two bytes each.
     assert (
         len(protos.make_label(9000, 1, np.eye(1000, dtype=np.float32)[500]))
         + records.RECORD_OVERHEAD
@@ -144,7 +153,11 @@ def test_bytes_of_a_record():
 
 
 def test_enough_classes_lose_little():
-    """All but 1 % of the mass is stored. Spreading that 1 % over 990 classes, when it was on one, costs 0.01 · ln 990 = 0.07 nats."""
+    """All but 1 % of the mass is stored.
+
+    The reader spreads that 1 % over 990 classes, when it was on one class. That costs 0.01 · ln 990
+    = 0.07 nats.
+    """
     p = distribution(0, 1000)
     p = np.where(p >= np.sort(p)[-10], p, 0)
     p = (0.99 * p / p.sum()).astype(np.float32)

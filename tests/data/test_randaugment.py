@@ -1,4 +1,4 @@
-"""RandAugment: the release's arithmetic, what M means in both modes, and how operations are drawn."""
+"""RandAugment: the release's arithmetic, M in both modes, and how operations are drawn."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def one(name, image, magnitude, mode="reference", seed=(1, 2), **options):
 
 
 def released(name, image, magnitude):
-    """The release's formulas in TensorFlow, one after the other as it has them."""
+    """Applies the release's formulas in TensorFlow, in its order."""
     level = magnitude / 10
     grey = tf.image.rgb_to_grayscale(image)
     values = tf.cast(image, tf.float32)
@@ -127,7 +127,10 @@ def test_reference_is_the_release_bit_by_bit(name, image):
 
 
 def test_reference_sharpness_is_the_release_but_for_whole_quotients(image):
-    """Where 13 divides the sum, the release's smoothed image may be one level lower; the blend multiplies that by |1 - factor|."""
+    """If 13 divides the sum, the release's smoothed image may be one level lower.
+
+    The blend multiplies that by |1 - factor|.
+    """
     values, (height, width) = image.astype(int), image.shape[:2]
     total = (
         sum(values[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3))
@@ -196,7 +199,10 @@ def test_monotone_never_erases_the_image():
 
 
 def stubbed(monkeypatch, stub, count, layers, mode="reference", **options):
-    """Runs ``stub(name index, image, arguments…)`` in place of the operations, for the seeds 0 … count − 1."""
+    """Runs ``stub(name index, image, arguments…)`` in place of the operations.
+
+    The seeds are 0 … count − 1.
+    """
     table = {
         name: lambda image, *rest, index=index: stub(index, image, *rest)
         for index, name in enumerate(OPS)
@@ -246,16 +252,18 @@ def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_im
     applied = stubbed(
         monkeypatch, lambda index, image, *_: image + 1, 4000, 6, table="meta_pseudo_labels"
     )
-    # Of 6 draws with p ~ U(0.2, 0.8): mean 6·0.5, variance 6·E[p(1−p)] + 36·Var[p] = 6·0.22 +
-    # 36·0.03.
+    # Of 6 draws with p ~ U(0.2, 0.8), the mean is 6·0.5. The variance is 6·E[p(1−p)] + 36·Var[p] =
+    # 6·0.22 + 36·0.03.
     assert abs(applied.mean() - 3.0) < 4 * np.sqrt(2.4 / 4000)
-    assert (
-        abs(applied.var() - 2.4) < 0.2
-    )  # with a probability drawn for each operation it would be 1.5
+    # With a probability drawn for each operation it would be 1.5.
+    assert abs(applied.var() - 2.4) < 0.2
 
 
 def test_tables_draw_the_same_but_for_what_is_left_out():
-    """Where every operation is applied, the table that has a probability changes nothing else of the drawing."""
+    """The table with a probability changes nothing else of the drawing.
+
+    That holds if every operation is applied.
+    """
     for seed in range(6):
         options = {"ops": ("Rotate", "Color", "Cutout"), "translate_const": 20, "cutout_const": 10}
         always = rand_augment(tf.constant(PHOTO), tf.constant([seed, 0]), 1, 9, **options).numpy()
@@ -308,7 +316,10 @@ def test_eager_and_dataset_agree_and_seeds_differ(mode):
 
 @pytest.mark.parametrize("mode, magnitude", [("reference", 27), ("monotone", 5)])
 def test_every_operation_compiles_to_the_same_pixels(mode, magnitude):
-    """XLA would like to round once where TensorFlow's kernels round a product and then a sum: factors here are above their decimals."""
+    """XLA tends to round once where TensorFlow's kernels round a product and then a sum.
+
+    The factors here are, in float32, above their decimals.
+    """
     operations = [randaugment.operation(name, magnitude, mode, 5.0, 2.0) for name in OPS]
     image = tf.constant(PHOTO[10:34, 20:40])
 

@@ -1,4 +1,4 @@
-"""Training records: what is written is what is read, and a damaged file never passes for a whole one."""
+"""Training records: readers get what was written, and a damaged file never passes for whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_interrupted_split_has_no_manifest(split):
 
     with pytest.raises(KeyboardInterrupt):
         records.write_split(split.directory, "s", interrupted(), 3, 10, kind="labeled")
-    # The one that was whole with its index, and no temporary file.
+    # Only the shard that was whole with its index, and no temporary file.
     assert sorted(path.name for path in split.directory.iterdir()) == [
         "s-00000-of-00003",
         "s-00000-of-00003.index",
@@ -107,7 +107,7 @@ def test_manifest_errors(split, tmp_path):
 
 
 def changed(value, *path, to):
-    """`value` with one entry set; Ellipsis removes it."""
+    """Returns `value` with one entry set; Ellipsis removes it."""
     value = json.loads(json.dumps(value))
     place = value
     for key in path[:-1]:
@@ -213,7 +213,7 @@ def test_a_flipped_bit_is_noticed(split, place):
 
 
 def header(length):
-    """A TFRecord's header for that length, with the right CRC."""
+    """Returns a TFRecord's header for that length, with the right CRC."""
     crc, data = 0xFFFFFFFF, length.to_bytes(8, "little")
     for byte in data:
         crc ^= byte
@@ -230,7 +230,7 @@ def test_headers_are_those_of_tensorflow(split):
 
 @pytest.mark.parametrize("length", [2**29, 2**40, 2**63, 2**64 - 1])
 def test_a_length_beyond_the_file_is_not_asked_for(split, length):
-    """TensorFlow would die of it, and this process with it."""
+    """TensorFlow would crash, and this process with it."""
     path = split.directory / split.files[0]
     path.write_bytes(path.read_bytes() + header(length) + b"1234")
     problems: list[str] = []

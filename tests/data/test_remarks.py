@@ -33,7 +33,7 @@ def opened(folders) -> sources.Source:
 
 
 def icon(shade: int, colour: int = 0) -> np.ndarray:
-    """A shape that is in the alpha channel alone."""
+    """Returns an icon with its shape in the alpha channel alone."""
     return np.dstack([np.full((12, 10, 3), colour, np.uint8), pixels(shade)[..., 0]])
 
 

@@ -1,4 +1,4 @@
-"""Images that come again: under another class, in the test, on both sides of a split."""
+"""Repeated images: under another class, in the test, on both sides of a split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.data.recipes import save
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two classes of 8 images and 6 unlabelled ones."""
+    """Writes two classes of 8 images and 6 unlabelled ones."""
     for name, first in (("labeled/cat", 10), ("labeled/dog", 30), ("unlabeled", 50)):
         for i in range(8):
             save(tmp_path / name / f"{i}.png", first + i)
@@ -37,7 +37,7 @@ def keys(source: sources.Source, name: str) -> set[str]:
 
 
 def photograph(number: int) -> PIL.Image.Image:
-    """A part of a photograph."""
+    """Returns a part of a photograph."""
     left = 60 * number
     return PIL.Image.fromarray(load_sample_image("china.jpg")[100:200, left : left + 100])
 
@@ -96,7 +96,7 @@ def test_a_class_of_one_picture_cannot_be_divided(folders):
 
 
 class Labels:
-    """A collection of nothing but labels."""
+    """A collection with nothing but labels."""
 
     def __init__(self, labels):
         self.labels = np.array(labels)

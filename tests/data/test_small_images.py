@@ -26,7 +26,7 @@ LABELS = [
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as the Python 2 did that the original files come from."""
+    """Writes text and bytes like Python 2, which made the original files."""
 
     def save_string(self, value) -> None:
         content = value if isinstance(value, bytes) else value.encode()
@@ -43,7 +43,7 @@ def python2_pickle(value) -> bytes:
 
 
 def write_cifar(path, without: str = "", **replaced: bytes) -> None:
-    """Five training batches of 20 images and a test batch of 20."""
+    """Writes five training batches of 20 images and a test batch of 20."""
     path.parent.mkdir(parents=True, exist_ok=True)
     members = {
         "batches.meta": python2_pickle(

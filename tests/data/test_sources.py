@@ -1,4 +1,4 @@
-"""Digits and folders: which images end up in which split, and what is said of folders that cannot be used."""
+"""Digits and folders: the split of each image, and the messages about unusable folders."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_out_of_domain_crops():
     assert keys(crops) == {
         f"{name}/{i:06d}" for i in range(40) for name in [("china.jpg", "flower.jpg")[i % 2]]
     }
-    # Size and colour type do not give them away: byte 25 of a PNG is its colour type, 0 for gray.
+    # Size and colour type do not give the crops away: byte 25 of a PNG is its colour type, 0 for
+    # gray.
     assert {(image.encoded[16:24], image.encoded[25]) for image in pool} == {
         (b"\0\0\0\x08\0\0\0\x08", 0)
     }
@@ -131,7 +132,7 @@ def test_unknown_source():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two classes of 5 and 10 images, 6 unlabelled images."""
+    """Writes two classes of 5 and 10 images, and 6 unlabelled images."""
     for name, first, count in (("cat", 10, 5), ("dog", 20, 10)):
         for i in range(count):
             save(tmp_path / "labeled" / name / f"{i}.png", first + i)
@@ -443,7 +444,7 @@ def test_bad_folders(folders, case):
 
 
 def test_folder_without_permission(folders, monkeypatch):
-    """By a stand-in for the system call, since the tests may run as root, whom nothing is forbidden."""
+    """Uses a stand-in for the system call: the tests may run as root, who may read everything."""
     scandir = os.scandir
 
     def forbidden(folder):

@@ -1,4 +1,4 @@
-"""What a survey says of folders is what the run finds in them."""
+"""A survey of folders reports what the run finds in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.data.recipes import save
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two classes of 10 and 8 images of 12 x 10 pixels, and 6 unlabeled ones."""
+    """Writes two classes of 10 and 8 images of 12 x 10 pixels, and 6 unlabeled images."""
     for name, first, count in (
         ("labeled/cat", 10, 10),
         ("labeled/dog", 30, 8),

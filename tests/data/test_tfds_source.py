@@ -31,8 +31,8 @@ def test_a_prepared_data_set(name):
         assert len(source.label_names) == 10
         stored = {name: [image.key for image in split] for name, split in source.splits().items()}
         assert all(keys == sorted(keys) for keys in stored.values())  # in TFDS's order
-        # The stand-in's training and test images are the same files, so that none of the former is
-        # an unlabelled one.
+        # The stand-in's training and test images are the same files, so no training image is an
+        # unlabelled one.
         assert {name: len(keys) for name, keys in stored.items()} == {
             "labeled": 100,
             "unlabeled": 100,
@@ -68,7 +68,7 @@ def test_slices_and_other_pools():
     reason="TFDS needs importlib_resources to write data",
 )
 def test_real_files(tmp_path, monkeypatch):
-    """A small data set that is written and read by TFDS itself."""
+    """Uses a small data set that TFDS itself writes and reads."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     builder = tfds.testing.DummyMnist
     images = (
@@ -128,7 +128,7 @@ def test_real_files(tmp_path, monkeypatch):
 
 
 def first_records(path, count):
-    """The bytes of a file's first records."""
+    """Returns the bytes of a file's first records."""
     data, place = path.read_bytes(), 0
     for _ in range(count):
         size = 16 + int.from_bytes(data[place : place + 8], "little")

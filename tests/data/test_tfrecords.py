@@ -30,7 +30,7 @@ def example(**features) -> bytes:
 
 
 def imagenet_like(number: int, label: int) -> bytes:
-    """A record as the usual ImageNet shards have them: labels from 1."""
+    """Returns a record as in the usual ImageNet shards: labels from 1."""
     synset = f"n{label:08d}".encode()
     return example(
         image__encoded=encode(pixels(number), "jpg"),
@@ -46,7 +46,7 @@ def write(path, *examples: bytes) -> None:
 
 
 def add_shard(folder, name: str, *examples: bytes) -> None:
-    """Writes one shard more, and names the others accordingly."""
+    """Writes one more shard, and renames the others accordingly."""
     shards = sorted(folder.glob(f"{name}-*"))
     for i, path in enumerate(shards):
         path.rename(folder / records.shard_name(name, i, len(shards) + 1))
@@ -55,7 +55,10 @@ def add_shard(folder, name: str, *examples: bytes) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards of training images of three classes, one of validation images, and a pool with nothing but images."""
+    """Writes two shards of training images of three classes, one of validation images, and a pool.
+
+    The pool has nothing but images.
+    """
     directory = tmp_path / "imagenet"
     write(directory / "train-00000-of-00002", *(imagenet_like(i, 1 + i % 3) for i in range(12)))
     write(directory / "train-00001-of-00002", *(imagenet_like(i, 1 + i % 3) for i in range(12, 21)))
@@ -477,7 +480,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("record, message", UNUSABLE)
 def test_unusable_pseudo_labels(folder, record, message, monkeypatch):
-    """They are found before any of the splits is written."""
+    """Bad records are found before any of the splits is written."""
     monkeypatch.setattr(records, "write_split", None)
     with pytest.raises(
         InputError, match="train-svhn-00000-of-00001: record 1 .counting from 0..*" + message

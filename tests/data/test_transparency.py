@@ -34,7 +34,7 @@ def with_alpha(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def deep(rgba: np.ndarray) -> bytes:
-    """A PNG of 16 bits from uint16 [H, W, 4]."""
+    """Returns a PNG of 16 bits from uint16 [H, W, 4]."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgba)
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", rgba.shape[1], rgba.shape[0], 16, 6, 0, 0, 0),
@@ -51,12 +51,12 @@ def deep(rgba: np.ndarray) -> bytes:
 def gif(
     canvas: tuple[int, int], frame: tuple[int, int, int, int], index: int | None, local: bool
 ) -> bytes:
-    """A GIF with colours 0 (red) and 1 (green) in turns.
+    """Returns a GIF with colours 0 (red) and 1 (green) in turns.
 
     Args:
       canvas: width and height.
       frame: left, top, width, height.
-      index: of the transparent colour.
+      index: index of the transparent colour.
       local: whether the frame has its own table of colours; the global one is then blue.
     """
     image = PIL.Image.new("P", frame[2:])

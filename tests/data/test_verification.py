@@ -33,7 +33,7 @@ def beside(manifest: Manifest, shard: int) -> list[bytes]:
 
 
 def write(directory: Path, content: str = "image") -> Manifest:
-    """Nine records in three shards."""
+    """Writes nine records in three shards."""
     examples = [protos.make_example(f"{content} {i}".encode(), f"key/{i}") for i in range(9)]
     return records.write_split(directory, "s", examples, 3, 9, kind="unlabeled")
 
@@ -102,7 +102,7 @@ def test_whole_shards_are_compared_once(tmp_path, monkeypatch, reader):
 
 
 def test_nothing_is_read_before_it_is_needed(tmp_path, monkeypatch):
-    """A split may have terabytes: a training begins when its first window is compared."""
+    """A split may have terabytes: training begins once its first window is compared."""
     manifest = write(tmp_path / "s")
     hashed = []
     original = records.file_digest

@@ -89,7 +89,7 @@ def test_channels_and_repeats(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name: str) -> None:
-    """The closed form; test_model holds it against real models."""
+    """Tests the closed form; test_model holds it against real models."""
     width, depth, lite = (
         ARCHITECTURES[name].width,
         ARCHITECTURES[name].depth,
@@ -182,7 +182,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 
 def test_what_would_give_b6_wide_the_paper_s_parameters():
-    """390M (Meta Pseudo Labels, Section 4): no depth at width 5.0; at B6's depth, width 5.55."""
+    """390M (Meta Pseudo Labels, Section 4): width 5.55 at B6's depth; no depth at width 5.0."""
     by_depth = {
         depth / 20: count_parameters(5.0, depth / 20, 1000)[0] / 1e6 for depth in range(40, 81)
     }

@@ -36,18 +36,18 @@ def mixed_bfloat16() -> Iterator[None]:
 
 
 def images(count: int, size: int) -> tf.Tensor:
-    """Coarse coloured patches: fine noise would look the same to the network in every image."""
+    """Makes coarse coloured patches: the network could not tell images of fine noise apart."""
     patches = tf.random.stateless_uniform([count, 4, 4, 3], [1, 2], 0.0, 255.0)
     return tf.image.resize(patches, [size, size])
 
 
 def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
-    """Random scales and shifts, and moving averages that fit the activations. The model's momentum must be 0.
+    """Gives random scales and shifts, and moving averages that fit the activations.
 
-    A fresh model's batch normalisation is the identity, which would hide mistakes in it and lets
-    the activations of the deep variants explode. Channels that hardly vary are not blown up to unit
-    variance: a deep random network is chaotic enough to turn a last bit at the input into half a
-    logit.
+    The model's momentum must be 0. A fresh model's batch normalisation is the identity. That would
+    hide mistakes in it, and lets the activations of the deep variants explode. Channels that hardly
+    vary are not scaled up to unit variance: a deep random network is chaotic enough to turn a last
+    bit at the input into half a logit.
     """
     generator = np.random.Generator(np.random.PCG64(0))
     layers = [
@@ -64,7 +64,10 @@ def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
 
 
 def carry(model: tf.keras.Model, reference: tf.keras.Model) -> None:
-    """Gives the keras.applications model the numbers of ours, by layer name; every layer must find its partner."""
+    """Gives the keras.applications model the numbers of ours, by layer name.
+
+    Every layer must find its partner.
+    """
     waiting = {layer.name for layer in model.layers if layer.weights}
     for layer in reference.layers:
         if layer.weights and not isinstance(layer, tf.keras.layers.Normalization):
@@ -93,10 +96,10 @@ def applications(name: str, size: int) -> tf.keras.Model:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_equals_keras_applications(name: str) -> None:
-    """From the normalised image on; the normalisation itself is the next test's.
+    """Tests from the normalised image on; the next test covers the normalisation itself.
 
-    A random-weight keras.applications model only divides by 255. Doing that outside our model gives
-    both the same bits to work on.
+    A random-weight keras.applications model only divides by 255. The test does so outside our
+    model, which gives both models the same bits.
     """
     size = 75 if name == "b0" else 64  # 75 for the padding of odd maps
     model = EfficientNet(
@@ -177,9 +180,8 @@ def test_seed_decides_the_initial_weights() -> None:
     assert not any(
         np.array_equal(kernel, weight) for kernel in kernels.values() for weight in first
     )
-    assert len({kernel.flat[0] for kernel in kernels.values()}) == len(
-        kernels
-    )  # nor do two layers share theirs
+    # No two layers share their weights.
+    assert len({kernel.flat[0] for kernel in kernels.values()}) == len(kernels)
 
 
 def test_seeded_weights_are_pinned() -> None:
@@ -237,9 +239,8 @@ def test_mixed_precision_ends_in_float32(mixed_bfloat16: None) -> None:
     with model_noise(1, 2, tf.range(4), 4):
         logits = model(images(4, 32), training=True)
     assert logits.dtype == tf.float32
-    assert np.any(
-        logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy()
-    )  # not merely cast at the end
+    # The logits are not merely cast at the end.
+    assert np.any(logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy())
 
 
 def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
@@ -252,9 +253,8 @@ def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
         survival_probability=0.2,
         seed=1,
     )
-    for (
-        layer
-    ) in model.layers:  # frozen, it normalises each example by itself, and a batch may be split
+    # Frozen batch normalisation works on each example by itself, so a batch may be split.
+    for layer in model.layers:
         layer.trainable = not isinstance(layer, tf.keras.layers.BatchNormalization)
 
     def logits(rows: list[int], step: int = 1) -> np.ndarray:
@@ -351,7 +351,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 def test_activations_are_the_maps_of_the_built_network(
     name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None
 ) -> None:
-    """Against the output shapes of the convolutions, normalisations, swishes and gates of the Keras model."""
+    """Compares with the Keras model's convolutions, normalisations, swishes and gates by shape."""
     model = EfficientNet(
         name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides
     )
@@ -377,7 +377,7 @@ def test_activations_are_the_maps_of_the_built_network(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_swish_is_tensorflows_with_both_derivatives(dtype):
-    """The second one, too: Meta Pseudo Labels differentiates the student's gradient."""
+    """Tests the second one, too: Meta Pseudo Labels differentiates the student's gradient."""
     x, upstream = (
         tf.cast(tf.constant(values), dtype)
         for values in ([-30.0, -5.0, -1.0, 0.0, 1e-3, 1.0, 5.0, 30.0], np.arange(-3.0, 5.0))

@@ -1,4 +1,7 @@
-"""Networks on disk: SavedModel in both of Keras's manners, and TensorFlow Lite. (`.keras` is in test_model and tests/resnet.)"""
+"""Networks on disk: SavedModel in both of Keras's manners, and TensorFlow Lite.
+
+`.keras` is in test_model and tests/resnet.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,10 @@ def test_saved_model(make: Callable[..., tf.keras.Model], tmp_path: Path) -> Non
 
 
 def test_an_efficientnet_converts_to_tensorflow_lite() -> None:
-    """With TensorFlow Lite's own operations alone: nothing in the graph is outside its vocabulary.
+    """Converts with TensorFlow Lite's own operations alone, to which the graph is limited.
 
-    Its 8 blocks have every kind of block that B0's 16 have: each stage's first, and one with a
-    skip.
+    The network's 8 blocks have every kind of block that B0's 16 have: each stage's first, and one
+    with a skip.
     """
     model = EfficientNet("b0", width=0.25, depth=0.3, num_classes=10, image_size=32, seed=1)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

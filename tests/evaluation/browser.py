@@ -1,4 +1,7 @@
-"""A headless Chromium, told what to do over a pipe (the DevTools protocol), for looking at a page as a person would."""
+"""A headless Chromium, controlled over a pipe (the DevTools protocol).
+
+Tests use it to look at a page as a person would.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ WHERE_FROM = (
 
 
 class Browser:
-    """`with Browser(profile) as browser`: one page, with what it asked for and complained of."""
+    """`with Browser(profile) as browser`: one page, with its requests and complaints."""
 
     def __init__(self, profile, seconds=240):
         self.seconds, self.number = seconds, 0
@@ -69,7 +72,7 @@ class Browser:
         os.close(self._answers)
 
     def send(self, method, **parameters):
-        """One command to the page; returns its result."""
+        """Sends one command to the page; returns its result."""
         return self._send(method, parameters, self.session)
 
     def _send(self, method, parameters, session=None):
@@ -125,7 +128,7 @@ class Browser:
             time.sleep(0.05)
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression (a promise is waited for)."""
+        """Returns the value of a JavaScript expression (a promise is waited for)."""
         result = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -133,7 +136,7 @@ class Browser:
         return result["result"].get("value")
 
     def screenshot(self, path):
-        """The whole page as a PNG file."""
+        """Writes the whole page as a PNG file."""
         data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
         with open(path, "wb") as f:
             f.write(base64.b64decode(data))

@@ -1,4 +1,7 @@
-"""FGSM and PGD: gradients against finite differences, bounds, the closed form on a linear model, and damage."""
+"""FGSM and PGD: gradients against finite differences, bounds, a closed form, and damage.
+
+The closed form is that of a linear model.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def linear(images):
 
 @pytest.fixture(scope="module")
 def network():
-    """With normalisation inside, BatchNorm and dropout, and statistics that training has moved."""
+    """Has normalisation inside, BatchNorm, dropout, and statistics that training has moved."""
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
     model = tf.keras.Sequential(
@@ -100,7 +103,10 @@ def test_euclidean_norm(network):
 
 
 def test_linear_model_in_closed_form():
-    """Of two classes the worst image is x − ε·sign(w₁ − w₀) for class 1: FGSM finds it at once, and PGD arrives there."""
+    """With two classes, the worst image for class 1 is x − ε·sign(w₁ − w₀).
+
+    FGSM finds it at once, and PGD arrives there.
+    """
     kernel = KERNEL[:, :2]
     labels = tf.ones([6], tf.int64)
     inside = tf.clip_by_value(IMAGES, 16.0, 239.0)  # so that the range does not bind
@@ -155,7 +161,10 @@ def files(size):
 
 
 def test_small_images_are_attacked_as_they_are_stored():
-    """Unattacked they reach the network as ever; the gradient is that of the stored pixels, through the resizing."""
+    """Without an attack, they reach the network as in the clean suite.
+
+    The gradient is that of the stored pixels, through the resizing.
+    """
     encoded, examples = files((4, 5))
     preprocessing = Preprocessing(image_size=8)
     pixels, to_input = attacked_pixels(examples, preprocessing)
@@ -184,7 +193,7 @@ def test_small_images_are_attacked_as_they_are_stored():
 
 @pytest.mark.parametrize("style", ["imagenet", "small"])
 def test_photographs_are_attacked_at_the_networks_resolution(style):
-    """So are small images of several sizes, as folders have them."""
+    """Small images of several sizes, as folders have them, are attacked there too."""
     encoded = [*files((40, 50))[0], *files((44, 40))[0]]
     examples = Examples(
         "clean",

@@ -1,4 +1,4 @@
-"""A -C and a -P of one's own data: whole, seeded, shared, and the same pixels for the model."""
+"""A -C and a -P of a user's data: whole, seeded, shared, and the same pixels for the model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def test_again_nothing_is_made(source, built, monkeypatch):
 
 
 def test_a_function_of_seed_and_key(source, built, tmp_path):
-    """The same image alone, in another place of another split, is corrupted in the same way; with another seed it is not."""
+    """The same image alone, in another place of another split, is corrupted in the same way.
+
+    With another seed it is not.
+    """
     examples = list(records.read_shard(source.paths[0]))
     alone = records.write_split(
         tmp_path / "test",
@@ -105,7 +108,7 @@ def test_a_function_of_seed_and_key(source, built, tmp_path):
 
 
 def test_enlarging_changes_nothing_for_a_model_that_enlarges(source, built):
-    """8 pixels, a network of 16: through 32 pixels it gets what it would have got directly, but for rounding."""
+    """Images of 8 pixels, a network of 16: the way through 32 pixels changes only the rounding."""
     preprocessing = Preprocessing(image_size=16)
     for record, (encoded, _, _) in zip(records.read_shard(source.paths[0]), read(built[1])):
         direct = eval_image(

@@ -1,4 +1,7 @@
-"""Models of every kind give the answers they give at home; fine-tuned ones are known; the options are those of the recipe."""
+"""Models of every kind give the answers they give at home, and fine-tuned models are known.
+
+The options are those of the recipe.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ def train(directory, seed=0, style="small", **metadata):
 
 @pytest.mark.parametrize("style", ["small", "imagenet"])
 def test_an_exported_model_answers_as_its_directory(tmp_path, monkeypatch, style):
-    """Logits up to a constant, and the same gradient, although the SavedModel crops and resizes by itself."""
+    """Logits agree up to a constant, and so does the gradient.
+
+    The SavedModel crops and resizes by itself.
+    """
     directory = train(tmp_path / "student", style=style)
     monkeypatch.setattr(model_dir, "load", lambda path: (network(), model_dir.read_spec(path)))
     export.main(str(tmp_path / "export"), str(directory))
@@ -67,7 +73,7 @@ def test_an_exported_model_answers_as_its_directory(tmp_path, monkeypatch, style
 
 
 class Foreign(tf.Module):
-    """Somebody else's; with a softmax of its own or without."""
+    """A third-party model, with or without a softmax of its own."""
 
     def __init__(self, softmax, shape):
         super().__init__()

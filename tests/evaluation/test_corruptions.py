@@ -43,8 +43,8 @@ def test_every_corruption(corruption, image):
     ]
     assert all(x.shape == image.shape and x.dtype == np.uint8 for x in changed)
     np.testing.assert_array_equal(corruptions.corrupt(image, corruption, 3, rng()), changed[2])
-    # Elastic's first two severities are of another kind than the others in both published tables,
-    # and glass blur's and defocus' mildest ones hardly change 32 pixels; in all others the fifth
+    # Elastic's first two severities are of another kind than the others in both published tables.
+    # The mildest glass blur and defocus hardly change 32 pixels. In the others the fifth severity
     # changes more than the first.
     if corruption not in ("elastic_transform", "glass_blur"):
         assert distance(image, changed[4]) > distance(image, changed[0])
@@ -131,17 +131,17 @@ def test_contrast_and_jpeg_by_hand():
 
 
 def test_glass_moves_pixels_no_farther_than_it_says():
-    """Without blur, every pixel has the value of one at most `reach` away for each of the rounds."""
+    """Without blur, each round gives a pixel the value of one at most `reach` away."""
     ramp = np.broadcast_to(np.arange(40)[None, :, None], (40, 40, 3)) / 255.0
     moved = corruptions._glass_blur(ramp, (0.0, 2, 1), rng()) * 255
     assert np.abs(moved - ramp * 255).max() > 0
-    # Moves come one after another, from the lower right, and may carry a value on: no farther than
-    # by chance along the row.
+    # Moves come one after another, from the lower right, and may carry a value on. Along the row
+    # this goes no farther than by chance.
     assert np.abs(moved - ramp * 255).mean() < 2
 
 
 def test_frost_and_fog_of_a_square_image_are_the_whole_map_s():
-    """Against the formula on a map of the whole plane, of which a window is cut at the end: bit for bit."""
+    """Against the formula on a map of the whole plane, cut to a window at the end: bit for bit."""
     x = LARGE / 255
     generator = rng(7)
     top, left = int(generator.integers(256 - 96 + 1)), int(generator.integers(256 - 96 + 1))

@@ -1,4 +1,7 @@
-"""The evaluation stage on 23 digits with a tiny model: counts, files, mistakes of input, and going on after a kill."""
+"""The evaluation stage on 23 digits with a tiny model.
+
+Tests its counts, its files, mistakes of input, and going on after a kill.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def png(pixels):
 
 
 def write_data(directory, labels=None, keys=None, names=NAMES):
-    """A finished data directory with the split `test`, in 3 shards."""
+    """Writes a finished data directory with the split `test`, in 3 shards."""
     digits = datasets.load_digits()
     labels = digits.target[:N] if labels is None else labels
     keys = [f"digit/{i}" for i in range(N)] if keys is None else keys
@@ -61,7 +64,10 @@ def write_data(directory, labels=None, keys=None, names=NAMES):
 
 
 def linear(num_classes, seed):
-    """Stands in for the network where only the stage is tested: a build takes milliseconds, not a second."""
+    """Stands in for the network where only the stage is tested: it is built in milliseconds.
+
+    Building the network takes a second.
+    """
     kernel = tf.keras.initializers.RandomNormal(stddev=0.002, seed=seed)
     return tf.keras.Sequential(
         [
@@ -81,7 +87,7 @@ def load_linear(directory):
 
 
 def write_model(directory, names=NAMES, seed=0, bias=0.0):
-    """A finished training directory."""
+    """Writes a finished training directory."""
     model = linear(len(names), seed)
     model.layers[-1].bias.assign([bias] * len(names))
     model_dir.save(
@@ -204,7 +210,10 @@ def test_again_says_done_and_writes_nothing(quick, inputs, tmp_path, capsys):
 
 
 def test_goes_on_after_a_kill(quick, inputs, tmp_path, monkeypatch):
-    """The second model's pass is interrupted; the same command evaluates that one only, and the answer is the same."""
+    """The second model's pass is interrupted.
+
+    The same command then evaluates that model only, and the answer is the same.
+    """
     data, teacher, student = inputs
     whole = run(tmp_path / "whole", data, teacher, student)["models"]
 

@@ -64,7 +64,10 @@ def test_confusion_matrix_against_sklearn():
 
 
 def test_ece_by_hand():
-    """5 bins: 0.55 alone (right) in (0.4, 0.6]; 0.8 (wrong) and 0.7 (right) in (0.6, 0.8]; 0.9 alone (right) in (0.8, 1]."""
+    """Of 5 bins, (0.4, 0.6] holds 0.55 (right), and (0.6, 0.8] holds 0.8 (wrong) and 0.7 (right).
+
+    (0.8, 1] holds 0.9 (right).
+    """
     value, bins = metrics.ece(HAND, np.array([0, 1, 1, 1]), bins=5)
     assert value == pytest.approx((1 * abs(1 - 0.55) + 2 * abs(0.5 - 0.75) + 1 * abs(1 - 0.9)) / 4)
     np.testing.assert_array_equal(bins.count, [0, 0, 1, 2, 1])
@@ -101,7 +104,10 @@ def test_ece_of_certain_answers():
 
 
 def test_ece_of_perfect_calibration_is_small():
-    """Labels drawn from the stated probabilities: what is left is sampling noise, ~ √(bins/N)/2; overconfidence is not."""
+    """Labels are drawn from the stated probabilities, so sampling noise is left, ~ √(bins/N)/2.
+
+    Overconfidence leaves more.
+    """
     probabilities, _ = random_predictions(n=40_000, seed=2)
     rng = np.random.Generator(np.random.PCG64(3))
     cumulative = probabilities.astype(np.float64).cumsum(axis=1)

@@ -53,14 +53,20 @@ def test_few_images_leave_nothing_to_cross_validate():
 
 
 def published():
-    """A network whose pooled features are the pixels; it tells three other classes apart."""
+    """Returns a network whose pooled features are the pixels.
+
+    It tells three other classes apart.
+    """
     layers = [tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)]
     return tf.keras.Sequential(layers)
 
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch):
-    """Directories of the data, with a labeled split, and of two models; no file is read for --init."""
+    """Returns directories of the data, with a labeled split, and of two models.
+
+    No file is read for --init.
+    """
     monkeypatch.setattr(model_dir, "load", load_linear)
     monkeypatch.setattr(probe, "INVERSE_PENALTIES", (1e-2, 1.0))
     spec = model_dir.ModelSpec({"name": "b0"}, Preprocessing(image_size=8), ("x", "y", "z"))

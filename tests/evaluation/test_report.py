@@ -1,4 +1,7 @@
-"""The report of a small run: its structure, its words, what it may not load; and, where there is one, in a browser."""
+"""The report of a small run: its structure, its words, and what it may not load.
+
+Where there is a browser, the page is also shown in it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def linear(seed):
 
 
 def write_run(root):
-    """What run_noisy_student.sh would leave, in small: data, two models, and a round of pseudo-labels."""
+    """Writes what run_noisy_student.sh would leave: data, two models, a round of pseudo-labels."""
     rng = np.random.Generator(np.random.PCG64(0))
     images = [png(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(N)]
     labeled = [protos.make_example(image, f"digits/{i}", i % 3) for i, image in enumerate(images)]
@@ -128,7 +131,7 @@ def write_run(root):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """An evaluation with all suites for anybody's data: (its directory, its summary, the page's text)."""
+    """Evaluates all suites on a user's data: (its directory, its summary, the page's text)."""
     root = write_run(tmp_path_factory.mktemp("run"))
 
     def load(directory):
@@ -391,7 +394,7 @@ def test_names_may_hold_any_visible_character():
 
 
 def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, monkeypatch):
-    """A model by itself, of clean images only: no section without content."""
+    """A model by itself, with clean images only, has no section without content."""
     import shutil
 
     alone = shutil.copytree(run[0].parent / "teacher", tmp_path / "teacher")
@@ -414,7 +417,7 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
 
 
 def report_of(directory, models):
-    """The sections of a report on `models`, without any files."""
+    """Returns the sections of a report on `models`, without any files."""
     candidates = {
         name: types.SimpleNamespace(directory=directory / name, label_names=NAMES)
         for name in models
@@ -519,7 +522,10 @@ def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason=browser.WHERE_FROM)
 def test_in_a_browser(run, tmp_path):
-    """Loads from disk with no complaint and no request, every picture rendered, no sideways scrolling, legible in light, dark and print."""
+    """The page loads from disk with no complaint and no request, and renders every picture.
+
+    It never scrolls sideways, and is legible in light, dark and print.
+    """
     with browser.Browser(tmp_path / "profile") as chromium:
         for width, dark, media in (
             (1280, False, ""),

@@ -1,4 +1,7 @@
-"""Published numbers by one command: a checkpoint in the release's format, a hundred images in ImageNet's layout."""
+"""Published numbers by one command.
+
+The checkpoint is in the release's format, and a hundred images are in ImageNet's layout.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def validation(folder: Path, labels: list[int]) -> Path:
 
 
 def values() -> dict[str, np.ndarray]:
-    """Random weights of a whole B0 that answers `CHOSEN`, whatever the image."""
+    """Returns random weights of a whole B0 that answers `CHOSEN`, whatever the image."""
     rng, found = np.random.default_rng(0), {}
     for name, shape in releases.release_shapes(1.0, 1.0, 1000).items():
         last = name.rpartition("/")[2]
@@ -69,7 +72,7 @@ def values() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """noisy_student_efficientnet-b0.tar.gz: a folder with the checkpoint, as the release packs it."""
+    """Packs noisy_student_efficientnet-b0.tar.gz as released: a folder with the checkpoint."""
     folder = tmp_path_factory.mktemp("release")
     prefix = releases.write_checkpoint(folder / "model.ckpt", values(), slots=False)
     name = "noisy_student_efficientnet-b0"
@@ -109,7 +112,7 @@ def run(*words: str) -> int:
 
 
 def test_the_whole_way(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Downloads, reads, measures, compares; 79 of 100 images are of the class that the network answers."""
+    """Downloads, reads, measures, compares; the network's answer is right for 79 of 100 images."""
     labels = [CHOSEN if i % 100 < 79 else OTHER for i in range(100)]
     images = validation(tmp_path / "imagenet", labels)
     for label in (CHOSEN, 11):

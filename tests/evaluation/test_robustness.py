@@ -15,8 +15,8 @@ from evaluation.robustness import (
     CORRUPTIONS,
 )
 
-# AlexNet's mean error on each corruption as its own column of the published table; the severities
-# beside it must come to that.
+# AlexNet's mean error on each corruption has a column of its own in the published table. The
+# severities beside it must come to that mean.
 AVERAGES = (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816)
 AVERAGES += (0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500)
 EXTRA_AVERAGES = (0.845388, 0.787108, 0.717512, 0.658248)
@@ -78,7 +78,10 @@ def test_a_reference_without_mistakes_gives_no_number():
 
 @pytest.mark.parametrize("difficulty", [1, 2, 3])
 def test_flips_against_the_authors_loops(difficulty):
-    """The published evaluation walks every offset with a stride, or compares with the first frame where it is noise."""
+    """The published evaluation walks every offset with a stride.
+
+    Where the perturbation is noise, it compares with the first frame.
+    """
     answers = np.random.Generator(np.random.PCG64(1)).integers(0, 3, (5, 31))
     for n, row in enumerate(answers):
         changes = comparisons = 0
@@ -108,7 +111,7 @@ def test_flips_by_hand():
 
 @pytest.mark.parametrize(("difficulty", "same"), [(1, True), (2, True), (1, False)])
 def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficulty, same):
-    """AlexNet's table is of difficulty 1, and sequences of other images have no mean image by image."""
+    """AlexNet's table is for difficulty 1; other images' sequences have no mean image by image."""
     answers = np.random.Generator(np.random.PCG64(2)).integers(0, 3, (4, 9))
     (tmp_path / "p").mkdir()
     for name in ("tilt", "snow"):

@@ -113,7 +113,10 @@ def test_over_seeds():
 
 
 def test_holm_s_adjusted_values_decide_as_his_sequence_of_tests():
-    """R's p.adjust has 0.05, 0.08, 0.09, 0.09, 0.09 for the first; Holm 1979, Section 3 for the others."""
+    """The first values are those of R's p.adjust: 0.05, 0.08, 0.09, 0.09, 0.09.
+
+    The others follow from Holm's sequence of tests (Holm 1979, Section 3).
+    """
     assert statistics.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx(
         [0.05, 0.08, 0.09, 0.09, 0.09]
     )

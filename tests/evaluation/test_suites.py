@@ -1,4 +1,7 @@
-"""ImageNet's released layouts in small: A, C, P and ReaL with a SavedModel of somebody else's, resumed and read meanwhile."""
+"""ImageNet's released layouts in small: A, C, P and ReaL with a third-party SavedModel.
+
+Runs are resumed, and read meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ needs_opencv = pytest.mark.skipif(
 
 
 def image(i):
-    """Noise in which one of the three colours is strong."""
+    """Returns noise in which one of the three colours is strong."""
     rng = np.random.Generator(np.random.PCG64(i))
     strength = np.where(np.arange(3) == rng.integers(3), 255, 120)
     return (rng.random((20, 24, 3)) * strength).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The papers' map: every command's plan has the papers' numbers, and no row of a table is left out."""
+"""Every command's plan has the papers' numbers, and no row of a table is left out of the map."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "paper_map.md"
 LOOP = "./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b0 --workdir=W"
 
 # Counted in the papers, not in the tables here: rows of a table, times columns where each cell is a
-# run of its own. Figures: the models or panels drawn.
+# run of its own. For figures: the models or panels drawn.
 ITEMS = {
     "noisy_student": {
         "Table 1": 2,

@@ -12,7 +12,10 @@ from experiments import feedback_study
 
 
 def test_the_ratio_of_known_gradients():
-    """Gradients with mean m and covariance s²I: ‖m‖²/(n s²); and 0, not the noise of the mean, where there is no signal."""
+    """Gradients with mean m and covariance s²I have the ratio ‖m‖²/(n s²).
+
+    Without a signal it is 0, not the noise of the mean.
+    """
     rng = np.random.default_rng(0)
     mean, deviation = np.array([3.0, 0.0, 4.0, 0.0, 0.0]), 2.0
     gradients = np.stack(

@@ -1,4 +1,7 @@
-"""A study's runs, links, comparisons and tables; the recipe's script is a stand-in that writes a summary."""
+"""A study's runs, links, comparisons and tables.
+
+The recipe's script is a stand-in that writes a summary.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def test_every_study_s_flags_are_the_recipe_s(name):
 
 
 def read_by(words):
-    """All that the stages of a run read: the recipe without sections left aside, such as `pseudo_label` beside `pseudo_label_1`."""
+    """Returns all that the stages of a run read: the recipe without sections that are left aside.
+
+    An example is `pseudo_label` beside `pseudo_label_1`.
+    """
     recipe = recipes.from_flags(*words)
     named = {stage.arguments.get("section") for stage in loop.plan(recipe, Path(), {}, "auto")}
     kinds = ("student", "pseudo_label", "finetune")
@@ -57,7 +63,10 @@ def read_by(words):
 
 
 def same_settings(loaded):
-    """Pairs of runs that come to the same settings. A run of several stages also differs by its method."""
+    """Returns pairs of runs that come to the same settings.
+
+    A run of several stages also differs by its method.
+    """
     seen, pairs = [], []
     for name, _, *method in loaded.runs:
         words = study.commands(loaded, Path("w"), name, 0)[-1].words[1:-1]
@@ -86,7 +95,7 @@ def test_a_section_that_no_stage_reads_makes_no_difference():
 
 
 def test_a_study_of_another_recipe_s_first_iteration():
-    """`image_folder.py` has no section for it: the general one is read."""
+    """`image_folder.py` has no section for the first iteration, so the general one is read."""
     folder = config("noise.py", "--config.recipe=configs/noisy_student/image_folder.py")
     assert (
         "--config.pseudo_label.views=1"
@@ -101,7 +110,10 @@ def test_a_study_of_another_recipe_s_first_iteration():
 
 @pytest.fixture
 def scripts(monkeypatch):
-    """Calls of the recipe's script; each leaves data, a teacher and a summary whose top-1 follows from its flags and seed."""
+    """Records the calls of the recipe's script.
+
+    Each call leaves data, a teacher and a summary. The summary's top-1 follows from flags and seed.
+    """
     calls = []
 
     def call(command, **_):
@@ -143,7 +155,10 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
 
 @pytest.mark.parametrize("name", [*STUDIES, "noise.py:small"])
 def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypatch, capsys):
-    """With a stand-in for the recipe's script, whose students' top-1 is 0.9 and as much more as their run comes later in the study."""
+    """The recipe's script is a stand-in, whose students have a top-1 of 0.9 or more.
+
+    The later a run comes in the study, the higher is its top-1.
+    """
     loaded = config(name, "--config.seeds=2")
     names = [run for run, *_ in loaded.runs]
 
@@ -181,7 +196,10 @@ PHOTOGRAPHS = "photographs.py"
 
 @pytest.fixture
 def photographs(monkeypatch):
-    """Calls of the scripts; each leaves a summary, with numbers of its method and seed."""
+    """Records the calls of the scripts.
+
+    Each call leaves a summary, with numbers of its method and seed.
+    """
     calls = []
 
     def call(command, **_):
@@ -205,7 +223,7 @@ def photographs(monkeypatch):
 
 
 def of(command):
-    """Run and seed of a stand-in's call."""
+    """Returns run and seed of a stand-in's call."""
     return command[-1].rpartition("/seed_")[0].rpartition("/")[2], command[-2]
 
 
@@ -309,7 +327,10 @@ def test_a_run_that_changes_the_teacher_trains_its_own():
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Stands in for the measurement: 11 s until the first step's end, 2 s a step. The names of what was measured."""
+    """Stands in for the measurement; returns the names of what was measured.
+
+    The first step ends after 11 s, and each further step takes 2 s.
+    """
     names = []
 
     def rates(self, training, batch_size):
@@ -388,9 +409,9 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
 
 
 def test_a_run_of_several_stages(tmp_path, monkeypatch):
-    """Each stage is called once with the recipe's flags and its own; a run is read from its last stage.
+    """Each stage is called once with the recipe's flags and its own.
 
-    One that failed goes on with the stage that it was at.
+    A run is read from its last stage. A run that failed goes on with the stage that it was at.
     """
     called = []
 

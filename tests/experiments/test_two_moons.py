@@ -45,7 +45,10 @@ def networks(seeds, scale=0.5):
     ],
 )
 def test_a_seed_is_not_changed_by_the_others(moons, settings):
-    """What one seed does is the derivative of its own loss, so other data for another seed leave it alone."""
+    """What one seed does is the derivative of its own loss.
+
+    So other data for another seed leave it alone.
+    """
     method = recipe.method(**settings)
     changed = two_moons.Moons(0, 3, 0.05)
     keep = tf.constant([True, False, True])[:, None, None]
@@ -82,7 +85,10 @@ def test_the_soft_feedback_is_the_gradient_through_the_students_step(moons):
 
 @pytest.mark.parametrize("estimator", ["dot_product", "cosine"])
 def test_the_scalar_feedback_of_each_seed(moons, estimator):
-    """h of a seed comes from its own two gradients, and the teacher follows h ∇CE: of eq. 12 summed over the batch."""
+    """h of a seed comes from its own two gradients.
+
+    The teacher follows h ∇CE, that of eq. 12 summed over the batch.
+    """
     method = recipe.method(feedback=1.0, supervised=0.0, estimator=estimator, learning_rate=0.5)
     teacher, student = networks(3)
     rows = tf.random.stateless_uniform([3, method.batch_size], [5, 0], 0, 2000, tf.int32)

@@ -1,4 +1,7 @@
-"""The residual networks: parameter counts, arithmetic against a plain reading of the papers, and the house's conventions."""
+"""The residual networks: parameter counts, arithmetic, and the conventions of the project.
+
+The arithmetic is compared with a plain reading of the papers.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,8 @@ def trainable(model: tf.keras.Model) -> int:
 @pytest.mark.parametrize(
     ("name", "variant", "classes", "parameters"),
     [
-        (
-            "wrn_28_2",
-            "standard",
-            10,
-            1_467_610,
-        ),  # as in the semi-supervised literature ("1.5M"), e.g. Oliver et al. 2018
+        # As in the semi-supervised literature ("1.5M"), e.g. Oliver et al. 2018.
+        ("wrn_28_2", "standard", 10, 1_467_610),
         ("wrn_28_2", "release", 10, 1_472_170),
         ("wrn_28_8", "standard", 100, 23_401_012),
         ("wrn_28_10", "standard", 10, 36_479_194),  # the paper's Table 4: 36.5M
@@ -43,7 +42,10 @@ def test_wide_resnet_has_the_published_size(
 
 
 def test_resnet50_has_the_published_size_and_kerass_structure() -> None:
-    """keras.applications' ResNet-50 has the same layers, but with a bias in each convolution, and the stride elsewhere (v1)."""
+    """Compares with keras.applications' ResNet-50, which has the same layers.
+
+    Its convolutions have biases, and its stride is elsewhere (v1).
+    """
     model = ResNet50(num_classes=1000)
     assert trainable(model) == 25_557_032
     theirs = tf.keras.applications.ResNet50(weights=None)
@@ -59,7 +61,7 @@ def test_resnet50_has_the_published_size_and_kerass_structure() -> None:
 
 
 class Plain:
-    """The forward pass in raw operations, by the weights' names."""
+    """Forward pass in raw operations, by the weights' names."""
 
     def __init__(self, model: tf.keras.Model, epsilon: float):
         self.weights = {weight.name.partition(":")[0]: weight for weight in model.weights}
@@ -162,9 +164,8 @@ def test_equals_a_plain_forward_pass(
     np.testing.assert_allclose(
         model(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
     )
-    assert (
-        np.ptp(expected, 0).max() > 0.02 * np.abs(expected).max()
-    )  # the logits do depend on the image
+    # The logits do depend on the image.
+    assert np.ptp(expected, 0).max() > 0.02 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("make", "plain", "size"), CASES)
@@ -176,9 +177,8 @@ def test_saved_and_loaded(make: Make, plain: object, size: int, tmp_path: Path) 
     np.testing.assert_array_equal(again(images), model(images))
     norms = [layer for layer in again.layers if isinstance(layer, BatchNormalization)]
     assert norms and all(layer.synchronized for layer in norms)
-    with model_noise(
-        1, 2, tf.range(2), 2
-    ):  # dropout's numbers too are those of the layer, whoever made it
+    # Dropout's numbers, too, are those of the layer, whoever made it.
+    with model_noise(1, 2, tf.range(2), 2):
         np.testing.assert_array_equal(again(images, training=True), model(images, training=True))
 
 

@@ -1,4 +1,6 @@
-"""Runs an exported model through TensorFlow's C API: no Python of TensorFlow's, the loader and the session of TF Serving.
+"""Runs an exported model through TensorFlow's C API, without TensorFlow's Python.
+
+This uses the loader and the session of TF Serving.
 
     python -m tests.serving.c_api --model=EXPORT_DIR [--format=json] IMAGE…
 
@@ -113,7 +115,7 @@ class Model:
     def run(
         self, image_bytes: Sequence[bytes], signature: str = "serving_default"
     ) -> dict[str, list[Any]]:
-        """The outputs of a signature of bytes, as nested lists."""
+        """Returns the outputs of a signature of bytes, as nested lists."""
         inputs, outputs = self._tensors[signature]
         names = sorted(outputs)
         tensor = self._strings(image_bytes)
@@ -217,10 +219,10 @@ class Model:
 
 
 def tensor_names(path: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-    """(inputs, outputs) of each signature -> names of graph tensors, read from `saved_model.pb` without TensorFlow's messages.
+    """Returns (inputs, outputs) of each signature -> names of graph tensors.
 
-    Only what a SavedModel needs is followed: meta_graphs = 2, signature_def = 5, and its maps (key
-    = 1, value = 2).
+    They are read from `saved_model.pb` without TensorFlow's messages. Only what a SavedModel needs
+    is followed: meta_graphs = 2, signature_def = 5, and its maps (key = 1, value = 2).
 
     Raises:
       InputError: the file is damaged.
@@ -255,7 +257,7 @@ def _entry(entry: bytes) -> tuple[str, bytes]:
 
 
 def _fields(message: bytes, number: int) -> list[bytes]:
-    """The length-delimited fields `number` of a protocol buffer."""
+    """Returns the length-delimited fields `number` of a protocol buffer."""
 
     def varint(at: int) -> tuple[int, int]:
         value = shift = 0

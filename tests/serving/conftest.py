@@ -25,7 +25,10 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "naïve 雪")
 
 
 def network(spec, seed=0):
-    """An untrained network whose answers differ from image to image, as a trained one's do: its BatchNorms know such images."""
+    """Builds an untrained network with answers that differ between images, as a trained one's do.
+
+    Its BatchNorms know such images.
+    """
     model = spec.build(seed)
     rng = np.random.Generator(np.random.PCG64([seed, 7]))
     images = tf.image.resize(rng.uniform(0, 255, (64, 4, 4, 3)), [16, 16]).numpy()
@@ -37,10 +40,8 @@ def network(spec, seed=0):
     tf.random.set_seed(seed)  # of dropout
     for _ in range(6):
         model(images, training=True)
-    logits, classifier = (
-        model(images, training=False).numpy(),
-        model.get_layer("predictions"),
-    )  # (64, K)
+    # (64, K)
+    logits, classifier = (model(images, training=False).numpy(), model.get_layer("predictions"))
     scale = 2 / logits.std(axis=0)
     classifier.set_weights([classifier.kernel * scale, -logits.mean(axis=0) * scale])
     return model
@@ -80,10 +81,10 @@ def _encoded_images(format, size=(37, 29), mode="RGB", n=3, **options):
 
 
 class Exported(NamedTuple):
-    """A model of one style of preprocessing, before and after its export.
+    """Model of one style of preprocessing, before and after its export.
 
     `directory`: the training's; `path`: SERVING_DIR; `version`: the SavedModel's; `model`: Keras's;
-      `saved`: the SavedModel, loaded.
+    `saved`: the SavedModel, loaded.
     """
 
     directory: Path
@@ -94,14 +95,14 @@ class Exported(NamedTuple):
     saved: object
 
     def serve(self, signature="serving_default", **inputs):
-        """The SavedModel's answer as numpy arrays."""
+        """Returns the SavedModel's answer as numpy arrays."""
         return {
             name: value.numpy()
             for name, value in self.saved.signatures[signature](**inputs).items()
         }
 
     def evaluate(self, encoded):
-        """The probabilities on evaluation's own path, float32 [N, K]."""
+        """Returns the probabilities on evaluation's own path, float32 [N, K]."""
         images = tf.stack([eval_image(image, self.preprocessing) for image in encoded])
         return tf.nn.softmax(self.model(images, training=False)).numpy()
 
@@ -131,7 +132,7 @@ def write_model():
 
 @pytest.fixture(scope="session")
 def encoded_images():
-    """Makes `n` encoded pictures of smooth random colours, none of which looks like another."""
+    """Makes `n` encoded pictures of smooth random colours, all of different looks."""
     return _encoded_images
 
 
@@ -147,13 +148,13 @@ def imagenet(tmp_path_factory):
 
 @pytest.fixture(params=["small", "imagenet"])
 def exported(request):
-    """The export of each style."""
+    """Returns the export of each style."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
 def server(small):
-    """The development server as a process, with patience of 3 seconds."""
+    """Starts the development server as a process, with patience of 3 seconds."""
     process = Process([sys.executable, "-c", PROGRAM, str(small.path)])
     yield process
     assert process.process.poll() is None, "nothing that the tests sent may end the server"

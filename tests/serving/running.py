@@ -50,7 +50,7 @@ class Process:
 
 
 def call(server, path, body=None, method=None, headers=None):
-    """(HTTP code, decoded answer)."""
+    """Returns (HTTP code, decoded answer)."""
     connection = http.client.HTTPConnection(urlsplit(server.url["http"]).netloc, timeout=60)
     try:
         connection.request(method or ("GET" if body is None else "POST"), path, body, headers or {})

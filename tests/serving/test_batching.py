@@ -1,4 +1,7 @@
-"""The scheduler alone: what it computes together, in which order, and what it refuses. No clocks but generous time-outs."""
+"""The scheduler alone: what it computes together, in which order, and what it refuses.
+
+There are no clocks but generous time-outs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NUMBERS = {
 
 
 class Gate:
-    """A model whose computation waits for `opened`; `batches` holds the inputs of each."""
+    """Model that waits for `opened` to compute; `batches` holds the inputs of each batch."""
 
     def __init__(self):
         self.opened, self.began, self.batches = threading.Event(), threading.Event(), []

@@ -81,7 +81,10 @@ def test_damaged_models_are_named(small, tmp_path):
 
 
 def test_command(small, encoded_images, tmp_path):
-    """The columns are those of serving.predict; without its variables the model is refused in one line."""
+    """Compares the columns with serving.predict's.
+
+    A model without its variables is refused in one line.
+    """
     files = [tmp_path / "short.png", tmp_path / "a long name.png"]
     for file, content in zip(files, encoded_images("PNG")):
         file.write_bytes(content)

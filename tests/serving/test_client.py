@@ -1,4 +1,4 @@
-"""The client with servers that refuse, or that are something else than TF Serving."""
+"""The client with servers that refuse, or that are not TF Serving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from serving.client import Client, ServingError
 
 @pytest.fixture
 def answer():
-    """Starts a server that gives `answers` (code, JSON), one after another; returns them and its URL."""
+    """Starts a server that gives `answers` (code, JSON), one after another.
+
+    Returns the answers and the server's URL.
+    """
     answers = []
 
     class Given(http.server.BaseHTTPRequestHandler):
@@ -108,9 +111,8 @@ def test_answers_of_another_form(answer, tmp_path, capsys):
     ]
     for said in OTHERS:
         for call in calls:
-            answers[:] = [
-                (200, said)
-            ]  # one: a second attempt would end in an error of the server's
+            # One answer: a second attempt would end in an error of the server's.
+            answers[:] = [(200, said)]
             with pytest.raises(ServingError, match=FORM):
                 call()
         answers[:] = [(200, said)]

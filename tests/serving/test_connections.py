@@ -1,4 +1,7 @@
-"""HTTP connections, in front of an application of a few lines: framing, limits, times, and stops that lose nothing."""
+"""HTTP connections: framing, limits, times, and stops that lose nothing.
+
+The application behind them has a few lines.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def connect(server):
 
 
 def read(connection):
-    """Everything until the server closes the connection."""
+    """Reads everything until the server closes the connection."""
     answer = b""
     while True:
         try:
@@ -141,7 +144,10 @@ def test_the_body_before_a_head_does_not_count_as_head(serve, monkeypatch):
 
 
 def test_times(serve):
-    """A silent connection ends without a word, a request that does not arrive with 408, and nobody else waits."""
+    """Ends a silent connection without a word, and a request that does not arrive with 408.
+
+    Nobody else waits.
+    """
     server = serve(seconds=0.4)
     silent, head, body = (connect(server) for _ in range(3))
     head.sendall(HEAD)

@@ -89,10 +89,8 @@ def test_card(small, write_model, tmp_path, monkeypatch):
         "examples": 4321,
         "models": {"other": {"top1": 0.5}, "student-2": {"top1": 0.625, "ece": 0.1}},
     }
-    measured = {
-        "other": "0123456789abcdef",
-        "student-2": fingerprint(directory),
-    }  # as the evaluation's config.json says
+    # As in the evaluation's config.json.
+    measured = {"other": "0123456789abcdef", "student-2": fingerprint(directory)}
     write_json(tmp_path / "evaluation" / "config.json", {"models": measured})
     write_json(tmp_path / "evaluation" / "summary.json", evaluated)
     export.main(
@@ -121,9 +119,8 @@ def test_card(small, write_model, tmp_path, monkeypatch):
     ) == again.replace("CC BY 4.0", "CC0")
     assert [p.name for p in (tmp_path / "w" / "mine").iterdir()] == ["1"]
 
-    namesake = write_model(
-        tmp_path / "b" / "student-2", make=linear, seed=1
-    )  # the same name, another model
+    # The same name, but another model.
+    namesake = write_model(tmp_path / "b" / "student-2", make=linear, seed=1)
     with pytest.raises(
         InputError,
         match=(
@@ -177,7 +174,10 @@ def served(workdir):
 
 
 def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
-    """Killed while it writes, then between the rename and the summary: no half version is ever seen, and it ends with one."""
+    """Kills the export while it writes, then between the rename and the summary.
+
+    No half version is ever seen, and in the end there is one version.
+    """
     directory = write_model(tmp_path / "teacher", names=("no", "yes"), make=linear)
     monkeypatch.setattr(
         model_dir,
@@ -230,11 +230,8 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     config.write_text(config.read_text().replace("versions: 1", "versions: 2"))
     (workdir / "batching_parameters.txt").write_text("# mine\n")
     export.main(str(workdir), str(directory), name="second")
-    assert served(workdir) == {
-        "classifier": [2],
-        "classifier-canary": [3],
-        "second": [1],
-    }  # a person's choice stays
+    # A person's choice stays.
+    assert served(workdir) == {"classifier": [2], "classifier-canary": [3], "second": [1]}
     paths = [entry.base_path for entry in settings.read_models(workdir).model_config_list.config]
     assert paths == ["/models/classifier", "/models/classifier", "/models/second"]
     assert (workdir / "batching_parameters.txt").read_text() == "# mine\n"
@@ -267,14 +264,14 @@ def test_refused(exported, tmp_path):
 
 
 def linear_load(path):
-    """In place of `model_dir.load`, for models that `linear` made."""
+    """Stands in for `model_dir.load`, for models that `linear` made."""
     return linear(model_dir.read_spec(path)), model_dir.read_spec(path)
 
 
 def test_the_limit_on_pixels_is_the_exports(
     small, tmp_path, monkeypatch, write_model, encoded_images, capsys
 ):
-    """Stored with the version and told in its card; the same limit again is the same version."""
+    """It is stored with the version and told in its card; the same limit is the same version."""
     monkeypatch.setattr(model_dir, "load", linear_load)
     directory, workdir = write_model(tmp_path / "teacher", make=linear), tmp_path / "export"
     for _ in range(2):

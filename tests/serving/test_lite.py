@@ -85,9 +85,8 @@ def test_a_bad_record_is_named(small, data, tmp_path, encoded_images):
         with pytest.raises(InputError, match=match) as caught:
             list(lite._examples(manifest, small.preprocessing))
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
-        assert (
-            len(list(lite._examples(manifest, small.preprocessing, every=2))) == 1
-        )  # what is not needed is not decoded
+        # Examples that are not needed are not decoded.
+        assert len(list(lite._examples(manifest, small.preprocessing, every=2))) == 1
 
 
 def test_refused(small, data, tmp_path):

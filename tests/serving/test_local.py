@@ -1,4 +1,7 @@
-"""The server for development, as a process on loopback ports, and the client on it: answers, refusals, slow and greedy clients."""
+"""The development server as a process on loopback ports, and the client on it.
+
+The tests cover answers, refusals, and slow and greedy clients.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ ATOL = 1e-5
 
 @pytest.fixture(params=["http", "grpc"])
 def connected(server, request):
-    """A client of each protocol."""
+    """Connects a client of each protocol."""
     with Client(server.url[request.param], retries=0, batch_size=4, timeout=60) as connected:
         yield connected
 
@@ -99,7 +102,10 @@ def test_versions_and_labels(server, encoded_images, scheme):
 
 
 def test_concurrent_clients_get_their_own_answers(server, small, encoded_images):
-    """Requests are batched together in the server; nobody gets another's rows, and a bad image is its sender's alone."""
+    """Requests are batched together in the server, but nobody gets another's rows.
+
+    A bad image affects its sender alone.
+    """
     encoded = [*encoded_images("PNG"), *encoded_images("JPEG"), b"no image"]
     expected = [*small.evaluate(encoded[:-1]), np.zeros(len(NAMES))]
 
@@ -174,14 +180,16 @@ def test_too_many_images_are_one_line(server):
     ],
 )
 def test_paths_that_are_none(server, path, body, expected):
-    code, answer = call(
-        server, path, body, headers={"Host": "[::1"}
-    )  # a host that is none changes nothing
+    # A host that is none changes nothing.
+    code, answer = call(server, path, body, headers={"Host": "[::1"})
     assert (code, list(answer)) == (expected, ["error"])
 
 
 def test_json_forms(server, small, encoded_images):
-    """Rows and columns, one input with and without its name, numbers, and what http clients do between requests."""
+    """Tests rows and columns, one input with and without its name, and numbers.
+
+    The requests use one connection, as http clients do.
+    """
     encoded = encoded_images("PNG", (16, 16))
     images = [{"b64": base64.b64encode(image).decode()} for image in encoded]
     expected = small.evaluate(encoded)
@@ -264,7 +272,7 @@ def test_an_answer_of_nan_is_an_error():
 
 
 def test_bombs_are_not_decoded(connected, encoded_images):
-    """A few hundred bytes that declare 100 million pixels, beside a good image."""
+    """Sends a few hundred bytes that declare 100 million pixels, beside a good image."""
     jpeg, good = encoded_images("JPEG", (40, 30), n=1)[0], encoded_images("PNG", n=1)[0]
     start = jpeg.index(b"\xff\xc0") + 5
     bomb = jpeg[:start] + (9999).to_bytes(2, "big") + (10000).to_bytes(2, "big") + jpeg[start + 4 :]
@@ -281,7 +289,7 @@ def test_a_body_of_50_megabytes_is_413(server):
 
 
 def raw(server, *parts, pause=0.0):
-    """What the server answers to bytes that are sent one part after another."""
+    """Returns what the server answers to bytes that are sent one part after another."""
     host, port = urlsplit(server.url["http"]).netloc.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         for part in parts:
@@ -304,18 +312,12 @@ HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n".encode()
 @pytest.mark.parametrize(
     ("parts", "pause", "code"),
     [
-        (
-            [HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10],
-            0.5,
-            408,
-        ),  # a byte every half second
+        # A byte every half second.
+        ([HEAD + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 10], 0.5, 408),
         ([HEAD, *[b"X-A: b\r\n"] * 10], 0.5, 408),  # header after header
         ([HEAD + b"\r\n"], 0, 411),
-        (
-            [HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
-            0,
-            400,
-        ),  # empty
+        # Empty.
+        ([HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], 0, 400),
         ([HEAD + b"Content-Length: -5\r\n\r\n"], 0, 400),
         ([HEAD + b"Content-Length: 99999999999\r\n\r\n"], 0, 413),
         ([b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n"], 0, 414),

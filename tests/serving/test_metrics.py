@@ -13,7 +13,7 @@ LINE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\
 
 
 def values(text):
-    """(name, labels) -> value of each line that is no comment."""
+    """Returns (name, labels) -> value of each line that is not a comment."""
     lines = [line for line in text.splitlines() if not line.startswith("# TYPE ")]
     matches = [LINE.fullmatch(line) for line in lines]
     assert all(matches), text
@@ -21,7 +21,7 @@ def values(text):
 
 
 def test_lines_of_tf_serving():
-    """Two lines as its issue 1959 shows them: names, labels, their order, and the first bounds."""
+    """Tests two lines as TF Serving's issue 1959 shows them: names, labels, order, first bounds."""
     measured = metrics.Metrics()
     for _ in range(6):
         measured.count(metrics.REQUESTS, "test_model", "OK")
@@ -33,13 +33,13 @@ def test_lines_of_tf_serving():
         labels = f'model_name="test_model",API="predict",entrypoint="REST",le="{bound}"'
         assert f":tensorflow:serving:request_latency_bucket{{{labels}}} {count}\n" in text
     assert (
-        ':tensorflow:serving:runtime_latency_bucket{model_name="test_model",API="Predict",runtime="TF1",le="10"} 1\n'
-        in text
+        ':tensorflow:serving:runtime_latency_bucket{model_name="test_model",API="Predict",'
+        'runtime="TF1",le="10"} 1\n' in text
     )
 
 
 def test_histograms_count_everything_once():
-    """Against numpy, from several threads at a time."""
+    """Compares with numpy, from several threads at a time."""
     measured = metrics.Metrics()
     samples = np.random.Generator(np.random.PCG64(0)).lognormal(8, 4, 2000)
 

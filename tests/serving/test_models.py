@@ -18,7 +18,8 @@ from serving.models import Models, Refused
 VERSIONS = {("first", 1): 1.0, ("first", 2): 2.0, ("second.model-2", 1): 3.0}
 CONFIG = """model_config_list {
   config {
-    name: "first" base_path: "/models/first" model_version_policy { specific { versions: 1 versions: 2 } }
+    name: "first" base_path: "/models/first" \
+model_version_policy { specific { versions: 1 versions: 2 } }
     version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }
   }
   config { name: "second.model-2" base_path: "/models/second.model-2" }
@@ -29,7 +30,10 @@ THREADS = 8
 
 
 class Numbered(tf.Module):
-    """A model whose answers say which one it is, and `together` how many rows were computed with each."""
+    """Model whose answers say which one it is.
+
+    `together` is the number of rows that were computed with each row.
+    """
 
     def __init__(self, number):
         super().__init__()
@@ -60,7 +64,7 @@ class Numbered(tf.Module):
 
 @pytest.fixture(scope="module")
 def serving_dir(tmp_path_factory):
-    """Two models, one of them with two versions and two labels."""
+    """Exports two models, one of them with two versions and two labels."""
     folder = tmp_path_factory.mktemp("serving")
     for (name, version), number in VERSIONS.items():
         module = Numbered(number)
@@ -81,7 +85,7 @@ def models(serving_dir):
 
 
 def concurrently(work, count):
-    """What `work` gives for 0 … count − 1, called from several threads at a time."""
+    """Returns what `work` gives for 0 … count − 1, called from several threads at a time."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, range(count)))
 
@@ -111,7 +115,7 @@ def test_concurrent_requests_are_answered_by_the_model_asked(models, targets):
 
 
 def test_two_instances_in_one_process_share_no_queue(serving_dir, models, tmp_path):
-    """The same name and version of another directory is another model."""
+    """Tests that the same name and version in another directory is another model."""
     shutil.copytree(serving_dir / "second.model-2" / "1", tmp_path / "first" / "1")
     (tmp_path / "models.config").write_text(
         'model_config_list { config { name: "first" base_path: "/models/first" } }'
@@ -124,16 +128,15 @@ def test_two_instances_in_one_process_share_no_queue(serving_dir, models, tmp_pa
     ]
     answers = concurrently(lambda i: both[i % 2][0].run(both[i % 2][1], text(4)), 200)
     assert [answer["product"].item() for answer in answers] == [4.0, 12.0] * 100
-    assert (
-        max(answer["together"].item() for answer in answers) > 1
-    )  # there were batches, which could have been mixed
+    # There were batches, which could have been mixed.
+    assert max(answer["together"].item() for answer in answers) > 1
 
 
 @pytest.mark.parametrize(
     "odd", [np.ones([1, 3, 5]), np.full([1, 2, 2], np.nan)], ids=["size", "value"]
 )
 def test_a_request_that_fails_fails_alone(models, odd):
-    """A batch stands or falls as one: the requests that were joined with a faulty one are computed again by themselves."""
+    """A batch fails as one, so the requests joined with a faulty one are computed again alone."""
     signature = models.signature("first", 1, None, "pixels")
     images = [np.full([1, 2, 2], i, np.float32) for i in range(THREADS)]
     images[0] = odd.astype(np.float32)
@@ -175,7 +178,7 @@ def write(folder, numbers, labels=None, base="first"):
 
 @pytest.fixture
 def changing(serving_dir, tmp_path):
-    """A SERVING_DIR of its own with version 1 of the model `first`, which is stable and canary."""
+    """Makes a SERVING_DIR with version 1 of the model `first`, which is stable and canary."""
     shutil.copytree(serving_dir / "first" / "1", tmp_path / "first" / "1")
     shutil.copy(serving_dir / "batching_parameters.txt", tmp_path)
     write(tmp_path, [1], {"stable": 1, "canary": 1})
@@ -246,9 +249,8 @@ def test_a_damaged_version_leaves_the_others_serving(changing, serving_dir, capf
         and str(changing) not in message.status.error_message
     )
     lines = capfd.readouterr().err.splitlines()
-    assert (
-        len([line for line in lines if "keeps its versions [1]" in line]) == 1
-    )  # once, not at each look
+    # Once, not at each look.
+    assert len([line for line in lines if "keeps its versions [1]" in line]) == 1
     (changing / "first" / "2" / "saved_model.pb").write_bytes(whole)
     models.refresh()
     assert states(models) == {2: (AVAILABLE, 0)} and product(models, label="canary") == 8.0

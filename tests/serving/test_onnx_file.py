@@ -21,7 +21,7 @@ from .conftest import NAMES, linear
 
 @pytest.fixture(scope="module")
 def with_onnx(imagenet, tmp_path_factory):
-    """A version to which the same command with `--onnx` has added the file."""
+    """Makes a version to which the same command with `--onnx` has added the file."""
     workdir = tmp_path_factory.mktemp("onnx")
     export.main(str(workdir), str(imagenet.directory), license="CC BY 4.0")
     before = (workdir / "classifier" / "1" / "saved_model.pb").stat().st_mtime_ns
@@ -36,13 +36,12 @@ def run(path, images):
 
 
 def test_from_files_to_the_evaluations_answers(with_onnx, imagenet, encoded_images):
-    """With NumPy, ONNX Runtime and the files of the export alone, from pixels of several sizes."""
+    """Uses NumPy, ONNX Runtime and the export's files alone, from pixels of several sizes."""
     extra = with_onnx / "assets.extra"
     description = json.loads((extra / "preprocessing.json").read_text())
     program: dict = {}
-    exec(
-        (extra / "preprocess.py").read_text(encoding="utf-8"), program
-    )  # as a user without this project
+    # As a user without this project does.
+    exec((extra / "preprocess.py").read_text(encoding="utf-8"), program)
     encoded = [
         *encoded_images("PNG"),
         *encoded_images("PNG", (9, 50)),
@@ -119,9 +118,8 @@ def test_a_file_that_answers_differently_fails_the_export(tmp_path, write_model,
         InputError, match=r"differ by .* from the trained model's; 0.002 is accepted for float16"
     ):
         export.main(str(tmp_path / "w"), str(directory), weights="float16", onnx=True)
-    assert [path.name for path in (tmp_path / "w").rglob("*")] == [
-        "classifier"
-    ]  # nothing half-written
+    # Nothing is half-written.
+    assert [path.name for path in (tmp_path / "w").rglob("*")] == ["classifier"]
 
     export.main(str(tmp_path / "w"), str(directory), weights="float16")
     before = {path: path.read_bytes() for path in (tmp_path / "w").rglob("*") if path.is_file()}

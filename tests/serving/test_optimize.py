@@ -32,13 +32,11 @@ def test_fold_equals_the_layers_one_after_the_other():
         )(x)
     )
     x = norm(2, 4, scale=False, center=False)(tf.keras.layers.Conv2D(4, 1, name="bare")(x))
-    x = norm(3, 4)(
-        tf.keras.layers.Conv2D(4, 1, activation="relu", name="active")(x)
-    )  # the activation is between them
+    # The activation is between them.
+    x = norm(3, 4)(tf.keras.layers.Conv2D(4, 1, activation="relu", name="active")(x))
     shared = tf.keras.layers.Conv2D(4, 1, name="shared")(x)
-    model = tf.keras.Model(
-        inputs, norm(4, 4)(shared) + shared
-    )  # somebody else looks at the convolution, too
+    # The addition reads the convolution, too.
+    model = tf.keras.Model(inputs, norm(4, 4)(shared) + shared)
     folded = optimize.fold_batch_norm(model)
     images = np.random.Generator(np.random.PCG64([9])).normal(size=(2, 5, 6, 3)).astype(np.float32)
     np.testing.assert_allclose(folded(images), model(images, training=False), rtol=2e-5, atol=2e-5)
@@ -51,7 +49,10 @@ def test_fold_equals_the_layers_one_after_the_other():
 
 @pytest.mark.parametrize("variant", ["standard", "release"])
 def test_a_wide_resnet_keeps_its_logits(variant):
-    """The student of every Meta Pseudo Labels run. Its BatchNorms stand before the convolutions too, where none can be folded."""
+    """Tests the student of every Meta Pseudo Labels run.
+
+    Its BatchNorms also stand before the convolutions, where none can be folded.
+    """
     model = WideResNet("wrn_10_1", num_classes=5, image_size=16, variant=variant, seed=0)
     rng = np.random.Generator(np.random.PCG64([3]))
     norms = [
@@ -71,7 +72,7 @@ def test_a_wide_resnet_keeps_its_logits(variant):
 
 
 def constants(version):
-    """Elements of constants of at least 1,000 elements, by type, in the whole graph."""
+    """Counts elements of constants of at least 1,000 elements, by type, in the whole graph."""
     graph = (
         saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
         .meta_graphs[0]

@@ -1,4 +1,7 @@
-"""The numbers of serving are those of `run_evaluate.sh`: every label and probability of the same 100 images."""
+"""The numbers of serving are those of `run_evaluate.sh`.
+
+Every label and probability of the same 100 images is compared.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from .conftest import NAMES
 
 @pytest.mark.parametrize("batch_size", [32])
 def test_100_images(exported, encoded_images, tmp_path, batch_size):
-    """Formats, sizes and colours that people have, through the shards and through the SavedModel."""
+    """Takes formats, sizes and colours that people have through shards and SavedModel."""
     kinds = [
         ("PNG", (16, 16), "RGB"),
         ("PNG", (61, 40), "L"),

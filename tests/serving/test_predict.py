@@ -1,4 +1,7 @@
-"""`serving.predict`: its lines, and what it says where it cannot answer. The model is a few operations, not a network."""
+"""`serving.predict`: its lines, and what it says where it cannot answer.
+
+The model is a few operations, not a network.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class MeanColor(tf.Module):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder with versions 2 and 10, and something that is no version."""
+    """Makes a folder with versions 2 and 10, and an entry that is not a version."""
     folder = tmp_path_factory.mktemp("models")
     module = MeanColor()
     for version in ("2", "10"):
@@ -82,7 +85,10 @@ def test_a_line_for_each_image(model, tmp_path, capsys):
 
 
 def test_a_name_stays_on_one_line(model, tmp_path, capsys):
-    """Whatever a file is called: each image has one line, columns stay columns, and the error has one line, too."""
+    """Tests that each image has one line, whatever its file is called.
+
+    Columns stay columns, and the error has one line, too.
+    """
     good = write_image(tmp_path / "line\nbreak 花.png", "red")
     bad = tmp_path / "\x1b[2Jcar\rriage\u2028.jpg"
     bad.write_bytes(b"no image")
@@ -102,14 +108,13 @@ def test_a_name_stays_on_one_line(model, tmp_path, capsys):
         answers.line(answer, "text").startswith("a\\nb: l\\nabel 50.0 %")
         and len(answers.line(answer, "table").splitlines()) == 1
     )
-    assert (
-        json.loads(answers.line(answer, "json"))["file"] == "a\nb"
-    )  # programs get the name itself
+    # Programs get the name itself.
+    assert json.loads(answers.line(answer, "json"))["file"] == "a\nb"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_answer_that_is_not_finite_is_none(model, tmp_path, value):
-    """Older exports give NaN with status 0."""
+    """Tests older exports, which give NaN with status 0."""
 
     def serve(encoded):
         ones = np.ones([len(encoded), 1])
@@ -148,9 +153,8 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     assert all("JPEG, PNG, BMP or GIF" in answer["error"] for answer in answers[1:4])
     with pytest.raises(InputError, match="3 of 3"):
         predict.main(str(model), "table", files[1:4])
-    assert (
-        len({line.index("not a JPEG") for line in capsys.readouterr().out.splitlines()}) == 1
-    )  # a column
+    # The reasons form a column.
+    assert len({line.index("not a JPEG") for line in capsys.readouterr().out.splitlines()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -216,7 +220,10 @@ def test_exit_code_and_one_line(model, tmp_path):
 
 
 def test_needs_no_training_code(model, tmp_path):
-    """A prediction on the command line imports TensorFlow and nothing heavy beside it, and wrong usage not even that."""
+    """Tests that a prediction on the command line imports TensorFlow, but nothing heavy beside it.
+
+    Wrong usage does not even import TensorFlow.
+    """
     file = write_image(tmp_path / "red.png", "red")
     heavy = (
         "{'apache_beam', 'tensorflow_addons', 'keras_cv', 'tensorflow_datasets', 'sklearn',"

@@ -16,7 +16,10 @@ SIZES = [(1, 1), (7, 90), (16, 16), (37, 29), (224, 224), (375, 500), (600, 451)
 @pytest.mark.parametrize("style", ["small", "imagenet"])
 @pytest.mark.parametrize("image_size", [16, 224, 300])
 def test_pixels_are_the_graphs(style, image_size):
-    """Noise has the largest differences between neighbours. The largest image is made smaller, the smallest larger."""
+    """Uses noise, which has the largest differences between neighbours.
+
+    The largest image is made smaller, the smallest larger.
+    """
     preprocessing = Preprocessing(image_size=image_size, style=style)
     description = onnx_file.describe(preprocessing)
     for height, width in SIZES:

@@ -20,7 +20,7 @@ COLORS = ("dark", "bright")
 
 
 class Threshold(tf.Module):
-    """Answers with class 1 where the mean of an image is above a bound."""
+    """Model that answers class 1 where the mean of an image is above a bound."""
 
     def __init__(self, bound):
         super().__init__()
@@ -55,7 +55,7 @@ def exports(tmp_path_factory):
 
 @pytest.fixture
 def serving_dir(exports, tmp_path):
-    """A SERVING_DIR whose version 1 is stable and 2 the newest."""
+    """Makes a SERVING_DIR with version 1 stable and version 2 the newest."""
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "1").symlink_to(exports / "classifier" / "1")
     settings.write(tmp_path, "classifier")
@@ -66,7 +66,7 @@ def serving_dir(exports, tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """40 images of one grey level each."""
+    """Makes 40 images of one grey level each."""
     folder, examples = tmp_path_factory.mktemp("data"), []
     for i, level in enumerate(np.linspace(3, 250, 40).astype(np.uint8)):
         image = tf.io.encode_png(np.full([4, 4, 3], level)).numpy()
@@ -91,17 +91,15 @@ def promote(serving_dir, data, **options):
 def test_a_new_version_serves_the_canarys_name_alone(serving_dir):
     assert served(serving_dir) == {"classifier": [1], "classifier-canary": [2]}
     models = Models(serving_dir, batching=False)
-    assert (
-        models.signature("classifier", None, None).version == 1
-    )  # what a request without a version gets
+    # A request without a version gets this one.
+    assert models.signature("classifier", None, None).version == 1
     assert models.signature("classifier-canary", None, None).version == 2
 
 
 def test_promotion_and_rollback(serving_dir, data, capsys):
     promote(serving_dir, data, drop=12.0)
-    assert (
-        "40 images; both give the same class to 92.50 % of them" in capsys.readouterr().out
-    )  # 3 of 40 levels are between the bounds
+    # 3 of 40 levels are between the bounds.
+    assert "40 images; both give the same class to 92.50 % of them" in capsys.readouterr().out
     assert served(serving_dir) == {"classifier": [2], "classifier-canary": [2]}
     promote(serving_dir, data)
     assert "stable already" in capsys.readouterr().out
@@ -160,7 +158,7 @@ def test_limits(measured, expected):
 
 
 def test_killed_between_the_log_and_the_change(serving_dir, data, monkeypatch):
-    """`models.config` counts: the promotion has not happened, and the same command makes it."""
+    """`models.config` counts: the promotion has not happened, and the same command repeats it."""
     replace = os.replace
 
     def killed(source, target):
@@ -196,7 +194,10 @@ def test_refused(serving_dir, data, tmp_path):
 
 
 def test_a_config_of_earlier_exports(serving_dir, capsys):
-    """Both versions under one name, with labels: the stable one stays stable, and stops sharing its name."""
+    """Both versions have one name, with labels.
+
+    The stable one stays stable, and stops sharing its name.
+    """
     (serving_dir / "models.config").write_text(
         'model_config_list { config { name: "classifier" base_path: "/models/classifier"'
         ' model_platform: "tensorflow" model_version_policy { specific { versions: 1 versions: 2 }'

@@ -1,4 +1,7 @@
-"""`run_serve.sh`: which server it takes, with which flags, and what it says where there is none. No server is started."""
+"""`run_serve.sh`: which server it takes, with which flags, and what it says where there is none.
+
+No server is started.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,34 @@ from serving import serve
 
 ROOT = Path(__file__).parents[2]
 
-# The flags of `tensorflow_model_server` 2.15.1, as its --help lists them; docs/serving.md explains
-# those that we use.
+# Flags of `tensorflow_model_server` 2.15.1, as its --help lists them. docs/serving.md explains the
+# flags that we use.
 KNOWN = frozenset(
     """
-allow_version_labels_for_unavailable_models batching_parameters_file enable_batching enable_grpc_healthcheck_service
-enable_model_warmup enable_per_model_batching_parameters enable_profiler enable_signature_method_name_check
-file_system_poll_wait_seconds flush_filesystem_caches grpc_channel_arguments grpc_max_threads grpc_socket_path
-load_retry_interval_micros max_num_load_retries mixed_precision model_base_path model_config_file model_config_file_poll_wait_seconds
-model_name monitoring_config_file num_load_threads num_request_iterations_for_warmup num_tflite_interpreters_per_pool num_tflite_pools
+allow_version_labels_for_unavailable_models batching_parameters_file enable_batching \
+enable_grpc_healthcheck_service
+enable_model_warmup enable_per_model_batching_parameters enable_profiler \
+enable_signature_method_name_check
+file_system_poll_wait_seconds flush_filesystem_caches grpc_channel_arguments grpc_max_threads \
+grpc_socket_path
+load_retry_interval_micros max_num_load_retries mixed_precision model_base_path model_config_file \
+model_config_file_poll_wait_seconds
+model_name monitoring_config_file num_load_threads num_request_iterations_for_warmup \
+num_tflite_interpreters_per_pool num_tflite_pools
 num_unload_threads per_process_gpu_memory_fraction platform_config_file port prefer_tflite_model
-remove_unused_fields_from_bundle_metagraph rest_api_enable_cors_support rest_api_num_threads rest_api_port rest_api_timeout_in_ms
-saved_model_tags skip_initialize_tpu ssl_config_file tensorflow_inter_op_parallelism tensorflow_intra_op_parallelism
-tensorflow_session_config_file tensorflow_session_parallelism thread_pool_factory_config_file use_alts_credentials version
+remove_unused_fields_from_bundle_metagraph rest_api_enable_cors_support rest_api_num_threads \
+rest_api_port rest_api_timeout_in_ms
+saved_model_tags skip_initialize_tpu ssl_config_file tensorflow_inter_op_parallelism \
+tensorflow_intra_op_parallelism
+tensorflow_session_config_file tensorflow_session_parallelism thread_pool_factory_config_file \
+use_alts_credentials version
 xla_cpu_compilation_enabled
-""".split()  # noqa: SIM905 (a list of a name a line would be half of this file)
+""".split()  # noqa: SIM905 (a list with a name a line would be half of this file)
 )
 
 MODELS = """# a comment
-model_config_list { config { name: "classifier" base_path: "/models/classifier" model_platform: "tensorflow"
+model_config_list { config { name: "classifier" base_path: "/models/classifier" \
+model_platform: "tensorflow"
   model_version_policy { specific { versions: 1 } } version_labels { key: "stable" value: 1 } } }
 """
 PROGRAM = """#!/bin/sh
@@ -64,7 +76,7 @@ def arguments(serving_dir, **options):
 
 
 def programs(folder, **statuses):
-    """A PATH with stand-ins; the status of their `info` by name."""
+    """Returns a PATH with stand-ins; `statuses` has the status of their `info` by name."""
     folder.mkdir(exist_ok=True)
     for name, status in statuses.items():
         (folder / name).write_text(PROGRAM.format(status=status))
@@ -73,7 +85,7 @@ def programs(folder, **statuses):
 
 
 def run(path, serving_dir, *flags):
-    """In a process of its own, whose place the server takes."""
+    """Runs it in a process of its own; the server takes the process's place."""
     command = [sys.executable, "-m", "cli", "serve", f"--serving_dir={serving_dir}", *flags]
     return subprocess.run(
         command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, timeout=120
@@ -135,13 +147,11 @@ def test_order_and_exec(serving_dir, tmp_path):
     config = text_format.Parse(
         (serving_dir / ".models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
-    assert (
-        config.model_config_list.config[0].base_path == f"{serving_dir}/classifier"
-    )  # absolute, as the server demands
+    # Absolute, as the server demands.
+    assert config.model_config_list.config[0].base_path == f"{serving_dir}/classifier"
 
-    containers = programs(
-        tmp_path / "containers", docker=1, podman=0
-    )  # docker's program without its daemon
+    # Docker's program without its daemon.
+    containers = programs(tmp_path / "containers", docker=1, podman=0)
     done = run(containers, serving_dir)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith(
@@ -192,7 +202,10 @@ def test_the_manual_explains_every_flag_that_is_used(serving_dir):
 
 
 def test_kubernetes_manifest():
-    """Its shape, against the schemas of Kubernetes where a validator is installed; else its own consistency alone."""
+    """Tests its shape against the schemas of Kubernetes, where a validator is installed.
+
+    Else only its own consistency is tested.
+    """
     yaml = pytest.importorskip("yaml")
     documents = list(
         yaml.safe_load_all((ROOT / "docs" / "kubernetes.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,7 @@
-"""Tests what the development server has beside TF Serving's protocols: bodies, health, metrics, its description, its stop."""
+"""Tests what the development server has beside TF Serving's protocols.
+
+That is: bodies, health, metrics, its description, its stop.
+"""
 
 from __future__ import annotations
 
@@ -104,9 +107,8 @@ def test_metrics(server, encoded_images):
         f':tensorflow:serving:runtime_latency_count{{{names},API="Predict",runtime="TF2"}}': 1,
         f":tensorflow:serving:batching:batch_size_count{{{names},{op}}}": 1,
         f':tensorflow:serving:batching:processed_batch_size_v2{{{names},{op},batch_size="4"}}': 1,
-        f':tensorflow:serving:batching:batch_delay_us_v2_count{{{names},{op},processed_batch_size="4"}}': (
-            1
-        ),
+        ":tensorflow:serving:batching:batch_delay_us_v2_count"
+        f'{{{names},{op},processed_batch_size="4"}}': (1),
     }
     size = f":tensorflow:serving:batching:batch_size_sum{{{names},{op}}}"
     assert after[size] - before.get(size, 0) == 3
@@ -153,7 +155,7 @@ def test_pages_of_other_origins_may_ask_with_cors_alone(small):
 
 
 def test_a_stop_answers_every_request_and_ends_with_0(small, encoded_images):
-    """16 clients over each protocol ask on and on; a stop refuses requests, and breaks none."""
+    """Lets 16 clients over each protocol ask on and on; a stop refuses requests but breaks none."""
     process = Process([sys.executable, "-c", PROGRAM, str(small.path)])
     images, answered, stopping = encoded_images("PNG", n=1), [], threading.Event()
 
@@ -164,7 +166,7 @@ def test_a_stop_answers_every_request_and_ends_with_0(small, encoded_images):
                 try:
                     (row,) = connected.predict(images)
                 except ServingError as error:
-                    # Only after the stop, and only because there is no server any more.
+                    # Only after the stop, and only because the server is gone.
                     return (
                         str(error) if stopped or stopping.wait(5) else f"before the stop: {error}"
                     )

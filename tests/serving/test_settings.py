@@ -1,4 +1,7 @@
-"""The settings parse as TF Serving parses them: with its messages, or with the fields that its 2.15 release declares."""
+"""The settings parse as TF Serving parses them.
+
+The tests use its messages, or the fields that its 2.15 release declares.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ INT64 = ".google.protobuf.Int64Value"
 
 
 def message(name, fields):
-    """A message class that is not in tensorflow-serving-api. `fields`: (name, number, type, repeated or not) each."""
+    """Makes a message class that is not in tensorflow-serving-api.
+
+    `fields`: message name -> (name, number, type, repeated or not) of each field.
+    """
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package="test", syntax="proto3")
     file.dependency.append("google/protobuf/wrappers.proto")
     for message_name, members in fields.items():
@@ -68,7 +74,7 @@ MONITORING = {
 
 @pytest.fixture
 def written(tmp_path):
-    """A SERVING_DIR with versions 3 and 7 of one model."""
+    """Makes a SERVING_DIR with versions 3 and 7 of one model."""
     for version in ("3", "7"):
         (tmp_path / "classifier" / version).mkdir(parents=True)
         (tmp_path / "classifier" / version / "saved_model.pb").touch()
@@ -86,9 +92,8 @@ def test_models(written):
         ("/models/classifier", "tensorflow")
     }
     assert [list(entry.model_version_policy.specific.versions) for entry in entries] == [[3], [7]]
-    assert not any(
-        entry.version_labels for entry in entries
-    )  # TF Serving refuses to move one to a version that is not loaded
+    # TF Serving refuses to move a label to a version that is not loaded.
+    assert not any(entry.version_labels for entry in entries)
 
 
 def test_a_bare_server_follows(written):

@@ -1,4 +1,7 @@
-"""The signatures of an export: answers against the evaluation path, and images that are none among good ones."""
+"""The signatures of an export: answers against the evaluation path.
+
+Some of the inputs are no images, among good ones.
+"""
 
 from __future__ import annotations
 
@@ -117,12 +120,12 @@ def test_embedding_is_the_classifiers_input(small, encoded_images):
 
 
 def png_of(width, height, png):
-    """A PNG that declares another size than it has."""
+    """Makes a PNG that declares another size than it has."""
     return png[:16] + struct.pack(">II", width, height) + png[24:]
 
 
 def gif_of(width, height, gif):
-    """A GIF of one frame that declares a canvas of 1 × 1 and a frame of another size than it has."""
+    """Makes a GIF of one frame that declares a canvas of 1 × 1 and another size for the frame."""
     frame = gif.index(b"\x2c\x00\x00\x00\x00")
     return (
         gif[:6]
@@ -139,7 +142,7 @@ def jpeg_of(width, height, jpeg):
 
 
 def bad_images(encoded_images):
-    """(bytes, status) of images that must not be answered."""
+    """Returns (bytes, status) of images that must not be answered."""
     one = {
         format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")
     }
@@ -178,10 +181,11 @@ def test_bad_images_leave_the_others_their_answers(exported, encoded_images):
     )
     assert not answer["probabilities"][1::2].any()
     assert (answer["classes"][1::2] == -1).all() and (answer["labels"][1::2] == b"").all()
+    # There is not one good image.
     assert (
         exported.serve(image_bytes=tf.constant([image for image, _ in bad]))["status"].tolist()
         == expected[1::2]
-    )  # not one good image
+    )
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "embed"])
@@ -215,30 +219,35 @@ def test_all_frames_of_a_gif_count(encoded_images, monkeypatch):
 
 
 def marked(jpeg, marker):
-    """A JPEG whose frame has another start marker than baseline's."""
+    """Makes a JPEG whose frame has another start marker than baseline's."""
     return jpeg.replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
 
 
 def png_after_a_chunk(png):
-    """A PNG whose header is not its first chunk: the first is a private one, with 1 × 1 where the size would be."""
+    """Makes a PNG whose header is not its first chunk.
+
+    The first chunk is a private one, with 1 × 1 where the size would be.
+    """
     chunk = b"prVt" + struct.pack(">II", 1, 1) + bytes(5)
     return png[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[8:]
 
 
 def gif_of_a_tall_and_a_wide_frame():
-    """6,000 × 6,000 pixels to allocate, though the frames have 12,000."""
+    """Makes a GIF with 6,000 × 6,000 pixels to allocate, though its frames have 12,000."""
     frames = []
     for size in [(1, 6000), (6000, 1)]:
         file = io.BytesIO()
         PIL.Image.new("P", size).save(file, "GIF")
         frames.append(file.getvalue()[file.getvalue().index(b"\x2c\0\0\0\0") : -1])
-    return (
-        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"
-    )  # a screen of 1 × 1, two colors
+    # A screen of 1 × 1 and two colors.
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + b"".join(frames) + b";"
 
 
 def bombs(encoded_images):
-    """Name -> small files that declare more pixels than an export decodes by default, 25 million, in every way that the decoder follows."""
+    """Returns name -> small files that declare more pixels than an export decodes by default.
+
+    The default is 25 million. The files do so in every way that the decoder follows.
+    """
     one = {
         format: encoded_images(format, (40, 30), n=1)[0] for format in ("PNG", "JPEG", "BMP", "GIF")
     }
@@ -251,13 +260,14 @@ def bombs(encoded_images):
     found["GIF"] = gif_of(6000, 5000, one["GIF"])
     found["GIF's screen"] = one["GIF"][:6] + struct.pack("<HH", 60000, 60000) + one["GIF"][10:]
     found["GIF of a tall and a wide frame"] = gif_of_a_tall_and_a_wide_frame()
+    # 65536 × 65536 is 2^32, which is 0 in int32.
     for width, height in [
         (6000, 5000),
         (6000, -5000),
         (65536, 65536),
         (1, -(2**31)),
         (2**31 - 1, 2**31 - 1),
-    ]:  # 2^32 is 0 in int32
+    ]:
         found[f"BMP of {width} x {height}"] = (
             bmp[:18] + struct.pack("<ii", width, height) + bmp[26:]
         )
@@ -290,7 +300,7 @@ STANDARD = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
 
 
 def bmp_of(bits, compression=0, header=40, table=b"", masks=b"", start=None):
-    """A BMP of 8 × 8 pixels: blue, green, red in 24 bits and more."""
+    """Makes a BMP of 8 × 8 pixels: blue, green, red in 24 bits and more."""
     pixels = (bytes(range(8, 250)) * 8)[: 8 * bits]
     info = struct.pack("<IiiHHIIiiII", header, 8, 8, 1, bits, compression, 0, 0, 0, 0, 0) + masks
     info += bytes(max(0, header - len(info)))
@@ -349,10 +359,8 @@ def test_bmps_are_decoded_rightly_or_refused(small):
         [np.asarray(PIL.Image.open(io.BytesIO(image)).convert("RGB")) for image in good]
     )
     np.testing.assert_array_equal([decode(image) for image in good], pixels)
-    for (
-        image,
-        status,
-    ) in BITMAPS.values():  # the same as the preparation of data, which looks at color tables alone
+    # The same as the preparation of data, which looks at color tables alone.
+    for image, status in BITMAPS.values():
         if status in (OK, UNSUPPORTED) and image[28] == 8 and image[30] == 0:
             assert isinstance(examine(image), str) == (status == UNSUPPORTED)
 
@@ -385,11 +393,8 @@ def test_graph_holds_no_python_function(exported):
         for nodes in (graph.node, *(f.node_def for f in graph.library.function))
         for node in nodes
     }
-    assert {
-        "DecodeImage",
-        "ResizeBicubic",
-        "IgnoreErrorsDataset",
-    } <= ops  # the scan sees the preprocessing
+    # The scan sees the preprocessing.
+    assert {"DecodeImage", "ResizeBicubic", "IgnoreErrorsDataset"} <= ops
     assert not {op for op in ops if "PyFunc" in op}
 
 

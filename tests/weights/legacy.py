@@ -1,4 +1,7 @@
-"""Writes PyTorch's format before release 1.6, without PyTorch: a second account of what the reader reads."""
+"""Writes PyTorch's format before release 1.6, without PyTorch.
+
+It is a second account of what the reader reads.
+"""
 
 from __future__ import annotations
 

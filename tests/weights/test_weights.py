@@ -1,4 +1,7 @@
-"""Published weights in and out: files in each true format, made here, and what is said of those that do not fit."""
+"""Published weights in and out: files in each true format, made here.
+
+The tests also cover what is said of files that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,8 @@ from efficientnet.architectures import ARCHITECTURES, round_repeats
 from training import model_dir
 from weights import export_weights, import_weights, names, weight_files
 
-keras_efficientnet = sys.modules[
-    tf.keras.applications.EfficientNetB0.__module__
-]  # of Keras 2.15 or of tf-keras
+# Of Keras 2.15 or of tf-keras.
+keras_efficientnet = sys.modules[tf.keras.applications.EfficientNetB0.__module__]
 SMALL = {"name": "b0", "width": 0.25, "depth": 0.5}  # 10 blocks, two of them in stage 6
 CLASSES = 5
 
@@ -36,7 +38,7 @@ def spec(classes: int = CLASSES, **architecture: object) -> model_dir.ModelSpec:
 
 
 def random_values(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Values around 1, so that variances are positive."""
+    """Makes values around 1, so that variances are positive."""
     rng = np.random.default_rng(seed)
     return {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -44,7 +46,10 @@ def random_values(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str
 def release_shapes(
     width: float, depth: float, classes: int, lite: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """The variables that the release's graph creates, in its order: a second account of the names, written from its numbering by calls."""
+    """Lists the variables that the release's graph creates, in its order.
+
+    This is a second account of the names, written from the release's numbering by calls.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     calls: dict[str, int] = {}
 
@@ -118,7 +123,10 @@ def write_checkpoint(
     slots: bool = True,
     scope: str = "efficientnet-b0/",
 ) -> Path:
-    """A checkpoint as TensorFlow 1's Saver writes it: values + 1 under the raw names, the values themselves as moving averages."""
+    """Writes a checkpoint as TensorFlow 1's Saver does.
+
+    It holds values + 1 under the raw names, and the values themselves as moving averages.
+    """
     stored: dict[str, np.ndarray] = {}
     for name, value in values.items():
         if raw:
@@ -339,7 +347,10 @@ def test_plain_timm_variants_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
-    """The file's name goes before its directory's, and a directory of all kinds of EfficientNets is none of them."""
+    """Tests that the file's name goes before its directory's.
+
+    A directory of all kinds of EfficientNets is none of them.
+    """
     state = random_values({row.timm: row.timm_shape for row in table()})
     for directory in ("efficientnet_b0", "efficientnet_models"):
         (tmp_path / directory).mkdir()
@@ -392,7 +403,7 @@ def test_a_fresh_head_is_said_and_nothing_else_is_fresh(
 
 
 def applications(**arguments: Any) -> tf.keras.Model:
-    """keras.applications' EfficientNet, as small as `SMALL`, with random weights."""
+    """Builds keras.applications' EfficientNet, as small as `SMALL`, with random weights."""
     settings = {
         "weights": None,
         "classes": CLASSES,
@@ -454,7 +465,7 @@ def test_keras_files(
 
 
 def test_layers_before_the_network_count(tmp_path: Path) -> None:
-    """Whatever the file's own Rescaling, offset included, and Normalization layers make of a pixel."""
+    """Counts what the file's own Rescaling, offset included, and Normalization do to a pixel."""
     inputs = x = tf.keras.Input([4, 4, 3])
     for layer in (
         tf.keras.layers.Rescaling(1 / 127.5, offset=-1.0),
@@ -478,7 +489,7 @@ def test_layers_before_the_network_count(tmp_path: Path) -> None:
 def test_kerass_published_files_store_std_as_variance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file goes through Keras's own `weights="imagenet"`, as a download would."""
+    """Takes the file through Keras's own `weights="imagenet"`, as a download would."""
     ours = applications(classes=1000)
     ours.layers[2].set_weights(
         [np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.zeros([])]
@@ -495,9 +506,8 @@ def test_kerass_published_files_store_std_as_variance(
         described.preprocessing.std, Preprocessing(image_size=1).std, rtol=1e-6
     )
     close(model(PIXELS), published(PIXELS, training=False))
-    published.save(
-        tmp_path / "fine_tuned.keras"
-    )  # of such a model the config tells the second Rescaling
+    # Such a model's config tells the second Rescaling.
+    published.save(tmp_path / "fine_tuned.keras")
     assert read(tmp_path / "fine_tuned.keras")[1].preprocessing.std == pytest.approx(
         described.preprocessing.std
     )
@@ -720,9 +730,8 @@ def test_headers_that_promise_more_than_the_file_holds(
         keras_model.save_weights(path)
         with h5py.File(path, "a") as file:
             del file["predictions/predictions/bias:0"]
-            file.create_dataset(
-                "predictions/predictions/bias:0", (1 << 40,), "f4", **options
-            )  # 4 TB
+            # 4 TB
+            file.create_dataset("predictions/predictions/bias:0", (1 << 40,), "f4", **options)
         with pytest.raises(
             InputError,
             match=r"the header promises 4,398,046,511,104 bytes of predictions/predictions/bias:0",
@@ -766,9 +775,8 @@ def test_a_checkpoint_named_with_characters_of_patterns(checkpoint: Path, tmp_pa
 def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
     keras_model.save_weights(tmp_path / "top.h5")
     labels = tmp_path / "labels.txt"
-    labels.write_bytes(
-        "\ufeffcat\r\nKäfer\r\n\r\na b\r\nd\r\ne\r\n".encode()
-    )  # as an editor on Windows leaves them
+    # As an editor on Windows leaves them.
+    labels.write_bytes("\ufeffcat\r\nKäfer\r\n\r\na b\r\nd\r\ne\r\n".encode())
     assert read(tmp_path / "top.h5", labels=str(labels))[1].label_names == (
         "cat",
         "Käfer",
@@ -787,7 +795,10 @@ def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
 
 
 def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A full B0 with AdvProp's preprocessing in, to timm and to keras.applications out, and in again: bit-exact."""
+    """Imports a full B0 with AdvProp's preprocessing, exports it, and imports it again: bit-exact.
+
+    It is exported to timm and to keras.applications.
+    """
     state = random_values({row.timm: row.timm_shape for row in names.weights(1.0, 1.0, CLASSES)})
     state = {name: 0.5 * (value - 1) if value.ndim > 1 else value for name, value in state.items()}
     source = write_timm(tmp_path / "tf_efficientnet_b0_ap.safetensors", state)
