@@ -1,7 +1,7 @@
 """What every command shares: flags, configs, work directories, exit codes.
 
-The bottom room of the house: it imports nothing of the project, and every other package may import
-it.
+This is the bottom room of the house. It imports nothing of the project. Every other package may
+import it.
 """
 
 import os

@@ -1,15 +1,15 @@
-"""The same command again: a stage that is done says so without importing TensorFlow.
+"""Answers a repeated command: a finished stage says so without importing TensorFlow.
 
-A command that ends keeps in its work directory what it was asked, what it read, and what it says
-when it is asked again (`.done.json`). When all of that is as it was, the next start prints the
-text and ends. In any other case the stage itself starts and makes all of its checks.
+A command that ends writes `.done.json` into its work directory. The file holds what the command was
+asked, what it read, and what it says when it is asked again. If all of that is unchanged, the next
+start prints the text and ends. Otherwise the stage itself starts and makes all of its checks.
 
-These must be as they were:
+These must be unchanged:
 
 - the command, the values of its flags and its recipe, the current directory, the project's code;
 - each finished directory that it read, with the digest of its weights;
 - its own summary, config and files;
-- for prepared data, the images that they were made from.
+- for prepared data, the source images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE = ".done.json"
 ROOT = Path(__file__).resolve().parent.parent
 
 _SHARDS = ("config.json", "manifest.json", "*/manifest.json", "*-of-*", "*/*-of-*")
-"""The files of an input that count, beside its summary and its model."""
+"""Patterns of an input's files that count, besides its summary and its model."""
 
 
 class Request:
@@ -40,7 +40,7 @@ class Request:
 
     Args:
       command: the command.
-      values: of its flags, and `config`.
+      values: value of each flag by name, and the recipe as `config`.
     """
 
     def __init__(self, command: Command, values: Mapping[str, Any]) -> None:
@@ -67,12 +67,11 @@ class Request:
         return kept["says"]
 
     def keep(self) -> None:
-        """Keeps the request beside the finished stage's files, where the stage has said what to answer."""
+        """Writes the request beside the finished stage's files, if the stage set its answer."""
         says = workdir.done_text(self._directory) if self._asked is not None else None
         if says is not None:
-            with contextlib.suppress(
-                InputError, OSError
-            ):  # a directory that cannot be written stays as it is
+            # A directory that cannot be written stays as it is.
+            with contextlib.suppress(InputError, OSError):
                 write_json(
                     self._directory / FILE, {"asked": self._asked, "own": self._own(), "says": says}
                 )
@@ -81,8 +80,9 @@ class Request:
         return _digest(self._directory, ("summary.json", "config.json", *self._command.kept))
 
     def _prepared(self) -> bool:
-        """Tells whether the images are those that were prepared, where the recipe wants to know."""
-        if not self._command.prepared or self._values.get("data"):  # which somebody else prepared
+        """Tells whether the source images are unchanged; True where the recipe does not ask."""
+        # Somebody else prepared the data that --data names.
+        if not self._command.prepared or self._values.get("data"):
             return True
         if self._values["config"].data.get("use_as_prepared", False):
             return True
@@ -124,7 +124,7 @@ def _directories(text: str) -> list[Path]:
 
 
 def _named(text: str) -> str:
-    """Returns what changes with an input that may be a directory, a file, or a name."""
+    """Returns a text that changes with an input: a directory, a file or a name."""
     path = Path(text).expanduser()
     if path.is_file():
         return _state(path)
@@ -137,12 +137,15 @@ def _input(path: Path) -> str:
 
 
 def _code() -> str:
-    """Returns a digest of the modules' names, sizes and times: another version asks its stages anew."""
+    """Returns a digest of the modules' names, sizes and modification times.
+
+    Another version of the code thus starts its stages again.
+    """
     return _of(f"{path.relative_to(ROOT)} {_state(path)}" for path in sorted(ROOT.glob("*/*.py")))
 
 
 def _digest(directory: Path, patterns: Iterable[str]) -> str:
-    """Returns a digest of the files that fit: names, contents of JSON files, sizes of others."""
+    """Returns a digest of the files that match: names, contents of JSON files, sizes of others."""
     found = sorted(
         {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
     )

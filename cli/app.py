@@ -1,8 +1,14 @@
-"""From a command line to a call: what every command shares.
+"""Turns a command line into a call; every command shares this module.
 
-Exit codes: 0 done; 2 wrong usage or unusable input, after one line on stderr and no traceback; 75
-another worker of the run was lost; 143 ended by SIGTERM, 130 by Ctrl-C; 141 nobody reads the output
-any more; anything else is a bug.
+Exit codes:
+
+- 0: done.
+- 2: wrong usage or unusable input, after one line on stderr and no traceback.
+- 75: another worker of the run was lost.
+- 130: ended by Ctrl-C.
+- 141: nobody reads the output any more.
+- 143: ended by SIGTERM.
+- Anything else is a bug.
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ def _without_command(words: Sequence[str], rest: Sequence[str], wrong: str) -> N
 
 
 def run(command: Command, argv: Sequence[str]) -> None:
-    """Reads the words `argv` and calls the command's function with their values. Raises InputError."""
+    """Parses the words `argv` and calls the command's function. Raises InputError."""
     given = flags.read(argv, command.flags, bool(command.recipes))
     if given.help:
         from cli import help
@@ -75,7 +81,9 @@ def run(command: Command, argv: Sequence[str]) -> None:
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
-    """Returns the values of a command line by name: its flags, `config`, `arguments` and `beam_options`.
+    """Returns the values of a command line by name.
+
+    The names are the command's flags, `config`, `arguments` and `beam_options`.
 
     Raises:
       InputError: a missing, unknown or malformed flag, an unknown key of the recipe, or a word that
@@ -95,7 +103,8 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
         )
     values: dict[str, Any] = {}
     if command.recipes:
-        from cli import recipes  # for those who need it: ml_collections takes a while to import
+        # Imported only where it is needed: ml_collections takes a while to import.
+        from cli import recipes
 
         declared = commands.load(command.settings) if command.settings else None
         recipe = given.recipe or command.recipe
@@ -140,26 +149,25 @@ def recipe_flags() -> list[str]:
 
 
 def log_plainly() -> None:
-    """Makes log lines nothing but their text, from INFO on."""
+    """Makes log lines show only their text, from level INFO on."""
     import logging as standard_logging
 
     from absl import flags as absl_flags
     from absl import logging
 
-    # or absl warns of logging before flag parsing: our flags are not global
+    # Otherwise absl warns of logging before flag parsing: our flags are not global.
     absl_flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
-    # TensorFlow 2.21 tells through absl how long it took to save.
+    # TensorFlow 2.21 logs through absl how long it took to save.
     logging.get_absl_handler().addFilter(_is_news)
-    standard_logging.getLogger("tensorflow").setLevel(
-        standard_logging.WARNING
-    )  # a line for each all-reduce is no news
+    # Hides TensorFlow's line for each all-reduce.
+    standard_logging.getLogger("tensorflow").setLevel(standard_logging.WARNING)
 
 
 def _is_news(record: Any) -> bool:
-    """Tells whether a log record is to be shown: all but TensorFlow's own below a warning."""
+    """Tells whether to show a log record: all, except TensorFlow's own INFO records."""
     return record.levelname != "INFO" or "/site-packages/tensorflow/" not in record.pathname
 
 
@@ -175,7 +183,7 @@ def guarded(act: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Exception as error:  # a full disk has another class in each library
+    except Exception as error:  # each library has its own class for a full disk
         if isinstance(error, BrokenPipeError) and output.reader_is_gone():
             sys.exit(output.READER_GONE)
         failure = write_failure(error)
@@ -186,9 +194,8 @@ def guarded(act: Callable[[], None]) -> None:
                 file=sys.stderr,
             )
         elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(
-                f"error: {one_line(error)}", file=sys.stderr
-            )  # a path of the command line: all others are our own
+            # The path is from the command line: all other paths are our own.
+            print(f"error: {one_line(error)}", file=sys.stderr)
         else:
             raise
         sys.exit(2)

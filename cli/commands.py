@@ -15,13 +15,13 @@ from cli.stage_commands import STAGES
 from cli.tool_commands import EXPERIMENTS, TOOLS
 
 BEAM_OPTIONS = "workflow.shard_jobs:unknown_options"
-"""Tells which of some flags are no options of Apache Beam."""
+"""Function that returns the given flags that are no options of Apache Beam."""
 
 IMAGES_UNCHANGED = "data.fingerprint:unchanged"
-"""Tells whether prepared data still have their source images."""
+"""Function that tells whether prepared data still have their source images."""
 
 PROCESSOR = "training.processor:choose"
-"""Chooses the kernels for this machine's CPU; before TensorFlow is imported."""
+"""Function that chooses the kernels for this machine's CPU. Runs before TensorFlow is imported."""
 
 TABLE = {command.name: command for command in (*STAGES, *EXPERIMENTS, *TOOLS)}
 """Every command by its name."""
@@ -51,6 +51,6 @@ def find(words: list[str]) -> tuple[Command | None, list[str], str]:
 
 
 def load(target: str) -> Callable[..., Any]:
-    """Imports `module:function`."""
+    """Imports and returns the function of `module:function`."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

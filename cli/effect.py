@@ -1,7 +1,7 @@
 """Refuses a setting of the command line that another setting switches off.
 
-Each setting declares what other ones must be for it to have an effect (`cli.settings.When`). A
-recipe may hold values without effect, since it is made of shared parts. A person who gives one
+Each setting declares what other settings must be for it to have an effect (`cli.settings.When`). A
+recipe may hold values without effect, since it is made of shared parts. A person who gives a value
 expects it to do something.
 """
 
@@ -26,15 +26,15 @@ class _Place(NamedTuple):
 def require_effect(
     recipe: Mapping[str, Any], declared: Section, overrides: Mapping[str, str | None]
 ) -> None:
-    """Sees that each setting of the command line has an effect.
+    """Checks that each setting of the command line has an effect.
 
     Args:
-      recipe: with the overrides in it.
-      declared: its declarations.
+      recipe: the recipe, with the overrides in it.
+      declared: declarations of the recipe's settings.
       overrides: key with dots -> text, as `cli.flags.Given` has them. "None" leaves a setting open.
 
     Raises:
-      InputError: a setting has none; the message names the one that switches it off.
+      InputError: a setting has no effect. The message names the setting that switches it off.
     """
     for key, text in overrides.items():
         if text == "None":
@@ -51,7 +51,7 @@ def _reasons(recipe: Mapping[str, Any], declared: Section, key: str) -> Iterable
     """Yields why a setting has no effect, for each section that reads it; "" where it has one."""
     yield _reason(recipe, declared, key)
     first, _, rest = key.partition(".")
-    for name, section in declared.all.items():  # those that inherit it
+    for name, section in declared.all.items():  # the sections that inherit it
         own = section.all.get(first) if isinstance(section, Section) and rest else None
         if isinstance(own, Section) and own.inherits == first and first in recipe.get(name, {}):
             value = recipe[name][first].get(rest)
@@ -84,7 +84,7 @@ def _reason(recipe: Mapping[str, Any], declared: Section, key: str) -> str:
 
 
 def _unmet(places: list[_Place], condition: When) -> str:
-    """Returns what is not as a setting needs it, and what to do; "" where all is well, or not known."""
+    """Returns the condition that is not met, and what to do; "" where it is met, or not known."""
     key, up = condition.key.lstrip("^"), len(condition.key) - len(condition.key.lstrip("^"))
     place = places[0] if key.startswith("/") else places[max(0, len(places) - 1 - up)]
     key = key.lstrip("/")

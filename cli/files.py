@@ -19,18 +19,18 @@ from cli.errors import InputError, write_failure
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is fsynced and renamed to `path`, on error it is removed.
+    """Yields a temporary path beside `path`, and renames it to `path` on success.
 
-    A reader, or a run that starts after a SIGKILL, sees the finished file or none.
+    The file is fsynced before it is renamed. On an error it is removed. A reader, or a run that
+    starts after a SIGKILL, sees the finished file or none.
 
     Raises:
       InputError: the disk is full, read-only, or beyond a limit or a quota.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.tmp-{platform.node()}-{os.getpid()}"
-    )  # two machines' processes may have one number
+    # The machine's name is needed: processes of two machines may have the same number.
+    temporary = path.with_name(f".{path.name}.tmp-{platform.node()}-{os.getpid()}")
     try:
         yield temporary
         with open(temporary, "rb") as f:
@@ -53,13 +53,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove_temporaries(directory: str | Path) -> None:
-    """Removes the temporary files that a killed run left in `directory`. Only for its one writer: another's would go as well."""
+    """Removes the temporary files that a killed run left in `directory`.
+
+    Only the one writer of `directory` may call this: another writer's files would go as well.
+    """
     for path in Path(directory).glob(".*.tmp-*"):
         path.unlink()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Returns the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
@@ -70,14 +73,13 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def plain_path(path: Path) -> Path:
     """Returns a path that TensorFlow takes literally.
 
-    TensorFlow looks for checkpoints and SavedModels by pattern, so that it does not find one in
-    `run [v1]`.
+    TensorFlow looks for checkpoints and SavedModels by pattern. So it finds none in `run [v1]`.
 
     Args:
-      path: a directory, or what the names of a checkpoint's files begin with; its files must exist.
+      path: a directory, or what the names of a checkpoint's files begin with. The files must exist.
 
     Returns:
-      `path`, or, where it has characters of patterns, a link to it that lives as long as this
+      `path`, or a link to it where it has pattern characters. The link lives as long as this
       process.
     """
     if not re.search(r"[][*?{}\\]", str(path)):
@@ -97,9 +99,10 @@ def _links() -> tempfile.TemporaryDirectory[str]:
 
 
 def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
-    """Reads a regular file that a user names, or its first `size` bytes; symbolic links are followed.
+    """Reads a regular file that a user names, or its first `size` bytes.
 
-    Never waits: a named pipe would block until somebody writes into it, a device may have no end.
+    Follows symbolic links. Never waits: a named pipe would block until somebody writes into it, and
+    a device may have no end.
 
     Raises:
       OSError: it cannot be read, or is no regular file.
@@ -118,7 +121,7 @@ def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
 
 
 def what_is(mode: int) -> str:
-    """A file's type in words, by its `st_mode`."""
+    """Returns a file's type in words, by its `st_mode`."""
     kinds = (
         (stat.S_ISFIFO, "named pipe"),
         (stat.S_ISSOCK, "socket"),

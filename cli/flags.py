@@ -1,4 +1,4 @@
-"""Defines commands and flags, and reads the words of a command line; without TensorFlow."""
+"""Defines commands and flags, and reads the words of a command line. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Command:
       target: `module:function` that gets the flags' values by name; imported after they are read.
       summary: what it does, one line.
       does: what it reads and leaves, for `--help`.
-      flags: its own.
+      flags: the command's own flags.
       examples: command lines without the script, ready to paste; two, where there are flags.
       group: "", "experiment" or "tool".
       recipes: patterns, below configs/, of the recipes that fit; () if it takes no `--config`.
@@ -177,7 +177,7 @@ def read(argv: Sequence[str], flags: Sequence[Flag], takes_recipe: bool) -> Give
 
     Args:
       argv: the words, without the program's name.
-      flags: of the command.
+      flags: flags of the command.
       takes_recipe: whether `--config` and `--config.KEY` are flags, too.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Makes the text of `--help` from the table of commands and the recipes' first lines, without TensorFlow."""
+"""Makes the text of `--help` from the table of commands and the recipes' first lines.
+
+Imports no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +121,7 @@ def _first_line(path: Path) -> str:
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Two columns; a name that is too wide has its text on the next line."""
+    """Formats two columns; where a name is too wide, its text is on the next line."""
     rows = list(rows)
     column = min(max((len(name) for name, _ in rows), default=0), 38) + 4
     lines = []

@@ -1,4 +1,4 @@
-"""JSON files: written whole, read with a check of what they hold."""
+"""Writes JSON files whole, and reads them with a check of their content."""
 
 from __future__ import annotations
 
@@ -39,11 +39,15 @@ def read_json(path: str | os.PathLike[str], schema: Any = object) -> Any:
     """Reads a JSON file and checks what it holds.
 
     Args:
-      path: of the file.
-      schema: what is expected. One of: a type (`float` takes whole numbers too); None; a tuple of
-        schemas, of which one must fit; `[schema]`, a list of any length; `[schema, schema]`, a list
-        of that length; a dict of keys that must be there, or may be (`"key?"`), beside any others.
-        The key `str` of such a dict has the schema of all others.
+      path: the file.
+      schema: the expected content, one of:
+        - a type; `float` takes whole numbers too;
+        - None;
+        - a tuple of schemas: one of them must fit;
+        - `[schema]`: a list of any length;
+        - `[schema, schema]`: a list of that length;
+        - a dict: its keys must be there, or may be there (`"key?"`), beside any others. The key
+          `str` has the schema of all other keys.
 
     Returns:
       The value. Its numbers are finite.
@@ -96,7 +100,7 @@ def _damaged(where: str | os.PathLike[str], why: Exception | str) -> InputError:
 
 
 def parse_json(text: str, schema: Any, where: str) -> Any:
-    """Returns the value of a JSON text that was found in `where`. Raises InputError: see `read_json`."""
+    """Returns the value of a JSON text from `where`. Raises InputError: see `read_json`."""
     try:
         value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
@@ -148,7 +152,7 @@ def _mismatch(value: Any, schema: Any, key: str) -> str | None:
         fits = isinstance(value, (int, float) if schema is float else schema)
         if isinstance(value, bool):  # Python counts it as a whole number
             fits = schema in (bool, object)
-        elif fits and schema is str:  # TensorFlow takes no lone surrogates
+        elif fits and schema is str:  # TensorFlow does not take lone surrogates
             fits = not any("\ud800" <= letter <= "\udfff" for letter in value)
     else:
         fits = value is None and schema is None
@@ -174,9 +178,9 @@ _NAMES = {
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raises InputError for the JSON file `path` where the code within it raises a Python error.
+    """Raises InputError for the JSON file `path` where the code within raises a Python error.
 
-    For values that have the right types, and do not go together.
+    Use it for values that have the right types but do not go together.
     """
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 def attributes(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` for the `__init__` of a package that imports no TensorFlow.
+    """Returns `__getattr__` and `__dir__` for a package's `__init__` that imports no TensorFlow.
 
         __getattr__, __dir__ = lazy.attributes(__name__, {"NoisyStudent": "noisy_student.model"})
 

@@ -10,7 +10,7 @@ GIB = 2.0**30
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 2**60
-"""Bytes; Linux states a number like this where a container has no limit."""
+"""Limit in bytes; Linux states a number this large where a container has no limit."""
 
 
 def memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
@@ -31,7 +31,10 @@ def memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> i
 
 
 def _limits(cgroups: Path, own: Path) -> list[int]:
-    """Returns the limits of this process's control groups and of those around them, in both versions of Linux."""
+    """Returns the limits of this process's control groups and of the groups around them.
+
+    Reads version 1 and version 2 of Linux's control groups.
+    """
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:

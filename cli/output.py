@@ -1,4 +1,4 @@
-"""Standard output and standard error: characters that they cannot show, and readers that leave."""
+"""Standard output and standard error: characters that they lack, and readers that leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 import sys
 
 READER_GONE = 128 + 13
-"""Exit code of a stage whose output nobody reads any more (`| head -1`): 128 + SIGPIPE, as in a shell."""
+"""Exit code where nobody reads the output any more (`| head -1`): 128 + SIGPIPE, as in a shell."""
 
 
 def prepare() -> None:

@@ -1,4 +1,4 @@
-"""Silence for what no log level reaches."""
+"""Silences output that no log level reaches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Within it, nothing that this process writes to its standard error arrives, C++ included: for a moment and one known line."""
+    """Discards what this process writes to standard error within the block, C++ included.
+
+    Use it for a moment and one known line.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -17,7 +17,7 @@ from cli.errors import InputError, one_line
 from cli.settings import Section, check
 
 SMOKE = "training.smoke:reduced"
-"""Cuts a recipe down to a run of a minute."""
+"""Function that cuts a recipe down to a run of a minute."""
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout; `configs/...` is looked up here when the current directory has none."""
 
@@ -31,10 +31,11 @@ def load(
     """Makes the recipe `PATH[:argument]` and applies overrides to it, in their order.
 
     Args:
-      argument: path of the recipe's file, and what its `get_config` is given, after a colon.
+      argument: path of the recipe's file; after a colon, the argument of its `get_config`.
       overrides: key with dots -> text of the value; None turns a true-or-false setting on.
       needs: keys that the recipe must have; a recipe for another command lacks one.
-      declared: returns the declarations of a recipe's settings, by which the recipe is checked.
+      declared: function that returns the declarations of a recipe's settings. The recipe is
+        checked by them.
 
     Returns:
       The recipe, locked.
@@ -72,7 +73,7 @@ def from_flags(*words: str, declared: Callable[[ConfigDict], Section] | None = N
 
 
 def overrides(*words: str) -> Mapping[str, str | None]:
-    """Returns key -> text of the `--config.KEY` among a command line's words; None where one has no value."""
+    """Returns key -> text of each `--config.KEY` of a command line; None: it has no value."""
     return flags.read(words, (), takes_recipe=True).overrides
 
 
@@ -83,7 +84,7 @@ def _make(argument: str) -> ConfigDict:
         raise InputError(f"--config: no file {name}; the recipes are in configs/")
     try:
         recipe = runpy.run_path(str(path))["get_config"](*([rest] if colon else []))
-    except ValueError as error:  # the recipe's own answer to its argument
+    except ValueError as error:  # the recipe itself refuses its argument
         raise InputError(f"--config: {' '.join(str(error).split())}") from error
     except Exception as error:
         raise InputError(
@@ -103,9 +104,8 @@ def _override(recipe: ConfigDict, key: str, text: str | None) -> None:
         raise InputError(f"{word} has no value; write {word}=VALUE")
     if text == "None":
         held = dict(section.items(preserve_field_references=True))[last]
-        if held is not None and not isinstance(
-            held, FieldReference
-        ):  # a `placeholder` is one, whatever it holds now
+        # A `placeholder` is a FieldReference, whatever it holds now.
+        if held is not None and not isinstance(held, FieldReference):
             raise InputError(f"{word}: it needs a value")
         section[last] = None
         return
@@ -116,7 +116,7 @@ def _override(recipe: ConfigDict, key: str, text: str | None) -> None:
 
 
 def _find(recipe: ConfigDict, key: str) -> tuple[ConfigDict, str]:
-    """Returns the section that holds `key`, written with dots, and the key's last part. Raises InputError."""
+    """Returns the section that holds the dotted `key`, and its last part. Raises InputError."""
     within: Any = recipe
     prefix = "--config."
     *path, last = key.split(".")
@@ -139,7 +139,7 @@ def _switch(text: str) -> bool:
 
 
 def _tuple(text: str) -> tuple[Any, ...]:
-    """`(1, 2)` and `1,2`; `a,b` and `a` without quotes, for names."""
+    """Reads a tuple: `(1, 2)` or `1,2`; for names also `a,b` or `a`, without quotes."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -30,9 +30,10 @@ class When:
     Attributes:
       key: the other setting, in the section that holds this one. A `^` before it goes one section
         up, a `/` to the recipe's first level; dots go down.
-      values: with which there is an effect; (): whatever is not False, 0, None or empty.
-      test: tells it of a value, in place of `values`.
-      words: what the value must be; by default from `values`.
+      values: values of the other setting that give an effect; (): any value that is not False, 0,
+        None or empty.
+      test: function that tells whether a value gives an effect, in place of `values`.
+      words: what the value must be, in words; by default made from `values`.
     """
 
     key: str
@@ -47,14 +48,14 @@ class When:
         return value in self.values if self.values else bool(value)
 
     def wanted(self, value: Any) -> str:
-        """Returns in words what to set the other setting to, which is `value`."""
+        """Returns in words what to set the other setting to; `value` is what it is now."""
         return self.words or _or(
             self.values or ("True" if isinstance(value, bool) else "a value above 0",)
         )
 
 
 Conditions = tuple[Union[When, tuple[When, ...]], ...]
-"""All must hold; of a tuple among them, one."""
+"""Conditions that must all hold; of a tuple among them, one condition must."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +66,15 @@ class Setting:
       default: the value where a recipe says nothing else.
       meaning: a sentence or two, for people.
       type: bool, int, float, str or tuple; by default the type of `default`.
-      items: type of a tuple's values; by default that of the first value of `default`.
+      items: type of a tuple's values; by default the type of the first value of `default`.
       none: what None means; where it is empty, None is not allowed.
-      choices: the only values; of a tuple, of its values. So are the four bounds.
+      choices: the only values. For a tuple, the choices and the four bounds are those of its items.
       at_least: the least value.
       above: a value below all allowed ones.
       at_most: the largest value.
       below: a value above all allowed ones.
       length: least and largest number of a tuple's values; None: no limit.
-      unit: of the number.
+      unit: unit of the number.
       source: where `default` is from.
       when: what other settings must be for this one to have an effect; see `cli.effect`.
     """
@@ -333,7 +334,7 @@ def _is_wanted(one: When) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A default as a person writes it: a computed float with six digits."""
+    """Returns a default as a person writes it: a computed float with six digits."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_shown, value))}{',' if len(value) == 1 else ''})"
     return f"{value:.6g}" if isinstance(value, float) and value != round(value) else str(value)

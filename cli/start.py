@@ -27,7 +27,7 @@ def script(name: str, *arguments: str) -> list[str]:
 
 
 def _main() -> None:
-    # Where the caller has closed one (2>&-), the next file that is opened would get its number.
+    # If the caller has closed a standard stream (2>&-), the next opened file would get its number.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""SIGTERM, with which machines are taken away: what to do before leaving."""
+"""Handles SIGTERM, with which machines are taken away: what to do before leaving."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 EXIT_CODE = 128 + signal.SIGTERM
-"""Of a stage that was stopped so and goes on with the same command."""
+"""Exit code of a stage that SIGTERM stopped; the same command continues it."""
 
 
 @contextlib.contextmanager
 def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
-    """Within it SIGTERM calls `act`, in place of ending the process. Signals reach the main thread only; elsewhere nothing changes."""
+    """Makes SIGTERM call `act` within the block, in place of ending the process.
+
+    Signals reach the main thread only. In other threads nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -30,10 +33,10 @@ _running: set[subprocess.Popen[Any]] = set()
 
 
 def call(command: Sequence[str], **options: Any) -> int:
-    """Runs a command and returns its exit code, 128 + N where signal N ended it; SIGTERM is handed on to it, and it is waited for.
+    """Runs a command and returns its exit code, 128 + N where signal N ended it.
 
-    In another thread than the main one SIGTERM is handed on where the main one is within
-    `on_sigterm(terminate_running)`.
+    Hands SIGTERM on to the command, and waits for its end. Outside the main thread, SIGTERM is
+    handed on where the main thread is within `on_sigterm(terminate_running)`.
     """
     with subprocess.Popen(command, **options) as process, on_sigterm(process.terminate):
         _running.add(process)
@@ -45,6 +48,6 @@ def call(command: Sequence[str], **options: Any) -> int:
 
 
 def terminate_running() -> None:
-    """SIGTERM to all commands that `call` is waiting for, in whichever thread."""
+    """Sends SIGTERM to all commands that `call` is waiting for, in whichever thread."""
     for process in list(_running):
         process.terminate()

@@ -1,7 +1,7 @@
 """The life of a work directory: `config.json` first, `summary.json` last.
 
-A stage trusts only a directory with `summary.json`; the same command on a finished directory says
-so and does nothing; another config on a started directory is refused.
+A stage trusts only a directory with `summary.json`. The same command on a finished directory says
+so and does nothing. Another config on a started directory is refused.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def start(
       config: the resolved config of the stage, JSON-serialisable.
       inputs: finished directories that the stage reads, by name. Their fingerprints become part of
         the config, so that a new teacher in the same place is noticed.
-      of_parts: the run is made of stages with directories of their own, which compare their own
-        part of the config: until it is finished it may go on with a corrected one.
-      shared: other processes of the same run work in it, too. Else it is held until `finish`, or
-        until the process ends.
+      of_parts: whether the run is made of stages with directories of their own. Each stage compares
+        its part of the config. So an unfinished run may go on with a corrected config.
+      shared: whether other processes of the same run work in it, too. Otherwise this process holds
+        it until `finish`, or until the process ends.
       summary_schema: what `summary.json` must hold; see `json_files.read_json`.
 
     Returns:
-      The content of `summary.json` where the stage is finished, else None: run it (or go on with
-      it).
+      The content of `summary.json` where the stage is finished, else None: run the stage, or go on
+      with it.
 
     Raises:
       InputError: `workdir` cannot be written, or holds something of another config or a damaged
@@ -87,8 +87,8 @@ def start(
     if path.exists():
         before = read_json(path, dict)
         differences = _differences(before, resolved)
-        # A start that found its settings unusable has left nothing but its config: the corrected
-        # one takes its place.
+        # If an earlier start failed validation, only `config.json` exists: the corrected config
+        # replaces it.
         alone = all(other == path or other.name.startswith(".") for other in workdir.iterdir())
         open_yet = alone or (of_parts and not (workdir / "summary.json").exists())
         if differences and not (open_yet and before.keys() == resolved.keys()):
@@ -113,7 +113,7 @@ def start(
 
 
 def shown(workdir: str | Path, summary: Mapping[str, Any], table: Callable[[Any], str]) -> str:
-    """Returns the `table` of a finished directory's summary. Raises InputError where it cannot be made."""
+    """Returns the `table` of a finished directory's summary. Raises InputError if it fails."""
     with reading(Path(workdir) / "summary.json"):
         return table(summary)
 
@@ -137,13 +137,16 @@ def finish(workdir: str | Path, summary: Mapping[str, Any], done: str | None = N
 
 
 def say_done(workdir: str | Path, text: str) -> None:
-    """Prints that a directory is finished. The next time `cli.again` says it, without starting the stage."""
+    """Prints that a directory is finished.
+
+    Next time `cli.again` prints the text, without starting the stage.
+    """
     _done[Path(workdir).resolve()] = text
     print(text, flush=True)
 
 
 def done_text(workdir: str | Path) -> str | None:
-    """Returns what this process knows that a finished directory's command says; None for nothing."""
+    """Returns what a finished directory's command says, if this process knows it; else None."""
     return _done.get(Path(workdir).resolve())
 
 
@@ -155,7 +158,11 @@ _held: dict[Path, int] = {}
 
 
 def _hold(workdir: Path) -> None:
-    """Locks a directory for this process. Raises InputError where another one has it: a stage that its killed loop has left, perhaps."""
+    """Locks a directory for this process.
+
+    Raises:
+      InputError: another process has it, perhaps a stage that its killed loop has left.
+    """
     key = workdir.resolve()
     if key in _held:
         return
@@ -176,7 +183,7 @@ def _hold(workdir: Path) -> None:
 def require_finished(
     directory: str | Path, what: str, made_by: str, schema: Any = dict
 ) -> dict[str, Any]:
-    """Returns the summary of a finished directory; it must fit `schema` (see `json_files.read_json`).
+    """Returns the summary of a finished directory; it must fit `schema`, see `read_json`.
 
     Raises:
       InputError: there is no such directory, the stage that makes it has not finished, or its
@@ -213,7 +220,7 @@ def is_work_directory(directory: str | Path) -> bool:
         return True
     if names - {"config.json", "labeled", "unlabeled", "test", "validation", "pseudo_labeled"}:
         return False
-    try:  # data that are being prepared; somebody's own folders may have such names
+    try:  # data in preparation; a user's own folders may have these names
         config = json.loads(read_file(Path(directory) / "config.json"))
     except (OSError, ValueError, RecursionError):
         return False
@@ -221,7 +228,7 @@ def is_work_directory(directory: str | Path) -> bool:
 
 
 def fingerprint(directory: str | Path) -> str:
-    """Returns a short digest of a finished directory: of its summary and, where it holds a model, of that.
+    """Returns a short digest of a finished directory: of its summary and of its model, if any.
 
     A model of an earlier version, whose `model.json` states no digest of the weights, does not
     count: work begun with it goes on.
@@ -239,7 +246,7 @@ def fingerprint(directory: str | Path) -> str:
 
 
 MODEL, WEIGHTS, WEIGHTS_DIGEST = "model.json", "model.weights.h5", "weights_sha256"
-"""In a `model/` directory: its description, its weights, and what the description calls the weights' SHA-256."""
+"""Description and weights of a `model/` directory, and the description's key of their SHA-256."""
 
 
 def verify_weights(directory: Path) -> bool:
@@ -249,7 +256,7 @@ def verify_weights(directory: Path) -> bool:
       False where the description, of an earlier version, states no digest.
 
     Raises:
-      InputError: the weights are missing, or others than described.
+      InputError: the weights are missing, or differ from the description.
     """
     description, path = read_json(directory / MODEL), directory / WEIGHTS
     if not path.is_file():
@@ -271,5 +278,5 @@ def verify_weights(directory: Path) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _digest(path: Path, state: tuple[int, ...]) -> str:
-    """SHA-256 of a file, once in a process for each `state` of it."""
+    """Returns the SHA-256 of a file, computed once in a process for each `state` of it."""
     return file_digest(path)

@@ -1,4 +1,7 @@
-"""FixMatch (Sohn et al. 2020): confident pseudo-labels of weakly augmented images teach strongly augmented ones."""
+"""FixMatch (Sohn et al. 2020): learning from confident pseudo-labels.
+
+Confident pseudo-labels of weakly augmented images teach the network on strongly augmented ones.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -18,10 +18,12 @@ from training.uda import forward, gradients_of_views
 def fixmatch_loss(
     weak: tf.Tensor, strong: tf.Tensor, threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The unlabeled loss (Sohn et al. 2020, eq. 4), divided by all examples and not by the confident ones.
+    """Computes the unlabeled loss (Sohn et al. 2020, eq. 4).
 
-        q_b = softmax(z_weak,b), without gradient;   1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax
-        z_strong,b)
+        q_b = softmax(z_weak,b), without gradient
+        loss = 1/μB Σ_b [max q_b ≥ τ] CE(argmax q_b, softmax z_strong,b)
+
+    The sum is divided by all examples, and not by the confident ones.
 
     Args:
       weak: logits of the weakly augmented images, float32 (μB, K).
@@ -38,22 +40,24 @@ def fixmatch_loss(
 
 
 class FixMatch(Trainer):
-    """Trains a classifier by FixMatch. Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`.
+    """Trains a classifier by FixMatch.
 
-    `x` are weakly augmented labeled images (B, H, W, 3), `y` class ids (B,) or distributions (B,
-    K); `x_weak` and `x_strong` are two views of the same unlabeled images (μB, H, W, 3).
+    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`. `x` are weakly
+    augmented labeled images (B, H, W, 3), `y` class ids (B,) or distributions (B, K). `x_weak` and
+    `x_strong` are two views of the same unlabeled images (μB, H, W, 3).
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
       threshold: τ, the least confidence of a pseudo-label that counts.
       unlabeled_weight: λ_u, the factor of the unlabeled loss.
-      label_smoothing: of labeled examples; 0 in the paper.
-      adjustment: added to the logits in their loss, K numbers or None; see `losses.log_priors`.
+      label_smoothing: label smoothing of labeled examples; 0 in the paper.
+      adjustment: added to the logits in the loss of labeled examples, K numbers or None; see
+        `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
-      ema_decay: of the moving average, which is what `evaluate` should see.
+      ema_decay: decay of the moving average, which is what `evaluate` should see.
       rematerialize: see `Trainer`.
       accumulation: parts into which each batch is cut; see `training.supervised.Supervised`.
-      seed: of the model noise.
+      seed: seed of the model noise.
     """
 
     def __init__(
@@ -83,26 +87,27 @@ class FixMatch(Trainer):
         self.seed = seed
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of Algorithm 1."""
+        """Makes one step of Algorithm 1."""
         self.move(gradients_of_views(self._gradients, data, self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Returns gradients of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
+        """Returns the gradients of the loss on one part of the batch.
+
+        They are divided by parts and replicas, and are to be summed over both.
+        """
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         x, y, x_weak, x_strong = data
         step = self.optimizer.iterations
         with tf.GradientTape() as tape:
             z = forward(self.forward, x, x_weak, x_strong, self.seed, step, part, parts)
             targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
-            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))                                             (eq.
-            # 3)
+            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))  (eq. 3)
             labeled = adjusted(z.labeled, self.adjustment)
             labeled_loss = tf.reduce_mean(
                 cross_entropy(smooth(targets, self.label_smoothing), labeled)
             )
-            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))
-            # (eq. 4)
+            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))  (eq. 4)
             unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
             # ℓ_s + λ_u ℓ_u, and weight decay
             loss = labeled_loss + self.unlabeled_weight * unlabeled_loss

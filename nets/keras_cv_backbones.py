@@ -35,7 +35,11 @@ class Backbone(NamedTuple):
 
 
 def _efficientnet_v2(size: int, stages: str, width: float = 1.0, depth: float = 1.0) -> Backbone:
-    """`stages`: repeats, channels in, channels out, expansion, stride and the kind f (fused) or u of each stage."""
+    """Returns an EfficientNetV2.
+
+    `stages` has six entries a stage: repeats, channels in, channels out, expansion, stride and
+    kind. The kind is f (fused) or u (unfused).
+    """
     rows = [row.split() for row in stages.split(",")]
     columns = list(zip(*[[*map(int, row[:5]), row[5]] for row in rows]))
     kinds = ["fused" if kind == "f" else "unfused" for kind in columns[5]]
@@ -67,7 +71,11 @@ def _resnet(kind: str, blocks: tuple[int, ...], block_type: str = "block") -> Ba
 def _mobilenet_v3(
     expansion: list[float], filters: str, kernels: str, strides: str, excited: str, hard_from: int
 ) -> Backbone:
-    """`excited`: 1 for a block with squeeze-and-excitation; `hard_from`: first block with hard-swish in place of ReLU."""
+    """Returns a MobileNetV3.
+
+    `excited` is 1 for a block with squeeze-and-excitation. `hard_from` is the first block with
+    hard-swish in place of ReLU.
+    """
     blocks = len(expansion)
     options = {
         "stackwise_expansion": expansion,
@@ -147,7 +155,7 @@ FAMILIES = {
         "densenet201": _densenet(6, 12, 48, 32),
     },
 }
-"""The paper's name of a family -> its backbones by keras-cv's names of their presets; the smallest first."""
+"""A family's name in its paper -> its backbones by keras-cv's names of presets, smallest first."""
 
 BACKBONES = {PREFIX + name: row for family in FAMILIES.values() for name, row in family.items()}
 """`model.name` -> backbone."""
@@ -168,11 +176,18 @@ PRESETS = (
     "densenet169_imagenet",
     "densenet201_imagenet",
 )
-"""keras-cv's published weights of these backbones, by its own names; `..._classifier` with ImageNet's 1,000 classes."""
+"""keras-cv's names of the published weights of these backbones.
+
+`..._classifier` has ImageNet's 1,000 classes.
+"""
 
 
 def of_preset(preset: str) -> str:
-    """Returns the `model.name` that the published weights `preset` are for. Raises InputError, with the nearest name."""
+    """Returns the `model.name` that the published weights `preset` are for.
+
+    Raises:
+      InputError: there are no such weights. The message has the nearest name.
+    """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
@@ -181,7 +196,11 @@ def of_preset(preset: str) -> str:
 
 
 def find(name: str, key: str = "name") -> Backbone:
-    """Returns the backbone of `model.name`. Raises InputError about `key`, with the nearest name, where there is none."""
+    """Returns the backbone of `model.name`.
+
+    Raises:
+      InputError: there is none. The message is about `key` and has the nearest name.
+    """
     if name not in BACKBONES:
         near = difflib.get_close_matches(
             name[len(PREFIX) :], [known[len(PREFIX) :] for known in BACKBONES], n=1
@@ -199,7 +218,10 @@ def title(name: str) -> str:
 
 
 def reduction(model: Mapping[str, Any]) -> int | None:
-    """Returns image side / side of the last maps of a network's depthwise convolutions; None where it has none of these."""
+    """Returns image side / side of the last maps of a network's depthwise convolutions.
+
+    None if the network has no depthwise convolutions.
+    """
     return 32 if find(model["name"]).kind.startswith(("EfficientNetV2", "MobileNetV3")) else None
 
 

@@ -1,7 +1,7 @@
-"""Classifiers on keras-cv's backbones, as networks of the project, and keras-cv's published weights.
+"""Classifiers on keras-cv's backbones, as networks of the project, and their published weights.
 
 A network is a backbone of keras-cv, average pooling, dropout and a dense layer. Three things are
-changed in the backbone, none of which changes what it computes when it is applied:
+changed in the backbone. None of them changes what the backbone computes when it is applied:
 
 - Its names of blocks become the project's (`nets.names`), for frozen blocks and rematerialisation.
 - Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its
@@ -31,7 +31,7 @@ from nets.names import repeat_letter
 from nets.noise import Dropout, StochasticDepth
 
 MEAN, STD = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
-"""Normalisation that keras-cv's published weights expect: pixels in 0-1 (its `include_rescaling`)."""
+"""Normalisation for keras-cv's published weights: pixels in 0-1 (its `include_rescaling`)."""
 
 
 def KerasCVNetwork(
@@ -50,15 +50,16 @@ def KerasCVNetwork(
     """Builds a classifier: RGB images, float (B, H, W, 3) in 0-255 -> float32 logits (B, K).
 
     Args:
-      name: of `nets.keras_cv_backbones.BACKBONES`.
+      name: a name of `nets.keras_cv_backbones.BACKBONES`.
       num_classes: K.
       mean: subtracted from the input, a number a channel, in 0-255.
-      std: then divides it.
+      std: then divides the input, a number a channel, in 0-255.
       image_size: side of the square input in pixels; None: any height and width.
       dropout: rate before the classifier, in [0, 1).
-      survival_probability: of the last block, in (0, 1]; of EfficientNetV2 only.
-      sync_batch_norm: batch statistics over all replicas.
-      batch_norm_momentum: of the moving averages, in [0, 1); None: the backbone's own.
+      survival_probability: survival probability of the last block, in (0, 1]; of EfficientNetV2
+        only.
+      sync_batch_norm: whether BatchNorm takes its statistics over all replicas.
+      batch_norm_momentum: momentum of the moving averages, in [0, 1); None: the backbone's own.
       seed: makes the initial weights a function of (seed, place in the network); None: random ones.
 
     Raises:
@@ -90,10 +91,8 @@ def KerasCVNetwork(
     for layer in _parts(model):
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             if sync_batch_norm:
-                layer.synchronized, layer.fused = (
-                    True,
-                    False,
-                )  # the fused kernel sees one replica only
+                # The fused kernel sees one replica only.
+                layer.synchronized, layer.fused = True, False
             layer.momentum = layer.momentum if batch_norm_momentum is None else batch_norm_momentum
         if hasattr(layer, "survival_probability") and isinstance(
             getattr(layer, "dropout", None), tf.keras.layers.Dropout
@@ -106,19 +105,19 @@ def KerasCVNetwork(
 
 
 def load_preset(network: tf.keras.Model, preset: str) -> None:
-    """Loads published weights of keras-cv into a network of `KerasCVNetwork` that normalises by `MEAN` and `STD`.
+    """Loads published weights of keras-cv into a network of `KerasCVNetwork`.
 
-    A `..._classifier` preset has the classes of ImageNet, and its classifier is loaded too; of any
-    other preset, the network's classifier stays as it is. Files in `folder(preset)` go before a
-    download.
+    The network must normalise by `MEAN` and `STD`. A `..._classifier` preset has the classes of
+    ImageNet, and its classifier is loaded too. With any other preset, the network's classifier
+    stays as it is. Files in `folder(preset)` go before a download.
 
     Args:
-      network: on the backbone that the preset is of.
+      network: a network on the backbone of the preset.
       preset: keras-cv's name, such as `efficientnetv2_b0_imagenet`.
 
     Raises:
-      InputError: no such preset, files that cannot be had or read, weights of another network, or
-        a network with another normalisation.
+      InputError: no such preset, files that cannot be fetched or read, weights of another network,
+        or a network with another normalisation.
     """
     kind, local, of_classifier = _class_of(preset), folder(preset), preset.endswith("_classifier")
     normalize = network.get_layer("normalize")
@@ -156,10 +155,10 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
 
 
 def fetch(preset: str) -> tuple[Path, ...]:
-    """Returns the files of published weights; downloads them where they are missing.
+    """Returns the files of published weights; downloads them if they are missing.
 
     Raises:
-      InputError: no such preset, or files that cannot be had.
+      InputError: no such preset, or files that cannot be fetched.
     """
     kind, local = _class_of(preset), folder(preset)
     if (local / "config.json").exists():
@@ -168,7 +167,7 @@ def fetch(preset: str) -> tuple[Path, ...]:
             raise InputError(f"{local} lacks one of {', '.join(FILES)}; put both there")
         return files
     try:
-        import kagglehub  # as keras-cv does, which finds the files where this leaves them
+        import kagglehub  # as keras-cv does, which then finds the files
 
         handle = kind.presets[preset]["kaggle_handle"].removeprefix("kaggle://")
         return tuple(Path(kagglehub.model_download(handle, name)) for name in FILES)
@@ -192,16 +191,16 @@ def _cannot_have(preset: str, error: Exception) -> InputError:
 
 
 FILES = ("config.json", "model.weights.h5")
-"""Files of published weights."""
+"""Names of the files of published weights."""
 
 
 def folder(preset: str) -> Path:
-    """Returns where published weights that a user has fetched himself are looked for."""
+    """Returns the folder for published weights that users have fetched themselves."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras_cv" / preset
 
 
 def _package(what: str) -> Any:
-    """keras-cv, imported. Raises InputError."""
+    """Imports and returns keras-cv. Raises InputError."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # keras-core says which backend it uses
             import keras_cv
@@ -213,7 +212,7 @@ def _package(what: str) -> Any:
 
 
 def _parts(model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:
-    """All layers, those within blocks included."""
+    """Returns all layers, those within blocks included."""
     return (part for part in model.submodules if isinstance(part, tf.keras.layers.Layer))
 
 
@@ -222,7 +221,10 @@ def _weighted(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
 
 
 def _draw(model: tf.keras.Model, seed: int) -> None:
-    """Draws each kernel anew from its layer's own initializer, as a function of (seed, place in the network)."""
+    """Draws each kernel anew from its layer's own initializer.
+
+    The numbers are a function of (seed, place in the network).
+    """
     place = 0
     for layer in _parts(model):
         for variable, initializer in (
@@ -239,10 +241,9 @@ def _draw(model: tf.keras.Model, seed: int) -> None:
 
 
 def _renaming() -> Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer]:
-    """A function for `clone_model` that copies a layer under the project's name of its block.
+    """Returns a function for `clone_model` that copies layers under the project's names of blocks.
 
-    MobileNetV3's layers without a name of their own get that of the block whose layers come before
-    them.
+    A layer of MobileNetV3 without a name of its own gets the name of the block before it.
     """
     current = "stem"
 
@@ -261,7 +262,7 @@ def _renaming() -> Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer]:
 
 
 def _block(name: str) -> str | None:
-    """The project's name of a layer of a backbone; None where it keeps its own."""
+    """Returns the project's name of a backbone's layer; None if the layer keeps its own."""
     if found := re.fullmatch(r"(?:conv1|(pool)1|Conv)(?:_((?!1)\w+))?", name):
         return f"stem_{found[2] or found[1] or 'conv'}"
     if found := re.fullmatch(r"v2_stack_(\d+)_block(\d+)_(\w+)", name):  # ResNets
@@ -270,9 +271,8 @@ def _block(name: str) -> str | None:
         return f"block{int(found[1] or 0) + 1}a_{found[2]}"
     if found := re.fullmatch(r"conv(\d+)_block_(\d+)_(\w+)", name):  # DenseNet
         return f"block{int(found[1]) - 1}{repeat_letter(int(found[2]))}_{found[3]}"
-    if found := re.fullmatch(
-        r"pool([2-9])_(\w+)", name
-    ):  # DenseNet's transition, a block of its own
+    # DenseNet's transition is a block of its own.
+    if found := re.fullmatch(r"pool([2-9])_(\w+)", name):
         return f"block{int(found[1]) - 1}transition_{found[2]}"
     return (
         name

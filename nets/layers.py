@@ -1,9 +1,10 @@
-"""The layers that every network of the project is made of: EfficientNets here, ResNets in :mod:`resnet`.
+"""Layers of every network of the project: EfficientNets, and ResNets in :mod:`resnet`.
 
 Initial weights, batch normalisation's settings and the classifier's precision are choices of a
-whole network; :class:`Layers` makes them in one place. The Keras layers are what Keras 2.15 lacks:
-a normalisation without weights, a batch normalisation that stays synchronised when it is saved, and
-a swish with a fast gradient.
+whole network; :class:`Layers` makes them in one place.
+
+The Keras layers are what Keras 2.15 lacks: a normalisation without weights, a batch normalisation
+that stays synchronised when it is saved, and a swish with a fast gradient.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Layers(NamedTuple):
     Normal(0, 2 / fan-out), not truncated; the classifier Uniform(±1 / sqrt(K)); biases 0.
 
     Attributes:
-        sync_batch_norm: batch statistics over all replicas.
-        batch_norm_momentum: of the moving averages, in [0, 1).
+        sync_batch_norm: whether batch statistics are taken over all replicas.
+        batch_norm_momentum: momentum of the moving averages, in [0, 1).
         seed: makes each layer's initial weights a function of (seed, layer name); None: random
           ones.
         batch_norm_epsilon: added to the variance.
@@ -49,7 +50,7 @@ class Layers(NamedTuple):
         activation: str | None = None,
         symmetric: bool = False,
     ) -> Callable[[tf.Tensor], tf.Tensor]:
-        """A convolution that keeps the size but for its stride.
+        """Returns a convolution that keeps the size except for its stride.
 
         With a stride TensorFlow pads an even-sized map at the bottom and on the right only.
         ``symmetric`` pads both sides alike, as PyTorch does; without a stride it makes no
@@ -73,7 +74,7 @@ class Layers(NamedTuple):
         )
 
     def depthwise(self, name: str, kernel: int, stride: int) -> tf.keras.layers.Layer:
-        """A convolution of each channel by itself."""
+        """Returns a convolution of each channel by itself."""
         return tf.keras.layers.DepthwiseConv2D(
             kernel,
             stride,
@@ -86,7 +87,7 @@ class Layers(NamedTuple):
         )
 
     def batch_norm(self, name: str) -> tf.keras.layers.Layer:
-        """Batch normalisation that stays synchronised when it is saved."""
+        """Returns a batch normalisation that stays synchronised when it is saved."""
         return BatchNormalization(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
@@ -95,7 +96,7 @@ class Layers(NamedTuple):
         )
 
     def swish(self, name: str) -> tf.keras.layers.Layer:
-        """Swish: x * sigmoid(x)."""
+        """Returns swish: x * sigmoid(x)."""
         return Swish(name=name)
 
     def relu6(self, name: str) -> tf.keras.layers.Layer:
@@ -103,15 +104,15 @@ class Layers(NamedTuple):
         return tf.keras.layers.ReLU(6.0, name=name)
 
     def classifier(self, name: str, num_classes: int) -> tf.keras.layers.Layer:
-        """(B, C) -> float32 logits (B, K)."""
+        """Returns the dense layer (B, C) -> float32 logits (B, K)."""
         limit = 1.0 / math.sqrt(num_classes)
         return tf.keras.layers.Dense(
             num_classes,
             kernel_initializer=tf.keras.initializers.RandomUniform(
                 -limit, limit, seed=self._layer_seed(name)
             ),
-            # under mixed precision too: a softmax of logits with 8 bits of mantissa is a poor
-            # teacher
+            # This holds under mixed precision too: a softmax of logits with 8 bits of mantissa is a
+            # poor teacher.
             dtype="float32",
             name=name,
         )
@@ -123,7 +124,10 @@ class Layers(NamedTuple):
         )
 
     def _layer_seed(self, name: str) -> int | None:
-        """A seed of the layer's own, from its name: two processes agree, and a deeper variant shifts nobody's numbers."""
+        """Returns a seed of the layer's own, from its name.
+
+        So two processes agree, and a deeper variant does not change other layers' numbers.
+        """
         return (
             None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode()) & 0x7FFFFFFF
         )
@@ -131,9 +135,9 @@ class Layers(NamedTuple):
 
 @tf.custom_gradient
 def swish(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Gives x * sigmoid(x), with a gradient that on the CPU is compiled into one loop.
+    """Computes x * sigmoid(x), with a gradient that on the CPU is compiled into one loop.
 
-    TensorFlow's own takes eight operations, each of which goes through memory (docs/scaling.md,
+    TensorFlow's own gradient takes eight operations, and each goes through memory (docs/scaling.md,
     "The step on a CPU").
     """
     return x * tf.sigmoid(x), lambda upstream: _swish_gradient()(x, upstream)
@@ -145,9 +149,8 @@ def _swish_gradient() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         s = tf.sigmoid(x)
         return upstream * (s + x * s * (1.0 - s))
 
-    if tf.config.list_physical_devices(
-        "GPU"
-    ):  # the compiler would need parts of CUDA that TensorFlow itself does without
+    # With a GPU the compiler would need parts of CUDA that TensorFlow itself does without.
+    if tf.config.list_physical_devices("GPU"):
         return gradient
     compiled = tf.function(gradient, jit_compile=True, autograph=False)
     with tf.init_scope(), silent():  # the compiler announces its first use, whatever the log level
@@ -157,10 +160,13 @@ def _swish_gradient() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 @tf.keras.utils.register_keras_serializable(package="efficientnet")
 class Swish(tf.keras.layers.Layer):
-    """The function `swish`; a Keras `Activation` would not find it again when the model is loaded."""
+    """The function `swish` as a layer.
+
+    A Keras `Activation` would not find the function again when the model is loaded.
+    """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Any shape."""
+        """Returns swish of an input of any shape."""
         return swish(inputs)
 
 
@@ -192,18 +198,21 @@ class Normalize(tf.keras.layers.Layer):
         self.std = tuple(float(number) for number in std)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Gives the normalised image."""
+        """Returns the normalised image."""
         return (inputs - tf.constant(self.mean)) / tf.constant(self.std)
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Returns what rebuilds the layer."""
         return {**super().get_config(), "mean": self.mean, "std": self.std}
 
 
 @tf.keras.utils.register_keras_serializable(package="efficientnet")
 class BatchNormalization(tf.keras.layers.BatchNormalization):
-    """Keras's layer, which in 2.15 leaves ``synchronized`` out of its config and so loses it in a clone or a saved model."""
+    """Keras's batch normalisation, with ``synchronized`` in its config.
+
+    Keras 2.15 leaves it out, and so loses it in a clone or a saved model.
+    """
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Returns what rebuilds the layer."""
         return {**super().get_config(), "synchronized": self.synchronized}

@@ -6,16 +6,16 @@ example is a function of
     (seed, step, layer, row of the example in the global batch)
 
 and of nothing else: not of the number of replicas, not of which replica computes the row, not of
-what the process drew or built before. So a run on one device and a run on eight see the same noise,
-a resumed run repeats the noise of the run it continues, and a step can be recomputed. Keras's own
+what the process drew or built before. So a run on one device and a run on eight see the same noise.
+A resumed run repeats the noise of the run it continues, and a step can be recomputed. Keras's own
 layers draw from a stateful generator and promise none of that.
 
 The four numbers reach the layers through a context, read while the layer runs (eagerly) or is
 traced (in a ``tf.function``):
 
     @tf.function
-    def train_step(images, step, rows):          # rows (b,): where this replica's examples stand in
-        the global batch with model_noise(seed, step, rows, num_rows=global_batch_size):
+    def train_step(images, step, rows):  # rows (b,): this replica's rows in the global batch
+        with model_noise(seed, step, rows, num_rows=global_batch_size):
             logits = model(images, training=True)
 
 The context must be entered *inside* the traced function, and inside the function that
@@ -64,8 +64,8 @@ class _Noise:
 
     def uniform(self, layer: int, batch: IntLike, features: tf.Tensor) -> tf.Tensor:
         """Draws float32 in [0, 1) of shape (batch, *features) for one layer."""
-        # Xor is enough to part the layers: the generator scrambles its seed, so neighbouring keys
-        # are independent.
+        # Xor is enough to separate the layers: the generator scrambles its seed, so neighbouring
+        # keys are independent.
         key = tf.bitwise.bitwise_xor(self.key, tf.constant([layer, 0], tf.int32))
         # The algorithm is named, because the default one depends on the kind of device.
         if self.rows is None:
@@ -96,24 +96,24 @@ def model_noise(
     noised: tf.Tensor | None = None,
     inference: bool = False,
 ) -> Iterator[None]:
-    """Within it, the noise layers of this thread draw numbers that depend only on seed, step, layer and row.
+    """Makes the noise of this thread's layers depend only on seed, step, layer and row.
 
     A gradient checkpoint (``tf.recompute_grad``) runs the forward pass again while gradients are
-    taken: :func:`repeated_noise` gives the second pass the first one's noise.
+    taken. :func:`repeated_noise` gives the second pass the first one's noise.
 
     Args:
         seed: integer, or scalar integer tensor; its low 31 bits count.
-        step: the same; the global step, so that each step has its noise.
+        step: the global step, in the same form, so that each step has its own noise.
         rows: int32 or int64 (b,): the row of each of this replica's examples in the global batch,
-            each in [0, num_rows). None: the noise is that of the replica and the example's place in
-            its batch, which costs less (only b rows are drawn) but changes with the number of
-            replicas.
+          each in [0, num_rows). None: the noise depends on the replica and the example's place in
+          its batch. This costs less (only b rows are drawn), but changes with the number of
+          replicas.
         num_rows: rows of the global batch; every replica of a step must give the same. Required
           with ``rows``.
-        noised: bool (b,): the examples that get noise; None: all. What it does to one does not
-          change what it does to another.
-        inference: noise with ``training=False``, too: a noised teacher, whose batch normalisation
-          goes by its moving statistics.
+        noised: bool (b,): the examples that get noise; None: all. The noise of one example does not
+          depend on which others get noise.
+        inference: whether there is noise with ``training=False`` too. This is for a noised teacher,
+          whose batch normalisation goes by its moving statistics.
 
     Raises:
         InputError: ``rows`` without ``num_rows``.
@@ -144,7 +144,9 @@ def model_noise(
 
 
 def repeated_noise() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Makes contexts that repeat the noise in force at this call, for code that runs again when gradients are taken.
+    """Returns a function that makes contexts with the noise in force at this call.
+
+    It is for code that runs again when gradients are taken.
 
     Raises:
         InputError: outside of :func:`model_noise`: the stateful generator repeats nothing.
@@ -164,7 +166,10 @@ def _entered(noise: _Noise) -> Iterator[None]:
 
 
 def _low_bits(number: IntLike) -> tf.Tensor:
-    """The low 31 bits, as int32: compilers for accelerators drop the upper half of a 64-bit seed without a word."""
+    """Returns the low 31 bits, as int32.
+
+    Compilers for accelerators drop the upper half of a 64-bit seed without a word.
+    """
     if isinstance(number, int):
         return tf.constant(number & 0x7FFFFFFF, tf.int32)
     return tf.cast(tf.cast(number, tf.int64) & 0x7FFFFFFF, tf.int32)
@@ -176,7 +181,7 @@ def _replica_id() -> tf.Tensor:
 
 
 class _NoiseLayer(tf.keras.layers.Layer):
-    """What the two layers share: the layer's index, the draw, and the identity outside training."""
+    """Base of the two layers: the layer's index, the draw, and the identity outside training."""
 
     def __init__(self, noise_id: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -184,16 +189,16 @@ class _NoiseLayer(tf.keras.layers.Layer):
 
     @property
     def layer_index(self) -> int:
-        """int32 that parts this layer from the others of its model: the CRC-32 of ``noise_id`` (or of the layer's name).
+        """Returns the unique id of this layer within its model, int32.
 
-        A hash of a name and not a counter, so that two processes agree whatever each of them built
-        before.
+        It is the CRC-32 of ``noise_id`` (or of the layer's name). A hash of a name, unlike a
+        counter, makes two processes agree, whatever each of them built before.
         """
         index = zlib.crc32((self.noise_id or self.name).encode())
         return index - 2**32 if index >= 2**31 else index
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Returns what rebuilds the layer."""
         return {**super().get_config(), "noise_id": self.noise_id}
 
     def _uniform(self, inputs: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
@@ -208,7 +213,10 @@ class _NoiseLayer(tf.keras.layers.Layer):
         return noise.uniform(self.layer_index, batch, features)
 
     def _scaled(self, inputs: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Inputs (B, ...) times scale, float32 and of the same rank, for the examples that get noise."""
+        """Returns inputs (B, ...) times scale, for the examples that get noise.
+
+        `scale` is float32 and of the same rank.
+        """
         noised = _contexts.stack[-1].noised if _contexts.stack else None
         if noised is not None:
             scale = tf.where(tf.reshape(noised, [-1] + [1] * (inputs.shape.rank - 1)), scale, 1.0)
@@ -218,7 +226,7 @@ class _NoiseLayer(tf.keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-        """Gives the noised input while training, or in a context with `inference`, else the input itself.
+        """Returns the noised input in training or in a context with `inference`, else the input.
 
         A frozen layer (`trainable` off) makes no noise.
         """
@@ -226,9 +234,8 @@ class _NoiseLayer(tf.keras.layers.Layer):
             return inputs
         if _contexts.stack and _contexts.stack[-1].inference:
             return self._noised(inputs)
-        if isinstance(
-            training, tf.Tensor
-        ):  # TF1-style graphs have the learning phase as a placeholder
+        # TF1-style graphs have the learning phase as a placeholder.
+        if isinstance(training, tf.Tensor):
             return tf.cond(
                 tf.cast(training, tf.bool),
                 lambda: self._noised(inputs),
@@ -248,14 +255,14 @@ class StochasticDepth(_NoiseLayer):
     so E[y_i] = x_i and inference, where y_i = x_i, needs no rescaling. The skip is added outside
     the layer: a dropped block is the identity.
 
-    Sources: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, section 3 (there the
-    scaling by p is done at test time); per example and with 1/p while training as in the
+    Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, section 3 (there the
+    scaling by p is done at test time). The drop per example and the 1/p while training follow the
     EfficientNet authors' ``utils.drop_connect``.
 
     Args:
         survival_probability: p, in (0, 1].
-        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which
-          then must be given.
+        noise_id: separates this layer's noise from the other layers' noise; None: the layer's name,
+          which then must be given.
 
     Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or
     float16.
@@ -273,7 +280,7 @@ class StochasticDepth(_NoiseLayer):
         self.survival_probability = survival_probability
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Returns what rebuilds the layer."""
         return {**super().get_config(), "survival_probability": self.survival_probability}
 
     @tf.autograph.experimental.do_not_convert
@@ -302,8 +309,8 @@ class Dropout(_NoiseLayer):
 
     Args:
         rate: r, in [0, 1).
-        noise_id: parts this layer's noise from the other layers'; None: the layer's name, which
-          then must be given.
+        noise_id: separates this layer's noise from the other layers' noise; None: the layer's name,
+          which then must be given.
 
     Input and output: (B, ...) in the layer's compute dtype, which may be float32, bfloat16 or
     float16.
@@ -319,7 +326,7 @@ class Dropout(_NoiseLayer):
         self.rate = rate
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """Returns what rebuilds the layer."""
         return {**super().get_config(), "rate": self.rate}
 
     @tf.autograph.experimental.do_not_convert

@@ -1,4 +1,4 @@
-"""Noisy Student (Xie et al. 2020): the training step, and which pseudo-labelled images the student sees."""
+"""Noisy Student (Xie et al. 2020): the training step, and the choice of pseudo-labelled images."""
 
 from typing import TYPE_CHECKING
 

@@ -28,7 +28,7 @@ def _check(section: Mapping[str, Any]) -> None:
 
 
 def _images(section: Mapping[str, Any]) -> int:
-    """Images a step."""
+    """Returns the number of images in a step."""
     size: int = section["batch_size"]
     return size * (bool(section["labeled"]) + section["unlabeled_ratio"])
 
@@ -36,9 +36,8 @@ def _images(section: Mapping[str, Any]) -> int:
 def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
     options = supervised.options(section, parts)
     if not section.labeled:
-        options["label_smoothing"] = (
-            0.0  # pseudo-labels in the labels' place need none: `_batches` smooths hard ones
-        )
+        # Pseudo-labels in the labels' place need none: `_batches` smooths hard ones.
+        options["label_smoothing"] = 0.0
     names = ("loss_normalization", "pseudo_labels", "temperature", "unlabeled_model_noise")
     trainer = NoisyStudent(
         parts.model, teacher=parts.teacher, **{name: section[name] for name in names}, **options
@@ -48,7 +47,10 @@ def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
 
 
 def _batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
-    """What `NoisyStudent` eats; without the labelled images it is `(x_u, y_u)`, with the targets made of q."""
+    """Returns the data for `NoisyStudent`.
+
+    Without the labelled images, an element is `(x_u, y_u)`, with the targets made of q.
+    """
     own = {
         "mixup": section.mixup,
         "cutmix": section.cutmix,

@@ -1,4 +1,7 @@
-"""Noisy Student's training step (Xie et al. 2020, Algorithm 1) as a Keras model over any Keras classifier."""
+"""Noisy Student's training step (Xie et al. 2020, Algorithm 1) as a Keras model.
+
+It trains any Keras classifier.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,18 @@ from training.trainer import alike, check_classifier, global_rows, hits, pairs
 def combine_losses(
     labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str
 ) -> tf.Tensor:
-    """One loss from the mean labelled and the mean unlabelled cross entropy (scalars).
+    """Combines the mean labelled and the mean unlabelled cross entropy (scalars) into one loss.
 
     Args:
       labeled: mean over the labelled batch, B examples.
       unlabeled: mean over the unlabelled batch, μB examples.
       ratio: μ.
-      normalization: "joint", the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the
-        paper, Section 3.1); "algorithm_1", L_l + L_u (the paper, Algorithm 1, step 3); "release",
-        L_l + μ·L_u (the released code: a sum over both batches divided by the labelled batch).
+      normalization: how the losses are combined:
+        "joint": the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the paper, Section
+        3.1).
+        "algorithm_1": L_l + L_u (the paper, Algorithm 1, step 3).
+        "release": L_l + μ·L_u (the released code: a sum over both batches divided by the labelled
+        batch).
 
     Raises:
       ValueError: unknown normalization.
@@ -44,14 +50,14 @@ def combine_losses(
 def pseudo_targets(
     probabilities: tf.Tensor, kind: str, temperature: float, label_smoothing: float
 ) -> tf.Tensor:
-    """The student's targets from the teacher's distribution, float32 (μB, K).
+    """Returns the student's targets from the teacher's distribution, float32 (μB, K).
 
     Args:
       probabilities: the teacher's softmax, float (μB, K).
       kind: "soft" (the paper's default, Section 2) or "hard" (one-hot at the maximum, smoothed like
         a label, as released).
       temperature: T of soft targets, q^(1/T) renormalised; 1 leaves them.
-      label_smoothing: of hard targets.
+      label_smoothing: label smoothing of hard targets.
 
     Raises:
       ValueError: unknown kind.
@@ -74,22 +80,22 @@ class NoisyStudent(Supervised):
     Elements of the data set given to `fit`:
       `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions (B,
         K), and augmented unlabelled images (μB, H, W, 3) with the teacher's probabilities (μB, K).
-        With `teacher`, the second pair is `(x_u, x_clean)` and the teacher, unnoised, labels the
-        clean images within the step.
-      `(x, y)`: no unlabelled images, which is how the teacher is trained (Algorithm 1, step 1):
-      `Supervised`'s step.
+        With `teacher`, the second pair is `(x_u, x_clean)`: the teacher, unnoised, labels the clean
+        images within the step.
+      `(x, y)`: no unlabelled images. This is how the teacher is trained (Algorithm 1, step 1), with
+        `Supervised`'s step.
 
-    Input noise (RandAugment) is the data's, model noise (dropout, stochastic depth) the
+    Input noise (RandAugment) comes with the data. Model noise (dropout, stochastic depth) is the
     classifier's. `ema` holds the averaged weights: use them with `with student.ema.swapped():
     student.evaluate(...)`.
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
-      teacher: a Keras classifier, images -> logits, for labels made on the fly; None where the data
-        bring them.
+      teacher: a Keras classifier, images -> logits, for labels made on the fly; None if the data
+        bring the labels.
       loss_normalization: see `combine_losses`.
       pseudo_labels: "soft" or "hard"; see `pseudo_targets`.
-      temperature: of soft pseudo-labels.
+      temperature: temperature of soft pseudo-labels.
       unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of
         `nets`' layers, as the paper's ablation does (Table 6).
       options: see `Supervised`; `label_smoothing` is that of hard pseudo-labels, too.
@@ -119,9 +125,8 @@ class NoisyStudent(Supervised):
         super().__init__(
             model, logged=("unlabeled_loss", "confidence"), name="noisy_student", **options
         )
-        object.__setattr__(
-            self, "teacher", teacher
-        )  # past Keras, which would put what never changes into every checkpoint
+        # This goes past Keras, which would put what never changes into every checkpoint.
+        object.__setattr__(self, "teacher", teacher)
         self.loss_normalization = loss_normalization
         self.pseudo_labels = pseudo_labels
         self.temperature = temperature
@@ -131,15 +136,18 @@ class NoisyStudent(Supervised):
             teacher.trainable = False
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Algorithm 1, step 3, on one part of the batch; B and μB are its sizes. Divided by parts and replicas: to be summed over both."""
+        """Returns the gradients of Algorithm 1, step 3, on one part of the batch.
+
+        B and μB are the sizes of the part. The gradients are divided by parts and replicas, and are
+        to be summed over both.
+        """
         if not isinstance(data[0], tuple):
             return super()._gradients(data, part)  # step 1
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q)), or (x, y)")
         batch = tf.shape(x)[0]  # B
-        if (
-            self.teacher is not None
-        ):  # step 2, within the step: the second of the pair is the clean image
+        # Step 2, within the step: the second of the pair is the clean image.
+        if self.teacher is not None:
             q = tf.nn.softmax(tf.cast(self.teacher(q, training=False), tf.float32))  # (μB, K)
         pseudo = pseudo_targets(
             q, self.pseudo_labels, self.temperature, self.label_smoothing
@@ -170,8 +178,8 @@ class NoisyStudent(Supervised):
             ratio = tf.cast(tf.shape(x_u)[0] / batch, tf.float32)  # μ
             loss = combine_losses(labeled_loss, unlabeled_loss, ratio, self.loss_normalization)
             decay = self.weight_decay * l2(self.model.trainable_variables)
-            # Every part on every replica has the same number of examples, and they are summed: this
-            # is sum / global batch.
+            # Every part on every replica has the same number of examples, and the parts are summed.
+            # So this is sum / global batch.
             objective = (loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
 

@@ -1,4 +1,4 @@
-"""Which pseudo-labelled images to keep, and how often: exact counts from a streamed corpus.
+"""Selects which pseudo-labelled images to keep, and how often: exact counts, in a stream.
 
 The corpus is a sequence of shards, each a mapping with the columns
 
@@ -6,12 +6,12 @@ The corpus is a sequence of shards, each a mapping with the columns
     confidence  float32 [n]  probability of that class, in (threshold, 1]
     hash        uint64 [n]  pseudo-random number of the image, a function of (seed, key)
 
-which is read several times over and never held as a whole: memory is classes × bins. The result
-depends on the set of images only, not on their order or on how they are cut into shards.
+The corpus is read several times over and never held as a whole: memory is classes × bins. The
+result depends on the set of images only, not on their order or on how they are cut into shards.
 
-Method: a radix selection. To find the n-th smallest of the b-bit numbers of each class, count them
-by their leading digit, find the digit in which the n-th falls, and go on with the numbers that
-share it.
+Method: a radix selection finds the n-th smallest of the b-bit numbers of each class. It counts the
+numbers by their leading digit, finds the digit of the n-th number, and goes on with the numbers
+that share this digit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ _ONE = np.float32(1.0).view(np.uint32)  # non-negative floats are ordered like t
 
 
 def confidence_rank(confidence: np.ndarray) -> np.ndarray:
-    """float32 [n] in [0, 1] -> uint32 [n]: 0 for confidence 1, larger for less, equal only for the same float."""
+    """Ranks confidences: float32 [n] in [0, 1] -> uint32 [n].
+
+    Confidence 1 has rank 0, and a lower confidence has a larger rank. Only equal floats have equal
+    ranks.
+    """
     return _ONE - confidence.view(np.uint32)
 
 
@@ -43,14 +47,14 @@ def smallest(
 
     Args:
       words: the values of all shards, each below 2**bits.
-      wanted: int [K], how many of each class; 0 to leave a class out.
+      wanted: int [K], number of values wanted of each class; 0 leaves a class out.
       bits: 1 to 64.
       total: about how many values there are; few need no large histogram.
 
     Returns:
       cut: uint64 [K]. The values <= cut are the `wanted` smallest, except where there are ties.
       ties: int64 [K]. Where not 0, more values equal the cut than are wanted: take all values < cut
-        and `ties` of those == cut.
+        and `ties` of the values == cut.
 
     Raises:
       ValueError: a class has fewer values than wanted.
@@ -68,9 +72,8 @@ def smallest(
         up_to = np.cumsum(histogram, axis=1)  # (R, bins)
         if np.any(up_to[:, -1] < need):
             raise ValueError("more values wanted than there are")
-        bins = np.argmax(
-            up_to >= need[:, None], axis=1
-        )  # the first bin that completes the wanted number; (R,)
+        # The first bin that completes the wanted number; (R,).
+        bins = np.argmax(up_to >= need[:, None], axis=1)
         inside = histogram[np.arange(len(rows)), bins]
         need = need - (up_to[np.arange(len(rows)), bins] - inside)
         prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
@@ -83,7 +86,10 @@ def smallest(
 
 
 def _digit_bits(num_rows: int, total: int) -> int:
-    """How many bits to look at in one pass, so that the histogram is neither large in itself nor beside the values counted."""
+    """Returns how many bits to look at in one pass.
+
+    The histogram is then neither large in itself nor large beside the number of values counted.
+    """
     entries = min(HISTOGRAM_ENTRIES, max(total, 2**12))
     return min(16, max(1, (entries // num_rows).bit_length() - 1))
 
@@ -96,14 +102,17 @@ def _digit_histogram(
     remaining: int,
     digit: int,
 ) -> np.ndarray:
-    """Counts, for the classes `rows`, the next `digit` bits of the values that begin with the class's prefix; int64 (R, 2**digit)."""
+    """Counts the next `digit` bits of the values that begin with their class's prefix.
+
+    Returns:
+      int64 (R, 2**digit), a row for each class of `rows`.
+    """
     row_of = np.full(num_classes, -1, np.int64)
     row_of[rows] = np.arange(len(rows))
     histogram = np.zeros(len(rows) << digit, np.int64)
     for classes, values in words():
-        kind = (
-            values.dtype.type
-        )  # shifts of a narrow type are cheaper, and mixed types would end as float
+        # Shifts of a narrow type are cheaper, and mixed types would end as float.
+        kind = values.dtype.type
         row = row_of[classes]
         inside = row >= 0
         if prefix is not None:
@@ -126,10 +135,10 @@ class Selection:
     Attributes:
       rank_cut: uint32 [K], confidence rank of the last image kept.
       tie_cut: uint64 [K], largest hash kept among the images of exactly that rank.
-      kept: int64 [K], images kept.
+      kept: int64 [K], number of images kept.
       repeats: int64 [K], copies of each image kept.
-      extra: int64 [K], how many of them get one copy more.
-      extra_cut: uint64 [K], the largest hash of those.
+      extra: int64 [K], number of kept images that get one copy more.
+      extra_cut: uint64 [K], largest hash of the images with one copy more.
     """
 
     rank_cut: np.ndarray
@@ -141,23 +150,26 @@ class Selection:
 
     @property
     def totals(self) -> np.ndarray:
-        """int64 [K], images with their copies."""
+        """Returns the number of images with their copies, int64 [K]."""
         return self.kept * self.repeats + self.extra
 
     def keeps(self, shard: Shard) -> np.ndarray:
-        """Which images of the shard are used at all, bool [n]."""
+        """Tells which images of the shard are used at all, bool [n]."""
         classes, rank = shard["classes"], confidence_rank(shard["confidence"])
         rank_cut = self.rank_cut[classes]
         return (rank < rank_cut) | ((rank == rank_cut) & (shard["hash"] <= self.tie_cut[classes]))
 
     def copies(self, shard: Shard) -> np.ndarray:
-        """int64 [n]: how often each image of the shard is used; 0 where it is dropped."""
+        """Returns how often each image of the shard is used, int64 [n]; 0 if it is dropped."""
         classes = shard["classes"]
         once_more = (self.extra[classes] > 0) & (shard["hash"] <= self.extra_cut[classes])
         return np.where(self.keeps(shard), self.repeats[classes] + once_more, 0)
 
     def record_copies(self, shard: Shard, num_records: int) -> np.ndarray:
-        """int64 [num_records]: the same for all records of a shard, whose column `position` says which of them the others are about."""
+        """Returns how often each record of a shard is used, int64 [num_records].
+
+        The column `position` says which records the other columns are about.
+        """
         copies = np.zeros(num_records, np.int64)
         copies[shard["position"]] = self.copies(shard)
         return copies
@@ -172,18 +184,20 @@ def select(
 ) -> Selection:
     """Balances the classes (Noisy Student, section 3.1, "Unlabeled dataset").
 
-    Of a class with more than `images_per_class` images the most confident are kept, and of equally
-    confident ones those of the smallest hash. A class of n < images_per_class keeps all,
-    floor(images_per_class / n) times each, and images_per_class mod n of them, those of the
-    smallest hash, once more: exact where the release draws.
+    A class with more than `images_per_class` images keeps the most confident ones. Among equally
+    confident images it keeps those of the smallest hash.
+
+    A class of n < images_per_class images keeps all, floor(images_per_class / n) times each. It
+    keeps images_per_class mod n of them, those of the smallest hash, once more. These counts are
+    exact, where the release draws at random.
 
     Args:
       shards: iterated over anew in every pass; columns are read only where needed.
       counts: int [K], images of each class in all the shards.
       images_per_class: target for every class that has any image; None keeps each image once.
       threshold: no confidence is below it; a good bound saves a pass.
-      most: int [K], at most so many images of each class, before the others count; at least 1 where
-        there are any. None for no such limit.
+      most: int [K], largest number of images of each class, applied before the target; at least 1
+        for a class with images. None: no such limit.
 
     Raises:
       ValueError: two images of a class have the same hash (and, where that matters, the same
@@ -234,13 +248,14 @@ def select(
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Selection):
-    """A selection of which some records are drawn at random; an image's copies are drawn each by itself.
+    """A selection with some of its records drawn at random.
 
-    `kept` are the images with a record that is drawn.
+    An image's copies are drawn each by itself. `kept` counts the images with a record that is
+    drawn.
 
     Attributes:
       cut: records whose number (`_records`) is at most this are drawn.
-      drawn: int64 [K], records drawn.
+      drawn: int64 [K], number of records drawn.
     """
 
     cut: int
@@ -248,11 +263,11 @@ class Sample(Selection):
 
     @property
     def totals(self) -> np.ndarray:
-        """int64 [K], records drawn."""
+        """Returns the number of records drawn, int64 [K]."""
         return self.drawn
 
     def copies(self, shard: Shard) -> np.ndarray:
-        """int64 [n]: how many records of each image are drawn."""
+        """Returns how many records of each image are drawn, int64 [n]."""
         drawn = np.zeros(len(shard["hash"]), np.int64)
         for rows, numbers in _records(shard["hash"], super().copies(shard)):
             drawn[rows] += numbers <= np.uint64(self.cut)
@@ -260,10 +275,12 @@ class Sample(Selection):
 
 
 def sample(shards: Iterable[Shard], chosen: Selection, records: int) -> Sample:
-    """Draws exactly `records` of a selection's records, copies included (Noisy Student, first version, A.3).
+    """Draws exactly `records` of a selection's records (Noisy Student, first version, A.3).
+
+    Copies count as records.
 
     Args:
-      shards: those of `select`.
+      shards: the shards given to `select`.
       chosen: what `select` returned.
       records: how many, from 1 to all of them.
 
@@ -283,7 +300,7 @@ def sample(shards: Iterable[Shard], chosen: Selection, records: int) -> Sample:
 
 
 def _numbers(shards: Iterable[Shard], chosen: Selection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of all records of a selection, as one class."""
+    """Yields the numbers of all records of a selection, as one class."""
     for shard in shards:
         hashes = shard["hash"]
         for rows, numbers in _records(hashes, chosen.copies(shard)):
@@ -313,7 +330,7 @@ def _ranks(shards: Iterable[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _hashes(
     shards: Iterable[Shard], chosen: np.ndarray, rank: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The hashes of the chosen classes' images with exactly that confidence rank."""
+    """Yields the hashes of the chosen classes' images with exactly that confidence rank."""
     for shard in shards:
         classes = shard["classes"]
         wanted = chosen[classes] & (confidence_rank(shard["confidence"]) == rank[classes])
@@ -324,7 +341,7 @@ def _hashes(
 def _kept_hashes(
     shards: Iterable[Shard], chosen: np.ndarray, selection: Selection
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The hashes of those of the chosen classes' images that are kept."""
+    """Yields the hashes of the chosen classes' images that are kept."""
     for shard in shards:
         classes = shard["classes"]
         wanted = chosen[classes]
@@ -342,11 +359,13 @@ def _require_no_ties(ties: np.ndarray) -> None:
 
 
 def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> Iterator[int]:
-    """Yields the values that occur more than once, in or across shards; memory is three times `window` values.
+    """Yields the values that occur more than once, in or across shards.
+
+    Memory is three times `window` values.
 
     Args:
-      sorted_shards: uint64 [n], ascending, evenly spread as hashes are. Iterated over anew for
-        every window, each shard let go before the next; memory-mapped arrays will do.
+      sorted_shards: uint64 [n], ascending, evenly spread as hashes are. They are iterated over anew
+        for every window, and each shard is let go before the next. Memory-mapped arrays will do.
       window: how many values to look at together.
     """
     sizes = [len(values) for values in sorted_shards]
@@ -357,9 +376,8 @@ def shared_values(sorted_shards: Iterable[np.ndarray], window: int = 2**22) -> I
         pieces = []
         for shard, values in enumerate(sorted_shards):
             end = len(values) if part == parts else int(np.searchsorted(values, np.uint64(below)))
-            pieces.append(
-                np.array(values[starts[shard] : end])
-            )  # a copy: a view would keep the file open
+            # A copy: a view would keep the file open.
+            pieces.append(np.array(values[starts[shard] : end]))
             starts[shard] = end
         window_values = np.concatenate(pieces)
         window_values.sort()

@@ -51,7 +51,7 @@ METHOD = {
         when=OF_LABELED,
     ),
 }
-"""What makes a training Noisy Student's."""
+"""Settings that make a training Noisy Student's."""
 
 NOISE = {
     "mixup": Setting(
@@ -96,7 +96,7 @@ TRAIN = Section(
         **METHOD,
         **NOISE,
         **settings.LOSS,
-        # Without labeled images it is that of hard pseudo-labels.
+        # Without labeled images, it applies to hard pseudo-labels.
         "label_smoothing": (
             settings.LOSS["label_smoothing"].but(
                 when=((*OF_LABELED, When("pseudo_labels", ("hard",))),),

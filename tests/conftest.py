@@ -1,4 +1,4 @@
-"""Order of the test files, and what a test must not leave to the next."""
+"""Order of the test files, and cleanup after each test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import cli  # noqa: F401  (first: it makes tf.keras Keras 2)
 from training import processor
 
-# Tests compare trainings of this process with those of commands that they start, to the bit: one
-# value for all of them, the one that TensorFlow takes by itself.
+# Tests compare trainings of this process with trainings of commands that they start, to the bit.
+# So all processes get one value: the value that TensorFlow takes by itself.
 os.environ.setdefault(processor.VARIABLE, "1" if processor.instructions() == "AVX-512" else "0")
 
 LONG = (
@@ -32,7 +32,10 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the long files first, so that none is left for the end when the suite runs in several processes."""
+    """Puts the long files first.
+
+    So none of them is left for the end when the suite runs in several processes.
+    """
     items.sort(
         key=lambda item: (
             LONG.index(name) if (name := "/".join(item.path.parts[-2:])) in LONG else len(LONG)
@@ -42,8 +45,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _own_process():
-    """Takes back what a stage sets for its whole process: determinism, under which keras-cv's and Keras's own random layers refuse
-    to work, and the numbers that layers compute in.
+    """Takes back what a stage sets for its whole process.
+
+    These are the precision of layers, and determinism. Under determinism, the random layers of
+    keras-cv and Keras refuse to work.
     """
     yield
     if "tensorflow" in sys.modules:
@@ -56,7 +61,10 @@ def _own_process():
 
 @pytest.fixture
 def limited_files():
-    """A context manager `limited_files(BYTES)`: within it, this process can write no longer file."""
+    """Returns a context manager `limited_files(BYTES)`.
+
+    Within it, this process can write no longer file.
+    """
     resource = pytest.importorskip("resource")
 
     @contextlib.contextmanager

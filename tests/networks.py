@@ -1,4 +1,7 @@
-"""The smallest network that a training can be tested with; TensorFlow traces it several times as fast as the recipes'."""
+"""The smallest network that a training can be tested with.
+
+TensorFlow traces it several times as fast as the recipes' networks.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def two_blocks(
     dropout: float = 0.2,
     batch_norm_momentum: float = 0.99,
 ) -> tf.keras.Model:
-    """Stem, two blocks and classifier, with batch normalisation and both kinds of noise."""
+    """Builds stem, two blocks and classifier, with batch normalisation and both kinds of noise."""
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
     inputs = tf.keras.Input([None, None, 3])
     x = make.conv("stem_conv", 8, kernel=3, stride=2)(
@@ -41,8 +44,8 @@ def two_blocks(
 
 
 def flags(section: str) -> list[str]:
-    """Gives a training of a recipe for digits this network in place of its own."""
-    unset = ("width", "depth", "stem_stride", "strides")  # an EfficientNet's
+    """Returns flags that give a recipe's training for digits this network in place of its own."""
+    unset = ("width", "depth", "stem_stride", "strides")  # settings of an EfficientNet
     return [
         f"--config.{section}.model.name={NAME}",
         *(f"--config.{section}.model.{name}=None" for name in unset),

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the ground up: a room imports rooms of the rows above its own, and none of its own row but
+# From the ground up: a room imports rooms of the rows above its own. In its own row it imports only
 # itself.
 FLOORS = [
     ("cli",),
@@ -27,16 +27,20 @@ ALLOWED = {
     for floor, rooms in enumerate(FLOORS)
     for room in rooms
 }
+# They may import every room, and no room imports them.
 OUTSIDE = {
     "tests",
     "benchmarks",
     "docs",
     "scripts",
-}  # may import every room, and no room imports them
+}
 
 
 def imported(source: str) -> list[tuple[int, str]]:
-    """(line, first part of the module's name) of each import, wherever in the file it stands; relative ones are left out."""
+    """Returns (line, first part of the module's name) of each import, wherever it stands.
+
+    Relative imports are left out.
+    """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -85,7 +89,7 @@ def test_room_says_what_lives_there(room: str) -> None:
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the rooms by its dotted name."""
+    """Returns every module of the rooms by its dotted name."""
     found = {}
     for room in ALLOWED:
         for path in sorted((ROOT / room).rglob("*.py")):
@@ -95,7 +99,7 @@ def modules() -> dict[str, Path]:
 
 
 def arrows(names: Mapping[str, Path]) -> dict[str, set[str]]:
-    """Module -> the project's modules that it imports, anywhere in its file."""
+    """Returns module -> the project's modules that it imports, anywhere in its file."""
     found: dict[str, set[str]] = {}
     for name, path in names.items():
         targets = set()

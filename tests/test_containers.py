@@ -1,4 +1,7 @@
-"""The container files: pinned, without root, and the same settings of TF Serving as elsewhere. No image is built here."""
+"""The container files: pinned, without root, with the same settings of TF Serving as elsewhere.
+
+No image is built here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ DOCKERFILES = ["Dockerfile", "Dockerfile.gpu"]
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """Instruction and its arguments, in order."""
+    """Returns each instruction and its arguments, in order."""
     text = (ROOT / name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [tuple(line.split(" ", 1)) for line in lines]  # type: ignore[misc]

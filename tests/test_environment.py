@@ -16,7 +16,7 @@ import cli  # noqa: F401  (quietens TensorFlow before its first import)
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What is imported where that is not the package's name with underscores.
+# Package -> module to import, where this is not the package's name with underscores.
 MODULES = {
     "absl-py": "absl.flags",
     "grpcio": "grpc",
@@ -44,14 +44,17 @@ STACK = "classic" if importlib.metadata.version("tensorflow").startswith("2.15."
 
 
 def lines(name: str) -> list[str]:
-    """The requirements of a file below the root, without comments, hashes and line breaks."""
+    """Returns the requirements of a file below the root: no comments, hashes and line breaks."""
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     found = [line.partition("#")[0].partition("--hash")[0].strip() for line in text.splitlines()]
     return [line for line in found if line]
 
 
 def asked_for(stack: str) -> dict[str, Requirement]:
-    """Canonical name -> what requirements.txt and requirements/dev.in want of it on the stack, whatever the Python."""
+    """Returns canonical name -> requirement of the stack, whatever the Python.
+
+    Reads requirements.txt and requirements/dev.in.
+    """
     found = {}
     for line in [*lines("requirements.txt"), *lines("requirements/dev.in")]:
         text, _, marker = (part.strip() for part in line.partition(";"))
@@ -63,7 +66,7 @@ def asked_for(stack: str) -> dict[str, Requirement]:
 
 
 def environment_of(python: str, system: str, machine: str) -> dict[str, str]:
-    """The values of markers on a machine."""
+    """Returns the values of markers on a machine."""
     platform = {
         "sys_platform": system,
         "platform_system": system.title(),
@@ -73,7 +76,10 @@ def environment_of(python: str, system: str, machine: str) -> dict[str, str]:
 
 
 def read_pins(names: list[str], environment: dict[str, str] | None = None) -> dict[str, str]:
-    """Canonical package name -> version, of the locks' lines whose marker holds here, or for `environment`."""
+    """Returns canonical package name -> version of the locks.
+
+    Reads the lines whose marker holds here, or for `environment`.
+    """
     pins: dict[str, str] = {}
     for line in [line for name in names for line in lines(f"requirements/{name}.txt")]:
         requirement = Requirement(line)
@@ -116,7 +122,10 @@ def test_direct_dependency_imports_at_its_pin(package: str) -> None:
 
 @pytest.mark.parametrize("stack", PYTHONS)
 def test_locks_answer_the_requirements(stack: str) -> None:
-    """On every Python and platform of the stack. Where this fails after a change of requirements.txt: ./scripts/lock.sh."""
+    """Every Python and platform of the stack.
+
+    If this fails after a change of requirements.txt, run ./scripts/lock.sh.
+    """
     for version, (system, machine) in itertools.product(PYTHONS[stack], PLATFORMS[stack]):
         pins = read_pins([stack, f"{stack}-dev"], environment_of(version, system, machine))
         for package, requirement in asked_for(stack).items():
@@ -153,7 +162,10 @@ def test_each_locked_package_has_hashes_and_no_address(name: str) -> None:
 
 @pytest.mark.parametrize("stack", PYTHONS)
 def test_additions_leave_the_stack_as_it_is(stack: str) -> None:
-    """Development tools and CUDA's packages come on top: no package of the stack gets another version."""
+    """Development tools and CUDA's packages are added to the stack.
+
+    No package of the stack gets another version.
+    """
     for version in PYTHONS[stack]:
         environment = environment_of(version, "linux", "x86_64")
         base = read_pins([stack], environment)

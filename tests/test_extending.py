@@ -29,7 +29,7 @@ CNN, RECIPE, METRIC, SOURCE = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The recipe with a network of the user's own, cut down."""
+    """Returns the recipe with a network of the user's own, cut down."""
     (tmp_path / "my_nets.py").write_text(CNN, encoding="utf-8")
     (tmp_path / "my_recipe.py").write_text(RECIPE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

@@ -17,9 +17,10 @@ def test_the_lines_run(method, tmp_path, monkeypatch):
     assert len([line for line in code.splitlines() if line]) < 16
     images = tf.data.Dataset.from_tensors(tf.random.stateless_uniform([4, 32, 32, 3], [0, 1]))
     labeled = tf.data.Dataset.zip((images, tf.data.Dataset.from_tensors([1, 2, 3, 4]))).repeat()
+    # Either probabilities, or the other view.
     second = (
         tf.data.Dataset.from_tensors(tf.fill([4, 10], 0.1)) if method == "NoisyStudent" else images
-    )  # probabilities, or the other view
+    )
     unlabeled = tf.data.Dataset.zip((images, second)).repeat()
     monkeypatch.chdir(tmp_path)
     code = "\n".join(lines).replace(

@@ -23,14 +23,14 @@ LAZY = {
 
 
 def packages() -> list[str]:
-    """The packages that pyproject.toml lists."""
+    """Returns the packages that pyproject.toml lists."""
     listed = re.search(r"^packages = \[(.*?)\]", PYPROJECT, re.DOTALL | re.MULTILINE)
     assert listed
     return re.findall(r'"([\w.]+)"', listed.group(1))
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """Canonical name -> what pyproject.toml asks for, extras included."""
+    """Returns canonical name -> requirements in pyproject.toml, extras included."""
     project = PYPROJECT[PYPROJECT.index("[project]") : PYPROJECT.index("[tool.setuptools]")]
     lists = re.findall(
         r"^(?!requires)[a-z_]+ = \[(.*?)\](?: #[^\n]*)?$", project, re.DOTALL | re.MULTILINE
@@ -42,7 +42,7 @@ def requirements() -> dict[str, list[Requirement]]:
     return found
 
 
-# Bounds on packages that others ask for. They are no dependencies of this one.
+# Bounds on packages that other packages ask for. They are no dependencies of this project.
 BOUNDS_ONLY = {"array-record", "google-auth", "setuptools", "tensorflow-metadata"}
 
 

@@ -1,4 +1,7 @@
-"""The scripts: what they run, and how scripts/setup.sh makes, keeps and refuses an environment. Nothing is installed here."""
+"""The scripts: what they run, and how scripts/setup.sh makes, keeps and refuses an environment.
+
+Nothing is installed here.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ LOCKS = [
     "current-tpu",
 ]
 
-# Stands in for Python: answers the questions of setup.sh and install.sh, makes a "venv" with a copy
-# of itself, writes down where pip is called and with what.
+# Stands in for Python. It answers the questions of setup.sh and install.sh. It makes a "venv" with
+# a copy of itself. It writes down where pip is called and with what.
 FAKE_PYTHON = """#!{bash}
 case "$*" in
   "-c "*version_info*) echo {version} ;;
@@ -50,7 +53,10 @@ def write_program(path: Path, text: str) -> None:
 
 
 class Checkout:
-    """A copy of the scripts in a path with a space, and a PATH with the standard tools but no Python and no uv."""
+    """A copy of the scripts in a path with a space.
+
+    Its PATH has the standard tools, but no Python and no uv.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -131,7 +137,7 @@ class Checkout:
 
     @property
     def installed(self) -> list[str]:
-        """Names of the locks that the last call of pip was given."""
+        """Returns the names of the locks that the last call of pip was given."""
         line = Path(f"{self.pip_log}.arguments").read_text(encoding="utf-8").splitlines()[-1]
         return re.findall(r"/requirements/([a-z-]+)\.txt", line)
 
@@ -302,7 +308,7 @@ def test_the_platform_decides_the_stack(
     checkout: Checkout, platform: str, versions: list[str], choice: str
 ) -> None:
     checkout.set_platform(platform)
-    checkout.add_gpu()  # of which TensorFlow's packages know nothing there
+    checkout.add_gpu()  # TensorFlow's packages for these platforms do not know it
     for name in versions:
         checkout.add_python(f"python{name}", name)
     code, _, err = checkout.run()

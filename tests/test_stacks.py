@@ -1,4 +1,4 @@
-"""Two stacks side by side; `tests/cli/test_stack.py` has how one of them is chosen."""
+"""Two stacks side by side; `tests/cli/test_stack.py` tests how one of them is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A person's folders, from JPEGs to a prediction, through the scripts; and the same again with a SIGKILL in every kind of stage."""
+"""A person's folders, from JPEGs to a prediction, through the scripts.
+
+The same again with a SIGKILL in every kind of stage.
+"""
 
 import json
 import os
@@ -35,7 +38,7 @@ FLAGS = [
 
 
 def photograph(path, color, rng):
-    """A noisy 40x48 JPEG with a bright patch whose color tells the class."""
+    """Writes a noisy 40x48 JPEG with a bright patch; the patch's color tells the class."""
     pixels = rng.integers(0, 100, (40, 48, 3))
     top, left = rng.integers(5, 20, 2)
     pixels[top : top + 15, left : left + 15] += np.array(color)
@@ -78,7 +81,7 @@ def unfinished(directory):
     return (directory / "config.json").exists() and not (directory / "summary.json").exists()
 
 
-# In each kind of stage: what must have come about for the SIGKILL.
+# Kind of stage -> what must have happened before the SIGKILL.
 MOMENTS = {
     "teacher": lambda w: unfinished(w / "teacher") and rows(w / "teacher") >= 5,
     "predictions_1": lambda w: (
@@ -103,7 +106,7 @@ def kill_at(process, moment, workdir):
 
 
 def served(export, image):
-    """What a server of the exported models answers over REST."""
+    """Returns what a server of the exported models answers over REST."""
     command = [
         ROOT / "run_serve.sh",
         f"--serving_dir={export}",
@@ -115,7 +118,7 @@ def served(export, image):
         command, env={**os.environ, "VENV": sys.prefix}, stdout=subprocess.PIPE, text=True
     ) as server:
         try:
-            ready = server.stdout.readline()  # empty where it has died
+            ready = server.stdout.readline()  # empty where the server has died
             with Client(ready.split()[1], timeout=60) as client:
                 (answer,) = client.predict([image.read_bytes()])
         finally:

@@ -1,4 +1,4 @@
-"""Training stages as commands, for their tests: start one, read its log, kill it."""
+"""Starts training stages as commands for their tests, reads their logs, and kills them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def start(
 
 
 def metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's `metrics.jsonl` so far."""
+    """Returns the whole lines of a run's `metrics.jsonl` so far."""
     path = Path(workdir) / "metrics.jsonl"
     return (
         [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]

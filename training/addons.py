@@ -1,10 +1,10 @@
 """Optimizers of tensorflow-addons by name, as Keras optimizers of today.
 
-The package's classes are of Keras's earlier kind. `AddonsOptimizer` takes an update rule from
-there; clipping, weight decay, loss scaling, distribution and checkpoints stay those of the other
-optimizers.
+The package's classes are legacy Keras optimizers. `AddonsOptimizer` takes only the update rule from
+such a class. Clipping, weight decay, loss scaling, distribution and checkpoints work as for the
+project's other optimizers.
 
-tensorflow-addons exists for TensorFlow up to 2.15 only. Nothing else of the project needs it, and
+tensorflow-addons exists for TensorFlow up to 2.15 only. Nothing else in the project needs it, and
 importing this module does not import it.
 """
 
@@ -28,9 +28,9 @@ class Rule(NamedTuple):
     """An optimizer of the package.
 
     Attributes:
-      kind: the class's name in `tensorflow_addons.optimizers`.
-      options: its arguments besides learning rate and first-moment decay.
-      own_decay: the weight decay is part of the rule, and not a step of its own beside it.
+      kind: name of the class in `tensorflow_addons.optimizers`.
+      options: arguments of the class besides learning rate and first-moment decay.
+      own_decay: whether the rule includes the weight decay. False: weight decay is a separate step.
     """
 
     kind: str
@@ -39,15 +39,15 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    # The trust ratio is that of the update with its weight decay. Without both for BatchNorm.
+    # The trust ratio is that of the update with its weight decay. BatchNorm gets neither.
     "lamb": Rule("LAMB", {"exclude_from_weight_decay": [NOT_DECAYED]}, own_decay=True),
-    # β2 of its authors' code. The learning rate is within the momentum, as in Keras's SGD. The
-    # class decays all variables or none, so it decays none here.
+    # β2 is that of the authors' code. The momentum buffer includes the learning rate, as in Keras's
+    # SGD. The class decays all variables or none, so it decays none here.
     "novograd": Rule("NovoGrad", {"beta_2": 0.98}),
     "radam": Rule("RectifiedAdam", {}),
     "adabelief": Rule("AdaBelief", {"rectify": False}),
 }
-"""Gives the rule of each name of `training.settings.ADDONS`.
+"""Update rules by the names in `training.settings.ADDONS`.
 
 Sources: You et al., "Large Batch Optimization for Deep Learning", ICLR 2020; Ginsburg et al.,
 "Stochastic Gradient Methods with Layer-wise Adaptive Moments", 2019; Liu et al., "On the Variance
@@ -58,7 +58,7 @@ assert tuple(RULES) == ADDONS
 
 
 def require(name: str) -> None:
-    """Raises InputError where the optimizer `name` is of tensorflow-addons, and that is not installed."""
+    """Raises InputError if the optimizer `name` needs tensorflow-addons, which is not installed."""
     if name in ADDONS and importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
             f"optimizer.name={name} is of the package tensorflow-addons, which is not installed and"
@@ -78,17 +78,16 @@ def build(
       momentum: decay of the first moment, β1, in [0, 1).
       decoupled_weight_decay: λ; see `training.optimizers.build`. LAMB adds λ·θ to the update before
         it takes the trust ratio, as its paper does.
-      **options: Keras's, such as `global_clipnorm`.
+      **options: options of Keras optimizers, such as `global_clipnorm`.
 
     Raises:
-      InputError: the package is not there, or cannot be imported.
+      InputError: the package is not installed, or cannot be imported.
     """
     require(name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the package's end of life, which the documentation states
+            # The package warns of its end of life, which the documentation states.
+            warnings.simplefilter("ignore")
             import tensorflow_addons
     except Exception as error:
         raise InputError(
@@ -110,7 +109,10 @@ def build(
 
 
 class _Legacy:
-    """An optimizer of Keras's earlier kind, whose slots belong to another one. A plain object: no checkpoint looks into it."""
+    """A legacy Keras optimizer whose slots belong to another optimizer.
+
+    It is a plain object, so that checkpoints do not look into it.
+    """
 
     def __init__(
         self,
@@ -132,14 +134,18 @@ class _Legacy:
 
     def _add_slot(self, var: tf.Variable, slot_name: str, initializer: Any = "zeros") -> None:
         shape = initializer.shape if tf.is_tensor(initializer) else var.shape
-        start = tf.zeros(shape, var.dtype)  # all slots of the package's rules start there
+        start = tf.zeros(shape, var.dtype)  # all slots of the package's rules start at 0
         slot = self.owner.add_variable_from_reference(
             var, slot_name, shape=shape, initial_value=start
         )
         self.slots[slot_name, self.owner._var_key(var)] = slot
 
     def update(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Updates one variable. What the rule can compute once for all variables of a device and a type, it computes once."""
+        """Updates one variable.
+
+        If the rule can share values among all variables of one device and dtype, computes them
+        once.
+        """
         options = {}
         if "apply_state" in self.rule._dense_apply_args:
             key = (variable.device, variable.dtype.base_dtype)
@@ -151,16 +157,17 @@ class _Legacy:
 
 
 class AddonsOptimizer(tf.keras.optimizers.Optimizer):
-    """A Keras optimizer whose update rule is that of an optimizer of Keras's earlier kind.
+    """A Keras optimizer with the update rule of a legacy Keras optimizer.
 
-    The rule counts the steps that it made. A step that a loss scale leaves out counts for the
-    learning rate, and not for the rule's corrections of its moments.
+    The rule counts the steps that it made. A step that loss scaling skips counts for the learning
+    rate, but not for the rule's corrections of its moments.
 
     Args:
-      make: (learning rate, a function without arguments) -> the optimizer of the earlier kind.
+      make: function that takes the learning rate, as a function without arguments, and returns the
+        legacy optimizer.
       learning_rate: a number or a schedule over optimizer steps.
-      name: of the optimizer.
-      **options: Keras's, such as `weight_decay` and `global_clipnorm`.
+      name: name of the optimizer.
+      **options: options of Keras optimizers, such as `weight_decay` and `global_clipnorm`.
     """
 
     def __init__(self, make: Callable[[Any], Any], learning_rate: Any, name: str, **options: Any):
@@ -169,7 +176,7 @@ class AddonsOptimizer(tf.keras.optimizers.Optimizer):
         self._make = make
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Creates the slots of each variable, and the count of the rule's steps."""
+        """Creates the slots of each variable and the counter of the rule's steps."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -180,7 +187,7 @@ class AddonsOptimizer(tf.keras.optimizers.Optimizer):
     def _distributed_apply_gradients_fn(
         self, distribution: Any, grads_and_vars: Any, **kwargs: Any
     ) -> Any:
-        self._legacy.shared = {}  # tensors of the graph that is traced now
+        self._legacy.shared = {}  # holds tensors of the graph that is traced now
         result = super()._distributed_apply_gradients_fn(distribution, grads_and_vars, **kwargs)
         self._steps.assign_add(1)
         return result
@@ -190,7 +197,7 @@ class AddonsOptimizer(tf.keras.optimizers.Optimizer):
         self._legacy.update(tf.convert_to_tensor(gradient), variable)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config; for reading only, since the rule is a function."""
+        """Returns Keras's config. It cannot rebuild the optimizer, since the rule is a function."""
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),

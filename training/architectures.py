@@ -8,7 +8,7 @@ docs/extending.md shows both ways. Importing this module needs no TensorFlow.
 
 - `num_classes`: K, the number of classes;
 - `mean`, `std`: mean and standard deviation of each channel, 3 numbers each, in 0-255 units;
-- `seed`: of the initial weights, a whole number;
+- `seed`: seed of the initial weights, a whole number;
 - `sync_batch_norm`: whether BatchNorm takes its statistics over all replicas;
 - every other key of `model` in the recipe that is not None. Builders of the table get `name` too.
 
@@ -50,7 +50,10 @@ _REFERENCE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
 class UnfitNetwork(InputError, ValueError):
-    """A network lacks what a feature needs. Commands print one line; a library user sees a ValueError."""
+    """A network lacks what a feature needs.
+
+    Commands print the error as one line; a library user sees a ValueError.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +69,17 @@ class Family:
         list these names.
       title: model.name -> the name that the paper uses, for the model card.
       smoke: values of `model` that `--config.smoke=True` sets; empty: the network has one size.
-      types: argument -> type, as `cli.json_files.read_json` takes them, for what `model.json`
-        stores.
+      types: argument -> type of what `model.json` stores, as `cli.json_files.read_json` takes it.
       check: (model) raises InputError where a value of `model` is impossible.
-      parameters: (model, num_classes, frozen_blocks) -> number of all parameters, and of those that
-        are trained; None: counted by building.
-      activations: (model, image_size, rematerialize, frozen_blocks) -> numbers that one image's
-        training step keeps for the backward pass; None: not known.
-      multiply_adds: (model, image_size, num_classes) -> multiplications of one image's forward
-        pass; None: not known.
+      parameters: (model, num_classes, frozen_blocks) -> number of all parameters and number of
+        trained parameters; None: counted by building the network.
+      activations: (model, image_size, rematerialize, frozen_blocks) -> how many numbers a training
+        step keeps of one image for the backward pass; None: not known.
+      multiply_adds: (model, image_size, num_classes) -> number of multiplications in the forward
+        pass of one image; None: not known.
       warning: (model, image_size) -> a line of advice, or None.
-      reduction: (model) -> image side / side of the last maps that a depthwise convolution reads;
-        None from it, or in its place: there are no such convolutions.
+      reduction: (model) -> image side / side of the last maps that a depthwise convolution reads.
+        The network has no depthwise convolutions if the function returns None or is None.
     """
 
     pattern: str
@@ -95,7 +97,7 @@ class Family:
 
     @property
     def in_table(self) -> bool:
-        """Whether this is a row of `TABLE`, and not a builder of the user's."""
+        """Tells whether this is a row of `TABLE`, and not a builder of the user's."""
         return self in TABLE
 
 
@@ -156,7 +158,7 @@ TABLE = (
         for rows in keras_cv_backbones.FAMILIES.values()
     ),
 )
-"""The project's own networks, one row each, and those on keras-cv's backbones, one row a family."""
+"""Rows of the project's own networks, then one row for each family of keras-cv's backbones."""
 
 
 def find(name: str) -> Family:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the newest whole one counts."""
+"""The checkpoints of a run, which continues from the newest complete one."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from training.writes import writing
 PREFIX = "ckpt"
 
 
-# A file that is missing or has a wrong checksum, too short a one (TensorFlow makes an IndexError of
-# that), a variable that is missing.
+# Errors of a damaged checkpoint: a file is missing, has a wrong checksum or is too short (an
+# IndexError in TensorFlow), or a variable is missing.
 _DAMAGE = (tf.errors.OpError, IndexError, AssertionError, ValueError)
 
 
 class Checkpoints:
-    """`ckpt-STEP.index` and `.data-*` in one directory: the last ones, those at certain steps, and one that the caller names.
+    """Checkpoints `ckpt-STEP.index` and `ckpt-STEP.data-*` in one directory.
 
-    A preempted machine may leave the newest one cut off, or with a part missing. It is told,
-    deleted, and the one before is used. `ckpt-STEP.stack` names the stack that wrote a checkpoint:
-    no other stack continues with it.
+    The directory keeps the newest checkpoints, the checkpoints of certain steps (`keep_every`), and
+    one that the caller of `save` names (`best`).
+
+    A preempted machine may leave the newest checkpoint cut off, or with a part missing. `restore`
+    reports it, deletes it, and falls back to the previous checkpoint.
+
+    `ckpt-STEP.stack` names the stack that wrote a checkpoint. No other stack continues from it.
 
     Args:
-      directory: made where missing.
+      directory: where the checkpoints are; made if it is missing.
       checkpoint: what is saved and restored.
-      keep: so many of the newest are kept.
-      keep_every: those of steps divisible by it are kept for good; 0: none.
+      keep: number of newest checkpoints that are kept.
+      keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Of the checkpoints there are, whole or not, rising."""
+        """Returns the steps of all checkpoints in the directory, complete or not, in order."""
         found = (
             re.fullmatch(rf"{PREFIX}-(\d+)\.(index|data-.+)", path.name)
             for path in self.directory.glob(f"{PREFIX}-*")
@@ -61,7 +65,9 @@ class Checkpoints:
         return sorted({int(match[1]) for match in found if match})
 
     def restore(self) -> int:
-        """Restores the newest whole checkpoint and returns its step; 0 without one, or where the first one was not finished.
+        """Restores the newest complete checkpoint and returns its step.
+
+        Returns 0 if there is no checkpoint, or if the run was killed while saving its first one.
 
         Raises:
           InputError: there are checkpoints, but all are damaged, or another stack wrote them.
@@ -69,12 +75,12 @@ class Checkpoints:
         steps = self.steps
         self._require_own_stack(steps)
         for step in reversed(steps):
-            if not os.path.exists(f"{self._path(step)}.index"):  # which is written last
+            if not os.path.exists(f"{self._path(step)}.index"):  # the file that is written last
                 print(
                     f"checkpoint {self._path(step)} has no .index file; looking for the one before",
                     flush=True,
                 )
-                if len(steps) == 1:  # killed while saving it: there was none before
+                if len(steps) == 1:  # the run was killed while saving its first checkpoint
                     print("there is none before; starting at step 0", flush=True)
                     self._delete(step)
                     return 0
@@ -108,15 +114,15 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, best: int | None = None) -> None:
-        """Saves under the number `step`, then deletes what is too old, but not the checkpoint of step `best`.
+        """Saves the checkpoint of `step`, then deletes old checkpoints except that of step `best`.
 
         Raises:
-          InputError: it cannot be written; older checkpoints stay as they are.
+          InputError: the checkpoint cannot be written; older checkpoints stay as they are.
           tf.errors.OpError: another worker of the run is lost.
         """
         with writing("a checkpoint", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._delete_unfinished()  # of a run that was killed while saving
+            self._delete_unfinished()  # left by a run that was killed while saving
             try:
                 # First: a checkpoint without this file counts as the classic stack's.
                 Path(f"{self._path(step)}.stack").write_text(
@@ -134,7 +140,7 @@ class Checkpoints:
     def _require_own_stack(self, steps: Sequence[int]) -> None:
         for step in steps:
             if not os.path.exists(f"{self._path(step)}.index"):
-                continue  # unfinished; it counts for nothing
+                continue  # unfinished, so `restore` ignores it
             path = Path(f"{self._path(step)}.stack")
             writer = path.read_text(encoding="utf-8").strip() if path.exists() else stack.CLASSIC
             if writer != stack.current():

@@ -1,8 +1,10 @@
 """Copies of a model, one on each device, that share out the batches of a job.
 
-Labelling, evaluating and predicting need no word from one device to another. So each device has the
-model whole, and takes the next batch when it is free. A batch is the same whatever the number of
-devices, so its answers are too, bit for bit where the devices are of one kind.
+Labelling, evaluating and predicting need no communication between devices. So each device holds the
+whole model, and takes the next batch when it is free.
+
+A batch does not depend on the number of devices, and neither do its answers. They are equal bit for
+bit if the devices are of one kind.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Device = Optional[str]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 AHEAD = 2
-"""Batches that wait for each place on a device or are computed there."""
+"""Number of batches, for each place on a device, that wait or are being computed."""
 
 
 def on_each(devices: Sequence[Device], make: Callable[[], Made]) -> list[tuple[Device, Made]]:
@@ -42,7 +44,7 @@ class Copies:
     """A function on several devices.
 
     Attributes:
-      places: calls that are answered at the same time.
+      places: number of calls that are answered at the same time.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Copies:
 
         Args:
           copies: (device, the function whose variables are there), as `on_each` returns them.
-          at_once: calls that a device answers at the same time.
+          at_once: number of calls that a device answers at the same time.
         """
         self.places = len(copies) * at_once
         self._free: queue.SimpleQueue[tuple[Device, Callable[..., Any]]] = queue.SimpleQueue()
@@ -62,7 +64,7 @@ class Copies:
         self._threads = ThreadPoolExecutor(self.places)
 
     def __call__(self, *arguments: Any) -> Any:
-        """Returns the function's answer on the first device that is free; several threads may call."""
+        """Calls the function on the first device that is free. Several threads may call."""
         device, function = self._free.get()
         try:
             with on(device):
@@ -75,8 +77,8 @@ class Copies:
     ) -> Iterator[tuple[Item, Any]]:
         """Yields each item with the function's answer to `arguments(item)`, in the items' order.
 
-        What `items` raises comes after the answers to the items before. Several threads may iterate
-        over maps of their own: they share the devices.
+        An error that `items` raises comes after the answers to the items before. Several threads
+        may iterate over maps of their own: they share the devices.
         """
         iterator, failure = iter(items), None
         waiting: deque[tuple[Item, Future[Any]]] = deque()
@@ -103,5 +105,5 @@ class Copies:
                 answer.cancel()
 
     def close(self) -> None:
-        """Ends every map after the batches that are computed now."""
+        """Ends every map after the batches that are being computed."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a training would do, in numbers, without doing it: what the dry runs of both methods are made of."""
+"""Describes in numbers what a training would do, for the methods' dry runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREPARED = {
     "median_height": float,
     "median_width": float,
 }
-"""What the summary of prepared data holds at least."""
+"""Fields that the summary of prepared data has at least."""
 
 
 def images(
@@ -38,23 +38,25 @@ def images(
 ) -> dict[str, Any]:
     """Returns how many images there are, and how large they are.
 
-    The numbers are those of the prepared data; else of the folders, lists, archives or TFDS data
-    sets, which are looked at now; else of a full copy as the recipe expects it.
+    The numbers come from the prepared data, if they exist. Otherwise the folders, lists, archives
+    or TFDS data sets are looked at now. Without these, the numbers are those of a full copy, as the
+    recipe expects it.
 
     Args:
       config: the recipe.
       data: directory of the prepared data, which may be missing.
       folders: source directories by flag name; None: they are not looked at.
-      quick: look at few images only, so that it takes a second or two.
+      quick: look at few images only, which takes a second or two.
 
     Returns:
-      `labeled`, `unlabeled`, `classes`, `median_height`, `median_width`; the last two are None
-      where only the data could tell. `test` and `validation`, where known. `survey`: what was found
-      by looking at the images, or None.
+      `labeled`, `unlabeled`, `classes`, `median_height` and `median_width`. The medians are None if
+      only the data could tell them.
+      `test` and `validation`, if known.
+      `survey`: what was found by looking at the images, or None.
 
     Raises:
-      InputError: the run would refuse the folders; or the data are not there and the recipe does
-        not say how many there will be.
+      InputError: the run would refuse the folders. Or the data do not exist, and the recipe does
+        not say how many images there will be.
     """
     if (data / "summary.json").exists():
         if "splits" not in read_json(data / "summary.json", dict):
@@ -87,8 +89,8 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
     """Looks at the images.
 
     Returns:
-      None where their format is not looked at, or where they are not there and the recipe says how
-      many there will be.
+      The survey. None if the format of the images is not looked at. Also None if the images do not
+      exist and the recipe says how many there will be.
     """
     known = None not in config.expected.to_dict().values()
     if config.data.source == "digits":
@@ -107,7 +109,13 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
 
 
 def image_size(config: ConfigDict, section: str, counts: dict[str, Any]) -> int | None:
-    """Of a training's images, in pixels; None where only the data could tell. `counts`: what `images` returns."""
+    """Returns the side of a training's images in pixels, or None if only the data could tell.
+
+    Args:
+      config: the recipe.
+      section: name of the train section.
+      counts: what `images` returns.
+    """
     size = (
         config[section].get("preprocessing", {}).get("image_size")
         or config.preprocessing.image_size
@@ -124,14 +132,15 @@ def trainings(
     counts: dict[str, Any],
     size: int | None,
 ) -> list[str]:
-    """The training of a section as lines of text, a paragraph for each network.
+    """Describes the training of a section as lines of text, a paragraph for each network.
 
     Args:
-      name: the training's, where it has one network; else each network has its own.
-      networks: of the method; the first is the one that is kept.
+      name: name of the training, for a method with one network; several networks have their own
+        names.
+      networks: networks of the method; the first is the one that is kept.
       train: a section as `resolve.section` returns it.
       counts: what `images` returns.
-      size: of the images, in pixels, or None.
+      size: side of the images in pixels, or None.
     """
     rates = schedules.of_section(train, counts["labeled"] / train["batch_size"])
     lines: list[str] = []
@@ -164,7 +173,7 @@ def _network(
     schedule: Callable[[int], Any],
     kept: bool,
 ) -> list[str]:
-    """Describes one network of a training. `kept`: it is the one whose average is served."""
+    """Describes one network of a training. `kept`: whether its average is what is served."""
     steps, batch, more = (
         train["steps"],
         train["batch_size"],
@@ -197,7 +206,10 @@ def _network(
 
 
 class Parameters(NamedTuple):
-    """Number of a network's parameters, BatchNorm's moving statistics included, and of those that are trained."""
+    """Number of a network's parameters, and number of its trained parameters.
+
+    BatchNorm's moving statistics count among all parameters.
+    """
 
     all: int
     trained: int
@@ -211,28 +223,34 @@ class Parameters(NamedTuple):
 def count_parameters(
     model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0
 ) -> Parameters:
-    """Counts the parameters of a network: calculated where its row of the table can, else by building it.
+    """Counts the parameters of a network.
+
+    If the network's row of the table can calculate them, builds nothing. Otherwise builds the
+    network.
 
     Args:
       model: a recipe's `model`.
       classes: K.
       size: side of the images in pixels, or None.
-      frozen_blocks: first blocks that are fixed.
+      frozen_blocks: number of first blocks that are frozen.
 
     Raises:
-      InputError: the network cannot be built, or has fewer blocks.
+      InputError: the network cannot be built, or has fewer blocks than `frozen_blocks`.
     """
     count = architectures.find(model["name"]).parameters
     if count:
         return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
-    # A builder of the user's own may change while this process runs; those of the table don't.
+    # A builder of the user's own may change while this process runs. The table's builders do not.
     counted = _counted.__wrapped__ if ":" in model["name"] else _counted
     return counted(json.dumps(model, sort_keys=True), classes, size, frozen_blocks)
 
 
 @functools.cache
 def _counted(model: str, classes: int, size: int | None, frozen_blocks: int) -> Parameters:
-    """Counts by building, once for the networks of a pair; `model` is JSON, so that it can be remembered."""
+    """Counts by building, once for all networks with the same arguments.
+
+    `model` is JSON, because the cache needs a hashable value.
+    """
     network = models.build(
         json.loads(model), classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size
     )
@@ -249,12 +267,14 @@ def parameters_of(network: tf.keras.Model) -> Parameters:
 
 
 def of_weights(trained: int, kept: bool) -> float:
-    """Returns the GiB of a network's trained parameters, on each replica: weights, gradients and slots.
+    """Returns the GiB that a network's trained parameters take on each replica.
+
+    These are the weights, the gradients and the slots.
 
     Args:
-      trained: parameters that are trained.
-      kept: it has an average and two slots, or a slot and the labelled gradient of the feedback;
-        another network has one slot.
+      trained: number of trained parameters.
+      kept: True: the network has an average, and two slots or a slot and the labelled gradient of
+        the feedback. False: the network has one slot.
     """
     return 4 * (5 if kept else 3) * trained / GIB
 
@@ -267,7 +287,10 @@ def activations(
     rematerialize: bool,
     frozen_blocks: int = 0,
 ) -> float | None:
-    """Returns the GiB that a step keeps for its backward pass; None for an unknown size, and where the network's row has no count."""
+    """Returns the GiB that a step keeps for its backward pass.
+
+    None if the image size is unknown, or if the network's row of the table has no count.
+    """
     count = architectures.find(model["name"]).activations
     if not count or not size:
         return None
@@ -280,7 +303,7 @@ def activations(
 
 
 def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str]:
-    """What the first stage needs and does not find."""
+    """Returns what the first stage needs and does not find."""
     if config.data.source == "digits" or (data / "summary.json").exists():
         return []
     found = []

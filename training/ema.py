@@ -1,4 +1,7 @@
-"""The exponential moving average of a model, which is what gets evaluated, labels the images and is exported."""
+"""Exponential moving average of a model's variables.
+
+The averaged model is evaluated, labels the images and is exported.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ MEAN, FIRST = tf.VariableAggregation.MEAN, tf.VariableAggregation.ONLY_FIRST_REP
 
 
 class ExponentialMovingAverage(tf.Module):
-    """Shadows of all variables of a model, BatchNorm's moving statistics included.
+    """Moving average of a model's variables, BatchNorm's moving statistics included.
 
         shadow <- shadow − (1 − d_t)·(shadow − value),   d_t = min(decay, (1 + t)/(10 + t))
 
-    with t the number of finished optimizer steps; the shadow starts at the variable's value. The
-    ramp and the moving statistics are the release's; Keras's `use_ema` has neither.
+    t is the number of finished optimizer steps. Each shadow starts at its variable's value. The
+    ramp of d_t and the average of moving statistics follow the release; Keras's `use_ema` has
+    neither.
 
     Args:
       variables: float variables; create inside the strategy's scope.
@@ -29,9 +33,9 @@ class ExponentialMovingAverage(tf.Module):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self._variables = [v for v in variables if v.dtype.is_floating]
-        # ON_READ: each replica keeps its own shadow, so that an update costs no communication. What
-        # all replicas have alike is read from one of them, since the mean of three equal floats may
-        # be another float; the others are the moving statistics.
+        # ON_READ: each replica keeps its own shadow, so that an update costs no communication.
+        # Shadows that are equal on all replicas are read from the first one, since the mean of
+        # three equal floats may be another float. Only moving statistics are read as a mean.
         self.shadows = [
             tf.Variable(
                 v.read_value(),
@@ -46,7 +50,11 @@ class ExponentialMovingAverage(tf.Module):
         ]
 
     def update(self, step: tf.Tensor) -> None:
-        """Moves the shadows after the optimizer's step number `step` (1 after the first). Call in replica context."""
+        """Moves the shadows after an optimizer step. Call in replica context.
+
+        Args:
+          step: number of the step, 1 after the first.
+        """
         step = tf.cast(step, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
         for shadow, variable in zip(self.shadows, self._variables):
@@ -54,7 +62,10 @@ class ExponentialMovingAverage(tf.Module):
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the model holds the averages; outside, its own values again. Call in cross-replica context."""
+        """Puts the averages into the model, and its own values back when the context ends.
+
+        Call in cross-replica context.
+        """
         kept = [v.read_value() for v in self._variables]
         for shadow, variable in zip(self.shadows, self._variables):
             variable.assign(shadow.read_value())

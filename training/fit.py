@@ -1,8 +1,10 @@
-"""The one training loop: `Model.fit` in optimizer steps, with logs, evaluations and checkpoints at step multiples.
+"""The one training loop: `Model.fit` in optimizer steps.
 
-A run continues from its newest checkpoint. Since data, augmentation and model noise are functions
-of (seed, step), the continued run ends with the weights of an uninterrupted one, bit for bit, on
-the same kind and number of devices.
+At step multiples it writes logs, evaluates and saves checkpoints. A run continues from its newest
+checkpoint.
+
+Data, augmentation and model noise are functions of (seed, step). So the continued run ends with the
+weights of an uninterrupted one, bit for bit, on the same kind and number of devices.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from training.trainer import Trainer
 from training.writes import writing
 
 METRICS = {"step": int, "seconds": float, "eval_top1?": (float, None)}
-"""What a line of `metrics.jsonl` holds at least."""
+"""Fields that a line of `metrics.jsonl` has at least."""
 
 
 def fit(
@@ -51,36 +53,38 @@ def fit(
     profile: tuple[int, int] | None = None,
     images: Callable[[int], Mapping[str, tf.Tensor]] | None = None,
 ) -> None:
-    """Trains to step `steps` or to an early stop, continuing from the newest checkpoint in `workdir`.
+    """Trains to step `steps` or to an early stop.
 
-    SIGTERM ends it after the step that is under way, with a checkpoint (at once, without one,
-    during an evaluation and before the end of the first step, which is traced and compiled first).
-    A run in several processes ends then at its next log line, in all of them.
+    Continues from the newest checkpoint in `workdir`.
+
+    On SIGTERM, finishes the current step, saves a checkpoint and exits. During an evaluation, and
+    during the first step, which is traced and compiled, exits at once without a checkpoint. A run
+    in several processes exits at its next log line, in all processes.
 
     Args:
-      trainer: compiled; everything trackable in it is checkpointed.
+      trainer: compiled trainer; everything trackable in it is checkpointed.
       make_dataset: finished steps -> endless data from there on.
       workdir: gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
-      steps: optimizer steps in all.
+      steps: total number of optimizer steps.
       images_per_step: images of a step over all streams and replicas, for the images/s.
       log_every: steps between lines of `metrics.jsonl`; divides `checkpoint_every`.
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between calls of `evaluate`, a multiple of `log_every`; 0 for none.
-      evaluate: returns metrics by name, logged as `eval_NAME`. Where the largest `top1` was, a
-        checkpoint is made and kept: see `best`.
+      evaluate: returns metrics by name, logged as `eval_NAME`. The checkpoint with the largest
+        `top1` is saved and kept; see `best`.
       stop_after: evaluations without a larger `top1` after which the training ends, with a
-        checkpoint; 0: it never does. The log remembers the evaluations, so a run that starts again
-        ends at the same step.
-      keep: newest checkpoints kept.
+        checkpoint; 0: it never does. The log remembers the evaluations, so a restarted run ends at
+        the same step.
+      keep: number of newest checkpoints that are kept.
       keep_every: checkpoints of steps divisible by it are kept for good; 0: none.
-      manifests: of the data, to name the broken shard where reading fails.
+      manifests: manifests of the data, to name the broken shard if reading fails.
       profile: first and last step of a profile for TensorBoard.
-      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard: at the start and with the
-        evaluations.
+      images: step -> images by name, uint8 (n, S, S, 3), for TensorBoard. They are written at the
+        start and with the evaluations.
 
     Raises:
-      InputError: steps that don't fit together, a loss that is not finite, a corrupt record, data
-        that end, or a failed write.
+      InputError: intervals of steps do not fit together, a loss is not finite, a record is corrupt,
+        the data end, or a write fails.
       SystemExit: after SIGTERM.
     """
     if checkpoint_every % log_every or evaluate_every % log_every:
@@ -128,8 +132,8 @@ def fit(
         callback,
         *([_Profile(workdir / "tensorboard", start, *profile)] if profile and chief else []),
     ]
-    # Keras forgets them before the first step, and a checkpoint between two log lines holds what
-    # the next line will tell.
+    # A checkpoint between two log lines holds metrics that the next line reports. Keras resets
+    # them before the first step, so the callback puts them back.
     callback.carried = (
         [metric.get_weights() for metric in trainer.metrics] if start % log_every else []
     )
@@ -142,9 +146,8 @@ def fit(
                 verbose=0,
                 callbacks=callbacks,
             )
-        if (
-            callback.last_step < steps and not callback.stopped
-        ):  # Keras takes some exceptions for the end of the data, and returns
+        # Keras takes some exceptions for the end of the data, and returns.
+        if callback.last_step < steps and not callback.stopped:
             for manifest in manifests:
                 records.verify_split(manifest)
             raise InputError(
@@ -157,9 +160,8 @@ def fit(
         of_data = isinstance(
             error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)
         ) and "Collective" not in str(error)
-        for (
-            manifest
-        ) in manifests:  # TensorFlow does not say which record it was, nor always which file
+        # TensorFlow does not say which record is broken, and not always which file.
+        for manifest in manifests:
             paths = (*manifest.paths, *(manifest.beside.images.paths if manifest.beside else ()))
             if of_data or any(path in str(error) for path in paths):
                 records.verify_split(manifest)
@@ -169,7 +171,10 @@ def fit(
 
 
 def _truncate_metrics(path: Path, step: int) -> float:
-    """Drops the lines after `step`, which the continued run writes again; returns the seconds that the run had taken until then."""
+    """Drops the lines after `step`, which the continued run writes again.
+
+    Returns the seconds that the run had taken until `step`.
+    """
     if not path.exists():
         return 0.0
     rows = [(line, row) for line, row in read_json_lines(path, METRICS) if row["step"] <= step]
@@ -179,9 +184,11 @@ def _truncate_metrics(path: Path, step: int) -> float:
 
 
 def best(workdir: str | Path) -> dict[str, float] | None:
-    """The line of `metrics.jsonl` with the largest top-1 on the validation split, the first where several have it; None without any.
+    """Returns the line of `metrics.jsonl` with the largest top-1 on the validation split.
 
-    The log is all that remembers it, so a run that starts again forgets what came after its
+    If several lines have the largest top-1, returns the first. Without evaluations, returns None.
+
+    Only the log remembers the evaluations. So a restarted run forgets what came after its
     checkpoint.
     """
     path = Path(workdir) / "metrics.jsonl"
@@ -191,7 +198,10 @@ def best(workdir: str | Path) -> dict[str, float] | None:
 
 
 def exhausted(workdir: str | Path, stop_after: int) -> bool:
-    """Tells whether the last `stop_after` evaluations in `metrics.jsonl` brought no larger top-1; never with 0."""
+    """Tells whether the last `stop_after` evaluations in `metrics.jsonl` brought no larger top-1.
+
+    With `stop_after` = 0 the answer is always no.
+    """
     path = Path(workdir) / "metrics.jsonl"
     if not stop_after or not path.exists():
         return False
@@ -215,11 +225,14 @@ _UNREADABLE = (
 EVENTS = "TensorBoard's events"
 
 COMPILING = "compiling"
-"""What is said until the end of the first step."""
+"""Progress text until the end of the first step."""
 
 
 class _Steps(tf.keras.callbacks.Callback):
-    """What happens at step multiples, in this order: log, stop on a non-finite loss, evaluate, append the log, checkpoint."""
+    """Callback that acts at step multiples.
+
+    Its order: log, stop on a non-finite loss, evaluate, append the log, save a checkpoint.
+    """
 
     def __init__(
         self,
@@ -268,19 +281,16 @@ class _Steps(tf.keras.callbacks.Callback):
         )
         self.terminated = self.ending = self.evaluating = self.stepped = False
         self.began = self.last_time = time.perf_counter()
-        self.first_step, self.first_time = (
-            start,
-            self.began,
-        )  # the first step of this start, which is compiled, and its end
+        # Number of this start's first step, which is compiled, and the time when it ended.
+        self.first_step, self.first_time = start, self.began
 
     def terminate(self) -> None:
-        """Asks for the end, as soon as there is nothing to lose."""
+        """Asks the training to end as soon as there is nothing to lose."""
         self.terminated = True
         if self.evaluating:
             self._leave("during an evaluation")
-        if not self.stepped and not workers.several(
-            self.strategy
-        ):  # tracing a large network takes minutes
+        # Tracing a large network takes minutes.
+        if not self.stepped and not workers.several(self.strategy):
             self._leave("before its first step")
 
     def _leave(self, where: str) -> None:
@@ -292,18 +302,21 @@ class _Steps(tf.keras.callbacks.Callback):
         raise SystemExit(EXIT_CODE)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Keras's hook."""
+        """Writes the first images and the first progress line (Keras's hook)."""
         self._write_images(self.start)
         if self.chief and self.bar.disable:
             print(f"step {self.start}/{self.steps} {COMPILING}", flush=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Keras's hook, after it has reset the metrics."""
+        """Puts carried values into the metrics that Keras has just reset (Keras's hook)."""
         for metric, values in zip(self.model.metrics, self.carried):
             metric.set_weights(values)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Keras's hook; `batch` counts from 0 in this call of fit."""
+        """Logs, saves and exits where this step asks for it (Keras's hook).
+
+        `batch` counts from 0 in this call of fit.
+        """
         step, first = self.start + batch + 1, not self.stepped
         self.stepped = True
         if first:
@@ -311,9 +324,8 @@ class _Steps(tf.keras.callbacks.Callback):
         else:
             self.bar.update(step - self.bar.n)
         line = step % self.log_every == 0 or step == self.steps
-        if line or not workers.several(
-            self.strategy
-        ):  # SIGTERM may have come to one process only, and saving takes all of them
+        # SIGTERM may have come to one process only, and saving takes all processes.
+        if line or not workers.several(self.strategy):
             self.ending = any(workers.gather(self.strategy, self.terminated))
         if line:
             self._log(step)
@@ -323,15 +335,18 @@ class _Steps(tf.keras.callbacks.Callback):
             self._leave(f"after step {step}")
 
     def _begin_timing(self, step: int) -> None:
-        """Starts the clock of what is left after the first step, most of whose time is compilation."""
+        """Starts the clock of the remaining steps, after the first one.
+
+        Most of the first step's time is compilation.
+        """
         self.first_step, self.first_time = step, time.perf_counter()
         if not self.bar.disable:
             self.bar.n = self.bar.initial = self.bar.last_print_n = step
-            self.bar.unpause()  # from here on its rate is that of the other steps
+            self.bar.unpause()  # from here on the bar's rate is that of the other steps
             self.bar.set_description("")
 
     def _log(self, step: int) -> None:
-        # Without those that this training does not have: their mean of nothing is no 0.
+        # Skips metrics that this training does not update: the mean of nothing is not 0.
         values = {
             metric.name: float(metric.result())
             for metric in self.model.logged.values()
@@ -359,7 +374,7 @@ class _Steps(tf.keras.callbacks.Callback):
             self._write(row)
             self._show(row)
         better = self.chief and row.get("eval_top1", -math.inf) > self.best_top1
-        if any(workers.gather(self.strategy, better)):  # all save at the same steps
+        if any(workers.gather(self.strategy, better)):  # all processes save at the same steps
             self.best_step, self.best_top1 = step, row["eval_top1"]
         if "eval_top1" in row and self.stop_after and step != self.steps:
             enough = self.chief and exhausted(self.workdir, self.stop_after)
@@ -435,7 +450,7 @@ class _Steps(tf.keras.callbacks.Callback):
             self.last_line = now
 
     def close(self) -> None:
-        """Ends the bar and the summary file."""
+        """Closes the progress bar and the summary file."""
         self.bar.close()
         with writing(EVENTS, self.workdir):
             self.writer.close()
@@ -451,19 +466,19 @@ class _Profile(tf.keras.callbacks.Callback):
         self.running = False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Keras's hook."""
+        """Starts the profile before its first step (Keras's hook)."""
         if self.start + batch + 1 == self.first:
             with writing("a profile", self.directory):
                 tf.profiler.experimental.start(str(self.directory))
             self.running = True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Keras's hook."""
+        """Stops the profile after its last step (Keras's hook)."""
         if self.start + batch + 1 == self.last:
             self._stop()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Keras's hook, which an early stop (`stop_after`) reaches before `last`."""
+        """Stops the profile if an early stop (`stop_after`) came before `last` (Keras's hook)."""
         self._stop()
 
     def _stop(self) -> None:

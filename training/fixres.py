@@ -1,18 +1,18 @@
-"""What fine-tuning at a larger resolution needs: shallow blocks that stay as they are, and a trained model at another resolution.
+"""Fine-tuning at a larger resolution: frozen shallow blocks, and models at another image size.
 
-Noisy Student's last step is 1.5 epochs on unaugmented labelled images at a larger resolution with
-the shallow layers fixed (Xie et al. 2020, Section 3.1), after Touvron et al., "Fixing the
-train-test resolution discrepancy", NeurIPS 2019.
+Noisy Student's last step trains for 1.5 epochs on unaugmented labelled images at a larger
+resolution, with the shallow layers fixed (Xie et al. 2020, Section 3.1). It follows Touvron et al.,
+"Fixing the train-test resolution discrepancy", NeurIPS 2019.
 
     ./run_tool.sh fixres --model=DIR --output=DIR --image_size=600
 
-leaves the same weights, fed at the other resolution: what a network trained at a smaller one does
-without fine-tuning.
+writes a model with the same weights, fed at the other resolution. It shows what a network trained
+at a smaller resolution does without fine-tuning.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -28,19 +28,20 @@ from training import model_dir
 
 
 def freeze_blocks(model: tf.keras.Model, count: int) -> None:
-    """Fixes the stem and the first `count` blocks: their weights, their BatchNorm statistics, and no noise in them.
+    """Freezes the stem and the first `count` blocks: weights, BatchNorm statistics and noise.
 
-    A frozen BatchNorm normalises with its moving averages, in training too, and a frozen layer of
-    noise passes its input on (Keras's meaning of `trainable` for the one, `nets.noise`'s for the
-    other). What follows, the head's BatchNorm included, trains as usual. Their weights are whatever
-    the model holds: load it first. Call before compiling.
+    A frozen BatchNorm normalises with its moving averages, in training too (Keras's meaning of
+    `trainable`). A frozen layer of noise passes its input on (the meaning in `nets.noise`). The
+    layers after the frozen blocks, the head's BatchNorm included, train as usual.
+
+    The frozen weights are those that the model holds: load it first. Call before compiling.
 
     Args:
       model: a network whose layers have the names of blocks (`training.architectures`).
-      count: blocks; 0 leaves the whole model as it is, the stem included.
+      count: number of blocks; 0 leaves the whole model as it is, the stem included.
 
     Raises:
-      InputError: fewer blocks in the model.
+      InputError: the model has fewer blocks.
     """
     blocks = list(dict.fromkeys(name for layer in model.layers if (name := block_name(layer))))
     if not 0 <= count <= len(blocks):
@@ -53,7 +54,11 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
 
 
 def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.ModelSpec:
-    """The spec of the same model fed with squares of `image_size` pixels; its networks take any size. Raises InputError."""
+    """Returns the spec of the same model fed with squares of `image_size` pixels.
+
+    The networks built from it take any size. Raises InputError if the preprocessing refuses the
+    size.
+    """
     fixed = {key: value for key, value in spec.architecture.items() if key != "image_size"}
     return dataclasses.replace(
         spec,

@@ -49,7 +49,10 @@ def count() -> int:
 
 
 def memory() -> int | None:
-    """Returns the bytes of memory of the smallest GPU, as nvidia-smi tells; None without a usable GPU, or where it does not tell."""
+    """Returns the memory of the smallest GPU in bytes, as nvidia-smi reports it.
+
+    None without a usable GPU, or if nvidia-smi does not report it.
+    """
     tool = shutil.which("nvidia-smi")
     if not count() or not tool:
         return None
@@ -62,10 +65,13 @@ def memory() -> int | None:
 
 
 def unusable() -> str | None:
-    """Returns why TensorFlow uses none of the machine's GPUs; None where it uses one, or the machine has none.
+    """Returns why TensorFlow uses none of the machine's GPUs.
+
+    None if TensorFlow uses one, or if the machine has none.
 
     The log level mutes TensorFlow's own reason, and holds for the whole process. So a second
-    process asks once more and its log is read: some seconds, on a machine with such a GPU only.
+    process asks once more, and its log is read. This takes some seconds, and happens only on a
+    machine with such a GPU.
     """
     if tf.config.list_physical_devices("GPU") or not on_machine():
         return None

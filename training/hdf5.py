@@ -1,25 +1,25 @@
-"""HDF5 files from elsewhere: what is in them, and nothing that they refer to."""
+"""Reads what HDF5 files from elsewhere contain, and nothing that they refer to."""
 
 from __future__ import annotations
 
 import h5py
 
 MOST_PACKED = 1032
-"""Bytes of values for each stored byte, at most, with the filter `gzip`."""
+"""Largest number of bytes of values for one stored byte, with the filter `gzip`."""
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Returns the datasets of an open file by their full names, after checks that read no value.
 
-    HDF5 lets a file name others from which its values come, by a link, as external storage or as a
-    virtual dataset. It also lets a header promise values that the file does not hold.
+    An HDF5 file can take its values from other files: by a link, as external storage or as a
+    virtual dataset. Its header can also promise values that the file does not hold.
 
     Args:
-      file: open for reading.
+      file: a file open for reading.
 
     Raises:
-      ValueError: a reference to another file, any link, or a dataset that is larger than what is
-        stored of it.
+      ValueError: the file refers to another file, contains any link, or has a dataset that is
+        larger than its stored bytes can be.
     """
     links: list[str] = []
 

@@ -14,8 +14,8 @@ from training import model_dir
 NEW_HEAD = 0.01
 """Scale of a new classifier's initial weights.
 
-At their usual size, trained features give logits far apart: a first loss above that of a guess, and
-gradients that spoil the trained weights.
+With initial weights of the usual size, trained features give logits far apart. The first loss is
+then above that of a guess, and the gradients spoil the trained weights.
 """
 
 
@@ -26,8 +26,8 @@ class Initial(NamedTuple):
       text: what the user named: a directory, a file, or published weights.
       spec: the network, its classes, and the normalisation that its weights were trained with.
       load: builds the network and reads its weights. Raises InputError.
-      source: what config and summary record of published weights; empty for a directory, whose
-        fingerprint is recorded as that of every input.
+      source: what config and summary record about published weights. Empty for a directory: its
+        fingerprint is recorded, as for every input.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Initial(NamedTuple):
         """Tells whether the classifier is kept; published weights get a new one for other classes.
 
         Raises:
-          InputError: a model that was trained here knows other classes.
+          InputError: the model was trained here and knows other classes.
         """
         if tuple(self.spec.label_names) == tuple(label_names):
             return True
@@ -60,10 +60,12 @@ def of_directory(directory: str) -> Initial:
 def start(
     network: tf.keras.Model, initial: Initial, loaded: tf.keras.Model, label_names: Sequence[str]
 ) -> None:
-    """Gives a network the weights of `loaded`; a new classifier keeps its seed's, but smaller.
+    """Gives a network the weights of `loaded`.
+
+    A new classifier keeps the weights of its own seed, scaled by `NEW_HEAD`.
 
     Args:
-      network: fresh, of the same architecture.
+      network: a fresh network of the same architecture.
       initial: what `loaded` is.
       loaded: what `initial.load` returned.
       label_names: classes of `network`.

@@ -11,15 +11,20 @@ import tensorflow as tf
 from cli.errors import InputError
 
 NOT_DECAYED = r"(^|/)(gamma|beta)(:\d+)?$"
-"""Names of the variables that weight decay leaves alone: BatchNorm's scale and shift."""
+"""Pattern of the variables that weight decay leaves alone: BatchNorm's scale and shift."""
 
 
 def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Labels as distributions, float32 (B, K): of class ids, int (B,) or (B, 1), or of distributions, float (B, K).
+    """Returns labels as distributions, float32 (B, K).
+
+    Args:
+      labels: class ids, int (B,) or (B, 1), or distributions, float (B, K).
+      num_classes: K.
 
     Raises:
-      ValueError: another shape or type. InvalidArgumentError, when it runs: a class id outside of 0
-        … K − 1; XLA leaves that check out.
+      ValueError: another shape or type.
+      InvalidArgumentError: when it runs, a class id outside of 0 … K − 1. XLA leaves that check
+        out.
     """
     ids = labels.dtype.is_integer and (labels.shape.rank in (1, None) or labels.shape[1:] == [1])
     distributions = (
@@ -35,7 +40,7 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
         )
     if distributions:
         return tf.cast(labels, tf.float32)
-    flat = tf.cast(tf.reshape(labels, [-1]), tf.int64)  # K may be no number of the labels' own type
+    flat = tf.cast(tf.reshape(labels, [-1]), tf.int64)  # the labels' own type may not hold K
     message = f"a label is no class id from 0 to {num_classes - 1}"
     checks = [
         tf.debugging.assert_non_negative(flat, message),
@@ -46,17 +51,19 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
 
 
 def smooth(targets: tf.Tensor, label_smoothing: float) -> tf.Tensor:
-    """Label smoothing ε: (1 − ε)·y + ε/K, for float (B, K) targets (Szegedy et al. 2016, Section 7)."""
+    """Smooths float (B, K) targets y with ε: (1 − ε)·y + ε/K (Szegedy et al. 2016, Section 7)."""
     if not label_smoothing:
         return targets
     return targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
 
 
 def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None:
-    """Returns τ log π_k of each class, which logit adjustment adds to the logits of labeled images; None with τ = 0.
+    """Returns τ log π_k of each class for logit adjustment; None with τ = 0.
+
+    Logit adjustment adds these numbers to the logits of labeled images.
 
     Args:
-      counts: labeled images of each class, K numbers; π is their share.
+      counts: number of labeled images of each class, K numbers; π is a class's share of them.
       weight: τ, at least 0.
 
     Raises:
@@ -76,8 +83,8 @@ def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None
 def adjusted(logits: tf.Tensor, adjustment: Sequence[float] | None) -> tf.Tensor:
     """Returns the logits (B, K) with which the loss on labeled images is computed: z_k + τ log π_k.
 
-    So trained, a network answers by z as if all classes were equally frequent (Menon et al. 2021,
-    eq. 10). `adjustment` is what `log_priors` returns; None leaves the logits.
+    A network trained in this way answers by z as if all classes were equally frequent (Menon et al.
+    2021, eq. 10). `adjustment` is what `log_priors` returns; None leaves the logits as they are.
     """
     return (
         logits
@@ -87,17 +94,20 @@ def adjusted(logits: tf.Tensor, adjustment: Sequence[float] | None) -> tf.Tensor
 
 
 def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """−Σ_k q_k log softmax(z)_k of each example, in float32: (B, K) and (B, K) give (B,)."""
+    """Computes −Σ_k q_k log softmax(z)_k of each example, in float32: (B, K), (B, K) -> (B,)."""
     return tf.nn.softmax_cross_entropy_with_logits(
         labels=tf.stop_gradient(targets), logits=tf.cast(logits, tf.float32)
     )
 
 
 def decayed(variables: Sequence[tf.Variable]) -> list[tf.Variable]:
-    """What the papers decay: every trainable variable but BatchNorm's gamma and beta, biases included."""
+    """Returns the variables that the papers decay: all except BatchNorm's gamma and beta.
+
+    `variables` are trainable variables. Biases are decayed.
+    """
     return [v for v in variables if not re.search(NOT_DECAYED, v.name)]
 
 
 def l2(variables: Sequence[tf.Variable]) -> tf.Tensor:
-    """Σ ½‖v‖² over the `decayed` ones of the variables."""
+    """Computes Σ ½‖v‖² over the `decayed` variables."""
     return tf.add_n([tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in decayed(variables)])

@@ -1,7 +1,8 @@
-"""What a training method says of itself, so that one stage trains them all (`workflow/train.py`).
+"""Describes a training method, so that one stage trains all methods (`workflow/train.py`).
 
-A method is a value: what it needs, which networks it trains, how its trainer is built, what its
-trainer eats. `workflow/methods.py` has the table of them; docs/extending.md shows how to add one.
+A method is a value: what it needs, which networks it trains, how its trainer is built, and which
+data the trainer takes. `workflow/methods.py` has the table of methods; docs/extending.md shows how
+to add one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from data.records import Manifest
 from training.trainer import Trainer
 
 NO_IMAGES, IMAGES, PSEUDO_LABELED, TEACHER = "", "unlabeled", "pseudo_labeled", "teacher"
-"""Where the second stream of images comes from: there is none; the data directory's unlabeled split; the
-records of --pseudo_labeled; the unlabeled split, labeled within the step by the model of --teacher.
+"""Where the second stream of images comes from.
+
+- `NO_IMAGES`: there is no second stream.
+- `IMAGES`: the data directory's unlabeled split.
+- `PSEUDO_LABELED`: the records of --pseudo_labeled.
+- `TEACHER`: the unlabeled split, labeled within the step by the model of --teacher.
 """
 
 
@@ -28,9 +33,10 @@ class Network(NamedTuple):
     """A network that a method trains, and what the backward pass of one step keeps of it.
 
     Attributes:
-      name: its part of the train section; "" where the section itself is that of the only network.
+      name: name of its part of the train section; "" if the section itself is that of the only
+        network.
       images: images a step, over all replicas, whose activations are kept.
-      rematerialize: the blocks' insides are computed twice.
+      rematerialize: whether the blocks' insides are computed twice.
     """
 
     name: str
@@ -38,7 +44,7 @@ class Network(NamedTuple):
     rematerialize: bool
 
     def settings(self, section: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The network's part of the train section: `model`, `optimizer`, `schedule`."""
+        """Returns the network's part of the train section: `model`, `optimizer`, `schedule`."""
         part: Mapping[str, Any] = section[self.name] if self.name else section
         return part
 
@@ -46,21 +52,24 @@ class Network(NamedTuple):
 def set_model(
     networks: Sequence[Network], section: dict[str, Any], model: Mapping[str, Any]
 ) -> None:
-    """Gives all networks of a train section the architecture `model`, such as that of the weights they start from."""
+    """Gives all networks of a train section the architecture `model`.
+
+    It is, for example, the architecture of the weights that the networks start from.
+    """
     for network in networks:
         part = section[network.name] if network.name else section
         part["model"] = dict(model)
 
 
 class Parts(NamedTuple):
-    """What a method's trainer is made of; all of it was made in the strategy's scope.
+    """Parts of a method's trainer, all of them made in the strategy's scope.
 
     Attributes:
       model: the classifier that is kept, images -> logits (B, K).
-      optimizers: by the network's name.
+      optimizers: optimizers by the network's name.
       build: (a network's `model` settings, seed) -> another classifier for the same images.
       teacher: the finished model of --teacher, or None.
-      seed: of the run.
+      seed: seed of the run.
       num_classes: K.
       adjustment: τ log π_k of each class, for the loss on labeled images, or None; see
         `losses.log_priors`.
@@ -98,14 +107,19 @@ class Streams:
     clean: Preprocessing | None = None
 
     def labeled_batches(self, *, weak: bool = False, **options: Any) -> tf.data.Dataset:
-        """Batches (x, y) of labeled images; `weak`: crop and flip alone. See `pipeline.train_batches` for `options`."""
+        """Returns batches (x, y) of labeled images.
+
+        Args:
+          weak: augment by crop and flip alone.
+          **options: see `pipeline.train_batches`.
+        """
         noise = self.preprocessing.weak() if weak else self.preprocessing
         return pipeline.train_batches(
             self.labeled, noise, batch_size=self.batch_size, **options, **self.options
         )
 
     def unlabeled_batches(self, **options: Any) -> tf.data.Dataset:
-        """Batches of the second stream. See `pipeline.train_batches` for `options`."""
+        """Returns batches of the second stream. See `pipeline.train_batches` for `options`."""
         assert self.unlabeled
         size, images = self.unlabeled_batch_size, self.unlabeled
         return pipeline.train_batches(
@@ -113,14 +127,21 @@ class Streams:
         )
 
     def weak_and_strong(self) -> tf.data.Dataset:
-        """Elements ((x, y), (x_weak, x_strong)): labeled images, weakly augmented, and two views of unlabeled ones."""
+        """Returns elements ((x, y), (x_weak, x_strong)).
+
+        x are weakly augmented labeled images. x_weak and x_strong are two views of unlabeled
+        images.
+        """
         return tf.data.Dataset.zip(
             (self.labeled_batches(weak=True), self.unlabeled_batches(targets="strong"))
         )
 
 
 def network_of_three_views(section: Mapping[str, Any]) -> list[Network]:
-    """`Method.networks` of a method whose only network passes over labeled images and two views of unlabeled ones."""
+    """Returns `Method.networks` of a method with one network and three views of images.
+
+    The network passes over labeled images and two views of unlabeled ones.
+    """
     return [
         Network(
             "",
@@ -133,7 +154,7 @@ def network_of_three_views(section: Mapping[str, Any]) -> list[Network]:
 def weak_and_strong_samples(
     section: ConfigDict, noise: Preprocessing
 ) -> dict[str, tuple[str, Preprocessing]]:
-    """`Method.samples` of a method that eats `Streams.weak_and_strong`."""
+    """Returns `Method.samples` of a method that takes `Streams.weak_and_strong`."""
     return {
         "labeled": ("labeled", noise.weak()),
         "unlabeled": ("unlabeled", noise),
@@ -143,18 +164,20 @@ def weak_and_strong_samples(
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to train a classifier. Sections are resolved train sections (see `training.resolve.section`).
+    """A way to train a classifier.
+
+    Each `section` is a resolved train section (see `training.resolve.section`).
 
     Attributes:
       unlabeled: section -> where its second stream comes from: `NO_IMAGES`, `IMAGES`,
         `PSEUDO_LABELED` or `TEACHER`.
-      networks: section -> the networks that it trains, the one that is kept first.
+      networks: section -> the networks that it trains; the first one is kept.
       build: (section, parts) -> the compiled trainer.
-      batches: (section, streams) -> what the trainer eats, endless.
+      batches: (section, streams) -> endless data for the trainer.
       samples: (section, noise of the images) -> name in TensorBoard -> (split, noise) of images to
         show there.
-      check: section -> a warning or None. Raises InputError, its message beginning with the key,
-        for values that cannot work together.
+      check: section -> a warning or None. Raises InputError for values that cannot work together;
+        its message begins with the key.
     """
 
     unlabeled: Callable[[Mapping[str, Any]], str]

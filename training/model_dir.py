@@ -1,8 +1,8 @@
 """The `model/` directory: what one stage leaves for the next.
 
-`model.json` says how to build the model and how to prepare its images; `model.weights.h5` holds the
-weights to use, the averaged ones where the run kept an average. `model.json` states the SHA-256 of
-the weights, which `load` verifies.
+`model.json` says how to build the model and how to prepare its images. `model.weights.h5` holds the
+weights to use: the averaged ones if the run kept an average. `model.json` states the SHA-256 of the
+weights, which `load` verifies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training.hdf5 import datasets
 from training.writes import writing
 
 MADE_BY = "run_train.sh, run_teacher.sh, run_student.sh or run_meta_pseudo_labels.sh"
-"""The stages that leave one."""
+"""The stages that leave a model directory."""
 
 
 PREPROCESSING = {
@@ -46,12 +46,12 @@ DESCRIPTION = {
     "label_names": [str],
     "metadata": {"init_image_size?": (int, None)},
 }
-"""What `model.json` holds at least."""
+"""Fields that `model.json` has at least."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to use a trained classifier, but its weights."""
+    """Everything that is needed to use a trained classifier, except its weights."""
 
     architecture: dict[str, Any]
     preprocessing: Preprocessing
@@ -60,11 +60,11 @@ class ModelSpec:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Returns K, the number of classes."""
         return len(self.label_names)
 
     def build(self, seed: int = 0, sync_batch_norm: bool = False) -> tf.keras.Model:
-        """The model with fresh weights: float32 (B, S, S, 3) in 0–255 -> logits (B, K)."""
+        """Builds the model with fresh weights: float32 (B, S, S, 3) in 0–255 -> logits (B, K)."""
         mean, std = self.preprocessing.mean, self.preprocessing.std
         return models.build(
             self.architecture,
@@ -78,7 +78,10 @@ class ModelSpec:
 
 
 def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
-    """Writes `directory`; `model.json` last, so that a directory with it is complete. Raises InputError where it cannot."""
+    """Writes `directory`. Raises InputError if it cannot be written.
+
+    Writes `model.json` last, so that a directory with this file is complete.
+    """
     directory = Path(directory)
     description = {
         "architecture": spec.architecture,
@@ -90,9 +93,8 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         remove_temporaries(directory)
         with atomic_path(directory / WEIGHTS) as temporary:
-            named = temporary.with_name(
-                f"{temporary.name}.weights.h5"
-            )  # Keras insists on the ending
+            # Keras insists on this ending.
+            named = temporary.with_name(f"{temporary.name}.weights.h5")
             try:
                 model.save_weights(named)
                 named.rename(temporary)
@@ -104,10 +106,10 @@ def save(directory: str | Path, model: tf.keras.Model, spec: ModelSpec) -> None:
 
 
 def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
-    """The spec of a finished training directory, or of a `model/` directory.
+    """Returns the spec of a finished training directory, or of a `model/` directory.
 
     Raises:
-      InputError: missing, unfinished or damaged.
+      InputError: the directory is missing, unfinished or damaged.
     """
     path = _locate(Path(directory), made_by) / MODEL
     architecture = _without_small_images(read_json(path, DESCRIPTION)["architecture"])
@@ -123,7 +125,10 @@ def read_spec(directory: str | Path, made_by: str = MADE_BY) -> ModelSpec:
 
 
 def _without_small_images(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Returns `architecture` without a setting of earlier versions: `small_images` was a name for these strides."""
+    """Returns `architecture` without `small_images`, a setting of earlier versions.
+
+    The setting was a name for `SMALL_IMAGE_STRIDES`, which take its place.
+    """
     kept = {key: value for key, value in architecture.items() if key != "small_images"}
     return (
         {**kept, "strides": list(SMALL_IMAGE_STRIDES)} if architecture.get("small_images") else kept
@@ -135,14 +140,14 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
 
     Args:
       directory: work directory of a training stage (finished), or its `model/`.
-      made_by: the stage to name where it is missing.
+      made_by: the stage that the message names if the model is missing.
 
     Returns:
       (model mapping float32 (B, S, S, 3) in 0–255 to logits (B, K), its spec).
 
     Raises:
-      InputError: missing, unfinished, or weights that do not fit or are others than `model.json`
-        describes.
+      InputError: the model is missing or unfinished, or its weights do not fit or are not those
+        that `model.json` describes.
     """
     spec = read_spec(directory, made_by)
     path = _locate(Path(directory), made_by) / WEIGHTS
@@ -165,7 +170,7 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
 
 
 def run_directory(directory: str | Path) -> Path:
-    """The training run's directory, given it or its `model/`."""
+    """Returns the training run's directory, given it or its `model/`."""
     directory = Path(directory)
     own = directory.name == "model" and not (directory / "summary.json").exists()
     return directory.parent if own else directory

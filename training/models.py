@@ -1,4 +1,7 @@
-"""From the `model` section of a recipe to a Keras model; see `training.architectures` for the contract."""
+"""Builds a Keras model from the `model` section of a recipe.
+
+`training.architectures` describes the contract of a builder.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _OFFERED = ("num_classes", "mean", "std", "seed", "sync_batch_norm")
-"""What a builder gets beside the keys of `model`: the data's and the run's, never the recipe's."""
+"""Arguments that a builder gets beside the keys of `model`.
+
+They come from the data and the run, never from the recipe.
+"""
 
 
 def build(
@@ -37,13 +43,13 @@ def build(
       num_classes: K.
       mean: per-channel mean, in 0–255 units.
       std: per-channel standard deviation, in 0–255 units.
-      seed: of the initial weights.
-      sync_batch_norm: BatchNorm statistics over all replicas.
+      seed: seed of the initial weights.
+      sync_batch_norm: whether BatchNorm takes its statistics over all replicas.
       image_size: side of the images in pixels, which the network must take; None: not known.
 
     Raises:
       InputError: there is no such architecture or setting, or a builder of the user's fails or
-        returns something else than the contract says.
+        returns a model that breaks the contract.
     """
     function, arguments = builder(architecture)
     name = architecture["name"]
@@ -77,7 +83,7 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     """Returns the function that builds an architecture, and its arguments.
 
     Raises:
-      InputError: see `build`, as far as it shows without building.
+      InputError: see `build`, for all that can be found without building.
     """
     settings.check(architecture, MODEL, "model")
     arguments = {key: value for key, value in architecture.items() if value is not None}
@@ -113,7 +119,7 @@ def warning(architecture: dict[str, Any], image_size: int) -> str | None:
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
-    """Whether `function` takes `argument` by keyword."""
+    """Tells whether `function` takes `argument` by keyword."""
     parameters = inspect.signature(function).parameters.values()
     return any(
         p.kind is p.VAR_KEYWORD
@@ -123,7 +129,7 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
 
 
 def _require_classifier(model: Any, name: str, num_classes: int) -> None:
-    """Raises InputError where what the user's builder `name` returned breaks the contract."""
+    """Raises InputError if the model of the user's builder `name` breaks the contract."""
     import tensorflow as tf
 
     from training.trainer import check_classifier

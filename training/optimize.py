@@ -1,4 +1,7 @@
-"""Smaller and faster graphs of the same function: BatchNorm folded, weights as constants, 16-bit weights on disk."""
+"""Makes smaller and faster graphs of the same function.
+
+BatchNorm is folded, weights become constants, and weights can take 16 bits on disk.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from tensorflow.python.grappler import tf_optimizer
 from cli.errors import InputError
 
 WEIGHTS = ("float32", "bfloat16", "float16")
-MAX_GRAPH_BYTES = 1_900_000_000  # a graph is one protocol buffer, and those end at 2 GiB
-_SMALL = 256  # weights fewer than this stay float32: nothing is saved by them
+MAX_GRAPH_BYTES = 1_900_000_000  # a graph is one protocol buffer, which ends at 2 GiB
+_SMALL = 256  # constants with fewer weights stay float32: they save nothing
 
 
 def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
-    """The same function without the BatchNorm layers that follow a convolution.
+    """Returns the same function without the BatchNorm layers that follow a convolution.
 
     γ·(Wx − μ)/√(σ² + ε) + β is the convolution with kernel W·γ/√(σ² + ε) and bias β + (b −
-    μ)·γ/√(σ² + ε); only for inference.
+    μ)·γ/√(σ² + ε). The result is only for inference.
 
     Args:
       model: functional or sequential; convolutions with an activation of their own are left as they
@@ -68,7 +71,10 @@ def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
 def _fold(
     convolution: tf.keras.layers.Layer, norm: tf.keras.layers.BatchNormalization
 ) -> list[np.ndarray]:
-    """[kernel, bias] of the convolution followed by its BatchNorm. In float64, so that one rounding is left."""
+    """Returns [kernel, bias] of a convolution followed by its BatchNorm.
+
+    Computes in float64, so that only one rounding is left.
+    """
     kernel, *bias = (weight.astype(np.float64) for weight in convolution.get_weights())
     mean, variance = (
         np.asarray(value, np.float64) for value in (norm.moving_mean, norm.moving_variance)
@@ -78,9 +84,8 @@ def _fold(
         scale = scale * np.asarray(norm.gamma, np.float64)
     shift = (bias[0] if bias else 0.0) - mean
     shift = shift * scale + (np.asarray(norm.beta, np.float64) if norm.center else 0.0)
-    depthwise = isinstance(
-        convolution, tf.keras.layers.DepthwiseConv2D
-    )  # kernel (h, w, C, multiplier), else (h, w, in, C)
+    # The kernel of a depthwise convolution is (h, w, C, multiplier), else it is (h, w, in, C).
+    depthwise = isinstance(convolution, tf.keras.layers.DepthwiseConv2D)
     kernel = kernel * (scale.reshape(kernel.shape[2:]) if depthwise else scale)
     return [kernel.astype(np.float32), shift.astype(np.float32)]
 
@@ -88,10 +93,10 @@ def _fold(
 def freeze(
     function: tf.types.experimental.ConcreteFunction, weights: str
 ) -> Callable[..., Sequence[tf.Tensor]]:
-    """`function` with its variables as constants, constant parts computed, and its weights stored as `weights`.
+    """Returns `function` with its variables as constants and its weights stored as `weights`.
 
-    16-bit weights are cast to float32 in the graph, where the sums stay; TensorFlow does so once,
-    when it loads the graph, for all weights that fill less than 10 MB.
+    Constant parts of the graph are computed. The graph casts 16-bit weights to float32, in which it
+    sums. For all weights that fill less than 10 MB, TensorFlow casts once, when it loads the graph.
 
     Raises:
       InputError: the graph would be larger than a file of it can be.
@@ -114,9 +119,8 @@ def freeze(
         graph = _store(graph, tf.dtypes.as_dtype(weights))
     for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
         for node in nodes:
-            node.attr.pop(
-                "_gradient_op_type", None
-            )  # of custom gradients, which a graph of constants has no use for and can't save
+            # Custom gradients: a graph of constants has no use for them and cannot save them.
+            node.attr.pop("_gradient_op_type", None)
     imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
     return imported.prune(
         [imported.graph.get_tensor_by_name(name) for name in feeds],
@@ -138,7 +142,9 @@ def _compute_constants(graph: graph_pb2.GraphDef, fetches: Sequence[str]) -> gra
 
 
 def _store(graph: graph_pb2.GraphDef, dtype: tf.DType) -> graph_pb2.GraphDef:
-    """Each float32 constant of some size as a `dtype` constant and a cast, which takes the constant's name.
+    """Stores each float32 constant of some size as a `dtype` constant and a cast.
+
+    The cast takes the constant's name.
 
     Raises:
       InputError: a weight is outside of `dtype`'s range.
@@ -151,15 +157,15 @@ def _store(graph: graph_pb2.GraphDef, dtype: tf.DType) -> graph_pb2.GraphDef:
         if values.dtype != np.float32 or values.size < _SMALL:
             result.node.append(node)
             continue
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             stored = values.astype(dtype.as_numpy_dtype)
         if not np.isfinite(stored.astype(np.float32)).all():
             raise InputError(
                 f"--weights={dtype.name}: a weight of {np.abs(values).max():.3g} is outside its"
                 " range; take bfloat16"
             )
-        # Control inputs stay with the constant: without them one of a branch not taken would count
-        # as that branch's result.
+        # Control inputs stay with the constant. Without them, a constant of a branch that is not
+        # taken would count as that branch's result.
         constant = result.node.add(name=f"{node.name}/stored", op="Const", input=node.input)
         constant.attr["dtype"].type = dtype.as_datatype_enum
         constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(stored))

@@ -17,14 +17,16 @@ NOT_LINEAR = ("rmsprop", "lars", "adam", *ADDONS)
 
 
 class RMSProp(tf.keras.optimizers.Optimizer):
-    """RMSProp with TensorFlow 1's semantics, which EfficientNet and Noisy Student were trained with.
+    """RMSProp with TensorFlow 1's semantics, which trained EfficientNet and Noisy Student.
 
     For gradient g, learning rate η, decay ρ, momentum μ:
 
-        ms  <- ρ·ms + (1 − ρ)·g²          ms starts at 1 (Keras starts it at 0: first steps about 3
-        times larger)
-        mom <- μ·mom + η·g / sqrt(ms + ε)  ε inside the root, η inside the momentum buffer
+        ms  <- ρ·ms + (1 − ρ)·g²
+        mom <- μ·mom + η·g / sqrt(ms + ε)
         θ   <- θ − mom
+
+    ms starts at 1. Keras starts it at 0, which makes the first steps about 3 times larger. ε is
+    inside the root, and η is inside the momentum buffer.
 
     Each variable is updated by TensorFlow 1's own kernel, one op a variable.
     """
@@ -75,7 +77,7 @@ class RMSProp(tf.keras.optimizers.Optimizer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config."""
+        """Returns Keras's config."""
         config = super().get_config()
         config.update(
             learning_rate=self._serialize_hyperparameter(self._learning_rate),
@@ -87,14 +89,19 @@ class RMSProp(tf.keras.optimizers.Optimizer):
 
 
 class LARS(tf.keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling, for batches of many thousands (You et al. 2017, Algorithm 1); neither Keras nor Addons has it.
+    """Layer-wise adaptive rate scaling (You et al. 2017, Algorithm 1).
+
+    It is for batches of many thousands of images. Neither Keras nor Addons has it.
 
     For gradient g of weights θ, learning rate η, trust coefficient c, momentum μ:
 
-        λ <- c·‖θ‖/‖g‖       1 where either norm is 0, and for vectors: biases and BatchNorm's gamma
-        and beta m <- μ·m + η·λ·g θ <- θ − m
+        λ <- c·‖θ‖/‖g‖
+        m <- μ·m + η·λ·g
+        θ <- θ − m
 
-    g contains the weight decay if the loss does, so ‖g‖ is the norm of the sum where the paper
+    λ is 1 if either norm is 0, and for vectors: biases and BatchNorm's gamma and beta.
+
+    g contains the weight decay if the loss does. ‖g‖ is then the norm of the sum, where the paper
     writes the sum of the norms.
     """
 
@@ -132,7 +139,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         variable.assign_sub(momentum)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config."""
+        """Returns Keras's config."""
         config = super().get_config()
         config.update(
             learning_rate=self._serialize_hyperparameter(self._learning_rate),
@@ -148,10 +155,11 @@ def gradient(
     variables: Sequence[tf.Variable],
     optimizer: tf.keras.optimizers.Optimizer,
 ) -> list[tf.Tensor | None]:
-    """`tape.gradient`, taken at the optimizer's loss scale where it has one (mixed_float16), and divided by that again.
+    """Returns `tape.gradient`, taken at the optimizer's loss scale and divided by it again.
 
-    Infinite or not a number where the scaled one overflowed; the optimizer then leaves the step
-    out, which counts, and halves its scale.
+    Only optimizers under mixed_float16 have a loss scale. The gradient is infinite or not a number
+    if the scaled one overflowed. The optimizer then skips the step, counts it, and halves its
+    scale.
     """
     if loss_scale(optimizer) is None:
         return tape.gradient(loss, variables)
@@ -160,7 +168,7 @@ def gradient(
 
 
 def loss_scale(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
-    """The factor, float32 (), by which the loss is multiplied before its gradient is taken; None without one."""
+    """Returns the factor of the loss before its gradient is taken, float32 (); None without one."""
     return (
         optimizer.loss_scale
         if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
@@ -171,26 +179,31 @@ def loss_scale(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
 def kept_by_clipping(
     gradients: Sequence[tf.Tensor], optimizer: tf.keras.optimizers.Optimizer
 ) -> tf.Tensor:
-    """What the optimizer's `global_clipnorm` c leaves of the gradients, min(1, c/‖g‖), float32 (); 1 without one."""
+    """Returns what the optimizer's `global_clipnorm` c leaves of the gradients, float32 ().
+
+    That is min(1, c/‖g‖), or 1 without clipping.
+    """
     most = getattr(optimizer, "inner_optimizer", optimizer).global_clipnorm
     return tf.ones([]) if not most else tf.minimum(1.0, most / tf.linalg.global_norm(gradients))
 
 
 def linear_factor(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
-    """Returns how far a step follows its own gradient g: the step is -factor * g plus terms without g.
+    """Returns the factor by which a step follows its own gradient g.
+
+    The step is -factor * g plus terms without g.
 
     With learning rate η and momentum μ the factor is η for SGD, with momentum or not, and (1 + μ)·η
     for Nesterov's variant. Decoupled weight decay and a loss scale leave it as it is. Clipping is
     not in it: see `kept_by_clipping`.
 
     Args:
-      optimizer: a Keras optimizer, or a `LossScaleOptimizer` around one. After a step the factor is
-        that of the step just made, before the first one that of the first.
+      optimizer: a Keras optimizer, or a `LossScaleOptimizer` around one. After a step, the factor
+        is that of the step just made. Before the first step, it is that of the first step.
 
     Returns:
-      float32 (); None where the step is not a multiple of its gradient or not known to be one. None
-      is for every optimizer but Keras's own SGD: its subclasses may do anything. It is also for SGD
-      that clips each gradient or value by itself or overwrites the weights with their average.
+      float32 (); None if the step is not known to be a multiple of its gradient. This is so for
+      every optimizer except Keras's own SGD; subclasses of SGD may do anything. It is also so for
+      SGD that clips each gradient or value by itself, or overwrites the weights with their average.
     """
     inner = optimizer if loss_scale(optimizer) is None else optimizer.inner_optimizer
     if (
@@ -205,7 +218,10 @@ def linear_factor(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor | None:
 
 
 def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
-    """η of the step just made, float32 (). Keras's own attribute keeps an older one where that step was left out."""
+    """Returns η of the step just made, float32 ().
+
+    Keras's own attribute keeps an older value if that step was skipped.
+    """
     schedule = getattr(getattr(optimizer, "inner_optimizer", None), "_learning_rate", None)
     if isinstance(schedule, tf.keras.optimizers.schedules.LearningRateSchedule):
         return schedule(tf.maximum(optimizer.iterations - 1, 0))
@@ -215,19 +231,19 @@ def learning_rate(optimizer: tf.keras.optimizers.Optimizer) -> tf.Tensor:
 def build(
     config: Any, learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule
 ) -> tf.keras.optimizers.Optimizer:
-    """The optimizer of a train section.
+    """Builds the optimizer of a train section.
 
     Args:
       config: `name` (one of `OPTIMIZERS`), `momentum`, `clip_norm` (global norm, after the
-        cross-replica sum; 0 is off); and, which may be absent, `nesterov` (of "sgd"),
-        `trust_coefficient` (of "lars"), `decoupled_weight_decay` λ: θ <- θ − η·λ·θ beside the
-        optimizer's own step (Loshchilov and Hutter 2019; with "adam" AdamW), on the same variables
-        as the weight decay in the loss.
+        cross-replica sum; 0 is off). These may be absent: `nesterov` (of "sgd"),
+        `trust_coefficient` (of "lars"), `decoupled_weight_decay` λ. λ makes the step θ <- θ − η·λ·θ
+        beside the optimizer's own (Loshchilov and Hutter 2019; with "adam" AdamW), on the same
+        variables as the weight decay in the loss.
       learning_rate: a schedule over optimizer steps.
 
     Raises:
       InputError: unknown name, a value out of its range, or an optimizer of a package that is not
-        there.
+        installed.
     """
     settings.check(config, OPTIMIZER, "optimizer")
     decay = config.get("decoupled_weight_decay") or None

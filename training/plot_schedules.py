@@ -1,14 +1,15 @@
-"""The learning rates of a recipe as a picture, one panel for each of its trainings.
+r"""Draws the learning rates of a recipe, one panel for each of its trainings.
 
-    ./run_tool.sh plot_schedules --config=configs/noisy_student/imagenet.py:l2 --output=rates.png [--data=DIR]
+    ./run_tool.sh plot_schedules --config=configs/noisy_student/imagenet.py:l2 \
+        --output=rates.png [--data=DIR]
 
-The steps follow from the number of labelled images: of the prepared data in --data, or else of a
-full copy as the recipe expects it.
+The steps follow from the number of labelled images in the prepared data of --data. Without --data,
+the number is that of a full copy, as the recipe expects it.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -31,7 +32,11 @@ COLORS = {"": "#0072B2", "teacher": "#D55E00", "student": "#0072B2"}  # Okabe an
 def rates(
     config: ConfigDict, labeled_examples: int
 ) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Train section -> network ("" where there is one only) -> (steps, learning rates), each (N,). Raises InputError."""
+    """Returns the learning rates of each training. Raises InputError.
+
+    Returns:
+      Train section -> network ("" if there is only one) -> (steps, learning rates), each (N,).
+    """
     found = {}
     for name, section in config.items():
         if not (isinstance(section, ConfigDict) and "batch_size" in section and "steps" in section):

@@ -1,17 +1,17 @@
-"""Memory for time: a training pass that keeps each block's input only, and computes the rest again for the backward pass.
+"""Trades time for memory: a training pass that keeps each block's input only.
 
-A network's maps before and after every normalisation and activation are what a training step's
-memory goes to. Kept are here the blocks' inputs and the maps outside of them; a block's own come to
-life once more while its gradient is taken (Chen et al., "Training Deep Nets with Sublinear Memory
-Cost", 2016). The network itself, its weights and its saved form know nothing of it.
+Most memory of a training step goes to the network's maps before and after every normalisation and
+activation. This pass keeps the blocks' inputs and the maps outside of the blocks. A block's own
+maps are computed again while its gradient is taken (Chen et al., "Training Deep Nets with Sublinear
+Memory Cost", 2016). The network itself, its weights and its saved form do not change.
 
 `tf.recompute_grad` does the work, and leaves three things to its user:
 
 - the second pass must draw the noise of the first, wherever the gradient is taken
   (`nets.noise.repeated_noise`);
 - BatchNorm's moving statistics must move once (`statistics_kept`);
-- a gradient of the gradient is refused by it. `derivative_pass` gives what Meta Pseudo Labels needs
-  in its place: the derivative of the logits along a change of the weights, block by block.
+- it refuses a gradient of the gradient. `derivative_pass` gives what Meta Pseudo Labels needs
+  instead: the derivative of the logits along a change of the weights, block by block.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ Pass = Callable[[tf.Tensor], tf.Tensor]
 
 
 def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
-    """The model in training mode, as it is or rematerialised block by block. The latter is to be called within `model_noise`.
+    """Returns the model in training mode, as it is or rematerialised block by block.
+
+    Call a rematerialised pass within `model_noise`.
 
     Args:
-      model: of this project's builders, if it is to be rematerialised: what belongs to a block
-        shows in its layers' names.
+      model: the network. To be rematerialised, it must be of this project's builders: its layers'
+        names tell what belongs to a block.
       rematerialize: whether the blocks' insides are computed twice.
 
     Raises:
-      UnfitNetwork: a model without blocks, with noise that cannot be repeated, or with more than
-        one tensor between blocks.
+      UnfitNetwork: the model has no blocks, noise that cannot be repeated, or more than one tensor
+        between blocks.
     """
     if not rematerialize:
         return lambda images: model(images, training=True)
@@ -56,19 +58,22 @@ def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
 
 
 Derivative = Callable[[tf.Tensor, Mapping[Any, tf.Tensor]], "tuple[tf.Tensor, tf.Tensor]"]
-"""(images (B, H, W, 3), direction v by variable reference) -> logits and d/dε logits(θ + εv), both (B, K)."""
+"""Function (images (B, H, W, 3), direction v by variable reference) -> (logits, derivative).
+
+The derivative is d/dε logits(θ + εv). Both results are (B, K).
+"""
 
 
 def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
     """Returns the model in training mode with its derivative along a change v of its weights θ.
 
-    The derivative passes from the images to the logits, in one go with the pass itself: of each
-    block it takes J_x·ẋ + J_θ·v, with ẋ the derivative of the block's input. Nothing is kept for a
-    backward pass, so that only one block at a time is in memory. BatchNorm's moving statistics
-    stay.
+    The derivative is computed together with the pass, from the images to the logits. Each block
+    gives J_x·ẋ + J_θ·v, with ẋ the derivative of the block's input. Nothing is kept for a backward
+    pass, so that only one block at a time is in memory. BatchNorm's moving statistics stay as they
+    are.
 
     Args:
-      model: of this project's builders, if it is to be rematerialised.
+      model: the network; of this project's builders, if it is to be rematerialised.
       rematerialize: False takes the whole model as one block.
 
     Raises:
@@ -82,7 +87,7 @@ def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
         x, slope = images, None
         for block in blocks:
             x, slope = _derivative(block, x, slope, direction)
-            # The next block waits for this one's derivative: a graph would otherwise run all passes
+            # The next block waits for this one's derivative. A graph would otherwise run all passes
             # first.
             with tf.control_dependencies([] if slope is None else [slope]):
                 x = tf.identity(x)
@@ -97,10 +102,12 @@ def _derivative(
     slope: tf.Tensor | None,
     direction: Mapping[Any, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns a block's output y, and its derivative where that of its input is `slope`. None: it is 0.
+    """Returns a block's output y and its derivative, given the derivative `slope` of its input.
 
-    The gradient g(u) = (J_x, J_θ)ᵀu is linear in u, and its own gradient by u along (ẋ, v) is J_x·ẋ
-    + J_θ·v.
+    None stands for a derivative of 0.
+
+    The gradient g(u) = (J_x, J_θ)ᵀu is linear in u. Its own gradient by u along (ẋ, v) is J_x·ẋ +
+    J_θ·v.
     """
     sources = [v for v in block.trainable_variables if v.ref() in direction]
     along = [direction[v.ref()] for v in sources]
@@ -115,18 +122,18 @@ def _derivative(
         gradients = tape.gradient(y, sources, output_gradients=u)
     along = [v for g, v in zip(gradients, along) if g is not None]
     gradients = [g for g in gradients if g is not None]
-    if not gradients:  # nothing in it is trained
+    if not gradients:  # nothing in the block is trained
         return y, None
     return y, outer.gradient(gradients, u, output_gradients=along, unconnected_gradients="zero")
 
 
 @contextlib.contextmanager
 def weights_of(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> Iterator[None]:
-    """Within it the variables have other values. Call in replica context.
+    """Gives the variables other values within the context. Call in replica context.
 
     Args:
-      variables: trainable ones, with the same value on each replica.
-      values: theirs for the time being.
+      variables: trainable variables, with the same value on each replica.
+      values: values of the variables within the context.
     """
     kept = [v.read_value() for v in variables]
     _assign(variables, values)
@@ -135,7 +142,10 @@ def weights_of(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) ->
 
 
 def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
-    """Assigns in replica context, where a mirrored variable takes a value from all replicas at once only."""
+    """Assigns values to variables in replica context.
+
+    There a mirrored variable takes a value only from all replicas at once.
+    """
 
     def everywhere(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
         for variable, value in zip(variables, values):
@@ -148,10 +158,10 @@ def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> No
 
 @contextlib.contextmanager
 def statistics_kept(model: tf.keras.Model) -> Iterator[None]:
-    """Puts back what a pass in training mode does to BatchNorm's moving statistics.
+    """Restores BatchNorm's moving statistics after a pass in training mode.
 
-    Not by switching the layers' momentum off for the moment: under MirroredStrategy the replicas
-    are traced in turns, and one would see the other's switch.
+    Switching the layers' momentum off during the pass would not work. Under MirroredStrategy the
+    replicas are traced in turns, and one would see the other's switch.
     """
     variables = [v for v in model.non_trainable_variables if v.dtype.is_floating]
     kept = [v.read_value() for v in variables]
@@ -161,7 +171,7 @@ def statistics_kept(model: tf.keras.Model) -> Iterator[None]:
 
 
 def _recomputed(block: tf.keras.Model) -> Pass:
-    """One call of a block, whose second run is the backward pass's."""
+    """Returns a function for one call of a block, which the backward pass runs a second time."""
     noise = repeated_noise()
     runs = 0
 
@@ -175,13 +185,16 @@ def _recomputed(block: tf.keras.Model) -> Pass:
 
 
 def _split(model: tf.keras.Model) -> list[tuple[str | None, tf.keras.Model]]:
-    """The model as a chain: (the block's name or None, a model of the same layers) from the images to the logits."""
+    """Splits the model into a chain of models from the images to the logits.
+
+    Returns:
+      (the block's name or None, a model of the same layers) for each link of the chain.
+    """
     maker = {
         id(tensor): layer for layer in model.layers for tensor in tf.nest.flatten(layer.output)
     }
-    entering: dict[
-        str | None, dict[int, tf.Tensor]
-    ] = {}  # block, or None for what follows the last -> tensors from before it
+    # Block, or None for what follows the last block -> tensors that come from before it.
+    entering: dict[str | None, dict[int, tf.Tensor]] = {}
     for layer in model.layers:
         block = block_name(layer)
         if block and isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer):

@@ -1,4 +1,7 @@
-"""From a recipe to a run: every open value is filled in once, from the data, and every duration is turned into steps."""
+"""Turns a recipe into a run: fills in open values from the data, and turns durations into steps.
+
+Both happen once.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,39 @@ from cli.errors import InputError
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Logs a line; the settings are resolved several times in one run."""
+    """Logs a line once, though the settings are resolved several times in one run."""
     logging.info("%s", line)
 
 
 def image_size(height: float, width: float) -> int:
-    """A resolution for images of this median size: the shorter side, as a multiple of 32 between 32 and 224."""
+    """Returns a resolution in pixels for images of this median size.
+
+    It is the shorter side, as a multiple of 32 between 32 and 224.
+    """
     return int(min(224, max(32, round(min(height, width) / 32) * 32)))
 
 
 def preprocessing(
     recipe: dict[str, Any], section: dict[str, Any], *, median_height: float, median_width: float
 ) -> dict[str, Any]:
-    """Fills in what the recipe leaves to the data: the image size, and RandAugment's distances as parts of it.
+    """Fills in what the recipe leaves to the data: the image size and RandAugment's distances.
+
+    The distances are parts of the image size.
 
     Args:
-      recipe: its `preprocessing`; `image_size`, `style`, `pad`, `translate_const`, `cutout_const`
-        and `crop_padding` may be None.
-      section: the train section's own, whose values but None go before the recipe's.
-      median_height: of the labelled images, pixels.
-      median_width: of the labelled images, pixels.
+      recipe: `preprocessing` of the recipe; `image_size`, `style`, `pad`, `translate_const`,
+        `cutout_const` and `crop_padding` may be None.
+      section: `preprocessing` of the train section. Its values other than None replace the
+        recipe's.
+      median_height: median height of the labelled images, pixels.
+      median_width: median width of the labelled images, pixels.
 
     Returns:
-      The values with numbers. A translation at magnitude 10 is a third of the side, a cutout's half
-      side 40/224 of it (the release's 40 pixels at its 224), the padding of the evaluation's crop
-      32/224 of it: 7/8 of the short side are seen, as there. Up to 64 pixels the style is "small",
-      moved by up to an eighth of the side: a random piece of so small an image may be of anything.
+      The values with numbers. A translation at magnitude 10 is a third of the side. A cutout's half
+      side is 40/224 of the side (the release's 40 pixels at its 224). The padding of the
+      evaluation's crop is 32/224 of the side: 7/8 of the short side are seen, as in the release.
+      Up to 64 pixels the style is "small", which moves images by up to an eighth of the side. A
+      random piece of so small an image may show anything.
     """
     values = {**recipe, **{key: value for key, value in section.items() if value is not None}}
     size = values["image_size"] or image_size(median_height, median_width)
@@ -63,16 +73,16 @@ def preprocessing(
 
 
 SMALL, FAR = 64, 4
-"""Largest resolution of a recipe that is for small images, and how many times larger photographs are."""
+"""Largest resolution of recipes for small images, pixels; how many times larger photographs are."""
 
 
 def shrinks(size: int, *, median_height: float, median_width: float) -> str | None:
-    """Returns a warning where a recipe for small images gets far larger ones, else None.
+    """Returns a warning if a recipe for small images gets far larger ones, else None.
 
     Args:
       size: resolution of the training, pixels.
-      median_height: of the labeled images, pixels.
-      median_width: of the labeled images, pixels.
+      median_height: median height of the labeled images, pixels.
+      median_width: median width of the labeled images, pixels.
     """
     if size > SMALL or min(median_height, median_width) < FAR * size:
         return None
@@ -83,9 +93,10 @@ def shrinks(size: int, *, median_height: float, median_width: float) -> str | No
 
 
 def batch_size(labeled_examples: int) -> int:
-    """A labelled batch for so many labelled images: a power of two between 32 and 256, at least 8 steps an epoch if possible.
+    """Returns a labelled batch size for this number of labelled images.
 
-    Fewer leave BatchNorm little to normalise by.
+    It is a power of two between 32 and 256, with at least 8 steps an epoch if possible. A smaller
+    batch leaves BatchNorm little to normalise by.
     """
     return int(2 ** min(8, max(5, math.floor(math.log2(max(labeled_examples / 8, 1))))))
 
@@ -99,7 +110,10 @@ IN_STEPS = ("steps", "warmup_steps", "wait_steps", "ramp_steps")
 
 
 def _for_batch(values: Mapping[str, Any], given_for: int, batch_size: int) -> dict[str, Any]:
-    """Returns a section, and the sections in it, with as many epochs in steps of another batch size."""
+    """Returns a section, and the sections in it, with as many epochs at another batch size.
+
+    Only the durations in steps (`IN_STEPS`) change.
+    """
     scaled: dict[str, Any] = dict(values)
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -110,13 +124,14 @@ def _for_batch(values: Mapping[str, Any], given_for: int, batch_size: int) -> di
 
 
 def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str:
-    """Says what decides the number of steps of a train section: `epochs`, `min_steps` or `steps_for_batch`.
+    """Says what decides the number of steps of a train section.
 
-    "" where `steps` are taken as they are given.
+    That is `epochs`, `min_steps` or `steps_for_batch`. Returns "" if `steps` are taken as they are
+    given.
 
     Args:
       train: the section of the config, not resolved.
-      labeled_examples: images in the labelled split.
+      labeled_examples: number of images in the labelled split.
       batch_size: labelled images a step.
     """
     if train["epochs"] is None:
@@ -145,7 +160,7 @@ def section(
     Args:
       train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled
         set) is set.
-      labeled_examples: images in the labelled split.
+      labeled_examples: number of images in the labelled split.
       unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
       quiet: do not log what decides the number of steps.
 

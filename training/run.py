@@ -1,4 +1,4 @@
-"""Runs one resolved training, of whatever method: strategy, trainer, fit, and what it leaves."""
+"""Runs one resolved training of any method: strategy, trainer, fit, and the files it leaves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.method import Method, Parts, Streams
 from training.trainer import Trainer
 
 SAMPLES = 8
-"""Images of each split in TensorBoard."""
+"""Number of images of each split in TensorBoard."""
 
 
 class Inputs(NamedTuple):
@@ -59,7 +59,10 @@ class Inputs(NamedTuple):
 
 
 class Devices(NamedTuple):
-    """Where a training runs; see `training.strategy.create`. `profile_steps`: FIRST,LAST, the steps to profile."""
+    """Where a training runs; see `training.strategy.create`.
+
+    `profile_steps` is FIRST,LAST: the first and the last step to profile.
+    """
 
     strategy: str = "auto"
     cpu_devices: int = 1
@@ -84,17 +87,16 @@ def train(
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
 
     Args:
-      workdir: claimed with `cli.workdir.start`.
+      workdir: work directory, claimed with `cli.workdir.start`.
       resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns
         them.
-      method: of the section.
-      spec: of the model that is kept.
-      inputs: what it reads.
-      devices: where it runs.
+      method: method of the section.
+      spec: spec of the model that is kept.
+      inputs: what the training reads.
+      devices: where the training runs.
 
     Raises:
-      InputError: the batch does not divide among the replicas, and whatever `fit` and the method
-        raise.
+      InputError: the batch does not divide among the replicas, or `fit` or the method raises it.
     """
     section, seed = ConfigDict(resolved["train"]), resolved["seed"]
     labeled, unlabeled = inputs.labeled, inputs.unlabeled
@@ -231,13 +233,13 @@ def build_trainer(
     """Builds the method's compiled trainer; call inside the strategy's scope.
 
     Args:
-      method: of the section.
+      method: method of the section.
       section: the resolved section.
-      spec: of the model that is kept.
+      spec: spec of the model that is kept.
       steps_per_epoch: labeled images / batch_size.
-      seed: of the run.
-      sync: there is more than one replica.
-      inputs: for the models to start from and to label by.
+      seed: seed of the run.
+      sync: whether there is more than one replica.
+      inputs: where the models to start from and to label by are found.
 
     Raises:
       InputError: a model in `inputs` has other classes, or fewer blocks than are to be frozen.
@@ -275,7 +277,10 @@ def build_trainer(
 
 
 def labels_per_class(inputs: Inputs) -> list[int]:
-    """Counts the labeled images of each class, in the classes' order, by the summary of the prepared data."""
+    """Counts the labeled images of each class, in the classes' order.
+
+    The counts come from the summary of the prepared data.
+    """
     names = inputs.labeled.label_names
     schema = {"splits": {"labeled": {"per_class": dict.fromkeys(names, int)}}}
     counts = read_json(inputs.data / "summary.json", schema)["splits"]["labeled"]["per_class"]
@@ -292,7 +297,10 @@ def batches(
     pipelines: tuple[int, int],
     replicas: int,
 ) -> tf.data.Dataset:
-    """Returns what the method's trainer eats from step `start_step` on; the last three see `pipeline.train_batches`."""
+    """Returns the data for the method's trainer from step `start_step` on.
+
+    For `start_step`, `pipelines` and `replicas` see `pipeline.train_batches`.
+    """
     options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
     more = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
@@ -311,14 +319,14 @@ def batches(
 
 
 def _device(where: tf.distribute.Strategy) -> str:
-    """Returns what a replica computes on, in words: GPU, TPU, or CPU with its instructions and kernels."""
+    """Returns what a replica computes on: GPU, TPU, or CPU with its instructions and kernels."""
     kind = strategy.device_kind(where)
     kernels = processor.describe() if kind == "CPU" else ""
     return f"{kind} ({kernels})" if kernels else kind
 
 
 def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
-    """First and last step of the flag --profile_steps. Raises InputError."""
+    """Returns the first and the last step of the flag --profile_steps. Raises InputError."""
     if not steps:
         return None
     parts = steps.split(",")
@@ -336,7 +344,7 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
 def _evaluator(
     trainer: Trainer, manifest: Manifest, spec: model_dir.ModelSpec, batch_size: int
 ) -> Callable[[], dict[str, float]]:
-    """A function that measures the averaged weights on a split, every example once."""
+    """Returns a function that measures the averaged weights on a split, every example once."""
 
     def batches(pipelines: tuple[int, int], replicas: int) -> tf.data.Dataset:
         data = pipeline.eval_batches(manifest, batch_size, spec.preprocessing, pipelines, replicas)
@@ -349,7 +357,7 @@ def _evaluator(
         with trainer.ema.swapped():
             values = trainer.evaluate(data, steps=steps, verbose=0, return_dict=True)
         if values["examples"] != manifest.num_records:
-            records.verify_split(manifest)  # names the file that is to blame
+            records.verify_split(manifest)  # names the damaged file
         assert values.pop("examples") == manifest.num_records, (
             "an example was left out or counted twice"
         )

@@ -14,13 +14,13 @@ from training.settings import SCHEDULE
 
 
 class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """EfficientNet's and Noisy Student's schedule: staircase exponential decay with a linear warm-up.
+    """Staircase exponential decay with a linear warm-up, of EfficientNet and Noisy Student.
 
         η(t) = η₀·t/t_w                 for t < t_w
         η(t) = η₀·r^floor(t/t_d)        otherwise
 
-    The decay is counted from step 0 and the warm-up only overrides it, as in the release: after the
-    warm-up the rate is already η₀·r^floor(t_w/t_d), not η₀.
+    The decay is counted from step 0, and the warm-up only overrides it, as in the release. So after
+    the warm-up the learning rate is already η₀·r^floor(t_w/t_d), not η₀.
 
     Args:
       base: η₀, already scaled by the labelled batch (0.016·B/256 in the paper's recipe).
@@ -40,7 +40,7 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
         )
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The rate at `step`, float32 scalar."""
+        """Returns the learning rate at `step`, float32 scalar."""
         step = tf.cast(step, tf.float32)
         decayed = self.base * self.decay_rate ** tf.floor(step / self.decay_steps)
         if not self.warmup_steps:
@@ -48,15 +48,18 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
         return tf.where(step < self.warmup_steps, self.base * step / self.warmup_steps, decayed)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config."""
+        """Returns Keras's config."""
         return {k: getattr(self, k) for k in ("base", "decay_steps", "decay_rate", "warmup_steps")}
 
 
 class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then half a cosine to 0 at `total_steps`; optionally a wait at 0 first (MPL's student).
+    """Linear warm-up, then half a cosine to 0 at `total_steps`.
 
-    η(t) = 0 for t < t_wait; after it, with s = t − t_wait, η₀·s/t_w for s < t_w, then η₀ · ½(1 +
-    cos(π·(s − t_w)/(T − t_wait − t_w))).
+    Optionally waits at 0 first, as Meta Pseudo Labels' student does. With s = t − t_wait:
+
+        η(t) = 0                                                    for t < t_wait
+        η(t) = η₀·s/t_w                                             for s < t_w
+        η(t) = η₀ · ½(1 + cos(π·(s − t_w)/(T − t_wait − t_w)))      otherwise
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         )
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The rate at `step`, float32 scalar."""
+        """Returns the learning rate at `step`, float32 scalar."""
         step = tf.cast(step, tf.float32) - self.wait_steps
         length = max(self.total_steps - self.wait_steps - self.warmup_steps, 1)
         progress = tf.clip_by_value((step - self.warmup_steps) / length, 0.0, 1.0)
@@ -79,20 +82,21 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         return tf.where(step < self.warmup_steps, warmup, cosine)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config."""
+        """Returns Keras's config."""
         return {k: getattr(self, k) for k in ("base", "total_steps", "warmup_steps", "wait_steps")}
 
 
 def build(
     config: Any, *, batch_size: int, steps: int, steps_per_epoch: float
 ) -> tf.keras.optimizers.schedules.LearningRateSchedule:
-    """The schedule of a train section.
+    """Builds the schedule of a train section.
 
     Args:
       config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled
         images), `warmup_epochs` (of a cosine at most a tenth of the run), `decay_epochs`,
         `decay_rate`.
-      batch_size: labelled images a step, over all replicas; the only batch that scales the rate.
+      batch_size: labelled images a step, over all replicas; the only batch that scales the learning
+        rate.
       steps: length of the run.
       steps_per_epoch: labelled images / batch_size, fractional.
 
@@ -114,10 +118,13 @@ def build(
 def of_section(
     train: Mapping[str, Any], steps_per_epoch: float
 ) -> dict[str, tf.keras.optimizers.schedules.LearningRateSchedule]:
-    """The schedules of a resolved train section: Meta Pseudo Labels' of `teacher` and `student`, or the one, under the name "".
+    """Builds the schedules of a resolved train section, by the network's name.
+
+    Meta Pseudo Labels has the schedules of `teacher` and `student`. Other methods have one, under
+    the name "".
 
     Args:
-      train: as `resolve.section` returns it; a schedule with `base`, `warmup_steps` and
+      train: as `resolve.section` returns it. A schedule with `base`, `warmup_steps` and
         `wait_steps` is a cosine, counted in steps.
       steps_per_epoch: labelled images / batch_size, fractional.
 

@@ -11,7 +11,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 """Keras's policies that a network may compute in; mixed_float16 with loss scaling."""
 
 ADDONS = ("lamb", "novograd", "radam", "adabelief")
-"""Optimizers of the package tensorflow-addons (training/addons.py), which TensorFlow after 2.15 lacks."""
+"""Optimizers of tensorflow-addons (training/addons.py), which TensorFlow after 2.15 lacks."""
 
 OPTIMIZERS = ("rmsprop", "sgd", "lars", "adam", *ADDONS)
 SCHEDULES = ("exponential", "cosine", "constant")
@@ -20,7 +20,10 @@ PAPER = "Xie et al. 2020, Section 3.1"
 
 
 def _is_no_published_network(init: str | None) -> bool:
-    """Tells whether a recipe's `init` leaves the network to the recipe: none, or a file that must fit it."""
+    """Tells whether a recipe's `init` leaves the network to the recipe.
+
+    That is so for None, and for a file, which must fit the recipe's network.
+    """
     return init is None or os.path.isfile(init) or os.path.isfile(f"{init}.index")
 
 
@@ -30,7 +33,7 @@ OWN_NETWORK = (
         When("/student_init", ("scratch",)),
     ),
 )
-"""The network of `init` takes the place of the recipe's."""
+"""When the recipe's own network counts: the network of `init` would take its place."""
 
 MODEL = Section(
     "The network. None is the architecture's own value.",
@@ -337,7 +340,7 @@ FROZEN_BLOCKS = Setting(
 )
 
 OF_A_RECIPE = {"preprocessing": OWN_PREPROCESSING, "frozen_blocks": FROZEN_BLOCKS}
-"""What the section of a method may have besides."""
+"""Further keys that the section of a method may have."""
 
 UDA = Section(
     "Unsupervised Data Augmentation: the loss on unlabeled images.",

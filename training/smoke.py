@@ -1,4 +1,4 @@
-"""Any recipe cut down to a run of a minute, to see that all of its stages work: `--config.smoke=True`."""
+"""Cuts any recipe down to a run of a minute, to check all of its stages: `--config.smoke=True`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ IMAGE_SIZE = 32
 
 
 def reduced(config: ConfigDict) -> ConfigDict:
-    """Returns `config` with one step per training, on 4 labelled images of 32 pixels of the embedded digits.
+    """Returns `config` with one step per training, on 4 labelled images of the embedded digits.
 
-    Each network becomes the smallest of its family (`Family.smoke`); a network of one size keeps
-    it. Everything else stays: iterations, optimizers, losses, augmentation, precision.
+    The images have 32×32 pixels. Each network becomes the smallest of its family (`Family.smoke`);
+    a network of one size keeps it. Everything else stays: iterations, optimizers, losses,
+    augmentation, precision.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():

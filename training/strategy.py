@@ -24,8 +24,8 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
         try out distribution. "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
 
-    A GPU that the machine has and TensorFlow cannot use is told on stderr, with the reason. GPU
-    memory is taken as it is needed.
+    If TensorFlow cannot use a GPU that the machine has, prints the reason on stderr. GPU memory is
+    taken as it is needed.
 
     Raises:
       InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
@@ -52,14 +52,16 @@ def devices(
     """Returns the devices that answer side by side, for `training.copies`.
 
     Args:
-      name: "auto" and "mirrored" take all GPUs, or the logical CPU devices; "tpu" all its cores.
+      name: "auto" and "mirrored" take all GPUs, or the logical CPU devices; "tpu" takes all its
+        cores.
       cpu_devices: see `create`.
       tpu: see `create`.
-      share: (processes that share out this machine's GPUs, number of this one from 0). More
-        processes than GPUs share a GPU. The others' GPUs are invisible to this process afterwards.
+      share: (number of processes that share out this machine's GPUs, index of this one from 0).
+        More processes than GPUs share a GPU. The others' GPUs are invisible to this process
+        afterwards.
 
     Returns:
-      Names of devices. (None,) where there is one, which TensorFlow takes by itself.
+      Names of devices. (None,) if there is only one, which TensorFlow takes by itself.
 
     Raises:
       InputError: see `create`; also for "multi_worker".
@@ -84,14 +86,16 @@ def devices(
 
 
 def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
-    """Splits the CPU and returns the GPUs that TensorFlow can use; tells why where it can use none. Raises InputError."""
+    """Splits the CPU and returns the GPUs that TensorFlow can use. Raises InputError.
+
+    If TensorFlow can use none of the machine's GPUs, prints why.
+    """
     if name not in NAMES:
         raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        if (
-            len(tf.config.get_logical_device_configuration(cpu) or ()) != cpu_devices
-        ):  # a stage may ask twice
+        # A stage may ask twice.
+        if len(tf.config.get_logical_device_configuration(cpu) or ()) != cpu_devices:
             tf.config.set_logical_device_configuration(
                 cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices
             )
@@ -130,14 +134,14 @@ def _tpu(name: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
 
 
 def device_kind(strategy: tf.distribute.Strategy) -> str:
-    """TPU, GPU or CPU: what each replica computes on."""
+    """Returns what each replica computes on: TPU, GPU or CPU."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return "TPU"
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
 def _multi_worker() -> tf.distribute.Strategy:
-    """Waits until all workers of TF_CONFIG are there."""
+    """Makes the strategy of several workers, and waits until all workers of TF_CONFIG are there."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         config = json.loads(text or "{}")

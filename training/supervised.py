@@ -29,7 +29,7 @@ class Supervised(Trainer):
       adjustment: added to the logits in the loss of labeled examples, K numbers or None; see
         `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖², part of the loss.
-      ema_decay: of the moving average; see `ExponentialMovingAverage`.
+      ema_decay: decay of the moving average; see `ExponentialMovingAverage`.
       label_data_sample_prob: probability that a labeled example contributes to the loss. Masked
         examples add 0 and still count in the mean, as in the Noisy Student release.
       rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which
@@ -37,9 +37,9 @@ class Supervised(Trainer):
       accumulation: parts into which each batch is cut; their gradients are added up before the one
         optimizer step. BatchNorm normalises each part by itself, and its moving statistics move
         with each.
-      seed: of the model noise, which is a function of (seed, step, example).
+      seed: seed of the model noise, which is a function of (seed, step, example).
       logged: names of further metrics of a training step.
-      name: of the Keras model.
+      name: name of the Keras model.
     """
 
     def __init__(
@@ -69,12 +69,15 @@ class Supervised(Trainer):
         self.seed = seed
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step."""
+        """Makes one training step."""
         self.move(accumulated(self._gradients, data, self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Of the loss on one part of the batch, B its size, divided by parts and replicas: to be summed over both."""
+        """Returns the gradients of the loss on one part of the batch; B is the part's size.
+
+        They are divided by parts and replicas, and are to be summed over both.
+        """
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         x, y = data  # (B, H, W, 3), (B,) or (B, K)
         rows = global_rows(tf.shape(x)[0], 0, part, parts)  # (B,)
@@ -85,8 +88,8 @@ class Supervised(Trainer):
             targets = one_hot(y, logits.shape[-1])  # (B, K)
             labeled_loss = self.labeled_loss(targets, logits, rows, num_rows)
             decay = self.weight_decay * l2(self.model.trainable_variables)
-            # Every part on every replica has the same number of examples, and they are summed: this
-            # is sum / global batch.
+            # Every part on every replica has the same number of examples, and the parts are summed.
+            # So this is sum / global batch.
             objective = (labeled_loss + decay) / (parts * replicas)
         gradients = gradient(tape, objective, self.model.trainable_variables, self.optimizer)
         self.log(
@@ -100,7 +103,9 @@ class Supervised(Trainer):
     def labeled_loss(
         self, targets: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor
     ) -> tf.Tensor:
-        """1/B Σ_b CE(y_b, z_b + τ log π), scalar; with `label_data_sample_prob` some of its terms are 0.
+        """Computes 1/B Σ_b CE(y_b, z_b + τ log π), scalar.
+
+        With `label_data_sample_prob` below 1, some of its terms are 0.
 
         Args:
           targets: y, float32 (B, K), before label smoothing.
@@ -120,7 +125,7 @@ class Supervised(Trainer):
 
 
 def options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
-    """`Supervised`'s arguments from a train section and what its trainer is made of."""
+    """Returns `Supervised`'s arguments, from a train section and the parts of its trainer."""
     names = (
         "label_smoothing",
         "weight_decay",

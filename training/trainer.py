@@ -1,4 +1,4 @@
-"""What the two methods' Keras models have in common: the classifier that is kept, its average, its metrics."""
+"""Base of the methods' Keras models: the classifier that is kept, its average and its metrics."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from training.rematerialization import training_pass
 
 
 class Trainer(tf.keras.Model):
-    """A Keras model around the classifier that it trains; evaluation is that of the classifier.
+    """A Keras model around the classifier that it trains. Evaluation is that of the classifier.
 
     Attributes:
       model: the classifier.
       forward: the classifier in training mode, images -> logits.
-      ema: its averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`. The subclass
-        updates it.
+      ema: the classifier's averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`.
+        The subclass updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
       examples: number of examples evaluated.
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
-      ema_decay: of the moving average; see `ExponentialMovingAverage`.
-      rematerialize: trains with `forward` keeping the inputs of the model's blocks only; see
+      ema_decay: decay of the moving average; see `ExponentialMovingAverage`.
+      rematerialize: whether `forward` keeps only the inputs of the model's blocks; see
         `training.rematerialization`.
-      logged: names of the metrics of a training step; with "loss" and "top1", without the norms of
-        `measured_update`.
-      name: of the Keras model.
+      logged: names of the metrics of a training step. They include "loss" and "top1", but not the
+        norms of `measured_update`.
+      name: name of the Keras model.
     """
 
     def __init__(
@@ -44,12 +44,10 @@ class Trainer(tf.keras.Model):
         logged: tuple[str, ...],
         name: str,
     ):
-        super().__init__(
-            name=name, autocast=False
-        )  # images stay float32 until the network has normalised them
-        self.distribute_reduction_method = (  # metrics are sums over all replicas already; Keras would add them up once more
-            "first"
-        )
+        # Images stay float32 until the network has normalised them.
+        super().__init__(name=name, autocast=False)
+        # Metrics are sums over all replicas already. Keras would add them up once more.
+        self.distribute_reduction_method = "first"
         check_classifier(model, "model")
         self.model = model
         self.forward = training_pass(model, rematerialize)
@@ -72,8 +70,8 @@ class Trainer(tf.keras.Model):
         Keras wraps the optimizer in a `LossScaleOptimizer` under mixed_float16.
 
         Raises:
-          ValueError: a loss, metrics or their weights, which the method's step would not use; or a
-            network made under mixed_float16, and this trainer not.
+          ValueError: a loss, metrics or their weights are given, which the method's step would not
+            use. Or a network was made under mixed_float16, and this trainer was not.
         """
         unused = {
             "loss": loss,
@@ -88,7 +86,8 @@ class Trainer(tf.keras.Model):
                     "method's own (see the class's arguments), and evaluate gives loss and top1. "
                     "For others compile and evaluate trainer.model"
                 )
-        # Keras would warn that `test_step` weighs the examples itself (0 for padding).
+        # The empty list avoids Keras's warning that `test_step` weighs the examples itself (0 for
+        # padding).
         super().compile(optimizer=optimizer, weighted_metrics=[], **options)
         layers = [
             layer
@@ -115,7 +114,10 @@ class Trainer(tf.keras.Model):
         *arguments: Any,
         **options: Any,
     ) -> tf.keras.callbacks.History:
-        """Keras's, whose progress bar shows losses and top1; all metrics are in the logs."""
+        """Trains as Keras's fit.
+
+        The progress bar shows losses and top1; the logs have all metrics.
+        """
         if verbose and not isinstance(callbacks, tf.keras.callbacks.CallbackList):
             callbacks = tf.nest.flatten(callbacks) if callbacks else []
             if not any(isinstance(c, tf.keras.callbacks.ProgbarLogger) for c in callbacks):
@@ -137,10 +139,10 @@ class Trainer(tf.keras.Model):
     export = get_config = save
 
     def save_weights(self, filepath: Any, *arguments: Any, **options: Any) -> None:
-        """Keras's, in TensorFlow's format: weights, their average, and the optimizers' slots.
+        """Saves weights, their average and the optimizers' slots, in TensorFlow's format.
 
         Raises:
-          ValueError: a path of Keras's HDF5 format, which would leave the average out.
+          ValueError: the path is of Keras's HDF5 format, which would leave the average out.
         """
         if str(filepath).endswith((".h5", ".hdf5", ".keras")) or "h5" in options.values():
             raise ValueError(
@@ -151,22 +153,25 @@ class Trainer(tf.keras.Model):
 
     @property
     def _others(self) -> tuple[tf.keras.Model, ...]:
-        """Networks that are trained beside the classifier."""
+        """Returns the networks that are trained beside the classifier."""
         return ()
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """The metrics that Keras resets."""
+        """Returns the metrics that Keras resets."""
         return [*self.logged.values(), self.examples]
 
     @property
     def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
-        """By the prefix that the log has for their settings."""
+        """Returns the optimizers by the prefix of their settings in the log."""
         return {"": self.optimizer}
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
-        """Learning rates of the step just made and dynamic loss scales of the next one, by the name that the log has for them."""
+        """Returns learning rates and dynamic loss scales by their names in the log.
+
+        The learning rates are those of the step just made, the loss scales those of the next step.
+        """
         settings = {
             f"{name}learning_rate": learning_rate(optimizer)
             for name, optimizer in self.optimizers.items()
@@ -180,14 +185,18 @@ class Trainer(tf.keras.Model):
         return {name: float(value.numpy()) for name, value in settings.items()}
 
     def build_optimizers(self) -> None:
-        """Makes the optimizers' slots, which must exist before a checkpoint is restored. Call in the strategy's scope."""
+        """Makes the optimizers' slots. Call in the strategy's scope.
+
+        The slots must exist before a checkpoint is restored.
+        """
         self.optimizer.build(self.model.trainable_variables)
 
     @contextlib.contextmanager
     def measured_update(self, gradient_norm: tf.Tensor) -> Iterator[None]:
-        """Around the optimizer's step of the classifier: logs the norms of the gradient, of the weights, and of their move.
+        """Logs the norms of the gradient, the weights and their move, around an optimizer step.
 
-        The weights before the step live until its end, when the activations are gone.
+        The step is that of the classifier. The weights before the step live until its end, when the
+        activations are gone.
         """
         before = [v.read_value() for v in self.model.trainable_variables]
         yield
@@ -198,15 +207,15 @@ class Trainer(tf.keras.Model):
         )
 
     def move(self, gradients: list[tf.Tensor | None]) -> None:
-        """One step of the classifier and of its average.
+        """Makes one step of the classifier and of its average.
 
         Args:
-          gradients: of this replica's share of the loss; the optimizer sums them over the replicas.
+          gradients: gradients of this replica's share of the loss; the optimizer sums them over the
+            replicas.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with self.measured_update(
-            replicas * tf.linalg.global_norm(gradients)
-        ):  # of each replica's own mean gradient
+        # The norm is that of each replica's own mean gradient.
+        with self.measured_update(replicas * tf.linalg.global_norm(gradients)):
             self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         self.ema.update(self.optimizer.iterations)
 
@@ -218,7 +227,10 @@ class Trainer(tf.keras.Model):
     def log_finite(
         self, name: str, value: tf.Tensor, optimizer: tf.keras.optimizers.Optimizer
     ) -> None:
-        """Logs a scalar that comes from gradients; without those that overflowed at the optimizer's loss scale, which are left out."""
+        """Logs a scalar that comes from gradients.
+
+        With a loss scale, skips values whose gradients overflowed.
+        """
         if loss_scale(optimizer) is None:
             self.logged[name].update_state(value)
         else:
@@ -228,11 +240,14 @@ class Trainer(tf.keras.Model):
             )
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Logits (B, K)."""
+        """Returns logits (B, K)."""
         return self.model(images, training=training)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Top-1 and cross entropy of the current weights; `(x, y)` or `(x, y, weight)` with weight 0 for padding."""
+        """Measures top-1 and cross entropy of the current weights.
+
+        `data` is `(x, y)`, or `(x, y, weight)` with weight 0 for padding.
+        """
         x, y, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
         targets = one_hot(y, logits.shape[-1])
@@ -247,19 +262,19 @@ class Trainer(tf.keras.Model):
 
 
 class ProgbarLogger(tf.keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, of the losses and accuracies only."""
+    """Keras's progress bar with the losses and accuracies only."""
 
-    # It has the name of Keras's, which times the hooks of callbacks by other names.
+    # The class has the name of Keras's own: Keras times the hooks of callbacks with other names.
 
     def __init__(self) -> None:
         super().__init__(count_mode="steps")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Keras's hook."""
+        """Shows the losses and accuracies of a step (Keras's hook)."""
         super().on_train_batch_end(batch, _shown(logs))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keras's hook."""
+        """Shows the losses and accuracies of an epoch (Keras's hook)."""
         super().on_epoch_end(epoch, _shown(logs))
 
 
@@ -268,16 +283,18 @@ def _shown(logs: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) -> int | None:
-    """The number of classes K of a built model, images -> logits (B, K); None where only a call would tell: of a subclassed model.
+    """Returns the number of classes K of a built model, images -> logits (B, K).
+
+    Returns None for a subclassed model, of which only a call would tell.
 
     Args:
       model: the network.
-      name: what the message calls it.
-      trained: it is to be trained here, and not only applied.
+      name: what the message calls the network.
+      trained: whether it is to be trained here, and not only applied.
 
     Raises:
-      ValueError: it is not built, its last layer gives probabilities or one number, or it is to be
-        trained and has losses of its own.
+      ValueError: the model is not built, or its last layer gives probabilities or one number. Or it
+        is to be trained and has losses of its own.
     """
     if not model.built:
         raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
@@ -301,11 +318,14 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
             and isinstance(last, tf.keras.layers.Activation)
             and last.activation is tf.keras.activations.linear
         ):
-            last = before[-1]  # under mixed precision the last word is often a cast
+            last = before[-1]  # under mixed precision the last layer is often a cast
     if isinstance(last, tf.keras.Model):
         return None
-    # of a layer; of an operation
-    function = f"{getattr(getattr(last, 'activation', None), '__name__', '')} {getattr(last, 'symbol', '')}"
+    # Name of a layer's activation, and of an operation's function.
+    function = (
+        f"{getattr(getattr(last, 'activation', None), '__name__', '')}"
+        f" {getattr(last, 'symbol', '')}"
+    )
     if isinstance(last, tf.keras.layers.Softmax) or "softmax" in function or "sigmoid" in function:
         raise ValueError(
             f"the {name} ends in probabilities (layer {last.name}); it must give logits, without"
@@ -322,10 +342,10 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
 
 
 def pairs(data: Any, form: str) -> Any:
-    """The data set's element ((a, b), (c, d)), which `form` describes.
+    """Returns the data set's element ((a, b), (c, d)), which `form` describes.
 
     Raises:
-      ValueError: it is none.
+      ValueError: `data` has another form.
     """
     two = lambda part: isinstance(part, (tuple, list)) and len(part) == 2  # noqa: E731
     if not (two(data) and all(two(part) for part in data)):
@@ -335,7 +355,10 @@ def pairs(data: Any, form: str) -> Any:
 
 
 def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """The batches in one type: as they are where they agree, else float32, so that none is cut to another's bytes."""
+    """Returns the batches in one type: as they are if they have one, else float32.
+
+    So none is cut to another's bytes.
+    """
     return (
         images
         if len({batch.dtype for batch in images}) == 1
@@ -349,11 +372,11 @@ def part_of(data: Any, number: int, parts: int) -> Any:
     Args:
       data: tensors whose first dimension is the batch, nested. A scalar is not cut.
       number: which part.
-      parts: how many there are; divides each batch.
+      parts: number of parts; divides each batch.
 
     Raises:
-      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown
-        size).
+      ValueError: `parts` does not divide a batch. For a batch of unknown size, the error is an
+        InvalidArgumentError when the step runs.
     """
 
     def part(tensor: tf.Tensor) -> tf.Tensor:
@@ -375,12 +398,14 @@ def part_of(data: Any, number: int, parts: int) -> Any:
 
 
 def in_turn(function: Callable[[Any, int], tf.Tensor], data: Any, parts: int) -> tf.Tensor:
-    """Returns what `function` gives for each part of a batch, concatenated, one part in memory at a time.
+    """Returns what `function` gives for each part of a batch, concatenated.
+
+    Only one part is in memory at a time.
 
     Args:
       function: (a part of `data`, its number from 0) -> a tensor (examples of the part, ...).
       data: see `part_of`.
-      parts: how many.
+      parts: number of parts.
     """
     results: list[tf.Tensor] = []
     for number in range(parts):
@@ -393,23 +418,23 @@ def in_turn(function: Callable[[Any, int], tf.Tensor], data: Any, parts: int) ->
 def accumulated(
     gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int
 ) -> list[tf.Tensor | None]:
-    """The sum of the gradients of equal parts of a batch, one part in memory at a time.
+    """Returns the sum of the gradients of equal parts of a batch, one part in memory at a time.
 
     Args:
       gradients: (a part of `data`, its number from 0) -> gradients.
       data: tensors whose first dimension is the batch, nested; see `part_of`.
-      parts: how many; divides each batch.
+      parts: number of parts; divides each batch.
 
     Raises:
-      ValueError: it does not (InvalidArgumentError, when the step runs, for a batch of unknown
-        size).
+      ValueError: `parts` does not divide a batch. For a batch of unknown size, the error is an
+        InvalidArgumentError when the step runs.
     """
     total: list[tf.Tensor | None] = []
     for number in range(parts):
-        # The next part waits for the last one's end: a graph would otherwise run them all at once.
-        # Unrolled and no loop, because a synchronised BatchNorm may not communicate from inside of
-        # one under MirroredStrategy. Slices, because of waiting parts of a tf.split TensorFlow's
-        # optimiser makes a cycle, and gives up.
+        # The next part waits for the end of the last one. A graph would otherwise run all parts at
+        # once. The parts are unrolled: under MirroredStrategy a synchronised BatchNorm may not
+        # communicate from inside a loop. The parts are slices: of waiting parts of a tf.split,
+        # TensorFlow's optimiser makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
             piece = part_of(data, number, parts)
         own = gradients(piece, number)
@@ -420,7 +445,9 @@ def accumulated(
 def global_rows(
     size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: int = 1
 ) -> tf.Tensor:
-    """Where these examples (size,) stand in the global batch, so that noise depends neither on the replicas nor on the parts.
+    """Returns the rows (size,) of these examples in the global batch.
+
+    They make noise independent of the number of replicas and parts.
 
     Args:
       size: examples in each part of a replica's batch.
@@ -441,5 +468,5 @@ def all_reduced(values: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
 
 
 def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """1 where the largest logit is the largest target, float32 (B,)."""
+    """Returns 1 where the largest logit is the largest target, else 0, float32 (B,)."""
     return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)

@@ -1,7 +1,7 @@
 """Unsupervised Data Augmentation (Xie et al. 2020): the step and the method.
 
-Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` the
-labeled loss is left, but BatchNorm still sees the unlabeled images; `training/supervised.py` is
+Meta Pseudo Labels' teacher has the same losses besides the feedback. With `uda_weight=0` only the
+labeled loss is left, but BatchNorm still sees the unlabeled images. `training/supervised.py` is
 supervised learning.
 """
 
@@ -24,7 +24,7 @@ LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
 
 class Objective(NamedTuple):
-    """What a teacher minimises on labelled images and on two views of unlabelled ones.
+    """The loss that a teacher minimises on labelled images and on two views of unlabelled ones.
 
     Attributes:
       supervised_weight: factor of the loss on labelled images.
@@ -32,7 +32,7 @@ class Objective(NamedTuple):
       uda_temperature: τ that sharpens the weak view's distribution.
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
-      label_smoothing: of the labelled examples.
+      label_smoothing: label smoothing of the labelled examples.
       weight_decay: λ in λ·Σ½‖v‖².
       adjustment: added to the logits in the loss of labelled examples, K numbers or None; see
         `losses.log_priors`.
@@ -50,7 +50,7 @@ class Objective(NamedTuple):
     def __call__(
         self, model: tf.keras.Model, logits: Logits, targets: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """(loss, metrics of `LOGGED`) of step number `step`, counted from 0."""
+        """Returns (loss, metrics of `LOGGED`) of step number `step`, counted from 0."""
         # g_T,supervised = ∇ CE(y_l, T(x_l; θ_T))
         labeled = adjusted(logits.labeled, self.adjustment)  # (B, K)
         labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
@@ -78,7 +78,7 @@ class Objective(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """A network's answers to the three batches of a step, float32."""
+    """Logits of a network for the three batches of a step, float32."""
 
     labeled: tf.Tensor  # (B, K)
     weak: tf.Tensor  # (B_u, K)
@@ -95,22 +95,23 @@ def forward(
     part: int = 0,
     parts: int = 1,
 ) -> Logits:
-    """One pass over the three batches, which share their BatchNorm statistics; noise by (seed, step, row in the global batch).
+    """Passes over the three batches at once, so that they share their BatchNorm statistics.
+
+    The noise depends on (seed, step, row in the global batch).
 
     Args:
       network: the network in training mode.
       x: labeled images of this part of the batch, (B, H, W, 3).
-      x_weak: unlabeled ones, (B_u, H, W, 3).
-      x_strong: the same in another view.
-      seed: of the noise.
+      x_weak: unlabeled images of this part, (B_u, H, W, 3).
+      x_strong: the same unlabeled images in another view.
+      seed: seed of the noise.
       step: number of the step.
       part: which part of the replica's batch it is.
       parts: parts of a replica's batch.
     """
     b, b_u = tf.shape(x)[0], tf.shape(x_strong)[0]  # this replica's parts of B and B_u
-    images = (
-        tf.distribute.get_strategy().num_replicas_in_sync * parts
-    )  # of the global batch for each here
+    # Images of the global batch for each image here.
+    images = tf.distribute.get_strategy().num_replicas_in_sync * parts
     starts = ((b, 0), (b_u, b * images), (b_u, (b + b_u) * images))
     rows = [global_rows(size, first, part, parts) for size, first in starts]
     with model_noise(seed, step, tf.concat(rows, 0), (b + 2 * b_u) * images):
@@ -128,10 +129,10 @@ def gradients_of_views(
     Args:
       gradients: (x, y, x_weak and x_strong of a part, its number) -> gradients; see `accumulated`.
       data: the element of the data set.
-      parts: how many.
+      parts: number of parts.
 
     Raises:
-      ValueError: an element of another form, or one that does not divide.
+      ValueError: the element has another form, or does not divide into the parts.
     """
     (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
     x, x_weak, x_strong = alike(x, x_weak, x_strong)
@@ -141,13 +142,13 @@ def gradients_of_views(
 def uda_loss(
     weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
+    """Computes Unsupervised Data Augmentation (Xie et al. 2020), the teacher's auxiliary loss.
 
-        q_i = softmax(z_weak,i / τ), without gradient;   1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i,
-        softmax z_strong,i)
+        q_i = softmax(z_weak,i / τ), without gradient
+        loss = 1/B_u Σ_i [max_k q_ik ≥ threshold] CE(q_i, softmax z_strong,i)
 
-    Divided by all examples, not by the confident ones, as in both releases; that the *sharpened*
-    distribution is compared is the Meta Pseudo Labels release's way.
+    The sum is divided by all examples, not by the confident ones, as in both releases. The
+    *sharpened* distribution is compared with the threshold, as in the Meta Pseudo Labels release.
 
     Args:
       weak: logits (B_u, K).
@@ -156,7 +157,7 @@ def uda_loss(
       threshold: in [0, 1]; 0 takes every example.
 
     Returns:
-      (loss, part of the examples that count), scalars.
+      (loss, share of the examples that count), scalars.
     """
     target = tf.stop_gradient(tf.nn.softmax(weak / temperature))  # (B_u, K)
     mask = tf.cast(tf.reduce_max(target, -1) >= threshold, tf.float32)  # (B_u,)
@@ -164,16 +165,18 @@ def uda_loss(
 
 
 class UDA(Trainer):
-    """Trains one network by supervised learning and UDA: the teacher of Meta Pseudo Labels without a student.
+    """Trains one network by supervised learning and UDA.
+
+    It is the teacher of Meta Pseudo Labels without a student.
 
     Elements of the data set: `((x, y), (x_weak, x_strong))`, as for `MetaPseudoLabels`.
 
     Args:
       model: a built Keras classifier, images -> logits (B, K).
-      ema_decay: of its moving average, which is what `evaluate` should see.
+      ema_decay: decay of the moving average, which is what `evaluate` should see.
       rematerialize: see `Trainer`.
       accumulation: parts into which each batch is cut; see `Supervised`.
-      seed: of the model noise.
+      seed: seed of the model noise.
       objective: the fields of `Objective`.
     """
 
@@ -199,12 +202,15 @@ class UDA(Trainer):
         self.objective = Objective(**objective)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step."""
+        """Makes one training step."""
         self.move(gradients_of_views(self._gradients, data, self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
     def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Returns gradients of the loss on one part of the batch, divided by parts and replicas: to be summed over both."""
+        """Returns the gradients of the loss on one part of the batch.
+
+        They are divided by parts and replicas, and are to be summed over both.
+        """
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
         x, y, x_weak, x_strong = data
         step = self.optimizer.iterations
@@ -219,7 +225,7 @@ class UDA(Trainer):
 
 
 def objective(section: ConfigDict, parts: Parts) -> dict[str, Any]:
-    """The fields of `Objective` from a train section and what its trainer is made of."""
+    """Returns the fields of `Objective`, from a train section and the parts of its trainer."""
     return {
         "supervised_weight": section.supervised_weight,
         "uda_weight": section.uda.weight,

@@ -1,9 +1,12 @@
-"""One run as several processes, one a machine: who writes, what all must agree on, and how it ends when one of them is lost.
+"""Runs one training as several processes, one a machine.
 
-Under `tf.distribute.MultiWorkerMirroredStrategy` every process runs the same program. Reading a
-variable of which each replica holds a part (the moving average, a metric) is then an operation that
-all of them must reach, in the same order: so all log, evaluate and save at the same steps. But the
-files of the run are the chief's, the first process of TF_CONFIG.
+The module decides who writes, what all processes must agree on, and how the run ends when one of
+them is lost.
+
+Under `tf.distribute.MultiWorkerMirroredStrategy` every process runs the same program. Each replica
+may hold a part of a variable (the moving average, a metric). Reading such a variable is an
+operation that all processes must reach, in the same order. So all log, evaluate and save at the
+same steps. But the files of the run belong to the chief, the first process of TF_CONFIG.
 """
 
 from __future__ import annotations
@@ -28,17 +31,17 @@ LOST = os.EX_TEMPFAIL
 
 
 def several(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the run has more than this process."""
+    """Tells whether the run has more than this process."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the files."""
+    """Tells whether this process writes the files."""
     return not several(strategy) or strategy.extended.should_checkpoint
 
 
 def gather(strategy: tf.distribute.Strategy, number: int) -> list[int]:
-    """Everybody's number, one for each replica. All processes must call it."""
+    """Returns everybody's number, one for each replica. All processes must call it."""
     if not several(strategy):
         return [number]
     everybodys = _gather(strategy)(tf.constant([int(number)], tf.int64))
@@ -47,7 +50,7 @@ def gather(strategy: tf.distribute.Strategy, number: int) -> list[int]:
 
 @functools.lru_cache(maxsize=1)
 def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], Any]:
-    """One traced function: `strategy.gather` would trace anew at each call."""
+    """Returns one traced function: `strategy.gather` would trace anew at each call."""
 
     def own(number: tf.Tensor) -> tf.Tensor:
         return tf.distribute.get_replica_context().all_gather(tf.identity(number), axis=0)
@@ -56,14 +59,17 @@ def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], Any]:
 
 
 def require_same(strategy: tf.distribute.Strategy, number: int, message: str) -> None:
-    """Raises InputError with the message, in all processes, where they do not have the same number."""
+    """Raises InputError with the message, in all processes, if their numbers differ."""
     if len(set(gather(strategy, number))) > 1:
         raise InputError(message)
 
 
 @contextlib.contextmanager
 def kept_by_chief(strategy: tf.distribute.Strategy, directory: Path) -> Iterator[Path]:
-    """Where to save: `directory` for the chief; for the others, who read the variables with it, one that is thrown away."""
+    """Yields where to save: `directory` for the chief, a temporary one for the others.
+
+    The others read the variables together with the chief, and their files are thrown away.
+    """
     if is_chief(strategy):
         yield directory
         return
@@ -72,10 +78,13 @@ def kept_by_chief(strategy: tf.distribute.Strategy, directory: Path) -> Iterator
 
 
 class Follower(Checkpoints):
-    """The checkpoints to a process that is not the chief: it restores the chief's, and takes part in saving, but leaves nothing."""
+    """The checkpoints of a process that is not the chief.
+
+    It restores the chief's checkpoints and takes part in saving, but leaves no files.
+    """
 
     def save(self, *_: Any) -> None:
-        """Reads the variables with the others."""
+        """Reads the variables together with the other processes."""
         with tempfile.TemporaryDirectory() as elsewhere, writing("a checkpoint", Path(elsewhere)):
             self.checkpoint.write(os.path.join(elsewhere, PREFIX))
 
@@ -85,10 +94,10 @@ class Follower(Checkpoints):
 
 @contextlib.contextmanager
 def leaving_with_the_lost() -> Iterator[None]:
-    """Ends this process with one line and the code `LOST` where another process of the run is gone.
+    """Ends this process with one line and the code `LOST` if another process of the run is gone.
 
-    TensorFlow cannot go on without it, nor take it in again: all are to be started anew, and the
-    run goes on from its last checkpoint.
+    TensorFlow cannot go on without that process, nor take it in again. Start all processes anew:
+    the run goes on from its last checkpoint.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Failed writes of a training, as one line."""
+"""Reports failed writes of a training as one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def writing(what: str, directory: Path) -> Iterator[None]:
 
     Args:
       what: what is written, such as "a checkpoint".
-      directory: where.
+      directory: where it is written.
 
     Raises:
       InputError: it cannot be written.
@@ -43,7 +43,7 @@ def writing(what: str, directory: Path) -> Iterator[None]:
 
 
 def lost_worker(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is gone."""
+    """Tells whether an error says that another process of the run is gone."""
     return isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(
         error
     )

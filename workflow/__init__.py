@@ -1,13 +1,13 @@
 """The stages of a run: training, pseudo-labelling, balancing, the iterated loop, the quick start.
 
-A stage reads finished work directories and leaves one. The methods, the data and the models are the
-rooms' below. `from workflow import run` is the whole loop as one call, `run_method` every stage of
-one method.
+A stage reads finished work directories and leaves one. The methods, the data and the models are in
+the rooms below. `from workflow import run` gives the whole loop as one call. `run_method` runs
+every stage of one method.
 """
 
 from typing import TYPE_CHECKING
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before TensorFlow)
 from cli import lazy
 
 if TYPE_CHECKING:

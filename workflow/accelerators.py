@@ -1,7 +1,8 @@
-"""Accelerators that a plan can be made for: memory, peak rates, and the share of the peak that is reached.
+"""Accelerators that a plan can be made for: memory, peak rates, and the reached share of the peak.
 
-A share is what one published training of an EfficientNet reached, with 6 operations for each
-multiplication of the forward pass. Where there is none, another accelerator's share is assumed.
+A share is what one published training of an EfficientNet reached, counting 6 operations for each
+multiplication of the forward pass. Where there is no such training, another accelerator's share is
+assumed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ class Accelerator(NamedTuple):
 
     Attributes:
       memory: bytes.
-      bfloat16: peak rate in bfloat16 or float16, operations a second.
+      bfloat16: peak rate in bfloat16 or float16, in operations per second.
       float32: peak rate of float32 networks (TF32 on GPUs, bfloat16 products on TPUs).
-      share: of the peak in bfloat16 that a training reaches, above 0 and at most 1.
-      source: of memory and rates.
-      share_source: of the share.
+      share: share of the bfloat16 peak that a training reaches, above 0 and at most 1.
+      source: source of memory and rates.
+      share_source: source of the share.
     """
 
     memory: float

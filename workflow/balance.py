@@ -1,29 +1,31 @@
-"""Stage: filter and balance the pseudo-labelled images (Noisy Student, section 3.1, "Unlabeled dataset").
+"""Stage: filters and balances the pseudo-labelled images (Noisy Student, section 3.1).
 
     ./run_balance.sh --config=… --workdir=… --data=… --predictions=…
 
-Images of a confidence above `threshold` (and up to `max_confidence`) are kept, of each class the
-`images_per_class` most confident; classes with fewer are filled up with copies of random ones.
-`share_per_class`, beyond the paper, keeps a share of each class first: a threshold of its own for
-each (Zou et al. 2018, class-balanced self-training). What is kept is written as training records,
-image and distribution:
+The paper describes it under "Unlabeled dataset". The stage keeps the images with a confidence above
+`threshold` and at most `max_confidence`. Of each class it keeps the `images_per_class` most
+confident images. It fills up smaller classes with copies of random images of the class.
+
+`share_per_class`, beyond the paper, first keeps a share of each class: a threshold of its own for
+each class (Zou et al. 2018, class-balanced self-training). The stage writes what it keeps as
+training records, image and distribution:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
 With `--selection=BALANCED` nothing is selected: the images and copies of that set get the labels of
 the predictions (`relabel`).
 
-In passes over the shards, Beam jobs (`shard_jobs`), and a selection:
+The stage makes two passes over the shards, as Beam jobs (`shard_jobs`), with a selection between:
 
-1. predictions -> a few bytes per image: class, confidence, and a hash of (seed, key), which stands
-in for everything random;
-2. `selection`: exact cuts per class, in memory bounded by classes × bins;
-3. predictions and images, joined by key, -> the images kept, with their copies.
+1. Predictions -> a few bytes per image: class, confidence, and a hash of (seed, key). The hash
+   replaces every random choice.
+2. `selection`: exact cuts per class, in memory bounded by classes × bins.
+3. Predictions and images, joined by key -> the images kept, with their copies.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before TensorFlow)
 
 # isort: split
 
@@ -51,10 +53,12 @@ from workflow.settings import check_section
 
 
 def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
-    """64 pseudo-random bits for each key (UTF-8), a function of seed and key; uint64 [n], the same on every machine."""
-    fresh = hashlib.blake2b(
-        digest_size=8, key=str(seed).encode()
-    ).copy  # copies cost two thirds of new ones
+    """Returns 64 pseudo-random bits for each key (UTF-8), uint64 [n].
+
+    They are a function of seed and key, the same on every machine.
+    """
+    # A copy takes two thirds of the time of a new hash.
+    fresh = hashlib.blake2b(digest_size=8, key=str(seed).encode()).copy
     digests = []
     for key in keys:
         hash_of_key = fresh()
@@ -68,18 +72,18 @@ def image_hashes(seed: int, keys: Iterable[bytes]) -> np.ndarray:
 
 @dataclasses.dataclass
 class ScoreShards:
-    """The job: one shard of predictions -> its columns for the selection.
+    """The job of pass 1: one shard of predictions -> its columns for the selection.
 
     Attributes:
-      predictions: their manifest.
-      directory: where the columns go: `NAME.npz` with classes, confidence, hash and position of the
-        images that pass, and `NAME.npy` with every image's hash, sorted.
+      predictions: manifest of the predictions.
+      directory: where the columns go. `NAME.npz` has classes, confidence, hash and position of the
+        images that pass. `NAME.npy` has every image's hash, sorted.
       threshold: least confidence, exclusive, as the paper's "higher than 0.3"; see
         `predictions.Top.higher` for rounding.
-      seed: of the hashes.
+      seed: seed of the hashes.
       max_confidence: greatest confidence, inclusive; below 1 for the first version's confidence
         bands (A.2).
-      fraction: of all images, drawn by their hashes (A.3).
+      fraction: share of all images that is drawn, by their hashes (A.3).
     """
 
     predictions: Manifest
@@ -93,15 +97,15 @@ class ScoreShards:
         """Nothing to load."""
 
     def columns_path(self, shard: int) -> Path:
-        """Of the images above the threshold."""
+        """Returns the file with the columns of the images above the threshold."""
         return self.directory / f"{self.predictions.files[shard]}.npz"
 
     def hashes_path(self, shard: int) -> Path:
-        """Of all images."""
+        """Returns the file with the hashes of all images."""
         return self.directory / f"{self.predictions.files[shard]}.npy"
 
     def outputs(self, shard: int) -> list[str]:
-        """The two files of the shard."""
+        """Returns the two files of the shard."""
         return [str(self.columns_path(shard)), str(self.hashes_path(shard))]
 
     def run(self, shard: int) -> dict[str, Any]:
@@ -110,9 +114,8 @@ class ScoreShards:
         classes = np.zeros(num_records, np.int32)
         confidence = np.zeros(num_records, np.float32)
         hashes = np.zeros(num_records, np.uint64)
-        inside = np.zeros(
-            num_records, bool
-        )  # higher than the threshold, and not higher than max_confidence
+        # Whether the confidence is higher than the threshold, and not higher than max_confidence.
+        inside = np.zeros(num_records, bool)
         done = 0
         for top in read_tops(self.predictions, shard):
             rows = slice(done, done + len(top.keys))
@@ -144,7 +147,10 @@ class ScoreShards:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The shards of pass 1 as `selection` reads them, one at a time, each column when it is asked for."""
+    """The shards of pass 1 as `selection` reads them, one at a time.
+
+    A column is read when it is asked for.
+    """
 
     paths: tuple[Path, ...]
 
@@ -156,7 +162,10 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class Hashes:
-    """All images' hashes, shard by shard; one file is open at a time, however many shards there are."""
+    """All images' hashes, shard by shard.
+
+    One file is open at a time, however many shards there are.
+    """
 
     paths: tuple[Path, ...]
 
@@ -174,10 +183,10 @@ def _save(path: Path, array: np.ndarray | None = None, **columns: Any) -> None:
 
 
 def require_unique_keys(job: ScoreShards) -> None:
-    """Sees that no key occurs twice in the whole corpus; memory does not grow with it.
+    """Checks that no key occurs twice in the whole corpus; memory does not grow with it.
 
     Raises:
-      InputError: one does.
+      InputError: a key occurs twice.
     """
     hashes = Hashes(tuple(map(job.hashes_path, range(len(job.predictions.files)))))
     for value in selection.shared_values(hashes):
@@ -203,14 +212,14 @@ def require_unique_keys(job: ScoreShards) -> None:
 
 @dataclasses.dataclass
 class WriteShards:
-    """The job: one shard of images and one of predictions -> one of training records.
+    """The job of pass 2: one shard of images and one of predictions -> one of training records.
 
     Attributes:
       images: manifest of the unlabelled split.
-      scores: pass 1.
+      scores: job of pass 1.
       chosen: the selection.
       directory: where the records go.
-      copy_images: write whole training records; else labels that stand beside their images.
+      copy_images: write whole training records; otherwise labels that stand beside their images.
     """
 
     images: Manifest
@@ -223,7 +232,7 @@ class WriteShards:
         """Nothing to load."""
 
     def outputs(self, shard: int) -> list[str]:
-        """The shard's training records."""
+        """Returns the file of the shard's training records."""
         return [str(self.directory / shard_name("pseudo_labeled", shard, len(self.images.files)))]
 
     def run(self, shard: int) -> dict[str, Any]:
@@ -244,7 +253,10 @@ class WriteShards:
         }
 
     def _records(self, shard: int, copies: np.ndarray) -> Iterator[bytes]:
-        """The images kept, in the images' order, copies side by side (the training reader shuffles)."""
+        """Yields the records of the images kept, in the images' order.
+
+        Copies stand side by side; the training reader shuffles them.
+        """
         image_file, prediction_file = self.images.paths[shard], self.scores.predictions.paths[shard]
         images = read_images(self.images, shard)
         both = join_by_key(
@@ -261,7 +273,10 @@ class WriteShards:
     def _keyed_predictions(
         self, shard: int, copies: np.ndarray
     ) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
-        """(key, (position, probabilities)); None for what is dropped, so that no memory is held for it while it waits for its image."""
+        """Yields (key, (position, probabilities)); None for what is dropped.
+
+        So a dropped prediction takes no memory while it waits for its image.
+        """
         for position, (key, probabilities) in enumerate(
             read_predictions(self.scores.predictions, shard)
         ):
@@ -274,7 +289,7 @@ class WriteShards:
 def choose_images_per_class(
     above: np.ndarray, balance: bool, images_per_class: int | None
 ) -> int | None:
-    """The number of images that each class is to have; None for no balancing.
+    """Returns the number of images that each class is to have; None for no balancing.
 
     Args:
       above: int [K], images that may be kept.
@@ -290,10 +305,10 @@ def choose_images_per_class(
 def draw(
     columns: Columns, chosen: selection.Selection, records: int, progress: Path
 ) -> selection.Sample:
-    """Returns `records` of the selected records, drawn at random. Raises InputError where there are fewer."""
+    """Draws `records` of the selected records at random. Raises InputError if there are fewer."""
     selected = int(chosen.totals.sum())
     if records > selected:
-        shard_jobs.forget(progress)  # the directory then takes another number
+        shard_jobs.forget(progress)  # the directory then accepts another number
         raise InputError(
             f"config.balance.sample_images is {records}; the selection has only {selected} images"
             " with their copies"
@@ -347,7 +362,7 @@ def main(
     beam_options: Sequence[str] = (),
     selection: str | None = None,
 ) -> None:
-    """Runs the stage; see the module's text. With `selection` see `relabel`. Raises InputError."""
+    """Runs the stage, see the module. With `selection` see `relabel`. Raises InputError."""
     if selection:
         relabel.main(workdir, selection, predictions, beam_options)
     else:
@@ -402,7 +417,7 @@ def _balance(
             f"{above.sum()} + {below.sum()} of {drawn} predictions for {images.num_records} images"
         )
     if not above.any():
-        shard_jobs.forget(progress)  # the directory then takes another threshold
+        shard_jobs.forget(progress)  # the directory then accepts another threshold
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
     most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)

@@ -16,12 +16,12 @@ def figure(
     label_names: Sequence[str],
     legend: tuple[str, str] = BALANCED,
 ) -> bytes:
-    """A PNG of images per class before and after balancing.
+    """Returns a PNG of images per class before and after balancing.
 
     Args:
-      above: int [K], above the threshold.
-      totals: int [K], written, copies included.
-      label_names: of length K.
+      above: int [K], images above the threshold.
+      totals: int [K], records written, copies included.
+      label_names: K names.
       legend: names of the two.
     """
     from matplotlib.figure import Figure  # here: the loop imports this module to check settings

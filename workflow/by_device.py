@@ -1,8 +1,8 @@
-"""Chooses network and resolution by the machine, for a recipe that leaves them to it (`by_device`).
+"""Chooses network and resolution by the machine, if the recipe sets `by_device`.
 
-The recipe's own are for a machine without a GPU. The commands that run all stages ask once, give
-their stages the answer as flags, and keep it in the work directory's `config.json`: a run that is
-continued elsewhere goes on with what it began with.
+The recipe's own network and resolution are for a machine without a GPU. The commands that run all
+stages choose once. They give the choice to their stages as flags, and keep it in the work
+directory's `config.json`. So a run that is continued on another machine keeps its network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GPU = ("imagenet:b0", 224)
 """Weights and image size, in pixels, on a GPU."""
 
 CHOSEN = r"--config\.(init|preprocessing\.image_size|(.+\.)?model\..+)="
-"""Flags by which a user has chosen."""
+"""Pattern of the flags by which a user chooses."""
 
 
 def settle(
@@ -32,14 +32,17 @@ def settle(
     *,
     dry_run: bool = False,
 ) -> tuple[ConfigDict, list[str]]:
-    """Returns the recipe and its flags with the network of this machine or of the begun run, and says which it is.
+    """Chooses the network of this machine, or that of the begun run, and prints which it is.
 
     Args:
       config: the recipe.
       flags: the `--config` flags that the stages get.
-      workdir: of the run; it may be there.
-      init: the flag --init, by which the user has chosen.
+      workdir: work directory of the run; it may exist already.
+      init: the flag --init; a user who gives it has chosen.
       dry_run: download nothing.
+
+    Returns:
+      The recipe and its flags, with that network.
     """
     chosen_by_user = init or any(re.match(CHOSEN, flag) for flag in flags)
     if chosen_by_user or not (config.get("by_device") and config.init):
@@ -75,7 +78,7 @@ def settle(
 
 
 def _problem(name: str) -> str:
-    """Downloads weights where they are missing. Returns why they cannot be had; "" where they are here."""
+    """Downloads missing weights. Returns why they cannot be had; "" where they are here."""
     try:
         pretrained.find(name, {"name": name.partition(":")[2]})
     except InputError as error:

@@ -1,9 +1,12 @@
-"""A calibrated teacher: one temperature, fitted on labelled images that it was not trained on. Beyond Noisy Student's papers.
+"""Calibrates a teacher with one temperature, fitted on labelled images that it did not train on.
+
+This goes beyond Noisy Student's papers.
 
     q <- q^(1/T), normalised again        (temperature scaling; Guo et al. 2017, Section 4.2)
 
-with the T at which the images' labels are most probable. That a teacher is too sure of its errors,
-or too little of its answers, then reaches neither the threshold nor the student.
+T is the temperature at which the images' labels are most probable. A teacher may be too sure of its
+errors, or not sure enough of its right answers. With T this reaches neither the threshold nor the
+student.
 """
 
 from __future__ import annotations
@@ -12,19 +15,19 @@ import numpy as np
 from scipy import optimize, special
 
 LIMITS = (0.05, 20.0)
-"""Of the temperature; a teacher that makes no mistake would have it at 0."""
+"""Range of the temperature; a teacher that makes no mistake would have temperature 0."""
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """The power q^(1/T), normalised: float32 [n, K] to the same."""
+    """Returns q^(1/T), normalised: float32 [n, K], as `probabilities`."""
     return special.softmax(_log(probabilities) / temperature, axis=1).astype(np.float32)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature, within `LIMITS`, at which the negative log-likelihood of the labels is least.
+    """Returns the temperature within `LIMITS` with the least negative log-likelihood of the labels.
 
-    With β = 1/T it is the mean of log Σ_k q_k^β − β log q_y, which is convex in β: its slope, Σ_k
-    q_k(β) log q_k − log q_y, has one root.
+    With β = 1/T the mean negative log-likelihood is the mean of log Σ_k q_k^β − β log q_y. It is
+    convex in β: its slope, Σ_k q_k(β) log q_k − log q_y, has one root.
 
     Args:
       probabilities: float32 [n, K].

@@ -1,14 +1,14 @@
-"""Chooses the model that the loop serves: the best of teacher and students, on images held out.
+"""Chooses the model that the loop serves: the best of teacher and students, on held-out images.
 
-A student takes the place of the best model before it where it is right on more of the same images.
-`basis` says which images these are:
+A student replaces the best model before it if it is right on more of the same images. `basis` says
+which images these are:
 
 - `VALIDATION`: the validation split, where it has at least `FEWEST` images, or with `patience`.
 - `CROSS_FITTING`: all labeled images, answered by models that did not learn from them
   (`workflow.crossfit`).
-- `LAST`: there are none. The last student is served.
+- `LAST`: there are no such images. The last student is served.
 
-`<workdir>/choice.json` holds what `decide` returns. It is there before the evaluation stage runs.
+`<workdir>/choice.json` holds what `decide` returns. It is written before the evaluation stage runs.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ SCHEMA = {
 
 - `served`: name of the chosen model: `teacher`, `student_1`, ….
 - `on`: `VALIDATION`, `CROSS_FITTING` or `LAST`.
-- `images`: number of images that decided; with `LAST` those held out, which are too few.
+- `images`: number of images that decided; with `LAST` the held-out images, which are too few.
 - `models`: name -> `top1`, the share of right answers in 0-1; empty with `LAST`.
 - `comparisons`: each student with the best model before it. `difference` is the student's share of
-  right answers minus that of `to`, on the same images. `interval` is its 95 % interval (paired
+  right answers minus the share of `to`, on the same images. `interval` is its 95 % interval (paired
   bootstrap), `p_value` McNemar's. `replaces` tells whether the student is better.
 - `to_teacher`: the best student compared with the teacher; null with `LAST`.
 - `verdict`: one sentence, for people: did the unlabeled images help?
@@ -174,7 +174,12 @@ def decide(on: str, answers: Answers) -> dict[str, Any]:
 
 
 def last(students: int, images: int) -> dict[str, Any]:
-    """Returns the choice of the last student, where only `images` images, too few, were held out."""
+    """Returns the choice of the last student.
+
+    Args:
+      students: number of students.
+      images: number of held-out images, too few to decide.
+    """
     name = f"student_{students}"
     choice = {
         "served": name,
@@ -205,7 +210,14 @@ def verdict(choice: dict[str, Any]) -> str:
             f"not known whether the unlabeled images helped: {few}; the last student, {served}, is"
             " exported"
         )
-    of = f"of {images:,} {'validation images' if choice['on'] == VALIDATION else 'labeled images, by cross-fitting'}"
+    of = (
+        f"of {images:,} "
+        f"""{
+            "validation images"
+            if choice["on"] == VALIDATION
+            else "labeled images, by cross-fitting"
+        }"""
+    )
     found = choice["to_teacher"]
     points, (low, high) = 100 * found["difference"], (100 * end for end in found["interval"])
     interval = f"95 % interval {_signed(low)} to {_signed(high)}"

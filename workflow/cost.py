@@ -1,4 +1,4 @@
-"""What a run costs: time on this machine, memory and room on the disk, and whether it fits."""
+"""Computes what a run costs: time on this machine, memory and disk space, and whether it fits."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from workflow.dry_run import Planned
 from workflow.stages import Stage
 
 BASE = 0.9
-"""GiB of a training process besides weights and activations: TensorFlow, the input pipeline, images ahead."""
+"""GiB of a training process besides weights and activations: TensorFlow, input, images ahead."""
 
 WORKSPACE = 1.0
-"""GiB used over GiB of activations that the backward pass keeps."""
+"""Ratio: GiB used to GiB of activations that the backward pass keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Memory that a training needs, and what there is.
+    """Memory that a training needs, and memory that there is.
 
     Attributes:
       training: the training that needs most.
-      needed: GiB.
+      needed: GiB that it needs.
       there: GiB of the GPU or of the machine; None: not known.
       where: "the GPU" or "this machine".
-      batch_size: that would fit; 0: none.
+      batch_size: batch size that would fit; 0: none.
     """
 
     training: Planned
@@ -47,7 +47,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Tells whether it fits, as far as is known."""
+        """Tells whether the training fits, as far as is known."""
         return self.there is None or self.needed <= self.there
 
     def __str__(self) -> str:
@@ -61,14 +61,14 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """Room that a run needs on its disk, and what is free: GiB."""
+    """Disk space that a run needs, and free disk space, in GiB."""
 
     needed: float
     free: float
 
     @property
     def fits(self) -> bool:
-        """Tells whether it fits."""
+        """Tells whether the run fits."""
         return self.needed <= self.free
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the stages that are not done cost; each None where nothing is known."""
+    """What the unfinished stages cost; `memory` is None where it is not known."""
 
     memory: Memory | None
     disk: Disk
@@ -107,7 +107,10 @@ class Cost:
 def needs(
     training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int
 ) -> float | None:
-    """Returns the GiB that a training takes on each device with a batch of this size; None where its activations are not known."""
+    """Returns the GiB that a training takes on each device, with a batch of `batch_size`.
+
+    None where its activations are not known.
+    """
     total, values = (0.0 if on_gpu else BASE), training.values
     for network in training.networks:
         model = training.network(network)
@@ -129,9 +132,8 @@ def needs(
             return None
         parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
         kept = network is training.networks[0]
-        fixed = (
-            4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB
-        )  # and its average
+        # The network that is kept has an average, too.
+        fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB
         total += (
             reckoning.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
         )
@@ -141,7 +143,10 @@ def needs(
 
 
 def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory | None:
-    """Returns what the training needs that needs most; None where that is not known, or another machine trains."""
+    """Returns the need of the training that needs most.
+
+    None where that is not known, or where another machine trains.
+    """
     if any(training.stage.arguments.get("strategy") == "tpu" for training in trainings):
         return None
     devices = gpus.count()
@@ -171,7 +176,7 @@ def _disk(
     trainings: Sequence[Planned],
     counts: Mapping[str, Any],
 ) -> Disk:
-    """Reckons the shards, the stored predictions, the checkpoints and the models."""
+    """Computes the disk space of the shards, stored predictions, checkpoints and models."""
     files = counts["survey"].file_bytes if counts["survey"] else 0
     needed = 0.0
     for stage in stages:
@@ -214,7 +219,11 @@ def again(config: ConfigDict, workdir: Path, counts: Mapping[str, Any]) -> int:
 def cost(
     config: ConfigDict, workdir: Path, stages: Sequence[Stage], counts: dict[str, Any]
 ) -> tuple[Cost, list[Planned]]:
-    """Returns what the stages that are not done need, and the trainings among them. Raises InputError where they cannot be planned."""
+    """Returns what the unfinished stages need, and the trainings among them.
+
+    Raises:
+      InputError: they cannot be planned.
+    """
     left = [stage for stage in stages if not (stage.directory / "summary.json").exists()]
     trainings = [
         training for training in plans.trainings(config, stages, counts) if training.stage in left
@@ -228,16 +237,18 @@ def cost(
 def announce(
     config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Sequence[Stage]
 ) -> None:
-    """Prints in one line what a run will come to, before its first stage; nothing where the images are not known yet.
+    """Prints in one line what a run will cost, before its first stage.
+
+    Prints nothing where the images are not known yet.
 
     Raises:
-      InputError: it cannot fit.
+      InputError: the run cannot fit.
     """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # what there is to say of the files, the first stage says
+    logging.set_verbosity(logging.ERROR)  # the first stage reports on the files
     try:
         counts = reckoning.images(config, workdir / "data", folders, quick=True)
-    except InputError:  # this too
+    except InputError:  # the first stage reports this, too
         return
     finally:
         logging.set_verbosity(verbosity)
@@ -246,7 +257,7 @@ def announce(
         or config.data.source == "digits"
         or (workdir / "data" / "summary.json").exists()
     ):
-        return  # what a recipe expects is not what there is
+        return  # the recipe's expected counts may not be the real ones
     found, trainings = cost(config, workdir, stages, counts)
     if problem := found.problem():
         raise InputError(problem)
@@ -277,13 +288,13 @@ def dry_run(
 
     Args:
       config: the recipe.
-      workdir: of the run.
+      workdir: work directory of the run.
       folders: source directories by flag name.
-      stages: `loop.plan`'s.
+      stages: stages that `loop.plan` returns.
 
     Raises:
       InputError: the run would refuse its input, or cannot fit on this machine. Where something is
-        missing, a run that cannot fit is told, not refused: it will be on another machine.
+        missing, a run that cannot fit is reported, not refused: it may run on another machine.
     """
     counts = reckoning.images(config, workdir / "data", folders)
     print(plans.describe(config, workdir, folders, stages, counts))

@@ -1,15 +1,16 @@
 """Cross-fitting: answers to all labeled images by models that did not learn from them.
 
-Where few images are labeled, those that could be held out decide nothing. So the labeled images are
-cut into folds, class by class. For each fold the loop's own stages run in `<workdir>/folds/<k>/` on
-the labeled images without the fold, which is the validation split there. Images of the fold, and
-images that look like them, are not among the fold's unlabeled images either.
+Where few images are labeled, a held-out part of them is too small to decide. So the labeled images
+are cut into folds, class by class. For each fold the loop's own stages run in
+`<workdir>/folds/<k>/`, on the labeled images without the fold. The fold is the validation split
+there. Images of the fold, and images that look like them, are not among the fold's unlabeled images
+either.
 
 `<workdir>/folds/answers.npz` joins the answers of all folds, sorted by key.
 `workflow.choice.Answers` describes its arrays: `keys` str [N], `labels` int64 [N], `models` str [M]
-(teacher, student_1, …), `probabilities` float32 [M, N, K] and `folds` int64 [N]. A key is that of
-the record in `<workdir>/data/labeled`: for folders, the file's path below the labeled folder. An
-image whose class would be missing from a fold's training is in no fold, and not in the file.
+(teacher, student_1, …), `probabilities` float32 [M, N, K] and `folds` int64 [N]. A key is the key
+of the record in `<workdir>/data/labeled`: for folders, the file's path below the labeled folder. An
+image is in no fold, and not in the file, if its class would be missing from the fold's training.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def collect(workdir: Path, folds: int, models: list[str]) -> Answers:
     """Joins the finished folds' answers, and writes `answers.npz`.
 
     Args:
-      workdir: the loop's.
+      workdir: work directory of the loop.
       folds: number of folds.
       models: names of teacher and students.
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, without doing it: `run_noisy_student.sh ... --dry_run`."""
+"""Describes what a recipe would do, without doing it: `run_noisy_student.sh ... --dry_run`."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Planned(NamedTuple):
 
     Attributes:
       stage: its stage.
-      section: of the recipe.
+      section: its section of the recipe.
       model: `model` of the network that is kept.
       weights: published weights that it starts from, in words; "" for none.
-      networks: of its method.
+      networks: networks of its method.
       values: the section as `training.resolve.section` returns it, with the networks of the weights
         that it starts from.
-      size: of the images in pixels; None where only the data could tell.
+      size: size of the images in pixels; None where only the data could tell.
       teacher: `model` of the teacher that labels within the step, or None.
       length: what decided the number of steps, in words; "" where the recipe gives the number.
-      warning: the method's, or "".
+      warning: warning of the method, or "".
     """
 
     stage: Stage
@@ -59,7 +59,16 @@ class Planned(NamedTuple):
 
 
 def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any]) -> list[Planned]:
-    """Returns the trainings among `stages`; `counts`: what `dry_run.images` returns. Raises InputError."""
+    """Returns the trainings among `stages`.
+
+    Args:
+      config: the recipe.
+      stages: stages of the run.
+      counts: what `dry_run.images` returns.
+
+    Raises:
+      InputError: a training cannot be planned.
+    """
     planned: list[Planned] = []
     for stage in stages:
         if stage.script not in TRAINING:
@@ -80,7 +89,8 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
         )
         networks = method.networks(values)
         model, weights = dict(networks[0].settings(values)["model"]), ""
-        if init and init != config.get("init"):  # whoever starts from a model keeps its network
+        # A training that starts from a model keeps its network.
+        if init and init != config.get("init"):
             started = [training for training in planned if training.stage.directory == init]
             model = (started or planned)[-1].model
         elif init:
@@ -117,7 +127,9 @@ def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
 
 
 def images_labeled(config: ConfigDict, stage: Stage, counts: Mapping[str, Any]) -> int:
-    """Returns how many images a stage labels or balances; of a selection that is not there yet: at most.
+    """Returns how many images a stage labels or balances.
+
+    For a selection that does not exist yet, this is the largest possible number.
 
     Args:
       config: the recipe.
@@ -155,7 +167,10 @@ def _of_selection(
 
 
 def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) -> int:
-    """Returns the size of a stored prediction with its key and framing (docs/scaling.md, "Bytes"); 0 where none is stored."""
+    """Returns the bytes of a stored prediction with its key and framing; 0 where none is stored.
+
+    See docs/scaling.md, "Bytes".
+    """
     kept = [
         config[stage.arguments["section"]].top_k
         for stage in stages
@@ -219,9 +234,9 @@ def describe(
 
     Args:
       config: the recipe.
-      workdir: of the run.
+      workdir: work directory of the run.
       folders: source directories by flag name.
-      stages: `loop.plan`'s, or `one_method.plan`'s.
+      stages: stages that `loop.plan` or `one_method.plan` returns.
       counts: what `dry_run.images` returns, if it has been called.
 
     Raises:

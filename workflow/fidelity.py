@@ -1,16 +1,16 @@
-"""What is lost of a teacher's distributions by storing them small, or by computing them fast.
+"""Measures what a teacher's distributions lose by compact storage, or by faster graphs.
 
     ./run_tool.sh fidelity --data=W/data --teacher=W/teacher [--images=10000]
 
-labels images of `DATA/unlabeled` in float32 and prints, against those distributions p, what is read
-back as q from records of each form, and what the stage's faster graphs give: KL(q ‖ p) in nats,
-which is how far q is off as a target of the student, and how often the most probable class is the
-same.
+The tool labels images of `DATA/unlabeled` in float32, with distributions p. It compares them with
+distributions q: those read back from records of each form, and those of the stage's faster graphs.
+For each it prints KL(q ‖ p) in nats, which is how far q is off as a target of the student. It also
+prints how often the most probable class is the same.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before TensorFlow)
 
 # isort: split
 
@@ -29,7 +29,7 @@ from workflow.pseudo_label import LabelShards, image_batches
 
 BATCH = 64
 STORED = {"all, float16": 0, "top 5": 5, "top 3": 3, "top 1": 1}
-"""Name -> `top_k`."""
+"""Name of a form -> its `top_k`."""
 GRAPHS: dict[str, dict[str, Any]] = {
     "all, optimized graph": {"optimize": True},
     "all, optimized graph in bfloat16": {"optimize": True, "precision": "mixed_bfloat16"},
@@ -37,7 +37,10 @@ GRAPHS: dict[str, dict[str, Any]] = {
 
 
 def divergence(q: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """KL(q ‖ p) of each row in nats, float64 [n], of distributions float [n, K]; a p of 0 counts as float32's smallest normal number."""
+    """Returns KL(q ‖ p) of each row in nats, float64 [n], of distributions float [n, K].
+
+    A p of 0 counts as float32's smallest normal number.
+    """
     p = np.maximum(p.astype(np.float64), np.finfo(np.float32).tiny)
     p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.sum(
@@ -46,14 +49,14 @@ def divergence(q: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def stored(keys: list[str], p: np.ndarray, top_k: int) -> tuple[np.ndarray, float]:
-    """(distributions float32 [n, K] as read back from records, bytes a record in a file)."""
+    """Returns (distributions float32 [n, K] read back from records, bytes a record in a file)."""
     records = [make_prediction(key, row, top_k) for key, row in zip(keys, p)]
     q = np.stack([read_prediction(record, p.shape[1])[1] for record in records])
     return q, float(np.mean([len(record) for record in records])) + RECORD_OVERHEAD
 
 
 def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[list[str], np.ndarray]:
-    """(keys, distributions float32 [n, K]) of the first `count` images."""
+    """Returns (keys, distributions float32 [n, K]) of the first `count` images."""
     job, preprocessing = (
         LabelShards(images, teacher, Path(), BATCH, 0, **graph),
         model_dir.read_spec(teacher).preprocessing,
@@ -73,7 +76,11 @@ def label(images: Manifest, teacher: str, count: int, **graph: Any) -> tuple[lis
 def compare(
     images: Manifest, teacher: str, count: int
 ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
-    """Yields (name, bytes a record or None, KL [n], whether the class is the same [n]) of each form and graph."""
+    """Compares each form and each graph with the float32 distributions.
+
+    Yields:
+      (name, bytes a record or None, KL [n], whether the class is the same [n]).
+    """
     keys, p = label(images, teacher, count)
     found: list[tuple[str, float | None, np.ndarray]] = []
     for name, top_k in STORED.items():

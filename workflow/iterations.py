@@ -30,7 +30,7 @@ def train_and_choose(
     stages: list[Stage],
     run: Callable[[Stage], None],
 ) -> dict[str, Any]:
-    """Runs the trainings `stages`, before them those of the folds, and chooses the model to serve.
+    """Runs the trainings `stages`, after those of the folds, and chooses the model to serve.
 
     Returns:
       What `choice.json` holds; see `choice.SCHEMA`.
@@ -95,5 +95,5 @@ def names_of(students: int) -> list[str]:
 
 
 def exhausted(scores: list[float], patience: int) -> bool:
-    """Whether the last `patience` scores are no better than the best one before them."""
+    """Tells whether the last `patience` scores are no better than the best one before them."""
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

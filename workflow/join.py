@@ -1,4 +1,4 @@
-"""Images and their predictions, brought together by key; and the copies of a balanced set."""
+"""Joins images and their predictions by key, and reads the copies of a balanced set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.verification import read_records
 
 
 def read_images(images: Manifest, shard: int) -> Iterator[tuple[str, bytes]]:
-    """Yields (key, image file) of each record of a shard. Raises InputError, naming file and record."""
+    """Yields (key, image file) of each record. Raises InputError, naming file and record."""
     path = images.paths[shard]
     for position, serialized in enumerate(read_records(images, shard)):
         try:
@@ -39,20 +39,20 @@ def join_by_key(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Joins the images of a shard with its predictions, by key.
 
-    Predictions are read as far as the next image needs. So where both have the same order, as our
-    own stages write them, nothing waits; otherwise at most one shard of them does.
+    Predictions are read as far as the next image needs. Our own stages write both in the same
+    order, so nothing waits. In any other order, at most one shard of predictions waits in memory.
 
     Args:
       images: (key, image file or whatever stands for it).
       predictions: (key, prediction).
-      image_file: for errors.
-      prediction_file: for errors.
+      image_file: file of the images, for errors.
+      prediction_file: file of the predictions, for errors.
 
     Yields:
       (key, image file, prediction), in the order of the images.
 
     Raises:
-      InputError: a key that is doubled, or that only one side has.
+      InputError: a key is doubled, or only one side has it.
     """
     waiting: dict[str, Any] = {}
     seen: set[str] = set()
@@ -93,7 +93,8 @@ class Copied(NamedTuple):
       encoded: the image file.
       label: class of its pseudo-label, from 0.
       copies: how often the set has it, at least 1.
-      position: of its record, in a shard of images that stand beside their labels; −1 otherwise.
+      position: position of its record in a shard of images that stand beside their labels; −1
+        otherwise.
     """
 
     encoded: bytes
@@ -149,12 +150,15 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
 
 
 def image_shards(selection: Manifest) -> Manifest:
-    """Returns the manifest of the shards that hold the images of a balanced set: its own, or those beside it."""
+    """Returns the manifest of the shards that hold the images of a balanced set.
+
+    These are its own shards, or the shards beside it.
+    """
     return selection.beside.images if selection.beside else selection
 
 
 def first_copies(selection: Manifest, shard: int) -> np.ndarray:
-    """Tells which records of a shard of `image_shards` to take to have each image of a balanced set once.
+    """Tells which records of a shard of `image_shards` have each image of the balanced set once.
 
     Returns:
       bool [records of that shard].
@@ -170,11 +174,15 @@ def first_copies(selection: Manifest, shard: int) -> np.ndarray:
 
 
 def require_origin(images: Manifest, predictions: Manifest) -> None:
-    """Compares the images and the teacher that the predictions' manifest names. Raises InputError."""
+    """Checks the images and the teacher that the predictions' manifest names.
+
+    Raises:
+      InputError: the predictions were made from other images, or by another teacher.
+    """
     again = "run run_pseudo_label.sh on " + (
         "this data" if images.kind == "unlabeled" else f"--selection={images.directory}"
     )
-    # None: the predictions are of before these were noted.
+    # None: an earlier version, which did not note these, made the predictions.
     of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
     if of_images is not None and of_images != images.digest:
         raise InputError(

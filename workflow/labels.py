@@ -2,9 +2,9 @@
 
     ./run_tool.sh labels --workdir=W [--iteration=N] [--ask=20] [--tasks=FILE]
 
-`W/labels_N.csv` has a row for each image that iteration N trained on or could have (of a selection
-that is labeled again, its images): its columns are `COLUMNS`. The rows to look at come first. `ask`
-says why:
+`W/labels_N.csv` has a row for each image that iteration N trained on or could have trained on. If a
+selection is labeled again, these are the images of the selection. The columns are `COLUMNS`. The
+rows to look at come first. `ask` says why to look:
 
 - `looks_wrong`: a labelled image to which teacher and student, trained without it, both give
   another class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
@@ -13,10 +13,11 @@ says why:
 - `label_next`: an unlabelled image of the smallest margin between its two most probable classes
   (Scheffer et al. 2001), by turns over the predicted classes. Its label would tell the most.
 
-Both take the mean of the teacher's and the student's distribution. A person writes the right class
-into `label`, or anything into `checked` where it is right already, and gives the file back with
-`--labels` (`data.corrections`). With `--tasks` the images to look at become tasks for Label Studio,
-whose export `--labels` takes, too (`data.label_studio`).
+`out_of_domain` and `label_next` use the mean of the teacher's and the student's distribution.
+
+A person writes the right class into `label`, or anything into `checked` where it is right already.
+The person gives the file back with `--labels` (`data.corrections`). With `--tasks` the images to
+look at become tasks for Label Studio. `--labels` takes its export, too (`data.label_studio`).
 """
 
 from __future__ import annotations
@@ -63,23 +64,24 @@ COLUMNS = (
 )
 """Columns of the file.
 
-- `file`: where the image is; its key where it is in no file of its own.
-- `label`: the given label, or the pseudo-label. The one to correct.
-- `confidence`: its probability by the teacher, 0-1; of a labelled image by cross-fitting, or empty.
+- `file`: path of the image; its key where it is in no file of its own.
+- `label`: the given label, or the pseudo-label. This is the column to correct.
+- `confidence`: the label's probability by the teacher, 0-1. For a labelled image it is from
+  cross-fitting, or empty.
 - `role`: `labeled` or `unlabeled`.
 - `kept`: how many times the image is among those that the student learned from.
-- `why`: why it is not.
+- `why`: why the student did not learn from the image.
 - `given`: the given label of a labelled image, as it was.
-- `teacher`, `student`: the class that each names; of labelled images by cross-fitting.
+- `teacher`, `student`: the class that each names; for labelled images by cross-fitting.
 - `ask`: see the module.
-- `checked`: `EARLIER` where the label is a correction that this run was given, so that a later run
-  has it, too; else empty, for a person.
+- `checked`: `EARLIER` where the label is a correction that this run was given. So a later run has
+  the correction, too. Otherwise empty, for a person.
 """
 EARLIER = "earlier"
 
 ASK = 20
 MOST = 500_000
-"""Unlabelled images up to which the loop writes the file by itself: more rows are no use to a person."""
+"""Most unlabelled images for which the loop writes the file: a person has no use for more rows."""
 FILES = ("image_folder", "manifest")
 """Formats whose images are files, which a person can open."""
 
@@ -87,10 +89,11 @@ _BALANCE = {"threshold": float, "max_confidence": float, "fraction": float}
 
 
 class Seen(NamedTuple):
-    """One image and what is thought of it; classes are numbers from 0, −1 where unknown.
+    """One image and the models' answers to it; classes are numbers from 0, −1 where unknown.
 
-    `predicted`, `first` and `margin` are of the mean of the teacher's and the student's
-    distribution: the most probable class, its probability, and how much it is above the second one.
+    `predicted`, `first` and `margin` belong to the mean of the teacher's and the student's
+    distribution. They are its most probable class, that class's probability, and the difference to
+    the second most probable class.
     """
 
     key: str
@@ -123,9 +126,8 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
             )
         iteration = max(finished)
     answered = (directory / f"predictions_{iteration + 1}" / "summary.json").exists()
-    if (
-        _wanted(directory) and not answered and not (directory / "summary.json").exists()
-    ):  # the loop would keep this list
+    # Otherwise the loop would keep this list, without the student's answers.
+    if _wanted(directory) and not answered and not (directory / "summary.json").exists():
         raise InputError(
             f"{directory}: the student of iteration {iteration} has not answered yet; finish the"
             " run, or name an earlier --iteration"
@@ -136,7 +138,9 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
 
 
 def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
-    """Writes the images to look at as Label Studio's tasks, and beside them, as `.xml`, the interface that these need.
+    """Writes the images to look at as Label Studio's tasks.
+
+    Writes the labelling interface that the tasks need beside them, as `.xml`.
 
     Raises:
       InputError: there are no images to look at, or they are in no files of their own.
@@ -170,8 +174,8 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     """Writes the file of an iteration; returns what there is to look at, in words.
 
     Raises:
-      InputError: the iteration is not finished; or the file is there and differs, since a person
-        has edited it.
+      InputError: the iteration is not finished; or the file exists and differs, since a person has
+        edited it.
     """
     labeled = read_manifest(workdir / "data" / "labeled", "labeled")
     out_of_fold, remark = _out_of_fold(workdir, iteration)
@@ -202,11 +206,13 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
 
 
 def after(finished: Path, workdir: Path) -> None:
-    """Writes the file of an iteration, once the answers of its student are there; the loop calls it after each stage.
+    """Writes the file of an iteration, once the answers of its student are there.
+
+    The loop calls it after each stage.
 
     Args:
       finished: directory of the stage that has ended.
-      workdir: of the loop.
+      workdir: work directory of the loop.
     """
     number = re.fullmatch(r"predictions_([0-9]+)", finished.name)
     iteration = int(number[1]) - 1 if number and finished.parent == workdir else 0
@@ -215,9 +221,10 @@ def after(finished: Path, workdir: Path) -> None:
 
 
 def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> list[Stage]:
-    """Returns the stage by which the last student answers the unlabelled images, where the file is wanted.
+    """Returns the stage in which the last student answers the unlabelled images.
 
-    It is the first stage of a further iteration.
+    Returns no stage where the file is not wanted. The stage is the first stage of a further
+    iteration.
     """
     predictions = workdir / f"predictions_{students + 1}"
     if not (workdir / f"pseudo_labeled_{students}").is_dir() or not _wanted(workdir):
@@ -256,9 +263,10 @@ def _wanted(workdir: Path) -> bool:
 
 
 def _out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray], str]:
-    """Returns key -> probabilities float32 [2, K] of teacher and student trained without the image, and a remark.
+    """Returns the answers of teacher and student trained without the image, and a remark.
 
-    The teacher of iteration N is model N − 1, the student model N.
+    The answers are key -> probabilities float32 [2, K]. The teacher of iteration N is model N − 1,
+    the student is model N.
     """
     path = workdir / crossfit.FOLDER / crossfit.ANSWERS
     if not path.exists():
@@ -287,7 +295,7 @@ def _labeled(labeled: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterat
 
 
 def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
-    """Yields the unlabelled images with the teacher's answers, and the student's where they are known."""
+    """Yields the unlabelled images with the teacher's answers and, where known, the student's."""
     directory = workdir / f"pseudo_labeled_{iteration}"
     summary = workdirs.require_finished(
         directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)}
@@ -320,7 +328,7 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
 
 
 def _predictions(workdir: Path, number: int) -> Manifest | None:
-    """Returns the manifest of the answers of model `number` − 1; None where they are not finished."""
+    """Returns the manifest of model `number` − 1's answers; None where they are unfinished."""
     directory = workdir / f"predictions_{number}"
     return (
         read_manifest(directory, "predictions") if (directory / "summary.json").exists() else None
@@ -338,7 +346,7 @@ def _keys(records: Manifest, shard: int) -> Iterator[str]:
 
 
 def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: int | None) -> str:
-    """Says why a pseudo-label was not kept; balance: the settings of that section."""
+    """Says why a pseudo-label was not kept; `balance`: settings of that section."""
     if confidence <= balance["threshold"] + 0.001:  # answers are stored in float16
         return f"not above the threshold {balance['threshold']:g}"
     if confidence > balance["max_confidence"]:
@@ -360,12 +368,11 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
     """Chooses the images to look at.
 
     Args:
-      images: all of them.
-      ask: the most of each kind.
+      images: all images.
+      ask: largest number of images of each kind.
 
     Returns:
-      Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`; the order is that of
-      looking.
+      Index of an image -> `looks_wrong`, `out_of_domain` or `label_next`, in the order of looking.
     """
     wrong = [
         i for i, image in enumerate(images) if image.role == "labeled" and _contradicted(image)
@@ -387,7 +394,10 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
 
 
 def _contradicted(image: Seen) -> bool:
-    """Tells whether teacher and student both name another class than the label; not where their answers are unknown."""
+    """Tells whether teacher and student both name another class than the label.
+
+    False where their answers are unknown.
+    """
     return image.teacher >= 0 and image.label not in (image.teacher, image.student)
 
 
@@ -425,15 +435,16 @@ def _table(
 
 
 def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
-    """Returns a function from role and key of an image in prepared data to its file, and the keys of corrected images.
+    """Returns a function that finds an image's file, and the keys of corrected images.
 
-    It gives the key where the image has no file of its own, or where the sources are gone.
+    The function takes role and key of an image in prepared data. It returns the key where the image
+    has no file of its own, or where the sources are gone.
     """
     settings = ml_collections.ConfigDict(read_json(data / "config.json", {"data": dict})["data"])
     found: dict[str, dict[str, str]] = {"labeled": {}, "unlabeled": {}}
     corrected: Set[str] = set()
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # the preparation has told what is passed over
+    logging.set_verbosity(logging.ERROR)  # the preparation has reported what is passed over
     try:
         collections = open_collections(settings)
         if isinstance(collections["labeled"], Corrected):

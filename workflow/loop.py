@@ -1,8 +1,8 @@
-"""The whole of Algorithm 1 (Xie et al. 2020), from images to an exported student: `run_noisy_student.sh`.
+"""Runs the whole of Algorithm 1 (Xie et al. 2020): `run_noisy_student.sh`.
 
-Runs the stage scripts one after another, each in a process of its own, and prints each command, so
-that any of them can be repeated by hand. Each stage resumes by itself. `workflow/stages.py` knows
-their order.
+It goes from images to an exported student. It runs the stage scripts one after another, each in a
+process of its own. It prints each command, so that a person can repeat any of them by hand. Each
+stage resumes by itself. `workflow/stages.py` knows their order.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def main(
     memory: str | None = None,
     device: str | None = None,
 ) -> None:
-    """Runs the stages that are not done, prints the table and writes `summary.json`; the arguments are the command's flags."""
+    """Runs the stages that are not done, prints the table and writes `summary.json`.
+
+    The arguments are the command's flags.
+    """
     flags, target = app.recipe_flags(), planner.Target.of_flags(devices, memory, device)
     if target and not dry_run:
         raise InputError(
@@ -127,7 +130,7 @@ def _loop(
     labels: str | None = None,
     target: planner.Target | None = None,
 ) -> None:
-    """`main`; `config_flags` are the `--config` flags that the stages get."""
+    """Does the work of `main`; `config_flags` are the `--config` flags that the stages get."""
     directory = Path(workdir).expanduser().resolve()
     if "," in str(directory):
         raise InputError(
@@ -229,9 +232,10 @@ def run(
     strategy: str = "auto",
     tpu: str = "",
 ) -> dict[str, Any]:
-    """Does what `run_noisy_student.sh` does: from images to an exported student. The same call again continues.
+    """Does what `run_noisy_student.sh` does, from images to an exported student.
 
-    Each stage runs in a process of its own, so this one keeps its memory and its GPU.
+    The same call again continues. Each stage runs in a process of its own, so this process keeps
+    its memory and its GPU.
 
     Args:
       labeled: labeled images, [FORMAT:]LOCATION (docs/data.md), by default a folder
@@ -294,7 +298,7 @@ def _with_init(config: ConfigDict, init: str) -> ConfigDict:
 
 
 def require_weights(config: ConfigDict, stages: list[Stage]) -> None:
-    """Opens the weights that the trainings start from, or downloads them: now, not after hours.
+    """Opens the weights that the trainings start from, or downloads them: before the first stage.
 
     Raises:
       InputError: they cannot be used, or not by the networks of the recipe.
@@ -312,7 +316,10 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError where a setting of any stage but the first is impossible: now, and not after hours of the stages before it."""
+    """Raises InputError where a setting of any stage but the first is impossible.
+
+    So the error comes at once, not after hours of earlier stages.
+    """
     settings.check(config)
     if config.student_init == "pretrained" and not config.init:
         raise InputError("student_init=pretrained needs the weights to start from: give --init")
@@ -386,14 +393,16 @@ def _check_selection(config: ConfigDict) -> None:
 def extended(
     config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool
 ) -> ConfigDict:
-    """`config` with the iterations that `--iterations=+N` asks for: a finished run's and N, or those of a run that is not finished.
+    """Returns `config` with the iterations that `--iterations=+N` asks for.
+
+    These are the iterations of a finished run and N more, or those of a run that is not finished.
 
     Args:
-      config: of the run.
-      folders: of the run.
-      workdir: of the run.
-      more: the flag.
-      open_it: open a finished run for the new iterations; its evaluation and the fine-tuned model
+      config: recipe of the run.
+      folders: source directories of the run, by flag name.
+      workdir: work directory of the run.
+      more: value of the flag.
+      open_it: open a finished run for the new iterations. Its evaluation and the fine-tuned model
         are kept under other names.
 
     Raises:
@@ -409,7 +418,7 @@ def extended(
         raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
-    # A finished run must be the same in all else; a dry run only looks.
+    # A finished run must be the same in all other settings. A dry run only looks.
     done = workdirs.start(
         workdir,
         resolved(config, folders),
@@ -424,11 +433,11 @@ def extended(
                 f"--iterations={more}: {workdir} stopped by its patience; start a new run with more"
                 " of it"
             )
-        if (
-            before == config.iterations
-        ):  # else this command was killed after it had written the new number
+        # Otherwise this command was killed after it had written the new number.
+        if before == config.iterations:
             config.iterations += int(more)
-        if open_it:  # the summary last: until then the same command finds all that there is to do
+        # The summary goes last: until then the same command finds all that there is to do.
+        if open_it:
             for name in ("evaluation", "finetuned"):
                 if (workdir / name).exists():
                     (workdir / name).rename(workdir / f"{name}_of_{before}")
@@ -438,18 +447,20 @@ def extended(
 
 
 def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
-    """Returns what `config.json` of a loop holds: the recipe and the source directories by flag name."""
+    """Returns the content of a loop's `config.json`: recipe, and source directories by flag."""
     values = {**config.to_dict(), "folders": folders}
-    values["data"].pop(
-        "use_as_prepared", None
-    )  # says what to do with a finished run, not what the run is
+    # It says what to do with a finished run, not what the run is.
+    values["data"].pop("use_as_prepared", None)
     return values
 
 
 def run_stage(
     stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool
 ) -> None:
-    """Runs one stage, which itself knows whether it is done, and with this config; leaves with its exit code where it fails."""
+    """Runs one stage; where it fails, exits with its exit code.
+
+    The stage itself knows whether it is done with this config.
+    """
     done_before = (stage.directory / "summary.json").exists()
     flags = [
         f"--{name}={value}"
@@ -475,7 +486,7 @@ def run_stage(
             and stage.name == "prepare"
             and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}
         ):
-            shutil.rmtree(workdir)  # bad input: nothing half-written stays
+            shutil.rmtree(workdir)  # after bad input, nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
             ended = (
                 "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
@@ -487,16 +498,22 @@ def run_stage(
 
 
 def _add_seconds(path: Path, name: str, seconds: float) -> None:
-    """Keeps the stages in their order: those of further iterations go before the ending, which they repeat."""
+    """Adds the seconds of a stage to the file, and keeps the stages in their order.
+
+    Stages of further iterations go before the ending, which they repeat.
+    """
     spent = read_json(path, SECONDS) if path.exists() else {}
     spent[name] = round(spent.get(name, 0) + seconds, 1)
-    write_json(
-        path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING))
-    )  # a stable sort
+    # The sort is stable.
+    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))
 
 
 def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
-    """What the evaluation says of teacher and students, where the export is, and how long each stage took."""
+    """Returns the loop's summary.
+
+    It holds the evaluation of teacher and students, where the export is, and the seconds of each
+    stage.
+    """
     names = names_of(iterations)
     rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT, "probe?": RESULT}
     schema = {"models": rows, "figures": {"summary": str}, "report": str}
@@ -517,7 +534,10 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Returns the verdict, and a line for each stage: its numbers, where it made a model, and its seconds."""
+    """Returns the verdict, and a line for each stage.
+
+    A line has the numbers of the stage's model, if it made one, and the stage's seconds.
+    """
     results = {
         "teacher": summary["teacher"],
         **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)},
@@ -532,7 +552,12 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """Returns `table`'s text; `results`: stage, or the linear probe -> its model's row or None, `spent`: stage -> seconds."""
+    """Returns the lines of `table`.
+
+    Args:
+      results: stage, or the linear probe -> its model's row or None.
+      spent: stage -> seconds.
+    """
     widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
     titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
     rows = [f"{'stage':<16}{titles}{'seconds':>9}"]

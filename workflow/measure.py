@@ -33,16 +33,16 @@ from workflow import train
 from workflow.dry_run import Planned
 
 STARTED = time.process_time()
-"""Seconds that a process of ours takes to start: those of this one, until this import."""
+"""Seconds that a stage's process takes to start: measured in this process, until this import."""
 
 BUDGET = 60.0
-"""Seconds after which no other measurement is begun."""
+"""Seconds after which no further measurement begins."""
 
 IMAGES = 32
-"""Images in the temporary shards, and of a batch to label."""
+"""Number of images in the temporary shards, and in a batch to label."""
 
 AT_LEAST, AT_MOST, ENOUGH = 2, 20, 3.0
-"""Timed steps, and seconds of them after which there are enough."""
+"""Fewest and most timed steps, and the seconds of steps after which they are enough."""
 
 
 class Rates(NamedTuple):
@@ -82,7 +82,7 @@ class Bench:
         self.began = time.perf_counter()
 
     def __enter__(self) -> Bench:
-        """Writes the directory. Raises Unmeasured where it cannot."""
+        """Writes the directory. Raises Unmeasured where that fails."""
         try:
             self._directory = tempfile.TemporaryDirectory(prefix="dry_run_")
             self._write(Path(self._directory.name))
@@ -95,7 +95,7 @@ class Bench:
 
     @property
     def spent(self) -> float:
-        """Seconds since the beginning."""
+        """Returns the seconds since the bench was made."""
         return time.perf_counter() - self.began
 
     def _write(self, directory: Path) -> None:
@@ -131,12 +131,12 @@ class Bench:
         """Measures a training, and labeling by its network.
 
         Args:
-          training: of the plan; its image size is known.
+          training: training of the plan; its image size is known.
           batch_size: labeled images of the measured step. The time of a step is scaled to the whole
             batch.
 
         Raises:
-          Unmeasured: see its text.
+          Unmeasured: the step cannot be measured; the text says why.
         """
         name, size = training.stage.name, training.size
         print(
@@ -159,7 +159,10 @@ class Bench:
         return rates._replace(first=rates.first + (scale - 1) * rates.step, step=scale * rates.step)
 
     def _recipe(self, training: Planned, batch_size: int) -> tuple[ConfigDict, str | None]:
-        """Returns the recipe of the measured training, and the weights that it starts from: only fixed blocks need some."""
+        """Returns the recipe of the measured training, and the weights that it starts from.
+
+        Only frozen blocks need weights.
+        """
         config = self._config.copy_and_resolve_references()
         with config.unlocked():
             section = config[training.section]
@@ -239,7 +242,7 @@ class _Clock(tf.keras.callbacks.Callback):
 def _labeling(
     trainer: Trainer, images: records.Manifest, preprocessing: Preprocessing
 ) -> tuple[float, float]:
-    """Returns the seconds until the first batch is labeled, and the seconds an image of the next ones."""
+    """Returns the seconds until the first batch is labeled, and then the seconds per image."""
     answers = tf.function(lambda batch: tf.nn.softmax(trainer.model(batch, training=False)))
     began, times = time.perf_counter(), []
     for batch in pipeline.eval_batches(images, IMAGES, preprocessing).repeat().take(1 + AT_MOST):
@@ -253,7 +256,10 @@ def _labeling(
 
 
 def _made_up(height: float, width: float) -> bytes:
-    """Returns a JPEG of smooth random colours, which costs about as much to decode as a photograph."""
+    """Returns a JPEG of smooth random colours.
+
+    Decoding it takes about as long as decoding a photograph.
+    """
     colors = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     PIL.Image.fromarray(colors).resize(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cli.settings import Section
 
 if TYPE_CHECKING:
-    from training.method import Method  # which needs TensorFlow
+    from training.method import Method  # this module needs TensorFlow
 
 
 class Row(NamedTuple):
-    """Where a method's parts are, as `module:name`; imported when they are needed.
+    """Places of a method's parts, as `module:name`; imported when they are needed.
 
     Attributes:
       method: its `Method`.
@@ -36,7 +36,7 @@ METHODS = {
         "meta_pseudo_labels.method:REDUCED", "meta_pseudo_labels.settings:TRAIN"
     ),
 }
-"""Name -> where the method is."""
+"""Name of a method -> where its parts are."""
 
 
 def find(name: str) -> Method:

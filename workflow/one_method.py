@@ -101,7 +101,7 @@ def run_method(
 
     Args:
       recipe: PATH[:ARGUMENT] of a recipe with a section `train`.
-      labeled: see `workflow.loop.run`, as all that follow.
+      labeled: labeled images; see `workflow.loop.run` for this and all following arguments.
       unlabeled: unlabeled images; the method says whether it needs them.
       test: test images.
       workdir: directory for everything.
@@ -162,8 +162,8 @@ def run_stages(
         None.
       training: the training's flags by name; `section` and `strategy` have defaults.
       config_flags: the `--config` flags that the stages get.
-      dry_run: prints what would be done; does nothing.
-      target: the devices that a dry run plans for; None: it does not.
+      dry_run: print what would be done, and do nothing.
+      target: the devices that a dry run plans for; None: no plan for devices.
 
     Raises:
       InputError: unusable input, or settings that cannot work.
@@ -194,9 +194,8 @@ def run_stages(
         folders.get("unlabeled") or config.data.unlabeled or _needs_images(config, section)
     )
     if no_pool and config.data.source != "digits" and config.data.labeled_as_unlabeled == "nothing":
-        config = (
-            config.copy_and_resolve_references()
-        )  # prepared data have a pool, of which this method reads nothing
+        # Prepared data have a pool, although this method reads nothing of it.
+        config = config.copy_and_resolve_references()
         config.data.labeled_as_unlabeled = "all"
         config_flags = [*config_flags, "--config.data.labeled_as_unlabeled=all"]
     stages = plan(config, directory, folders, options)
@@ -216,7 +215,7 @@ def run_stages(
     if absent:
         raise InputError(f"neither prepared data (--data) nor images: {'; '.join(absent)}")
     created = not directory.exists()
-    if init and not (directory / "summary.json").exists():  # now, not after the first stage
+    if init and not (directory / "summary.json").exists():  # checked now, not after the first stage
         method = train.find(config, section)
         train.open_init(method, config[section].to_dict(), options["init"])
     if not (directory / "summary.json").exists():
@@ -343,7 +342,10 @@ def missing(config: ConfigDict, section: str, folders: dict[str, str], data: Pat
 
 
 def alone(config: ConfigDict, init: str | None) -> ConfigDict:
-    """Returns the recipe without what only Noisy Student's loop does, and with the weights to start from: for `cost`."""
+    """Returns the recipe for `cost`, with the weights to start from.
+
+    It leaves out what only Noisy Student's loop does.
+    """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.crossfit = ConfigDict({"folds": 0})

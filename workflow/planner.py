@@ -1,19 +1,20 @@
-"""Plans a run for devices that are not here: what fits, what it changes of the recipe, and what it costs.
+r"""Plans a run for devices that are not here: what fits, what must change, and what it costs.
 
-    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --dry_run --devices=8 --device=A100 --workdir=W
+    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --dry_run \
+        --devices=8 --device=A100 --workdir=W
 
-Each training keeps its epochs. Of the ways below it takes the first that fits:
+Each training keeps its epochs. The plan takes the first of these ways that fits:
 
 1. the recipe as it is;
 2. `rematerialize`, which changes no number and repeats the forward pass;
 3. with it bfloat16, where the recipe computes in float32;
 4. with these `accumulation`, so that BatchNorm normalises each part by itself;
-5. a smaller batch, twice the steps for half of it; the learning rate follows the batch by itself.
+5. a smaller batch: half of it takes twice the steps. The learning rate follows the batch by itself.
 
-Memory is reckoned as in the other dry runs: weights and all that goes with them, and every map that
-the backward pass keeps. `RESERVE` of a device's memory is left for the framework. XLA fuses maps
-and may need less. Hours are operations / (devices · peak · share), see `workflow.accelerators`;
-input, evaluation and waiting for other devices are not in them.
+Memory is computed as in the other dry runs: weights and all that goes with them, and every map
+that the backward pass keeps. `RESERVE` of a device's memory is left for the framework. XLA
+fuses maps and may need less. Hours are operations / (devices · peak · share), see
+`workflow.accelerators`. They leave out input, evaluation and waiting for other devices.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from workflow.stages import Stage
 RESERVE = 0.08
 """Share of a device's memory that the framework keeps for itself."""
 MOST_PARTS = 16
-"""Of a batch in memory one after another: the step's graph grows as many times."""
+"""Most parts of a batch, computed one after another. The step's graph grows as many times."""
 IMAGE_BYTES = 110_000
-"""Of a stored image, where it is not known: ImageNet's mean JPEG."""
+"""Bytes of a stored image where they are not known: ImageNet's mean JPEG."""
 UNITS = {"GiB": 2**30, "GB": 10**9, "TiB": 2**40, "TB": 10**12}
 
 
@@ -51,8 +52,8 @@ class Target:
     """The devices of a plan.
 
     Attributes:
-      name: of the device; "" where it is unknown, so that there are no hours.
-      devices: replicas, one a device.
+      name: name of the device; "" where it is unknown: then the plan has no hours.
+      devices: number of replicas, one a device.
       memory: bytes of each device.
     """
 
@@ -85,7 +86,7 @@ class Target:
 
     @property
     def accelerator(self) -> Accelerator | None:
-        """Peak rates; None where the device is unknown."""
+        """Returns the accelerator with its peak rates; None where the device is unknown."""
         return ACCELERATORS.get(self.name)
 
     def __str__(self) -> str:
@@ -97,10 +98,10 @@ class Choice:
     """How a training runs on the devices.
 
     Attributes:
-      training: with the values chosen.
+      training: the training with the values chosen.
       changes: setting -> (value of the recipe, value chosen).
-      needed: bytes a device; None where the activations are not known.
-      fits: whether that is little enough.
+      needed: bytes needed on each device; None where the activations are not known.
+      fits: whether a device has that memory.
     """
 
     training: Planned
@@ -129,7 +130,7 @@ def ways(config: ConfigDict, training: Planned, devices: int) -> Iterator[Planne
     while batch % devices == 0:
         if smaller:
             yield with_(**base, **smaller)
-        parts = 2 * recipe.get("accumulation", MOST_PARTS)  # some methods cannot
+        parts = 2 * recipe.get("accumulation", MOST_PARTS)  # some methods cannot accumulate
         while parts <= MOST_PARTS and batch % (devices * parts) == 0:
             yield with_(**base, **smaller, accumulation=parts)
             parts *= 2
@@ -164,7 +165,7 @@ def choose(
     needed, way = min(found, key=lambda pair: pair[0]) if found[-1][0] > room else found[-1]
     keys: tuple[str, ...] = ("rematerialize", "precision", "accumulation", "batch_size")
     section = config[training.section]
-    # Else they follow the epochs, or the batch.
+    # Otherwise the steps follow the epochs, or the batch.
     keys += ("steps",) if section.get("steps") and not section.get("steps_for_batch") else ()
     before, after = training.values, way.values
     changes = {
@@ -174,7 +175,10 @@ def choose(
 
 
 def operations(training: Planned, counts: Mapping[str, Any]) -> float | None:
-    """Counts a training's operations: 6 a multiplication of the forward pass, 8 where it is repeated; None where not known."""
+    """Counts a training's operations; None where they are not known.
+
+    They are 6 per multiplication of the forward pass, 8 where the forward pass is repeated.
+    """
     total = 0.0
     for network in training.networks:
         model = (
@@ -205,7 +209,11 @@ def plan(
     counts: Mapping[str, Any],
     target: Target,
 ) -> list[dict[str, Any]]:
-    """Returns a row for each stage that costs something, as JSON: see `text` for what it holds. Raises InputError."""
+    """Returns a row for each stage that costs something, as JSON; `text` shows what it holds.
+
+    Raises:
+      InputError: the devices do not divide a batch.
+    """
     survey = counts.get("survey")
     images = counts["labeled"] + counts["unlabeled"]
     each = survey.file_bytes / images if survey and images else IMAGE_BYTES
@@ -268,8 +276,11 @@ def _hours(work: float | None, precision: str, target: Target) -> dict[str, floa
 
 
 def text(rows: Sequence[Mapping[str, Any]], target: Target) -> str:
-    """Returns the plan as a table, the settings that it changes, and where the numbers come from."""
-    head = f"  {'stage':<16}{'batch':>8}{'steps':>12}{'GiB/device':>12}{'hours':>11}{'device-h':>12}{'TB read':>10}"
+    """Returns the plan as a table, the changed settings, and where the numbers come from."""
+    head = (
+        f"  {'stage':<16}{'batch':>8}{'steps':>12}{'GiB/device':>12}{'hours':>11}{'device-h':>12}"
+        f"{'TB read':>10}"
+    )
     lines = [f"plan for {target}:", head]
 
     def shown(row: Mapping[str, Any], key: str, digits: int, width: int) -> str:
@@ -318,7 +329,11 @@ def describe(
     counts: Mapping[str, Any],
     target: Target,
 ) -> str:
-    """Returns the plan as text, and as one line of JSON. Raises InputError where the devices do not divide a batch."""
+    """Returns the plan as text, and as one line of JSON.
+
+    Raises:
+      InputError: the devices do not divide a batch.
+    """
     rows = plan(config, stages, trainings, counts, target)
     value = {
         "device": target.name or None,
@@ -336,7 +351,14 @@ def dry_run(
     stages: Sequence[Stage],
     target: Target,
 ) -> str:
-    """Returns the plan of the stages for devices that are not here. Raises InputError where it cannot be planned."""
+    """Returns the plan of the stages for devices that are not here.
+
+    Raises:
+      InputError: it cannot be planned.
+    """
     counts = reckoning.images(config, workdir / "data", folders)
     told = plans.describe(config, workdir, folders, stages, counts)
-    return f"{told}\n\n{describe(config, stages, plans.trainings(config, stages, counts), counts, target)}"
+    return (
+        f"{told}\n\n"
+        f"{describe(config, stages, plans.trainings(config, stages, counts), counts, target)}"
+    )

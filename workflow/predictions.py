@@ -1,8 +1,8 @@
-"""Prediction records in batches: the most probable class of each image and how sure the teacher was.
+"""Reads prediction records in batches: each image's most probable class and its probability.
 
-`data.protos.read_prediction` says what a record means; this reads thousands at once, by
-TensorFlow's parser, for the pass that needs no more than the top. Whatever is wrong with a record
-is left to the one that reads them singly, and names it.
+`data.protos.read_prediction` says what a record means. This module reads thousands at once, by
+TensorFlow's parser, for the pass that needs only the most probable class. Where a record is wrong,
+the code that reads records singly finds and names it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Top(NamedTuple):
     """A batch of predictions.
 
     Attributes:
-      keys: of the images, UTF-8.
+      keys: keys of the images, UTF-8.
       classes: int32 [b], the most probable class.
-      confidence: float32 [b], its probability, of the distribution that sums to 1.
+      confidence: float32 [b], its probability in the distribution that sums to 1.
       stored: float16 or float32 [b], the same probability as the record holds it, rounded to that
         type.
     """
@@ -46,11 +46,11 @@ class Top(NamedTuple):
     stored: np.ndarray
 
     def higher(self, threshold: float) -> np.ndarray:
-        """Whether the teacher's confidence was surely higher than the threshold, bool [b].
+        """Tells whether the teacher's confidence was surely higher than the threshold, bool [b].
 
-        The threshold is rounded as the record was. So an image at the threshold never passes, and
-        one that is higher by less than the step of rounding (in float16 0.00025 up to 0.5, 0.0005
-        above) may not pass either.
+        The threshold is rounded as the record was. So an image at the threshold never passes. If an
+        image is higher by less than the rounding step, it may not pass either. In float16 the step
+        is 0.00025 up to 0.5, and 0.0005 above.
         """
         return (self.confidence > np.float32(threshold)) & (
             self.stored > self.stored.dtype.type(threshold)
@@ -58,7 +58,7 @@ class Top(NamedTuple):
 
 
 def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, probabilities float32 [K]) of each record; errors name the file and the record."""
+    """Yields (key, probabilities float32 [K]) of each record; errors name file and record."""
     path = predictions.directory / predictions.files[shard]
     for position, serialized in enumerate(read_records(predictions, shard)):
         try:
@@ -68,7 +68,7 @@ def read_predictions(predictions: Manifest, shard: int) -> Iterator[tuple[str, n
 
 
 def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
-    """The shard's predictions in batches, in order. Raises InputError, naming file and record."""
+    """Yields the shard's predictions in batches, in order. InputError names file and record."""
     path, count = verify_shard(predictions, shard), 0
     try:
         for parsed in parsed_batches(path).as_numpy_iterator():
@@ -78,7 +78,7 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
             count += len(top.keys)
             yield top
     except (tf.errors.OpError, UnicodeDecodeError):
-        # TensorFlow quotes the record in its message, and fails over that where it is no UTF-8
+        # TensorFlow quotes the record in its message. This fails where the record is not UTF-8.
         pass
     if count != predictions.records[shard]:
         for _ in read_predictions(predictions, shard):
@@ -90,7 +90,7 @@ def read_tops(predictions: Manifest, shard: int) -> Iterator[Top]:
 
 
 def parsed_batches(path: str) -> tf.data.Dataset:
-    """The records of a shard, read and parsed, in batches."""
+    """Returns the records of a shard, read and parsed, in batches."""
     batches = tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(BATCH)
     return untuned(batches.map(_parse, num_parallel_calls=1).prefetch(2))
 
@@ -110,7 +110,10 @@ def _parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _top(parsed: dict[str, np.ndarray], num_classes: int) -> Top | None:
-    """What `read_prediction` and an argmax would find for each record; None where a record is not as it should be."""
+    """Returns what `read_prediction` and an argmax would find for each record.
+
+    None where a record is not as it should be.
+    """
     keys = parsed["key"].tolist()
     top_k = len(parsed["classes"]) // len(keys)
     if top_k == 0:

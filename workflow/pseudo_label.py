@@ -2,27 +2,30 @@
 
     ./run_pseudo_label.sh --config=… --workdir=… --data=… --teacher=…
 
-The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. With `views`,
-beyond the paper, its answer is the mean over noised copies of the image, an ensemble over its input
-noise; `views=1` with `model_noise` is the paper's noised teacher (Table 6). With `calibrate`,
-beyond the paper too, its answers are tempered as its answers on the validation split want it
-(`calibration`).
+The teacher is not noised: averaged weights, inference mode, evaluation preprocessing. Settings can
+change this:
+
+- `views`, beyond the paper: the answer is the mean over noised copies of the image, an ensemble
+  over the input noise.
+- `views=1` with `model_noise`: the paper's noised teacher (Table 6).
+- `calibrate`, beyond the paper too: a temperature, fitted on the answers to the validation split,
+  tempers the answers (`calibration`).
 
 Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the
-classes) in a shard of the same number as its own. With `--selection=BALANCED` the images are those
-of a balanced set, each once, however many copies the set has of it (`relabel`):
+classes), in a shard of the same number as the image's. With `--selection=BALANCED` the images are
+those of a balanced set, each once, however many copies the set has of it (`relabel`):
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
 The shard is the unit of work of a Beam pipeline (`shard_jobs`): Beam's own options choose the
-runner. Batches are filled from the start of each shard and the last one is padded, so a prediction
+runner. Batches are filled from the start of each shard, and the last one is padded. So a prediction
 does not depend on which worker or device made it, or when. A process uses all GPUs that it may
-(`training.copies`); workers that `shard_jobs` starts share them out.
+(`training.copies`). Workers that `shard_jobs` starts share them out.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before TensorFlow)
 
 # isort: split
 
@@ -64,7 +67,7 @@ from workflow.join import first_copies, image_shards
 from workflow.settings import check_section
 
 CONFIDENCE_BINS = 20
-"""Of the histogram in the summary; equal bins over [0, 1]."""
+"""Number of bins of the summary's histogram; equal bins over [0, 1]."""
 
 
 @dataclasses.dataclass
@@ -72,8 +75,8 @@ class LabelShards:
     """The job: one shard of images -> one shard of predictions.
 
     Attributes:
-      images: manifest of the unlabelled split or of a balanced set; of the validation split, where
-        only `probabilities` is wanted.
+      images: manifest of the unlabelled split or of a balanced set. If only `probabilities` is
+        wanted, it may be of the validation split.
       teacher: directory of the teacher.
       directory: where the predictions go.
       batch_size: images in a forward pass.
@@ -81,10 +84,10 @@ class LabelShards:
       views: noised copies of an image over which its probabilities are averaged; 0 = the image
         itself.
       model_noise: dropout and stochastic depth in the teacher.
-      seed: of the noise.
-      temperature: of the predictions, see `calibration`.
+      seed: seed of the noise.
+      temperature: temperature of the predictions, see `calibration`.
       precision: one of `training.settings.PRECISIONS`, as in training.
-      optimize: BatchNorm folded into the convolutions, and weights as constants.
+      optimize: fold BatchNorm into the convolutions, and make the weights constants.
       devices: `strategy`, `cpu_devices` and `tpu` of `training.strategy.devices`.
     """
 
@@ -107,7 +110,7 @@ class LabelShards:
         self._copies = Copies(on_each(places, self._load))
 
     def close(self) -> None:
-        """Ends the shards that other threads are at."""
+        """Ends the shards that other threads are working on."""
         self._copies.close()
 
     def _load(self) -> Callable[[tf.Tensor, int], np.ndarray]:
@@ -134,9 +137,8 @@ class LabelShards:
                 return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))  # (B, K)
 
         answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = predict
-        if (
-            self.optimize and 4 * model.count_params() <= optimize.MAX_GRAPH_BYTES
-        ):  # a larger one is only folded
+        # In a larger model, BatchNorm is only folded.
+        if self.optimize and 4 * model.count_params() <= optimize.MAX_GRAPH_BYTES:
             alone = tf.function(lambda images: predict(images, 0), autograph=False)
             frozen = optimize.freeze(alone.get_concrete_function(batch), "float32")
 
@@ -154,11 +156,15 @@ class LabelShards:
         return forward
 
     def outputs(self, shard: int) -> list[str]:
-        """The shard's predictions."""
+        """Returns the file of the shard's predictions."""
         return [str(self.directory / shard_name("predictions", shard, len(self.images.files)))]
 
     def run(self, shard: int) -> dict[str, Any]:
-        """Labels one shard. Raises InputError where it cannot be read or the teacher gives no probabilities."""
+        """Labels one shard.
+
+        Raises:
+          InputError: the shard cannot be read, or the teacher gives no probabilities.
+        """
         started = time.monotonic()
         statistics = _Statistics(self._spec.num_classes)
         # Of a balanced set the first copy of each image is labelled.
@@ -193,18 +199,25 @@ class LabelShards:
                     )
                 yield make_prediction(key.decode("utf-8"), row, self.top_k)
                 done += 1
-        if (
-            wanted is None and done != self.images.records[shard]
-        ):  # tell a cut file from a wrong manifest
+        # Tells a cut file from a wrong manifest.
+        if wanted is None and done != self.images.records[shard]:
             for _ in read_shard(path, num_records=self.images.records[shard]):
                 pass
 
     def probabilities(
         self, shard: int, wanted: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields the teacher's answers for a shard's images, in batches: keys, bytes [b], and float32 [b, K]. Raises InputError.
+        """Yields the teacher's answers for a shard's images, in batches.
 
-        `wanted`, bool [records], tells which records to answer; None: all.
+        Args:
+          shard: number of the shard.
+          wanted: bool [records], which records to answer; None: all.
+
+        Yields:
+          (keys, bytes [b]; probabilities, float32 [b, K]).
+
+        Raises:
+          InputError: the shard or an image cannot be read, or a probability is not finite.
         """
         preprocessing = self._spec.preprocessing
         with verified_beside(image_shards(self.images), shard) as path:
@@ -216,9 +229,8 @@ class LabelShards:
                 for (_, keys, images), answers in self._copies.map(
                     lambda batch: (batch[2], batch[0]), numbered
                 ):
-                    probabilities = answers.reshape(*images.shape[:2], -1).mean(
-                        axis=1
-                    )  # (b, V, K) -> (b, K)
+                    # (b, V, K) -> (b, K)
+                    probabilities = answers.reshape(*images.shape[:2], -1).mean(axis=1)
                     bad = ~np.isfinite(probabilities).all(axis=1)
                     if bad.any():
                         key = keys[int(np.argmax(bad))].decode("utf-8")
@@ -240,16 +252,18 @@ class LabelShards:
                 )
 
     def forward(self, images: tf.Tensor, number: int = 0) -> np.ndarray:
-        """Probabilities float32 [b, K] of at most one batch of images, padded to the one shape that the graph is made for.
+        """Returns the probabilities float32 [b, K] of at most one batch of images.
 
-        `number` tells the batches apart in their model noise.
+        Args:
+          images: at most `batch_size` images; padded to the one shape that the graph is made for.
+          number: tells the batches apart in their model noise.
         """
         return self._copies(images, number)
 
 
 @contextlib.contextmanager
 def _policy(name: str) -> Iterator[None]:
-    """Layers made in this block compute in that precision."""
+    """Makes layers that are built in this block compute in that precision."""
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(name)
     try:
@@ -266,15 +280,17 @@ def image_batches(
     seed: int = 0,
     wanted: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, tf.Tensor]]:
-    """Yields a shard's images in order, in batches of at most `batch_size` copies; only the last may be smaller than the others.
+    """Yields a shard's images in order, in batches of at most `batch_size` copies.
+
+    Only the last batch may be smaller than the others.
 
     Args:
-      path: the shard.
-      preprocessing: the teacher's.
+      path: file of the shard.
+      preprocessing: preprocessing of the teacher.
       batch_size: most images in a batch, counting each copy; at least `views`.
       views: copies of each image with the noise of training, a function of (seed, key, copy); 0:
         one, without noise.
-      seed: of that noise.
+      seed: seed of that noise.
       wanted: bool [records], which records to take; None: all.
 
     Yields:
@@ -309,7 +325,10 @@ def image_batches(
 
 
 def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
-    """`job` with the temperature that its teacher should have by its answers, given in the same way, on a labelled split."""
+    """Returns `job` with the temperature of its teacher, fitted on a labelled split.
+
+    The teacher answers that split in the same way as `job` labels images.
+    """
     trial = dataclasses.replace(job, images=validation)
     trial.setup()
     answers = [
@@ -331,7 +350,10 @@ def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
 def _raise_precisely(
     path: str, preprocessing: Preprocessing, num_records: int, error: Exception
 ) -> None:
-    """Turns TensorFlow's error about some record of a shard into one that names it; a shard without fault re-raises `error`."""
+    """Turns TensorFlow's error about some record of a shard into one that names the record.
+
+    Raises `error` again where the shard has no fault.
+    """
     for position, serialized in enumerate(read_shard(path, num_records=num_records)):
         key = ""
         try:
@@ -355,7 +377,7 @@ def _require_count(count: int, images: Manifest, shard: int) -> None:
 
 
 class _Statistics:
-    """What the summary says about the predictions, summed over a shard."""
+    """Statistics of the predictions for the summary, summed over a shard."""
 
     def __init__(self, num_classes: int) -> None:
         self.predicted = np.zeros(num_classes, np.int64)
@@ -363,14 +385,14 @@ class _Statistics:
         self.histogram = np.zeros(CONFIDENCE_BINS, np.int64)
 
     def add(self, probabilities: np.ndarray) -> None:
-        """Args: probabilities, float32 [b, K]."""
+        """Adds a batch of probabilities, float32 [b, K]."""
         confidence = probabilities.max(axis=1)
         self.predicted += np.bincount(probabilities.argmax(axis=1), minlength=len(self.predicted))
         self.confidence_sum += float(confidence.sum(dtype=np.float64))
         self.histogram += np.histogram(np.minimum(confidence, 1.0), CONFIDENCE_BINS, (0.0, 1.0))[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the statistics as JSON."""
         return {
             "predicted": self.predicted.tolist(),
             "confidence_sum": self.confidence_sum,
@@ -385,7 +407,7 @@ def note(num_classes: int) -> dict[str, Any]:
 
 
 def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> dict[str, Any]:
-    """The stage's summary from its shards' results; seconds are the workers' together."""
+    """Returns the stage's summary of its shards' results; seconds are summed over the workers."""
     images = sum(result["images"] for result in results)
     seconds = sum(result["seconds"] for result in results)
     return {
@@ -429,7 +451,7 @@ def main(
     cpu_devices: int = 1,
     tpu: str = "",
 ) -> None:
-    """Runs the stage; see the module's text. The devices change no prediction. Raises InputError."""
+    """Runs the stage, see the module. The devices change no prediction. Raises InputError."""
     if section not in config:
         raise InputError(
             f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}"
@@ -497,14 +519,13 @@ def main(
         devices=(strategy, cpu_devices, tpu),
     )
     if validation:
-        kept = (
-            progress / "temperature.json"
-        )  # all shards get the same one, whichever machine goes on with them
+        # All shards get the same temperature, whichever machine goes on with them.
+        kept = progress / "temperature.json"
         if not kept.exists():
             write_json(kept, calibrated(job, validation).temperature)
         job.temperature = read_json(kept, float)
     several = strategy == "tpu" or (strategy != "one_device" and max(gpus.count(), cpu_devices) > 1)
-    # Of two shards one keeps the devices busy while the other one begins or ends.
+    # With two shards at once, one keeps the devices busy while the other begins or ends.
     results = shard_jobs.run(
         job,
         len(images.files),

@@ -1,4 +1,7 @@
-"""The main job on the embedded digits: `run_quickstart.sh`, and over several seeds `run_quickstart.sh --seeds=5`."""
+"""Does the main job on the embedded digits: `run_quickstart.sh`.
+
+`run_quickstart.sh --seeds=5` does it over several seeds.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from cli.json_files import read_json, reading, write_json
 CONFIG = "configs/noisy_student/digits.py"
 
 SUMMARY = {"teacher": {"top1": float}, "students": [{"top1": float}]}
-"""What the comparison needs of a loop's `summary.json`."""
+"""Schema of what the comparison needs of a loop's `summary.json`."""
 
 
 def main(workdir: str | None = None, seeds: int = 1) -> None:
@@ -36,7 +39,7 @@ def main(workdir: str | None = None, seeds: int = 1) -> None:
 
 
 def run(workdir: Path, seed: int) -> None:
-    """The loop on one seed, then a prediction for a real image file from the exported model."""
+    """Runs the loop on one seed, then predicts a real image file with the exported model."""
     _call(
         "run_noisy_student.sh",
         f"--config={CONFIG}",
@@ -55,7 +58,11 @@ def _call(script: str, *arguments: str) -> None:
 
 
 def example_image(workdir: Path) -> Path:
-    """Writes the first test image as a file of its own, named by its label, and returns its path."""
+    """Writes the first test image as a file, named by its label.
+
+    Returns:
+      The file's path.
+    """
     import tensorflow as tf
 
     from data import records
@@ -71,7 +78,11 @@ def example_image(workdir: Path) -> Path:
 
 
 def compare(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Top-1 of teacher and students per seed, in percent, and the final student's gain in points."""
+    """Compares the final student with the teacher, per seed.
+
+    Returns:
+      Top-1 of teacher and students in percent, and the final student's gain in points.
+    """
     teacher = [100 * s["teacher"]["top1"] for s in summaries]
     students = [[100 * row["top1"] for row in s["students"]] for s in summaries]
     gain = [final[-1] - first for first, final in zip(teacher, students)]
@@ -85,7 +96,7 @@ def compare(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """One line a seed, then mean and standard deviation over seeds."""
+    """Returns one line per seed, then mean and standard deviation over seeds."""
     columns = np.array(
         [[t, *s, g] for t, s, g in zip(results["teacher"], results["students"], results["gain"])]
     )

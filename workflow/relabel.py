@@ -5,11 +5,11 @@
 
 In the paper an EfficientNet-B0 selects 130 million images once, and every later teacher labels that
 set (Xie et al. 2020, Section 3.1). Nothing is filtered or cut here. An image stays, and keeps its
-copies, whatever the new label and its confidence are. So the classes are balanced by the labels of
-the model that selected, as in the release.
+copies, whatever the new label and its confidence are. So the labels of the model that selected
+balance the classes, as in the release.
 
-Predictions have one record for each different image; they join the balanced set by key. The output
-has the shards of the balanced set, record by record in the same order:
+There is one prediction record for each different image. Predictions join the balanced set by key.
+The output has the shards of the balanced set, record by record in the same order:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 """
@@ -40,7 +40,7 @@ class RelabelShards:
 
     Attributes:
       selection: manifest of the balanced set.
-      predictions: their manifest.
+      predictions: manifest of the predictions.
       directory: where the records go.
     """
 
@@ -52,7 +52,7 @@ class RelabelShards:
         """Nothing to load."""
 
     def outputs(self, shard: int) -> list[str]:
-        """The shard's training records."""
+        """Returns the file of the shard's training records."""
         return [str(self.directory / self.selection.files[shard])]
 
     def run(self, shard: int) -> dict[str, Any]:
@@ -94,13 +94,13 @@ class RelabelShards:
 
 
 class _Counts:
-    """What a shard has, class by class.
+    """Counts of a shard, class by class.
 
     Attributes:
       selected: int64 [K], records by the labels of the balanced set.
       total: int64 [K], records by the new labels.
       unique: int64 [K], different images by the new labels.
-      changed: different images that have another class than before.
+      changed: number of different images that have another class than before.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -114,7 +114,7 @@ class _Counts:
         self.changed += before != label
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the counts as JSON."""
         rows = {name: getattr(self, name).tolist() for name in ("selected", "total", "unique")}
         return {**rows, "changed": self.changed}
 
@@ -123,10 +123,10 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
     """Runs the stage.
 
     Args:
-      workdir: of the stage.
+      workdir: work directory of the stage.
       selection: a balanced set, a finished directory of run_balance.sh.
       predictions: a finished directory of run_pseudo_label.sh on that set.
-      beam_options: of `shard_jobs.run`.
+      beam_options: options of `shard_jobs.run`.
 
     Raises:
       InputError: unusable input.

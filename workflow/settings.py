@@ -1,4 +1,4 @@
-"""The settings of a whole recipe: those of the stages, and the sections of the rooms below."""
+"""The settings of a whole recipe: settings of the stages, and sections of the rooms below."""
 
 from __future__ import annotations
 
@@ -187,9 +187,9 @@ RECIPE = Section(
 
 
 def of_recipe(recipe: Mapping[str, Any]) -> Section:
-    """Returns the declarations of a recipe's keys, and of those it could have.
+    """Returns the declarations of a recipe's keys, and of the keys that it could have.
 
-    A training may have any name. It is known by its `method`, which says what its settings are.
+    A training may have any name. Its `method` marks it as a training and decides its settings.
     """
     chosen = {}
     for name, values in recipe.items():
@@ -224,16 +224,16 @@ def check(recipe: ConfigDict) -> None:
 def require_read(
     recipe: ConfigDict, overrides: Mapping[str, str | None], sections: Iterable[str]
 ) -> None:
-    """Sees that a run reads each section of which the command line changes something, and the value itself.
+    """Checks that the run reads each section and value that the command line changes.
 
     Args:
-      recipe: with the overrides in it.
+      recipe: the recipe, with the overrides in it.
       overrides: key with dots -> text.
-      sections: those that some stage of the run reads.
+      sections: sections that some stage of the run reads.
 
     Raises:
       InputError: no stage reads a section; or each training has a value of its own in place of the
-        one in the recipe's `preprocessing`.
+        value in the recipe's `preprocessing`.
     """
     read = set(sections)
     trainings = {

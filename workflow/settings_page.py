@@ -12,7 +12,8 @@ from workflow.settings import RECIPE, SUPERVISED
 INTRO = """\
 # Settings
 
-Made by `python -m workflow.settings_page > docs/settings.md`. Edit the rooms' `settings.py` instead.
+Made by `python -m workflow.settings_page > docs/settings.md`. \
+Edit the rooms' `settings.py` instead.
 
 A recipe is a Python file in `configs/`. `--config.KEY=VALUE` changes one of its settings, and
 `--config.KEY=None` leaves one open, where None is allowed. `--help KEY` explains one.
@@ -27,7 +28,7 @@ OWN_PREPROCESSING = (
 
 
 def page() -> str:
-    """Returns docs/settings.md."""
+    """Returns the text of docs/settings.md."""
     sections = {name: value for name, value in RECIPE.items() if isinstance(value, Section)}
     loop = [(name, value) for name, value in RECIPE.items() if name not in sections]
     parts = [INTRO, _chapter("The recipe and the loop", RECIPE.meaning, loop)]

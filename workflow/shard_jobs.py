@@ -1,17 +1,17 @@
-"""Data jobs whose unit of work is one shard, run by Apache Beam, or by processes of this machine.
+"""Data jobs with one shard as unit of work, run by Apache Beam or by processes of this machine.
 
-A job turns shard i into files of its own, atomically, and nothing else; so a shard may be done
-twice, by a retry or by the run after a SIGKILL, and comes out the same. What a finished shard had
-to report is noted in a small JSON file beside the others in a progress directory, after the shard's
-files are in place; a shard with a note is not done again. The driver reads the notes, so no data
-flows back through Beam, and any runner will do whose workers see the same file system.
+A job turns shard i into files of its own, atomically, and nothing else. So a retry, or the run
+after a SIGKILL, may do a shard twice, and the result is the same. When the files of a finished
+shard are in place, a small JSON file in a progress directory notes the shard's result. A shard with
+a note is not done again. The driver reads the notes, so no data flows back through Beam. Any runner
+will do, if its workers see the same file system.
 
-A worker leaves an InputError in the progress directory too, rather than raise it: runners retry
+A worker leaves an InputError in the progress directory too, rather than raise it. Runners retry
 what raises, in vain here, and wrap it beyond recognition.
 
 Beam's own `multi_processing` waits for ever for a worker that was killed. So these options start
-processes of Python's own pool, which notices at once: the job ends with one line and exit code 75,
-and the same command finishes the shards that are missing. They share out the GPUs (`share`).
+processes of Python's own pool, which notices at once. The job then ends with one line and exit code
+75, and the same command finishes the missing shards. The processes share out the GPUs (`share`).
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ from cli.files import remove_temporaries
 from cli.json_files import read_json, write_json
 from training.workers import LOST
 
-# Without its Google Cloud extra Beam warns on import that it is not there, and it reports its inner
-# life as INFO.
+# On import, Beam warns that its Google Cloud extra is missing. It also logs its internals as INFO.
 standard_logging.disable(standard_logging.WARNING)
 import apache_beam as beam  # noqa: E402
-from apache_beam.options.pipeline_options import (
+from apache_beam.options.pipeline_options import (  # noqa: E402
     DirectOptions,
     PipelineOptions,
     StandardOptions,
-)  # noqa: E402
+)
 
 standard_logging.disable(standard_logging.NOTSET)
 standard_logging.getLogger("apache_beam").setLevel(standard_logging.WARNING)
@@ -61,16 +60,22 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 
 
 class Job(Protocol):
-    """What is done to each shard. Pickled to the workers before `setup`; a dataclass of paths and numbers is best."""
+    """What is done to each shard.
+
+    A job is pickled to the workers before `setup`: a dataclass of paths and numbers is best.
+    """
 
     def setup(self) -> None:
-        """Once per worker: load what all shards need."""
+        """Loads what all shards need; called once per worker."""
 
     def outputs(self, shard: int) -> list[str]:
-        """Paths of the files that `run` makes."""
+        """Returns the paths of the files that `run` makes."""
 
     def run(self, shard: int) -> dict[str, Any]:
-        """Makes them, each atomically; returns what the driver must know, as JSON.
+        """Makes the files of a shard, each atomically.
+
+        Returns:
+          What the driver must know, as JSON.
 
         Raises:
           InputError: the shard cannot be used.
@@ -84,15 +89,15 @@ class Notes:
     directory: Path
 
     def path(self, shard: int) -> Path:
-        """Note of a finished shard."""
+        """Returns the path of the note of a finished shard."""
         return self.directory / f"{shard:05d}.json"
 
     def error_path(self, shard: int) -> Path:
-        """Note of a shard that failed."""
+        """Returns the path of the note of a shard that failed."""
         return self.directory / f"{shard:05d}.error.json"
 
     def errors(self) -> list[Path]:
-        """Those that are there, in the shards' order."""
+        """Returns the notes of failed shards that are there, in the shards' order."""
         return sorted(self.directory.glob("*.error.json"))
 
 
@@ -112,21 +117,22 @@ def run(
       progress: the job's own progress directory.
       beam_options: Beam's command-line options, `--name=value`.
       result: what the notes of the shards must hold, as a schema of `cli.json_files.read_json`.
-      at_once: shards that threads of this process work on side by side, where no other engine was
-        asked for. With more than 1 the job has a method `close`, which ends them early.
+      at_once: number of shards that threads of this process work on side by side, where no other
+        engine was asked for. With more than 1 the job has a method `close`, which ends them early.
 
     Returns:
       What `job.run` returned for each shard, in order, in this run or in an earlier one.
 
     Raises:
-      InputError: an unknown Beam option, a damaged note, or the first shard's that had one.
-      KeyboardInterrupt: there was one.
+      InputError: an unknown Beam option, a damaged note, or the error of the first failed shard.
+      KeyboardInterrupt: Ctrl-C interrupted the job.
       SystemExit: a worker process was killed; the exit code is `LOST`.
     """
     options = pipeline_options(beam_options)
     notes = Notes(progress)
     notes.directory.mkdir(parents=True, exist_ok=True)
-    for path in notes.errors():  # an earlier run's; what was wrong may have been mended since
+    # Errors of an earlier run: the cause may have been mended since.
+    for path in notes.errors():
         path.unlink()
     for directory in {notes.directory, *(Path(path).parent for path in job.outputs(0))}:
         remove_temporaries(directory)
@@ -158,7 +164,10 @@ def forget(progress: Path) -> None:
 
 
 def _is_done(job: Job, notes: Notes, shard: int) -> bool:
-    """Whether the shard has a note and its files have the sizes noted (somebody may have deleted or cut one)."""
+    """Tells whether the shard has a note, and its files have the sizes noted.
+
+    Somebody may have deleted or cut a file.
+    """
     if not notes.path(shard).exists():
         return False
     return read_json(notes.path(shard), {"bytes": list})["bytes"] == _sizes(job.outputs(shard))
@@ -176,9 +185,8 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
     """
     if "--runner=DaskRunner" in flags:
         try:
-            importlib.import_module(
-                DASK_RUNNER.rpartition(".")[0]
-            )  # here, since no stage needs Dask; Beam knows its options only then
+            # Imported here, since no stage needs Dask. Beam knows its options only then.
+            importlib.import_module(DASK_RUNNER.rpartition(".")[0])
         except ImportError as error:
             raise InputError(
                 "--runner=DaskRunner needs Dask; docs/installation.md says how to add it"
@@ -188,14 +196,19 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
         with contextlib.redirect_stderr(said):
             known = PipelineOptions([]).get_all_options()
             everything = PipelineOptions(list(flags)).get_all_options(retain_unknown_options=True)
-    except SystemExit as error:  # argparse's way of saying so, after its usage and a line on stderr
+    # This is how argparse refuses options, after its usage and a line on stderr.
+    except SystemExit as error:
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"Beam does not take {' '.join(flags)} ({reason})") from error
     return [f"--{name}" for name in everything if name not in known]
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options of the words that are no flags of the stage. Raises InputError where they are no options of Beam either."""
+    """Returns Beam's options of the words that are no flags of the stage.
+
+    Raises:
+      InputError: a word is no option of Beam either.
+    """
     unknown = unknown_options(flags)
     if unknown:
         raise InputError(
@@ -204,8 +217,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
-        # What DirectRunner comes to for such a pipeline, without its first trying to fetch and
-        # start another runner.
+        # DirectRunner would choose this runner, but only after it tried to fetch and start another.
         standard.runner = "FnApiRunner"
     elif standard.runner == "DaskRunner":
         standard.runner = DASK_RUNNER
@@ -213,27 +225,27 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 class _Work:
-    """What a worker does: it loads what the job needs, then makes one shard's files after another."""
+    """What a worker does: loads what the job needs, then makes the files of shard after shard."""
 
     def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
         self._job, self._notes, self._num_shards = job, notes, num_shards
         self._setup_error: BaseException | None = None
 
     def setup(self) -> None:
-        """Once per worker."""
+        """Sets up the job; called once per worker."""
         try:
             self._job.setup()
         except (InputError, KeyboardInterrupt) as error:
             self._setup_error = error
 
     def close(self) -> None:
-        """Ends what other threads do."""
+        """Ends the work of other threads."""
         self._job.close()  # type: ignore[attr-defined]
 
     def do(self, shard: int) -> str:
         """Returns what to log of the shard; "" where there is nothing to say."""
         if self._notes.errors():
-            return ""  # the job has failed; what is done now would only delay saying so
+            return ""  # the job has failed: more work would only delay the error
         started = time.monotonic()
         try:
             if self._setup_error is not None:
@@ -242,9 +254,8 @@ class _Work:
         except InputError as error:
             write_json(self._notes.error_path(shard), {"error": str(error)})
             return ""
-        except (
-            KeyboardInterrupt
-        ):  # it reaches workers in this process only, and Beam would turn it into a RuntimeError
+        # It reaches workers in this process only. Beam would turn it into a RuntimeError.
+        except KeyboardInterrupt:
             write_json(self._notes.error_path(shard), {"error": None})
             return ""
         write_json(
@@ -258,7 +269,7 @@ class _Work:
 
 
 class _RunShard(beam.DoFn):
-    """Shard number -> nothing; the effect is the shard's files and its note."""
+    """Runs one shard by its number; the effect is the shard's files and its note."""
 
     def __init__(self, work: _Work) -> None:
         super().__init__()
@@ -303,7 +314,7 @@ def _run_in_threads(work: _Work, shards: Sequence[int], threads: int) -> None:
 
 
 def share() -> tuple[int, int]:
-    """Returns (worker processes on this machine, number of this one from 0); (1, 0) outside of them."""
+    """Returns (worker processes on this machine, this one's number from 0); (1, 0) outside them."""
     return _share
 
 
@@ -311,7 +322,7 @@ _share = (1, 0)
 
 
 def _processes(options: PipelineOptions) -> int:
-    """Number of worker processes that Beam's options ask for; 0: Beam itself is to run the job."""
+    """Returns how many worker processes Beam's options ask for; 0: Beam itself runs the job."""
     direct = options.view_as(DirectOptions)
     if (
         options.view_as(StandardOptions).runner != "FnApiRunner"
@@ -344,9 +355,8 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
         )
         raise SystemExit(LOST) from error
     except BaseException:
-        for process in (
-            set(multiprocessing.active_children()) - others
-        ):  # they may be in the middle of a long shard
+        # They may be in the middle of a long shard.
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         raise
     finally:
@@ -355,7 +365,10 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
 
 @contextlib.contextmanager
 def _importing_nothing_of_the_callers() -> Iterator[None]:
-    """Starts processes in the checkout: a new one would import modules of the caller's directory first."""
+    """Starts processes in the checkout.
+
+    Elsewhere, a new process would first import modules of the caller's directory.
+    """
     here = os.getcwd()
     os.chdir(app.ROOT)
     try:
@@ -365,7 +378,7 @@ def _importing_nothing_of_the_callers() -> Iterator[None]:
 
 
 _work: _Work | None = None
-"""In a worker process: what it does."""
+"""The work of this worker process; None in other processes."""
 
 
 def _start_worker(work: _Work, directory: str, processes: int, started: Any) -> None:
@@ -373,9 +386,8 @@ def _start_worker(work: _Work, directory: str, processes: int, started: Any) -> 
     with started.get_lock():
         _share, started.value = (processes, started.value), started.value + 1
     os.chdir(directory)  # relative paths are the caller's
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group, and the parent ends its workers
+    # Ctrl-C goes to the whole group, and the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     work.setup()
     _work = work

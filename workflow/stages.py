@@ -1,4 +1,4 @@
-"""The stages of the loop and their order: what a recipe comes to."""
+"""The stages of the loop and their order, as a recipe defines them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Stage(NamedTuple):
     """A script and the directory that it finishes.
 
     Attributes:
-      name: for people.
-      script: in the checkout.
+      name: name for people.
+      script: name of the script in the checkout.
       directory: its work directory.
       arguments: its other flags.
       beam: whether it takes options of Beam.
-      counted: the name under which its seconds are counted; "": its own.
+      counted: the name under which its seconds are counted; "": its own name.
     """
 
     name: str
@@ -172,7 +172,7 @@ def ending(
 
 
 def validation(config: ConfigDict, workdir: Path, number: int, model: Path) -> Stage:
-    """Returns the stage that evaluates model `number` (0 is the teacher) on the validation split."""
+    """Returns the stage that evaluates model `number` (0: teacher) on the validation split."""
     directory = workdir / f"validation_{number}"
     return Stage(directory.name, "run_evaluate.sh", directory, validated(config, workdir, model))
 
@@ -180,7 +180,7 @@ def validation(config: ConfigDict, workdir: Path, number: int, model: Path) -> S
 def validated(config: ConfigDict, workdir: Path, *models: Path) -> dict[str, Any]:
     """Returns the arguments of an evaluation of models on the validation split.
 
-    A recipe's `evaluate.baseline` may be none of them: the first one then stands in for it.
+    A recipe's `evaluate.baseline` may be none of the models. Then the first model stands in for it.
     """
     named = models[0] if len(models) == 1 else ",".join(map(str, models))
     arguments: dict[str, Any] = {"data": workdir / "data", "model": named, "split": "validation"}
@@ -190,7 +190,10 @@ def validated(config: ConfigDict, workdir: Path, *models: Path) -> dict[str, Any
 
 
 def check_baseline(config: ConfigDict, stages: Sequence[Stage]) -> None:
-    """Raises InputError where the last evaluation has no model `evaluate.baseline`: now, not after the trainings."""
+    """Raises InputError where the last evaluation has no model `evaluate.baseline`.
+
+    The check is made before the trainings, not after them.
+    """
     baseline = config.evaluate.get("baseline")
     evaluation = next(stage for stage in stages if stage.name == "evaluate")
     names = [Path(model).name for model in str(evaluation.arguments["model"]).split(",")]
@@ -207,7 +210,7 @@ def plan(config: ConfigDict, workdir: Path, folders: dict[str, str], strategy: s
 
 
 def sections_read(stages: Iterable[Stage]) -> set[str]:
-    """Returns the sections of the recipe that the stages read: trainings, labelings and `balance`."""
+    """Returns the recipe's sections that the stages read: trainings, labelings and `balance`."""
     return {stage.arguments.get("section") or _SECTIONS.get(stage.script, "") for stage in stages}
 
 

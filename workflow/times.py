@@ -1,4 +1,4 @@
-"""How long a run takes on this machine, a line a stage: reckoned from measured steps."""
+"""Estimates how long a run takes on this machine, one line per stage, from measured steps."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ from workflow.measure import Rates
 from workflow.stages import ENDING, Stage
 
 BALANCED = 1000.0
-"""Images a second that the balancing reads and writes at least."""
+"""Images per second that the balancing reads and writes at least."""
 
 MEASURED_IMAGES = 32
-"""Images of a measured step where the activations are not known."""
+"""Number of images of a measured step where the activations are not known."""
 
 MEASURED_GIB = 3.0
-"""GiB of activations of a step that is measured; of a larger one a part of the batch is."""
+"""GiB of activations up to which a whole step is measured; else a part of the batch is."""
 
 
 @dataclasses.dataclass
 class _Timed:
-    """What is known of a training's time: `rates`, and how: "measured", or by which other training's measurement."""
+    """What is known of a training's time.
+
+    Attributes:
+      rates: rates of the training.
+      how: "measured", or by which other training's measurement.
+    """
 
     rates: Rates
     how: str
 
 
 def _work(training: Planned) -> float | None:
-    """Returns what a training step computes, to compare two of them; None where that is not known."""
+    """Returns what a training step computes, to compare two steps; None where it is not known."""
     found = [
         dry_run.activations(
             training.network(network),
@@ -58,13 +63,13 @@ COSTLY = (
 
 
 def kind(training: Planned) -> str:
-    """Returns a text that trainings have in common whose steps take the same time."""
+    """Returns a text that is equal for trainings with equally long steps."""
     networks = [training.network(network) for network in training.networks]
     return repr((networks, training.size, {name: training.values.get(name) for name in COSTLY}))
 
 
 def measurable(training: Planned) -> int:
-    """Returns how many labelled images of a step to measure; 0 where its image size is not known."""
+    """Returns how many labelled images of a step to measure; 0 where the image size is unknown."""
     batch, parts = training.values["batch_size"], training.values.get("accumulation", 1)
     if not training.size:
         return 0
@@ -82,7 +87,7 @@ def _measured(
     """Measures steps of the trainings, the longest first, as long as there is time.
 
     Returns:
-      Name of a training -> what is known of its time; and why nothing is, where nothing is.
+      Name of a training -> what is known of its time; and why a training could not be measured.
     """
     sample = counts["survey"].sample if counts["survey"] else ()
     by_kind: dict[str, tuple[Planned, _Timed]] = {}
@@ -117,7 +122,10 @@ def _measured(
 
 
 def _by_another(training: Planned, known: Sequence[tuple[Planned, _Timed]]) -> _Timed | None:
-    """Reckons a training's time from another one's, by what steps and answers compute; one of the same network goes first."""
+    """Estimates a training's time from another's, by what their steps and answers compute.
+
+    A training of the same network goes first.
+    """
     work, answers = _work(training), dry_run.activations(training.model, training.size, 1, 1, False)
     for other, timed in sorted(
         known, key=lambda pair: (pair[0].model, pair[0].size) != (training.model, training.size)
@@ -138,7 +146,7 @@ def seconds(
     timed: Mapping[str, _Timed],
     counts: Mapping[str, Any],
 ) -> dict[str, float | None]:
-    """Returns the seconds of each stage that is not done, in order; None where they are not known."""
+    """Returns the seconds of each unfinished stage, in order; None where they are not known."""
     directories = {training.stage.directory: training.stage.name for training in trainings}
     found: dict[str, float | None] = {}
 
@@ -178,7 +186,11 @@ def seconds(
 
 
 def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -> str:
-    """Measures, and returns the times as text. Raises InputError where the recipe cannot be planned."""
+    """Measures, and returns the times as text.
+
+    Raises:
+      InputError: the recipe cannot be planned.
+    """
     if any(stage.arguments.get("strategy") == "tpu" for stage in stages):
         return "time: not measured; a TPU trains, and a step is measured on this machine only"
     trainings = plans.trainings(config, stages, counts)
@@ -194,7 +206,10 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
             open_ones.append(name)
         total += needed or 0.0
         lines.append(
-            f"  {name:<16}{'?' if needed is None else duration(needed):<15}{_of_steps(name, trainings, timed)}".rstrip()
+            (
+                f"  {name:<16}{'?' if needed is None else duration(needed):<15}"
+                f"{_of_steps(name, trainings, timed)}"
+            ).rstrip()
         )
     if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
         again = config.crossfit.folds * sum(
@@ -224,7 +239,10 @@ def _of_steps(name: str, trainings: Sequence[Planned], timed: Mapping[str, _Time
 
 
 def duration(seconds: float) -> str:
-    """Returns a time in the largest unit that leaves two digits, such as "95 s", "25 minutes" or "7.5 hours"."""
+    """Returns a time in the largest unit that leaves two digits.
+
+    Examples: "95 s", "25 minutes", "7.5 hours".
+    """
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

@@ -1,13 +1,13 @@
-"""Trains a classifier by any method: `run_train.sh`, and its shorter names for the stages of a recipe.
+"""Trains a classifier by any method: `run_train.sh`, and its shorter names for a recipe's stages.
 
-A section of the recipe says which method and with which settings. `run_teacher.sh`,
-`run_student.sh` and `run_finetune.sh` train the sections of these names, `run_train.sh` the section
-`train` unless told otherwise.
+A section of the recipe says which method, with which settings. `run_teacher.sh`, `run_student.sh`
+and `run_finetune.sh` train the sections of these names. `run_train.sh` trains the section `train`
+unless told otherwise.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before TensorFlow)
 
 # isort: split
 
@@ -60,14 +60,17 @@ def find(config: ConfigDict, section: str) -> Method:
 
 
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
-    """Raises InputError where a value of a train section is impossible, as far as it can be told without data and `init`."""
+    """Raises InputError where a value of a train section is impossible.
+
+    Checks what can be told without data and without the weights `init`.
+    """
     method = find(config, section)
     values = config[section].to_dict()
     own = values.pop("preprocessing", {})
     of_small = any(
         {**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout")
     )
-    side = 32 if of_small else 224  # of images that would do
+    side = 32 if of_small else 224  # size of images that would do
     try:
         Preprocessing.from_dict(
             resolving.preprocessing(
@@ -89,7 +92,7 @@ def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
 
 
 def initial_of(config: ConfigDict, section: str) -> str | None:
-    """Returns what the recipe has a training start from, where no --init is given; None: random weights.
+    """Returns the weights that a training starts from without --init; None: random weights.
 
     Students follow `student_init`. A fine-tuning always needs --init.
     """
@@ -106,7 +109,11 @@ def student_init(config: ConfigDict) -> str:
 
 
 def open_init(method: Method, values: Mapping[str, Any], init: str | None) -> Initial | None:
-    """Opens the weights that a train section starts from, for the network that is kept. Raises InputError."""
+    """Opens the weights that a train section starts from, for the network that is kept.
+
+    Raises:
+      InputError: they cannot be used.
+    """
     return pretrained.find(init, _kept_network(method, values)) if init else None
 
 
@@ -133,7 +140,7 @@ def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> 
 
 
 def _require_whole_parts(section: str, values: Mapping[str, Any]) -> None:
-    """Raises InputError where the batch of the resolved section does not divide into the parts of `accumulation`."""
+    """Raises InputError where `accumulation` does not divide the resolved section's batch."""
     batch, parts = values["batch_size"], values.get("accumulation", 1)
     if batch % parts:
         raise InputError(
@@ -142,7 +149,11 @@ def _require_whole_parts(section: str, values: Mapping[str, Any]) -> None:
 
 
 def _require_validation(section: str, train: dict[str, Any], there: bool) -> None:
-    """Raises InputError where the resolved section `train` chooses by a validation split, and it has no evaluations or none is `there`."""
+    """Raises InputError where a training lacks the validation split by which it chooses.
+
+    `train` is the resolved section. It chooses by `final_weights=best` or `stop_after`. Then it
+    needs evaluations, and a validation split must be `there`.
+    """
     settings = {
         "final_weights=best": train["final_weights"] == "best",
         f"stop_after={train['stop_after']}": train["stop_after"],
@@ -158,13 +169,15 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
 def resolve(
     config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0
 ) -> dict[str, Any]:
-    """Resolves the config of one training: seed, preprocessing and section (`train`), with nothing left open.
+    """Resolves the config of one training: seed, preprocessing and section (`train`).
+
+    It leaves nothing open.
 
     Args:
       config: the recipe.
       section: the name of its train section; `preprocessing` in it overrides the recipe's.
       data: a finished data directory.
-      init: weights, whose network and normalisation replace the section's and the recipe's; see
+      init: weights; their network and normalisation replace the section's and the recipe's. See
         `weights.pretrained`.
       iteration: tells trainings of one recipe apart, in their seeds.
 
@@ -192,7 +205,7 @@ def resolve(
     _require_whole_parts(section, values)
     _check(method, section, values, bool(init))
     if trained:
-        # The weights were trained on pixels normalised so: other numbers would be another network.
+        # The weights need the normalisation of their training: other numbers are another network.
         preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
         set_model(method.networks(values), values, trained.architecture)
     resolved = {
@@ -228,7 +241,7 @@ def main(
     profile_steps: str | None = None,
     selection: str | None = None,
 ) -> None:
-    """Trains the section, or goes on with it, or says that it is done."""
+    """Trains the section, or continues its training, or says that it is done."""
     devices = Devices(strategy, cpu_devices, tpu, profile_steps)
     given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher, "selection": selection}
     method = find(config, section)
@@ -261,7 +274,10 @@ def main(
 def _require_inputs(
     method: Method, values: ConfigDict, section: str, given: dict[str, str | None], init: str | None
 ) -> None:
-    """Raises InputError where a directory that the method needs is not given, or one is given that it has no use for."""
+    """Raises InputError where a needed directory is missing, or a given one is of no use.
+
+    The method decides which directories it needs.
+    """
     needed = method.unlabeled(values)
     if needed in given and not given[needed]:
         of = (
@@ -305,9 +321,8 @@ def open_inputs(
         records.require_same_classes(
             unlabeled.label_names, f"--pseudo_labeled={pseudo_labeled}", labeled.label_names, data
         )
-    elif (
-        source and selection
-    ):  # its images, with their copies; whoever labels them, its labels are not read
+    elif source and selection:
+        # Its images, with their copies. The labels of the set are not read.
         unlabeled = records.read_manifest(selection, "pseudo_labeled")
     elif source:
         unlabeled = records.read_manifest(Path(data) / "unlabeled", "unlabeled")
@@ -344,7 +359,10 @@ def describe(
     given: dict[str, str | None],
     init: str | None = None,
 ) -> str:
-    """Describes what a training on prepared data would do: each network in numbers, and what is missing."""
+    """Describes what a training on prepared data would do.
+
+    The text has each network in numbers, and what is missing.
+    """
     init = init or initial_of(config, section)
     method, counts = find(config, section), dry_runs.images(config, data)
     given_values = {
@@ -381,7 +399,7 @@ def describe(
 
 
 def _unprepared(config: ConfigDict, data: Path) -> list[str]:
-    """Returns what a training lacks of its prepared data: the command that makes them, or nothing."""
+    """Returns the command that makes the missing prepared data; empty where they are there."""
     if (data / "summary.json").exists():
         return []
     absent = dry_runs.missing(config, {}, data)

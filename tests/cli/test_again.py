@@ -1,4 +1,4 @@
-"""A finished work directory answers the same command at once, and no other one."""
+"""A finished work directory answers the same command at once, and no other command."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ def work(tmp_path: Path) -> Work:
 
 def test_the_same_request_is_answered(work: Work) -> None:
     assert work.ask().answer() == "w is done: 1 steps"
-    shutil.copytree(
-        work.teacher, work.root / "moved"
-    )  # and again, where the copy has the teacher's place
+    # And again, where the copy has the teacher's place.
+    shutil.copytree(work.teacher, work.root / "moved")
     shutil.rmtree(work.teacher)
     (work.root / "moved").rename(work.teacher)
     assert work.ask().answer() == "w is done: 1 steps"
@@ -133,7 +132,7 @@ def test_another_directory_or_version_starts_the_stage(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.chdir(work.root)  # relative locations would be others
+        patch.chdir(work.root)  # relative locations would name other places
         assert work.ask().answer() is None
     (work.root / "code" / "room").mkdir(parents=True)
     (work.root / "code" / "room" / "module.py").touch()

@@ -1,4 +1,4 @@
-"""Command lines: what is accepted, and the one line for what is not."""
+"""Command lines: what is accepted, and the one line of error for what is not."""
 
 import os
 import subprocess
@@ -234,7 +234,7 @@ def test_a_stage_without_a_recipe_has_no_keys():
 
 @pytest.fixture
 def beam(monkeypatch):
-    """A Beam that knows options by two prefixes."""
+    """Stands in for Beam: knows options by two prefixes."""
     monkeypatch.setattr(
         app,
         "load",

@@ -55,7 +55,10 @@ ALL = Section(
 
 
 def refusal(given: dict[str, str | None], **values) -> str:
-    """Returns the message about the flags of a recipe with these values; "" where all have an effect."""
+    """Returns the message about the flags of a recipe with these values.
+
+    "" where all flags have an effect.
+    """
     recipe = make(ALL)
     recipe.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in values.items()}
@@ -113,9 +116,9 @@ def test_a_setting_that_another_one_switches_off_is_refused(key, values, why):
         refusal({key: "1"}, **values)
         == f"--config.{key}=1 has no effect while {why}, or leave --config.{key} out"
     )
-    assert refusal({key: "None"}, **values) == ""  # leaves it open
+    assert refusal({key: "None"}, **values) == ""  # None leaves the setting open
     other = {"teacher.labeled": "True", "init": "b0", "noise.layers": "0"}
-    assert refusal(other, **values) == ""  # what the recipe itself holds is the recipe's
+    assert refusal(other, **values) == ""  # only flags are refused, not the recipe's own values
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,10 @@ def test_a_switch_is_named_without_a_value():
 
 
 def own(teacher: dict, **noise) -> str:
-    """Returns the message about noise.magnitude where the teacher has own noise, and the student none or own, too."""
+    """Returns the message about noise.magnitude in a recipe whose teacher has its own noise.
+
+    The student has no noise of its own, or its own noise, too.
+    """
     recipe = make(ALL)
     for name, values in {"teacher": teacher, **noise.pop("others", {})}.items():
         recipe[name].noise = make(OWN)

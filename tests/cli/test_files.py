@@ -1,4 +1,4 @@
-"""Files that are whole or absent, disks that take no more, and paths that a library takes for patterns."""
+"""Files that are whole or absent, full disks, and paths that a library takes for patterns."""
 
 import errno
 import os
@@ -21,9 +21,8 @@ from cli.files import atomic_path, plain_path
 )
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path, capsys, number, what):
     def fail(workdir):
-        raise RuntimeError(
-            f"Can't write data (file write failed: {os.strerror(number)})"
-        )  # as HDF5 says it
+        # HDF5's text of the error.
+        raise RuntimeError(f"Can't write data (file write failed: {os.strerror(number)})")
 
     def write():
         with atomic_path(tmp_path / "name") as temporary:

@@ -1,4 +1,7 @@
-"""JSON files: what a reader may rely on, and that a damaged file is one line that names it and the key."""
+"""JSON files: what a reader may rely on.
+
+A damaged file gives one line that names the file and the key.
+"""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ def test_a_broken_pipe_of_another_kind_is_a_bug() -> None:
 
 @pytest.mark.parametrize("tail", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(tail: str, tmp_path) -> None:
-    """A file that the stage opens gets no standard stream's number, and no line of its output."""
+    """A file that the stage opens gets no standard stream's number.
+
+    So no line of the stage's output goes into the file.
+    """
     path = tmp_path / "file"
     program = (
         "import sys, os, logging; from cli import app; from cli.progress import progress\ndef"

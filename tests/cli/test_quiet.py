@@ -1,4 +1,4 @@
-"""Silence on the standard error, for what is not Python's, too."""
+"""Silence on standard error, also for output that is not Python's."""
 
 import os
 

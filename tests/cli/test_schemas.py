@@ -1,6 +1,6 @@
 """Every kind of JSON file that a stage reads, damaged in many ways, is used or refused in one line.
 
-`manifest.json` is in tests/data/test_records.py.
+tests/data/test_records.py tests `manifest.json`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,12 @@ def read_note(path: Path) -> None:
     notes = shard_jobs.Notes(path.parent)
     notes.path(0).write_bytes(path.read_bytes())
     if shard_jobs._is_done(Job(), notes, 0):  # type: ignore[arg-type]
-        results = shard_jobs.run(Job(), 1, path.parent, result=pseudo_label.note(3))  # type: ignore[arg-type]
+        results = shard_jobs.run(
+            Job(),  # type: ignore[arg-type]
+            1,
+            path.parent,
+            result=pseudo_label.note(3),
+        )
         pseudo_label.summarize(results, ["a", "b", "c"])
 
 
@@ -257,7 +262,7 @@ KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yields the path of every part of a JSON value but itself; of a list, of the first two."""
+    """Yields the path of every part of a JSON value but itself; of a list, of its first two."""
     for key in (
         value
         if isinstance(value, dict)
@@ -270,7 +275,10 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def damaged(value: Any) -> Iterator[str | bytes]:
-    """Yields texts that are cut or no JSON, and `value` with a part left out or replaced, as JSON."""
+    """Yields texts that are cut or no JSON.
+
+    Also yields `value` with a part left out or replaced, as JSON.
+    """
     yield from TEXTS
     text = json.dumps(value)
     yield from (text[: len(text) * i // 7] for i in range(1, 7))

@@ -70,7 +70,7 @@ def test_possible_values_pass():
         ({"inner": 3}, "config.inner is 3; it must be a section, with name"),
         ({"rat": 3}, "config.rat: no such setting; did you mean rate?"),
         ({"xyz": 3}, "config.xyz: no such setting; known: rate, steps, strides, ops, flip, inner"),
-        # The first one of two.
+        # The message names the first of two wrong values.
         ({"inner": {"name": 1}, "rate": 7}, "config.rate is 7; it must be at least 0 and below 1"),
     ],
 )

@@ -25,7 +25,7 @@ class keras:
 
 
 def site(tmp_path: Path, version: str = "2.21.0", keras: str = "3.0.0", legacy: str = "") -> Path:
-    """A directory with a TensorFlow, a Keras and perhaps a tf-keras that are nothing but names."""
+    """Makes a directory with packages that are only names: TensorFlow, Keras, perhaps tf-keras."""
     for name in ("tensorflow", "keras", *(["tf_keras"] if legacy else [])):
         (tmp_path / name).mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text(
@@ -43,7 +43,7 @@ def site(tmp_path: Path, version: str = "2.21.0", keras: str = "3.0.0", legacy: 
 
 def run(program: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
-    # -S: without the packages that are installed.
+    # -S hides the installed packages.
     environment = {**kept, "PYTHONPATH": f"{path}:{ROOT}", **environment}
     return subprocess.run(
         [sys.executable, "-S", "-c", program],
@@ -91,10 +91,11 @@ def test_a_newer_tensorflow_is_one_warning(tmp_path: Path) -> None:
         " tensorflow'], stderr=-1).stderr)"
     )
     done = run(f"{IMPORT}; {again}", site(tmp_path, version="2.100.0rc1", legacy="2.100.0"))
+    # A process that this one starts does not repeat the warning.
     assert (done.returncode, done.stdout) == (
         0,
         "1\nb''\n",
-    )  # a process that it starts does not repeat it
+    )
     assert (
         done.stderr
         == f"warning: TensorFlow 2.100.0rc1 is newer than {stack.NEWEST}, the newest that this"

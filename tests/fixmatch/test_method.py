@@ -1,4 +1,7 @@
-"""FixMatch: its loss and its step against numpy and the equations of Sohn et al. 2020, Section 2.2; its recipe trains."""
+"""FixMatch: its loss and its step against numpy, and its recipe trains.
+
+The equations are those of Sohn et al. 2020, Section 2.2.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks on keras-cv's backbones: what they compute, their noise, their names of blocks, and published weights."""
+"""Networks on keras-cv's backbones: results, noise, names of blocks, and published weights."""
 
 import keras_cv
 import numpy as np
@@ -60,7 +60,7 @@ def of_package(name, **options):
 
 
 def test_the_names_are_those_of_the_package():
-    """All of its presets of these classes."""
+    """The names are all of the package's presets of these classes."""
     kinds = {row.kind: getattr(keras_cv.models, row.kind) for row in backbones.BACKBONES.values()}
     weights = {name: kind for kind, cls in kinds.items() for name in cls.presets_with_weights}
     without = {name for cls in kinds.values() for name in cls.presets_without_weights}
@@ -120,9 +120,8 @@ def test_initial_weights_are_a_function_of_the_seed(name):
         (a != b.numpy()).any()
         for a, b in zip(kernels, [w for w in other.trainable_weights if "kernel" in w.name])
     )
-    assert len({kernel.tobytes() for kernel in kernels}) == len(
-        kernels
-    )  # keras-cv draws equal ones for equal shapes
+    # keras-cv draws equal kernels for equal shapes.
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
 def test_noise_is_a_function_of_step_and_row():
@@ -255,7 +254,7 @@ def close(actual, expected):
 
 
 class TestPublishedWeights:
-    """With files that keras-cv itself writes, in the folder where a user would put them."""
+    """Files that keras-cv itself writes, in the folder where a user would put them."""
 
     PRESET, NAME = "mobilenet_v3_small_imagenet", "keras_cv/mobilenet_v3_small"
 

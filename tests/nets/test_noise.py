@@ -64,9 +64,8 @@ def test_keep_rates_of_every_block_of_b0() -> None:
             deviations[block.name] = (is_kept.mean() - p) / np.sqrt(p * (1 - p) / draws)
     assert len(deviations) == 9  # b0's blocks with a skip
     assert max(map(abs, deviations.values())) < 4
-    assert (
-        sum(z * z for z in deviations.values()) < 27.9
-    )  # chi-square of 9 degrees of freedom, 0.1 %
+    # Chi-square of 9 degrees of freedom, 0.1 %.
+    assert sum(z * z for z in deviations.values()) < 27.9
 
 
 def test_a_frozen_layer_makes_no_noise() -> None:
@@ -119,7 +118,7 @@ def test_noise_is_repeatable(make: Make, keep: float) -> None:
 
 
 def test_numbers_are_pinned() -> None:
-    """A run that is resumed after an update of the project goes on with the noise that it began with."""
+    """A run resumed after an update of the project goes on with the noise that it began with."""
     assert StochasticDepth(0.5, noise_id="block2b_drop").layer_index == -1138493832
     np.testing.assert_array_equal(
         kept(StochasticDepth(0.5, noise_id="block2b_drop"), 16)[:, 0].astype(int),
@@ -304,7 +303,7 @@ print("same")
 
 
 def test_two_replicas_draw_the_noise_of_one() -> None:
-    """In a process of its own: logical devices must be set before TensorFlow starts."""
+    """Runs in a process of its own: logical devices must be set before TensorFlow starts."""
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS],

@@ -89,7 +89,10 @@ def test_both_batches_share_their_batch_norm_statistics():
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
-    """Noise, clipping by the global norm, average and metrics included; dropout's noise belongs to the example."""
+    """Noise, clipping by the global norm, average and metrics are included.
+
+    Dropout's noise belongs to the example.
+    """
     inputs = tf.keras.Input([4, 4, 3])
     hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
     (x, y), (x_u, q) = batches(batch=6, ratio=2)
@@ -152,7 +155,10 @@ def test_norms_of_a_step():
 
 
 def test_accumulation_and_batch_norm():
-    """Each part has its own statistics, and the moving ones move with each: the documented difference."""
+    """The documented difference: each part has its own statistics.
+
+    The moving statistics move with each part.
+    """
     (x, y), (x_u, q) = batches(batch=4, ratio=1)
     model = small_classifier()
     student = NoisyStudent(model, accumulation=2)
@@ -184,7 +190,10 @@ def test_labels_made_within_the_step_equal_stored_ones():
 
 
 def test_labelled_examples_that_count_with_a_probability():
-    """The mean is over all, those left out with loss 0; which they are belongs to the example, whatever the parts."""
+    """The mean is over all examples. Examples that are left out have loss 0.
+
+    Which examples these are belongs to the example, whatever the parts.
+    """
     (x, y), unlabeled = batches(batch=6, ratio=2)
     counted = tf.random.stateless_uniform([6], [3, 0], alg="philox").numpy() < 0.5
     assert 0 < counted.sum() < 6
@@ -202,7 +211,7 @@ def test_labelled_examples_that_count_with_a_probability():
 
 
 def test_unlabelled_examples_without_model_noise():
-    """The losses of a network with dropout, against its own without: clean on the unlabelled half only."""
+    """Compares a network's losses with those without dropout: only the unlabelled half is clean."""
     inputs = tf.keras.Input([4, 4, 3])
     hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
     model = tf.keras.Model(
@@ -243,8 +252,8 @@ def test_unknown_choices():
 
 
 def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():
-    # Two blobs a class; the labelled images show one of them only, the pseudo-labels of a perfect
-    # teacher show both.
+    # There are two blobs a class. The labelled images show one of them only; the pseudo-labels of a
+    # perfect teacher show both.
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(3, 2, 4, 4, 3)).astype("float32")
     x = np.repeat(centers[:, 0], 4, 0) + 0.1 * rng.normal(size=(12, 4, 4, 3)).astype("float32")

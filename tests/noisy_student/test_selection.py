@@ -13,7 +13,10 @@ CLASSES = 7
 
 
 def _corpus(seed: int, size: int = 3000, steps: int = 50) -> dict[str, np.ndarray]:
-    """Unevenly filled classes (the last one empty), confidences on a coarse grid, so with many ties."""
+    """Returns unevenly filled classes (the last one is empty).
+
+    Confidences are on a coarse grid, so there are many ties.
+    """
     generator = np.random.Generator(np.random.PCG64([seed]))
     return {
         "classes": generator.choice(
@@ -35,7 +38,7 @@ def _cut(corpus: dict[str, np.ndarray], sizes: list[int]) -> list[dict[str, np.n
 
 
 def _brute_force(corpus: dict[str, np.ndarray], target: int) -> np.ndarray:
-    """Copies of each image, by sorting each class."""
+    """Returns the copies of each image, by sorting each class."""
     copies = np.zeros(len(corpus["classes"]), np.int64)
     for k in range(CLASSES):
         members = np.flatnonzero(corpus["classes"] == k)
@@ -58,7 +61,10 @@ def _counts(corpus: dict[str, np.ndarray]) -> np.ndarray:
 def test_equals_sorting(
     monkeypatch: pytest.MonkeyPatch, target: int, steps: int, entries: int
 ) -> None:
-    """All confidences equal, a few values, (nearly) all different; histograms that resolve at once or in many passes."""
+    """All confidences are equal, take a few values, or are (nearly) all different.
+
+    The histograms resolve at once or in many passes.
+    """
     monkeypatch.setattr(selection, "HISTOGRAM_ENTRIES", entries)
     corpus = _corpus(seed=target, steps=steps)
     shards = _cut(corpus, [1000, 0, 1999, 1])
@@ -76,7 +82,7 @@ def test_equals_sorting(
 
 @pytest.mark.parametrize("target", [None, 20, 333, 5000])
 def test_a_limit_before_the_target_equals_sorting(target: int | None) -> None:
-    """A limit of each class's own: as if the others were not there."""
+    """Each class has a limit of its own, as if the other images were not there."""
     corpus = _corpus(seed=8)
     counts = _counts(corpus)
     most = np.ceil(counts * np.array([0.1, 0.5, 1.0, 0.01, 0.3, 0.2, 1.0])).astype(np.int64)
@@ -186,7 +192,7 @@ def test_shared_values(window: int) -> None:
 
 
 def test_shared_values_takes_the_memory_of_three_windows() -> None:
-    """However many values there are; docs/scaling.md reckons with it."""
+    """This holds however many values there are; docs/scaling.md reckons with it."""
     window = 2**14
     shards = [
         np.arange(shard, 2**64, 2**64 // (4 * window), dtype=np.uint64) for shard in range(4)
@@ -200,7 +206,7 @@ def test_shared_values_takes_the_memory_of_three_windows() -> None:
 
 @pytest.mark.parametrize("records", [1, 500, 1999, 2000])
 def test_a_sample_is_as_large_as_asked_and_even(records: int) -> None:
-    """Against a sort of all records' numbers, SplitMix64's as written for whole numbers."""
+    """Compares with a sort of all records' numbers, SplitMix64's as written for whole numbers."""
     corpus = _corpus(seed=5)
     shards = _cut(corpus, [1000, 0, 2000])
     chosen = selection.select(shards, _counts(corpus), 400, threshold=0.3)

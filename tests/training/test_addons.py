@@ -1,4 +1,4 @@
-"""The optimizers of tensorflow-addons against their papers' formulas in numpy, and as parts of a training."""
+"""The optimizers of tensorflow-addons against their papers' formulas in numpy, and in training."""
 
 import importlib.util
 import subprocess
@@ -27,7 +27,10 @@ def made(name, decay=0.0, clip=0.0):
 
 
 def lamb(state, theta, g, rate, t, decay):
-    """You et al. 2020, Algorithm 2, with φ the identity; without trust ratio where there is no decay (gamma)."""
+    """You et al. 2020, Algorithm 2, with φ the identity.
+
+    There is no trust ratio where there is no decay (gamma).
+    """
     m = state["m"] = 0.8 * state.get("m", 0.0) + 0.2 * g
     v = state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
     update = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6) + decay * theta
@@ -36,7 +39,10 @@ def lamb(state, theta, g, rate, t, decay):
 
 
 def novograd(state, theta, g, rate, t, decay):
-    """Ginsburg et al. 2019, Algorithm 1, with the learning rate within the momentum and the weight decay beside it."""
+    """Ginsburg et al. 2019, Algorithm 1, with the weight decay as a step of its own.
+
+    The momentum includes the learning rate.
+    """
     square = np.sum(g**2)
     v = state["v"] = square if t == 1 else 0.98 * state["v"] + 0.02 * square
     m = state["m"] = 0.8 * state.get("m", 0.0) + rate * g / (np.sqrt(v) + 1e-7)
@@ -44,7 +50,10 @@ def novograd(state, theta, g, rate, t, decay):
 
 
 def radam(state, theta, g, rate, t, decay):
-    """Liu et al. 2020, Algorithm 2. The published code and this one rectify from ρ = 5 on, the paper above 4."""
+    """Liu et al. 2020, Algorithm 2.
+
+    The published code and this one rectify from ρ = 5 on, the paper above 4.
+    """
     m = state["m"] = 0.8 * state.get("m", 0.0) + 0.2 * g
     v = state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
     most = 2 / (1 - 0.999) - 1
@@ -81,7 +90,10 @@ def weights(rng):
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", ADDONS)
 def test_twenty_steps_of_the_formula(name, scaled):
-    """Clipped to a norm, with decoupled weight decay that leaves gamma alone; a step that overflows changes no weight."""
+    """Steps are clipped to a norm, with decoupled weight decay that leaves gamma alone.
+
+    A step that overflows changes no weight.
+    """
     rng = np.random.default_rng(0)
     variables, optimizer = weights(rng), made(name, DECAY, clip=0.5)
     if scaled:
@@ -144,7 +156,7 @@ def test_two_replicas_move_as_one():
 
 
 def compare_replicas():
-    """Raises AssertionError where two replicas move the weights otherwise than one device does."""
+    """Raises AssertionError if two replicas move the weights otherwise than one device does."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -45,11 +45,13 @@ def nothing(num_classes): pass
 def softmax(num_classes): return network(num_classes, activation="softmax")
 def other_classes(num_classes): return network(num_classes + 1)
 def half(num_classes): return network(num_classes, dtype="float16")
-def grey(num_classes): return tf.keras.Sequential([layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(num_classes)])
+def grey(num_classes): return tf.keras.Sequential([\
+layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(num_classes)])
 def penalised(num_classes): return network(num_classes, kernel_regularizer="l2")
 
 def convolutional(num_classes):
-    return tf.keras.Sequential([layers.Input((8, 8, 3)), layers.Conv2D(num_classes, 1), layers.GlobalAveragePooling2D()])
+    return tf.keras.Sequential([\
+layers.Input((8, 8, 3)), layers.Conv2D(num_classes, 1), layers.GlobalAveragePooling2D()])
 
 value = 3
 """

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be written, and directories with names that TensorFlow takes for patterns."""
+"""Checkpoints that cannot be written, and directory names that TensorFlow takes for patterns."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_a_directory_named_with_characters_of_patterns(tmp_path):
 
 @pytest.mark.parametrize("stored", ["TensorFlow 2.99, tf-keras 2.99", None])
 def test_another_stack_does_not_continue(tmp_path, monkeypatch, stored):
-    """Earlier versions stored no stack: theirs was the classic one."""
+    """Earlier versions stored no stack: their checkpoints were the classic stack's."""
     kept = checkpoints(tmp_path, 4.0)
     kept.save(4)
     named = tmp_path / "ckpt-4.stack"

@@ -29,7 +29,7 @@ def network(seed):
 
 
 def made(method):
-    """A compiled trainer."""
+    """Returns a compiled trainer."""
     one, common = network(1), {"ema_decay": 0.9, "seed": 3}
     if method == "meta_pseudo_labels":
         pair = MetaPseudoLabels(network(2), one, pseudo_labels="soft", **common)
@@ -62,7 +62,7 @@ def data(method):
 
 
 def trained(jit_compile=False, steps_per_execution=1):
-    """(mean loss of the steps, all weights and averages)"""
+    """Returns (mean loss of the steps, all weights and averages)."""
     trainer = made("supervised")
     trainer.jit_compile = jit_compile
     trainer.steps_per_execution = steps_per_execution
@@ -94,7 +94,10 @@ def test_a_compiled_step_is_the_same_step(method):
 
 
 def test_settings_of_an_execution_leave_the_steps_as_they_are():
-    """Several steps at once to the bit, where the last execution has fewer, too; compiled ones within rounding."""
+    """Several steps at once give the same bits, also if the last execution has fewer steps.
+
+    Compiled steps agree within rounding.
+    """
     one, several, compiled = trained(), trained(steps_per_execution=2), trained(jit_compile=True)
     assert several[0] == one[0]
     np.testing.assert_array_equal(several[1], one[1])

@@ -91,7 +91,7 @@ def test_closed_copies_end_their_maps() -> None:
 
 @pytest.fixture(name="visible")
 def _visible(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A machine with four GPUs; what `set_visible_devices` was given."""
+    """A machine with four GPUs; returns what `set_visible_devices` was given."""
     given: list[Any] = []
     monkeypatch.setattr(
         tf.config,

@@ -1,4 +1,6 @@
-"""Both methods' steps on other devices: four replicas do what one does, and nothing in them is beyond a TPU.
+"""Both methods' steps on other devices.
+
+Four replicas do what one device does, and nothing in the steps is beyond a TPU.
 
 As a program (`python -m tests.training.test_devices`) it prints what four replicas computed:
 TensorFlow splits the CPU only before its first use.
@@ -26,8 +28,9 @@ from training.optimizers import RMSProp
 METHODS = ("noisy_student", "meta_pseudo_labels")
 K, B, RATIO, REPLICAS = 3, 8, 2, 4
 
-# Of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and arguments
-# come to it by its own feeds. And calls of functions, whose ops are listed with the others.
+# Ops of the distribution, not of the step: a TPU has CrossReplicaSum for the collectives, and
+# arguments come to it by its own feeds. Also calls of functions, whose ops are listed with the
+# others.
 COLLECTIVES = {"CollectiveReduceV2", "CollectiveGatherV2", "CollectiveInitializeCommunicator"}
 PLUMBING = {
     *COLLECTIVES,
@@ -83,16 +86,16 @@ def trainer(
 
 
 def batch(method: str, part: slice = slice(None)):
-    """A global batch or a part of it; rows are cut alike from all streams, so `part` is in 1/REPLICAS of them."""
+    """Returns a global batch or a part of it.
+
+    Rows are cut alike from all streams, so `part` is in 1/REPLICAS of them.
+    """
     rng = np.random.default_rng(0)
     x, first, second = (
         rng.uniform(0, 4, (n, 4, 4, 3)).astype("float32") for n in (B, B * RATIO, B * RATIO)
     )
-    for images in (
-        x,
-        first,
-        second,
-    ):  # each part is of another brightness, so that its statistics are its own
+    # Each part is of another brightness, so that its statistics are its own.
+    for images in (x, first, second):
         images += np.repeat(np.arange(REPLICAS), len(images) // REPLICAS)[:, None, None, None]
     y, q = rng.integers(0, K, B), rng.dirichlet(np.ones(K), B * RATIO).astype("float32")
 
@@ -104,7 +107,7 @@ def batch(method: str, part: slice = slice(None)):
 
 
 def state(one) -> np.ndarray:
-    """All weights and averages."""
+    """Returns all weights and averages."""
     return np.concatenate(
         [np.ravel(v.numpy()) for v in (*one.variables, *one.ema.shadows) if v.dtype.is_floating]
     )
@@ -112,7 +115,7 @@ def state(one) -> np.ndarray:
 
 def on_one_device(method: str, steps: int, part: slice = slice(None), **options) -> np.ndarray:
     one = trainer(method, **options)
-    for _ in range(steps):  # they are over before a graph of one is made
+    for _ in range(steps):  # eager steps end before a step's graph is made
         one.train_step(batch(method, part))
     one.reset_metrics()
     return state(one)
@@ -127,12 +130,15 @@ PARTS: dict[str, dict[str, Any]] = {
         "uda_ramp_steps": 0,
     },
 }
-"""What a step can be put together from the parts' steps with: noise goes by the row in the batch, feedback by the whole step's student."""
+"""Options with which a step can be put together from the steps on its parts.
+
+Noise goes by the row in the batch, and feedback by the whole step's student.
+"""
 
 
 @pytest.fixture(scope="module")
 def four():
-    """What `main` prints."""
+    """Returns what `main` prints."""
     command = [sys.executable, "-m", "tests.training.test_devices"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -141,7 +147,7 @@ def four():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_four_replicas_do_what_one_does(four, method):
-    """Two steps with all noise, synchronised BatchNorm: weights, statistics, averages."""
+    """Makes two steps with all noise and synchronised BatchNorm: weights, statistics, averages."""
     expected, start = on_one_device(method, 2), on_one_device(method, 0)
     assert np.abs(expected - start).max() > 1e-3
     np.testing.assert_allclose(
@@ -151,7 +157,10 @@ def test_four_replicas_do_what_one_does(four, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_norm_of_each_replica_is_that_of_its_part(four, method):
-    """The documented difference: a step is the mean of the steps on the parts, moving variances are means of the parts' variances."""
+    """The documented difference: a step is the mean of the steps on the parts.
+
+    Moving variances are means of the parts' variances.
+    """
     options = PARTS[method]
     parts = [
         on_one_device(method, 1, slice(i, i + 1), synchronized=False, **options)
@@ -168,10 +177,9 @@ def test_four_replicas_evaluate_every_example_once(four, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_step_compiles_whole(method):
-    """XLA refuses a function with an op that it does not know, or with a shape that depends on data."""
-    options = (
-        {"approximate_feedback": True} if method == "meta_pseudo_labels" else {}
-    )  # which RMSProp needs
+    """XLA refuses a function with an unknown op, or with a shape that depends on data."""
+    # RMSProp needs the approximate feedback.
+    options = {"approximate_feedback": True} if method == "meta_pseudo_labels" else {}
     one = trainer(method, lambda: RMSProp(0.01), **options)
     before = state(one)
     values = tf.function(one.train_step, jit_compile=True)(batch(method))
@@ -181,7 +189,9 @@ def test_the_step_compiles_whole(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_distributed_step_has_no_op_that_TPUs_lack(four, method):
-    """Those that TensorFlow's compiler has no kernel for, and random ones with a state: XLA draws other numbers there than TensorFlow.
+    """TPUs lack the ops that TensorFlow's compiler has no kernel for.
+
+    Random ops with a state are excluded too: XLA draws other numbers there than TensorFlow.
 
     Sources: "Known issues", tensorflow.org/xla/known_issues; "Available TensorFlow ops",
       cloud.google.com/tpu/docs/tensorflow-ops.
@@ -212,7 +222,7 @@ def without_kernel(ops):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shapes_are_static(method):
-    """Of all tensors of a step on batches of a known size, which the data pipeline gives."""
+    """All tensors of a step have known shapes if the batches have, as the data pipeline's do."""
     one = trainer(method)
     graph = tf.function(one.train_step).get_concrete_function(batch(method)).graph
     open_ended = [
@@ -225,7 +235,7 @@ def test_shapes_are_static(method):
 
 
 def all_ops(graph_def) -> list[str]:
-    """Types of the ops of a graph and of the functions it calls."""
+    """Returns the types of the ops of a graph and of the functions it calls."""
     names = {function.signature.name for function in graph_def.library.function}
     nodes = [
         *graph_def.node,
@@ -235,7 +245,11 @@ def all_ops(graph_def) -> list[str]:
 
 
 def main() -> None:
-    """Prints the state after two synchronised steps, after one without, the count of an evaluation, and the step's ops."""
+    """Prints what four replicas computed.
+
+    These are the state after two synchronised steps, the state after one without, the count of an
+    evaluation, and the step's ops.
+    """
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * REPLICAS
@@ -257,9 +271,8 @@ def main() -> None:
         with strategy.scope():
             one = trainer(method)
         one.fit(dataset(method), steps_per_epoch=2, verbose=0)
-        (traced,) = (
-            one.train_function._list_all_concrete_functions()
-        )  # asking for it by its arguments would trace it again
+        # Asking for the function by its arguments would trace it again.
+        (traced,) = one.train_function._list_all_concrete_functions()
         found["ops"] = all_ops(traced.graph.as_graph_def())
         one.reset_metrics()
         found["synchronized"] = state(one).tolist()

@@ -42,7 +42,7 @@ def test_covers_batch_norm_statistics_and_swaps_back_exactly():
 
 
 def test_what_is_read_of_three_replicas_is_what_each_holds(tmp_path):
-    """In a process of its own, because TensorFlow splits the CPU into devices only before its first use."""
+    """Runs in a process of its own: TensorFlow splits the CPU only before its first use."""
     program = """
 import sys
 import numpy as np, tensorflow as tf
@@ -51,7 +51,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(3)])
 with strategy.scope():
-    ema = ExponentialMovingAverage([tf.Variable(np.random.default_rng(0).normal(size=1000).astype("float32"))], 0.9)
+    ema = ExponentialMovingAverage([\
+tf.Variable(np.random.default_rng(0).normal(size=1000).astype("float32"))], 0.9)
 values = strategy.experimental_local_results(ema.shadows[0])[1].numpy()
 checkpoint = tf.train.Checkpoint(ema=ema)
 checkpoint.restore(checkpoint.write(sys.argv[1]))

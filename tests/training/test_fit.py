@@ -38,7 +38,7 @@ def trainer(learning_rate=0.05):
 
 
 def batches(start):
-    """A function of the step, as `data.pipeline`'s batches are."""
+    """Returns data that are a function of the step, as `data.pipeline`'s batches are."""
 
     def batch(step):
         images = tf.random.stateless_uniform([6, 8, 8, 3], [7, step], maxval=255.0)
@@ -52,7 +52,7 @@ class Killed(Exception):
 
 
 def killed_at(step):
-    """Batches that end the run before it gets to `step`."""
+    """Returns batches that end the run before it gets to `step`."""
 
     def make(start):
         def fuse(i):
@@ -136,7 +136,7 @@ def losses(directory):
 
 
 def terminated_at(step):
-    """Batches that send SIGTERM to the run when `step` is read."""
+    """Returns batches that send SIGTERM to the run when `step` is read."""
 
     def make(start):
         def send(i):
@@ -155,7 +155,7 @@ def terminated_at(step):
 
 
 def test_the_time_left_leaves_the_first_step_out(tmp_path, capsys, monkeypatch):
-    """The first one takes 100 s, the others 20 s."""
+    """The first step takes 100 s, the others 20 s."""
     student = trainer()
 
     def clock():
@@ -259,9 +259,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, uninterrupted, capsys, ha
 
 def test_a_first_checkpoint_that_was_not_finished_is_none(tmp_path, uninterrupted, capsys):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001").write_bytes(
-        b"half"
-    )  # the index comes last
+    # The index comes last.
+    (tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001").write_bytes(b"half")
     for a, b in zip(uninterrupted[0], run(tmp_path)):
         np.testing.assert_array_equal(a, b)
     assert (
@@ -358,7 +357,7 @@ def kept_steps(directory):
 
 
 def scored(*scores):
-    """An evaluation at every second step, with these results."""
+    """Returns an evaluation at every second step, with these results."""
     rest = iter(scores)
     return {"evaluate_every": 2, "evaluate": lambda: {"top1": next(rest)}}
 
@@ -378,7 +377,10 @@ def test_the_best_evaluation_s_checkpoint_is_kept_and_others_for_good(tmp_path):
 
 
 def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
-    """The evaluation of step 6 is the best and is saved; the run is killed, goes on from there, and ends as it would have."""
+    """The evaluation of step 6 is the best, and its checkpoint is saved.
+
+    The run is killed, goes on from there, and ends as it would have.
+    """
     weights, _ = uninterrupted
     student = trainer()
     with pytest.raises((Killed, tf.errors.OpError)):
@@ -407,7 +409,10 @@ def evaluated_steps(directory):
 
 
 def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted):
-    """Killed before step 9, and started again after its end: each time it ends at step 10, with the same weights."""
+    """A run is killed before step 9, goes on, and is started again after its end.
+
+    Each time it ends at step 10, with the same weights.
+    """
     scores = {2: 0.1, 4: 0.4, 6: 0.4, 8: 0.2, 10: 0.3, 12: 0.9, 13: 0.9}
 
     def train(directory, make=batches, **more):
@@ -490,9 +495,8 @@ def test_a_training_is_not_done_where_its_data_end(tmp_path):
 
 def test_a_file_size_limit_does_not_end_a_training_in_silence(tmp_path, monkeypatch):
     def fail(*_):
-        raise tf.errors.OutOfRangeError(
-            None, None, "File too large"
-        )  # which Keras takes for the end of the data
+        # Keras takes this error for the end of the data.
+        raise tf.errors.OutOfRangeError(None, None, "File too large")
 
     monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
     with pytest.raises(InputError, match="file size limit reached for a checkpoint"):

@@ -1,4 +1,7 @@
-"""Frozen blocks stay as they are, noise and statistics included; a model at another resolution keeps its weights."""
+"""Frozen blocks stay as they are, noise and statistics included.
+
+A model at another resolution keeps its weights.
+"""
 
 import numpy as np
 import pytest
@@ -54,9 +57,8 @@ def test_frozen_blocks_do_not_learn_and_the_others_do(spec):
     assert 1 < len(fixed) < len(blocks) + 1
     for after in (values(model), averaged):
         for name, old in before.items():
-            assert np.array_equal(old, after[name]) == (name.partition("_")[0] in fixed), (
-                name
-            )  # moving statistics included
+            # Moving statistics are included.
+            assert np.array_equal(old, after[name]) == (name.partition("_")[0] in fixed), name
 
 
 def test_no_noise_in_frozen_blocks():

@@ -1,4 +1,7 @@
-"""Loss scaling under mixed_float16: both methods' steps against float32's, and steps whose gradients overflow."""
+"""Loss scaling under mixed_float16: steps against float32's, and steps that overflow.
+
+The steps are those of both methods.
+"""
 
 import contextlib
 import functools
@@ -72,7 +75,10 @@ def meta_pseudo_labels(feedback, scale=2.0**15, **options):
 
 
 def compiled(trainer, *made, scale):
-    """With the first optimizer at that loss scale, under mixed_float16."""
+    """Returns the trainer, compiled under mixed_float16.
+
+    The first optimizer has that loss scale.
+    """
     if tf.keras.mixed_precision.global_policy().name == "mixed_float16":
         made = (LossScale(made[0], initial_scale=scale), *made[1:])
     trainer.compile(*made)
@@ -81,7 +87,7 @@ def compiled(trainer, *made, scale):
 
 
 def moves(trainer, data, steps=3, graph=False):
-    """Returns how far the weights move. A few steps are over before a graph of one is made."""
+    """Returns how far the weights move. Eager steps end before a step's graph is made."""
     before = [v.numpy() for v in trainer.trainable_variables]
     step = lambda: trainer.train_step(data)  # noqa: E731
     step = tf.function(step) if graph else step
@@ -126,7 +132,10 @@ def test_steps_are_those_of_float32(name):
 
 @pytest.mark.parametrize("feedback", ["dot_product", "per_example", "soft"])
 def test_a_feedback_that_float16_could_not_hold(feedback):
-    """A student that is nearly right has small gradients; h, a product of two of them, is smaller still."""
+    """A student that is nearly right has small gradients.
+
+    h is a product of two of them, and smaller still.
+    """
 
     def measured():
         trainer, data = meta_pseudo_labels(feedback, baseline_decay=1.0)
@@ -158,9 +167,8 @@ def test_a_labelled_gradient_that_overflows_alone_lowers_its_own_scale(feedback)
     left_out = counts.index(1.0)
     assert left_out > 15 and counts == [0.0] * left_out + [1.0] * (30 - left_out)
     assert float(trainer.labeled_scale) == 2.0**12  # its largest
-    assert (
-        trainer.optimizer_settings["loss_scale"] == 2.0**15
-    )  # the student's own gradients are as they were
+    # The student's own gradients are as they were.
+    assert trainer.optimizer_settings["loss_scale"] == 2.0**15
     trainer.labeled_scale.assign(2.0**6)
     step()
     assert float(trainer.labeled_scale) == pytest.approx(2.0**6 * 2.0 ** (1 / 2000), rel=1e-6)
@@ -223,7 +231,7 @@ def test_small_gradients_do_not_vanish():
 
 @functools.lru_cache(maxsize=1)
 def teacher_without_feedback():
-    """The teacher's weights after a step that overflows: what its other losses do to it."""
+    """Returns the teacher's weights after a step that overflows: what its other losses do to it."""
     with policy("mixed_float16"):
         silent, data = MADE["none"](scale=2.0**40)
     moves(silent, data, steps=1)
@@ -296,7 +304,10 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path):
 
 
 def test_an_efficientnet_trains_in_float16():
-    """Its layers, BatchNorm in float32, noise and rematerialisation; one step is float32's within rounding."""
+    """Its layers, BatchNorm in float32, noise and rematerialisation work in float16.
+
+    One step is float32's within rounding.
+    """
     rng = np.random.default_rng(0)
     x, y = (
         tf.constant(rng.uniform(0, 255, (8, 32, 32, 3)), tf.float32),

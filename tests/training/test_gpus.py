@@ -1,4 +1,4 @@
-"""A GPU that TensorFlow cannot use is told, with TensorFlow's own reason."""
+"""A GPU that TensorFlow cannot use is reported, with TensorFlow's own reason."""
 
 import subprocess
 
@@ -9,10 +9,14 @@ from cli.errors import InputError
 from training import gpus, strategy
 
 LOG = """\
-2026-01-01 00:00:00.000000: I tensorflow/core/platform/cpu_feature_guard.cc:182] This TensorFlow binary is optimized.
-2026-01-01 00:00:00.100000: I external/local_tsl/tsl/platform/default/dso_loader.cc:70] Could not load dynamic library \
-'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: No such file or directory; LD_LIBRARY_PATH: /a
-2026-01-01 00:00:00.200000: W tensorflow/core/common_runtime/gpu/gpu_device.cc:2256] Cannot dlopen some GPU libraries. Please make sure
+2026-01-01 00:00:00.000000: I tensorflow/core/platform/cpu_feature_guard.cc:182] \
+This TensorFlow binary is optimized.
+2026-01-01 00:00:00.100000: I external/local_tsl/tsl/platform/default/dso_loader.cc:70] \
+Could not load dynamic library \
+'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared object file: \
+No such file or directory; LD_LIBRARY_PATH: /a
+2026-01-01 00:00:00.200000: W tensorflow/core/common_runtime/gpu/gpu_device.cc:2256] \
+Cannot dlopen some GPU libraries. Please make sure
 """
 MISSING = (
     "Could not load dynamic library 'libcudnn.so.8'; dlerror: libcudnn.so.8: cannot open shared"

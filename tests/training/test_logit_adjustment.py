@@ -24,7 +24,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
 def brute_force(logits, labels, tau, counts=COUNTS):
-    """Menon et al. 2021, eq. 10, example by example: log(1 + Σ_{k≠y} (π_k / π_y)^τ e^{z_k − z_y})."""
+    """Menon et al. 2021, eq. 10, by example: log(1 + Σ_{k≠y} (π_k / π_y)^τ e^{z_k − z_y})."""
     found = []
     for z, y in zip(np.asarray(logits, float), labels):
         others = [
@@ -43,7 +43,10 @@ def test_the_loss_is_the_paper_s(tau):
 
 
 def test_its_optimum_answers_as_if_all_classes_were_equally_frequent():
-    """Of images with p(class | image) = q, the expected loss is least where the softmax is ∝ q / π (τ = 1)."""
+    """The expected loss is least where the softmax is ∝ q / π (τ = 1).
+
+    The images have p(class | image) = q.
+    """
     q = np.array([0.5, 0.3, 0.2])
     z = tf.Variable(np.log(q / np.array(COUNTS))[np.newaxis].astype("float32"))
     with tf.GradientTape() as tape:
@@ -54,7 +57,7 @@ def test_its_optimum_answers_as_if_all_classes_were_equally_frequent():
 
 
 def network(seed):
-    """Images (4, 4, 3) to three logits, without noise."""
+    """Returns a network from images (4, 4, 3) to three logits, without noise."""
     kernel = tf.keras.initializers.RandomNormal(stddev=0.01, seed=seed)
     inputs = tf.keras.Input([4, 4, 3])
     return tf.keras.Model(
@@ -112,7 +115,7 @@ def test_meta_pseudo_labels_adjusts_the_teacher_s_loss_and_the_one_that_the_feed
 
 
 def inputs(directory, **per_class):
-    """Inputs of a training whose data have so many labeled images of each class."""
+    """Returns inputs of a training whose data have so many labeled images of each class."""
     directory.mkdir()
     write_json(directory / "summary.json", {"splits": {"labeled": {"per_class": per_class}}})
     names = tuple(sorted(per_class))

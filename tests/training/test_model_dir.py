@@ -79,7 +79,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
 
 
 def copied(directory, to):
-    """A copy of a `model/` directory as the finished run `to`."""
+    """Returns a copy of a `model/` directory as the finished run `to`."""
     shutil.copytree(directory, to / "model")
     (to / "summary.json").write_text("{}")
     return to / "model" / "model.weights.h5", to / "model" / "model.json"
@@ -113,17 +113,17 @@ def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, c
     assert re.fullmatch(
         r"note: .*model.weights.h5 cannot be verified: .*\n", capsys.readouterr().err
     )
-    assert (
-        workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before
-    )  # as it was made before
+    # Earlier versions made the fingerprint in this way.
+    assert workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(saved, tmp_path, monkeypatch):
     def fail(path):
         path.write_bytes(b"half")
+        # This is h5py's message.
         raise OSError(
             "Unable to extend file properly, errno = 27, error message = 'file too large'"
-        )  # as h5py says it
+        )
 
     monkeypatch.setattr(saved[0], "save_weights", fail)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The optimizers against their recurrences written in numpy, and RMSProp against TensorFlow 1's numbers."""
+"""The optimizers against their recurrences in numpy, and RMSProp against TensorFlow 1's numbers."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,11 @@ def rounding(policy):
 
 
 UNIT = {"float32": 2.0**-23, "mixed_float16": 2.0**-10, "mixed_bfloat16": 2.0**-7}
-"""Distance of 1 and the next number. A product is off by at most that on every CPU: those with
-bfloat16 instructions round to the nearest number, Eigen's kernels on the others cut digits off."""
+"""Distance of 1 and the next number.
+
+A product is off by at most that on every CPU. CPUs with bfloat16 instructions round to the nearest
+number; on the others, Eigen's kernels cut digits off.
+"""
 
 
 def rmsprop(state, theta, g, rate, t):
@@ -219,7 +222,10 @@ SGD, Adam = tf.keras.optimizers.SGD, tf.keras.optimizers.Adam
     ],
 )
 def test_the_linear_factor_is_that_of_the_second_step(make, factor):
-    """Two optimizers of one past: what their second moves differ by is what their gradients differ by, times -factor."""
+    """Two optimizers of one past make different second moves.
+
+    The moves differ by -factor times what the gradients differ by.
+    """
     moved = []
     for second in ([1.0, -2.0], [0.5, 3.0]):
         optimizer, variable = make(), tf.Variable([1.0, 2.0])

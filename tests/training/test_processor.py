@@ -1,4 +1,4 @@
-"""Checks whether operations run on oneDNN: by the CPU's instructions, the network and the size of its images."""
+"""Checks whether operations run on oneDNN: by CPU instructions, network and image size."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_users_own_value_stays(cpu, monkeypatch) -> None:
 
 
 def test_a_command_chooses_before_tensorflow_is_imported() -> None:
-    """`describe` in the process of a command, and no TensorFlow yet when the choice is made."""
+    """Prints `describe` in the process of a command; there is no TensorFlow yet at the choice."""
     program = f"""
 import sys
 from cli import app
@@ -129,7 +129,8 @@ def choose(*given):
     sys.exit()
 
 chosen, processor.choose = processor.choose, choose
-sys.argv[1:] = ["noisy_student", "--config={ROOT}/configs/noisy_student/digits.py", "--workdir=w", "--dry_run"]
+sys.argv[1:] = ["noisy_student", "--config={ROOT}/configs/noisy_student/digits.py", \
+"--workdir=w", "--dry_run"]
 app.main()
 """
     environment = {key: value for key, value in os.environ.items() if key != processor.VARIABLE}

@@ -37,19 +37,18 @@ def wide_resnet():
 
 
 def step(model, rematerialize):
-    """Loss and gradients; what the model holds afterwards are the statistics after one step."""
+    """Returns loss and gradients. The model then holds the statistics after one step."""
     forward = training_pass(model, rematerialize)
     with tf.GradientTape() as tape:
         with model_noise(3, 4, tf.range(6), 6):
             logits = forward(IMAGES)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
-    return loss, tape.gradient(
-        loss, model.trainable_variables
-    )  # outside of the noise's context, on purpose
+    # The gradient is taken outside of the noise's context, on purpose.
+    return loss, tape.gradient(loss, model.trainable_variables)
 
 
 def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
-    """Eagerly, where the same operations run one by one: bit for bit."""
+    """They agree bit for bit eagerly, where the same operations run one by one."""
     plain, model = efficientnet(), efficientnet()
     start = [v.numpy() for v in plain.non_trainable_variables]
     drops = [layer for layer in model.layers if layer.name.endswith("_drop")]
@@ -82,7 +81,10 @@ def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
 
 @pytest.mark.parametrize("make", [wide_resnet, efficientnet])
 def test_the_derivative_along_a_change_of_the_weights(make):
-    """By blocks and in one, against TensorFlow's forward mode; BatchNorm's coupling and the noise are in it."""
+    """By blocks and in one, against TensorFlow's forward mode.
+
+    BatchNorm's coupling and the noise are in it.
+    """
     model = make()
     variables = model.trainable_variables
     along = [tf.random.stateless_normal(v.shape, [i, 1]) for i, v in enumerate(variables)]
@@ -112,7 +114,10 @@ def test_the_derivative_along_a_change_of_the_weights(make):
 
 
 def test_the_derivative_passes_fixed_blocks():
-    """Of the stem and the first blocks nothing is trained; nor is anything of the whole network in the second case."""
+    """Nothing of the stem and the first blocks is trained.
+
+    In the second case nothing of the whole network is trained.
+    """
     model = wide_resnet()
     freeze_blocks(model, 1)
     along = {v.ref(): tf.ones_like(v) for v in model.trainable_variables}
@@ -146,7 +151,10 @@ def test_weights_of_another_moment_and_back():
 
 @pytest.mark.parametrize("feedback", ["soft", "per_example"])
 def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
-    """h_ik and with it the teacher's step, eagerly, of networks with BatchNorm and noise: within float32's rounding."""
+    """h_ik, and with it the teacher's step, agrees eagerly within float32's rounding.
+
+    The networks have BatchNorm and noise.
+    """
     h, weights = [], []
     for rematerialize in (False, True):
         options = {
@@ -216,7 +224,7 @@ VECTORS = tf.random.stateless_normal([6, 4], [3, 4])
 
 
 def eagerly(rematerialize):
-    """Two plain steps end before a graph of one is made. With 16 bits a graph rounds otherwise."""
+    """Two plain steps end before a step's graph is made. With 16 bits a graph rounds otherwise."""
     return not rematerialize and tf.keras.mixed_precision.global_policy().name == "float32"
 
 

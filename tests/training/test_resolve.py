@@ -139,7 +139,10 @@ def test_what_decides_the_length_is_said():
 
 
 def test_steps_given_for_another_batch_are_as_many_epochs():
-    """All durations in steps, of the networks' own sections, too; other numbers stay, and so does the recipe."""
+    """All durations in steps are scaled, those of the networks' own sections too.
+
+    Other numbers stay, and so does the recipe.
+    """
     train = section(steps=1000, batch_size=16, steps_for_batch=128, log_every=10)
     train["uda"] = {"ramp_steps": 50, "weight": 2.0}
     train["student"] = {"schedule": {"warmup_steps": 25, "wait_steps": 0, "base": 0.1}}

@@ -1,4 +1,7 @@
-"""Schedules against the release's numbers (facts of the EfficientNet recipe at batch 2048) and closed forms."""
+"""Schedules against closed forms and the release's numbers.
+
+The numbers are facts of the EfficientNet recipe at batch 2048.
+"""
 
 import math
 

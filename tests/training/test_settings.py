@@ -56,6 +56,6 @@ def test_values_that_a_training_can_use():
         "name": "wrn_28_2",
         "variant": "release",
         "dropout": None,
-    }  # a builder's own argument
+    }  # `variant` is a builder's own argument
     own = {"image_size": None, "mean": [1, 2, 3], "randaugment_layers": 0}
     settings.check({"model": network, "preprocessing": own, "epochs": 0.5, "batch_size": 1}, TRAIN)

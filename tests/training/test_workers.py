@@ -1,4 +1,7 @@
-"""Two processes as one run: one of them is killed; and what is refused. `./run_tool.sh kill_at_random` compares the weights, too."""
+"""Two processes as one run: one of them is killed; and what is refused.
+
+`./run_tool.sh kill_at_random` compares the weights, too.
+"""
 
 import json
 import signal
@@ -29,7 +32,7 @@ RECIPE = [
 
 
 def start(workdir, data, *more):
-    """The two processes, chief first."""
+    """Yields the two processes, chief first."""
     with (
         socket.create_server(("127.0.0.1", 0)) as first,
         socket.create_server(("127.0.0.1", 0)) as second,
@@ -57,7 +60,10 @@ def data(tmp_path_factory):
 
 
 def signalled(workdir, data, number, *more):
-    """Sends the second process a signal once there is a checkpoint: the log's lines then, and of each the code, output and errors."""
+    """Sends the second process a signal once there is a checkpoint.
+
+    Returns the log's lines at that time, and the code, output and errors of each process.
+    """
     processes = list(start(workdir, data, *more))
     try:
         while not any((workdir / "checkpoints").glob("*.index")) and processes[0].poll() is None:
@@ -78,9 +84,8 @@ def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path, d
     assert code == workers.LOST, errors
     assert "another worker of this run is gone" in errors and "Traceback" not in errors
     assert "2 replicas" in output
-    assert (
-        rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1
-    )  # of 13 images, each counted once, or the evaluation had failed
+    # The evaluation counts each of 13 images once, or it would have failed.
+    assert rows[0]["step"] == 2 and 0 <= rows[0]["eval_top1"] <= 1
     assert {path.name for path in workdir.iterdir()} == {
         "config.json",
         "checkpoints",
@@ -93,7 +98,7 @@ def test_a_killed_worker_ends_the_other_and_the_files_are_the_chiefs(tmp_path, d
 
 def test_a_terminated_worker_ends_both_with_a_checkpoint(tmp_path, data):
     workdir = tmp_path / "teacher"
-    # During an evaluation SIGTERM ends a worker at once, so there is none.
+    # During an evaluation SIGTERM ends a worker at once, so this run has no evaluations.
     _, processes = signalled(workdir, data, signal.SIGTERM, "--config.teacher.evaluate_every=0")
     for code, _, errors in processes:
         assert code == EXIT_CODE, errors

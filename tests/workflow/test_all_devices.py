@@ -1,7 +1,7 @@
 """Labels, evaluation and predictions are the same bytes on one, two and four devices.
 
-As a program (`python -m tests.workflow.test_all_devices DIR`) it makes them on two and four logical
-CPU devices: TensorFlow splits the CPU only before its first use.
+Run as a program, `python -m tests.workflow.test_all_devices DIR` makes them on two and four logical
+CPU devices. TensorFlow splits the CPU only before its first use.
 """
 
 from __future__ import annotations

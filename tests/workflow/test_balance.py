@@ -38,23 +38,24 @@ THRESHOLD = 0.5
 
 
 def _confidences() -> dict[str, tuple[int, float]]:
-    """key -> (class, confidence): per class distinct ones from just above the threshold, and three not above it."""
+    """Returns key -> (class, confidence).
+
+    Each class has distinct confidences from just above the threshold, and three not above it.
+    """
     images = {}
     for label, count in PER_CLASS.items():
         for i in range(count):
             images[f"é/{label}-{i}.png"] = (label, 0.51 + 0.4 * (i + 1) / count)
         for i in range(3):
-            images[f"low/{label}-{i}.png"] = (
-                label,
-                0.4 + 0.05 * i,
-            )  # the last one is exactly at the threshold
+            # The last one is exactly at the threshold.
+            images[f"low/{label}-{i}.png"] = (label, 0.4 + 0.05 * i)
     return images
 
 
 def _distribution(label: int, confidence: float) -> np.ndarray:
     probabilities = np.full(len(LABEL_NAMES), (1 - confidence) / (len(LABEL_NAMES) - 1), np.float32)
     probabilities[label] = confidence
-    if confidence == 0.5:  # sums to 1 in float16 too, so that reading it changes nothing
+    if confidence == 0.5:  # sums to 1 in float16, too: reading it changes nothing
         probabilities[:] = 0
         probabilities[label : label + 2] = 0.5
     return probabilities
@@ -63,7 +64,10 @@ def _distribution(label: int, confidence: float) -> np.ndarray:
 def _make_inputs(
     root: Path, shuffled: bool = False, keys: list[str] | None = None, shards: int = 4
 ) -> None:
-    """Writes root/data and root/predictions; in shards, each key's image and prediction in shards of the same number."""
+    """Writes root/data and root/predictions, in shards.
+
+    A key's image and its prediction are in shards of the same number.
+    """
     images = _confidences()
     if keys is None:
         keys = [
@@ -120,7 +124,7 @@ def _run(root: Path, workdir: str = "balanced", config: ConfigDict | None = None
 
 
 def _copies(directory: Path) -> dict[str, int]:
-    """key -> how often it was written; checks every record and the manifest on the way."""
+    """Returns key -> how often it was written; checks every record and the manifest on the way."""
     manifest = read_manifest(directory, "pseudo_labeled")
     assert manifest.label_names == LABEL_NAMES
     copies: dict[str, int] = {}
@@ -153,7 +157,7 @@ def _files(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(name="root", scope="module")
 def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inputs, and root/balanced, an uninterrupted run."""
+    """Makes the inputs, and root/balanced, an uninterrupted run."""
     root = tmp_path_factory.mktemp("balance")
     _make_inputs(root)
     _run(root)
@@ -213,7 +217,10 @@ def test_a_confidence_band(root: Path) -> None:
 
 
 def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
-    """Exactly so many records of the balanced set, copies included; not what `fraction` gives."""
+    """`sample_images` draws exactly so many records of the balanced set, copies included.
+
+    The number does not depend on `fraction`.
+    """
     whole = _copies(_run(root, "whole", _config()))
     directory = _run(root, "drawn", _config(sample_images=11))
     drawn, summary = _copies(directory), read_json(directory / "summary.json")
@@ -227,7 +234,10 @@ def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
 
 
 def test_a_share_of_each_class(root: Path) -> None:
-    """Half of 30, 12 and 5 images; then 15, 6 and 3 of them become 6 each, of the most confident."""
+    """Half of 30, 12 and 5 images, rounded up, is kept.
+
+    Then the 15, 6 and 3 images become 6 each, of the most confident.
+    """
     half = _copies(_run(root, "share", _config(balance=False, share_per_class=0.5)))
     expected = {
         f"é/{label}-{i}.png" for label, count in PER_CLASS.items() for i in range(count // 2, count)
@@ -254,7 +264,7 @@ def test_a_fraction_is_drawn_by_seed(root: Path) -> None:
 
 
 def test_seed_chooses_the_copies(root: Path) -> None:
-    """Of 5 images, 3 are doubled, in one of ten ways; so not all of four seeds choose alike."""
+    """Of 5 images, 3 are doubled, in one of ten ways. So four seeds do not all choose alike."""
 
     def doubled(directory: Path) -> set[str]:
         return {key for key, n in _copies(directory).items() if n == 2}
@@ -306,7 +316,7 @@ def test_missing_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", [1, 40])
 def test_doubled_key(tmp_path: Path, second: int) -> None:
-    """In one shard, and in two."""
+    """A key is doubled in one shard, or in two."""
     keys = list(_confidences())
     keys[second] = keys[0]
     _make_inputs(tmp_path, keys=keys)
@@ -317,7 +327,7 @@ def test_doubled_key(tmp_path: Path, second: int) -> None:
 
 
 def test_doubled_keys_are_found_with_few_open_files(tmp_path: Path) -> None:
-    """A machine allows a process 1,024 of them, and a split has up to 16,384 shards."""
+    """A machine allows a process 1,024 open files, and a split has up to 16,384 shards."""
     files = tuple(f"predictions-{shard:05d}-of-00200" for shard in range(200))
     manifest = Manifest(
         tmp_path,
@@ -419,7 +429,7 @@ def test_predictions_of_other_data(root: Path, tmp_path: Path) -> None:
 
 
 def test_predictions_of_another_teacher(tmp_path: Path) -> None:
-    """One of their shards in the place of ours: as many records, with the same keys."""
+    """One of the other teacher's shards replaces ours: as many records, with the same keys."""
     _make_inputs(tmp_path)
     path = tmp_path / "predictions" / "predictions-00002-of-00004"
     keys = [read_prediction(record, len(LABEL_NAMES))[0] for record in read_shard(path)]
@@ -459,7 +469,10 @@ def test_a_manifest_of_other_predictions(
 
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_the_threshold_itself_is_not_higher(tmp_path: Path, top_k: int) -> None:
-    """float16 has 0.30005 for 0.3, which is above it; each image is in one of two neighbouring bands."""
+    """float16 has 0.30005 for 0.3, which is above the threshold.
+
+    Each image is in one of two neighbouring bands.
+    """
     confidences = np.array(
         [0.2995, 0.2999, 0.3, 0.3004, 0.31, 0.5996, 0.6, 0.6005, 0.7], np.float32
     )
@@ -509,7 +522,7 @@ def test_finished_is_left_alone(root: Path) -> None:
 
 
 class _Killed(BaseException):
-    """Like a signal, it passes every `except Exception`."""
+    """Like a signal, passes every `except Exception`."""
 
 
 @pytest.mark.parametrize(
@@ -568,7 +581,10 @@ test_balance._run(test_balance.Path(sys.argv[1]), "sigkill")
 
 
 def test_continues_after_sigkill(root: Path) -> None:
-    """A real one, in the middle of a shard; what the earlier shards wrote is not written again."""
+    """A real SIGKILL comes in the middle of a shard.
+
+    What the earlier shards wrote is not written again.
+    """
     repository = Path(__file__).resolve().parents[2]
     run = subprocess.run(
         [sys.executable, "-c", KILLED_RUN, str(root)],
@@ -588,7 +604,11 @@ def test_continues_after_sigkill(root: Path) -> None:
 
 
 def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of a shard of training records: one line, nothing half-written, and the same command goes on when there is room."""
+    """The disk is full in the middle of a shard of training records.
+
+    The stage ends with one line, and leaves nothing half-written. When there is room, the same
+    command goes on.
+    """
     workdir = root / tmp_path.name
     original, calls = balance.make_example, 0
 

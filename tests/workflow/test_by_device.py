@@ -1,4 +1,4 @@
-"""Network and resolution by the machine, told, and kept by a begun run."""
+"""The machine decides network and resolution; this is told, and a begun run keeps them."""
 
 import pytest
 
@@ -16,7 +16,7 @@ ON_GPU = ["--config.init=imagenet:b0", "--config.preprocessing.image_size=224"]
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch):
-    """A GPU is here, and the weights are."""
+    """Pretends that a GPU and the weights are here."""
     monkeypatch.setattr(by_device.gpus, "count", lambda: 1)
     monkeypatch.setattr(by_device.pretrained, "find", lambda name, model: None)
 

@@ -15,7 +15,7 @@ ADVICE = (
 
 
 def answers(*right):
-    """Answers of the teacher and students; each is right where its row of 0 and 1 says so."""
+    """Returns answers of teacher and students; each is right where its row of 0 and 1 says so."""
     right = np.array(right, bool)
     labels = np.arange(right.shape[1]) % 3
     chosen = np.where(right, labels, (labels + 1) % 3)
@@ -69,7 +69,7 @@ def test_every_comparison_is_printed_as_an_estimate():
 
 def test_a_student_is_compared_with_the_best_before_it():
     found = choice.decide(VALIDATION, answers(first(800), first(850), first(840), first(850)))
-    assert found["served"] == "student_1"  # the first of two that are as good
+    assert found["served"] == "student_1"  # the first of two equally good models
     assert [(row["to"], row["replaces"]) for row in found["comparisons"]] == [
         ("teacher", True),
         ("student_1", False),

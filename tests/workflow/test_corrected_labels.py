@@ -26,7 +26,10 @@ COLORS = {"blue": (0, 0, 120), "red": (120, 0, 0)}
 
 
 def images(folder, colors, first, shown_as=None):
-    """Writes 20 images of noise of each colour, in the class of that colour or in the one that `shown_as` gives for their number."""
+    """Writes 20 images of noise of each colour.
+
+    An image goes into the class of its colour, or into that which `shown_as` gives for its number.
+    """
     rng = np.random.default_rng(first)
     for name, color in colors.items():
         for number in range(20):
@@ -38,7 +41,7 @@ def images(folder, colors, first, shown_as=None):
 
 
 def top1(workdir, **flags):
-    """What a run's model has on the test images."""
+    """Returns the top-1 of a run's model on the test images."""
     config = recipes.from_flags(*FLAGS)
     prepare.main(config, str(workdir / "data"), **flags)
     train.main(config, str(workdir / "model"), str(workdir / "data"), section="teacher")

@@ -68,9 +68,8 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
         " config.preprocessing.image_size (now 224)"
     )
     lower = recipe(SMALL, "--config.preprocessing.image_size=224", "--config.student.batch_size=16")
-    assert cost.cost(lower, tmp_path / "w", *planned(lower, tmp_path / "w", photos))[
-        0
-    ].memory.fits  # the advice helps
+    # The advice helps.
+    assert cost.cost(lower, tmp_path / "w", *planned(lower, tmp_path / "w", photos))[0].memory.fits
     monkeypatch.setattr(gpus, "count", lambda: 1)
     monkeypatch.setattr(gpus, "memory", lambda: 80 * GIB)
     found, _ = cost.cost(config, tmp_path / "w", stages, counts)
@@ -133,9 +132,8 @@ def test_the_run_says_in_a_line_what_it_comes_to(photos, tmp_path, capsys):
     config = recipe(SMALL, *flags)
     stages, _ = planned(config, tmp_path / "w", photos)
     cost.announce(config, tmp_path / "w", photos, stages)
-    assert capsys.readouterr().out.startswith(
-        "to come: 6 trainings, 180 steps, 14,400 images"
-    )  # two folds, and all of them
+    # Two folds, and all images.
+    assert capsys.readouterr().out.startswith("to come: 6 trainings, 180 steps, 14,400 images")
     config = recipe(SMALL, *flags, "--config.crossfit.folds=0")
     cost.announce(config, tmp_path / "w", photos, stages)
     line = capsys.readouterr().out
@@ -145,13 +143,11 @@ def test_the_run_says_in_a_line_what_it_comes_to(photos, tmp_path, capsys):
     write_json(tmp_path / "w" / "teacher" / "summary.json", {})
     cost.announce(config, tmp_path / "w", photos, stages)
     assert capsys.readouterr().out.startswith("to come: 1 training, 30 steps, 3,840 images")
-    cost.announce(
-        config, tmp_path / "v", {**photos, "labeled": str(tmp_path / "away")}, stages
-    )  # its first stage says what is wrong
+    # The run's first stage says what is wrong.
+    cost.announce(config, tmp_path / "v", {**photos, "labeled": str(tmp_path / "away")}, stages)
     expected = recipe("imagenet.py:b0")
-    cost.announce(
-        expected, tmp_path / "v", {}, loop.plan(expected, tmp_path / "v", {}, "auto")
-    )  # not prepared: nothing is known
+    # The data are not prepared: nothing is known.
+    cost.announce(expected, tmp_path / "v", {}, loop.plan(expected, tmp_path / "v", {}, "auto"))
     assert not capsys.readouterr().out
 
 

@@ -132,7 +132,7 @@ def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
 
 
 def images(directory):
-    """Key -> SHA-256 of the file of each image of a split."""
+    """Returns key -> SHA-256 of the file of each image of a split."""
     manifest = records.read_manifest(directory)
     features = [
         tf.train.Example.FromString(record).features.feature
@@ -149,7 +149,7 @@ def images(directory):
 
 @pytest.fixture(name="folders")
 def _folders(tmp_path):
-    """Two classes of ten colors of noise, and a pool with half of them and six others."""
+    """Makes two classes of ten colors of noise, and a pool of half of these and six others."""
     rng = np.random.default_rng(0)
     for i in range(26):
         pixels = rng.integers(0, 120, (20, 20, 3)) + np.array((120, 0, 0) if i % 2 else (0, 0, 120))

@@ -1,4 +1,7 @@
-"""The data jobs on other engines: Beam's DaskRunner on two worker processes, one of which is killed, and processes of this machine."""
+"""The data jobs on other engines: Beam's DaskRunner, and processes of this machine.
+
+The DaskRunner has two worker processes. One of them is killed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ SHARDS = 12
 
 @pytest.fixture(name="options", scope="module")
 def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Beam's, for a cluster of two worker processes that stand in a folder of their own."""
+    """Returns Beam's options for a cluster of two worker processes in a folder of their own."""
     here = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     try:
@@ -71,7 +74,7 @@ def test_pseudo_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options:
 
 
 def _slow_down(started: Path) -> None:
-    """In a worker: writing a shard of training records takes its time, and tells who does it."""
+    """In a worker: makes writing a shard of training records slow, and tells who does it."""
     write_shard = balance.write_shard
 
     def slow(path: str, *arguments: Any, **options: Any) -> Any:
@@ -83,7 +86,10 @@ def _slow_down(started: Path) -> None:
 
 
 def _kill_in_the_middle(started: Path, notes: Path, killed: list[int]) -> None:
-    """Once two shards of training records are done and another is being worked on, kills the process that works on it."""
+    """Kills a process that is working on a shard of training records.
+
+    It waits until two other shards are done.
+    """
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         done = {path.stem for path in notes.glob("?????.json")}
@@ -115,9 +121,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     killer.join()
     assert killed and killed[0] != os.getpid(), "no worker was killed: the run ended too soon"
     direct = _shards(tmp_path / "direct")
-    assert len(direct) == 2 * SHARDS + 3 and direct == _shards(
-        tmp_path / "dask"
-    )  # each shard has its index
+    # Each shard has its index.
+    assert len(direct) == 2 * SHARDS + 3 and direct == _shards(tmp_path / "dask")
 
 
 def test_options_that_beam_does_not_know(capfd: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +170,10 @@ def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @dataclasses.dataclass
 class _Killed:
-    """A job whose worker is killed when it has written shard 1, before its note, unless the file `mended` is there."""
+    """A job whose worker is killed when it has written shard 1, before its note.
+
+    If the file `mended` is there, the worker is not killed.
+    """
 
     directory: Path
 
@@ -185,7 +193,10 @@ class _Killed:
 def test_a_killed_process_ends_the_job_at_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, exit code 75 and no process left; the next start does what is missing, and nothing else."""
+    """The job ends with one line and exit code 75, and no process is left.
+
+    The next start does what is missing, and nothing else.
+    """
     before = {process.pid for process in multiprocessing.active_children()}
     with pytest.raises(SystemExit) as ended:
         shard_jobs.run(_Killed(tmp_path), 4, tmp_path / "progress", PROCESSES)

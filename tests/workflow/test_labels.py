@@ -1,4 +1,4 @@
-"""The list of labels that a person looks at: its rows, the images to look at, and what the loop does."""
+"""The list of labels for a person: its rows, the images to look at, and what the loop does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def image(path):
     path.write_bytes(buffer.getvalue())
 
 
-ANSWERS = {  # key -> the teacher's and the student's
+ANSWERS = {  # key -> the teacher's and the student's answer
     "clear.png": ([0.90, 0.05, 0.05], [0.90, 0.05, 0.05]),
     "split/cat_or_dog.png": ([0.55, 0.40, 0.05], [0.45, 0.50, 0.05]),
     "dog_or_cat.png": ([0.44, 0.54, 0.02], [0.44, 0.54, 0.02]),
@@ -49,7 +49,7 @@ LABELED = {"cat/1.png": 0, "cat/wrong.png": 0, "dog/1.png": 1, "eel/1.png": 2}
 
 @pytest.fixture
 def run(tmp_path):
-    """Makes what the loop leaves behind after one iteration, as far as it is read."""
+    """Makes what the loop leaves behind after one iteration, as far as the list reads it."""
     for key in ANSWERS:
         image(tmp_path / "unlabeled" / key)
     for key in LABELED:
@@ -122,10 +122,30 @@ def test_a_row_for_each_image(run, capsys):
     assert tuple(found[0]) == labels.COLUMNS and len(found) == len(ANSWERS) + len(LABELED)
     by_file = {row["file"]: row for row in found}
     clear = by_file[str(run / "unlabeled/clear.png")]
-    assert {name: clear[name] for name in ("label", "confidence", "role", "kept", "why", "given", "teacher", "student", "ask")} == {
-        "label": "cat", "confidence": "0.9000", "role": "unlabeled", "kept": "2", "why": "", "given": "", "teacher": "cat",
-        "student": "cat", "ask": "",
-    }  # fmt: skip
+    assert {
+        name: clear[name]
+        for name in (
+            "label",
+            "confidence",
+            "role",
+            "kept",
+            "why",
+            "given",
+            "teacher",
+            "student",
+            "ask",
+        )
+    } == {
+        "label": "cat",
+        "confidence": "0.9000",
+        "role": "unlabeled",
+        "kept": "2",
+        "why": "",
+        "given": "",
+        "teacher": "cat",
+        "student": "cat",
+        "ask": "",
+    }
     between = by_file[str(run / "unlabeled/split/cat_or_dog.png")]
     assert (between["teacher"], between["student"], between["kept"]) == ("cat", "dog", "0")
     assert between["why"] == "only the 1 most confident of its class are kept"

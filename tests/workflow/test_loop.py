@@ -69,7 +69,10 @@ def test_an_online_student_needs_no_stored_labels():
 
 
 def of_selection(config):
-    """Returns name -> the balanced set that the stage labels again, of the stages that label and balance."""
+    """Returns name -> the balanced set that the stage labels again.
+
+    Covers the stages that label and balance.
+    """
     stages = loop.plan(config, Path("w"), {}, "auto")
     beam = {stage.name: stage.arguments.get("selection") for stage in stages if stage.beam}
     return {name: path and path.name for name, path in beam.items()}, [
@@ -130,7 +133,7 @@ def test_every_stage_has_its_script():
 
 
 def script(command):
-    """The script that does what a command of Python does."""
+    """Returns the script that does what a Python command does."""
     return f"run_{command[command.index('cli') + 1]}.sh"
 
 
@@ -150,7 +153,7 @@ def changed(**overrides):
 
 
 def answer(directory, top1, keys):
-    """Leaves the answers of a model that is right on so large a share of images, the first ones."""
+    """Writes the answers of a model that is right on the first images, a share `top1` of them."""
     labels = np.arange(len(keys)) % 2
     right = np.arange(len(keys)) < round(top1 * len(keys))
     probabilities = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
@@ -166,7 +169,7 @@ def answer(directory, top1, keys):
 
 @pytest.fixture(name="scores")
 def _scores():
-    """Top-1 of each model on the validation split, and how many images it has, as prepared."""
+    """Returns each model's top-1 on the validation split, and the split's number of images."""
     return {
         "images": 0,
         "teacher": 0.80,
@@ -179,9 +182,9 @@ def _scores():
 
 @pytest.fixture(name="started")
 def _started(monkeypatch, scores):
-    """Stage scripts that only leave their summaries, and answers with the top-1 of `scores` on the validation split.
+    """Replaces stages by scripts that only leave their summaries, and answers.
 
-    Returns the list of their calls.
+    The answers have the top-1 of `scores` on the validation split. Returns the list of calls.
     """
     calls = []
 
@@ -376,9 +379,8 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
         "evaluate",
         "export",
     ]
-    (
-        tmp_path / "summary.json"
-    ).unlink()  # killed on the way: the same command does not ask for two more
+    # Killed on the way: the same command does not ask for two more.
+    (tmp_path / "summary.json").unlink()
     main(config, workdir=str(tmp_path), iterations="+2")
     assert read_json(tmp_path / "config.json")["iterations"] == 3
 
@@ -724,7 +726,10 @@ def test_seeds_are_compared():
 
 
 def test_the_loop_as_one_call(tmp_path, monkeypatch):
-    """The stages get the call's recipe and settings, not those of this process; a stage's exit code becomes an exception."""
+    """The stages get the call's recipe and settings, not those of this process.
+
+    A stage's exit code becomes an exception.
+    """
     called = []
 
     def call(command):

@@ -42,7 +42,10 @@ def main(config, workdir, **flags):
 
 @pytest.fixture(name="started")
 def _started(monkeypatch):
-    """Stage scripts that only leave their summaries; the list of (stage's directory, its flags)."""
+    """Replaces stages by scripts that only leave their summaries.
+
+    Returns the list of (stage's directory, its flags).
+    """
     calls = []
 
     def call(command):
@@ -209,9 +212,8 @@ def test_supervised_learning_needs_no_unlabeled_images(tmp_path, started):
 def test_supervised_learning_on_folders_needs_no_pool(tmp_path, started):
     name = "configs/supervised/image_folder.py:small"
     main(recipe(name), tmp_path / "w", labeled=str(tmp_path))
-    assert (
-        started[0][1]["config.data.labeled_as_unlabeled"] == "all"
-    )  # the preparation wants a pool
+    # The preparation wants a pool.
+    assert started[0][1]["config.data.labeled_as_unlabeled"] == "all"
     main(recipe(name), tmp_path / "v", labeled=str(tmp_path), unlabeled=str(tmp_path))
     assert len(started) == 8 and "config.data.labeled_as_unlabeled" not in started[4][1]
 

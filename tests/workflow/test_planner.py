@@ -1,4 +1,4 @@
-"""The plan for devices that are not here: what it picks, against sums made here by other means."""
+"""The plan for devices that are not here: its choices, against sums made here by other means."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_b7_fits_on_eight_gpus_and_says_how() -> None:
     student = next(row for row in rows if row["stage"] == "student_1")
     assert student["fits"] and student["changes"]["student.rematerialize"] is True
     assert f"--config.student.accumulation={student['changes']['student.accumulation']}" in shown
-    # The flags that it prints give what it says.
+    # The flags that the plan prints give what the plan says.
     flags = [
         f"--config.{key}={value}" for row in rows for key, value in row.get("changes", {}).items()
     ]

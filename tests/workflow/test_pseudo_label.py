@@ -27,7 +27,10 @@ PREPROCESSING = Preprocessing(image_size=SIZE, mean=(0.0,) * 3, std=(255.0,) * 3
 
 
 def _teacher(bias: float = 0.0) -> tf.keras.Model:
-    """Images in 0–255 -> 3 logits; with BatchNorm and Dropout, which must be in inference mode."""
+    """Returns a model from images in 0–255 to 3 logits.
+
+    It has BatchNorm and Dropout, which must be in inference mode.
+    """
     initializer = tf.keras.initializers.RandomNormal(stddev=0.3, seed=1)
     images = tf.keras.Input([SIZE, SIZE, 3])
     x = tf.keras.layers.Rescaling(1 / 255)(images)
@@ -55,7 +58,7 @@ def _write_images(root: Path, images: dict[str, bytes]) -> None:
 
 @pytest.fixture(name="root")
 def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """tmp_path with data and teacher."""
+    """Returns tmp_path with data and teacher."""
     _write_images(tmp_path, _images())
     for name in ("data", "teacher"):
         write_json(tmp_path / name / "summary.json", {})
@@ -101,7 +104,7 @@ def _predictions(directory: Path) -> dict[str, np.ndarray]:
 
 
 def _expected() -> dict[str, np.ndarray]:
-    """What `Model.predict` says of each image."""
+    """Returns what `Model.predict` gives for each image."""
     images = _images()
     inputs = np.stack(
         [eval_image(tf.constant(encoded), PREPROCESSING) for encoded in images.values()]
@@ -144,9 +147,8 @@ def test_views_are_averaged_whatever_the_batch(root: Path, monkeypatch: pytest.M
         ModelSpec(architecture={}, preprocessing=preprocessing, label_names=LABEL_NAMES),
     )
     monkeypatch.setattr(pseudo_label.model_dir, "load", lambda directory: (model, spec))
-    found = _predictions(
-        _run(root, views=2)
-    )  # two images of two copies fill a batch of five but one
+    # Two images of two copies fill a batch of five but one.
+    found = _predictions(_run(root, views=2))
     for key, encoded in _images().items():
         name = tf.strings.to_hash_bucket_fast(key, 2**31 - 1)
         copies = [
@@ -178,7 +180,10 @@ def test_a_noised_teacher_drops_features_the_same_way_each_time(root: Path) -> N
 
 
 def test_calibrated_on_the_validation_split(root: Path) -> None:
-    """A validation split labelled by the model itself at temperature 3, in proportion: that temperature must be found and used."""
+    """The model labels the validation split at temperature 3, in proportion.
+
+    The stage must find and use that temperature.
+    """
     with pytest.raises(InputError, match=r"calibrate needs a validation split, which .*data lacks"):
         _run(root, calibrate=True)
     expected, images = _expected(), _images()
@@ -296,7 +301,10 @@ def test_summary(root: Path) -> None:
 
 
 def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted in shard 1; then shard 0 is not labelled again, and all files end as in an uninterrupted run."""
+    """A run is interrupted in shard 1, and started again.
+
+    Shard 0 is not labelled again. All files end as in an uninterrupted run.
+    """
     reference = _run(root, "reference")
     original, count = pseudo_label.make_prediction, 0
 

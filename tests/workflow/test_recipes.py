@@ -74,7 +74,10 @@ def test_a_dry_run_says_what_is_missing(tmp_path):
 
 
 def test_the_paper_s_numbers_of_l2(tmp_path):
-    """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, rate 0.128, ratios 14, 14, 28; 480 million parameters."""
+    """Section 3.1: 350 epochs of 1,281,167 images in batches of 2,048, and 480 million parameters.
+
+    The learning rate is 0.128, the ratios are 14, 14 and 28.
+    """
     config = recipe("imagenet.py:l2")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
@@ -131,7 +134,10 @@ def test_the_chain_of_the_first_version_grows():
 
 
 def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
-    """Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800; the stem and the first two stages stay."""
+    """Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800.
+
+    The stem and the first two stages are frozen.
+    """
     config = recipe("imagenet.py:v1")
     stages = loop.plan(config, Path("w"), {}, "auto")
     directories = {stage.name: stage.directory for stage in stages}
@@ -219,7 +225,7 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     )
     assert text.count("32 px") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    # What the recipe expects counts only where the folders are not there.
+    # The recipe's expected numbers count only where the folders are not there.
     expected = [
         f"--config.expected.{key}={count}"
         for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))
@@ -239,7 +245,10 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
-    """The first version, A.4: an L2 of three iterations teaches it, without RandAugment and without FixRes."""
+    """The first version, A.4: an L2 of three iterations teaches the student.
+
+    The student's training has no RandAugment and no FixRes.
+    """
     config = recipe("imagenet.py:l2_b3")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert [config[section].model.name for section in sections] == [
@@ -311,7 +320,10 @@ def test_a_smoke_run_takes_a_step(tmp_path):
 
 
 def test_a_supervised_step_sees_labelled_images_alone(tmp_path):
-    """All labels (Pham et al. 2021, Table 2): by uda with weight 0 a step would see 15 images for one that counts."""
+    """All labels (Pham et al. 2021, Table 2).
+
+    With uda at weight 0, a step would see 15 images for one that counts.
+    """
     config = recipes.from_flags(
         "--config=configs/supervised/cifar10.py",
         "--config.smoke=True",

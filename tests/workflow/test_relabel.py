@@ -1,4 +1,7 @@
-"""One selection that a second teacher labels again: the digits' pool against brute force, and what is refused."""
+"""A second teacher labels one selection again.
+
+The digits' pool is compared with brute force. Unusable inputs are refused.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def key_of(row: dict[str, tf.train.Feature]) -> str:
 
 
 def pixels(split: list[dict[str, tf.train.Feature]]) -> np.ndarray:
-    """float64 [N, 64], from 0 to 1."""
+    """Returns float64 [N, 64], from 0 to 1."""
     images = [
         tf.io.decode_png(row["image/encoded"].bytes_list.value[0], 1).numpy() for row in split
     ]
@@ -112,9 +115,10 @@ def teacher(x: np.ndarray, y: np.ndarray) -> tuple[tf.keras.Model, LogisticRegre
 
 @pytest.fixture(name="walk", scope="module")
 def _walk(tmp_path_factory: pytest.TempPathFactory):
-    """Two iterations on the digits: a teacher of 50 images selects, one of 400 labels that set again.
+    """Runs two iterations on the digits.
 
-    Returns the directory and the second teacher.
+    A teacher of 50 images selects. A teacher of 400 images labels that set again. Returns the
+    directory and the second teacher.
     """
     root, settings = tmp_path_factory.mktemp("relabel"), config()
     prepare.main(settings, str(root / "data"))
@@ -197,7 +201,10 @@ def test_the_summary_counts_images_and_copies(walk):
 
 
 def test_labels_beside_images_are_labelled_again_to_the_same_set(walk, tmp_path):
-    """`copy_images=False`: the joined records have the features of the copied ones, in both iterations."""
+    """With `copy_images=False`, joined records have the features of the copied records.
+
+    This holds in both iterations.
+    """
     root, _ = walk
     settings = config().copy_and_resolve_references()
     settings.balance.copy_images = False
@@ -260,7 +267,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes(walk, tmp_path, monkeypatch
 
 
 def test_a_set_that_was_labelled_again_is_labelled_again(walk, tmp_path):
-    """By the same predictions, whose origin is then another set: refused; with a set of that origin the same bytes come."""
+    """The same predictions are refused, since their origin is another set.
+
+    With a set of that origin, the same bytes come.
+    """
     root, _ = walk
     with pytest.raises(
         InputError,
@@ -333,7 +343,10 @@ def test_what_does_not_join_is_refused(tmp_path, keys, predicted, message):
 
 
 def test_the_images_of_a_selection_train_other_methods_too(walk):
-    """As the pool of Meta Pseudo Labels, whose 130 million images are Noisy Student's (Section 4)."""
+    """The selection is the pool of Meta Pseudo Labels (Section 4).
+
+    Its 130 million images are those of Noisy Student.
+    """
     root, _ = walk
     method = table.find("uda")
     assert method.unlabeled({}) == IMAGES
@@ -374,7 +387,10 @@ def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
 
 
 def test_an_error_of_the_device_is_not_blamed_on_images_beside_their_labels(walk, tmp_path):
-    """The image shard is read again to find a broken record; it has as many as its own manifest says."""
+    """The image shard is read again to find a broken record.
+
+    It has as many records as its own manifest says.
+    """
     root, _ = walk
     settings = config().copy_and_resolve_references()
     settings.balance.copy_images = False

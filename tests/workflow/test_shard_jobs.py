@@ -1,4 +1,7 @@
-"""Who works on the shards of a job: threads of this process, or processes that share its GPUs out."""
+"""Who works on the shards of a job.
+
+These are threads of this process, or processes that share its GPUs out.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from workflow import shard_jobs
 
 @dataclasses.dataclass
 class _Job:
-    """Writes each shard's number."""
+    """A job that writes each shard's number."""
 
     directory: Path
 
@@ -32,7 +35,7 @@ class _Job:
 
 
 class _Together(_Job):
-    """Of which each process takes a shard and waits until the other one has taken one, too."""
+    """A job whose processes each take a shard, and wait until the other one has one, too."""
 
     def run(self, shard: int) -> dict[str, Any]:
         result = super().run(shard)
@@ -49,7 +52,7 @@ def test_processes_know_their_share(tmp_path: Path) -> None:
 
 
 class _Meeting(_Job):
-    """Two shards meet, or both fail."""
+    """A job in which two shards meet, or both fail."""
 
     def setup(self) -> None:
         self.barrier, self.closed = threading.Barrier(2), threading.Event()
@@ -71,7 +74,7 @@ def test_threads_work_on_two_shards_with_one_job(tmp_path: Path) -> None:
 
 
 class _Failing(_Meeting):
-    """Shard 0 fails; shard 1 goes on until the job is closed."""
+    """A job in which shard 0 fails; shard 1 goes on until the job is closed."""
 
     def run(self, shard: int) -> dict[str, Any]:
         self.barrier.wait(timeout=30)

@@ -1,4 +1,4 @@
-"""The training stage as a command: killed and continued, on two replicas, and with unusable input."""
+"""The training stage as a command: killed and continued, on two replicas, with unusable input."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def config(*overrides):
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
-    """A data directory of digits and a pseudo-labelled one made of its unlabelled images."""
+    """Makes a data directory of digits, and a pseudo-labelled one of its unlabelled images."""
     root = tmp_path_factory.mktemp("train")
     data, pseudo_labeled = root / "data", root / "pseudo_labeled"
     prepare.main(config(), str(data))
@@ -96,7 +96,10 @@ def weights(workdir):
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """The same global batch, synchronised BatchNorm, and all noise on: it belongs to the example, not to the replica; rematerialised."""
+    """Two replicas: the same global batch, synchronised BatchNorm, and all noise on.
+
+    The noise belongs to the example, not to the replica. The student is rematerialised.
+    """
     mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
     process = start(tmp_path / "student", directories, *mirrored)
     output, _ = process.communicate()
@@ -146,7 +149,10 @@ def test_a_student_needs_pseudo_labels(directories, tmp_path):
 def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
     directories, uninterrupted, tmp_path
 ):
-    """Images in the same order: the pool itself, and a split of as many shards with the teacher's predictions in full."""
+    """Two sources have the images in the same order, in as many shards.
+
+    These are the pool itself, and a split with the teacher's predictions in full.
+    """
     teacher, spec = model_dir.load(uninterrupted)
     pool = records.read_manifest(f"{directories['data']}/unlabeled")
     images = [batch["image"] for batch in pipeline.eval_batches(pool, 100, spec.preprocessing)]
@@ -264,8 +270,7 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
     with pytest.raises(InputError, match="--init is missing"):
         main(tmp_path / "w", {"data": directories["data"]}, section="finetune")
     data = {"data": directories["data"]}
-    # A rate of 0 and no decay of the statistics' momentum: the weights must come out as they went
-    # in.
+    # The learning rate is 0, and the statistics' momentum does not decay: the weights must stay.
     still = ["--config.finetune.epochs=1", "--config.finetune.schedule.base=0.0"]
     main(tmp_path / "w", data, *still, section="finetune", init=str(uninterrupted))
     before, after = (model_dir.load(path)[0] for path in (uninterrupted, tmp_path / "w"))
