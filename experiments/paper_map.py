@@ -8,6 +8,11 @@ from experiments.papers.row import IMPOSSIBLE, VERDICTS, Differs, Numbers, Row
 INTRO = """\
 # Where each part of the papers is
 
+Find the command that makes a table or a figure of the papers, and how far it is checked here.
+
+Related: [differences](differences.md), [results](results.md), [results of Meta Pseudo
+Labels](meta_pseudo_labels_results.md), [scaling](scaling.md).
+
 Made by `python -m experiments.paper_map > docs/paper_map.md`. Edit `experiments/papers/` instead.
 
 Each row has the commands that would make a part of the papers, and how far they are checked.
