@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from experiments.papers.chapters import CHAPTERS, counts
 from experiments.papers.row import IMPOSSIBLE, VERDICTS, Differs, Numbers, Row
 
@@ -28,7 +30,7 @@ the plan with the papers' numbers. It fails where a recipe, a flag or a file is 
 def page() -> str:
     """Returns docs/paper_map.md."""
     verdicts = "".join(f"| {name} | {meaning} |\n" for name, meaning in VERDICTS.items())
-    parts = [f"{INTRO}{verdicts}\n{counts(CHAPTERS)}.\n"]
+    parts = [f"{INTRO}{verdicts}\n{textwrap.fill(counts(CHAPTERS) + '.', 100)}\n"]
     for paper, rows in CHAPTERS.items():
         head = "| paper | here | commands | checked here | verdict |\n|---|---|---|---|---|\n"
         parts.append(f"## {paper}\n\n{head}{''.join(map(_line, rows))}")
