@@ -19,50 +19,57 @@ exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and pa
 myst_heading_anchors = 4
 html_theme = "furo"
 html_copy_source = False
+html_use_index = False
 html_show_copyright = False
 html_show_sphinx = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
 CONTENTS = {
-    "Begin": ("/README", "tutorial", "quickstart", "own_images", "installation", "glossary"),
-    "Manuals": (
-        "stages",
-        "data",
-        "noisy_student",
-        "meta_pseudo_labels",
-        "models",
-        "evaluation",
-        "serving",
-        "scaling",
-        "library",
-        "settings",
-    ),
-    "Results and papers": (
-        "results",
-        "meta_pseudo_labels_results",
-        "derivation",
-        "paper_map",
-        "differences",
-    ),
-    "Changing the project": (
-        "architecture",
-        "extending",
-        "/CONTRIBUTING",
-        "/SECURITY",
-        "/CHANGELOG",
-    ),
+    "Begin": {
+        "Overview": "/README",
+        "Tutorial": "tutorial",
+        "Quick start": "quickstart",
+        "Own images": "own_images",
+        "Installation": "installation",
+        "Glossary": "glossary",
+    },
+    "Manuals": {
+        "The stages": "stages",
+        "Data": "data",
+        "Noisy Student": "noisy_student",
+        "Meta Pseudo Labels": "meta_pseudo_labels",
+        "Models": "models",
+        "Evaluation": "evaluation",
+        "Serving": "serving",
+        "Scaling": "scaling",
+        "As a library": "library",
+        "Settings": "settings",
+    },
+    "Results and papers": {
+        "Results of Noisy Student": "results",
+        "Results of Meta Pseudo Labels": "meta_pseudo_labels_results",
+        "The derivation": "derivation",
+        "The map of the papers": "paper_map",
+        "Differences": "differences",
+    },
+    "Changing the project": {
+        "Architecture": "architecture",
+        "Extending": "extending",
+        "Contributing": "/CONTRIBUTING",
+        "Security": "/SECURITY",
+        "Changelog": "/CHANGELOG",
+    },
 }
-"""Caption -> pages, in the order of the sidebar."""
+"""Caption -> title in the sidebar -> page, in this order."""
 
 
 def add_contents(app: Any, name: str, source: list[str]) -> None:
     """Adds the sidebar's pages to the index, which lists them in tables for readers on GitHub."""
     if name == root_doc:
-        source[0] += "".join(
-            "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(pages) + "\n```\n"
-            for caption, pages in CONTENTS.items()
-        )
+        for caption, pages in CONTENTS.items():
+            entries = "\n".join(f"{title} <{page}>" for title, page in pages.items())
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n"
 
 
 class NotebookParser(MystParser):

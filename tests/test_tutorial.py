@@ -30,9 +30,12 @@ def planned(**arguments: Any) -> dict[str, Any]:
     flags = [f"--config.{key}={value}" for key, value in arguments["settings"].items()]
     config = recipes.from_flags(f"--config={arguments['recipe']}", *flags, declared=of_recipe)
     loop.check(config)
-    labeled = sources.open_collection(str(arguments["labeled"]), "labeled", config.data)
+    labeled, unlabeled = (
+        sources.open_collection(str(arguments[role]), role, config.data)
+        for role in ("labeled", "unlabeled")
+    )
     assert len(labeled.label_names) == 10
-    assert len(sources.open_collection(str(arguments["unlabeled"]), "unlabeled", config.data)) > 0
+    assert (len(labeled.labels), len(unlabeled.labels)) == (200, 400)
     export = arguments["workdir"] / "export" / "classifier" / "1"
     return {"teacher": {"top1": 0.5}, "students": [{"top1": 0.75}], "export": str(export)}
 
