@@ -130,7 +130,9 @@ def needs(
         )
         if one_image is None:
             return None
-        parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
+        parameters = reckoning.count_parameters(
+            model, counts["classes"], training.size, frozen, values.get("frozen_batch_norm", False)
+        )
         kept = network is training.networks[0]
         # The network that is kept has an average, too.
         fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB

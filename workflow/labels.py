@@ -47,7 +47,7 @@ from data.sources import split_location
 from data.verification import read_records
 from workflow import choice, crossfit
 from workflow.predictions import read_predictions
-from workflow.stages import Stage, model_directories, selection_of
+from workflow.stages import ENDING, Stage, model_directories, selection_of
 
 COLUMNS = (
     "file",
@@ -226,9 +226,43 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
     Returns no stage where the file is not wanted. The stage is the first stage of a further
     iteration.
     """
-    predictions = workdir / f"predictions_{students + 1}"
     if not (workdir / f"pseudo_labeled_{students}").is_dir() or not _wanted(workdir):
         return []
+    return [_of_last(config, workdir, students)]
+
+
+def foreseen(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    folders: Mapping[str, str],
+    stages: Sequence[Stage],
+    unlabeled: int,
+) -> list[Stage]:
+    """Returns the stages of a plan with the one of `answers`, where it will come.
+
+    Args:
+      config: the recipe.
+      workdir: work directory of the loop.
+      folders: source directories by flag name.
+      stages: what `stages.plan` returns.
+      unlabeled: number of unlabelled images.
+    """
+    students = config.iterations
+    location = folders.get("unlabeled") or folders.get("labeled")
+    balanced = [stage.directory.name for stage in stages if stage.script == "run_balance.sh"]
+    if (
+        f"pseudo_labeled_{students}" not in balanced
+        or not _of_files(location, config.data.source)
+        or unlabeled > MOST
+    ):
+        return list(stages)
+    at = next(i for i, stage in enumerate(stages) if stage.name in ENDING)
+    return [*stages[:at], _of_last(config, workdir, students), *stages[at:]]
+
+
+def _of_last(config: ml_collections.ConfigDict, workdir: Path, students: int) -> Stage:
+    """Returns the stage in which student number `students` answers the unlabelled images."""
+    predictions = workdir / f"predictions_{students + 1}"
     section = predictions.name.replace("predictions", "pseudo_label")
     arguments = {
         "section": section if section in config else "pseudo_label",
@@ -236,15 +270,14 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
     }
     arguments |= selection_of(config, workdir, students + 1)
     teacher = model_directories(workdir, students)[-1]
-    return [
-        Stage(
-            "labels",
-            "run_pseudo_label.sh",
-            predictions,
-            {**arguments, "teacher": teacher},
-            beam=True,
-        )
-    ]
+    return Stage(
+        "labels", "run_pseudo_label.sh", predictions, {**arguments, "teacher": teacher}, beam=True
+    )
+
+
+def _of_files(location: str | None, source: str) -> bool:
+    """Tells whether the images of a location are files of their own."""
+    return bool(source != "digits" and location and split_location(location, source)[0] in FILES)
 
 
 def _wanted(workdir: Path) -> bool:
@@ -252,12 +285,7 @@ def _wanted(workdir: Path) -> bool:
     if not (workdir / "data" / "config.json").exists():
         return False
     data = read_json(workdir / "data" / "config.json", {"data": dict})["data"]
-    location = data["unlabeled"] or data["labeled"]
-    if (
-        data["source"] == "digits"
-        or not location
-        or split_location(location, data["source"])[0] not in FILES
-    ):
+    if not _of_files(data["unlabeled"] or data["labeled"], data["source"]):
         return False
     return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
 
@@ -298,7 +326,10 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
     """Yields the unlabelled images with the teacher's answers and, where known, the student's."""
     directory = workdir / f"pseudo_labeled_{iteration}"
     summary = workdirs.require_finished(
-        directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)}
+        directory,
+        "pseudo-labels",
+        "run_balance.sh",
+        {"images_per_class?": (int, None), "targets?": ([int], None)},
     )
     settings = read_json(directory / "config.json", {"balance?": _BALANCE}).get("balance")
     kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
@@ -318,7 +349,13 @@ def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
             why = (
                 ""
                 if number or not settings
-                else _why_not(confidence, settings, summary["images_per_class"])
+                else _why_not(
+                    confidence,
+                    settings,
+                    summary["targets"][label]
+                    if summary.get("targets")
+                    else summary["images_per_class"],
+                )
             )
             of_student = -1 if others is None else int(others.argmax())
             mean = own if others is None else (own + others) / 2

@@ -58,6 +58,7 @@ def _work(training: Planned) -> float | None:
 COSTLY = (
     *("method", "batch_size", "unlabeled_ratio", "labeled", "online", "feedback", "frozen_blocks"),
     *("accumulation", "precision", "rematerialize", "jit_compile"),
+    *("frozen_batch_norm", "layer_decay", "head_steps"),
 )
 """Settings of a training that change how long a step takes."""
 
