@@ -1,8 +1,9 @@
-"""Filter and balance at scale: exact selection against a numpy sort, reading against bare reading, memory against the corpus's size.
+"""Measures filtering and balancing at scale: exact selection, reading and memory.
 
-The stage is its first pass, the check for doubled keys and the selection; `balance/write` is its
-second pass, which joins the images with their predictions and writes the training records, over one
-shard of images of 110 kB.
+The selection stands beside a numpy sort, reading beside bare reading, and memory beside the
+corpus's size. The stage is its first pass, the check for doubled keys and the selection.
+`balance/write` is its second pass, which joins the images with their predictions and writes the
+training records, over one shard of images of 110 kB.
 
     ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
     ./run_benchmarks.sh balance --records=1000000     fewer
@@ -12,7 +13,7 @@ Each size runs in a process of its own, so that its peak memory is its own.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -41,19 +42,22 @@ THRESHOLD = 0.3
 
 
 def synthetic(count: int, shard: int) -> Iterator[bytes]:
-    """Prediction records of one shard, all of one length: a real one with key, classes and probabilities replaced."""
+    """Yields the prediction records of one shard, all of one length.
+
+    Each is a real record with key, classes and probabilities replaced.
+    """
     rng = np.random.Generator(np.random.PCG64([7, shard]))
     marks = np.array([0.5, 0.25, 0.125, 0.0625, 0.03125], np.float32)
     sample = np.zeros(CLASSES, np.float32)
     sample[[900, 901, 902, 903, 904]] = marks
-    sample[:2] = (1 - marks.sum()) / 2  # less than any of those, which are the stored ones
+    sample[:2] = (1 - marks.sum()) / 2  # less than any of the marks, which are stored
     template = bytearray(make_prediction("k" * 12, sample, TOP_K))
     key, classes, floats = (
         template.index(b"k" * 12),
         template.index(b"\x84\x07\x85\x07"),
         template.index(marks.tobytes()),
     )
-    # Skewed classes, as a real pool's are; 128 and up, whose varints take two bytes.
+    # Skewed classes, as in a real pool; from 128 up, so that their varints take two bytes.
     drawn = 128 + (rng.random([count, 1]) ** 3 * 868).astype(np.int64) + np.arange(TOP_K)
     top = rng.beta(2, 2, count).astype(np.float32)
     values = np.stack(
@@ -70,7 +74,7 @@ def synthetic(count: int, shard: int) -> Iterator[bytes]:
 
 
 def write(directory: Path, total: int) -> Manifest:
-    """Shards of 100,000 predictions."""
+    """Writes shards of 100,000 predictions."""
     num_shards = -(-total // SHARD)
     files = tuple(shard_name("predictions", i, num_shards) for i in range(num_shards))
     sizes = tuple(min(SHARD, total - i * SHARD) for i in range(num_shards))
@@ -99,7 +103,7 @@ def bare(manifest: Manifest) -> None:
 
 
 def stage(manifest: Manifest, work: Path) -> tuple[selection.Selection, np.ndarray]:
-    """Pass 1, the check for doubled keys and the selection."""
+    """Runs pass 1, the check for doubled keys and the selection."""
     job = balance.ScoreShards(manifest, work, THRESHOLD, 0)
     above = np.sum([job.run(shard)["above"] for shard in range(len(manifest.files))], axis=0)
     balance.require_unique_keys(job)
@@ -107,13 +111,16 @@ def stage(manifest: Manifest, work: Path) -> tuple[selection.Selection, np.ndarr
 
 
 def select(job: balance.ScoreShards, above: np.ndarray) -> selection.Selection:
-    """The selection alone, from pass 1's columns."""
+    """Runs the selection alone, from pass 1's columns."""
     columns = balance.Columns(tuple(map(job.columns_path, range(len(job.predictions.files)))))
     return selection.select(columns, above, int(np.median(above[above > 0])), THRESHOLD)
 
 
 def second_pass() -> None:
-    """The line of the second pass, beside reading all images' records and writing those kept."""
+    """Prints the line of the second pass.
+
+    It stands beside reading all images' records and writing those kept.
+    """
     with tempfile.TemporaryDirectory() as directory:
         root, rng = Path(directory), np.random.default_rng(0)
         scores = balance.ScoreShards(
@@ -158,7 +165,7 @@ def second_pass() -> None:
 def lexsort(
     classes: np.ndarray, confidence: np.ndarray, hashes: np.ndarray, per_class: int
 ) -> np.ndarray:
-    """What one would write: everything in memory, one sort; how many of each class are kept."""
+    """Counts how many of each class are kept, as one would write it: all in memory, one sort."""
     order = np.lexsort((hashes, -confidence, classes))
     kept = classes[order]
     first = np.searchsorted(kept, np.arange(CLASSES))
@@ -167,7 +174,7 @@ def lexsort(
 
 
 def child(total: int, with_peers: bool) -> None:
-    """One size, in this process: prints its figures as JSON."""
+    """Measures one size, in this process, and prints its figures as JSON."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         manifest = write(root / "predictions", total)
@@ -205,7 +212,7 @@ def child(total: int, with_peers: bool) -> None:
 
 
 def main(records: int = 10_000_000) -> None:
-    """Two sizes, a tenth of `records` and all, and the lines. Raises InputError for too few."""
+    """Measures a tenth of `records` and all; prints the lines. Raises InputError for too few."""
     total, sizes = records, {}
     if total < 1000:
         raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")

@@ -1,10 +1,10 @@
-"""Many clients of one REST server in one process: what `benchmarks.serving` starts on cores of its own.
+"""Many clients of one REST server in one process, for `benchmarks.serving`.
 
     python -m benchmarks.clients HOST PORT BODY REQUESTS CLIENTS
 
 sends the file BODY as REQUESTS predict requests over CLIENTS connections that stay open, and prints
 the seconds that each took as a JSON list. A request begins when the one before it on its connection
-is answered.
+is answered. `benchmarks.serving` starts the process on cores of its own.
 """
 
 from __future__ import annotations

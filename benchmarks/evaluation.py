@@ -1,15 +1,15 @@
-"""How busy an evaluation on a -C keeps the model: its rate beside that of bare forward passes of the same graph.
+"""Measures how busy an evaluation on a -C keeps the model, beside bare forward passes.
 
     ./run_benchmarks.sh evaluation
 
-75 sets (15 corruptions × 5 severities) of JPEGs of 224 pixels, in ImageNet-C's layout, through
-`evaluation.predict` with EfficientNet-B0; then as many batches through the traced network alone, in
-turns.
+The rates are those of `evaluation.predict` and of the same graph alone, with EfficientNet-B0. The
+evaluation takes 75 sets (15 corruptions × 5 severities) of JPEGs of 224 pixels, in ImageNet-C's
+layout; the traced network alone takes as many batches. Both run in turns.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -34,7 +34,7 @@ SIZE, BATCH_SIZE, IMAGES_PER_SET, ROUNDS = 224, 32, 40, 2
 
 
 def write_sets(directory: Path) -> None:
-    """Corrupted crops of scikit-learn's two photographs."""
+    """Writes corrupted crops of scikit-learn's two photographs."""
     rng = np.random.Generator(np.random.PCG64(0))
     photographs = datasets.load_sample_images().images
     wnids = imagenet.wnids()

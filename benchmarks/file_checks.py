@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -32,7 +32,10 @@ ROUNDS = 3
 
 
 def digests(directory: Path, count: int) -> None:
-    """Prints images a CPU second of hashing shards, and of preparing the images; goal: 3 % of the time."""
+    """Prints images a CPU second of hashing shards, and of preparing the images.
+
+    The goal: hashing takes 3 % of the time of preparing.
+    """
     examples = (
         protos.make_example(image, str(i), i % 10) for i, image in enumerate(photographs(count))
     )

@@ -1,4 +1,4 @@
-"""One model as a SavedModel, as ONNX and as TFLite: answers, time and size beside each other.
+"""Compares one model as a SavedModel, as ONNX and as TFLite: answers, time and size.
 
     ./run_benchmarks.sh formats [--trained=TRAINING_DIRECTORY] [--rounds=20]
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -59,7 +59,7 @@ def main(trained: str | None = None, rounds: int = 20) -> None:
 
 
 def smooth_images(count: int, size: int) -> np.ndarray:
-    """Returns prepared images, float32 [count, size, size, 3] in 0–255, of smooth random colours."""
+    """Returns prepared images of smooth random colours, float32 [count, size, size, 3] in 0–255."""
     colors = np.random.Generator(np.random.PCG64([size])).uniform(0, 255, (count, 4, 4, 3))
     return tf.clip_by_value(tf.image.resize(colors, [size, size], "bicubic"), 0, 255).numpy()
 
@@ -67,7 +67,11 @@ def smooth_images(count: int, size: int) -> np.ndarray:
 def write(
     folder: Path, network: tf.keras.Model, spec: ModelSpec, samples: np.ndarray
 ) -> dict[str, tuple[Run, int, bool]]:
-    """Writes every format. Returns name -> (images to probabilities, bytes on disk, whether it takes batches)."""
+    """Writes every format.
+
+    Returns:
+      name -> (images to probabilities, bytes on disk, whether it takes batches).
+    """
     formats: dict[str, tuple[Run, int, bool]] = {}
     for name, options in (("SavedModel", {}), ("SavedModel --optimize", {"fold": True})):
         path, module = folder / name, Classifier(network, spec, **options)
@@ -104,7 +108,7 @@ def _onnx(path: Path) -> Run:
 
 
 def _tflite(path: Path) -> Run:
-    with silent():  # the interpreter's one line
+    with silent():  # the interpreter prints one line
         interpreter = tf.lite.Interpreter(str(path), num_threads=1)
         interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()

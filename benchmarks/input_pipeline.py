@@ -3,19 +3,23 @@
     ./run_benchmarks.sh input_pipeline [--images=512]
 
 The work: JPEG of about 500x375 pixels -> random crop, bicubic to 224 -> flip -> two operations of
-RandAugment at M = 9 -> batch of 64.
-Peers: decoding alone (the whole image, nothing else); the same pipeline with
-keras_cv.layers.RandAugment (two operations an image, rate 1; its own ten operations); PIL and
-timm's RandAugment with probability 1, in two worker processes, where torch and timm are installed
-(`PEERS=DIR`). `box` and `plain` are our pipeline up to the decoding of the random box and without
-RandAugment, beside decoding alone: what is left for RandAugment to spend. `examine` is what the
-preparation does to every image: decoding, hashes, a thumbnail. CPU milliseconds an image are given
-beside the rates, since wall time on a shared machine is not one thing.
+RandAugment at M = 9 -> batch of 64. The peers:
+
+- decoding alone (the whole image, nothing else);
+- the same pipeline with keras_cv.layers.RandAugment (two operations an image, rate 1; its own ten
+  operations);
+- PIL and timm's RandAugment with probability 1, in two worker processes, where torch and timm are
+  installed (`PEERS=DIR`).
+
+`box` is our pipeline up to the decoding of the random box, `plain` our pipeline without
+RandAugment, both beside decoding alone: what is left for RandAugment to spend. `examine` is what
+the preparation does to every image: decoding, hashes, a thumbnail. CPU milliseconds an image are
+given beside the rates, since wall time varies on a shared machine.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -49,7 +53,7 @@ PLAIN = Preprocessing(SIZE, style="imagenet", flip=True)
 
 
 def photographs(count: int) -> list[bytes]:
-    """JPEG files of 500x375 pixels: pieces of scikit-learn's two photographs."""
+    """Returns JPEG files of 500x375 pixels: pieces of scikit-learn's two photographs."""
     sources = [PIL.Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     rng = np.random.Generator(np.random.PCG64(0))
     files = []
@@ -65,7 +69,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
-    """The records of a file, prepared in parallel as training does it."""
+    """Returns the records of a file, prepared in parallel as training does it."""
 
     def load(index: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
         return prepare(index, protos.parse_example(serialized)["image/encoded"])
@@ -74,7 +78,10 @@ def dataset(path: str, prepare: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> 
 
 
 def consume(batches: Any) -> Callable[[], report.Timer]:
-    """Times a pass over the batches but for the first one, before which functions are compiled and workers start."""
+    """Returns a function that times a pass over the batches but for the first one.
+
+    Before the first batch functions are compiled and workers start.
+    """
 
     def consumed() -> report.Timer:
         iterator = iter(batches)
@@ -88,22 +95,22 @@ def consume(batches: Any) -> Callable[[], report.Timer]:
 
 
 def decode(_: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """The whole image, and nothing else; the batch is of the sizes."""
+    """Decodes the whole image, and does nothing else; returns its size for the batch."""
     return tf.shape(tf.io.decode_jpeg(encoded, channels=3))
 
 
 def decode_box(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """The random box, no more; the batch is of the sizes."""
+    """Decodes the random box, and no more; returns its size for the batch."""
     return tf.shape(decode_random_box(encoded, SIZE, tf.stack([index, 0])))
 
 
 def plain(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """Everything but RandAugment, as whole numbers."""
+    """Does everything but RandAugment; returns whole numbers."""
     return to_uint8(train_pixels(encoded, tf.stack([index, 0]), PLAIN))
 
 
 def ours(preprocessing: Preprocessing) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Our pipeline's function."""
+    """Returns our pipeline's function."""
 
     def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         return train_pixels(encoded, tf.stack([index, 0]), preprocessing)
@@ -112,7 +119,7 @@ def ours(preprocessing: Preprocessing) -> Callable[[tf.Tensor, tf.Tensor], tf.Te
 
 
 def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Our crop and flip, then keras_cv's RandAugment."""
+    """Returns our crop and flip, followed by keras_cv's RandAugment."""
     import keras_cv
 
     layer = keras_cv.layers.RandAugment(
@@ -129,7 +136,10 @@ def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 
 def timm_loader(files: list[bytes]) -> Callable[[], report.Timer]:
-    """PIL, torchvision's crop and flip, timm's RandAugment, two workers of a torch DataLoader."""
+    """Returns a pass by PIL, torchvision's crop and flip, and timm's RandAugment.
+
+    Two workers of a torch DataLoader run it.
+    """
     torch = load_torch()
     from timm.data.auto_augment import rand_augment_transform
     from torchvision import transforms
@@ -154,12 +164,12 @@ def timm_loader(files: list[bytes]) -> Callable[[], report.Timer]:
 
 
 def examined(files: list[bytes]) -> Callable[[], None]:
-    """The check that preparation makes of each image."""
+    """Returns the check that preparation makes of each image."""
     return lambda: [examine(encoded) for encoded in files] and None
 
 
 def main(images: int = 512) -> None:
-    """Measures with so many JPEG files and prints the lines."""
+    """Measures with at least `images` JPEG files and prints the lines."""
     files = photographs(max(2, -(-images // BATCH)) * BATCH)  # whole batches
     count = len(files) - BATCH
     with tempfile.TemporaryDirectory() as directory:

@@ -2,15 +2,15 @@
 
     ./run_benchmarks.sh labels_beside [--images=1200]
 
-The pool is JPEG files of 500x375 pixels. As in the paper 27 % of them are selected, and with copies
-the set has 43 % as many records as the pool has images (81 and 130 of 300 million). `stream` is the
+The pool is JPEG files of 500x375 pixels. As in the paper 27 % of them are selected (81 of 300
+million). With copies the set has 43 % as many records as the pool has images (130). `stream` is the
 shuffled stream of serialized examples alone; `batches` also decodes and augments them for 224
 pixels. Both forms are read in turn, in one process; what they yield is compared bit by bit first.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -83,19 +83,19 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
 
 
 def stream(manifest: Manifest, steps: int) -> Any:
-    """Batches of serialized examples."""
+    """Returns batches of serialized examples."""
     return pipeline.untuned(pipeline.example_stream(manifest, 0).batch(BATCH).take(steps))
 
 
 def batches(manifest: Manifest, steps: int) -> Any:
-    """Batches of a training."""
+    """Returns batches of a training."""
     return pipeline.train_batches(
         manifest, NOISE, batch_size=BATCH, seed=0, targets="probabilities"
     ).take(steps)
 
 
 def main(images: int = 1200) -> None:
-    """Prints a line for each of the two."""
+    """Prints a line for each of `stream` and `batches`."""
     with tempfile.TemporaryDirectory() as directory:
         forms = write(Path(directory), images)
         steps = max(4, 2 * forms["copied"].num_records // BATCH)  # two epochs

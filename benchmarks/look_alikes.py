@@ -1,12 +1,12 @@
-"""Measures how well look-alikes are decided: copies must be found, different frames of one scene kept apart.
+"""Measures how well look-alikes are decided.
 
     ./run_benchmarks.sh look_alikes [--photos=DIR|FILE.tar] [--images=200]
 
-Copies: compressed anew, scaled, cropped by up to 5 % of each side. Frames: a photograph as the
-background, the noise of a sensor, and a small thing that differs (a handwritten digit of 1/16 to
-1/4 of the side, or none). Besides, all pairs of different photographs. Each share stands beside
-that of hash and thumbnail alone. Without `--photos`, parts of scikit-learn's two photographs are
-used.
+Copies must be found, and different frames of one scene kept apart. Copies: compressed anew, scaled,
+cropped by up to 5 % of each side. Frames: a photograph as the background, the noise of a sensor,
+and a small thing that differs (a handwritten digit of 1/16 to 1/4 of the side, or none). Besides,
+all pairs of different photographs. Each share stands beside that of hash and thumbnail alone.
+Without `--photos`, parts of scikit-learn's two photographs are used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZE = 256
 
 
 def photographs(photos: str | None, count: int) -> list[PIL.Image.Image]:
-    """`count` photographs, drawn from a folder or a tar archive."""
+    """Returns `count` photographs, drawn from a folder or a tar archive."""
     if photos is None:
         known = datasets.load_sample_images().images
         rng = generator(0, "photographs")
@@ -64,7 +64,7 @@ def examined(image: PIL.Image.Image, quality: int = 85) -> Examined:
 
 
 def cropped(image: PIL.Image.Image, share: float, rng: np.random.Generator) -> PIL.Image.Image:
-    """Without `share` of its width and height."""
+    """Returns the image without `share` of its width and height."""
     width, height = (round(side * (1 - share)) for side in image.size)
     left, top = (
         int(rng.integers(0, whole - part + 1)) for whole, part in zip(image.size, (width, height))
@@ -73,7 +73,7 @@ def cropped(image: PIL.Image.Image, share: float, rng: np.random.Generator) -> P
 
 
 def scaled(image: PIL.Image.Image, factor: float) -> PIL.Image.Image:
-    """`factor` times as wide and high."""
+    """Returns the image `factor` times as wide and high."""
     return image.resize(
         (round(image.width * factor), round(image.height * factor)), PIL.Image.Resampling.LANCZOS
     )
@@ -82,7 +82,7 @@ def scaled(image: PIL.Image.Image, factor: float) -> PIL.Image.Image:
 def frame(
     image: PIL.Image.Image, digit: np.ndarray | None, part: float, rng: np.random.Generator
 ) -> Examined:
-    """The image with a sensor's noise, and a digit in its middle."""
+    """Returns the image with a sensor's noise, and a digit in its middle."""
     pixels = np.asarray(image) + rng.normal(0, 2, (image.height, image.width, 3))
     if digit is not None:
         side = max(8, round(min(image.size) * part))
@@ -95,7 +95,7 @@ def frame(
 
 
 def found(pairs: Iterator[tuple[Examined, Examined]]) -> tuple[float, float]:
-    """The share of pairs that look alike: by all three steps, and by hash and thumbnail alone."""
+    """Returns the share of pairs that look alike by all three steps, and by hash and thumbnail."""
     results = []
     for one, other in pairs:
         coarse = [image._replace(detail=b"") for image in (one, other)]
@@ -107,7 +107,7 @@ def found(pairs: Iterator[tuple[Examined, Examined]]) -> tuple[float, float]:
 
 
 def main(photos: str | None = None, images: int = 200) -> None:
-    """Measures on so many photographs and prints the lines."""
+    """Measures on `images` photographs and prints the lines."""
     originals = photographs(photos, images)
     rng = generator(0, "changes")
     copies: dict[str, Callable[[PIL.Image.Image], Examined]] = {

@@ -1,11 +1,12 @@
-"""A step of Meta Pseudo Labels against the passes it is made of, and against the same step in PyTorch.
+"""Compares a step of Meta Pseudo Labels with its passes, and with the same step in PyTorch.
 
     ./run_benchmarks.sh meta_pseudo_labels [--rounds=5]
-    PEERS=DIR ./run_benchmarks.sh meta_pseudo_labels        with PyTorch: pip install --target=DIR torch==2.13.0
+    # with PyTorch: pip install --target=DIR torch==2.13.0
+    PEERS=DIR ./run_benchmarks.sh meta_pseudo_labels
 
-Wide ResNet 28-2 at 32 pixels, 16 labelled images and 7 x 16 unlabelled ones in two views: the
-released CIFAR-10 step at an eighth of its batch. images/s are labelled and unlabelled images of a
-step. Lines:
+The step is the released CIFAR-10 step at an eighth of its batch: Wide ResNet 28-2 at 32 pixels, 16
+labelled images and 7 x 16 unlabelled ones in two views. images/s are labelled and unlabelled images
+of a step. Lines:
 
     passes/PRECISION         the step with `finite_difference`: teacher forward and backward on
                              labelled, weak and strong images, student forward and backward on
@@ -27,7 +28,7 @@ Each process waits while another one is measured, round by round.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -57,7 +58,7 @@ Work = dict[str, Callable[[], Any]]
 
 
 def ours(precision: str) -> Work:
-    """The steps and their passes, compiled, in this process."""
+    """Returns the steps and their passes, compiled, in this process."""
     import tensorflow as tf
 
     from meta_pseudo_labels.feedback import soft_cross_entropy
@@ -123,7 +124,7 @@ def ours(precision: str) -> Work:
 
 
 def peer(precision: str, channels_last: bool) -> Work:
-    """The step in PyTorch."""
+    """Returns the step in PyTorch."""
     model = torch_peers.WideResNet(28, 2, CLASSES)
     import torch
     from torch.nn import functional
@@ -178,7 +179,7 @@ def peer(precision: str, channels_last: bool) -> Work:
 
 
 def serve(side: str, precision: str, channels_last: bool) -> None:
-    """Does what each line of the standard input names, and answers with its wall and CPU seconds."""
+    """Does what each line of the standard input names, and answers with wall and CPU seconds."""
     work = ours(precision) if side == "ours" else peer(precision, channels_last)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed is no answer
@@ -204,7 +205,7 @@ class Side:
         self.times: dict[str, list[tuple[float, float]]] = {}
 
     def measure(self, name: str) -> None:
-        """One more time; the first one, in which the work is compiled, does not count."""
+        """Measures once more; the first time, in which the work is compiled, does not count."""
         assert self.process.stdin and self.process.stdout
         for _ in range(2 if name not in self.times else 1):
             print(name, file=self.process.stdin, flush=True)
@@ -212,7 +213,7 @@ class Side:
         self.times.setdefault(name, []).append((wall, cpu))
 
     def seconds(self, *names: str) -> tuple[float, float]:
-        """Median (wall, CPU) of these pieces of work, together."""
+        """Returns the median (wall, CPU) of these pieces of work, together."""
         wall, cpu = (
             sum(statistics.median(t[i] for t in self.times[name]) for name in names) for i in (0, 1)
         )
@@ -224,7 +225,7 @@ class Side:
 
 
 def against_passes(precision: str, rounds: int) -> None:
-    """The lines of one precision."""
+    """Prints the lines of one precision."""
     side = Side("ours", precision)
     names = ["step", "step_soft", *dict.fromkeys((*PASSES, *PASSES_SOFT))]
     for _ in range(rounds):
@@ -301,7 +302,7 @@ def profile(precision: str) -> None:
 
 
 def against_pytorch(rounds: int) -> None:
-    """The lines with PyTorch."""
+    """Prints the lines with PyTorch."""
     images = B * (1 + RATIO)
     for name, policy, precision, kept, goal in (
         ("float32", "float32", "float32", False, 1.2),
@@ -332,7 +333,7 @@ def against_pytorch(rounds: int) -> None:
 
 
 def main(rounds: int = 5) -> None:
-    """All lines; without PyTorch those with it are left out."""
+    """Prints all lines; without PyTorch the lines with it are left out."""
     for precision in ("float32", "mixed_bfloat16"):
         against_passes(precision, rounds)
         subprocess.run(python_m("benchmarks.meta_pseudo_labels", "profile", precision), check=True)

@@ -1,13 +1,14 @@
-"""TensorFlow's operations on oneDNN and without it, on this CPU: what `training.processor` chooses by.
+"""Measures TensorFlow's operations on oneDNN and without it, on this CPU.
 
     ./run_benchmarks.sh processor [--rounds=2]
-    ONEDNN_MAX_CPU_ISA=AVX2 ./run_benchmarks.sh processor      # nearly as a CPU without AVX-512 would
+    # nearly as a CPU without AVX-512 would
+    ONEDNN_MAX_CPU_ISA=AVX2 ./run_benchmarks.sh processor
 
-Each line's `ours` is with oneDNN, its `peer` without, in processes of their own, in turns; each is
-the best of its rounds. Cases:
+`training.processor` chooses by the results. Each line's `ours` is with oneDNN, its `peer` without,
+in processes of their own, in turns; each is the best of its rounds. Cases:
 
     digits      a step of the digits' teacher, 250 images of 16 px: depthwise convolutions on maps
-    of 4 px
+                of 4 px
     lite0       a step of EfficientNet-Lite0 with 10 frozen blocks, 32 images of 160 px
     b0          a step of EfficientNet-B0, 32 images of 224 px
     b0_64       the same at 64 px: maps of 2 px
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 from benchmarks import report
 from cli.start import python_m
 from training import processor

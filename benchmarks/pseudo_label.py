@@ -1,17 +1,18 @@
-"""Labelling images, from TFRecord to finished prediction shards, against the bare network and against Keras's own.
+"""Measures labelling images against the bare network and against Keras's own.
 
     ./run_benchmarks.sh pseudo_label [--images=512]
 
-EfficientNet-B0 at 224 with 1,000 classes and untrained weights labels JPEGs of 500x375 pixels, in
-one shard, by what a worker does of the stage: as the stage does it by default, with BatchNorm
-folded (`optimize`), and so in bfloat16. Each beside forward passes of its own graph on as many
-images in memory, and beside `tf.keras.applications.EfficientNetB0.predict` in float32 on the same
-records (decoded whole, resized, batched and prefetched; it writes nothing).
+Labelling goes from TFRecord to finished prediction shards. EfficientNet-B0 at 224 with 1,000
+classes and untrained weights labels JPEGs of 500x375 pixels, in one shard, by what a worker does of
+the stage. The cases: as the stage does it by default, with BatchNorm folded (`optimize`), and so in
+bfloat16. Each stands beside forward passes of its own graph on as many images in memory, and beside
+`tf.keras.applications.EfficientNetB0.predict` in float32 on the same records (decoded whole,
+resized, batched and prefetched; it writes nothing).
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -40,7 +41,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
 
 
 def keras_predict(paths: tuple[str, ...]) -> Callable[[], Any]:
-    """The peer: Keras's model on the same records, by the pipeline that one would write."""
+    """Returns the peer: Keras's model on the same records, by the pipeline that one would write."""
 
     def load(serialized: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_jpeg(protos.parse_example(serialized)["image/encoded"], channels=3)
@@ -53,7 +54,7 @@ def keras_predict(paths: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def main(images: int = 512) -> None:
-    """Measures with so many JPEG files, rounded up to whole batches, and prints the lines."""
+    """Measures with `images` JPEG files, rounded up to whole batches, and prints the lines."""
     count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

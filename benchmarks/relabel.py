@@ -3,7 +3,7 @@
     ./run_benchmarks.sh relabel                      10 million records of 10 classes
     ./run_benchmarks.sh relabel --records=1000000    fewer
 
-The set is made up: images of a few bytes, of which every third has copies, up to four. The stage
+The set is made up: images of a few bytes; every third image has copies, up to four. The stage
 reads it and as many predictions as it has images, joins them by key, and writes the set again.
 Beside it stands reading the same records and writing them as they are. An independent count by
 NumPy must agree with the summary. Each size runs in a process of its own, so that its peak memory
@@ -12,7 +12,7 @@ is its own.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -40,7 +40,10 @@ KEY = 12
 
 
 def _drawn(shard: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns classes before and after [n] and copies [n] of the images of a shard with `size` records."""
+    """Returns classes before and after [n] and copies [n] of a shard's images.
+
+    `size` is the number of the shard's records.
+    """
     rng = np.random.Generator(np.random.PCG64([11, shard]))
     before, after = rng.integers(0, CLASSES, [2, size])
     copies = np.where(rng.random(size) < 1 / 3, rng.integers(2, 5, size), 1)
@@ -117,7 +120,7 @@ def expected(total: int) -> dict[str, object]:
 
 
 def child(total: int) -> None:
-    """One size, in this process: prints its figures as JSON."""
+    """Measures one size, in this process, and prints its figures as JSON."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         write(root, total)
@@ -140,7 +143,7 @@ def child(total: int) -> None:
 
 
 def main(records: int = 10_000_000) -> None:
-    """Two sizes, a tenth of `records` and all, and the lines. Raises InputError for too few."""
+    """Measures a tenth of `records` and all; prints the lines. Raises InputError for too few."""
     total, sizes = records, {}
     if total < 1000:
         raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")

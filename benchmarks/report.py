@@ -22,7 +22,10 @@ def line(
     unit: str,
     **notes: Any,
 ) -> None:
-    """Prints a result: rates, so that a ratio above 1 is better for us. `notes` are whatever else a reader must know."""
+    """Prints a result: rates, so that a ratio above 1 is better for us.
+
+    `notes` are whatever else a reader must know.
+    """
     row = {
         "benchmark": benchmark,
         "ours": round(ours, 4),
@@ -34,7 +37,7 @@ def line(
 
 
 def find_peers() -> None:
-    """Lets this process and its children import from the directory that PEERS names in the environment."""
+    """Lets this process and its children import from the directory in the environment's PEERS."""
     if peers := os.environ.get("PEERS"):
         sys.path.append(peers)
         os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -43,7 +46,10 @@ def find_peers() -> None:
 
 
 def memory(pid: int | str, field: str = "VmRSS") -> float:
-    """GiB of a process by /proc/PID/status (Linux): `VmRSS` now, `VmHWM` at most; 0 where it is gone."""
+    """Returns GiB of a process by /proc/PID/status (Linux); 0 where the process is gone.
+
+    `field`: `VmRSS` is the memory now, `VmHWM` at most.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -65,9 +71,10 @@ class Timer:
 
 
 def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float, float]]:
-    """Median (wall, CPU) seconds of each piece of work, one after another in each round: a noisy machine is noisy for all of them.
+    """Returns the median (wall, CPU) seconds of each piece of work.
 
-    Work whose beginning is not to count returns the `Timer` of the rest.
+    Each round does all pieces one after another, so that a noisy machine is noisy for all of them.
+    Work that returns a `Timer` counts by it, without its beginning.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for _ in range(rounds):

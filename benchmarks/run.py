@@ -1,6 +1,9 @@
-"""Runs benchmarks by name, or all of them: `./run_benchmarks.sh [NAME…] [--flag=value…]`; a flag goes to the benchmark that has it.
+"""Runs benchmarks by name, or all of them.
 
-PEERS=DIR in the environment: where peers are that are no dependencies of the project, from `pip install --target=DIR`.
+    ./run_benchmarks.sh [NAME…] [--flag=value…]
+
+A flag goes to the benchmark that has it. PEERS=DIR in the environment says where the peers are that
+the project does not depend on, from `pip install --target=DIR`.
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: Sequence[str], **flags: str | int | None) -> None:
-    """Runs the benchmarks `arguments`. Raises InputError for an unknown one, and for flags that are nobody's."""
+    """Runs the benchmarks `arguments`.
+
+    Raises:
+      InputError: a benchmark is unknown, or none of them has a flag.
+    """
     unknown = [name for name in arguments if name not in BENCHMARKS]
     if unknown:
         raise InputError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")

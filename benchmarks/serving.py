@@ -1,11 +1,12 @@
-"""Measures what serving costs: decoding that forgives, and the development server against the bare graph.
+"""Measures what serving costs: forgiving decoding, and the server against the bare graph.
 
     ./run_benchmarks.sh serving [--model=SERVING_DIR] [--requests=10000] [--clients=16] [--sweep]
 
-prints a JSON object a line. The server's costs are CPU seconds an image, which other work on the
-machine changes little. Bare graph and server take turns on the same cores; the clients have the
-last core for themselves, where there are two or more. `--sweep` tries other batching parameters.
-Without `--model` an untrained EfficientNet-B0 at 32 pixels with 10 classes is exported first.
+prints a JSON object a line. The server is the development server. Its costs are CPU seconds an
+image, which other work on the machine changes little. Bare graph and server take turns on the same
+cores; the clients have the last core for themselves, where there are two or more. `--sweep` tries
+other batching parameters. Without `--model` an untrained EfficientNet-B0 at 32 pixels with 10
+classes is exported first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -127,7 +128,7 @@ def with_batching(serving_dir: Path, folder: Path, threads: int, micros: int, al
 
 
 def exported(folder: Path) -> Path:
-    """A SERVING_DIR with an untrained model."""
+    """Makes a SERVING_DIR with an untrained model."""
     names = tuple(str(i) for i in range(10))
     spec = ModelSpec(
         {"name": "b0", "width": 0.5, "depth": 0.5, "stem_stride": 1},
@@ -146,7 +147,7 @@ def served(serving_dir: Path) -> Path:
 
 
 def picture(width: int, height: int) -> bytes:
-    """A JPEG with the detail of a photograph."""
+    """Returns a JPEG with the detail of a photograph."""
     rng = np.random.Generator(np.random.PCG64([width, height]))
     pixels = PIL.Image.fromarray(rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8))
     file = io.BytesIO()
@@ -155,7 +156,7 @@ def picture(width: int, height: int) -> bytes:
 
 
 def rate(call: Callable[[], Any], images: int, seconds: float = 2.0) -> float:
-    """Images a second: the median of three rounds."""
+    """Returns images a second: the median of three rounds."""
     call()
     rounds = []
     for _ in range(3):
@@ -168,7 +169,7 @@ def rate(call: Callable[[], Any], images: int, seconds: float = 2.0) -> float:
 
 
 def decoding(name: str, image: bytes) -> None:
-    """`serving.images.prepare` against the same preprocessing that fails with its first bad image."""
+    """Compares `serving.images.prepare` with preprocessing that fails at its first bad image."""
     preprocessing = Preprocessing(image_size=32, style="imagenet")
     spec, pixels = [tf.TensorSpec([None], tf.string)], tf.TensorSpec([32, 32, 3], tf.float32)
 
@@ -271,7 +272,7 @@ def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def ask(
     address: str, body: Path, requests: int, clients: int, cores: set[int] | None
 ) -> list[float]:
-    """Returns the seconds that each of `requests` took, sent by `clients` connections from `cores`."""
+    """Returns the seconds of each of `requests`, sent by `clients` connections from `cores`."""
     host, port = address.rsplit(":", 1)
     command = python_m("benchmarks.clients", host, port, str(body), str(requests), str(clients))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

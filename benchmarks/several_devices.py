@@ -10,7 +10,7 @@ nothing, so the ratio says what sharing costs. The prediction shards must be the
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 

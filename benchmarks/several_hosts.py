@@ -10,7 +10,7 @@ next window, of a shard, is read ahead and counts.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -27,7 +27,7 @@ BATCH, SHARDS, EPOCHS = 64, 32, 2
 
 
 def main(images: int = 2048) -> None:
-    """Measures with so many JPEG files, rounded up to whole batches, and prints the lines."""
+    """Measures with `images` JPEG files, rounded up to whole batches, and prints the lines."""
     count = -(-images // BATCH) * BATCH
     with tempfile.TemporaryDirectory() as directory:
         examples = (

@@ -1,25 +1,25 @@
-"""Memory against time of a training step: rematerialised, or in parts (gradient accumulation), beside the plain step.
+"""Measures memory against time of a training step: plain, rematerialised, or in parts.
 
     ./run_benchmarks.sh step_memory [--networks=b0,b4] [--batch=64] [--parts=4]
 
 Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross
-entropy with all noise and an update by plain SGD; rematerialised it keeps only the blocks' inputs,
-in parts it takes a quarter of the batch at a time, or another part (not for l2, whose graph would
-be four times itself).
+entropy with all noise and an update by plain SGD. Rematerialised, it keeps only the blocks' inputs.
+In parts (gradient accumulation), it takes a quarter of the batch at a time, or another part. l2 is
+not run in parts: its graph would be four times itself.
 
 The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for its teacher, and a
 quarter as many labelled images: `cosine`, `soft` rematerialised and `soft` in parts, beside the
 plain step of `soft`.
 
-The memory of a case is the peak of the resident set during the steps less the resident set before
-them, when network and graph exist: so activations, and gradients until their weights have moved,
-but no weights. `ours` and `peer` are images of a step per GiB of that; seconds are medians, wall
-and CPU.
+The memory of a case is the peak of the resident set during the steps minus the resident set before
+them, when network and graph exist. So it has activations, and gradients until their weights have
+moved, but no weights. `ours` and `peer` are images of a step per GiB of that; seconds are medians,
+wall and CPU.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -58,7 +58,11 @@ GOAL |= {"cosine": 1.3, "soft_rematerialized": 1.5, "soft_in_parts": 1.3}
 
 
 def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
-    """Of one case, in this process: `gib`, `seconds`, `cpu_seconds` of a step, `trace_seconds`, images a step."""
+    """Measures one case in this process.
+
+    Returns:
+      `gib`, `seconds`, `cpu_seconds` of a step, and `trace_seconds`.
+    """
     labeled = parts * -(-batch // (4 * parts))
     parts = parts if way.endswith("in_parts") else 1
     if way in FEEDBACK:
@@ -79,7 +83,10 @@ def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
 
 
 def student_step(name: str, options: dict[str, Any], batch: int, labeled: int, parts: int) -> Any:
-    """Returns the compiled step of a student with `batch` unlabelled and `labeled` labelled images."""
+    """Returns the compiled step of a student.
+
+    It has `batch` unlabelled and `labeled` labelled images.
+    """
     student = EfficientNet(name, num_classes=1000, seed=0)
     calibrator = Calibrator(1000, hidden=8)
     pair = ReducedMetaPseudoLabels(calibrator, student, accumulation=parts, **options)
@@ -119,14 +126,17 @@ def plain_step(name: str, way: str, batch: int, parts: int) -> Any:
 
 
 def in_a_process(*case: str | int) -> dict[str, Any]:
-    """`measure` in a fresh one."""
+    """Runs `measure` in a fresh process."""
     command = python_m("benchmarks.step_memory", *map(str, case))
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
 def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
-    """Prints JSON lines of each network, with so many images a step (0: as `BATCHES` says). Raises InputError for an unknown one."""
+    """Prints JSON lines of each network. Raises InputError for an unknown one.
+
+    `batch`: images a step; 0: as `BATCHES` says.
+    """
     names = networks.split(",")
     unknown = [name for name in names if name not in BATCHES]
     if unknown:
@@ -143,7 +153,7 @@ def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
 
 
 def _lines(name: str, ways: Sequence[str], images: int, parts: int) -> None:
-    """Prints a line for each way but the first, which the others stand beside."""
+    """Prints a line for each way but the first, beside the first."""
     measured = [in_a_process(name, way, images, parts) for way in ways]
     for way, ours in zip(ways[1:], measured[1:]):
         notes = {

@@ -1,4 +1,4 @@
-"""The training step beside Keras's and timm's, what the loop around it costs, and how long a command takes to its first step.
+"""Measures the training step beside Keras's and timm's, its loop, and a command's first step.
 
     [PEERS=DIR] ./run_benchmarks.sh train_step [--rounds=5] [--cases=start,steps,loops,swish]
 
@@ -7,24 +7,24 @@
   moving average, weight decay, gradient norm, stochastic depth and dropout. Keras:
   `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm:
   `tf_efficientnet_b0` where torch and timm are installed, the best of float32 and bfloat16
-  autocast, with and without channels-last, in a process of its own whose glibc is told to keep its
-  pages.
+  autocast, with and without channels-last. timm runs in a process of its own, with a glibc that
+  keeps its pages.
 - `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and
   moving average, beside the bare compiled step, which has neither data nor average. Data are one
-  batch in memory, so that the loop and not the cores' share of decoding is measured;
-  `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores, `loop_b0_data`
-  32 photographs (JPEG of 500x375: random crop, flip, RandAugment).
+  batch in memory, so that the loop and not the cores' share of decoding is measured. But
+  `loop_digits_data` reads, decodes and augments 250 digits a step on the same cores, and
+  `loop_b0_data` 32 photographs (JPEG of 500x375: random crop, flip, RandAugment).
 - `train_step/swish_...`: the step beside the same with TensorFlow's swish.
 - `train_step/start_...`: from the command to the first line of its log, for the digits' network, B0
   and B4 at 224, beside a script that makes Keras's B0 and takes one step.
 
-All in turns, in one run; CPU seconds of a step stand beside the rates, since wall time on a shared
-machine is not one thing.
+All run in turns, in one run. CPU seconds of a step stand beside the rates, since wall time varies
+on a shared machine.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -84,12 +84,13 @@ KERAS_SCRIPT = f"""
 import tensorflow as tf
 model = tf.keras.applications.EfficientNetB0(weights=None, classifier_activation=None)
 model.compile("rmsprop", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-model.fit(tf.zeros([{BATCH}, {SIZE}, {SIZE}, 3]), tf.zeros([{BATCH}], tf.int64), batch_size={BATCH}, verbose=0)
+model.fit(tf.zeros([{BATCH}, {SIZE}, {SIZE}, 3]), tf.zeros([{BATCH}], tf.int64), \
+batch_size={BATCH}, verbose=0)
 """
 
 
 def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Preprocessing]:
-    """The trainer of a recipe's teacher, its resolved section and its preprocessing."""
+    """Returns the trainer of a recipe's teacher, its resolved section and its preprocessing."""
     config = recipes.from_flags(*flags)
     values = config.teacher.to_dict()
     own = values.pop("preprocessing", {})
@@ -106,23 +107,26 @@ def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Prepr
 
 
 def one_batch(size: int, batch: int, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Random images in 0-255 and labels."""
+    """Returns random images in 0-255 and labels."""
     images = tf.random.stateless_uniform([batch, size, size, 3], [0, 1], 0.0, 255.0)
     return images, tf.random.stateless_uniform([batch], [0, 2], 0, classes, tf.int64)
 
 
 def in_memory(size: int, batch: int, classes: int) -> tf.data.Dataset:
-    """The same batch for ever, without autotuning: its thread can hold up the end of a `fit`, Keras's like ours, for seconds."""
+    """Returns the same batch for ever, without autotuning.
+
+    Autotuning's thread can hold up the end of a `fit`, Keras's like ours, for seconds.
+    """
     return untuned(tf.data.Dataset.from_tensors(one_batch(size, batch, classes)).cache().repeat())
 
 
 def fitted(model: tf.keras.Model, data: tf.data.Dataset) -> Callable[[], None]:
-    """So many steps of plain `fit`."""
+    """Returns a function that takes `STEPS` steps of plain `fit`."""
     return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0) and None
 
 
 def keras_b0() -> tf.keras.Model:
-    """Keras's own, compiled as its users do."""
+    """Returns Keras's own network, compiled as its users do."""
     model = tf.keras.applications.EfficientNetB0(weights=None, classifier_activation=None)
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(tf.keras.optimizers.RMSprop(0.001, momentum=0.9), loss, metrics=["accuracy"])
@@ -130,7 +134,10 @@ def keras_b0() -> tf.keras.Model:
 
 
 class Timm:
-    """The peer's process: takes the name of a setting, takes the steps, answers with its (wall, CPU) seconds."""
+    """The peer's process.
+
+    It takes the name of a setting, takes the steps, and answers with its (wall, CPU) seconds.
+    """
 
     def __init__(self) -> None:
         command = python_m("benchmarks.models.torch_peers", str(BATCH), str(SIZE), str(STEPS))
@@ -147,7 +154,7 @@ class Timm:
         )  # its libraries have their say there, too
 
     def __call__(self, setting: str) -> tuple[float, float]:
-        """Seconds of the steps."""
+        """Returns the seconds of the steps."""
         assert self.process.stdin
         print(setting, file=self.process.stdin, flush=True)
         wall, cpu = self._answer()
@@ -161,7 +168,7 @@ class Timm:
 
 
 def steps(rounds: int, ours: Supervised, data: tf.data.Dataset) -> None:
-    """B0's step beside the peers'."""
+    """Measures B0's step beside the peers'."""
     work = {"ours": fitted(ours, data), "keras": fitted(keras_b0(), data)}
     timm = Timm() if all(importlib.util.find_spec(name) for name in ("torch", "timm")) else None
     for function in work.values():
@@ -204,7 +211,7 @@ def steps(rounds: int, ours: Supervised, data: tf.data.Dataset) -> None:
 
 
 def bare(trainer: Supervised, element: Any) -> Callable[[int], None]:
-    """The compiled step without the average."""
+    """Returns the compiled step without the average."""
     update, trainer.ema.update = trainer.ema.update, lambda step: None
     step = tf.function(trainer.train_step)
     step(element)
@@ -226,7 +233,7 @@ def loop(
     section: ConfigDict,
     count: int,
 ) -> None:
-    """The whole loop beside the bare step; two log lines and a checkpoint in `count` steps."""
+    """Measures the loop beside the bare step; `count` steps have two log lines and a checkpoint."""
     sizes = {
         "steps": count,
         "images_per_step": section.batch_size,
@@ -269,7 +276,7 @@ def loop(
 def swish(
     name: str, rounds: int, trainer: Supervised, flags: list[str], classes: int, element: Any
 ) -> None:
-    """The step beside the same with TensorFlow's swish."""
+    """Measures the step beside the same with TensorFlow's swish."""
     work = {"ours": bare(trainer, element)}
     theirs, _, _ = build(flags, classes)
     ours, layers.swish = layers.swish, tf.nn.silu
@@ -291,7 +298,7 @@ def swish(
 
 
 def until_first_line(command: list[str], log: Path) -> float:
-    """Seconds from the start of a training to its first log line; it is then ended."""
+    """Returns the seconds from the start of a training to its first log line, and ends it."""
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None and not (log.exists() and log.read_text(encoding="utf-8")):
@@ -302,7 +309,7 @@ def until_first_line(command: list[str], log: Path) -> float:
 
 
 def start(directory: Path, rounds: int) -> None:
-    """From the command to the first step."""
+    """Measures the time from the command to the first step."""
     times: dict[str, list[float]] = {name: [] for name in (*STARTS, "keras")}
     for number in range(rounds):
         for name, flags in STARTS.items():
@@ -387,7 +394,7 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
 def reading(
     labeled: records.Manifest, section: ConfigDict, preprocessing: Preprocessing
 ) -> Callable[[int], tf.data.Dataset]:
-    """The recipe's own input from a split."""
+    """Returns the recipe's own input from a split."""
     inputs = run.Inputs(Path(), labeled)
     return functools.partial(
         run.batches, SUPERVISED, section, preprocessing, inputs, 0, pipelines=(1, 0), replicas=1

@@ -1,6 +1,7 @@
 """The training step of every method, compiled whole by XLA: size, shapes and time to compile.
 
-    ./run_benchmarks.sh xla_steps [--networks=b0,resnet50,wrn_28_2] [--methods=supervised,...] [--batch=4]
+    ./run_benchmarks.sh xla_steps [--networks=b0,resnet50,wrn_28_2] [--methods=supervised,...] \
+        [--batch=4]
 
 One JSON line for each network and method, each in a process of its own:
 
@@ -17,7 +18,7 @@ Nothing here is a speed: a CPU's compiler is not a TPU's.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 

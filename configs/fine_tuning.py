@@ -18,13 +18,13 @@ RATE = 0.32
 
 
 def start_from_published_weights(config: ConfigDict) -> None:
-    """Sets what the trainings of a recipe start from, and the resolution that it is worth on a CPU."""
+    """Sets the weights that a recipe's trainings start from, and a resolution that suits a CPU."""
     config.init = WEIGHTS
     config.preprocessing.image_size = IMAGE_SIZE
 
 
 def fine_tune(train: ConfigDict) -> None:
-    """Sets what makes a fine-tuning of any training: a fast average, the lower blocks fixed."""
+    """Makes a fine-tuning of any training: a fast moving average, and fixed lower blocks."""
     train.ema_decay = 0.99
     train.update({name: declared.default for name, declared in FINE_TUNING.items()})
     train.frozen_blocks = 10  # of Lite0's 16: better than none on few images, and twice as fast

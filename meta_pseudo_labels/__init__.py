@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels (Pham et al. 2021): a teacher that learns from how its pseudo-labels change the student.
+"""Meta Pseudo Labels (Pham et al. 2021): the teacher learns how its labels change the student.
 
 `feedback.py` holds the estimators of the signal, `model.py` the training step, `loss_scale.py` its
 float16 part, and `reduced.py` the teacher of Appendix E. `training/uda.py` has the teacher's other

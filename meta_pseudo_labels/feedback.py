@@ -1,39 +1,38 @@
-"""The feedback of Meta Pseudo Labels (Pham et al. 2021, Section 2): what the teacher learns from the student's step.
+"""The feedback of Meta Pseudo Labels: what the teacher learns from the student's step.
 
-The student moves by one step on pseudo-labels that the teacher drew, and the teacher is to lower
-what it finds there:
+See Pham et al. 2021, Section 2. The student moves by one step on pseudo-labels that the teacher
+drew. The teacher minimises the labelled loss J after that step:
 
-    θ_S' = θ_S − η_S ∇ L_u,   L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently
-    (the step under eq. 2)
-    J(θ_T) = E_ŷ [L_l(θ_S')]
-    (eq. 3, hard labels)
+    θ_S' = θ_S − η_S ∇ L_u    (the step under eq. 2)
+    L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently
+    J(θ_T) = E_ŷ [L_l(θ_S')]    (eq. 3, hard labels)
 
-with L_l the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score
+L_l is the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score
 function, and ∇ log T(ŷ_i) = −∇CE(ŷ_i, T_i):
 
-    ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)] = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]
-    (A)
+    ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)]
+       = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]    (A)
 
 The second form is allowed because E[∇ log T(ŷ_i)] = 0: any number that the labels do not influence
 may be added to the reward. It says: where the labelled loss went *down*, make these labels more
 likely. Three consequences that implementations got wrong:
 
 1. *Sign.* The factor is old − new.
-2. *Batch factor.* The sum over the batch stands there, not its mean. With one scalar for the whole
+2. *Batch factor.* (A) has the sum over the batch, not its mean. With one scalar for the whole
    batch, h · mean CE is 1/B_u of the gradient; `batch_factor` gives the B_u back. Where every
    example has its own h_i, the mean is right (see `label_feedback`).
 3. *Independent draws.* The cross terms E[r_i ∇ log T(ŷ_j)], i ≠ j, vanish because the ŷ are drawn
-   from T. With the most probable class in their place they do not, and the result is no gradient of
-   J.
+   from T. With the most probable class in place of a draw they do not vanish, and the result is no
+   gradient of J.
 
 To the first order in η_S the reward is an inner product of gradients (eq. 12 in Appendix A):
 
-    L_l(θ_S) − L_l(θ_S') ≈ η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ = 1/B_u Σ_i h_i,   h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩
-    (B)
+    L_l(θ_S) − L_l(θ_S') ≈ η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ = 1/B_u Σ_i h_i    (B)
+    h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩
 
-The functions here are pure: they take what was measured and give the feedback, or the loss whose
-gradient the teacher follows. What they return for a distributed step is right if the losses and
-gradients given are already those of the global batch.
+The functions here are pure: they take measurements and give the feedback, or the loss that the
+teacher minimises. Their results for a distributed step are right if the losses and gradients given
+are already those of the global batch.
 """
 
 from __future__ import annotations
@@ -54,14 +53,14 @@ Gradients = Sequence["tf.Tensor | None"]
 
 
 def draw_pseudo_labels(kind: str, logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """The labels that the teacher gives, as distributions (B, K) without a gradient.
+    """Returns the labels that the teacher gives, as distributions (B, K) without a gradient.
 
     Args:
       kind: "sampled" (the paper: ŷ ~ T), "argmax" (the most probable class; biased, consequence 3
         above), or "soft" (T itself).
-      logits: the teacher's, (B, K).
-      uniform: numbers in [0, 1), (B, K), which the draw is a function of (Gumbel's method: argmax_k
-        z_k − log(−log u_k) ~ softmax z).
+      logits: the teacher's logits, (B, K).
+      uniform: uniform numbers in [0, 1), (B, K). The draw is a function of them (Gumbel's method:
+        argmax_k z_k − log(−log u_k) ~ softmax z).
     """
     if kind == "soft":
         return tf.stop_gradient(tf.nn.softmax(logits))
@@ -72,10 +71,10 @@ def draw_pseudo_labels(kind: str, logits: tf.Tensor, uniform: tf.Tensor) -> tf.T
 
 
 def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """−Σ_k q_k log softmax(z)_k of each example, (B,); differentiable, also twice, in both arguments.
+    """Returns −Σ_k q_k log softmax(z)_k of each example, (B,).
 
-    TensorFlow's own op forgets the targets in its second derivative, and `label_feedback` is made
-    of that one.
+    It is differentiable, also twice, in both arguments. TensorFlow's own op forgets the targets in
+    its second derivative, and `label_feedback` is made of that derivative.
     """
     return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1)
 
@@ -84,26 +83,26 @@ def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
-    """The reward of (A) itself, h = L_l(θ_S) − L_l(θ_S'), without any approximation.
+    """Returns the reward of (A) itself, h = L_l(θ_S) − L_l(θ_S'), without any approximation.
 
-    Unbiased for whatever the student's optimizer does with the gradient: what momentum, weight
-    decay and earlier steps contribute to the move does not depend on the labels just drawn. It is
-    noise, though, which the other estimators lack.
+    It is unbiased for whatever the student's optimizer does with the gradient: what momentum,
+    weight decay and earlier steps contribute to the move does not depend on the labels just drawn.
+    That contribution is noise, though, which the other estimators lack.
 
     Args:
       old_loss: mean cross entropy of the labelled batch before the student's step.
-      new_loss: the same after it: same examples, same noise, BatchNorm in the same mode, or the
-        difference of the modes is in h.
+      new_loss: the same loss after the step: same examples, same noise, BatchNorm in the same mode.
+        Otherwise the difference of the modes is in h.
     """
     return old_loss - new_loss
 
 
 def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | float) -> tf.Tensor:
-    """The paper's eq. 12, h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩: the first order of `finite_difference`.
+    """Returns the paper's eq. 12, which is `finite_difference` to the first order.
 
-    Off by O(η_S²). Here η_S is the factor of the student's whole step, θ_S' = θ_S − η_S ∇L_u +
-    terms without labels. It is the learning rate for SGD, and (1 + μ) times that with Nesterov's
-    momentum μ.
+    h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ is off by O(η_S²). Here η_S is the factor of the student's whole
+    step, θ_S' = θ_S − η_S ∇L_u + terms without labels. It is the learning rate for SGD, and (1 + μ)
+    times the learning rate with Nesterov's momentum μ.
 
     Args:
       labeled: gradient of the labelled loss at the *new* weights, variable by variable.
@@ -116,10 +115,11 @@ def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | fl
 
 
 def cosine(labeled: Gradients, unlabeled: Gradients) -> tf.Tensor:
-    """The normalised product, h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1] (Appendix C.3); 0 where either gradient is 0.
+    """Returns h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1]; 0 where either gradient is 0.
 
-    Of the gradient of J it keeps the sign but not the size: ‖∇L_u‖ depends on the labels drawn, so
-    after dividing by it the expectation is no longer ∇J times a constant.
+    It is the normalised product (Appendix C.3). It keeps the sign of the gradient of J but not the
+    size: ‖∇L_u‖ depends on the labels drawn, so after dividing by it the expectation is no longer
+    ∇J times a constant.
     """
     norms = tf.sqrt(_inner(labeled, labeled) * _inner(unlabeled, unlabeled))
     return tf.math.divide_no_nan(_inner(labeled, unlabeled), norms)
@@ -133,18 +133,19 @@ def label_feedback(
     factor: tf.Tensor | float,
     batch_size: tf.Tensor | int,
 ) -> tf.Tensor:
-    """Feedback h_ik = η_S ⟨∇L_l(θ_S'), ∇CE(k, S(x_i; θ_S))⟩ of every example and *every* class, (B_u, K).
+    """Returns the feedback h_ik of every example and *every* class, (B_u, K).
 
-    In other words h_ik = −B_u ∂L_l(θ_S')/∂ŷ_ik: what the labelled loss would lose if example i had
-    been a little more of class k. Since ∇L_u is linear in ŷ, that is a directional derivative of
-    the student's log-probabilities,
+        h_ik = η_S ⟨∇L_l(θ_S'), ∇CE(k, S(x_i; θ_S))⟩ = −B_u ∂L_l(θ_S')/∂ŷ_ik
+
+    It says what the labelled loss would lose if example i had been a little more of class k. Since
+    ∇L_u is linear in ŷ, it is a directional derivative of the student's log-probabilities,
 
         h_ik = −η_S d/dε log S_k(x_i; θ_S + ε ∇L_l(θ_S')) at ε = 0,
 
     a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the
     derivative of the gradient with respect to the labels, along ∇L_l(θ_S'), on the tape of the
-    student's own backward pass: so at θ_S, although the variables have moved on, with one more pass
-    through what that tape recorded. BatchNorm's coupling of the examples is in it.
+    student's own backward pass. So it is taken at θ_S, although the variables have moved on, with
+    one more pass through what that tape recorded. BatchNorm's coupling of the examples is in it.
 
     Args:
       tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with
@@ -170,7 +171,7 @@ def label_feedback(
 def label_feedback_of(logits: tf.Tensor, slope: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Returns the h_ik of `label_feedback` from the derivative of the student's logits, (B_u, K).
 
-    With S = softmax z the derivative of log S_k is that of z_k less Σ_j S_j times that of z_j.
+    With S = softmax z, the derivative of log S_k is d_k − Σ_j S_j d_j, where d_j is that of z_j.
 
     Args:
       logits: z of the student at θ_S, (B_u, K).
@@ -183,12 +184,18 @@ def label_feedback_of(logits: tf.Tensor, slope: tf.Tensor, factor: tf.Tensor | f
 
 
 def drawn(h: tf.Tensor, pseudo_labels: tf.Tensor) -> tf.Tensor:
-    """Returns h of the labels drawn: h_i (B_u,) of h_ik (B_u, K). Another h, () or (B_u,), is one already."""
+    """Returns h of the labels drawn: h_i (B_u,) of h_ik (B_u, K).
+
+    Any other h, () or (B_u,), is returned as it is.
+    """
     return tf.reduce_sum(h * pseudo_labels, -1) if h.shape.rank == 2 else h
 
 
 def released(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
-    """The released code's h = new − old, whose sign is opposite to (A); `released_loss` has no gradient in any case."""
+    """Returns the released code's h = new − old; its sign is opposite to (A).
+
+    `released_loss` has no gradient in any case.
+    """
     return new_loss - old_loss
 
 
@@ -200,15 +207,15 @@ def center(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Subtracts a moving average from h (Appendix C.3), for less variance.
 
-    The average that is subtracted is that of the *earlier* steps, so it does not depend on this
-    step's labels and (A) stays unbiased. The release updates it first and starts it at a random
+    The subtracted average is that of the *earlier* steps, so it does not depend on this step's
+    labels and (A) stays unbiased. The release updates the average first and starts it at a random
     number.
 
     Args:
       feedback: h (), or h_i (B,).
       mean: h, averaged over the global batch.
       baseline: b, the average so far.
-      decay: of the average.
+      decay: decay of the average.
 
     Returns:
       (h − b, the next b = decay·b + (1 − decay)·h).
@@ -225,17 +232,17 @@ def hard_loss(
     logits: tf.Tensor,
     batch_factor: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
-    """Gives factor · mean_i h_i CE(ŷ_i, T(x_i; θ_T)), whose expected gradient is ∇J.
+    """Returns factor · mean_i h_i CE(ŷ_i, T(x_i; θ_T)); its expected gradient is ∇J.
 
     Args:
-      feedback: h (), with factor B_u for ∇J itself and 1 for ∇J/B_u (eq. 12 read with CE as the
-        average that Section 2 defines); or h_i (B,) of the labels drawn, with factor 1: E[h_i Σ_j
-        ∇CE_j] = E[h_i ∇CE_i] by consequence 3, so leaving out the other examples' terms takes their
-        variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in h_i still depends
-        on all labels).
+      feedback: h () or h_i (B,). With h the factor is B_u for ∇J itself, and 1 for ∇J/B_u (eq. 12
+        read with CE as the average that Section 2 defines). With h_i of the labels drawn the factor
+        is 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3. So leaving out the other examples'
+        terms takes their variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in
+        h_i still depends on all labels).
       pseudo_labels: ŷ, one-hot (B, K).
-      logits: the teacher's, those that ŷ was drawn from, (B, K).
-      batch_factor: of the whole.
+      logits: the teacher's logits that ŷ was drawn from, (B, K).
+      batch_factor: factor of the whole loss.
     """
     feedback, pseudo_labels = tf.stop_gradient(feedback), tf.stop_gradient(pseudo_labels)
     return tf.cast(batch_factor, logits.dtype) * tf.reduce_mean(
@@ -244,7 +251,7 @@ def hard_loss(
 
 
 def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """−mean_i Σ_k h_ik T_k(x_i; θ_T): no draw, so no score function.
+    """Returns −mean_i Σ_k h_ik T_k(x_i; θ_T): no draw, so no score function.
 
     With soft pseudo-labels J = L_l(θ_S') is differentiable (Section 2) and this has its exact
     gradient, Σ_ik ∂J/∂ŷ_ik ∇T_ik with ∂J/∂ŷ_ik = −h_ik/B_u. With sampled ones it is, to the first
@@ -252,7 +259,7 @@ def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
     Args:
       label_feedback: h_ik (B, K).
-      logits: the teacher's (B, K).
+      logits: the teacher's logits, (B, K).
     """
     return -tf.reduce_mean(
         tf.reduce_sum(tf.stop_gradient(label_feedback) * tf.nn.softmax(logits), -1)
@@ -260,15 +267,15 @@ def soft_loss(label_feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def released_loss(feedback: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The released h · mean CE(T, T) with the target's gradient stopped.
+    """Returns the released h · mean CE(T, T) with the target's gradient stopped.
 
-    ∂CE(sg[T], T)/∂z = T − sg[T] = 0: whatever h is, the teacher does not feel it.
+    ∂CE(sg[T], T)/∂z = T − sg[T] = 0: whatever h is, the teacher gets no gradient.
     """
     return hard_loss(feedback, tf.nn.softmax(logits), logits)
 
 
 def _inner(a: Gradients, b: Gradients) -> tf.Tensor:
-    """⟨a, b⟩ over all variables; None is 0."""
+    """Returns ⟨a, b⟩ over all variables; None is 0."""
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b) if x is not None and y is not None])
 
 
@@ -276,7 +283,7 @@ def _inner(a: Gradients, b: Gradients) -> tf.Tensor:
 
 
 class Measurements(NamedTuple):
-    """What the student's step leaves to make h from; see `Estimator` for what is None.
+    """Measurements of the student's step, to make h from; see `Estimator` for what is None.
 
     Attributes:
       pseudo_labels: ŷ of this replica's examples, (B_u, K).
@@ -285,7 +292,7 @@ class Measurements(NamedTuple):
       labeled: ∇L_l(θ_S') of the global batch, variable by variable.
       unlabeled: ∇L_u(θ_S) of the global batch, variable by variable.
       factor: η_S of the step, times what clipping left of the gradient, ().
-      per_label: gives `label_feedback` of this replica's examples, (B_u, K).
+      per_label: returns `label_feedback` of this replica's examples, (B_u, K).
     """
 
     pseudo_labels: tf.Tensor
@@ -302,7 +309,7 @@ class Estimator:
     """One way to get h and to make the teacher's loss of it: what it needs, and what it gives.
 
     Attributes:
-      name: what recipes and constructors call it.
+      name: its name in recipes and constructors.
       estimate: `Measurements` -> h: () for the whole step, (B_u,) for the labels drawn, or (B_u, K)
         for all labels. None: h is 0, and nothing is measured.
       teacher_loss: (h, ŷ (B_u, K), the teacher's logits (B_u, K), batch factor) -> loss ().
@@ -374,11 +381,13 @@ _ALL = (
 )
 
 ESTIMATORS = {estimator.name: estimator for estimator in _ALL}
-"""What `feedback=` can be, by name."""
+"""Estimators by name: the values of `feedback=`."""
 
 MEASURED = {"Adam": (0.56, 0.98), "RMSProp": (0.96, 1.0), "LARS": (0.07, 0.89)}
-"""Optimizer -> least and largest cosine of the true gradient and that of `soft` with the learning rate for the
-factor, found in a small problem at steps 1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
+"""Optimizer -> least and largest cosine of the true gradient and the gradient by `soft`.
+
+`soft` has the learning rate for the factor here. The cosines were found in a small problem at steps
+1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
 
 
 def find_estimator(name: str, pseudo_labels: str) -> Estimator:

@@ -21,7 +21,7 @@ LARGEST = 2.0**12
 
 
 def labeled_factor(scale: tf.Variable | None) -> tf.Tensor | None:
-    """Returns the factor, (), by which the gradient of the labelled loss is taken larger; None: 1."""
+    """Returns the factor () that enlarges the gradient of the labelled loss; None: 1."""
     return None if scale is None else scale.read_value()
 
 
@@ -29,8 +29,8 @@ def labeled_gradient(scaled: Gradients, factor: tf.Tensor | None) -> Gradients:
     """Returns the gradient of the labelled loss, summed over the replicas.
 
     Args:
-      scaled: that of this replica's share, times the factor.
-      factor: of `labeled_factor`.
+      scaled: gradient of this replica's share, times the factor.
+      factor: result of `labeled_factor`.
     """
     reduced = all_reduced(scaled)
     return reduced if factor is None else [g if g is None else g / factor for g in reduced]
@@ -45,7 +45,7 @@ def linear(
     """Returns function(gradients), for a function that is linear in them and computes in float16.
 
     Small gradients would vanish there. They get the length of the student's own scaled gradient,
-    less where that has overflowed before, and the result is divided by the same factor.
+    or less where that has overflowed before. The result is divided by the same factor.
     """
     own = loss_scale(optimizer)
     if scale is None or own is None:
@@ -62,14 +62,14 @@ def without_overflow(
     scale: tf.Variable | None,
     optimizer: tf.keras.optimizers.Optimizer,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (h, mean), or the usual h for both where float16 overflowed; moves the scale.
+    """Returns (h, mean), or the usual h for both where float16 overflowed; adjusts the scale.
 
     Args:
       h: the feedback of this replica's examples.
       mean: its mean over the global batch, ().
       usual: the baseline of h, ().
       unlabeled: ∇L_u(θ_S). Where it is not finite the optimizer has left the student's step out.
-      scale: of the labelled loss, (); None where no gradient of it is taken.
+      scale: scale of the labelled loss, (); None where no gradient of that loss is taken.
       optimizer: the student's.
     """
     if loss_scale(optimizer) is None:

@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels and its reduced form as training methods. Their `model/` is the averaged student."""
+"""Meta Pseudo Labels and its reduced form as training methods; `model/` is the averaged student."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from training.method import (
 
 STUDENT, TEACHER = "student", "teacher"
 TEACHER_SEED = 50
-"""Added to the run's seed: the teacher's initial weights and noise are not the student's."""
+"""Added to the run's seed: the teacher's initial weights and noise differ from the student's."""
 
 
 def _check(section: Mapping[str, Any]) -> str | None:
-    for network in (TEACHER, STUDENT):  # a calibrator's are the teacher's
+    for network in (TEACHER, STUDENT):  # a calibrator has the teacher's
         schedule = section[network]["schedule"]
         before = schedule["wait_steps"] + schedule["warmup_steps"]
         if before >= section["steps"]:
@@ -59,7 +59,7 @@ def _networks(section: Mapping[str, Any]) -> list[Network]:
 
 
 def _options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
-    """`FeedbackTrainer`'s arguments from a train section and what its trainer is made of."""
+    """Returns `FeedbackTrainer`'s arguments from a train section and the parts of its trainer."""
     names = (
         "feedback",
         "pseudo_labels",

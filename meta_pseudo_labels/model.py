@@ -1,4 +1,7 @@
-"""Meta Pseudo Labels' training step (Pham et al. 2021, Appendix B, Algorithm 1) as a Keras model over any two Keras classifiers."""
+"""Meta Pseudo Labels' training step as a Keras model over any two Keras classifiers.
+
+The step is Algorithm 1 (Pham et al. 2021, Appendix B).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ from training.trainer import accumulated, alike, check_classifier, in_turn, pair
 
 
 class Batch(NamedTuple):
-    """Data of a step: labelled images with labels, and unlabelled ones with what the teacher is given beside them."""
+    """Data of a step: labelled images with labels, and unlabelled images.
+
+    `given` is what the teacher is given beside the unlabelled images.
+    """
 
     x: tf.Tensor  # (B, H, W, 3)
     y: tf.Tensor  # (B,) or (B, K)
@@ -33,13 +39,13 @@ class FeedbackTrainer(StudentTrainer):
     """Algorithm 1 for a teacher that the subclass defines: `_inputs` and `_teacher_pass`.
 
     `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a
-    step, by its pass over the unlabelled images. Its passes over the labelled ones, which measure
+    step, by its pass over the unlabelled images. Its passes over the labelled images, which measure
     the feedback, use the batch's statistics and leave the moving ones alone.
 
     Everything random is a function of (seed, step, example) if the student's noise comes from
-    `efficientnet`'s layers; Keras's own Dropout works too, but draws other masks before and after
-    the student's step, which is noise in `finite_difference`. With `accumulation` it draws others
-    in the teacher's second pass, too, and in the student's for `soft` and `per_example`.
+    `efficientnet`'s layers. Keras's own Dropout works too, but draws other masks before and after
+    the student's step, which is noise in `finite_difference`. With `accumulation` it also draws
+    other masks in the teacher's second pass, and in the student's for `soft` and `per_example`.
 
     Args:
       teacher: a built Keras model that ends in logits (B, K).
@@ -51,28 +57,28 @@ class FeedbackTrainer(StudentTrainer):
       feedback_weight: factor of the feedback's loss. The true gradient is of the order of the
         student's learning rate, hence small beside the teacher's other losses. Below 0 it turns the
         sign, for an ablation.
-      batch_factor: factor of a scalar h: None is B_u, which makes `finite_difference` and
-        `dot_product` the gradient of J, and 1 for `cosine`, which is not; 1 is eq. 12 as written.
-        Without meaning for `per_example` and `soft`.
-      baseline_decay: of the moving average that is subtracted from h (Appendix C.3); 1 is no
-        baseline. Without meaning for `soft`.
+      batch_factor: factor of a scalar h. None is B_u for `finite_difference` and `dot_product`,
+        which makes them the gradient of J, and 1 for `cosine`, which is not the gradient of J. 1 is
+        eq. 12 as written. `per_example` and `soft` ignore it.
+      baseline_decay: decay of the moving average that is subtracted from h (Appendix C.3); 1 is no
+        baseline. `soft` ignores it.
       adjustment: added to the student's logits of labelled images in the loss that the feedback
         measures, K numbers or None; see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
-      ema_decay: of the student's moving average.
+      ema_decay: decay of the student's moving average.
       approximate_feedback: takes `soft`, `per_example` and `dot_product` also under a student's
-        optimizer that has no `linear_factor`, such as Adam, with a warning: the learning rate then
+        optimizer that has no `linear_factor`, such as Adam, with a warning. The learning rate then
         stands in for the factor. The default refuses them.
       rematerialize: keeps only the inputs of the student's blocks for the backward passes, which
         compute the rest again; for classifiers of this project's builders. `per_example` and `soft`
         then take one more pass for their derivative.
       accumulation: parts into which each batch is cut, one in memory at a time. The step is that of
-        the whole batch, but for BatchNorm, which normalises each part by itself, and whose moving
-        statistics move with each. The teacher passes twice over the parts: before the student's
+        the whole batch except in BatchNorm, which normalises each part by itself and moves its
+        statistics with each part. The teacher passes twice over the parts: before the student's
         step for its labels, and after it for its gradient.
-      seed: of the draws of pseudo-labels and of the model noise.
+      seed: seed of the draws of pseudo-labels and of the model noise.
       logged: names of the subclass's metrics.
-      name: of the Keras model.
+      name: name of the Keras model.
 
     Raises:
       ValueError: unknown names, a pair of feedback and pseudo-labels without a gradient, or
@@ -141,9 +147,9 @@ class FeedbackTrainer(StudentTrainer):
         """Takes an optimizer (or its Keras name) for each network.
 
         Raises:
-          ValueError: a legacy optimizer for the student, whose gradients are summed over the
-            replicas before; or one for both; or feedback that needs a `linear_factor` which the
-            student's optimizer lacks.
+          ValueError: the student's optimizer is a legacy one (its gradients are summed over the
+            replicas before), one optimizer is given for both networks, or the feedback needs a
+            `linear_factor` that the student's optimizer lacks.
         """
         if student_optimizer is teacher_optimizer and not isinstance(student_optimizer, str):
             raise ValueError(
@@ -188,12 +194,12 @@ class FeedbackTrainer(StudentTrainer):
 
     @property
     def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
-        """The student's, and the teacher's."""
+        """Returns the student's optimizer, and the teacher's."""
         return {**super().optimizers, "teacher_": self.teacher_optimizer}
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
-        """Those of both, and the scale of the labelled loss."""
+        """Returns the settings of both optimizers, and the scale of the labelled loss."""
         more = (
             {}
             if self.labeled_scale is None
@@ -207,7 +213,7 @@ class FeedbackTrainer(StudentTrainer):
         self.teacher_optimizer.build(self.teacher.trainable_variables)
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the fields of `Batch` of an element of the data set."""
+        """Returns the fields of `Batch` from an element of the data set."""
         raise NotImplementedError
 
     def _teacher_pass(
@@ -223,7 +229,10 @@ class FeedbackTrainer(StudentTrainer):
         raise NotImplementedError
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of Algorithm 1, in its order. B and B_u are the batch sizes on this replica."""
+        """Takes one step of Algorithm 1, in its order.
+
+        B and B_u are the batch sizes on this replica.
+        """
         batch, parts = Batch(*self._inputs(data)), self.accumulation
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sizes = [tf.shape(images)[0] for images in (batch.x, batch.x_u)]
@@ -242,7 +251,10 @@ class FeedbackTrainer(StudentTrainer):
         return {name: metric.result() for name, metric in self.logged.items() if name != "top1"}
 
     def _gradients(self, batch: Batch, step: Step) -> list[tf.Tensor | None]:
-        """Returns the teacher's, after the student's step; one pass of the teacher serves for labels and gradient."""
+        """Returns the teacher's gradients, after the student's step.
+
+        One pass of the teacher serves for labels and gradient.
+        """
         with tf.GradientTape() as tape:
             # T(x_u; θ_T)
             z_u, z = self._teacher_pass(batch.x, batch.x_u, batch.given, step)  # (B_u, K)
@@ -258,7 +270,10 @@ class FeedbackTrainer(StudentTrainer):
         return gradient(tape, share, self.teacher.trainable_variables, self.teacher_optimizer)
 
     def _gradients_in_parts(self, batch: Batch, step: Step) -> list[tf.Tensor | None]:
-        """Does the same with one part of the batch in memory at a time: the teacher passes once more for its gradient."""
+        """Does the same as `_gradients` with one part of the batch in memory at a time.
+
+        The teacher passes once more for its gradient.
+        """
 
         def labels(part: Batch, number: int) -> tf.Tensor:
             with statistics_kept(self.teacher):
@@ -275,16 +290,18 @@ class FeedbackTrainer(StudentTrainer):
         pseudo = in_turn(labels, batch, step.parts)  # (B_u, K)
         targets = one_hot(batch.y, pseudo.shape[-1])  # (B, K)
         h = self.student_step(batch.x, targets, batch.x_u, pseudo, step)
-        with tf.control_dependencies(
-            [h]
-        ):  # the teacher's second pass is not to run beside the student's
+        # The teacher's second pass must not run beside the student's.
+        with tf.control_dependencies([h]):
             batch = tf.nest.map_structure(tf.identity, batch)
         return accumulated(gradients, (batch, pseudo, h), step.parts)
 
     def _teacher_loss(
         self, batch: Batch, z_u: tf.Tensor, z: Any, pseudo: tf.Tensor, h: tf.Tensor, step: Step
     ) -> tf.Tensor:
-        """Returns the teacher's loss on one part of the batch, divided by parts and replicas: the optimizer sums over the latter."""
+        """Returns the teacher's loss on one part of the batch, divided by parts and replicas.
+
+        The optimizer sums over the replicas.
+        """
         # The losses of g_T,supervised and g_T,UDA, and h CE(ŷ_u, T(x_u; θ_T)), that of g_T
         loss = self._other_losses(z, one_hot(batch.y, z_u.shape[-1]), batch.given, step)  # ()
         feedback_loss = self._feedback_loss(h, pseudo, z_u, step)  # ()
@@ -294,7 +311,10 @@ class FeedbackTrainer(StudentTrainer):
         return loss / step.shares
 
     def _draw(self, logits: tf.Tensor, step: Step) -> tf.Tensor:
-        """Pseudo-labels (B_u, K) of this part's examples, whose draws belong to the example's row in the global batch."""
+        """Returns pseudo-labels (B_u, K) of this part's examples.
+
+        A draw belongs to the example's row in the global batch.
+        """
         self.logged["confidence"].update_state(tf.reduce_max(tf.nn.softmax(logits), -1))
         key = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step.number, tf.int64)])
         uniform = tf.random.stateless_uniform(
@@ -307,7 +327,10 @@ class FeedbackTrainer(StudentTrainer):
     def _feedback_loss(
         self, h: tf.Tensor, pseudo: tf.Tensor, logits: tf.Tensor, step: Step
     ) -> tf.Tensor:
-        """The loss whose gradient is h ∇ CE(ŷ_u, T(x_u; θ_T)), with its weight; `logits` are the teacher's (B_u, K)."""
+        """Returns the loss with the gradient h ∇ CE(ŷ_u, T(x_u; θ_T)), times its weight.
+
+        `logits` are the teacher's, (B_u, K).
+        """
         factor: Any = self.batch_factor
         if factor is None:
             factor = step.unlabeled * step.shares if self.estimator.batch_factor else 1.0
@@ -315,7 +338,7 @@ class FeedbackTrainer(StudentTrainer):
 
 
 class MetaPseudoLabels(FeedbackTrainer):
-    """Trains a student on a teacher's pseudo-labels, and the teacher on what they did to the student.
+    """Trains a student on a teacher's pseudo-labels, and the teacher on the student's feedback.
 
     Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`: labelled images (B, H,
     W, 3) with class ids (B,) or distributions (B, K), and two views of the same unlabelled images
@@ -329,18 +352,18 @@ class MetaPseudoLabels(FeedbackTrainer):
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
       student: another one, with weights of its own.
-      supervised_weight: factor of the teacher's loss on labelled images; this and the next ones:
-        see `uda.Objective`.
+      supervised_weight: factor of the teacher's loss on labelled images. For this argument and the
+        next ones see `uda.Objective`.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
       uda_temperature: τ that sharpens the weak view's distribution.
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
-      label_smoothing: of the teacher's labelled examples.
+      label_smoothing: label smoothing of the teacher's labelled examples.
       adjustment: added to the logits in the loss of labelled examples, the teacher's and the
         student's; see `FeedbackTrainer`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
-      rematerialize: keeps only the inputs of the networks' blocks for the backward passes: in the
-        teacher, and see `FeedbackTrainer`.
+      rematerialize: keeps only the inputs of both networks' blocks for the backward passes; for the
+        student see `FeedbackTrainer`.
       options: feedback, pseudo_labels, feedback_weight, batch_factor, baseline_decay, ema_decay,
         accumulation, seed: see `FeedbackTrainer`.
 

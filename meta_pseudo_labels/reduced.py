@@ -1,8 +1,8 @@
-"""Reduced Meta Pseudo Labels (Pham et al. 2021, Appendix E): the large teacher is trained once, and its predictions are stored.
+"""Reduced Meta Pseudo Labels: the large teacher is trained once, and its predictions are stored.
 
-What learns from the feedback is a small network that corrects those predictions. So only one large
-network, the student, is in memory. The appendix could not be consulted; the calibrator's form and
-its start are this project's.
+See Pham et al. 2021, Appendix E. A small network corrects those predictions, and learns from the
+feedback. So only one large network, the student, is in memory. The appendix could not be consulted;
+the calibrator's form and its start are this project's.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from meta_pseudo_labels.student import Step
 from training.trainer import alike, pairs
 
 TINY = 1e-6
-"""Least probability that is told from 0; stored ones are float16."""
+"""Least probability that is told from 0; stored probabilities are float16."""
 
 
 def Calibrator(
     num_classes: int, *, hidden: int = 128, layers: int = 2, seed: int = 0
 ) -> tf.keras.Model:
-    """A perceptron beside the identity, log q (B, K) -> logits (B, K): z = log q + W φ(log q) with W = 0 at the start.
+    """Returns a perceptron beside the identity, log q (B, K) -> logits (B, K).
+
+    z = log q + W φ(log q), with W = 0 at the start.
 
     Args:
       num_classes: K.
       hidden: units of each hidden layer.
-      layers: hidden layers.
-      seed: of the initial weights.
+      layers: number of hidden layers.
+      seed: seed of the initial weights.
     """
     inputs = x = tf.keras.Input([num_classes])
     for i in range(layers):
@@ -43,7 +45,7 @@ def Calibrator(
 
 
 class ReducedMetaPseudoLabels(FeedbackTrainer):
-    """Trains a student on stored predictions, and a calibrator of these on what they did to the student.
+    """Trains a student on stored predictions, and a calibrator of these on the student's feedback.
 
     Elements of the data set given to `fit`: `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with
     class ids (B,) or distributions (B, K), and unlabelled images (B_u, H, W, 3), strongly
@@ -55,7 +57,7 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
     Args:
       calibrator: `Calibrator`, or any built Keras model log q (B, K) -> logits (B, K).
       student: a built Keras classifier, images -> logits (B, K).
-      options: see `FeedbackTrainer`; `weight_decay` is the student's alone, since beside the small
+      options: see `FeedbackTrainer`. `weight_decay` is the student's alone: beside the small
         gradients of the feedback it would be most of what an optimizer like Adam follows.
     """
 

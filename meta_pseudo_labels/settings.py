@@ -25,7 +25,7 @@ def _of(*estimators: str) -> tuple[When, ...]:
 
 METHOD, REDUCED = "meta_pseudo_labels", "reduced_meta_pseudo_labels"
 OF_THE_PAIR = (When("method", (METHOD,)),)
-"""Condition of what only the large teacher has, which the reduced form lacks."""
+"""Condition of settings that only the large teacher has; the reduced form lacks them."""
 
 NETWORK = Section(
     "A network of the pair: architecture, optimizer and schedule.",

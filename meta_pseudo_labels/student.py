@@ -1,4 +1,7 @@
-"""The student's lines of Algorithm 1 (Pham et al. 2021, Appendix B): its step on pseudo-labels, and h of what the step did."""
+"""The student's lines of Algorithm 1: its step on pseudo-labels, and h of that step.
+
+See Pham et al. 2021, Appendix B.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from training.trainer import Trainer, accumulated, all_reduced, global_rows, hit
 
 
 class Step(NamedTuple):
-    """Number of the step, sizes of its batches, and the part of them at work."""
+    """Number of a step, sizes of its batches, and the part of them at work."""
 
     number: tf.Tensor
     labeled: tf.Tensor  # a part of this replica's part of B
@@ -30,7 +33,7 @@ class Step(NamedTuple):
 
     @property
     def shares(self) -> int:
-        """Parts of the global batch, over all replicas."""
+        """Returns the number of parts of the global batch, over all replicas."""
         return self.replicas * self.parts
 
     def at(self, part: int) -> Step:
@@ -38,33 +41,35 @@ class Step(NamedTuple):
         return self._replace(part=part)
 
     def unlabeled_rows(self) -> tf.Tensor:
-        """Returns where the part's unlabelled images stand in the global batch, which they open."""
+        """Returns the rows of the part's unlabelled images; they come first in the global batch."""
         return global_rows(self.unlabeled, 0, self.part, self.parts)
 
     def labeled_rows(self) -> tf.Tensor:
-        """Returns where the part's labelled images stand in the global batch, behind the unlabelled ones."""
+        """Returns the rows of the part's labelled images, behind the unlabelled ones."""
         return global_rows(self.labeled, self.unlabeled * self.shares, self.part, self.parts)
 
 
 class StudentTrainer(Trainer):
-    """Trains the student, and measures the feedback. The subclass compiles it, draws the pseudo-labels and trains the teacher.
+    """Trains the student, and measures the feedback.
+
+    The subclass compiles it, draws the pseudo-labels and trains the teacher.
 
     Attributes:
       student: the student.
-      estimator: of h.
+      estimator: estimator of h.
       baseline: moving average of h.
       labeled_scale: loss scale of the labelled loss, or None; the subclass makes it.
 
     Args:
       student: a built Keras classifier, images -> logits (B, K).
-      estimator: of h.
-      baseline_decay: of the moving average; 1: nothing is subtracted.
+      estimator: estimator of h.
+      baseline_decay: decay of the moving average; 1: nothing is subtracted.
       adjustment: added to the logits of labelled images in L_l, K numbers or None; see
         `losses.log_priors`.
-      weight_decay: of the student.
+      weight_decay: weight decay of the student.
       accumulation: parts into which each batch is cut.
       rematerialize: keeps only the inputs of the blocks for the backward passes.
-      seed: of the model noise.
+      seed: seed of the model noise.
       options: see `Trainer`.
     """
 
@@ -106,7 +111,7 @@ class StudentTrainer(Trainer):
     def student_step(
         self, x: tf.Tensor, targets: tf.Tensor, x_u: tf.Tensor, pseudo: tf.Tensor, step: Step
     ) -> tf.Tensor:
-        """Moves θ_S to θ_S', and returns h, less the baseline.
+        """Moves θ_S to θ_S', and returns h minus the baseline.
 
         Args:
           x: labelled images (B, H, W, 3).
@@ -165,7 +170,7 @@ class StudentTrainer(Trainer):
     def _centered(
         self, h: tf.Tensor, pseudo: tf.Tensor, unlabeled: Gradients, step: Step
     ) -> tf.Tensor:
-        """Logs h, and returns it less the baseline."""
+        """Logs h, and returns it minus the baseline."""
         mean = feedback.drawn(h, pseudo)  # () or (B_u,)
         if mean.shape.rank:
             mean = all_reduced([tf.reduce_mean(mean) / step.replicas])[0]  # ()
@@ -181,7 +186,10 @@ class StudentTrainer(Trainer):
         return h
 
     def _unlabeled_gradient(self, part: Any, step: Step) -> list[tf.Tensor | None]:
-        """Returns ∇L_u(θ_S), the share of one part (x_u, ŷ_u): to be summed over parts and replicas."""
+        """Returns the share of one part (x_u, ŷ_u) in ∇L_u(θ_S).
+
+        The shares are to be summed over parts and replicas.
+        """
         x_u, pseudo = part
         with tf.GradientTape() as tape:
             with self._student_noise(step, step.unlabeled_rows()):
@@ -201,7 +209,9 @@ class StudentTrainer(Trainer):
         factor: tf.Tensor | None,
         step: Step,
     ) -> tf.Tensor:
-        """Returns `feedback.label_feedback` by one more pass at θ_S, which keeps nothing of the student's own pass.
+        """Returns `feedback.label_feedback` by one more pass at θ_S.
+
+        The pass keeps nothing of the student's own pass.
 
         Args:
           x_u: the unlabelled images (B_u, H, W, 3).
@@ -211,7 +221,7 @@ class StudentTrainer(Trainer):
           step: the step's number and sizes.
         """
         variables = self.student.trainable_variables
-        # float16 computes with derivatives of the size that the backward pass has.
+        # In float16 the derivatives get the size that they have in the backward pass.
         size = loss_scale(self.optimizer)
         size = 1.0 if size is None else size
         direction = {v.ref(): g / size for v, g in zip(variables, labeled) if g is not None}
@@ -223,9 +233,8 @@ class StudentTrainer(Trainer):
             slope = size * tf.cast(slope, tf.float32)
             return feedback.label_feedback_of(tf.cast(logits, tf.float32), slope, factor)
 
-        with tf.control_dependencies(
-            list(direction.values())
-        ):  # not beside the pass that makes them
+        # not beside the pass that makes the gradients
+        with tf.control_dependencies(list(direction.values())):
             x_u = tf.identity(x_u)
         with weights_of(variables, start):
             return in_turn(h, x_u, step.parts)  # (B_u, K)
@@ -233,7 +242,10 @@ class StudentTrainer(Trainer):
     def _student_noise(
         self, step: Step, rows: tf.Tensor
     ) -> contextlib.AbstractContextManager[None]:
-        """The student's model noise: unlabelled images have the first rows, labelled ones follow."""
+        """Returns the student's model noise.
+
+        Unlabelled images have the first rows, labelled ones follow.
+        """
         return model_noise(
             2 * self.seed + 1, step.number, rows, (step.labeled + step.unlabeled) * step.shares
         )
@@ -241,9 +253,10 @@ class StudentTrainer(Trainer):
     def _labeled(
         self, labeled: Any, step: Step, *, gradient: bool, factor: tf.Tensor | None = None
     ) -> list[tf.Tensor | None]:
-        """Returns the student's L_l, this replica's share, and its gradient times the factor, where it is asked for.
+        """Returns this replica's share of the student's L_l, and of its gradient times the factor.
 
-        Before and after its move with the same noise, and both without a trace.
+        The gradient is there where it is asked for. Both measurements, before and after the
+        student's move, have the same noise and leave no trace.
         """
         variables = self.student.trainable_variables
 
@@ -275,7 +288,10 @@ class StudentTrainer(Trainer):
         return self.layer_rates.scaled(gradients, self.optimizer.iterations)
 
     def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
-        """Moves the student and its average along ∇L_u(θ_S); returns the factor η_S that h needs, or None."""
+        """Moves the student and its average along ∇L_u(θ_S).
+
+        Returns the factor η_S that h needs, or None.
+        """
         variables = self.student.trainable_variables
         # Weight decay is no part of ∇L_u, which the feedback is about.
         weights = {id(v) for v in decayed(variables)}

@@ -1,4 +1,4 @@
-"""Two stacks side by side: one step of each method, data, random numbers, models and exports.
+"""Compares two stacks: one step of each method, data, random numbers, models and exports.
 
     ./run_tool.sh compare_stacks --other=PYTHON --workdir=DIR
 
@@ -40,7 +40,7 @@ METHODS = {
     "fixmatch": ("train", "configs/fixmatch/digits.py", "--config.train.threshold=0.0"),
     "meta_pseudo_labels": ("train", "configs/meta_pseudo_labels/digits.py", *_UDA),
 }
-"""Method -> section, recipe and flags, with which every unlabeled image counts in the first step."""
+"""Method -> section, recipe and flags; with them every unlabeled image counts in the first step."""
 
 LEARNING_RATE = 0.1
 LIMITS = {"loss": 1e-5, "gradient": 1e-3, "model": 1e-5, "export": 1e-5}

@@ -1,18 +1,19 @@
-"""The evaluation's attacks and corruptions beside those of established libraries.
+"""Compares the evaluation's attacks and corruptions with those of established libraries.
 
-    pip install --target=DIR --no-deps foolbox eagerpy gitpython gitdb smmap imagecorruptions opencv-python-headless==4.11.0.86 \
-        'scikit-image<0.27' lazy-loader
+    pip install --target=DIR --no-deps foolbox eagerpy gitpython gitdb smmap imagecorruptions \
+        opencv-python-headless==4.11.0.86 'scikit-image<0.27' lazy-loader
     PEERS=DIR ./run_tool.sh compare_with_peers --run=RUN [--images=100]
 
-RUN is a finished directory of run_noisy_student.sh. foolbox attacks RUN/teacher on the test images:
-by FGSM, whose images must be ours to the last bit or so, and by PGD from the image itself.
-imagecorruptions corrupts a photograph: where nothing is random the images are compared, else mean
-and standard deviation of the change. The libraries are not among the project's dependencies.
+RUN is a finished directory of run_noisy_student.sh. The library foolbox attacks RUN/teacher on the
+test images by FGSM and by PGD from the image itself. By FGSM the images must be ours to the last
+bit or so. The library imagecorruptions corrupts a photograph. Where nothing is random the images
+are compared, else mean and standard deviation of the change. The libraries are not among the
+project's dependencies.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -89,7 +90,10 @@ def attacks(run: Path, count: int) -> None:
 
 
 def corruptions() -> None:
-    """Prints how far imagecorruptions' images are from ours, at severity 3 of the table for 224 pixels."""
+    """Prints how far imagecorruptions' images are from ours.
+
+    The corruptions have severity 3 of the table for 224 pixels.
+    """
     _let_imagecorruptions_be_imported()
     import imagecorruptions
 
@@ -109,7 +113,10 @@ def corruptions() -> None:
 
 
 def _let_imagecorruptions_be_imported() -> None:
-    """Its last release of 2020 asks scipy and scikit-image for names that they have since moved."""
+    """Gives scipy and scikit-image the names that its last release of 2020 asks for.
+
+    They have since moved these names.
+    """
     from skimage import filters
 
     moved: Any = types.ModuleType("scipy.ndimage.interpolation")

@@ -1,14 +1,16 @@
-"""Kills a training again and again, at random moments, and compares what it ends with to an undisturbed run.
+"""Kills a training again and again, at random moments, and compares it with an undisturbed run.
 
     ./run_tool.sh kill_at_random --workdir=DIR [--kills=20] [--seed=0] [--workers=1] [--steps=800]
 
-The training is the quick start's teacher on the digits, 800 steps or --steps, with a log line, an
-evaluation and a checkpoint every 10, so that the kills (20 by default, SIGKILL, after each start
-uniformly over a quarter of the undisturbed run's time) fall into start-up, steps, evaluations and
-the writing of checkpoints. With --workers above 1 each training is of so many processes on this
-machine (`--strategy=multi_worker`), of which one is killed; the others must end by themselves
-within two minutes, and all are started again. Leaves `whole/` and `killed/` in DIR. Exit code 1
-where weights or losses differ in a single bit.
+The training is the quick start's teacher on the digits, 800 steps or --steps. It has a log line, an
+evaluation and a checkpoint every 10 steps. The kills (20 by default, SIGKILL) come after each
+start, uniformly over a quarter of the undisturbed run's time. So they fall into start-up, steps,
+evaluations and the writing of checkpoints.
+
+With --workers above 1 each training is of so many processes on this machine
+(`--strategy=multi_worker`). One of them is killed. The others must end by themselves within two
+minutes, and all are started again. Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights
+or losses differ in a single bit.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def command(script: str, workdir: Path, *flags: str) -> list[str]:
 
 
 def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subprocess.Popen[bytes]]:
-    """The processes of a training, the chief first."""
+    """Starts the processes of a training; returns them, the chief first."""
     flags = [f"--data={data}", f"--config.teacher.steps={steps}"]
     if workers == 1:
         return [
@@ -68,10 +70,10 @@ def finish(processes: list[subprocess.Popen[bytes]]) -> None:
 def kill(
     processes: list[subprocess.Popen[bytes]], index: int, log: Path, started: float
 ) -> list[int]:
-    """Kills one of the processes and gives the exit codes of all.
+    """Kills one of the processes and returns the exit codes of all.
 
-    The others end by themselves, or TimeoutExpired is raised; but before a run is under way they
-    wait for the missing one, and are killed.
+    The others end by themselves, or TimeoutExpired is raised. Before a run is under way, though,
+    they wait for the missing one, and are killed.
     """
     os.killpg(processes[index].pid, signal.SIGKILL)
     under_way = log.exists() and log.stat().st_mtime > started
@@ -82,7 +84,7 @@ def kill(
 
 
 def outcome(workdir: Path) -> tuple[bytes, list[dict[str, float]]]:
-    """The weights' file, and the log without what depends on the clock."""
+    """Returns the weights' file, and the log without what depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = ("seconds", "images_per_second")
     return (workdir / "model" / "model.weights.h5").read_bytes(), [

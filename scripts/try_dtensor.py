@@ -1,9 +1,9 @@
-"""Tries which layers of an EfficientNet DTensor can split over four virtual CPU devices: by batch, by image height, by channels.
+"""Tries which layers of an EfficientNet DTensor can split over four virtual CPU devices.
 
     ./run_tool.sh try_dtensor
 
-One line a layer and split: forward and gradient, "exact" (against the layer on one device) or
-DTensor's reason. docs/scaling.md quotes it.
+The splits are by batch, by image height and by channels. One line a layer and split: forward and
+gradient, "exact" (against the layer on one device) or DTensor's reason. docs/scaling.md quotes it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LAYERS: dict[
 def outcome(
     function: Callable[..., Any], single: list[Any], split: list[Any], mesh: dtensor.Mesh
 ) -> str:
-    """Of a function on split arguments, beside that of the same on whole ones."""
+    """Returns how a function on split arguments fares beside the same on whole arguments."""
     expected = function(*single)
     try:
         found = tf.function(function)(*split)

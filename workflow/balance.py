@@ -277,7 +277,7 @@ class WriteShards:
     ) -> Iterator[tuple[str, tuple[int, np.ndarray | None]]]:
         """Yields (key, (position, probabilities)); None for what is dropped.
 
-        A dropped prediction so takes no memory for them while it waits for its image.
+        So a dropped prediction takes no memory while it waits for its image.
         """
         for position, (key, probabilities) in enumerate(
             read_predictions(self.scores.predictions, shard)

@@ -13,7 +13,7 @@ this machine's CPU. Then, on the other machine: `python benchmarks/hlo/run.py DI
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -33,7 +33,7 @@ STEPS = (
     "wrn_28_2/meta_pseudo_labels",
 )
 STORED_AT_MOST = 4096
-"""Elements of an array that is stored; larger ones are drawn."""
+"""Largest number of elements of a stored array; larger arrays are drawn."""
 
 
 def export(
@@ -47,9 +47,9 @@ def export(
     """Writes one step.
 
     Args:
-      directory: for its three files; made where it is missing.
-      network: of `xla_steps.NETWORKS`.
-      method: of `xla_steps.METHODS`.
+      directory: folder for the step's three files; made where it is missing.
+      network: a name in `xla_steps.NETWORKS`.
+      method: a name in `xla_steps.METHODS`.
       batch: labeled images a step.
       pixels: side of the images; None: the network's usual one.
       precision: Keras's policy.

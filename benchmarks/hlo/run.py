@@ -5,8 +5,8 @@
 For a machine with an accelerator and no TensorFlow. It needs NumPy and JAX, no other file of the
 project. For each step in DIR one JSON line:
 
-    loss, expected, agrees   of the step, what TensorFlow had, and whether they differ by at most
-                             1e-3 of it (float32) or 2e-2 (bfloat16)
+    loss, expected, agrees   loss of the step, what TensorFlow had, and whether they differ by at
+                             most 1e-3 of it (float32) or 2e-2 (bfloat16)
     compile_seconds          of the whole step
     milliseconds             of one step, the median of the rounds; its inputs are on the device
     peak_mib                 of the device's memory; where it is not counted, the compiler's sum of
@@ -15,8 +15,8 @@ project. For each step in DIR one JSON line:
                              timm's network in PyTorch, as many images, in bfloat16, where both are
                              installed and timm has the network
 
-Run on a CPU only so far (JAX 0.10.2), with a small Wide ResNet. It uses parts of JAX that are not
-public: another version may need other lines in `compiled`.
+So far it has run on a CPU only (JAX 0.10.2), with a small Wide ResNet. It uses parts of JAX that
+are not public: another version may need other lines in `compiled`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
     seconds = time.monotonic() - began
 
     def placed() -> list[Any]:
-        # Anew for each call, since the step's variables take the place of those that it was given.
+        # Anew for each call, since the step's variables take the place of the arguments.
         copies = [jax.device_put(array, may_alias=False) for array in arguments]
         return list(jax.block_until_ready(copies))
 
@@ -131,7 +131,7 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
 def timed(prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int) -> float:
     """Returns the median of `rounds` calls after a first one, in milliseconds.
 
-    `run` gets what `prepare` returns, whose own time does not count.
+    `run` gets what `prepare` returns. The time of `prepare` does not count.
     """
     spent = []
     for _ in range(rounds + 1):
@@ -144,7 +144,7 @@ def timed(prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int) ->
 
 
 def peer(step: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Times timm's network on as many images, by SGD in bfloat16; {} where it cannot be."""
+    """Times timm's network on as many images, by SGD in bfloat16; returns {} where it cannot."""
     name = TIMM.get(step["network"])
     try:
         import timm

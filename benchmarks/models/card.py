@@ -1,19 +1,23 @@
 """The models in numbers: parameters, multiply-additions, memory and speed.
 
-    ./run_tool.sh model_card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] [--memory=12] [--seconds=300]
+    ./run_tool.sh model_card --workdir=runs/model_card [--models=b0,b7] [--passes=graph] \
+        [--memory=12] [--seconds=300]
 
-For each model, at its own resolution and batch 1, in float32: trainable parameters;
-multiply-additions of one image, counted from the graph's convolutions and matrix products; peak
-memory and time of a forward pass and of a training step (gradients of the cross entropy and an SGD
-update), each measured in a process of its own. A measurement that passes --memory GiB or --seconds
-is stopped, and the table says so. A finished one is not repeated; one that failed is tried again by
-the next call. --passes=graph counts and runs nothing, for models that are too large for the
-machine. The table goes into docs/models.md.
+Measures each model at its own resolution and batch 1, in float32:
+
+- trainable parameters;
+- multiply-additions of one image, counted from the graph's convolutions and matrix products;
+- peak memory and time of a forward pass and of a training step (gradients of the cross entropy and
+  an SGD update), each in a process of its own.
+
+A measurement that passes --memory GiB or --seconds is stopped, and the table says so. A finished
+measurement is not repeated. The next call repeats one that failed. --passes=graph counts and runs
+nothing, for models that are too large for the machine. The table goes into docs/models.md.
 """
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -47,7 +51,10 @@ REPEATS = 3
 def main(
     workdir: str, models: str | None, passes: str, memory: float, seconds: float, run: str | None
 ) -> None:
-    """Measures what has no result yet, and writes the table. Raises InputError, and SystemExit where a measurement failed."""
+    """Measures what has no result yet, and writes the table.
+
+    Raises InputError, and SystemExit where a measurement failed.
+    """
     directory = Path(workdir)
     if run:
         name, _, what = run.partition(":")
@@ -86,7 +93,11 @@ def main(
 
 
 def _run(directory: Path, run: str, memory: float, seconds: float) -> str | None:
-    """Runs one measurement; why it was stopped, or None. Raises CalledProcessError where it failed."""
+    """Runs one measurement; returns why it was stopped, or None.
+
+    Raises:
+      CalledProcessError: the measurement failed.
+    """
     process = subprocess.Popen(
         python_m("cli", "tool", "model_card", f"--workdir={directory}", f"--run={run}")
     )
@@ -115,7 +126,10 @@ def _build(name: str) -> tf.keras.Model:
 
 
 def multiply_additions(model: tf.keras.Model, size: int) -> int:
-    """Of the convolutions and matrix products of one image's forward pass, read from the traced graph."""
+    """Counts the multiply-additions of one image's forward pass, read from the traced graph.
+
+    They are those of the convolutions and matrix products.
+    """
     function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
         tf.TensorSpec([1, size, size, 3])
     )
@@ -177,7 +191,7 @@ def _measure(name: str, *, train: bool) -> dict[str, Any]:
 
 
 def table(directory: Path) -> str:
-    """The Markdown table of all results in `directory`."""
+    """Returns the Markdown table of all results in `directory`."""
     rows = []
     for name, (size, _) in SIZES.items():
         found = {

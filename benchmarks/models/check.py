@@ -1,11 +1,12 @@
-"""Every architecture against an independent implementation with the same numbers, through the importers where there is one.
+"""Checks every architecture against an independent implementation with the same numbers.
 
     ./run_tool.sh check_models --workdir=runs/check_models [--only=timm:b0,keras:b7]
 
-Needs PyTorch, timm and torchvision, which the project does not (see docs/models.md). Each check
-runs in a process of its own and leaves WORKDIR/<check>.json; a finished one is not repeated. At the
-end the table in docs/models.md is written from all that is there. Exit code 1, after a line each on
-stderr, where a number passes its bound (`BOUNDS`) or a check that was asked for has no result.
+The numbers go through the importers where there is one. Needs PyTorch, timm and torchvision, which
+the project does not (see docs/models.md). Each check runs in a process of its own and leaves
+WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is
+written from all results. Exit code 1, after a line each on stderr, where a number passes its bound
+(`BOUNDS`) or a check that was asked for has no result.
 
 The peers get random weights, scales and shifts, and moving averages that fit the activations, so
 that no layer is an identity. Checks: timm:<variant> and keras:<variant>, logits; gradients:b0, of a
@@ -15,7 +16,7 @@ SavedModel written and loaded; noise:b0, how often each layer of noise drops.
 
 from __future__ import annotations
 
-import cli  # noqa: F401  (sets TensorFlow's log level, so it must come before the first import of TensorFlow)
+import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 # isort: split
 
@@ -62,15 +63,22 @@ BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
     "noise": {"standard_errors": (0.0, 4.0)},
     "files": {"keras_deviation": (0.0, 0.0), "saved_model_deviation": (0.0, 0.0)},
 }
-"""Least and largest value of a result's numbers, by kind of check or check. `agreement_lost`: the peer's top-1 in bfloat16 less ours."""
+"""Least and largest value of a result's numbers, by kind of check or check.
 
-SECONDS = 900  # of a check; then it counts as not done
+`agreement_lost`: the peer's top-1 in bfloat16 minus ours."""
+
+SECONDS = 900  # at most, of a check; then it counts as not done
 
 CLASSES = 1000
 
 
 def main(workdir: str, only: str | None, run: str | None) -> None:
-    """Runs the checks that have no result yet, and writes the table. Raises InputError, and SystemExit where the models fail."""
+    """Runs the checks that have no result yet, and writes the table.
+
+    Raises:
+      InputError: `only` names an unknown check.
+      SystemExit: the models fail.
+    """
     if run:
         kind, _, name = run.partition(":")
         write_json(Path(workdir) / f"{run}.json", _KINDS[kind](name, Path(workdir)))
@@ -112,7 +120,7 @@ def _bounds(check: str) -> dict[str, tuple[float, float]]:
 
 
 def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each number that is not there, not a number, or not within its bounds."""
+    """Returns a line for each number that is missing, not a number, or not within its bounds."""
     lines = []
     for check, found in results.items():
         numbers = {
@@ -129,13 +137,16 @@ def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _images(count: int, size: int) -> np.ndarray:
-    """Coarse coloured patches, float32 (count, size, size, 3) in 0-255: fine noise would look the same to a network in every image."""
+    """Returns coarse coloured patches, float32 (count, size, size, 3) in 0-255.
+
+    Fine noise would look the same to a network in every image.
+    """
     patches = tf.random.stateless_uniform([count, 4, 4, 3], [1, 2], 0.0, 255.0)
     return tf.image.resize(patches, [size, size]).numpy()
 
 
 def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """Largest deviation and spread over the images, both as parts of the largest logit."""
+    """Returns largest deviation and spread over the images, both as parts of the largest logit."""
     scale = float(np.abs(theirs).max())
     return {
         "deviation": float(np.abs(ours - theirs).max()) / scale,
@@ -144,7 +155,7 @@ def _compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 
 def _size_of(name: str) -> tuple[int, int, int]:
-    """Pixels, images of the float32 comparison, images of the bfloat16 comparison."""
+    """Returns pixels, images of the float32 comparison, images of the bfloat16 comparison."""
     return (64, 4, 16) if name == "l2" else (64, 16, 128)
 
 
@@ -157,7 +168,10 @@ def _spec(name: str, size: int) -> ModelSpec:
 
 
 def check_timm(name: str, workdir: Path) -> dict[str, Any]:
-    """Logits of timm's tf_efficientnet_* against ours with its safetensors imported; top-1 in bfloat16; the way back to timm."""
+    """Compares the logits of timm's tf_efficientnet_* with ours, its safetensors imported.
+
+    Compares top-1 in bfloat16, and the way back to timm, too.
+    """
     size, count, many = _size_of(name)
     images = _images(many, size)
     spec = _spec(name, size)
@@ -200,7 +214,7 @@ def check_timm(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def check_keras(name: str, workdir: Path) -> dict[str, Any]:
-    """Logits of keras.applications' model against ours with its .h5 imported."""
+    """Compares the logits of keras.applications' model with ours, its .h5 imported."""
     size, count, _ = _size_of(name)
     images = _images(count, size)
     build = getattr(tf.keras.applications, export_weights.KERAS[name])
@@ -229,7 +243,10 @@ def check_keras(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def check_gradients(name: str, workdir: Path) -> dict[str, Any]:
-    """Gradients of the cross entropy of a training step (batch statistics, no dropout) in all variables."""
+    """Compares the gradients of the cross entropy of a training step in all variables.
+
+    The step has batch statistics and no dropout.
+    """
     size, count = 64, 16
     images, labels = _images(count, size), np.arange(count) * 7
     spec = _spec(name, size)
@@ -286,7 +303,7 @@ def check_gradients(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def check_torch(name: str, workdir: Path) -> dict[str, Any]:
-    """Logits of a PyTorch residual network against ours with its numbers."""
+    """Compares the logits of a PyTorch residual network with ours with its numbers."""
     size = 64 if name == "resnet50" else 32
     images = _images(16, size)
     spec = _spec(name, size)
@@ -314,7 +331,7 @@ def check_torch(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def check_files(name: str, workdir: Path) -> dict[str, Any]:
-    """The full model as .keras and as SavedModel, written, loaded, and the same logits, bit for bit."""
+    """Writes and loads the full model as .keras and SavedModel; logits must be the same bits."""
     size = 64
     arguments = {"name": name}
     model = models.build(
@@ -349,7 +366,10 @@ def check_files(name: str, workdir: Path) -> dict[str, Any]:
 
 
 def check_noise(name: str, workdir: Path) -> dict[str, Any]:
-    """How often each layer drops an example in 100,000 draws, against its probability, in standard errors."""
+    """Counts how often each layer drops an example in 100,000 draws.
+
+    The result is the difference from its probability, in standard errors.
+    """
     draws = 100_000
     model = _spec(name, 64).build()
     layers = [layer for layer in model.layers if isinstance(layer, StochasticDepth)]
@@ -390,7 +410,7 @@ assert set(EFFICIENTNETS) < set(ARCHITECTURES)
 
 
 def _tables(results: dict[str, dict[str, Any]]) -> str:
-    """The page's section."""
+    """Returns the page's section."""
     logits = []
     for check, found in results.items():
         kind, name = check.split(":")

@@ -1,4 +1,7 @@
-"""Sections of a documentation page that commands write, between two comments; the rest of the page is written by hand."""
+"""Sections of a documentation page that commands write, between two comments.
+
+The rest of the page is written by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ MODELS = ROOT / "docs" / "models.md"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first column to the left and the others to the right."""
+    """Returns a table, the first column to the left and the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def replace_section(page: Path, name: str, text: str) -> None:
-    """Puts `text` between `<!-- name: begin -->` and `<!-- name: end -->`. Raises InputError where the page lacks them."""
+    """Puts `text` between `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises:
+      InputError: the page lacks them.
+    """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,6 +1,7 @@
-"""The PyTorch side of `benchmarks.models.check` and `benchmarks.train_step`: timm's, torchvision's, and a Wide ResNet written its way.
+"""The PyTorch side of `benchmarks.models.check` and `benchmarks.train_step`.
 
-PyTorch is imported inside the functions, so that the other checks run without it.
+The networks are timm's, torchvision's, and a Wide ResNet written as theirs are. PyTorch is imported
+inside the functions, so that the other checks run without it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 
 def load_torch() -> Any:
-    """PyTorch with two threads, and torchvision importable where it is installed."""
+    """Returns PyTorch with two threads; torchvision is importable where it is installed."""
     import torch
 
     torch.set_num_threads(2)
@@ -39,7 +40,7 @@ _LIBRARIES: list[Any] = []
 
 
 def efficientnet(name: str, classes: int) -> Any:
-    """The model of timm, without weights and without noise."""
+    """Returns the model of timm, without weights and without noise."""
     torch = load_torch()
     import timm
 
@@ -48,7 +49,7 @@ def efficientnet(name: str, classes: int) -> Any:
 
 
 def resnet50(classes: int) -> Any:
-    """The model of torchvision."""
+    """Returns the model of torchvision."""
     torch = load_torch()
     import torchvision
 
@@ -57,7 +58,11 @@ def resnet50(classes: int) -> Any:
 
 
 def WideResNet(depth: int, width: int, classes: int) -> Any:
-    """The network of the paper's Table 1: stem of 16 channels, three groups of pre-activated blocks, shortcuts of the activated input."""
+    """Returns the network of the paper's Table 1.
+
+    It has a stem of 16 channels, three groups of pre-activated blocks, and shortcuts of the
+    activated input.
+    """
     torch = load_torch()
     nn = torch.nn
     torch.manual_seed(0)
@@ -106,10 +111,11 @@ def _tensor(images: np.ndarray) -> Any:
 
 
 def settle(model: Any, images: np.ndarray) -> None:
-    """Random scales and shifts, and moving averages that fit the activations of the normalised `images` (B, H, W, 3).
+    """Sets random scales and shifts, and moving averages that fit the activations.
 
-    Channels that hardly vary are not blown up to unit variance: a deep random network is chaotic
-    enough to turn a last bit at the input into half a logit.
+    The activations are those of the normalised `images` (B, H, W, 3). Channels that hardly vary are
+    not blown up to unit variance: a deep random network is chaotic enough to turn a last bit at the
+    input into half a logit.
     """
     torch = load_torch()
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -125,7 +131,10 @@ def settle(model: Any, images: np.ndarray) -> None:
 
 
 def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndarray:
-    """float32 (B, K) of normalised images (B, H, W, 3), sixteen at a time; `bfloat16` under autocast."""
+    """Returns logits, float32 (B, K), of normalised images (B, H, W, 3), sixteen at a time.
+
+    `bfloat16`: computes under autocast.
+    """
     torch = load_torch()
     found = []
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
@@ -137,7 +146,10 @@ def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndar
 def gradients(
     model: Any, images: np.ndarray, labels: np.ndarray, *, double: bool = False
 ) -> dict[str, np.ndarray]:
-    """Of the mean cross entropy in training mode, by parameter; `double`: computed in float64, and the model stays so."""
+    """Returns the gradients of the mean cross entropy in training mode, by parameter.
+
+    `double`: computes in float64, and the model stays so.
+    """
     torch = load_torch()
     tensor = _tensor(images)
     if double:
@@ -148,7 +160,7 @@ def gradients(
 
 
 def save(model: Any, path: Path) -> None:
-    """The state as safetensors."""
+    """Writes the state as safetensors."""
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +183,7 @@ def load(model: Any, path: Path) -> None:
 
 
 def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
-    """A PyTorch residual network's numbers under our names, in Keras's layout."""
+    """Returns a PyTorch residual network's numbers under our names, in Keras's layout."""
     leaves = {"running_mean": "moving_mean", "running_var": "moving_variance"}
     renamed = {
         "conv1": "stem_conv",
@@ -189,7 +201,10 @@ def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
         if name == "resnet50":
             if layer.startswith("layer"):
                 stage, block, rest = layer[len("layer") :].split(".", 2)
-                layer = f"block{stage}{'abcdef'[int(block)]}_{renamed.get(rest, rest) if rest.startswith('down') else rest}"
+                layer = (
+                    f"block{stage}{'abcdef'[int(block)]}_"
+                    f"{renamed.get(rest, rest) if rest.startswith('down') else rest}"
+                )
             else:
                 layer = renamed[layer]
         else:

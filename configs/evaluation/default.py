@@ -1,10 +1,11 @@
 """How models are evaluated: the recipe of `run_evaluate.sh` where none is named.
 
-    ./run_evaluate.sh --workdir=W --data=runs/quickstart/data --model=runs/quickstart/teacher,runs/quickstart/student_2 \
+    ./run_evaluate.sh --workdir=W --data=runs/quickstart/data \
+        --model=runs/quickstart/teacher,runs/quickstart/student_2 \
         --suite=clean,c,p,adversarial
 
-Recipes of the methods serve as well: of `config.evaluate` they have `batch_size` and `split`, and
-the other values are these.
+Recipes of the methods serve as well. Their `config.evaluate` has `batch_size` and `split`; the
+other values are these.
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +15,5 @@ from evaluation.settings import EVALUATE
 
 
 def get_config() -> ConfigDict:
-    """The recipe; docs/settings.md has the meaning of each value."""
+    """Returns the recipe; docs/settings.md has the meaning of each value."""
     return ConfigDict({"evaluate": make(EVALUATE)})

@@ -1,12 +1,18 @@
-"""Two moons, 6 labelled points of 2,000 (Pham et al. 2021, Section 3.1): who finds the two clusters, and how often?
+"""Two moons with 6 labelled points of 2,000: who finds the two clusters, and how often?
 
-    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py --workdir=runs/two_moons            # what works
-    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper --workdir=runs/two_moons_paper  # the paper's values
-    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:sweep --workdir=runs/two_moons_sweep  # one change at a time
+    # what works
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py --workdir=runs/two_moons
+    # the paper's values
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:paper \
+        --workdir=runs/two_moons_paper
+    # one change at a time
+    ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py:sweep \
+        --workdir=runs/two_moons_sweep
 
-The paper's values are a network 2-8-8-2 with sigmoids, weights in ±0.1, SGD at 0.1; it gives
-neither steps nor batch nor noise. Two things differ in what works: the rate is 1, in place of ten
-times the steps, and the teacher has its UDA loss, which the paper's text leaves out of this
+The experiment is that of Pham et al. 2021, Section 3.1. The paper's values are a network 2-8-8-2
+with sigmoids, weights in ±0.1, and SGD at learning rate 0.1. The paper gives neither steps nor
+batch size nor noise. The values that work differ in two things. The learning rate is 1, in place of
+ten times the steps. The teacher has its UDA loss, which the paper's text leaves out of this
 experiment.
 """
 
@@ -16,35 +22,32 @@ from ml_collections import ConfigDict
 
 
 def method(**overrides: Any) -> ConfigDict:
-    """One method; the zeros are the losses that the teacher does not have."""
+    """Returns one method; a loss factor of 0 leaves that loss out of the teacher's."""
     config = ConfigDict()
     config.steps = 40_000
-    config.batch_size = 32  # unlabelled points a step; the 6 labelled ones are all in every step
+    config.batch_size = 32  # unlabelled points a step; every step has all 6 labelled points
     config.learning_rate = 1.0  # of teacher and student
-    config.schedule = "constant"  # or cosine, from the rate to 0
+    config.schedule = "constant"  # or cosine, from the learning rate to 0
     config.init_scale = 0.1  # weights and biases are uniform in ± this
     config.supervised = 1.0  # factor of the teacher's loss on the labelled points
-    # factor of the feedback's loss; at 1 its gradient is the true one, unless the estimator is
-    # cosine
+    # factor of the feedback's loss; 1 gives the true gradient, except with the estimator cosine
     config.feedback = 0.0
-    # of the feedback: h of each point and class; or one number a step: dot_product (eq. 12), cosine
-    # (C.3)
+    # soft: h of each point and class. dot_product (eq. 12) and cosine (C.3): one number a step
     config.estimator = "soft"
     config.pseudo_labels = "sampled"  # or argmax, soft
-    config.consistency = (
-        0.0  # factor of UDA: the label of a point must be that of the same point moved a little
-    )
+    # factor of UDA's loss: a point that is moved a little must keep its label
+    config.consistency = 0.0
     config.consistency_noise = 0.2  # standard deviation of that move; the moons are 2 wide
     config.temperature = 0.5  # of UDA's target
     config.all_labels = False  # every label is known: what the network and the budget can reach
-    config.teacher = ""  # an earlier method, whose result is the teacher from the start
-    config.result = "teacher"  # the network that counts
+    config.teacher = ""  # an earlier method; its result is the teacher from the start
+    config.result = "teacher"  # the network that is evaluated: teacher or student
     config.update(overrides)
     return config
 
 
 def baselines(suffix: str = "", **overrides: Any) -> dict[str, ConfigDict]:
-    """The paper's two, and the ceiling."""
+    """Returns the paper's two baselines, and the ceiling."""
     teacher = f"supervised{suffix}"
     return {
         teacher: method(**overrides),
@@ -56,12 +59,15 @@ def baselines(suffix: str = "", **overrides: Any) -> dict[str, ConfigDict]:
 
 
 MPL = {"feedback": 1.0, "result": "student"}
-UDA = {"consistency": 2.0, "result": "student"}  # a student of it, without feedback
+UDA = {"consistency": 2.0, "result": "student"}  # a student of UDA's teacher, without feedback
 WORKING = {**UDA, "feedback": 0.1}
 
 
 def sweep() -> dict[str, ConfigDict]:
-    """What makes it work: one change at a time; `low_rate` is the paper's 0.1, for ten times the steps where it is `long`."""
+    """Returns the methods of the sweep: what makes it work, one change at a time.
+
+    `low_rate` is the paper's learning rate, 0.1; with `long` it has ten times the steps.
+    """
     low, long = {"learning_rate": 0.1}, {"learning_rate": 0.1, "steps": 400_000}
     return {
         "mpl": method(**MPL),
@@ -92,14 +98,14 @@ def sweep() -> dict[str, ConfigDict]:
 
 
 def get_config(name: str = "working") -> ConfigDict:
-    """`name`: working, paper or sweep."""
+    """Returns the config; `name`: working, paper or sweep."""
     if name not in ("working", "paper", "sweep"):
         raise ValueError(f"two_moons.py:{name}: the names are working, paper, sweep")
     config = ConfigDict()
     config.seed = 0
     config.seeds = 16 if name == "sweep" else 50
-    config.noise = 0.1  # of the points
-    config.success = 0.99  # part of all points that must be right
+    config.noise = 0.1  # noise of the points
+    config.success = 0.99  # share of all points that must be right
     if name == "sweep":
         named = sweep()
     elif name == "paper":

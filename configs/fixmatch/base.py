@@ -1,10 +1,10 @@
-"""FixMatch with the values of a UDA recipe: network, optimizer, batch and steps."""
+"""FixMatch with the values of a UDA recipe: network, optimizer, batch size and steps."""
 
 from ml_collections import ConfigDict
 
 
 def from_uda(config: ConfigDict) -> ConfigDict:
-    """Returns a recipe of UDA with FixMatch in its place; threshold and weight are the paper's."""
+    """Turns a UDA recipe into one of FixMatch; threshold and weight are the paper's."""
     train = config.train
     train.method = "fixmatch"
     del train.uda, train.supervised_weight

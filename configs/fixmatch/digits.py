@@ -1,10 +1,10 @@
-"""FixMatch on scikit-learn's handwritten digits: 50 labeled images, the data of Noisy Student's recipe.
+"""FixMatch on scikit-learn's handwritten digits, 50 of them labeled.
 
     ./run_prepare_data.sh --config=configs/fixmatch/digits.py --workdir=W/data
     ./run_train.sh --config=configs/fixmatch/digits.py --data=W/data --workdir=W/student
 
-Threshold and weight are the paper's; network, optimizer, batch and steps those of
-configs/uda/digits.py.
+The data are those of Noisy Student's recipe. Threshold and weight are the paper's. Network,
+optimizer, batch size and steps are those of configs/uda/digits.py.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
     ./run_train.sh --config=configs/fixmatch/image_folder.py \
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
-Threshold and weight are the paper's; network, weights to start from, optimizer, batch and steps
-those of configs/uda/image_folder.py. The paper has 7 unlabeled images for each labeled one, here
-there are 3, which a CPU can compute.
+Threshold and weight are the paper's. Network, weights to start from, optimizer, batch size and
+steps are those of configs/uda/image_folder.py. The paper has 7 unlabeled images for each labeled
+one; here there are 3, which a CPU can compute.
 """
 
 from ml_collections import ConfigDict
@@ -15,5 +15,5 @@ from configs.uda import image_folder
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """Returns the recipe; `name`: the network; "": that of this machine."""
+    """Returns the recipe; `name`: the network; "": the one for this machine."""
     return base.from_uda(image_folder.get_config(name))

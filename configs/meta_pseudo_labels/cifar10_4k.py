@@ -1,17 +1,22 @@
-"""Meta Pseudo Labels on CIFAR-10 with 4,000 labelled images and a Wide ResNet 28-2 (Pham et al. 2021, Section 3.2; 96.11 ± 0.07 %).
+"""Meta Pseudo Labels on CIFAR-10 with 4,000 labelled images and a Wide ResNet 28-2.
 
-    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --labeled=DIR --workdir=W/data        (docs/data.md)
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data --workdir=W/student
-    ./run_finetune.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data --init=W/student --workdir=W/finetuned
+    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --labeled=DIR \
+        --workdir=W/data
+    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data \
+        --workdir=W/student
+    ./run_finetune.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --data=W/data \
+        --init=W/student --workdir=W/finetuned
 
-`:paper` (default) takes from the paper's main text the network, the split (4,000 labelled, 41,000
-others, 5,000 set aside) and the fine-tuning. The rest, on which the main text is silent, is the
-command in the release's README, here and in `:release`, which also has the release's network and
+For DIR see docs/data.md. The paper reaches 96.11 ± 0.07 % (Pham et al. 2021, Section 3.2).
+
+`:paper` (default) takes the network, the split (4,000 labelled, 41,000 others, 5,000 set aside) and
+the fine-tuning from the paper's main text. The main text is silent on the rest: both variants take
+it from the command in the release's README. `:release` also has the release's network and
 unlabelled images (all 50,000).
 
 Both draw hard labels and have one h a step. `:paper` takes the cosine of the two gradients of eq.
-12 less its moving average (Appendix C.3). `:release` takes the released difference of losses, with
-the sign that teaches. As it was released the feedback teaches nothing:
+12, minus its moving average (Appendix C.3). `:release` takes the released difference of losses,
+with the sign that teaches. As it was released the feedback teaches nothing:
 `--config.train.feedback=release --config.train.pseudo_labels=soft`. This project's own feedback is
 `--config.train.feedback=soft`.
 
@@ -25,14 +30,14 @@ from configs.meta_pseudo_labels import base
 
 
 def wide_resnet(variant: str) -> ConfigDict:
-    """The network of both: `variant` is resnet.WideResNet's."""
+    """Returns the network of teacher and student; `variant`: see resnet.WideResNet."""
     return ConfigDict(
         {"name": "wrn_28_2", "variant": variant, "dropout": 0.2, "batch_norm_momentum": 0.99}
     )
 
 
 def get_config(name: str = "paper") -> ConfigDict:
-    """The recipe; `name`: paper or release."""
+    """Returns the recipe; `name`: paper or release."""
     if name not in ("paper", "release"):
         raise ValueError(f"cifar10_4k.py:{name}: the names are paper, release")
     config = base.get_config()

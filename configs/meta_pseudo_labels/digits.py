@@ -1,11 +1,15 @@
-"""Meta Pseudo Labels on scikit-learn's handwritten digits: 50 labelled images, the same data as Noisy Student's recipe.
+"""Meta Pseudo Labels on scikit-learn's handwritten digits, 50 of them labelled.
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/digits.py --workdir=W/data
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data --workdir=W/student
-    ./run_finetune.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data --init=W/student --workdir=W/finetuned
-    ./run_evaluate.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data --model=W/student,W/finetuned --workdir=W/evaluation
+    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data \
+        --workdir=W/student
+    ./run_finetune.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data \
+        --init=W/student --workdir=W/finetuned
+    ./run_evaluate.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data \
+        --model=W/student,W/finetuned --workdir=W/evaluation
 
-The second takes about 140 CPU seconds. docs/meta_pseudo_labels.md has what it reaches.
+The data are those of Noisy Student's recipe. The second command takes about 140 CPU seconds.
+docs/meta_pseudo_labels.md has the accuracy that it reaches.
 
 `:reduced` is Appendix E: the teacher is trained once, by UDA, and its predictions are stored.
 
@@ -13,11 +17,12 @@ The second takes about 140 CPU seconds. docs/meta_pseudo_labels.md has what it r
     ./run_train.sh --config=configs/uda/digits.py --data=W/data --workdir=W/teacher
     ./run_pseudo_label.sh $R --data=W/data --teacher=W/teacher --workdir=W/predictions
     ./run_balance.sh $R --data=W/data --predictions=W/predictions --workdir=W/pseudo_labeled
-    ./run_meta_pseudo_labels.sh $R --data=W/data --pseudo_labeled=W/pseudo_labeled --workdir=W/reduced
+    ./run_meta_pseudo_labels.sh $R --data=W/data --pseudo_labeled=W/pseudo_labeled \
+        --workdir=W/reduced
 
-What it is compared with (configs/studies/meta_pseudo_labels.py) is in it too, with the same network
-and the same number of steps: supervised learning (`run_teacher.sh`), UDA (`run_train.sh
---config=configs/uda/digits.py`), Noisy Student (`run_noisy_student.sh`).
+The recipe also has the methods that it is compared with (configs/studies/meta_pseudo_labels.py),
+with the same network and the same number of steps: supervised learning (`run_teacher.sh`), UDA
+(`run_train.sh --config=configs/uda/digits.py`) and Noisy Student (`run_noisy_student.sh`).
 """
 
 from ml_collections import ConfigDict
@@ -29,20 +34,23 @@ STEPS = 1000
 
 
 def network() -> ConfigDict:
-    """Of dense convolutions, which a processor computes several times as fast as the depthwise ones of Noisy Student's recipe."""
+    """Returns a network of dense convolutions.
+
+    A CPU computes them several times as fast as the depthwise ones of Noisy Student's recipe.
+    """
     return ConfigDict({"name": "wrn_10_1", "dropout": 0.2, "batch_norm_momentum": 0.95})
 
 
 def get_config(name: str = "full") -> ConfigDict:
-    """The recipe; `name`: full or reduced."""
+    """Returns the recipe; `name`: full or reduced."""
     if name not in ("full", "reduced"):
         raise ValueError(f"digits.py:{name}: the names are full, reduced")
     config, own = digits.get_config(), base.get_config()
     config.train, config.finetune = own.train, own.finetune
     train = config.train
     train.update({"steps": STEPS, "batch_size": 50, "unlabeled_ratio": 2, "ema_decay": 0.99})
-    # Not the release's 8: on validation images of seeds 101 and 102 UDA with 2 had 96.75 and 95.25
-    # %, with 8 95.75 and 95.25.
+    # Not the release's 8: on validation images of seeds 101 and 102 UDA had 96.75 and 95.25 % with
+    # weight 2, 95.75 and 95.25 % with weight 8.
     train.uda.update({"weight": 2.0, "ramp_steps": 300})
     for side, wait in (("teacher", 0), ("student", 100)):
         train[side].model = network()
@@ -56,12 +64,11 @@ def get_config(name: str = "full") -> ConfigDict:
     config.finetune.schedule.base = 0.005
     if name == "reduced":
         train.method = "reduced_meta_pseudo_labels"
-        # The calibrator's, a fifth of the full teacher's: nothing but its start holds it to the
-        # stored labels. Adam, which takes large steps for small gradients, led it away to one class
+        # The calibrator's learning rate is a fifth of the full teacher's: only its start holds it
+        # to the stored labels. Adam takes large steps for small gradients, and led it to one class
         # for all images.
         train.teacher.schedule.base = 0.05
         config.pseudo_label.views = 0  # the clean image
-        config.balance.update(
-            {"threshold": 0.0, "balance": False}
-        )  # every unlabelled image once, as in the full method
+        # every unlabelled image once, as in the full method
+        config.balance.update({"threshold": 0.0, "balance": False})
     return config

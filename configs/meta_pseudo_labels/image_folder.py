@@ -8,12 +8,12 @@ the data prepared for one method serve the other. `run_teacher.sh` and `run_nois
 from this recipe, too, for comparison.
 
 Teacher and student start from published weights of EfficientNet-Lite0, each with a new classifier,
-as the recipes of all methods do (configs/fine_tuning.py). A step has 32 labeled images and 96
-others: 60 passes over the labeled images, but no fewer than 300 steps. The student is then
-fine-tuned on the labeled images, as in the paper (Section 3.2), and that model is exported; where
-there are validation images, the better one on these.
+as the recipes of all methods do (configs/fine_tuning.py). A step has 32 labeled and 96 unlabeled
+images. The training makes 60 passes over the labeled images, but no fewer than 300 steps. The
+student is then fine-tuned on the labeled images, as in the paper (Section 3.2). The fine-tuned
+model is exported; where there are validation images, the better one on these.
 
-`:resnet50` and `:wrn_28_2` begin with random weights, which want many labeled images. They are the
+`:resnet50` and `:wrn_28_2` start from random weights, which need many labeled images. They are the
 networks that the paper trains by SGD: a ResNet-50, and a Wide ResNet 28-2 for small images, which
 sees each image whole at 32 pixels. They take no fewer than 1,000 steps, and no fine-tuning unless
 `--config.finetune_last=True` asks for it.
@@ -29,7 +29,7 @@ NAMES = (fine_tuning.NETWORK, "resnet50", "wrn_28_2")
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """Returns the recipe; `name`: the network of teacher and student; "": that of this machine."""
+    """Returns the recipe; `name`: the network of both; "": the one for this machine."""
     if name and name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     pretrained = name in ("", fine_tuning.NETWORK)
@@ -41,7 +41,8 @@ def get_config(name: str = "") -> ConfigDict:
     train = config.train
     config.finetune.update({"steps": 200, "batch_size": 32})
     config.finetune.schedule.base = 0.008
-    # Loss weights, warm-up and rate are the digits' recipe's: the release's are for 300,000 steps.
+    # Loss weights, warm-up and learning rate are those of the digits recipe; the release's are for
+    # 300,000 steps.
     train.update(
         {
             "epochs": 60.0,

@@ -1,11 +1,15 @@
-"""Meta Pseudo Labels on all of ImageNet and a large unlabelled corpus (Pham et al. 2021, Sections 3.3 and 4).
+"""Meta Pseudo Labels on all of ImageNet and a large unlabelled corpus.
 
-    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --labeled=IMAGENET --unlabeled=POOL --workdir=W/data
-    ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data --init=W/student --workdir=W/finetuned
+    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 \
+        --labeled=IMAGENET --unlabeled=POOL --workdir=W/data
+    ./run_finetune.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 --data=W/data \
+        --init=W/student --workdir=W/finetuned
+
+The variants are those of Pham et al. 2021, Sections 3.3 and 4:
 
 `:resnet50` 83.2 % top-1 with 12.8 million images of JFT (2 days on 512 TPUv2 cores)
 `:l2`       90.2 % with EfficientNet-L2 at 512 pixels and the 130 million images of Noisy Student
-(11 days on 2,048 TPUv3 cores)
+            (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
 The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of
@@ -16,23 +20,24 @@ ImageNet. The training reads the images selected, with their copies, in place of
     ./run_balance.sh $C --data=W/data --predictions=W/predictions --workdir=W/selected
     ./run_meta_pseudo_labels.sh $C --data=W/data --selection=W/selected --workdir=W/student
 
-For the ResNet-50 that is the 12,800 most probable images of each class (Section 3.3); for the
-others it is Noisy Student's selection (Section 4), which a run of its recipes has in
+The selection for the ResNet-50 is the 12,800 most probable images of each class (Section 3.3). For
+L2 and B6-Wide it is Noisy Student's selection (Section 4), which a run of its recipes has in
 `pseudo_labeled_0`.
 
-From the main text: network, resolution, batches, steps, fine-tuning's steps; for the ResNet-50 the
-25,000 labelled images set aside and fine-tuning's rate (Section 3.3), where L2 and B6-Wide have the
-whole training set (Section 4). Fine-tuning's batch, and for L2 and B6-Wide its rate, are this
-project's. The ResNet-50's learning rates, losses and augmentation are those of `imagenet_10pct.py`.
+The main text gives network, resolution, batch sizes, steps and the steps of the fine-tuning. For
+the ResNet-50 it also gives the 25,000 labelled images set aside and the learning rate of the
+fine-tuning (Section 3.3). L2 and B6-Wide have the whole training set (Section 4). The batch size of
+the fine-tuning, and its learning rate for L2 and B6-Wide, are this project's. The ResNet-50's
+learning rates, losses and augmentation are those of `imagenet_10pct.py`.
 
 L2 and B6-Wide have Noisy Student's hyper-parameters, as Section 4 says: RMSProp at 0.128 for 2,048
-images, weight decay, label smoothing, moving average, dropout, RandAugment 2 x 27. The rate falls
-by half a cosine: Noisy Student's factor of 0.97 every 2.4 epochs would leave 1.5e-9 of it after
-these 1,599 epochs.
+images, weight decay, label smoothing, moving average, dropout, RandAugment 2 x 27. The learning
+rate falls by half a cosine: Noisy Student's factor of 0.97 every 2.4 epochs would leave 1.5e-9 of
+it after these 1,599 epochs.
 
 The feedback is the paper's: the cosine of eq. 12's gradients (Appendix C.3), for labels that are
-drawn. It needs no step that is a multiple of the gradient, which RMSProp's is not. Two such
-networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores.
+drawn. It does not need a step that is a multiple of the gradient; a step of RMSProp is not. Two
+such networks at 512 pixels do not fit one accelerator: the paper splits each replica over 16 cores.
 Nothing here has been run at this size.
 """
 
@@ -45,7 +50,7 @@ NAMES = ("resnet50", "l2", "b6_wide")
 
 
 def get_config(name: str = "resnet50") -> ConfigDict:
-    """The recipe; `name`: resnet50, l2 or b6_wide."""
+    """Returns the recipe; `name`: resnet50, l2 or b6_wide."""
     if name not in NAMES:
         raise ValueError(f"imagenet_jft.py:{name}: the names are {', '.join(NAMES)}")
     config = imagenet_10pct.get_config()
@@ -74,14 +79,12 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         for network in (train.teacher, train.student):
             network.model = ConfigDict({"name": name, "batch_norm_momentum": 0.99})
             network.optimizer = noisy_student.optimizer()
-            network.schedule.update(
-                {"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048}
-            )  # 5 epochs
+            # a warm-up of 5 epochs
+            network.schedule.update({"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048})
         config.finetune.steps = 20_000
         config.balance.update({"threshold": 0.3, "images_per_class": 130_000})
     config.finetune.batch_size = 4096 if name == "resnet50" else 2048
-    config.finetune.schedule.base = (
-        1e-4 * 256 / config.finetune.batch_size
-    )  # 1e-4 whatever the batch
+    # a learning rate of 1e-4 whatever the batch size
+    config.finetune.schedule.base = 1e-4 * 256 / config.finetune.batch_size
     base.steps_follow_the_batch(config)
     return config

@@ -1,12 +1,17 @@
-"""Meta Pseudo Labels on SVHN with 1,000 labelled images and a Wide ResNet 28-2 (Pham et al. 2021, Section 3.2; 98.01 ± 0.07 %).
+"""Meta Pseudo Labels on SVHN with 1,000 labelled images and a Wide ResNet 28-2.
 
-    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/svhn_1k.py --labeled=DIR --unlabeled=DIR --workdir=W/data    (docs/data.md)
-    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data --workdir=W/student
-    ./run_finetune.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data --init=W/student --workdir=W/finetuned
+    ./run_prepare_data.sh --config=configs/meta_pseudo_labels/svhn_1k.py --labeled=DIR \
+        --unlabeled=DIR --workdir=W/data
+    ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data \
+        --workdir=W/student
+    ./run_finetune.sh --config=configs/meta_pseudo_labels/svhn_1k.py --data=W/data \
+        --init=W/student --workdir=W/finetuned
 
-From the main text: network, split, fine-tuning. It is silent on the rest, and the release has no
-command for SVHN: the values are those of `cifar10_4k.py`, without the flip, none of them verified
-for SVHN. Nothing here has been run at this size.
+For DIR see docs/data.md. The paper reaches 98.01 ± 0.07 % (Pham et al. 2021, Section 3.2).
+
+The main text gives network, split and fine-tuning. It is silent on the rest, and the release has no
+command for SVHN. The other values are those of `cifar10_4k.py` without the flip; none of them is
+verified for SVHN. Nothing here has been run at this size.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +20,7 @@ from configs.meta_pseudo_labels import cifar10_4k
 
 
 def get_config(name: str = "paper") -> ConfigDict:
-    """The recipe; `name`: paper."""
+    """Returns the recipe; `name`: paper."""
     if name != "paper":
         raise ValueError(
             f"svhn_1k.py:{name}: the one name is paper; the release has no command for SVHN"

@@ -1,10 +1,10 @@
 """Noisy Student on CIFAR-10 with 4,000 labelled images, the other 46,000 unlabelled.
 
-    ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --labeled=DIR --workdir=W    (docs/data.md)
+    ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --labeled=DIR --workdir=W
 
-Neither the paper nor its release has this experiment: the split is Meta Pseudo Labels' (Pham et al.
-2021, Section 4), the values are those of `svhn.py` with a flip, an EfficientNet-B0 for 32 pixels
-and three iterations. No result is claimed for it.
+For DIR see docs/data.md. Neither the paper nor its release has this experiment. The split is that
+of Meta Pseudo Labels (Pham et al. 2021, Section 4). The values are those of `svhn.py` with a flip,
+an EfficientNet-B0 for 32 pixels and three iterations. No result is claimed for it.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs.noisy_student import svhn
 
 
 def get_config() -> ConfigDict:
-    """The recipe."""
+    """Returns the recipe."""
     config = svhn.get_config()
     config.iterations = 3
     config.data.update(

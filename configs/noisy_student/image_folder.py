@@ -3,29 +3,30 @@
     ./run_noisy_student.sh --config=configs/noisy_student/image_folder.py \
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
-DIR/<class>/*.jpg are the labelled images. Everything below the unlabelled folder is the rest.
+DIR/<class>/*.jpg are the labelled images. Every image below the unlabelled folder is unlabelled.
 
-By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. They
-come with the project, and a machine without a GPU can do it. Where TensorFlow sees a GPU, the
-commands that run all stages take B0 from ImageNet weights at 224 pixels, which they download
-(workflow/by_device.py); one line says so, and a begun run keeps its network. `:lite0` is the same
-on every machine. A labelled batch is 32 to 256 images; a training makes 60 passes over the
-labelled images, but no fewer than 200 steps. With `--init=imagenet:b2` and the like it fine-tunes
-other weights, with their network (docs/models.md).
+By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. The
+weights come with the project, and a machine without a GPU is enough. Where TensorFlow sees a GPU,
+the commands that run all stages take B0 from ImageNet weights at 224 pixels, which they download
+(workflow/by_device.py). One line says so, and a begun run keeps its network. `:lite0` is the same
+on every machine. A labelled batch is 32 to 256 images. A training makes 60 passes over the labelled
+images, but no fewer than 200 steps. With `--init=imagenet:b2` and the like it fine-tunes other
+weights, with their network (docs/models.md).
 
-`:b0` ... `:b7` train that network from random weights, or from those of `--init`, at the resolution
-of the data: the median image's shorter side, 32 to 224 pixels; at least 3,000 steps. `:small` is a
-small network from random weights, at least 600 steps, for images of up to 64 pixels, which the
-others halve five times. Few images train no B0 from random weights: `./run_benchmarks.sh
-train_step` and `--dry_run` tell how long it takes here.
+`:b0` ... `:b7` train that network from random weights, or from the weights of `--init`, in at least
+3,000 steps. The resolution is that of the data: the median image's shorter side, 32 to 224 pixels.
+`:small` is a small network from random weights, for images of up to 64 pixels, with at least 600
+steps; the other networks halve an image five times. Few images are not enough to train B0 from
+random weights. `./run_benchmarks.sh train_step` and `--dry_run` tell how long it takes here.
 
 With fewer than 1,000 labelled images besides those of the test, cross-fitting chooses the served
 model and trains everything two more times (docs/evaluation.md, "Which model is served").
 `--config.crossfit.folds=0` turns it off.
 
-At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored, else by
-random pieces. Any value can be given: `--config.preprocessing.image_size=128`. `--dry_run` counts
-the images, measures a step on this machine, and tells hours, memory and disk.
+At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored. At a larger
+one they are seen by random pieces. Any value can be given:
+`--config.preprocessing.image_size=128`. `--dry_run` counts the images, measures a step on this
+machine, and tells hours, memory and disk.
 """
 
 from ml_collections import ConfigDict
@@ -54,9 +55,8 @@ def get_config(name: str = "") -> ConfigDict:
     del config.data.validation_size
     config.data.validation_size = placeholder(int)
     config.crossfit.folds = 2
-    config.preprocessing.randaugment_magnitude = (
-        9.0  # milder than the paper's 27, which was tuned on 300 million images
-    )
+    # milder than the paper's 27, which was tuned on 300 million images
+    config.preprocessing.randaugment_magnitude = 9.0
     config.preprocessing.randaugment_mode = "monotone"
     of_size = {
         "style": str,
@@ -87,11 +87,12 @@ def get_config(name: str = "") -> ConfigDict:
 
 
 def _start_from_published_weights(config: ConfigDict) -> None:
-    """Makes a fine-tuning of every training: few steps, the lower blocks fixed with their BatchNorm."""
+    """Makes every training a fine-tuning: few steps, the lower blocks and their BatchNorm fixed."""
     fine_tuning.start_from_published_weights(config)
     for section in ("teacher", "student"):
         config[section].min_steps = 200
         fine_tuning.fine_tune(config[section])
         fine_tuning.move(config[section])
-    # RandAugment is for the students: at a quarter of this rate and with it, the teacher underfits.
+    # RandAugment is for the students: with it, and at a quarter of this learning rate, the teacher
+    # underfits.
     config.teacher.preprocessing = ConfigDict({"randaugment_layers": 0})

@@ -1,6 +1,7 @@
-"""Noisy Student on ImageNet with a large unlabelled corpus, as in the paper (JFT, 300 million images).
+"""Noisy Student on ImageNet with a large unlabelled corpus (the paper: JFT, 300 million images).
 
-    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --labeled=IMAGENET --unlabeled=tar:POOL --workdir=W
+    ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --labeled=IMAGENET \
+        --unlabeled=tar:POOL --workdir=W
 
 `:b0` ... `:b7` one student of the teacher's size (Xie et al. 2020, Figure 2; top-1 from Table 9 of
     the first version, teacher -> student): B0 77.3 -> 78.1, B1 79.2 -> 80.3, B2 80.0 -> 81.1, B3
@@ -14,12 +15,13 @@
     86.0, B7 86.8
 
 `:resnet50` ResNet-50, 78.9 (Pham et al. 2021, Table 3); no text that could be consulted has its
-    settings: those of the EfficientNets of its size stand
+    settings, so it has those of the EfficientNets of its size
 `:b0_release`, `:b1_release` as the release trains them, without RandAugment; the paper has it for
-all sizes (Section 3.2)
+    all sizes (Section 3.2)
 
-Hardware is told for `:l2` only. Where the paper is silent on a size, the released scripts' value
-stands and says so. The networks without Noisy Student are in configs/supervised/imagenet.py.
+The hardware is known for `:l2` only. Where the paper is silent on a size, the value is the released
+scripts', and a comment says so. The networks without Noisy Student are in
+configs/supervised/imagenet.py.
 """
 
 from ml_collections import ConfigDict
@@ -54,26 +56,21 @@ SIZES = {
     "l2": 475,
 }
 SIZES["resnet50"] = 224
-# FixRes: pixels of the fine-tuning (the first version, Table 7). The paper fixes the shallow
-# layers; how many is not published.
-# Here: the stem and the blocks of the first two of seven stages.
+# FixRes: pixels of the fine-tuning (the first version, Table 7), and blocks that are fixed. The
+# paper fixes the shallow layers; how many is not published. Here: the stem and the blocks of the
+# first two of seven stages.
 FIXRES = {"l0": (600, 12), "l1": (600, 12), "l2": (800, 17)}
 
 
 def section(name: str, unlabeled_ratio: int) -> ConfigDict:
-    """A training of network `name` (the paper, Section 3.1)."""
+    """Returns the section of a training of network `name` (the paper, Section 3.1)."""
     method = "noisy_student" if unlabeled_ratio else "supervised"
     train = base.train_section(method=method, unlabeled_ratio=unlabeled_ratio, batch_size=2048)
     train.model.name = name
     noise = {"randaugment_layers": 2, "randaugment_magnitude": MAGNITUDES.get(name, 27.0)}
     train.preprocessing = ConfigDict({"image_size": SIZES[name], **noise})
-    small = name in (
-        "b0",
-        "b1",
-        "b2",
-        "b3",
-        "b4",
-    )  # trained twice as long, with a rate that falls half as fast
+    # trained twice as long, with a learning rate that falls half as fast
+    small = name in ("b0", "b1", "b2", "b3", "b4")
     train.epochs = 700.0 if small else 350.0
     train.schedule.decay_epochs = 4.8 if small else 2.4
     train.precision = "mixed_bfloat16"
@@ -88,14 +85,16 @@ def fixres(tuning: ConfigDict, name: str) -> None:
 
 
 def get_config(name: str = "b0") -> ConfigDict:
-    """The recipe; `name`: b0 ... b7, resnet50, l2, v1, l2_b0 ... l2_b7, b0_release or b1_release."""
+    """Returns the recipe.
+
+    `name`: b0 ... b7, resnet50, l2, v1, l2_b0 ... l2_b7, b0_release or b1_release.
+    """
     chains = {
         "l2": (("b7", 0), ("l2", 14), ("l2", 14), ("l2", 28)),
         "v1": (("b7", 0), ("b7", 3), ("l0", 3), ("l1", 3), ("l2", 3), ("l2", 3)),
     }
-    small = {
-        f"l2_b{i}": (*chains["l2"], (f"b{i}", 3 if i == 7 else 1)) for i in range(8)
-    }  # ratios: the first version, Section 3.1
+    # ratios: the first version, Section 3.1
+    small = {f"l2_b{i}": (*chains["l2"], (f"b{i}", 3 if i == 7 else 1)) for i in range(8)}
     release = ("b0_release", "b1_release")
     names = [*(f"b{i}" for i in range(8)), "resnet50", *chains, *small, *release]
     if name not in names:
@@ -111,25 +110,24 @@ def get_config(name: str = "b0") -> ConfigDict:
     )
     config.expected.update({"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000})
     config.balance.images_per_class = 130_000
-    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels those
-    # (Section 3.1).
+    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels the
+    # selected images (Section 3.1).
     config.selection = "once"
-    # Labels by the folded graph, in the numbers that the teacher was trained in (docs/scaling.md,
-    # "What small records lose").
+    # Pseudo-labels by the folded graph, in the precision that the teacher was trained in
+    # (docs/scaling.md, "What small records lose").
     config.pseudo_label.update({"optimize": True, "precision": "mixed_bfloat16"})
     config.teacher = section(*chain[0])
     if chain[0] != ("b0", 0):
         config.selector = section("b0", 0)
-        # What a variant changes in the labelling, such as Table 6's noise, is not for the
+        # A variant's change of the labelling, such as Table 6's noise, does not apply to the
         # selection.
         config.pseudo_label_0 = config.pseudo_label.copy_and_resolve_references()
     config.student = section(*chain[-1])
     for iteration, link in enumerate(chain[1:-1], 1):
         config[f"student_{iteration}"] = section(*link)
     if name in small:
-        config.student.preprocessing.randaugment_layers = (
-            0  # the standard augmentation in its place (A.4)
-        )
+        # the standard augmentation in place of RandAugment (A.4)
+        config.student.preprocessing.randaugment_layers = 0
     config.iterations = len(chain) - 1
     if name in release:
         for section_name in ("teacher", "student"):

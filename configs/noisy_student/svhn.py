@@ -1,10 +1,11 @@
-"""Noisy Student on SVHN: 69,257 labelled digits, the 531,131 `extra` images unlabelled; the released code's own demonstration.
+"""Noisy Student on SVHN: 69,257 labelled digits, the 531,131 `extra` images unlabelled.
 
-    ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --labeled=DIR --unlabeled=DIR --workdir=W    (docs/data.md)
+    ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --labeled=DIR \
+        --unlabeled=DIR --workdir=W
 
-The release reports 97.9 % for the teacher and 98.6 ± 0.1 % for the student (no number in the paper;
-hardware not stated). Every value is the released script's where it differs from the paper's
-ImageNet recipe.
+For DIR see docs/data.md. This is the released code's own demonstration. The release reports 97.9 %
+for the teacher and 98.6 ± 0.1 % for the student (no number in the paper; hardware not stated).
+Where the released script differs from the paper's ImageNet recipe, the value is the script's.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from configs.noisy_student import base
 
 
 def get_config() -> ConfigDict:
-    """The recipe."""
+    """Returns the recipe."""
     config = base.get_config()
     config.iterations = 1
     config.data.update(

@@ -1,12 +1,12 @@
-"""How many unlabelled images? (Xie et al. 2020, first version, A.3, Table 8: 1/128 to all, drawn at random)
+"""How many unlabelled images? (Xie et al. 2020, first version, A.3, Table 8)
 
 ./run_experiment.sh study --config=configs/studies/amount.py --workdir=runs/studies/amount
 
-The paper's B4 has 84.0 % with all, 83.8 with a quarter, 83.9 with a 16th, 83.3 with a 64th, and
-83.2 without any: nearly the same down to a 16th, worse below. This study is a stand-in: the paper
-draws from the balanced set, copies included, which is `balance.sample_images` of
-configs/noisy_student/imagenet.py:b4. A 64th is about 21 of the 1,347 unlabelled images here, before
-the threshold; some classes have none.
+The paper takes from 1/128 to all of them, drawn at random. Its B4 has 84.0 % with all, 83.8 with a
+quarter, 83.9 with a 16th, 83.3 with a 64th, and 83.2 without any. Accuracy is nearly the same down
+to a 16th, and worse below. This study is a stand-in: the paper draws from the balanced set, copies
+included, which is `balance.sample_images` of configs/noisy_student/imagenet.py:b4. A 64th is about
+21 of the 1,347 unlabelled images here, before the threshold; some classes have none.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Amount of unlabelled images",
         "Shares of the unlabelled images, drawn at random before filtering; the number of steps"

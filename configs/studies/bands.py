@@ -1,10 +1,11 @@
-"""Soft or hard labels for images that the teacher is unsure of? (Xie et al. 2020, first version, A.2, Figure 4)
+"""Soft or hard labels for images that the teacher is unsure of?
 
 ./run_experiment.sh study --config=configs/studies/bands.py --workdir=runs/studies/bands
 
-A stand-in for the paper's ten bands of 1.3 million images, whose commands on ImageNet are in
-docs/paper_map.md. On the digits the images of low confidence are mostly the crops of photographs,
-which are out of the domain.
+The question is that of Xie et al. 2020, first version, A.2, Figure 4. This study is a stand-in for
+the paper's ten bands of 1.3 million images; their commands on ImageNet are in docs/paper_map.md. On
+the digits the images of low confidence are mostly the crops of photographs, which are out of the
+domain.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ HIGH, LOW = (
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Confidence bands",
         "Unlabelled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1)"

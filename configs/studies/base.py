@@ -1,4 +1,4 @@
-"""What every study's config holds; `experiments/study.py` runs it."""
+"""Makes the config that all studies share; `experiments/study.py` runs it."""
 
 from typing import Any
 
@@ -6,19 +6,21 @@ from ml_collections import ConfigDict
 
 
 def study(title: str, description: str, **values: Any) -> ConfigDict:
-    """A study on the digits, on validation images of seeds that no reported result uses; one iteration unless it says otherwise.
+    """Returns a study on the digits, of one iteration unless it says otherwise.
+
+    Its accuracies are those on validation images of seeds that no reported result uses.
 
     Its keys, besides the ones given here:
       runs: (name, flags of the recipe's script), or (name, flags of each stage, method). The first
         run makes what is shared.
-      methods: name -> the stages of a run: (directory in the run's own, script, its flags). In
-        these `{run}` is the run's directory and `{NAME}` that of another run of the same seed,
-        which must come before it.
+      methods: name -> the stages of a run: (directory in the run's own, script, its flags). In the
+        flags `{run}` is the run's directory, and `{NAME}` the directory of run NAME of the same
+        seed, which must come before it.
       readings: (name, run, dotted path into the summary.json of the run or of its last stage).
       claims: (reading, reading, finding): the finding says that the first is higher than the
         second.
-      correction: of the claims' p-values for their number: none, or holm. With none the 95 %
-        interval decides.
+      correction: correction of the claims' p-values for their number: none, or holm. With none the
+        95 % interval decides.
       of_photographs: whether the images are the user's, given by the flags --labeled, --unlabeled
         and --test.
     """
@@ -39,7 +41,10 @@ def study(title: str, description: str, **values: Any) -> ConfigDict:
 
 
 def one_student(**runs: tuple[str, ...]) -> dict[str, Any]:
-    """`runs` and `readings` of a study that compares the top-1 of single students with each other and with their teacher."""
+    """Returns `runs` and `readings` of a study of single students.
+
+    It compares the top-1 of the students with each other and with their teacher.
+    """
     teacher = ("teacher", next(iter(runs)), "teacher.top1")
     return {
         "runs": tuple(runs.items()),

@@ -12,7 +12,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     runs: dict[str, tuple[str, ...]] = {
         "recipe": (),
         "raw": ("--config.student.temperature=1.0",),

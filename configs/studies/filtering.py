@@ -1,6 +1,8 @@
-"""Do filtering by confidence and balancing help? (Xie et al. 2020, Section 2, Other Techniques; threshold 0.3)
+"""Do filtering by confidence and balancing help? (Xie et al. 2020, Section 2, Other Techniques)
 
 ./run_experiment.sh study --config=configs/studies/filtering.py --workdir=runs/studies/filtering
+
+The paper's threshold is 0.3.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Filter and balance",
         "Pseudo-labels kept from this confidence on; balanced to the median class unless it says"

@@ -1,6 +1,8 @@
-"""Does putting the student back as the teacher help? (Xie et al. 2020, Section 3.1, "Iterative training")
+"""Does putting the student back as the teacher help?
 
 ./run_experiment.sh study --config=configs/studies/iterations.py --workdir=runs/studies/iterations
+
+The question is that of Xie et al. 2020, Section 3.1, "Iterative training".
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Iterations",
         "Four students of one size, each the teacher of the next; a student labels each image as"

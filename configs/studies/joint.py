@@ -1,10 +1,11 @@
-"""Labelled and pseudo-labelled images together, or one after the other? (Xie et al. 2020, Section 5)
+"""Labelled and pseudo-labelled images together, or one after the other?
 
 ./run_experiment.sh study --config=configs/studies/joint.py --workdir=runs/studies/joint
 
-Apart: the student's steps on the pseudo-labelled images alone, then fine-tuning on the labelled
-ones, with the section `finetune_student`, whose values nobody has tuned. `apart_longer` is
-fine-tuned for four times as long.
+The question is that of Xie et al. 2020, Section 5. `apart` takes the student's steps on the
+pseudo-labelled images alone, and then fine-tunes on the labelled images. The fine-tuning has the
+section `finetune_student`; nobody has tuned its values. `apart_longer` is fine-tuned for four times
+as long.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     apart = ("--config.student.labeled=False",)
     return base.study(
         "Joint training",

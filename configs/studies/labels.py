@@ -1,6 +1,8 @@
-"""Soft or hard pseudo-labels, and how soft? (Xie et al. 2020, Section 2; first version, A.2, Figure 4)
+"""Soft or hard pseudo-labels, and how soft?
 
 ./run_experiment.sh study --config=configs/studies/labels.py --workdir=runs/studies/labels
+
+The question is that of Xie et al. 2020, Section 2, and of the first version, A.2, Figure 4.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Pseudo-labels",
         "The teacher's distribution as it is, sharpened, or only its class.",

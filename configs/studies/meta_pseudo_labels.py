@@ -1,19 +1,28 @@
-"""Meta Pseudo Labels against what it is made of and what it is compared with, on 50 labelled digits (Pham et al. 2021, Table 2).
+"""Meta Pseudo Labels against its parts and against other methods, on 50 labelled digits.
 
 W=runs/studies/meta_pseudo_labels
 ./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py --workdir=$W
-./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:small --workdir=${W}_small  # the main ones
-./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:methods --workdir=${W}_methods
-./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:ablations --workdir=${W}_ablations
-./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:feedback --workdir=${W}_feedback  # of :small
+# the main ones
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:small \
+    --workdir=${W}_small
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:methods \
+    --workdir=${W}_methods
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:ablations \
+    --workdir=${W}_ablations
+# of :small
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:feedback \
+    --workdir=${W}_feedback
 
-These report on the test images of seeds 0 to 4, the second and the last of 0 to 9, and nothing is
-chosen by them. `:methods` is the first without other estimators, soft labels and a longer UDA; the
-ablations share some conditions with it. `:feedback` has those conditions of `:small` that say what
-the feedback adds: Meta Pseudo Labels, the same without feedback, and UDA; it compares the first
-with each other one. How large the feedback should be is asked on validation images of other seeds:
+The comparison is that of Pham et al. 2021, Table 2. These studies report on the test images of
+seeds 0 to 4, the second and the last of seeds 0 to 9. Nothing is chosen by them. `:methods` is the
+first without other estimators, soft labels and a longer UDA; the ablations share some conditions
+with it. `:feedback` has the conditions of `:small` that say what the feedback adds: Meta Pseudo
+Labels, the same without feedback, and UDA. It compares Meta Pseudo Labels with each of the others.
 
-./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:weight --workdir=runs/studies/meta_pseudo_labels_weight
+How large the feedback should be is asked on validation images of other seeds:
+
+./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py:weight \
+    --workdir=runs/studies/meta_pseudo_labels_weight
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +37,7 @@ DATA, CHECKED = ("data", "run_prepare_data.sh", ()), "--data={run}/data"
 
 
 def evaluation(*models: str) -> tuple[str, str, tuple[str, ...]]:
-    """The last stage: `models` are directories in the run's."""
+    """Returns the last stage; `models`: directories in the run's own."""
     return (
         "evaluation",
         "run_evaluate.sh",
@@ -64,7 +73,10 @@ ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example")
 
 
 def by_sgd(*sections: str) -> tuple[str, ...]:
-    """Flags that train these sections as the recipe trains Meta Pseudo Labels' teacher; else they are Noisy Student's, by RMSProp."""
+    """Returns flags that train these sections as the recipe trains Meta Pseudo Labels' teacher.
+
+    Without them the sections are Noisy Student's, trained by RMSProp.
+    """
     train = digits.get_config().train
     optimizer, schedule = train.teacher.optimizer, train.teacher.schedule
     values = {

@@ -1,9 +1,10 @@
-"""Is it the noise? (Xie et al. 2020, Section 4, Table 6: noise removed on the unlabelled images only, and a noised teacher)
+"""Is it the noise? (Xie et al. 2020, Section 4, Table 6)
 
 ./run_experiment.sh study --config=configs/studies/noise.py --workdir=runs/studies/noise
 ./run_experiment.sh study --config=configs/studies/noise.py:small --workdir=runs/studies/noise_small
 
-`:small` has an eighth of the unlabelled images.
+Noise is removed on the unlabelled images only; another condition has a noised teacher. `:small` has
+an eighth of the unlabelled images.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from configs.studies import base
 
 
 def get_config(name: str = "all") -> ConfigDict:
-    """The study; `name`: all or small."""
+    """Returns the study; `name`: all or small."""
     if name not in ("all", "small"):
         raise ValueError(f"noise.py:{name}: the names are all, small")
     config = base.study(

@@ -5,16 +5,17 @@
 
 `PHOTOS/CLASS/*` are labelled photographs of one set. 50 images of each class are the test, the same
 for every seed. A seed draws 20 others of each class, which keep their labels; the rest is
-unlabelled. No image is on two sides, images that look alike included, and images that are identical
-and have several classes are left out. With `--test=DIR` those images are the test, and
+unlabelled. No image is on two sides, images that look alike included. Identical images that have
+several classes are left out. With `--test=DIR` the images of DIR are the test, and
 `--unlabeled=DIR` adds images to the rest. `photographs.py:10` keeps 10 labels a class.
-`photographs.py:smoke` shows all of it at work, in tiny trainings whose numbers mean nothing.
+`photographs.py:smoke` shows all of it at work, in tiny trainings; their numbers mean nothing.
 
 Each method is run as its user runs it: by one command, with the defaults of its recipe
-`image_folder.py:lite0`. Whatever a command exports is what is read, on the test images. All of them
-fine-tune EfficientNet-Lite0 from published weights at 160 px. What they have beside the labels
-differs, and is part of the method: UDA and FixMatch make no fewer than 500 steps, Meta Pseudo
-Labels fine-tunes at the end, and Noisy Student chooses among teacher and students by cross-fitting.
+`image_folder.py:lite0`. The readings are those of the exported model on the test images. All
+methods fine-tune EfficientNet-Lite0 from published weights at 160 px. What they have beside the
+labels differs, and is part of the method: UDA and FixMatch make no fewer than 500 steps, Meta
+Pseudo Labels fine-tunes at the end, and Noisy Student chooses among teacher and students by
+cross-fitting.
 
 This file was written before any of its runs, and fixes what will be reported:
 
@@ -44,7 +45,7 @@ METHODS = {
     "noisy_student": (("", "run_noisy_student.sh", ()),),
 }
 RUNS = (
-    ("data", (), "data"),  # the others get a link to it
+    ("data", (), "data"),  # the other runs get a link to it
     ("noisy_student", (), "noisy_student"),
     ("uda", (f"--config=configs/uda/{NAME}",), "train"),
     ("fixmatch", (f"--config=configs/fixmatch/{NAME}",), "train"),

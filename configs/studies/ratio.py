@@ -1,6 +1,8 @@
-"""How many unlabelled images to a labelled one in a batch? (Xie et al. 2020, Section 3.1: 14 to 28 for L2, 1 to 3 for the others)
+"""How many unlabelled images to a labelled one in a batch? (Xie et al. 2020, Section 3.1)
 
 ./run_experiment.sh study --config=configs/studies/ratio.py --workdir=runs/studies/ratio
+
+The paper has 14 to 28 for L2, and 1 to 3 for the other networks.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Unlabelled batch",
         "Unlabelled images to a labelled one in a batch; the number of steps stays.",

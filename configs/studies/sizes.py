@@ -1,9 +1,10 @@
-"""Teacher and student of different sizes (Xie et al. 2020, Section 2: equal or larger; first version, A.4, Table 9: a small student)
+"""Teacher and student of different sizes.
 
 ./run_experiment.sh study --config=configs/studies/sizes.py --workdir=runs/studies/sizes
 
-Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0 %
-of L2, 78.1 of B0, 77.3 supervised).
+Xie et al. 2020 have equal or larger students (Section 2), and small ones (first version, A.4, Table
+9). Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0
+% of L2, 78.1 of B0, 77.3 supervised).
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     small = "--config.student.model.width=0.25"
     values = base.one_student(
         equal=("--config.student.model.width=0.5",),

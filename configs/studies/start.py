@@ -1,6 +1,8 @@
-"""Does a student profit from its teacher's weights? (Xie et al. 2020 learn a student anew: Algorithm 1, step 3)
+"""Does a student profit from its teacher's weights?
 
 ./run_experiment.sh study --config=configs/studies/start.py --workdir=runs/studies/start
+
+Xie et al. 2020 train a student from scratch: Algorithm 1, step 3.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Start of the student",
         "From fresh weights, or from the teacher's.",

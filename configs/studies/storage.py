@@ -1,6 +1,8 @@
-"""Does a student learn less from pseudo-labels stored as the top k classes than from whole distributions?
+"""Does a student learn less from pseudo-labels stored as the top k classes?
 
 ./run_experiment.sh study --config=configs/studies/storage.py --workdir=runs/studies/storage
+
+The comparison is with whole distributions.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from configs.studies import base
 
 
 def get_config() -> ConfigDict:
-    """The study."""
+    """Returns the study."""
     return base.study(
         "Stored pseudo-labels",
         "All classes as float16, or the most probable ones and what they leave of 1, spread"

@@ -1,11 +1,14 @@
-"""Makes a recipe of Meta Pseudo Labels train its network on all labels (Pham et al. 2021, Table 2, last row)."""
+"""Makes a recipe of Meta Pseudo Labels train its network on all labels.
+
+The experiment is Pham et al. 2021, Table 2, last row.
+"""
 
 from ml_collections import ConfigDict
 
 from configs.noisy_student import base
 
 SHARED = ("batch_size", "label_smoothing", "weight_decay", "ema_decay", "precision")
-"""Settings that the supervised training has from the pair's."""
+"""Settings that the supervised training takes from the pair's."""
 
 
 def on_all_labels(config: ConfigDict, *, epochs: float, images: int) -> ConfigDict:
@@ -28,7 +31,7 @@ def on_all_labels(config: ConfigDict, *, epochs: float, images: int) -> ConfigDi
         {"name": "cosine", "base": pair.teacher.schedule.base, "warmup_epochs": 5.0}
     )
     config.train = train
-    # Prepared data need a pool; supervised learning reads nothing of it.
+    # Prepared data need unlabeled images; supervised learning does not read them.
     config.data.update(
         {"labeled_per_class": None, "labeled_as_unlabeled": "all", "validation_size": 0}
     )

@@ -1,7 +1,9 @@
-"""Supervised learning on scikit-learn's handwritten digits: 50 labeled images, the training of the quick start's teacher.
+"""Supervised learning on scikit-learn's handwritten digits, 50 of them labeled.
 
 ./run_prepare_data.sh --config=configs/supervised/digits.py --workdir=W/data
 ./run_train.sh --config=configs/supervised/digits.py --data=W/data --workdir=W/model
+
+The training is that of the quick start's teacher.
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ from configs.noisy_student import image_folder
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """Returns the recipe; `name`: of the Noisy Student recipe, "" too."""
+    """Returns the recipe; `name`: as in the Noisy Student recipe, "" included."""
     config = image_folder.get_config(name)
     config.train = config.teacher.copy_and_resolve_references()
     return config

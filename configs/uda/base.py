@@ -1,4 +1,7 @@
-"""UDA with the values of a Meta Pseudo Labels recipe: that recipe's teacher, trained alone (Pham et al. 2021, Tables 2 and 3)."""
+"""UDA with the values of a Meta Pseudo Labels recipe: that recipe's teacher, trained alone.
+
+The experiments are those of Pham et al. 2021, Tables 2 and 3.
+"""
 
 from ml_collections import ConfigDict
 
@@ -14,7 +17,7 @@ OF_THE_PAIR = (*OF_THE_PAIR, "batch_factor", "baseline_decay", "calibrator")
 
 
 def teacher_alone(config: ConfigDict) -> ConfigDict:
-    """Returns a Meta Pseudo Labels recipe with the training of its teacher, by UDA, in place of the pair's."""
+    """Returns a Meta Pseudo Labels recipe that trains its teacher alone, by UDA."""
     values = dict(config.train.items(preserve_field_references=True))
     network = values["teacher"]
     config.train = ConfigDict(

@@ -3,7 +3,7 @@
     ./run_prepare_data.sh --config=configs/uda/cifar10_4k.py --labeled=DIR --workdir=W/data
     ./run_train.sh --config=configs/uda/cifar10_4k.py --data=W/data --workdir=W/student
 
-The values are those of configs/meta_pseudo_labels/cifar10_4k.py, whose teacher is trained alone.
+The values are those of configs/meta_pseudo_labels/cifar10_4k.py; its teacher is trained alone.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,10 @@
 """UDA on SVHN with 1,000 labeled images.
 
-    ./run_prepare_data.sh --config=configs/uda/svhn_1k.py --labeled=DIR --unlabeled=DIR --workdir=W/data
+    ./run_prepare_data.sh --config=configs/uda/svhn_1k.py --labeled=DIR --unlabeled=DIR \
+        --workdir=W/data
     ./run_train.sh --config=configs/uda/svhn_1k.py --data=W/data --workdir=W/student
 
-The values are those of configs/meta_pseudo_labels/svhn_1k.py, whose teacher is trained alone.
+The values are those of configs/meta_pseudo_labels/svhn_1k.py; its teacher is trained alone.
 """
 
 from ml_collections import ConfigDict

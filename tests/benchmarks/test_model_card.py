@@ -1,4 +1,4 @@
-"""The model card: multiply-additions against published numbers, and the section of the page that it writes."""
+"""The model card: multiply-additions against published numbers, and its section of the page."""
 
 import subprocess
 from pathlib import Path

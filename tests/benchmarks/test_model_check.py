@@ -1,4 +1,7 @@
-"""The models against their peers: every check has its bound, and the command fails where one is passed or a result is missing."""
+"""The models against their peers: bounds and failures.
+
+Every check has its bound. The command fails where a bound is passed or a result is missing.
+"""
 
 import math
 
@@ -32,7 +35,7 @@ GOOD = {
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """A result for every check, and no process that would make another."""
+    """Has a result for every check; no process makes another."""
     page = tmp_path / "page.md"
     page.write_text("<!-- checks: begin -->\n<!-- checks: end -->\n")
     monkeypatch.setattr(check, "MODELS", page)

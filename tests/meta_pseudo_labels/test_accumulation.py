@@ -1,4 +1,4 @@
-"""A step in parts against the step of the whole batch: the same networks, averages, baseline and metrics."""
+"""A step in parts against the whole batch's: same networks, averages, baseline and metrics."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def network(seed, dropout=0.3, batch_norm=False):
 
 
 def batch(stored=False, copies=1):
-    """Four labelled vectors and eight others, or so many copies of an equal part of them."""
+    """Returns four labelled vectors and eight others, or `copies` copies of an equal part."""
     rng = np.random.default_rng(0)
     x, weak, strong = (
         np.tile(rng.normal(size=(n // copies, 4)), (copies, 1)).astype("float32") for n in (4, 8, 8)
@@ -41,7 +41,7 @@ def batch(stored=False, copies=1):
 
 
 def trained(make, steps=2, eager=False, stored=False, copies=1):
-    """The trainer after some steps, and the metrics of the last one."""
+    """Returns the trainer after some steps, and the metrics of the last one."""
     trainer = make()
     count = 2 if hasattr(trainer, "teacher") else 1
     optimizers = [SGD(0.3, momentum=0.9, nesterov=True, global_clipnorm=1.0) for _ in range(count)]
@@ -87,7 +87,10 @@ def assert_alike(whole, parts, trainable=False):
 
 @pytest.mark.parametrize("feedback", ESTIMATORS)
 def test_a_step_in_parts_is_that_of_the_whole_batch(feedback):
-    """Draws, noise, clipping, average, baseline and metrics included; `soft` and `per_example` take their other way to h."""
+    """Draws, noise, clipping, average, baseline and metrics are included.
+
+    `soft` and `per_example` take their other way to h.
+    """
     labels = "soft" if feedback == "release" else "sampled"
     whole, parts = (trained(pair(feedback, n, pseudo_labels=labels), eager=True) for n in (1, 2))
     logged = assert_alike(whole, parts)
@@ -100,7 +103,7 @@ def test_the_same_compiled():
 
 @pytest.mark.parametrize("feedback", ["soft", "cosine", "finite_difference"])
 def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(feedback):
-    """Each part is normalised by itself: where all parts are alike, as the whole batch is."""
+    """Each part is normalised by itself, which is as the whole batch where all parts are alike."""
     labels = "soft" if feedback == "soft" else "argmax"  # draws would tell the copies apart
     options = {"batch_norm": True, "pseudo_labels": labels}
     whole, parts = (trained(pair(feedback, n, **options), eager=True, copies=2) for n in (1, 2))
@@ -108,7 +111,10 @@ def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(fee
 
 
 def test_moving_statistics_move_with_each_part_once():
-    """The documented difference, in both networks; the teacher's first pass and the student's labelled ones leave none."""
+    """The documented difference, in both networks.
+
+    The teacher's first pass and the student's labelled passes leave the statistics alone.
+    """
     trainer, _ = trained(pair("soft", 2, batch_norm=True), steps=1, eager=True)
     (x, _), (weak, strong) = batch()
     for model, groups in (

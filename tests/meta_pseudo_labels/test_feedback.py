@@ -1,9 +1,10 @@
-"""The proof: each estimator's expected teacher gradient against the true gradient of the labelled loss after the student's step.
+"""The proof: each estimator's expected teacher gradient against the true gradient.
 
-The truth is numpy's alone: the student's step by hand-written backpropagation for every combination
-of pseudo-labels, J as the sum over the combinations, its gradient by central differences in the
-teacher's weights. The estimators are run on every combination and weighted by its probability.
-Everything is float64, so a failure is not rounding.
+The true gradient is that of the labelled loss after the student's step. The truth is numpy's alone:
+the student's step by hand-written backpropagation for every combination of pseudo-labels, J as the
+sum over the combinations, its gradient by central differences in the teacher's weights. The
+estimators are run on every combination and weighted by its probability. Everything is float64, so a
+failure is not rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ K, B_U, B_L, RATE = (
     3,
     4,
     0.5,
-)  # a large rate: what is exact must be so far from the first order, too
+)  # large: what is exact must be exact far from the first order, too
 SHAPES = [(2, 4), (4,), (4, K), (K,)]  # two inputs, four tanh units, K logits
 
 
@@ -50,7 +51,7 @@ class Problem:
         return -(self.y_l * log_softmax(self.logits(student, self.x_l))).sum(1).mean()
 
     def stepped(self, labels):
-        """θ_S' by hand-written backpropagation."""
+        """Returns θ_S' by hand-written backpropagation."""
         w1, b1, w2, b2 = self.student
         hidden = np.tanh(self.x_u @ w1 + b1)
         d_logits = (np.exp(log_softmax(hidden @ w2 + b2)) - labels) / B_U
@@ -62,7 +63,7 @@ class Problem:
         return np.exp((log_softmax(self.logits(teacher, self.x_u)) * labels).sum())
 
     def hard_gradient(self):
-        """∇ Σ_ŷ p(ŷ; θ_T) L_l(θ_S'(ŷ))."""
+        """Returns ∇ Σ_ŷ p(ŷ; θ_T) L_l(θ_S'(ŷ))."""
         losses = [self.labeled_loss(self.stepped(c)) for c in self.combinations]
         return central_differences(
             lambda teacher: sum(
@@ -72,7 +73,7 @@ class Problem:
         )
 
     def soft_gradient(self):
-        """∇ L_l(θ_S − η ∇L_u) where the labels are T itself."""
+        """Returns ∇ L_l(θ_S − η ∇L_u) where the labels are T itself."""
         return central_differences(
             lambda teacher: self.labeled_loss(
                 self.stepped(np.exp(log_softmax(self.logits(teacher, self.x_u))))
@@ -81,7 +82,7 @@ class Problem:
         )
 
     def estimate(self, estimator, labels, batch_factor=B_U):
-        """The teacher's gradient by the functions under test, for these pseudo-labels."""
+        """Returns the teacher's gradient by the functions under test, for these pseudo-labels."""
         teacher, student, moved = (
             [tf.Variable(p) for p in ps]
             for ps in (self.teacher, self.student, self.stepped(labels))
@@ -122,7 +123,7 @@ class Problem:
         return flat(tape.gradient(loss, teacher))
 
     def expected(self, estimator, **options):
-        """The estimate's expectation over all combinations of labels."""
+        """Returns the estimate's expectation over all combinations of labels."""
         return sum(
             self.probability(self.teacher, c) * self.estimate(estimator, c, **options)
             for c in self.combinations
@@ -164,7 +165,10 @@ def test_finite_difference_is_the_true_gradient(problem):
 @pytest.mark.parametrize("estimator", ["dot_product", "per_example", "soft"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_first_order_estimators_have_the_true_gradient_up_to_the_steps_curvature(seed, estimator):
-    """With sampled labels. The error is of the order of the learning rate: a tenth of the rate, a tenth of the error."""
+    """With sampled labels the error is of the order of the learning rate.
+
+    A tenth of the learning rate gives a tenth of the error.
+    """
     problems = [Problem(seed, rate) for rate in (0.01, 0.001)]
     actual, truth = zip(*[(p.expected(estimator), p.hard_gradient()) for p in problems])
     assert cosine(actual[0], truth[0]) >= 0.999

@@ -1,4 +1,4 @@
-"""MetaPseudoLabels' step: its teacher gradient against the true one, statistics, losses, and use as a library."""
+"""MetaPseudoLabels' step: teacher gradient against the true one, statistics, losses, library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONLY_FEEDBACK = {"supervised_weight": 0.0, "uda_weight": 0.0, "baseline_decay": 
 
 
 def classifier(seed, dropout=0.0):
-    """Four features -> K logits, with BatchNorm and our dropout."""
+    """Returns four features -> K logits, with BatchNorm and our dropout."""
     dense = lambda units, i: tf.keras.layers.Dense(  # noqa: E731
         units, kernel_initializer=tf.keras.initializers.RandomNormal(0, 0.7, seed=10 * seed + i)
     )
@@ -46,7 +46,10 @@ def trainer(student_optimizer=None, **options):
 
 
 class Forced:
-    """A trainer whose pseudo-labels are given; each call is one step from the same start and gives the teacher's gradient."""
+    """A trainer with given pseudo-labels.
+
+    Each call is one step from the same start and returns the teacher's gradient.
+    """
 
     def __init__(self, monkeypatch, **options):
         self.labels = tf.Variable(tf.zeros([B_U, K]))
@@ -81,7 +84,10 @@ class Forced:
         return flat(before) - flat(v.numpy() for v in self.trainer.teacher.trainable_variables)
 
     def expected_and_true(self):
-        """E of the teacher's gradient, and ∇ Σ_ŷ p(ŷ) L_l(θ_S'(ŷ)) with the student as the step left it."""
+        """Returns E of the teacher's gradient, and ∇ Σ_ŷ p(ŷ) L_l(θ_S'(ŷ)).
+
+        The student is as the step left it.
+        """
         (x, y), (weak, strong) = batch()
         t, s = self.trainer.teacher, self.trainer.student
         combinations = [
@@ -149,7 +155,7 @@ def test_first_order_estimators_in_the_step(monkeypatch, estimator):
 SGD, LossScale = tf.keras.optimizers.SGD, tf.keras.mixed_precision.LossScaleOptimizer
 FALLING = tf.keras.optimizers.schedules.PiecewiseConstantDecay(
     [0], [0.005, 0.0025]
-)  # 0.005 is the rate of the first step alone
+)  # 0.005 is the learning rate of the first step alone
 LINEAR = {
     "sgd": lambda: SGD(0.005),
     "nesterov": lambda: SGD(0.005, 0.9, nesterov=True),
@@ -164,7 +170,10 @@ FIRST_ORDER = [name for name, estimator in feedback.ESTIMATORS.items() if estima
 @pytest.mark.parametrize("estimator", FIRST_ORDER)
 @pytest.mark.parametrize("optimizer", LINEAR)
 def test_first_order_estimators_know_the_optimizers_factor(monkeypatch, optimizer, estimator):
-    """Two classes, so that 8 combinations of labels are all; with the rate alone, Nesterov's size would be 1/1.9."""
+    """With two classes there are only 8 combinations of labels.
+
+    With the learning rate alone, Nesterov's size would be 1/1.9.
+    """
     monkeypatch.setitem(globals(), "K", 2)
     forced = Forced(
         monkeypatch, student_optimizer=LINEAR[optimizer](), feedback=estimator, **ONLY_FEEDBACK
@@ -214,7 +223,10 @@ APPROXIMATED = {
 
 @pytest.mark.parametrize("name", feedback.MEASURED)
 def test_an_approximation_is_as_far_off_as_its_warning_says(monkeypatch, caplog, name):
-    """The cosine to the true gradient in the first step and after 10 and 100 others, by enumeration of all labels."""
+    """Measures the cosine to the true gradient by enumeration of all labels.
+
+    It does so in the first step and after 10 and 100 others.
+    """
     forced = Forced(
         monkeypatch,
         student_optimizer=APPROXIMATED[name](),
@@ -242,7 +254,10 @@ def test_an_approximation_is_as_far_off_as_its_warning_says(monkeypatch, caplog,
     ("estimator", "least"), [("dot_product", 0.999), ("per_example", 0.95), ("soft", 0.98)]
 )
 def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
-    """A tenth of the gradient is left here. How much depends on all labels: known to a scalar h only, to the others a constant."""
+    """A tenth of the gradient is left here. How much depends on all labels.
+
+    A scalar h knows it; the others take it for a constant.
+    """
     optimizer = tf.keras.optimizers.SGD(0.2, 0.9, global_clipnorm=0.1)
     expected, truth = Forced(
         monkeypatch, student_optimizer=optimizer, feedback=estimator, **ONLY_FEEDBACK
@@ -252,7 +267,10 @@ def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
 
 
 def test_clipping_taken_for_a_constant_can_mislead(monkeypatch):
-    """The batch of another seed, of which clipping leaves less for some labels than for others: the documented error."""
+    """The documented error, on the batch of another seed.
+
+    There, clipping leaves less of the gradient for some labels than for others.
+    """
     monkeypatch.setitem(globals(), "batch", functools.partial(batch, 1))
     optimizer = tf.keras.optimizers.SGD(0.02, 0.9, nesterov=True, global_clipnorm=0.1)
     expected, truth = Forced(
@@ -263,7 +281,10 @@ def test_clipping_taken_for_a_constant_can_mislead(monkeypatch):
 
 
 def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
-    """cos(∇L_l(θ_S'), ∇L_u(θ_S)) before the mean CE; B_u before that of a scalar h, unless another factor is given."""
+    """cos(∇L_l(θ_S'), ∇L_u(θ_S)) stands before the mean CE.
+
+    B_u stands before the mean CE of a scalar h, unless another factor is given.
+    """
     labels = np.eye(K, dtype="float32")[[0, 2, 1]]
     (x, y), (weak, strong) = batch()
 
@@ -301,7 +322,10 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
 
 
 def test_soft_pseudo_labels_in_the_step():
-    """Exact for a large student step: against a derivative through the whole of it by TensorFlow's nested tapes."""
+    """Exact for a large student step.
+
+    The reference is a derivative through the whole of it by TensorFlow's nested tapes.
+    """
     soft = trainer(
         tf.keras.optimizers.SGD(0.5), feedback="soft", pseudo_labels="soft", **ONLY_FEEDBACK
     )
@@ -385,7 +409,10 @@ def test_moving_statistics_are_updated_once_in_each_network(estimator):
 
 
 def test_a_student_that_stands_still_gives_no_feedback():
-    """Old and new are measured alike: same noise, same statistics. So their difference is 0 and not the noise of two measurements."""
+    """Old and new are measured alike: same noise, same statistics.
+
+    So their difference is 0 and not the noise of two measurements.
+    """
     options = {"feedback": "finite_difference", "baseline_decay": 1.0}
     one = MetaPseudoLabels(classifier(1, dropout=0.5), classifier(2, dropout=0.5), **options)
     one.compile(tf.keras.optimizers.SGD(0.0), tf.keras.optimizers.SGD(0.1))
@@ -455,7 +482,10 @@ def test_uda_counts_confident_examples_and_stops_the_weak_gradient():
 
 
 def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
-    """The gradient of ½λ‖θ‖² is added to the move only: gamma and beta stay undecayed, h of the first order is the same."""
+    """The gradient of ½λ‖θ‖² is added to the move only.
+
+    gamma and beta stay undecayed; h of the first order is the same.
+    """
     values = []
     for decay in (0.0, 0.1):
         one = trainer(feedback="dot_product", weight_decay=decay, **ONLY_FEEDBACK)
@@ -484,7 +514,10 @@ def test_draws_are_a_function_of_seed_and_step():
 
 
 def blobs():
-    """Two blobs a class; the labelled examples lie in one of them only, but a strong view moves each towards the other."""
+    """Returns two blobs a class.
+
+    The labelled examples lie in one of them only, but a strong view moves each towards the other.
+    """
     rng = np.random.default_rng(0)
     centers = 2 * rng.normal(size=(3, 8)).astype("float32")
     y, y_u = np.repeat(np.arange(3), 4), rng.integers(0, 3, 300)
@@ -617,7 +650,10 @@ def test_data_of_another_form_are_refused():
 
 
 def test_images_of_two_types_are_not_cut_to_bytes():
-    """Labelled images as bytes beside views that augmentation has made float: the step of all as float."""
+    """Labelled images are bytes, and augmentation has made the views float.
+
+    The step is that of all as float.
+    """
     (x, y), (weak, strong) = batch()
     bytes_ = tf.cast(tf.abs(x) * 50, tf.uint8)
     moved = []

@@ -1,4 +1,4 @@
-"""Every recipe of Meta Pseudo Labels: it tells its plan, and its networks can be built small and take a step."""
+"""Every recipe of Meta Pseudo Labels: it tells its plan, and its small networks take a step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 
 
 def test_the_paper_s_numbers(tmp_path):
-    """Section 3.2: 4,000 labelled and 41,000 other images, a network of 1.45M parameters; Section 4: batches of 2,048 and 16,384."""
+    """Section 3.2: 4,000 labelled and 41,000 other images, a network of 1.45M parameters.
+
+    Section 4: batches of 2,048 and 16,384.
+    """
     text = describe(recipe("cifar10_4k.py"), tmp_path)
     assert "4,000 labelled and 41,000 unlabelled images" in text
     assert text.count("of which 1,467,610 are trained, 32 px") == 2
@@ -140,7 +143,10 @@ FEEDBACK = {
     "name", [*RECIPES, "imagenet_10pct.py:release", "image_folder.py:resnet50"]
 )
 def test_the_paper_s_experiments_have_the_paper_s_feedback(name):
-    """Drawn labels and the cosine less its average (Appendix C.3); digits and folders have what a study is for."""
+    """Drawn labels and the cosine minus its average (Appendix C.3).
+
+    Digits and folders have what a study is for.
+    """
     train = recipe(name).train
     expected = FEEDBACK.get(name) or FEEDBACK.get(name.partition(":")[0], "cosine")
     assert (train.feedback, train.pseudo_labels, train.baseline_decay) == (
@@ -217,7 +223,10 @@ LARS = "--config.train.student.optimizer.name=lars"
 
 @pytest.mark.parametrize("name", [*RECIPES, "imagenet_10pct.py:release"])
 def test_an_approximation_is_taken_where_it_is_asked_for(name):
-    """By no recipe of itself. The paper's and the release's feedback need no factor of the optimizer."""
+    """No recipe takes one by itself.
+
+    The paper's and the release's feedback need no factor of the optimizer.
+    """
     soft = "--config.train.feedback=soft"
     with pytest.raises(
         InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"

@@ -1,4 +1,7 @@
-"""Reduced Meta Pseudo Labels: the start, the calibrator's gradient against finite differences, and the stage."""
+"""Reduced Meta Pseudo Labels: its start, its calibrator's gradient and the stage.
+
+The gradient is compared with finite differences.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def softmax(z):
 
 
 class Problem:
-    """A linear student on four features, whose one step numpy can follow, and a calibrator that is no longer the identity."""
+    """A linear student on four features, and a calibrator that is no longer the identity.
+
+    numpy can follow the student's one step.
+    """
 
     def __init__(self, nesterov=False, **options):
         self.rate = (
@@ -72,7 +78,7 @@ class Problem:
         self.trainer.compile(student_optimizer, tf.keras.optimizers.SGD(1.0))
 
     def gradient(self):
-        """What the calibrator moves by in a step from the start, at rate 1."""
+        """Returns what the calibrator moves by in a step from the start, at learning rate 1."""
         self.trainer.teacher.set_weights(self.start)
         self.trainer.student.set_weights([self.w])
         self.trainer.train_step(
@@ -86,12 +92,12 @@ class Problem:
         )
 
     def loss_after(self, labels):
-        """L_l(θ_S') by hand."""
+        """Returns L_l(θ_S') by hand."""
         w = self.w - self.rate * self.x_u.T @ (softmax(self.x_u @ self.w) - labels) / B_U
         return -np.mean(np.log(softmax(self.x @ w)[np.arange(B), self.y]))
 
     def objective(self, weights, soft):
-        """J of the calibrator with these weights."""
+        """Returns J of the calibrator with these weights."""
         w1, b1, w2, b2 = (v.astype(np.float64) for v in weights)
         x = np.log(self.q.astype(np.float64) + TINY)
         p = softmax(x + np.maximum(x / 4 @ w1 + b1, 0) @ w2 + b2)
@@ -104,7 +110,7 @@ class Problem:
         )
 
     def truth(self, soft):
-        """∇J by central differences."""
+        """Returns ∇J by central differences."""
         found, epsilon = [], 1e-5
         for i, v in enumerate(self.start):
             for place in np.ndindex(v.shape):
@@ -159,7 +165,7 @@ WHERE = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Prepared data, and its unlabelled images with made-up predictions."""
+    """Prepares data, and their unlabelled images with made-up predictions."""
     root = tmp_path_factory.mktemp("reduced")
     data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
     prepare.main(recipes.from_flags(*SMALL), str(data))

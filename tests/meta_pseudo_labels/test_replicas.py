@@ -1,4 +1,7 @@
-"""MetaPseudoLabels', ReducedMetaPseudoLabels' and UDA's steps on two replicas: the same h on both, and the step of one device."""
+"""The steps of MetaPseudoLabels, ReducedMetaPseudoLabels and UDA on two replicas.
+
+Both replicas have the same h, and the step is that of one device.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,14 @@ ESTIMATORS = {
     "soft": 10.0,
 }  # with the weight of the feedback
 PARTS = ("parts soft", "parts cosine")
-"""One device takes the whole batch here, each of the two replicas its own in two parts."""
+"""Here one device takes the whole batch; each of the two replicas takes its own in two parts."""
 GRAPHS = ("per_example", "float16 soft", "reduced", "parts soft")
-"""Which of them run as graphs on the replicas: each form of h, both kinds of step, a loss scale."""
+"""What runs as graphs on the replicas: each form of h, both kinds of step, a loss scale."""
 OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of two steps
 
 
 def test_two_replicas_have_the_same_feedback_and_the_same_step():
-    """In a process of its own, because TensorFlow splits the CPU into devices only before its first use."""
+    """Runs in a process of its own: TensorFlow splits the CPU only before its first use."""
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run(
@@ -87,7 +90,10 @@ def flat(arrays):
 
 
 def replicas() -> None:
-    """Prints, for each estimator and method, how the networks moved in two steps on one device and on two, and h on each replica."""
+    """Prints how the networks moved in two steps, and h on each replica.
+
+    It does so for each estimator and method, on one device and on two.
+    """
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     rng = np.random.default_rng(0)
@@ -193,7 +199,10 @@ def replicas() -> None:
 
 
 def synchronized(batch_norm=True):
-    """Two classifiers whose BatchNorm sees the global batch, with noise that belongs to the example."""
+    """Returns two classifiers with BatchNorm over the global batch.
+
+    Their noise belongs to the example.
+    """
     result = []
     for seed in (1, 2):
         inputs = tf.keras.Input([4])

@@ -1,4 +1,4 @@
-"""The stage: killed and continued, on two replicas, its model in the next stages, and unusable input."""
+"""The stage: killed and continued, on two replicas, its model in the next stages, bad input."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,10 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupted, tmp_path):
-    """Two networks, two optimizers, the average, the baseline: the losses of every later step tell if one is missing."""
+    """Two networks, two optimizers, the average, the baseline.
+
+    The losses of every later step tell if one is missing.
+    """
     workdir = tmp_path / "student"
     kill_after(12, start(workdir, data), workdir)
     again = start(workdir, data)
@@ -90,7 +93,10 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
 
 
 def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
-    """The same global batch, synchronised BatchNorm, all noise and all draws: they belong to the example, not to the replica."""
+    """The same global batch, synchronised BatchNorm, all noise and all draws.
+
+    They belong to the example, not to the replica.
+    """
     process = start(tmp_path / "student", data, "--strategy=mirrored", "--cpu_devices=2")
     process.communicate()
     assert process.returncode == 0
