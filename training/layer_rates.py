@@ -9,14 +9,14 @@ factors, so the first step after the start finds them filled.
 
 The parts of a network are, from below: the stem, each block, the layers after the last block, and
 the classifier. The classifier is the last layer that has weights. With decay λ, the part that is n
-parts below the classifier has the factor λ**n (Clark et al., "ELECTRA", ICLR 2020, Section 3.2; Bao
-et al., "BEiT", ICLR 2022, Section 3.1).
+parts below the classifier has the factor λ**n (Clark et al., "ELECTRA", ICLR 2020; Bao et al.,
+"BEiT", ICLR 2022).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -51,7 +51,8 @@ def parts_below(model: tf.keras.Model) -> dict[str, int]:
     return {**found, layers[-1].name: 0}
 
 
-class LayerRates(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LayerRates:
     """Factors of the steps of a model's trainable variables.
 
     Attributes:

@@ -214,7 +214,7 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
         )
     if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
         again = config.crossfit.folds * sum(
-            needed or 0.0 for name, needed in found.items() if name not in ENDING
+            needed or 0.0 for name, needed in found.items() if name not in (*ENDING, "labels")
         )
         total += again
         lines.insert(
