@@ -277,7 +277,7 @@ class Models:
         for number in numbers:
             state = response.model_version_status.add(version=number, state=_State.AVAILABLE)
             state.status.SetInParent()  # OK
-            if number in failed and number not in served.versions:
+            if served and number in failed and number not in served.versions:
                 state.state = _State.END
                 state.status.error_code = grpc.StatusCode.DATA_LOSS.value[0]
                 state.status.error_message = (
