@@ -45,7 +45,7 @@ def parts_below(model: tf.keras.Model) -> dict[str, int]:
     found, seen = {}, 0
     for layer in layers[:-1]:
         block = block_name(layer)
-        part = blocks.index(block) + 1 if block else (top if seen == len(blocks) else 0)
+        part = blocks.index(block) + 1 if block else (top if seen >= len(blocks) else 0)
         seen = max(seen, part)
         found[layer.name] = top + 1 - part
     return {**found, layers[-1].name: 0}
