@@ -72,6 +72,10 @@ EXPERIMENTS = (
                 "--config=configs/studies/photographs.py"
                 " --readings=runs/studies/photographs/readings.jsonl"
             ),
+            (
+                "--config=configs/studies/long_tail.py"
+                " --readings=runs/studies/long_tail/readings.jsonl"
+            ),
         ),
         group="experiment",
         settings="",
