@@ -72,6 +72,7 @@ EXPERIMENTS = (
                 "--config=configs/studies/photographs.py"
                 " --readings=runs/studies/photographs/readings.jsonl"
             ),
+            "--config=configs/studies/long_tail.py --readings=docs/readings/long_tail.jsonl",
         ),
         group="experiment",
         settings="",
