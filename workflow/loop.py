@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 
 from cli import app, recipes, start, termination
 from cli import workdir as workdirs
-from cli.effect import require_effect
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
@@ -145,8 +144,11 @@ def _loop(
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
         config = _with_init(config, init or config.init)
+    if init:  # each stage checks its settings by it
+        config_flags = [*config_flags, f"--config.init={config.init}"]
     check(config)
-    _require_effect(config, config_flags, init)
+    given_settings = recipes.overrides(*config_flags)
+    settings.require_read(config, given_settings, sections_read(plan(config, Path(), {}, "")))
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {
@@ -275,7 +277,9 @@ def run(
     }
     try:
         _loop(
-            recipes.from_flags(*words, declared=of_recipe),
+            recipes.from_flags(
+                *words, declared=of_recipe, replaced={"init": f"--init={init}"} if init else None
+            ),
             os.fspath(workdir),
             **options,
             config_flags=words,
@@ -362,14 +366,6 @@ def check(config: ConfigDict) -> None:
             train.check(config, name, init="init" in stage.arguments)
 
 
-def _require_effect(config: ConfigDict, config_flags: list[str], init: str | None) -> None:
-    """Raises InputError where a setting of the command line does nothing in this run."""
-    given = recipes.overrides(*config_flags)
-    if init and not config.smoke:  # the recipe was checked without it
-        require_effect(config, of_recipe(config), given)
-    settings.require_read(config, given, sections_read(plan(config, Path(), {}, "")))
-
-
 def _check_selection(config: ConfigDict) -> None:
     """Raises InputError where the selection of unlabeled images cannot be as the recipe says."""
     once = config.get("selection") == ONCE
@@ -377,16 +373,12 @@ def _check_selection(config: ConfigDict) -> None:
         raise InputError(
             f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}"
         )
-    sections = {
-        f"student_{i}" if f"student_{i}" in config else "student"
-        for i in range(1, config.iterations + 1)
-    }
-    online = [name for name in sorted(sections) if config[name].online]
-    if once and online and SELECTOR not in config:
+    first = "student_1" if "student_1" in config else "student"
+    if once and SELECTOR not in config and config[first].online:
         raise InputError(
-            f"config.selection={ONCE} needs stored labels to select by, which"
-            f" config.{online[0]}.online=True does not make; set one of them back, or give the"
-            f" recipe a section {SELECTOR}"
+            f"config.selection={ONCE}: the first teacher selects by stored labels, which"
+            f" config.{first}.online=True does not make; set --config.selection=each_iteration or"
+            f" --config.{first}.online=False, or give the recipe a section {SELECTOR}"
         )
 
 
@@ -466,8 +458,9 @@ def run_stage(
         f"--{name}={value}"
         for name, value in {"workdir": stage.directory, **stage.arguments}.items()
     ]
+    unread = f"--config.{stage.unread}."
     flags = (
-        ([] if stage.name == "export" else config_flags)
+        ([] if stage.name == "export" else [f for f in config_flags if not f.startswith(unread)])
         + flags
         + (beam_options if stage.beam else [])
     )
