@@ -331,11 +331,12 @@ def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
     """
     trial = dataclasses.replace(job, images=validation)
     trial.setup()
-    answers = [
-        probabilities
-        for shard in range(len(validation.files))
-        for _, probabilities in trial.probabilities(shard)
-    ]
+    with contextlib.closing(trial):  # its copies of the teacher leave before the job's are loaded
+        answers = [
+            probabilities
+            for shard in range(len(validation.files))
+            for _, probabilities in trial.probabilities(shard)
+        ]
     parsed = record_dataset(validation).map(
         lambda record: parse_example(record, validation.label_offset)["label"]
     )

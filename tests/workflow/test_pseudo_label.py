@@ -214,6 +214,29 @@ def test_calibrated_on_the_validation_split(root: Path) -> None:
         np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
 
 
+def test_calibration_closes_its_copies_of_the_teacher(root: Path) -> None:
+    opened: list[Any] = []
+
+    class Job(pseudo_label.LabelShards):
+        closed = False
+
+        def setup(self) -> None:
+            opened.append(self)
+
+        def probabilities(self, shard: int, wanted: Any = None) -> Any:
+            yield np.array([b"0.png"]), np.eye(3, dtype=np.float32)[:1]
+
+        def close(self) -> None:
+            self.closed = True
+
+    write_split(
+        root / "validation", "validation", [make_example(b"", "0.png", 0)], 1, 1, kind="labeled"
+    )
+    validation = read_manifest(root / "validation", "labeled")
+    pseudo_label.calibrated(Job(validation, "teacher", root, BATCH, 0), validation)
+    assert [job.closed for job in opened] == [True]
+
+
 @pytest.mark.parametrize(
     "names, words",
     [
