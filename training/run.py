@@ -265,7 +265,9 @@ def build_trainer(
     teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
     adjustment = None
     if inputs and section.get("logit_adjustment"):
-        adjustment = losses.log_priors(labels_per_class(inputs), section.logit_adjustment)
+        adjustment = losses.log_priors(
+            labels_per_class(inputs), section.logit_adjustment, spec.label_names
+        )
     trainer = method.build(
         section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment)
     )
