@@ -31,9 +31,10 @@ from training import (
     workers,
 )
 from training.checkpoints import Checkpoints
-from training.fit import METRICS, best, fit
+from training.fit import fit
 from training.initial import Initial
 from training.method import Method, Parts, Streams
+from training.metrics_log import METRICS, best
 from training.trainer import Trainer
 
 SAMPLES = 8
