@@ -18,8 +18,9 @@ from meta_pseudo_labels.student import Step, StudentTrainer
 from training import uda
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
+from training.parts import accumulated, alike, in_turn, pairs
 from training.rematerialization import statistics_kept, training_pass
-from training.trainer import accumulated, alike, check_classifier, in_turn, pairs
+from training.trainer import check_classifier
 
 
 class Batch(NamedTuple):

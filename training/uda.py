@@ -17,8 +17,9 @@ from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
+from training.parts import accumulated, alike, global_rows, pairs
 from training.rematerialization import Pass
-from training.trainer import Trainer, accumulated, alike, global_rows, hits, pairs
+from training.trainer import Trainer, hits
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
