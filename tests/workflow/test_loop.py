@@ -229,6 +229,7 @@ def test_a_stage_gets_no_settings_that_it_would_refuse(tmp_path, monkeypatch, st
     own = ["--config.balance.threshold=0.7", "--config.teacher.model.width=1.5"]
     monkeypatch.setattr(loop.app, "recipe_flags", lambda: ["--config=digits.py", *own])
     monkeypatch.setattr(loop, "require_weights", lambda *_: None)
+    monkeypatch.setattr(loop.cost, "announce", lambda *_: None)
     (tmp_path / "mine.h5").touch()
     mine = str(tmp_path / "mine.h5")
     monkeypatch.chdir(tmp_path)
