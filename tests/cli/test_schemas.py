@@ -21,7 +21,7 @@ from experiments import study
 from serving import batching, card, export, lite, serve, settings
 from training import dry_run, metrics_log, model_dir, models
 from weights import weight_files
-from workflow import loop, pseudo_label, quickstart, shard_jobs
+from workflow import label_shards, loop, pseudo_label, quickstart, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
 TEXTS = [
@@ -209,7 +209,7 @@ def read_note(path: Path) -> None:
             Job(),  # type: ignore[arg-type]
             1,
             path.parent,
-            result=pseudo_label.note(3),
+            result=label_shards.note(3),
         )
         pseudo_label.summarize(results, ["a", "b", "c"])
 
